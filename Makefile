@@ -1,0 +1,53 @@
+# Needs only make, Python 3.10 or newer with venv, and PyPI. `make help` lists what there is to make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv with Mnemoscope and its tools (PYTHON=... chooses the Python)
+
+# The stamp lies in the virtual environment, so one that is absent, made by hand or half installed is seen.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "Mnemoscope needs Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing into $(VENV): minutes the first time"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Show what remembers that the capital of Japan is Tokyo, in the demo model
+	$(BIN)/mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo" --top 10
+
+.PHONY: test
+test: lint ## Run everything CI runs: format, lint, types and all tests
+	$(BIN)/pytest
+
+.PHONY: lint
+lint: setup ## Check format, lint and types without changing anything
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+
+.PHONY: format
+format: setup ## Format the code and mend what ruff can mend safely
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+
+.PHONY: benchmark
+benchmark: setup ## Measure what is claimed about speed
+	$(BIN)/python benchmarks/attribute.py
+
+.PHONY: clean
+clean: ## Remove .venv and everything that make or the tools made here
+	rm -rf $(VENV) build dist .coverage .hypothesis .pytest_cache .ruff_cache
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

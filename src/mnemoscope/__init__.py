@@ -1,0 +1,61 @@
+"""Mnemoscope shows which neurons of a language model remember a fact.
+
+>>> import mnemoscope as ms
+>>> model = ms.load("demo")  # doctest: +SKIP
+>>> result = model.attribute("The capital of Japan is the city of", " Tokyo")  # doctest: +SKIP
+>>> result.ffn_neurons, result.heads, result.layers  # doctest: +SKIP
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from mnemoscope.errors import (
+    MnemoscopeError,
+    ModelFileError,
+    OptionError,
+    OutputError,
+    PromptError,
+    TargetError,
+    UnknownModelError,
+    UnsupportedModelError,
+)
+
+if TYPE_CHECKING:
+    from mnemoscope.api import Model, Prediction, load
+    from mnemoscope.attribution.reading import NeuronReading
+    from mnemoscope.attribution.result import Attribution
+
+__version__ = version("mnemoscope")
+
+__all__ = [
+    "Attribution",
+    "MnemoscopeError",
+    "Model",
+    "ModelFileError",
+    "NeuronReading",
+    "OptionError",
+    "OutputError",
+    "Prediction",
+    "PromptError",
+    "TargetError",
+    "UnknownModelError",
+    "UnsupportedModelError",
+    "__version__",
+    "load",
+]
+
+# Torch and transformers take seconds to import, so what needs them is imported when it is first used.
+_LAZY = {
+    "Attribution": "mnemoscope.attribution.result",
+    "Model": "mnemoscope.api",
+    "NeuronReading": "mnemoscope.attribution.reading",
+    "Prediction": "mnemoscope.api",
+    "load": "mnemoscope.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

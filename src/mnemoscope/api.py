@@ -1,0 +1,332 @@
+"""The model as people use it: `mnemoscope.load(...)` and what can be asked of the result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any, get_args
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from mnemoscope.attribution import attribute as attribution
+from mnemoscope.attribution.base import base_states
+from mnemoscope.attribution.bounds import Geometry
+from mnemoscope.attribution.reading import NeuronReading, read_neuron
+from mnemoscope.attribution.result import Attribution, Provenance, Target, records
+from mnemoscope.errors import OptionError, PromptError
+from mnemoscope.model.capture import Trace
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.loading import Source, open_model
+from mnemoscope.model.proof import Proof
+from mnemoscope.model.readout import FrozenReadout
+from mnemoscope.model.tokens import Prompt, encode_prompt, encode_target, token_text
+
+PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
+MEMORY_BUDGET = 200 * 2**20
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says comes next.
+
+    Attributes:
+        prompt: the prompt as given.
+        tokens: the prompt's tokens as text.
+        token_ids: the same as ids.
+        table: `rank, id, token, probability, log_probability`, likeliest first.
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    table: pd.DataFrame
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `mnemoscope predict --json` prints."""
+        columns = tuple(self.table.columns)
+        return {
+            "prompt": self.prompt,
+            "tokens": list(self.tokens),
+            "token_ids": list(self.token_ids),
+            "predictions": records(self.table, columns),
+        }
+
+
+def load(
+    model: Source = "demo",
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Open a model and prove that its parts add up.
+
+    Args:
+        model: `"demo"`, a hub id, a folder, a `.gguf` file, or a loaded `(model, tokenizer)`.
+        revision: branch, tag or commit of a hub repository.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"`; None keeps the checkpoint's own. Scores are
+            computed in float32 whatever it is.
+        device: such as `"cpu"` or `"cuda"`; None takes the CPU.
+        trust_remote_code: run code that comes with a hub repository.
+
+    Returns:
+        The model, its weights untouched.
+
+    Raises:
+        UnknownModelError: no such model can be found from here.
+        ModelFileError: its files are damaged, incomplete, or pickles.
+        UnsupportedModelError: it is no decoder-only transformer, or failed the proof.
+        OptionError: an option is not one of those above.
+
+    >>> import mnemoscope as ms
+    >>> model = ms.load("demo")  # doctest: +SKIP
+    """
+    return Model(
+        open_model(
+            model,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+        )
+    )
+
+
+class Model:
+    """A proven language model that can be asked which of its parts raise a prediction.
+
+    Attributes:
+        language_model: the transformers model, tokenizer and anatomy behind it.
+    """
+
+    def __init__(self, language_model: LanguageModel) -> None:
+        """Wrap an opened model; `mnemoscope.load` does it for you."""
+        self.language_model = language_model
+
+    @property
+    def name(self) -> str:
+        """What the model was loaded by."""
+        return self.language_model.name
+
+    @property
+    def revision(self) -> str:
+        """Hub commit, or a digest of the local files."""
+        return self.language_model.revision
+
+    @property
+    def dtype(self) -> str:
+        """Type of the weights."""
+        return str(self.language_model.model.dtype).removeprefix("torch.")
+
+    @property
+    def architecture(self) -> str:
+        """Class of the transformers model."""
+        return type(self.language_model.model).__name__
+
+    @property
+    def proof(self) -> Proof:
+        """The checks that the model passed when it was opened."""
+        return self.language_model.proof
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return self.language_model.anatomy.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        """Number of query heads in a layer."""
+        return self.language_model.anatomy.n_heads
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Number of key/value heads in a layer."""
+        return self.language_model.anatomy.n_kv_heads
+
+    @property
+    def d_ff(self) -> int:
+        """Number of FFN neurons in a layer."""
+        return self.language_model.anatomy.d_ff
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.language_model.anatomy.d_model
+
+    @property
+    def n_vocabulary(self) -> int:
+        """Number of tokens the model can predict."""
+        return self.language_model.anatomy.n_vocabulary
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name!r}, {self.architecture}, {self.n_layers} layers of {self.n_heads} heads and "
+            f"{self.d_ff} FFN neurons, {self.dtype})"
+        )
+
+    def predict(self, prompt: str, top: int = 10) -> Prediction:
+        """The likeliest next tokens.
+
+        Raises:
+            PromptError: the prompt is empty or too long.
+            OptionError: `top` is below 1.
+        """
+        _check_top(top)
+        encoded = encode_prompt(self.language_model, prompt)
+        _, _, log_p = self._read(encoded)
+        best = log_p.topk(min(top, len(log_p)))
+        ids = best.indices.tolist()
+        table = pd.DataFrame(
+            {
+                "rank": range(1, len(ids) + 1),
+                "id": ids,
+                "token": [token_text(self.language_model.tokenizer, i) for i in ids],
+                "probability": best.values.exp().tolist(),
+                "log_probability": best.values.tolist(),
+            }
+        )
+        return Prediction(prompt, encoded.tokens, encoded.ids, table)
+
+    def attribute(
+        self,
+        prompt: str,
+        target: str | int | None = None,
+        *,
+        top: int = 100,
+        neurons: attribution.Neurons = "top",
+        norm_bias: bool = True,
+        memory_budget: int = MEMORY_BUDGET,
+        progress: bool = False,
+    ) -> Attribution:
+        """Score the layers, heads and neurons that raise or lower a target's log probability.
+
+        Args:
+            prompt: the text before the target.
+            target: the next token as text (leading space included) or id; None takes the model's
+                own top prediction.
+            top: how many neurons of each kind and direction to list.
+            neurons: `"top"` proves the best by bounds; `"all"` also scores every neuron;
+                `"bounds"` also gives an interval for every neuron.
+            norm_bias: False leaves the final norm's bias out of what states predict, as the authors'
+                GPT-2 notebook does; for reproduction only.
+            memory_budget: bytes that temporary tensors may take.
+            progress: show a bar while every neuron is scored.
+
+        Returns:
+            The result; scores are direct effects in nats.
+
+        Raises:
+            PromptError: the prompt is empty or too long.
+            TargetError: the target is not one token that can follow the prompt.
+            OptionError: `top` is below 1, or `neurons` is not one of the three.
+
+        >>> result = model.attribute("The capital of Japan is the city of", " Tokyo")  # doctest: +SKIP
+        >>> result.ffn_neurons.head(1)[["layer", "neuron"]].values.tolist()  # doctest: +SKIP
+        [[24, 1005]]
+        """
+        _check_top(top)
+        if neurons not in get_args(attribution.Neurons):
+            raise OptionError(f'neurons is {neurons!r}; give "top", "all" or "bounds"')
+        encoded = encode_prompt(self.language_model, prompt)
+        given = None if target is None else encode_target(self.language_model, encoded, target)
+        trace, readout, log_p = self._read(encoded, norm_bias)
+        target_id = int(log_p.argmax()) if given is None else given
+        base = base_states(trace, readout)
+        prediction = attribution.Prediction(
+            language_model=self.language_model,
+            geometry=self.geometry,
+            tokens=encoded.tokens,
+            trace=trace,
+            readout=readout,
+            base=base,
+            target=target_id,
+            budget=memory_budget,
+        )
+        report = _Bars() if progress else None
+        found, costs = attribution.attribute(prediction, top, neurons, report)
+        from_embeddings = float(base.log_probabilities[0, target_id])
+        rise = float(log_p[target_id]) - from_embeddings
+        options = {"top": top, "neurons": neurons, "norm_bias": norm_bias}
+        return Attribution(
+            prompt=prompt,
+            tokens=encoded.tokens,
+            token_ids=encoded.ids,
+            target=self._describe(target_id, log_p),
+            certified=True,
+            log_probability_of_embeddings=from_embeddings,
+            telescoping_error=(
+                None if trace.parallel else float(found["layers"]["score"].sum()) - rise
+            ),
+            costs=costs,
+            provenance=self._provenance(options),
+            **found,
+        )
+
+    def neuron(self, layer: int, neuron: int, top: int = 10) -> NeuronReading:
+        """The tokens that an FFN neuron promotes and demotes.
+
+        Raises:
+            OptionError: no such layer or neuron, or `top` below 1.
+        """
+        return read_neuron(self.language_model, layer, neuron, top)
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """What the bounds need to know of the weights; made at the first attribution."""
+        return Geometry(self.language_model.anatomy.readout)
+
+    def _read(
+        self, prompt: Prompt, norm_bias: bool = True
+    ) -> tuple[Trace, FrozenReadout, torch.Tensor]:
+        """Run a prompt; its trace, frozen readout and log probabilities `[n_vocabulary]`."""
+        (trace,) = self.language_model.capture([prompt.ids])
+        readout = self.language_model.anatomy.readout.freeze(trace.final_state, norm_bias)
+        log_p = readout.log_probabilities(trace.final_state[None])[0]
+        if not log_p.isfinite().all():
+            raise PromptError(
+                f"the model predicts NaN or infinite values after {prompt.text!r}; check the weights, or load "
+                "half-precision weights as float32"
+            )
+        return trace, readout, log_p
+
+    def _describe(self, target: int, log_p: torch.Tensor) -> Target:
+        value = float(log_p[target])
+        return Target(
+            id=target,
+            text=token_text(self.language_model.tokenizer, target),
+            rank=int((log_p > value).sum()) + 1,
+            probability=float(log_p[target].exp()),
+            log_probability=value,
+        )
+
+    def _provenance(self, options: dict[str, Any]) -> Provenance:
+        return Provenance(
+            model=self.name,
+            revision=self.revision,
+            architecture=self.architecture,
+            dtype=self.dtype,
+            versions={package: version(package) for package in PACKAGES},
+            options=options,
+        )
+
+
+class _Bars:
+    """A progress bar for each kind of part, on stderr."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, tqdm] = {}
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        bar = self.bars.setdefault(name, tqdm(total=total, desc=name))
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+
+def _check_top(top: int) -> None:
+    if top < 1:
+        raise OptionError(f"top is {top}; give 1 or more")

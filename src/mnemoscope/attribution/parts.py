@@ -1,0 +1,143 @@
+"""The parts of a prediction as grids: every part adds `coefficient * column` to the residual stream.
+
+One shape serves them all (METHOD section 3), so that bounding, scoring and searching are written once:
+
+| grid | columns of a layer | coefficients of a column |
+|---|---|---|
+| FFN neurons | rows of `W_down` | its coefficient m |
+| attention neurons | rows of `W_o` | `alpha * value` at each position, then their sum |
+| heads | each head's output | 1 |
+| heads at positions | each head's output from each position | 1 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemoscope.model.anatomy import Anatomy, Block, Projection
+from mnemoscope.model.capture import Trace
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Parts arranged as `[n_layers, n_columns, n_coefficients]`; a flat index runs in that order.
+
+    Attributes:
+        n_layers, n_columns, n_coefficients: its shape.
+        columns: `columns(layer, index)` gives float32 `[n, d_model]`, all columns for `index=None`.
+        coefficients: `coefficients(layer)` gives float32 `[n_columns, n_coefficients]`.
+        base: which base state each layer's parts are added to, `[n_layers]`.
+        weights: the projections whose rows the columns are, if they do not depend on the prompt.
+    """
+
+    n_layers: int
+    n_columns: int
+    n_coefficients: int
+    columns: Callable[[int, Tensor | None], Tensor]
+    coefficients: Callable[[int], Tensor]
+    base: Tensor
+    weights: tuple[Projection, ...] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(n_layers, n_columns, n_coefficients)`."""
+        return self.n_layers, self.n_columns, self.n_coefficients
+
+    def locate(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Layer, column and coefficient of flat indices."""
+        column = index.div(self.n_coefficients, rounding_mode="floor")
+        layer = column.div(self.n_columns, rounding_mode="floor")
+        return layer, column % self.n_columns, index % self.n_coefficients
+
+    def gather_columns(self, layer: Tensor, column: Tensor) -> Tensor:
+        """Columns of parts sorted by layer, `[n] -> [n, d_model]`."""
+        return torch.cat([self.columns(here, column[some]) for here, some in by_layer(layer)])
+
+    def gather_coefficients(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
+        """Coefficients of parts sorted by layer, `[n] -> [n]`."""
+        return torch.cat(
+            [
+                self.coefficients(here)[column[some], coefficient[some]]
+                for here, some in by_layer(layer)
+            ]
+        )
+
+
+def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:
+    """Each layer that occurs in a sorted `[n]` tensor, with where it occurs."""
+    present, counts = layer.unique_consecutive(return_counts=True)
+    start = 0
+    for here, count in zip(present.tolist(), counts.tolist(), strict=True):
+        yield here, slice(start, start + count)
+        start += count
+
+
+def ffn_neurons(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+    """Every FFN neuron, `[n_layers, d_ff, 1]`."""
+    weights = tuple(block.ffn_output for block in anatomy.blocks)
+    return Grid(
+        n_layers=trace.n_layers,
+        n_columns=anatomy.d_ff,
+        n_coefficients=1,
+        columns=lambda layer, index: weights[layer].columns(index),
+        coefficients=lambda layer: trace.coefficients[layer][:, None],
+        base=base,
+        weights=weights,
+    )
+
+
+def attention_neurons(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+    """Every attention neuron, `[n_layers, n_heads * d_head, n_tokens + 1]`; the last is the sum."""
+
+    def coefficients(layer: int) -> Tensor:
+        by_position = trace.weighted_values(layer).flatten(0, 1)
+        return torch.cat([by_position, by_position.sum(-1, keepdim=True)], dim=-1)
+
+    weights = tuple(block.attention_output for block in anatomy.blocks)
+    return Grid(
+        n_layers=trace.n_layers,
+        n_columns=anatomy.n_heads * anatomy.d_head,
+        n_coefficients=len(trace.token_ids) + 1,
+        columns=lambda layer, index: weights[layer].columns(index),
+        coefficients=coefficients,
+        base=base,
+        weights=weights,
+    )
+
+
+def heads(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+    """Every head, `[n_layers, n_heads, 1]`."""
+
+    def columns(layer: int, index: Tensor | None) -> Tensor:
+        outputs = _outputs(trace.weighted_values(layer).sum(-1, keepdim=True), anatomy.blocks[layer])
+        return outputs[:, 0] if index is None else outputs[index, 0]
+
+    return _of_ones(trace.n_layers, anatomy.n_heads, columns, base)
+
+
+def heads_at_positions(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+    """Every head at every position, `[n_layers, n_heads * n_tokens, 1]`."""
+
+    def columns(layer: int, index: Tensor | None) -> Tensor:
+        outputs = _outputs(trace.weighted_values(layer), anatomy.blocks[layer]).flatten(0, 1)
+        return outputs if index is None else outputs[index]
+
+    return _of_ones(trace.n_layers, anatomy.n_heads * len(trace.token_ids), columns, base)
+
+
+def _outputs(weighted_values: Tensor, block: Block) -> Tensor:
+    """What heads write, `[n_heads, d_head, n] -> [n_heads, n, d_model]`."""
+    n_heads, d_head, _ = weighted_values.shape
+    directions = block.attention_output.columns().view(n_heads, d_head, -1)
+    return weighted_values.transpose(1, 2) @ directions
+
+
+def _of_ones(
+    n_layers: int, n_columns: int, columns: Callable[[int, Tensor | None], Tensor], base: Tensor
+) -> Grid:
+    ones = torch.ones(n_columns, 1, device=base.device)
+    return Grid(n_layers, n_columns, 1, columns, lambda layer: ones, base)

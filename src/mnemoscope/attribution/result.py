@@ -1,0 +1,226 @@
+"""What `attribute` gives back: tables of scored parts with everything needed to read and repeat them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from mnemoscope.errors import OptionError
+
+SCHEMA_VERSION = 1
+
+# Every table of a result and its columns, in the order they are shown and stored.
+TABLES: dict[str, tuple[str, ...]] = {
+    "layers": ("layer", "kind", "score"),
+    "heads": ("layer", "head", "score"),
+    "positions": ("layer", "head", "position", "token", "score", "attention"),
+    "suppressing_positions": ("layer", "head", "position", "token", "score", "attention"),
+    "ffn_neurons": ("layer", "neuron", "score", "coefficient", "promotes", "demotes"),
+    "suppressing_ffn_neurons": (
+        "layer",
+        "neuron",
+        "score",
+        "coefficient",
+        "promotes",
+        "demotes",
+    ),
+    "attention_neurons": ("layer", "head", "dim", "position", "token", "score", "coefficient"),
+    "suppressing_attention_neurons": (
+        "layer",
+        "head",
+        "dim",
+        "position",
+        "token",
+        "score",
+        "coefficient",
+    ),
+    "attention_neurons_summed": ("layer", "head", "dim", "score", "coefficient"),
+    "suppressing_attention_neurons_summed": ("layer", "head", "dim", "score", "coefficient"),
+    "ffn_scores": ("layer", "neuron", "lower", "upper", "coefficient"),
+    "attention_scores": ("layer", "head", "dim", "position", "lower", "upper", "coefficient"),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """The token whose log probability is attributed.
+
+    Attributes:
+        id: its index in the vocabulary.
+        text: its text, with the leading space if it has one.
+        rank: 1 for the likeliest next token.
+        probability: the model's own probability of it after the prompt.
+        log_probability: the same in nats.
+    """
+
+    id: int
+    text: str
+    rank: int
+    probability: float
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is needed to repeat a result.
+
+    Attributes:
+        model: the name it was loaded by.
+        revision: commit of the hub repository, or a digest of the local files' names and sizes.
+        architecture: the class of the transformers model.
+        dtype: type of the weights the forward pass ran in; scores are computed in float32.
+        versions: version of each package that takes part.
+        options: the options of the call.
+    """
+
+    model: str
+    revision: str
+    architecture: str
+    dtype: str
+    versions: dict[str, str]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """How much work a search did.
+
+    Attributes:
+        parts: number of neurons (or heads at positions) that could have been scored.
+        exact: number of them scored exactly; the others were excluded by a bound.
+    """
+
+    parts: int
+    exact: int
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Scores of the parts of one prediction, in nats of the target's log probability.
+
+    A score is the log-probability increase of METHOD section 4 (paper section 3): how much adding
+    the part to the residual stream it is added to raises `log p(target)`. It is a *direct* effect:
+    what later layers make of the part is not in it.
+
+    Every table is sorted best first (highest score; in the `suppressing_` tables lowest score),
+    ties by index. Their columns are listed in `TABLES`.
+
+    Attributes:
+        prompt: the prompt as given.
+        tokens: the prompt's tokens as text, `[n_tokens]`.
+        token_ids: the same as ids.
+        target: the token attributed to, with its rank and probability.
+        certified: whether the top lists are proven equal to exhaustive scoring.
+        layers: every attention and FFN block output.
+        heads: every head.
+        positions: the heads at positions that raise the target most.
+        ffn_neurons: the FFN neurons that raise the target most.
+        attention_neurons: the attention neurons at positions that raise the target most.
+        attention_neurons_summed: the same with each neuron's positions added up.
+        suppressing_positions, suppressing_ffn_neurons, suppressing_attention_neurons,
+            suppressing_attention_neurons_summed: those that lower it most.
+        ffn_scores, attention_scores: with `neurons="all"` or `"bounds"` an interval
+            `lower <= score <= upper` for every neuron (a single number with `"all"`); else empty.
+        log_probability_of_embeddings: `log p(target)` read from the stream before the first layer.
+        telescoping_error: `sum(layers.score) - (log p(target) - log p(target | embeddings))`, the
+            rounding left in the sum of layer scores (sequential blocks only, else None).
+        costs: exact evaluations of each search, by table.
+        provenance: model, versions and options.
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    target: Target
+    certified: bool
+    layers: pd.DataFrame
+    heads: pd.DataFrame
+    positions: pd.DataFrame
+    suppressing_positions: pd.DataFrame
+    ffn_neurons: pd.DataFrame
+    suppressing_ffn_neurons: pd.DataFrame
+    attention_neurons: pd.DataFrame
+    suppressing_attention_neurons: pd.DataFrame
+    attention_neurons_summed: pd.DataFrame
+    suppressing_attention_neurons_summed: pd.DataFrame
+    ffn_scores: pd.DataFrame
+    attention_scores: pd.DataFrame
+    log_probability_of_embeddings: float
+    telescoping_error: float | None
+    costs: dict[str, Cost]
+    provenance: Provenance
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table by name, in the order of `TABLES`."""
+        return {name: getattr(self, name) for name in TABLES}
+
+    def sum_of_scores(self, kind: Literal["ffn", "attention"]) -> tuple[float, float]:
+        """Lower and upper bound of the sum of all neurons' scores, in nats.
+
+        Equal with `neurons="all"`; an interval that is proven to hold the sum with `"bounds"`.
+
+        Raises:
+            OptionError: the result was made with `neurons="top"`.
+        """
+        table = self.ffn_scores if kind == "ffn" else self.attention_scores
+        if table.empty:
+            raise OptionError(
+                'the scores of all neurons were not asked for; attribute with neurons="bounds" or "all"'
+            )
+        return float(table["lower"].sum()), float(table["upper"].sum())
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `mnemoscope attribute --json` prints (lists best first).
+
+        >>> sorted(result.to_json())[:3]  # doctest: +SKIP
+        ['attention_neurons', 'certified', 'ffn_neurons']
+        """
+        columns = {
+            "layers": ("layer", "kind", "score"),
+            "heads": ("layer", "head", "score"),
+            "ffn_neurons": TABLES["ffn_neurons"],
+            "attention_neurons": ("layer", "head", "dim", "position", "score", "coefficient"),
+        }
+        lists = {name: records(getattr(self, name), keep) for name, keep in columns.items()}
+        return {
+            "model": self.provenance.model,
+            "revision": self.provenance.revision,
+            "prompt": self.prompt,
+            "tokens": list(self.tokens),
+            "target": vars(self.target).copy(),
+            "certified": self.certified,
+            **lists,
+            "query_ffn_neurons": [],
+            "query_layers": [],
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result to a `.json`, `.parquet` or `.html` file, whole or not at all.
+
+        Raises:
+            OutputError: another ending, or a folder that does not exist or cannot be written.
+        """
+        from mnemoscope.view.files import save
+
+        return save(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> Attribution:
+        """Read a result back from a `.json` or `.parquet` file that `save` wrote.
+
+        Raises:
+            OutputError: no such file, or not one of ours, or written by a newer version.
+        """
+        from mnemoscope.view.files import load
+
+        return load(Path(path))
+
+
+def records(table: pd.DataFrame, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The rows of a table as plain Python objects."""
+    plain = {name: table[name].tolist() for name in columns}
+    return [dict(zip(plain, row, strict=True)) for row in zip(*plain.values(), strict=True)]

@@ -1,0 +1,147 @@
+"""One forward pass of one or several prompts, kept as `Trace`s: the quantities every score is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass did at the last position of one prompt, in float32.
+
+    Attributes:
+        token_ids: the prompt, `[n_tokens]`.
+        resid_pre: the stream each layer starts from, `[n_layers, d_model]`.
+        attention_out: what its attention adds (bias included), `[n_layers, d_model]`.
+        ffn_out: what its FFN adds (bias included), `[n_layers, d_model]`.
+        final_state: the state the final norm reads, `[d_model]`.
+        coefficients: what enters the down projection, `[n_layers, d_ff]`.
+        patterns: attention weights from the last position, `[n_layers, n_heads, n_tokens]`.
+        values: value states, `[n_layers, n_kv_heads, n_tokens, d_head]`.
+        parallel: whether the FFN reads `resid_pre` instead of `resid_mid`.
+    """
+
+    token_ids: Tensor
+    resid_pre: Tensor
+    attention_out: Tensor
+    ffn_out: Tensor
+    final_state: Tensor
+    coefficients: Tensor
+    patterns: Tensor
+    values: Tensor
+    parallel: bool
+
+    @property
+    def resid_mid(self) -> Tensor:
+        """The stream between attention and FFN, `[n_layers, d_model]`."""
+        return self.resid_pre + self.attention_out
+
+    @property
+    def ffn_base(self) -> Tensor:
+        """The state an FFN's output is added to when it is scored, `[n_layers, d_model]`."""
+        return self.resid_pre if self.parallel else self.resid_mid
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return len(self.resid_pre)
+
+    def weighted_values(self, layer: int) -> Tensor:
+        """Coefficients of a layer's attention neurons by position, `[n_heads, d_head, n_tokens]`.
+
+        `alpha[h, p] * value[h, p, k]`; query head h reads key/value head `h // (H / H_kv)`.
+        """
+        pattern = self.patterns[layer]
+        values = self.values[layer].repeat_interleave(
+            len(pattern) // self.values.shape[1], dim=0
+        )
+        return pattern[:, None, :] * values.transpose(1, 2)
+
+
+def capture(
+    model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]
+) -> list[Trace]:
+    """Run prompts, given as token ids, through the model's body in one forward pass.
+
+    Prompts of different lengths are padded on the right: a causal model's states at a prompt's own
+    positions do not see what comes after them, so each trace is what the prompt alone would give.
+
+    Returns:
+        One trace per prompt, in order.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    device = anatomy.readout.unembedding.device
+    tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long, device=device)
+    mask = torch.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.as_tensor(prompt, device=device)
+        mask[row, : len(prompt)] = 1
+    last = torch.tensor(lengths, device=device) - 1
+    recording = _Recording(last)
+    with ExitStack() as stack, torch.no_grad():
+        for handle in recording.hooks(anatomy):
+            stack.callback(handle.remove)
+        stack.enter_context(observed_attention(model, recording.see_attention))
+        model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
+    return [
+        recording.trace(row, torch.as_tensor(prompt, device=device), anatomy.parallel)
+        for row, prompt in enumerate(prompts)
+    ]
+
+
+@dataclass
+class _Recording:
+    """Collects, layer after layer, what the hooks see at each prompt's last position."""
+
+    last: Tensor
+    sites: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def hooks(self, anatomy: Anatomy) -> list[Any]:
+        handles = []
+        for block in anatomy.blocks:
+            attention, ffn = block.attention_output.module, block.ffn_output.module
+            handles += [
+                block.module.register_forward_pre_hook(self._block_input, with_kwargs=True),
+                attention.register_forward_hook(self._output("attention_out")),
+                ffn.register_forward_pre_hook(self._input("coefficients")),
+                ffn.register_forward_hook(self._output("ffn_out")),
+            ]
+        handles.append(anatomy.final_norm.register_forward_pre_hook(self._input("final_state")))
+        return handles
+
+    def see_attention(self, call: AttentionCall) -> None:
+        self._keep("patterns", call.pattern(self.last))
+        self._keep("values", call.value.float())
+
+    def trace(self, row: int, token_ids: Tensor, parallel: bool) -> Trace:
+        kept = {name: torch.stack([t[row] for t in seen]) for name, seen in self.sites.items()}
+        kept["final_state"] = kept["final_state"][0]
+        kept["patterns"] = kept["patterns"][..., : len(token_ids)]
+        kept["values"] = kept["values"][..., : len(token_ids), :]
+        return Trace(token_ids=token_ids, parallel=parallel, **kept)
+
+    def _keep(self, site: str, values: Tensor) -> None:
+        self.sites.setdefault(site, []).append(values.detach())
+
+    def _last(self, states: Tensor) -> Tensor:
+        states = states.view(len(self.last), -1, states.shape[-1])
+        return states[torch.arange(len(self.last), device=states.device), self.last].float()
+
+    def _block_input(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._keep("resid_pre", self._last(hidden_states(args, kwargs)))
+
+    def _input(self, site: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
+        return lambda module, args: self._keep(site, self._last(args[0]))
+
+    def _output(self, site: str) -> Callable[[Any, tuple[Any, ...], Tensor], None]:
+        return lambda module, args, output: self._keep(site, self._last(output))

@@ -1,0 +1,42 @@
+"""A transformers model together with all that was found out about it when it was opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.capture import Trace, capture
+from mnemoscope.model.proof import Proof
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A proven model.
+
+    Attributes:
+        name: what it was loaded by.
+        revision: hub commit, or a digest of the local files.
+        model: the transformers model, untouched.
+        tokenizer: its tokenizer.
+        anatomy: where its parts are.
+        proof: the checks it passed.
+    """
+
+    name: str
+    revision: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    anatomy: Anatomy
+    proof: Proof
+
+    @property
+    def context(self) -> int | None:
+        """The longest prompt in tokens, or None if the model does not limit it."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def capture(self, prompts: Sequence[Sequence[int]]) -> list[Trace]:
+        """Run prompts in one forward pass; see `mnemoscope.model.capture.capture`."""
+        return capture(self.model, self.anatomy, prompts)

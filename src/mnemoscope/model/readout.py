@@ -1,0 +1,148 @@
+"""From a vector of the residual stream to the vocabulary, with the final norm frozen (METHOD section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+EPSILON_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps")
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm of the residual stream as a formula: RMSNorm or LayerNorm.
+
+    Attributes:
+        kind: `"rms"` divides by the root mean square, `"layer"` centres first.
+        weight: gamma, `[d_model]` float32 (with the 1 added where a family stores gamma - 1).
+        bias: beta, `[d_model]` float32, or None.
+        epsilon: what is added to the mean square.
+    """
+
+    kind: Literal["rms", "layer"]
+    weight: Tensor
+    bias: Tensor | None
+    epsilon: float
+
+    def centre(self, vectors: Tensor) -> Tensor:
+        """Subtract each vector's mean (LayerNorm); RMSNorm leaves `[..., d_model]` as it is."""
+        if self.kind == "rms":
+            return vectors
+        return vectors - vectors.mean(-1, keepdim=True)
+
+    def scale(self, states: Tensor) -> Tensor:
+        """The factor `1 / sqrt(mean square + epsilon)` of each state, `[..., d_model] -> [...]`."""
+        return self.centre(states).pow(2).mean(-1).add(self.epsilon).rsqrt()
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """The norm itself, `[..., d_model] -> [..., d_model]`, in float32."""
+        normed = self.centre(states) * self.scale(states).unsqueeze(-1) * self.weight
+        return normed if self.bias is None else normed + self.bias
+
+    @staticmethod
+    def recognise(module: nn.Module, before: Tensor, after: Tensor) -> tuple[Norm, float]:
+        """The formula that turns `before` into `after`, both `[n, d_model]`, and its relative error.
+
+        A module's class says little (RMSNorm has thirty names, some store gamma - 1), so each
+        formula is tried on what the module was seen to do and the closest one is kept.
+        """
+        stored = torch.as_tensor(module.weight).detach().float()
+        bias = getattr(module, "bias", None)
+        beta = bias.detach().float() if isinstance(bias, Tensor) else None
+        epsilon = next((float(getattr(module, n)) for n in EPSILON_NAMES if hasattr(module, n)), 0)
+        candidates = [
+            Norm(kind, stored + offset, beta, epsilon)
+            for kind in ("rms", "layer")
+            for offset in (0.0, 1.0)
+        ]
+        errors = [relative_error(norm(before.float()), after.float()) for norm in candidates]
+        best = min(range(len(errors)), key=errors.__getitem__)
+        return candidates[best], errors[best]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The final norm and the head.
+
+    Attributes:
+        norm: the final norm.
+        unembedding: `E`, `[n_vocabulary, d_model]`, the model's own tensor in its own type.
+        bias: the head's bias, `[n_vocabulary]` float32, or None.
+    """
+
+    norm: Norm
+    unembedding: Tensor
+    bias: Tensor | None
+
+    def freeze(self, final_state: Tensor, norm_bias: bool = True) -> FrozenReadout:
+        """Fix the norm's scale to that of the final state h, `[d_model]`.
+
+        Args:
+            final_state: the state the model itself reads out.
+            norm_bias: False drops the norm's beta from the constant, as the authors' GPT-2
+                notebook does; for reproduction only, the logits are then not the model's.
+        """
+        beta = self.norm.bias if norm_bias else None
+        constant = torch.zeros(len(self.unembedding), device=self.unembedding.device)
+        if beta is not None:
+            constant = constant + project(beta[None], self.unembedding)[0]
+        if self.bias is not None:
+            constant = constant + self.bias
+        return FrozenReadout(self.norm, self.unembedding, constant, self.norm.scale(final_state))
+
+
+@dataclass(frozen=True)
+class FrozenReadout:
+    """The linear map `bs` of METHOD section 2 and the constant that belongs to a state.
+
+    Attributes:
+        norm: the final norm, whose scale is no longer computed.
+        unembedding: `E`, `[n_vocabulary, d_model]`.
+        constant: `beta @ E.T + head bias`, `[n_vocabulary]`.
+        scale: the frozen factor, a scalar.
+    """
+
+    norm: Norm
+    unembedding: Tensor
+    constant: Tensor
+    scale: Tensor
+
+    def fold(self, vectors: Tensor) -> Tensor:
+        """Apply the frozen norm to vectors `[..., d_model]`; `project` of it is `bs`."""
+        return self.norm.centre(vectors) * (self.norm.weight * self.scale)
+
+    def pull_back(self, directions: Tensor) -> Tensor:
+        """The adjoint of `fold`: `<fold(v), x> = <v, pull_back(x)>` for `[..., d_model]`.
+
+        One small matrix of vocabulary directions is pulled back instead of folding every neuron.
+        """
+        return self.norm.centre(directions * (self.norm.weight * self.scale))
+
+    def project(self, folded: Tensor) -> Tensor:
+        """`[n, d_model] -> [n, n_vocabulary]`, the before-softmax values of folded vectors."""
+        return project(folded, self.unembedding)
+
+    def log_probabilities(self, states: Tensor) -> Tensor:
+        """Log probabilities of the next token after each state, `[n, d_model] -> [n, n_vocabulary]`."""
+        logits = self.project(self.fold(states)).add_(self.constant)
+        return torch.log_softmax(logits, dim=-1)
+
+    def rows(self, token_ids: Tensor) -> Tensor:
+        """Rows of E in float32, `[...] -> [..., d_model]`."""
+        return self.unembedding[token_ids].float()
+
+
+def project(vectors: Tensor, matrix: Tensor, chunk: int = 8192) -> Tensor:
+    """`vectors @ matrix.T` in float32; a half-precision matrix is widened a chunk of rows at a time."""
+    if matrix.dtype == torch.float32:
+        return vectors @ matrix.T
+    return torch.cat([vectors @ part.float().T for part in matrix.split(chunk)], dim=-1)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference over the largest absolute expected value (NaN counts as infinite)."""
+    difference = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
+    return float(torch.nan_to_num(difference, nan=torch.inf))

@@ -1,0 +1,134 @@
+"""What must hold on every architecture (METHOD sections 2 to 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import mnemoscope as ms
+from mnemoscope.attribution import parts
+from mnemoscope.attribution.base import base_states
+from mnemoscope.model.capture import Trace
+from mnemoscope.model.language_model import LanguageModel
+from support import words
+
+PROMPT = (5, 17, 80, 33, 5, 61, 9)
+
+
+def trace_of(model: ms.Model, prompt: tuple[int, ...] = PROMPT) -> tuple[LanguageModel, Trace]:
+    language_model = model.language_model
+    return language_model, language_model.capture([prompt])[0]
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+def test_the_readout_of_the_final_state_is_the_models_own_prediction(tiny: ms.Model) -> None:
+    language_model, trace = trace_of(tiny)
+    with torch.no_grad():
+        logits = language_model.model(torch.tensor([PROMPT])).logits[0, -1]
+    frozen = language_model.anatomy.readout.freeze(trace.final_state)
+    found = frozen.project(frozen.fold(trace.final_state[None]))[0] + frozen.constant
+    assert close(found, logits)
+    assert close(frozen.log_probabilities(trace.final_state[None])[0], logits.log_softmax(-1))
+
+
+def test_embeddings_and_all_parts_sum_to_the_final_state(tiny: ms.Model) -> None:
+    language_model, trace = trace_of(tiny)
+    anatomy = language_model.anatomy
+    nowhere = torch.zeros(anatomy.n_layers, dtype=torch.long)
+    total = trace.resid_pre[0].clone()
+    ffn = parts.ffn_neurons(trace, anatomy, nowhere)
+    attention = parts.attention_neurons(trace, anatomy, nowhere)
+    for layer, block in enumerate(anatomy.blocks):
+        total += (ffn.columns(layer, None) * ffn.coefficients(layer)).sum(0)
+        by_position = attention.coefficients(layer)[:, :-1].sum(1, keepdim=True)
+        total += (attention.columns(layer, None) * by_position).sum(0)
+        for bias in (block.ffn_output.bias, block.attention_output.bias):
+            total += 0 if bias is None else bias
+    assert close(total, trace.final_state)
+
+
+def test_heads_are_the_sum_of_their_neurons_and_of_their_positions(tiny: ms.Model) -> None:
+    language_model, trace = trace_of(tiny)
+    anatomy = language_model.anatomy
+    nowhere = torch.zeros(anatomy.n_layers, dtype=torch.long)
+    heads = parts.heads(trace, anatomy, nowhere)
+    positions = parts.heads_at_positions(trace, anatomy, nowhere)
+    neurons = parts.attention_neurons(trace, anatomy, nowhere)
+    for layer in range(anatomy.n_layers):
+        whole = heads.columns(layer, None)
+        by_position = positions.columns(layer, None).view(anatomy.n_heads, len(PROMPT), -1)
+        by_neuron = neurons.columns(layer, None) * neurons.coefficients(layer)[:, -1:]
+        assert close(by_position.sum(1), whole)
+        assert close(by_neuron.view(anatomy.n_heads, anatomy.d_head, -1).sum(1), whole)
+
+
+def test_attention_looks_back_only_and_sums_to_one(tiny: ms.Model) -> None:
+    _, trace = trace_of(tiny)
+    sums = trace.patterns.sum(-1)
+    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5)
+    assert trace.patterns.shape[-1] == len(PROMPT)
+
+
+def test_layer_scores_telescope(tiny: ms.Model) -> None:
+    result = tiny.attribute(words(*PROMPT), 40, top=3)
+    language_model, trace = trace_of(tiny)
+    frozen = language_model.anatomy.readout.freeze(trace.final_state)
+    ends = frozen.log_probabilities(torch.stack([trace.final_state, trace.resid_pre[0]]))[:, 40]
+    assert abs(result.layers["score"].sum() - float(ends[0] - ends[1])) < 1e-4
+    assert result.telescoping_error is not None
+    assert abs(result.telescoping_error) < 1e-4
+
+
+def test_layer_scores_follow_their_definition(tiny: ms.Model) -> None:
+    language_model, trace = trace_of(tiny)
+    frozen = language_model.anatomy.readout.freeze(trace.final_state)
+    found = base_states(trace, frozen).layer_scores(40)
+
+    def log_p(states: Tensor) -> Tensor:
+        return frozen.log_probabilities(states)[:, 40]
+
+    mid = trace.resid_pre + trace.attention_out
+    expected = torch.stack(
+        [log_p(mid) - log_p(trace.resid_pre), log_p(mid + trace.ffn_out) - log_p(mid)], dim=1
+    )
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+def test_a_batch_gives_what_single_prompts_give(tiny: ms.Model) -> None:
+    prompts = [PROMPT, (3, 4), (50, 60, 70, 80, 90, 10, 20, 30), (7,)]
+    together = tiny.language_model.capture(prompts)
+    for prompt, batched in zip(prompts, together, strict=True):
+        (alone,) = tiny.language_model.capture([prompt])
+        for name, value in vars(alone).items():
+            if isinstance(value, Tensor):
+                assert getattr(batched, name).shape == value.shape
+                assert torch.allclose(
+                    getattr(batched, name).float(), value.float(), rtol=1e-3, atol=1e-4
+                )
+
+
+def test_certified_lists_equal_exhaustive_ones(tiny: ms.Model) -> None:
+    prompt = words(*PROMPT)
+    certified = tiny.attribute(prompt, 40, top=12)
+    exhaustive = tiny.attribute(prompt, 40, top=12, neurons="all")
+    for name, table in certified.tables().items():
+        if not name.endswith("_scores"):
+            assert table.equals(exhaustive.tables()[name]), name
+
+
+def test_intervals_hold_the_exact_scores_and_their_sum(tiny: ms.Model) -> None:
+    prompt = words(*PROMPT)
+    exhaustive = tiny.attribute(prompt, 40, top=2, neurons="all")
+    intervals = tiny.attribute(prompt, 40, top=2, neurons="bounds")
+    for name in ("ffn_scores", "attention_scores"):
+        exact, bounds = exhaustive.tables()[name], intervals.tables()[name]
+        assert (exact["lower"] == exact["upper"]).all()
+        assert (bounds["lower"] <= exact["lower"]).all()
+        assert (bounds["upper"] >= exact["upper"]).all()
+    for kind in ("ffn", "attention"):
+        lower, upper = intervals.sum_of_scores(kind)
+        exact_sum, same = exhaustive.sum_of_scores(kind)
+        assert lower <= exact_sum == same <= upper

@@ -1,0 +1,47 @@
+"""Fixtures: tiny random models of every family, the demo model, the reference scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import mnemoscope as ms
+from mnemoscope.model.families import FAMILIES
+from support import family_id, open_tiny
+
+ORACLE = Path(__file__).parents[2] / "shared" / "oracle"
+
+
+@pytest.fixture(scope="session", params=FAMILIES, ids=family_id)
+def tiny(request: pytest.FixtureRequest) -> ms.Model:
+    """A tiny random model of each family."""
+    return open_tiny(request.param.build())
+
+
+@pytest.fixture(scope="session")
+def llama() -> ms.Model:
+    """One tiny random model, for what does not depend on the family."""
+    return open_tiny(next(f for f in FAMILIES if f.model_type == "llama").build())
+
+
+@pytest.fixture(scope="session")
+def demo() -> ms.Model:
+    """The demo model, fetched and converted once on this machine."""
+    return ms.load("demo")
+
+
+@pytest.fixture(params=["oracle_tokyo", "oracle_germany"])
+def oracle(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Reference scores of an independent run, where they are at hand."""
+    path = ORACLE / f"{request.param}.json"
+    if not path.exists():
+        pytest.skip("the reference scores are not beside this checkout")
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

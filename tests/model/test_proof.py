@@ -1,0 +1,191 @@
+"""The proof passes on every family and fails on everything that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, MambaConfig, PreTrainedModel
+
+import mnemoscope as ms
+from support import open_tiny, word_tokenizer
+from mnemoscope.model.anatomy import discover
+from mnemoscope.model.families import FAMILIES, prove_families
+from mnemoscope.model.hooks import _attention
+from mnemoscope.model.proof import probe_tokens, prove, require
+
+
+def test_every_family_is_proven(tiny: ms.Model) -> None:
+    assert tiny.proof.passed
+    assert {check.name for check in tiny.proof.checks} == {
+        "attention function",
+        "causality",
+        "attention neurons",
+        "FFN neurons",
+        "residual stream",
+        "readout",
+    }
+    assert tiny.proof.worst.error < 1e-5
+
+
+def test_proving_families_lists_each_configuration() -> None:
+    seen: list[str] = []
+    table = prove_families(seen.append)
+    assert len(table) == len(FAMILIES) == len(seen)
+    assert set(table["status"]) == {"proven"}
+
+
+def _llama() -> PreTrainedModel:
+    return next(f for f in FAMILIES if f.variant == "grouped heads").build()
+
+
+def _scale_block_output(model: PreTrainedModel) -> None:
+    """A residual multiplier that discovery does not know."""
+
+    class Scaled(nn.Module):
+        def __init__(self, mlp: nn.Module) -> None:
+            super().__init__()
+            self.mlp = mlp
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0.5 * self.mlp(x)
+
+    model.model.layers[1].mlp = Scaled(model.model.layers[1].mlp)
+
+
+def _scale_logits(model: PreTrainedModel) -> None:
+    head = model.lm_head
+    head.register_forward_hook(lambda module, args, output: 3 * output)
+
+
+def _soft_cap(model: PreTrainedModel) -> None:
+    model.lm_head.register_forward_hook(lambda module, args, output: 5 * torch.tanh(output / 5))
+
+
+def _shift_stream(model: PreTrainedModel) -> None:
+    model.model.layers[2].register_forward_pre_hook(lambda module, args: (args[0] + 1.0,))
+
+
+def _scale_heads(model: PreTrainedModel) -> None:
+    """A gate between the heads and their projection."""
+    o_proj = model.model.layers[0].self_attn.o_proj
+    o_proj.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+
+
+def _odd_norm(model: PreTrainedModel) -> None:
+    model.model.norm.register_forward_hook(lambda module, args, output: output.sign() * output**2)
+
+
+WRONG: dict[str, tuple[Callable[[PreTrainedModel], None], str]] = {
+    "residual multiplier": (_scale_block_output, "residual stream"),
+    "logit scale": (_scale_logits, "readout"),
+    "soft-cap": (_soft_cap, "readout"),
+    "extra write": (_shift_stream, "residual stream"),
+    "gated heads": (_scale_heads, "attention neurons"),
+    "unknown norm": (_odd_norm, "readout"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_model_that_does_not_add_up_is_refused_with_the_sum_that_failed(name: str) -> None:
+    spoil, failing = WRONG[name]
+    model = _llama()
+    spoil(model)
+    with pytest.raises(ms.UnsupportedModelError, match=failing) as caught:
+        ms.load((model, word_tokenizer()))
+    assert "off by" in str(caught.value)
+
+
+def test_a_wrong_anatomy_is_found_out() -> None:
+    model = _llama()
+    anatomy = discover(model, probe_tokens(model))
+    swapped = [
+        replace(block, ffn_output=anatomy.blocks[0].ffn_output) for block in anatomy.blocks
+    ]
+    proof = prove(model, replace(anatomy, blocks=tuple(swapped)))
+    assert not proof.passed
+
+
+def test_a_missing_mask_is_not_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="not be causal"):
+        _attention(nn.Identity(), *(torch.zeros(1, 1, 2, 4),) * 3, attention_mask=None)
+
+
+def test_a_model_that_sees_the_future_is_refused() -> None:
+    model = _llama()
+
+    def leak(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "attention_mask": torch.zeros_like(kwargs["attention_mask"])}
+
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_pre_hook(leak, with_kwargs=True)
+    model.config._attn_implementation = "eager"
+    with pytest.raises(ms.UnsupportedModelError, match="not causal"):
+        ms.load((model, word_tokenizer()))
+
+
+def test_nan_weights_are_named() -> None:
+    model = _llama()
+    model.model.layers[1].mlp.down_proj.weight.data[3, 4] = torch.nan
+    with pytest.raises(ms.UnsupportedModelError, match=r"NaN.*layers\.1\.mlp\.down_proj"):
+        ms.load((model, word_tokenizer()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_half_precision_weights_pass_with_a_wider_tolerance(seed: int) -> None:
+    for family in FAMILIES:
+        for dtype in (torch.bfloat16, torch.float16):
+            model = family.build(seed).to(dtype)
+            require(prove(model, discover(model, probe_tokens(model))), model)
+
+
+def test_an_encoder_is_refused_in_words() -> None:
+    config = BertConfig(
+        vocab_size=97,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ms.UnsupportedModelError, match="encoder-only"):
+        ms.load((model, word_tokenizer()))
+
+
+def test_an_encoder_decoder_is_refused_in_words() -> None:
+    config = AutoConfig.for_model(
+        "bart", vocab_size=97, d_model=32, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=32, decoder_ffn_dim=32,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    model.config.is_encoder_decoder = True
+    with pytest.raises(ms.UnsupportedModelError, match="encoder-decoder"):
+        ms.load((model, word_tokenizer()))
+
+
+def test_a_state_space_model_is_refused_in_words() -> None:
+    config = MambaConfig(vocab_size=97, hidden_size=32, num_hidden_layers=2, state_size=4)
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ms.UnsupportedModelError, match="state-space"):
+        ms.load((model, word_tokenizer()))
+
+
+def test_parallel_blocks_are_told_from_sequential_ones() -> None:
+    model = _llama()
+    assert not discover(model, probe_tokens(model)).parallel
+    parallel = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(
+            "gpt_neox", vocab_size=97, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+            intermediate_size=64, max_position_embeddings=64, use_parallel_residual=True,
+        )  # fmt: skip
+    ).eval()
+    with torch.no_grad():
+        for weight in parallel.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    opened = open_tiny(parallel)
+    assert opened.language_model.anatomy.parallel
+    assert opened.proof.passed

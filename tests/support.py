@@ -1,0 +1,37 @@
+"""Tiny models with a tokenizer of numbered words, for the tests."""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+import mnemoscope as ms
+from mnemoscope.model.families import Family
+
+N_WORDS = 97
+
+
+def word_tokenizer(n_words: int = N_WORDS) -> PreTrainedTokenizerBase:
+    """A tokenizer whose words are `w3`, `w4`, ...; a word's id is its number."""
+    special = {"<pad>": 0, "<s>": 1, "</s>": 2}
+    vocabulary = {**special, **{f"w{i}": i for i in range(len(special), n_words)}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<pad>", eos_token="</s>"
+    )
+
+
+def words(*ids: int) -> str:
+    """A prompt of the tiny models."""
+    return " ".join(f"w{i}" for i in ids)
+
+
+def family_id(family: Family) -> str:
+    """Name of a family in test ids."""
+    return f"{family.model_type}-{family.variant.replace(' ', '_')}"
+
+
+def open_tiny(model: PreTrainedModel) -> ms.Model:
+    """A tiny model with the word tokenizer."""
+    return ms.load((model, word_tokenizer(model.get_input_embeddings().weight.shape[0])))
