@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 import mnemoscope as ms
 from mnemoscope.model.families import FAMILIES
 from support import family_id, open_tiny

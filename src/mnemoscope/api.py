@@ -258,9 +258,7 @@ class Model:
             target=self._describe(target_id, log_p),
             certified=True,
             log_probability_of_embeddings=from_embeddings,
-            telescoping_error=(
-                None if trace.parallel else float(found["layers"]["score"].sum()) - rise
-            ),
+            telescoping_error=(None if trace.parallel else float(found["layers"]["score"].sum()) - rise),
             costs=costs,
             provenance=self._provenance(options),
             **found,
@@ -279,16 +277,15 @@ class Model:
         """What the bounds need to know of the weights; made at the first attribution."""
         return Geometry(self.language_model.anatomy.readout)
 
-    def _read(
-        self, prompt: Prompt, norm_bias: bool = True
-    ) -> tuple[Trace, FrozenReadout, torch.Tensor]:
+    def _read(self, prompt: Prompt, norm_bias: bool = True) -> tuple[Trace, FrozenReadout, torch.Tensor]:
         """Run a prompt; its trace, frozen readout and log probabilities `[n_vocabulary]`."""
         (trace,) = self.language_model.capture([prompt.ids])
         readout = self.language_model.anatomy.readout.freeze(trace.final_state, norm_bias)
         log_p = readout.log_probabilities(trace.final_state[None])[0]
         if not log_p.isfinite().all():
             raise PromptError(
-                f"the model predicts NaN or infinite values after {prompt.text!r}; check the weights, or load "
+                f"the model predicts NaN or infinite values after {prompt.text!r}; "
+                "check the weights, or load "
                 "half-precision weights as float32"
             )
         return trace, readout, log_p

@@ -1,6 +1,7 @@
 """The errors a caller can cause or meet, each with a message of what, where and what to do.
 
-Every class derives from `MnemoscopeError`; the command line turns them into one line on stderr and exit code 2.
+Every class derives from `MnemoscopeError`; the command line turns them into one line on
+stderr and exit code 2.
 """
 
 

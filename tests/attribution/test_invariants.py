@@ -105,9 +105,7 @@ def test_a_batch_gives_what_single_prompts_give(tiny: ms.Model) -> None:
         for name, value in vars(alone).items():
             if isinstance(value, Tensor):
                 assert getattr(batched, name).shape == value.shape
-                assert torch.allclose(
-                    getattr(batched, name).float(), value.float(), rtol=1e-3, atol=1e-4
-                )
+                assert torch.allclose(getattr(batched, name).float(), value.float(), rtol=1e-3, atol=1e-4)
 
 
 def test_certified_lists_equal_exhaustive_ones(tiny: ms.Model) -> None:

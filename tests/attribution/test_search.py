@@ -39,7 +39,12 @@ class Case:
             return self.columns[layer] if index is None else self.columns[layer][index]
 
         return Grid(
-            n_layers, n_columns, n_coefficients, pick, lambda layer: self.factors[layer], self.states
+            n_layers,
+            n_columns,
+            n_coefficients,
+            pick,
+            lambda layer: self.factors[layer],
+            self.states,
         )
 
     def scorer(self) -> Scorer:
@@ -141,9 +146,7 @@ def test_every_score_lies_between_its_bounds(case: Case, n_tokens: int) -> None:
     k=st.sampled_from([1, 2, 10, 64, 1000]),
     tokens=st.sampled_from([(1, 8), (8, 60), (32, 1024)]),
 )
-def test_the_certified_best_are_the_best_of_all(
-    case: Case, k: int, tokens: tuple[int, int]
-) -> None:
+def test_the_certified_best_are_the_best_of_all(case: Case, k: int, tokens: tuple[int, int]) -> None:
     grid, scorer = case.grid, case.scorer()
     spans = [(0, grid.n_coefficients), (grid.n_coefficients - 1, grid.n_coefficients)]
     pools = [Pool(k, sign, *span) for span in spans for sign in (1, -1)]

@@ -12,11 +12,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, MambaConfig, PreTrainedModel
 
 import mnemoscope as ms
-from support import open_tiny, word_tokenizer
 from mnemoscope.model.anatomy import discover
 from mnemoscope.model.families import FAMILIES, prove_families
 from mnemoscope.model.hooks import _attention
 from mnemoscope.model.proof import probe_tokens, prove, require
+from support import open_tiny, word_tokenizer
 
 
 def test_every_family_is_proven(tiny: ms.Model) -> None:
@@ -103,9 +103,7 @@ def test_a_model_that_does_not_add_up_is_refused_with_the_sum_that_failed(name: 
 def test_a_wrong_anatomy_is_found_out() -> None:
     model = _llama()
     anatomy = discover(model, probe_tokens(model))
-    swapped = [
-        replace(block, ffn_output=anatomy.blocks[0].ffn_output) for block in anatomy.blocks
-    ]
+    swapped = [replace(block, ffn_output=anatomy.blocks[0].ffn_output) for block in anatomy.blocks]
     proof = prove(model, replace(anatomy, blocks=tuple(swapped)))
     assert not proof.passed
 
@@ -158,9 +156,16 @@ def test_an_encoder_is_refused_in_words() -> None:
 
 def test_an_encoder_decoder_is_refused_in_words() -> None:
     config = AutoConfig.for_model(
-        "bart", vocab_size=97, d_model=32, encoder_layers=1, decoder_layers=1,
-        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=32, decoder_ffn_dim=32,
-    )  # fmt: skip
+        "bart",
+        vocab_size=97,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+    )
     model = AutoModelForCausalLM.from_config(config)
     model.config.is_encoder_decoder = True
     with pytest.raises(ms.UnsupportedModelError, match="encoder-decoder"):
@@ -179,9 +184,15 @@ def test_parallel_blocks_are_told_from_sequential_ones() -> None:
     assert not discover(model, probe_tokens(model)).parallel
     parallel = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(
-            "gpt_neox", vocab_size=97, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
-            intermediate_size=64, max_position_embeddings=64, use_parallel_residual=True,
-        )  # fmt: skip
+            "gpt_neox",
+            vocab_size=97,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            use_parallel_residual=True,
+        )
     ).eval()
     with torch.no_grad():
         for weight in parallel.parameters():

@@ -78,13 +78,10 @@ class Prediction:
         return Bounder(self.geometry, self.readout, tail, self.target, self.budget)
 
 
-
 class Explorer:
     """Finds the best parts of a prediction, by bounds or by scoring every one."""
 
-    def __init__(
-        self, prediction: Prediction, top: int, neurons: Neurons, report: Report | None
-    ) -> None:
+    def __init__(self, prediction: Prediction, top: int, neurons: Neurons, report: Report | None) -> None:
         """See `attribute`."""
         self.top = top
         self.neurons = neurons
@@ -194,9 +191,7 @@ def attribute(
     if ffn_intervals is not None and attention_intervals is not None:
         found["ffn_scores"] = tables.ffn_scores(ffn, *ffn_intervals)
         by_position = [side[..., :n_tokens] for side in attention_intervals]
-        found["attention_scores"] = tables.attention_scores(
-            attention, anatomy.d_head, *by_position
-        )
+        found["attention_scores"] = tables.attention_scores(attention, anatomy.d_head, *by_position)
     return found, {name: best.cost for name, (best, _) in makers.items()}
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.parts import Grid, by_layer
 from mnemoscope.model.anatomy import Projection
 from mnemoscope.model.readout import FrozenReadout, Readout
 
@@ -120,27 +120,30 @@ class Bounder:
     def layer(self, grid: Grid, layer: int) -> tuple[Tensor, Tensor]:
         """Lower and upper bound of every part of a layer, both `[n_columns, n_coefficients]`, nats."""
         columns = grid.columns(layer, None)
-        if grid.weights is None:
-            measures = self.geometry.measure(columns)
-        else:
-            measures = self.geometry.measure_weights(grid.weights[layer])
+        measures = self._measures(grid, layer, columns, None)
         return self._bounds(columns, measures, grid.coefficients(layer), int(grid.base[layer]))
 
     def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
         """The same for the parts with these flat indices, ascending, `[n]` each."""
         layer, column, coefficient = grid.locate(index)
-        lower, upper = torch.empty_like(index, dtype=torch.float32), torch.empty_like(index).float()
-        start = 0
-        for here in layer.unique_consecutive().tolist():
-            stop = start + int((layer == here).sum())
-            some = slice(start, stop)
+        lower, upper = [], []
+        for here, some in by_layer(layer):
             columns = grid.columns(here, column[some])
+            measures = self._measures(grid, here, columns, column[some])
             factors = grid.coefficients(here)[column[some], coefficient[some]]
-            measures = self.geometry.measure(columns)
             low, high = self._bounds(columns, measures, factors[:, None], int(grid.base[here]))
-            lower[some], upper[some] = low[:, 0], high[:, 0]
-            start = stop
-        return lower, upper
+            lower.append(low[:, 0])
+            upper.append(high[:, 0])
+        return torch.cat(lower), torch.cat(upper)
+
+    def _measures(
+        self, grid: Grid, layer: int, columns: Tensor, index: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Norms and squares of columns; those of weights are kept from prompt to prompt."""
+        if grid.weights is None:
+            return self.geometry.measure(columns)
+        norms, squares = self.geometry.measure_weights(grid.weights[layer])
+        return (norms, squares) if index is None else (norms[index], squares[index])
 
     @property
     def _has_tail(self) -> bool:
@@ -153,11 +156,13 @@ class Bounder:
         values = columns @ self._pulled_back(state).T
         per_row = 4 * factors.shape[1] * values.shape[1] * 4
         rows = max(1, self.budget // per_row)
+        norms, squares = measures
         blocks = [
             self._bound_block(*block, state)
             for block in zip(
                 values.split(rows),
-                *(m.split(rows) for m in measures),
+                norms.split(rows),
+                squares.split(rows),
                 factors.split(rows),
                 strict=True,
             )

@@ -60,10 +60,7 @@ class Grid:
     def gather_coefficients(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
         """Coefficients of parts sorted by layer, `[n] -> [n]`."""
         return torch.cat(
-            [
-                self.coefficients(here)[column[some], coefficient[some]]
-                for here, some in by_layer(layer)
-            ]
+            [self.coefficients(here)[column[some], coefficient[some]] for here, some in by_layer(layer)]
         )
 
 

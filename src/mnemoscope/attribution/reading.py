@@ -56,9 +56,7 @@ def read_neuron(language_model: LanguageModel, layer: int, neuron: int, top: int
     if not 0 <= layer < anatomy.n_layers:
         raise OptionError(f"there is no layer {layer}; give one from 0 to {anatomy.n_layers - 1}")
     if not 0 <= neuron < anatomy.d_ff:
-        raise OptionError(
-            f"layer {layer} has no neuron {neuron}; give one from 0 to {anatomy.d_ff - 1}"
-        )
+        raise OptionError(f"layer {layer} has no neuron {neuron}; give one from 0 to {anatomy.d_ff - 1}")
     if top < 1:
         raise OptionError(f"top is {top}; give 1 or more")
     device = anatomy.readout.unembedding.device
@@ -66,16 +64,12 @@ def read_neuron(language_model: LanguageModel, layer: int, neuron: int, top: int
     promoted, demoted, values = extreme_tokens(anatomy.readout, column, top)
 
     def named(ids: Tensor) -> tuple[tuple[str, float], ...]:
-        return tuple(
-            (token_text(language_model.tokenizer, i), float(values[0, i])) for i in ids[0].tolist()
-        )
+        return tuple((token_text(language_model.tokenizer, i), float(values[0, i])) for i in ids[0].tolist())
 
     return NeuronReading(layer, neuron, float(column.norm()), named(promoted), named(demoted))
 
 
-def extreme_tokens(
-    readout: Readout, columns: Tensor, top: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def extreme_tokens(readout: Readout, columns: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
     """Ids of the tokens with the highest and the lowest values of each column, `[n, top]` each.
 
     Args:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
@@ -152,7 +152,7 @@ class Attribution:
     telescoping_error: float | None
     costs: dict[str, Cost]
     provenance: Provenance
-    schema_version: int = field(default=SCHEMA_VERSION)
+    schema_version: ClassVar[int] = SCHEMA_VERSION
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table by name, in the order of `TABLES`."""

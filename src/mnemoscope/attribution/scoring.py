@@ -48,18 +48,14 @@ class Scorer:
         layer, column, coefficient = grid.locate(index)
         factors = grid.gather_coefficients(layer, column, coefficient)
         states = grid.base[layer]
-        columns, rank = torch.unique_consecutive(
-            layer * grid.n_columns + column, return_inverse=True
-        )
+        columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
         scores = torch.empty(len(index), device=index.device)
         for start in range(0, len(columns), self.columns_per_block):
             block = columns[start : start + self.columns_per_block]
             values = self._values(grid, block)
             inside = torch.nonzero((rank >= start) & (rank < start + len(block)))[:, 0]
             for some in inside.split(self.columns_per_block):
-                scores[some] = self._increase(
-                    values[rank[some] - start], factors[some], states[some]
-                )
+                scores[some] = self._increase(values[rank[some] - start], factors[some], states[some])
         return scores
 
     def all(self, grid: Grid, report: Callable[[int], None] | None = None) -> Tensor:

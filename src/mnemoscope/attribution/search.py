@@ -94,9 +94,7 @@ class Pool:
         self.lower, self.upper = self.lower[keep], self.upper[keep]
 
 
-def search(
-    grid: Grid, pools: Sequence[Pool], coarse: Bounder, fine: Bounder, scorer: Scorer
-) -> int:
+def search(grid: Grid, pools: Sequence[Pool], coarse: Bounder, fine: Bounder, scorer: Scorer) -> int:
     """Narrow the pools down to their proven best parts.
 
     Args:

@@ -58,9 +58,7 @@ def heads_at_positions(
     )
 
 
-def ffn_neurons(
-    grid: Grid, language_model: LanguageModel, index: Tensor, score: Tensor
-) -> pd.DataFrame:
+def ffn_neurons(grid: Grid, language_model: LanguageModel, index: Tensor, score: Tensor) -> pd.DataFrame:
     """Chosen FFN neurons with the tokens they promote and demote, their coefficient's sign included."""
     layer, neuron, _ = grid.locate(index)
     order = index.argsort()
@@ -103,9 +101,7 @@ def attention_neurons(
     )
 
 
-def attention_neurons_summed(
-    grid: Grid, d_head: int, index: Tensor, score: Tensor
-) -> pd.DataFrame:
+def attention_neurons_summed(grid: Grid, d_head: int, index: Tensor, score: Tensor) -> pd.DataFrame:
     """Chosen attention neurons with their positions summed."""
     layer, column, _ = grid.locate(index)
     return _frame(

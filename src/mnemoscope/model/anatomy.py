@@ -19,7 +19,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.hooks import AttentionCall, first_tensor, hidden_states, observed_attention
+from mnemoscope.model.hooks import (
+    AttentionCall,
+    first_tensor,
+    get_weight,
+    hidden_states,
+    observed_attention,
+)
 from mnemoscope.model.readout import Norm, Readout
 
 
@@ -38,7 +44,7 @@ class Projection:
     @property
     def n_inputs(self) -> int:
         """Number of columns."""
-        return _weight(self.module).shape[0 if isinstance(self.module, Conv1D) else 1]
+        return get_weight(self.module).shape[0 if isinstance(self.module, Conv1D) else 1]
 
     @property
     def bias(self) -> Tensor | None:
@@ -48,7 +54,7 @@ class Projection:
 
     def columns(self, index: Tensor | None = None) -> Tensor:
         """The direction each input writes, float32 `[n, d_model]`, of all inputs or those in `index`."""
-        weight = _weight(self.module).detach()
+        weight = get_weight(self.module).detach()
         rows = weight if isinstance(self.module, Conv1D) else weight.T
         return (rows if index is None else rows[index]).float()
 
@@ -112,7 +118,7 @@ class _Step:
 
 @dataclass
 class _Story:
-    """What one forward pass did: the steps of each block, its input, and the final norm's input and output."""
+    """What one forward pass did: each block's input and steps, and the steps outside of all blocks."""
 
     steps: dict[int, list[_Step]] = field(default_factory=dict)
     block_inputs: dict[int, Tensor] = field(default_factory=dict)
@@ -143,13 +149,6 @@ def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
         d_model=readout.unembedding.shape[1],
         n_vocabulary=readout.unembedding.shape[0],
     )
-
-
-def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"{type(module).__name__} has no weight")
-    return weight
 
 
 def _find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -228,13 +227,12 @@ def _block(name: str, index: int, layer: nn.Module, story: _Story) -> Block:
     writers = [
         Projection(step.name, step.module)
         for step in steps[called[0] :]
-        if step.output is not None
-        and _weight(step.module).ndim == 2
-        and step.output.shape[-1] == d_model
+        if step.output is not None and get_weight(step.module).ndim == 2 and step.output.shape[-1] == d_model
     ]
     if len(writers) < 2:
         raise UnsupportedModelError(
-            f"layer {index} ({name}.{index}, {type(layer).__name__}) has {len(writers)} projections back to the "
+            f"layer {index} ({name}.{index}, {type(layer).__name__}) has {len(writers)} "
+            "projections back to the "
             "residual stream after its attention, not an attention output and an FFN output; "
             "see `mnemoscope models` for what is supported"
         )
@@ -261,14 +259,15 @@ def _find_readout(model: PreTrainedModel, story: _Story) -> tuple[nn.Module, Rea
         raise UnsupportedModelError(
             f"{type(model).__name__} has no head with a weight matrix; load it as a causal language model"
         )
-    norms = [s for s in story.outside if _weight(s.module).ndim == 1 and s.output is not None]
+    norms = [s for s in story.outside if get_weight(s.module).ndim == 1 and s.output is not None]
     if not norms:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has no norm between its last layer and its head, which the frozen readout needs; "
+            f"{type(model).__name__} has no norm between its last layer and its head, "
+            "which the frozen readout needs; "
             "see `mnemoscope models` for what is supported"
         )
     last = norms[-1]
     norm, _ = Norm.recognise(last.module, last.given[0], first_tensor(last.output)[0])
     bias = getattr(head, "bias", None)
     head_bias = bias.detach().float() if isinstance(bias, Tensor) else None
-    return last.module, Readout(norm, _weight(head).detach(), head_bias)
+    return last.module, Readout(norm, get_weight(head).detach(), head_bias)

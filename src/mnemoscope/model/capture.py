@@ -62,15 +62,11 @@ class Trace:
         `alpha[h, p] * value[h, p, k]`; query head h reads key/value head `h // (H / H_kv)`.
         """
         pattern = self.patterns[layer]
-        values = self.values[layer].repeat_interleave(
-            len(pattern) // self.values.shape[1], dim=0
-        )
+        values = self.values[layer].repeat_interleave(len(pattern) // self.values.shape[1], dim=0)
         return pattern[:, None, :] * values.transpose(1, 2)
 
 
-def capture(
-    model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]
-) -> list[Trace]:
+def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]) -> list[Trace]:
     """Run prompts, given as token ids, through the model's body in one forward pass.
 
     Prompts of different lengths are padded on the right: a causal model's states at a prompt's own

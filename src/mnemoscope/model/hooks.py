@@ -79,9 +79,7 @@ AttentionMaskInterface.register(ATTENTION_NAME, AttentionMaskInterface()["eager"
 
 
 @contextmanager
-def observed_attention(
-    model: PreTrainedModel, observer: Callable[[AttentionCall], None]
-) -> Iterator[None]:
+def observed_attention(model: PreTrainedModel, observer: Callable[[AttentionCall], None]) -> Iterator[None]:
     """Tell `observer` of every attention call while the context lasts; evaluation mode meanwhile."""
     implementation = model.config._attn_implementation
     training = [module for module in model.modules() if module.training]
@@ -106,3 +104,11 @@ def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 def first_tensor(output: Any) -> Tensor:
     """A module's output where it may be a tuple that begins with it."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def get_weight(module: nn.Module) -> Tensor:
+    """A module's weight, of which a type checker knows nothing."""
+    weight = module.weight
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{type(module).__name__} has no weight")
+    return weight

@@ -83,7 +83,8 @@ def open_model(
     with _quiet():
         model, tokenizer = _load(place, dtype, trust_remote_code)
     with _device_errors(device):
-        model = model.to(torch.device(device or "cpu")).eval()
+        model.to(torch.device(device or "cpu"))  # pyright: ignore[reportArgumentType]
+        model.eval()
     return _proven(place.name, _revision(place, model), model, tokenizer)
 
 
@@ -112,9 +113,7 @@ def _find(source: str | Path, revision: str | None) -> _Place:
         _check_folder(path)
         return _Place(name, str(path))
     if path.suffix == ".gguf" or path.is_absolute() or name.startswith((".", "~")):
-        raise UnknownModelError(
-            f"there is no file or folder {name}; check the path, or give a hub id"
-        )
+        raise UnknownModelError(f"there is no file or folder {name}; check the path, or give a hub id")
     _check_hub(name, revision)
     return _Place(name, name, revision=revision)
 
@@ -137,7 +136,8 @@ def _check_hub(name: str, revision: str | None) -> None:
         ) from error
     except Exception as error:  # the HTTP client is the hub library's own affair, and so its errors
         raise UnknownModelError(
-            f"{nowhere} the hub cannot be reached ({type(error).__name__}); check the spelling and the network, "
+            f"{nowhere} the hub cannot be reached ({type(error).__name__}); "
+            "check the spelling and the network, "
             "or take 'demo'"
         ) from error
 
@@ -152,7 +152,8 @@ def _check_folder(folder: Path) -> None:
     pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
     if pickles:
         raise ModelFileError(
-            f"the folder {folder} has its weights only as a pickle ({pickles[0]}), which can run code when opened; "
+            f"the folder {folder} has its weights only as a pickle ({pickles[0]}), "
+            "which can run code when opened; "
             "convert it to safetensors (load it where you trust it and call save_pretrained) and open that"
         )
     raise ModelFileError(
@@ -188,7 +189,8 @@ def _refuse_kind(config: Any) -> None:
         )
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not hasattr(config, "auto_map"):
         raise UnsupportedModelError(
-            f"{kind} has no causal language model in transformers; use a decoder-only model such as GPT-2 or Llama"
+            f"{kind} has no causal language model in transformers; "
+            "use a decoder-only model such as GPT-2 or Llama"
         )
 
 
@@ -238,7 +240,8 @@ def _file_errors(place: _Place) -> Iterator[None]:
                 f"{place.name} needs code from its repository; read that code, then pass trust_remote_code"
             ) from error
         raise UnknownModelError(
-            f"no model {place.name!r} can be opened: it is no folder here, and the hub gave {type(error).__name__}; "
+            f"no model {place.name!r} can be opened: it is no folder here, "
+            f"and the hub gave {type(error).__name__}; "
             "check the spelling, the network, and your access to a gated repository, or take 'demo'"
         ) from error
 
@@ -250,5 +253,6 @@ def _device_errors(device: str | None) -> Iterator[None]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0]
         raise OptionError(
-            f"the device {device!r} cannot be used ({reason}); give cpu, or a device that this torch was built for"
+            f"the device {device!r} cannot be used ({reason}); "
+            "give cpu, or a device that this torch was built for"
         ) from error

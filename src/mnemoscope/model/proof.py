@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.capture import Trace, capture
-from mnemoscope.model.hooks import observed_attention
+from mnemoscope.model.hooks import get_weight, observed_attention
 from mnemoscope.model.readout import relative_error
 
 # Relative to the largest value of what is compared: float32 sums in another order stay well below the
@@ -59,7 +59,7 @@ class Proof:
 
 def probe_tokens(model: PreTrainedModel) -> Tensor:
     """Token ids spread over the vocabulary, the same for every run, `[1, n_tokens]`."""
-    n_vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
+    n_vocabulary = get_weight(model.get_input_embeddings()).shape[0]
     spread = torch.linspace(0, n_vocabulary - 1, N_PROBE_TOKENS + 2)[1:-1]
     order = torch.arange(N_PROBE_TOKENS) * 4 % N_PROBE_TOKENS
     return spread.long()[order][None].to(model.device)
@@ -146,9 +146,7 @@ def _attention_error(anatomy: Anatomy, trace: Trace) -> float:
 def _ffn_error(anatomy: Anatomy, trace: Trace) -> float:
     errors = []
     for layer, block in enumerate(anatomy.blocks):
-        found = _plus(
-            trace.coefficients[layer] @ block.ffn_output.columns(), block.ffn_output.bias
-        )
+        found = _plus(trace.coefficients[layer] @ block.ffn_output.columns(), block.ffn_output.bias)
         errors.append(relative_error(found, trace.ffn_out[layer]))
     return max(errors)
 

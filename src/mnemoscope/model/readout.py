@@ -54,9 +54,7 @@ class Norm:
         beta = bias.detach().float() if isinstance(bias, Tensor) else None
         epsilon = next((float(getattr(module, n)) for n in EPSILON_NAMES if hasattr(module, n)), 0)
         candidates = [
-            Norm(kind, stored + offset, beta, epsilon)
-            for kind in ("rms", "layer")
-            for offset in (0.0, 1.0)
+            Norm(kind, stored + offset, beta, epsilon) for kind in ("rms", "layer") for offset in (0.0, 1.0)
         ]
         errors = [relative_error(norm(before.float()), after.float()) for norm in candidates]
         best = min(range(len(errors)), key=errors.__getitem__)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from mnemoscope.errors import PromptError, TargetError
+from mnemoscope.model.hooks import get_weight
 from mnemoscope.model.language_model import LanguageModel
 
 
@@ -45,7 +46,8 @@ def encode_prompt(language_model: LanguageModel, text: str) -> Prompt:
     context = language_model.context
     if context is not None and len(ids) > context:
         raise PromptError(
-            f"the prompt has {len(ids)} tokens but the model reads at most {context}; shorten it by {len(ids) - context}"
+            f"the prompt has {len(ids)} tokens but the model reads at most {context}; "
+            f"shorten it by {len(ids) - context}"
         )
     _check_range(language_model, ids)
     return Prompt(text, tuple(ids), tuple(token_text(language_model.tokenizer, i) for i in ids))
@@ -79,7 +81,8 @@ def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | i
         pieces = ", ".join(repr(token_text(tokenizer, i)) for i in ids)
         first = next((i for i in ids if token_text(tokenizer, i).strip()), ids[0])
         raise TargetError(
-            f"the target {target!r} is {len(ids)} tokens ({pieces}), and targets of several tokens come in a later "
+            f"the target {target!r} is {len(ids)} tokens ({pieces}), "
+            "and targets of several tokens come in a later "
             f"version; take {_offer(tokenizer, first)}{_nearest(tokenizer, target)}"
         )
     if not ids or ids[0] == tokenizer.unk_token_id:
@@ -92,11 +95,9 @@ def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | i
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """A token's own text, with the leading space that a decoder of whole texts would drop."""
-    text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
-    piece = tokenizer.convert_ids_to_tokens(token_id)
-    if isinstance(piece, str) and piece.startswith("▁") and not text.startswith(" "):
-        return " " + text
-    return text if isinstance(text, str) else str(piece)
+    text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+    piece = str(tokenizer.convert_ids_to_tokens(token_id))
+    return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) -> list[int]:
@@ -114,15 +115,13 @@ def _is_unicode(text: str) -> bool:
 def _checked_id(language_model: LanguageModel, token_id: int) -> int:
     size = language_model.anatomy.n_vocabulary
     if not 0 <= token_id < size:
-        raise TargetError(
-            f"the target id {token_id} is not in the vocabulary; give one from 0 to {size - 1}"
-        )
+        raise TargetError(f"the target id {token_id} is not in the vocabulary; give one from 0 to {size - 1}")
     return token_id
 
 
 def _check_range(language_model: LanguageModel, ids: list[int]) -> None:
     embeddings = language_model.model.get_input_embeddings()
-    size = embeddings.weight.shape[0]  # pyright: ignore
+    size = get_weight(embeddings).shape[0]
     if max(ids) >= size:
         raise PromptError(
             f"the tokenizer gives token id {max(ids)} but the model has {size} embeddings; "
@@ -138,8 +137,10 @@ def _refuse_missing_space(language_model: LanguageModel, prompt: Prompt, target:
     spaced = _encode(tokenizer, f"{prompt.text} {target}")
     if tuple(spaced[:-1]) == prompt.ids and spaced[-1] != tokenizer.unk_token_id:
         raise TargetError(
-            f"the target {target!r} has no leading space, but the next word after this prompt begins with one; "
-            f"take {' ' + target!r} (id {spaced[-1]}), or give a token id if you mean {target!r} glued to the last word"
+            f"the target {target!r} has no leading space, "
+            "but the next word after this prompt begins with one; "
+            f"take {' ' + target!r} (id {spaced[-1]}), "
+            f"or give a token id if you mean {target!r} glued to the last word"
         )
 
 
