@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
+from mnemoscope.attribution.reading import top_tokens
 from mnemoscope.attribution.result import TABLES
 from mnemoscope.model.families import FAMILIES
 from support import open_tiny, word_tokenizer, words
@@ -89,12 +90,13 @@ def test_promoted_tokens_follow_the_sign_of_the_coefficient(llama: ms.Model) -> 
         assert row.demotes == down
 
 
-def test_top_tokens_are_the_same_as_a_plain_sort() -> None:
-    from mnemoscope.attribution.reading import _top
-
-    values = torch.randn(5, 1000)
-    assert torch.equal(_top(values, 7), values.topk(7).indices)
-    assert torch.equal(_top(values, 600), values.topk(600).indices)
+@pytest.mark.parametrize("n_vocabulary", [100, 1280, 2000, 4096])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_top_tokens_are_those_of_a_plain_sort(n_vocabulary: int, sign: int) -> None:
+    values = torch.randn(50, n_vocabulary)
+    values[::2, -1] = 9.0 * sign
+    expected = values.topk(7, largest=sign > 0).indices
+    assert torch.equal(top_tokens(values, 7, sign), expected)
 
 
 @pytest.mark.parametrize(

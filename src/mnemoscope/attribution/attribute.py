@@ -15,8 +15,9 @@ from mnemoscope.attribution import parts, tables
 from mnemoscope.attribution.base import BaseStates
 from mnemoscope.attribution.bounds import Bounder, Geometry, split_tail
 from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.reading import TokenReader
 from mnemoscope.attribution.result import Cost
-from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.attribution.scoring import Observer, Scorer
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.language_model import LanguageModel
@@ -28,11 +29,13 @@ Report = Callable[[str, int, int], None]
 
 # Tokens summed exactly by the first bound of every part and by the second of those left.
 COARSE_TOKENS = 32
-FINE_TOKENS = 1024
+FINE_TOKENS = 512
 # Shares of the neurons, those with the widest intervals, that `neurons="bounds"` bounds finely and
 # then scores exactly.
 FINE_SHARE = 0.25
 EXACT_SHARE = 0.02
+# How many promoted and demoted tokens are listed with an FFN neuron.
+N_READ = 10
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,10 @@ class Explorer:
         self.coarse = prediction.bounder(COARSE_TOKENS)
         self.fine = prediction.bounder(FINE_TOKENS)
 
-    def find(self, grid: Grid, *spans: tuple[int, int]) -> list[Best]:
+    def find(self, grid: Grid, *spans: tuple[int, int], observer: Observer | None = None) -> list[Best]:
         """The best parts whose coefficient index lies in each span, by bounds."""
         pools = [Pool(self.top, sign, *span) for span in spans for sign in (1, -1)]
-        exact = search(grid, pools, self.coarse, self.fine, self.scorer)
+        exact = search(grid, pools, self.coarse, self.fine, self.scorer, observer)
         cost = Cost(parts=grid.n_layers * grid.n_columns * grid.n_coefficients, exact=exact)
         return [
             Best(raising.best(), suppressing.best(), cost)
@@ -101,20 +104,30 @@ class Explorer:
         ]
 
     def explore(
-        self, name: str, grid: Grid, *spans: tuple[int, int]
+        self,
+        name: str,
+        grid: Grid,
+        *spans: tuple[int, int],
+        observer: Observer | None = None,
     ) -> tuple[list[Best], tuple[Tensor, Tensor] | None]:
-        """The best neurons and, if every neuron was asked for, intervals `[n_layers, n, m]`."""
+        """The best neurons and, if every neuron was asked for, intervals `[n_layers, n, m]`.
+
+        The observer is shown at least the best.
+        """
         if self.neurons == "all":
             scores = self.scorer.all(grid, self._progress(name, grid))
-            return [_best_of_all(scores, span, self.top) for span in spans], (scores, scores)
-        best = self.find(grid, *spans)
+            best = [_best_of_all(scores, span, self.top) for span in spans]
+            if observer is not None:
+                shown = [index for b in best for index, _ in (b.raising, b.suppressing)]
+                self.scorer.chosen(grid, torch.cat(shown).unique(), observer)
+            return best, (scores, scores)
+        best = self.find(grid, *spans, observer=observer)
         return best, self._intervals(name, grid) if self.neurons == "bounds" else None
 
     def _intervals(self, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
         """Bounds of every part, those with the widest intervals scored exactly."""
-        bounds = [self.coarse.layer(grid, layer) for layer in range(grid.n_layers)]
-        lower, upper = (torch.stack(side) for side in zip(*bounds, strict=True))
-        low, high = lower.flatten(), upper.flatten()
+        _, lower, upper = zip(*self.coarse.all(grid), strict=True)
+        low, high = torch.cat(lower).flatten(), torch.cat(upper).flatten()
         for share, refined in ((FINE_SHARE, self.fine.chosen), (EXACT_SHARE, self._exactly)):
             widest = (high - low).topk(max(1, int(share * len(low)))).indices.sort().values
             low[widest], high[widest] = refined(grid, widest)
@@ -156,7 +169,8 @@ def attribute(
     attention = parts.attention_neurons(trace, anatomy, base.attention)
     n_tokens = len(prediction.tokens)
     explorer = Explorer(prediction, top, neurons, report)
-    (best_ffn,), ffn_intervals = explorer.explore("FFN neurons", ffn, (0, 1))
+    reader = TokenReader(N_READ)
+    (best_ffn,), ffn_intervals = explorer.explore("FFN neurons", ffn, (0, 1), observer=reader)
     (best_attention, best_summed), attention_intervals = explorer.explore(
         "attention neurons", attention, (0, n_tokens), (n_tokens, n_tokens + 1)
     )
@@ -169,7 +183,10 @@ def attribute(
             best_positions,
             partial(tables.heads_at_positions, positions, trace.patterns, prediction.tokens),
         ),
-        "ffn_neurons": (best_ffn, partial(tables.ffn_neurons, ffn, prediction.language_model)),
+        "ffn_neurons": (
+            best_ffn,
+            partial(tables.ffn_neurons, ffn, prediction.language_model, reader),
+        ),
         "attention_neurons": (
             best_attention,
             partial(tables.attention_neurons, attention, anatomy.d_head, prediction.tokens),

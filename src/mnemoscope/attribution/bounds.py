@@ -15,7 +15,8 @@ part's norm times the largest distance of an embedding from the tail's mean embe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -115,91 +116,94 @@ class Bounder:
     tail: Tail
     target: int
     budget: int
-    _directions: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
-    def layer(self, grid: Grid, layer: int) -> tuple[Tensor, Tensor]:
-        """Lower and upper bound of every part of a layer, both `[n_columns, n_coefficients]`, nats."""
-        columns = grid.columns(layer, None)
-        measures = self._measures(grid, layer, columns, None)
-        return self._bounds(columns, measures, grid.coefficients(layer), int(grid.base[layer]))
+    def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Flat indices, lower and upper bounds of every part, some columns at a time.
+
+        Yields:
+            Three `[n, n_coefficients]` tensors, in ascending order of the index; bounds in nats.
+        """
+        step = self._columns_at_once(grid.n_coefficients)
+        n_columns = grid.n_layers * grid.n_columns
+        for start in range(0, n_columns, step):
+            columns = torch.arange(start, min(start + step, n_columns), device=grid.base.device)
+            layer = columns.div(grid.n_columns, rounding_mode="floor")
+            column = columns % grid.n_columns
+            factors = torch.cat([grid.coefficients(i)[column[some]] for i, some in by_layer(layer)])
+            index = columns[:, None] * grid.n_coefficients
+            index = index + torch.arange(grid.n_coefficients, device=columns.device)
+            yield index, *self._bounds(grid, layer, column, factors)
 
     def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for the parts with these flat indices, ascending, `[n]` each."""
-        layer, column, coefficient = grid.locate(index)
+        """Lower and upper bounds of the parts with these flat indices, ascending, `[n]` each."""
         lower, upper = [], []
-        for here, some in by_layer(layer):
-            columns = grid.columns(here, column[some])
-            measures = self._measures(grid, here, columns, column[some])
-            factors = grid.coefficients(here)[column[some], coefficient[some]]
-            low, high = self._bounds(columns, measures, factors[:, None], int(grid.base[here]))
+        for some in index.split(self._columns_at_once(1)):
+            layer, column, coefficient = grid.locate(some)
+            factors = grid.gather_coefficients(layer, column, coefficient)
+            low, high = self._bounds(grid, layer, column, factors[:, None])
             lower.append(low[:, 0])
             upper.append(high[:, 0])
         return torch.cat(lower), torch.cat(upper)
 
-    def _measures(
-        self, grid: Grid, layer: int, columns: Tensor, index: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _columns_at_once(self, n_coefficients: int) -> int:
+        """How many columns keep the largest temporary tensors within the budget."""
+        n_top = self.tail.tokens.shape[1]
+        return max(1, self.budget // (4 * 4 * n_top * n_coefficients))
+
+    def _bounds(self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of parts `factors[n, m] * columns[n]`, sorted by layer, `[n, m]` each."""
+        values, norms, squares = [], [], []
+        for here, some in by_layer(layer):
+            vectors = grid.columns(here, _whole_or_index(column[some], grid.n_columns))
+            values.append(vectors @ self._pulled_back(int(grid.base[here])).T)
+            norm, square = self._measure(grid, here, vectors, column[some])
+            norms.append(norm)
+            squares.append(square)
+        state = grid.base[layer]
+        return self._inequalities(torch.cat(values), torch.cat(norms), torch.cat(squares), factors, state)
+
+    def _measure(self, grid: Grid, layer: int, vectors: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Norms and squares of columns; those of weights are kept from prompt to prompt."""
         if grid.weights is None:
-            return self.geometry.measure(columns)
+            return self.geometry.measure(vectors)
         norms, squares = self.geometry.measure_weights(grid.weights[layer])
-        return (norms, squares) if index is None else (norms[index], squares[index])
-
-    @property
-    def _has_tail(self) -> bool:
-        return self.tail.tokens.shape[1] < self.geometry.n_vocabulary
-
-    def _bounds(
-        self, columns: Tensor, measures: tuple[Tensor, Tensor], factors: Tensor, state: int
-    ) -> tuple[Tensor, Tensor]:
-        """Bounds of `factors[n, m] * columns[n, d_model]` added to a base state, `[n, m]` each."""
-        values = columns @ self._pulled_back(state).T
-        per_row = 4 * factors.shape[1] * values.shape[1] * 4
-        rows = max(1, self.budget // per_row)
-        norms, squares = measures
-        blocks = [
-            self._bound_block(*block, state)
-            for block in zip(
-                values.split(rows),
-                norms.split(rows),
-                squares.split(rows),
-                factors.split(rows),
-                strict=True,
-            )
-        ]
-        lower, upper = zip(*blocks, strict=True)
-        return torch.cat(lower), torch.cat(upper)
+        return norms[index], squares[index]
 
     def _pulled_back(self, state: int) -> Tensor:
         """What columns are multiplied with: top tokens, tail mean, target and the mean's offset."""
-        if state not in self._directions:
-            mean = self.tail.mean[state]
-            tokens = self.readout.rows(self.tail.tokens[state])
-            target = self.readout.unembedding[self.target].float()
-            stacked = torch.cat([tokens, torch.stack([mean, target, self.geometry.mean - mean])])
-            self._directions[state] = self.readout.pull_back(stacked)
-        return self._directions[state]
+        mean = self.tail.mean[state]
+        tokens = self.readout.rows(self.tail.tokens[state])
+        target = self.readout.unembedding[self.target].float()
+        stacked = torch.cat([tokens, torch.stack([mean, target, self.geometry.mean - mean])])
+        return self.readout.pull_back(stacked)
 
-    def _bound_block(
-        self, values: Tensor, norms: Tensor, squares: Tensor, factors: Tensor, state: int
+    def _inequalities(
+        self, values: Tensor, norms: Tensor, squares: Tensor, factors: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        top, (mean, target, offset) = values[:, :-3], values[:, -3:].T
-        log_p, log_mass = self.tail.log_p[state], self.tail.log_mass[state]
-        sums = torch.logsumexp(log_p + factors[..., None] * top[:, None], dim=-1)
-        tail = log_mass + factors * mean[:, None]
+        top, (mean, target, offset) = values[:, None, :-3], values[:, -3:].T[..., None]
+        log_mass = self.tail.log_mass[state, None]
+        exponents = (factors[..., None] * top).add_(self.tail.log_p[state, None])
+        sums = torch.logsumexp(exponents, dim=-1)
+        tail = log_mass + factors * mean
         scale = self.readout.scale
-        size = factors.abs() * (norms * scale)[:, None]
-        radius = size * (self.geometry.radius + (self.geometry.mean - self.tail.mean[state]).norm())
-        spread = squares * scale**2 + self.geometry.n_vocabulary * offset**2
-        share = self.tail.largest[state] / log_mass.exp().clamp_min(1e-37)
-        variance = factors**2 * (1.001 * spread * share)[:, None]
-        growth = _growth(variance, radius) if self._has_tail else torch.zeros_like(radius)
-        above = tail + torch.log1p(growth)
-        direct = factors * target[:, None]
+        reach = self.geometry.radius + (self.geometry.mean - self.tail.mean).norm(dim=-1)
+        radius = factors.abs() * (norms * scale * reach[state])[:, None]
+        above = tail
+        if top.shape[-1] < self.geometry.n_vocabulary:
+            spread = squares[:, None] * scale**2 + self.geometry.n_vocabulary * offset**2
+            share = self.tail.largest[state, None] / log_mass.exp().clamp_min(1e-37)
+            above = tail + torch.log1p(_growth(1.001 * factors**2 * spread * share, radius))
+        direct = factors * target
         slack = ROUNDING * (1 + radius)
         lower = direct - torch.logaddexp(sums, above) - slack
         upper = direct - torch.logaddexp(sums, tail) + slack
         return lower, upper
+
+
+def _whole_or_index(index: Tensor, n_columns: int) -> Tensor | None:
+    """None for all columns in order, which need not be gathered."""
+    whole = len(index) == n_columns and bool(index[0] == 0) and bool((index.diff() == 1).all())
+    return None if whole else index
 
 
 def _growth(variance: Tensor, radius: Tensor) -> Tensor:

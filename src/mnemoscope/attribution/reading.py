@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mnemoscope.errors import OptionError
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.readout import Readout
 from mnemoscope.model.tokens import token_text
 
 CHUNK = 128
@@ -43,11 +42,35 @@ class NeuronReading:
         return {"layer": self.layer, "neuron": self.neuron, "norm": self.norm, **lists}
 
 
+class TokenReader:
+    """Keeps what scored columns promote and demote, so that they need not be projected again.
+
+    An observer of `Scorer.chosen`.
+    """
+
+    def __init__(self, top: int) -> None:
+        """Keep the `top` most promoted and most demoted tokens of each column."""
+        self.top = top
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __call__(self, columns: Tensor, values: Tensor) -> None:
+        """Read columns (layer * n_columns + column) with their values `[n, n_vocabulary]`."""
+        highest, lowest = top_tokens(values, self.top), top_tokens(values, self.top, sign=-1)
+        self._seen.append((columns, highest, lowest))
+
+    def read(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Highest and lowest tokens of columns that were seen, `[n, top]` each."""
+        seen, highest, lowest = (torch.cat(kept) for kept in zip(*self._seen, strict=True))
+        order = seen.argsort()
+        place = order[torch.searchsorted(seen[order], columns)]
+        return highest[place], lowest[place]
+
+
 def read_neuron(language_model: LanguageModel, layer: int, neuron: int, top: int) -> NeuronReading:
     """Project a neuron's column through the final norm's weight and the head (METHOD section 6).
 
-    Outside a prompt the norm has no scale of its own, so the column is normed to root mean square 1;
-    the order of the tokens does not depend on that.
+    Outside a prompt the norm has no scale of its own, so it is that of the column itself; the order
+    of the tokens does not depend on it.
 
     Raises:
         OptionError: no such layer or neuron, or `top` below 1.
@@ -61,42 +84,34 @@ def read_neuron(language_model: LanguageModel, layer: int, neuron: int, top: int
         raise OptionError(f"top is {top}; give 1 or more")
     device = anatomy.readout.unembedding.device
     column = anatomy.blocks[layer].ffn_output.columns(torch.tensor([neuron], device=device))
-    promoted, demoted, values = extreme_tokens(anatomy.readout, column, top)
+    frozen = anatomy.readout.freeze(column[0])
+    values = frozen.project(frozen.fold(column))
 
-    def named(ids: Tensor) -> tuple[tuple[str, float], ...]:
-        return tuple((token_text(language_model.tokenizer, i), float(values[0, i])) for i in ids[0].tolist())
+    def named(sign: int) -> tuple[tuple[str, float], ...]:
+        ids = top_tokens(values, top, sign)[0].tolist()
+        return tuple((token_text(language_model.tokenizer, i), float(values[0, i])) for i in ids)
 
-    return NeuronReading(layer, neuron, float(column.norm()), named(promoted), named(demoted))
+    return NeuronReading(layer, neuron, float(column.norm()), named(1), named(-1))
 
 
-def extreme_tokens(readout: Readout, columns: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids of the tokens with the highest and the lowest values of each column, `[n, top]` each.
+def top_tokens(values: Tensor, top: int, sign: int = 1) -> Tensor:
+    """Ids of the highest (`sign` 1) or lowest (-1) values of each row, `[n, n_vocabulary] -> [n, top]`.
 
-    Args:
-        readout: of the model.
-        columns: `[n, d_model]`.
-        top: how many tokens of each.
-
-    Returns:
-        Highest first, lowest first, and all values `[n, n_vocabulary]` at root mean square 1.
+    As `topk`, but several times faster on long rows: the best `top` values lie in the `top` chunks
+    with the best extremes, so only these are sorted.
     """
-    frozen = readout.freeze(columns[0])
-    scales = readout.norm.scale(columns) / frozen.scale
-    values = frozen.project(frozen.fold(columns) * scales[:, None])
-    return _top(values, top), _top(-values, top), values
-
-
-def _top(values: Tensor, top: int) -> Tensor:
-    """`values.topk(top).indices`, several times faster on long rows.
-
-    The best `top` values lie in the `top` chunks with the highest maxima.
-    """
-    top = min(top, values.shape[1])
-    missing = -values.shape[1] % CHUNK
-    padded = torch.nn.functional.pad(values, (0, missing), value=-torch.inf)
-    chunks = padded.view(len(values), -1, CHUNK)
-    if chunks.shape[1] <= top:
-        return values.topk(top).indices
-    best = chunks.amax(-1).topk(top).indices.sort().values
-    inner = chunks.gather(1, best[..., None].expand(-1, -1, CHUNK)).flatten(1).topk(top).indices
-    return best.gather(1, inner // CHUNK) * CHUNK + inner % CHUNK
+    n_vocabulary = values.shape[1]
+    top = min(top, n_vocabulary)
+    if n_vocabulary <= CHUNK * top:
+        return values.topk(top, largest=sign > 0).indices
+    whole = n_vocabulary // CHUNK * CHUNK
+    chunks, rest = values[:, :whole].view(len(values), -1, CHUNK), values[:, whole:]
+    extremes = chunks.amax(-1) if sign > 0 else chunks.amin(-1).neg_()
+    if rest.shape[1]:
+        end = rest.amax(-1) if sign > 0 else rest.amin(-1).neg_()
+        extremes = torch.cat([extremes, end[:, None]], dim=1)
+    best = extremes.topk(top).indices.sort().values
+    ids = (best[..., None] * CHUNK + torch.arange(CHUNK, device=values.device)).flatten(1)
+    candidates = values.gather(1, ids.clamp_max(n_vocabulary - 1)) * sign
+    candidates.masked_fill_(ids >= n_vocabulary, -torch.inf)
+    return ids.gather(1, candidates.topk(top).indices)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.parts import Grid
-from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.attribution.scoring import Observer, Scorer
 
 # Parts scored per round after the first; small enough to profit from a threshold that rises.
 ROUND = 64
@@ -94,7 +94,14 @@ class Pool:
         self.lower, self.upper = self.lower[keep], self.upper[keep]
 
 
-def search(grid: Grid, pools: Sequence[Pool], coarse: Bounder, fine: Bounder, scorer: Scorer) -> int:
+def search(
+    grid: Grid,
+    pools: Sequence[Pool],
+    coarse: Bounder,
+    fine: Bounder,
+    scorer: Scorer,
+    observer: Observer | None = None,
+) -> int:
     """Narrow the pools down to their proven best parts.
 
     Args:
@@ -103,14 +110,12 @@ def search(grid: Grid, pools: Sequence[Pool], coarse: Bounder, fine: Bounder, sc
         coarse: bounds of every part, from few tokens.
         fine: bounds of the parts left, from more tokens.
         scorer: exact scores.
+        observer: shown the values of what is scored.
 
     Returns:
         The number of parts scored exactly.
     """
-    for layer in range(grid.n_layers):
-        lower, upper = coarse.layer(grid, layer)
-        index = torch.arange(lower.numel(), device=lower.device).view_as(lower)
-        index += layer * lower.numel()
+    for index, lower, upper in coarse.all(grid):
         for pool in pools:
             some = slice(pool.first, pool.stop)
             pool.add(index[:, some].flatten(), lower[:, some].flatten(), upper[:, some].flatten())
@@ -119,13 +124,13 @@ def search(grid: Grid, pools: Sequence[Pool], coarse: Bounder, fine: Bounder, sc
         lower, upper = fine.chosen(grid, left)
         for pool in pools:
             pool.refine(left, lower, upper)
-    return _score(grid, pools, scorer)
+    return _score(grid, pools, scorer, observer)
 
 
-def _score(grid: Grid, pools: Sequence[Pool], scorer: Scorer) -> int:
+def _score(grid: Grid, pools: Sequence[Pool], scorer: Scorer, observer: Observer | None) -> int:
     scored = 0
     while len(index := _union([pool.next_round() for pool in pools])):
-        scores = scorer.chosen(grid, index)
+        scores = scorer.chosen(grid, index, observer)
         scored += len(index)
         for pool in pools:
             pool.refine(index, scores, scores, exact=True)

@@ -7,12 +7,10 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.parts import Grid
-from mnemoscope.attribution.reading import extreme_tokens
+from mnemoscope.attribution.reading import TokenReader
 from mnemoscope.attribution.result import TABLES
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import token_text
-
-N_READ = 10
 
 
 def layers(scores: Tensor) -> pd.DataFrame:
@@ -58,29 +56,22 @@ def heads_at_positions(
     )
 
 
-def ffn_neurons(grid: Grid, language_model: LanguageModel, index: Tensor, score: Tensor) -> pd.DataFrame:
+def ffn_neurons(
+    grid: Grid, language_model: LanguageModel, reader: TokenReader, index: Tensor, score: Tensor
+) -> pd.DataFrame:
     """Chosen FFN neurons with the tokens they promote and demote, their coefficient's sign included."""
     layer, neuron, _ = grid.locate(index)
-    order = index.argsort()
-    columns, coefficient = torch.empty(0), torch.empty_like(score)
-    promotes: list[list[str]] = []
-    demotes: list[list[str]] = []
-    if len(index):
-        columns = grid.gather_columns(layer[order], neuron[order])
-        coefficient[order] = grid.gather_coefficients(layer[order], neuron[order], 0 * order)
-        signed = torch.empty_like(columns)
-        signed[order] = columns
-        signed[coefficient < 0] *= -1
-        high, low, _ = extreme_tokens(language_model.anatomy.readout, signed, N_READ)
-        promotes, demotes = _texts(language_model, high), _texts(language_model, low)
+    coefficient = _coefficients(grid, index)
+    high, low = reader.read(index)
+    negative = (coefficient < 0)[:, None]
     return _frame(
         "ffn_neurons",
         layer=layer,
         neuron=neuron,
         score=score,
         coefficient=coefficient,
-        promotes=promotes,
-        demotes=demotes,
+        promotes=_texts(language_model, torch.where(negative, low, high)),
+        demotes=_texts(language_model, torch.where(negative, high, low)),
     )
 
 
@@ -156,8 +147,7 @@ def empty(table: str) -> pd.DataFrame:
 def _coefficients(grid: Grid, index: Tensor) -> Tensor:
     order = index.argsort()
     found = torch.empty(len(index), device=index.device)
-    if len(index):
-        found[order] = grid.gather_coefficients(*grid.locate(index[order]))
+    found[order] = grid.gather_coefficients(*grid.locate(index[order]))
     return found
 
 

@@ -119,9 +119,9 @@ class FrozenReadout:
         """
         return self.norm.centre(directions * (self.norm.weight * self.scale))
 
-    def project(self, folded: Tensor) -> Tensor:
+    def project(self, folded: Tensor, out: Tensor | None = None) -> Tensor:
         """`[n, d_model] -> [n, n_vocabulary]`, the before-softmax values of folded vectors."""
-        return project(folded, self.unembedding)
+        return project(folded, self.unembedding, out)
 
     def log_probabilities(self, states: Tensor) -> Tensor:
         """Log probabilities of the next token after each state, `[n, d_model] -> [n, n_vocabulary]`."""
@@ -133,11 +133,15 @@ class FrozenReadout:
         return self.unembedding[token_ids].float()
 
 
-def project(vectors: Tensor, matrix: Tensor, chunk: int = 8192) -> Tensor:
-    """`vectors @ matrix.T` in float32; a half-precision matrix is widened a chunk of rows at a time."""
+def project(vectors: Tensor, matrix: Tensor, out: Tensor | None = None, chunk: int = 8192) -> Tensor:
+    """`vectors @ matrix.T` in float32; a half-precision matrix is widened some rows at a time."""
     if matrix.dtype == torch.float32:
-        return vectors @ matrix.T
-    return torch.cat([vectors @ part.float().T for part in matrix.split(chunk)], dim=-1)
+        return torch.mm(vectors, matrix.T, out=out)
+    if out is None:
+        out = vectors.new_empty(len(vectors), len(matrix))
+    for columns, part in zip(out.split(chunk, dim=1), matrix.split(chunk), strict=True):
+        columns.copy_(vectors @ part.float().T)
+    return out
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
