@@ -44,15 +44,11 @@ app = typer.Typer(
     },
 )
 
-Prompt = Annotated[
-    str, typer.Argument(metavar="PROMPT", help="The text before the token in question.")
-]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="The text before the token in question.")]
 ModelName = Annotated[
     str, typer.Option("--model", help="'demo', a Hugging Face id, a folder or a .gguf file.")
 ]
-Revision = Annotated[
-    str | None, typer.Option(help="Branch, tag or commit of a Hugging Face repository.")
-]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face repository.")]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option(help="Type of the weights; the checkpoint's own if not given."),
@@ -71,6 +67,8 @@ def main() -> None:
     except MnemoscopeError as error:
         sys.stderr.write(f"error: {' '.join(str(error).splitlines())}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _print_version(wanted: bool) -> None:
@@ -83,24 +81,18 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
-        ),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     pass
 
 
-@app.command(
-    epilog=_example('mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo"')
-)
+@app.command(epilog=_example('mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo"'))
 def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompt: Prompt,
     target: Annotated[
         str | None,
-        typer.Option(
-            help="The next token, leading space included; the model's own choice if not given."
-        ),
+        typer.Option(help="The next token, leading space included; the model's own choice if not given."),
     ] = None,
     target_id: Annotated[
         int | None, typer.Option(min=0, help="The next token by its id instead of its text.")
@@ -130,9 +122,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     with _stdout_kept_clean():
         opened = _open(model, revision, dtype, device, trust_remote_code)
         wanted = target if target_id is None else target_id
-        result = opened.attribute(
-            prompt, wanted, top=top, neurons=neurons, progress=sys.stderr.isatty()
-        )
+        result = opened.attribute(prompt, wanted, top=top, neurons=neurons, progress=sys.stderr.isatty())
     if json:
         _write_json(result.to_json())
     elif out is not None:
@@ -168,9 +158,7 @@ def predict(
 
 @app.command(epilog=_example("mnemoscope neuron 24.1005"))
 def neuron(
-    name: Annotated[
-        str, typer.Argument(metavar="LAYER.NEURON", help="Both count from 0, as in 24.1005.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="LAYER.NEURON", help="Both count from 0, as in 24.1005.")],
     top: Annotated[int, typer.Option(min=1, help="How many tokens of each end.")] = 10,
     json: Json = False,
     model: ModelName = "demo",
@@ -237,9 +225,7 @@ def _layer_and_neuron(name: str) -> tuple[int, int]:
     return int(layer), int(index)
 
 
-def _open(
-    name: str, revision: str | None, dtype: str | None, device: str | None, trust: bool
-) -> Model:
+def _open(name: str, revision: str | None, dtype: str | None, device: str | None, trust: bool) -> Model:
     """Open a model; the first time the demo model is wanted it tells how it is made."""
     from mnemoscope.api import load
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnemoscope.attribution.bounds import Bounder, Geometry, split_tail
+from mnemoscope.attribution.bounds import Bounder, Geometry, split_tails
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Scorer
 from mnemoscope.attribution.search import Pool, search
@@ -51,7 +51,7 @@ class Case:
         return Scorer(self.readout, self.log_probabilities, self.target, BUDGET)
 
     def bounder(self, n_tokens: int) -> Bounder:
-        tail = split_tail(self.log_probabilities, self.readout.unembedding, n_tokens)
+        (tail,) = split_tails(self.log_probabilities, self.readout.unembedding, [n_tokens])
         return Bounder(self.geometry, self.readout, tail, self.target, BUDGET)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mnemoscope.attribution import parts, tables
 from mnemoscope.attribution.base import BaseStates
-from mnemoscope.attribution.bounds import Bounder, Geometry, split_tail
+from mnemoscope.attribution.bounds import Bounder, Geometry, split_tails
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.reading import TokenReader
 from mnemoscope.attribution.result import Cost
@@ -75,10 +75,10 @@ class Prediction:
         """Exact scores."""
         return Scorer(self.readout, self.base.log_probabilities, self.target, self.budget)
 
-    def bounder(self, n_tokens: int) -> Bounder:
-        """Bounds that sum `n_tokens` tokens of every base state exactly."""
-        tail = split_tail(self.base.log_probabilities, self.readout.unembedding, n_tokens)
-        return Bounder(self.geometry, self.readout, tail, self.target, self.budget)
+    def bounders(self, *n_tokens: int) -> list[Bounder]:
+        """Bounds that sum so many tokens of every base state exactly."""
+        tails = split_tails(self.base.log_probabilities, self.readout.unembedding, n_tokens)
+        return [Bounder(self.geometry, self.readout, tail, self.target, self.budget) for tail in tails]
 
 
 class Explorer:
@@ -90,8 +90,7 @@ class Explorer:
         self.neurons = neurons
         self.report = report
         self.scorer = prediction.scorer()
-        self.coarse = prediction.bounder(COARSE_TOKENS)
-        self.fine = prediction.bounder(FINE_TOKENS)
+        self.coarse, self.fine = prediction.bounders(COARSE_TOKENS, FINE_TOKENS)
 
     def find(self, grid: Grid, *spans: tuple[int, int], observer: Observer | None = None) -> list[Best]:
         """The best parts whose coefficient index lies in each span, by bounds."""

@@ -15,7 +15,7 @@ part's norm times the largest distance of an embedding from the tail's mean embe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,17 +86,28 @@ class Tail:
     mean: Tensor
 
 
-def split_tail(log_probabilities: Tensor, unembedding: Tensor, n_top: int) -> Tail:
-    """Split each prediction `[n_states, n_vocabulary]` into its `n_top` likeliest tokens and the rest."""
-    n_top = min(n_top, log_probabilities.shape[1])
-    log_p, tokens = log_probabilities.topk(n_top, dim=-1)
-    rest = log_probabilities.exp().scatter_(1, tokens, 0.0)
-    mass = rest.sum(-1)
-    sums = torch.zeros(len(rest), unembedding.shape[1], device=rest.device)
-    for part, rows in zip(rest.split(8192, dim=1), unembedding.split(8192), strict=True):
+def split_tails(log_probabilities: Tensor, unembedding: Tensor, n_top: Sequence[int]) -> list[Tail]:
+    """Split each prediction `[n_states, n_vocabulary]` into its likeliest tokens and the rest.
+
+    Args:
+        log_probabilities: the predictions.
+        unembedding: E, `[n_vocabulary, d_model]`.
+        n_top: how many of the likeliest, for each of the splits wanted.
+    """
+    n_vocabulary = log_probabilities.shape[1]
+    log_p, tokens = log_probabilities.topk(min(max(n_top), n_vocabulary), dim=-1)
+    rests = log_probabilities.exp().repeat(len(n_top), 1, 1)
+    for rest, n in zip(rests, n_top, strict=True):
+        rest.scatter_(1, tokens[:, :n], 0.0)
+    sums = torch.zeros(*rests.shape[:2], unembedding.shape[1], device=rests.device)
+    for part, rows in zip(rests.split(8192, dim=2), unembedding.split(8192), strict=True):
         sums += part @ rows.float()
-    mean = sums / mass.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    return Tail(tokens, log_p, mass.log().clamp_min(-1e4), rest.amax(-1), mean)
+    masses = rests.sum(-1)
+    means = sums / masses.clamp_min(torch.finfo(torch.float32).tiny)[..., None]
+    return [
+        Tail(tokens[:, :n], log_p[:, :n], mass.log().clamp_min(-1e4), rest.amax(-1), mean)
+        for n, mass, rest, mean in zip(n_top, masses, rests, means, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,7 @@ class Bounder:
         values, norms, squares = [], [], []
         for here, some in by_layer(layer):
             vectors = grid.columns(here, _whole_or_index(column[some], grid.n_columns))
-            values.append(vectors @ self._pulled_back(int(grid.base[here])).T)
+            values.append(self._values(vectors, int(grid.base[here])))
             norm, square = self._measure(grid, here, vectors, column[some])
             norms.append(norm)
             squares.append(square)
@@ -169,18 +180,28 @@ class Bounder:
         norms, squares = self.geometry.measure_weights(grid.weights[layer])
         return norms[index], squares[index]
 
-    def _pulled_back(self, state: int) -> Tensor:
-        """What columns are multiplied with: top tokens, tail mean, target and the mean's offset."""
+    def _values(self, vectors: Tensor, state: int) -> Tensor:
+        """Values of columns for the top tokens, tail mean, target and the mean's offset, `[n, n_top + 3]`.
+
+        The fewer of the two sides goes through the frozen norm.
+        """
         mean = self.tail.mean[state]
-        tokens = self.readout.rows(self.tail.tokens[state])
-        target = self.readout.unembedding[self.target].float()
-        stacked = torch.cat([tokens, torch.stack([mean, target, self.geometry.mean - mean])])
-        return self.readout.pull_back(stacked)
+        ids = torch.cat([self.tail.tokens[state], self._target])
+        rows = self.readout.unembedding.index_select(0, ids).float()
+        others = torch.stack([mean, self.geometry.mean - mean])
+        if len(vectors) < len(rows):
+            folded = self.readout.fold(vectors)
+            return torch.cat([folded @ rows.T, folded @ others.T], dim=1)
+        return vectors @ self.readout.pull_back(torch.cat([rows, others])).T
+
+    @property
+    def _target(self) -> Tensor:
+        return torch.tensor([self.target], device=self.tail.tokens.device)
 
     def _inequalities(
         self, values: Tensor, norms: Tensor, squares: Tensor, factors: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        top, (mean, target, offset) = values[:, None, :-3], values[:, -3:].T[..., None]
+        top, (target, mean, offset) = values[:, None, :-3], values[:, -3:].T[..., None]
         log_mass = self.tail.log_mass[state, None]
         exponents = (factors[..., None] * top).add_(self.tail.log_p[state, None])
         sums = torch.logsumexp(exponents, dim=-1)

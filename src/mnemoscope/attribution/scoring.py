@@ -56,14 +56,16 @@ class Scorer:
         states = grid.base[layer]
         columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
         scores = torch.empty(len(index), device=index.device)
-        for start in range(0, len(columns), self.rows):
-            block = columns[start : start + self.rows]
+        n_blocks = -(-len(columns) // self.rows)
+        start = 0
+        for block in columns.tensor_split(max(n_blocks, 1)):
             values = self._project(grid, block)
             if observer is not None:
                 observer(block, values)
             inside = torch.nonzero((rank >= start) & (rank < start + len(block)))[:, 0]
             for some in inside.split(self.rows):
                 scores[some] = self._increase(values, rank[some] - start, factors[some], states[some])
+            start += len(block)
         return scores
 
     def all(self, grid: Grid, report: Callable[[int], None] | None = None) -> Tensor:

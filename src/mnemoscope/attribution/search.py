@@ -18,7 +18,7 @@ from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Observer, Scorer
 
 # Parts scored per round after the first; small enough to profit from a threshold that rises.
-ROUND = 64
+ROUND = 96
 
 
 @dataclass
