@@ -16,7 +16,7 @@ from mnemoscope.attribution.base import BaseStates
 from mnemoscope.attribution.bounds import Bounder, Geometry, split_tails
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.reading import TokenReader
-from mnemoscope.attribution.result import Cost
+from mnemoscope.attribution.result import TABLES, Cost
 from mnemoscope.attribution.scoring import Observer, Scorer
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.model.capture import Trace
@@ -34,17 +34,14 @@ FINE_TOKENS = 512
 # then scores exactly.
 FINE_SHARE = 0.25
 EXACT_SHARE = 0.02
+# The most heads at positions to list in each direction; each costs as much as a neuron.
+N_POSITIONS = 30
 # How many promoted and demoted tokens are listed with an FFN neuron.
 N_READ = 10
 
 
-@dataclass(frozen=True)
-class Best:
-    """The parts that raise and those that lower the target most, as flat indices with scores."""
-
-    raising: tuple[Tensor, Tensor]
-    suppressing: tuple[Tensor, Tensor]
-    cost: Cost
+# Flat indices of parts and their scores, best first.
+Best = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,46 +79,75 @@ class Prediction:
 
 
 class Explorer:
-    """Finds the best parts of a prediction, by bounds or by scoring every one."""
+    """Finds the best parts of a prediction, by bounds or by scoring every one.
 
-    def __init__(self, prediction: Prediction, top: int, neurons: Neurons, report: Report | None) -> None:
+    What it finds is named after the tables of the result, `suppressing_` in front for the lowest.
+
+    Attributes:
+        best: indices and scores, by table.
+        intervals: bounds of every part `[n_layers, n_columns, n_coefficients]`, by kind.
+        costs: what each search cost, by table.
+    """
+
+    def __init__(
+        self, prediction: Prediction, neurons: Neurons, suppressing: bool, report: Report | None
+    ) -> None:
         """See `attribute`."""
-        self.top = top
         self.neurons = neurons
+        self.signs = {"": 1, "suppressing_": -1} if suppressing else {"": 1}
         self.report = report
         self.scorer = prediction.scorer()
         self.coarse, self.fine = prediction.bounders(COARSE_TOKENS, FINE_TOKENS)
+        self.best: dict[str, Best] = {}
+        self.intervals: dict[str, tuple[Tensor, Tensor]] = {}
+        self.costs: dict[str, Cost] = {}
 
-    def find(self, grid: Grid, *spans: tuple[int, int], observer: Observer | None = None) -> list[Best]:
-        """The best parts whose coefficient index lies in each span, by bounds."""
-        pools = [Pool(self.top, sign, *span) for span in spans for sign in (1, -1)]
-        exact = search(grid, pools, self.coarse, self.fine, self.scorer, observer)
-        cost = Cost(parts=grid.n_layers * grid.n_columns * grid.n_coefficients, exact=exact)
-        return [
-            Best(raising.best(), suppressing.best(), cost)
-            for raising, suppressing in zip(pools[::2], pools[1::2], strict=True)
-        ]
+    def find(
+        self, grid: Grid, top: int, spans: dict[str, tuple[int, int]], observer: Observer | None = None
+    ) -> None:
+        """Find the best parts of each table by bounds.
+
+        Args:
+            grid: the parts.
+            top: how many of each direction.
+            spans: the tables and which coefficients of a column belong to them.
+            observer: shown the values of what is scored, the best among them.
+        """
+        pools = {
+            prefix + table: Pool(top, sign, *span)
+            for table, span in spans.items()
+            for prefix, sign in self.signs.items()
+        }
+        exact = search(grid, list(pools.values()), self.coarse, self.fine, self.scorer, observer)
+        self.best |= {table: pool.best() for table, pool in pools.items()}
+        self.costs |= dict.fromkeys(spans, Cost(parts=grid.size, exact=exact))
 
     def explore(
         self,
-        name: str,
+        kind: str,
         grid: Grid,
-        *spans: tuple[int, int],
+        top: int,
+        spans: dict[str, tuple[int, int]],
         observer: Observer | None = None,
-    ) -> tuple[list[Best], tuple[Tensor, Tensor] | None]:
-        """The best neurons and, if every neuron was asked for, intervals `[n_layers, n, m]`.
-
-        The observer is shown at least the best.
-        """
-        if self.neurons == "all":
-            scores = self.scorer.all(grid, self._progress(name, grid))
-            best = [_best_of_all(scores, span, self.top) for span in spans]
-            if observer is not None:
-                shown = [index for b in best for index, _ in (b.raising, b.suppressing)]
-                self.scorer.chosen(grid, torch.cat(shown).unique(), observer)
-            return best, (scores, scores)
-        best = self.find(grid, *spans, observer=observer)
-        return best, self._intervals(name, grid) if self.neurons == "bounds" else None
+    ) -> None:
+        """Find the best neurons and, if every neuron is asked for, score or bound all of a kind."""
+        if self.neurons != "all":
+            self.find(grid, top, spans, observer)
+            if self.neurons == "bounds":
+                self.intervals[kind] = self._intervals(kind, grid)
+            return
+        scores = self.scorer.all(grid, self._progress(kind, grid))
+        self.intervals[kind] = scores, scores
+        found = {
+            prefix + table: _best_of_all(scores, span, sign, top)
+            for table, span in spans.items()
+            for prefix, sign in self.signs.items()
+        }
+        if observer is not None:
+            shown = torch.cat([index for index, _ in found.values()])
+            self.scorer.chosen(grid, shown.unique(), observer)
+        self.best |= found
+        self.costs |= dict.fromkeys(spans, Cost(parts=grid.size, exact=grid.size))
 
     def _intervals(self, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
         """Bounds of every part, those with the widest intervals scored exactly."""
@@ -152,7 +178,11 @@ class Explorer:
 
 
 def attribute(
-    prediction: Prediction, top: int, neurons: Neurons, report: Report | None = None
+    prediction: Prediction,
+    top: int,
+    neurons: Neurons,
+    suppressing: bool = True,
+    report: Report | None = None,
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Cost]]:
     """Every table of a result, and what the searches cost.
 
@@ -161,62 +191,48 @@ def attribute(
         top: how many neurons of each kind and direction.
         neurons: `"top"` finds them by bounds; `"all"` scores every neuron and takes them from there;
             `"bounds"` adds to `"top"` an interval for every neuron.
+        suppressing: whether to find those that lower the target most too.
         report: told of progress through all neurons.
     """
-    anatomy, trace, base = prediction.language_model.anatomy, prediction.trace, prediction.base
+    language_model, trace, base = prediction.language_model, prediction.trace, prediction.base
+    anatomy, tokens = language_model.anatomy, prediction.tokens
+    n_tokens, d_head = len(tokens), anatomy.d_head
     ffn = parts.ffn_neurons(trace, anatomy, base.ffn)
     attention = parts.attention_neurons(trace, anatomy, base.attention)
-    n_tokens = len(prediction.tokens)
-    explorer = Explorer(prediction, top, neurons, report)
-    reader = TokenReader(N_READ)
-    (best_ffn,), ffn_intervals = explorer.explore("FFN neurons", ffn, (0, 1), observer=reader)
-    (best_attention, best_summed), attention_intervals = explorer.explore(
-        "attention neurons", attention, (0, n_tokens), (n_tokens, n_tokens + 1)
-    )
     positions = parts.heads_at_positions(trace, anatomy, base.attention)
-    (best_positions,) = explorer.find(positions, (0, 1))
-    head_scores = explorer.scorer.all(parts.heads(trace, anatomy, base.attention))
+    heads = parts.heads(trace, anatomy, base.attention)
 
-    makers = {
-        "positions": (
-            best_positions,
-            partial(tables.heads_at_positions, positions, trace.patterns, prediction.tokens),
-        ),
-        "ffn_neurons": (
-            best_ffn,
-            partial(tables.ffn_neurons, ffn, prediction.language_model, reader),
-        ),
-        "attention_neurons": (
-            best_attention,
-            partial(tables.attention_neurons, attention, anatomy.d_head, prediction.tokens),
-        ),
-        "attention_neurons_summed": (
-            best_summed,
-            partial(tables.attention_neurons_summed, attention, anatomy.d_head),
-        ),
+    explorer = Explorer(prediction, neurons, suppressing, report)
+    reader = TokenReader(N_READ)
+    explorer.explore("FFN neurons", ffn, top, {"ffn_neurons": (0, 1)}, reader)
+    spans = {
+        "attention_neurons": (0, n_tokens),
+        "attention_neurons_summed": (n_tokens, n_tokens + 1),
     }
-    found = {
-        "layers": tables.layers(base.layer_scores(prediction.target)),
-        "heads": tables.heads(head_scores[..., 0]),
-        "ffn_scores": tables.empty("ffn_scores"),
-        "attention_scores": tables.empty("attention_scores"),
+    explorer.explore("attention neurons", attention, top, spans)
+    explorer.find(positions, min(top, N_POSITIONS), {"positions": (0, 1)})
+
+    make = {
+        "positions": partial(tables.heads_at_positions, positions, trace.patterns, tokens),
+        "ffn_neurons": partial(tables.ffn_neurons, ffn, language_model, reader),
+        "attention_neurons": partial(tables.attention_neurons, attention, d_head, tokens),
+        "attention_neurons_summed": partial(tables.attention_neurons_summed, attention, d_head),
     }
-    for name, (best, make) in makers.items():
-        found[name] = make(*best.raising)
-        found[f"suppressing_{name}"] = make(*best.suppressing)
-    if ffn_intervals is not None and attention_intervals is not None:
-        found["ffn_scores"] = tables.ffn_scores(ffn, *ffn_intervals)
-        by_position = [side[..., :n_tokens] for side in attention_intervals]
-        found["attention_scores"] = tables.attention_scores(attention, anatomy.d_head, *by_position)
-    return found, {name: best.cost for name, (best, _) in makers.items()}
+    found = {table: tables.empty(table) for table in TABLES}
+    found["layers"] = tables.layers(base.layer_scores(prediction.target))
+    found["heads"] = tables.heads(explorer.scorer.all(heads)[..., 0])
+    for table, best in explorer.best.items():
+        found[table] = make[table.removeprefix("suppressing_")](*best)
+    if explorer.intervals:
+        found["ffn_scores"] = tables.ffn_scores(ffn, *explorer.intervals["FFN neurons"])
+        lower, upper = (side[..., :n_tokens] for side in explorer.intervals["attention neurons"])
+        found["attention_scores"] = tables.attention_scores(attention, d_head, lower, upper)
+    return found, explorer.costs
 
 
-def _best_of_all(scores: Tensor, span: tuple[int, int], top: int) -> Best:
+def _best_of_all(scores: Tensor, span: tuple[int, int], sign: int, top: int) -> Best:
     """The best of exhaustive scores `[n_layers, n_columns, n_coefficients]` within a span."""
     index = torch.arange(scores.numel(), device=scores.device).view_as(scores)
     index, flat = index[..., slice(*span)].flatten(), scores[..., slice(*span)].flatten()
-    both = []
-    for descending in (True, False):
-        order = flat.argsort(descending=descending, stable=True)[:top]
-        both.append((index[order], flat[order]))
-    return Best(both[0], both[1], Cost(parts=scores.numel(), exact=scores.numel()))
+    order = flat.argsort(descending=sign > 0, stable=True)[:top]
+    return index[order], flat[order]

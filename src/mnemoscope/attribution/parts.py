@@ -47,6 +47,11 @@ class Grid:
         """`(n_layers, n_columns, n_coefficients)`."""
         return self.n_layers, self.n_columns, self.n_coefficients
 
+    @property
+    def size(self) -> int:
+        """Number of parts."""
+        return self.n_layers * self.n_columns * self.n_coefficients
+
     def locate(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Layer, column and coefficient of flat indices."""
         column = index.div(self.n_coefficients, rounding_mode="floor")

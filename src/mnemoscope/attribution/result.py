@@ -121,7 +121,7 @@ class Attribution:
         attention_neurons: the attention neurons at positions that raise the target most.
         attention_neurons_summed: the same with each neuron's positions added up.
         suppressing_positions, suppressing_ffn_neurons, suppressing_attention_neurons,
-            suppressing_attention_neurons_summed: those that lower it most.
+            suppressing_attention_neurons_summed: those that lower it most; empty if not asked for.
         ffn_scores, attention_scores: with `neurons="all"` or `"bounds"` an interval
             `lower <= score <= upper` for every neuron (a single number with `"all"`); else empty.
         log_probability_of_embeddings: `log p(target)` read from the stream before the first layer.

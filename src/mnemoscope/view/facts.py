@@ -1,0 +1,39 @@
+"""What is said of a result as a whole, in words, the same on every surface."""
+
+from __future__ import annotations
+
+from mnemoscope.attribution.result import Attribution
+from mnemoscope.view.numbers import plain_number
+from mnemoscope.view.tokens import visible
+
+# The tables of parts that are searched for, with what they hold.
+SEARCHED = {
+    "ffn_neurons": "FFN neurons",
+    "attention_neurons": "attention neurons at positions",
+    "attention_neurons_summed": "attention neurons",
+    "positions": "heads at positions",
+}
+
+
+def what_is_proven(result: Attribution) -> list[str]:
+    """How sure the top lists are, a line for each search."""
+    lines = []
+    for name, what in SEARCHED.items():
+        for table, end in ((name, "top"), (f"suppressing_{name}", "bottom")):
+            cost = result.costs.get(table)
+            if cost is None:
+                continue
+            verdict = "certified: exact" if result.certified else "not certified: best found"
+            found = f"{end} {len(getattr(result, table)):,} of {cost.parts:,} {what}"
+            lines.append(f"{verdict} {found}, {cost.exact:,} scored exactly")
+    return lines
+
+
+def sum_of_layers(result: Attribution) -> str:
+    """Where the log probability comes from, and what rounding the layers' sum leaves."""
+    start = plain_number(result.log_probability_of_embeddings)
+    end = plain_number(result.target.log_probability)
+    path = f"log p of {visible(result.target.text)}: {start} from embeddings, {end} at the end"
+    if result.telescoping_error is None:
+        return path
+    return f"{path}; the layers add up to the difference within {abs(result.telescoping_error):.0e}"

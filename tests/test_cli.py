@@ -1,0 +1,259 @@
+"""The command line as people and scripts meet it: what it prints where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnemoscope.attribution.result import Attribution
+
+TOKYO = ["attribute", "The capital of Japan is the city of", "--target", " Tokyo"]
+COMMAND = [sys.executable, "-m", "mnemoscope.cli"]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "COLUMNS": "100", **environment},
+        timeout=300,
+        check=False,
+    )
+
+
+def printed(*arguments: str, **environment: str) -> str:
+    """The output of a command that must succeed and say nothing on stderr."""
+    done = run(*arguments, **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def refused(*arguments: str) -> str:
+    """The one line a command that must be refused says."""
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def tokyo() -> dict[str, Any]:
+    return json.loads(printed(*TOKYO, "--json"))
+
+
+@pytest.mark.parametrize("command", [[], ["attribute"], ["predict"], ["neuron"], ["models"]])
+def test_help_ends_with_an_example(command: list[str]) -> None:
+    text = printed(*command, "--help")
+    assert text.rstrip().splitlines()[-1].startswith("    mnemoscope ")
+    assert printed(*command, "-h") == text
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = """if True:
+        import sys
+        from mnemoscope.cli import main
+        try:
+            sys.argv = ["mnemoscope", "attribute", "--help"]
+            main()
+        finally:
+            heavy = {"torch", "transformers", "pandas", "numpy", "rich", "jinja2", "pyarrow"}
+            assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_version() -> None:
+    assert printed("--version").startswith("mnemoscope ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*TOKYO, "--json", "--out", "a.json"], "--json and --out"),
+        ([*TOKYO, "--target-id", "3"], "--target and --target-id"),
+        ([*TOKYO, "--out", "a.csv"], "ends in .json, .parquet or .html"),
+        ([*TOKYO, "--out", "no-such-folder/a.json"], "create the folder no-such-folder"),
+        (["neuron", "24"], "write layer.neuron"),
+        (["neuron", "-1.5"], "write layer.neuron"),
+    ],
+)
+def test_mistakes_are_told_before_the_model_is_opened(arguments: list[str], message: str) -> None:
+    # A neuron that begins with a minus sign is no option.
+    arguments = ["neuron", "--", *arguments[1:]] if arguments[1] == "-1.5" else arguments
+    begin = time.monotonic()
+    assert message in refused(*arguments)
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*TOKYO, "--top", "0"],
+        [*TOKYO, "--top", "many"],
+        [*TOKYO, "--neurons", "some"],
+        [*TOKYO, "--dtype", "int8"],
+        [*TOKYO, "--target-id", "-1"],
+        ["attribute"],
+        ["predict", "a", "b"],
+        ["no-such-command"],
+    ],
+)
+def test_usage_errors(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Usage: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attribute", ""], "the prompt is empty"),
+        (["attribute", "The capital of Japan is the city of", "--target", "Tokyo"], "' Tokyo'"),
+        (["attribute", "The", "--target", " Tokyo Osaka"], "tokens"),
+        (["attribute", "The", "--target-id", "99999999"], "not in the vocabulary"),
+        (["neuron", "99.0"], "there is no layer 99"),
+        (["predict", "The", "--model", "./no/such/folder"], "no/such/folder"),
+        (["predict", "The", "--device", "toaster"], "toaster"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments: list[str], message: str) -> None:
+    assert message in refused(*arguments)
+
+
+@pytest.mark.slow
+def test_attribute_prints_one_json_object(tokyo: dict[str, Any]) -> None:
+    assert list(tokyo) == [
+        "model",
+        "revision",
+        "prompt",
+        "tokens",
+        "target",
+        "certified",
+        "layers",
+        "heads",
+        "ffn_neurons",
+        "attention_neurons",
+        "query_ffn_neurons",
+        "query_layers",
+    ]
+    assert tokyo["target"]["text"] == " Tokyo"
+    assert tokyo["target"]["rank"] == 1
+    assert tokyo["tokens"][3] == " Japan"
+    assert (tokyo["ffn_neurons"][0]["layer"], tokyo["ffn_neurons"][0]["neuron"]) == (24, 1005)
+    assert len(tokyo["ffn_neurons"]) == len(tokyo["attention_neurons"]) == 100
+    assert tokyo["certified"] is True
+
+
+@pytest.mark.slow
+def test_target_by_id_and_by_default_are_the_same(tokyo: dict[str, Any]) -> None:
+    for target in (["--target-id", str(tokyo["target"]["id"])], []):
+        assert json.loads(printed(*TOKYO[:2], *target, "--json")) == tokyo
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", [".json", ".parquet"])
+def test_out_holds_what_json_prints(tmp_path: Path, tokyo: dict[str, Any], ending: str) -> None:
+    path = tmp_path / f"tokyo{ending}"
+    assert printed(*TOKYO, "--out", str(path)) == f"saved {path}\n"
+    assert Attribution.load(path).to_json() == tokyo
+
+
+@pytest.mark.slow
+def test_out_writes_a_page(tmp_path: Path) -> None:
+    path = tmp_path / "tokyo.html"
+    printed(*TOKYO, "--top", "5", "--out", str(path))
+    assert "␣Tokyo" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_attribute_draws_for_people() -> None:
+    text = printed(*TOKYO, "--top", "10")
+    assert "\x1b" not in text
+    assert "The ␣capital ␣of ␣Japan ␣is ␣the ␣city ␣of ▸ ␣Tokyo" in text
+    assert "24.1005" in text
+    assert "certified: exact top 10 of 46,080 FFN neurons" in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+@pytest.mark.slow
+def test_predict() -> None:
+    assert "␣Paris" in printed("predict", "The capital of France is", "--top", "3")
+    found = json.loads(printed("predict", "The capital of France is", "--top", "3", "--json"))
+    assert [row["rank"] for row in found["predictions"]] == [1, 2, 3]
+    assert found["predictions"][0]["token"] == " Paris"
+
+
+@pytest.mark.slow
+def test_neuron() -> None:
+    assert "FFN neuron 24.1005" in printed("neuron", "24.1005", "--top", "3")
+    found = json.loads(printed("neuron", "24.1005", "--top", "3", "--json"))
+    assert (found["layer"], found["neuron"], len(found["promotes"])) == (24, 1005, 3)
+
+
+@pytest.mark.slow
+def test_demo_says_where_the_model_is() -> None:
+    folder, size = printed("demo", "--verify").splitlines()
+    assert (Path(folder) / "tokenizer.json").is_file()
+    assert size.endswith("MB, every byte as it was made")
+
+
+@pytest.mark.slow
+def test_models_are_proven() -> None:
+    done = run("models", "--json")
+    assert done.returncode == 0
+    families = json.loads(done.stdout)["families"]
+    assert {family["status"] for family in families} == {"proven"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_terminal_without_unicode_is_served(form: list[str]) -> None:
+    text = printed("predict", "日本の\tcafé", *form, PYTHONIOENCODING="ascii")
+    assert text.isascii()
+    if form:
+        assert json.loads(text)["prompt"] == "日本の\tcafé"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals and pipes are POSIX here")
+def test_a_reader_that_leaves_is_no_error() -> None:
+    with subprocess.Popen(
+        [*COMMAND, *TOKYO, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals and pipes are POSIX here")
+@pytest.mark.parametrize("delay", [1.0, 4.0])
+def test_an_interrupt_ends_without_a_traceback(delay: float) -> None:
+    with subprocess.Popen(
+        [*COMMAND, *TOKYO, "--neurons", "all"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        time.sleep(delay)
+        while process.poll() is None:  # imported packages may swallow one
+            process.send_signal(signal.SIGINT)
+            time.sleep(3)
+        output, errors = process.communicate()
+    # Python ends itself by the signal, which a shell calls 130 too, if it came within an exec().
+    assert process.returncode in (130, -signal.SIGINT)
+    assert (output, errors) == (b"", b"")

@@ -1,0 +1,102 @@
+"""A result with everything that can go wrong on a screen or in a file, built by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mnemoscope.attribution.result import TABLES, Attribution, Cost, Provenance, Target
+
+TOKENS = ("The", " capital", "\n", "\t", "[bold]", "\u202eabc", "🙂", " of")
+DTYPES: dict[str, str] = {
+    **dict.fromkeys(("layer", "head", "neuron", "dim", "position"), "int64"),
+    **dict.fromkeys(("score", "coefficient", "attention", "lower", "upper"), "float32"),
+    **dict.fromkeys(("kind", "token"), "str"),
+    **dict.fromkeys(("promotes", "demotes"), "object"),
+}
+MakeResult = Callable[..., Attribution]
+
+
+def _table(name: str, n_rows: int, shape: dict[str, int], tokens: tuple[str, ...]) -> pd.DataFrame:
+    random = np.random.default_rng(list(name.encode()))
+    lowers = name.startswith("suppressing_")
+    words = [" Tokyo", "[/red]", "日本", " of\u200b", "<script>alert(1)</script>", "e\u0301"]
+    columns: dict[str, Any] = {}
+    for column in TABLES[name]:
+        if column == "token":
+            columns[column] = [tokens[position] for position in columns["position"]]
+        elif DTYPES[column] == "int64":
+            columns[column] = random.integers(0, shape[column], n_rows)
+        elif column in ("promotes", "demotes"):
+            columns[column] = [list(random.permutation(words)) for _ in range(n_rows)]
+            columns[column] = [[str(word) for word in row] for row in columns[column]]
+        elif column == "score":
+            scores = -np.sort(-np.abs(random.standard_normal(n_rows)))
+            columns[column] = -scores if lowers else scores
+        else:
+            columns[column] = random.standard_normal(n_rows)
+    frame = pd.DataFrame(columns)
+    return frame.astype({column: DTYPES[column] for column in TABLES[name]})
+
+
+def _every_part(shape: dict[str, int], names: tuple[str, ...], **labels: list[Any]) -> pd.DataFrame:
+    """One row for each part, with random scores of both signs, best first."""
+    grids = [labels.get(name, list(range(shape.get(name, 0)))) for name in names]
+    frame = pd.MultiIndex.from_product(grids, names=names).to_frame(index=False)
+    scores = np.random.default_rng(7).standard_normal(len(frame)).astype("float32")
+    frame["score"] = scores
+    return frame.sort_values("score", ascending=False, ignore_index=True)
+
+
+@pytest.fixture
+def make_result() -> MakeResult:
+    """A maker of results of any size: `make_result(n_layers=6, n_heads=4, n_rows=5, **fields)`."""
+
+    def make(
+        n_layers: int = 6,
+        n_heads: int = 4,
+        n_rows: int = 5,
+        tokens: tuple[str, ...] = TOKENS,
+        **fields: Any,
+    ) -> Attribution:
+        shape = {
+            "layer": n_layers,
+            "head": n_heads,
+            "neuron": 64,
+            "dim": 16,
+            "position": len(tokens),
+        }
+        tables = {name: _table(name, n_rows, shape, tokens) for name in TABLES}
+        tables["layers"] = _every_part(shape, ("layer", "kind"), kind=["attention", "ffn"]).astype(
+            {"kind": "str"}
+        )
+        tables["heads"] = _every_part(shape, ("layer", "head"))
+        tables["ffn_scores"] = tables["ffn_scores"].iloc[:0]
+        tables["attention_scores"] = tables["attention_scores"].iloc[:0]
+        values: dict[str, Any] = {
+            "prompt": "".join(tokens),
+            "tokens": tokens,
+            "token_ids": tuple(range(len(tokens))),
+            "target": Target(7, " Tokyo", 1, 0.854, -0.158),
+            "certified": True,
+            **tables,
+            "log_probability_of_embeddings": -12.5,
+            "telescoping_error": 3e-6,
+            "costs": {name: Cost(46080, 200) for name in TABLES if "neurons" in name},
+            "provenance": Provenance(
+                "demo", "abc123", "LlamaForCausalLM", "float32", {"torch": "2"}, {"top": n_rows}
+            ),
+        }
+        return Attribution(**{**values, **fields})
+
+    return make
+
+
+@pytest.fixture
+def result(make_result: MakeResult) -> Attribution:
+    """A small result with odd tokens."""
+    return make_result()

@@ -1,0 +1,138 @@
+"""The page stands on its own, obeys no token, and says everything the result says."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mnemoscope.attribution.result import TABLES, Attribution, Provenance
+from mnemoscope.view.files import save
+from mnemoscope.view.html import render_html
+
+Make = Callable[..., Attribution]
+VOID = {"meta", "wbr"}
+
+
+class Page(HTMLParser):
+    """Collects the elements of a page and checks that they nest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_is_one_whole_page(result: Attribution) -> None:
+    page = Page(render_html(result))
+    assert page.open == []
+    assert page.all("html")[0]["lang"] == "en"
+    assert "Where demo remembers ␣Tokyo" in re.sub(r"\s+", " ", page.text)
+    assert "certified: exact top 5 of 46,080 FFN neurons" in page.text
+
+
+def test_fetches_and_runs_nothing(result: Attribution) -> None:
+    page = Page(render_html(result))
+    assert not {"script", "link", "img", "iframe", "base", "form"} & {t for t, _ in page.elements}
+    for _, attributes in page.elements:
+        assert not {"href", "src", "style", "action"} & set(attributes)
+        assert not [name for name in attributes if name.startswith("on")]
+    assert "url(" not in render_html(result).replace("url(#hatch)", "")
+
+
+def test_policy_allows_only_its_own_style(result: Attribution) -> None:
+    text = render_html(result)
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert style is not None
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    policy = next(m for m in Page(text).all("meta") if "http-equiv" in m)
+    assert policy["content"] == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def test_tokens_are_text(result: Attribution) -> None:
+    text = render_html(result)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "<script" not in text
+    assert "\u202e" not in text
+    assert "\\u202eabc" in text
+
+
+def test_model_names_are_text(make_result: Make) -> None:
+    origin = Provenance("<b>\ud800", "r", "A", "float32", {"<i>": "1"}, {"top": "<u>"})
+    page = Page(render_html(make_result(provenance=origin)))
+    assert not {"b", "i", "u"} & {tag for tag, _ in page.elements}
+    assert "<b>\\ud800" in page.text
+
+
+def test_has_every_table_with_headers(result: Attribution) -> None:
+    page = Page(render_html(result))
+    names = [name for name in TABLES if not name.endswith("_scores")]
+    regions = {box.get("aria-labelledby") for box in page.all("div") if "tabindex" in box}
+    assert set(names) <= regions
+    headers = [header["scope"] for header in page.all("th")]
+    assert headers == ["col"] * sum(len(TABLES[name]) for name in names)
+    n_rows = sum(len(getattr(result, name)) for name in names)
+    assert len(page.all("tr")) == n_rows + len(names)
+
+
+def test_figure_draws_every_block_and_head(make_result: Make) -> None:
+    text = render_html(make_result(30, 9))
+    assert len(re.findall(r"<title>layer \d+, (?:attention|FFN): ", text)) == 60
+    assert len(re.findall(r"<title>layer \d+, head \d+: ", text)) == 270
+    assert text.count('class="raises block"') + text.count('class="lowers block"') == 60
+
+
+@pytest.mark.parametrize("size", [(1, 1), (80, 64)])
+def test_figure_fits_any_model(make_result: Make, size: tuple[int, int]) -> None:
+    figure = Page(render_html(make_result(*size))).all("svg")
+    width = max(float(svg["width"] or 0) for svg in figure)
+    assert 100 < width < 1300
+
+
+def test_long_tables_say_what_they_leave_out(make_result: Make) -> None:
+    assert "50 more rows are in the result" in Page(render_html(make_result(n_rows=250))).text
+
+
+def test_draws_empty_tables_and_scores_that_are_not_numbers(make_result: Make) -> None:
+    empty = pd.DataFrame({column: [] for column in TABLES["positions"]})
+    result = make_result(positions=empty)
+    result.layers.loc[0, "score"] = np.nan
+    result.ffn_neurons.loc[0, "score"] = np.inf
+    text = Page(render_html(result)).text
+    assert "None." in text
+    assert "n/a" in text
+    assert "+∞" in text
+
+
+def test_is_saved_as_utf8(tmp_path: Path, result: Attribution) -> None:
+    path = save(result, tmp_path / "tokyo.HTML")
+    assert path.read_text(encoding="utf-8") == render_html(result)
