@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnemoscope.attribution.bounds import Bounder, Geometry, split_tails
+from mnemoscope.attribution.bounds import Bounder, Geometry, split_tail
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Scorer
 from mnemoscope.attribution.search import Pool, search
@@ -51,7 +51,7 @@ class Case:
         return Scorer(self.readout, self.log_probabilities, self.target, BUDGET)
 
     def bounder(self, n_tokens: int) -> Bounder:
-        (tail,) = split_tails(self.log_probabilities, self.readout.unembedding, [n_tokens])
+        tail = split_tail(self.log_probabilities, self.readout.unembedding, n_tokens)
         return Bounder(self.geometry, self.readout, tail, self.target, BUDGET)
 
 
@@ -147,8 +147,8 @@ def test_the_certified_best_are_the_best_of_all(case: Case, k: int, tokens: tupl
     grid, scorer = case.grid, case.scorer()
     spans = [(0, grid.n_coefficients), (grid.n_coefficients - 1, grid.n_coefficients)]
     pools = [Pool(k, sign, *span) for span in spans for sign in (1, -1)]
-    scored = search(grid, pools, case.bounder(tokens[0]), case.bounder(tokens[1]), scorer)
-    assert scored <= grid.n_layers * grid.n_columns * grid.n_coefficients
+    scored = search(grid, pools, case.bounder(tokens[0]), lambda: case.bounder(tokens[1]), scorer)
+    assert len(scored) == len(scored.unique()) <= grid.size
     scores = scorer.all(grid)
     index = torch.arange(scores.numel()).view_as(scores)
     for pool in pools:
@@ -163,8 +163,8 @@ def test_the_certified_best_are_the_best_of_all(case: Case, k: int, tokens: tupl
 def test_few_parts_are_scored_exactly(size: float) -> None:
     case = make_case(seed=3, n_columns=2000, n_coefficients=1, size=size, sharpness=0.3)
     pools = [Pool(10, 1, 0, 1)]
-    scored = search(case.grid, pools, case.bounder(32), case.bounder(100), case.scorer())
-    assert scored <= 100
+    scored = search(case.grid, pools, case.bounder(32), lambda: case.bounder(100), case.scorer())
+    assert len(scored) <= 100
 
 
 def test_an_upper_bound_that_is_too_low_would_be_noticed() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import pandas as pd
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mnemoscope.attribution import parts, tables
 from mnemoscope.attribution.base import BaseStates
-from mnemoscope.attribution.bounds import Bounder, Geometry, split_tails
+from mnemoscope.attribution.bounds import Bounder, Geometry, split_tail
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.reading import TokenReader
 from mnemoscope.attribution.result import TABLES, Cost
@@ -29,7 +29,7 @@ Report = Callable[[str, int, int], None]
 
 # Tokens summed exactly by the first bound of every part and by the second of those left.
 COARSE_TOKENS = 32
-FINE_TOKENS = 512
+FINE_TOKENS = 1024
 # Shares of the neurons, those with the widest intervals, that `neurons="bounds"` bounds finely and
 # then scores exactly.
 FINE_SHARE = 0.25
@@ -72,10 +72,10 @@ class Prediction:
         """Exact scores."""
         return Scorer(self.readout, self.base.log_probabilities, self.target, self.budget)
 
-    def bounders(self, *n_tokens: int) -> list[Bounder]:
+    def bounder(self, n_tokens: int) -> Bounder:
         """Bounds that sum so many tokens of every base state exactly."""
-        tails = split_tails(self.base.log_probabilities, self.readout.unembedding, n_tokens)
-        return [Bounder(self.geometry, self.readout, tail, self.target, self.budget) for tail in tails]
+        tail = split_tail(self.base.log_probabilities, self.readout.unembedding, n_tokens)
+        return Bounder(self.geometry, self.readout, tail, self.target, self.budget)
 
 
 class Explorer:
@@ -97,10 +97,16 @@ class Explorer:
         self.signs = {"": 1, "suppressing_": -1} if suppressing else {"": 1}
         self.report = report
         self.scorer = prediction.scorer()
-        self.coarse, self.fine = prediction.bounders(COARSE_TOKENS, FINE_TOKENS)
+        self.coarse = prediction.bounder(COARSE_TOKENS)
+        self._prediction = prediction
         self.best: dict[str, Best] = {}
         self.intervals: dict[str, tuple[Tensor, Tensor]] = {}
         self.costs: dict[str, Cost] = {}
+
+    @cached_property
+    def fine(self) -> Bounder:
+        """Tighter bounds, made when a search needs them."""
+        return self._prediction.bounder(FINE_TOKENS)
 
     def find(
         self, grid: Grid, top: int, spans: dict[str, tuple[int, int]], observer: Observer | None = None
@@ -118,9 +124,12 @@ class Explorer:
             for table, span in spans.items()
             for prefix, sign in self.signs.items()
         }
-        exact = search(grid, list(pools.values()), self.coarse, self.fine, self.scorer, observer)
+        scored = search(grid, list(pools.values()), self.coarse, lambda: self.fine, self.scorer, observer)
+        coefficient = scored % grid.n_coefficients
         self.best |= {table: pool.best() for table, pool in pools.items()}
-        self.costs |= dict.fromkeys(spans, Cost(parts=grid.size, exact=exact))
+        for table, (first, stop) in spans.items():
+            exact = int(((coefficient >= first) & (coefficient < stop)).sum())
+            self.costs[table] = Cost(_count(grid, (first, stop)), exact)
 
     def explore(
         self,
@@ -147,7 +156,8 @@ class Explorer:
             shown = torch.cat([index for index, _ in found.values()])
             self.scorer.chosen(grid, shown.unique(), observer)
         self.best |= found
-        self.costs |= dict.fromkeys(spans, Cost(parts=grid.size, exact=grid.size))
+        for table, span in spans.items():
+            self.costs[table] = Cost(_count(grid, span), _count(grid, span))
 
     def _intervals(self, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
         """Bounds of every part, those with the widest intervals scored exactly."""
@@ -228,6 +238,11 @@ def attribute(
         lower, upper = (side[..., :n_tokens] for side in explorer.intervals["attention neurons"])
         found["attention_scores"] = tables.attention_scores(attention, d_head, lower, upper)
     return found, explorer.costs
+
+
+def _count(grid: Grid, span: tuple[int, int]) -> int:
+    """Number of parts whose coefficient index lies in a span."""
+    return grid.n_layers * grid.n_columns * (span[1] - span[0])
 
 
 def _best_of_all(scores: Tensor, span: tuple[int, int], sign: int, top: int) -> Best:

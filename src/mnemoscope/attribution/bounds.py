@@ -15,7 +15,7 @@ part's norm times the largest distance of an embedding from the tail's mean embe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -86,28 +86,16 @@ class Tail:
     mean: Tensor
 
 
-def split_tails(log_probabilities: Tensor, unembedding: Tensor, n_top: Sequence[int]) -> list[Tail]:
-    """Split each prediction `[n_states, n_vocabulary]` into its likeliest tokens and the rest.
-
-    Args:
-        log_probabilities: the predictions.
-        unembedding: E, `[n_vocabulary, d_model]`.
-        n_top: how many of the likeliest, for each of the splits wanted.
-    """
-    n_vocabulary = log_probabilities.shape[1]
-    log_p, tokens = log_probabilities.topk(min(max(n_top), n_vocabulary), dim=-1)
-    rests = log_probabilities.exp().repeat(len(n_top), 1, 1)
-    for rest, n in zip(rests, n_top, strict=True):
-        rest.scatter_(1, tokens[:, :n], 0.0)
-    sums = torch.zeros(*rests.shape[:2], unembedding.shape[1], device=rests.device)
-    for part, rows in zip(rests.split(8192, dim=2), unembedding.split(8192), strict=True):
+def split_tail(log_probabilities: Tensor, unembedding: Tensor, n_top: int) -> Tail:
+    """Split each prediction `[n_states, n_vocabulary]` into its likeliest tokens and the rest."""
+    log_p, tokens = log_probabilities.topk(min(n_top, log_probabilities.shape[1]), dim=-1)
+    rest = log_probabilities.exp().scatter_(1, tokens, 0.0)
+    mass = rest.sum(-1)
+    sums = torch.zeros(len(rest), unembedding.shape[1], device=rest.device)
+    for part, rows in zip(rest.split(8192, dim=1), unembedding.split(8192), strict=True):
         sums += part @ rows.float()
-    masses = rests.sum(-1)
-    means = sums / masses.clamp_min(torch.finfo(torch.float32).tiny)[..., None]
-    return [
-        Tail(tokens[:, :n], log_p[:, :n], mass.log().clamp_min(-1e4), rest.amax(-1), mean)
-        for n, mass, rest, mean in zip(n_top, masses, rests, means, strict=True)
-    ]
+    mean = sums / mass.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+    return Tail(tokens, log_p, mass.log().clamp_min(-1e4), rest.amax(-1), mean)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mnemoscope.model.readout import FrozenReadout
 # Some libraries compute products and sums of fewer rows in another order, with another rounding;
 # with at least this many, equal neurons get equal scores whatever block they are scored in.
 MIN_ROWS = 16
-MAX_ROWS = 256
+MAX_ROWS = 128
 
 # Shown the columns of a block (layer * n_columns + column, ascending) and their before-softmax
 # values `[n, n_vocabulary]`, to be read and not kept.
@@ -45,8 +45,8 @@ class Scorer:
         self.target = target
         n_vocabulary = log_probabilities.shape[1]
         self.rows = max(MIN_ROWS, min(MAX_ROWS, budget // (2 * 4 * n_vocabulary)))
-        self._values = log_probabilities.new_zeros(self.rows, n_vocabulary)
-        self._exponents = log_probabilities.new_zeros(self.rows, n_vocabulary)
+        self._values = log_probabilities.new_empty(self.rows, n_vocabulary)
+        self._exponents = log_probabilities.new_empty(self.rows, n_vocabulary)
         self._before = torch.logsumexp(log_probabilities, dim=-1)
 
     def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
@@ -76,15 +76,11 @@ class Scorer:
             report: told the number of columns done after each block.
         """
         blocks = []
-        n_columns = grid.n_layers * grid.n_columns
-        for start in range(0, n_columns, self.rows):
-            stop = min(start + self.rows, n_columns)
-            index = torch.arange(
-                start * grid.n_coefficients, stop * grid.n_coefficients, device=grid.base.device
-            )
-            blocks.append(self.chosen(grid, index))
+        index = torch.arange(grid.size, device=grid.base.device).view(-1, grid.n_coefficients)
+        for block in index.tensor_split(-(-len(index) // self.rows)):
+            blocks.append(self.chosen(grid, block.flatten()))
             if report is not None:
-                report(stop - start)
+                report(len(block))
         return torch.cat(blocks).view(grid.shape)
 
     def _project(self, grid: Grid, columns: Tensor) -> Tensor:
@@ -97,13 +93,19 @@ class Scorer:
 
     def _increase(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
         """`Imp` of parts whose column is row `rank` of `values` and whose states ascend, `[n]`."""
+        n_parts = len(rank)
         direct = factors * values[rank, self.target]
-        n_rows = max(len(rank), MIN_ROWS)
-        exponents = self._exponents[:n_rows]
-        torch.index_select(values, 0, rank, out=exponents[: len(rank)])
-        exponents[: len(rank)] *= factors[:, None]
+        exponents = self._exponents[: max(n_parts, MIN_ROWS)]
+        torch.mul(_rows(values, rank), factors[:, None], out=exponents[:n_parts])
         for state, some in by_layer(states):
             exponents[some] += self.log_probabilities[state]
         largest = exponents.amax(-1, keepdim=True)
         after = exponents.sub_(largest).exp_().sum(-1).log_() + largest[:, 0]
-        return direct - (after[: len(rank)] - self._before[states])
+        return direct - (after[:n_parts] - self._before[states])
+
+
+def _rows(values: Tensor, rank: Tensor) -> Tensor:
+    """`values[rank]` for ascending ranks, without a copy where they are consecutive."""
+    first, last = int(rank[0]), int(rank[-1])
+    consecutive = last - first + 1 == len(rank) and bool((rank.diff() == 1).all())
+    return values[first : last + 1] if consecutive else values.index_select(0, rank)

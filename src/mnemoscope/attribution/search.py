@@ -1,13 +1,14 @@
 """Exact top-k without scoring every part: bound all, refine the few left, score those, stop when proven.
 
-A part can be left out once its upper bound lies below the k-th best lower bound. What is left is
-bounded again with more tokens, then scored exactly in descending order of its upper bound, until no
-unscored part can reach the k-th best exact score. The result equals exhaustive scoring, ties by index.
+A part can be left out once its upper bound lies below the k-th best lower bound. The k parts with the
+highest upper bounds are scored exactly, which raises that threshold; if many are left, they are bounded
+again with more tokens; then the rest is scored in descending order of its upper bound, until no unscored
+part can reach the k-th best exact score. The result equals exhaustive scoring, ties by index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,8 +18,12 @@ from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Observer, Scorer
 
-# Parts scored per round after the first; small enough to profit from a threshold that rises.
-ROUND = 96
+# Parts are scored so many at a time, a multiple of it in the first round: fewer take hardly less time.
+ROUND = 64
+# How many more than k are scored in the first round at least, which mostly makes it the last.
+SPARE = 8
+# Bounding again costs as much time as scoring about so many parts.
+WORTH_REFINING = 192
 
 
 @dataclass
@@ -74,12 +79,16 @@ class Pool:
             return -torch.inf
         return float(self.lower.topk(self.k).values[-1])
 
+    @property
+    def unscored(self) -> Tensor:
+        """Flat indices of the parts left that have not been scored; none if the best are proven."""
+        return self.index[~self.exact]
+
     def next_round(self) -> Tensor:
-        """The unscored parts to score next, none if the best are proven."""
-        open_ = torch.nonzero(~self.exact)[:, 0]
-        wanted = max(ROUND, self.k - int(self.exact.sum()))
-        best = self.upper[open_].argsort(descending=True, stable=True)[:wanted]
-        return self.index[open_[best]]
+        """The unscored parts to score next, most promising first."""
+        wanted = ROUND if self.exact.any() else -(-(self.k + SPARE) // ROUND) * ROUND
+        order = self.upper[~self.exact].argsort(descending=True, stable=True)
+        return self.unscored[order[:wanted]]
 
     def best(self) -> tuple[Tensor, Tensor]:
         """Flat indices and scores of the k best, best first, ties by index."""
@@ -98,43 +107,46 @@ def search(
     grid: Grid,
     pools: Sequence[Pool],
     coarse: Bounder,
-    fine: Bounder,
+    fine: Callable[[], Bounder],
     scorer: Scorer,
     observer: Observer | None = None,
-) -> int:
+) -> Tensor:
     """Narrow the pools down to their proven best parts.
 
     Args:
         grid: the parts.
         pools: what is looked for; columns needed by several are scored once for all.
         coarse: bounds of every part, from few tokens.
-        fine: bounds of the parts left, from more tokens.
+        fine: makes bounds from more tokens, called if many parts are left.
         scorer: exact scores.
         observer: shown the values of what is scored.
 
     Returns:
-        The number of parts scored exactly.
+        Flat indices of the parts that were scored exactly.
     """
     for index, lower, upper in coarse.all(grid):
         for pool in pools:
             some = slice(pool.first, pool.stop)
             pool.add(index[:, some].flatten(), lower[:, some].flatten(), upper[:, some].flatten())
-    left = _union([pool.index for pool in pools if len(pool.index) > pool.k])
+    scored = [_score_round(grid, pools, scorer, observer)]
+    left = _union([pool.unscored for pool in pools if len(pool.unscored) > WORTH_REFINING])
     if len(left):
-        lower, upper = fine.chosen(grid, left)
+        lower, upper = fine().chosen(grid, left)
         for pool in pools:
             pool.refine(left, lower, upper)
-    return _score(grid, pools, scorer, observer)
+    while len(scored[-1]):
+        scored.append(_score_round(grid, pools, scorer, observer))
+    return torch.cat(scored)
 
 
-def _score(grid: Grid, pools: Sequence[Pool], scorer: Scorer, observer: Observer | None) -> int:
-    scored = 0
-    while len(index := _union([pool.next_round() for pool in pools])):
+def _score_round(grid: Grid, pools: Sequence[Pool], scorer: Scorer, observer: Observer | None) -> Tensor:
+    """Score the most promising parts of every pool; which ones, none if all pools are proven."""
+    index = _union([pool.next_round() for pool in pools])
+    if len(index):
         scores = scorer.chosen(grid, index, observer)
-        scored += len(index)
         for pool in pools:
             pool.refine(index, scores, scores, exact=True)
-    return scored
+    return index
 
 
 def _union(indices: Sequence[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ from mnemoscope.model.anatomy import discover
 from mnemoscope.model.demo import ensure_demo
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import probe_tokens, prove, require
+
+_logger = logging.getLogger(__name__)
 
 Source = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -100,7 +103,7 @@ def _proven(
 
 def _find(source: str | Path, revision: str | None) -> _Place:
     if source == "demo":
-        return _Place("demo", str(ensure_demo()))
+        return _Place("demo", str(ensure_demo(report=_logger.warning)))
     path = Path(source).expanduser()
     name = str(source)
     if path.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -93,6 +94,7 @@ def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | i
     return ids[0]
 
 
+@lru_cache(maxsize=2**17)
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """A token's own text, with the leading space that a decoder of whole texts would drop."""
     text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))

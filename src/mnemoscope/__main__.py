@@ -1,0 +1,5 @@
+"""`python -m mnemoscope` is the command `mnemoscope`."""
+
+from mnemoscope.cli import main
+
+main()
