@@ -72,3 +72,9 @@ def base_states(trace: Trace, readout: FrozenReadout) -> BaseStates:
         after_ffn=layers + 2 * n_layers + 1,
         final=n_layers,
     )
+
+
+def log_sum_exp_(exponents: Tensor) -> Tensor:
+    """`logsumexp` over the last axis that overwrites its argument, which saves copies of it."""
+    largest = exponents.amax(-1, keepdim=True)
+    return exponents.sub_(largest).exp_().sum(-1).log_() + largest[..., 0]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnemoscope.attribution.base import log_sum_exp_
 from mnemoscope.attribution.parts import Grid, by_layer
 from mnemoscope.model.anatomy import Projection
 from mnemoscope.model.readout import FrozenReadout, Readout
@@ -180,7 +181,8 @@ class Bounder:
         if len(vectors) < len(rows):
             folded = self.readout.fold(vectors)
             return torch.cat([folded @ rows.T, folded @ others.T], dim=1)
-        return vectors @ self.readout.pull_back(torch.cat([rows, others])).T
+        # In this order the weights are read once, as they lie in memory.
+        return (self.readout.pull_back(torch.cat([rows, others])) @ vectors.T).T
 
     @property
     def _target(self) -> Tensor:
@@ -192,7 +194,7 @@ class Bounder:
         top, (target, mean, offset) = values[:, None, :-3], values[:, -3:].T[..., None]
         log_mass = self.tail.log_mass[state, None]
         exponents = (factors[..., None] * top).add_(self.tail.log_p[state, None])
-        sums = torch.logsumexp(exponents, dim=-1)
+        sums = log_sum_exp_(exponents)
         tail = log_mass + factors * mean
         scale = self.readout.scale
         reach = self.geometry.radius + (self.geometry.mean - self.tail.mean).norm(dim=-1)

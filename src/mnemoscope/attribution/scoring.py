@@ -11,13 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from mnemoscope.attribution.base import log_sum_exp_
 from mnemoscope.attribution.parts import Grid, by_layer
 from mnemoscope.model.readout import FrozenReadout
 
 # Some libraries compute products and sums of fewer rows in another order, with another rounding;
 # with at least this many, equal neurons get equal scores whatever block they are scored in.
 MIN_ROWS = 16
-MAX_ROWS = 128
+MAX_ROWS = 144
 
 # Shown the columns of a block (layer * n_columns + column, ascending) and their before-softmax
 # values `[n, n_vocabulary]`, to be read and not kept.
@@ -99,9 +100,8 @@ class Scorer:
         torch.mul(_rows(values, rank), factors[:, None], out=exponents[:n_parts])
         for state, some in by_layer(states):
             exponents[some] += self.log_probabilities[state]
-        largest = exponents.amax(-1, keepdim=True)
-        after = exponents.sub_(largest).exp_().sum(-1).log_() + largest[:, 0]
-        return direct - (after[:n_parts] - self._before[states])
+        after = log_sum_exp_(exponents)[:n_parts]
+        return direct - (after - self._before[states])
 
 
 def _rows(values: Tensor, rank: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Observer, Scorer
 
-# Parts are scored so many at a time, a multiple of it in the first round: fewer take hardly less time.
+# Parts scored per pool and round after the first; fewer take hardly less time.
 ROUND = 64
-# How many more than k are scored in the first round at least, which mostly makes it the last.
+# How many more than k are scored in the first round, which mostly makes it the last.
 SPARE = 8
 # Bounding again costs as much time as scoring about so many parts.
 WORTH_REFINING = 192
@@ -86,7 +86,7 @@ class Pool:
 
     def next_round(self) -> Tensor:
         """The unscored parts to score next, most promising first."""
-        wanted = ROUND if self.exact.any() else -(-(self.k + SPARE) // ROUND) * ROUND
+        wanted = ROUND if self.exact.any() else self.k + SPARE
         order = self.upper[~self.exact].argsort(descending=True, stable=True)
         return self.unscored[order[:wanted]]
 
