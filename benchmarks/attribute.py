@@ -51,15 +51,20 @@ def medians(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def peak_megabytes(call: Callable[[], object]) -> float:
-    """The most resident memory during a call above what there was before it."""
+def resident_bytes() -> int:
+    """Resident memory of this process."""
     gc.collect()
-    before = psutil.Process().memory_info().rss
-    Path("/proc/self/clear_refs").write_text("5")
+    return psutil.Process().memory_info().rss
+
+
+def peak_megabytes(call: Callable[[], object], baseline: int) -> float:
+    """The most resident memory during a call above a baseline in bytes."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     call()
     status = Path("/proc/self/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) * 1024 / MEGABYTE - before / MEGABYTE
+    return (int(peak.split()[1]) * 1024 - baseline) / MEGABYTE
 
 
 def write(line: str = "") -> None:
@@ -77,10 +82,8 @@ def report_speed(model: ms.Model, forward: Callable[[], object]) -> float:
         ),
         "the same and the suppressing ones (default)": lambda: model.attribute(PROMPT, TARGET, top=TOP),
     }
-    first = seconds(calls["the same and the suppressing ones (default)"])
     times = medians(calls, REPEATS)
     base = times["plain forward pass"]
-    write(f"{'first attribution after loading':58} {1e3 * first:8.0f} ms {first / base:8.1f} x")
     for name, value in times.items():
         write(f"{name:58} {1e3 * value:8.0f} ms {value / base:8.1f} x")
     return base
@@ -109,7 +112,7 @@ def report_reference(model: ms.Model, base: float) -> None:
         write(f"{label:58} {1e3 * total:8.0f} ms {total / base:8.0f} x")
 
 
-def report_all(model: ms.Model, base: float) -> None:
+def report_all(model: ms.Model, base: float, baseline: int) -> None:
     """Every neuron scored, and every neuron bounded."""
     for neurons in NEURONS:
         results: list[ms.Attribution] = []
@@ -118,7 +121,7 @@ def report_all(model: ms.Model, base: float) -> None:
             results.append(model.attribute(PROMPT, TARGET, neurons=neurons))
 
         start = time.perf_counter()
-        peak = peak_megabytes(partial(call, neurons, results))
+        peak = peak_megabytes(partial(call, neurons, results), baseline)
         took = time.perf_counter() - start
         label = f'neurons="{neurons}"'
         write(f"{label:58} {1e3 * took:8.0f} ms {took / base:8.0f} x {peak:8.0f} MB")
@@ -143,13 +146,14 @@ def main() -> None:
         f"{model!r}; {tokens.shape[1]} tokens, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     forward()
-    base = report_speed(model, forward)
-    peak = peak_megabytes(lambda: model.attribute(PROMPT, TARGET, top=TOP))
+    baseline = resident_bytes()
+    peak = peak_megabytes(lambda: model.attribute(PROMPT, TARGET, top=TOP), baseline)
     write(f"{'peak memory above the weights, default':58} {peak:8.0f} MB")
+    base = report_speed(model, forward)
     report_evaluations(model)
     report_reference(model, base)
     if arguments.all:
-        report_all(model, base)
+        report_all(model, base, baseline)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,7 @@ Report = Callable[[str, int, int], None]
 # Tokens summed exactly by the first bound of every part and by the second of those left.
 COARSE_TOKENS = 32
 FINE_TOKENS = 1024
-# Shares of the neurons, those with the widest intervals, that `neurons="bounds"` bounds finely and
-# then scores exactly.
-FINE_SHARE = 0.25
+# Share of the neurons, those with the widest intervals, that `neurons="bounds"` scores exactly.
 EXACT_SHARE = 0.02
 # The most heads at positions to list in each direction; each costs as much as a neuron.
 N_POSITIONS = 30
@@ -161,18 +159,13 @@ class Explorer:
 
     def _intervals(self, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
         """Bounds of every part, those with the widest intervals scored exactly."""
-        _, lower, upper = zip(*self.coarse.all(grid), strict=True)
+        _, lower, upper = zip(*self.fine.all(grid), strict=True)
         low, high = torch.cat(lower).flatten(), torch.cat(upper).flatten()
-        for share, refined in ((FINE_SHARE, self.fine.chosen), (EXACT_SHARE, self._exactly)):
-            widest = (high - low).topk(max(1, int(share * len(low)))).indices.sort().values
-            low[widest], high[widest] = refined(grid, widest)
+        widest = (high - low).topk(max(1, int(EXACT_SHARE * len(low)))).indices.sort().values
+        low[widest] = high[widest] = self.scorer.chosen(grid, widest)
         if self.report is not None:
             self.report(name, grid.n_layers * grid.n_columns, grid.n_layers * grid.n_columns)
         return low.view(grid.shape), high.view(grid.shape)
-
-    def _exactly(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.scorer.chosen(grid, index)
-        return scores, scores
 
     def _progress(self, name: str, grid: Grid) -> Callable[[int], None] | None:
         if self.report is None:
