@@ -25,11 +25,18 @@ if TYPE_CHECKING:
     from mnemoscope.api import Model, Prediction, load
     from mnemoscope.attribution.reading import NeuronReading
     from mnemoscope.attribution.result import Attribution
+    from mnemoscope.intervention.ablation import Ablation
+    from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Head, Layer
 
 __version__ = version("mnemoscope")
 
 __all__ = [
+    "Ablation",
+    "AttentionNeuron",
     "Attribution",
+    "FFNNeuron",
+    "Head",
+    "Layer",
     "MnemoscopeError",
     "Model",
     "ModelFileError",
@@ -47,6 +54,11 @@ __all__ = [
 
 # Torch and transformers take seconds to import, so what needs them is imported when it is first used.
 _LAZY = {
+    "Ablation": "mnemoscope.intervention.ablation",
+    "AttentionNeuron": "mnemoscope.intervention.parts",
+    "FFNNeuron": "mnemoscope.intervention.parts",
+    "Head": "mnemoscope.intervention.parts",
+    "Layer": "mnemoscope.intervention.parts",
     "Attribution": "mnemoscope.attribution.result",
     "Model": "mnemoscope.api",
     "NeuronReading": "mnemoscope.attribution.reading",

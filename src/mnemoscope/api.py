@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
@@ -17,6 +20,10 @@ from mnemoscope.attribution.bounds import Geometry
 from mnemoscope.attribution.reading import NeuronReading, read_neuron
 from mnemoscope.attribution.result import Attribution, Provenance, Target, records
 from mnemoscope.errors import OptionError, PromptError
+from mnemoscope.intervention.ablation import Ablation, changes, compare, next_token
+from mnemoscope.intervention.editing import edited_copy, save_checkpoint
+from mnemoscope.intervention.parts import FFNNeuron, Part, Parts, listed, sites
+from mnemoscope.intervention.running import Change, applied
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import Source, open_model
@@ -106,6 +113,7 @@ class Model:
     def __init__(self, language_model: LanguageModel) -> None:
         """Wrap an opened model; `mnemoscope.load` does it for you."""
         self.language_model = language_model
+        self._opaque_changes = 0
 
     @property
     def name(self) -> str:
@@ -233,6 +241,11 @@ class Model:
         _check_top(top)
         if neurons not in get_args(attribution.Neurons):
             raise OptionError(f'neurons is {neurons!r}; give "top", "all" or "bounds"')
+        if self._opaque_changes:
+            raise OptionError(
+                "heads, attention neurons or layers are being changed, so the parts would not add up; "
+                "attribute outside the ablation, or attribute the model that edit() returns"
+            )
         encoded = encode_prompt(self.language_model, prompt)
         given = None if target is None else encode_target(self.language_model, encoded, target)
         trace, readout, log_p = self._read(encoded, norm_bias)
@@ -278,6 +291,127 @@ class Model:
             OptionError: no such layer or neuron, or `top` below 1.
         """
         return read_neuron(self.language_model, layer, neuron, top)
+
+    @contextmanager
+    def ablate(
+        self,
+        parts: Parts,
+        *,
+        factor: float = 0.0,
+        mean_of: Sequence[str] = (),
+        positions: Sequence[int] | None = None,
+    ) -> Iterator[Model]:
+        """Scale, zero or mean-ablate parts in everything the model does while the context lasts.
+
+        Contexts can be nested. `predict`, the transformers model itself and its `generate` all see
+        the change; `attribute` does too for FFN neurons, and refuses while heads, attention neurons
+        or layers are changed, because their parts would no longer add up.
+
+        Args:
+            parts: a table of a result (its rows), or `FFNNeuron`, `AttentionNeuron`, `Head` and
+                `Layer` items.
+            factor: what their values are multiplied with; 0 removes them (METHOD section 7).
+            mean_of: prompts; the parts then get their mean value over all positions of these
+                prompts instead of being scaled.
+            positions: which positions of a prompt to change (-1 for the last); None for all.
+
+        Raises:
+            OptionError: no parts, or a part or position that is not there.
+            PromptError: a prompt of `mean_of` is empty or too long.
+
+        >>> with model.ablate(result.ffn_neurons.head(10)):  # doctest: +SKIP
+        ...     model.predict("The capital of Japan is the city of")
+        """
+        named = listed(parts)
+        done = self._changes(named, factor, mean_of)
+        opaque = any(not isinstance(part, FFNNeuron) for part in named)
+        self._opaque_changes += opaque
+        try:
+            with applied(self.language_model.anatomy, done, positions):
+                yield self
+        finally:
+            self._opaque_changes -= opaque
+
+    def compare_ablation(
+        self,
+        prompt: str,
+        target: str | int | None,
+        parts: Parts,
+        *,
+        factor: float = 0.0,
+        mean_of: Sequence[str] = (),
+        positions: Sequence[int] | None = None,
+        seeds: int = 5,
+    ) -> Ablation:
+        """The target before and after an intervention, beside matched random ones.
+
+        A control has as many parts of each kind in each layer, none of them among `parts`.
+
+        Args:
+            prompt: the text before the target.
+            target: as for `attribute`.
+            parts: as for `ablate`.
+            factor: as for `ablate`.
+            mean_of: as for `ablate`.
+            positions: as for `ablate`.
+            seeds: how many random controls.
+
+        Raises:
+            OptionError, PromptError, TargetError: as `ablate` and `attribute` do.
+        """
+        if seeds < 1:
+            raise OptionError(f"seeds is {seeds}; give 1 or more random controls")
+        encoded = encode_prompt(self.language_model, prompt)
+        named = listed(parts)
+        if target is None:
+            target = int(next_token(self.language_model, encoded.ids).argmax())
+        target_id = encode_target(self.language_model, encoded, target)
+        before, after, controls = compare(
+            self.language_model,
+            encoded.ids,
+            target_id,
+            named,
+            lambda chosen: self._changes(chosen, factor, mean_of),
+            positions,
+            range(seeds),
+        )
+        where = "all positions" if positions is None else f"positions {list(positions)}"
+        return Ablation(
+            prompt=prompt,
+            tokens=encoded.tokens,
+            target=(target_id, token_text(self.language_model.tokenizer, target_id)),
+            parts=named,
+            how=f"{'mean' if mean_of else f'factor {factor:g}'} at {where}",
+            before=before,
+            after=after,
+            controls=controls,
+        )
+
+    def edit(self, parts: Parts, *, factor: float = 0.0, save_to: str | Path | None = None) -> Model:
+        """A copy of the model with an intervention baked into its weights.
+
+        Args:
+            parts: as for `ablate`.
+            factor: what their weights are multiplied with.
+            save_to: also write the copy to this new folder, as safetensors and JSON that stock
+                transformers opens.
+
+        Returns:
+            The copy, proven like any model; this one is not touched.
+
+        Raises:
+            OptionError: no parts, or a part that is not there.
+            OutputError: the folder exists already or cannot be written.
+        """
+        at = sites(listed(parts), self.language_model.anatomy)
+        copied = edited_copy(self.language_model, at, factor)
+        if save_to is not None:
+            save_checkpoint(copied, Path(save_to))
+        return Model(copied)
+
+    def _changes(self, parts: Sequence[Part], factor: float, mean_of: Sequence[str]) -> list[Change]:
+        references = [encode_prompt(self.language_model, text).ids for text in mean_of]
+        return changes(self.language_model, parts, factor, references)
 
     @cached_property
     def geometry(self) -> Geometry:

@@ -83,7 +83,7 @@ def open_model(
         name = model.config.name_or_path or type(model).__name__
         return _proven(name, "in memory", model, tokenizer)
     place = _find(source, revision)
-    with _quiet():
+    with quiet():
         model, tokenizer = _load(place, dtype, trust_remote_code)
     with _device_errors(device):
         model.to(torch.device(device or "cpu"))  # pyright: ignore[reportArgumentType]
@@ -210,8 +210,8 @@ def _revision(place: _Place, model: PreTrainedModel) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars or warnings of transformers while it loads; errors are still raised."""
+def quiet() -> Iterator[None]:
+    """No progress bars or warnings of transformers while it loads or saves; errors are still raised."""
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

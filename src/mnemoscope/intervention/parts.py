@@ -1,0 +1,179 @@
+"""Which parts of a model to intervene on, named one by one or taken from a table of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mnemoscope.errors import OptionError
+from mnemoscope.model.anatomy import Anatomy, Projection
+
+
+class FFNNeuron(NamedTuple):
+    """One FFN neuron: one input of the down projection."""
+
+    layer: int
+    neuron: int
+
+
+class AttentionNeuron(NamedTuple):
+    """One attention neuron: one input of the attention's output projection."""
+
+    layer: int
+    head: int
+    dim: int
+
+
+class Head(NamedTuple):
+    """One head: all its attention neurons."""
+
+    layer: int
+    head: int
+
+
+class Layer(NamedTuple):
+    """The whole output of a layer's attention or FFN, biases included."""
+
+    layer: int
+    kind: Literal["attention", "ffn"]
+
+
+Part = FFNNeuron | AttentionNeuron | Head | Layer
+Parts = Iterable[Part] | pd.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """The inputs of one projection that belong to a set of parts, or its whole output.
+
+    Attributes:
+        layer: of the projection.
+        kind: which of its two projections.
+        inputs: indices of inputs, ascending and unique; None for the whole output.
+    """
+
+    layer: int
+    kind: Literal["attention", "ffn"]
+    inputs: Tensor | None
+
+    def projection(self, anatomy: Anatomy) -> Projection:
+        """The projection in question."""
+        block = anatomy.blocks[self.layer]
+        return block.attention_output if self.kind == "attention" else block.ffn_output
+
+
+def listed(parts: Parts) -> tuple[Part, ...]:
+    """Parts as a tuple; a table's rows become parts by the columns it has.
+
+    `neuron`: FFN neurons; `dim`: attention neurons, whatever their position; `head`: heads;
+    `kind`: layers.
+
+    Raises:
+        OptionError: no parts, or a table or item that names none.
+    """
+    found = _from_table(parts) if isinstance(parts, pd.DataFrame) else tuple(parts)
+    if not found:
+        raise OptionError("there are no parts to intervene on; name at least one neuron, head or layer")
+    for part in found:
+        if not isinstance(part, (FFNNeuron, AttentionNeuron, Head, Layer)):
+            raise OptionError(
+                f"{part!r} is no part; give FFNNeuron(layer, neuron), AttentionNeuron(layer, head, dim), "
+                "Head(layer, head) or Layer(layer, kind), or a table of a result"
+            )
+    return tuple(dict.fromkeys(found))
+
+
+def sites(parts: Sequence[Part], anatomy: Anatomy) -> tuple[Site, ...]:
+    """Where in a model the parts are.
+
+    Raises:
+        OptionError: a part that the model does not have.
+    """
+    inputs: dict[tuple[int, str], set[int]] = {}
+    whole: set[tuple[int, str]] = set()
+    for part in parts:
+        _check(part, anatomy)
+        if isinstance(part, Layer):
+            whole.add((part.layer, part.kind))
+        elif isinstance(part, FFNNeuron):
+            inputs.setdefault((part.layer, "ffn"), set()).add(part.neuron)
+        else:
+            first = part.head * anatomy.d_head
+            dims = [part.dim] if isinstance(part, AttentionNeuron) else range(anatomy.d_head)
+            inputs.setdefault((part.layer, "attention"), set()).update(first + dim for dim in dims)
+    found = []
+    for layer, kind in sorted(whole | inputs.keys()):
+        index = None if (layer, kind) in whole else torch.tensor(sorted(inputs[layer, kind]))
+        found.append(Site(layer, "ffn" if kind == "ffn" else "attention", index))
+    return tuple(found)
+
+
+def matched_random(parts: Sequence[Part], anatomy: Anatomy, seed: int) -> tuple[Part, ...]:
+    """Other parts of the same kinds, as many in each layer, drawn at random.
+
+    Whole layers have no match in their own layer; other layers are drawn for them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn: list[Part] = []
+    groups: dict[tuple[type, int], list[Part]] = {}
+    for part in parts:
+        groups.setdefault((type(part), 0 if isinstance(part, Layer) else part.layer), []).append(part)
+    for (kind, layer), group in groups.items():
+        choices = [part for part in _all_of(kind, layer, anatomy) if part not in set(group)]
+        order = torch.randperm(len(choices), generator=generator)[: len(group)]
+        drawn += [choices[i] for i in order.tolist()]
+    return tuple(drawn)
+
+
+def _all_of(kind: type, layer: int, anatomy: Anatomy) -> list[Part]:
+    if kind is FFNNeuron:
+        return [FFNNeuron(layer, neuron) for neuron in range(anatomy.d_ff)]
+    if kind is Head:
+        return [Head(layer, head) for head in range(anatomy.n_heads)]
+    if kind is AttentionNeuron:
+        return [
+            AttentionNeuron(layer, head, dim)
+            for head in range(anatomy.n_heads)
+            for dim in range(anatomy.d_head)
+        ]
+    return [Layer(i, kind) for i in range(anatomy.n_layers) for kind in ("attention", "ffn")]
+
+
+def _from_table(table: pd.DataFrame) -> tuple[Part, ...]:
+    kinds: dict[str, tuple[type[Part], tuple[str, ...]]] = {
+        "neuron": (FFNNeuron, ("layer", "neuron")),
+        "dim": (AttentionNeuron, ("layer", "head", "dim")),
+        "head": (Head, ("layer", "head")),
+        "kind": (Layer, ("layer", "kind")),
+    }
+    for column, (kind, names) in kinds.items():
+        if column in table and set(names) <= set(table.columns):
+            rows = zip(*(table[name].tolist() for name in names), strict=True)
+            return tuple(kind(*row) for row in rows)
+    raise OptionError(
+        f"a table with the columns {', '.join(map(str, table.columns))} names no parts; "
+        "give ffn_neurons, attention_neurons, heads or layers of a result"
+    )
+
+
+def _check(part: Part, anatomy: Anatomy) -> None:
+    _within(part, "layer", part.layer, anatomy.n_layers)
+    if isinstance(part, FFNNeuron):
+        _within(part, "neuron", part.neuron, anatomy.d_ff)
+    elif isinstance(part, Layer):
+        if part.kind not in ("attention", "ffn"):
+            raise OptionError(f"{part} has no such kind; give 'attention' or 'ffn'")
+    else:
+        _within(part, "head", part.head, anatomy.n_heads)
+        if isinstance(part, AttentionNeuron):
+            _within(part, "dim", part.dim, anatomy.d_head)
+
+
+def _within(part: Part, name: str, value: object, size: int) -> None:
+    if not isinstance(value, int) or not 0 <= value < size:
+        raise OptionError(f"the model has no {part}: {name} goes from 0 to {size - 1}; name another")
