@@ -206,6 +206,31 @@ def test_neuron() -> None:
 
 
 @pytest.mark.slow
+def test_ablate_shows_before_after_and_controls() -> None:
+    found = json.loads(printed("ablate", *TOKYO[1:], "--top", "10", "--seeds", "3", "--json"))
+    assert len(found["parts"]) == 10
+    assert found["before"]["probability"] > 0.8
+    assert found["after"]["probability"] < 0.1
+    assert found["controls_mean"]["probability"] > 0.5
+    assert len(found["controls"]) == 3
+    drawn = printed("ablate", *TOKYO[1:], "--head", "23.4", "--layer", "3.ffn", "--seeds", "2")
+    assert "23.4 3.ffn" in drawn
+    assert "2 random (mean ± standard deviation)" in drawn
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--head", "23"], "--head 23.4"),
+        (["--layer", "23.mlp"], "--layer 23.attention"),
+        (["--ffn", "30.0"], "layer goes from 0 to 29"),
+        (["--attention", "0.0.64"], "dim goes from 0 to 63"),
+    ],
+)
+def test_ablating_what_is_not_there_is_told_in_one_line(arguments: list[str], message: str) -> None:
+    assert message in refused("ablate", *TOKYO[1:], *arguments)
+
+
 def test_demo_says_where_the_model_is() -> None:
     folder, size = printed("demo", "--verify").splitlines()
     assert (Path(folder) / "tokenizer.json").is_file()

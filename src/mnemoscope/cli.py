@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mnemoscope.api import Model
+    from mnemoscope.intervention.parts import Part
 
 _PIPED_WIDTH = 100
 
@@ -180,6 +181,77 @@ def neuron(
         _write_drawn(lambda console: render_neuron(reading, console))
 
 
+@app.command(
+    epilog=_example('mnemoscope ablate "The capital of Japan is the city of" --target " Tokyo" --top 10')
+)
+def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
+    prompt: Prompt,
+    target: Annotated[
+        str | None,
+        typer.Option(help="The next token, leading space included; the model's own choice if not given."),
+    ] = None,
+    ffn: Annotated[
+        list[str] | None,
+        typer.Option("--ffn", metavar="LAYER.NEURON", help="An FFN neuron; may be repeated."),
+    ] = None,
+    attention: Annotated[
+        list[str] | None,
+        typer.Option("--attention", metavar="LAYER.HEAD.DIM", help="An attention neuron; may be repeated."),
+    ] = None,
+    head: Annotated[
+        list[str] | None, typer.Option("--head", metavar="LAYER.HEAD", help="A head; may be repeated.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer", metavar="LAYER.KIND", help="Such as 23.attention or 23.ffn; may be repeated."
+        ),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(min=1, help="If no part is named: the FFN neurons with the highest scores.")
+    ] = 10,
+    factor: Annotated[float, typer.Option(help="What the parts are multiplied with; 0 removes them.")] = 0.0,
+    mean_of: Annotated[
+        list[str] | None,
+        typer.Option("--mean-of", help="A prompt whose mean values to put there instead; may be repeated."),
+    ] = None,
+    last: Annotated[bool, typer.Option("--last", help="Only at the last position, not at all.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="How many random controls.")] = 5,
+    json: Json = False,
+    model: ModelName = "demo",
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Remove or scale parts and show the target before, after, and beside random controls."""
+    names = {"--ffn": ffn, "--attention": attention, "--head": head, "--layer": layer}
+    named = [(option, name) for option, given in names.items() for name in given or ()]
+    for option, name in named:
+        _check_part(option, name)
+    with _stdout_kept_clean():
+        opened = _open(model, revision, dtype, device, trust_remote_code)
+        if named:
+            parts: Any = [_part(option, name) for option, name in named]
+        else:
+            parts = opened.attribute(prompt, target, top=top, suppressing=False).ffn_neurons
+        found = opened.compare_ablation(
+            prompt,
+            target,
+            parts,
+            factor=factor,
+            mean_of=mean_of or (),
+            positions=[-1] if last else None,
+            seeds=seeds,
+        )
+    if json:
+        _write_json(found.to_json())
+    else:
+        from mnemoscope.view.terminal import render_ablation
+
+        _write_drawn(lambda console: render_ablation(found, console))
+
+
 @app.command(epilog=_example("mnemoscope models"))
 def models(json: Json = False) -> None:
     """Prove the supported families on tiny models, here and now."""
@@ -223,6 +295,31 @@ def _layer_and_neuron(name: str) -> tuple[int, int]:
         raise OptionError(f"{name!r} names no neuron; write layer.neuron, such as 24.1005")
     layer, index = name.split(".")
     return int(layer), int(index)
+
+
+_PART_NAMES = {
+    "--ffn": (r"[0-9]{1,9}\.[0-9]{1,9}", "24.1005"),
+    "--attention": (r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}", "23.4.51"),
+    "--head": (r"[0-9]{1,9}\.[0-9]{1,9}", "23.4"),
+    "--layer": (r"[0-9]{1,9}\.(attention|ffn)", "23.attention"),
+}
+
+
+def _check_part(option: str, name: str) -> None:
+    pattern, example = _PART_NAMES[option]
+    if not re.fullmatch(pattern, name):
+        raise OptionError(f"{option} {name!r} names no part; write it as in {option} {example}")
+
+
+def _part(option: str, name: str) -> Part:
+    """The part that a checked name stands for."""
+    from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Head, Layer
+
+    layer, *rest = name.split(".")
+    if option == "--layer":
+        return Layer(int(layer), "ffn" if rest[0] == "ffn" else "attention")
+    kind = {"--ffn": FFNNeuron, "--attention": AttentionNeuron, "--head": Head}[option]
+    return kind(int(layer), *map(int, rest))
 
 
 def _open(name: str, revision: str | None, dtype: str | None, device: str | None, trust: bool) -> Model:

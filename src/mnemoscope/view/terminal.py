@@ -32,11 +32,15 @@ from mnemoscope.view.part_tables import (
 from mnemoscope.view.tokens import middle_left_out, visible
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mnemoscope.api import Prediction
     from mnemoscope.attribution.reading import NeuronReading
+    from mnemoscope.intervention.ablation import Ablation
 
 _PROMPT_LINES = 4
 _LONGEST_TOKEN = 40
+_NAMED_PARTS = 20
 _TWO_ABREAST = 124  # cells from which two tables of attention parts stand side by side
 _TWO_FFN_ABREAST = 150
 
@@ -89,6 +93,49 @@ def render_neuron(reading: NeuronReading, console: Console) -> None:
         _reading_table("demotes", reading.demotes),
     ]
     console.print(_abreast(tables, console.width, 60))
+
+
+def render_ablation(ablation: Ablation, console: Console) -> None:
+    """Show a target before and after an intervention, and after random ones."""
+    target = token_text(ablation.target[1], "bold")
+    names = [".".join(map(str, part)) for part in ablation.parts]
+    console.print(_prompt(ablation.tokens, console.width) + Text(" ▸ ", "dim") + target)
+    console.print()
+    console.print(_title(f"{len(names)} {_kinds(ablation)}", ablation.how))
+    console.print(Text(" ".join(names[:_NAMED_PARTS]) + (" …" if len(names) > _NAMED_PARTS else ""), "dim"))
+    console.print()
+    mean, spread = ablation.controls_mean, ablation.controls_standard_deviation
+    random = f"{len(ablation.controls)} random (mean ± standard deviation)"
+    nothing = dict.fromkeys(mean, 0.0)
+    rows: list[Row] = [
+        {"what": "before", "value": ablation.before, "spread": nothing},
+        {"what": "after", "value": ablation.after, "spread": nothing},
+        {"what": random, "value": mean, "spread": spread},
+    ]
+    columns = [
+        Column("", lambda row: Text(row["what"], "bold" if row["what"] == "after" else "")),
+        Column("1 / rank", lambda row: _with_spread(row, "reciprocal_rank", "{:.3f}".format), right=True),
+        Column("probability", lambda row: _with_spread(row, "probability", percent), right=True),
+        Column("log p", lambda row: _with_spread(row, "log_probability", signed), right=True),
+    ]
+    console.print(table_of(_title("What it does to ", token=target), rows, columns))
+
+
+def _kinds(ablation: Ablation) -> str:
+    kinds = {
+        "FFNNeuron": "FFN neurons",
+        "AttentionNeuron": "attention neurons",
+        "Head": "heads",
+        "Layer": "layers",
+    }
+    found = list(dict.fromkeys(kinds[type(part).__name__] for part in ablation.parts))
+    return f"parts: {', '.join(found)}" if len(found) > 1 else found[0]
+
+
+def _with_spread(row: Row, metric: str, written: Callable[[float], str]) -> str:
+    spread = row["spread"][metric]
+    value = written(row["value"][metric])
+    return f"{value} ± {written(spread).lstrip('+')}" if spread else value
 
 
 def render_families(families: pd.DataFrame, console: Console) -> None:
