@@ -24,6 +24,7 @@ from mnemoscope.intervention.ablation import Ablation, changes, compare, next_to
 from mnemoscope.intervention.editing import edited_copy, save_checkpoint
 from mnemoscope.intervention.parts import FFNNeuron, Part, Parts, listed, sites
 from mnemoscope.intervention.running import Change, applied
+from mnemoscope.intervention.single import single_ablations
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import Source, open_model
@@ -386,6 +387,51 @@ class Model:
             after=after,
             controls=controls,
         )
+
+    def single_ablations(
+        self,
+        prompt: str,
+        target: str | int,
+        parts: Parts,
+        *,
+        factor: float = 0.0,
+        positions: Sequence[int] | None = None,
+        memory_budget: int = MEMORY_BUDGET,
+    ) -> pd.DataFrame:
+        """How far the target's log probability really falls when each part alone is removed.
+
+        The ground truth that scores can be compared with; the parts are removed in the rows of
+        batches that start at their own layer, which is several times faster than one by one.
+
+        Args:
+            prompt: the text before the target.
+            target: as for `attribute`.
+            parts: as for `ablate`, but each on its own.
+            factor: as for `ablate`.
+            positions: as for `ablate`.
+            memory_budget: bytes that a batch may take.
+
+        Returns:
+            One row per part, in the order given: what names the part, then `drop` in nats,
+            positive where the part supports the target.
+
+        Raises:
+            OptionError, PromptError, TargetError: as `ablate` and `attribute` do.
+            UnsupportedModelError: the model's blocks cannot be run on their own.
+        """
+        encoded = encode_prompt(self.language_model, prompt)
+        named = listed(parts)
+        drops = single_ablations(
+            self.language_model,
+            encoded.ids,
+            encode_target(self.language_model, encoded, target),
+            named,
+            factor=factor,
+            positions=positions,
+            budget=memory_budget,
+        )
+        table = pd.DataFrame([part._asdict() for part in named])
+        return table.assign(drop=drops.cpu().numpy())
 
     def edit(self, parts: Parts, *, factor: float = 0.0, save_to: str | Path | None = None) -> Model:
         """A copy of the model with an intervention baked into its weights.

@@ -9,8 +9,9 @@ import mnemoscope as ms
 from mnemoscope.attribution import parts
 from mnemoscope.attribution.base import base_states
 from mnemoscope.model.capture import Trace
+from mnemoscope.model.families import FAMILIES
 from mnemoscope.model.language_model import LanguageModel
-from support import words
+from support import open_tiny, words
 
 PROMPT = (5, 17, 80, 33, 5, 61, 9)
 
@@ -115,6 +116,19 @@ def test_certified_lists_equal_exhaustive_ones(tiny: ms.Model) -> None:
     for name, table in certified.tables().items():
         if not name.endswith("_scores"):
             assert table.equals(exhaustive.tables()[name]), name
+
+
+def test_half_precision_weights_are_scored_in_float32() -> None:
+    for family in FAMILIES:
+        model = open_tiny(family.build().to(torch.bfloat16))
+        certified = model.attribute(words(*PROMPT), 40, top=5)
+        exhaustive = model.attribute(words(*PROMPT), 40, top=5, neurons="all")
+        assert certified.provenance.dtype == "bfloat16"
+        assert certified.ffn_neurons.equals(exhaustive.ffn_neurons)
+        assert certified.ffn_neurons["score"].dtype == "float32"
+        widened = open_tiny(family.build().to(torch.bfloat16).float())
+        same = widened.attribute(words(*PROMPT), 40, top=5).target
+        assert abs(same.log_probability - certified.target.log_probability) < 0.3
 
 
 def test_intervals_hold_the_exact_scores_and_their_sum(tiny: ms.Model) -> None:

@@ -217,3 +217,43 @@ def test_what_is_not_there_is_refused_in_words(
         call(llama)
     assert "\n" not in str(caught.value)
     assert hooks(llama.language_model.model) == 0
+
+
+def one_by_one(model: ms.Model, parts: list, **how: object) -> list[float]:
+    before = logits(model.language_model.model)[0, -1].log_softmax(-1)[40]
+    drops = []
+    for part in parts:
+        with model.ablate([part], **how):
+            drops.append(float(before - logits(model.language_model.model)[0, -1].log_softmax(-1)[40]))
+    return drops
+
+
+MIXED = [*PARTS["FFN neurons"], *PARTS["attention neurons"], *PARTS["heads"], *PARTS["layers"]]
+
+
+@pytest.mark.parametrize("how", [{}, {"factor": 0.5}, {"positions": [-1]}, {"positions": [0, 2]}])
+def test_single_ablations_equal_one_by_one(tiny: ms.Model, how: dict[str, object]) -> None:
+    found = tiny.single_ablations(PROMPT, 40, MIXED, **how)
+    assert found["drop"].tolist() == pytest.approx(one_by_one(tiny, MIXED, **how), abs=1e-4)
+    assert found["drop"].abs().max() > 1e-3
+    assert hooks(tiny.language_model.model) == 0
+
+
+def test_single_ablations_in_parallel_blocks(parallel: ms.Model) -> None:
+    found = parallel.single_ablations(PROMPT, 40, MIXED)
+    assert found["drop"].tolist() == pytest.approx(one_by_one(parallel, MIXED), abs=1e-4)
+
+
+def test_single_ablations_keep_to_a_small_budget(llama: ms.Model) -> None:
+    neurons = [ms.FFNNeuron(1, neuron) for neuron in range(48)]
+    plenty = llama.single_ablations(PROMPT, 40, neurons)
+    little = llama.single_ablations(PROMPT, 40, neurons, memory_budget=1)
+    assert plenty["drop"].to_numpy() == pytest.approx(little["drop"].to_numpy(), abs=1e-5)
+    assert list(plenty.columns) == ["layer", "neuron", "drop"]
+
+
+def test_single_ablations_refuse_what_is_not_there(llama: ms.Model) -> None:
+    with pytest.raises(ms.OptionError, match="neuron goes from 0 to 47"):
+        llama.single_ablations(PROMPT, 40, [ms.FFNNeuron(0, 48)])
+    with pytest.raises(ms.OptionError, match="position 9 is outside"):
+        llama.single_ablations(PROMPT, 40, [ms.FFNNeuron(0, 4)], positions=[9])

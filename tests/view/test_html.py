@@ -55,7 +55,7 @@ def test_is_one_whole_page(result: Attribution) -> None:
     assert page.open == []
     assert page.all("html")[0]["lang"] == "en"
     assert "Where demo remembers ␣Tokyo" in re.sub(r"\s+", " ", page.text)
-    assert "certified: exact top 5 of 46,080 FFN neurons" in page.text
+    assert "certified: exact top and bottom 5 of 46,080 FFN neurons" in page.text
 
 
 def test_fetches_and_runs_nothing(result: Attribution) -> None:

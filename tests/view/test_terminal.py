@@ -127,9 +127,9 @@ def test_every_head_of_a_wide_model_has_a_cell(make_result: Make) -> None:
 
 def test_says_what_is_certified(make_result: Make) -> None:
     text = shown(make_result())
-    assert "certified: exact top 5 of 46,080 FFN neurons, 200 scored exactly" in text
+    assert "certified: exact top and bottom 5 of 46,080 FFN neurons, 200 scored exactly" in text
     text = shown(make_result(certified=False, costs={"positions": Cost(10, 10)}))
-    assert "not certified: best found top 5 of 10 heads at positions" in text
+    assert "not certified: best found top and bottom 5 of 10 heads at positions" in text
 
 
 def test_draws_a_result_without_rows(make_result: Make) -> None:

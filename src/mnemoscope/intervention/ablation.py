@@ -14,6 +14,7 @@ from torch import Tensor
 from mnemoscope.attribution.result import records
 from mnemoscope.intervention.parts import Part, Site, matched_random, sites
 from mnemoscope.intervention.running import Change, Positions, applied, observed_inputs
+from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
 
 METRICS = ("reciprocal_rank", "probability", "log_probability")
@@ -85,7 +86,7 @@ def next_token(language_model: LanguageModel, token_ids: Sequence[int]) -> Tenso
     """Log probabilities that the model itself gives the next token, `[n_vocabulary]` float32."""
     model = language_model.model
     tokens = torch.tensor([list(token_ids)], device=model.device)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         logits = model(input_ids=tokens, use_cache=False).logits[0, -1]
     return torch.log_softmax(logits.float(), dim=-1)
 

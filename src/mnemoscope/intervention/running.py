@@ -33,13 +33,7 @@ class Change:
 
     def apply(self, values: Tensor, positions: Positions) -> Tensor:
         """Changed copy of the values at a site, `[n_prompts, n_tokens, n]`."""
-        n_tokens = values.shape[1]
-        for position in positions or ():
-            if not -n_tokens <= position < n_tokens:
-                raise OptionError(
-                    f"position {position} is outside the prompt of {n_tokens} tokens; "
-                    f"give one from 0 to {n_tokens - 1}, or -1 for the last"
-                )
+        check_positions(positions, values.shape[1])
         changed = values.clone()
         inputs = slice(None) if self.site.inputs is None else self.site.inputs.to(values.device)
         spans = [slice(None)] if positions is None else [[position] for position in positions]
@@ -51,6 +45,20 @@ class Change:
                 block[..., inputs] = self.replacement.to(values)
             changed[:, span] = block
         return changed
+
+
+def check_positions(positions: Positions, n_tokens: int) -> None:
+    """Refuse positions outside a prompt.
+
+    Raises:
+        OptionError: there is one.
+    """
+    for position in positions or ():
+        if not -n_tokens <= position < n_tokens:
+            raise OptionError(
+                f"position {position} is outside the prompt of {n_tokens} tokens; "
+                f"give one from 0 to {n_tokens - 1}, or -1 for the last"
+            )
 
 
 @contextmanager

@@ -82,18 +82,27 @@ AttentionMaskInterface.register(ATTENTION_NAME, AttentionMaskInterface()["eager"
 def observed_attention(model: PreTrainedModel, observer: Callable[[AttentionCall], None]) -> Iterator[None]:
     """Tell `observer` of every attention call while the context lasts; evaluation mode meanwhile."""
     implementation = model.config._attn_implementation
-    training = [module for module in model.modules() if module.training]
     token = _observer.set(observer)
+    try:
+        model.config._attn_implementation = ATTENTION_NAME
+        with evaluating(model):
+            yield
+    finally:
+        model.config._attn_implementation = implementation
+        _observer.reset(token)
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode while the context lasts; then every module has its own mode again."""
+    training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
-        model.config._attn_implementation = ATTENTION_NAME
         yield
     finally:
-        model.config._attn_implementation = implementation
         for module in training:
             module.training = True
-        _observer.reset(token)
 
 
 def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -19,13 +19,13 @@ def what_is_proven(result: Attribution) -> list[str]:
     """How sure the top lists are, a line for each search."""
     lines = []
     for name, what in SEARCHED.items():
-        for table, end in ((name, "top"), (f"suppressing_{name}", "bottom")):
-            cost = result.costs.get(table)
-            if cost is None:
-                continue
-            verdict = "certified: exact" if result.certified else "not certified: best found"
-            found = f"{end} {len(getattr(result, table)):,} of {cost.parts:,} {what}"
-            lines.append(f"{verdict} {found}, {cost.exact:,} scored exactly")
+        cost = result.costs.get(name)
+        if cost is None:
+            continue
+        verdict = "certified: exact" if result.certified else "not certified: best found"
+        ends = "top" if getattr(result, f"suppressing_{name}").empty else "top and bottom"
+        found = f"{ends} {len(getattr(result, name)):,} of {cost.parts:,} {what}"
+        lines.append(f"{verdict} {found}, {cost.exact:,} scored exactly")
     return lines
 
 
