@@ -22,11 +22,12 @@ from mnemoscope.errors import (
 )
 
 if TYPE_CHECKING:
-    from mnemoscope.api import Model, Prediction, load
+    from mnemoscope.api import Model, load
     from mnemoscope.attribution.reading import NeuronReading
     from mnemoscope.attribution.result import Attribution
     from mnemoscope.intervention.ablation import Ablation
     from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Head, Layer
+    from mnemoscope.prediction import Prediction
 
 __version__ = version("mnemoscope")
 
@@ -62,7 +63,7 @@ _LAZY = {
     "Attribution": "mnemoscope.attribution.result",
     "Model": "mnemoscope.api",
     "NeuronReading": "mnemoscope.attribution.reading",
-    "Prediction": "mnemoscope.api",
+    "Prediction": "mnemoscope.prediction",
     "load": "mnemoscope.api",
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -12,18 +11,16 @@ from typing import Any, get_args
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from mnemoscope.attribution import attribute as attribution
 from mnemoscope.attribution.base import base_states
 from mnemoscope.attribution.bounds import Geometry
 from mnemoscope.attribution.reading import NeuronReading, read_neuron
-from mnemoscope.attribution.result import Attribution, Provenance, Target, records
+from mnemoscope.attribution.result import Attribution, Provenance, Target
 from mnemoscope.errors import OptionError, PromptError
-from mnemoscope.intervention.ablation import Ablation, changes, compare, next_token
+from mnemoscope.intervention.ablation import Ablation, Manner, changed, compare, next_token
 from mnemoscope.intervention.editing import edited_copy, save_checkpoint
-from mnemoscope.intervention.parts import FFNNeuron, Part, Parts, listed, sites
-from mnemoscope.intervention.running import Change, applied
+from mnemoscope.intervention.parts import FFNNeuron, Parts, listed, sites
 from mnemoscope.intervention.single import single_ablations
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.language_model import LanguageModel
@@ -31,36 +28,11 @@ from mnemoscope.model.loading import Source, open_model
 from mnemoscope.model.proof import Proof
 from mnemoscope.model.readout import FrozenReadout
 from mnemoscope.model.tokens import Prompt, encode_prompt, encode_target, token_text
+from mnemoscope.prediction import Prediction
+from mnemoscope.view.progress import ProgressBars
 
 PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
 MEMORY_BUDGET = 200 * 2**20
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says comes next.
-
-    Attributes:
-        prompt: the prompt as given.
-        tokens: the prompt's tokens as text.
-        token_ids: the same as ids.
-        table: `rank, id, token, probability, log_probability`, likeliest first.
-    """
-
-    prompt: str
-    tokens: tuple[str, ...]
-    token_ids: tuple[int, ...]
-    table: pd.DataFrame
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `mnemoscope predict --json` prints."""
-        columns = tuple(self.table.columns)
-        return {
-            "prompt": self.prompt,
-            "tokens": list(self.tokens),
-            "token_ids": list(self.token_ids),
-            "predictions": records(self.table, columns),
-        }
 
 
 def load(
@@ -262,7 +234,7 @@ class Model:
             target=target_id,
             budget=memory_budget,
         )
-        report = _Bars() if progress else None
+        report = ProgressBars() if progress else None
         found, costs = attribution.attribute(prediction, top, neurons, suppressing, report)
         from_embeddings = float(base.log_probabilities[0, target_id])
         rise = float(log_p[target_id]) - from_embeddings
@@ -324,11 +296,11 @@ class Model:
         ...     model.predict("The capital of Japan is the city of")
         """
         named = listed(parts)
-        done = self._changes(named, factor, mean_of)
+        manner = Manner(factor, self._token_ids(mean_of), positions)
         opaque = any(not isinstance(part, FFNNeuron) for part in named)
         self._opaque_changes += opaque
         try:
-            with applied(self.language_model.anatomy, done, positions):
+            with changed(self.language_model, named, manner):
                 yield self
         finally:
             self._opaque_changes -= opaque
@@ -366,26 +338,13 @@ class Model:
         named = listed(parts)
         if target is None:
             target = int(next_token(self.language_model, encoded.ids).argmax())
-        target_id = encode_target(self.language_model, encoded, target)
-        before, after, controls = compare(
+        return compare(
             self.language_model,
-            encoded.ids,
-            target_id,
+            encoded,
+            encode_target(self.language_model, encoded, target),
             named,
-            lambda chosen: self._changes(chosen, factor, mean_of),
-            positions,
+            Manner(factor, self._token_ids(mean_of), positions),
             range(seeds),
-        )
-        where = "all positions" if positions is None else f"positions {list(positions)}"
-        return Ablation(
-            prompt=prompt,
-            tokens=encoded.tokens,
-            target=(target_id, token_text(self.language_model.tokenizer, target_id)),
-            parts=named,
-            how=f"{'mean' if mean_of else f'factor {factor:g}'} at {where}",
-            before=before,
-            after=after,
-            controls=controls,
         )
 
     def single_ablations(
@@ -455,9 +414,8 @@ class Model:
             save_checkpoint(copied, Path(save_to))
         return Model(copied)
 
-    def _changes(self, parts: Sequence[Part], factor: float, mean_of: Sequence[str]) -> list[Change]:
-        references = [encode_prompt(self.language_model, text).ids for text in mean_of]
-        return changes(self.language_model, parts, factor, references)
+    def _token_ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        return [encode_prompt(self.language_model, text).ids for text in prompts]
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -496,19 +454,6 @@ class Model:
             versions={package: version(package) for package in PACKAGES},
             options=options,
         )
-
-
-class _Bars:
-    """A progress bar for each kind of part, on stderr."""
-
-    def __init__(self) -> None:
-        self.bars: dict[str, tqdm] = {}
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        bar = self.bars.setdefault(name, tqdm(total=total, desc=name))
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
 
 
 def _check_top(top: int) -> None:

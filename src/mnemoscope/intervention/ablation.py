@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -16,6 +17,7 @@ from mnemoscope.intervention.parts import Part, Site, matched_random, sites
 from mnemoscope.intervention.running import Change, Positions, applied, observed_inputs
 from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.tokens import Prompt, token_text
 
 METRICS = ("reciprocal_rank", "probability", "log_probability")
 
@@ -29,7 +31,7 @@ class Ablation:
         tokens: the prompt's tokens as text.
         target: the target's id and text.
         parts: what was intervened on.
-        how: `"factor 0"` or `"mean"`, and at which positions.
+        how: what was done to them and at which positions, in words.
         before, after: reciprocal rank, probability and log probability (nats) of the target.
         controls: the same after each random intervention: `seed` and the metrics.
     """
@@ -102,36 +104,61 @@ def mean_values(
     return {site: torch.cat(values).mean(0) for site, values in kept.items()}
 
 
-def changes(
-    language_model: LanguageModel,
-    parts: Sequence[Part],
-    factor: float,
-    references: Sequence[Sequence[int]],
-) -> list[Change]:
-    """What to do at each site of the parts: scale, or with references put their mean there."""
+@dataclass(frozen=True)
+class Manner:
+    """What is done to parts and where.
+
+    Attributes:
+        factor: what their values are multiplied with.
+        references: token ids of prompts; if there are any, the values become their mean over these
+            prompts instead.
+        positions: which positions; None for all.
+    """
+
+    factor: float = 0.0
+    references: Sequence[Sequence[int]] = ()
+    positions: Positions = None
+
+    def __str__(self) -> str:
+        """In words."""
+        what = f"mean of {len(self.references)} prompts" if self.references else f"factor {self.factor:g}"
+        where = "all positions" if self.positions is None else f"positions {list(self.positions)}"
+        return f"{what} at {where}"
+
+
+@contextmanager
+def changed(language_model: LanguageModel, parts: Sequence[Part], manner: Manner) -> Iterator[None]:
+    """Change parts in every forward pass while the context lasts."""
     at = sites(parts, language_model.anatomy)
-    if not references:
-        return [Change(site, factor) for site in at]
-    means = mean_values(language_model, at, references)
-    return [Change(site, factor, means[site]) for site in at]
+    means = mean_values(language_model, at, manner.references) if manner.references else {}
+    done = [Change(site, manner.factor, means.get(site)) for site in at]
+    with applied(language_model.anatomy, done, manner.positions):
+        yield
 
 
 def compare(
     language_model: LanguageModel,
-    token_ids: Sequence[int],
+    prompt: Prompt,
     target: int,
     parts: Sequence[Part],
-    change: Callable[[Sequence[Part]], list[Change]],
-    positions: Positions,
+    manner: Manner,
     seeds: Sequence[int],
-) -> tuple[dict[str, float], dict[str, float], pd.DataFrame]:
-    """Metrics before, after, and after a matched random intervention for each seed."""
+) -> Ablation:
+    """A target before, after, and after a matched random intervention for each seed."""
 
     def after(chosen: Sequence[Part]) -> dict[str, float]:
-        with applied(language_model.anatomy, change(chosen), positions):
-            return metrics(next_token(language_model, token_ids), target)
+        with changed(language_model, chosen, manner):
+            return metrics(next_token(language_model, prompt.ids), target)
 
-    before = metrics(next_token(language_model, token_ids), target)
-    found = after(parts)
-    rows = [{"seed": seed, **after(matched_random(parts, language_model.anatomy, seed))} for seed in seeds]
-    return before, found, pd.DataFrame(rows, columns=["seed", *METRICS])
+    anatomy = language_model.anatomy
+    controls = [{"seed": seed, **after(matched_random(parts, anatomy, seed))} for seed in seeds]
+    return Ablation(
+        prompt=prompt.text,
+        tokens=prompt.tokens,
+        target=(target, token_text(language_model.tokenizer, target)),
+        parts=tuple(parts),
+        how=str(manner),
+        before=metrics(next_token(language_model, prompt.ids), target),
+        after=after(parts),
+        controls=pd.DataFrame(controls, columns=["seed", *METRICS]),
+    )

@@ -34,9 +34,9 @@ from mnemoscope.view.tokens import middle_left_out, visible
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mnemoscope.api import Prediction
     from mnemoscope.attribution.reading import NeuronReading
     from mnemoscope.intervention.ablation import Ablation
+    from mnemoscope.prediction import Prediction
 
 _PROMPT_LINES = 4
 _LONGEST_TOKEN = 40
