@@ -186,7 +186,7 @@ def test_attribute_draws_for_people() -> None:
     assert "\x1b" not in text
     assert "The ␣capital ␣of ␣Japan ␣is ␣the ␣city ␣of ▸ ␣Tokyo" in text
     assert "24.1005" in text
-    assert "certified: exact top 10 of 46,080 FFN neurons" in text
+    assert "certified: exact top and bottom 10 of 46,080 FFN neurons" in text
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
