@@ -79,6 +79,9 @@ def load(
 class Model:
     """A proven language model that can be asked which of its parts raise a prediction.
 
+    What is known of the weights is measured once, so do not change them in place; `edit` makes a
+    changed copy, and a model trained further is to be loaded anew.
+
     Attributes:
         language_model: the transformers model, tokenizer and anatomy behind it.
     """

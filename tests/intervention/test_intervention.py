@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import mnemoscope as ms
 from mnemoscope.intervention.parts import matched_random
-from support import open_tiny, words
+from support import open_tiny, parallel_model, words
 
 IDS = (5, 17, 80, 33, 61)
 PROMPT = words(*IDS)
@@ -45,21 +45,7 @@ def hooks(model: PreTrainedModel) -> int:
 
 @pytest.fixture(scope="module")
 def parallel() -> ms.Model:
-    config = AutoConfig.for_model(
-        "gpt_neox",
-        vocab_size=97,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        use_parallel_residual=True,
-    )
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.2 * torch.randn_like(weight))
-    return open_tiny(model)
+    return open_tiny(parallel_model())
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, -2.0])

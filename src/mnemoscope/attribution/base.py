@@ -24,7 +24,6 @@ class BaseStates:
         ffn: the same for FFN parts, `[n_layers]`.
         after_attention: index of that state plus the whole attention output, `[n_layers]`.
         after_ffn: index of that state plus the whole FFN output, `[n_layers]`.
-        final: index of the final state.
     """
 
     log_probabilities: Tensor
@@ -32,7 +31,6 @@ class BaseStates:
     ffn: Tensor
     after_attention: Tensor
     after_ffn: Tensor
-    final: int
 
     def layer_scores(self, target: int) -> Tensor:
         """Log-probability increase of each layer's attention and FFN output, `[n_layers, 2]`, nats."""
@@ -60,7 +58,6 @@ def base_states(trace: Trace, readout: FrozenReadout) -> BaseStates:
             ffn=mid,
             after_attention=mid,
             after_ffn=layers + 1,
-            final=n_layers,
         )
     plus_attention = trace.resid_pre + trace.attention_out
     plus_ffn = trace.resid_pre + trace.ffn_out
@@ -70,7 +67,6 @@ def base_states(trace: Trace, readout: FrozenReadout) -> BaseStates:
         ffn=layers,
         after_attention=layers + n_layers + 1,
         after_ffn=layers + 2 * n_layers + 1,
-        final=n_layers,
     )
 
 

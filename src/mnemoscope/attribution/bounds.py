@@ -31,7 +31,10 @@ ROUNDING = 2e-6
 
 
 class Geometry:
-    """What the bounds need to know of a model's weights; made once per model, filled as asked for."""
+    """What the bounds need to know of a model's weights; made once per model, filled as asked for.
+
+    The weights must not change afterwards, or the bounds would no longer hold.
+    """
 
     def __init__(self, readout: Readout) -> None:
         self.readout = readout
@@ -62,10 +65,6 @@ class Geometry:
         if key not in self._measured:
             self._measured[key] = self.measure(projection.columns())
         return self._measured[key]
-
-    def forget(self) -> None:
-        """Drop what was measured, because weights changed."""
-        self._measured.clear()
 
 
 @dataclass(frozen=True)

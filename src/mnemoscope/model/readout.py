@@ -128,10 +128,6 @@ class FrozenReadout:
         logits = self.project(self.fold(states)).add_(self.constant)
         return torch.log_softmax(logits, dim=-1)
 
-    def rows(self, token_ids: Tensor) -> Tensor:
-        """Rows of E in float32, `[...] -> [..., d_model]`."""
-        return self.unembedding[token_ids].float()
-
 
 def project(vectors: Tensor, matrix: Tensor, out: Tensor | None = None, chunk: int = 8192) -> Tensor:
     """`vectors @ matrix.T` in float32; a half-precision matrix is widened some rows at a time."""
