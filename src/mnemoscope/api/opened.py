@@ -1,0 +1,133 @@
+"""An opened model: its sizes, and how prompts are read."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from mnemoscope.attribution.bounds import Geometry
+from mnemoscope.attribution.result import Provenance, Target
+from mnemoscope.errors import PromptError
+from mnemoscope.model.capture import Trace
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.proof import Proof
+from mnemoscope.model.readout import FrozenReadout
+from mnemoscope.model.tokens import Prompt, token_text
+
+PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
+MEMORY_BUDGET = 200 * 2**20
+
+
+class OpenedModel:
+    """A proven language model.
+
+    Attributes:
+        language_model: the transformers model, tokenizer and anatomy behind it.
+    """
+
+    def __init__(self, language_model: LanguageModel) -> None:
+        """Wrap an opened model; `mnemoscope.load` does it for you."""
+        self.language_model = language_model
+        self._opaque_changes = 0
+
+    @property
+    def name(self) -> str:
+        """What the model was loaded by."""
+        return self.language_model.name
+
+    @property
+    def revision(self) -> str:
+        """Hub commit, or a digest of the local files."""
+        return self.language_model.revision
+
+    @property
+    def dtype(self) -> str:
+        """Type of the weights."""
+        return str(self.language_model.model.dtype).removeprefix("torch.")
+
+    @property
+    def architecture(self) -> str:
+        """Class of the transformers model."""
+        return type(self.language_model.model).__name__
+
+    @property
+    def proof(self) -> Proof:
+        """The checks that the model passed when it was opened."""
+        return self.language_model.proof
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return self.language_model.anatomy.n_layers
+
+    @property
+    def n_heads(self) -> int:
+        """Number of query heads in a layer."""
+        return self.language_model.anatomy.n_heads
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Number of key/value heads in a layer."""
+        return self.language_model.anatomy.n_kv_heads
+
+    @property
+    def d_ff(self) -> int:
+        """Number of FFN neurons in a layer."""
+        return self.language_model.anatomy.d_ff
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.language_model.anatomy.d_model
+
+    @property
+    def n_vocabulary(self) -> int:
+        """Number of tokens the model can predict."""
+        return self.language_model.anatomy.n_vocabulary
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name!r}, {self.architecture}, {self.n_layers} layers of {self.n_heads} heads and "
+            f"{self.d_ff} FFN neurons, {self.dtype})"
+        )
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """What the bounds need to know of the weights; made at the first attribution."""
+        return Geometry(self.language_model.anatomy.readout)
+
+    def _read(self, prompt: Prompt, norm_bias: bool = True) -> tuple[Trace, FrozenReadout, torch.Tensor]:
+        """Run a prompt; its trace, frozen readout and log probabilities `[n_vocabulary]`."""
+        (trace,) = self.language_model.capture([prompt.ids])
+        readout = self.language_model.anatomy.readout.freeze(trace.final_state, norm_bias)
+        log_p = readout.log_probabilities(trace.final_state[None])[0]
+        if not log_p.isfinite().all():
+            raise PromptError(
+                f"the model predicts NaN or infinite values after {prompt.text!r}; "
+                "check the weights, or load "
+                "half-precision weights as float32"
+            )
+        return trace, readout, log_p
+
+    def _describe(self, target: int, log_p: torch.Tensor) -> Target:
+        value = float(log_p[target])
+        return Target(
+            id=target,
+            text=token_text(self.language_model.tokenizer, target),
+            rank=int((log_p > value).sum()) + 1,
+            probability=float(log_p[target].exp()),
+            log_probability=value,
+        )
+
+    def _provenance(self, options: dict[str, Any]) -> Provenance:
+        return Provenance(
+            model=self.name,
+            revision=self.revision,
+            architecture=self.architecture,
+            dtype=self.dtype,
+            versions={package: version(package) for package in PACKAGES},
+            options=options,
+        )
