@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import mnemoscope as ms
 from mnemoscope.model.families import Family
+from mnemoscope.testing import N_WORDS, word_tokenizer, words
 
-N_WORDS = 97
-
-
-def word_tokenizer(n_words: int = N_WORDS) -> PreTrainedTokenizerBase:
-    """A tokenizer whose words are `w3`, `w4`, ...; a word's id is its number."""
-    special = {"<pad>": 0, "<s>": 1, "</s>": 2}
-    vocabulary = {**special, **{f"w{i}": i for i in range(len(special), n_words)}}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<pad>", eos_token="</s>"
-    )
-
-
-def words(*ids: int) -> str:
-    """A prompt of the tiny models."""
-    return " ".join(f"w{i}" for i in ids)
+__all__ = ["N_WORDS", "family_id", "open_tiny", "parallel_model", "word_tokenizer", "words"]
 
 
 def family_id(family: Family) -> str:

@@ -73,7 +73,18 @@ def test_the_json_object_has_the_agreed_keys(llama: ms.Model) -> None:
     ]
     assert list(found["target"]) == ["id", "text", "rank", "probability", "log_probability"]
     neuron = found["ffn_neurons"][0]
-    assert list(neuron) == ["layer", "neuron", "score", "coefficient", "promotes", "demotes"]
+    effects = ["score", "total", "mediated"]
+    assert list(neuron) == ["layer", "neuron", *effects, "coefficient", "promotes", "demotes"]
+    assert list(found["heads"][0]) == ["layer", "head", *effects]
+    assert list(found["layers"][0]) == ["layer", "kind", *effects]
+    assert list(found["attention_neurons"][0]) == [
+        "layer",
+        "head",
+        "dim",
+        "position",
+        *effects,
+        "coefficient",
+    ]
     assert type(neuron["layer"]) is int
     assert type(neuron["score"]) is float
     assert found["ffn_neurons"][0]["score"] >= found["ffn_neurons"][1]["score"]

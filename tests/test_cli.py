@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from mnemoscope.attribution.result import Attribution
 
 TOKYO = ["attribute", "The capital of Japan is the city of", "--target", " Tokyo"]
-COMMAND = [sys.executable, "-m", "mnemoscope.cli"]
+COMMAND = [sys.executable, "-m", "mnemoscope"]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -52,7 +53,7 @@ def tokyo() -> dict[str, Any]:
     return json.loads(printed(*TOKYO, "--json"))
 
 
-@pytest.mark.parametrize("command", [[], ["attribute"], ["predict"], ["neuron"], ["models"]])
+@pytest.mark.parametrize("command", [[], ["attribute"], ["predict"], ["neuron"], ["ablate"], ["models"]])
 def test_help_ends_with_an_example(command: list[str]) -> None:
     text = printed(*command, "--help")
     assert text.rstrip().splitlines()[-1].startswith("    mnemoscope ")
@@ -85,8 +86,12 @@ def test_version() -> None:
         ([*TOKYO, "--target-id", "3"], "--target and --target-id"),
         ([*TOKYO, "--out", "a.csv"], "ends in .json, .parquet or .html"),
         ([*TOKYO, "--out", "no-such-folder/a.json"], "create the folder no-such-folder"),
+        ([*TOKYO, "--by", "total", "--no-effects"], "leave --no-effects out"),
         (["neuron", "24"], "write layer.neuron"),
         (["neuron", "-1.5"], "write layer.neuron"),
+        (["ablate", "A", "--mean-of", "B", "--resample-from", "C"], "--mean-of and --resample-from"),
+        (["ablate", "A", "--facts", "facts.jsonl"], "--facts needs --relation"),
+        (["ablate", "A", "--relation", "capital"], "without --facts"),
     ],
 )
 def test_mistakes_are_told_before_the_model_is_opened(arguments: list[str], message: str) -> None:
@@ -160,6 +165,26 @@ def test_attribute_prints_one_json_object(tokyo: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+def test_lists_can_be_ordered_by_total_effect(tokyo: dict[str, Any]) -> None:
+    found = json.loads(printed(*TOKYO, "--by", "total", "--json"))
+    for name in ("layers", "heads", "ffn_neurons", "attention_neurons"):
+        for lists, order in ((tokyo, "score"), (found, "total")):
+            effects = [row[order] for row in lists[name]]
+            assert effects == sorted(effects, reverse=True)
+            for row in lists[name]:
+                assert row["mediated"] == pytest.approx(row["total"] - row["score"], abs=1e-5)
+    assert found["layers"] != tokyo["layers"]
+
+
+@pytest.mark.slow
+def test_total_effects_can_be_left_out(tokyo: dict[str, Any]) -> None:
+    found = json.loads(printed(*TOKYO, "--no-effects", "--json"))
+    for name in ("layers", "heads", "ffn_neurons", "attention_neurons"):
+        assert {(row["total"], row["mediated"]) for row in found[name]} == {(None, None)}
+        assert [row["score"] for row in found[name]] == [row["score"] for row in tokyo[name]]
+
+
+@pytest.mark.slow
 def test_target_by_id_and_by_default_are_the_same(tokyo: dict[str, Any]) -> None:
     for target in (["--target-id", str(tokyo["target"]["id"])], []):
         assert json.loads(printed(*TOKYO[:2], *target, "--json")) == tokyo
@@ -186,6 +211,7 @@ def test_attribute_draws_for_people() -> None:
     assert "\x1b" not in text
     assert "The ␣capital ␣of ␣Japan ␣is ␣the ␣city ␣of ▸ ␣Tokyo" in text
     assert "24.1005" in text
+    assert re.search(r"layer.neuron +direct +total", text)
     assert "certified: exact top and bottom 10 of 46,080 FFN neurons" in text
     assert all(len(line) <= 100 for line in text.splitlines())
 
@@ -215,7 +241,29 @@ def test_ablate_shows_before_after_and_controls() -> None:
     assert len(found["controls"]) == 3
     drawn = printed("ablate", *TOKYO[1:], "--head", "23.4", "--layer", "3.ffn", "--seeds", "2")
     assert "23.4 3.ffn" in drawn
-    assert "2 random (mean ± standard deviation)" in drawn
+    assert "\n2 random " in drawn
+
+
+@pytest.mark.slow
+def test_ablate_looks_at_other_facts_and_tells_bad_lines(tmp_path: Path) -> None:
+    facts = tmp_path / "facts.jsonl"
+    lines = [
+        {"prompt": "The capital of France is", "target": "Paris", "relation": "capital"},
+        {"prompt": "The opposite of hot is", "target": "cold", "relation": "opposite"},
+        {"prompt": "The capital of Japan is the city of", "target": "Tokyo and Osaka", "relation": "capital"},
+    ]
+    facts.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + "not JSON\n")
+    others = ["--facts", str(facts), "--relation", "capital", "--resample-from", "A cat sat on the mat."]
+    done = run("ablate", *TOKYO[1:], "--head", "23.4", "--seeds", "1", *others)
+    assert done.returncode == 2
+    bad_json, bad_target = done.stderr.splitlines()
+    assert bad_json.startswith(f"{facts}, line 4, is left out: ")
+    assert bad_target.startswith(f"{facts}, line 3, is left out: ")
+    assert re.search(r"same relation +1 ", done.stdout)
+    assert re.search(r"other relations +1 ", done.stdout)
+    assert "What it does to plain text" in done.stdout
+    wrong = [*others[:3], "language"]
+    assert "give one of 'capital', 'opposite'" in refused("ablate", *TOKYO[1:], "--head", "23.4", *wrong)
 
 
 @pytest.mark.parametrize(

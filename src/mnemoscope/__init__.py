@@ -23,6 +23,9 @@ from mnemoscope.errors import (
 
 if TYPE_CHECKING:
     from mnemoscope.api import Model, load
+    from mnemoscope.attribution.methods.base import Method
+    from mnemoscope.attribution.methods.verified import Verified
+    from mnemoscope.attribution.ranking import Ranking
     from mnemoscope.attribution.reading import NeuronReading
     from mnemoscope.attribution.result import Attribution
     from mnemoscope.intervention.ablation import Ablation
@@ -38,6 +41,7 @@ __all__ = [
     "FFNNeuron",
     "Head",
     "Layer",
+    "Method",
     "MnemoscopeError",
     "Model",
     "ModelFileError",
@@ -46,9 +50,11 @@ __all__ = [
     "OutputError",
     "Prediction",
     "PromptError",
+    "Ranking",
     "TargetError",
     "UnknownModelError",
     "UnsupportedModelError",
+    "Verified",
     "__version__",
     "load",
 ]
@@ -61,9 +67,12 @@ _LAZY = {
     "Head": "mnemoscope.intervention.parts",
     "Layer": "mnemoscope.intervention.parts",
     "Attribution": "mnemoscope.attribution.result",
+    "Method": "mnemoscope.attribution.methods.base",
     "Model": "mnemoscope.api",
     "NeuronReading": "mnemoscope.attribution.reading",
     "Prediction": "mnemoscope.prediction",
+    "Ranking": "mnemoscope.attribution.ranking",
+    "Verified": "mnemoscope.attribution.methods.verified",
     "load": "mnemoscope.api",
 }
 

@@ -35,3 +35,7 @@ class UnsupportedModelError(MnemoscopeError):
 
 class OutputError(MnemoscopeError):
     """A result cannot be written to or read from the named file."""
+
+
+class FactsError(MnemoscopeError):
+    """A file of facts cannot be read, or no line of it can be used."""

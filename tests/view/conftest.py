@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from mnemoscope.attribution.result import TABLES, Attribution, Cost, Provenance,
 TOKENS = ("The", " capital", "\n", "\t", "[bold]", "\u202eabc", "🙂", " of")
 DTYPES: dict[str, str] = {
     **dict.fromkeys(("layer", "head", "neuron", "dim", "position"), "int64"),
-    **dict.fromkeys(("score", "coefficient", "attention", "lower", "upper"), "float32"),
+    **dict.fromkeys(("score", "total", "mediated", "coefficient", "attention", "lower", "upper"), "float32"),
     **dict.fromkeys(("kind", "token"), "str"),
     **dict.fromkeys(("promotes", "demotes"), "object"),
 }
@@ -37,6 +38,8 @@ def _table(name: str, n_rows: int, shape: dict[str, int], tokens: tuple[str, ...
         elif column == "score":
             scores = -np.sort(-np.abs(random.standard_normal(n_rows)))
             columns[column] = -scores if lowers else scores
+        elif column == "mediated":
+            columns[column] = columns["total"] - columns["score"]
         else:
             columns[column] = random.standard_normal(n_rows)
     frame = pd.DataFrame(columns)
@@ -44,11 +47,13 @@ def _table(name: str, n_rows: int, shape: dict[str, int], tokens: tuple[str, ...
 
 
 def _every_part(shape: dict[str, int], names: tuple[str, ...], **labels: list[Any]) -> pd.DataFrame:
-    """One row for each part, with random scores of both signs, best first."""
+    """One row for each part, with random effects of both signs, best score first."""
     grids = [labels.get(name, list(range(shape.get(name, 0)))) for name in names]
     frame = pd.MultiIndex.from_product(grids, names=names).to_frame(index=False)
-    scores = np.random.default_rng(7).standard_normal(len(frame)).astype("float32")
-    frame["score"] = scores
+    random = np.random.default_rng(7)
+    frame["score"] = random.standard_normal(len(frame)).astype("float32")
+    frame["total"] = random.standard_normal(len(frame)).astype("float32")
+    frame["mediated"] = frame["total"] - frame["score"]
     return frame.sort_values("score", ascending=False, ignore_index=True)
 
 
@@ -88,7 +93,12 @@ def make_result() -> MakeResult:
             "telescoping_error": 3e-6,
             "costs": {name: Cost(46080, 200) for name in TABLES if "neurons" in name},
             "provenance": Provenance(
-                "demo", "abc123", "LlamaForCausalLM", "float32", {"torch": "2"}, {"top": n_rows}
+                "demo",
+                "abc123",
+                "LlamaForCausalLM",
+                "float32",
+                {"torch": "2"},
+                {"top": n_rows, "by": "direct", "effects": True},
             ),
         }
         return Attribution(**{**values, **fields})
@@ -100,3 +110,28 @@ def make_result() -> MakeResult:
 def result(make_result: MakeResult) -> Attribution:
     """A small result with odd tokens."""
     return make_result()
+
+
+@pytest.fixture
+def ordered_by_total(result: Attribution) -> Attribution:
+    """The same result as `attribute(by="total")` gives it, every list in the order of its totals."""
+    tables = {
+        name: table.sort_values("total", ascending=name.startswith("suppressing_"), ignore_index=True)
+        for name, table in result.tables().items()
+        if "total" in table
+    }
+    options = {**result.provenance.options, "by": "total"}
+    return replace(result, **tables, provenance=replace(result.provenance, options=options))
+
+
+@pytest.fixture
+def without_effects(result: Attribution) -> Attribution:
+    """The same result as `attribute(effects=False)` gives it."""
+    unknown = np.float32("nan")
+    tables = {
+        name: table.assign(total=unknown, mediated=unknown)
+        for name, table in result.tables().items()
+        if "total" in table
+    }
+    options = {**result.provenance.options, "effects": False}
+    return replace(result, **tables, provenance=replace(result.provenance, options=options))

@@ -64,6 +64,13 @@ def test_keeps_numbers_that_json_does_not_have(
 
 
 @pytest.mark.parametrize("ending", READABLE)
+def test_keeps_effects_that_were_not_computed(
+    tmp_path: Path, without_effects: Attribution, ending: str
+) -> None:
+    assert_equal(without_effects, load(save(without_effects, tmp_path / f"result{ending}")))
+
+
+@pytest.mark.parametrize("ending", READABLE)
 def test_keeps_the_types_of_empty_tables(
     tmp_path: Path, make_result: Callable[..., Attribution], ending: str
 ) -> None:
@@ -150,6 +157,7 @@ def test_refuses_a_truncated_file(tmp_path: Path, result: Attribution, ending: s
     ("change", "message"),
     [
         ({"schema_version": 99}, "upgrade"),
+        ({"schema_version": 1}, "attribute the prompt again"),
         ({"schema_version": "1"}, "damaged"),
         ({"format": "other"}, "not a result"),
         ({"layers": [{"layer": 0}]}, "damaged"),

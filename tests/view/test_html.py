@@ -50,6 +50,13 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+def text_of_head(result: Attribution, name: str) -> str:
+    """The headings of a table."""
+    head = re.search(rf'id="{name}".*?<thead>(.*?)</thead>', render_html(result), re.DOTALL)
+    assert head is not None
+    return " ".join(re.findall(r">([^<>]+)</th>", head[1]))
+
+
 def test_is_one_whole_page(result: Attribution) -> None:
     page = Page(render_html(result))
     assert page.open == []
@@ -116,6 +123,48 @@ def test_figure_fits_any_model(make_result: Make, size: tuple[int, int]) -> None
     figure = Page(render_html(make_result(*size))).all("svg")
     width = max(float(svg["width"] or 0) for svg in figure)
     assert 100 < width < 1300
+
+
+def test_bars_and_figure_are_of_the_effect_that_the_lists_are_ordered_by(
+    result: Attribution, ordered_by_total: Attribution
+) -> None:
+    for shown, name, column in ((result, "direct", "score"), (ordered_by_total, "total", "total")):
+        text = render_html(shown)
+        sorted_by = [header for header in Page(text).all("th") if "aria-sort" in header]
+        assert {header["class"] for header in sorted_by} == {f"of-{column}"}
+        assert [header["aria-sort"] for header in sorted_by].count("ascending") == 4
+        assert f"ordered by the {name} effect" in text
+        assert not re.search(rf'<td class="of-(?!{column})\w+"><span class="effect">', text)
+        assert f'<td class="of-{column}"><span class="effect">' in text
+        best = shown.layers.iloc[0]
+        kind = {"attention": "attention", "ffn": "FFN"}[best["kind"]]
+        number = f"{best[column]:+.3f}".replace("-", "−")
+        assert f"<title>layer {best['layer']}, {kind}: {number}</title>" in text
+    assert "by total effect, all computed" in render_html(ordered_by_total)
+
+
+def test_names_and_explains_the_effects(result: Attribution) -> None:
+    page = Page(render_html(result))
+    headings = dict(zip(TABLES["layers"], re.split(r"\s+", text_of_head(result, "layers")), strict=True))
+    assert headings == {"layer": "layer", "kind": "kind", "score": "direct"} | {
+        name: name for name in ("total", "mediated")
+    }
+    for meaning in ("what the part itself writes", "how far log p falls without it", "total minus direct"):
+        assert meaning in page.text
+
+
+def test_leaves_out_effects_that_were_not_computed(without_effects: Attribution) -> None:
+    text = render_html(without_effects)
+    page = Page(text)
+    assert not {"of-total", "of-mediated"} & {header["class"] for header in page.all("th")}
+    assert not re.search(r"\b(nan|n/a|total|mediated)\b", page.text)
+
+
+def test_a_total_that_is_not_a_number_is_nothing(result: Attribution) -> None:
+    result.layers.loc[0, ["total", "mediated"]] = np.nan
+    text = render_html(result)
+    assert not re.search(r"\b(nan|n/a)\b", Page(text).text)
+    assert re.search(r'<td class="of-total">\s*</td><td class="of-mediated">\s*</td>', text)
 
 
 def test_long_tables_say_what_they_leave_out(make_result: Make) -> None:

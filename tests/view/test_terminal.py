@@ -17,6 +17,7 @@ from rich.console import Console
 from mnemoscope.attribution.result import TABLES, Attribution, Cost, Target
 from mnemoscope.view.depth import Depth
 from mnemoscope.view.depth_chart import Scale, depth_chart
+from mnemoscope.view.numbers import plain_number
 from mnemoscope.view.terminal import (
     render_attribution,
     render_families,
@@ -36,6 +37,10 @@ def drawn(draw: Callable[[Console], None], width: int = 100, **options: Any) -> 
 
 def shown(result: Attribution, width: int = 100, **options: Any) -> str:
     return drawn(lambda console: render_attribution(result, console), width, **options)
+
+
+def as_shown(score: float) -> str:
+    return f"{score:+.3f}".replace("-", "−")
 
 
 @pytest.mark.parametrize("width", [40, 60, 100, 160])
@@ -61,7 +66,7 @@ def test_names_the_best_and_the_worst_parts(result: Attribution) -> None:
     for table in ("ffn_neurons", "suppressing_ffn_neurons"):
         row = getattr(result, table).iloc[0]
         assert f"{row['layer']}.{row['neuron']}" in text
-        assert f"{row['score']:+.3f}".replace("-", "−") in text
+        assert as_shown(row["score"]) in text
     row = result.attention_neurons.iloc[0]
     assert f"{row['layer']}.{row['head']}.{row['dim']}" in text
 
@@ -146,6 +151,58 @@ def test_draws_scores_that_are_not_numbers(make_result: Make) -> None:
     assert "n/a" in text
     assert "+∞" in text
     assert "\\u0000" in text
+
+
+def test_shows_both_effects_where_there_is_room(result: Attribution, ordered_by_total: Attribution) -> None:
+    for shown_result, alone in ((result, "direct"), (ordered_by_total, "total")):
+        wide, narrow = shown(shown_result, 90), shown(shown_result, 89)
+        for name in ("layer.neuron", "layer.head.dim", "layer.head"):
+            assert len(re.findall(rf"\n{name} +direct +total +", wide)) == 2
+            assert len(re.findall(rf"\n{name} +{alone} +(?:coefficient|attention) ", narrow)) == 2
+        row = shown_result.ffn_neurons.iloc[0]
+        numbers = "".join(rf" +{re.escape(as_shown(row[name]))} [ ━╸╍]*" for name in ("score", "total"))
+        assert re.search(rf"\n{row['layer']}\.{row['neuron']}{numbers} ", wide)
+
+
+def test_bars_and_names_are_of_the_effect_that_the_lists_are_ordered_by(
+    result: Attribution, ordered_by_total: Attribution
+) -> None:
+    direct, total = shown(result, 120), shown(ordered_by_total, 120)
+    for text, name, other in ((direct, "direct", "total"), (total, "total", "direct")):
+        assert text.count(f", by {name} effect") == 6
+        assert f", by {other} effect" not in text
+    neurons = total.split("FFN neurons  that raise")[1].splitlines()[2:7]
+    lengths = [len(re.findall("[━╍]", line)) for line in neurons]
+    assert lengths[0] == max(lengths)
+    assert "certified: exact top and bottom 5 of 46,080 FFN neurons by total effect, all computed" in total
+    layer, head, best = ordered_by_total.heads.loc[0, ["layer", "head", "total"]]
+    assert re.search(rf"heads that raise most +{layer:.0f}\.{head:.0f} ", total)
+    assert f"total  {as_shown(best)}" in total
+    layer = ordered_by_total.layers.iloc[0]
+    assert re.search(rf"\n +{layer['layer']} .*{re.escape(as_shown(layer['total']))}", total)
+
+
+def test_says_what_the_effects_are(result: Attribution, without_effects: Attribution) -> None:
+    direct = "direct: what the part itself writes towards the target"
+    assert f"{direct}; total: how far log p falls without it, to first order\n" in shown(result, 120)
+    assert f"\n{direct}\n" in shown(without_effects, 120).replace(" \n", "\n")
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_says_nothing_of_effects_that_were_not_computed(without_effects: Attribution, width: int) -> None:
+    text = shown(without_effects, width)
+    assert not re.search(r"\b(nan|n/a|total)\b", text)
+    assert "direct: " in text
+
+
+def test_a_total_that_is_not_a_number_is_nothing(result: Attribution) -> None:
+    result.ffn_neurons.loc[0, "total"] = float("nan")
+    result.heads.loc[0, "total"] = float("nan")
+    row = result.ffn_neurons.iloc[0]
+    text = shown(result, 120)
+    assert not re.search(r"\b(nan|n/a)\b", text)
+    written = rf"\n{row['layer']}\.{row['neuron']} +{re.escape(as_shown(row['score']))} +━+ +"
+    assert re.search(written + re.escape(plain_number(row["coefficient"])), text)
 
 
 @pytest.mark.parametrize("scores", [[0.0, 0.0], [1.0, 2.0], [-1.0, -2.0], [-1e-9, 3.0]])

@@ -58,4 +58,4 @@ def test_leaves_out_the_middle(widths: list[int], room: int) -> None:
 
 
 def test_signs_have_ascii_replacements() -> None:
-    assert in_ascii("␣Tokyo ⏎ −0.158 █▌│▒ ■·□ … 0–8 ━╸╍").isascii()
+    assert in_ascii("␣Tokyo ⏎ −0.158 █▌│▒ ■·□ … 0–8 ━╸╍ → ±").isascii()

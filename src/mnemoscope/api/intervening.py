@@ -1,25 +1,74 @@
-"""What can be done to a model: removing, scaling and editing parts."""
+"""What can be done to a model: removing, scaling, replacing and editing parts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-from typing_extensions import Self
+from typing_extensions import Self, TypedDict, Unpack
 
 from mnemoscope.api.opened import MEMORY_BUDGET, OpenedModel
 from mnemoscope.errors import OptionError
-from mnemoscope.intervention.ablation import Ablation, Manner, changed, compare, next_token
+from mnemoscope.intervention.ablation import (
+    Ablation,
+    Manner,
+    changed,
+    compare,
+    continuation,
+    next_token,
+)
+from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.editing import edited_copy, save_checkpoint
 from mnemoscope.intervention.parts import FFNNeuron, Parts, listed, sites
-from mnemoscope.intervention.single import single_ablations
+from mnemoscope.intervention.running import unchanged
+from mnemoscope.intervention.sensitivity import Sensitivity
+from mnemoscope.intervention.specificity import Besides, KnownFact, PlainText, shipped_passages
 from mnemoscope.model.tokens import encode_prompt, encode_target
+
+# A comparison runs the plain text once for every control, so only the first passages are taken.
+N_PASSAGES = 8
+
+
+class How(TypedDict, total=False):
+    """What is done to parts and where: the options of `Intervening.ablate`."""
+
+    factor: float
+    mean_of: Sequence[str]
+    resample_from: Sequence[str]
+    seed: int
+    positions: Sequence[int] | None
 
 
 class Intervening(OpenedModel):
     """The interventions of a `Model`."""
+
+    # How many of the interventions in force treat some positions of a text unlike others.
+    _changes_by_position = 0
+
+    @cached_property
+    def plain_text(self) -> PlainText:
+        """Plain English text on which an intervention should do little; made at its first use.
+
+        The first 8 of the package's 24 passages; `PlainText(model.language_model)` has them all.
+
+        >>> with model.ablate(result.ffn_neurons.head(10)):  # doctest: +SKIP
+        ...     model.plain_text.effect().kl
+        """
+        return PlainText(self.language_model, shipped_passages()[:N_PASSAGES], budget=MEMORY_BUDGET)
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """How plain text answers to taking each neuron away; made at its first use.
+
+        From the package's passages that `plain_text` does not hold, so that what is expected on
+        these can be checked on those.
+        """
+        texts = PlainText(self.language_model, shipped_passages()[N_PASSAGES:], budget=0).texts
+        with unchanged():
+            return Sensitivity(self.language_model, texts, budget=MEMORY_BUDGET)
 
     @contextmanager
     def ablate(
@@ -28,13 +77,15 @@ class Intervening(OpenedModel):
         *,
         factor: float = 0.0,
         mean_of: Sequence[str] = (),
+        resample_from: Sequence[str] = (),
+        seed: int = 0,
         positions: Sequence[int] | None = None,
     ) -> Iterator[Self]:
-        """Scale, zero or mean-ablate parts in everything the model does while the context lasts.
+        """Scale, zero, mean-ablate or resample parts in everything the model does while the context lasts.
 
-        Contexts can be nested. `predict`, the transformers model itself and its `generate` all see
-        the change; `attribute` does too for FFN neurons, and refuses while heads, attention neurons
-        or layers are changed, because their parts would no longer add up.
+        Contexts can be nested. `predict`, `generate`, the transformers model itself and its own
+        `generate` all see the change; `attribute` does too for FFN neurons, and refuses while heads,
+        attention neurons or layers are changed, because their parts would no longer add up.
 
         Args:
             parts: a table of a result (its rows), or `FFNNeuron`, `AttentionNeuron`, `Head` and
@@ -42,24 +93,31 @@ class Intervening(OpenedModel):
             factor: what their values are multiplied with; 0 removes them (METHOD section 7).
             mean_of: prompts; the parts then get their mean value over all positions of these
                 prompts instead of being scaled.
+            resample_from: prompts; at every position that is changed the parts then get the values
+                they have at one position of one of these prompts, drawn at random for each position
+                and the same for all parts, so that the values belong together.
+            seed: of that draw.
             positions: which positions of a prompt to change (-1 for the last); None for all.
 
         Raises:
-            OptionError: no parts, or a part or position that is not there.
-            PromptError: a prompt of `mean_of` is empty or too long.
+            OptionError: no parts, a part or position that is not there, or more than one of
+                `factor`, `mean_of` and `resample_from`.
+            PromptError: a prompt of `mean_of` or `resample_from` is empty or too long.
 
         >>> with model.ablate(result.ffn_neurons.head(10)):  # doctest: +SKIP
         ...     model.predict("The capital of Japan is the city of")
         """
         named = listed(parts)
-        manner = Manner(factor, self._token_ids(mean_of), positions)
+        manner = self._manner(factor, mean_of, resample_from, seed, positions)
         opaque = any(not isinstance(part, FFNNeuron) for part in named)
         self._opaque_changes += opaque
+        self._changes_by_position += manner.by_position
         try:
             with changed(self.language_model, named, manner):
                 yield self
         finally:
             self._opaque_changes -= opaque
+            self._changes_by_position -= manner.by_position
 
     def compare_ablation(
         self,
@@ -67,29 +125,40 @@ class Intervening(OpenedModel):
         target: str | int | None,
         parts: Parts,
         *,
-        factor: float = 0.0,
-        mean_of: Sequence[str] = (),
-        positions: Sequence[int] | None = None,
         seeds: int = 5,
+        facts: Sequence[KnownFact] = (),
+        relation: str | None = None,
+        **how: Unpack[How],
     ) -> Ablation:
         """The target before and after an intervention, beside matched random ones.
 
-        A control has as many parts of each kind in each layer, none of them among `parts`.
+        A control has as many parts of each kind in each layer, none of them among `parts`. What the
+        intervention does to plain text, and to other facts if some are given, says whether it is
+        specific to the target.
 
         Args:
             prompt: the text before the target.
             target: as for `attribute`.
             parts: as for `ablate`.
-            factor: as for `ablate`.
-            mean_of: as for `ablate`.
-            positions: as for `ablate`.
             seeds: how many random controls.
+            facts: other facts; those with the same prompt are left out.
+            relation: which of their relations is that of the target; needed with `facts`.
+            **how: `factor`, `mean_of`, `resample_from`, `seed` and `positions`, as for `ablate`.
 
         Raises:
-            OptionError, PromptError, TargetError: as `ablate` and `attribute` do.
+            OptionError, PromptError, TargetError: as `ablate` and `attribute` do; and OptionError if
+                `facts` come without a `relation` or with `positions` counted from the start, which
+                belong to one prompt.
         """
         if seeds < 1:
             raise OptionError(f"seeds is {seeds}; give 1 or more random controls")
+        if facts and relation is None:
+            raise OptionError("the facts come without a relation; give the one that the target is of")
+        if facts and any(position >= 0 for position in how.get("positions") or ()):
+            raise OptionError(
+                "positions counted from the start belong to one prompt, and facts have others; "
+                "count from the end (-1 for the last), or leave the facts out"
+            )
         encoded = encode_prompt(self.language_model, prompt)
         named = listed(parts)
         if target is None:
@@ -99,8 +168,93 @@ class Intervening(OpenedModel):
             encoded,
             encode_target(self.language_model, encoded, target),
             named,
-            Manner(factor, self._token_ids(mean_of), positions),
+            self._manner(**how),
             range(seeds),
+            Besides(self.plain_text, tuple(facts), relation or ""),
+        )
+
+    def generate(self, prompt: str, n_tokens: int = 20) -> str:
+        """The text that the model goes on with, always taking the likeliest next token.
+
+        The tokens are those of transformers' own `generate(do_sample=False)`. Inside `ablate` the
+        changed model goes on. Where an intervention is at chosen positions or resamples, these are
+        positions of the whole text, which is then run again for every token without a key/value
+        cache: a step with a cache sees one token only.
+
+        Args:
+            prompt: the text to go on with.
+            n_tokens: how many tokens to add; fewer come where the model ends the text.
+
+        Returns:
+            What follows the prompt, without special tokens.
+
+        Raises:
+            PromptError: the prompt is empty or too long.
+            OptionError: `n_tokens` is below 1, or more than the model's context has room for.
+        """
+        encoded = encode_prompt(self.language_model, prompt)
+        if n_tokens < 1:
+            raise OptionError(f"n_tokens is {n_tokens}; give 1 or more tokens to add")
+        context = self.language_model.context
+        if context is not None and len(encoded.ids) + n_tokens > context:
+            raise OptionError(
+                f"n_tokens is {n_tokens}, but after a prompt of {len(encoded.ids)} tokens the model has room "
+                f"for {context - len(encoded.ids)}; ask for fewer, or shorten the prompt"
+            )
+        added = continuation(
+            self.language_model, encoded.ids, n_tokens, use_cache=not self._changes_by_position
+        )
+        before, text = self._decode(encoded.ids), self._decode([*encoded.ids, *added])
+        return text[len(before) :] if text.startswith(before) else self._decode(added)
+
+    def ablate_each(
+        self,
+        prompt: str,
+        target: str | int,
+        interventions: Sequence[Parts],
+        *,
+        factor: float = 0.0,
+        positions: Sequence[int] | None = None,
+        memory_budget: int = MEMORY_BUDGET,
+    ) -> pd.DataFrame:
+        """The target after each of many interventions, none in force while another is.
+
+        Each is a row of a batch that starts at the first layer it acts in, which is exact and several
+        times faster than one forward pass for each.
+
+        Args:
+            prompt: the text before the target.
+            target: as for `attribute`.
+            interventions: the parts to scale together, as for `ablate`; one item per intervention.
+            factor: as for `ablate`.
+            positions: as for `ablate`.
+            memory_budget: bytes that a batch may take.
+
+        Returns:
+            One row per intervention, in the order given: `reciprocal_rank`, `probability` and
+            `log_probability` of the target, and `drop`, how far the last one fell, in nats.
+
+        Raises:
+            OptionError, PromptError, TargetError: as `ablate` and `attribute` do.
+            UnsupportedModelError: the model's blocks cannot be run on their own.
+        """
+        encoded = encode_prompt(self.language_model, prompt)
+        outcomes = ablate_each(
+            self.language_model,
+            encoded.ids,
+            encode_target(self.language_model, encoded, target),
+            [listed(parts) for parts in interventions],
+            factor=factor,
+            positions=positions,
+            budget=memory_budget,
+        )
+        return pd.DataFrame(
+            {
+                "reciprocal_rank": (1 / outcomes.rank).cpu().numpy(),
+                "probability": outcomes.log_probability.exp().cpu().numpy(),
+                "log_probability": outcomes.log_probability.cpu().numpy(),
+                "drop": outcomes.drop.cpu().numpy(),
+            }
         )
 
     def single_ablations(
@@ -115,11 +269,10 @@ class Intervening(OpenedModel):
     ) -> pd.DataFrame:
         """How far the target's log probability really falls when each part alone is removed.
 
-        The ground truth that scores can be compared with; the parts are removed in the rows of
-        batches that start at their own layer, which is several times faster than one by one.
+        The ground truth that scores can be compared with; computed as by `ablate_each`.
 
         Args:
-            prompt: the text before the target.
+            prompt: as for `ablate_each`.
             target: as for `attribute`.
             parts: as for `ablate`, but each on its own.
             factor: as for `ablate`.
@@ -131,22 +284,18 @@ class Intervening(OpenedModel):
             positive where the part supports the target.
 
         Raises:
-            OptionError, PromptError, TargetError: as `ablate` and `attribute` do.
-            UnsupportedModelError: the model's blocks cannot be run on their own.
+            OptionError, PromptError, TargetError, UnsupportedModelError: as `ablate_each` does.
         """
-        encoded = encode_prompt(self.language_model, prompt)
         named = listed(parts)
-        drops = single_ablations(
-            self.language_model,
-            encoded.ids,
-            encode_target(self.language_model, encoded, target),
-            named,
+        outcomes = self.ablate_each(
+            prompt,
+            target,
+            [[part] for part in named],
             factor=factor,
             positions=positions,
-            budget=memory_budget,
+            memory_budget=memory_budget,
         )
-        table = pd.DataFrame([part._asdict() for part in named])
-        return table.assign(drop=drops.cpu().numpy())
+        return pd.DataFrame([part._asdict() for part in named]).assign(drop=outcomes["drop"])
 
     def edit(self, parts: Parts, *, factor: float = 0.0, save_to: str | Path | None = None) -> Self:
         """A copy of the model with an intervention baked into its weights.
@@ -170,5 +319,30 @@ class Intervening(OpenedModel):
             save_checkpoint(copied, Path(save_to))
         return type(self)(copied)
 
+    def _manner(
+        self,
+        factor: float = 0.0,
+        mean_of: Sequence[str] = (),
+        resample_from: Sequence[str] = (),
+        seed: int = 0,
+        positions: Sequence[int] | None = None,
+    ) -> Manner:
+        given = {"factor": factor != 0, "mean_of": bool(mean_of), "resample_from": bool(resample_from)}
+        names = [name for name, is_given in given.items() if is_given]
+        if len(names) > 1:
+            raise OptionError(
+                f"{' and '.join(names)} cannot be done at once to the same parts; give one of them"
+            )
+        references = self._token_ids(mean_of or resample_from)
+        return Manner(factor, references, positions, seed if resample_from else None)
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        tokenizer = self.language_model.tokenizer
+        return str(
+            tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
+
     def _token_ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        if isinstance(prompts, str):
+            raise OptionError(f"{prompts!r} is one text; give a list of prompts")
         return [encode_prompt(self.language_model, text).ids for text in prompts]

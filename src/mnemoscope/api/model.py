@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import get_args
 
 import pandas as pd
@@ -9,12 +10,14 @@ import pandas as pd
 from mnemoscope.api.intervening import Intervening
 from mnemoscope.api.opened import MEMORY_BUDGET
 from mnemoscope.attribution import attribute as attribution
-from mnemoscope.attribution.base import base_states
+from mnemoscope.attribution.methods.base import Kind, Method, Question, Report
+from mnemoscope.attribution.methods.registry import method as find_method
+from mnemoscope.attribution.ranking import Ranking, rank
 from mnemoscope.attribution.reading import NeuronReading, read_neuron
 from mnemoscope.attribution.result import Attribution
 from mnemoscope.errors import OptionError
 from mnemoscope.model.loading import Source, open_model
-from mnemoscope.model.tokens import encode_prompt, encode_target, token_text
+from mnemoscope.model.tokens import encode_prompt, token_text
 from mnemoscope.prediction import Prediction
 from mnemoscope.view.progress import ProgressBars
 
@@ -93,13 +96,15 @@ class Model(Intervening):
         )
         return Prediction(prompt, encoded.tokens, encoded.ids, table)
 
-    def attribute(
+    def attribute(  # noqa: PLR0913 - each is a choice of its own
         self,
         prompt: str,
         target: str | int | None = None,
         *,
         top: int = 100,
         neurons: attribution.Neurons = "top",
+        by: attribution.Order = "direct",
+        effects: bool = True,
         suppressing: bool = True,
         norm_bias: bool = True,
         memory_budget: int = MEMORY_BUDGET,
@@ -114,6 +119,9 @@ class Model(Intervening):
             top: how many neurons of each kind and direction to list (of heads at positions at most 30).
             neurons: `"top"` proves the best by bounds; `"all"` also scores every neuron;
                 `"bounds"` also gives an interval for every neuron.
+            by: which effect the lists are ordered by, best first: `"direct"`, the score, or `"total"`.
+            effects: also give every listed part its first-order total effect, by one more forward
+                pass and a backward one; False skips that.
             suppressing: also list what lowers the target most; False saves a third of the time.
             norm_bias: False leaves the final norm's bias out of what states predict, as the authors'
                 GPT-2 notebook does; for reproduction only.
@@ -126,7 +134,8 @@ class Model(Intervening):
         Raises:
             PromptError: the prompt is empty or too long.
             TargetError: the target is not one token that can follow the prompt.
-            OptionError: `top` is below 1, or `neurons` is not one of the three.
+            OptionError: `top` is below 1, `neurons` or `by` is none of those, or `by="total"` is
+                asked for without effects.
 
         >>> result = model.attribute("The capital of Japan is the city of", " Tokyo")  # doctest: +SKIP
         >>> result.ffn_neurons.head(1)[["layer", "neuron"]].values.tolist()  # doctest: +SKIP
@@ -135,33 +144,25 @@ class Model(Intervening):
         _check_top(top)
         if neurons not in get_args(attribution.Neurons):
             raise OptionError(f'neurons is {neurons!r}; give "top", "all" or "bounds"')
-        if self._opaque_changes:
-            raise OptionError(
-                "heads, attention neurons or layers are being changed, so the parts would not add up; "
-                "attribute outside the ablation, or attribute the model that edit() returns"
-            )
+        if by not in get_args(attribution.Order):
+            raise OptionError(f'by is {by!r}; give "direct" or "total"')
+        if by == "total" and not effects:
+            raise OptionError('by="total" needs the total effects; leave effects=False out')
+        self._check_parts_add_up()
         encoded = encode_prompt(self.language_model, prompt)
-        given = None if target is None else encode_target(self.language_model, encoded, target)
-        trace, readout, log_p = self._read(encoded, norm_bias)
-        target_id = int(log_p.argmax()) if given is None else given
-        base = base_states(trace, readout)
-        prediction = attribution.Prediction(
-            language_model=self.language_model,
-            geometry=self.geometry,
-            tokens=encoded.tokens,
-            trace=trace,
-            readout=readout,
-            base=base,
-            target=target_id,
-            budget=memory_budget,
-        )
+        prediction = self._prediction(encoded, target, memory_budget, norm_bias)
         report = ProgressBars() if progress else None
-        found, costs = attribution.attribute(prediction, top, neurons, suppressing, report)
-        from_embeddings = float(base.log_probabilities[0, target_id])
+        wanted = attribution.Wanted(top, neurons, by, effects, suppressing)
+        found, costs = attribution.attribute(prediction, wanted, report)
+        base, target_id = prediction.base.log_probabilities[:, prediction.target], prediction.target
+        log_p = prediction.readout.log_probabilities(prediction.trace.final_state[None])[0]
+        from_embeddings = float(base[0])
         rise = float(log_p[target_id]) - from_embeddings
         options = {
             "top": top,
             "neurons": neurons,
+            "by": by,
+            "effects": effects,
             "suppressing": suppressing,
             "norm_bias": norm_bias,
         }
@@ -172,10 +173,90 @@ class Model(Intervening):
             target=self._describe(target_id, log_p),
             certified=True,
             log_probability_of_embeddings=from_embeddings,
-            telescoping_error=(None if trace.parallel else float(found["layers"]["score"].sum()) - rise),
+            telescoping_error=(
+                None if prediction.trace.parallel else float(found["layers"]["score"].sum()) - rise
+            ),
             costs=costs,
-            provenance=self._provenance(options),
+            provenance=self.provenance(options),
             **found,
+        )
+
+    def question(
+        self,
+        prompt: str,
+        target: str | int | None = None,
+        *,
+        kind: Kind = "ffn",
+        memory_budget: int = MEMORY_BUDGET,
+        report: Report | None = None,
+    ) -> Question:
+        """A prediction as methods are asked about it; `rank` asks one.
+
+        Args:
+            prompt: the text before the target.
+            target: as for `attribute`.
+            kind: `"ffn"` for FFN neurons, `"attention"` for attention neurons (positions added up).
+            memory_budget: bytes that temporary tensors may take.
+            report: told of the progress of methods that take long.
+
+        Raises:
+            OptionError: no such kind, or parts other than FFN neurons are being changed.
+            PromptError, TargetError: as `attribute` does.
+        """
+        if kind not in get_args(Kind):
+            raise OptionError(f'kind is {kind!r}; give "ffn" or "attention"')
+        self._check_parts_add_up()
+        encoded = encode_prompt(self.language_model, prompt)
+        prediction = self._prediction(encoded, target, memory_budget)
+        return Question(prediction, kind, lambda: self.sensitivity, report)
+
+    def rank(
+        self,
+        prompt: str,
+        target: str | int | None = None,
+        *,
+        method: str | Method = "log-probability-increase",
+        kind: Kind = "ffn",
+        top: int = 10,
+        memory_budget: int = MEMORY_BUDGET,
+        progress: bool = False,
+    ) -> Ranking:
+        """The neurons that one method puts first; every method gives the same kind of result.
+
+        Args:
+            prompt: the text before the target.
+            target: as for `attribute`.
+            method: its name, as listed by `mnemoscope methods`, or one made with options of its own,
+                such as `mnemoscope.Verified(budget=2000, specificity=10)`.
+            kind: as for `question`.
+            top: how many neurons.
+            memory_budget: bytes that temporary tensors may take.
+            progress: show a bar where a method takes long.
+
+        Raises:
+            OptionError: no such method or kind, or `top` below 1.
+            PromptError, TargetError: as `attribute` does.
+
+        >>> model.rank("The capital of Japan is the city of", " Tokyo", method="verified")  # doctest: +SKIP
+        """
+        _check_top(top)
+        chosen = find_method(method)
+        bars = ProgressBars() if progress else None
+        report = None if bars is None else partial(bars, chosen.title)
+        question = self.question(prompt, target, kind=kind, memory_budget=memory_budget, report=report)
+        prediction = question.prediction
+        log_p = prediction.readout.log_probabilities(prediction.trace.final_state[None])[0]
+        neurons, seconds = rank(question, chosen, top)
+        return Ranking(
+            prompt=prompt,
+            tokens=prediction.tokens,
+            target=self._describe(prediction.target, log_p),
+            method=chosen.label,
+            kind=kind,
+            neurons=neurons,
+            estimate=chosen.estimate(question, top),
+            seconds=seconds,
+            provenance=self.provenance({"method": chosen.label, "kind": kind, "top": top}),
         )
 
     def neuron(self, layer: int, neuron: int, top: int = 10) -> NeuronReading:

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 
+from mnemoscope.attribution import attribute as attribution
+from mnemoscope.attribution.base import base_states
 from mnemoscope.attribution.bounds import Geometry
 from mnemoscope.attribution.result import Provenance, Target
-from mnemoscope.errors import PromptError
+from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import Proof
 from mnemoscope.model.readout import FrozenReadout
-from mnemoscope.model.tokens import Prompt, token_text
+from mnemoscope.model.tokens import Prompt, encode_target, token_text
 
 PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
 MEMORY_BUDGET = 200 * 2**20
@@ -112,6 +114,23 @@ class OpenedModel:
             )
         return trace, readout, log_p
 
+    def _prediction(
+        self, prompt: Prompt, target: str | int | None, budget: int, norm_bias: bool = True
+    ) -> attribution.Prediction:
+        """Run a prompt and make its prediction ready to be scored; no target means the likeliest token."""
+        given = None if target is None else encode_target(self.language_model, prompt, target)
+        trace, readout, log_p = self._read(prompt, norm_bias)
+        return attribution.Prediction(
+            language_model=self.language_model,
+            geometry=self.geometry,
+            tokens=prompt.tokens,
+            trace=trace,
+            readout=readout,
+            base=base_states(trace, readout),
+            target=int(log_p.argmax()) if given is None else given,
+            budget=budget,
+        )
+
     def _describe(self, target: int, log_p: torch.Tensor) -> Target:
         value = float(log_p[target])
         return Target(
@@ -122,7 +141,8 @@ class OpenedModel:
             log_probability=value,
         )
 
-    def _provenance(self, options: dict[str, Any]) -> Provenance:
+    def provenance(self, options: dict[str, Any]) -> Provenance:
+        """Model, versions and the options of a call, for its result."""
         return Provenance(
             model=self.name,
             revision=self.revision,
@@ -131,3 +151,10 @@ class OpenedModel:
             versions={package: version(package) for package in PACKAGES},
             options=options,
         )
+
+    def _check_parts_add_up(self) -> None:
+        if self._opaque_changes:
+            raise OptionError(
+                "heads, attention neurons or layers are being changed, so the parts would not add up; "
+                "attribute outside the ablation, or attribute the model that edit() returns"
+            )

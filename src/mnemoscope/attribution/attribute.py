@@ -11,19 +11,23 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution import parts, tables
+from mnemoscope.attribution import effects, parts, tables
 from mnemoscope.attribution.base import BaseStates
 from mnemoscope.attribution.bounds import Bounder, Geometry, split_tail
+from mnemoscope.attribution.effects import Totals
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.reading import TokenReader
 from mnemoscope.attribution.result import TABLES, Cost
 from mnemoscope.attribution.scoring import Observer, Scorer
 from mnemoscope.attribution.search import Pool, search
+from mnemoscope.attribution.tables import Found
 from mnemoscope.model.capture import Trace
+from mnemoscope.model.gradients import TotalEffects, total_effects
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.readout import FrozenReadout
 
 Neurons = Literal["top", "all", "bounds"]
+Order = Literal["direct", "total"]
 # Told what is being scored, how many columns are done and how many there are.
 Report = Callable[[str, int, int], None]
 
@@ -36,10 +40,28 @@ EXACT_SHARE = 0.02
 N_POSITIONS = 30
 # How many promoted and demoted tokens are listed with an FFN neuron.
 N_READ = 10
+# Which coefficients of a column belong to each table.
+Spans = dict[str, tuple[int, int]]
 
 
-# Flat indices of parts and their scores, best first.
-Best = tuple[Tensor, Tensor]
+@dataclass(frozen=True)
+class Wanted:
+    """What to find.
+
+    Attributes:
+        top: how many parts of each kind and direction.
+        neurons: `"top"` finds them by bounds; `"all"` scores every neuron and takes them from there;
+            `"bounds"` adds to `"top"` an interval for every neuron.
+        by: the effect that the best are best by.
+        effects: whether to compute total effects.
+        suppressing: whether to find those that lower the target most too.
+    """
+
+    top: int
+    neurons: Neurons = "top"
+    by: Order = "direct"
+    effects: bool = True
+    suppressing: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,31 +97,42 @@ class Prediction:
         tail = split_tail(self.base.log_probabilities, self.readout.unembedding, n_tokens)
         return Bounder(self.geometry, self.readout, tail, self.target, self.budget)
 
+    def total_effects(self) -> TotalEffects:
+        """First-order total effects, by one more forward pass and a backward one."""
+        model, anatomy = self.language_model.model, self.language_model.anatomy
+        return total_effects(model, anatomy, self.trace.token_ids.tolist(), self.target)
+
+
+# Flat indices of parts and their scores, best first.
+Best = tuple[Tensor, Tensor]
+
 
 class Explorer:
-    """Finds the best parts of a prediction, by bounds or by scoring every one.
+    """Finds the best parts of a prediction: by bounds, by scoring every one, or by total effect.
 
     What it finds is named after the tables of the result, `suppressing_` in front for the lowest.
 
     Attributes:
-        best: indices and scores, by table.
+        found: parts with their effects, by table.
         intervals: bounds of every part `[n_layers, n_columns, n_coefficients]`, by kind.
         costs: what each search cost, by table.
     """
 
-    def __init__(
-        self, prediction: Prediction, neurons: Neurons, suppressing: bool, report: Report | None
-    ) -> None:
+    def __init__(self, prediction: Prediction, wanted: Wanted, report: Report | None) -> None:
         """See `attribute`."""
-        self.neurons = neurons
-        self.signs = {"": 1, "suppressing_": -1} if suppressing else {"": 1}
+        self.wanted = wanted
+        self.signs = {"": 1, "suppressing_": -1} if wanted.suppressing else {"": 1}
         self.report = report
         self.scorer = prediction.scorer()
-        self.coarse = prediction.bounder(COARSE_TOKENS)
         self._prediction = prediction
-        self.best: dict[str, Best] = {}
+        self.found: dict[str, Found] = {}
         self.intervals: dict[str, tuple[Tensor, Tensor]] = {}
         self.costs: dict[str, Cost] = {}
+
+    @cached_property
+    def coarse(self) -> Bounder:
+        """Quick bounds of every part."""
+        return self._prediction.bounder(COARSE_TOKENS)
 
     @cached_property
     def fine(self) -> Bounder:
@@ -107,55 +140,80 @@ class Explorer:
         return self._prediction.bounder(FINE_TOKENS)
 
     def find(
-        self, grid: Grid, top: int, spans: dict[str, tuple[int, int]], observer: Observer | None = None
+        self, grid: Grid, totals: Totals | None, top: int, spans: Spans, observer: Observer | None = None
     ) -> None:
-        """Find the best parts of each table by bounds.
+        """Find the best parts of each table.
 
         Args:
             grid: the parts.
+            totals: their total effects, if they are wanted.
             top: how many of each direction.
             spans: the tables and which coefficients of a column belong to them.
             observer: shown the values of what is scored, the best among them.
         """
+        if totals is not None and self.wanted.by == "total":
+            best, scored = self._best_by_total(grid, totals, top, spans, observer)
+        else:
+            best, scored = self._best_by_search(grid, top, spans, observer)
+        self._keep(totals, best)
+        coefficient = scored % grid.n_coefficients
+        for table, (first, stop) in spans.items():
+            exact = int(((coefficient >= first) & (coefficient < stop)).sum())
+            self.costs[table] = Cost(_count(grid, (first, stop)), exact)
+
+    def explore(
+        self, kind: str, grid: Grid, totals: Totals | None, spans: Spans, observer: Observer | None = None
+    ) -> None:
+        """Find the best neurons and, if every neuron is asked for, score or bound all of a kind."""
+        if self.wanted.neurons != "all":
+            self.find(grid, totals, self.wanted.top, spans, observer)
+            if self.wanted.neurons == "bounds":
+                self.intervals[kind] = self._intervals(kind, grid)
+            return
+        scores = self.scorer.all(grid, self._progress(kind, grid))
+        self.intervals[kind] = scores, scores
+        if totals is not None and self.wanted.by == "total":
+            self.find(grid, totals, self.wanted.top, spans, observer)
+        else:
+            best = {
+                prefix + table: _best_of_all(scores, span, sign, self.wanted.top)
+                for table, span in spans.items()
+                for prefix, sign in self.signs.items()
+            }
+            if observer is not None:
+                shown = torch.cat([index for index, _ in best.values()])
+                self.scorer.chosen(grid, shown.unique(), observer)
+            self._keep(totals, best)
+        for table, span in spans.items():
+            self.costs[table] = Cost(_count(grid, span), _count(grid, span))
+
+    def _best_by_search(
+        self, grid: Grid, top: int, spans: Spans, observer: Observer | None
+    ) -> tuple[dict[str, Best], Tensor]:
         pools = {
             prefix + table: Pool(top, sign, *span)
             for table, span in spans.items()
             for prefix, sign in self.signs.items()
         }
         scored = search(grid, list(pools.values()), self.coarse, lambda: self.fine, self.scorer, observer)
-        coefficient = scored % grid.n_coefficients
-        self.best |= {table: pool.best() for table, pool in pools.items()}
-        for table, (first, stop) in spans.items():
-            exact = int(((coefficient >= first) & (coefficient < stop)).sum())
-            self.costs[table] = Cost(_count(grid, (first, stop)), exact)
+        return {table: pool.best() for table, pool in pools.items()}, scored
 
-    def explore(
-        self,
-        kind: str,
-        grid: Grid,
-        top: int,
-        spans: dict[str, tuple[int, int]],
-        observer: Observer | None = None,
-    ) -> None:
-        """Find the best neurons and, if every neuron is asked for, score or bound all of a kind."""
-        if self.neurons != "all":
-            self.find(grid, top, spans, observer)
-            if self.neurons == "bounds":
-                self.intervals[kind] = self._intervals(kind, grid)
-            return
-        scores = self.scorer.all(grid, self._progress(kind, grid))
-        self.intervals[kind] = scores, scores
-        found = {
-            prefix + table: _best_of_all(scores, span, sign, top)
+    def _best_by_total(
+        self, grid: Grid, totals: Totals, top: int, spans: Spans, observer: Observer | None
+    ) -> tuple[dict[str, Best], Tensor]:
+        best = {
+            prefix + table: totals.best(top, sign, span)
             for table, span in spans.items()
             for prefix, sign in self.signs.items()
         }
-        if observer is not None:
-            shown = torch.cat([index for index, _ in found.values()])
-            self.scorer.chosen(grid, shown.unique(), observer)
-        self.best |= found
-        for table, span in spans.items():
-            self.costs[table] = Cost(_count(grid, span), _count(grid, span))
+        scored = torch.cat(list(best.values())).unique()
+        scores = self.scorer.chosen(grid, scored, observer)
+        return {t: (index, scores[torch.searchsorted(scored, index)]) for t, index in best.items()}, scored
+
+    def _keep(self, totals: Totals | None, best: dict[str, Best]) -> None:
+        for table, (index, score) in best.items():
+            total = torch.full_like(score, torch.nan) if totals is None else totals.chosen(index)
+            self.found[table] = Found(index, score, total)
 
     def _intervals(self, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
         """Bounds of every part, those with the widest intervals scored exactly."""
@@ -181,20 +239,13 @@ class Explorer:
 
 
 def attribute(
-    prediction: Prediction,
-    top: int,
-    neurons: Neurons,
-    suppressing: bool = True,
-    report: Report | None = None,
+    prediction: Prediction, wanted: Wanted, report: Report | None = None
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Cost]]:
     """Every table of a result, and what the searches cost.
 
     Args:
         prediction: what to attribute.
-        top: how many neurons of each kind and direction.
-        neurons: `"top"` finds them by bounds; `"all"` scores every neuron and takes them from there;
-            `"bounds"` adds to `"top"` an interval for every neuron.
-        suppressing: whether to find those that lower the target most too.
+        wanted: what to find.
         report: told of progress through all neurons.
     """
     language_model, trace, base = prediction.language_model, prediction.trace, prediction.base
@@ -204,16 +255,20 @@ def attribute(
     attention = parts.attention_neurons(trace, anatomy, base.attention)
     positions = parts.heads_at_positions(trace, anatomy, base.attention)
     heads = parts.heads(trace, anatomy, base.attention)
+    total = prediction.total_effects() if wanted.effects else None
+    of_ffn = total and effects.of_ffn_neurons(total, ffn)
+    of_attention = total and effects.of_attention_neurons(total, attention)
+    of_positions = total and effects.of_heads_at_positions(total, positions)
 
-    explorer = Explorer(prediction, neurons, suppressing, report)
+    explorer = Explorer(prediction, wanted, report)
     reader = TokenReader(N_READ)
-    explorer.explore("FFN neurons", ffn, top, {"ffn_neurons": (0, 1)}, reader)
+    explorer.explore("FFN neurons", ffn, of_ffn, {"ffn_neurons": (0, 1)}, reader)
     spans = {
         "attention_neurons": (0, n_tokens),
         "attention_neurons_summed": (n_tokens, n_tokens + 1),
     }
-    explorer.explore("attention neurons", attention, top, spans)
-    explorer.find(positions, min(top, N_POSITIONS), {"positions": (0, 1)})
+    explorer.explore("attention neurons", attention, of_attention, spans)
+    explorer.find(positions, of_positions, min(wanted.top, N_POSITIONS), {"positions": (0, 1)})
 
     make = {
         "positions": partial(tables.heads_at_positions, positions, trace.patterns, tokens),
@@ -221,16 +276,21 @@ def attribute(
         "attention_neurons": partial(tables.attention_neurons, attention, d_head, tokens),
         "attention_neurons_summed": partial(tables.attention_neurons_summed, attention, d_head),
     }
-    found = {table: tables.empty(table) for table in TABLES}
-    found["layers"] = tables.layers(base.layer_scores(prediction.target))
-    found["heads"] = tables.heads(explorer.scorer.all(heads)[..., 0])
-    for table, best in explorer.best.items():
-        found[table] = make[table.removeprefix("suppressing_")](*best)
+    layer_scores = base.layer_scores(prediction.target)
+    head_scores = explorer.scorer.all(heads)[..., 0]
+    of_layers = torch.full_like(layer_scores, torch.nan) if total is None else total.layers
+    of_heads = torch.full_like(head_scores, torch.nan) if total is None else total.heads
+    order = "total" if wanted.by == "total" else "score"
+    made = {table: tables.empty(table) for table in TABLES}
+    made["layers"] = tables.sorted_best_first(tables.layers(layer_scores, of_layers), order)
+    made["heads"] = tables.sorted_best_first(tables.heads(head_scores, of_heads), order)
+    for table, found in explorer.found.items():
+        made[table] = make[table.removeprefix("suppressing_")](found)
     if explorer.intervals:
-        found["ffn_scores"] = tables.ffn_scores(ffn, *explorer.intervals["FFN neurons"])
+        made["ffn_scores"] = tables.ffn_scores(ffn, *explorer.intervals["FFN neurons"])
         lower, upper = (side[..., :n_tokens] for side in explorer.intervals["attention neurons"])
-        found["attention_scores"] = tables.attention_scores(attention, d_head, lower, upper)
-    return found, explorer.costs
+        made["attention_scores"] = tables.attention_scores(attention, d_head, lower, upper)
+    return made, explorer.costs
 
 
 def _count(grid: Grid, span: tuple[int, int]) -> int:

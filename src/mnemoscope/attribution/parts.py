@@ -111,6 +111,20 @@ def attention_neurons(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
     )
 
 
+def attention_neurons_summed(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+    """Every attention neuron with its positions added up, `[n_layers, n_heads * d_head, 1]`."""
+    weights = tuple(block.attention_output for block in anatomy.blocks)
+    return Grid(
+        n_layers=trace.n_layers,
+        n_columns=anatomy.n_heads * anatomy.d_head,
+        n_coefficients=1,
+        columns=lambda layer, index: weights[layer].columns(index),
+        coefficients=lambda layer: trace.weighted_values(layer).sum(-1).flatten()[:, None],
+        base=base,
+        weights=weights,
+    )
+
+
 def heads(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
     """Every head, `[n_layers, n_heads, 1]`."""
 

@@ -10,35 +10,25 @@ import pandas as pd
 
 from mnemoscope.errors import OptionError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Every table of a result and its columns, in the order they are shown and stored.
+_EFFECTS = ("score", "total", "mediated")
+_FFN_NEURONS = ("layer", "neuron", *_EFFECTS, "coefficient", "promotes", "demotes")
+_ATTENTION_NEURONS = ("layer", "head", "dim", "position", "token", *_EFFECTS, "coefficient")
+_SUMMED = ("layer", "head", "dim", *_EFFECTS, "coefficient")
+_POSITIONS = ("layer", "head", "position", "token", *_EFFECTS, "attention")
 TABLES: dict[str, tuple[str, ...]] = {
-    "layers": ("layer", "kind", "score"),
-    "heads": ("layer", "head", "score"),
-    "positions": ("layer", "head", "position", "token", "score", "attention"),
-    "suppressing_positions": ("layer", "head", "position", "token", "score", "attention"),
-    "ffn_neurons": ("layer", "neuron", "score", "coefficient", "promotes", "demotes"),
-    "suppressing_ffn_neurons": (
-        "layer",
-        "neuron",
-        "score",
-        "coefficient",
-        "promotes",
-        "demotes",
-    ),
-    "attention_neurons": ("layer", "head", "dim", "position", "token", "score", "coefficient"),
-    "suppressing_attention_neurons": (
-        "layer",
-        "head",
-        "dim",
-        "position",
-        "token",
-        "score",
-        "coefficient",
-    ),
-    "attention_neurons_summed": ("layer", "head", "dim", "score", "coefficient"),
-    "suppressing_attention_neurons_summed": ("layer", "head", "dim", "score", "coefficient"),
+    "layers": ("layer", "kind", *_EFFECTS),
+    "heads": ("layer", "head", *_EFFECTS),
+    "positions": _POSITIONS,
+    "suppressing_positions": _POSITIONS,
+    "ffn_neurons": _FFN_NEURONS,
+    "suppressing_ffn_neurons": _FFN_NEURONS,
+    "attention_neurons": _ATTENTION_NEURONS,
+    "suppressing_attention_neurons": _ATTENTION_NEURONS,
+    "attention_neurons_summed": _SUMMED,
+    "suppressing_attention_neurons_summed": _SUMMED,
     "ffn_scores": ("layer", "neuron", "lower", "upper", "coefficient"),
     "attention_scores": ("layer", "head", "dim", "position", "lower", "upper", "coefficient"),
 }
@@ -103,10 +93,12 @@ class Attribution:
 
     A score is the log-probability increase of METHOD section 4 (paper section 3): how much adding
     the part to the residual stream it is added to raises `log p(target)`. It is a *direct* effect:
-    what later layers make of the part is not in it.
+    what later layers make of the part is not in it. `total` is the first-order effect of taking the
+    part away from every position, later layers included, and `mediated` is `total - score`; both
+    are NaN if effects were not asked for.
 
-    Every table is sorted best first (highest score; in the `suppressing_` tables lowest score),
-    ties by index. Their columns are listed in `TABLES`.
+    Every table is sorted best first by the effect asked for (highest first; in the `suppressing_`
+    tables lowest first), ties by index. Their columns are listed in `TABLES`.
 
     Attributes:
         prompt: the prompt as given.
@@ -180,10 +172,10 @@ class Attribution:
         ['attention_neurons', 'certified', 'ffn_neurons']
         """
         columns = {
-            "layers": ("layer", "kind", "score"),
-            "heads": ("layer", "head", "score"),
+            "layers": TABLES["layers"],
+            "heads": TABLES["heads"],
             "ffn_neurons": TABLES["ffn_neurons"],
-            "attention_neurons": ("layer", "head", "dim", "position", "score", "coefficient"),
+            "attention_neurons": tuple(name for name in TABLES["attention_neurons"] if name != "token"),
         }
         lists = {name: records(getattr(self, name), keep) for name, keep in columns.items()}
         return {

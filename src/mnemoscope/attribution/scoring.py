@@ -65,7 +65,7 @@ class Scorer:
                 observer(block, values)
             inside = torch.nonzero((rank >= start) & (rank < start + len(block)))[:, 0]
             for some in inside.split(self.rows):
-                scores[some] = self._increase(values, rank[some] - start, factors[some], states[some])
+                scores[some] = self._score(values, rank[some] - start, factors[some], states[some])
             start += len(block)
         return scores
 
@@ -92,7 +92,7 @@ class Scorer:
         padded = torch.nn.functional.pad(folded, (0, 0, 0, n_rows - len(folded)))
         return self.readout.project(padded, out=self._values[:n_rows])[: len(folded)]
 
-    def _increase(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
+    def _score(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
         """`Imp` of parts whose column is row `rank` of `values` and whose states ascend, `[n]`."""
         n_parts = len(rank)
         direct = factors * values[rank, self.target]

@@ -8,15 +8,15 @@ part can reach the k-th best exact score. The result equals exhaustive scoring, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.parts import Grid
-from mnemoscope.attribution.scoring import Observer, Scorer
+from mnemoscope.attribution.scoring import Observer
 
 # Parts scored per pool and round after the first; fewer take hardly less time.
 ROUND = 64
@@ -24,6 +24,26 @@ ROUND = 64
 SPARE = 8
 # Bounding again costs as much time as scoring about so many parts.
 WORTH_REFINING = 192
+
+
+class Bounds(Protocol):
+    """What is known of scores before they are computed."""
+
+    def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Flat indices, lower and upper bounds, `[n, n_coefficients]` each, in ascending order."""
+        ...
+
+    def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of parts with these ascending flat indices, `[n]` each."""
+        ...
+
+
+class Scores(Protocol):
+    """Exact scores."""
+
+    def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
+        """Scores of parts with these ascending flat indices, `[n]`."""
+        ...
 
 
 @dataclass
@@ -106,9 +126,9 @@ class Pool:
 def search(
     grid: Grid,
     pools: Sequence[Pool],
-    coarse: Bounder,
-    fine: Callable[[], Bounder],
-    scorer: Scorer,
+    coarse: Bounds,
+    fine: Callable[[], Bounds],
+    scorer: Scores,
     observer: Observer | None = None,
 ) -> Tensor:
     """Narrow the pools down to their proven best parts.
@@ -139,7 +159,7 @@ def search(
     return torch.cat(scored)
 
 
-def _score_round(grid: Grid, pools: Sequence[Pool], scorer: Scorer, observer: Observer | None) -> Tensor:
+def _score_round(grid: Grid, pools: Sequence[Pool], scorer: Scores, observer: Observer | None) -> Tensor:
     """Score the most promising parts of every pool; which ones, none if all pools are proven."""
     index = _union([pool.next_round() for pool in pools])
     if len(index):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -13,37 +15,46 @@ from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import token_text
 
 
-def layers(scores: Tensor) -> pd.DataFrame:
-    """Attention and FFN scores by layer, `[n_layers, 2]`."""
+@dataclass(frozen=True)
+class Found:
+    """Parts that were found, best first.
+
+    Attributes:
+        index: their flat indices, `[n]`.
+        score: their direct effects, `[n]`, nats.
+        total: their first-order total effects, `[n]`, nats; NaN if not asked for.
+    """
+
+    index: Tensor
+    score: Tensor
+    total: Tensor
+
+
+def layers(scores: Tensor, total: Tensor) -> pd.DataFrame:
+    """Direct and total effects of attention and FFN by layer, `[n_layers, 2]` each."""
     n_layers = len(scores)
-    frame = pd.DataFrame(
-        {
-            "layer": [layer for layer in range(n_layers) for _ in range(2)],
-            "kind": ["attention", "ffn"] * n_layers,
-            "score": scores.flatten().tolist(),
-        }
+    return _frame(
+        "layers",
+        layer=torch.arange(n_layers).repeat_interleave(2),
+        kind=["attention", "ffn"] * n_layers,
+        **_effects(scores.flatten(), total.flatten()),
     )
-    return _sorted(frame)
 
 
-def heads(scores: Tensor) -> pd.DataFrame:
-    """Head scores, `[n_layers, n_heads]`."""
+def heads(scores: Tensor, total: Tensor) -> pd.DataFrame:
+    """Direct and total effects of heads, `[n_layers, n_heads]` each."""
     n_layers, n_heads = scores.shape
-    frame = pd.DataFrame(
-        {
-            "layer": torch.arange(n_layers).repeat_interleave(n_heads).tolist(),
-            "head": list(range(n_heads)) * n_layers,
-            "score": scores.flatten().tolist(),
-        }
+    return _frame(
+        "heads",
+        layer=torch.arange(n_layers).repeat_interleave(n_heads),
+        head=torch.arange(n_heads).repeat(n_layers),
+        **_effects(scores.flatten(), total.flatten()),
     )
-    return _sorted(frame)
 
 
-def heads_at_positions(
-    grid: Grid, patterns: Tensor, tokens: tuple[str, ...], index: Tensor, score: Tensor
-) -> pd.DataFrame:
+def heads_at_positions(grid: Grid, patterns: Tensor, tokens: tuple[str, ...], found: Found) -> pd.DataFrame:
     """Chosen heads at positions, with their attention weights `[n_layers, n_heads, n_tokens]`."""
-    layer, column, _ = grid.locate(index)
+    layer, column, _ = grid.locate(found.index)
     head, position = column.div(len(tokens), rounding_mode="floor"), column % len(tokens)
     return _frame(
         "positions",
@@ -51,35 +62,31 @@ def heads_at_positions(
         head=head,
         position=position,
         token=[tokens[p] for p in position.tolist()],
-        score=score,
+        **_effects(found.score, found.total),
         attention=patterns[layer, head, position],
     )
 
 
-def ffn_neurons(
-    grid: Grid, language_model: LanguageModel, reader: TokenReader, index: Tensor, score: Tensor
-) -> pd.DataFrame:
+def ffn_neurons(grid: Grid, language_model: LanguageModel, reader: TokenReader, found: Found) -> pd.DataFrame:
     """Chosen FFN neurons with the tokens they promote and demote, their coefficient's sign included."""
-    layer, neuron, _ = grid.locate(index)
-    coefficient = _coefficients(grid, index)
-    high, low = reader.read(index)
+    layer, neuron, _ = grid.locate(found.index)
+    coefficient = coefficients(grid, found.index)
+    high, low = reader.read(found.index)
     negative = (coefficient < 0)[:, None]
     return _frame(
         "ffn_neurons",
         layer=layer,
         neuron=neuron,
-        score=score,
+        **_effects(found.score, found.total),
         coefficient=coefficient,
         promotes=_texts(language_model, torch.where(negative, low, high)),
         demotes=_texts(language_model, torch.where(negative, high, low)),
     )
 
 
-def attention_neurons(
-    grid: Grid, d_head: int, tokens: tuple[str, ...], index: Tensor, score: Tensor
-) -> pd.DataFrame:
+def attention_neurons(grid: Grid, d_head: int, tokens: tuple[str, ...], found: Found) -> pd.DataFrame:
     """Chosen attention neurons at positions."""
-    layer, column, position = grid.locate(index)
+    layer, column, position = grid.locate(found.index)
     return _frame(
         "attention_neurons",
         layer=layer,
@@ -87,21 +94,21 @@ def attention_neurons(
         dim=column % d_head,
         position=position,
         token=[tokens[p] for p in position.tolist()],
-        score=score,
-        coefficient=_coefficients(grid, index),
+        **_effects(found.score, found.total),
+        coefficient=coefficients(grid, found.index),
     )
 
 
-def attention_neurons_summed(grid: Grid, d_head: int, index: Tensor, score: Tensor) -> pd.DataFrame:
+def attention_neurons_summed(grid: Grid, d_head: int, found: Found) -> pd.DataFrame:
     """Chosen attention neurons with their positions summed."""
-    layer, column, _ = grid.locate(index)
+    layer, column, _ = grid.locate(found.index)
     return _frame(
         "attention_neurons_summed",
         layer=layer,
         head=column.div(d_head, rounding_mode="floor"),
         dim=column % d_head,
-        score=score,
-        coefficient=_coefficients(grid, index),
+        **_effects(found.score, found.total),
+        coefficient=coefficients(grid, found.index),
     )
 
 
@@ -115,7 +122,7 @@ def ffn_scores(grid: Grid, lower: Tensor, upper: Tensor) -> pd.DataFrame:
         neuron=neuron,
         lower=lower.flatten(),
         upper=upper.flatten(),
-        coefficient=_coefficients(grid, index),
+        coefficient=coefficients(grid, index),
     )
 
 
@@ -135,7 +142,7 @@ def attention_scores(grid: Grid, d_head: int, lower: Tensor, upper: Tensor) -> p
         position=position,
         lower=lower.flatten(),
         upper=upper.flatten(),
-        coefficient=_coefficients(grid, in_grid),
+        coefficient=coefficients(grid, in_grid),
     )
 
 
@@ -144,7 +151,13 @@ def empty(table: str) -> pd.DataFrame:
     return pd.DataFrame({name: [] for name in TABLES[table]})
 
 
-def _coefficients(grid: Grid, index: Tensor) -> Tensor:
+def sorted_best_first(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """A table with its rows in descending order of a column, ties as they were."""
+    return table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
+
+
+def coefficients(grid: Grid, index: Tensor) -> Tensor:
+    """Coefficients of parts in any order, `[n] -> [n]`."""
     order = index.argsort()
     found = torch.empty(len(index), device=index.device)
     found[order] = grid.gather_coefficients(*grid.locate(index[order]))
@@ -163,5 +176,5 @@ def _frame(table: str, **columns: Tensor | list[str] | list[list[str]]) -> pd.Da
     return pd.DataFrame(plain, columns=list(TABLES[table]))
 
 
-def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+def _effects(score: Tensor, total: Tensor) -> dict[str, Tensor]:
+    return {"score": score, "total": total, "mediated": total - score}

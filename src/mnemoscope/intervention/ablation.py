@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -14,10 +14,14 @@ from torch import Tensor
 
 from mnemoscope.attribution.result import records
 from mnemoscope.intervention.parts import Part, Site, matched_random, sites
-from mnemoscope.intervention.running import Change, Positions, applied, observed_inputs
+from mnemoscope.intervention.running import Change, Positions, Replacement, applied, observed_inputs
 from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.loading import quiet
 from mnemoscope.model.tokens import Prompt, token_text
+
+if TYPE_CHECKING:
+    from mnemoscope.intervention.specificity import Besides, TextEffect
 
 METRICS = ("reciprocal_rank", "probability", "log_probability")
 
@@ -33,7 +37,13 @@ class Ablation:
         parts: what was intervened on.
         how: what was done to them and at which positions, in words.
         before, after: reciprocal rank, probability and log probability (nats) of the target.
-        controls: the same after each random intervention: `seed` and the metrics.
+        controls: the same after each random intervention: `seed`, the metrics, and `kl` on plain text
+            (nats per token).
+        plain_text: what the intervention does to text that has nothing to do with the target; there,
+            and for `kl` of the controls, the parts are changed at all positions, because positions
+            of the prompt mean nothing in other text.
+        facts: what it does to other facts, with the columns of `specificity.FACT_COLUMNS`; empty if
+            none were given.
     """
 
     prompt: str
@@ -44,6 +54,8 @@ class Ablation:
     before: dict[str, float]
     after: dict[str, float]
     controls: pd.DataFrame
+    plain_text: TextEffect
+    facts: pd.DataFrame
 
     def to_json(self) -> dict[str, Any]:
         """The object that `mnemoscope ablate --json` prints."""
@@ -58,19 +70,21 @@ class Ablation:
             "controls": records(self.controls, tuple(self.controls.columns)),
             "controls_mean": self.controls_mean,
             "controls_standard_deviation": self.controls_standard_deviation,
+            "plain_text": self.plain_text._asdict(),
+            "facts": records(self.facts, tuple(self.facts.columns)),
         }
 
     @property
     def controls_mean(self) -> dict[str, float]:
-        """Mean of each metric over the controls."""
-        return {name: fmean(self.controls[name]) for name in METRICS}
+        """Mean of each metric and of `kl` over the controls."""
+        return {name: fmean(self.controls[name]) for name in (*METRICS, "kl")}
 
     @property
     def controls_standard_deviation(self) -> dict[str, float]:
-        """Sample standard deviation of each metric over the controls; 0 for a single one."""
+        """Sample standard deviation of each metric and of `kl` over the controls; 0 for a single one."""
         if len(self.controls) < 2:
-            return dict.fromkeys(METRICS, 0.0)
-        return {name: stdev(self.controls[name]) for name in METRICS}
+            return dict.fromkeys((*METRICS, "kl"), 0.0)
+        return {name: stdev(self.controls[name]) for name in (*METRICS, "kl")}
 
 
 def metrics(log_probabilities: Tensor, target: int) -> dict[str, float]:
@@ -93,15 +107,43 @@ def next_token(language_model: LanguageModel, token_ids: Sequence[int]) -> Tenso
     return torch.log_softmax(logits.float(), dim=-1)
 
 
-def mean_values(
+def continuation(
+    language_model: LanguageModel, token_ids: Sequence[int], n_tokens: int, *, use_cache: bool
+) -> list[int]:
+    """The likeliest next tokens one after the other, as transformers' own `generate` takes them.
+
+    Args:
+        language_model: the model.
+        token_ids: the text so far.
+        n_tokens: how many to add; fewer come back where the model ends the text.
+        use_cache: False runs the whole text again for every token.
+    """
+    model: Any = language_model.model
+    tokens = torch.tensor([list(token_ids)], device=model.device)
+    # Quiet: a sampling temperature in the model's generation settings would be warned about.
+    with quiet(), evaluating(model):
+        found = model.generate(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            do_sample=False,
+            max_new_tokens=n_tokens,
+            use_cache=use_cache,
+        )
+    return found[0, len(token_ids) :].tolist()
+
+
+def reference_values(
     language_model: LanguageModel, at: Sequence[Site], references: Sequence[Sequence[int]]
 ) -> dict[Site, Tensor]:
-    """Mean over all positions of the reference prompts of what sites carry, `[n]` each."""
+    """What sites carry at all positions of the reference prompts, `[n_positions, n]` each.
+
+    A row is the same prompt and position at every site.
+    """
     kept: dict[Site, list[Tensor]] = {}
     with observed_inputs(language_model.anatomy, at, kept):
         for token_ids in references:
             next_token(language_model, token_ids)
-    return {site: torch.cat(values).mean(0) for site, values in kept.items()}
+    return {site: torch.cat(values) for site, values in kept.items()}
 
 
 @dataclass(frozen=True)
@@ -110,28 +152,50 @@ class Manner:
 
     Attributes:
         factor: what their values are multiplied with.
-        references: token ids of prompts; if there are any, the values become their mean over these
-            prompts instead.
+        references: token ids of prompts; if there are any, the values are replaced with values
+            from these prompts instead.
         positions: which positions; None for all.
+        seed: None replaces with the mean over all positions of the references; a number draws a
+            prompt and position of the references for every position that is changed, the same for
+            all parts.
     """
 
     factor: float = 0.0
     references: Sequence[Sequence[int]] = ()
     positions: Positions = None
+    seed: int | None = None
 
     def __str__(self) -> str:
         """In words."""
-        what = f"mean of {len(self.references)} prompts" if self.references else f"factor {self.factor:g}"
+        prompts = f"{len(self.references)} prompts"
+        if not self.references:
+            what = f"factor {self.factor:g}"
+        elif self.seed is None:
+            what = f"mean of {prompts}"
+        else:
+            what = f"values of {prompts} drawn with seed {self.seed}"
         where = "all positions" if self.positions is None else f"positions {list(self.positions)}"
         return f"{what} at {where}"
+
+    @property
+    def by_position(self) -> bool:
+        """Whether positions are not all treated alike, so that a model must see the whole text at once."""
+        return self.positions is not None or self.seed is not None
+
+    def replacement(self, values: Tensor) -> Replacement:
+        """What takes the place of a site's values, from those of the references `[n_positions, n]`."""
+        if self.seed is None:
+            return Replacement(values.mean(0, keepdim=True))
+        return Replacement(values, self.seed)
 
 
 @contextmanager
 def changed(language_model: LanguageModel, parts: Sequence[Part], manner: Manner) -> Iterator[None]:
     """Change parts in every forward pass while the context lasts."""
     at = sites(parts, language_model.anatomy)
-    means = mean_values(language_model, at, manner.references) if manner.references else {}
-    done = [Change(site, manner.factor, means.get(site)) for site in at]
+    values = reference_values(language_model, at, manner.references)
+    instead = {site: manner.replacement(found) for site, found in values.items()}
+    done = [Change(site, manner.factor, instead.get(site)) for site in at]
     with applied(language_model.anatomy, done, manner.positions):
         yield
 
@@ -143,15 +207,34 @@ def compare(
     parts: Sequence[Part],
     manner: Manner,
     seeds: Sequence[int],
+    besides: Besides,
 ) -> Ablation:
-    """A target before, after, and after a matched random intervention for each seed."""
+    """A target before, after, and after a matched random intervention for each seed.
+
+    Args:
+        language_model: the model.
+        prompt: the text before the target.
+        target: token id.
+        parts: what to intervene on.
+        manner: how and where.
+        seeds: of the random interventions.
+        besides: the plain text and the facts on which the intervention is measured too.
+    """
 
     def after(chosen: Sequence[Part]) -> dict[str, float]:
         with changed(language_model, chosen, manner):
             return metrics(next_token(language_model, prompt.ids), target)
 
-    anatomy = language_model.anatomy
-    controls = [{"seed": seed, **after(matched_random(parts, anatomy, seed))} for seed in seeds]
+    def on_text(chosen: Sequence[Part]) -> TextEffect:
+        with changed(language_model, chosen, replace(manner, positions=None)):
+            return besides.plain_text.effect()
+
+    controls = []
+    for seed in seeds:
+        drawn = matched_random(parts, language_model.anatomy, seed)
+        controls.append({"seed": seed, **after(drawn), "kl": on_text(drawn).kl})
+    with changed(language_model, parts, manner):
+        facts = besides.fact_effects(but=prompt.ids)
     return Ablation(
         prompt=prompt.text,
         tokens=prompt.tokens,
@@ -160,5 +243,7 @@ def compare(
         how=str(manner),
         before=metrics(next_token(language_model, prompt.ids), target),
         after=after(parts),
-        controls=pd.DataFrame(controls, columns=["seed", *METRICS]),
+        controls=pd.DataFrame(controls, columns=["seed", *METRICS, "kl"]),
+        plain_text=on_text(parts),
+        facts=facts,
     )

@@ -4,17 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.parts import Site
 from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.hooks import hidden_states
 
 # The positions of a prompt, counted from 0 or from the end; None for all.
 Positions = Sequence[int] | None
+
+_suspended: ContextVar[bool] = ContextVar("interventions suspended", default=False)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Values to put in the place of those that a site carries.
+
+    Attributes:
+        values: `[n_values, n_inputs of the site]`; a mean is a single row.
+        seed: decides which row each position gets.
+    """
+
+    values: Tensor
+    seed: int = 0
+
+    def rows(self, n_tokens: int) -> Tensor:
+        """The values for each position, `[n_tokens, n_inputs of the site]`.
+
+        The draw depends on the seed and the number of values alone, so all sites draw the same rows,
+        and a longer text begins with what a shorter one gets.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randint(len(self.values), (n_tokens,), generator=generator)
+        return self.values[drawn.to(self.values.device)]
 
 
 @dataclass(frozen=True)
@@ -24,26 +52,26 @@ class Change:
     Attributes:
         site: where.
         factor: what the values are multiplied with; 0 is the paper's zeroing.
-        replacement: values put in their place instead, `[n_inputs of the site]`; None to scale.
+        replacement: what is put in their place instead; None to scale.
     """
 
     site: Site
     factor: float
-    replacement: Tensor | None = None
+    replacement: Replacement | None = None
 
     def apply(self, values: Tensor, positions: Positions) -> Tensor:
         """Changed copy of the values at a site, `[n_prompts, n_tokens, n]`."""
-        check_positions(positions, values.shape[1])
-        changed = values.clone()
+        n_tokens = values.shape[1]
+        check_positions(positions, n_tokens)
+        where = slice(None) if positions is None else [position % n_tokens for position in positions]
         inputs = slice(None) if self.site.inputs is None else self.site.inputs.to(values.device)
-        spans = [slice(None)] if positions is None else [[position] for position in positions]
-        for span in spans:
-            block = changed[:, span]
-            if self.replacement is None:
-                block[..., inputs] = block[..., inputs] * self.factor
-            else:
-                block[..., inputs] = self.replacement.to(values)
-            changed[:, span] = block
+        changed = values.clone()
+        block = changed[:, where]
+        if self.replacement is None:
+            block[..., inputs] = block[..., inputs] * self.factor
+        else:
+            block[..., inputs] = self.replacement.rows(n_tokens)[where].to(values)
+        changed[:, where] = block
         return changed
 
 
@@ -66,24 +94,58 @@ def applied(anatomy: Anatomy, changes: Sequence[Change], positions: Positions = 
     """Apply changes to every forward pass while the context lasts."""
     with ExitStack() as stack:
         for change in changes:
+            hooks = _Hooks(change, positions)
+            block = anatomy.blocks[change.site.layer].module
             module = change.site.projection(anatomy).module
+            handles = [block.register_forward_pre_hook(hooks.on_block, with_kwargs=True)]
             if change.site.inputs is None:
-                handle = module.register_forward_hook(_on_output(change, positions))
+                handles.append(module.register_forward_hook(hooks.on_output))
             else:
-                handle = module.register_forward_pre_hook(_on_input(change, positions))
-            stack.callback(handle.remove)
+                handles.append(module.register_forward_pre_hook(hooks.on_input))
+            for handle in handles:
+                stack.callback(handle.remove)
         yield
 
 
-def _on_input(change: Change, positions: Positions) -> Callable[..., tuple[Any, ...]]:
-    def hook(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (change.apply(args[0], positions), *args[1:])
+@contextmanager
+def unchanged() -> Iterator[None]:
+    """Run models as they are without any intervention while the context lasts."""
+    token = _suspended.set(True)
+    try:
+        yield
+    finally:
+        _suspended.reset(token)
 
-    return hook
 
+@dataclass
+class _Hooks:
+    """One change as hooks.
 
-def _on_output(change: Change, positions: Positions) -> Callable[..., Tensor]:
-    return lambda module, args, output: change.apply(output, positions)
+    Attributes:
+        change: what is done.
+        positions: at which positions.
+        shape: `(n_prompts, n_tokens)` of the forward pass that runs, for families (OPT) whose FFN
+            gets the tokens of all prompts in one row.
+    """
+
+    change: Change
+    positions: Positions
+    shape: tuple[int, ...] = ()
+
+    def on_block(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.shape = tuple(hidden_states(args, kwargs).shape[:2])
+
+    def on_input(self, module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._changed(args[0]), *args[1:])
+
+    def on_output(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return self._changed(output)
+
+    def _changed(self, values: Tensor) -> Tensor:
+        if _suspended.get():
+            return values
+        changed = self.change.apply(values.reshape(*self.shape, values.shape[-1]), self.positions)
+        return changed.view_as(values)
 
 
 @contextmanager

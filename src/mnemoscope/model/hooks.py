@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,13 +41,25 @@ class AttentionCall:
             positions: the query position of each prompt, `[n_prompts]`.
         """
         prompts = torch.arange(len(positions), device=positions.device)
-        query = self.query[prompts, :, positions].float()
+        query = self.query[prompts, :, positions][:, :, None]
+        mask = self.mask.expand(len(positions), -1, -1, -1)[prompts, :, positions][:, :, None]
+        return self._weights(query, mask)[:, :, 0]
+
+    def patterns(self) -> Tensor:
+        """Attention weights of every query position, float32 `[n_prompts, n_heads, n_tokens, n_tokens]`."""
+        return self._weights(self.query, self.mask)
+
+    def detached(self) -> AttentionCall:
+        """The same without a graph of gradients."""
+        return replace(self, query=self.query.detach(), key=self.key.detach(), value=self.value.detach())
+
+    def _weights(self, query: Tensor, mask: Tensor) -> Tensor:
+        """Weights `[n_prompts, n_heads, n, n_tokens]` of queries `[n_prompts, n_heads, n, d_head]`."""
         n_prompts, n_kv_heads, _, d_head = self.key.shape
-        grouped = query.view(n_prompts, n_kv_heads, -1, d_head)
-        scores = torch.einsum("bgqd,bgtd->bgqt", grouped, self.key.float()) * self.scaling
-        n_heads = self.query.shape[1]
-        mask = self.mask.expand(n_prompts, -1, -1, -1)[prompts, :, positions]
-        return torch.softmax(scores.view(n_prompts, n_heads, -1) + mask.float(), dim=-1)
+        grouped = query.float().reshape(n_prompts, n_kv_heads, -1, d_head)
+        scores = (grouped @ self.key.float().transpose(2, 3)) * self.scaling
+        scores = scores.view(*query.shape[:3], -1)
+        return torch.softmax(scores + mask.float(), dim=-1)
 
 
 _observer: ContextVar[Callable[[AttentionCall], None]] = ContextVar("attention observer")

@@ -75,6 +75,15 @@ class Readout:
     unembedding: Tensor
     bias: Tensor | None
 
+    def log_probabilities(self, states: Tensor) -> Tensor:
+        """Log probabilities of the next token after states, `[n, d_model] -> [n, n_vocabulary]` float32.
+
+        Each state goes through the norm with its own scale, as in the model; gradients flow.
+        """
+        logits = project(self.norm(states.float()), self.unembedding)
+        logits = logits if self.bias is None else logits + self.bias
+        return torch.log_softmax(logits, dim=-1)
+
     def freeze(self, final_state: Tensor, norm_bias: bool = True) -> FrozenReadout:
         """Fix the norm's scale to that of the final state h, `[d_model]`.
 

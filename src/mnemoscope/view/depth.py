@@ -1,8 +1,9 @@
-"""The scores of a result laid out by depth, from the first layer to the last."""
+"""One effect of a result's layers and heads laid out by depth, from the first layer to the last."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -14,7 +15,7 @@ QUIET = 0.05  # of the largest score of its sort: too small to matter in a pictu
 
 @dataclass(frozen=True)
 class Depth:
-    """Scores of every block output and head, NaN where the model has no such part.
+    """Direct scores or total effects of every block output and head, NaN where the model has no such part.
 
     Attributes:
         blocks: by kind ("attention", "ffn"), `[n_layers]`.
@@ -25,15 +26,15 @@ class Depth:
     heads: np.ndarray
 
     @classmethod
-    def of(cls, result: Attribution) -> Depth:
-        """Lay out the tables `layers` and `heads`."""
+    def of(cls, result: Attribution, effect: Literal["score", "total"] = "score") -> Depth:
+        """Lay out one column of the tables `layers` and `heads`."""
         layers, heads = result.layers, result.heads
         n_layers = 1 + max(layers["layer"].max(), heads["layer"].max())
         blocks = {kind: np.full(n_layers, np.nan) for kind in KINDS}
         for kind, rows in layers.groupby("kind"):
-            blocks[str(kind)][rows["layer"]] = rows["score"]
+            blocks[str(kind)][rows["layer"]] = rows[effect]
         grid = np.full((n_layers, 1 + heads["head"].max()), np.nan)
-        grid[heads["layer"], heads["head"]] = heads["score"]
+        grid[heads["layer"], heads["head"]] = heads[effect]
         return cls(blocks, grid)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mnemoscope.attribution.result import Attribution
+from mnemoscope.view.effects import Effects
 from mnemoscope.view.numbers import plain_number
 from mnemoscope.view.tokens import visible
 
@@ -17,6 +18,7 @@ SEARCHED = {
 
 def what_is_proven(result: Attribution) -> list[str]:
     """How sure the top lists are, a line for each search."""
+    by_total = Effects.of(result).order == "total"
     lines = []
     for name, what in SEARCHED.items():
         cost = result.costs.get(name)
@@ -25,7 +27,8 @@ def what_is_proven(result: Attribution) -> list[str]:
         verdict = "certified: exact" if result.certified else "not certified: best found"
         ends = "top" if getattr(result, f"suppressing_{name}").empty else "top and bottom"
         found = f"{ends} {len(getattr(result, name)):,} of {cost.parts:,} {what}"
-        lines.append(f"{verdict} {found}, {cost.exact:,} scored exactly")
+        how = " by total effect, all computed" if by_total else f", {cost.exact:,} scored exactly"
+        lines.append(f"{verdict} {found}{how}")
     return lines
 
 

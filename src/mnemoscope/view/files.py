@@ -8,8 +8,6 @@ column `table`; everything else is JSON under the key `mnemoscope` of its schema
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from mnemoscope.atomic import write_atomically
 from mnemoscope.attribution.result import (
     SCHEMA_VERSION,
     TABLES,
@@ -73,7 +72,7 @@ def save(result: Attribution, path: Path) -> Path:
         ".parquet": _parquet_bytes,
         ".html": _html_bytes,
     }
-    _write_atomically(path, writers[path.suffix.lower()](result))
+    write_atomically(path, writers[path.suffix.lower()](result))
     return path
 
 
@@ -103,23 +102,6 @@ def load(path: Path) -> Attribution:
 
 def _either(endings: tuple[str, ...]) -> str:
     return f"{', '.join(endings[:-1])} or {endings[-1]}"
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file (or what a link points to) in one step, so no reader sees half of it."""
-    final = Path(os.path.realpath(path))
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
-    try:
-        try:
-            with temporary.open("xb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(final)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
 
 
 def _description(result: Attribution) -> dict[str, Any]:
@@ -172,7 +154,12 @@ def _check_ours(description: Any, path: Path) -> None:
     if version > SCHEMA_VERSION:
         raise OutputError(
             f"cannot read {path}: a newer Mnemoscope wrote it (schema {version}, this one reads "
-            f"up to {SCHEMA_VERSION}); upgrade with pip install --upgrade mnemoscope"
+            f"{SCHEMA_VERSION}); upgrade with pip install --upgrade mnemoscope"
+        )
+    if version < SCHEMA_VERSION:
+        raise OutputError(
+            f"cannot read {path}: an older Mnemoscope wrote it (schema {version}, this one reads "
+            f"{SCHEMA_VERSION}); attribute the prompt again and save it"
         )
 
 

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from mnemoscope.attribution.result import TABLES, Attribution, records
 from mnemoscope.view.depth import Depth
+from mnemoscope.view.effects import MEANINGS, NAMES, Effects, effect_text
 from mnemoscope.view.facts import sum_of_layers, what_is_proven
 from mnemoscope.view.figure import figure_of
 from mnemoscope.view.numbers import percent, places, plain_number, signed
@@ -55,35 +56,48 @@ class Sheet:
     Attributes:
         name: of the result's table.
         title: its heading.
-        columns: their names.
+        headings: of its columns, by name.
         rows: the first rows.
         left_out: number of further rows.
-        decimals: places of the scores.
-        largest: largest magnitude of the scores, for the bars.
+        decimals: places of each effect.
+        order: the effect that the rows are ordered by, which has bars.
+        largest: its largest magnitude.
     """
 
     name: str
     title: str
-    columns: tuple[str, ...]
+    headings: dict[str, str]
     rows: list[dict[str, Any]]
     left_out: int
-    decimals: int
+    decimals: dict[str, int]
+    order: str
     largest: float
 
     @classmethod
     def of(cls, result: Attribution, name: str, title: str) -> Sheet:
         """The first rows of one of the result's tables."""
+        effects = Effects.of(result)
+        shown = effects.with_mediated()
         table: pd.DataFrame = getattr(result, name)
-        rows = records(table.head(_MOST_ROWS), TABLES[name])
-        scores = [row["score"] for row in rows]
-        largest = max((abs(score) for score in scores if math.isfinite(score)), default=0.0)
-        left_out = len(table) - len(rows)
-        return cls(name, title, TABLES[name], rows, left_out, places(scores), largest)
+        columns = tuple(column for column in TABLES[name] if column in shown or column not in NAMES)
+        rows = records(table.head(_MOST_ROWS), columns)
+        ordering = [abs(row[effects.order]) for row in rows if math.isfinite(row[effects.order])]
+        return cls(
+            name=name,
+            title=title,
+            headings={column: NAMES.get(column, column) for column in columns},
+            rows=rows,
+            left_out=len(table) - len(rows),
+            decimals={column: places(row[column] for row in rows) for column in shown},
+            order=effects.order,
+            largest=max(ordering, default=0.0),
+        )
 
 
 def render_html(result: Attribution) -> str:
     """The whole page as text."""
     style = _environment().get_template("report.css").render()
+    effects = Effects.of(result)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return (
         _environment()
@@ -92,7 +106,9 @@ def render_html(result: Attribution) -> str:
             result=result,
             style=Markup(style),
             style_hash=f"sha256-{digest}",
-            chart=figure_of(Depth.of(result)),
+            chart=figure_of(Depth.of(result, effects.order)),
+            effects=effects,
+            meanings={NAMES[column]: MEANINGS[column] for column in effects.with_mediated()},
             depth_sheets=[
                 Sheet.of(result, "layers", "Layers"),
                 Sheet.of(result, "heads", "Heads"),
@@ -150,6 +166,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["effect_text"] = effect_text
     environment.filters.update(
         percent=percent,
         plain_number=plain_number,

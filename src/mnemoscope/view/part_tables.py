@@ -3,123 +3,83 @@
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from mnemoscope.attribution.result import records
-from mnemoscope.view.depth_chart import LOWERS, RAISES
-from mnemoscope.view.numbers import percent, places, plain_number, signed
-from mnemoscope.view.tokens import visible
+from mnemoscope.view.drawing import Column, Row, score_bar, table_of, token_text
+from mnemoscope.view.effects import NAMES, Effects, effect_text
+from mnemoscope.view.numbers import percent, places, plain_number
 
-_BAR = 8
 _MOST_TOKENS = 12
-_RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
-_TURN_LEFT_TO_RIGHT = "\u200e"  # keeps a terminal from reordering what stands beside the token
-_MADE_UP = r"[␣⏎⇥∅]|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}"
-
-Row = dict[str, Any]
-
-
-def token_text(token: str, style: str = "") -> Text:
-    """A token with its hidden characters made visible; the signs that stand for them are dim."""
-    text = visible(token)
-    if any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for character in text):
-        text = f"{_TURN_LEFT_TO_RIGHT}{text}{_TURN_LEFT_TO_RIGHT}"
-    shown = Text(text, style)
-    shown.highlight_regex(_MADE_UP, "dim")
-    return shown
-
-
-def score_bar(score: float, largest: float, cells: int = _BAR) -> Text:
-    """A line beside a number: unbroken for a raising score, broken for a lowering one."""
-    length = abs(score) / largest * cells if largest else 0.0
-    if not math.isfinite(length):
-        return Text()
-    halves = round(2 * length)
-    if score < 0:
-        return Text("╍" * max(1, halves // 2), LOWERS)
-    return Text("━" * (halves // 2) + "╸" * (halves % 2), RAISES)
+_WITH_DEMOTES = 80  # cells from which a table has both lists of tokens
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of a table.
+class PartTables:
+    """Draws the first rows of tables of parts.
 
     Attributes:
-        title: its heading.
-        cell: what it shows of a row.
-        right: whether it is flush right.
-        stretches: whether it takes the width that is left, and is cut to it.
+        effects: which there are, and which the tables are ordered by.
+        both: whether there is room for both effects side by side.
     """
 
-    title: str
-    cell: Callable[[Row], str | Text]
-    right: bool = False
-    stretches: bool = False
+    effects: Effects
+    both: bool
+
+    def ffn(self, title: Text, table: pd.DataFrame, n_rows: int, width: int) -> RenderableType:
+        """FFN neurons with the tokens they promote and, where there is room, demote."""
+        rows = _rows(table, n_rows)
+        words = [
+            Column(word, lambda row, word=word: _tokens(row[word]), stretches=True)
+            for word in (("promotes", "demotes") if width >= _WITH_DEMOTES else ("promotes",))
+        ]
+        columns = [_name("layer", "neuron"), *self._effects(rows), _coefficient(), *words]
+        return table_of(title, rows, columns)
+
+    def attention(self, title: Text, table: pd.DataFrame, n_rows: int) -> RenderableType:
+        """Attention neurons with the token whose value they carry."""
+        rows = _rows(table, n_rows)
+        columns = [_name("layer", "head", "dim"), *self._effects(rows), _coefficient(), _position()]
+        return table_of(title, rows, columns)
+
+    def positions(self, title: Text, table: pd.DataFrame, n_rows: int) -> RenderableType:
+        """Heads with the token they look at and how much of their attention it gets."""
+        rows = _rows(table, n_rows)
+        attention = Column("attention", lambda row: percent(row["attention"]), right=True)
+        columns = [_name("layer", "head"), *self._effects(rows), attention, _position()]
+        return table_of(title, rows, columns)
+
+    def _effects(self, rows: list[Row]) -> list[Column]:
+        """A column for each effect, with bars of the one that the rows are ordered by."""
+        columns = []
+        for name in self.effects.columns(self.both):
+            columns.append(_effect(name, rows))
+            if name == self.effects.order:
+                columns.append(_bars(name, rows))
+        return columns
 
 
-def table_of(title: Text, rows: list[Row], columns: list[Column]) -> RenderableType:
-    """A titled table without lines."""
-    if not rows:
-        return Group(title, Text("none", "dim"))
-    stretches = any(column.stretches for column in columns)
-    table = Table(box=None, pad_edge=False, expand=stretches, header_style="dim")
-    for column in columns:
-        table.add_column(
-            column.title,
-            justify="right" if column.right else "left",
-            ratio=1 if column.stretches else None,
-            no_wrap=True,
-            overflow="ellipsis",
-        )
-    for row in rows:
-        table.add_row(*(column.cell(row) for column in columns))
-    return Group(title, table)
-
-
-def ffn_table(title: Text, table: pd.DataFrame, n_rows: int, width: int) -> RenderableType:
-    """FFN neurons with the tokens they promote and, where there is room, demote."""
-    rows = records(table.head(n_rows), tuple(table.columns))
-    words = [
-        Column(word, lambda row, word=word: _tokens(row[word]), stretches=True)
-        for word in (("promotes", "demotes") if width >= 80 else ("promotes",))
-    ]
-    return table_of(title, rows, [_name("layer", "neuron"), *_scores(rows), _coefficient(), *words])
-
-
-def attention_table(title: Text, table: pd.DataFrame, n_rows: int) -> RenderableType:
-    """Attention neurons with the token whose value they carry."""
-    rows = records(table.head(n_rows), tuple(table.columns))
-    columns = [_name("layer", "head", "dim"), *_scores(rows), _coefficient(), _position()]
-    return table_of(title, rows, columns)
-
-
-def position_table(title: Text, table: pd.DataFrame, n_rows: int) -> RenderableType:
-    """Heads with the token they look at and how much of their attention it gets."""
-    rows = records(table.head(n_rows), tuple(table.columns))
-    attention = Column("attention", lambda row: percent(row["attention"]), right=True)
-    return table_of(title, rows, [_name("layer", "head"), *_scores(rows), attention, _position()])
+def _rows(table: pd.DataFrame, n_rows: int) -> list[Row]:
+    return records(table.head(n_rows), tuple(table.columns))
 
 
 def _name(*parts: str) -> Column:
     return Column(".".join(parts), lambda row: ".".join(str(row[part]) for part in parts))
 
 
-def _scores(rows: list[Row]) -> list[Column]:
-    scores = [row["score"] for row in rows]
-    decimals = places(scores)
-    largest = max((abs(score) for score in scores if math.isfinite(score)), default=0.0)
-    return [
-        Column("score", lambda row: signed(row["score"], decimals), right=True),
-        Column("", lambda row: score_bar(row["score"], largest)),
-    ]
+def _effect(name: str, rows: list[Row]) -> Column:
+    decimals = places(row[name] for row in rows)
+    return Column(NAMES[name], lambda row: effect_text(name, row[name], decimals), right=True)
+
+
+def _bars(name: str, rows: list[Row]) -> Column:
+    largest = max((abs(row[name]) for row in rows if math.isfinite(row[name])), default=0.0)
+    return Column("", lambda row: score_bar(row[name], largest))
 
 
 def _coefficient() -> Column:

@@ -1,8 +1,4 @@
-"""What the commands show in a terminal, drawn with Rich.
-
-Every text that comes from a model or a caller goes through `visible` and into a `Text`, never into
-markup, so no token can restyle or steer the terminal.
-"""
+"""What the commands show in a terminal, drawn with Rich."""
 
 from __future__ import annotations
 
@@ -10,59 +6,58 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich.console import Console, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from mnemoscope.attribution.result import Attribution, records
 from mnemoscope.view.depth import Depth
 from mnemoscope.view.depth_chart import LOWERS, RAISES, depth_chart
-from mnemoscope.view.facts import sum_of_layers, what_is_proven
-from mnemoscope.view.numbers import percent, places, plain_number, signed
-from mnemoscope.view.part_tables import (
+from mnemoscope.view.drawing import (
     Column,
     Row,
-    attention_table,
-    ffn_table,
-    position_table,
+    abreast,
+    prompt_text,
     score_bar,
     table_of,
+    title_text,
     token_text,
 )
-from mnemoscope.view.tokens import middle_left_out, visible
+from mnemoscope.view.effects import MEANINGS, NAMES, Effects, effect_text
+from mnemoscope.view.facts import sum_of_layers, what_is_proven
+from mnemoscope.view.numbers import percent, places, plain_number, signed
+from mnemoscope.view.part_tables import PartTables
+from mnemoscope.view.tokens import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mnemoscope.attribution.reading import NeuronReading
-    from mnemoscope.intervention.ablation import Ablation
     from mnemoscope.prediction import Prediction
 
-_PROMPT_LINES = 4
-_LONGEST_TOKEN = 40
-_NAMED_PARTS = 20
+_BOTH_EFFECTS = 90  # cells from which direct and total effects stand side by side
 _TWO_ABREAST = 124  # cells from which two tables of attention parts stand side by side
 _TWO_FFN_ABREAST = 150
+_SECOND_EFFECT = 9  # cells that it takes in each of two such tables
 
 
 def render_attribution(result: Attribution, console: Console, rows: int = 10) -> None:
     """Show a result: the prediction, the model by depth, and the first rows of its tables."""
     target = token_text(result.target.text, "bold")
+    effects = Effects.of(result)
     console.print(_origin(result))
     console.print()
-    console.print(_prompt(result.tokens, console.width) + Text(" ▸ ", "dim") + target)
+    console.print(prompt_text(result.tokens, console.width) + Text(" ▸ ", "dim") + target)
     console.print(_prediction_facts(result))
     console.print()
-    console.print(_title("Layers and heads", "nats they add to log p of ", target))
-    console.print(depth_chart(Depth.of(result), console.width))
+    console.print(title_text("Layers and heads", effects.in_nats, target))
+    console.print(depth_chart(Depth.of(result, effects.order), console.width))
     console.print()
     console.print(_legend())
-    console.print(_strongest_heads(result, max(1, (console.width - 24) // 15)))
-    for tables in _part_tables(result, console.width, rows):
+    console.print()
+    console.print(_strongest_heads(result, effects, console.width))
+    for tables in _part_tables(result, effects, console.width, rows):
         console.print()
         console.print(tables)
     console.print()
-    console.print(_closing(result))
+    console.print(_closing(result, effects))
 
 
 def render_prediction(prediction: Prediction, console: Console) -> None:
@@ -77,65 +72,22 @@ def render_prediction(prediction: Prediction, console: Console) -> None:
         Column("log p", lambda row: signed(row["log_probability"]), right=True),
         Column("id", lambda row: str(row["id"]), right=True),
     ]
-    console.print(_prompt(prediction.tokens, console.width) + Text(" ▸", "dim"))
+    console.print(prompt_text(prediction.tokens, console.width) + Text(" ▸", "dim"))
     console.print()
-    console.print(table_of(_title("Likeliest next tokens"), rows, columns))
+    console.print(table_of(title_text("Likeliest next tokens"), rows, columns))
 
 
 def render_neuron(reading: NeuronReading, console: Console) -> None:
     """Show what an FFN neuron writes: the tokens at both ends of the vocabulary."""
     name = f"FFN neuron {reading.layer}.{reading.neuron}"
-    console.print(_title(name, f"norm {plain_number(reading.norm)}"))
+    console.print(title_text(name, f"norm {plain_number(reading.norm)}"))
     console.print(Text("A negative coefficient swaps the two lists.", "dim"))
     console.print()
     tables = [
         _reading_table("promotes", reading.promotes),
         _reading_table("demotes", reading.demotes),
     ]
-    console.print(_abreast(tables, console.width, 60))
-
-
-def render_ablation(ablation: Ablation, console: Console) -> None:
-    """Show a target before and after an intervention, and after random ones."""
-    target = token_text(ablation.target[1], "bold")
-    names = [".".join(map(str, part)) for part in ablation.parts]
-    console.print(_prompt(ablation.tokens, console.width) + Text(" ▸ ", "dim") + target)
-    console.print()
-    console.print(_title(f"{len(names)} {_kinds(ablation)}", ablation.how))
-    console.print(Text(" ".join(names[:_NAMED_PARTS]) + (" …" if len(names) > _NAMED_PARTS else ""), "dim"))
-    console.print()
-    mean, spread = ablation.controls_mean, ablation.controls_standard_deviation
-    random = f"{len(ablation.controls)} random (mean ± standard deviation)"
-    nothing = dict.fromkeys(mean, 0.0)
-    rows: list[Row] = [
-        {"what": "before", "value": ablation.before, "spread": nothing},
-        {"what": "after", "value": ablation.after, "spread": nothing},
-        {"what": random, "value": mean, "spread": spread},
-    ]
-    columns = [
-        Column("", lambda row: Text(row["what"], "bold" if row["what"] == "after" else "")),
-        Column("1 / rank", lambda row: _with_spread(row, "reciprocal_rank", "{:.3f}".format), right=True),
-        Column("probability", lambda row: _with_spread(row, "probability", percent), right=True),
-        Column("log p", lambda row: _with_spread(row, "log_probability", signed), right=True),
-    ]
-    console.print(table_of(_title("What it does to ", token=target), rows, columns))
-
-
-def _kinds(ablation: Ablation) -> str:
-    kinds = {
-        "FFNNeuron": "FFN neurons",
-        "AttentionNeuron": "attention neurons",
-        "Head": "heads",
-        "Layer": "layers",
-    }
-    found = list(dict.fromkeys(kinds[type(part).__name__] for part in ablation.parts))
-    return f"parts: {', '.join(found)}" if len(found) > 1 else found[0]
-
-
-def _with_spread(row: Row, metric: str, written: Callable[[float], str]) -> str:
-    spread = row["spread"][metric]
-    value = written(row["value"][metric])
-    return f"{value} ± {written(spread).lstrip('+')}" if spread else value
+    console.print(abreast(tables, console.width, 60))
 
 
 def render_families(families: pd.DataFrame, console: Console) -> None:
@@ -148,30 +100,14 @@ def render_families(families: pd.DataFrame, console: Console) -> None:
         Column("worst error", _worst_error, right=True),
         Column("status", _status, stretches=True),
     ]
-    title = _title("Proven families", "a tiny random model of each, proven on this machine just now")
+    title = title_text("Proven families", "a tiny random model of each, proven on this machine just now")
     console.print(table_of(title, rows, columns))
-
-
-def _title(title: str, note: str = "", token: Text | None = None) -> Text:
-    return Text.assemble((title, "bold"), "  ", (note, "dim"), token or "")
 
 
 def _origin(result: Attribution) -> Text:
     origin = result.provenance
     words = [origin.model, origin.revision[:12], origin.architecture, origin.dtype]
     return Text(" · ".join(visible(word) for word in words if word), "dim")
-
-
-def _prompt(tokens: tuple[str, ...], width: int) -> Text:
-    """The prompt's tokens, a long prompt with its middle left out."""
-    texts = [token_text(token) for token in tokens]
-    for text in texts:
-        text.truncate(_LONGEST_TOKEN, overflow="ellipsis")
-    widths = [text.cell_len + 1 for text in texts]
-    head, tail = middle_left_out(widths, _PROMPT_LINES * (width - _LONGEST_TOKEN // 4))
-    left_out = len(texts) - head - tail
-    gap = [Text(f"… {left_out} more …", "dim italic")] if left_out else []
-    return Text(" ").join([*texts[:head], *gap, *texts[len(texts) - tail :]])
 
 
 def _prediction_facts(result: Attribution) -> Text:
@@ -195,65 +131,76 @@ def _legend() -> Text:
     )
 
 
-def _strongest_heads(result: Attribution, n_heads: int) -> Text:
+def _strongest_heads(result: Attribution, effects: Effects, width: int) -> RenderableType:
     """The heads at both ends by name, which the map shows only as places."""
-    decimals = places(result.heads["score"])
-    lines = []
-    for verb, heads in (("raise", result.heads), ("lower", result.heads[::-1])):
-        line = Text.assemble((f"heads that {verb} most", "dim"))
-        for row in records(heads.head(n_heads), ("layer", "head", "score")):
-            score = signed(row["score"], decimals)
-            line += Text.assemble(f"  {row['layer']}.{row['head']} ", (score, "dim"))
-        lines.append(line)
-    return Text("\n").join(lines)
+    ends = {"raise": result.heads, "lower": result.heads[::-1]}
+    if effects.totals and width >= _BOTH_EFFECTS:
+        return _heads_with_both(ends, effects, width)
+    return Text("\n").join(_heads_in_a_line(verb, heads, effects, width) for verb, heads in ends.items())
 
 
-def _part_tables(result: Attribution, width: int, rows: int) -> list[RenderableType]:
-    """Each sort of part: those that raise the target, and half as many that lower it."""
-    target = token_text(result.target.text, "bold")
-    fewer = (rows + 1) // 2
-
-    def raising(what: str) -> Text:
-        return _title(what, "that raise ", target)
-
-    def lowering(what: str) -> Text:
-        return _title(what, "that lower ", target)
-
-    ffn_width = width // 2 if width >= _TWO_FFN_ABREAST else width
-    ffn = [
-        ffn_table(raising("FFN neurons"), result.ffn_neurons, rows, ffn_width),
-        ffn_table(lowering("FFN neurons"), result.suppressing_ffn_neurons, fewer, ffn_width),
-    ]
-    neurons = [
-        attention_table(raising("Attention neurons"), result.attention_neurons, rows),
-        attention_table(lowering("Attention neurons"), result.suppressing_attention_neurons, fewer),
-    ]
-    heads = [
-        position_table(raising("Heads at positions"), result.positions, rows),
-        position_table(lowering("Heads at positions"), result.suppressing_positions, fewer),
-    ]
-    return [
-        _abreast(ffn, width, _TWO_FFN_ABREAST),
-        _abreast(neurons, width, _TWO_ABREAST),
-        _abreast(heads, width, _TWO_ABREAST),
-    ]
-
-
-def _abreast(tables: list[RenderableType], width: int, from_width: int) -> RenderableType:
-    """Two tables side by side where the width allows, else one below the other."""
-    grid = Table.grid(expand=True, padding=(0, 3, 0, 0) if width >= from_width else 0)
-    if width >= from_width:
-        for _ in tables:
-            grid.add_column(ratio=1)
-        grid.add_row(*tables)
-        return grid
-    for index, table in enumerate(tables):
-        grid.add_row(Padding(table, (1 if index else 0, 0, 0, 0)))
+def _heads_with_both(ends: dict[str, pd.DataFrame], effects: Effects, width: int) -> Table:
+    """A column for each head: its name, and both effects below it."""
+    decimals = {name: places(ends["raise"][name]) for name in effects.columns()}
+    n_heads = (width - len("heads that raise most")) // 9
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(justify="right", style="dim")
+    for verb, heads in ends.items():
+        rows = records(heads.head(n_heads), ("layer", "head", *decimals))
+        grid.add_row(f"heads that {verb} most", *(f"{row['layer']}.{row['head']}" for row in rows))
+        for name, n_places in decimals.items():
+            numbers = (effect_text(name, row[name], n_places) for row in rows)
+            grid.add_row(NAMES[name], *(Text(number, "dim") for number in numbers))
     return grid
 
 
-def _closing(result: Attribution) -> Text:
-    lines = [*what_is_proven(result), sum_of_layers(result)]
+def _heads_in_a_line(verb: str, heads: pd.DataFrame, effects: Effects, width: int) -> Text:
+    decimals = places(heads[effects.order])
+    line = Text.assemble((f"heads that {verb} most", "dim"))
+    for row in records(heads.head(max(1, (width - 24) // 15)), ("layer", "head", effects.order)):
+        line += Text.assemble(
+            f"  {row['layer']}.{row['head']} ", (signed(row[effects.order], decimals), "dim")
+        )
+    return line
+
+
+def _part_tables(result: Attribution, effects: Effects, width: int, rows: int) -> list[RenderableType]:
+    """Each sort of part: those that raise the target, and half as many that lower it."""
+    target = token_text(result.target.text, "bold")
+    fewer = (rows + 1) // 2
+    tables = PartTables(effects, both=width >= _BOTH_EFFECTS)
+    more = 2 * _SECOND_EFFECT if effects.totals else 0
+    two_abreast, two_ffn_abreast = _TWO_ABREAST + more, _TWO_FFN_ABREAST + more
+
+    def raising(what: str) -> Text:
+        return title_text(what, "that raise ", target, f", by {effects.name} effect")
+
+    def lowering(what: str) -> Text:
+        return title_text(what, "that lower ", target, f", by {effects.name} effect")
+
+    ffn_width = width // 2 if width >= two_ffn_abreast else width
+    ffn = [
+        tables.ffn(raising("FFN neurons"), result.ffn_neurons, rows, ffn_width),
+        tables.ffn(lowering("FFN neurons"), result.suppressing_ffn_neurons, fewer, ffn_width),
+    ]
+    neurons = [
+        tables.attention(raising("Attention neurons"), result.attention_neurons, rows),
+        tables.attention(lowering("Attention neurons"), result.suppressing_attention_neurons, fewer),
+    ]
+    heads = [
+        tables.positions(raising("Heads at positions"), result.positions, rows),
+        tables.positions(lowering("Heads at positions"), result.suppressing_positions, fewer),
+    ]
+    return [
+        abreast(ffn, width, two_ffn_abreast),
+        abreast(neurons, width, two_abreast),
+        abreast(heads, width, two_abreast),
+    ]
+
+
+def _closing(result: Attribution, effects: Effects) -> Text:
+    meanings = "; ".join(f"{NAMES[name]}: {MEANINGS[name]}" for name in effects.columns())
+    lines = [meanings, *what_is_proven(result), sum_of_layers(result)]
     return Text("\n").join(Text(line, "dim") for line in lines)
 
 
@@ -265,7 +212,7 @@ def _reading_table(title: str, tokens: tuple[tuple[str, float], ...]) -> Rendera
         Column("value", lambda row: signed(row["value"], 2), right=True),
         Column("", lambda row: score_bar(row["value"], largest)),
     ]
-    return table_of(_title(title), rows, columns)
+    return table_of(title_text(title), rows, columns)
 
 
 def _cell(value: str | float) -> str:

@@ -1,0 +1,189 @@
+"""What a method is asked, and what it must be able to answer.
+
+A neuron here is what an intervention can take away: an FFN neuron, or an attention neuron with its positions
+added up. A method gives each a score, the higher the more the prediction is said to rest on it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution import parts, tables
+from mnemoscope.attribution.attribute import COARSE_TOKENS, FINE_TOKENS, Best, Prediction
+from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.search import Bounds, Pool, Scores, search
+from mnemoscope.model.gradients import TotalEffects
+
+if TYPE_CHECKING:
+    from mnemoscope.intervention.sensitivity import Sensitivity
+
+Kind = Literal["ffn", "attention"]
+# Told how many forward passes are done and how many there are.
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a method costs, told before it runs.
+
+    Attributes:
+        passes: forward passes of the prompt beyond the first, a backward pass counted as two; those
+            taken up at a later layer count by the share of layers they run.
+        memory: bytes of temporary tensors.
+        note: what else there is to know of its cost, in words.
+    """
+
+    passes: float
+    memory: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prediction, and which of its neurons are asked about.
+
+    Attributes:
+        prediction: read out and ready to be scored.
+        kind: FFN neurons or attention neurons.
+        sensitivity: what taking neurons away does to plain text, for methods that weigh it.
+        report: told of progress of methods that take long.
+    """
+
+    prediction: Prediction
+    kind: Kind
+    sensitivity: Callable[[], Sensitivity]
+    report: Report | None = None
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The neurons, `[n_layers, n_columns, 1]`; their flat index is what methods speak of."""
+        trace, anatomy, base = self.prediction.trace, self.anatomy, self.prediction.base
+        if self.kind == "ffn":
+            return parts.ffn_neurons(trace, anatomy, base.ffn)
+        return parts.attention_neurons_summed(trace, anatomy, base.attention)
+
+    @property
+    def anatomy(self) -> parts.Anatomy:
+        """Where the model's parts are."""
+        return self.prediction.language_model.anatomy
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The prompt."""
+        return self.prediction.trace.token_ids.tolist()
+
+    @cached_property
+    def coefficients(self) -> Tensor:
+        """Every neuron's coefficient at the last position, `[n_neurons]`."""
+        return torch.cat([self.grid.coefficients(i)[:, 0] for i in range(self.grid.n_layers)])
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """Length of every neuron's column, `[n_neurons]`."""
+        return torch.cat([self.grid.columns(i, None).norm(dim=-1) for i in range(self.grid.n_layers)])
+
+    @cached_property
+    def total_effects(self) -> TotalEffects:
+        """By one forward and one backward pass."""
+        return self.prediction.total_effects()
+
+    def coefficients_of(self, index: Tensor) -> Tensor:
+        """Coefficients of some neurons, `[n]`."""
+        return tables.coefficients(self.grid, index)
+
+
+class Method(ABC):
+    """A way to score neurons; others can add theirs (entry point group `mnemoscope.methods`).
+
+    Attributes:
+        name: what it is called by.
+        title: its name in tables.
+        formula: what it computes, in one line.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    formula: ClassVar[str]
+
+    @property
+    def label(self) -> str:
+        """Its name with the options that are not as usual, by which results are told apart."""
+        return self.name
+
+    @abstractmethod
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """What `top` will cost."""
+
+    @abstractmethod
+    def top(self, question: Question, k: int) -> Best:
+        """Flat indices and scores of the k neurons with the highest scores, best first, ties by index."""
+
+    @abstractmethod
+    def scores(self, question: Question, index: Tensor) -> Tensor | None:
+        """Scores of the neurons with these ascending flat indices, `[n]`; None if it has no such thing."""
+
+
+class Exhaustive(Method):
+    """A method that scores all neurons at once."""
+
+    @abstractmethod
+    def all(self, question: Question) -> Tensor:
+        """Every neuron's score, `[n_neurons]`."""
+
+    def top(self, question: Question, k: int) -> Best:
+        """The highest of all scores."""
+        scores = self.all(question)
+        order = scores.argsort(descending=True, stable=True)[:k]
+        return order, scores[order]
+
+    def scores(self, question: Question, index: Tensor) -> Tensor:
+        """Some of all scores."""
+        return self.all(question)[index]
+
+
+class Searched(Method):
+    """A method whose best neurons are proven by bounds, without scoring all."""
+
+    def grid(self, question: Question) -> Grid:
+        """The neurons, added to the states that this method adds them to."""
+        return question.grid
+
+    @abstractmethod
+    def bounds(self, question: Question, n_tokens: int) -> Bounds:
+        """Bounds of its scores that look at so many tokens."""
+
+    @abstractmethod
+    def scorer(self, question: Question) -> Scores:
+        """Its exact scores."""
+
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """No further pass through the model."""
+        return Estimate(0, question.prediction.budget, "bounds every neuron and scores the few left exactly")
+
+    def top(self, question: Question, k: int) -> Best:
+        """The proven best."""
+        pool = Pool(k, 1, 0, 1)
+        search(
+            self.grid(question),
+            [pool],
+            self.bounds(question, COARSE_TOKENS),
+            lambda: self.bounds(question, FINE_TOKENS),
+            self.scorer(question),
+        )
+        return pool.best()
+
+    def scores(self, question: Question, index: Tensor) -> Tensor:
+        """Exact scores of some neurons."""
+        return self.scorer(question).chosen(self.grid(question), index)
+
+
+def with_base(grid: Grid, base: Tensor) -> Grid:
+    """The same neurons, added to other states."""
+    return replace(grid, base=base)

@@ -1,0 +1,22 @@
+"""Method h of the paper: an active neuron that promotes the target highly."""
+
+from __future__ import annotations
+
+from mnemoscope.attribution.methods.base import Question, Searched
+from mnemoscope.attribution.methods.ranks import RankBounds, RankScores
+
+
+class CoefficientOverRank(Searched):
+    """`|m| / rank of w in bs(v)` (METHOD section 5)."""
+
+    name = "coefficient-over-rank"
+    title = "h coefficient / rank"
+    formula = "|m| / rank of w in bs(v)"
+
+    def bounds(self, question: Question, n_tokens: int) -> RankBounds:
+        """From the target's rank among some of the tokens."""
+        return RankBounds(question, n_tokens, weighted=True)
+
+    def scorer(self, question: Question) -> RankScores:
+        """From the target's rank among all tokens."""
+        return RankScores(question, weighted=True)

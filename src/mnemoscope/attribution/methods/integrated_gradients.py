@@ -1,0 +1,79 @@
+"""Integrated gradients over the coefficients of a layer (Dai et al. 2022)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Question
+from mnemoscope.model.replay import Replay
+
+
+class IntegratedGradients(Exhaustive):
+    """`a mean_k g(k a / m)`, summed over positions, in nats (METHOD section 5).
+
+    The coefficients of all neurons of a layer, at every position, go from zero to their value in m steps
+    at once; g is the gradient of log p(w) at each step. A layer's scores sum to what removing all its
+    neurons does, up to the coarseness of the steps. The steps of a layer are the rows of one batch.
+    """
+
+    name = "integrated-gradients"
+    title = "integrated gradients"
+    formula = "a mean over k of g(k a / 20)"
+    n_steps = 20
+
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """A forward and a backward pass for each step of each layer, from the layer on."""
+        anatomy = question.anatomy
+        rows = min(self.n_steps, _rows(question))
+        kept = rows * len(question.token_ids) * anatomy.n_layers * (4 * anatomy.d_ff + 12 * anatomy.d_model)
+        return Estimate(3 * self.n_steps * (anatomy.n_layers + 1) / 2, 4 * kept)
+
+    def all(self, question: Question) -> Tensor:
+        """Every neuron's score."""
+        replay = Replay(question.prediction.language_model, question.token_ids)
+        n_layers = question.anatomy.n_layers
+        scores = []
+        for layer in range(n_layers):
+            scores.append(self._layer(question, replay, layer))
+            if question.report is not None:
+                question.report(layer + 1, n_layers)
+        return torch.cat(scores)
+
+    def _layer(self, question: Question, replay: Replay, layer: int) -> Tensor:
+        steps = torch.arange(1, self.n_steps + 1, device=question.grid.base.device) / self.n_steps
+        parts = [
+            _integral(question, replay, layer, some) * len(some) for some in steps.split(_rows(question))
+        ]
+        return torch.stack(parts).sum(0) / self.n_steps
+
+
+def _integral(question: Question, replay: Replay, layer: int, steps: Tensor) -> Tensor:
+    """Value times mean gradient of a layer's neurons over some steps, `[n_columns]`."""
+    block = question.anatomy.blocks[layer]
+    module = (block.ffn_output if question.kind == "ffn" else block.attention_output).module
+    values, scaled = [], []
+
+    def scale(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rows = args[0].detach().view(len(steps), -1, args[0].shape[-1])
+        values.append(rows[0].float())
+        scaled.append((rows * steps[:, None, None].to(rows)).requires_grad_())
+        return (scaled[0].view_as(args[0]), *args[1:])
+
+    handle = module.register_forward_pre_hook(scale)
+    try:
+        with torch.enable_grad():
+            log_p = replay.log_probabilities(layer, len(steps))[:, question.prediction.target]
+            (gradient,) = torch.autograd.grad(log_p.sum(), scaled)
+    finally:
+        handle.remove()
+    return (values[0] * gradient.float().mean(0)).sum(0)
+
+
+def _rows(question: Question) -> int:
+    """How many steps keep the activations of all layers, and the logits, within the budget."""
+    anatomy = question.anatomy
+    kept = 4 * len(question.token_ids) * anatomy.n_layers * (4 * anatomy.d_ff + 12 * anatomy.d_model)
+    return max(1, question.prediction.budget // (kept + 12 * anatomy.n_vocabulary))

@@ -1,0 +1,22 @@
+"""Method f of the paper: how high the target stands among the tokens that the neuron promotes."""
+
+from __future__ import annotations
+
+from mnemoscope.attribution.methods.base import Question, Searched
+from mnemoscope.attribution.methods.ranks import RankBounds, RankScores
+
+
+class Rank(Searched):
+    """`1 / rank of w in bs(v)`; a negative coefficient turns the order around (METHOD section 5)."""
+
+    name = "rank"
+    title = "f rank"
+    formula = "1 / rank of w in bs(v)"
+
+    def bounds(self, question: Question, n_tokens: int) -> RankBounds:
+        """From the target's rank among some of the tokens."""
+        return RankBounds(question, n_tokens, weighted=False)
+
+    def scorer(self, question: Question) -> RankScores:
+        """From the target's rank among all tokens."""
+        return RankScores(question, weighted=False)

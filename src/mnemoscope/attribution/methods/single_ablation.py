@@ -1,0 +1,30 @@
+"""Exact single ablation: what taking each neuron away alone really does. The ground truth."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Question
+from mnemoscope.attribution.methods.removal import drops
+
+
+class SingleAblation(Exhaustive):
+    """How far log p(w) falls when the neuron is zeroed at every position, in nats (METHOD section 7)."""
+
+    name = "single-ablation"
+    title = "exact single ablation"
+    formula = "log p(w) - log p(w | neuron zeroed)"
+
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """One row of a batch per neuron, from the neuron's own layer on."""
+        n_layers, n_columns = question.grid.n_layers, question.grid.n_columns
+        return Estimate(n_columns * (n_layers + 1) / 2, question.prediction.budget, "every neuron in turn")
+
+    def all(self, question: Question) -> Tensor:
+        """Every neuron's true effect."""
+        return drops(question, torch.arange(question.grid.size))
+
+    def scores(self, question: Question, index: Tensor) -> Tensor:
+        """Some neurons' true effects."""
+        return drops(question, index)

@@ -1,0 +1,187 @@
+"""The verified method: the neurons that direct and total effects put first, taken away for real."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution.attribute import Best
+from mnemoscope.attribution.methods.activation_gradient import ActivationGradient
+from mnemoscope.attribution.methods.base import Estimate, Method, Question
+from mnemoscope.attribution.methods.log_probability_increase import LogProbabilityIncrease
+from mnemoscope.attribution.methods.removal import drops, parts_of
+from mnemoscope.errors import OptionError
+from mnemoscope.intervention.ablation import Manner, changed
+
+# Share of a greedy search's budget that its first step may take.
+FIRST_STEP = 0.5
+
+
+@dataclass(frozen=True)
+class Verified(Method):
+    """Neurons chosen by what their removal does.
+
+    Tried first are, half and half, the certified best by log-probability increase (direct effects) and the
+    best by activation x gradient (first-order total effects). *Greedily*, the neuron whose removal
+    hurts most is taken, then the one that hurts most once the first is gone, and so on. Later steps
+    try, half and half, what did most when last tried and what has the largest first-order effect now
+    that the others are gone: neurons that back a removed one up are found so.
+
+    Attributes:
+        budget: interventions to try, each a row of a batch that starts at the neuron's own layer.
+        greedily: False keeps the k whose removal one by one hurts most.
+        specificity: nats of the target's log probability to give up for one nat per token of expected
+            KL divergence on plain text; 0 looks at the target alone.
+
+    Raises:
+        OptionError: a budget below 1 or a negative specificity.
+    """
+
+    budget: int = 1000
+    greedily: bool = True
+    specificity: float = 0.0
+
+    name = "verified"
+    title = "verified"
+    formula = "log p(w) - log p(w | chosen neurons zeroed), greedily"
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if self.budget < 1:
+            raise OptionError(f"the budget is {self.budget}; give 1 intervention or more")
+        if not self.specificity >= 0:
+            raise OptionError(f"the specificity is {self.specificity}; give 0 or more")
+
+    @property
+    def label(self) -> str:
+        """Such as `verified(specificity=10.0)`."""
+        usual = type(self)()
+        options = {option.name: getattr(self, option.name) for option in fields(self)}
+        unusual = [f"{name}={value}" for name, value in options.items() if value != getattr(usual, name)]
+        return f"{self.name}({', '.join(unusual)})" if unusual else self.name
+
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """The first candidates, then a row of a batch per intervention and a gradient per step."""
+        first, later = self._split(question, k)
+        steps = k - 1 if self.greedily else 0
+        gradient = ActivationGradient().estimate(question, k)
+        tried = first + later * steps
+        share = (question.grid.n_layers + 1) / (2 * question.grid.n_layers)
+        memory = max(gradient.memory, question.prediction.budget)
+        passes = gradient.passes * (1 + steps) + tried * share
+        return Estimate(passes, memory, f"tries {tried:,} interventions")
+
+    def top(self, question: Question, k: int) -> Best:
+        """The chosen neurons with what each took from the objective when it was chosen, in that order."""
+        k = min(k, question.grid.size)
+        first, later = self._split(question, k)
+        search = _Search(question, self.specificity, first + later * (k - 1 if self.greedily else 0))
+        direct, _ = LogProbabilityIncrease().top(question, first)
+        search.consider(_in_turn(direct, search.by_total(), first))
+        if not self.greedily:
+            gains, index = search.gains.sort(descending=True, stable=True)
+            return index[:k], gains[:k]
+        search.take()
+        while len(search.chosen) < k:
+            search.consider(_in_turn(search.by_gain(), search.by_total(), later))
+            search.take()
+        return torch.tensor(search.chosen), torch.tensor(search.gained)
+
+    def scores(self, question: Question, index: Tensor) -> None:
+        """It ranks what it tried; by itself a neuron's score would be the truth it is measured by."""
+
+    def _split(self, question: Question, k: int) -> tuple[int, int]:
+        """How many neurons the first step tries, and each later one."""
+        later_steps = k - 1 if self.greedily else 0
+        first = self.budget if not later_steps else max(k, int(FIRST_STEP * self.budget))
+        first = min(first, question.grid.size)
+        return first, max(1, (self.budget - first) // later_steps) if later_steps else 0
+
+
+class _Search:
+    """Neurons taken away so far, and what taking each other one away is known to do.
+
+    Attributes:
+        gains: of the objective when each neuron is taken away next, as it was when last tried; minus
+            infinity for those not tried and those taken, `[n_neurons]`.
+        chosen: the neurons taken, in order.
+        gained: what each took from the objective.
+    """
+
+    def __init__(self, question: Question, specificity: float, total: int) -> None:
+        self.question = question
+        self.gains = torch.full((question.grid.size,), -torch.inf)
+        self.chosen: list[int] = []
+        self.gained: list[float] = []
+        self._collateral = _Collateral(question, specificity)
+        self._tried, self._total = 0, total
+
+    def by_gain(self) -> Tensor:
+        """Neurons tried and not taken, best first."""
+        order = self.gains.argsort(descending=True, stable=True)
+        return order[: int(self.gains.isfinite().sum())]
+
+    def by_total(self) -> Tensor:
+        """Neurons not taken by their first-order effect with the others gone, best first.
+
+        What backs a removed neuron up shows here, though it did nothing before.
+        """
+        with self._taken_away():
+            effects = ActivationGradient().all(replace(self.question)).cpu() - self._collateral.costs()
+        effects[self.chosen] = -torch.inf
+        order = effects.argsort(descending=True, stable=True)
+        return order[: len(order) - len(self.chosen)]
+
+    def consider(self, index: Tensor) -> None:
+        """Try taking each of these neurons away, ascending indices."""
+        with self._taken_away():
+            drop = drops(self.question, index, self._tried, self._total).cpu()
+        self.gains[index] = drop - self._collateral.costs()[index]
+        self._latest = index
+        self._tried += len(index)
+
+    def take(self) -> None:
+        """Take the best of those just tried."""
+        best = int(self._latest[self.gains[self._latest].argmax()])
+        self.chosen.append(best)
+        self.gained.append(float(self.gains[best]))
+        self.gains[best] = -torch.inf
+        self._collateral.add(best)
+
+    def _taken_away(self) -> AbstractContextManager[None]:
+        if not self.chosen:
+            return nullcontext()
+        parts = parts_of(self.question, torch.tensor(self.chosen))
+        return changed(self.question.prediction.language_model, parts, Manner())
+
+
+class _Collateral:
+    """What taking further neurons away is expected to cost on plain text, beside those already taken."""
+
+    def __init__(self, question: Question, weight: float) -> None:
+        self.weight = weight
+        # Without a weight plain text need not be asked, which takes a while.
+        self._responses = torch.zeros(1, question.grid.size)
+        if weight:
+            self._responses = question.sensitivity().of(question.kind)
+        self._taken = torch.zeros(len(self._responses))
+
+    def add(self, neuron: int) -> None:
+        """Take a neuron away."""
+        self._taken = self._taken + self._responses[:, neuron]
+
+    def costs(self) -> Tensor:
+        """Weighted increase of the expected KL divergence by each neuron, `[n_neurons]`, nats."""
+        increase = self._responses.pow(2).mean(0) + 2 * (self._taken @ self._responses) / len(self._taken)
+        return self.weight * increase / 2
+
+
+def _in_turn(first: Tensor, second: Tensor, n: int) -> Tensor:
+    """The best of two lists in turn, n in all, ascending."""
+    length = min(len(first), len(second), n)
+    both = torch.stack([first[:length].cpu(), second[:length].cpu()], dim=1).flatten().tolist()
+    rest = [*first[length:n].tolist(), *second[length:n].tolist()]
+    return torch.tensor(sorted(list(dict.fromkeys([*both, *rest]))[:n]))

@@ -1,0 +1,211 @@
+"""What is done to a model: `ablate`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mnemoscope.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    ModelName,
+    Prompt,
+    Revision,
+    Target,
+    TrustRemoteCode,
+    example,
+    open_model,
+    refuse_several,
+)
+from mnemoscope.cli.output import stdout_kept_clean, tell, write_drawn, write_json
+from mnemoscope.errors import FactsError, OptionError
+
+if TYPE_CHECKING:
+    from mnemoscope.api import Model
+    from mnemoscope.intervention.parts import Part
+    from mnemoscope.intervention.specificity import KnownFact
+    from mnemoscope.study.facts import BadLine, FactFile
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog=example('mnemoscope ablate "The capital of Japan is the city of" --target " Tokyo" --top 10')
+)
+def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
+    prompt: Prompt,
+    target: Target = None,
+    ffn: Annotated[
+        list[str] | None,
+        typer.Option("--ffn", metavar="LAYER.NEURON", help="An FFN neuron; may be repeated."),
+    ] = None,
+    attention: Annotated[
+        list[str] | None,
+        typer.Option("--attention", metavar="LAYER.HEAD.DIM", help="An attention neuron; may be repeated."),
+    ] = None,
+    head: Annotated[
+        list[str] | None, typer.Option("--head", metavar="LAYER.HEAD", help="A head; may be repeated.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer", metavar="LAYER.KIND", help="Such as 23.attention or 23.ffn; may be repeated."
+        ),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(min=1, help="If no part is named: the FFN neurons with the highest scores.")
+    ] = 10,
+    factor: Annotated[float, typer.Option(help="What the parts are multiplied with; 0 removes them.")] = 0.0,
+    mean_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mean-of",
+            metavar="PROMPT",
+            help="A prompt whose mean values to put there instead; may be repeated.",
+        ),
+    ] = None,
+    resample_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resample-from",
+            metavar="PROMPT",
+            help="A prompt from whose positions to draw values instead; may be repeated.",
+        ),
+    ] = None,
+    last: Annotated[bool, typer.Option("--last", help="Only at the last position, not at all.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="How many random controls.")] = 5,
+    facts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Other facts to look at: JSON lines with prompt, target and relation."
+        ),
+    ] = None,
+    relation: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The relation among those of --facts that the target is of."),
+    ] = None,
+    json: Json = False,
+    model: ModelName = "demo",
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Remove or scale parts and show the target before, after, and beside random controls.
+
+    Bad lines of --facts are told on stderr; the command then ends with exit code 2 after its result.
+    """
+    refuse_several(factor=factor != 0, mean_of=bool(mean_of), resample_from=bool(resample_from))
+    names = {"--ffn": ffn, "--attention": attention, "--head": head, "--layer": layer}
+    named = [(option, name) for option, given in names.items() for name in given or ()]
+    for option, name in named:
+        _check_part(option, name)
+    _check_facts(facts, relation)
+    with stdout_kept_clean():
+        file = None if facts is None else _read(facts, relation)
+        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        known, bad_lines = ([], []) if file is None else _resolved(opened, file, facts)
+        if named:
+            parts: Any = [_part(option, name) for option, name in named]
+        else:
+            parts = opened.attribute(prompt, target, top=top, effects=False, suppressing=False).ffn_neurons
+        found = opened.compare_ablation(
+            prompt,
+            target,
+            parts,
+            seeds=seeds,
+            facts=known,
+            relation=relation,
+            factor=factor,
+            mean_of=mean_of or (),
+            resample_from=resample_from or (),
+            positions=[-1] if last else None,
+        )
+    if json:
+        write_json(found.to_json())
+    else:
+        from mnemoscope.view.ablation import render_ablation
+
+        write_drawn(lambda console: render_ablation(found, console))
+    if bad_lines:
+        raise typer.Exit(2)
+
+
+_PART_NAMES = {
+    "--ffn": (r"[0-9]{1,9}\.[0-9]{1,9}", "24.1005"),
+    "--attention": (r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}", "23.4.51"),
+    "--head": (r"[0-9]{1,9}\.[0-9]{1,9}", "23.4"),
+    "--layer": (r"[0-9]{1,9}\.(attention|ffn)", "23.attention"),
+}
+
+
+def _check_part(option: str, name: str) -> None:
+    pattern, written = _PART_NAMES[option]
+    if not re.fullmatch(pattern, name):
+        raise OptionError(f"{option} {name!r} names no part; write it as in {option} {written}")
+
+
+def _part(option: str, name: str) -> Part:
+    """The part that a checked name stands for."""
+    from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Head, Layer
+
+    layer, *rest = name.split(".")
+    if option == "--layer":
+        return Layer(int(layer), "ffn" if rest[0] == "ffn" else "attention")
+    kind = {"--ffn": FFNNeuron, "--attention": AttentionNeuron, "--head": Head}[option]
+    return kind(int(layer), *map(int, rest))
+
+
+def _check_facts(facts: Path | None, relation: str | None) -> None:
+    if facts is not None and relation is None:
+        raise OptionError("--facts needs --relation; name the relation of the target, such as capital")
+    if relation is not None and facts is None:
+        raise OptionError("--relation says nothing without --facts; name a file of facts, or leave it out")
+
+
+def _read(path: Path, relation: str | None) -> FactFile:
+    """The facts of a file; its bad lines are told.
+
+    Raises:
+        FactsError: it cannot be read, or has no good line.
+        OptionError: none of its facts is of the relation.
+    """
+    from mnemoscope.study.facts import read_facts
+
+    file = read_facts(path)
+    relations = list(dict.fromkeys(fact.relation for fact in file.facts))
+    if relation not in relations:
+        known = ", ".join(map(repr, relations))
+        raise OptionError(f"no fact in {path} is of the relation {relation!r}; give one of {known}")
+    _tell_bad(file.bad_lines, path)
+    return file
+
+
+def _resolved(model: Model, file: FactFile, path: Path | None) -> tuple[list[KnownFact], list[BadLine]]:
+    """The facts as the model reads them, and every bad line of the file; the new ones are told.
+
+    Raises:
+        FactsError: the model can read none of them.
+    """
+    from mnemoscope.intervention.specificity import KnownFact
+    from mnemoscope.study.facts import resolve
+
+    resolved, unread = resolve(model.language_model, file.facts)
+    if not resolved:
+        first = unread[0]
+        raise FactsError(
+            f"this model can read none of the facts in {path}; line {first.line}: {first.reason}"
+        )
+    _tell_bad(unread, path)
+    known = [KnownFact(fact.prompt.ids, fact.target, fact.fact.relation) for fact in resolved]
+    return known, [*file.bad_lines, *unread]
+
+
+def _tell_bad(lines: Sequence[BadLine], path: Path | None) -> None:
+    for bad in lines:
+        tell(f"{path}, line {bad.line}, is left out: {bad.reason}")

@@ -1,0 +1,143 @@
+"""What is asked of a model as it is: `attribute`, `predict` and `neuron`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mnemoscope.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    ModelName,
+    Prompt,
+    Revision,
+    Target,
+    TrustRemoteCode,
+    example,
+    open_model,
+    refuse_several,
+)
+from mnemoscope.cli.output import stdout_kept_clean, write, write_drawn, write_json
+from mnemoscope.errors import OptionError
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog=example('mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo"')
+)
+def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
+    prompt: Prompt,
+    target: Target = None,
+    target_id: Annotated[
+        int | None, typer.Option(min=0, help="The next token by its id instead of its text.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many neurons of each kind to find.")] = 100,
+    neurons: Annotated[
+        Literal["top", "all", "bounds"],
+        typer.Option(help="Find the top ones; also score all; or also bound all."),
+    ] = "top",
+    by: Annotated[
+        Literal["direct", "total"],
+        typer.Option(help="What the lists are ordered by: the direct score or the total effect."),
+    ] = "direct",
+    no_effects: Annotated[
+        bool, typer.Option("--no-effects", help="Leave the total effects out, which is a little quicker.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write to a .json, .parquet or .html file instead.")
+    ] = None,
+    json: Json = False,
+    model: ModelName = "demo",
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Show which parts of a model raise or lower a next token."""
+    refuse_several(target=target is not None, target_id=target_id is not None)
+    refuse_several(json=json, out=out is not None)
+    if by == "total" and no_effects:
+        raise OptionError("--by total needs the total effects; leave --no-effects out")
+    if out is not None:
+        from mnemoscope.view.files import check_destination
+
+        check_destination(out)
+    with stdout_kept_clean():
+        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        result = opened.attribute(
+            prompt,
+            target if target_id is None else target_id,
+            top=top,
+            neurons=neurons,
+            by=by,
+            effects=not no_effects,
+            progress=sys.stderr.isatty(),
+        )
+    if json:
+        write_json(result.to_json())
+    elif out is not None:
+        write(f"saved {result.save(out)}\n")
+    else:
+        from mnemoscope.view.terminal import render_attribution
+
+        write_drawn(lambda console: render_attribution(result, console))
+
+
+@commands.command(epilog=example('mnemoscope predict "The capital of France is" --top 5'))
+def predict(
+    prompt: Prompt,
+    top: Annotated[int, typer.Option(min=1, help="How many tokens.")] = 10,
+    json: Json = False,
+    model: ModelName = "demo",
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Show the likeliest next tokens."""
+    with stdout_kept_clean():
+        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        prediction = opened.predict(prompt, top)
+    if json:
+        write_json(prediction.to_json())
+    else:
+        from mnemoscope.view.terminal import render_prediction
+
+        write_drawn(lambda console: render_prediction(prediction, console))
+
+
+@commands.command(epilog=example("mnemoscope neuron 24.1005"))
+def neuron(
+    name: Annotated[str, typer.Argument(metavar="LAYER.NEURON", help="Both count from 0, as in 24.1005.")],
+    top: Annotated[int, typer.Option(min=1, help="How many tokens of each end.")] = 10,
+    json: Json = False,
+    model: ModelName = "demo",
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Show the tokens that an FFN neuron promotes and demotes."""
+    layer, index = _layer_and_neuron(name)
+    with stdout_kept_clean():
+        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        reading = opened.neuron(layer, index, top)
+    if json:
+        write_json(reading.to_json())
+    else:
+        from mnemoscope.view.terminal import render_neuron
+
+        write_drawn(lambda console: render_neuron(reading, console))
+
+
+def _layer_and_neuron(name: str) -> tuple[int, int]:
+    if not re.fullmatch(r"[0-9]{1,9}\.[0-9]{1,9}", name):
+        raise OptionError(f"{name!r} names no neuron; write layer.neuron, such as 24.1005")
+    layer, index = name.split(".")
+    return int(layer), int(index)

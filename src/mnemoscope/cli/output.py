@@ -1,0 +1,72 @@
+"""Where the commands write: results to stdout, whatever its encoding; all else to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PIPED_WIDTH = 100
+
+
+def tell(line: str) -> None:
+    """Say something beside the result, on stderr."""
+    sys.stderr.write(f"{line}\n")
+
+
+@contextlib.contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """Whatever libraries print while they work goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def write_drawn(draw: Callable[[Console], None]) -> None:
+    """Write what is drawn on a console as wide as the terminal."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
+    console = Console(highlight=False, width=width)
+    with console.capture() as drawn:
+        draw(console)
+    write("".join(f"{line.rstrip(' ')}\n" for line in drawn.get().splitlines()))
+
+
+def write_json(value: dict[str, Any]) -> None:
+    """Write one object as a line of JSON, in ASCII where stdout has nothing more."""
+    from mnemoscope.view.json_text import json_text
+
+    text = json_text(value)
+    if not _can_write(text):
+        text = json_text(value, ascii_only=True)
+    write(f"{text}\n")
+
+
+def write(text: str) -> None:
+    """Write to stdout whatever its encoding; a reader that has gone away is no error."""
+    if not _can_write(text):
+        from mnemoscope.view.tokens import in_ascii
+
+        encoding = sys.stdout.encoding
+        text = in_ascii(text).encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(141) from None
+
+
+def _can_write(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,149 @@
+"""Many interventions on one prompt, each in a row of a batch that starts where the first of them acts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mnemoscope.intervention.parts import Part, Site, sites
+from mnemoscope.intervention.running import Positions, check_positions
+from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.replay import Replay
+
+# Told how many rows are done and how many there are.
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """A target after each of many interventions.
+
+    Attributes:
+        before: its log probability without any, nats.
+        log_probability: after each, `[n_interventions]` float32, nats.
+        rank: after each, `[n_interventions]`, 1 for the likeliest token.
+    """
+
+    before: float
+    log_probability: Tensor
+    rank: Tensor
+
+    @property
+    def drop(self) -> Tensor:
+        """How far each lowers the target's log probability, `[n_interventions]`, nats."""
+        return self.before - self.log_probability
+
+
+def ablate_each(
+    language_model: LanguageModel,
+    token_ids: Sequence[int],
+    target: int,
+    interventions: Sequence[Sequence[Part]],
+    *,
+    factor: float = 0.0,
+    positions: Positions = None,
+    budget: int,
+    report: Report | None = None,
+) -> Outcomes:
+    """A target after each intervention alone; none is in force while another is.
+
+    A row is computed from the first layer that its parts are in; below it nothing changes.
+
+    Args:
+        language_model: the model.
+        token_ids: the prompt.
+        target: token id.
+        interventions: the parts that each one scales, all at once.
+        factor: what they are multiplied with.
+        positions: where; None for all.
+        budget: bytes that a batch may take.
+        report: told of progress.
+
+    Raises:
+        OptionError: a part or position that is not there.
+        UnsupportedModelError: the model's blocks cannot be run on their own.
+    """
+    anatomy, device = language_model.anatomy, language_model.model.device
+    check_positions(positions, len(token_ids))
+    where = [sites(parts, anatomy) for parts in interventions]
+    first = torch.tensor([min((site.layer for site in row), default=anatomy.n_layers - 1) for row in where])
+    replay = Replay(language_model, token_ids)
+    log_probability = torch.empty(len(where), device=device)
+    rank = torch.empty(len(where), dtype=torch.long, device=device)
+    done = 0
+    with torch.no_grad():
+        before = float(replay.log_probabilities(anatomy.n_layers - 1, 1)[0, target])
+        for some in first.argsort(stable=True).split(replay.rows_within(budget)):
+            rows = [where[i] for i in some.tolist()]
+            with _each_row_scaled(anatomy, rows, factor, positions):
+                log_p = replay.log_probabilities(int(first[some[0]]), len(rows))
+            value = log_p[:, target]
+            log_probability[some.to(device)] = value
+            rank[some.to(device)] = (log_p > value[:, None]).sum(-1) + 1
+            done += len(rows)
+            if report is not None:
+                report(done, len(where))
+    return Outcomes(before, log_probability, rank)
+
+
+@contextmanager
+def _each_row_scaled(
+    anatomy: Anatomy, rows: Sequence[Sequence[Site]], factor: float, positions: Positions
+) -> Iterator[None]:
+    """Scale each row's own sites in what passes through the model."""
+    inputs: dict[nn.Module, list[tuple[int, Tensor]]] = {}
+    whole: dict[nn.Module, list[int]] = {}
+    for row, places in enumerate(rows):
+        for site in places:
+            module = site.projection(anatomy).module
+            if site.inputs is None:
+                whole.setdefault(module, []).append(row)
+            else:
+                inputs.setdefault(module, []).append((row, site.inputs))
+    with ExitStack() as stack:
+        for module, pairs in inputs.items():
+            index = torch.cat([chosen for _, chosen in pairs])
+            row = torch.cat([torch.full_like(chosen, row) for row, chosen in pairs])
+            hook = _scaling(len(rows), row, index, factor, positions)
+            stack.callback(module.register_forward_pre_hook(hook).remove)
+        for module, chosen in whole.items():
+            hook = _scaling_output(len(rows), torch.tensor(chosen), factor, positions)
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield
+
+
+def _scaling(
+    n_rows: int, row: Tensor, index: Tensor, factor: float, positions: Positions
+) -> Callable[..., tuple[Tensor, ...]]:
+    """A pre-hook that scales input `index[i]` of row `row[i]`, both `[n]`."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        values = args[0].view(n_rows, -1, args[0].shape[-1]).clone()
+        where = _where(positions, values.shape[1])
+        values[row[:, None], where, index[:, None]] *= factor
+        return (values.view_as(args[0]), *args[1:])
+
+    return hook
+
+
+def _scaling_output(n_rows: int, row: Tensor, factor: float, positions: Positions) -> Callable[..., Tensor]:
+    """A hook that scales the whole output of some rows, `[n]`."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        changed = output.view(n_rows, -1, output.shape[-1]).clone()
+        changed[row[:, None], _where(positions, changed.shape[1])] *= factor
+        return changed.view_as(output)
+
+    return hook
+
+
+def _where(positions: Positions, n_tokens: int) -> Tensor:
+    """The chosen positions, counted from 0, `[1, n_positions]`."""
+    if positions is None:
+        return torch.arange(n_tokens)[None]
+    return torch.tensor([position % n_tokens for position in positions]).unique()[None]

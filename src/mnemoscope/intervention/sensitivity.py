@@ -1,0 +1,108 @@
+"""How plain text answers to taking neurons away, for all neurons at once, to second order.
+
+At a prediction of plain text let y be a token drawn from it, and r_n the first-order change of log p(y) when
+neuron n is taken away from every position. Then, to second order, taking a set S away moves the prediction by
+a KL divergence of `E[(sum over n in S of r_n)^2] / 2`: the expected squared response (the Fisher information
+in the direction of the removal). Some backward passes give r_n of every neuron for every drawn token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mnemoscope.model.gradients import Recording
+from mnemoscope.model.hooks import evaluating
+from mnemoscope.model.language_model import LanguageModel
+
+# Tokens drawn from each text; each costs a backward pass of the text.
+N_DRAWS = 8
+# Predictions before this position know too little of the text to say anything of it.
+FIRST_POSITION = 3
+
+
+class Sensitivity:
+    """First-order responses of drawn tokens of plain text to the removal of every neuron.
+
+    Attributes:
+        ffn: of FFN neurons, `[n_samples, n_layers * d_ff]`, nats.
+        attention: of attention neurons, `[n_samples, n_layers * n_heads * d_head]`, nats.
+    """
+
+    def __init__(
+        self, language_model: LanguageModel, texts: Sequence[Sequence[int]], *, budget: int, seed: int = 0
+    ) -> None:
+        """Run texts (token ids) forward once and backward `N_DRAWS` times each.
+
+        Args:
+            language_model: the model.
+            texts: token ids.
+            budget: bytes that the activations of a batch may take.
+            seed: of the positions and tokens that are drawn.
+        """
+        anatomy = language_model.anatomy
+        generator = torch.Generator().manual_seed(seed)
+        longest = max(map(len, texts))
+        kept = 4 * longest * anatomy.n_layers * (4 * anatomy.d_ff + 12 * anatomy.d_model)
+        rows = max(1, budget // kept)
+        samples = {"ffn": [], "attention": []}
+        for start in range(0, len(texts), rows):
+            batch = _Batch(language_model, texts[start : start + rows])
+            for _ in range(N_DRAWS):
+                for kind, responses in batch.draw(generator).items():
+                    samples[kind].append(responses)
+        self.ffn, self.attention = torch.cat(samples["ffn"]), torch.cat(samples["attention"])
+
+    def of(self, kind: Literal["ffn", "attention"]) -> Tensor:
+        """Responses to the removal of one kind of neurons, `[n_samples, n_neurons]`."""
+        return self.ffn if kind == "ffn" else self.attention
+
+
+class _Batch:
+    """Some texts run forward, the graph kept."""
+
+    def __init__(self, language_model: LanguageModel, texts: Sequence[Sequence[int]]) -> None:
+        self.language_model = language_model
+        self.lengths = [len(text) for text in texts]
+        model = language_model.model
+        tokens = torch.zeros(len(texts), max(self.lengths), dtype=torch.long, device=model.device)
+        mask = torch.zeros_like(tokens)
+        for row, text in enumerate(texts):
+            tokens[row, : len(text)] = torch.tensor(list(text), device=model.device)
+            mask[row, : len(text)] = 1
+        self.recording = Recording()
+        with ExitStack() as stack, torch.enable_grad():
+            for handle in self.recording.hooks(language_model.anatomy):
+                stack.callback(handle.remove)
+            stack.enter_context(evaluating(model))
+            model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
+
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw a position and a token of each text; its responses `[n_texts, n_neurons]` by kind."""
+        anatomy, states = self.language_model.anatomy, self.recording.final_states
+        position = [
+            int(torch.randint(min(FIRST_POSITION, length - 1), length, (1,), generator=generator))
+            for length in self.lengths
+        ]
+        with torch.enable_grad():
+            log_p = anatomy.readout.log_probabilities(states[range(len(position)), position])
+            token = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator)
+            drawn = log_p.gather(1, token.to(log_p.device)).sum()
+        inputs = {place: seen for place, seen in self.recording.seen.items() if place[0].endswith("input")}
+        gradients = torch.autograd.grad(drawn, list(inputs.values()), retain_graph=True)
+        responses = {
+            place: (values.detach().float() * gradient.float())
+            .view(len(position), -1, values.shape[-1])
+            .sum(1)
+            .cpu()
+            for (place, values), gradient in zip(inputs.items(), gradients, strict=True)
+        }
+        layers = range(anatomy.n_layers)
+        return {
+            kind: torch.cat([responses[f"{kind} input", layer] for layer in layers], dim=1)
+            for kind in ("ffn", "attention")
+        }

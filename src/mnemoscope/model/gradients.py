@@ -1,0 +1,143 @@
+"""One forward and one backward pass: how log p(target) answers to small changes of every part.
+
+The first-order **total** effect of a part is `value * d log p(target) / d value`, summed over the positions
+it is at: to first order, how far log p falls when the part is taken away from all of them, with
+everything that later layers make of it (METHOD section 5, activation x gradient).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
+
+
+@dataclass(frozen=True)
+class TotalEffects:
+    """First-order total effects of every part on log p(target), float32, nats.
+
+    Attributes:
+        ffn: FFN neurons by position, `[n_layers, n_tokens, d_ff]`.
+        attention: attention neurons by the position of the query that reads them,
+            `[n_layers, n_tokens, n_heads, d_head]`.
+        layers: whole outputs of attention and FFN, biases included, `[n_layers, 2]`.
+        log_probability: of the target, as the same pass computed it.
+    """
+
+    ffn: Tensor
+    attention: Tensor
+    layers: Tensor
+    log_probability: float
+    _gradients: Tensor
+    _calls: list[AttentionCall]
+
+    @property
+    def heads(self) -> Tensor:
+        """Heads, all positions together, `[n_layers, n_heads]`."""
+        return self.attention.sum((1, 3))
+
+    def attention_by_source(self, layer: int) -> Tensor:
+        """A layer's attention neurons by the position whose value they carry, `[n_heads, d_head, n_tokens]`.
+
+        Every query that reads the position counts, so that the sum over positions is that of `attention`.
+        """
+        call = self._calls[layer]
+        gradients = self._gradients[layer].transpose(0, 1)
+        patterns = call.patterns()[0]
+        values = call.value[0].float().repeat_interleave(len(patterns) // call.value.shape[1], dim=0)
+        return (patterns.transpose(1, 2) @ gradients * values).transpose(1, 2)
+
+
+def total_effects(
+    model: PreTrainedModel, anatomy: Anatomy, token_ids: Sequence[int], target: int
+) -> TotalEffects:
+    """Run a prompt forward and backward once.
+
+    The weights keep their gradients and their `requires_grad`; nothing is accumulated.
+    """
+    recording = Recording()
+    tokens = torch.tensor([list(token_ids)], device=anatomy.readout.unembedding.device)
+    with ExitStack() as stack, torch.enable_grad():
+        for handle in recording.hooks(anatomy):
+            stack.callback(handle.remove)
+        stack.enter_context(observed_attention(model, recording.see_attention))
+        model.base_model(input_ids=tokens, use_cache=False)
+        log_p = anatomy.readout.log_probabilities(recording.final_states[:, -1])[0, target]
+        gradients = dict(
+            zip(recording.seen, torch.autograd.grad(log_p, list(recording.seen.values())), strict=True)
+        )
+    effects = {
+        place: recording.seen[place].detach().float() * gradient.float()
+        for place, gradient in gradients.items()
+    }
+    layers = range(anatomy.n_layers)
+    by_head = (len(token_ids), anatomy.n_heads, anatomy.d_head)
+    return TotalEffects(
+        ffn=torch.stack([effects["ffn input", i].flatten(0, -2) for i in layers]),
+        attention=torch.stack([effects["attention input", i].view(by_head) for i in layers]),
+        layers=torch.stack(
+            [effects[f"{kind} output", i].sum() for i in layers for kind in ("attention", "ffn")]
+        ).view(-1, 2),
+        log_probability=float(log_p.detach()),
+        _gradients=torch.stack([gradients["attention input", i].float().view(by_head) for i in layers]),
+        _calls=recording.calls,
+    )
+
+
+@dataclass
+class Recording:
+    """What hooks keep of a forward pass whose gradients are wanted.
+
+    Attributes:
+        seen: inputs and outputs of both projections, by what it is (`"ffn input"`) and layer.
+        calls: the attention calls, in layer order.
+    """
+
+    seen: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    calls: list[AttentionCall] = field(default_factory=list)
+    _final: list[Tensor] = field(default_factory=list)
+
+    @property
+    def final_states(self) -> Tensor:
+        """What the final norm read, `[n_prompts, n_tokens, d_model]`."""
+        return self._final[-1]
+
+    def hooks(self, anatomy: Anatomy) -> list[Any]:
+        """Register the hooks; their handles."""
+        # The graph begins at the first block's input, whether or not the weights ask for gradients.
+        handles = [anatomy.blocks[0].module.register_forward_pre_hook(_begin_graph, with_kwargs=True)]
+        for layer, block in enumerate(anatomy.blocks):
+            for kind, projection in (("attention", block.attention_output), ("ffn", block.ffn_output)):
+                hook = self._keep(f"{kind} input", f"{kind} output", layer)
+                handles.append(projection.module.register_forward_hook(hook))
+        handles.append(anatomy.final_norm.register_forward_pre_hook(self._final_state))
+        return handles
+
+    def see_attention(self, call: AttentionCall) -> None:
+        """An observer of the attention calls."""
+        self.calls.append(call.detached())
+
+    def _keep(self, entered: str, left: str, layer: int) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+            self.seen[entered, layer] = args[0]
+            self.seen[left, layer] = output
+
+        return hook
+
+    def _final_state(self, module: Any, args: tuple[Tensor, ...]) -> None:
+        self._final.append(args[0])
+
+
+def _begin_graph(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    states = hidden_states(args, kwargs).detach().requires_grad_()
+    return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})

@@ -1,0 +1,84 @@
+"""A forward pass kept at every layer's input, so that it can be taken up again from any layer.
+
+Nothing below a layer changes when a part in it does: what follows a change in layer l needs only the
+layers from l on, in as many rows as there are changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnemoscope.errors import UnsupportedModelError
+from mnemoscope.model.hooks import evaluating, first_tensor, hidden_states
+from mnemoscope.model.language_model import LanguageModel
+
+# Largest difference in nats between the model's own prediction and the one taken up at layer 0.
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+HALF_PRECISION_TOLERANCE = 0.1
+
+
+class Replay:
+    """One forward pass of one prompt that can be taken up at any layer."""
+
+    def __init__(self, language_model: LanguageModel, token_ids: Sequence[int]) -> None:
+        """Run the prompt once, and check that the blocks run on their own do what the model does.
+
+        Raises:
+            UnsupportedModelError: they do not.
+        """
+        self.language_model = language_model
+        self.n_tokens = len(token_ids)
+        self._inputs: list[Tensor] = []
+        self._arguments: list[dict[str, Any]] = []
+        self._final: list[Tensor] = []
+        self._run(token_ids)
+        with torch.no_grad():
+            own = language_model.anatomy.readout.log_probabilities(self._final[0])
+            error = float((self.log_probabilities(0, 1) - own).abs().max())
+        if not error <= TOLERANCE.get(language_model.model.dtype, HALF_PRECISION_TOLERANCE):
+            raise UnsupportedModelError(
+                f"the blocks of {language_model.name} run on their own give other predictions than the "
+                f"model (off by {error:.2g} nats); ablate its parts one by one with `ablate`"
+            )
+
+    def log_probabilities(self, layer: int, rows: int) -> Tensor:
+        """Take the pass up at a layer in so many rows, `[rows, n_vocabulary]` float32.
+
+        Hooks that change the rows do so; gradients flow where they are enabled.
+        """
+        model = self.language_model.model
+        blocks = self.language_model.anatomy.blocks
+        states = self._inputs[layer].expand(rows, -1, -1).contiguous()
+        with evaluating(model):
+            for block, arguments in zip(blocks[layer:], self._arguments[layer:], strict=True):
+                states = first_tensor(block.module(states, **arguments))
+        return self.language_model.anatomy.readout.log_probabilities(states[:, -1])
+
+    def rows_within(self, budget: int) -> int:
+        """How many rows keep the activations of a block and the logits within a budget of bytes."""
+        anatomy = self.language_model.anatomy
+        activations = 4 * self.n_tokens * (4 * anatomy.d_ff + 8 * anatomy.d_model)
+        return max(1, min(128, budget // (activations + 12 * anatomy.n_vocabulary)))
+
+    def _run(self, token_ids: Sequence[int]) -> None:
+        model, anatomy = self.language_model.model, self.language_model.anatomy
+        tokens = torch.tensor([list(token_ids)], device=model.device)
+        with ExitStack() as stack, torch.no_grad():
+            for block in anatomy.blocks:
+                handle = block.module.register_forward_pre_hook(self._keep, with_kwargs=True)
+                stack.callback(handle.remove)
+            handle = anatomy.final_norm.register_forward_pre_hook(
+                lambda module, args: self._final.append(args[0][:, -1])
+            )
+            stack.callback(handle.remove)
+            stack.enter_context(evaluating(model))
+            model.base_model(input_ids=tokens, use_cache=False)
+
+    def _keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._inputs.append(hidden_states(args, kwargs))
+        self._arguments.append({k: v for k, v in kwargs.items() if k != "hidden_states"})

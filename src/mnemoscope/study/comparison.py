@@ -1,0 +1,323 @@
+"""Methods compared on equal terms: what zeroing the neurons that each puts first does to facts.
+
+For every fact and method: the target after the method's top k neurons are zeroed together, beside the
+untouched model and random neurons; how well the method's scores agree with the exact removal of single
+neurons; what the removal does to plain text; and what the method cost.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mnemoscope.api import Model
+from mnemoscope.attribution.methods.base import Kind, Method, Question
+from mnemoscope.attribution.methods.registry import methods as every_method
+from mnemoscope.attribution.methods.removal import drops, parts_of
+from mnemoscope.attribution.result import Provenance, records
+from mnemoscope.intervention.ablation import next_token
+from mnemoscope.intervention.batch import ablate_each
+from mnemoscope.intervention.parts import Part, matched_random
+from mnemoscope.study.facts import ResolvedFact
+from mnemoscope.study.store import Store
+
+NONE, RANDOM, SAME_LAYERS = "none", "random", "random, same layers"
+CONTROLS = (NONE, RANDOM, SAME_LAYERS)
+# What is measured of every method on every fact.
+MEASURES = (
+    "reciprocal_rank",
+    "probability",
+    "log_probability",
+    "drop",
+    "kl",
+    "spearman",
+    "recall",
+    "passes",
+    "seconds",
+)
+RESAMPLES = 2000
+INTERVAL = 0.95
+# Too costly to be asked unless named: it is what the others are measured by.
+LEFT_OUT = ("single-ablation",)
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the methods are compared on.
+
+    Attributes:
+        methods: which ones; by default all but exact single ablation.
+        kind: FFN neurons or attention neurons.
+        top: how many neurons of each method are zeroed.
+        n_random: random neurons that exact removal is compared on, beside every method's top.
+        n_controls: random sets that are zeroed.
+    """
+
+    methods: tuple[Method, ...] = field(
+        default_factory=lambda: tuple(m for m in every_method().values() if m.name not in LEFT_OUT)
+    )
+    kind: Kind = "ffn"
+    top: int = 10
+    n_random: int = 200
+    n_controls: int = 5
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain objects."""
+        return {**vars(self), "methods": [method.label for method in self.methods]}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What methods did to facts.
+
+    Attributes:
+        terms: what they were compared on.
+        outcomes: one row per fact and method or control, with the columns `line, prompt, target,
+            relation, method, title, neurons` and the `MEASURES`: `reciprocal_rank, probability,
+            log_probability` of the target after zeroing; `drop`, how far the last fell (nats); `kl` on plain
+            text (nats per token); `spearman` rank correlation with the exact removal of single neurons, and
+            `recall`, the share found of the k whose removal hurts most; `passes`, what the method took in
+            forward passes of the prompt, and `seconds`. Controls are means over their draws.
+        provenance: model and versions.
+    """
+
+    terms: Terms
+    outcomes: pd.DataFrame
+    provenance: Provenance
+
+    @property
+    def n_facts(self) -> int:
+        """How many facts were compared on."""
+        return self.outcomes["line"].nunique()
+
+    def summary(self) -> pd.DataFrame:
+        """Means over facts with bootstrap intervals (95 %), one row per control and method.
+
+        Columns: `method, title, n_facts`, then `mean`, `low` and `high` of each of `MEASURES`, named
+        as in `drop`, `drop_low`, `drop_high`. The facts are resampled, the same ones for all methods.
+        """
+        lines = self.outcomes["line"].unique()
+        draws = np.random.default_rng(0).integers(len(lines), size=(RESAMPLES, len(lines)))
+        rows = []
+        for method, group in self.outcomes.groupby("method", sort=False):
+            table = group.set_index("line").reindex(lines)
+            row = {"method": method, "title": group["title"].iloc[0], "n_facts": len(group)}
+            for name in MEASURES:
+                row |= _interval(name, table[name].to_numpy(dtype=float), draws)
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `mnemoscope methods --json` prints."""
+        summary, outcomes = self.summary(), self.outcomes
+        return {
+            "model": self.provenance.model,
+            "revision": self.provenance.revision,
+            "terms": self.terms.to_json(),
+            "n_facts": self.n_facts,
+            "summary": records(summary, tuple(summary.columns)),
+            "outcomes": records(outcomes, tuple(outcomes.columns)),
+        }
+
+
+def compare_methods(
+    model: Model,
+    facts: Sequence[ResolvedFact],
+    terms: Terms | None = None,
+    *,
+    out: Path | None = None,
+    report: Report | None = None,
+) -> Comparison:
+    """Compare methods on facts.
+
+    Args:
+        model: the model.
+        facts: on what; usually those it knows (`mnemoscope.study.facts.known_facts`).
+        terms: which methods, how many neurons.
+        out: a folder that keeps every finished fact, so that an interrupted comparison goes on
+            where it stopped when it is called again with the same facts and terms.
+        report: told how many facts are done, and how many there are.
+
+    Raises:
+        OutputError: the folder holds something else, or cannot be written.
+        UnsupportedModelError: the model's blocks cannot be run on their own.
+    """
+    terms = terms or Terms()
+    provenance = model.provenance({"terms": terms.to_json()})
+    if out is None:
+        tables = []
+        for done, fact in enumerate(facts, 1):
+            tables.append(compare_on(model, fact, terms))
+            _tell(report, done, len(facts))
+        return Comparison(terms, pd.concat(tables, ignore_index=True), provenance)
+    with Store.open(out, _manifest(provenance, terms, facts)) as store:
+        for done, fact in enumerate(facts, 1):
+            key = f"{fact.fact.line:08d}"
+            if key not in store.done():
+                store.write(key, compare_on(model, fact, terms))
+            _tell(report, done, len(facts))
+        outcomes = store.read().drop(columns="key")
+    return Comparison(terms, outcomes, provenance)
+
+
+def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
+    """The rows of `Comparison.outcomes` of one fact."""
+    pass_seconds = _seconds_of_a_pass(model, fact)
+    rows, sets, tops = [], [], []
+    for method in terms.methods:
+        question = _question(model, fact, terms.kind)
+        start = time.perf_counter()
+        index, _ = method.top(question, terms.top)
+        seconds = time.perf_counter() - start
+        tops.append(index.cpu())
+        sets.append(parts_of(question, index))
+        rows.append(
+            {
+                "method": method.label,
+                "title": method.title,
+                "seconds": seconds,
+                "passes": seconds / pass_seconds,
+                "neurons": [".".join(map(str, part)) for part in sets[-1]],
+            }
+        )
+    agreement = _agreement(model, fact, terms, tops)
+    effects = _effects(model, fact, terms, sets)
+    table = pd.DataFrame(rows).assign(**agreement)
+    table = pd.concat([_controls(effects, len(sets)), table.join(effects.iloc[: len(sets)])])
+    told = {
+        "line": fact.fact.line,
+        "prompt": fact.fact.prompt,
+        "target": fact.fact.target,
+        "relation": fact.fact.relation,
+    }
+    columns = [*told, "method", "title", *MEASURES, "neurons"]
+    return table.assign(**told).reindex(columns=columns).reset_index(drop=True)
+
+
+def _question(model: Model, fact: ResolvedFact, kind: Kind) -> Question:
+    """A question of its own for every method, so that none profits from what another computed."""
+    return model.question(fact.fact.prompt, fact.target, kind=kind)
+
+
+def _seconds_of_a_pass(model: Model, fact: ResolvedFact) -> float:
+    def timed() -> float:
+        start = time.perf_counter()
+        next_token(model.language_model, fact.prompt.ids)
+        return time.perf_counter() - start
+
+    return statistics.median(timed() for _ in range(3))
+
+
+def _agreement(
+    model: Model, fact: ResolvedFact, terms: Terms, tops: Sequence[Tensor]
+) -> dict[str, list[float]]:
+    """Spearman correlation and top-k recall of each method against exact removal.
+
+    On every method's top neurons and random ones; of these the k whose removal hurts most.
+    """
+    question = _question(model, fact, terms.kind)
+    generator = torch.Generator().manual_seed(fact.fact.line)
+    drawn = torch.randperm(question.grid.size, generator=generator)[: terms.n_random]
+    sample = torch.cat([*tops, drawn]).unique()
+    truth = drops(question, sample).cpu()
+    best = set(sample[truth.argsort(descending=True, stable=True)[: terms.top]].tolist())
+    spearman, recall = [], []
+    for method, top in zip(terms.methods, tops, strict=True):
+        scores = method.scores(_question(model, fact, terms.kind), sample)
+        pairs = None if scores is None else pd.DataFrame({"truth": truth, "score": scores.cpu()})
+        spearman.append(float("nan") if pairs is None else pairs.corr("spearman").iloc[0, 1])
+        recall.append(len(best & set(top.tolist())) / len(best))
+    return {"spearman": spearman, "recall": recall}
+
+
+def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequence[Part]]) -> pd.DataFrame:
+    """The target and plain text after each method's set, then after the controls, then untouched.
+
+    Controls: random neurons anywhere, then for each set as many in the same layers.
+    """
+    question = _question(model, fact, terms.kind)
+    generator = torch.Generator().manual_seed(fact.fact.line + 1)
+    anywhere = [
+        parts_of(question, torch.randperm(question.grid.size, generator=generator)[: terms.top])
+        for _ in range(terms.n_controls)
+    ]
+    anatomy = model.language_model.anatomy
+    alike = [matched_random(parts, anatomy, fact.fact.line) for parts in sets]
+    every = [*sets, *anywhere, *alike]
+    prediction = question.prediction
+    outcomes = ablate_each(
+        model.language_model, fact.prompt.ids, fact.target, [*every, ()], budget=prediction.budget
+    )
+    kinds = ["method"] * len(sets) + [RANDOM] * len(anywhere) + [SAME_LAYERS] * len(alike)
+    return pd.DataFrame(
+        {
+            "reciprocal_rank": (1 / outcomes.rank).tolist(),
+            "probability": outcomes.log_probability.exp().tolist(),
+            "log_probability": outcomes.log_probability.tolist(),
+            "drop": outcomes.drop.tolist(),
+            "kl": [*_divergences(model, every, kinds), 0.0],
+            "control": [*kinds, NONE],
+        }
+    )
+
+
+def _divergences(model: Model, sets: Sequence[Sequence[Part]], kinds: Sequence[str]) -> list[float]:
+    """KL divergence on plain text after each set; of each sort of control the first speaks for all."""
+    seen: set[str] = set()
+    found = []
+    for parts, kind in zip(sets, kinds, strict=True):
+        if kind in seen:
+            found.append(float("nan"))
+            continue
+        if kind != "method":
+            seen.add(kind)
+        with model.ablate(parts):
+            found.append(model.plain_text.effect().kl)
+    return found
+
+
+def _controls(effects: pd.DataFrame, n_sets: int) -> pd.DataFrame:
+    """A row for each control, its draws averaged."""
+    means = pd.DataFrame(effects.iloc[n_sets:].groupby("control").mean())
+    table = means.reindex(list(CONTROLS)).rename_axis("method").reset_index()
+    titles = {NONE: "none (original)", RANDOM: "random", SAME_LAYERS: "random, same layers"}
+    return table.assign(title=table["method"].map(titles), neurons=[[] for _ in range(len(table))])
+
+
+def _interval(name: str, values: np.ndarray, draws: np.ndarray) -> dict[str, float]:
+    """Mean of values, those that are not there left out, and its bootstrap interval."""
+    there = values[~np.isnan(values)]
+    if not len(there):
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), float("nan"))
+    with np.errstate(invalid="ignore"):
+        means = np.nanmean(values[draws], axis=1)
+    low, high = np.nanquantile(means, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    return {name: float(there.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def _manifest(provenance: Provenance, terms: Terms, facts: Iterable[ResolvedFact]) -> dict[str, Any]:
+    return {
+        "kind": "comparison of methods",
+        "model": provenance.model,
+        "revision": provenance.revision,
+        "dtype": provenance.dtype,
+        "mnemoscope": provenance.versions["mnemoscope"],
+        "terms": terms.to_json(),
+        "facts": [[fact.fact.line, fact.fact.prompt, fact.target] for fact in facts],
+    }
+
+
+def _tell(report: Report | None, done: int, total: int) -> None:
+    if report is not None:
+        report(done, total)

@@ -1,0 +1,301 @@
+"""A folder of results that survives a kill at any moment and can be continued."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from filelock import FileLock, Timeout
+from pyarrow import parquet
+from typing_extensions import Self
+
+from mnemoscope.atomic import PARTIAL, write_atomically
+from mnemoscope.errors import OptionError, OutputError
+
+FORMAT = "mnemoscope study"
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+SHARDS = "shards"
+KEY = "key"
+LOCK = ".lock"
+# Lower case only: "A" and "a" are one file on some systems, and a folder may be moved there.
+_SAFE_KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_ENDING = ".parquet"
+_PARTIAL_MANIFEST = f".{MANIFEST}.*{PARTIAL}"
+_N_DIFFERENCES = 3
+
+
+class Store:
+    """The results of a study, one Parquet file (a shard) for each piece of work that is done.
+
+    A shard is there whole or not at all, so a study that was killed goes on with the keys that are
+    not `done`. While a store is open no other process can open its folder; the system frees the
+    lock of a process that dies.
+
+    Attributes:
+        folder: where it is.
+        manifest: what the study is made of, as plain JSON values.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], lock: FileLock) -> None:
+        """Wrap a folder whose lock is held; `Store.open` does it for you."""
+        self.folder = folder
+        self.manifest = manifest
+        self._shards = folder / SHARDS
+        self._lock = lock
+
+    @classmethod
+    def open(cls, folder: Path, manifest: dict[str, Any]) -> Store:
+        """Create a store, or continue the one in the folder if it is of the same study.
+
+        Args:
+            folder: a new or empty folder, or one that a store is in; the folder above must exist.
+            manifest: all that the results depend on, as plain JSON values without NaN. Results of
+                two manifests never get into one folder.
+
+        Raises:
+            OutputError: the folder cannot be written, is open already, holds something else, or holds a
+                study with another, newer or damaged manifest. Nothing in it is then changed.
+        """
+        folder = folder.expanduser()
+        wanted = json.loads(json.dumps(manifest, allow_nan=False))
+        _refuse_foreign(folder)
+        lock = _locked(folder)
+        try:
+            _create_or_compare(folder, wanted)
+        except BaseException:
+            lock.release()
+            raise
+        return cls(folder, wanted, lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes open the folder."""
+        self._lock.release()
+
+    def done(self) -> set[str]:
+        """Keys of the shards that are there.
+
+        Raises:
+            OutputError: the folder cannot be read.
+        """
+        return {path.name.removesuffix(_ENDING) for path in self._paths()}
+
+    def write(self, key: str, table: pd.DataFrame) -> None:
+        """Write one shard, whole or not at all; one of the same key is replaced.
+
+        Args:
+            key: a file name of lower-case letters, digits, `.`, `_` and `-`.
+            table: its rows; column names are texts other than `key`, and the index is not kept.
+
+        Raises:
+            OptionError: the key is no such name, or the table has a column `key`.
+            OutputError: the folder cannot be written, or the disk is full.
+        """
+        if not _SAFE_KEY.fullmatch(key):
+            raise OptionError(
+                f"the key {key!r} is no safe file name; give at most 100 lower-case letters, digits, "
+                "'.', '_' and '-', a letter or digit first"
+            )
+        if KEY in table.columns:
+            raise OptionError(
+                f"the table of {key!r} has a column {KEY!r}, which is added when it is read; rename it"
+            )
+        # Parquet has no checksums unless asked, and a flipped bit would pass for a score.
+        content = table.to_parquet(engine="pyarrow", index=False, write_page_checksum=True)
+        write_atomically(self._shards / f"{key}{_ENDING}", content)
+
+    def read(self) -> pd.DataFrame:
+        """All rows, shard after shard in the order of their keys, whatever the order of writing.
+
+        Returns:
+            The key of each row's shard in the column `key`, then the columns of the tables; a column that
+            some shard lacks is empty there.
+
+        Raises:
+            OutputError: a shard is damaged or cannot be read, or the shards' columns do not fit together.
+        """
+        tables = [_read_shard(path) for path in self._paths()]
+        nothing = pa.table({KEY: pa.array([], pa.string())})  # the result of a study that has only begun
+        try:
+            return pa.concat_tables([*tables, nothing], promote_options="permissive").to_pandas()
+        except pa.ArrowException as error:
+            raise OutputError(
+                f"cannot read {self._shards}: one column is of different types in different shards "
+                f"({_line(error)}); run the study again in another folder"
+            ) from error
+
+    def _paths(self) -> list[Path]:
+        """The shards, by key."""
+        try:
+            names = [path.name for path in self._shards.iterdir()]
+        except OSError as error:
+            raise _unreadable(self._shards, error) from error
+        keys = sorted(name.removesuffix(_ENDING) for name in names if name.endswith(_ENDING))
+        return [self._shards / f"{key}{_ENDING}" for key in keys if _SAFE_KEY.fullmatch(key)]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the store in a folder, with which it can be opened again.
+
+    Raises:
+        OutputError: there is none, or it is damaged, not ours, or of a newer version.
+    """
+    path = folder.expanduser() / MANIFEST
+    damaged = OutputError(
+        f"cannot read {path}: it is damaged; put it back from a copy, or choose another folder"
+    )
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise damaged from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise OutputError(f"cannot use {folder}: its {MANIFEST} is not of a study; choose another folder")
+    version, manifest = document.get("schema_version"), document.get("manifest")
+    if type(version) is int and version > SCHEMA_VERSION:
+        raise OutputError(
+            f"cannot read {path}: a newer Mnemoscope wrote it (schema {version}, this one reads "
+            f"up to {SCHEMA_VERSION}); upgrade with pip install --upgrade mnemoscope"
+        )
+    if type(version) is not int or version < 1 or not isinstance(manifest, dict):
+        raise damaged
+    return manifest
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Before anything is written: a folder that is there must be empty or hold a store."""
+    try:
+        paths = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, error) from error
+    # A kill while the store was being created leaves no more than these.
+    others = [path.name for path in paths if path.name != LOCK and not path.match(_PARTIAL_MANIFEST)]
+    if MANIFEST in others:
+        read_manifest(folder)
+    elif others:
+        raise OutputError(
+            f"cannot write {folder}: it holds something else ({others[0]!r}) and no study; "
+            "choose a new or empty folder"
+        )
+
+
+def _locked(folder: Path) -> FileLock:
+    """Make the folder if it is not there, and keep other processes out of it."""
+    # Not bound to a thread: a store may be closed by another thread than the one that opened it.
+    lock = FileLock(folder / LOCK, thread_local=False)
+    try:
+        folder.mkdir(exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError(
+            f"cannot write {folder}: it is already open, here or in another process; "
+            "wait until that ends, or choose another folder"
+        ) from error
+    except FileNotFoundError as error:
+        raise OutputError(f"cannot write {folder}: create the folder {folder.parent} first") from error
+    except (OSError, NotImplementedError) as error:
+        raise _unwritable(folder, error) from error
+    return lock
+
+
+def _create_or_compare(folder: Path, manifest: dict[str, Any]) -> None:
+    shards = folder / SHARDS
+    if (folder / MANIFEST).exists():
+        _refuse_difference(folder, read_manifest(folder), manifest)
+    else:
+        document = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "manifest": manifest}
+        write_atomically(folder / MANIFEST, (json.dumps(document, indent=2) + "\n").encode())
+    try:
+        shards.mkdir(exist_ok=True)
+        for leftover in [*folder.glob(_PARTIAL_MANIFEST), *shards.glob(f".*{_ENDING}.*{PARTIAL}")]:
+            leftover.unlink()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _refuse_difference(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    differences = list(_differences("", found, wanted))
+    if not differences:
+        return
+    more = len(differences) - _N_DIFFERENCES
+    listed = "; ".join(differences[:_N_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+    raise OutputError(
+        f"cannot continue the study in {folder}, which is another one: {listed}; "
+        "choose another folder, or ask for the same study"
+    )
+
+
+def _differences(name: str, found: Any, wanted: Any) -> Iterator[str]:
+    """Where two JSON values differ, such as `options.rank is 10 there and 5 here`."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in [*found, *(key for key in wanted if key not in found)]:
+            inner = f"{name}.{key}" if name else key
+            if key not in found or key not in wanted:
+                where, value = ("there", found[key]) if key in found else ("here", wanted[key])
+                yield f"{inner} is only {where} ({_shortened(json.dumps(value))})"
+            else:
+                yield from _differences(inner, found[key], wanted[key])
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for index, (one, other) in enumerate(zip(found, wanted, strict=True)):
+            yield from _differences(f"{name}[{index}]", one, other)
+    elif json.dumps(found) != json.dumps(wanted):  # unlike ==, tells 1 from true and 1.0
+        texts = json.dumps(found), json.dumps(wanted)
+        start = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
+        one, other = (_shortened(text, start) for text in texts)
+        yield f"{name} is {one} there and {other} here"
+
+
+def _read_shard(path: Path) -> pa.Table:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    try:
+        source = pa.BufferReader(content)
+        table = parquet.ParquetFile(source, page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise OutputError(f"cannot read {path}: it is damaged; delete it and run the study again") from error
+    keys = pa.array([path.name.removesuffix(_ENDING)] * len(table), pa.string())
+    # Without what pandas notes beside the columns, of which only the first shard's would count.
+    return table.replace_schema_metadata(None).add_column(0, KEY, keys)
+
+
+def _unwritable(folder: Path, error: Exception) -> OutputError:
+    return OutputError(f"cannot write {folder}: {_cause(error)}; choose another folder")
+
+
+def _unreadable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"cannot read {path}: {_cause(error)}; check the name, and that you may read it")
+
+
+def _cause(error: Exception) -> str:
+    return getattr(error, "strerror", None) or _line(error)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _shortened(text: str, start: int = 0) -> str:
+    """A long text as some sixty characters around a place in it."""
+    first = max(0, start - 20)
+    if len(text) <= 60:
+        return text
+    return f"{'...' * (first > 0)}{text[first : first + 60]}{'...' * (first + 60 < len(text))}"

@@ -1,0 +1,149 @@
+"""Untrained models of two architectures, and their weights as the same named views of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from mnemoscope.errors import OptionError
+from mnemoscope.testing.vocabulary import N_WORDS
+
+Architecture = Literal["gpt2", "llama"]
+
+N_LAYERS = 4
+N_HEADS = 4
+D_HEAD = 24
+D_MODEL = N_HEADS * D_HEAD
+D_FF = 96
+N_POSITIONS = 64
+TOKENS: dict[str, Any] = {"vocab_size": N_WORDS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+NO_DROPOUT: dict[str, Any] = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model's matrices by what they do; writing to these views changes the model.
+
+    What reads the residual stream has its subkeys as rows, what writes to it has its directions as rows.
+
+    Attributes:
+        embeddings, unembedding: `[n_words, d_model]`.
+        query, key, value, output: by layer, `[n_heads, d_head, d_model]`.
+        gates: by layer, what decides whether a neuron fires, `[d_ff, d_model]`.
+        ups: by layer, what the activation is multiplied with; none in GPT-2, whose FFN is not gated.
+        directions: by layer, what each neuron writes, `[d_ff, d_model]`.
+    """
+
+    embeddings: Tensor
+    unembedding: Tensor
+    query: tuple[Tensor, ...]
+    key: tuple[Tensor, ...]
+    value: tuple[Tensor, ...]
+    output: tuple[Tensor, ...]
+    gates: tuple[Tensor, ...]
+    ups: tuple[Tensor, ...]
+    directions: tuple[Tensor, ...]
+
+
+def noisy_model(
+    architecture: Architecture, noise: float, generator: torch.Generator
+) -> tuple[PreTrainedModel, Weights]:
+    """A model of small random weights, biases and norms included, so that nothing is exactly 0 or 1.
+
+    Args:
+        architecture: `"gpt2"` (LayerNorm, biases, learned positions) or `"llama"` (RMSNorm, gated FFN,
+            rotary positions).
+        noise: standard deviation of every weight.
+        generator: decides.
+
+    Raises:
+        OptionError: the architecture is neither.
+    """
+    if architecture not in ("gpt2", "llama"):
+        raise OptionError(f"architecture is {architecture!r}; give 'gpt2' or 'llama'")
+    model = drawn_anew(_gpt2 if architecture == "gpt2" else _llama, noise, generator)
+    return model, _gpt2_weights(model) if architecture == "gpt2" else _llama_weights(model)
+
+
+def drawn_anew(
+    build: Callable[[], PreTrainedModel], noise: float, generator: torch.Generator
+) -> PreTrainedModel:
+    """A new model with weights of standard deviation `noise`; the scales of norms are drawn around 1."""
+    with torch.random.fork_rng(devices=[]):  # transformers draws weights too, from the global state
+        model = build().eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(noise * torch.randn(weight.shape, generator=generator))
+            if weight.ndim == 1 and name.endswith("weight"):
+                weight.add_(1)
+    return model
+
+
+def _gpt2() -> PreTrainedModel:
+    config = GPT2Config(
+        n_embd=D_MODEL,
+        n_layer=N_LAYERS,
+        n_head=N_HEADS,
+        n_inner=D_FF,
+        n_positions=N_POSITIONS,
+        tie_word_embeddings=False,
+        **TOKENS,
+        **NO_DROPOUT,
+    )
+    return GPT2LMHeadModel(config)
+
+
+def _llama() -> PreTrainedModel:
+    config = LlamaConfig(
+        hidden_size=D_MODEL,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=N_HEADS,
+        intermediate_size=D_FF,
+        max_position_embeddings=N_POSITIONS,
+        tie_word_embeddings=False,
+        **TOKENS,
+    )
+    return LlamaForCausalLM(config)
+
+
+def _gpt2_weights(model: Any) -> Weights:
+    blocks = model.transformer.h
+    # Conv1D is stored transposed; query, key and value lie behind one another in c_attn.
+    joint = [block.attn.c_attn.weight.detach().T.chunk(3) for block in blocks]
+    query, key, value = zip(*joint, strict=True)
+    return Weights(
+        embeddings=model.transformer.wte.weight.detach(),
+        unembedding=model.lm_head.weight.detach(),
+        query=_by_head(query),
+        key=_by_head(key),
+        value=_by_head(value),
+        output=_by_head(block.attn.c_proj.weight.detach() for block in blocks),
+        gates=tuple(block.mlp.c_fc.weight.detach().T for block in blocks),
+        ups=(),
+        directions=tuple(block.mlp.c_proj.weight.detach() for block in blocks),
+    )
+
+
+def _llama_weights(model: Any) -> Weights:
+    blocks = model.model.layers
+    return Weights(
+        embeddings=model.model.embed_tokens.weight.detach(),
+        unembedding=model.lm_head.weight.detach(),
+        query=_by_head(block.self_attn.q_proj.weight.detach() for block in blocks),
+        key=_by_head(block.self_attn.k_proj.weight.detach() for block in blocks),
+        value=_by_head(block.self_attn.v_proj.weight.detach() for block in blocks),
+        output=_by_head(block.self_attn.o_proj.weight.detach().T for block in blocks),
+        gates=tuple(block.mlp.gate_proj.weight.detach() for block in blocks),
+        ups=tuple(block.mlp.up_proj.weight.detach() for block in blocks),
+        directions=tuple(block.mlp.down_proj.weight.detach().T for block in blocks),
+    )
+
+
+def _by_head(matrices: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Views `[n_heads, d_head, d_model]` of matrices `[n_heads * d_head, d_model]`."""
+    return tuple(matrix.unflatten(0, (N_HEADS, D_HEAD)) for matrix in matrices)

@@ -1,0 +1,146 @@
+"""What `mnemoscope ablate` shows in a terminal: a target before and after, beside random controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pandas as pd
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from mnemoscope.attribution.result import records
+from mnemoscope.intervention.ablation import Ablation
+from mnemoscope.view.drawing import Column, Row, prompt_text, table_of, title_text, token_text
+from mnemoscope.view.numbers import percent, plain_number, signed
+
+_NAMED_PARTS = 20
+_WITH_LOG_P = 80  # cells from which the table of facts has room for it
+_KINDS = {
+    "FFNNeuron": ("FFN neuron", "FFN neurons"),
+    "AttentionNeuron": ("attention neuron", "attention neurons"),
+    "Head": ("head", "heads"),
+    "Layer": ("layer", "layers"),
+}
+
+
+def render_ablation(ablation: Ablation, console: Console) -> None:
+    """Show a target before and after an intervention, after random ones, and what else it does."""
+    target = token_text(ablation.target[1], "bold")
+    names = [".".join(map(str, part)) for part in ablation.parts]
+    console.print(prompt_text(ablation.tokens, console.width) + Text(" ▸ ", "dim") + target)
+    console.print()
+    console.print(title_text(_kinds(ablation), ablation.how))
+    console.print(Text(" ".join(names[:_NAMED_PARTS]) + (" …" if len(names) > _NAMED_PARTS else ""), "dim"))
+    console.print()
+    console.print(_target_table(ablation, target))
+    console.print()
+    console.print(_plain_text_table(ablation))
+    if not ablation.facts.empty:
+        console.print()
+        console.print(_facts_table(ablation.facts, console.width))
+
+
+def _kinds(ablation: Ablation) -> str:
+    """How many parts of which kinds: `1 head`, `3 parts: FFN neurons, heads`."""
+    n_parts = len(ablation.parts)
+    found = list(dict.fromkeys(_KINDS[type(part).__name__] for part in ablation.parts))
+    if len(found) > 1:
+        return f"{n_parts} parts: {', '.join(several for _, several in found)}"
+    one, several = found[0]
+    return f"{n_parts} {one if n_parts == 1 else several}"
+
+
+def _target_table(ablation: Ablation, target: Text) -> RenderableType:
+    mean, spread = ablation.controls_mean, ablation.controls_standard_deviation
+    exact = dict.fromkeys(mean, 0.0)
+    rows: list[Row] = [
+        {"what": "before", "value": ablation.before, "spread": exact},
+        {"what": "after", "value": ablation.after, "spread": exact},
+        {"what": _controls(ablation), "value": mean, "spread": spread},
+    ]
+    columns = [
+        Column("", lambda row: Text(row["what"], "bold" if row["what"] == "after" else "")),
+        Column("1 / rank", lambda row: _with_spread(row, "reciprocal_rank", _rank), right=True),
+        Column("probability", lambda row: _with_spread(row, "probability", percent), right=True),
+        Column("log p", lambda row: _with_spread(row, "log_probability", signed), right=True),
+    ]
+    return table_of(title_text("What it does to", token=target, end=_spread(ablation)), rows, columns)
+
+
+def _plain_text_table(ablation: Ablation) -> RenderableType:
+    """How far the predictions of unrelated text move, and how well the model still predicts it."""
+    text = ablation.plain_text
+    mean, spread = ablation.controls_mean, ablation.controls_standard_deviation
+    rows: list[Row] = [
+        {"what": "before", "perplexity": text.perplexity_before},
+        {
+            "what": "after",
+            "value": text._asdict(),
+            "perplexity": text.perplexity_after,
+            "spread": {"kl": 0.0},
+        },
+        {"what": _controls(ablation), "value": mean, "spread": spread},
+    ]
+    columns = [
+        Column("", lambda row: Text(row["what"], "bold" if row["what"] == "after" else "")),
+        Column(
+            "KL, nats per token",
+            lambda row: _with_spread(row, "kl", _divergence) if "value" in row else "",
+            right=True,
+        ),
+        Column(
+            "perplexity",
+            lambda row: _perplexity(row["perplexity"]) if "perplexity" in row else "",
+            right=True,
+        ),
+    ]
+    note = "unrelated English prose, the parts changed at all positions"
+    return table_of(title_text("What it does to plain text", note), rows, columns)
+
+
+def _controls(ablation: Ablation) -> str:
+    return f"{len(ablation.controls)} random"
+
+
+def _spread(ablation: Ablation) -> str:
+    """What the numbers of the controls are, if there are several."""
+    return "  random ones: mean ± standard deviation" if len(ablation.controls) > 1 else ""
+
+
+def _with_spread(row: Row, metric: str, written: Callable[[float], str]) -> str:
+    value, spread = written(row["value"][metric]), row["spread"][metric]
+    return f"{value} ± {written(spread).lstrip('+')}" if spread else value
+
+
+def _rank(reciprocal: float) -> str:
+    return f"{reciprocal:.3f}"
+
+
+def _divergence(nats: float) -> str:
+    return f"{nats:.4f}" if nats >= 1e-3 or nats == 0 else plain_number(nats, 2)
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:.2f}" if value < 1000 else plain_number(value)
+
+
+def _facts_table(facts: pd.DataFrame, width: int) -> RenderableType:
+    """Each group of facts before and after, side by side."""
+    by_group: dict[str, Row] = {}
+    for row in records(facts, tuple(facts.columns)):
+        group = by_group.setdefault(row["group"], {"group": row["group"], "n_facts": row["n_facts"]})
+        group[row["when"]] = row
+    columns = [
+        Column("", lambda row: row["group"]),
+        Column("facts", lambda row: f"{row['n_facts']:,}", right=True),
+        Column("1 / rank", lambda row: _change(row, "reciprocal_rank", _rank), right=True),
+        Column("probability", lambda row: _change(row, "probability", percent), right=True),
+    ]
+    if width >= _WITH_LOG_P:
+        columns.append(Column("log p", lambda row: _change(row, "log_probability", signed), right=True))
+    title = title_text("What it does to other facts", "means, before → after")
+    return table_of(title, list(by_group.values()), columns)
+
+
+def _change(row: Row, metric: str, written: Callable[[float], str]) -> str:
+    return f"{written(row['before'][metric])} → {written(row['after'][metric])}"

@@ -1,0 +1,324 @@
+"""Facts are read line by line, and kept when the model alone with each prompt knows them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+import mnemoscope as ms
+from mnemoscope.errors import FactsError, OptionError
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.study import facts as study
+from mnemoscope.study.facts import Dropped, Fact, ResolvedFact, known_facts, read_facts, resolve
+from support import N_WORDS, open_tiny, parallel_model, words
+
+GOOD = {"prompt": "The capital of France is", "target": "Paris", "relation": "capital"}
+KNOWN_TO_DEMO = Path(__file__).parents[3] / "shared" / "data" / "known_to_demo.jsonl"
+
+
+def text(**changes: Any) -> str:
+    return json.dumps({**GOOD, **changes})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "facts.jsonl"
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_reads_good_lines(path: Path, ending: str) -> None:
+    lines = [
+        "\ufeff" + text(),
+        "",
+        "  \t",
+        json.dumps({"prompt": " Köln\u2028is ", "target": " ドイツ", "type": "country", "id": [1, None]}),
+        text(relation=None, type="city"),
+        text(relation="colour", type=3),
+    ]
+    path.write_bytes(ending.join(lines).encode())
+    found = read_facts(path)
+    assert found.bad_lines == ()
+    assert found.facts == (
+        Fact(1, *GOOD.values()),
+        Fact(4, " Köln\u2028is ", " ドイツ", "country"),
+        Fact(5, GOOD["prompt"], "Paris", "city"),
+        Fact(6, GOOD["prompt"], "Paris", "colour"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"prompt": "a"', "not valid JSON"),
+        ("prompt,target,relation", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("1" * 10_000, "not valid JSON"),
+        ('["a", "b", "c"]', "not an object"),
+        ("null", "not an object"),
+        ('{"target": "a", "relation": "b"}', 'no "prompt"'),
+        ('{"prompt": "a", "relation": "b"}', 'no "target"'),
+        ('{"prompt": "a", "target": "b"}', 'no "relation" or "type"'),
+        (text(prompt=3), '"prompt" is not a text'),
+        (text(target=["Paris"]), '"target" is not a text'),
+        (text(target=None), '"target" is not a text'),
+        (text(relation=None), '"relation" is not a text'),
+        (text(relation=None, type=7), '"type" is not a text'),
+        (text(prompt=""), '"prompt" is empty'),
+        (text(target=" "), '"target" is empty'),
+        (text(relation=""), '"relation" is empty'),
+        (text(prompt="\ud800"), '"prompt" holds half of a surrogate pair'),
+        (text(target="\udc00x"), '"target" holds half of a surrogate pair'),
+        (b'{"prompt": "\xff"}', "not valid UTF-8"),
+        (text().encode("utf-16"), "not valid UTF-8"),
+    ],
+)
+def test_sets_bad_lines_aside(path: Path, line: str | bytes, reason: str) -> None:
+    raw = line.encode() if isinstance(line, str) else line
+    raw = raw.replace(b"\n", b"")
+    path.write_bytes(b"\n".join([text().encode(), b"", raw, text().encode()]))
+    found = read_facts(path)
+    assert [fact.line for fact in found.facts] == [1, 4]
+    (bad,) = found.bad_lines
+    assert bad.line == 3
+    assert reason in bad.reason
+    assert "\n" not in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty; write lines like"),
+        (b"\n \n", "it is empty; write lines like"),
+        (b"\n[1]\nx", "none of its 2 lines is good; line 2: it is not an object; write one like"),
+    ],
+)
+def test_refuses_a_file_without_facts(path: Path, content: bytes, message: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(FactsError) as caught:
+        read_facts(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("none.jsonl", "No such file"), (".", "directory"), ("a\0", "null")]
+)
+def test_refuses_what_is_no_file(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(FactsError, match=rf"(?i){message}.*; name a file of lines like"):
+        read_facts(tmp_path / name)
+
+
+def fact(prompt: str, target: str, relation: str = "a", line: int = 1) -> Fact:
+    return Fact(line, prompt, target, relation)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target"), [("w3 w4", "w5"), ("w3 w4", " w5"), ("w3 w4 ", "w5"), ("w3 w4\n", "w5")]
+)
+def test_resolves_a_target_with_the_space_it_needs(llama: ms.Model, prompt: str, target: str) -> None:
+    given = fact(prompt, target)
+    (found,), bad_lines = resolve(llama.language_model, [given])
+    assert (found.fact, found.prompt.ids, found.target, bad_lines) == (given, (3, 4), 5, [])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "resolves"),
+    [
+        ("日本", "東", True),
+        ("日本", "日本", False),
+        ("日", ".", True),
+        ("日", "a", False),
+        ("日 ", "a", True),
+    ],
+)
+def test_adds_a_space_only_to_a_word_that_needs_one(
+    llama: ms.Model, prompt: str, target: str, resolves: bool
+) -> None:
+    vocabulary = {character: index for index, character in enumerate("? a日本東.")}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    characters = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?")
+    model = dataclasses.replace(llama.language_model, tokenizer=characters)
+    resolved, _ = resolve(model, [fact(prompt, target)])
+    assert [found.target for found in resolved] == ([vocabulary[target]] if resolves else [])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "reason"),
+    [
+        ("w3", "w4 w5", "2 tokens"),
+        ("w3", "Paris", "not in the model's vocabulary"),
+        (words(*[3] * 1000), "w4", "the model reads at most"),
+    ],
+)
+def test_tells_what_does_not_resolve(llama: ms.Model, prompt: str, target: str, reason: str) -> None:
+    facts = [fact("w3", "w4", line=1), fact(prompt, target, line=7), fact("w3", "w5", line=9)]
+    resolved, bad_lines = resolve(llama.language_model, facts)
+    assert [found.fact.line for found in resolved] == [1, 9]
+    assert [bad.line for bad in bad_lines] == [7]
+    assert reason in bad_lines[0].reason
+
+
+def own_logits(model: ms.Model, ids: Sequence[int]) -> Tensor:
+    """What transformers says comes next after one prompt alone."""
+    with torch.no_grad():
+        return model.language_model.model(input_ids=torch.tensor([ids])).logits[0, -1].float()
+
+
+def mixed_facts(model: ms.Model, n_facts: int = 40) -> list[ResolvedFact]:
+    """Facts of several lengths and relations, half of whose targets the model finds likely."""
+    generator = random.Random(0)
+    facts = []
+    for line in range(1, n_facts + 1):
+        ids = [generator.randrange(3, N_WORDS) for _ in range(generator.choice([1, 2, 5, 9]))]
+        likely = own_logits(model, ids)[3:].topk(12).indices + 3
+        target = int(generator.choice(likely)) if line % 2 else generator.randrange(3, N_WORDS)
+        facts.append(fact(words(*ids), f"w{target}", generator.choice("abcdefghijkl"), line))
+    resolved, bad_lines = resolve(model.language_model, facts)
+    assert not bad_lines
+    return resolved
+
+
+def expected_lines(model: ms.Model, resolved: list[ResolvedFact], rank: int) -> list[int]:
+    """The filter's definition, one prompt at a time."""
+    lines = []
+    for found in resolved:
+        logits = own_logits(model, found.prompt.ids)
+        others = {other.target for other in resolved if other.fact.relation == found.fact.relation}
+        beaten = all(logits[found.target] > logits[i] for i in others - {found.target})
+        if beaten and found.target in logits.topk(min(rank, N_WORDS)).indices:
+            lines.append(found.fact.line)
+    return lines
+
+
+def check(model: ms.Model, rank: int) -> tuple[list[ResolvedFact], list[Dropped]]:
+    resolved = mixed_facts(model)
+    kept, dropped = known_facts(model.language_model, resolved, rank)
+    lines = [found.fact.line for found in kept]
+    assert lines == expected_lines(model, resolved, rank)
+    assert sorted([*lines, *(drop.fact.line for drop in dropped)]) == [found.fact.line for found in resolved]
+    return kept, dropped
+
+
+def test_keeps_what_single_prompts_keep(tiny: ms.Model) -> None:
+    kept, dropped = check(tiny, rank=10)
+    assert len(kept) > 2
+    assert len(dropped) > 2
+
+
+@pytest.mark.parametrize(("tokens", "rank"), [(1, 3), (10, 1), (10, N_WORDS), (10_000, 1000)])
+def test_any_size_of_batch_gives_the_same(
+    llama: ms.Model, monkeypatch: pytest.MonkeyPatch, tokens: int, rank: int
+) -> None:
+    monkeypatch.setattr(study, "TOKENS_PER_PASS", tokens)
+    check(llama, rank)
+
+
+def test_passes_hold_no_more_tokens_than_allowed(llama: ms.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    usual = study._log_probabilities
+
+    def counting(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
+        sizes.append([len(prompt) for prompt in prompts])
+        return usual(model, prompts)
+
+    monkeypatch.setattr(study, "_log_probabilities", counting)
+    monkeypatch.setattr(study, "TOKENS_PER_PASS", 30)
+    known_facts(llama.language_model, mixed_facts(llama))
+    assert max(sum(lengths) for lengths in sizes) <= 30
+    assert all(len(set(lengths)) == 1 for lengths in sizes)
+    assert len(sizes) < 20
+
+
+def test_rounding_in_a_batch_turns_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_tiny(parallel_model())
+    usual = study._log_probabilities
+
+    def rounding(model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
+        log_p = usual(model, prompts)
+        return log_p if len(prompts) == 1 else log_p + 1e-4 * (2 * torch.rand_like(log_p) - 1)
+
+    monkeypatch.setattr(study, "_log_probabilities", rounding)
+    with torch.no_grad():  # all tokens are nearly, but not exactly, as likely
+        unembedding = model.language_model.anatomy.readout.unembedding
+        unembedding[:] = unembedding[3] * (1 + 2e-5 * torch.randperm(N_WORDS)[:, None])
+    resolved = mixed_facts(model)
+    for rank in (1, 10, 40):
+        kept, dropped = known_facts(model.language_model, resolved, rank)
+        with monkeypatch.context() as alone:
+            alone.setattr(study, "TOKENS_PER_PASS", 1)
+            expected = known_facts(model.language_model, resolved, rank)
+        assert kept == expected[0]
+        assert [drop.fact for drop in dropped] == [drop.fact for drop in expected[1]]
+        assert kept
+
+
+def test_says_why_a_fact_is_dropped(llama: ms.Model) -> None:
+    order = own_logits(llama, [7, 8]).argsort(descending=True).tolist()
+    first, second = (f"w{i}" for i in [i for i in order if i > 2][:2])
+    twelfth = f"w{order[11]}"
+    facts = [
+        fact("w7 w8", first),
+        fact("w7 w8", second),
+        fact("w7 w8", second, "b"),
+        fact("w7 w8", twelfth, "c"),
+    ]
+    kept, dropped = known_facts(llama.language_model, resolve(llama.language_model, facts)[0])
+    assert [found.fact for found in kept] == [facts[0], facts[2]]
+    assert [drop.fact for drop in dropped] == [facts[1], facts[3]]
+    assert (
+        dropped[0].reason == f"'{first}', another answer of the relation, is as likely as '{second}' or more"
+    )
+    assert dropped[1].reason == (
+        f"'{twelfth}' is number 12 of the model's next tokens, not among the first 10"
+    )
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_keeps_nothing_on_the_word_of_a_broken_model(
+    llama: ms.Model, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setattr(
+        study, "_log_probabilities", lambda _, prompts: torch.full((len(prompts), N_WORDS), value)
+    )
+    resolved = mixed_facts(llama)
+    kept, dropped = known_facts(llama.language_model, resolved)
+    assert not kept
+    assert all("check the weights" in drop.reason for drop in dropped)
+
+
+def test_refuses_a_rank_of_none(llama: ms.Model) -> None:
+    with pytest.raises(OptionError, match="rank is 0; give 1 or more"):
+        known_facts(llama.language_model, [], rank=0)
+    assert known_facts(llama.language_model, []) == ([], [])
+
+
+@pytest.mark.slow
+def test_demo_model_knows_the_facts_known_to_it(demo: ms.Model) -> None:
+    if not KNOWN_TO_DEMO.exists():
+        pytest.skip("the facts known to the demo model are not beside this checkout")
+    found = read_facts(KNOWN_TO_DEMO)
+    assert len(found.facts) == 2220
+    assert not found.bad_lines
+    facts = [f for f in found.facts if f.relation in ("country_capital_city", "fruit_inside_color")]
+    resolved, bad_lines = resolve(demo.language_model, facts)
+    assert len(resolved) == 57
+    assert not bad_lines
+    kept, dropped = known_facts(demo.language_model, resolved)
+    assert len(kept) >= 55, dropped
+    # Beside right answers, wrong ones are all taken out and take no right one with them.
+    right = [found for found in kept if found.fact.relation == "country_capital_city"][:12]
+    wrong = [dataclasses.replace(found, target=right[i - 1].target) for i, found in enumerate(right)]
+    wrong = [found for found in wrong if found not in right]
+    assert len(wrong) > 2
+    assert known_facts(demo.language_model, [*right, *wrong])[0] == right
