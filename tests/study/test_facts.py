@@ -19,7 +19,7 @@ import mnemoscope as ms
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.study import facts as study
-from mnemoscope.study.facts import Dropped, Fact, ResolvedFact, known_facts, read_facts, resolve
+from mnemoscope.study.facts import Dropped, Fact, ResolvedFact, known_facts, read_facts, resolve, spread
 from support import N_WORDS, open_tiny, parallel_model, words
 
 GOOD = {"prompt": "The capital of France is", "target": "Paris", "relation": "capital"}
@@ -322,3 +322,15 @@ def test_demo_model_knows_the_facts_known_to_it(demo: ms.Model) -> None:
     wrong = [found for found in wrong if found not in right]
     assert len(wrong) > 2
     assert known_facts(demo.language_model, [*right, *wrong])[0] == right
+
+
+def test_a_limit_is_spread_over_relations(llama: ms.Model) -> None:
+    relations = ["a"] * 10 + ["b"] * 2 + ["c"] * 5
+    facts = [Fact(i, words(5, 10 + i), " w40", relation) for i, relation in enumerate(relations, 1)]
+    resolved, _ = resolve(llama.language_model, facts)
+    chosen = [fact.fact.line for fact in spread(resolved, 8)]
+    assert chosen == [1, 4, 7, 11, 12, 13, 14, 16]
+    assert spread(resolved, 99) == resolved
+    assert [fact.fact.line for fact in spread(resolved, 1)] == [1]
+    with pytest.raises(OptionError, match="limit is 0"):
+        spread(resolved, 0)

@@ -25,7 +25,7 @@ from mnemoscope.intervention.editing import edited_copy, save_checkpoint
 from mnemoscope.intervention.parts import FFNNeuron, Parts, listed, sites
 from mnemoscope.intervention.running import unchanged
 from mnemoscope.intervention.sensitivity import Sensitivity
-from mnemoscope.intervention.specificity import Besides, KnownFact, PlainText, shipped_passages
+from mnemoscope.intervention.specificity import Besides, KnownFact, PlainText, beginnings, shipped_passages
 from mnemoscope.model.tokens import encode_prompt, encode_target
 
 # A comparison runs the plain text once for every control, so only the first passages are taken.
@@ -66,7 +66,7 @@ class Intervening(OpenedModel):
         From the package's passages that `plain_text` does not hold, so that what is expected on
         these can be checked on those.
         """
-        texts = PlainText(self.language_model, shipped_passages()[N_PASSAGES:], budget=0).texts
+        texts = beginnings(self.language_model, shipped_passages()[N_PASSAGES:])
         with unchanged():
             return Sensitivity(self.language_model, texts, budget=MEMORY_BUDGET)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemoscope.intervention.parts import Part, Site, sites
-from mnemoscope.intervention.running import Positions, check_positions
+from mnemoscope.intervention.running import Positions, check_positions, unchanged
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.replay import Replay
@@ -89,6 +89,52 @@ def ablate_each(
             if report is not None:
                 report(done, len(where))
     return Outcomes(before, log_probability, rank)
+
+
+class TextProbe:
+    """A text, and what zeroing parts alone does to the model's predictions in it.
+
+    Other interventions that are in force are suspended.
+    """
+
+    def __init__(self, language_model: LanguageModel, token_ids: Sequence[int]) -> None:
+        """Run the text once, kept at every layer, so that a change costs the layers from its own on."""
+        self._readout = language_model.anatomy.readout
+        self._anatomy = language_model.anatomy
+        with unchanged(), torch.no_grad():
+            self._replay = Replay(language_model, token_ids)
+            self._own = self._readout.log_probabilities(self._replay.states(0, 1)[0])
+
+    def divergences(self, interventions: Sequence[Sequence[Part]], *, budget: int) -> Tensor:
+        """Mean KL divergence of the changed predictions from the unchanged ones, `[n_interventions]`.
+
+        In nats per token.
+
+        Args:
+            interventions: the parts that each one zeroes at all positions.
+            budget: bytes that a batch may take.
+        """
+        where = [sites(parts, self._anatomy) for parts in interventions]
+        first = torch.tensor([min(site.layer for site in row) for row in where])
+        found = torch.empty(len(where))
+        with unchanged(), torch.no_grad():
+            for some in first.argsort(stable=True).split(max(1, budget // (16 * self._own.numel()))):
+                with _each_row_scaled(self._anatomy, [where[i] for i in some.tolist()], 0.0, None):
+                    states = self._replay.states(int(first[some[0]]), len(some))
+                for place, row in zip(some.tolist(), states, strict=True):
+                    changed = self._readout.log_probabilities(row)
+                    found[place] = divergence(self._own, changed).mean()
+        return found
+
+
+def divergence(own: Tensor, changed: Tensor) -> Tensor:
+    """KL(own || changed) of log probabilities, `[n, n_vocabulary] -> [n]`, nats.
+
+    The probabilities' difference sums to 0 but for rounding; adding it cancels the rounding of both
+    normalisers, which would hide the divergence of a single neuron.
+    """
+    p, q = own.exp(), changed.exp()
+    return (p * (own - changed) + (q - p)).sum(-1)
 
 
 @contextmanager

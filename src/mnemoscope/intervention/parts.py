@@ -67,6 +67,14 @@ class Site:
         return block.attention_output if self.kind == "attention" else block.ffn_output
 
 
+def neuron_part(anatomy: Anatomy, kind: str, index: int) -> Part:
+    """The neuron of a flat index `[n_layers, d_ff]` (kind `"ffn"`) or `[n_layers, n_heads, d_head]`."""
+    if kind == "ffn":
+        return FFNNeuron(*divmod(index, anatomy.d_ff))
+    layer, place = divmod(index, anatomy.n_heads * anatomy.d_head)
+    return AttentionNeuron(layer, *divmod(place, anatomy.d_head))
+
+
 def listed(parts: Parts) -> tuple[Part, ...]:
     """Parts as a tuple; a table's rows become parts by the columns it has.
 

@@ -4,6 +4,10 @@ At a prediction of plain text let y be a token drawn from it, and r_n the first-
 neuron n is taken away from every position. Then, to second order, taking a set S away moves the prediction by
 a KL divergence of `E[(sum over n in S of r_n)^2] / 2`: the expected squared response (the Fisher information
 in the direction of the removal). Some backward passes give r_n of every neuron for every drawn token.
+
+Neurons of early layers can do far more when they are gone than their first order says. Those that are about
+to be chosen are therefore measured: their responses are scaled so that they say what the removal of each
+alone really does.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mnemoscope.intervention.batch import TextProbe
+from mnemoscope.intervention.parts import neuron_part
 from mnemoscope.model.gradients import Recording
 from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
@@ -23,14 +29,18 @@ from mnemoscope.model.language_model import LanguageModel
 N_DRAWS = 8
 # Predictions before this position know too little of the text to say anything of it.
 FIRST_POSITION = 3
+# Texts, and tokens of each, on which the removal of single neurons is measured.
+N_MEASURED = 3
+MEASURED_TOKENS = 16
 
 
 class Sensitivity:
-    """First-order responses of drawn tokens of plain text to the removal of every neuron.
+    """Responses of drawn tokens of plain text to the removal of every neuron.
 
     Attributes:
-        ffn: of FFN neurons, `[n_samples, n_layers * d_ff]`, nats.
-        attention: of attention neurons, `[n_samples, n_layers * n_heads * d_head]`, nats.
+        responses: by kind, `[n_samples, n_neurons]`, nats: of FFN neurons `n_layers * d_ff`, of
+            attention neurons `n_layers * n_heads * d_head`. First order, or scaled where measured.
+        measured: which neurons' removal has been measured, by kind, `[n_neurons]`.
     """
 
     def __init__(
@@ -49,17 +59,34 @@ class Sensitivity:
         longest = max(map(len, texts))
         kept = 4 * longest * anatomy.n_layers * (4 * anatomy.d_ff + 12 * anatomy.d_model)
         rows = max(1, budget // kept)
-        samples = {"ffn": [], "attention": []}
+        samples: dict[str, list[Tensor]] = {"ffn": [], "attention": []}
         for start in range(0, len(texts), rows):
             batch = _Batch(language_model, texts[start : start + rows])
             for _ in range(N_DRAWS):
                 for kind, responses in batch.draw(generator).items():
                     samples[kind].append(responses)
-        self.ffn, self.attention = torch.cat(samples["ffn"]), torch.cat(samples["attention"])
+        self.language_model = language_model
+        self._probes = [TextProbe(language_model, text[:MEASURED_TOKENS]) for text in texts[:N_MEASURED]]
+        self._budget = budget
+        self.responses = {kind: torch.cat(drawn) for kind, drawn in samples.items()}
+        self.measured = {
+            kind: torch.zeros(drawn.shape[1], dtype=torch.bool) for kind, drawn in self.responses.items()
+        }
 
-    def of(self, kind: Literal["ffn", "attention"]) -> Tensor:
-        """Responses to the removal of one kind of neurons, `[n_samples, n_neurons]`."""
-        return self.ffn if kind == "ffn" else self.attention
+    def measure(self, kind: Literal["ffn", "attention"], neurons: Sequence[int]) -> None:
+        """Scale the responses of neurons so that they tell what the removal of each alone really does.
+
+        Once for every neuron of a model; on the beginnings of a few of the texts.
+        """
+        new = [neuron for neuron in neurons if not self.measured[kind][neuron]]
+        if not new:
+            return
+        parts = [[neuron_part(self.language_model.anatomy, kind, neuron)] for neuron in new]
+        each = [probe.divergences(parts, budget=self._budget) for probe in self._probes]
+        found = torch.stack(each).mean(0)
+        expected = self.responses[kind][:, new].pow(2).mean(0) / 2
+        self.responses[kind][:, new] *= (found.clamp_min(0) / expected.clamp_min(1e-12)).sqrt()
+        self.measured[kind][new] = True
 
 
 class _Batch:

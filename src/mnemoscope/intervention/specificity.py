@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import METRICS, metrics
+from mnemoscope.intervention.batch import divergence
 from mnemoscope.intervention.running import unchanged
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.hooks import evaluating
@@ -85,6 +86,27 @@ def shipped_passages() -> list[str]:
     return (files("mnemoscope") / "data" / "plain_text.txt").read_text(encoding="utf-8").splitlines()
 
 
+def beginnings(
+    language_model: LanguageModel, passages: Sequence[str], n_tokens: int = N_TOKENS
+) -> list[tuple[int, ...]]:
+    """The first tokens of passages as ids; passages of fewer than two tokens are left out.
+
+    Raises:
+        OptionError: `n_tokens` is below 2, or no passage has two tokens.
+    """
+    if n_tokens < 2:
+        raise OptionError(f"n_tokens is {n_tokens}; give 2 or more, so that there is one to predict")
+    n_tokens = min(n_tokens, language_model.context or n_tokens)
+    encoded = [language_model.tokenizer(passage).input_ids[:n_tokens] for passage in passages if passage]
+    texts = [tuple(ids) for ids in encoded if len(ids) > 1]
+    if not texts:
+        raise OptionError(
+            f"none of the {len(passages)} passages has two tokens for this model's tokenizer, "
+            "so there is nothing to predict; give other passages"
+        )
+    return texts
+
+
 class PlainText:
     """Plain text, and what the model predicts after each of its tokens without any intervention.
 
@@ -120,18 +142,9 @@ class PlainText:
         Raises:
             OptionError: `n_tokens` is below 2, or no passage has two tokens.
         """
-        if n_tokens < 2:
-            raise OptionError(f"n_tokens is {n_tokens}; give 2 or more, so that there is one to predict")
-        n_tokens = min(n_tokens, language_model.context or n_tokens)
         passages = shipped_passages() if passages is None else passages
-        encoded = [language_model.tokenizer(passage).input_ids[:n_tokens] for passage in passages if passage]
         self.language_model = language_model
-        self.texts = [tuple(ids) for ids in encoded if len(ids) > 1]
-        if not self.texts:
-            raise OptionError(
-                f"none of the {len(passages)} passages has two tokens for this model's tokenizer, "
-                "so there is nothing to predict; give other passages"
-            )
+        self.texts = beginnings(language_model, passages, n_tokens)
         self.n_predictions = sum(len(ids) - 1 for ids in self.texts)
         self._batches = list(_batches(self.texts, language_model.anatomy, budget))
         keep = 4 * self.n_predictions * language_model.anatomy.n_vocabulary <= budget
@@ -158,7 +171,7 @@ class PlainText:
             logits = self._logits(batch)
             for place, own, changed in zip(batch, self._unchanged(batch), logits, strict=True):
                 now = _log_probabilities(changed)
-                kl += float(_divergence(own, now).sum())
+                kl += float(divergence(own, now).sum())
                 surprise += self._surprise(place, now)
         return TextEffect(
             kl=kl / self.n_predictions,
@@ -275,16 +288,3 @@ def _logits(language_model: LanguageModel, rows: Sequence[Sequence[int]]) -> Ten
 def _log_probabilities(logits: Tensor) -> Tensor:
     """After every token of a text but the last, which nothing follows; in float32."""
     return torch.log_softmax(logits[:-1].float(), dim=-1)
-
-
-def _divergence(own: Tensor, changed: Tensor) -> Tensor:
-    """KL(own || changed) of log probabilities, `[n, n_vocabulary] -> [n]`, nats.
-
-    With d = changed - own it is the mean of e^d - 1 - d over the unchanged probabilities. The mean of
-    e^d - 1 is 0 but for rounding, and without it rounding would hide the divergence of one neuron.
-    """
-    p, rise = own.exp(), changed - own
-    gain = p * torch.expm1(rise)
-    if rise.max() > OVERFLOW:
-        gain = torch.where(rise > OVERFLOW, changed.exp() - p, gain)
-    return (gain - p * rise).sum(-1)

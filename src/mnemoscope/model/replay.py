@@ -51,13 +51,17 @@ class Replay:
 
         Hooks that change the rows do so; gradients flow where they are enabled.
         """
+        return self.language_model.anatomy.readout.log_probabilities(self.states(layer, rows)[:, -1])
+
+    def states(self, layer: int, rows: int) -> Tensor:
+        """The same before the final norm and at every position, `[rows, n_tokens, d_model]`."""
         model = self.language_model.model
         blocks = self.language_model.anatomy.blocks
         states = self._inputs[layer].expand(rows, -1, -1).contiguous()
         with evaluating(model):
             for block, arguments in zip(blocks[layer:], self._arguments[layer:], strict=True):
                 states = first_tensor(block.module(states, **arguments))
-        return self.language_model.anatomy.readout.log_probabilities(states[:, -1])
+        return states
 
     def rows_within(self, budget: int) -> int:
         """How many rows keep the activations of a block and the logits within a budget of bytes."""

@@ -130,6 +130,19 @@ class Comparison:
             "outcomes": records(outcomes, tuple(outcomes.columns)),
         }
 
+    def save(self, path: str | Path) -> Path:
+        """Write to a file, whole or not at all.
+
+        Args:
+            path: `.json` holds everything, `.parquet` the outcomes; `.svg`, `.png` and `.html` the chart.
+
+        Raises:
+            OutputError: another ending, or a folder that does not exist or cannot be written.
+        """
+        from mnemoscope.view.comparison_files import save
+
+        return save(self, Path(path))
+
 
 def compare_methods(
     model: Model,
@@ -174,13 +187,14 @@ def compare_methods(
 def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
     """The rows of `Comparison.outcomes` of one fact."""
     pass_seconds = _seconds_of_a_pass(model, fact)
-    rows, sets, tops = [], [], []
+    rows, sets, asked = [], [], []
     for method in terms.methods:
+        # A question of its own for every method, so that none profits from what another computed.
         question = _question(model, fact, terms.kind)
         start = time.perf_counter()
         index, _ = method.top(question, terms.top)
         seconds = time.perf_counter() - start
-        tops.append(index.cpu())
+        asked.append((method, question, index.cpu()))
         sets.append(parts_of(question, index))
         rows.append(
             {
@@ -191,7 +205,7 @@ def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
                 "neurons": [".".join(map(str, part)) for part in sets[-1]],
             }
         )
-    agreement = _agreement(model, fact, terms, tops)
+    agreement = _agreement(fact, terms, asked)
     effects = _effects(model, fact, terms, sets)
     table = pd.DataFrame(rows).assign(**agreement)
     table = pd.concat([_controls(effects, len(sets)), table.join(effects.iloc[: len(sets)])])
@@ -206,7 +220,6 @@ def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
 
 
 def _question(model: Model, fact: ResolvedFact, kind: Kind) -> Question:
-    """A question of its own for every method, so that none profits from what another computed."""
     return model.question(fact.fact.prompt, fact.target, kind=kind)
 
 
@@ -220,21 +233,21 @@ def _seconds_of_a_pass(model: Model, fact: ResolvedFact) -> float:
 
 
 def _agreement(
-    model: Model, fact: ResolvedFact, terms: Terms, tops: Sequence[Tensor]
+    fact: ResolvedFact, terms: Terms, asked: Sequence[tuple[Method, Question, Tensor]]
 ) -> dict[str, list[float]]:
     """Spearman correlation and top-k recall of each method against exact removal.
 
     On every method's top neurons and random ones; of these the k whose removal hurts most.
     """
-    question = _question(model, fact, terms.kind)
+    question = asked[0][1]
     generator = torch.Generator().manual_seed(fact.fact.line)
     drawn = torch.randperm(question.grid.size, generator=generator)[: terms.n_random]
-    sample = torch.cat([*tops, drawn]).unique()
+    sample = torch.cat([*(top for _, _, top in asked), drawn]).unique()
     truth = drops(question, sample).cpu()
     best = set(sample[truth.argsort(descending=True, stable=True)[: terms.top]].tolist())
     spearman, recall = [], []
-    for method, top in zip(terms.methods, tops, strict=True):
-        scores = method.scores(_question(model, fact, terms.kind), sample)
+    for method, own, top in asked:
+        scores = method.scores(own, sample)
         pairs = None if scores is None else pd.DataFrame({"truth": truth, "score": scores.cpu()})
         spearman.append(float("nan") if pairs is None else pairs.corr("spearman").iloc[0, 1])
         recall.append(len(best & set(top.tolist())) / len(best))

@@ -175,6 +175,31 @@ def known_facts(
     return kept, dropped
 
 
+def spread(resolved: Sequence[ResolvedFact], n: int) -> list[ResolvedFact]:
+    """At most n facts, as many of each relation as can be, taken at even distances, in their order.
+
+    The first lines of a file tend to be one subject in several wordings.
+
+    Raises:
+        OptionError: `n` is below 1.
+    """
+    if n < 1:
+        raise OptionError(f"the limit is {n}; give 1 fact or more")
+    places: dict[str, list[int]] = {}
+    for place, fact in enumerate(resolved):
+        places.setdefault(fact.fact.relation, []).append(place)
+    shares = dict.fromkeys(places, 0)
+    while sum(shares.values()) < min(n, len(resolved)):
+        left = [relation for relation in shares if shares[relation] < len(places[relation])]
+        shares[min(left, key=shares.__getitem__)] += 1
+    chosen = [
+        of_relation[i * len(of_relation) // share]
+        for of_relation, share in zip(places.values(), shares.values(), strict=True)
+        for i in range(share)
+    ]
+    return [resolved[place] for place in sorted(chosen)]
+
+
 def _parse(number: int, line: bytes) -> Fact:
     """The fact that a line holds.
 

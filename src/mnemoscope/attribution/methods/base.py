@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -60,6 +60,8 @@ class Question:
     kind: Kind
     sensitivity: Callable[[], Sensitivity]
     report: Report | None = None
+    # Scores of methods that score all neurons at once, by label; a copy of the question begins anew.
+    _scored: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def grid(self) -> Grid:
@@ -93,6 +95,12 @@ class Question:
     def total_effects(self) -> TotalEffects:
         """By one forward and one backward pass."""
         return self.prediction.total_effects()
+
+    def scored(self, method: Exhaustive) -> Tensor:
+        """Every neuron's score by a method, `[n_neurons]`, computed once."""
+        if method.label not in self._scored:
+            self._scored[method.label] = method.all(self)
+        return self._scored[method.label]
 
     def coefficients_of(self, index: Tensor) -> Tensor:
         """Coefficients of some neurons, `[n]`."""
@@ -139,13 +147,13 @@ class Exhaustive(Method):
 
     def top(self, question: Question, k: int) -> Best:
         """The highest of all scores."""
-        scores = self.all(question)
+        scores = question.scored(self)
         order = scores.argsort(descending=True, stable=True)[:k]
         return order, scores[order]
 
     def scores(self, question: Question, index: Tensor) -> Tensor:
         """Some of all scores."""
-        return self.all(question)[index]
+        return question.scored(self)[index]
 
 
 class Searched(Method):

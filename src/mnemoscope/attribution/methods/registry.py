@@ -17,7 +17,7 @@ from mnemoscope.attribution.methods.norm_times_coefficient import NormTimesCoeff
 from mnemoscope.attribution.methods.probability_increase import ProbabilityIncrease
 from mnemoscope.attribution.methods.rank import Rank
 from mnemoscope.attribution.methods.single_ablation import SingleAblation
-from mnemoscope.attribution.methods.verified import Verified
+from mnemoscope.attribution.methods.verified import Verified, VerifiedSpecific
 from mnemoscope.errors import OptionError
 
 GROUP = "mnemoscope.methods"
@@ -35,6 +35,7 @@ _OURS: tuple[type[Method], ...] = (
     ActivationGradientLast,
     IntegratedGradients,
     Verified,
+    VerifiedSpecific,
     SingleAblation,
 )
 

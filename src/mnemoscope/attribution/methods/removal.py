@@ -8,17 +8,12 @@ from torch import Tensor
 
 from mnemoscope.attribution.methods.base import Question
 from mnemoscope.intervention.batch import Outcomes, ablate_each
-from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Part
+from mnemoscope.intervention.parts import Part, neuron_part
 
 
 def parts_of(question: Question, index: Tensor) -> list[Part]:
     """The neurons that flat indices stand for."""
-    layer, column, _ = question.grid.locate(index)
-    pairs = zip(layer.tolist(), column.tolist(), strict=True)
-    if question.kind == "ffn":
-        return [FFNNeuron(*pair) for pair in pairs]
-    d_head = question.anatomy.d_head
-    return [AttentionNeuron(layer, column // d_head, column % d_head) for layer, column in pairs]
+    return [neuron_part(question.anatomy, question.kind, neuron) for neuron in index.tolist()]
 
 
 def outcomes(
