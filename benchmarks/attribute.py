@@ -78,9 +78,10 @@ def report_speed(model: ms.Model, forward: Callable[[], object]) -> float:
     calls = {
         "plain forward pass": forward,
         "layers, heads, top FFN and attention neurons": lambda: model.attribute(
-            PROMPT, TARGET, top=TOP, suppressing=False
+            PROMPT, TARGET, top=TOP, suppressing=False, effects=False
         ),
-        "the same and the suppressing ones (default)": lambda: model.attribute(PROMPT, TARGET, top=TOP),
+        "the same and the suppressing ones": lambda: model.attribute(PROMPT, TARGET, top=TOP, effects=False),
+        "the same and total effects (default)": lambda: model.attribute(PROMPT, TARGET, top=TOP),
     }
     times = medians(calls, REPEATS)
     base = times["plain forward pass"]

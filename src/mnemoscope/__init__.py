@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from mnemoscope.errors import (
+    FactsError,
     MnemoscopeError,
     ModelFileError,
     OptionError,
@@ -39,6 +40,7 @@ __all__ = [
     "AttentionNeuron",
     "Attribution",
     "FFNNeuron",
+    "FactsError",
     "Head",
     "Layer",
     "Method",

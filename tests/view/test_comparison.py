@@ -110,7 +110,7 @@ def test_wide_terminals_show_more(make: Make) -> None:
     many = {width: drawn(make(12), width) for width in (60, 100, 160, 240)}
     assert [text.count("[") > 0 for text in many.values()] == [False, False, True, True]
     columns = [next(line.split() for line in text.splitlines() if " MRR " in line) for text in many.values()]
-    assert [len(shown) for shown in columns] == [4, 8, 9, 9]
+    assert [len(shown) for shown in columns] == [4, 9, 10, 10]  # "log p" is two words
     assert [shown[-1] for shown in columns] == ["KL", "passes", "seconds", "seconds"]
     # The last to lose its interval is the fall, the first the recall.
     assert re.search(r"\+\d\.\d{3} \[\+\d\.\d{3}, \+\d\.\d{3}\]", row_of(many[160], NAMES[0]))

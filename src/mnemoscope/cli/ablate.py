@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mnemoscope.cli.facts import resolved, tell_bad
 from mnemoscope.cli.options import (
     Device,
     Dtype,
@@ -22,8 +22,8 @@ from mnemoscope.cli.options import (
     open_model,
     refuse_several,
 )
-from mnemoscope.cli.output import stdout_kept_clean, tell, write_drawn, write_json
-from mnemoscope.errors import FactsError, OptionError
+from mnemoscope.cli.output import stdout_kept_clean, write_drawn, write_json
+from mnemoscope.errors import OptionError
 
 if TYPE_CHECKING:
     from mnemoscope.api import Model
@@ -109,7 +109,9 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
     with stdout_kept_clean():
         file = None if facts is None else _read(facts, relation)
         opened = open_model(model, revision, dtype, device, trust_remote_code)
-        known, bad_lines = ([], []) if file is None else _resolved(opened, file, facts)
+        known, bad_lines = [], []
+        if facts is not None and file is not None:
+            known, bad_lines = _known(opened, file, facts)
         if named:
             parts: Any = [_part(option, name) for option, name in named]
         else:
@@ -182,30 +184,17 @@ def _read(path: Path, relation: str | None) -> FactFile:
     if relation not in relations:
         known = ", ".join(map(repr, relations))
         raise OptionError(f"no fact in {path} is of the relation {relation!r}; give one of {known}")
-    _tell_bad(file.bad_lines, path)
+    tell_bad(file.bad_lines, path)
     return file
 
 
-def _resolved(model: Model, file: FactFile, path: Path | None) -> tuple[list[KnownFact], list[BadLine]]:
-    """The facts as the model reads them, and every bad line of the file; the new ones are told.
+def _known(model: Model, file: FactFile, path: Path) -> tuple[list[KnownFact], list[BadLine]]:
+    """The facts as an intervention looks at them, and every bad line of the file.
 
     Raises:
         FactsError: the model can read none of them.
     """
     from mnemoscope.intervention.specificity import KnownFact
-    from mnemoscope.study.facts import resolve
 
-    resolved, unread = resolve(model.language_model, file.facts)
-    if not resolved:
-        first = unread[0]
-        raise FactsError(
-            f"this model can read none of the facts in {path}; line {first.line}: {first.reason}"
-        )
-    _tell_bad(unread, path)
-    known = [KnownFact(fact.prompt.ids, fact.target, fact.fact.relation) for fact in resolved]
-    return known, [*file.bad_lines, *unread]
-
-
-def _tell_bad(lines: Sequence[BadLine], path: Path | None) -> None:
-    for bad in lines:
-        tell(f"{path}, line {bad.line}, is left out: {bad.reason}")
+    facts, bad_lines = resolved(model, file, path)
+    return [KnownFact(fact.prompt.ids, fact.target, fact.fact.relation) for fact in facts], bad_lines

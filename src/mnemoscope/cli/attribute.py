@@ -17,6 +17,7 @@ from mnemoscope.cli.options import (
     Prompt,
     Revision,
     Target,
+    TargetId,
     TrustRemoteCode,
     example,
     open_model,
@@ -34,9 +35,7 @@ commands = typer.Typer()
 def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompt: Prompt,
     target: Target = None,
-    target_id: Annotated[
-        int | None, typer.Option(min=0, help="The next token by its id instead of its text.")
-    ] = None,
+    target_id: TargetId = None,
     top: Annotated[int, typer.Option(min=1, help="How many neurons of each kind to find.")] = 100,
     neurons: Annotated[
         Literal["top", "all", "bounds"],

@@ -17,6 +17,7 @@ Target = Annotated[
     str | None,
     typer.Option(help="The next token, leading space included; the model's own choice if not given."),
 ]
+TargetId = Annotated[int | None, typer.Option(min=0, help="The next token by its id instead of its text.")]
 ModelName = Annotated[
     str, typer.Option("--model", help="'demo', a Hugging Face id, a folder or a .gguf file.")
 ]

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -30,13 +30,24 @@ def stdout_kept_clean() -> Iterator[None]:
 
 def write_drawn(draw: Callable[[Console], None]) -> None:
     """Write what is drawn on a console as wide as the terminal."""
+    write(_drawn(draw, sys.stdout))
+
+
+def tell_drawn(draw: Callable[[Console], None]) -> None:
+    """Say something drawn beside the result, on stderr."""
+    text = _drawn(draw, sys.stderr)
+    encoding = sys.stderr.encoding or "utf-8"
+    sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _drawn(draw: Callable[[Console], None], stream: TextIO) -> str:
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
-    console = Console(highlight=False, width=width)
+    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
+    console = Console(highlight=False, width=width, file=stream)
     with console.capture() as drawn:
         draw(console)
-    write("".join(f"{line.rstrip(' ')}\n" for line in drawn.get().splitlines()))
+    return "".join(f"{line.rstrip(' ')}\n" for line in drawn.get().splitlines())
 
 
 def write_json(value: dict[str, Any]) -> None:

@@ -167,7 +167,7 @@ class Manner:
 
     def __str__(self) -> str:
         """In words."""
-        prompts = f"{len(self.references)} prompts"
+        prompts = "1 prompt" if len(self.references) == 1 else f"{len(self.references)} prompts"
         if not self.references:
             what = f"factor {self.factor:g}"
         elif self.seed is None:

@@ -11,7 +11,7 @@ from rich.text import Text
 from mnemoscope.attribution.result import records
 from mnemoscope.intervention.ablation import Ablation
 from mnemoscope.view.drawing import Column, Row, prompt_text, table_of, title_text, token_text
-from mnemoscope.view.numbers import percent, plain_number, signed
+from mnemoscope.view.numbers import divergence, percent, plain_number, signed
 
 _NAMED_PARTS = 20
 _WITH_LOG_P = 80  # cells from which the table of facts has room for it
@@ -85,7 +85,7 @@ def _plain_text_table(ablation: Ablation) -> RenderableType:
         Column("", lambda row: Text(row["what"], "bold" if row["what"] == "after" else "")),
         Column(
             "KL, nats per token",
-            lambda row: _with_spread(row, "kl", _divergence) if "value" in row else "",
+            lambda row: _with_spread(row, "kl", divergence) if "value" in row else "",
             right=True,
         ),
         Column(
@@ -114,10 +114,6 @@ def _with_spread(row: Row, metric: str, written: Callable[[float], str]) -> str:
 
 def _rank(reciprocal: float) -> str:
     return f"{reciprocal:.3f}"
-
-
-def _divergence(nats: float) -> str:
-    return f"{nats:.4f}" if nats >= 1e-3 or nats == 0 else plain_number(nats, 2)
 
 
 def _perplexity(value: float) -> str:

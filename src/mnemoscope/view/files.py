@@ -38,18 +38,18 @@ _NUMERIC = ("float", "int", "uint", "bool")
 _LIST_COLUMNS = frozenset({"promotes", "demotes"})
 
 
-def check_destination(path: Path) -> Path:
+def check_destination(path: Path, endings: tuple[str, ...] = ENDINGS) -> Path:
     """Tell early, before any work, that a result cannot be written there.
 
     Returns:
         The path itself, with a leading `~` expanded.
 
     Raises:
-        OutputError: another ending than `.json`, `.parquet` or `.html`, or no such folder.
+        OutputError: another ending than one of those (of an attribution unless told), or no such folder.
     """
     path = path.expanduser()
-    if path.suffix.lower() not in ENDINGS:
-        raise OutputError(f"cannot write {path}: name a file that ends in {_either(ENDINGS)}")
+    if path.suffix.lower() not in endings:
+        raise OutputError(f"cannot write {path}: name a file that ends in {_either(endings)}")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: create the folder {path.parent} first")
     if path.is_dir():

@@ -20,7 +20,8 @@ def signed(score: float, decimals: int = 3) -> str:
         return "n/a"
     if math.isinf(score):
         return "+∞" if score > 0 else "−∞"
-    return f"{score:+.{decimals}f}".replace("-", "−")
+    # Adding nothing turns a negative zero into a positive one.
+    return f"{round(score, decimals) + 0.0:+.{decimals}f}".replace("-", "−")
 
 
 def plain_number(number: float, significant: int = 3) -> str:
@@ -32,3 +33,8 @@ def percent(probability: float) -> str:
     """A probability as `85.4 %`, or `2e−05 %` below a tenth of a percent."""
     hundredths = 100 * probability
     return f"{hundredths:.1f} %" if hundredths >= 0.1 else f"{plain_number(hundredths, 2)} %"
+
+
+def divergence(nats: float) -> str:
+    """A KL divergence as `0.0123`, or `4.2e−05` below a thousandth of a nat."""
+    return f"{nats:.4f}" if nats >= 1e-3 or nats == 0 else plain_number(nats, 2)

@@ -1,0 +1,279 @@
+"""Methods that score neurons, listed and compared: `methods`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from mnemoscope.cli.facts import resolved, tell_bad
+from mnemoscope.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    ModelName,
+    Revision,
+    Target,
+    TargetId,
+    TrustRemoteCode,
+    example,
+    open_model,
+    refuse_several,
+)
+from mnemoscope.cli.output import stdout_kept_clean, tell, tell_drawn, write_drawn, write_json
+from mnemoscope.errors import FactsError, OptionError
+
+if TYPE_CHECKING:
+    from mnemoscope.api import Model
+    from mnemoscope.attribution.methods.base import Method
+    from mnemoscope.study.comparison import Comparison, Terms
+    from mnemoscope.study.facts import Dropped, FactFile, ResolvedFact
+
+commands = typer.Typer()
+
+# Their options say something only where methods are compared; --json is for the list as well.
+_OF_THE_LIST = frozenset({"json"})
+
+
+@commands.command(
+    epilog=example('mnemoscope methods "The capital of Japan is the city of" --target " Tokyo"')
+)
+def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
+    context: typer.Context,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="Compare the methods on what follows this text.")
+    ] = None,
+    target: Target = None,
+    target_id: TargetId = None,
+    facts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Compare on those of many facts that the model knows: JSON lines."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="No more than so many facts, spread evenly over relations.")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A method to compare; may be repeated. Most of them if not given."),
+    ] = None,
+    kind: Annotated[Literal["ffn", "attention"], typer.Option(help="Which neurons.")] = "ffn",
+    top: Annotated[int, typer.Option(min=1, help="How many neurons of each method to zero together.")] = 10,
+    budget: Annotated[
+        int | None, typer.Option(help="Interventions that the method 'verified' may try.")
+    ] = None,
+    specificity: Annotated[
+        float | None,
+        typer.Option(help="Nats of effect that 'verified' gives up for a nat per token on plain text."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep every finished fact there; go on where it stopped."),
+    ] = None,
+    json: Json = False,
+    model: ModelName = "demo",
+    revision: Revision = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """List the methods; with a prompt or facts, compare what zeroing the neurons that each finds does.
+
+    Bad lines of --facts are told on stderr; the command then ends with exit code 2 after its result.
+    """
+    _check_what_is_asked(prompt, facts, target is not None or target_id is not None, limit)
+    refuse_several(target=target is not None, target_id=target_id is not None)
+    if prompt is None and facts is None:
+        _list_methods(_given(context), json)
+        return
+    with stdout_kept_clean():
+        terms = _terms(method, kind, top, budget, specificity)
+        folder = None if out is None else _checked_folder(out)
+        file = None if facts is None else _read(facts)
+        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        if facts is not None and file is not None:
+            asked, any_bad = _known(opened, file, facts, limit)
+        else:
+            asked, any_bad = (
+                [_single(opened, prompt or "", target if target_id is None else target_id)],
+                False,
+            )
+        _tell_estimates(opened, asked, terms)
+        found = _compared(opened, asked, terms, folder)
+    if json:
+        write_json(found.to_json())
+    else:
+        from mnemoscope.view.comparison import render_comparison
+
+        write_drawn(lambda console: render_comparison(found, console))
+    if any_bad:
+        raise typer.Exit(2)
+
+
+def _given(context: typer.Context) -> list[str]:
+    """The options on the command line that a list of methods has no use for."""
+    names = [name for name in context.params if name not in _OF_THE_LIST]
+    return [
+        f"--{name.replace('_', '-')}"
+        for name in names
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    ]
+
+
+def _check_what_is_asked(prompt: str | None, facts: Path | None, has_target: bool, limit: int | None) -> None:
+    if prompt is not None and facts is not None:
+        raise OptionError("PROMPT and --facts exclude each other; give one of them")
+    if facts is not None and has_target:
+        raise OptionError("--target is for a PROMPT, and --facts has targets of its own; leave it out")
+    if limit is not None and facts is None:
+        raise OptionError("--limit says nothing without --facts; name a file of facts, or leave it out")
+
+
+def _list_methods(given: Sequence[str], json: bool) -> None:
+    if given:
+        options = ", ".join(given)
+        raise OptionError(f"there is nothing to compare methods on for {options}; give a PROMPT or --facts")
+    with stdout_kept_clean():
+        from mnemoscope.attribution.methods.registry import methods as every_method
+        from mnemoscope.view.methods import described, render_methods
+
+        found = list(every_method().values())
+    if json:
+        write_json({"methods": [described(method) for method in found]})
+    else:
+        write_drawn(lambda console: render_methods(found, console))
+
+
+def _terms(
+    names: Sequence[str] | None,
+    kind: Literal["ffn", "attention"],
+    top: int,
+    budget: int | None,
+    specificity: float | None,
+) -> Terms:
+    """What to compare on; `verified` gets its options.
+
+    Raises:
+        OptionError: no such method, or an option of `verified`, which takes no part or refuses it.
+    """
+    from mnemoscope.attribution.methods.registry import method as find_method
+    from mnemoscope.attribution.methods.verified import Verified
+    from mnemoscope.study.comparison import Terms
+
+    chosen = tuple(find_method(name) for name in dict.fromkeys(names or ())) or Terms().methods
+    if budget is not None:
+        chosen = _with(chosen, lambda method: isinstance(method, Verified), budget=budget)
+    if specificity is not None:
+        chosen = _with(chosen, lambda method: method.name == Verified.name, specificity=specificity)
+    return Terms(methods=chosen, kind=kind, top=top)
+
+
+def _with(chosen: tuple[Method, ...], takes: Callable[[Method], bool], **option: float) -> tuple[Method, ...]:
+    """The methods, those that take an option with it.
+
+    Raises:
+        OptionError: none of them takes it, or it is out of range.
+    """
+    if not any(map(takes, chosen)):
+        name = next(iter(option))
+        raise OptionError(
+            f"--{name} is an option of the method 'verified', which takes no part; "
+            "add --method verified, or leave it out"
+        )
+    return tuple(replace(cast(Any, method), **option) if takes(method) else method for method in chosen)
+
+
+def _checked_folder(out: Path) -> Path:
+    from mnemoscope.view.comparison_files import check_folder
+
+    return check_folder(out)
+
+
+def _read(path: Path) -> FactFile:
+    from mnemoscope.study.facts import read_facts
+
+    file = read_facts(path)
+    tell_bad(file.bad_lines, path)
+    return file
+
+
+def _single(model: Model, prompt: str, target: str | int | None) -> ResolvedFact:
+    """A prompt as the only fact; without a target it is about what the model predicts."""
+    from mnemoscope.model.tokens import encode_prompt, token_text
+    from mnemoscope.study.facts import Fact, ResolvedFact
+
+    language_model = model.language_model
+    encoded = encode_prompt(language_model, prompt)
+    found = model.question(prompt, target).prediction.target
+    text = token_text(language_model.tokenizer, found)
+    return ResolvedFact(Fact(line=1, prompt=prompt, target=text, relation=""), encoded, found)
+
+
+def _known(model: Model, file: FactFile, path: Path, limit: int | None) -> tuple[list[ResolvedFact], bool]:
+    """The facts of a file that the model knows, and whether there were bad lines; it tells of both.
+
+    Raises:
+        FactsError: the model knows none of them.
+    """
+    from mnemoscope.study.facts import known_facts, spread
+
+    facts, bad_lines = resolved(model, file, path)
+    kept, dropped = known_facts(model.language_model, facts)
+    if not kept:
+        raise FactsError(f"this model knows none of the facts in {path}; {_first(dropped)}")
+    chosen = kept if limit is None else spread(kept, limit)
+    tell(
+        f"{path}: {_count(len(facts) + len(bad_lines), 'line')}, {len(bad_lines)} bad, "
+        f"{_count(len(chosen), 'fact')} compared on"
+        + (f", {len(kept) - len(chosen)} beyond --limit" if len(chosen) < len(kept) else "")
+    )
+    if dropped:
+        tell(
+            f"{_count(len(dropped), 'fact')} left out, as the model does not know "
+            f"{'it' if len(dropped) == 1 else 'them'} (the target is not among its 10 likeliest next tokens, "
+            f"or another answer of the relation is as likely); {_first(dropped)}"
+        )
+    return chosen, bool(bad_lines)
+
+
+def _first(dropped: Sequence[Dropped]) -> str:
+    return f"line {dropped[0].fact.line}: {dropped[0].reason}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _tell_estimates(model: Model, facts: Sequence[ResolvedFact], terms: Terms) -> None:
+    from mnemoscope.view.methods import render_estimates
+
+    first = facts[0]
+    question = model.question(first.fact.prompt, first.target, kind=terms.kind)
+    estimates = [(method, method.estimate(question, terms.top)) for method in terms.methods]
+    tell_drawn(lambda console: render_estimates(estimates, len(facts), console))
+
+
+def _compared(model: Model, facts: Sequence[ResolvedFact], terms: Terms, folder: Path | None) -> Comparison:
+    from mnemoscope.study.comparison import compare_methods
+
+    found = compare_methods(model, facts, terms, out=folder, report=_progress(len(facts)))
+    if folder is not None:
+        from mnemoscope.view.comparison_files import save_summary
+
+        save_summary(found, folder)
+        tell(f"kept in {folder}")
+    return found
+
+
+def _progress(n_facts: int) -> Callable[[int, int], None] | None:
+    """A bar on stderr, there before the first fact is done, if somebody looks."""
+    if not sys.stderr.isatty():
+        return None
+    from mnemoscope.view.progress import ProgressBars
+
+    bars = ProgressBars()
+    bars("facts", 0, n_facts)
+    return lambda done, total: bars("facts", done, total)
