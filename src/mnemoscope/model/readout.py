@@ -143,7 +143,7 @@ def project(vectors: Tensor, matrix: Tensor, out: Tensor | None = None, chunk: i
     if matrix.dtype == torch.float32:
         return torch.mm(vectors, matrix.T, out=out)
     if out is None:
-        out = vectors.new_empty(len(vectors), len(matrix))
+        return torch.cat([vectors @ part.float().T for part in matrix.split(chunk)], dim=1)
     for columns, part in zip(out.split(chunk, dim=1), matrix.split(chunk), strict=True):
         columns.copy_(vectors @ part.float().T)
     return out
