@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mnemoscope.attribution.methods.base import Estimate, Kind, Method, Question
+from mnemoscope.attribution.methods.removal import parts_of
 from mnemoscope.attribution.result import Provenance, Target, records
 
 
@@ -60,11 +61,6 @@ def rank(question: Question, method: Method, k: int) -> tuple[pd.DataFrame, floa
     start = time.perf_counter()
     index, scores = method.top(question, k)
     seconds = time.perf_counter() - start
-    layer, column, _ = question.grid.locate(index)
-    d_head = question.anatomy.d_head
-    if question.kind == "ffn":
-        where = {"neuron": column}
-    else:
-        where = {"head": column.div(d_head, rounding_mode="floor"), "dim": column % d_head}
-    columns = {"layer": layer, **where, "score": scores, "coefficient": question.coefficients_of(index)}
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()}), seconds
+    named = pd.DataFrame([part._asdict() for part in parts_of(question, index)])
+    coefficients = question.coefficients_of(index)
+    return named.assign(score=scores.cpu().numpy(), coefficient=coefficients.cpu().numpy()), seconds
