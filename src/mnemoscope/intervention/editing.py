@@ -8,15 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from mnemoscope.errors import OutputError
 from mnemoscope.intervention.parts import Site
 from mnemoscope.model.anatomy import Projection, discover
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
+from mnemoscope.model.matrix import matrix_of
 from mnemoscope.model.proof import probe_tokens, prove
 
 
@@ -35,7 +34,7 @@ def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: fl
             if site.inputs is None:
                 _scale_all(projection, factor)
             else:
-                _columns(projection)[site.inputs.to(model.device)] *= factor
+                matrix_of(projection.module).scale_inputs(site.inputs.to(model.device), factor)
     # What is zeroed could not be discovered again; weights of norms are part of an anatomy.
     blocks = [
         replace(block, attention_output=block.attention_output.reread(), ffn_output=block.ffn_output.reread())
@@ -50,12 +49,6 @@ def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: fl
         anatomy=anatomy,
         proof=prove(model, anatomy),
     )
-
-
-def _columns(projection: Projection) -> Tensor:
-    """The stored weights by input, `[n_inputs, d_model]`."""
-    weight = projection.module.get_parameter("weight")
-    return weight if isinstance(projection.module, Conv1D) else weight.T
 
 
 def _scale_all(projection: Projection, factor: float) -> None:

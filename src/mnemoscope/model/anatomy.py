@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.hooks import get_weight
+from mnemoscope.model.matrix import matrix_of
 from mnemoscope.model.readers import Readers, Watched, find_readers
 from mnemoscope.model.readout import Norm, Readout, project, relative_error
 from mnemoscope.model.watching import TOLERANCES, Step, Story, watch
@@ -34,7 +34,7 @@ class Projection:
 
     Attributes:
         name: its path in the model.
-        module: an `nn.Linear`, or a `Conv1D` whose weight is stored transposed.
+        module: what multiplies with the matrix.
         written: the module whose output is added to the stream: the post-norm, or `module` itself.
         norm: the post-norm as a formula, or None.
         multiplier: what the output of `written` is multiplied with when it is added.
@@ -49,7 +49,7 @@ class Projection:
     @property
     def n_inputs(self) -> int:
         """Number of columns."""
-        return get_weight(self.module).shape[0 if isinstance(self.module, Conv1D) else 1]
+        return matrix_of(self.module).n_inputs
 
     def scale(self, outputs: Tensor) -> Tensor:
         """The factor by which outputs of `module` enter the stream, `[..., d_model] -> [...]`."""
@@ -61,20 +61,17 @@ class Projection:
         A part of its own: the bias, through the post-norm with the norm's bias; `[d_model]` where it does
         not depend on the scale, None if there is neither.
         """
-        bias = getattr(self.module, "bias", None)
-        if isinstance(bias, Tensor):
-            bias = bias.detach().float()
-            bias = bias if self.norm is None else self.norm.frozen(bias, scale)
-        else:
-            bias = None if self.norm is None else self.norm.bias
+        bias = matrix_of(self.module).bias
+        if self.norm is not None:
+            bias = self.norm.bias if bias is None else self.norm.frozen(bias, scale)
         return None if bias is None else self._multiplied(bias)
 
     def columns(self, index: Tensor | None = None) -> Tensor:
         """The direction each input writes, float32 `[n, d_model]`, of all inputs or those in `index`."""
-        weight = get_weight(self.module).detach()
-        rows = weight if isinstance(self.module, Conv1D) else weight.T
-        rows = (rows if index is None else rows[index]).float()
-        return self._multiplied(rows if self.norm is None else self.norm.centre(rows) * self.norm.weight)
+        columns = matrix_of(self.module).columns(index)
+        return self._multiplied(
+            columns if self.norm is None else self.norm.centre(columns) * self.norm.weight
+        )
 
     def reread(self) -> Projection:
         """The same after weights of its modules were changed in place."""

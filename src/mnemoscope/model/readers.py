@@ -17,9 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
-from transformers.pytorch_utils import Conv1D
 
-from mnemoscope.model.hooks import get_weight
+from mnemoscope.model.matrix import matrix_of
 from mnemoscope.model.readout import Norm, relative_error
 from mnemoscope.model.watching import TOLERANCES, Step
 
@@ -36,7 +35,7 @@ class Reader:
     """Rows that read the stream: `value[n] = scale(x) * <keys[n], x> + constants[n]` for a state x.
 
     Attributes:
-        module: an `nn.Linear`, or a `Conv1D` whose weight is stored transposed.
+        module: what multiplies with the matrix.
         outputs: which of its outputs belong to the neurons, in their order, `[n]`.
         norm: what the stream passes before; None if it is read as it is.
     """
@@ -48,8 +47,7 @@ class Reader:
     def rows(self, neurons: Tensor | None = None) -> Tensor:
         """The weights that read for each neuron, `[n, d_model]` float32, of all for None."""
         index = self.outputs if neurons is None else self.outputs[neurons]
-        weight = get_weight(self.module).detach()
-        return (weight[:, index].T if isinstance(self.module, Conv1D) else weight[index]).float()
+        return matrix_of(self.module).rows(index)
 
     def keys(self, neurons: Tensor | None = None) -> Tensor:
         """Subkeys: what neurons read of the stream but for the norm's scale, `[n, d_model]` float32.
@@ -62,10 +60,10 @@ class Reader:
 
     def constants(self, neurons: Tensor) -> Tensor:
         """What neurons get whatever the stream holds, `[n]`: the bias, and what they read of the norm's."""
-        bias = getattr(self.module, "bias", None)
+        bias = matrix_of(self.module).bias
         found = torch.zeros(len(neurons), device=self.outputs.device)
-        if isinstance(bias, Tensor):
-            found = found + bias.detach()[self.outputs[neurons]].float()
+        if bias is not None:
+            found = found + bias[self.outputs[neurons]]
         if self.norm is not None and self.norm.bias is not None:
             found = found + self.rows(neurons) @ self.norm.bias
         return found
