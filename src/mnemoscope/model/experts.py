@@ -1,0 +1,388 @@
+"""Mixtures of experts as one projection: every neuron of every expert is an input of it (METHOD section 3).
+
+transformers keeps the experts of a layer as parameters of three axes and lets their code be exchanged. Ours
+computes what enters the experts' down projections, router weights included, and hands it to a module, a
+`Mixture`, that projects it. What belongs to a shared expert comes after the routed ones. So a layer of
+experts is watched, ablated and differentiated like a dense one with many neurons, most of them silent: those
+of experts that a token is not routed to have a coefficient of exactly 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.integrations.moe import ExpertsInterface
+
+from mnemoscope.errors import UnsupportedModelError
+from mnemoscope.model.matrix import Linear, Matrix
+
+EXPERTS_NAME = "mnemoscope"
+# Three-axis weights of experts: by expert, then as in `nn.Linear` or transposed.
+_EXPERT_AXES = 3
+
+
+class Mixture(nn.Module):
+    """The down projections of a layer's experts as one module, and the shared expert's behind them.
+
+    Its input n is neuron `n % d_expert` of expert `n // d_expert`, or of the shared expert from
+    `n_experts * d_expert` on. It is no part of the model: it runs where the model's own experts would.
+
+    Attributes:
+        n_experts: how many experts a token can be routed to.
+        d_expert: how many neurons each has.
+        n_shared: how many neurons the shared expert has; 0 without one.
+        matrix: all down projections as one.
+    """
+
+    def __init__(self, name: str, experts: nn.Module, parent: nn.Module) -> None:
+        """Look at the experts of one layer.
+
+        Args:
+            name: of the experts' module, for messages.
+            experts: the module whose code is exchanged.
+            parent: the module that routes tokens to it, and may have a shared expert.
+
+        Raises:
+            UnsupportedModelError: the experts' outputs pass a norm of their own.
+        """
+        super().__init__()
+        if getattr(experts, "has_post_expert_norm", False):
+            raise UnsupportedModelError(
+                f"{name} ({type(experts).__name__}) passes each expert's output through a norm before it is "
+                "weighted, which is not supported; see `mnemoscope models` for what is"
+            )
+        shared = _shared_down_projection(experts, parent)
+        # In a tuple, so that they do not count as this module's own.
+        self._modules_of_the_model = parent, shared
+        self.name = name
+        self.matrix = Experts(experts, None if shared is None else Linear(shared))
+        self.n_experts, self.d_expert = self.matrix.n_experts, self.matrix.d_expert
+        self.n_shared = self.matrix.n_inputs - self.n_experts * self.d_expert
+
+    @property
+    def shared(self) -> nn.Module | None:
+        """The shared expert's down projection, if there is one."""
+        return self._modules_of_the_model[1]
+
+    def expert(self, neuron: int) -> int | None:
+        """The expert that a neuron belongs to; None for the shared one."""
+        expert = neuron // self.d_expert
+        return expert if expert < self.n_experts else None
+
+    def forward(self, coefficients: Tensor, routing: Tensor) -> Tensor:
+        """What the experts write.
+
+        Weights of half precision are multiplied as the models' own code does, which weights an expert's
+        output and not what enters it: another rounding could send a token to other experts in a later layer.
+
+        Args:
+            coefficients: what enters all down projections, router weights included, `[n_tokens, n_inputs]`
+                float32 or wider.
+            routing: router weights, 0 for experts that a token is not routed to, `[n_tokens, n_experts]`.
+
+        Returns:
+            `[n_tokens, d_model]` in the weights' type.
+        """
+        experts, dtype = self.matrix, self.matrix.down(0).dtype
+        written = coefficients.new_zeros(len(coefficients), experts.d_model, dtype=dtype)
+        for expert, tokens in _routed(routing):
+            weight = routing[tokens, expert, None]
+            entered = (coefficients[tokens][:, experts.inputs(expert)] / weight).to(dtype)
+            part = entered @ experts.down(expert)
+            if experts.down_bias is not None:
+                part = part + experts.down_bias[expert]
+            written = written.index_add(0, tokens, (part * weight).to(dtype))
+        if experts.shared is not None:
+            entered = coefficients[:, self.n_experts * self.d_expert :].to(dtype)
+            written = written + entered @ experts.shared.columns().to(dtype)
+        return written
+
+    def route(self, states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        """Run the routed experts; with a shared one only so far that `join` can go on.
+
+        Args:
+            states: what the experts read, `[n_tokens, d_model]`.
+            index: the experts of each token, `[n_tokens, n_chosen]`.
+            weights: their router weights, `[n_tokens, n_chosen]`.
+        """
+        routing = weights.new_zeros(len(states), self.n_experts).scatter(1, index, weights)
+        coefficients = self._coefficients(states, routing)
+        if self.matrix.shared is None:
+            return self(coefficients, routing)
+        _running.get().routed[self] = coefficients, routing
+        return torch.zeros_like(states)
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """While it lasts, the router's module gives what shared and routed experts write together."""
+        parent, shared = self._modules_of_the_model
+        if shared is None:
+            yield
+            return
+        seen: dict[str, Tensor] = {}
+
+        def see(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            seen["entered"], seen["written"] = args[0], output
+
+        def join(module: nn.Module, args: Any, output: Any) -> Any:
+            whole = output[0] if isinstance(output, tuple) else output
+            joint = self._join(whole, seen["entered"], seen["written"]).view_as(whole)
+            return (joint, *output[1:]) if isinstance(output, tuple) else joint
+
+        handles = shared.register_forward_hook(see), parent.register_forward_hook(join)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _join(self, added: Tensor, entered: Tensor, written: Tensor) -> Tensor:
+        """Route and shared expert as one, `[n_tokens, d_model]`.
+
+        Args:
+            added: what the router's module gives where routed experts give 0: the shared expert's output,
+                times a factor for each token in some families.
+            entered: what enters the shared expert's down projection.
+            written: what that gives.
+        """
+        coefficients, routing = _running.get().routed.pop(self)
+        entered, written = (states.reshape(len(routing), -1) for states in (entered, written))
+        factor = _factor(added.reshape(len(routing), -1), written)
+        return self(torch.cat([coefficients, entered * factor], dim=1), routing)
+
+    def _coefficients(self, states: Tensor, routing: Tensor) -> Tensor:
+        """What enters the routed experts' down projections, `[n_tokens, n_experts * d_expert]` float32."""
+        experts, dtype = self.matrix, torch.promote_types(states.dtype, torch.float32)
+        coefficients = states.new_zeros(len(states), self.n_experts * self.d_expert, dtype=dtype)
+        for expert, tokens in _routed(routing):
+            read = states[tokens] @ experts.up(expert)
+            if experts.up_bias is not None:
+                read = read + experts.up_bias[expert]
+            active = experts.activate(read).to(dtype) * routing[tokens, expert, None]
+            coefficients[tokens, experts.inputs(expert)] = active.to(dtype)
+        return coefficients
+
+
+@dataclass(frozen=True)
+class Experts(Matrix):
+    """The down projections of experts, and a shared one's behind them.
+
+    Attributes:
+        module: the experts.
+        shared: the shared expert's down projection, or None.
+    """
+
+    module: nn.Module
+    shared: Matrix | None
+
+    @property
+    def n_experts(self) -> int:
+        """How many experts a token can be routed to."""
+        return self._down.shape[0]
+
+    @property
+    def d_expert(self) -> int:
+        """How many neurons each of them has."""
+        return self._down.shape[1]
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self._down.shape[2]
+
+    @property
+    def n_inputs(self) -> int:
+        """Neurons of all experts."""
+        return self.n_experts * self.d_expert + (0 if self.shared is None else self.shared.n_inputs)
+
+    @property
+    def up_bias(self) -> Tensor | None:
+        """What is added to what experts read, `[n_experts, n]`, or None."""
+        return getattr(self.module, f"{self._up_name}_bias", None)
+
+    @property
+    def down_bias(self) -> Tensor | None:
+        """What experts write whatever they read, `[n_experts, d_model]`, or None."""
+        return getattr(self.module, "down_proj_bias", None)
+
+    def inputs(self, expert: int) -> slice:
+        """Which inputs are the neurons of a routed expert."""
+        return slice(expert * self.d_expert, (expert + 1) * self.d_expert)
+
+    def down(self, expert: int) -> Tensor:
+        """What the neurons of a routed expert write, as stored, `[d_expert, d_model]`."""
+        return self._down[expert]
+
+    def up(self, expert: int) -> Tensor:
+        """What a routed expert reads with, gate and up as stored together, `[d_model, n]`."""
+        return self.read_rows()[expert].T
+
+    def activate(self, read: Tensor) -> Tensor:
+        """What enters the down projection, from what was read, `[n_tokens, n] -> [n_tokens, d_expert]`."""
+        return self.module._apply_gate(read) if self.has_gate else self.module.act_fn(read)  # pyright: ignore[reportCallIssue]
+
+    def constant(self, routing: Tensor | None = None) -> Tensor | None:
+        """What is added whatever the neurons do: biases times router weights `[..., n_experts]`."""
+        if self.down_bias is None or routing is None:
+            return None
+        return routing.float() @ self.down_bias.detach().float()
+
+    def columns(self, inputs: Tensor | None = None) -> Tensor:
+        """What each neuron writes, float32 `[n, d_model]`."""
+        if inputs is None:
+            inputs = torch.arange(self.n_inputs, device=self._down.device)
+        inside = inputs < self.n_experts * self.d_expert
+        found = torch.empty(len(inputs), self.d_model, device=self._down.device)
+        found[inside] = self._down.detach()[self._places(inputs[inside])].float()
+        if self.shared is not None:
+            found[~inside] = self.shared.columns(inputs[~inside] - self.n_experts * self.d_expert)
+        return found
+
+    def rows(self, outputs: Tensor | None = None) -> Tensor:
+        """What each output is made of, float32 `[n, n_inputs]`."""
+        columns = self.columns().T
+        return columns if outputs is None else columns[outputs]
+
+    def scale_inputs(self, inputs: Tensor, factor: float) -> None:
+        """Change the weights in place so that chosen neurons count `factor` times."""
+        n_routed = self.n_experts * self.d_expert
+        with torch.no_grad():
+            self._down[self._places(inputs[inputs < n_routed])] *= factor
+        if self.shared is not None:
+            self.shared.scale_inputs(inputs[inputs >= n_routed] - n_routed, factor)
+
+    def scale(self, factor: float) -> None:
+        """Change the weights in place so that all that is written counts `factor` times."""
+        with torch.no_grad():
+            self._down.mul_(factor)
+            if self.down_bias is not None:
+                self.down_bias.mul_(factor)
+        if self.shared is not None:
+            self.shared.scale(factor)
+
+    def _places(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Expert and place in it of neurons of routed experts, `[n]` each."""
+        return inputs.div(self.d_expert, rounding_mode="floor"), inputs % self.d_expert
+
+    @property
+    def _down(self) -> Tensor:
+        """Down projections by expert and input, `[n_experts, d_expert, d_model]`."""
+        weight = self.module.get_parameter("down_proj")
+        return weight if self._is_transposed else weight.transpose(1, 2)
+
+    @property
+    def _up_name(self) -> str:
+        return "gate_up_proj" if self.has_gate else "up_proj"
+
+    @property
+    def _is_transposed(self) -> bool:
+        return bool(self.module.is_transposed)
+
+    @property
+    def is_concatenated(self) -> bool:
+        """Whether what the gate and the up path read with is stored one behind the other, not in turns."""
+        return bool(self.module.is_concatenated)
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether neurons read by a gate beside the up path."""
+        return bool(self.module.has_gate)
+
+    def read_rows(self) -> Tensor:
+        """What experts read with, gate and up as stored together, `[n_experts, n, d_model]`."""
+        weight = self.module.get_parameter(self._up_name)
+        return weight.transpose(1, 2) if self._is_transposed else weight
+
+
+def mixtures_of(model: PreTrainedModel) -> Sequence[Mixture]:
+    """The mixtures of experts of a model, in order of its modules; none for a dense one.
+
+    Raises:
+        UnsupportedModelError: some experts cannot be seen as a projection.
+    """
+    if model not in _known:
+        names = [name for name, module in model.named_modules() if _are_experts(module)]
+        _known[model] = [
+            Mixture(name, model.get_submodule(name), model.get_submodule(name.rpartition(".")[0]))
+            for name in names
+        ]
+    return _known[model]
+
+
+@contextmanager
+def running_mixtures(model: PreTrainedModel) -> Iterator[None]:
+    """Let the mixtures of a model run in place of its own experts while the context lasts."""
+    mixtures = mixtures_of(model)
+    running = _running.get(None)
+    if not mixtures or (running is not None and running.model is model):
+        yield
+        return
+    owned = {mixture.matrix.module: mixture for mixture in mixtures}
+    token = _running.set(_Running(model, owned, {}))
+    implementation = model.config._experts_implementation
+    with ExitStack() as stack:
+        stack.callback(_running.reset, token)
+        stack.callback(setattr, model.config, "_experts_implementation", implementation)
+        model.config._experts_implementation = EXPERTS_NAME
+        for mixture in mixtures:
+            stack.enter_context(mixture.joined())
+        yield
+
+
+@dataclass(frozen=True)
+class _Running:
+    """Whose mixtures run, by the experts that they stand for, and what waits for its shared expert."""
+
+    model: PreTrainedModel
+    mixtures: dict[nn.Module, Mixture]
+    routed: dict[Mixture, tuple[Tensor, Tensor]]
+
+
+_known: WeakKeyDictionary[PreTrainedModel, list[Mixture]] = WeakKeyDictionary()
+_running: ContextVar[_Running] = ContextVar("running mixtures")
+
+
+def _run(module: nn.Module, states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    return _running.get().mixtures[module].route(states, index, weights)
+
+
+ExpertsInterface.register(EXPERTS_NAME, _run)
+
+
+def _are_experts(module: nn.Module) -> bool:
+    """Whether a module's code is one that transformers lets be exchanged."""
+    weight = getattr(module, "down_proj", None)
+    known = all(hasattr(module, name) for name in ("_apply_gate", "is_transposed", "has_gate"))
+    return known and isinstance(weight, Tensor) and weight.ndim == _EXPERT_AXES
+
+
+def _shared_down_projection(experts: nn.Module, parent: nn.Module) -> nn.Module | None:
+    """The last matrix beside the experts that gives states: gate, up and down are made in this order."""
+    d_model = Experts(experts, None).d_model
+    found = None
+    for module in parent.modules():
+        if isinstance(module, nn.Linear) and module.out_features == d_model:
+            found = module
+    return found
+
+
+def _routed(routing: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Each expert that some token is routed to, with those tokens."""
+    chosen = routing != 0
+    for expert in torch.nonzero(chosen.any(0))[:, 0].tolist():
+        yield expert, torch.nonzero(chosen[:, expert])[:, 0]
+
+
+def _factor(scaled: Tensor, states: Tensor) -> Tensor:
+    """The number for each token by which states were multiplied, `[n_tokens, 1]`."""
+    squares = states.float().pow(2).sum(-1, keepdim=True)
+    products = (scaled.float() * states.float()).sum(-1, keepdim=True)
+    return products / squares.clamp_min(torch.finfo(torch.float32).tiny)
