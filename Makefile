@@ -4,13 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST := build/oldest
+OLDEST_TESTS := tests/model/test_transformers_versions.py tests/model/test_own_attention.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 .PHONY: help
 help: ## List what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv with Mnemoscope and its tools (PYTHON=... chooses the Python)
@@ -29,8 +31,19 @@ demo: setup ## Show what remembers that the capital of Japan is Tokyo, in the de
 	$(BIN)/mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo" --top 10
 
 .PHONY: test
-test: lint ## Run everything CI runs: format, lint, types and all tests
+test: lint test-oldest ## Run everything CI runs: format, lint, types and all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+
+.PHONY: test-oldest
+test-oldest: $(OLDEST)/.installed ## Prove the families with the oldest transformers that is supported
+	PYTHONPATH=$(OLDEST) OMP_NUM_THREADS=1 $(BIN)/pytest $(OLDEST_TESTS)
+
+# It lies beside .venv and not in it, and brings what else must be older.
+$(OLDEST)/.installed: $(STAMP)
+	@rm -rf $(OLDEST)
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --target $(OLDEST) \
+		"transformers==$$(sed -n 's/.*"transformers>=\(.*\)".*/\1/p' pyproject.toml).0"
+	@touch $@
 
 .PHONY: lint
 lint: setup ## Check format, lint and types without changing anything

@@ -35,6 +35,7 @@ _CHOSEN = (
     ("llama", "grouped heads"),
     ("llama", "all heads, biases, tied head"),
     ("mistral", "sliding window"),
+    ("gemma2", "soft-caps of scores and logits, pre- and post-norms"),
     ("gemma3_text", "pre- and post-norms, sliding window"),
     ("olmo2", "post-norms alone"),
     ("granite", "multipliers, biases"),

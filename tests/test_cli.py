@@ -120,9 +120,11 @@ def test_attribute_prints_one_json_object(tokyo: dict[str, Any]) -> None:
     assert list(tokyo) == [
         "model",
         "revision",
+        "dtype",
         "prompt",
         "tokens",
         "target",
+        "targets",
         "certified",
         "layers",
         "heads",

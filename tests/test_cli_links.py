@@ -55,7 +55,8 @@ def test_draws_a_tree_for_each_value_neuron() -> None:
 @pytest.mark.slow
 def test_json_and_files_hold_the_same_graph(tmp_path: Path) -> None:
     found = json.loads(printed(*SMALL, "--json"))
-    assert list(found) == ["model", "revision", "prompt", "tokens", "target", "explained", "nodes", "edges"]
+    asked = ["model", "revision", "prompt", "tokens", "target", "targets"]
+    assert list(found) == [*asked, "explained", "nodes", "edges"]
     value_neurons = [node for node in found["nodes"] if node["depth"] == 0]
     assert len(value_neurons) == 4
     assert {node["kind"] for node in value_neurons} == {"ffn", "attention"}

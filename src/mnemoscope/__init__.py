@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mnemoscope.intervention.ablation import Ablation
     from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Head, Layer
     from mnemoscope.intervention.query_ablation import QueryAblation
+    from mnemoscope.model.family import Family
     from mnemoscope.prediction import Prediction
 
 __version__ = version("mnemoscope")
@@ -44,6 +45,7 @@ __all__ = [
     "Attribution",
     "FFNNeuron",
     "FactsError",
+    "Family",
     "Head",
     "HeadReading",
     "Layer",
@@ -73,6 +75,7 @@ _LAZY = {
     "Ablation": "mnemoscope.intervention.ablation",
     "AttentionNeuron": "mnemoscope.intervention.parts",
     "FFNNeuron": "mnemoscope.intervention.parts",
+    "Family": "mnemoscope.model.family",
     "Head": "mnemoscope.intervention.parts",
     "HeadReading": "mnemoscope.attribution.head_reading",
     "Layer": "mnemoscope.intervention.parts",

@@ -26,7 +26,7 @@ class UnknownModelError(MnemoscopeError):
 
 
 class ModelFileError(MnemoscopeError):
-    """A model's files are there but cannot be used: damaged, incomplete or of an unsafe format."""
+    """A model's files are there but cannot be used: damaged, incomplete, unsafe or of two models."""
 
 
 class UnsupportedModelError(MnemoscopeError):

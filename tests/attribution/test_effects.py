@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import mnemoscope as ms
+from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.result import TABLES
 from mnemoscope.intervention.parts import Part
 from mnemoscope.model.gradients import TotalEffects, total_effects
@@ -19,7 +20,9 @@ TARGET = 40
 
 def effects_of(model: ms.Model) -> TotalEffects:
     opened = model.language_model
-    return total_effects(opened.model, opened.anatomy, model.predict(PROMPT).token_ids, TARGET)
+    return total_effects(
+        opened.model, opened.anatomy, model.predict(PROMPT).token_ids, Objective((TARGET,)).value
+    )
 
 
 def log_p(model: ms.Model, parts: list[Part], factor: float) -> float:

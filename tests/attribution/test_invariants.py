@@ -8,6 +8,7 @@ from torch import Tensor
 import mnemoscope as ms
 from mnemoscope.attribution import parts
 from mnemoscope.attribution.base import base_states
+from mnemoscope.attribution.objective import Objective
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.language_model import LanguageModel
 from support import REPRESENTATIVES, open_tiny, words
@@ -29,7 +30,7 @@ def test_the_readout_of_the_final_state_is_the_models_own_prediction(tiny: ms.Mo
     with torch.no_grad():
         logits = language_model.model(torch.tensor([PROMPT])).logits[0, -1]
     frozen = language_model.anatomy.readout.freeze(trace.final_state)
-    found = frozen.project(frozen.fold(trace.final_state[None]))[0] + frozen.constant
+    found = frozen.logits(trace.final_state[None])[0]
     assert close(found, logits)
     assert close(frozen.log_probabilities(trace.final_state[None])[0], logits.log_softmax(-1))
 
@@ -92,7 +93,7 @@ def test_layer_scores_telescope(tiny: ms.Model) -> None:
 def test_layer_scores_follow_their_definition(tiny: ms.Model) -> None:
     language_model, trace = trace_of(tiny)
     frozen = language_model.anatomy.readout.freeze(trace.final_state)
-    found = base_states(trace, frozen).layer_scores(40)
+    found = base_states(trace, frozen).layer_scores(Objective((40,)))
 
     def log_p(states: Tensor) -> Tensor:
         return frozen.log_probabilities(states)[:, 40]

@@ -18,6 +18,7 @@ from mnemoscope.attribution.methods.registry import method, methods
 from mnemoscope.attribution.methods.removal import parts_of
 from mnemoscope.intervention import sensitivity
 from mnemoscope.intervention.sensitivity import Sensitivity
+from mnemoscope.model.soft_cap import capped
 from mnemoscope.testing import backup_pair, planted_model
 from support import built, open_tiny, words
 
@@ -25,7 +26,7 @@ PROMPT = words(5, 17, 80, 33)
 TARGET = 40
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2", "gpt_neox", "olmo2"])
+@pytest.fixture(scope="module", params=["llama", "gpt2", "gpt_neox", "olmo2", "gemma2"])
 def model(request: pytest.FixtureRequest) -> ms.Model:
     torch.manual_seed(0)
     return open_tiny(built(request.param))
@@ -46,20 +47,25 @@ def prediction_scale(question: Question) -> Tensor:
 def static_scores(question: Question) -> dict[str, Tensor]:
     """Methods a to h of every neuron, straight from their formulas, in float64."""
     prediction, grid = question.prediction, question.grid
-    readout, base = prediction.readout, prediction.base.log_probabilities.double()
+    readout, predicted = prediction.readout, prediction.base.predicted
+    base = (predicted.log_probabilities if predicted.logits is None else predicted.logits.before).double()
     columns = torch.cat([grid.columns(i, None) for i in range(grid.n_layers)]).double()
     columns *= prediction_scale(question)[:, None]
     m = torch.cat([grid.values(i)[:, 0] for i in range(grid.n_layers)]).double()
     scaled = readout.norm.centre(columns) * readout.norm.weight.double() * readout.scale.double()
     values = (m[:, None] * scaled) @ readout.unembedding.double().T
     states = base[grid.base.repeat_interleave(grid.n_columns)]
-    before = states[:, TARGET]
-    increase = torch.log_softmax(states + values, dim=-1)[:, TARGET] - before
+
+    def log_p(uncapped: Tensor) -> Tensor:
+        return torch.log_softmax(capped(uncapped, readout.soft_cap), dim=-1)[:, TARGET]
+
+    before = log_p(states)
+    increase = log_p(states + values) - before
     rank = 1 + (values > values[:, TARGET, None]).sum(-1)
     norm = columns.norm(dim=-1)
     return {
         "log-probability-increase": increase,
-        "log-probability": torch.log_softmax(values, dim=-1)[:, TARGET],
+        "log-probability": log_p(values),
         "probability-increase": (before + increase).exp() - before.exp(),
         "norm": norm,
         "coefficient": m.abs(),

@@ -14,7 +14,7 @@ from mnemoscope.attribution.query import QueryScores
 from mnemoscope.attribution.query_neurons import attention_values, ffn_values
 from mnemoscope.attribution.subkeys import Subkeys, ValueNeurons, state_read, subkeys
 from mnemoscope.model.components import Components, capture_components
-from mnemoscope.model.hooks import get_weight
+from mnemoscope.model.matrix import Linear, get_weight
 from mnemoscope.model.readers import Reader
 from support import words
 
@@ -117,7 +117,9 @@ def outputs_of(reader: Reader, state: torch.Tensor, frozen: torch.Tensor) -> tor
         given = norm.centre(state) * norm.scale(frozen) * norm.weight
         given = given if norm.bias is None else given + norm.bias
     with torch.no_grad():
-        return reader.module(given[None].to(get_weight(reader.module).dtype))[0].float()[reader.outputs]
+        assert isinstance(reader.matrix, Linear)
+        module = reader.matrix.module
+        return module(given[None].to(get_weight(module).dtype))[0].float()[reader.outputs]
 
 
 def test_a_component_taken_out_lowers_the_pre_activation_by_its_inner_product(

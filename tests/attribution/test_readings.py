@@ -21,6 +21,7 @@ from mnemoscope.model.capture import Trace
 from mnemoscope.model.families import Family
 from mnemoscope.model.hooks import observed_attention
 from mnemoscope.model.key_gradients import key_gradients, watched_block
+from mnemoscope.model.soft_cap import capped
 from mnemoscope.model.tokens import token_text
 from support import REPRESENTATIVES, built, family_id, open_tiny, words
 
@@ -169,7 +170,7 @@ def test_keys_are_the_slopes_of_attention_scores(family: Family) -> None:
         call = scores(model, LAYER, changed)
         if isinstance(call, QueryKeyCall) and isinstance(plain, QueryKeyCall):
             key = call.key[0, HEAD // (anatomy.n_heads // call.key.shape[1]), position]
-            return float(key @ plain.query[0, HEAD, -1] * plain.scaling)
+            return float(capped(key @ plain.query[0, HEAD, -1] * plain.scaling, plain.soft_cap))
         # Weights alone are known, whose logs are scores but for what all have in common.
         row = call.pattern(last)[0, HEAD].double().log()
         return float(row[position] - row[position + 1])

@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mnemoscope.attribution.bounds import Bounder, Geometry, split_tail
+from mnemoscope.attribution.bounds import Bounder, Geometry, bounder
+from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Scorer
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.model.readout import FrozenReadout, Norm, Readout
+from mnemoscope.model.soft_cap import capped
 
 BUDGET = 4 * 2**20
+N_VOCABULARY = 120
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Case:
     states: Tensor
     geometry: Geometry
     readout: FrozenReadout
-    log_probabilities: Tensor
-    target: int
+    stream: Tensor
+    objective: Objective
 
     @property
     def grid(self) -> Grid:
@@ -49,28 +52,33 @@ class Case:
         )
 
     def scorer(self) -> Scorer:
-        return Scorer(self.readout, self.log_probabilities, self.target, BUDGET)
+        focus = self.objective.focus(self.readout)
+        return Scorer(focus.readout, focus.readout.predict(self.stream), focus.objective, BUDGET)
 
     def bounder(self, n_tokens: int) -> Bounder:
-        tail = split_tail(self.log_probabilities, self.readout.unembedding, n_tokens)
-        return Bounder(self.geometry, self.readout, tail, self.target, BUDGET)
+        focus = self.objective.focus(self.readout)
+        return bounder(focus, focus.readout.predict(self.stream), n_tokens, lambda: self.geometry, BUDGET)
 
 
 def make_case(
     seed: int,
+    *,
     n_columns: int = 40,
     n_coefficients: int = 2,
     size: float = 1.0,
     sharpness: float = 1.0,
     repeats: bool = False,
     layer_norm: bool = False,
+    n_answers: int = 1,
+    n_against: int = 0,
+    soft_cap: float | None = None,
 ) -> Case:
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    n_layers, d_model, n_vocabulary = 3, 16, 120
+    n_layers, d_model = 3, 16
     columns = random(n_layers, n_columns, d_model)
     factors = size * random(n_layers, n_columns, n_coefficients)
     if repeats:
@@ -78,30 +86,40 @@ def make_case(
         factors[:] = factors[0, 0, 0]
     bias = random(d_model) if layer_norm else None
     norm = Norm("layer" if layer_norm else "rms", 1 + 0.3 * random(d_model), bias, 1e-5)
-    readout = Readout(norm, sharpness * random(n_vocabulary, d_model), None)
+    readout = Readout(norm, sharpness * random(N_VOCABULARY, d_model), None, soft_cap=soft_cap)
     frozen = readout.freeze(random(d_model))
-    states = random(n_layers + 2, d_model)
+    stream = random(n_layers + 2, d_model)
+    order = torch.randperm(N_VOCABULARY, generator=generator).tolist()
+    against = tuple(order[n_answers : n_answers + n_against]) or None
     return Case(
         columns=columns,
         factors=factors,
         states=torch.arange(n_layers) + 1,
         geometry=Geometry(readout),
         readout=frozen,
-        log_probabilities=frozen.log_probabilities(states),
-        target=int(torch.randint(n_vocabulary, (1,), generator=generator)),
+        stream=stream,
+        objective=Objective(tuple(order[:n_answers]), against),
     )
 
 
 def in_float64(case: Case) -> Tensor:
-    """Every score by its definition, `log p(w | x + v) - log p(w | x)`, in float64."""
+    """Every score by its definition, the objective at `x + v` less that at `x`, in float64."""
     folded = case.readout.fold(case.columns).double()
     values = folded @ case.readout.unembedding.double().T
+    predicted = case.readout.predict(case.stream)
+    base = (predicted.log_probabilities if predicted.logits is None else predicted.logits.before).double()
     scores = torch.empty(case.factors.shape, dtype=torch.float64)
+
+    def value(logits: Tensor) -> Tensor:
+        logits = capped(logits, case.readout.soft_cap)
+        against = case.objective.against
+        rest = logits if against is None else logits[list(against)]
+        return logits[list(case.objective.answers)].logsumexp(0) - rest.logsumexp(0)
+
     for layer, column, i in torch.cartesian_prod(*map(torch.arange, case.factors.shape)).tolist():
-        before = case.log_probabilities[case.states[layer]].double()
+        before = base[case.states[layer]]
         after = before + case.factors[layer, column, i].double() * values[layer, column]
-        difference = torch.log_softmax(after, -1) - torch.log_softmax(before, -1)
-        scores[layer, column, i] = difference[case.target]
+        scores[layer, column, i] = value(after) - value(before)
     return scores
 
 
@@ -114,6 +132,9 @@ cases = st.builds(
     sharpness=st.sampled_from([0.01, 0.3, 1.0, 5.0]),
     repeats=st.booleans(),
     layer_norm=st.booleans(),
+    n_answers=st.sampled_from([1, 2, 5]),
+    n_against=st.sampled_from([0, 1, 3]),
+    soft_cap=st.sampled_from([None, 2.0, 5.0, 30.0, 50.0]),
 )
 
 
@@ -122,7 +143,10 @@ cases = st.builds(
 def test_exact_scores_follow_their_definition(case: Case) -> None:
     expected = in_float64(case)
     error = (case.scorer().all(case.grid).double() - expected).abs()
-    assert (error <= 2e-5 * (1 + expected.abs())).all()
+    values = case.readout.fold(case.columns) @ case.readout.unembedding.T
+    # What is compared may be much larger than the difference.
+    added = case.factors.abs() * values.abs().amax(-1, keepdim=True)
+    assert (error <= 2e-5 * (1 + expected.abs()) + 1e-6 * added).all()
 
 
 @settings(max_examples=150, deadline=None)

@@ -26,7 +26,7 @@ from mnemoscope.model.anatomy import Block
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.components import Components, capture_components
 from mnemoscope.model.families import FAMILIES
-from mnemoscope.model.hooks import get_weight
+from mnemoscope.model.matrix import Linear, get_weight
 from mnemoscope.model.readers import Reader
 from mnemoscope.view.json_text import json_text
 from support import open_tiny, words
@@ -63,7 +63,9 @@ def outputs_of(reader: Reader, state: torch.Tensor, frozen: torch.Tensor) -> tor
         given = norm.centre(state) * norm.scale(frozen) * norm.weight
         given = given if norm.bias is None else given + norm.bias
     with torch.no_grad():
-        return reader.module(given[None].to(get_weight(reader.module).dtype))[0].float()[reader.outputs]
+        assert isinstance(reader.matrix, Linear)
+        module = reader.matrix.module
+        return module(given[None].to(get_weight(module).dtype))[0].float()[reader.outputs]
 
 
 def activation_of(block: Block) -> torch.nn.Module:

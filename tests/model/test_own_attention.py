@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 import mnemoscope as ms
+from mnemoscope.attribution.objective import Objective
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.intervention.parts import Part
 from mnemoscope.model.anatomy import discover
@@ -21,8 +22,9 @@ from mnemoscope.model.capture import capture
 from mnemoscope.model.components import capture_components
 from mnemoscope.model.families import FAMILIES, Family
 from mnemoscope.model.gradients import total_effects
-from mnemoscope.model.hooks import get_weight, observed_attention
+from mnemoscope.model.hooks import observed_attention
 from mnemoscope.model.key_gradients import key_gradients, watched_block
+from mnemoscope.model.matrix import get_weight
 from mnemoscope.model.own_attention import has_own_attention, watched_own_attention
 from mnemoscope.model.proof import probe_tokens, prove
 from support import family_id, open_tiny, words
@@ -160,7 +162,9 @@ def log_p(model: ms.Model, parts: Sequence[Part], factor: float) -> float:
 
 def test_total_effects_are_slopes_and_add_up(own: ms.Model) -> None:
     opened = own.language_model
-    found = total_effects(opened.model, opened.anatomy, own.predict(PROMPT).token_ids, TARGET)
+    found = total_effects(
+        opened.model, opened.anatomy, own.predict(PROMPT).token_ids, Objective((TARGET,)).value
+    )
     expected = {
         ms.FFNNeuron(1, 7): found.ffn[1, :, 7].sum(),
         ms.AttentionNeuron(1, 2, 3): found.attention[1, :, 2, 3].sum(),

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, MambaConf
 
 import mnemoscope as ms
 from mnemoscope.model.anatomy import discover
-from mnemoscope.model.families import FAMILIES, prove_families
+from mnemoscope.model.families import FAMILIES
 from mnemoscope.model.hooks import _attention
 from mnemoscope.model.proof import probe_tokens, prove, require
 from support import REPRESENTATIVES, built, open_tiny, word_tokenizer
@@ -30,13 +30,6 @@ def test_every_family_is_proven(tiny: ms.Model) -> None:
         "readout",
     }
     assert tiny.proof.worst.error < 1e-5
-
-
-def test_proving_families_lists_each_configuration() -> None:
-    seen: list[str] = []
-    table = prove_families(seen.append)
-    assert len(table) == len(FAMILIES) == len(seen)
-    assert set(table["status"]) == {"proven"}
 
 
 def _llama() -> PreTrainedModel:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from mnemoscope.attribution.query_neurons import QUERY_TABLES, QueryNeurons
-from mnemoscope.attribution.result import TABLES, Attribution, Cost, Provenance, Target
+from mnemoscope.attribution.result import TABLES, Attribution, Cost, Provenance, Target, Targets
 
 TOKENS = ("The", " capital", "\n", "\t", "[bold]", "\u202eabc", "🙂", " of")
 DTYPES: dict[str, str] = {
@@ -95,11 +95,11 @@ def make_result() -> MakeResult:
             "prompt": "".join(tokens),
             "tokens": tokens,
             "token_ids": tuple(range(len(tokens))),
-            "target": Target(7, " Tokyo", 1, 0.854, -0.158),
+            "targets": Targets((Target(7, " Tokyo", 1, 0.854, -0.158),), (), -0.158),
             "certified": True,
             **tables,
             "query_neurons": None,
-            "log_probability_of_embeddings": -12.5,
+            "value_of_embeddings": -12.5,
             "telescoping_error": 3e-6,
             "costs": {name: Cost(46080, 200) for name in TABLES if "neurons" in name},
             "provenance": Provenance(

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from pyarrow import parquet
 
-from mnemoscope.attribution.result import TABLES, Attribution, Target
+from mnemoscope.attribution.result import TABLES, Attribution, Target, Targets
 from mnemoscope.errors import OutputError
 from mnemoscope.view.files import load, save
 
@@ -59,8 +59,8 @@ def test_keeps_numbers_that_json_does_not_have(
     )
     result = make_result(
         ffn_scores=scores,
-        log_probability_of_embeddings=float("-inf"),
-        target=Target(1, "\n", 49152, 0.0, float("-inf")),
+        value_of_embeddings=float("-inf"),
+        targets=Targets((Target(1, "\n", 49152, 0.0, float("-inf")),), (), float("-inf")),
         telescoping_error=None,
     )
     assert_equal(result, load(save(result, tmp_path / f"result{ending}")))
@@ -169,7 +169,7 @@ def test_refuses_a_truncated_file(tmp_path: Path, result: Attribution, ending: s
         ({"schema_version": "1"}, "damaged"),
         ({"format": "other"}, "not a result"),
         ({"layers": [{"layer": 0}]}, "damaged"),
-        ({"target": None}, "damaged"),
+        ({"targets": None}, "damaged"),
         ({"costs": [1]}, "damaged"),
         ({"dtypes": {}}, "damaged"),
     ],

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from mnemoscope.attribution.link_graph import EDGE_COLUMNS, NODE_COLUMNS, Links
-from mnemoscope.attribution.result import Provenance, Target
+from mnemoscope.attribution.result import Provenance, Target, Targets
 from mnemoscope.errors import OutputError
 from mnemoscope.view.link_files import save_links
 from mnemoscope.view.links import render_links
@@ -77,7 +77,7 @@ def links() -> Links:
     return Links(
         prompt="".join(TOKENS) + "\ud800",
         tokens=TOKENS,
-        target=Target(7, " Tokyo", 1, 0.854, -0.158),
+        targets=Targets((Target(7, " Tokyo", 1, 0.854, -0.158),), (), -0.158),
         nodes=table,
         edges=pd.DataFrame(edges, columns=list(EDGE_COLUMNS)).astype(dict.fromkeys(EDGE_COLUMNS[2:], float)),
         explained=0.345,

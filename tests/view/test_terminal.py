@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import mnemoscope as ms
-from mnemoscope.attribution.result import TABLES, Attribution, Cost, Target
+from mnemoscope.attribution.result import TABLES, Attribution, Cost, Target, Targets
 from mnemoscope.view.depth import Depth
 from mnemoscope.view.depth_chart import Scale, depth_chart
 from mnemoscope.view.numbers import plain_number
@@ -145,7 +145,10 @@ def test_draws_a_result_without_rows(make_result: Make) -> None:
 
 
 def test_draws_scores_that_are_not_numbers(make_result: Make) -> None:
-    result = make_result(target=Target(3, "\x00", 9000, 0.0, float("-inf")), telescoping_error=None)
+    result = make_result(
+        targets=Targets((Target(3, "\x00", 9000, 0.0, float("-inf")),), (), float("-inf")),
+        telescoping_error=None,
+    )
     result.layers.loc[0, "score"] = float("nan")
     result.ffn_neurons.loc[0, "score"] = float("inf")
     text = shown(result)
@@ -241,11 +244,11 @@ def test_neuron_shows_both_ends(width: int) -> None:
 def test_families_show_what_failed() -> None:
     families = pd.DataFrame(
         [
-            {"family": "Llama", "variant": "a", "norm": "RMSNorm", "worst_error": 2e-7}
-            | {"status": "proven"},
-            {"family": "Odd", "variant": "b", "status": "no [blocks] found"},
+            {"family": "Llama", "variant": "a", "package": "mnemoscope", "norm": "RMSNorm"}
+            | {"worst_error": 2e-7, "status": "proven"},
+            {"family": "Odd", "variant": "b", "package": "odd 1.2", "status": "no [blocks] found"},
         ]
     )
     text = drawn(lambda console: render_families(families, console))
-    assert re.search(r"Llama +a +RMSNorm +2e-07 +proven", text)
-    assert re.search(r"Odd +b +no \[blocks\] found", text)
+    assert re.search(r"Llama +RMSNorm +2e-07 +proven +a", text)
+    assert re.search(r"Odd · odd 1\.2 +not proven +b: no \[blocks\] found", text)

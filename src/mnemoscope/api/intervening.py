@@ -11,6 +11,7 @@ import pandas as pd
 from typing_extensions import Self, TypedDict, Unpack
 
 from mnemoscope.api.opened import MEMORY_BUDGET, OpenedModel
+from mnemoscope.attribution.objective import Objective
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import (
     Ablation,
@@ -242,7 +243,7 @@ class Intervening(OpenedModel):
         outcomes = ablate_each(
             self.language_model,
             encoded.ids,
-            encode_target(self.language_model, encoded, target),
+            Objective((encode_target(self.language_model, encoded, target),)),
             [listed(parts) for parts in interventions],
             factor=factor,
             positions=positions,
@@ -251,8 +252,8 @@ class Intervening(OpenedModel):
         return pd.DataFrame(
             {
                 "reciprocal_rank": (1 / outcomes.rank).cpu().numpy(),
-                "probability": outcomes.log_probability.exp().cpu().numpy(),
-                "log_probability": outcomes.log_probability.cpu().numpy(),
+                "probability": outcomes.value.exp().cpu().numpy(),
+                "log_probability": outcomes.value.cpu().numpy(),
                 "drop": outcomes.drop.cpu().numpy(),
             }
         )

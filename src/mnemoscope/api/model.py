@@ -18,6 +18,7 @@ from mnemoscope.attribution.ranking import Ranking, rank
 from mnemoscope.attribution.result import TOP_LISTS, Attribution
 from mnemoscope.errors import OptionError
 from mnemoscope.model.loading import Source, open_model
+from mnemoscope.model.targets import Answers
 from mnemoscope.model.tokens import encode_prompt, token_text
 from mnemoscope.prediction import Prediction
 from mnemoscope.view.progress import ProgressBars
@@ -37,7 +38,9 @@ def load(
     """Open a model and prove that its parts add up.
 
     Args:
-        model: `"demo"`, a hub id, a folder, a `.gguf` file, or a loaded `(model, tokenizer)`.
+        model: `"demo"`, a hub id, a folder, a `.gguf` file, or a loaded `(model, tokenizer)`. A hub id or
+            folder may hold a PEFT adapter, which is merged into its base in memory; a loaded
+            `(peft_model, tokenizer)` is left as it is, unmerged.
         revision: branch, tag or commit of a hub repository.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`; None keeps the checkpoint's own. Scores are
             computed in float32 whatever it is.
@@ -45,12 +48,13 @@ def load(
         trust_remote_code: run code that comes with a hub repository.
 
     Returns:
-        The model, its weights untouched.
+        The model. A loaded one is untouched; of an adapter, `name` and `revision` tell its base too.
 
     Raises:
         UnknownModelError: no such model can be found from here.
-        ModelFileError: its files are damaged, incomplete, or pickles.
-        UnsupportedModelError: it is no decoder-only transformer, or failed the proof.
+        ModelFileError: its files are damaged, incomplete, pickles, or not all of one model.
+        UnsupportedModelError: it is no decoder-only transformer, or failed the proof; or it is an adapter and
+            `peft` is not installed, or its kind cannot be merged.
         OptionError: an option is not one of those above.
 
     >>> import mnemoscope as ms
@@ -103,8 +107,9 @@ class Model(QueryProving, Reading):
     def attribute(  # noqa: PLR0913 - each is a choice of its own
         self,
         prompt: str,
-        target: str | int | None = None,
+        target: Answers | None = None,
         *,
+        against: Answers | None = None,
         top: int = 100,
         neurons: attribution.Neurons = "top",
         by: attribution.Order = "direct",
@@ -120,7 +125,9 @@ class Model(QueryProving, Reading):
         Args:
             prompt: the text before the target.
             target: the next token as text (leading space included) or id; None takes the model's
-                own top prediction.
+                own top prediction. Of several, scores are of the log of their total probability.
+            against: one token or several to compare the target with: scores are then of log-odds, the log
+                of the targets' total probability less that of these.
             top: how many neurons of each kind and direction to list (of heads at positions at most 30).
             neurons: `"top"` proves the best by bounds; `"all"` also scores every neuron;
                 `"bounds"` also gives an interval for every neuron.
@@ -141,7 +148,8 @@ class Model(QueryProving, Reading):
 
         Raises:
             PromptError: the prompt is empty or too long.
-            TargetError: the target is not one token that can follow the prompt.
+            TargetError: a target is not one token that can follow the prompt, is given twice or is also
+                in `against`, or a list is empty.
             OptionError: `top` is below 1, `neurons` or `by` is none of those, or `by="total"` is
                 asked for without effects.
 
@@ -158,7 +166,7 @@ class Model(QueryProving, Reading):
             raise OptionError('by="total" needs the total effects; leave effects=False out')
         self._check_parts_add_up()
         encoded = encode_prompt(self.language_model, prompt)
-        prediction = self._prediction(encoded, target, memory_budget, norm_bias)
+        prediction = self._prediction(encoded, target, against, memory_budget, norm_bias)
         report = ProgressBars() if progress else None
         known = all(block.readers is not None for block in self.language_model.anatomy.blocks)
         searched = max(top, VALUES) if query and known else top
@@ -169,10 +177,11 @@ class Model(QueryProving, Reading):
         queries = asked and query_neurons(
             self.language_model, encoded.ids, encoded.tokens, value_tables, asked
         )
-        base, target_id = prediction.base.log_probabilities[:, prediction.target], prediction.target
         log_p = prediction.readout.log_probabilities(prediction.trace.final_state[None])[0]
-        from_embeddings = float(base[0])
-        rise = float(log_p[target_id]) - from_embeddings
+        targets = self._describe(prediction.objective, log_p)
+        predicted = prediction.base.predicted.log_probabilities
+        from_embeddings = float(prediction.focus.objective.value(predicted[0]))
+        rise = targets.value - from_embeddings
         options = {
             "top": top,
             "neurons": neurons,
@@ -186,9 +195,9 @@ class Model(QueryProving, Reading):
             prompt=prompt,
             tokens=encoded.tokens,
             token_ids=encoded.ids,
-            target=self._describe(target_id, log_p),
+            targets=targets,
             certified=True,
-            log_probability_of_embeddings=from_embeddings,
+            value_of_embeddings=from_embeddings,
             telescoping_error=(
                 None if prediction.trace.parallel else float(found["layers"]["score"].sum()) - rise
             ),
@@ -202,8 +211,9 @@ class Model(QueryProving, Reading):
     def question(
         self,
         prompt: str,
-        target: str | int | None = None,
+        target: Answers | None = None,
         *,
+        against: Answers | None = None,
         kind: Kind = "ffn",
         memory_budget: int = MEMORY_BUDGET,
         report: Report | None = None,
@@ -213,6 +223,7 @@ class Model(QueryProving, Reading):
         Args:
             prompt: the text before the target.
             target: as for `attribute`.
+            against: as for `attribute`.
             kind: `"ffn"` for FFN neurons, `"attention"` for attention neurons (positions added up).
             memory_budget: bytes that temporary tensors may take.
             report: told of the progress of methods that take long.
@@ -225,14 +236,15 @@ class Model(QueryProving, Reading):
             raise OptionError(f'kind is {kind!r}; give "ffn" or "attention"')
         self._check_parts_add_up()
         encoded = encode_prompt(self.language_model, prompt)
-        prediction = self._prediction(encoded, target, memory_budget)
+        prediction = self._prediction(encoded, target, against, memory_budget)
         return Question(prediction, kind, lambda: self.sensitivity, report)
 
     def rank(
         self,
         prompt: str,
-        target: str | int | None = None,
+        target: Answers | None = None,
         *,
+        against: Answers | None = None,
         method: str | Method = "log-probability-increase",
         kind: Kind = "ffn",
         top: int = 10,
@@ -244,6 +256,7 @@ class Model(QueryProving, Reading):
         Args:
             prompt: the text before the target.
             target: as for `attribute`.
+            against: as for `attribute`.
             method: its name, as listed by `mnemoscope methods`, or one made with options of its own,
                 such as `mnemoscope.Verified(budget=2000, specificity=10)`.
             kind: as for `question`.
@@ -252,7 +265,8 @@ class Model(QueryProving, Reading):
             progress: show a bar where a method takes long.
 
         Raises:
-            OptionError: no such method or kind, or `top` below 1.
+            OptionError: no such method or kind, a method that is not defined for what is asked, or `top`
+                below 1.
             PromptError, TargetError: as `attribute` does.
 
         >>> model.rank("The capital of Japan is the city of", " Tokyo", method="verified")  # doctest: +SKIP
@@ -261,14 +275,16 @@ class Model(QueryProving, Reading):
         chosen = find_method(method)
         bars = ProgressBars() if progress else None
         report = None if bars is None else partial(bars, chosen.title)
-        question = self.question(prompt, target, kind=kind, memory_budget=memory_budget, report=report)
+        question = self.question(
+            prompt, target, against=against, kind=kind, memory_budget=memory_budget, report=report
+        )
         prediction = question.prediction
         log_p = prediction.readout.log_probabilities(prediction.trace.final_state[None])[0]
         neurons, seconds = rank(question, chosen, top)
         return Ranking(
             prompt=prompt,
             tokens=prediction.tokens,
-            target=self._describe(prediction.target, log_p),
+            targets=self._describe(prediction.objective, log_p),
             method=chosen.label,
             kind=kind,
             neurons=neurons,

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 
 from mnemoscope.attribution import attribute as attribution
-from mnemoscope.attribution.base import base_states
 from mnemoscope.attribution.bounds import Geometry
-from mnemoscope.attribution.result import Provenance, Target
+from mnemoscope.attribution.objective import Objective
+from mnemoscope.attribution.result import Provenance, Target, Targets
 from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.model.capture import Trace
+from mnemoscope.model.chat import chat_text
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import Proof
 from mnemoscope.model.readout import FrozenReadout
-from mnemoscope.model.tokens import Prompt, encode_target, token_text
+from mnemoscope.model.targets import Answers, check_apart, encode_targets
+from mnemoscope.model.tokens import Prompt, token_text
 
 PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
 MEMORY_BUDGET = 200 * 2**20
@@ -101,6 +103,21 @@ class OpenedModel:
         """What the bounds need to know of the weights; made at the first attribution."""
         return Geometry(self.language_model.anatomy.readout)
 
+    def chat_prompt(self, message: str) -> str:
+        """A user's message in the model's chat template, up to where the answer begins.
+
+        The text is a prompt like any other: its special tokens are read as such, and none is added to
+        it. What the answer begins with can be put behind it.
+
+        Raises:
+            PromptError: the message is empty, or the template refuses it.
+            OptionError: the model has no chat template.
+
+        >>> prompt = model.chat_prompt("Which city is Japan's capital?")  # doctest: +SKIP
+        >>> model.attribute(prompt + "The capital of Japan is", " Tokyo")  # doctest: +SKIP
+        """
+        return chat_text(self.language_model, message)
+
     def _read(self, prompt: Prompt, norm_bias: bool = True) -> tuple[Trace, FrozenReadout, torch.Tensor]:
         """Run a prompt; its trace, frozen readout and log probabilities `[n_vocabulary]`."""
         (trace,) = self.language_model.capture([prompt.ids])
@@ -115,23 +132,41 @@ class OpenedModel:
         return trace, readout, log_p
 
     def _prediction(
-        self, prompt: Prompt, target: str | int | None, budget: int, norm_bias: bool = True
+        self,
+        prompt: Prompt,
+        target: Answers | None,
+        against: Answers | None,
+        budget: int,
+        norm_bias: bool = True,
     ) -> attribution.Prediction:
         """Run a prompt and make its prediction ready to be scored; no target means the likeliest token."""
-        given = None if target is None else encode_target(self.language_model, prompt, target)
+        given = None if target is None else encode_targets(self.language_model, prompt, target)
+        others = None
+        if against is not None:
+            others = encode_targets(self.language_model, prompt, against, "against")
         trace, readout, log_p = self._read(prompt, norm_bias)
+        answers = (int(log_p.argmax()),) if given is None else given
+        if others is not None:
+            check_apart(self.language_model, answers, others)
         return attribution.Prediction(
             language_model=self.language_model,
-            geometry=self.geometry,
+            geometry=lambda: self.geometry,
             tokens=prompt.tokens,
             trace=trace,
             readout=readout,
-            base=base_states(trace, readout),
-            target=int(log_p.argmax()) if given is None else given,
+            objective=Objective(answers, others),
             budget=budget,
         )
 
-    def _describe(self, target: int, log_p: torch.Tensor) -> Target:
+    def _describe(self, objective: Objective, log_p: torch.Tensor) -> Targets:
+        """What is asked of a prediction, and its answer `[n_vocabulary]`."""
+        return Targets(
+            answers=tuple(self._target(token, log_p) for token in objective.answers),
+            against=tuple(self._target(token, log_p) for token in objective.against or ()),
+            value=float(objective.value(log_p)),
+        )
+
+    def _target(self, target: int, log_p: torch.Tensor) -> Target:
         value = float(log_p[target])
         return Target(
             id=target,

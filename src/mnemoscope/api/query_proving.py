@@ -42,9 +42,10 @@ class QueryProving(Querying, Intervening):
                 for both kinds of value neurons.
 
         Raises:
-            OptionError: `top`, `seeds` or `values` is below 1, `of` is neither of the two, the result is of
-                another model, nothing shallow activates the value neurons, or more than half of a layer
-                would be zeroed, which leaves no random control of the same size.
+            OptionError: `top`, `seeds` or `values` is below 1, `of` is neither of the two, the result is
+                of another model or of more than one target token, nothing shallow activates the value
+                neurons, or more than half of a layer would be zeroed, which leaves no random control of
+                the same size.
             UnsupportedModelError: what the model's neurons read could not be found.
 
         >>> model.compare_query_ablation(result).agreement  # doctest: +SKIP
@@ -54,8 +55,9 @@ class QueryProving(Querying, Intervening):
             raise OptionError(f'of is {of!r}; give "attention" or "ffn"')
         self._check_is_ours(result)
         self._check_parts_add_up()
+        target = result.target.id
         proof = QueryProof(self.language_model, result, Asked(top, values, of))
-        return proof.outcome(self.compare_ablation(result.prompt, result.target.id, proof.parts, seeds=seeds))
+        return proof.outcome(self.compare_ablation(result.prompt, target, proof.parts, seeds=seeds))
 
     def query_split(self, result: Attribution, *, values: int = 30, top: int = 300) -> pd.DataFrame:
         """How many FFN neurons only activate, only bring the target, or do both, by layer.

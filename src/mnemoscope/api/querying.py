@@ -79,7 +79,7 @@ class Querying(OpenedModel):
         return Links(
             prompt=result.prompt,
             tokens=result.tokens,
-            target=result.target,
+            targets=result.targets,
             nodes=nodes,
             edges=edges,
             explained=share_explained(graph),

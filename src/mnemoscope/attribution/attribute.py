@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution import effects, parts, tables
-from mnemoscope.attribution.base import BaseStates
-from mnemoscope.attribution.bounds import Bounder, Geometry, split_tail
+from mnemoscope.attribution.base import BaseStates, base_states
+from mnemoscope.attribution.bounds import Bounder, Geometry, bounder
 from mnemoscope.attribution.effects import Totals
+from mnemoscope.attribution.experts import with_experts
+from mnemoscope.attribution.objective import Focus, Objective
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.reading import TokenReader
-from mnemoscope.attribution.result import TABLES, Cost
-from mnemoscope.attribution.scoring import Observer, Scorer
+from mnemoscope.attribution.result import FFN_TABLES, TABLES, Cost
+from mnemoscope.attribution.scoring import Observer, Scorer, show
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import Found
 from mnemoscope.model.capture import Trace
@@ -70,37 +72,44 @@ class Prediction:
 
     Attributes:
         language_model: the model.
-        geometry: what bounds need to know of its weights.
+        geometry: what bounds of log probability need to know of its weights; log-odds do not ask.
         tokens: texts of the prompt's tokens.
         trace: of the prompt.
         readout: frozen at its final state.
-        base: what the states along the way predict.
-        target: token id.
+        objective: what is asked of it.
         budget: bytes that temporary tensors may take.
     """
 
     language_model: LanguageModel
-    geometry: Geometry
+    geometry: Callable[[], Geometry]
     tokens: tuple[str, ...]
     trace: Trace
     readout: FrozenReadout
-    base: BaseStates
-    target: int
+    objective: Objective
     budget: int
+
+    @cached_property
+    def focus(self) -> Focus:
+        """The tokens that scores depend on."""
+        return self.objective.focus(self.readout)
+
+    @cached_property
+    def base(self) -> BaseStates:
+        """What the states along the way predict, of the tokens in focus."""
+        return base_states(self.trace, self.focus.readout)
 
     def scorer(self) -> Scorer:
         """Exact scores."""
-        return Scorer(self.readout, self.base.log_probabilities, self.target, self.budget)
+        return Scorer(self.focus.readout, self.base.predicted, self.focus.objective, self.budget)
 
     def bounder(self, n_tokens: int) -> Bounder:
         """Bounds that sum so many tokens of every base state exactly."""
-        tail = split_tail(self.base.log_probabilities, self.readout.unembedding, n_tokens)
-        return Bounder(self.geometry, self.readout, tail, self.target, self.budget)
+        return bounder(self.focus, self.base.predicted, n_tokens, self.geometry, self.budget)
 
     def total_effects(self) -> TotalEffects:
         """First-order total effects, by one more forward pass and a backward one."""
         model, anatomy = self.language_model.model, self.language_model.anatomy
-        return total_effects(model, anatomy, self.trace.token_ids.tolist(), self.target)
+        return total_effects(model, anatomy, self.trace.token_ids.tolist(), self.objective.value)
 
 
 # Flat indices of parts and their scores, best first.
@@ -151,10 +160,13 @@ class Explorer:
             spans: the tables and which coefficients of a column belong to them.
             observer: shown the values of what is scored, the best among them.
         """
+        on_the_way = observer if self._prediction.focus.is_all else None
         if totals is not None and self.wanted.by == "total":
-            best, scored = self._best_by_total(grid, totals, top, spans, observer)
+            best, scored = self._best_by_total(grid, totals, top, spans, on_the_way)
         else:
-            best, scored = self._best_by_search(grid, top, spans, observer)
+            best, scored = self._best_by_search(grid, top, spans, on_the_way)
+        if on_the_way is None:
+            self._show(grid, best, observer)
         self._keep(totals, best)
         coefficient = scored % grid.n_coefficients
         for table, (first, stop) in spans.items():
@@ -176,13 +188,11 @@ class Explorer:
             self.find(grid, totals, self.wanted.top, spans, observer)
         else:
             best = {
-                prefix + table: _best_of_all(scores, span, sign, self.wanted.top)
+                prefix + table: _best_of_all(scores, grid, span, sign, self.wanted.top)
                 for table, span in spans.items()
                 for prefix, sign in self.signs.items()
             }
-            if observer is not None:
-                shown = torch.cat([index for index, _ in best.values()])
-                self.scorer.chosen(grid, shown.unique(), observer)
+            self._show(grid, best, observer)
             self._keep(totals, best)
         for table, span in spans.items():
             self.costs[table] = Cost(_count(grid, span), _count(grid, span))
@@ -215,20 +225,29 @@ class Explorer:
             total = torch.full_like(score, torch.nan) if totals is None else totals.chosen(index)
             self.found[table] = Found(index, score, total)
 
+    def _show(self, grid: Grid, best: dict[str, Best], observer: Observer | None) -> None:
+        """Show an observer the best, which it has not seen while they were scored."""
+        if observer is not None:
+            shown = torch.cat([index for index, _ in best.values()]).div(
+                grid.n_coefficients, rounding_mode="floor"
+            )
+            show(self._prediction.readout, grid, shown.unique(), observer, self._prediction.budget)
+
     def _intervals(self, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
         """Bounds of every part, those with the widest intervals scored exactly."""
-        _, lower, upper = zip(*self.fine.all(grid), strict=True)
-        low, high = torch.cat(lower).flatten(), torch.cat(upper).flatten()
+        low, high = (torch.zeros(grid.size, device=grid.base.device) for _ in range(2))
+        for index, lower, upper in self.fine.all(grid):
+            low[index], high[index] = lower, upper
         widest = (high - low).topk(max(1, int(EXACT_SHARE * len(low)))).indices.sort().values
         low[widest] = high[widest] = self.scorer.chosen(grid, widest)
         if self.report is not None:
-            self.report(name, grid.n_layers * grid.n_columns, grid.n_layers * grid.n_columns)
+            self.report(name, len(grid.present), len(grid.present))
         return low.view(grid.shape), high.view(grid.shape)
 
     def _progress(self, name: str, grid: Grid) -> Callable[[int], None] | None:
         if self.report is None:
             return None
-        report, total, done = self.report, grid.n_layers * grid.n_columns, 0
+        report, total, done = self.report, len(grid.present), 0
 
         def count(n_columns: int) -> None:
             nonlocal done
@@ -276,7 +295,7 @@ def attribute(
         "attention_neurons": partial(tables.attention_neurons, attention, d_head, tokens),
         "attention_neurons_summed": partial(tables.attention_neurons_summed, attention, d_head),
     }
-    layer_scores = base.layer_scores(prediction.target)
+    layer_scores = base.layer_scores(prediction.focus.objective)
     head_scores = explorer.scorer.all(heads)[..., 0]
     of_layers = torch.full_like(layer_scores, torch.nan) if total is None else total.layers
     of_heads = torch.full_like(head_scores, torch.nan) if total is None else total.heads
@@ -290,17 +309,20 @@ def attribute(
         made["ffn_scores"] = tables.ffn_scores(ffn, *explorer.intervals["FFN neurons"])
         lower, upper = (side[..., :n_tokens] for side in explorer.intervals["attention neurons"])
         made["attention_scores"] = tables.attention_scores(attention, d_head, lower, upper)
+    for table in FFN_TABLES:
+        made[table] = with_experts(made[table], anatomy)
     return made, explorer.costs
 
 
 def _count(grid: Grid, span: tuple[int, int]) -> int:
-    """Number of parts whose coefficient index lies in a span."""
-    return grid.n_layers * grid.n_columns * (span[1] - span[0])
+    """Number of parts that take part whose coefficient index lies in a span."""
+    return len(grid.present) * (span[1] - span[0])
 
 
-def _best_of_all(scores: Tensor, span: tuple[int, int], sign: int, top: int) -> Best:
+def _best_of_all(scores: Tensor, grid: Grid, span: tuple[int, int], sign: int, top: int) -> Best:
     """The best of exhaustive scores `[n_layers, n_columns, n_coefficients]` within a span."""
-    index = torch.arange(scores.numel(), device=scores.device).view_as(scores)
-    index, flat = index[..., slice(*span)].flatten(), scores[..., slice(*span)].flatten()
+    coefficient = torch.arange(*span, device=scores.device)
+    index = (grid.present[:, None] * grid.n_coefficients + coefficient).flatten()
+    flat = scores.flatten()[index]
     order = flat.argsort(descending=sign > 0, stable=True)[:top]
     return index[order], flat[order]

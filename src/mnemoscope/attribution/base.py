@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnemoscope.attribution.objective import Objective
 from mnemoscope.model.capture import Trace
-from mnemoscope.model.readout import FrozenReadout
+from mnemoscope.model.readout import FrozenReadout, Predicted
 
 
 @dataclass(frozen=True)
@@ -19,26 +20,26 @@ class BaseStates:
     the attention output and the base of the FFN.
 
     Attributes:
-        log_probabilities: `[n_states, n_vocabulary]`, natural logarithms.
+        predicted: by each state, of the readout's tokens.
         attention: index of the state each layer's attention parts are added to, `[n_layers]`.
         ffn: the same for FFN parts, `[n_layers]`.
         after_attention: index of that state plus the whole attention output, `[n_layers]`.
         after_ffn: index of that state plus the whole FFN output, `[n_layers]`.
     """
 
-    log_probabilities: Tensor
+    predicted: Predicted
     attention: Tensor
     ffn: Tensor
     after_attention: Tensor
     after_ffn: Tensor
 
-    def layer_scores(self, target: int) -> Tensor:
-        """Log-probability increase of each layer's attention and FFN output, `[n_layers, 2]`, nats."""
-        log_p = self.log_probabilities[:, target]
+    def layer_scores(self, objective: Objective) -> Tensor:
+        """How each layer's attention and FFN output change an objective, `[n_layers, 2]`, nats."""
+        value = objective.value(self.predicted.log_probabilities)
         return torch.stack(
             [
-                log_p[self.after_attention] - log_p[self.attention],
-                log_p[self.after_ffn] - log_p[self.ffn],
+                value[self.after_attention] - value[self.attention],
+                value[self.after_ffn] - value[self.ffn],
             ],
             dim=1,
         )
@@ -53,7 +54,7 @@ def base_states(trace: Trace, readout: FrozenReadout) -> BaseStates:
         states = torch.cat([stream, trace.resid_mid])
         mid = layers + n_layers + 1
         return BaseStates(
-            log_probabilities=readout.log_probabilities(states),
+            predicted=readout.predict(states),
             attention=layers,
             ffn=mid,
             after_attention=mid,
@@ -62,7 +63,7 @@ def base_states(trace: Trace, readout: FrozenReadout) -> BaseStates:
     plus_attention = trace.resid_pre + trace.attention_out
     plus_ffn = trace.resid_pre + trace.ffn_out
     return BaseStates(
-        log_probabilities=readout.log_probabilities(torch.cat([stream, plus_attention, plus_ffn])),
+        predicted=readout.predict(torch.cat([stream, plus_attention, plus_ffn])),
         attention=layers,
         ffn=layers,
         after_attention=layers + n_layers + 1,

@@ -1,30 +1,30 @@
 """A lower and an upper bound of every part's score without projecting it to the vocabulary.
 
 Let p be what the base state predicts, b a part's before-softmax values and w the target:
-`Imp = b_w - log sum_k p_k exp b_k`. The K likeliest tokens of p are summed exactly; for the tail,
-with mass P, mean value m, variance s2 and largest deviation from the mean r,
+`Imp = b_w - log sum_k p_k exp b_k`. The K likeliest tokens of p are summed exactly; `tails` bounds the sum
+over the others from both sides. Its lower bound gives the upper bound of METHOD section 4, its upper bound a
+lower bound, which the search for suppressing neurons needs. Where logits pass a soft-cap, all is true of the
+changes of logits in place of b.
 
-    P exp(m)  <=  sum_tail p_k exp b_k  <=  P exp(m) (1 + s2 (exp r - 1 - r) / r^2)
-
-(Jensen's inequality; Bennett's inequality). The left side gives the upper bound of METHOD section 4,
-the right side a lower bound, which the search for suppressing neurons needs. The tail's mean is a
-linear function of the part. Its variance is at most `max_tail p / P` times the sum over the whole
-vocabulary, a quadratic form of the part that depends on the weights alone, and r is at most the
-part's norm times the largest distance of an embedding from the tail's mean embedding.
+`b_w` stands for the rise of the answers' total probability before it is normalised, which is exact for any
+number of answers. In log-odds nothing is normalised, so their bounds are the scores up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mnemoscope.attribution.base import log_sum_exp_
+from mnemoscope.attribution.objective import Focus, Group
 from mnemoscope.attribution.parts import Grid, by_layer
+from mnemoscope.attribution.tails import WIDER, Added, Tail, split_tail
 from mnemoscope.model.anatomy import Projection
-from mnemoscope.model.readout import FrozenReadout, Readout
+from mnemoscope.model.readout import FrozenReadout, Predicted, Readout
 
 # Float32 rounding of a dot product, as a share of the two vectors' norms, and of a logarithm in nats.
 ROUNDING = 2e-6
@@ -68,64 +68,26 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class Tail:
-    """Each base state's likeliest tokens and what is left of its prediction.
-
-    Attributes:
-        tokens: ids of the likeliest tokens, `[n_states, n_top]`.
-        log_p: their log probabilities, `[n_states, n_top]`.
-        log_mass: log of the other tokens' total probability, `[n_states]`.
-        largest: the largest of their probabilities, `[n_states]`.
-        mean: their mean embedding, `[n_states, d_model]`.
-    """
-
-    tokens: Tensor
-    log_p: Tensor
-    log_mass: Tensor
-    largest: Tensor
-    mean: Tensor
-
-
-def split_tail(log_probabilities: Tensor, unembedding: Tensor, n_top: int) -> Tail:
-    """Split each prediction `[n_states, n_vocabulary]` into its likeliest tokens and the rest."""
-    log_p, tokens = log_probabilities.topk(min(n_top, log_probabilities.shape[1]), dim=-1)
-    rest = log_probabilities.exp().scatter_(1, tokens, 0.0)
-    mass = rest.sum(-1)
-    sums = torch.zeros(len(rest), unembedding.shape[1], device=rest.device)
-    for part, rows in zip(rest.split(8192, dim=1), unembedding.split(8192), strict=True):
-        sums += part @ rows.float()
-    mean = sums / mass.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    return Tail(tokens, log_p, mass.log().clamp_min(-1e4), rest.amax(-1), mean)
-
-
-@dataclass(frozen=True)
-class Bounder:
+class Bounder(ABC):
     """Bounds parts of one prediction.
 
     Attributes:
-        geometry: of the model.
-        readout: the frozen readout of the prediction.
-        tail: how each base state's prediction was split.
-        target: token id.
+        readout: the frozen readout of the tokens that the objective depends on.
+        answers: the objective's answers.
         budget: bytes that temporary tensors may take.
     """
 
-    geometry: Geometry
     readout: FrozenReadout
-    tail: Tail
-    target: int
+    answers: Group
     budget: int
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Flat indices, lower and upper bounds of every part, some columns at a time.
+        """Flat indices, lower and upper bounds of every part that takes part, some columns at a time.
 
         Yields:
             Three `[n, n_coefficients]` tensors, in ascending order of the index; bounds in nats.
         """
-        step = self._columns_at_once(grid.n_coefficients)
-        n_columns = grid.n_layers * grid.n_columns
-        for start in range(0, n_columns, step):
-            columns = torch.arange(start, min(start + step, n_columns), device=grid.base.device)
+        for columns in grid.present.split(self._columns_at_once(grid.n_coefficients)):
             layer = columns.div(grid.n_columns, rounding_mode="floor")
             column = columns % grid.n_columns
             factors = torch.cat([grid.coefficients(i)[column[some]] for i, some in by_layer(layer)])
@@ -146,11 +108,51 @@ class Bounder:
 
     def _columns_at_once(self, n_coefficients: int) -> int:
         """How many columns keep the largest temporary tensors within the budget."""
-        n_top = self.tail.tokens.shape[1]
-        return max(1, self.budget // (4 * 4 * n_top * n_coefficients))
+        return max(1, self.budget // (4 * 4 * self._n_values * n_coefficients))
 
+    @property
+    @abstractmethod
+    def _n_values(self) -> int:
+        """How many numbers about a part are held at once, for the budget."""
+
+    @abstractmethod
     def _bounds(self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of parts `factors[n, m] * columns[n]`, sorted by layer, `[n, m]` each."""
+
+    def _products(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Before-softmax values of vectors for rows of vocabulary directions, `[n_vectors, n_rows]`.
+
+        The fewer of the two sides goes through the frozen norm.
+        """
+        if len(vectors) < len(rows):
+            return self.readout.fold(vectors) @ rows.T
+        # In this order the weights are read once, as they lie in memory.
+        return (self.readout.pull_back(rows) @ vectors.T).T
+
+    def _rows(self, tokens: Tensor) -> Tensor:
+        """Directions of some tokens, `[n, d_model]` float32."""
+        return self.readout.unembedding.index_select(0, tokens).float()
+
+
+@dataclass(frozen=True)
+class LogProbabilityBounder(Bounder):
+    """Bounds changes of log probability.
+
+    Attributes:
+        geometry: of the model.
+        tail: how each base state's prediction was split.
+    """
+
+    geometry: Geometry
+    tail: Tail
+
+    @property
+    def _n_values(self) -> int:
+        n_values = self.tail.tokens.shape[1] + len(self.answers.tokens)
+        # Under a soft-cap the changes of logits take as much room again.
+        return n_values if self.tail.slopes is None else 2 * n_values
+
+    def _bounds(self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         values, norms, squares = [], [], []
         for here, some in by_layer(layer):
             vectors = grid.columns(here, _whole_or_index(column[some], grid.n_columns))
@@ -169,56 +171,103 @@ class Bounder:
         return norms[index], squares[index]
 
     def _values(self, vectors: Tensor, state: int) -> Tensor:
-        """Values of columns for the top tokens, tail mean, target and the mean's offset, `[n, n_top + 3]`.
+        """Values of columns for the top tokens, the answers, the tail's mean and its offset from the mean.
 
-        The fewer of the two sides goes through the frozen norm.
+        With a soft-cap the tail's mean by slope is the last.
         """
         mean = self.tail.mean[state]
-        ids = torch.cat([self.tail.tokens[state], self._target])
-        rows = self.readout.unembedding.index_select(0, ids).float()
-        others = torch.stack([mean, self.geometry.mean - mean])
-        if len(vectors) < len(rows):
-            folded = self.readout.fold(vectors)
-            return torch.cat([folded @ rows.T, folded @ others.T], dim=1)
-        # In this order the weights are read once, as they lie in memory.
-        return (self.readout.pull_back(torch.cat([rows, others])) @ vectors.T).T
-
-    @property
-    def _target(self) -> Tensor:
-        return torch.tensor([self.target], device=self.tail.tokens.device)
+        tokens = torch.cat([self.tail.tokens[state], self.answers.tokens])
+        others = [mean, self.geometry.mean - mean]
+        if self.tail.slopes is not None:
+            others.append(self.tail.slopes.mean[state])
+        return self._products(vectors, torch.cat([self._rows(tokens), torch.stack(others)]))
 
     def _inequalities(
         self, values: Tensor, norms: Tensor, squares: Tensor, factors: Tensor, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        top, (target, mean, offset) = values[:, None, :-3], values[:, -3:].T[..., None]
-        log_mass = self.tail.log_mass[state, None]
-        exponents = (factors[..., None] * top).add_(self.tail.log_p[state, None])
-        sums = log_sum_exp_(exponents)
-        tail = log_mass + factors * mean
+        n_top, n_answers = self.tail.tokens.shape[1], len(self.answers.tokens)
+        top, answers = values[:, None, :n_top], values[:, None, n_top : n_top + n_answers]
+        mean, offset, *by_slope = values[:, n_top + n_answers :].T[..., None]
+        exponents = factors[..., None] * top
+        if self.tail.slopes is not None:
+            exponents = self.tail.slopes.top.change(exponents, state[:, None])
+        sums = log_sum_exp_(exponents.add_(self.tail.log_p[state, None]))
         scale = self.readout.scale
         reach = self.geometry.radius + (self.geometry.mean - self.tail.mean).norm(dim=-1)
         radius = factors.abs() * (norms * scale * reach[state])[:, None]
-        above = tail
-        if top.shape[-1] < self.geometry.n_vocabulary:
-            spread = squares[:, None] * scale**2 + self.geometry.n_vocabulary * offset**2
-            share = self.tail.largest[state, None] / log_mass.exp().clamp_min(1e-37)
-            above = tail + torch.log1p(_growth(1.001 * factors**2 * spread * share, radius))
-        direct = factors * target
+        spread = squares[:, None] * scale**2 + self.geometry.n_vocabulary * offset**2
+        added = Added(
+            state=state,
+            mean=factors * mean,
+            mean_by_slope=factors * by_slope[0] if by_slope else None,
+            squares=WIDER * factors**2 * spread,
+            radius=radius,
+        )
+        below, above = self.tail.log_sums(added)
+        if n_top == self.geometry.n_vocabulary:
+            above = below
+        rise = self.answers.rise(factors[..., None] * answers, state[:, None])
         slack = ROUNDING * (1 + radius)
-        lower = direct - torch.logaddexp(sums, above) - slack
-        upper = direct - torch.logaddexp(sums, tail) + slack
+        lower = rise - torch.logaddexp(sums, above) - slack
+        upper = rise - torch.logaddexp(sums, below) + slack
         return lower, upper
+
+
+@dataclass(frozen=True)
+class LogOddsBounder(Bounder):
+    """Computes changes of log-odds, up to rounding, without the rest of the vocabulary.
+
+    Attributes:
+        against: the tokens that the answers are compared with.
+    """
+
+    against: Group
+
+    @property
+    def _n_values(self) -> int:
+        return len(self.answers.tokens) + len(self.against.tokens)
+
+    def _bounds(self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self._rows(torch.cat([self.answers.tokens, self.against.tokens]))
+        values, norms = [], []
+        for here, some in by_layer(layer):
+            vectors = grid.columns(here, _whole_or_index(column[some], grid.n_columns))
+            values.append(self._products(vectors, rows))
+            norms.append(vectors.norm(dim=-1))
+        changes = factors[..., None] * torch.cat(values)[:, None]
+        answers, against = changes.tensor_split([len(self.answers.tokens)], dim=-1)
+        state = grid.base[layer][:, None]
+        score = self.answers.rise(answers, state) - self.against.rise(against, state)
+        reach = (rows * self.readout.norm.weight * self.readout.scale).norm(dim=-1).max()
+        slack = ROUNDING * (1 + 2 * reach * factors.abs() * torch.cat(norms)[:, None])
+        return score - slack, score + slack
+
+
+def bounder(
+    focus: Focus,
+    predicted: Predicted,
+    n_tokens: int,
+    geometry: Callable[[], Geometry],
+    budget: int,
+) -> Bounder:
+    """Bounds of an objective's changes.
+
+    Args:
+        focus: the objective.
+        predicted: what each base state predicts of the tokens in focus.
+        n_tokens: how many of each state's likeliest tokens are summed exactly.
+        geometry: of the model, asked for where the bounds need it.
+        budget: bytes that temporary tensors may take.
+    """
+    readout, objective = focus.readout, focus.objective
+    answers = Group.of(objective.answers, predicted)
+    if objective.against is not None:
+        return LogOddsBounder(readout, answers, budget, Group.of(objective.against, predicted))
+    tail = split_tail(predicted, readout.unembedding, n_tokens)
+    return LogProbabilityBounder(readout, answers, budget, geometry(), tail)
 
 
 def _whole_or_index(index: Tensor, n_columns: int) -> Tensor | None:
     """None for all columns in order, which need not be gathered."""
     whole = len(index) == n_columns and bool(index[0] == 0) and bool((index.diff() == 1).all())
     return None if whole else index
-
-
-def _growth(variance: Tensor, radius: Tensor) -> Tensor:
-    """`s2 (exp r - 1 - r) / r^2`; infinite where the exponential nears the end of float32."""
-    series = 0.5 + radius / 6 + radius**2 / 20
-    exact = (torch.expm1(radius) - radius) / radius.clamp_min(1e-3) ** 2
-    factor = torch.where(radius < 0.05, series, exact)
-    return torch.where(radius < 60, variance * factor, torch.inf)

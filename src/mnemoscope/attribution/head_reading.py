@@ -33,7 +33,8 @@ class HeadReading:
     The columns of the table, one row for each position p:
 
     - `position`, `token`: p, and the token there.
-    - `attention`: the weight that the head's attention gives p from the last position; all sum to 1.
+    - `attention`: the weight that the head's attention gives p from the last position; all sum to 1, or
+      with attention sinks to less.
     - `input`: top tokens of the stream at p that the layer starts from (the logit lens, biases included).
     - `key`: top tokens of the direction in which the stream at p would have to change to raise the head's
       attention score from the last position to p the fastest (its gradient, the query held fixed).

@@ -10,7 +10,7 @@ import torch
 
 from mnemoscope.attribution.links import Graph, Linker, Place
 from mnemoscope.attribution.query_neurons import attention_values, ffn_values
-from mnemoscope.attribution.result import Attribution, Provenance, Target, records
+from mnemoscope.attribution.result import Attribution, Provenance, Targets, records
 from mnemoscope.errors import OptionError
 from mnemoscope.model.components import capture_components
 from mnemoscope.model.language_model import LanguageModel
@@ -49,7 +49,7 @@ class Links:
     Attributes:
         prompt: the prompt as given.
         tokens: its tokens as text.
-        target: the token whose value neurons are followed.
+        targets: whose value neurons are followed.
         nodes: one row per node with the columns of `NODE_COLUMNS`. `kind` is `"ffn"`, `"attention"` (a
             value neuron), `"head"`, `"embeddings"` or `"biases"`; `position` is where it reads the stream,
             with the `token` there, and `writes` the position at which it writes; `depth` counts steps from
@@ -64,7 +64,7 @@ class Links:
 
     prompt: str
     tokens: tuple[str, ...]
-    target: Target
+    targets: Targets
     nodes: pd.DataFrame
     edges: pd.DataFrame
     explained: float
@@ -77,7 +77,7 @@ class Links:
             "revision": self.provenance.revision,
             "prompt": self.prompt,
             "tokens": list(self.tokens),
-            "target": vars(self.target).copy(),
+            **self.targets.to_json(),
             "explained": self.explained,
             "nodes": [_known(row) for row in records(self.nodes, NODE_COLUMNS)],
             "edges": [_known(row) for row in records(self.edges, EDGE_COLUMNS)],
@@ -90,7 +90,7 @@ class Links:
         """
         import networkx
 
-        graph = networkx.DiGraph(prompt=self.prompt, target=self.target.text, explained=self.explained)
+        graph = networkx.DiGraph(prompt=self.prompt, target=self.targets.text, explained=self.explained)
         for row in map(_known, records(self.nodes, NODE_COLUMNS)):
             graph.add_node(row.pop("id"), **row)
         for row in map(_known, records(self.edges, EDGE_COLUMNS)):

@@ -278,10 +278,13 @@ class Linker:
 
     def _ffn(self, readings: _Readings, layer: int) -> tuple[Tensor, Tensor]:
         """The strongest FFN neurons of a layer."""
-        columns = self.anatomy.blocks[layer].ffn_output.columns()
-        scores = (readings.keys @ columns.T) * self.components.ffn_coefficients[layer, readings.position]
+        coefficients = self.components.ffn_coefficients[layer, readings.position]
+        active = torch.nonzero(coefficients.any(0))[:, 0]
+        columns = self.anatomy.blocks[layer].ffn_output.columns(active)
+        scores = (readings.keys @ columns.T) * coefficients[:, active]
         order = _largest(scores, self.width)
-        return scores.gather(1, order), _codes(0, layer, order, readings.position[:, None].expand_as(order))
+        position = readings.position[:, None].expand_as(order)
+        return scores.gather(1, order), _codes(0, layer, active[order], position)
 
     def _heads(self, readings: _Readings, layer: int) -> tuple[Tensor, Tensor]:
         """The strongest heads of a layer, by the position that they bring something from."""

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mnemoscope.model.anatomy import Anatomy, Block, Projection
 from mnemoscope.model.capture import Trace
@@ -36,6 +38,8 @@ class Grid:
         base: which base state each layer's parts are added to, `[n_layers]`.
         scale: the factor by which each layer's values become coefficients, float32 `[n_layers]`.
         weights: the projections whose rows the columns are, if they do not depend on the prompt.
+        active: layer and column of those that take part, `[n, 2]` in ascending order; None for all. The
+            others add nothing: neurons of experts that the token was not routed to, or that a ReLU silenced.
     """
 
     n_layers: int
@@ -46,6 +50,23 @@ class Grid:
     base: Tensor
     scale: Tensor
     weights: tuple[Projection, ...] | None = None
+    active: Tensor | None = None
+
+    @cached_property
+    def present(self) -> Tensor:
+        """Columns that take part, as `layer * n_columns + column`, ascending, `[n]`."""
+        if self.active is None:
+            return torch.arange(self.n_layers * self.n_columns, device=self.base.device)
+        return self.active[:, 0] * self.n_columns + self.active[:, 1]
+
+    @cached_property
+    def existing(self) -> Tensor:
+        """Columns that there are, in the same way: layers may have fewer FFN neurons than others, `[n]`."""
+        number = torch.full((self.n_layers,), self.n_columns, device=self.base.device)
+        if self.weights is not None:
+            number = torch.tensor([projection.n_inputs for projection in self.weights], device=number.device)
+        place = torch.arange(self.n_columns, device=number.device)
+        return torch.nonzero((place < number[:, None]).flatten())[:, 0]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -92,17 +113,24 @@ def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:
 
 
 def ffn_neurons(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
-    """Every FFN neuron, `[n_layers, d_ff, 1]`."""
+    """Every FFN neuron, `[n_layers, d_ff, 1]`; columns beyond a layer's own neurons are 0."""
     weights = tuple(block.ffn_output for block in anatomy.blocks)
+
+    def columns(layer: int, index: Tensor | None) -> Tensor:
+        found = weights[layer].columns(index)
+        missing = anatomy.d_ff - anatomy.n_neurons(layer) if index is None else 0
+        return pad(found, (0, 0, 0, missing)) if missing else found
+
     return Grid(
         n_layers=trace.n_layers,
         n_columns=anatomy.d_ff,
         n_coefficients=1,
-        columns=lambda layer, index: weights[layer].columns(index),
+        columns=columns,
         values=lambda layer: trace.coefficients[layer][:, None],
         base=base,
         scale=trace.ffn_scale,
         weights=weights,
+        active=torch.nonzero(trace.coefficients),
     )
 
 

@@ -141,9 +141,14 @@ class QueryScores:
 
     def _of_layer(self, which: int, layer: int) -> Tensor:
         """Of neurons of a layer, `[n_groups, 2, n]`."""
-        pooled = self._pooled[:, :, layer, which]
-        products = pooled.flatten(0, 2) @ self._projection(which, layer).columns().T
-        return (products.view(*pooled.shape[:3], -1) * self._coefficients(which)[layer]).sum(2)
+        pooled, coefficients = self._pooled[:, :, layer, which], self._coefficients(which)[layer]
+        active = torch.nonzero(coefficients.any(0))[:, 0]
+        everywhere = len(active) == coefficients.shape[1]
+        columns = self._projection(which, layer).columns(None if everywhere else active)
+        products = (pooled.flatten(0, 2) @ columns.T).view(*pooled.shape[:3], -1)
+        found = pooled.new_zeros(*pooled.shape[:2], coefficients.shape[1])
+        found[..., active] = (products * coefficients[:, active]).sum(2)
+        return found
 
     def _coefficients(self, which: int) -> Tensor:
         """`[n_layers, n_positions, n]`."""

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mnemoscope.attribution.experts import with_experts
 from mnemoscope.attribution.query import ATTENTION, FFN, QueryScores
 from mnemoscope.attribution.subkeys import Key, Subkeys, ValueNeurons, subkeys
 from mnemoscope.model.components import capture_components
@@ -223,7 +224,8 @@ class _Tables:
         table = self._neurons(FFN, self.scores.ffn_neurons[self.group])
         known = set(zip(self.ffn_value_table["layer"], self.ffn_value_table["neuron"], strict=True))
         also = [pair in known for pair in zip(table["layer"], table["index"], strict=True)]
-        return table.rename(columns={"index": "neuron"}).assign(value_neuron=also)
+        table = table.rename(columns={"index": "neuron"}).assign(value_neuron=also)
+        return with_experts(table, self.scores.anatomy)
 
     def _attention_neurons(self) -> pd.DataFrame:
         table = self._neurons(ATTENTION, self.scores.attention_neurons[self.group])

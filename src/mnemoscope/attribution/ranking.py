@@ -10,7 +10,7 @@ import pandas as pd
 
 from mnemoscope.attribution.methods.base import Estimate, Kind, Method, Question
 from mnemoscope.attribution.methods.removal import parts_of
-from mnemoscope.attribution.result import Provenance, Target, records
+from mnemoscope.attribution.result import Provenance, Targets, records
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Ranking:
     Attributes:
         prompt: the prompt as given.
         tokens: the prompt's tokens as text.
-        target: the token in question.
+        targets: what was asked about.
         method: name of the method.
         kind: `"ffn"` or `"attention"` (attention neurons with their positions added up).
         neurons: `layer, neuron, score, coefficient` (for attention `layer, head, dim, ...`), best first,
@@ -32,7 +32,7 @@ class Ranking:
 
     prompt: str
     tokens: tuple[str, ...]
-    target: Target
+    targets: Targets
     method: str
     kind: Kind
     neurons: pd.DataFrame
@@ -47,7 +47,7 @@ class Ranking:
             "revision": self.provenance.revision,
             "prompt": self.prompt,
             "tokens": list(self.tokens),
-            "target": vars(self.target).copy(),
+            **self.targets.to_json(),
             "method": self.method,
             "kind": self.kind,
             "estimate": vars(self.estimate).copy(),

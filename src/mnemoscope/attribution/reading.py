@@ -92,8 +92,9 @@ def read_neuron(
     """
     anatomy = language_model.anatomy
     check_layer(anatomy, layer)
-    if not 0 <= neuron < anatomy.d_ff:
-        raise OptionError(f"layer {layer} has no neuron {neuron}; give one from 0 to {anatomy.d_ff - 1}")
+    n_neurons = anatomy.n_neurons(layer)
+    if not 0 <= neuron < n_neurons:
+        raise OptionError(f"layer {layer} has no neuron {neuron}; give one from 0 to {n_neurons - 1}")
     check_top(top)
     head = None if through is None else _checked_reader(anatomy, layer, Head(*through))
     device = anatomy.readout.unembedding.device

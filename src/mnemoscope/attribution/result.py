@@ -13,7 +13,7 @@ from mnemoscope.attribution.query_neurons import QUERY_TABLES, QueryNeurons
 from mnemoscope.attribution.subkeys import Key
 from mnemoscope.errors import OptionError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # Every table of value neurons and its columns, in the order they are shown and stored.
 _EFFECTS = ("score", "total", "mediated")
@@ -35,13 +35,15 @@ TABLES: dict[str, tuple[str, ...]] = {
     "ffn_scores": ("layer", "neuron", "lower", "upper", "coefficient"),
     "attention_scores": ("layer", "head", "dim", "position", "lower", "upper", "coefficient"),
 }
+# Those of FFN neurons, which have one more column, `expert`, where a layer is a mixture of experts.
+FFN_TABLES = ("ffn_neurons", "suppressing_ffn_neurons", "ffn_scores")
 # Those that hold as many of the best as were asked for; the others hold all.
 TOP_LISTS = frozenset(TABLES) - {"layers", "heads", "ffn_scores", "attention_scores"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """The token whose log probability is attributed.
+    """A token that a prediction is asked about.
 
     Attributes:
         id: its index in the vocabulary.
@@ -56,6 +58,57 @@ class Target:
     rank: int
     probability: float
     log_probability: float
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a prediction is asked: a log probability, or log-odds.
+
+    Attributes:
+        answers: the tokens whose total probability counts.
+        against: the tokens they are compared with; none for log probability.
+        value: log of the answers' total probability, less that of `against` if there are any, nats.
+    """
+
+    answers: tuple[Target, ...]
+    against: tuple[Target, ...]
+    value: float
+
+    @property
+    def one(self) -> Target | None:
+        """The token whose log probability is asked for; None for a set of answers and for log-odds."""
+        return self.answers[0] if len(self.answers) == 1 and not self.against else None
+
+    @property
+    def text(self) -> str:
+        """The tokens in a few words, such as `' Paris' over ' London'`."""
+        return " over ".join(_any_of(side) for side in (self.answers, self.against) if side)
+
+    def only(self) -> Target:
+        """The token whose log probability is asked for.
+
+        Raises:
+            OptionError: something else is.
+        """
+        if self.one is None:
+            raise OptionError(
+                f"this is for one target token, and the result is of {self.text}; "
+                "attribute with one target and nothing against it"
+            )
+        return self.one
+
+    def to_json(self) -> dict[str, Any]:
+        """`target`, which is null where more than one token is asked about, and `targets`, with them all."""
+        sides = {"answers": self.answers, "against": self.against}
+        listed = {name: [vars(target).copy() for target in side] for name, side in sides.items()}
+        return {
+            "target": None if self.one is None else vars(self.one).copy(),
+            "targets": {**listed, "value": self.value},
+        }
+
+
+def _any_of(side: tuple[Target, ...]) -> str:
+    return ("any of " if len(side) > 1 else "") + ", ".join(repr(target.text) for target in side)
 
 
 @dataclass(frozen=True)
@@ -94,10 +147,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Attribution:
-    """Scores of the parts of one prediction, in nats of the target's log probability.
+    """Scores of the parts of one prediction, in nats of the target's log probability, or of log-odds.
 
     A score is the log-probability increase of METHOD section 4 (paper section 3): how much adding
-    the part to the residual stream it is added to raises `log p(target)`. It is a *direct* effect:
+    the part to the residual stream it is added to raises `log p(target)`, the log of the targets' total
+    probability, or their log-odds over the tokens they are compared with. It is a *direct* effect:
     what later layers make of the part is not in it. `total` is the first-order effect of taking the
     part away from every position, later layers included, and `mediated` is `total - score`; both
     are NaN if effects were not asked for.
@@ -109,7 +163,7 @@ class Attribution:
         prompt: the prompt as given.
         tokens: the prompt's tokens as text, `[n_tokens]`.
         token_ids: the same as ids.
-        target: the token attributed to, with its rank and probability.
+        targets: what is attributed, each token with its rank and probability.
         certified: whether the top lists are proven equal to exhaustive scoring.
         layers: every attention and FFN block output.
         heads: every head.
@@ -123,9 +177,9 @@ class Attribution:
             `lower <= score <= upper` for every neuron (a single number with `"all"`); else empty.
         query_neurons: what activates the value neurons; None if not asked for, or if what the model's
             neurons read could not be found.
-        log_probability_of_embeddings: `log p(target)` read from the stream before the first layer.
-        telescoping_error: `sum(layers.score) - (log p(target) - log p(target | embeddings))`, the
-            rounding left in the sum of layer scores (sequential blocks only, else None).
+        value_of_embeddings: what `targets.value` is in the stream before the first layer, nats.
+        telescoping_error: `sum(layers.score) - (targets.value - value_of_embeddings)`, the rounding left
+            in the sum of layer scores (sequential blocks only, else None).
         costs: exact evaluations of each search, by table.
         provenance: model, versions and options.
     """
@@ -133,7 +187,7 @@ class Attribution:
     prompt: str
     tokens: tuple[str, ...]
     token_ids: tuple[int, ...]
-    target: Target
+    targets: Targets
     certified: bool
     layers: pd.DataFrame
     heads: pd.DataFrame
@@ -148,7 +202,7 @@ class Attribution:
     ffn_scores: pd.DataFrame
     attention_scores: pd.DataFrame
     query_neurons: QueryNeurons | None
-    log_probability_of_embeddings: float
+    value_of_embeddings: float
     telescoping_error: float | None
     costs: dict[str, Cost]
     provenance: Provenance
@@ -158,6 +212,15 @@ class Attribution:
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process is without the model, like one that was read from a file."""
         return {**vars(self), "_query": None}
+
+    @property
+    def target(self) -> Target:
+        """The one token attributed to.
+
+        Raises:
+            OptionError: several are; see `targets`.
+        """
+        return self.targets.only()
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table by name, in the order of `TABLES` and `QUERY_TABLES`."""
@@ -198,18 +261,20 @@ class Attribution:
         >>> sorted(result.to_json())[:3]  # doctest: +SKIP
         ['attention_neurons', 'certified', 'ffn_neurons']
         """
+        tables = self.tables()
         names = ("layers", "heads", "ffn_neurons", "attention_neurons")
-        columns = {name: tuple(c for c in TABLES[name] if c != "token") for name in names}
-        lists = {name: records(getattr(self, name), keep) for name, keep in columns.items()}
+        columns = {name: tuple(c for c in tables[name] if c != "token") for name in names}
+        lists = {name: records(tables[name], keep) for name, keep in columns.items()}
         queries = {} if self.query_neurons is None else self.query_neurons.tables()
         for name, keep in QUERY_TABLES.items():
             lists[name] = records(queries[name], keep) if name in queries else []
         return {
             "model": self.provenance.model,
             "revision": self.provenance.revision,
+            "dtype": self.provenance.dtype,
             "prompt": self.prompt,
             "tokens": list(self.tokens),
-            "target": vars(self.target).copy(),
+            **self.targets.to_json(),
             "certified": self.certified,
             **lists,
         }

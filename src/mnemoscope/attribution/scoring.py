@@ -1,7 +1,8 @@
-"""Exact log-probability increase (METHOD section 4), for chosen parts or for all of them.
+"""Exact changes of an objective (METHOD section 4), for chosen parts or for all of them.
 
 `Imp(v; x) = bs_w(v) - log E_{k ~ p(.|x)}[exp bs_k(v)]`: one projection to the vocabulary per
-column, shared by all coefficients of that column, then one log-sum-exp per part.
+column, shared by all coefficients of that column, then one log-sum-exp per part. Log-odds are
+projected to their own tokens alone.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.base import log_sum_exp_
+from mnemoscope.attribution.objective import Group, Objective
 from mnemoscope.attribution.parts import Grid, by_layer
-from mnemoscope.model.readout import FrozenReadout
+from mnemoscope.model.readout import FrozenReadout, Predicted
 
 # Some libraries compute products and sums of fewer rows in another order, with another rounding;
 # with at least this many, equal neurons get equal scores whatever block they are scored in.
 MIN_ROWS = 16
 MAX_ROWS = 144
+# Blocks of values held at once where changes of logits under a soft-cap are made of them.
+CAPPED_BLOCKS = 6
 
 # Shown the columns of a block (layer * n_columns + column, ascending) and their before-softmax
-# values `[n, n_vocabulary]`, to be read and not kept.
+# values `[n, n_vocabulary]` (those of the readout's tokens), to be read and not kept.
 Observer = Callable[[Tensor, Tensor], None]
 
 
@@ -32,20 +36,26 @@ class Scorer:
     size costs as much time as the arithmetic.
     """
 
-    def __init__(self, readout: FrozenReadout, log_probabilities: Tensor, target: int, budget: int) -> None:
+    def __init__(
+        self, readout: FrozenReadout, predicted: Predicted, objective: Objective, budget: int
+    ) -> None:
         """Prepare for one prediction.
 
         Args:
-            readout: the frozen readout of the prediction.
-            log_probabilities: what each base state predicts, `[n_states, n_vocabulary]`.
-            target: token id.
+            readout: the frozen readout of the tokens that the objective depends on.
+            predicted: what each base state predicts of the same tokens.
+            objective: what scores are changes of, its tokens numbered as the readout's rows.
             budget: bytes that the blocks may take.
         """
         self.readout = readout
-        self.log_probabilities = log_probabilities
-        self.target = target
+        self.predicted = predicted
+        self.answers = Group.of(objective.answers, predicted)
+        self.against = None
+        if objective.against is not None:
+            self.against = Group.of(objective.against, predicted)
+        log_probabilities = predicted.log_probabilities
         n_vocabulary = log_probabilities.shape[1]
-        self.rows = max(MIN_ROWS, min(MAX_ROWS, budget // (2 * 4 * n_vocabulary)))
+        self.rows = _rows_within(budget // (2 if predicted.logits is None else CAPPED_BLOCKS), n_vocabulary)
         self._values = log_probabilities.new_empty(self.rows, n_vocabulary)
         self._exponents = log_probabilities.new_empty(self.rows, n_vocabulary)
         self._before = torch.logsumexp(log_probabilities, dim=-1)
@@ -60,7 +70,7 @@ class Scorer:
         n_blocks = -(-len(columns) // self.rows)
         start = 0
         for block in columns.tensor_split(max(n_blocks, 1)):
-            values = self._project(grid, block)
+            values = _project(self.readout, grid, block, self._values)
             if observer is not None:
                 observer(block, values)
             inside = torch.nonzero((rank >= start) & (rank < start + len(block)))[:, 0]
@@ -70,38 +80,70 @@ class Scorer:
         return scores
 
     def all(self, grid: Grid, report: Callable[[int], None] | None = None) -> Tensor:
-        """Scores of every part, `[n_layers, n_columns, n_coefficients]`, in nats.
+        """Scores of every part, `[n_layers, n_columns, n_coefficients]`, in nats; 0 of what takes no part.
 
         Args:
             grid: the parts.
             report: told the number of columns done after each block.
         """
-        blocks = []
-        index = torch.arange(grid.size, device=grid.base.device).view(-1, grid.n_coefficients)
-        for block in index.tensor_split(-(-len(index) // self.rows)):
-            blocks.append(self.chosen(grid, block.flatten()))
+        scores = torch.zeros(grid.size, device=grid.base.device)
+        coefficient = torch.arange(grid.n_coefficients, device=grid.base.device)
+        index = grid.present[:, None] * grid.n_coefficients + coefficient
+        for block in index.tensor_split(-(-max(len(index), 1) // self.rows)):
+            scores[block.flatten()] = self.chosen(grid, block.flatten())
             if report is not None:
                 report(len(block))
-        return torch.cat(blocks).view(grid.shape)
-
-    def _project(self, grid: Grid, columns: Tensor) -> Tensor:
-        """Before-softmax values of columns (layer * n_columns + column), `[n, n_vocabulary]`."""
-        layer = columns.div(grid.n_columns, rounding_mode="floor")
-        folded = self.readout.fold(grid.gather_columns(layer, columns % grid.n_columns))
-        n_rows = max(len(folded), MIN_ROWS)
-        padded = torch.nn.functional.pad(folded, (0, 0, 0, n_rows - len(folded)))
-        return self.readout.project(padded, out=self._values[:n_rows])[: len(folded)]
+        return scores.view(grid.shape)
 
     def _score(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
-        """`Imp` of parts whose column is row `rank` of `values` and whose states ascend, `[n]`."""
-        n_parts = len(rank)
-        direct = factors * values[rank, self.target]
+        """Scores of parts whose column is row `rank` of `values` and whose states ascend, `[n]`."""
+        rise = self._rise_of(self.answers, values, rank, factors, states)
+        if self.against is None:
+            return rise - self._rise_of_all(values, rank, factors, states)
+        return rise - self._rise_of(self.against, values, rank, factors, states)
+
+    def _rise_of(self, group: Group, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
+        """Rise of the log of some tokens' total weight, `[n]`."""
+        return group.rise(factors[:, None] * values[rank[:, None], group.tokens], states)
+
+    def _rise_of_all(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
+        """The same of the whole vocabulary, in the block that is kept for it."""
+        n_parts, logits = len(rank), self.predicted.logits
         exponents = self._exponents[: max(n_parts, MIN_ROWS)]
         torch.mul(_rows(values, rank), factors[:, None], out=exponents[:n_parts])
         for state, some in by_layer(states):
-            exponents[some] += self.log_probabilities[state]
-        after = log_sum_exp_(exponents)[:n_parts]
-        return direct - (after - self._before[states])
+            if logits is not None:
+                exponents[some] = logits.change(exponents[some], state)
+            exponents[some] += self.predicted.log_probabilities[state]
+        return log_sum_exp_(exponents)[:n_parts] - self._before[states]
+
+
+def show(readout: FrozenReadout, grid: Grid, columns: Tensor, observer: Observer, budget: int) -> None:
+    """Show an observer columns (layer * n_columns + column, ascending) that nothing is scored of.
+
+    Args:
+        readout: the frozen readout of the tokens to show their values for.
+        grid: where the columns are.
+        columns: which.
+        observer: shown some at a time.
+        budget: bytes that a block of values may take.
+    """
+    for block in columns.split(_rows_within(budget, len(readout.unembedding))):
+        observer(block, _project(readout, grid, block))
+
+
+def _rows_within(budget: int, n_vocabulary: int) -> int:
+    """How many rows of values a budget has room for, within limits."""
+    return max(MIN_ROWS, min(MAX_ROWS, budget // (4 * n_vocabulary)))
+
+
+def _project(readout: FrozenReadout, grid: Grid, columns: Tensor, out: Tensor | None = None) -> Tensor:
+    """Before-softmax values of columns (layer * n_columns + column), `[n, n_vocabulary]`."""
+    layer = columns.div(grid.n_columns, rounding_mode="floor")
+    folded = readout.fold(grid.gather_columns(layer, columns % grid.n_columns))
+    n_rows = max(len(folded), MIN_ROWS)
+    padded = torch.nn.functional.pad(folded, (0, 0, 0, n_rows - len(folded)))
+    return readout.project(padded, out=None if out is None else out[:n_rows])[: len(folded)]
 
 
 def _rows(values: Tensor, rank: Tensor) -> Tensor:

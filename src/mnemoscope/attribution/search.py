@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Observer
 
 # Parts scored per pool and round after the first; fewer take hardly less time.
@@ -25,23 +24,27 @@ SPARE = 8
 # Bounding again costs as much time as scoring about so many parts.
 WORTH_REFINING = 192
 
+# The parts as bounds and scores are asked about them: the grid of one prediction, or those of several.
+P = TypeVar("P")
+P_contra = TypeVar("P_contra", contravariant=True)
 
-class Bounds(Protocol):
+
+class Bounds(Protocol[P_contra]):
     """What is known of scores before they are computed."""
 
-    def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def all(self, grid: P_contra, /) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Flat indices, lower and upper bounds, `[n, n_coefficients]` each, in ascending order."""
         ...
 
-    def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
+    def chosen(self, grid: P_contra, index: Tensor, /) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds of parts with these ascending flat indices, `[n]` each."""
         ...
 
 
-class Scores(Protocol):
+class Scores(Protocol[P_contra]):
     """Exact scores."""
 
-    def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
+    def chosen(self, grid: P_contra, index: Tensor, observer: Observer | None = None, /) -> Tensor:
         """Scores of parts with these ascending flat indices, `[n]`."""
         ...
 
@@ -124,11 +127,11 @@ class Pool:
 
 
 def search(
-    grid: Grid,
+    grid: P,
     pools: Sequence[Pool],
-    coarse: Bounds,
-    fine: Callable[[], Bounds],
-    scorer: Scores,
+    coarse: Bounds[P],
+    fine: Callable[[], Bounds[P]],
+    scorer: Scores[P],
     observer: Observer | None = None,
 ) -> Tensor:
     """Narrow the pools down to their proven best parts.
@@ -159,7 +162,7 @@ def search(
     return torch.cat(scored)
 
 
-def _score_round(grid: Grid, pools: Sequence[Pool], scorer: Scores, observer: Observer | None) -> Tensor:
+def _score_round(grid: P, pools: Sequence[Pool], scorer: Scores[P], observer: Observer | None) -> Tensor:
     """Score the most promising parts of every pool; which ones, none if all pools are proven."""
     index = _union([pool.next_round() for pool in pools])
     if len(index):

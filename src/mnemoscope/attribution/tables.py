@@ -79,8 +79,8 @@ def ffn_neurons(grid: Grid, language_model: LanguageModel, reader: TokenReader, 
         neuron=neuron,
         **_effects(found.score, found.total),
         coefficient=coefficient,
-        promotes=_texts(language_model, torch.where(negative, low, high)),
-        demotes=_texts(language_model, torch.where(negative, high, low)),
+        promotes=token_texts(language_model, torch.where(negative, low, high)),
+        demotes=token_texts(language_model, torch.where(negative, high, low)),
     )
 
 
@@ -113,15 +113,18 @@ def attention_neurons_summed(grid: Grid, d_head: int, found: Found) -> pd.DataFr
 
 
 def ffn_scores(grid: Grid, lower: Tensor, upper: Tensor) -> pd.DataFrame:
-    """An interval for every FFN neuron, `[n_layers, d_ff, 1]`, by layer and neuron."""
-    index = torch.arange(lower.numel(), device=lower.device)
+    """An interval for every FFN neuron, `[n_layers, d_ff, 1]`, by layer and neuron.
+
+    Layers may have fewer neurons than `d_ff`; those of silent neurons are 0.
+    """
+    index = grid.existing
     layer, neuron, _ = grid.locate(index)
     return _frame(
         "ffn_scores",
         layer=layer,
         neuron=neuron,
-        lower=lower.flatten(),
-        upper=upper.flatten(),
+        lower=lower.flatten()[index],
+        upper=upper.flatten()[index],
         coefficient=coefficients(grid, index),
     )
 
@@ -164,7 +167,8 @@ def coefficients(grid: Grid, index: Tensor) -> Tensor:
     return found
 
 
-def _texts(language_model: LanguageModel, ids: Tensor) -> list[list[str]]:
+def token_texts(language_model: LanguageModel, ids: Tensor) -> list[list[str]]:
+    """Texts of tokens, `[n, n_read]`."""
     return [[token_text(language_model.tokenizer, i) for i in row] for row in ids.tolist()]
 
 

@@ -10,6 +10,7 @@ import typer
 
 from mnemoscope.cli.facts import resolved, tell_bad
 from mnemoscope.cli.options import (
+    Chat,
     Device,
     Dtype,
     Json,
@@ -104,6 +105,7 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
         str | None,
         typer.Option(metavar="NAME", help="The relation among those of --facts that the target is of."),
     ] = None,
+    chat: Chat = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -121,6 +123,7 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
     for option, name in named:
         _check_part(option, name)
     _check_facts(facts, relation)
+    refuse_several(chat=chat, facts=facts is not None)
     if query is not None:
         given = {"ffn": ffn, "attention": attention, "head": head, "layer": layer, "top": top, "facts": facts}
         given |= {"factor": factor, "mean_of": mean_of, "resample_from": resample_from, "last": last}
@@ -132,6 +135,8 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
         known, bad_lines = [], []
         if facts is not None and file is not None:
             known, bad_lines = _known(opened, file, facts)
+        said = opened.chat_prompt if chat else str
+        prompt = said(prompt)
         if query is not None:
             found = _without_query_neurons(opened, prompt, target, query, seeds)
         else:
@@ -144,8 +149,8 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
                 facts=known,
                 relation=relation,
                 factor=factor,
-                mean_of=mean_of or (),
-                resample_from=resample_from or (),
+                mean_of=[said(text) for text in mean_of or ()],
+                resample_from=[said(text) for text in resample_from or ()],
                 positions=[-1] if last else None,
             )
     if json:

@@ -9,14 +9,16 @@ from typing import Annotated, Literal
 import typer
 
 from mnemoscope.cli.options import (
+    Against,
+    Chat,
     Device,
     Dtype,
     Json,
     ModelName,
     Prompt,
     Revision,
-    Target,
     TargetId,
+    Targets,
     TrustRemoteCode,
     example,
     open_model,
@@ -33,7 +35,8 @@ commands = typer.Typer()
 )
 def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompt: Prompt,
-    target: Target = None,
+    target: Targets = None,
+    against: Against = None,
     target_id: TargetId = None,
     top: Annotated[int, typer.Option(min=1, help="How many neurons of each kind to find.")] = 100,
     neurons: Annotated[
@@ -53,6 +56,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     out: Annotated[
         Path | None, typer.Option(help="Write to a .json, .parquet or .html file instead.")
     ] = None,
+    chat: Chat = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -61,7 +65,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show which parts of a model raise or lower a next token."""
-    refuse_several(target=target is not None, target_id=target_id is not None)
+    refuse_several(target=bool(target), target_id=target_id is not None)
     refuse_several(json=json, out=out is not None)
     if by == "total" and no_effects:
         raise OptionError("--by total needs the total effects; leave --no-effects out")
@@ -72,8 +76,9 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code)
         result = opened.attribute(
-            prompt,
-            target if target_id is None else target_id,
+            opened.chat_prompt(prompt) if chat else prompt,
+            (target or None) if target_id is None else target_id,
+            against=against or None,
             top=top,
             neurons=neurons,
             by=by,
@@ -92,9 +97,10 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
 
 @commands.command(epilog=example('mnemoscope predict "The capital of France is" --top 5'))
-def predict(
+def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompt: Prompt,
     top: Annotated[int, typer.Option(min=1, help="How many tokens.")] = 10,
+    chat: Chat = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -105,7 +111,7 @@ def predict(
     """Show the likeliest next tokens."""
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code)
-        prediction = opened.predict(prompt, top)
+        prediction = opened.predict(opened.chat_prompt(prompt) if chat else prompt, top)
     if json:
         write_json(prediction.to_json())
     else:

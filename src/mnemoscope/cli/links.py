@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from mnemoscope.cli.options import (
+    Against,
+    Chat,
     Device,
     Dtype,
     Json,
     ModelName,
     Prompt,
     Revision,
-    Target,
     TargetId,
+    Targets,
     TrustRemoteCode,
     example,
     open_model,
@@ -30,7 +32,8 @@ commands = typer.Typer()
 @commands.command(epilog=example('mnemoscope links "The capital of Japan is the city of" --target " Tokyo"'))
 def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompt: Prompt,
-    target: Target = None,
+    target: Targets = None,
+    against: Against = None,
     target_id: TargetId = None,
     values: Annotated[int, typer.Option(help="How many value neurons of each kind to begin with.")] = 5,
     depth: Annotated[int, typer.Option(help="How many steps to go back from them.")] = 2,
@@ -39,6 +42,7 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
         Path | None,
         typer.Option(help="Write to a .json file, or to a .graphml file for Gephi or Cytoscape, instead."),
     ] = None,
+    chat: Chat = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -47,7 +51,7 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show what activates the value neurons of a next token, and what activates that in turn."""
-    refuse_several(target=target is not None, target_id=target_id is not None)
+    refuse_several(target=bool(target), target_id=target_id is not None)
     refuse_several(json=json, out=out is not None)
     _check_counts(values=values, depth=depth, width=width)
     if out is not None:
@@ -57,8 +61,9 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code)
         result = opened.attribute(
-            prompt,
-            target if target_id is None else target_id,
+            opened.chat_prompt(prompt) if chat else prompt,
+            (target or None) if target_id is None else target_id,
+            against=against or None,
             top=values,
             effects=False,
             suppressing=False,

@@ -12,6 +12,7 @@ import typer
 
 from mnemoscope.cli.facts import resolved, tell_bad
 from mnemoscope.cli.options import (
+    Chat,
     Device,
     Dtype,
     Json,
@@ -73,6 +74,7 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep every finished fact there; go on where it stopped."),
     ] = None,
+    chat: Chat = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -86,6 +88,7 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
     """
     _check_what_is_asked(prompt, facts, target is not None or target_id is not None, limit)
     refuse_several(target=target is not None, target_id=target_id is not None)
+    refuse_several(chat=chat, facts=facts is not None)
     if prompt is None and facts is None:
         _list_methods(_given(context), json)
         return
@@ -97,10 +100,9 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
         if facts is not None and file is not None:
             asked, any_bad = _known(opened, file, facts, limit)
         else:
-            asked, any_bad = (
-                [_single(opened, prompt or "", target if target_id is None else target_id)],
-                False,
-            )
+            text = opened.chat_prompt(prompt or "") if chat else prompt or ""
+            asked = [_single(opened, text, target if target_id is None else target_id)]
+            any_bad = False
         _tell_estimates(opened, asked, terms)
         found = _compared(opened, asked, terms, folder)
     if json:
@@ -207,7 +209,7 @@ def _single(model: Model, prompt: str, target: str | int | None) -> ResolvedFact
 
     language_model = model.language_model
     encoded = encode_prompt(language_model, prompt)
-    found = model.question(prompt, target).prediction.target
+    found = model.question(prompt, target).prediction.objective.answers[0]
     text = token_text(language_model.tokenizer, found)
     return ResolvedFact(Fact(line=1, prompt=prompt, target=text, relation=""), encoded, found)
 

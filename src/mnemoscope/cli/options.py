@@ -13,13 +13,35 @@ if TYPE_CHECKING:
     from mnemoscope.api import Model
 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="The text before the token in question.")]
+Chat = Annotated[
+    bool, typer.Option("--chat", help="Put the prompt into the model's chat template, as said by a user.")
+]
 Target = Annotated[
     str | None,
     typer.Option(help="The next token, leading space included; the model's own choice if not given."),
 ]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="TEXT",
+        help="The next token, leading space included; several times for any of several; the model's own "
+        "choice if not given.",
+    ),
+]
+Against = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        help="A token to compare the target with, in log-odds; several times for several.",
+    ),
+]
 TargetId = Annotated[int | None, typer.Option(min=0, help="The next token by its id instead of its text.")]
 ModelName = Annotated[
-    str, typer.Option("--model", help="'demo', a Hugging Face id, a folder or a .gguf file.")
+    str,
+    typer.Option(
+        "--model", help="'demo', a .gguf file, or the folder or Hugging Face id of a model or PEFT adapter."
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face repository.")]
 Dtype = Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mnemoscope.cli.options import (
+    Chat,
     Device,
     Dtype,
     Json,
@@ -60,6 +61,7 @@ def head(  # noqa: PLR0913, PLR0917 - each is an option of the command
     name: Annotated[str, typer.Argument(metavar="LAYER.HEAD", help="Both count from 0, as in 23.4.")],
     prompt: Prompt,
     top: Annotated[int, typer.Option(min=1, help="How many tokens of each list.")] = 5,
+    chat: Chat = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -71,7 +73,7 @@ def head(  # noqa: PLR0913, PLR0917 - each is an option of the command
     layer, index = _layer_and_head(name)
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code)
-        reading = opened.read_head(prompt, layer, index, top)
+        reading = opened.read_head(opened.chat_prompt(prompt) if chat else prompt, layer, index, top)
     if json:
         write_json(reading.to_json())
     else:

@@ -15,9 +15,11 @@ from torch import Tensor
 from mnemoscope.attribution.result import records
 from mnemoscope.intervention.parts import Part, Site, matched_random, sites
 from mnemoscope.intervention.running import Change, Positions, Replacement, applied, observed_inputs
+from mnemoscope.model.experts import running_mixtures
 from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
+from mnemoscope.model.stored import input_device
 from mnemoscope.model.tokens import Prompt, token_text
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def metrics(log_probabilities: Tensor, target: int) -> dict[str, float]:
 def next_token(language_model: LanguageModel, token_ids: Sequence[int]) -> Tensor:
     """Log probabilities that the model itself gives the next token, `[n_vocabulary]` float32."""
     model = language_model.model
-    tokens = torch.tensor([list(token_ids)], device=model.device)
+    tokens = torch.tensor([list(token_ids)], device=input_device(model))
     with torch.no_grad(), evaluating(model):
         logits = model(input_ids=tokens, use_cache=False).logits[0, -1]
     return torch.log_softmax(logits.float(), dim=-1)
@@ -119,7 +121,7 @@ def continuation(
         use_cache: False runs the whole text again for every token.
     """
     model: Any = language_model.model
-    tokens = torch.tensor([list(token_ids)], device=model.device)
+    tokens = torch.tensor([list(token_ids)], device=input_device(model))
     # Quiet: a sampling temperature in the model's generation settings would be warned about.
     with quiet(), evaluating(model):
         found = model.generate(
@@ -196,7 +198,8 @@ def changed(language_model: LanguageModel, parts: Sequence[Part], manner: Manner
     values = reference_values(language_model, at, manner.references)
     instead = {site: manner.replacement(found) for site, found in values.items()}
     done = [Change(site, manner.factor, instead.get(site)) for site in at]
-    with applied(language_model.anatomy, done, manner.positions):
+    # For passes that the caller makes with the transformers model itself.
+    with running_mixtures(language_model.model), applied(language_model.anatomy, done, manner.positions):
         yield
 
 

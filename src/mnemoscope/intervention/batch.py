@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mnemoscope.attribution.objective import Objective
 from mnemoscope.intervention.parts import Part, Site, sites
 from mnemoscope.intervention.running import Positions, check_positions, unchanged
 from mnemoscope.model.anatomy import Anatomy
@@ -21,28 +22,28 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Outcomes:
-    """A target after each of many interventions.
+    """An objective after each of many interventions.
 
     Attributes:
-        before: its log probability without any, nats.
-        log_probability: after each, `[n_interventions]` float32, nats.
-        rank: after each, `[n_interventions]`, 1 for the likeliest token.
+        before: its value without any, such as the log probability of a target, nats.
+        value: after each, `[n_interventions]` float32, nats.
+        rank: of the likeliest answer after each, `[n_interventions]`, 1 for the likeliest token.
     """
 
     before: float
-    log_probability: Tensor
+    value: Tensor
     rank: Tensor
 
     @property
     def drop(self) -> Tensor:
-        """How far each lowers the target's log probability, `[n_interventions]`, nats."""
-        return self.before - self.log_probability
+        """How far each lowers the value, `[n_interventions]`, nats."""
+        return self.before - self.value
 
 
 def ablate_each(
     language_model: LanguageModel,
     token_ids: Sequence[int],
-    target: int,
+    objective: Objective,
     interventions: Sequence[Sequence[Part]],
     *,
     factor: float = 0.0,
@@ -50,14 +51,14 @@ def ablate_each(
     budget: int,
     report: Report | None = None,
 ) -> Outcomes:
-    """A target after each intervention alone; none is in force while another is.
+    """An objective after each intervention alone; none is in force while another is.
 
     A row is computed from the first layer that its parts are in; below it nothing changes.
 
     Args:
         language_model: the model.
         token_ids: the prompt.
-        target: token id.
+        objective: what is looked at.
         interventions: the parts that each one scales, all at once.
         factor: what they are multiplied with.
         positions: where; None for all.
@@ -68,27 +69,27 @@ def ablate_each(
         OptionError: a part or position that is not there.
         UnsupportedModelError: the model's blocks cannot be run on their own.
     """
-    anatomy, device = language_model.anatomy, language_model.model.device
+    anatomy = language_model.anatomy
+    device = anatomy.readout.unembedding.device
     check_positions(positions, len(token_ids))
     where = [sites(parts, anatomy) for parts in interventions]
     first = torch.tensor([min((site.layer for site in row), default=anatomy.n_layers - 1) for row in where])
     replay = Replay(language_model, token_ids)
-    log_probability = torch.empty(len(where), device=device)
+    value = torch.empty(len(where), device=device)
     rank = torch.empty(len(where), dtype=torch.long, device=device)
     done = 0
     with torch.no_grad():
-        before = float(replay.log_probabilities(anatomy.n_layers - 1, 1)[0, target])
+        before = float(objective.value(replay.log_probabilities(anatomy.n_layers - 1, 1))[0])
         for some in first.argsort(stable=True).split(replay.rows_within(budget)):
             rows = [where[i] for i in some.tolist()]
             with _each_row_scaled(anatomy, rows, factor, positions):
                 log_p = replay.log_probabilities(int(first[some[0]]), len(rows))
-            value = log_p[:, target]
-            log_probability[some.to(device)] = value
-            rank[some.to(device)] = (log_p > value[:, None]).sum(-1) + 1
+            value[some.to(device)] = objective.value(log_p)
+            rank[some.to(device)] = objective.rank(log_p)
             done += len(rows)
             if report is not None:
                 report(done, len(where))
-    return Outcomes(before, log_probability, rank)
+    return Outcomes(before, value, rank)
 
 
 class TextProbe:

@@ -12,11 +12,14 @@ from transformers import PreTrainedModel
 
 from mnemoscope.errors import OutputError
 from mnemoscope.intervention.parts import Site
-from mnemoscope.model.anatomy import Projection, discover
+from mnemoscope.model.adapters import merge_layers
+from mnemoscope.model.added_families import anatomy_of
+from mnemoscope.model.anatomy import Projection
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
 from mnemoscope.model.matrix import matrix_of
-from mnemoscope.model.proof import probe_tokens, prove
+from mnemoscope.model.proof import prove
+from mnemoscope.model.stored import refuse_stored_otherwise
 
 
 def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: float) -> LanguageModel:
@@ -24,10 +27,15 @@ def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: fl
 
     Scaling an input is scaling its column of the projection; scaling all that is added scales the
     weight and bias of the projection or, where it passes a norm first, of that norm. Embeddings and
-    head are left alone, tied or not.
+    head are left alone, tied or not. Adapters are merged first, as their base's weights are not all there is.
+
+    Raises:
+        UnsupportedModelError: the weights are packed or offloaded.
     """
+    refuse_stored_otherwise(language_model.model)
     model: PreTrainedModel = copy.deepcopy(language_model.model)
-    before = discover(model, probe_tokens(model))
+    merge_layers(model)
+    before = anatomy_of(model)
     with torch.no_grad():
         for site in sites:
             projection = site.projection(before)
@@ -53,12 +61,13 @@ def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: fl
 
 def _scale_all(projection: Projection, factor: float) -> None:
     """Scale all that a projection adds; of a norm that stores its weight less 1, the whole weight."""
-    module = projection.written
-    offset = 0.0 if projection.norm is None else projection.norm.offset
-    weight = module.get_parameter("weight")
-    weight.mul_(factor).add_((factor - 1) * offset)
-    if getattr(module, "bias", None) is not None:
-        module.get_parameter("bias").mul_(factor)
+    if projection.norm is None:
+        matrix_of(projection.module).scale(factor)
+        return
+    norm = projection.written
+    norm.get_parameter("weight").mul_(factor).add_((factor - 1) * projection.norm.offset)
+    if getattr(norm, "bias", None) is not None:
+        norm.get_parameter("bias").mul_(factor)
 
 
 def save_checkpoint(language_model: LanguageModel, folder: Path) -> Path:

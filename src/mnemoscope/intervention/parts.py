@@ -127,18 +127,21 @@ def sites(parts: Sequence[Part], anatomy: Anatomy) -> tuple[Site, ...]:
 
 
 def matched_random(parts: Sequence[Part], anatomy: Anatomy, seed: int) -> tuple[Part, ...]:
-    """Other parts of the same kinds, as many in each layer, drawn at random.
+    """Other parts of the same kinds, as many in each layer and expert, drawn at random.
 
-    Whole layers have no match in their own layer; other layers are drawn for them.
+    Experts that a token is not routed to are silent, and would be no match for those that it is. Whole layers
+    have no match in their own layer; other layers are drawn for them.
     """
     generator = torch.Generator().manual_seed(seed)
     drawn: list[Part] = []
-    groups: dict[tuple[type, int], list[Part]] = {}
+    groups: dict[tuple[type, int, int | None], list[Part]] = {}
     for part in parts:
-        groups.setdefault((type(part), 0 if isinstance(part, Layer) else part.layer), []).append(part)
-    for (kind, layer), group in groups.items():
+        layer = 0 if isinstance(part, Layer) else part.layer
+        groups.setdefault((type(part), layer, _expert(part, anatomy)), []).append(part)
+    for (kind, layer, expert), group in groups.items():
         taken = set(group)
-        choices = [part for part in _all_of(kind, layer, anatomy) if part not in taken]
+        every = (part for part in _all_of(kind, layer, anatomy) if part not in taken)
+        choices = [part for part in every if _expert(part, anatomy) == expert]
         order = torch.randperm(len(choices), generator=generator)[: len(group)]
         drawn += [choices[i] for i in order.tolist()]
     return tuple(drawn)
@@ -146,7 +149,7 @@ def matched_random(parts: Sequence[Part], anatomy: Anatomy, seed: int) -> tuple[
 
 def _all_of(kind: type, layer: int, anatomy: Anatomy) -> list[Part]:
     if kind is FFNNeuron:
-        return [FFNNeuron(layer, neuron) for neuron in range(anatomy.d_ff)]
+        return [FFNNeuron(layer, neuron) for neuron in range(anatomy.n_neurons(layer))]
     if kind is Head:
         return [Head(layer, head) for head in range(anatomy.n_heads)]
     if kind is AttentionNeuron:
@@ -156,6 +159,12 @@ def _all_of(kind: type, layer: int, anatomy: Anatomy) -> list[Part]:
             for dim in range(anatomy.d_head)
         ]
     return [Layer(i, kind) for i in range(anatomy.n_layers) for kind in ("attention", "ffn")]
+
+
+def _expert(part: Part, anatomy: Anatomy) -> int | None:
+    if not isinstance(part, FFNNeuron) or part.layer not in anatomy.mixtures:
+        return None
+    return anatomy.mixtures[part.layer].expert(part.neuron)
 
 
 def _from_table(table: pd.DataFrame) -> tuple[Part, ...]:
@@ -178,7 +187,7 @@ def _from_table(table: pd.DataFrame) -> tuple[Part, ...]:
 def _check(part: Part, anatomy: Anatomy) -> None:
     _within(part, "layer", part.layer, anatomy.n_layers)
     if isinstance(part, FFNNeuron):
-        _within(part, "neuron", part.neuron, anatomy.d_ff)
+        _within(part, "neuron", part.neuron, anatomy.n_neurons(part.layer))
     elif isinstance(part, Layer):
         if part.kind not in ("attention", "ffn"):
             raise OptionError(f"{part} has no such kind; give 'attention' or 'ffn'")

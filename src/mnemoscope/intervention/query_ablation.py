@@ -209,7 +209,8 @@ def predicted(
 ) -> Tensor:
     """The coefficients if only the stream that value neurons read were without what parts wrote, `[n]`.
 
-    The norms' scales and the attention weights stay what they were, and so does all that others wrote.
+    The norms' scales, the attention weights and the router weights stay what they were, and so does all
+    that others wrote.
 
     Args:
         anatomy: of the model.
@@ -222,8 +223,9 @@ def predicted(
     found = []
     for neurons in groups:
         reading = _FrozenReading(anatomy, components, trace, neurons)
-        change = reading.coefficients(without) - reading.coefficients(components)
-        found.append(_measured(anatomy, trace, neurons) + change)
+        before, measured_before = reading.coefficients(components), _measured(anatomy, trace, neurons)
+        change = reading.coefficients(without) - before
+        found.append(measured_before + change * reading.router_weights(before, measured_before))
     return torch.cat(found)
 
 
@@ -234,9 +236,10 @@ def _check(parts: Sequence[FFNNeuron], anatomy: Anatomy) -> None:
             "none to zero"
         )
     ((layer, number),) = Counter(part.layer for part in parts).most_common(1)
-    if 2 * number > anatomy.d_ff:
+    n_neurons = anatomy.n_neurons(layer)
+    if 2 * number > n_neurons:
         raise OptionError(
-            f"{number} of the {anatomy.d_ff} FFN neurons of layer {layer} would be zeroed, which leaves too "
+            f"{number} of the {n_neurons} FFN neurons of layer {layer} would be zeroed, which leaves too "
             f"few for random controls of the same size; zero fewer than {len(parts)} query neurons"
         )
 
@@ -284,6 +287,19 @@ class _FrozenReading:
             readers, rows = readers_of(self.anatomy)[layer], self.neurons.layer == layer
             found[rows] = readers.coefficients(up[rows], None if readers.gate is None else gate[rows])
         return found
+
+    def router_weights(self, read: Tensor, coefficients: Tensor) -> Tensor:
+        """The factor by which coefficients differ from what neurons make of what they read, `[n]`.
+
+        1 in FFNs without a router.
+        """
+        routed = torch.tensor(
+            [readers_of(self.anatomy)[layer].routed for layer in self.neurons.layer.tolist()],
+            device=read.device,
+        )
+        if self.neurons.kind == "attention" or not routed.any():
+            return torch.ones_like(read)
+        return torch.where(routed & (read != 0), coefficients / read, 1.0)
 
     def _by_path(self, path: str, read: Tensor) -> Tensor:
         """What each value neuron reads by a path, `[n]`; 0 if it has no such path."""

@@ -21,9 +21,11 @@ from torch import Tensor
 
 from mnemoscope.intervention.batch import TextProbe
 from mnemoscope.intervention.parts import neuron_part
+from mnemoscope.model.capture import stack_padded
 from mnemoscope.model.gradients import Recording
 from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.stored import input_device
 
 # Tokens drawn from each text; each costs a backward pass of the text.
 N_DRAWS = 8
@@ -96,10 +98,10 @@ class _Batch:
         self.language_model = language_model
         self.lengths = [len(text) for text in texts]
         model = language_model.model
-        tokens = torch.zeros(len(texts), max(self.lengths), dtype=torch.long, device=model.device)
+        tokens = torch.zeros(len(texts), max(self.lengths), dtype=torch.long, device=input_device(model))
         mask = torch.zeros_like(tokens)
         for row, text in enumerate(texts):
-            tokens[row, : len(text)] = torch.tensor(list(text), device=model.device)
+            tokens[row, : len(text)] = torch.tensor(list(text), device=input_device(model))
             mask[row, : len(text)] = 1
         self.recording = Recording()
         with ExitStack() as stack, torch.enable_grad():
@@ -130,6 +132,8 @@ class _Batch:
         }
         layers = range(anatomy.n_layers)
         return {
-            kind: torch.cat([responses[f"{kind} input", layer] for layer in layers], dim=1)
+            kind: stack_padded([responses[f"{kind} input", layer] for layer in layers])
+            .movedim(0, 1)
+            .flatten(1)
             for kind in ("ffn", "attention")
         }

@@ -23,6 +23,7 @@ from mnemoscope.intervention.running import unchanged
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.stored import input_device
 
 # Bytes that the kept predictions may take, and again what one batch may take.
 BUDGET = 200 * 2**20
@@ -280,7 +281,7 @@ def _batches(texts: Sequence[Sequence[int]], anatomy: Anatomy, budget: int) -> I
 def _logits(language_model: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
     """The model's own logits for texts of one length, `[n_texts, n_tokens, n_vocabulary]`."""
     model = language_model.model
-    tokens = torch.tensor([list(row) for row in rows], device=model.device)
+    tokens = torch.tensor([list(row) for row in rows], device=input_device(model))
     with torch.no_grad(), evaluating(model):
         return model(input_ids=tokens, use_cache=False).logits
 

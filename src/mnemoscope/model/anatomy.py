@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.hooks import get_weight
-from mnemoscope.model.matrix import matrix_of
-from mnemoscope.model.readers import Readers, Watched, find_readers
-from mnemoscope.model.readout import Norm, Readout, project, relative_error
-from mnemoscope.model.watching import TOLERANCES, Step, Story, watch
+from mnemoscope.model.experts import Mixture
+from mnemoscope.model.finding_readers import Watched, find_readers
+from mnemoscope.model.finding_readout import find_readout
+from mnemoscope.model.matrix import get_weight, matrix_of
+from mnemoscope.model.readers import Readers
+from mnemoscope.model.readout import Norm, Readout
+from mnemoscope.model.stored import refuse_rounded_activations
+from mnemoscope.model.watching import Step, Story, watch
 from mnemoscope.model.wiring import Seen, find_wiring
 
 
@@ -55,13 +58,17 @@ class Projection:
         """The factor by which outputs of `module` enter the stream, `[..., d_model] -> [...]`."""
         return outputs.new_ones(outputs.shape[:-1]) if self.norm is None else self.norm.scale(outputs)
 
-    def constant(self, scale: Tensor) -> Tensor | None:
+    def constant(self, scale: Tensor, routing: Tensor | None = None) -> Tensor | None:
         """What is added whatever the inputs are, given frozen scales, `[...] -> [..., d_model]` float32.
 
         A part of its own: the bias, through the post-norm with the norm's bias; `[d_model]` where it does
         not depend on the scale, None if there is neither.
+
+        Args:
+            scale: of the post-norm, `[...]`.
+            routing: router weights, `[..., n_experts]`, of a mixture of experts.
         """
-        bias = matrix_of(self.module).bias
+        bias = matrix_of(self.module).constant(routing)
         if self.norm is not None:
             bias = self.norm.bias if bias is None else self.norm.frozen(bias, scale)
         return None if bias is None else self._multiplied(bias)
@@ -117,7 +124,8 @@ class Anatomy:
         final_norm: the module whose input is the final state.
         readout: final norm and head as formulas.
         parallel: whether the FFN reads the block's input instead of `resid_mid`.
-        n_heads, n_kv_heads, d_head, d_ff, d_model, n_vocabulary: sizes.
+        n_heads, n_kv_heads, d_head, d_ff, d_model, n_vocabulary: sizes; `d_ff` of the layer with the most
+            FFN neurons, where layers differ.
     """
 
     blocks: tuple[Block, ...]
@@ -136,6 +144,16 @@ class Anatomy:
         """Number of blocks."""
         return len(self.blocks)
 
+    @property
+    def mixtures(self) -> dict[int, Mixture]:
+        """The FFNs that are mixtures of experts, by layer."""
+        modules = {layer: block.ffn_output.module for layer, block in enumerate(self.blocks)}
+        return {layer: module for layer, module in modules.items() if isinstance(module, Mixture)}
+
+    def n_neurons(self, layer: int) -> int:
+        """FFN neurons of a layer, those of all its experts together."""
+        return self.blocks[layer].ffn_output.n_inputs
+
 
 def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
     """Find the parts of a model by running it once on `probe`, token ids `[1, n_tokens]`.
@@ -145,7 +163,7 @@ def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
             projections to the residual stream, blocks of different sizes or wired in another way than
             all known ones, or no recognisable final norm or head.
     """
-    _refuse_soft_caps(model)
+    refuse_rounded_activations(model)
     name, layers = _find_blocks(model)
     story = watch(model, layers, probe)
     found = [_block(name, i, layer, story) for i, layer in enumerate(layers)]
@@ -159,7 +177,7 @@ def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
         for block, wiring in zip(found, wirings, strict=True)
     ]
     n_heads, n_kv_heads, d_head, d_ff = _sizes(blocks, story)
-    final_norm, readout = _find_readout(model, story)
+    final_norm, readout = find_readout(model, story)
     parallel = wirings[0].parallel
     return Anatomy(
         blocks=tuple(_with_readers(block, i, story, parallel) for i, block in enumerate(blocks)),
@@ -173,16 +191,6 @@ def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
         d_model=readout.unembedding.shape[1],
         n_vocabulary=readout.unembedding.shape[0],
     )
-
-
-def _refuse_soft_caps(model: PreTrainedModel) -> None:
-    caps = {"attn_logit_softcapping": "attention scores", "final_logit_softcapping": "logits"}
-    found = [f"{what} ({name})" for name, what in caps.items() if getattr(model.config, name, None)]
-    if found:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has a soft-cap on its {' and '.join(found)}, "
-            "which is not supported yet; see `mnemoscope models` for what is"
-        )
 
 
 def _find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -238,7 +246,7 @@ def _projection(steps: list[Step], place: int) -> Projection:
     writer = steps[place]
     for step in steps[place + 1 :]:
         weight = getattr(step.module, "weight", None)
-        if isinstance(weight, Tensor) and weight.ndim == 1 and _same(step.given, writer.output):
+        if isinstance(weight, Tensor) and weight.ndim == 1 and _same(step.states_given, writer.states):
             return Projection(writer.name, writer.module, step.module, step.norm())
     return Projection(writer.name, writer.module, writer.module)
 
@@ -264,21 +272,18 @@ def _seen(name: str, index: int, block: Block, story: Story) -> Seen:
 
 
 def _sizes(blocks: list[Block], story: Story) -> tuple[int, int, int, int]:
-    """Heads, key/value heads, head size and FFN neurons of every layer."""
+    """Heads, key/value heads and head size of every layer, and the most FFN neurons of one."""
     calls = [step.call for i in range(len(blocks)) for step in story.steps[i] if step.call is not None]
-    found = [
-        (call.n_heads, call.value.shape[1], call.value.shape[-1], block.ffn_output.n_inputs)
-        for call, block in zip(calls, blocks, strict=True)
-    ]
+    found = [(call.n_heads, call.value.shape[1], call.value.shape[-1]) for call in calls]
     if len(set(found)) > 1:
-        names = ("heads", "key/value heads", "values of a head", "FFN neurons")
+        names = ("heads", "key/value heads", "values of a head")
         other = next(sizes for sizes in found if sizes != found[0])
         differing = [name for name, a, b in zip(names, found[0], other, strict=True) if a != b]
         raise UnsupportedModelError(
             f"the layers differ in their number of {', '.join(differing)}, which is not supported yet; "
             "see `mnemoscope models` for what is"
         )
-    return found[0]
+    return *found[0], max(block.ffn_output.n_inputs for block in blocks)
 
 
 def _with_readers(block: Block, index: int, story: Story, parallel: bool) -> Block:
@@ -288,61 +293,14 @@ def _with_readers(block: Block, index: int, story: Story, parallel: bool) -> Blo
     attention = block.attention_output
     attention_out = by_module[attention.written].states * attention.multiplier
     resid_pre = story.block_inputs[index].flatten(0, -2)
+    ffn = by_module[block.ffn_output.module]
     watched = Watched(
         steps=ran,
         resid_pre=resid_pre,
         ffn_base=resid_pre if parallel else resid_pre + attention_out,
         values=call.value[0].transpose(0, 1).flatten(1),
-        coefficients=by_module[block.ffn_output.module].states_given,
+        coefficients=ffn.states_given,
+        mixture=ffn.module if isinstance(ffn.module, Mixture) else None,
+        routing=ffn.routing,
     )
     return replace(block, readers=find_readers(watched))
-
-
-def _find_readout(model: PreTrainedModel, story: Story) -> tuple[nn.Module, Readout]:
-    head = model.get_output_embeddings()
-    if head is None or not isinstance(getattr(head, "weight", None), Tensor):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has no head with a weight matrix; load it as a causal language model"
-        )
-    last, norm = _final_norm(model, story)
-    unembedding = get_weight(head).detach()
-    if unembedding.shape[1] != len(norm.weight):
-        raise UnsupportedModelError(
-            f"the head of {type(model).__name__} does not read its final norm: it has {unembedding.shape[1]} "
-            f"inputs, not {len(norm.weight)}; see `mnemoscope models` for what is supported"
-        )
-    bias = getattr(head, "bias", None)
-    readout = Readout(norm, unembedding, bias.detach().float() if isinstance(bias, Tensor) else None)
-    return last.module, replace(readout, logit_scale=_logit_scale(readout, last.states_given, story.logits))
-
-
-def _final_norm(model: PreTrainedModel, story: Story) -> tuple[Step, Norm]:
-    """The last norm outside of all blocks."""
-    body = set(model.base_model.modules())
-    for step in reversed(story.outside):
-        norm = step.norm()
-        if norm is not None and step.module in body:
-            return step, norm
-    raise UnsupportedModelError(
-        f"{type(model).__name__} has no norm between its last layer and its head, "
-        "which the frozen readout needs; "
-        "see `mnemoscope models` for what is supported"
-    )
-
-
-def _logit_scale(readout: Readout, final_states: Tensor, logits: Tensor) -> float:
-    """The constant by which logits are larger than what the head gives; 1 if there is none.
-
-    Args:
-        readout: of scale 1.
-        final_states: what the final norm read, `[n_tokens, d_model]`.
-        logits: the model's own, `[n_tokens, n_vocabulary]`.
-    """
-    plain = project(readout.norm(final_states.float()), readout.unembedding)
-    plain = plain if readout.bias is None else plain + readout.bias
-    own = logits.float()
-    tolerance = TOLERANCES.get(logits.dtype, TOLERANCES[torch.bfloat16])
-    if plain.shape != own.shape or relative_error(plain, own) < tolerance:
-        return 1.0
-    scale = float((own * plain).sum() / plain.pow(2).sum())
-    return scale if scale > 0 and relative_error(scale * plain, own) < tolerance else 1.0

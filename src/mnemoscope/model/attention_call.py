@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemoscope.errors import UnsupportedModelError
+from mnemoscope.model.soft_cap import capped
 
 # Masks lower a score by at least 65504 (the largest half-precision number) over the square root of d_head.
 HIDDEN_BELOW = 2000.0
@@ -56,8 +57,8 @@ class AttentionCall(ABC):
     def score_by_keys(self, head: int) -> Tensor:
         """A number whose derivative by the keys is that of a head's scores, the query held fixed.
 
-        The scores are those of the first prompt's last position with all it may see, summed. The call must
-        have been seen where gradients are enabled.
+        The scores, capped where the model caps them, are those of the first prompt's last position with all
+        it may see, summed. The call must have been seen where gradients are enabled.
 
         Raises:
             UnsupportedModelError: the keys were not seen.
@@ -68,17 +69,24 @@ class AttentionCall(ABC):
 class QueryKeyCall(AttentionCall):
     """A call whose queries and keys are known; weights are made of them when they are asked for.
 
+    A score is `scaling * <query, key>`, through the soft-cap if there is one, plus the mask.
+
     Attributes:
         query: `[n_prompts, n_heads, n_tokens, d_head]`.
         key: `[n_prompts, n_kv_heads, n_tokens, d_head]`.
         mask: added to the scores, broadcastable to `[n_prompts, n_heads, n_tokens, n_tokens]`.
         scaling: factor of the scores.
+        soft_cap: cap of the scores; None if they have none.
+        sinks: a score of each head, `[n_heads]`, for attending to nothing: what it takes is missing from
+            the weights, which then sum to less than 1. None if there are none.
     """
 
     query: Tensor
     key: Tensor
     mask: Tensor
     scaling: float
+    soft_cap: float | None = None
+    sinks: Tensor | None = None
 
     @property
     def n_heads(self) -> int:
@@ -100,22 +108,31 @@ class QueryKeyCall(AttentionCall):
 
     def detached(self) -> QueryKeyCall:
         """The same without a graph of gradients."""
-        return replace(self, query=self.query.detach(), key=self.key.detach(), value=self.value.detach())
+        return replace(
+            self,
+            query=self.query.detach(),
+            key=self.key.detach(),
+            value=self.value.detach(),
+            sinks=None if self.sinks is None else self.sinks.detach(),
+        )
 
     def score_by_keys(self, head: int) -> Tensor:
         """A number whose derivative by the keys is that of a head's scores, the query held fixed."""
         key = self.key[0, head // (self.n_heads // self.key.shape[1])]
         mask = self.mask.expand(-1, self.n_heads, -1, -1)[0, head, -1]
         scores = key @ self.query[0, head, -1].detach() * self.scaling
-        return scores[_visible(mask)].sum()
+        return capped(scores, self.soft_cap)[_visible(mask)].sum()
 
     def _weights(self, query: Tensor, mask: Tensor) -> Tensor:
         """Weights `[n_prompts, n_heads, n, n_tokens]` of queries `[n_prompts, n_heads, n, d_head]`."""
         n_prompts, n_kv_heads, _, d_head = self.key.shape
         grouped = query.float().reshape(n_prompts, n_kv_heads, -1, d_head)
         scores = (grouped @ self.key.float().transpose(2, 3)) * self.scaling
-        scores = scores.view(*query.shape[:3], -1)
-        return torch.softmax(scores + mask.float(), dim=-1)
+        scores = capped(scores.view(*query.shape[:3], -1), self.soft_cap) + mask.float()
+        if self.sinks is None:
+            return torch.softmax(scores, dim=-1)
+        sinks = self.sinks.float()[:, None, None].expand(*scores.shape[:3], 1)
+        return torch.softmax(torch.cat([scores, sinks], dim=-1), dim=-1)[..., :-1]
 
 
 @dataclass(frozen=True)

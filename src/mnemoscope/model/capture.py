@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from mnemoscope.model.anatomy import Anatomy, Projection
@@ -23,12 +24,15 @@ class Trace:
         token_ids: the prompt, `[n_tokens]`.
         resid_pre: the stream each layer starts from, `[n_layers, d_model]`.
         attention_out: what its attention adds (constant included), `[n_layers, d_model]`.
+        attention_constant: the part of it that belongs to no neuron (biases), `[n_layers, d_model]`.
         ffn_out: what its FFN adds (constant included), `[n_layers, d_model]`.
+        ffn_constant: the part of it that belongs to no neuron, `[n_layers, d_model]`.
         attention_scale: the frozen scale of the norm that the attention's output passes before it is
             added, 1 without one, `[n_layers]`.
         ffn_scale: the same of the FFN's output, `[n_layers]`.
         final_state: the state the final norm reads, `[d_model]`.
-        coefficients: what enters the down projection, `[n_layers, d_ff]`.
+        coefficients: what enters the down projection, `[n_layers, d_ff]`; 0 beyond the neurons of a layer
+            that has fewer than others, and for experts that the token was not routed to.
         patterns: attention weights from the last position, `[n_layers, n_heads, n_tokens]`.
         values: value states, `[n_layers, n_kv_heads, n_tokens, d_head]`.
         parallel: whether the FFN reads `resid_pre` instead of `resid_mid`.
@@ -37,7 +41,9 @@ class Trace:
     token_ids: Tensor
     resid_pre: Tensor
     attention_out: Tensor
+    attention_constant: Tensor
     ffn_out: Tensor
+    ffn_constant: Tensor
     attention_scale: Tensor
     ffn_scale: Tensor
     final_state: Tensor
@@ -113,10 +119,10 @@ class _Recording:
             attention, ffn = block.attention_output, block.ffn_output
             handles += [
                 block.module.register_forward_pre_hook(self._block_input, with_kwargs=True),
-                attention.module.register_forward_hook(self._scale("attention_scale", attention)),
+                attention.module.register_forward_hook(self._frozen("attention", attention)),
                 attention.written.register_forward_hook(self._added("attention_out", attention)),
                 ffn.module.register_forward_pre_hook(self._input("coefficients")),
-                ffn.module.register_forward_hook(self._scale("ffn_scale", ffn)),
+                ffn.module.register_forward_hook(self._frozen("ffn", ffn)),
                 ffn.written.register_forward_hook(self._added("ffn_out", ffn)),
             ]
         handles.append(anatomy.final_norm.register_forward_pre_hook(self._input("final_state")))
@@ -127,7 +133,7 @@ class _Recording:
         self._keep("values", call.value.float())
 
     def trace(self, row: int, token_ids: Tensor, parallel: bool) -> Trace:
-        kept = {name: torch.stack([t[row] for t in seen]) for name, seen in self.sites.items()}
+        kept = {name: stack_padded([t[row] for t in seen]) for name, seen in self.sites.items()}
         kept["final_state"] = kept["final_state"][-1]
         kept["patterns"] = kept["patterns"][..., : len(token_ids)]
         kept["values"] = kept["values"][..., : len(token_ids), :]
@@ -149,5 +155,18 @@ class _Recording:
     def _added(self, site: str, projection: Projection) -> Callable[[Any, tuple[Any, ...], Tensor], None]:
         return lambda module, args, output: self._keep(site, self._last(output) * projection.multiplier)
 
-    def _scale(self, site: str, projection: Projection) -> Callable[[Any, tuple[Any, ...], Tensor], None]:
-        return lambda module, args, output: self._keep(site, projection.scale(self._last(output)))
+    def _frozen(self, kind: str, projection: Projection) -> Callable[[Any, tuple[Any, ...], Tensor], None]:
+        def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+            left = self._last(output)
+            scale = projection.scale(left)
+            constant = projection.constant(scale, *map(self._last, args[1:]))
+            self._keep(f"{kind}_scale", scale)
+            self._keep(f"{kind}_constant", left.new_zeros(left.shape) + (0 if constant is None else constant))
+
+        return hook
+
+
+def stack_padded(layers: Sequence[Tensor]) -> Tensor:
+    """Stack what was seen of every layer, `[..., n]` each, with zeros where a layer has fewer."""
+    most = max(layer.shape[-1] if layer.ndim else 0 for layer in layers)
+    return torch.stack([pad(layer, (0, most - layer.shape[-1])) if layer.ndim else layer for layer in layers])

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mnemoscope.model.anatomy import Anatomy, Projection
+from mnemoscope.model.capture import stack_padded
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
 
 
@@ -112,7 +113,7 @@ class _Recording:
 
     def components(self) -> Components:
         embeddings = self.seen.pop("embeddings")[0]
-        stacked = {name: torch.stack(seen) for name, seen in self.seen.items()}
+        stacked = {name: stack_padded(seen) for name, seen in self.seen.items()}
         return Components(positions=self.positions, embeddings=embeddings, calls=tuple(self.calls), **stacked)
 
     def _keep(self, name: str, values: Tensor) -> None:
@@ -128,7 +129,7 @@ class _Recording:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
             entered, left = self._at(args[0]).float(), self._at(output).float()
             scale = projection.scale(left)
-            constant = projection.constant(scale)
+            constant = projection.constant(scale, *map(self._at, args[1:]))
             self._keep(f"{kind}_scales", scale)
             self._keep(f"{kind}_coefficients", entered * scale[:, None])
             self._keep(f"{kind}_constant", left.new_zeros(left.shape) + (0 if constant is None else constant))

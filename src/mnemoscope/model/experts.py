@@ -23,6 +23,7 @@ from transformers.integrations.moe import ExpertsInterface
 
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.matrix import Linear, Matrix
+from mnemoscope.model.stored import read_parameter
 
 EXPERTS_NAME = "mnemoscope"
 # Three-axis weights of experts: by expert, then as in `nn.Linear` or transposed.
@@ -206,12 +207,12 @@ class Experts(Matrix):
     @property
     def up_bias(self) -> Tensor | None:
         """What is added to what experts read, `[n_experts, n]`, or None."""
-        return getattr(self.module, f"{self._up_name}_bias", None)
+        return read_parameter(self.module, f"{self._up_name}_bias")
 
     @property
     def down_bias(self) -> Tensor | None:
         """What experts write whatever they read, `[n_experts, d_model]`, or None."""
-        return getattr(self.module, "down_proj_bias", None)
+        return read_parameter(self.module, "down_proj_bias")
 
     def inputs(self, expert: int) -> slice:
         """Which inputs are the neurons of a routed expert."""
@@ -275,8 +276,14 @@ class Experts(Matrix):
     @property
     def _down(self) -> Tensor:
         """Down projections by expert and input, `[n_experts, d_expert, d_model]`."""
-        weight = self.module.get_parameter("down_proj")
+        weight = self._stored("down_proj")
         return weight if self._is_transposed else weight.transpose(1, 2)
+
+    def _stored(self, name: str) -> Tensor:
+        weight = read_parameter(self.module, name)
+        if weight is None:
+            raise TypeError(f"{type(self.module).__name__} has no {name}")
+        return weight
 
     @property
     def _up_name(self) -> str:
@@ -298,7 +305,7 @@ class Experts(Matrix):
 
     def read_rows(self) -> Tensor:
         """What experts read with, gate and up as stored together, `[n_experts, n, d_model]`."""
-        weight = self.module.get_parameter(self._up_name)
+        weight = self._stored(self._up_name)
         return weight.transpose(1, 2) if self._is_transposed else weight
 
 

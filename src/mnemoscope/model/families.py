@@ -1,4 +1,4 @@
-"""The families that are proven, with a tiny random model of each to prove them on.
+"""The families that are proven, each on a tiny random model of it.
 
 Discovery needs no table: a family that is not here is analysed too if it passes the proof. What is
 listed here is what every test runs on and what `mnemoscope models` proves on the user's machine.
@@ -7,51 +7,23 @@ listed here is what every test runs on and what `mnemoscope models` proves on th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+import transformers
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.anatomy import Anatomy, discover
+from mnemoscope.model.added_families import added_families, anatomy_of
+from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.expert_table import EXPERT_TABLE
+from mnemoscope.model.family import Family
 from mnemoscope.model.family_table import TABLE
-from mnemoscope.model.proof import Proof, probe_tokens, prove
+from mnemoscope.model.proof import Proof, prove
 
-
-@dataclass(frozen=True)
-class Family:
-    """A family of architectures.
-
-    Attributes:
-        name: what people call it.
-        model_type: its name in a transformers config.
-        variant: what sets this configuration apart within the family.
-        config: settings of a tiny model of it.
-    """
-
-    name: str
-    model_type: str
-    variant: str
-    config: dict[str, Any] = field(default_factory=dict)
-
-    def build(self, seed: int = 0) -> PreTrainedModel:
-        """A tiny model with random weights, norms and biases included, so that nothing hides at 0 or 1."""
-        config = AutoConfig.for_model(self.model_type, **self.config)
-        generator = torch.Generator().manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        with torch.no_grad():
-            for weight in model.parameters():
-                noise = torch.randn(weight.shape, generator=generator)
-                if weight.ndim == 1:
-                    weight.add_(0.3 * noise)
-                else:
-                    weight.copy_(noise * (1.5 / weight.shape[-1] ** 0.5))
-        return model
-
-
-FAMILIES: tuple[Family, ...] = tuple(Family(*row) for row in TABLE)
+OURS = "mnemoscope"
+# The status of a family that the installed transformers does not have begins with this.
+NOT_THERE = "not in transformers"
+FAMILIES: tuple[Family, ...] = tuple(Family(*row) for row in (*TABLE, *EXPERT_TABLE))
 
 
 def prove_families(report: Callable[[str], None] | None = None) -> pd.DataFrame:
@@ -61,29 +33,31 @@ def prove_families(report: Callable[[str], None] | None = None) -> pd.DataFrame:
         report: told each family's name before its proof.
 
     Returns:
-        One row per configuration: `family, model_type, variant, attention, norm, checks,
-        worst_check, worst_error, status` (`"proven"`, or what failed).
+        One row per configuration: `family, model_type, variant, package` (`"mnemoscope"`, or what added it)
+        `attention, norm, checks, worst_check, worst_error, status` (`"proven"`, or what failed).
     """
+    listed = [(family, OURS) for family in FAMILIES]
+    listed += [(added.family, added.package) for added in added_families()]
     rows = []
-    for family in FAMILIES:
+    for family, package in listed:
         if report is not None:
             report(f"{family.name} ({family.variant})")
-        rows.append(_prove(family))
+        described = {"family": family.name, "model_type": family.model_type, "variant": family.variant}
+        rows.append({**described, "package": package, **_proven(family)})
     return pd.DataFrame(rows)
 
 
-def _prove(family: Family) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "family": family.name,
-        "model_type": family.model_type,
-        "variant": family.variant,
-    }
-    model = family.build()
+def _proven(family: Family) -> dict[str, Any]:
+    if not family.is_in_transformers:
+        return {"status": f"{NOT_THERE} {transformers.__version__}"}
     try:
-        anatomy = discover(model, probe_tokens(model))
+        model = family.build()
+        anatomy = anatomy_of(model)
+        return _summary(anatomy, prove(model, anatomy))
     except UnsupportedModelError as error:
-        return {**row, "status": str(error)}
-    return {**row, **_summary(anatomy, prove(model, anatomy))}
+        return {"status": str(error)}
+    except Exception as error:  # noqa: BLE001 (of transformers' or another package's code)
+        return {"status": f"failed: {type(error).__name__}: {error}"}
 
 
 def _summary(anatomy: Anatomy, proof: Proof) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The families that are proven: name, type in transformers, what sets the configuration apart, settings.
 
 The settings are those of a tiny model, chosen so that it shows what is odd about the family: heads that are
-wider than `d_model / n_heads`, a window shorter than the probe, multipliers that are not 1.
+wider than `d_model / n_heads`, a window shorter than the probe, multipliers that are not 1, low soft-caps.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ _GRANITE = {
     "residual_multiplier": 0.5,
     "logits_scaling": 3.0,
 }
+# Small enough for a tiny model to show them: trained ones have 50 and 30.
+_SOFT_CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0}
 _GPT_J = {**_GPT2, "rotary_dim": 4}
 _GPT_NEO = {
     **_TOKENS,
@@ -96,6 +98,18 @@ TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ),
     ("Gemma", "gemma", "one key/value head, wide heads", {**_WIDE, "num_key_value_heads": 1}),
     (
+        "Gemma 2",
+        "gemma2",
+        "soft-caps of scores and logits, pre- and post-norms",
+        {**_WIDE, **_WINDOW, **_LAYERS_IN_TURN, "query_pre_attn_scalar": 12, **_SOFT_CAPS},
+    ),
+    (
+        "VaultGemma",
+        "vaultgemma",
+        "soft-caps of scores and logits",
+        {**_WIDE, **_WINDOW, **_LAYERS_IN_TURN, "query_pre_attn_scalar": 12, **_SOFT_CAPS},
+    ),
+    (
         "Gemma 3",
         "gemma3_text",
         "pre- and post-norms, sliding window",
@@ -139,12 +153,24 @@ TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("Persimmon", "persimmon", "fused heads, squared ReLU, biases", _HEADS),
     ("ERNIE 4.5", "ernie4_5", "wide heads, biases", {**_WIDE, "use_bias": True}),
     ("Hunyuan", "hunyuan_v1_dense", "query/key norms, wide heads", _WIDE),
+    (
+        "Granite SWA",
+        "granite_swa",
+        "attention sinks, sliding window in two layers, multipliers",
+        {**_WINDOW, **_LAYERS_IN_TURN, **_GRANITE},
+    ),
     ("HyperCLOVA X", "hyperclovax", "multipliers of stream and logits", {**_WIDE, **_GRANITE}),
     ("Seed-OSS", "seed_oss", "query/key/value biases, wide heads", _WIDE),
     ("Apertus", "apertus", "learned activation", _GROUPED),
     ("Arcee", "arcee", "squared ReLU", _GROUPED),
     ("Helium", "helium", "grouped heads, interleaved rotation", {**_GROUPED, "head_dim": 8}),
     ("Jais 2", "jais2", "LayerNorm, squared ReLU, biases", _GROUPED),
+    (
+        "NanoChat",
+        "nanochat",
+        "norms without weights, soft-cap of logits",
+        {**_GROUPED, "final_logit_softcapping": 5.0},
+    ),
     (
         "NanoChat",
         "nanochat",

@@ -1,10 +1,11 @@
-"""One forward and one backward pass: how log p(target) answers to small changes of every part.
+"""One forward and one backward pass: how an objective answers to small changes of every part.
 
-The first-order **total** effect of a part is `value * d log p(target) / d value`, summed over the positions
-it is at: to first order, how far log p falls when the part is taken away from all of them, with
-everything that later layers make of it (METHOD section 5, activation x gradient). Norms are not frozen
-here, post-norms neither: all neurons of a layer that has one together do nothing to first order, because
-the norm makes up for a common factor, while the layer, taken at what is added, has its effect.
+The first-order **total** effect of a part on an objective y (log p(target), say) is `value * d y / d
+value`, summed over the positions it is at: to first order, how far y falls when the part is taken away from
+all of them, with everything that later layers make of it (METHOD section 5, activation x gradient). Norms
+are not frozen here, post-norms neither: all neurons of a layer that has one together do nothing to first
+order, because the norm makes up for a common factor, while the layer, taken at what is added, has its
+effect.
 """
 
 from __future__ import annotations
@@ -19,25 +20,24 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.capture import stack_padded
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
 
 
 @dataclass(frozen=True)
 class TotalEffects:
-    """First-order total effects of every part on log p(target), float32, nats.
+    """First-order total effects of every part on an objective, float32, nats.
 
     Attributes:
         ffn: FFN neurons by position, `[n_layers, n_tokens, d_ff]`.
         attention: attention neurons by the position of the query that reads them,
             `[n_layers, n_tokens, n_heads, d_head]`.
         layers: all that attention and FFN add, constants included, `[n_layers, 2]`.
-        log_probability: of the target, as the same pass computed it.
     """
 
     ffn: Tensor
     attention: Tensor
     layers: Tensor
-    log_probability: float
     _gradients: Tensor
     _calls: list[AttentionCall]
 
@@ -59,11 +59,20 @@ class TotalEffects:
 
 
 def total_effects(
-    model: PreTrainedModel, anatomy: Anatomy, token_ids: Sequence[int], target: int
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    token_ids: Sequence[int],
+    objective: Callable[[Tensor], Tensor],
 ) -> TotalEffects:
     """Run a prompt forward and backward once.
 
     The weights keep their gradients and their `requires_grad`; nothing is accumulated.
+
+    Args:
+        model: the model.
+        anatomy: where its parts are.
+        token_ids: the prompt.
+        objective: a function of the log probabilities of the next token, `[n_vocabulary] -> []`.
     """
     recording = Recording()
     tokens = torch.tensor([list(token_ids)], device=anatomy.readout.unembedding.device)
@@ -72,9 +81,9 @@ def total_effects(
             stack.callback(handle.remove)
         stack.enter_context(observed_attention(model, recording.see_attention))
         model.base_model(input_ids=tokens, use_cache=False)
-        log_p = anatomy.readout.log_probabilities(recording.final_states[:, -1])[0, target]
+        value = objective(anatomy.readout.log_probabilities(recording.final_states[:, -1])[0])
         gradients = dict(
-            zip(recording.seen, torch.autograd.grad(log_p, list(recording.seen.values())), strict=True)
+            zip(recording.seen, torch.autograd.grad(value, list(recording.seen.values())), strict=True)
         )
     effects = {
         place: recording.seen[place].detach().float() * gradient.float()
@@ -83,12 +92,11 @@ def total_effects(
     layers = range(anatomy.n_layers)
     by_head = (len(token_ids), anatomy.n_heads, anatomy.d_head)
     return TotalEffects(
-        ffn=torch.stack([effects["ffn input", i].flatten(0, -2) for i in layers]),
+        ffn=stack_padded([effects["ffn input", i].flatten(0, -2) for i in layers]),
         attention=torch.stack([effects["attention input", i].view(by_head) for i in layers]),
         layers=torch.stack(
             [effects[f"{kind} output", i].sum() for i in layers for kind in ("attention", "ffn")]
         ).view(-1, 2),
-        log_probability=float(log_p.detach()),
         _gradients=torch.stack([gradients["attention input", i].float().view(by_head) for i in layers]),
         _calls=recording.calls,
     )

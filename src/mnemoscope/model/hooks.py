@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.attention_call import AttentionCall, QueryKeyCall
+from mnemoscope.model.experts import running_mixtures
 from mnemoscope.model.own_attention import has_own_attention, watched_own_attention
 
 ATTENTION_NAME = "mnemoscope"
@@ -28,14 +32,35 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as usual, telling the observer what was handed in."""
+    """Attention as usual, telling the observer what was handed in.
+
+    A soft-cap of the scores and sinks (`s_aux`) are unknown to sdpa; with either, the eager attention of the
+    module's own family is called.
+    """
     if attention_mask is None:
         raise RuntimeError("the attention mask is missing, so attention would not be causal")
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+    cap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
     usual = AttentionInterface()["sdpa"]
+    if cap is not None or sinks is not None:
+        usual = _eager(module)
+        if attention_mask.dtype == torch.float64:
+            # Its softmax goes through float32, where a row that sees nothing would be all minus infinity.
+            attention_mask = attention_mask.clamp_min(torch.finfo(torch.float32).min)
     output, _ = usual(module, query, key, value, attention_mask, scaling=factor, **kwargs)
-    _observer.get()(QueryKeyCall(module, value, query, key, attention_mask, factor))
+    _observer.get()(QueryKeyCall(module, value, query, key, attention_mask, factor, cap, sinks))
     return output, None
+
+
+def _eager(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Attention that makes all weights, as the source of a module has it."""
+    source = sys.modules[type(module).__module__]
+    if not hasattr(source, "eager_attention_forward"):
+        raise UnsupportedModelError(
+            f"{type(module).__name__} has a soft-cap or sinks and no eager attention of its own that would "
+            "compute them; see `mnemoscope models` for what is supported"
+        )
+    return source.eager_attention_forward
 
 
 # The mask is registered under the same name: without it transformers passes None for an attention
@@ -70,12 +95,16 @@ def _our_attention(model: PreTrainedModel, observer: Callable[[AttentionCall], N
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode while the context lasts; then every module has its own mode again."""
+    """Evaluation mode while the context lasts; then every module has its own mode again.
+
+    Mixtures of experts run in place of the model's own code for experts.
+    """
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
-        yield
+        with running_mixtures(model):
+            yield
     finally:
         for module in training:
             module.training = True
@@ -89,11 +118,3 @@ def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 def first_tensor(output: Any) -> Tensor:
     """A module's output where it may be a tuple that begins with it."""
     return output[0] if isinstance(output, tuple) else output
-
-
-def get_weight(module: nn.Module) -> Tensor:
-    """A module's weight, of which a type checker knows nothing."""
-    weight = module.weight
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"{type(module).__name__} has no weight")
-    return weight

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.capture import Trace, capture
-from mnemoscope.model.proof import Proof
+from mnemoscope.model.proof import Proof, require_sum
 
 
 @dataclass(frozen=True)
@@ -38,5 +38,12 @@ class LanguageModel:
         return getattr(self.model.config, "max_position_embeddings", None)
 
     def capture(self, prompts: Sequence[Sequence[int]]) -> list[Trace]:
-        """Run prompts in one forward pass; see `mnemoscope.model.capture.capture`."""
-        return capture(self.model, self.anatomy, prompts)
+        """Run prompts in one forward pass; see `mnemoscope.model.capture.capture`.
+
+        Raises:
+            UnsupportedModelError: on one of them the parts do not sum to the residual stream.
+        """
+        traces = capture(self.model, self.anatomy, prompts)
+        for trace in traces:
+            require_sum(trace, self.model)
+        return traces

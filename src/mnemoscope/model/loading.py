@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import (
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,46 +18,49 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
 
-from mnemoscope.errors import (
-    MnemoscopeError,
-    ModelFileError,
-    OptionError,
-    UnknownModelError,
-    UnsupportedModelError,
-)
-from mnemoscope.model.anatomy import discover
-from mnemoscope.model.demo import ensure_demo
+from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError, UnsupportedModelError
+from mnemoscope.model.adapters import find_adapter, merge, unwrapped
+from mnemoscope.model.added_families import added_families, anatomy_of
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.proof import probe_tokens, prove, require
+from mnemoscope.model.places import Place, check_weights, find
+from mnemoscope.model.proof import prove, require
+from mnemoscope.model.tokens import check_tokenizer
 
-_logger = logging.getLogger(__name__)
-
-Source = str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+Source = str | Path | tuple[nn.Module, PreTrainedTokenizerBase]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+# Each of the ways that a tokenizer is stored has one of these.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a model is: a folder or hub id, and the name of a GGUF file in it."""
+class _Read:
+    """A model as read from its files; the attributes are those of `LanguageModel`."""
 
     name: str
-    path: str
-    gguf_file: str | None = None
-    revision: str | None = None
+    revision: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
 
-    @property
-    def folder(self) -> Path | None:
-        return Path(self.path) if Path(self.path).is_dir() else None
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return {"gguf_file": self.gguf_file} if self.gguf_file else {"revision": self.revision}
+@dataclass(frozen=True)
+class _Way:
+    """How files are to be read: in which type of weights, and whether to run code beside them."""
+
+    dtype: str | None
+    trust_remote_code: bool
 
 
 def open_model(
@@ -95,102 +91,92 @@ def examine(
     if dtype is not None and dtype not in DTYPES:
         raise OptionError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
     if isinstance(source, tuple):
-        model, tokenizer = source
-        name = model.config.name_or_path or type(model).__name__
-        return _examined(name, "in memory", model, tokenizer)
-    place = _find(source, revision)
+        wrapped, tokenizer = source
+        model, name = unwrapped(wrapped)
+        return _examined(_Read(name, "in memory", model, tokenizer))
     with quiet():
-        model, tokenizer = _load(place, dtype, trust_remote_code)
+        read = _read(find(source, revision), _Way(dtype, trust_remote_code))
     with _device_errors(device):
-        model.to(torch.device(device or "cpu"))  # pyright: ignore[reportArgumentType]
-        model.eval()
-    return _examined(place.name, _revision(place, model), model, tokenizer)
+        read.model.to(torch.device(device or "cpu"))  # pyright: ignore[reportArgumentType]
+        read.model.eval()
+    return _examined(read)
 
 
-def _examined(
-    name: str, revision: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> LanguageModel:
-    _refuse_kind(model.config)
-    anatomy = discover(model, probe_tokens(model))
-    return LanguageModel(name, revision, model, tokenizer, anatomy, prove(model, anatomy))
+def _examined(read: _Read) -> LanguageModel:
+    _refuse_kind(read.model.config)
+    check_tokenizer(read.name, read.model, read.tokenizer)
+    anatomy = anatomy_of(read.model)
+    proof = prove(read.model, anatomy)
+    return LanguageModel(read.name, read.revision, read.model, read.tokenizer, anatomy, proof)
 
 
-def _find(source: str | Path, revision: str | None) -> _Place:
-    if source == "demo":
-        return _Place("demo", str(ensure_demo(report=_logger.warning)))
-    path = Path(source).expanduser()
-    name = str(source)
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise UnknownModelError(
-                f"{name} is a file but not a .gguf; give a model's folder or a .gguf file"
-            )
-        return _Place(name, str(path.parent), path.name)
-    if path.is_dir():
-        _check_folder(path)
-        return _Place(name, str(path))
-    if path.suffix == ".gguf" or path.is_absolute() or name.startswith((".", "~")):
-        raise UnknownModelError(f"there is no file or folder {name}; check the path, or give a hub id")
-    _check_hub(name, revision)
-    return _Place(name, name, revision=revision)
+def _read(place: Place, way: _Way) -> _Read:
+    adapter = find_adapter(place)
+    if adapter is None:
+        config = _config(place, way)
+        if place.gguf_file is None:
+            check_weights(place)
+        tokenizer = _tokenizer(place, way)
+        return _Read(place.name, place.digest, _model(place, config, way), tokenizer)
+    base = _read(adapter.base, way)
+    model = merge(adapter, base.model)
+    tokenizer = _tokenizer(place, way) if _has_tokenizer(place) else base.tokenizer
+    return _Read(f"{place.name} on {base.name}", f"{place.digest} on {base.revision}", model, tokenizer)
 
 
-def _check_hub(name: str, revision: str | None) -> None:
-    """Ask once whether the hub has the model, where transformers would retry for half a minute."""
-    nowhere = f"no model {name!r} can be opened: there is no such folder here, and"
-    try:
-        if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
-            return
-        HfApi().model_info(name, revision=revision, timeout=10)
-    except RevisionNotFoundError as error:
-        raise UnknownModelError(
-            f"the hub's {name} has no revision {revision!r}; give a branch, tag or commit of it"
-        ) from error
-    except (HFValidationError, RepositoryNotFoundError) as error:
-        raise UnknownModelError(
-            f"{nowhere} no hub repository that you may read has this name; check the spelling and, for a "
-            "private one, your access token, or take 'demo'"
-        ) from error
-    except Exception as error:  # the HTTP client is the hub library's own affair, and so its errors
-        raise UnknownModelError(
-            f"{nowhere} the hub cannot be reached ({type(error).__name__}); "
-            "check the spelling and the network, "
-            "or take 'demo'"
-        ) from error
+def _config(place: Place, way: _Way) -> Any:
+    added_families()  # whose packages register what transformers does not have
+    with _file_errors(place, "config"):
+        config = AutoConfig.from_pretrained(
+            place.path, trust_remote_code=way.trust_remote_code, **place.arguments
+        )
+    _refuse_kind(config)
+    return config
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        found = sorted(path.name for path in folder.glob("*.gguf"))
-        remedy = f"give {folder / found[0]}" if found else "give a folder saved by save_pretrained"
-        raise UnknownModelError(f"the folder {folder} has no config.json; {remedy}")
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
-    if pickles:
+def _has_tokenizer(place: Place) -> bool:
+    return place.gguf_file is not None or any(place.file(name) for name in TOKENIZER_FILES)
+
+
+def _tokenizer(place: Place, way: _Way) -> PreTrainedTokenizerBase:
+    if not _has_tokenizer(place):
         raise ModelFileError(
-            f"the folder {folder} has its weights only as a pickle ({pickles[0]}), "
-            "which can run code when opened; "
-            "convert it to safetensors (load it where you trust it and call save_pretrained) and open that"
+            f"{place.name} has no tokenizer; copy that of the model it was made from there "
+            "(tokenizer.json and tokenizer_config.json), or give (model, tokenizer)"
         )
-    raise ModelFileError(
-        f"the folder {folder} has a config but no weights (*.safetensors); copy the whole checkpoint there"
-    )
+    with _file_errors(place, "tokenizer"):
+        return AutoTokenizer.from_pretrained(
+            place.path, trust_remote_code=way.trust_remote_code, **place.arguments
+        )
 
 
-def _load(
-    place: _Place, dtype: str | None, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    remote = {"trust_remote_code": trust_remote_code}
-    wanted = DTYPES[dtype] if dtype else torch.float32 if place.gguf_file else "auto"
-    with _file_errors(place):
-        config = AutoConfig.from_pretrained(place.path, **place.arguments, **remote)
-        _refuse_kind(config)
-        tokenizer = AutoTokenizer.from_pretrained(place.path, **place.arguments, **remote)
-        model = AutoModelForCausalLM.from_pretrained(
-            place.path, dtype=wanted, use_safetensors=True, **place.arguments, **remote
+def _model(place: Place, config: Any, way: _Way) -> PreTrainedModel:
+    usual = torch.float32 if place.gguf_file else "auto"
+    with _file_errors(place, "weights"):
+        opened: Any = AutoModelForCausalLM.from_pretrained(
+            place.path,
+            dtype=DTYPES[way.dtype] if way.dtype else usual,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=way.trust_remote_code,
+            # It looks for an adapter too; there is none, and without the hub it would try for long.
+            adapter_kwargs={"local_files_only": True},
+            **place.arguments,
         )
-    return model, tokenizer
+    model, told = opened
+    # transformers draws what is missing or does not fit at random, and says so in a warning alone.
+    for name, found, wanted in sorted(told["mismatched_keys"]):
+        raise ModelFileError(
+            f"the tensor {name} in the weights of {place.name} has the shape {tuple(found)}, but its config "
+            f"asks for {tuple(wanted)}; put the config and the weights of one model there"
+        )
+    if missing := sorted(told["missing_keys"]):
+        raise ModelFileError(
+            f"the weights of {place.name} lack {len(missing)} of the tensors of a {config.model_type} model, "
+            f"first {missing[0]}; copy the whole checkpoint, saved as a causal language model"
+        )
+    return model
 
 
 def _refuse_kind(config: Any) -> None:
@@ -204,23 +190,12 @@ def _refuse_kind(config: Any) -> None:
             f"{kind} is an encoder-only model, which predicts masked tokens and not the next one; "
             "use a decoder-only model such as GPT-2 or Llama"
         )
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not hasattr(config, "auto_map"):
+    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    if not known and not hasattr(config, "auto_map"):
         raise UnsupportedModelError(
             f"{kind} has no causal language model in transformers; "
             "use a decoder-only model such as GPT-2 or Llama"
         )
-
-
-def _revision(place: _Place, model: PreTrainedModel) -> str:
-    commit = getattr(model.config, "_commit_hash", None)
-    if commit:
-        return commit
-    if place.folder is None:
-        return place.revision or "unknown"
-    names = [place.gguf_file] if place.gguf_file else ["config.json", "*.safetensors"]
-    files = sorted(path for name in names for path in place.folder.glob(name))
-    listing = "\n".join(f"{path.name} {path.stat().st_size}" for path in files)
-    return "files-" + hashlib.sha256(listing.encode()).hexdigest()[:12]
 
 
 @contextlib.contextmanager
@@ -239,27 +214,21 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _file_errors(place: _Place) -> Iterator[None]:
+def _file_errors(place: Place, what: str) -> Iterator[None]:
     """What transformers raises about files, told in one line with a remedy."""
     try:
         yield
     except MnemoscopeError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        if place.folder is not None:
-            raise ModelFileError(
-                f"the model in {place.path} cannot be opened ({type(error).__name__}: {reason}); "
-                "check that all its files are there and whole"
-            ) from error
         if "trust_remote_code" in str(error):
             raise UnsupportedModelError(
                 f"{place.name} needs code from its repository; read that code, then pass trust_remote_code"
             ) from error
-        raise UnknownModelError(
-            f"no model {place.name!r} can be opened: it is no folder here, "
-            f"and the hub gave {type(error).__name__}; "
-            "check the spelling, the network, and your access to a gated repository, or take 'demo'"
+        reason = " ".join(str(error).split())[:200]
+        raise ModelFileError(
+            f"the {what} of {place.name} cannot be read ({type(error).__name__}: {reason}); "
+            "check that all its files are there and whole"
         ) from error
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from mnemoscope.model.stored import read_parameter, read_weight
+
 
 class Rows(ABC):
     """What outputs of a linear map are made of."""
@@ -59,12 +61,15 @@ class Linear(Matrix):
     @property
     def n_inputs(self) -> int:
         """How many values it reads."""
-        return get_weight(self.module).shape[0 if isinstance(self.module, Conv1D) else 1]
+        if isinstance(self.module, Conv1D):
+            return get_weight(self.module).shape[0]
+        # The shape of packed weights is that of the packing.
+        return getattr(self.module, "in_features", get_weight(self.module).shape[1])
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
         """What it adds whatever it reads, float32 `[n_outputs]`, or None."""
-        bias = getattr(self.module, "bias", None)
-        return bias.detach().float() if isinstance(bias, Tensor) else None
+        bias = read_parameter(self.module, "bias")
+        return None if bias is None else bias.float()
 
     def columns(self, inputs: Tensor | None = None) -> Tensor:
         """What each input writes, float32 `[n, n_outputs]`, of all inputs or those chosen."""
@@ -90,7 +95,7 @@ class Linear(Matrix):
                 bias.mul_(factor)
 
     def _by_input(self) -> Tensor:
-        weight = get_weight(self.module).detach()
+        weight = read_weight(self.module)
         return weight if isinstance(self.module, Conv1D) else weight.T
 
 
@@ -138,7 +143,7 @@ class LowRank(Matrix):
     def _by_input(self) -> Tensor:
         base = self.module.get_base_layer()
         with torch.no_grad():
-            stored = get_weight(base).float()
+            stored = read_weight(base).float()
             for name in self._added():
                 stored = stored + self.module.get_delta_weight(name).float()
         return stored if isinstance(base, Conv1D) else stored.T

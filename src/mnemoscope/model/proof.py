@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +12,18 @@ from transformers import PreTrainedModel
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.anatomy import Anatomy, Projection
 from mnemoscope.model.capture import Trace, capture
-from mnemoscope.model.hooks import get_weight, observed_attention
+from mnemoscope.model.hooks import observed_attention
+from mnemoscope.model.matrix import get_weight
 from mnemoscope.model.readout import relative_error
+from mnemoscope.model.soft_cap import capped
+from mnemoscope.model.stored import input_device
 
 # Relative to the largest value of what is compared: float32 sums in another order stay well below the
 # first; weights of half precision round every stored state to 8 or 11 bits.
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 N_PROBE_TOKENS = 9
+# Beginning of the probe that must give by itself what it gives as a part of the whole.
+N_ALONE = 3
 
 
 @dataclass(frozen=True)
@@ -62,40 +68,39 @@ def probe_tokens(model: PreTrainedModel) -> Tensor:
     n_vocabulary = get_weight(model.get_input_embeddings()).shape[0]
     spread = torch.linspace(0, n_vocabulary - 1, N_PROBE_TOKENS + 2)[1:-1]
     order = torch.arange(N_PROBE_TOKENS) * 4 % N_PROBE_TOKENS
-    return spread.long()[order][None].to(model.device)
+    return spread.long()[order][None].to(input_device(model))
 
 
 def prove(model: PreTrainedModel, anatomy: Anatomy) -> Proof:
     """Check on a probe prompt that the anatomy is right.
 
     - *attention function*: observing attention does not change the logits;
-    - *causality*: changing the last token does not change earlier logits;
+    - *causality*: leaving out later tokens does not change the logits before;
     - *attention neurons*: over positions and dims, plus the constant, they sum to what attention adds;
     - *FFN neurons*: with the constant they sum to what the FFN adds;
     - *residual stream*: embeddings and all outputs sum to the final state;
     - *readout*: of the final state it gives the model's own logits.
+
+    The sums are checked for the probe and each of its beginnings as prompts of their own: something that
+    depends on the position, the token or the prompt's length shows in one of them.
     """
     tokens = probe_tokens(model)
-    changed = tokens.clone()
-    changed[0, -1] = tokens[0, 0]
     with torch.no_grad():
         own = model(input_ids=tokens, use_cache=False).logits[0].float()
+        alone = model(input_ids=tokens[:, :N_ALONE], use_cache=False).logits[0].float()
         with observed_attention(model, lambda call: None):
             observed = model(input_ids=tokens, use_cache=False).logits[0].float()
-            other = model(input_ids=changed, use_cache=False).logits[0].float()
-    trace = capture(model, anatomy, tokens.tolist())[0]
-    frozen = anatomy.readout.freeze(trace.final_state)
-    read = frozen.project(frozen.fold(trace.final_state[None]))[0] + frozen.constant
+    prompt = tokens[0].tolist()
+    traces = capture(model, anatomy, [prompt[:n] for n in range(1, len(prompt) + 1)])
     errors = {
         "attention function": relative_error(observed, own),
-        "causality": relative_error(other[:-1], observed[:-1]),
-        "attention neurons": _attention_error(anatomy, trace),
-        "FFN neurons": _ffn_error(anatomy, trace),
-        "residual stream": _stream_error(trace),
-        "readout": relative_error(read, own[-1]),
+        "causality": relative_error(alone, own[:N_ALONE]),
+        "attention neurons": _attention_error(anatomy, traces),
+        "FFN neurons": _ffn_error(anatomy, traces),
+        "residual stream": max(map(_stream_error, traces)),
+        "readout": _readout_error(anatomy, traces, own),
     }
-    tolerance = TOLERANCES.get(model.dtype, TOLERANCES[torch.bfloat16])
-    return Proof(tuple(Check(name, error, tolerance) for name, error in errors.items()))
+    return Proof(tuple(Check(name, error, _tolerance(model)) for name, error in errors.items()))
 
 
 def require(proof: Proof, model: PreTrainedModel) -> None:
@@ -112,47 +117,92 @@ def require(proof: Proof, model: PreTrainedModel) -> None:
             f"the weights of {type(model).__name__} hold NaN or infinite values in {len(broken)} tensor(s), "
             f"first {broken[0]}; reload or retrain the checkpoint"
         )
-    failed = [check for check in proof.checks if not check.passed]
-    if any(check.name == "causality" for check in failed):
+    failed = {check.name: check for check in proof.checks if not check.passed}
+    if "attention function" in failed:
         raise UnsupportedModelError(
-            f"{type(model).__name__} is not causal: changing the last token changes earlier predictions "
-            f"(by {_percent(failed, 'causality')}); use a decoder-only model, not an encoder"
+            f"{type(model).__name__} gives other logits when it is run again with its attention function "
+            f"observed (off by {_percent(failed['attention function'])}): it is random, keeps something from "
+            "run to run, or does with attention what cannot be followed; "
+            "see `mnemoscope models` for the families that are proven"
         )
-    sums = ", ".join(f"{c.name} (off by {c.error:.2g}, allowed {c.tolerance:g})" for c in failed)
+    if "causality" in failed:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is not causal: leaving out later tokens changes earlier predictions "
+            f"(by {_percent(failed['causality'])}); use a decoder-only model, not an encoder"
+        )
+    sums = ", ".join(f"{c.name} (off by {c.error:.2g}, allowed {c.tolerance:g})" for c in failed.values())
     raise UnsupportedModelError(
         f"{type(model).__name__} is refused because its parts do not add up to what it computes: {sums}; "
         "see `mnemoscope models` for the families that are proven"
     )
 
 
-def _percent(checks: list[Check], name: str) -> str:
-    return f"{100 * next(c.error for c in checks if c.name == name):.2g} %"
+def _percent(check: Check) -> str:
+    return f"{100 * check.error:.2g} %"
 
 
-def _added(projection: Projection, coefficients: Tensor, scale: Tensor) -> Tensor:
-    total = scale * (coefficients @ projection.columns())
-    constant = projection.constant(scale)
-    return total if constant is None else total + constant
-
-
-def _attention_error(anatomy: Anatomy, trace: Trace) -> float:
+def _attention_error(anatomy: Anatomy, traces: Sequence[Trace]) -> float:
     errors = []
     for layer, block in enumerate(anatomy.blocks):
-        coefficients = trace.weighted_values(layer).sum(-1).flatten()
-        found = _added(block.attention_output, coefficients, trace.attention_scale[layer])
-        errors.append(relative_error(found, trace.attention_out[layer]))
+        found = _added(
+            block.attention_output,
+            torch.stack([trace.weighted_values(layer).sum(-1).flatten() for trace in traces]),
+            torch.stack([trace.attention_scale[layer] for trace in traces]),
+        ) + torch.stack([trace.attention_constant[layer] for trace in traces])
+        errors += [relative_error(a, t.attention_out[layer]) for a, t in zip(found, traces, strict=True)]
     return max(errors)
 
 
-def _ffn_error(anatomy: Anatomy, trace: Trace) -> float:
+def _ffn_error(anatomy: Anatomy, traces: Sequence[Trace]) -> float:
     errors = []
     for layer, block in enumerate(anatomy.blocks):
-        found = _added(block.ffn_output, trace.coefficients[layer], trace.ffn_scale[layer])
-        errors.append(relative_error(found, trace.ffn_out[layer]))
+        found = _added(
+            block.ffn_output,
+            torch.stack([trace.coefficients[layer] for trace in traces]),
+            torch.stack([trace.ffn_scale[layer] for trace in traces]),
+        ) + torch.stack([trace.ffn_constant[layer] for trace in traces])
+        errors += [relative_error(a, t.ffn_out[layer]) for a, t in zip(found, traces, strict=True)]
     return max(errors)
+
+
+def _added(projection: Projection, coefficients: Tensor, scales: Tensor) -> Tensor:
+    """What the neurons of a layer write together, `[n_prompts, n], [n_prompts] -> [n_prompts, d_model]`."""
+    active = torch.nonzero(coefficients.any(0))[:, 0]
+    if len(active) == projection.n_inputs:
+        return scales[:, None] * (coefficients[:, : projection.n_inputs] @ projection.columns())
+    return scales[:, None] * (coefficients[:, active] @ projection.columns(active))
+
+
+def require_sum(trace: Trace, model: PreTrainedModel) -> None:
+    """Refuse a prompt on which the parts do not sum to the residual stream, though they did on the probe.
+
+    Raises:
+        UnsupportedModelError: they do not.
+    """
+    error, tolerance = _stream_error(trace), _tolerance(model)
+    # States that are not numbers are told apart by whoever reads them out.
+    if bool(trace.final_state.isfinite().all()) and not error <= tolerance:
+        raise UnsupportedModelError(
+            f"the parts of {type(model).__name__} do not add up to the residual stream on this prompt of "
+            f"{len(trace.token_ids)} tokens (off by {error:.2g}, allowed {tolerance:g}), though they did on "
+            "the probe: it does something with such a prompt that was not found; take another prompt or model"
+        )
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    return TOLERANCES.get(model.dtype, TOLERANCES[torch.bfloat16])
 
 
 def _stream_error(trace: Trace) -> float:
     after = trace.resid_pre + trace.attention_out + trace.ffn_out
     expected = torch.cat([trace.resid_pre[1:], trace.final_state[None]])
     return max(relative_error(a, e) for a, e in zip(after, expected, strict=True))
+
+
+def _readout_error(anatomy: Anatomy, traces: Sequence[Trace], own: Tensor) -> float:
+    """Of logits read after every prompt, and after the last with the norm frozen."""
+    readout = anatomy.readout
+    states = torch.stack([trace.final_state for trace in traces])
+    read = capped(readout.uncapped_logits(states), readout.soft_cap)
+    frozen = readout.freeze(states[-1]).logits(states[-1:])
+    return max(relative_error(read, own), relative_error(frozen, own[-1:]))

@@ -8,6 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mnemoscope.model.soft_cap import CappedLogits, capped, capped_
+from mnemoscope.model.stored import read_parameter
+
 EPSILON_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps")
 # Tried where a module does not say what it adds to the mean square.
 USUAL_EPSILONS = (1e-5, 1e-6, 1e-8, torch.finfo(torch.float32).eps, 0.0)
@@ -58,11 +61,10 @@ class Norm:
         some do not say their epsilon), so each formula is tried on what the module was seen to do and
         the closest one is kept.
         """
-        stored = getattr(module, "weight", None)
-        weighted = isinstance(stored, Tensor)
-        weight = stored.detach().float() if weighted else before.new_ones(before.shape[-1]).float()
-        bias = getattr(module, "bias", None)
-        beta = bias.detach().float() if isinstance(bias, Tensor) else None
+        stored, bias = read_parameter(module, "weight"), read_parameter(module, "bias")
+        weighted = stored is not None
+        weight = stored.float() if weighted else before.new_ones(before.shape[-1]).float()
+        beta = None if bias is None else bias.float()
         named = [getattr(module, name, None) for name in EPSILON_NAMES]
         epsilons = [float(epsilon) for epsilon in named if epsilon is not None][:1] or USUAL_EPSILONS
         candidates = [
@@ -85,21 +87,30 @@ class Readout:
         unembedding: `E`, `[n_vocabulary, d_model]`, the model's own tensor in its own type.
         bias: the head's bias, `[n_vocabulary]` float32, or None.
         logit_scale: what the head's outputs are multiplied with before the softmax.
+        soft_cap: c where logits are `c tanh(z / c)` of the scaled outputs z; None where they are z.
     """
 
     norm: Norm
     unembedding: Tensor
     bias: Tensor | None
     logit_scale: float = 1.0
+    soft_cap: float | None = None
+
+    def uncapped_logits(self, states: Tensor) -> Tensor:
+        """The head's outputs times the logit scale, `[n, d_model] -> [n, n_vocabulary]` float32.
+
+        Each state goes through the norm with its own scale, as in the model; gradients flow.
+        """
+        outputs = project(self.norm(states.float()), self.unembedding)
+        outputs = outputs if self.bias is None else outputs + self.bias
+        return outputs * self.logit_scale
 
     def log_probabilities(self, states: Tensor) -> Tensor:
         """Log probabilities of the next token after states, `[n, d_model] -> [n, n_vocabulary]` float32.
 
         Each state goes through the norm with its own scale, as in the model; gradients flow.
         """
-        logits = project(self.norm(states.float()), self.unembedding)
-        logits = logits if self.bias is None else logits + self.bias
-        return torch.log_softmax(logits * self.logit_scale, dim=-1)
+        return torch.log_softmax(capped(self.uncapped_logits(states), self.soft_cap), dim=-1)
 
     def freeze(self, final_state: Tensor, norm_bias: bool = True) -> FrozenReadout:
         """Fix the norm's scale to that of the final state h, `[d_model]`.
@@ -116,7 +127,7 @@ class Readout:
         if self.bias is not None:
             constant = constant + self.bias
         scale = self.norm.scale(final_state) * self.logit_scale
-        return FrozenReadout(self.norm, self.unembedding, constant * self.logit_scale, scale)
+        return FrozenReadout(self.norm, self.unembedding, constant * self.logit_scale, scale, self.soft_cap)
 
 
 @dataclass(frozen=True)
@@ -128,12 +139,14 @@ class FrozenReadout:
         unembedding: `E`, `[n_vocabulary, d_model]`.
         constant: `beta @ E.T + head bias`, times the logit scale, `[n_vocabulary]`.
         scale: the frozen factor of the norm, times the logit scale; a scalar.
+        soft_cap: c where logits are `c tanh(z / c)` of `z = bs(x) + constant`; None where they are z.
     """
 
     norm: Norm
     unembedding: Tensor
     constant: Tensor
     scale: Tensor
+    soft_cap: float | None = None
 
     def fold(self, vectors: Tensor) -> Tensor:
         """Apply the frozen norm to vectors `[..., d_model]`; `project` of it is `bs`."""
@@ -150,10 +163,49 @@ class FrozenReadout:
         """`[n, d_model] -> [n, n_vocabulary]`, the before-softmax values of folded vectors."""
         return project(folded, self.unembedding, out)
 
+    def uncapped_logits(self, states: Tensor) -> Tensor:
+        """`bs(x) + constant` of states, linear but for the constant, `[n, d_model] -> [n, n_vocabulary]`."""
+        return self.project(self.fold(states)).add_(self.constant)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What is given to the softmax after each state, `[n, d_model] -> [n, n_vocabulary]`."""
+        return capped_(self.uncapped_logits(states), self.soft_cap)
+
     def log_probabilities(self, states: Tensor) -> Tensor:
         """Log probabilities of the next token after each state, `[n, d_model] -> [n, n_vocabulary]`."""
-        logits = self.project(self.fold(states)).add_(self.constant)
-        return torch.log_softmax(logits, dim=-1)
+        return torch.log_softmax(self.logits(states), dim=-1)
+
+    def predict(self, states: Tensor) -> Predicted:
+        """The same with what it takes to tell how they change."""
+        if self.soft_cap is None:
+            return Predicted(self.log_probabilities(states), None)
+        return Predicted.capped(CappedLogits(self.soft_cap, self.uncapped_logits(states)))
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What states predict, and how their logits answer to what is added to them.
+
+    Attributes:
+        log_probabilities: `[n_states, n_vocabulary]`, natural logarithms.
+        logits: where they stand before the soft-cap; None without one, where what is added to a value is
+            what its logit changes by.
+    """
+
+    log_probabilities: Tensor
+    logits: CappedLogits | None
+
+    @staticmethod
+    def capped(logits: CappedLogits) -> Predicted:
+        """Where there is a soft-cap."""
+        return Predicted(torch.log_softmax(capped(logits.before, logits.cap), dim=-1), logits)
+
+    def alike(self) -> Predicted:
+        """One state whose before-softmax values are all 0, so that it predicts every token alike."""
+        zeros = torch.zeros_like(self.log_probabilities[:1])
+        if self.logits is None:
+            return Predicted(zeros.log_softmax(-1), None)
+        return Predicted.capped(CappedLogits(self.logits.cap, zeros))
 
 
 def project(vectors: Tensor, matrix: Tensor, out: Tensor | None = None, chunk: int = 8192) -> Tensor:

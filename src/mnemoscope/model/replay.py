@@ -16,6 +16,7 @@ from torch import Tensor
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.hooks import evaluating, first_tensor, hidden_states
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.stored import input_device
 
 # Largest difference in nats between the model's own prediction and the one taken up at layer 0.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
@@ -86,7 +87,7 @@ class Replay:
 
     def _run(self, token_ids: Sequence[int]) -> None:
         model, anatomy = self.language_model.model, self.language_model.anatomy
-        tokens = torch.tensor([list(token_ids)], device=model.device)
+        tokens = torch.tensor([list(token_ids)], device=input_device(model))
         with ExitStack() as stack, torch.no_grad():
             for block in anatomy.blocks:
                 handle = block.module.register_forward_pre_hook(self._keep, with_kwargs=True)
@@ -108,7 +109,7 @@ class Replay:
         Masks may, and the biases of ALiBi do in some families and in others do not.
         """
         model = self.language_model.model
-        tokens = torch.tensor([list(token_ids)] * 2, device=model.device)
+        tokens = torch.tensor([list(token_ids)] * 2, device=input_device(model))
         seen: list[Arguments] = []
 
         def stop(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

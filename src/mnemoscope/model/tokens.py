@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mnemoscope.errors import PromptError, TargetError
-from mnemoscope.model.hooks import get_weight
+from mnemoscope.errors import ModelFileError, PromptError, TargetError
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.matrix import get_weight
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Prompt:
 
     Attributes:
         text: as given.
-        ids: token ids, with the special tokens that the tokenizer adds by itself.
+        ids: token ids, with the special tokens that the tokenizer adds by itself, unless the text begins
+            with one: it is then taken to have all of them, as text from a chat template does.
         tokens: each token's own text.
     """
 
@@ -54,6 +56,23 @@ def encode_prompt(language_model: LanguageModel, text: str) -> Prompt:
     return Prompt(text, tuple(ids), tuple(token_text(language_model.tokenizer, i) for i in ids))
 
 
+def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that is made for a larger vocabulary.
+
+    Tokens added to a tokenizer later, such as one for padding, may go beyond what the model has embeddings
+    for: only a prompt with one of them is refused.
+
+    Raises:
+        ModelFileError: its own tokens are more than the model's embeddings.
+    """
+    size = get_weight(model.get_input_embeddings()).shape[0]
+    if tokenizer.vocab_size > size:
+        raise ModelFileError(
+            f"the tokenizer of {name} has {tokenizer.vocab_size:,} tokens but the model only {size:,} "
+            "embeddings; put the tokenizer there that belongs to this model"
+        )
+
+
 def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | int) -> int:
     """The id of the one token that `target` is after the prompt.
 
@@ -63,35 +82,58 @@ def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | i
         target: its text, leading space included, or its id.
 
     Raises:
-        TargetError: empty, several tokens, without the space it needs, or not in the vocabulary.
+        TargetError: no text or id, empty, several tokens, without the space it needs, or not in the
+            vocabulary.
     """
     if isinstance(target, int):
         return _checked_id(language_model, target)
+    ids = encode_continuation(language_model, prompt, target)
+    if len(ids) > 1:
+        tokenizer = language_model.tokenizer
+        first = next((i for i in ids if token_text(tokenizer, i).strip()), ids[0])
+        raise TargetError(
+            f"the target {target!r} is {len(ids)} tokens ({_pieces(tokenizer, ids)}), and here a target is "
+            f"one token; take {_offer(tokenizer, first)}{_nearest(tokenizer, target)}; all tokens of one "
+            "target are scored by attribute_continuation, or `mnemoscope attribute` with one --target"
+        )
+    return ids[0]
+
+
+def encode_continuation(language_model: LanguageModel, prompt: Prompt, target: str) -> tuple[int, ...]:
+    """The ids of the tokens that `target` is after the prompt, tokenised together with it.
+
+    Args:
+        language_model: whose tokenizer to use.
+        prompt: what comes before.
+        target: its text, leading space included.
+
+    Raises:
+        TargetError: no text, empty, without the space it needs, not in the vocabulary, or of several tokens
+            and at its beginning one with the end of the prompt.
+    """
+    if not isinstance(target, str):
+        raise TargetError(f"the target is {target!r}; give one token's text or id")
     if not target:
         raise TargetError("the target is empty; give the next token's text, such as ' Tokyo'")
     if not _is_unicode(target):
         raise TargetError("the target holds half of a surrogate pair; give valid Unicode text")
     tokenizer = language_model.tokenizer
-    _refuse_missing_space(language_model, prompt, target)
     together = _encode(tokenizer, prompt.text + target)
-    if tuple(together[: len(prompt.ids)]) != prompt.ids:
+    _refuse_missing_space(language_model, prompt, target, len(together))
+    merges = tuple(together[: len(prompt.ids)]) != prompt.ids
+    if merges:
         _refuse_merge(prompt, target)
-        together = [*prompt.ids, *_encode(tokenizer, target, special=False)]
-    ids = together[len(prompt.ids) :]
-    if len(ids) > 1:
-        pieces = ", ".join(repr(token_text(tokenizer, i)) for i in ids)
-        first = next((i for i in ids if token_text(tokenizer, i).strip()), ids[0])
-        raise TargetError(
-            f"the target {target!r} is {len(ids)} tokens ({pieces}), "
-            "and targets of several tokens come in a later "
-            f"version; take {_offer(tokenizer, first)}{_nearest(tokenizer, target)}"
-        )
-    if not ids or ids[0] == tokenizer.unk_token_id:
+        ids = _encode(tokenizer, target, special=False)
+        if len(ids) > 1:
+            raise TargetError(_merged(tokenizer, prompt, target, together))
+    else:
+        ids = together[len(prompt.ids) :]
+    if not ids or tokenizer.unk_token_id in ids:
         raise TargetError(
             f"the target {target!r} is not in the model's vocabulary; "
             f"give one of its tokens{_nearest(tokenizer, target)}"
         )
-    return ids[0]
+    return tuple(ids)
 
 
 @lru_cache(maxsize=2**17)
@@ -103,7 +145,15 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=special).input_ids)
+    """Token ids; special tokens that the text writes out are single tokens, and are not added again."""
+    written = text.startswith(tuple(_special_tokens(tokenizer).values()))
+    return list(tokenizer(text, add_special_tokens=special and not written).input_ids)
+
+
+@lru_cache(maxsize=16)
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    added = tokenizer.added_tokens_decoder.items()
+    return {token_id: str(token) for token_id, token in added if token.special}
 
 
 def _is_unicode(text: str) -> bool:
@@ -131,18 +181,28 @@ def _check_range(language_model: LanguageModel, ids: list[int]) -> None:
         )
 
 
-def _refuse_missing_space(language_model: LanguageModel, prompt: Prompt, target: str) -> None:
-    """A word glued to the end of another word is nearly always a forgotten space."""
-    if not target[0].isalnum() or prompt.text[-1].isspace():
-        return
+def _refuse_missing_space(
+    language_model: LanguageModel, prompt: Prompt, target: str, n_together: int
+) -> None:
+    """A word glued to the end of another word is nearly always a forgotten space.
+
+    It is taken for one where a space makes it a single token, or no more tokens than without: in scripts that
+    have no spaces, one that is put in mostly is a token more.
+    """
     tokenizer = language_model.tokenizer
+    after_special = prompt.ids[-1] in _special_tokens(tokenizer)
+    if not target[0].isalnum() or prompt.text[-1].isspace() or after_special:
+        return
     spaced = _encode(tokenizer, f"{prompt.text} {target}")
-    if tuple(spaced[:-1]) == prompt.ids and spaced[-1] != tokenizer.unk_token_id:
+    ids = spaced[len(prompt.ids) :]
+    if tuple(spaced[: len(prompt.ids)]) != prompt.ids or tokenizer.unk_token_id in ids:
+        return
+    if len(ids) == 1 or len(spaced) <= n_together:
+        named = f"{' ' + target!r} ({'id' if len(ids) == 1 else 'ids'} {', '.join(map(str, ids))})"
         raise TargetError(
             f"the target {target!r} has no leading space, "
             "but the next word after this prompt begins with one; "
-            f"take {' ' + target!r} (id {spaced[-1]}), "
-            f"or give a token id if you mean {target!r} glued to the last word"
+            f"take {named}, or give a token id if you mean {target!r} glued to the last word"
         )
 
 
@@ -152,6 +212,22 @@ def _refuse_merge(prompt: Prompt, target: str) -> None:
             f"the prompt ends with white space that belongs to the target's token; "
             f"remove it from the prompt and take {prompt.text[-1] + target.lstrip()!r}"
         )
+
+
+def _merged(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, target: str, together: list[int]) -> str:
+    """What to tell of a target of several tokens whose beginning is one token with the prompt's end."""
+    same = next(
+        i for i, (own, new) in enumerate(zip(prompt.ids, [*together, None], strict=False)) if own != new
+    )
+    return (
+        f"the prompt's own tokens change when the target {target!r} is put behind it: "
+        f"{_pieces(tokenizer, prompt.ids[same:])} becomes {_pieces(tokenizer, together[same:])}; "
+        "end the prompt where one of these tokens ends, and begin the target there"
+    )
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return ", ".join(repr(token_text(tokenizer, i)) for i in ids)
 
 
 def _offer(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mnemoscope.model.attention_call import AttentionCall
+from mnemoscope.model.experts import Mixture, mixtures_of
 from mnemoscope.model.hooks import first_tensor, hidden_states, observed_attention
+from mnemoscope.model.matrix import is_adapted
 from mnemoscope.model.readout import Norm
 
 # Relative to the largest value: what a formula may be off by from what a module did.
@@ -29,6 +31,7 @@ class Step:
         given: its first argument, `[..., n]`; of a call the values.
         output: what it gave; None of a call.
         call: what attention was handed; None of other modules.
+        routing: router weights that it was given, `[n_tokens, n_experts]`; None but of a mixture of experts.
     """
 
     name: str
@@ -36,11 +39,12 @@ class Step:
     given: Tensor
     output: Tensor | None
     call: AttentionCall | None = None
+    routing: Tensor | None = None
 
     @property
     def is_matrix(self) -> bool:
         """Whether it multiplied with a matrix."""
-        return self.output is not None and _n_axes(self.module) == 2
+        return self.output is not None and (_n_axes(self.module) == 2 or isinstance(self.module, Mixture))
 
     @property
     def states_given(self) -> Tensor:
@@ -96,10 +100,12 @@ def watch(model: PreTrainedModel, layers: nn.ModuleList, probe: Tensor) -> Story
     with ExitStack() as stack:
         for i, layer in enumerate(layers):
             stack.enter_context(_watch_block(layer, story, i))
-        for name, module in model.named_modules():
-            if not any(True for _ in module.children()):
-                steps = story.steps[owner[id(module)]] if id(module) in owner else story.outside
-                stack.enter_context(_watch_leaf(name, module, steps))
+        for name, module in _leaves(model):
+            steps = story.steps[owner[id(module)]] if id(module) in owner else story.outside
+            stack.enter_context(_watch_leaf(name, module, steps))
+        for mixture in mixtures_of(model):
+            steps = story.steps[owner[id(mixture.matrix.module)]]
+            stack.enter_context(_watch_leaf(mixture.name, mixture, steps))
 
         def on_call(call: AttentionCall) -> None:
             if id(call.module) in owner:
@@ -112,12 +118,26 @@ def watch(model: PreTrainedModel, layers: nn.ModuleList, probe: Tensor) -> Story
     return story
 
 
+def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """What counts as one module: those without modules of their own, and linear layers with adapters."""
+    inside: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        if module in inside:
+            continue
+        if is_adapted(module):
+            inside.update(module.modules())
+        if is_adapted(module) or not any(True for _ in module.children()):
+            yield name, module
+
+
 @contextmanager
 def _watch_leaf(name: str, module: nn.Module, steps: list[Step]) -> Iterator[None]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+        gave = first_tensor(output)  # routers of experts give their choice beside their logits
+        if args and isinstance(args[0], Tensor) and isinstance(gave, Tensor):
             # Falcon goes on to add the attention's output to the FFN's in place.
-            steps.append(Step(name, module, args[0].detach(), output.detach().clone()))
+            routing = args[1].detach() if isinstance(module, Mixture) else None
+            steps.append(Step(name, module, args[0].detach(), gave.detach().clone(), routing=routing))
 
     handle = module.register_forward_hook(hook)
     try:

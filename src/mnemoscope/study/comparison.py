@@ -270,14 +270,14 @@ def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequ
     every = [*sets, *anywhere, *alike]
     prediction = question.prediction
     outcomes = ablate_each(
-        model.language_model, fact.prompt.ids, fact.target, [*every, ()], budget=prediction.budget
+        model.language_model, fact.prompt.ids, prediction.objective, [*every, ()], budget=prediction.budget
     )
     kinds = ["method"] * len(sets) + [RANDOM] * len(anywhere) + [SAME_LAYERS] * len(alike)
     return pd.DataFrame(
         {
             "reciprocal_rank": (1 / outcomes.rank).tolist(),
-            "probability": outcomes.log_probability.exp().tolist(),
-            "log_probability": outcomes.log_probability.tolist(),
+            "probability": outcomes.value.exp().tolist(),
+            "log_probability": outcomes.value.tolist(),
             "drop": outcomes.drop.tolist(),
             "kl": [*_divergences(model, every, kinds), 0.0],
             "control": [*kinds, NONE],

@@ -8,7 +8,7 @@ from mnemoscope.attribution.query_neurons import QueryTables
 from mnemoscope.attribution.result import Attribution, records
 from mnemoscope.view.effects import Effects
 from mnemoscope.view.numbers import plain_number
-from mnemoscope.view.tokens import visible
+from mnemoscope.view.targets import targets_words, value_name
 
 # The tables of parts that are searched for, with what they hold.
 SEARCHED = {
@@ -42,10 +42,10 @@ def what_is_proven(result: Attribution) -> list[str]:
 
 
 def sum_of_layers(result: Attribution) -> str:
-    """Where the log probability comes from, and what rounding the layers' sum leaves."""
-    start = plain_number(result.log_probability_of_embeddings)
-    end = plain_number(result.target.log_probability)
-    path = f"log p of {visible(result.target.text)}: {start} from embeddings, {end} at the end"
+    """Where what is asked comes from, and what rounding the layers' sum leaves."""
+    start, end = plain_number(result.value_of_embeddings), plain_number(result.targets.value)
+    asked = f"{value_name(result.targets)} of {targets_words(result.targets)}"
+    path = f"{asked}: {start} from embeddings, {end} at the end"
     if result.telescoping_error is None:
         return path
     return f"{path}; the layers add up to the difference within {abs(result.telescoping_error):.0e}"

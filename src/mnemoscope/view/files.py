@@ -24,6 +24,7 @@ from mnemoscope.attribution.result import (
     Cost,
     Provenance,
     Target,
+    Targets,
     records,
 )
 from mnemoscope.errors import OutputError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 FORMAT = "mnemoscope attribution"
 _METADATA_KEY = b"mnemoscope"
 _NUMERIC = ("float", "int", "uint", "bool")
-_COLUMNS = TABLES | QUERY_TABLES
 _LIST_COLUMNS = frozenset({"promotes", "demotes"})
 
 
@@ -90,9 +90,9 @@ def _description(result: Attribution) -> dict[str, Any]:
         "prompt": result.prompt,
         "tokens": list(result.tokens),
         "token_ids": list(result.token_ids),
-        "target": vars(result.target),
+        **result.targets.to_json(),
         "certified": result.certified,
-        "log_probability_of_embeddings": result.log_probability_of_embeddings,
+        "value_of_embeddings": result.value_of_embeddings,
         "telescoping_error": result.telescoping_error,
         "costs": {name: vars(cost) for name, cost in result.costs.items()},
         "provenance": vars(result.provenance),
@@ -105,16 +105,14 @@ def _description(result: Attribution) -> dict[str, Any]:
 
 def _restored(description: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Attribution:
     value_tables: dict[str, Any] = {name: tables[name] for name in TABLES}
-    target = description["target"]
     rounding = description["telescoping_error"]
-    numbers = {name: _number(target[name]) for name in ("probability", "log_probability")}
     return Attribution(
         prompt=description["prompt"],
         tokens=tuple(description["tokens"]),
         token_ids=tuple(description["token_ids"]),
-        target=Target(**{**target, **numbers}),
+        targets=_targets(description["targets"]),
         certified=description["certified"],
-        log_probability_of_embeddings=_number(description["log_probability_of_embeddings"]),
+        value_of_embeddings=_number(description["value_of_embeddings"]),
         telescoping_error=None if rounding is None else _number(rounding),
         costs={name: Cost(**cost) for name, cost in description["costs"].items()},
         provenance=Provenance(**description["provenance"]),
@@ -123,9 +121,21 @@ def _restored(description: dict[str, Any], tables: dict[str, pd.DataFrame]) -> A
     )
 
 
+def _targets(described: dict[str, Any]) -> Targets:
+    answers, against = (
+        tuple(_target(target) for target in described[side]) for side in ("answers", "against")
+    )
+    return Targets(answers, against, _number(described["value"]))
+
+
+def _target(described: dict[str, Any]) -> Target:
+    numbers = {name: _number(described[name]) for name in ("probability", "log_probability")}
+    return Target(**{**described, **numbers})
+
+
 def _columns(description: Any) -> dict[str, tuple[str, ...]]:
     """The tables of a description and their columns; query neurons are there if they were asked for."""
-    return {name: columns for name, columns in _COLUMNS.items() if name in description["dtypes"]}
+    return {name: tuple(columns) for name, columns in description["dtypes"].items()}
 
 
 def _number(value: float | str | None) -> float:
@@ -168,7 +178,7 @@ def _html_bytes(result: Attribution) -> bytes:
 
 
 def _json_bytes(result: Attribution) -> bytes:
-    tables = {name: records(table, _COLUMNS[name]) for name, table in result.tables().items()}
+    tables = {name: records(table, tuple(table)) for name, table in result.tables().items()}
     document = {**_description(result), **result.to_json(), **tables}
     return (json_text(document) + "\n").encode("utf-8")
 
@@ -201,7 +211,7 @@ def _arrow_table(name: str, table: pd.DataFrame) -> pa.Table:
     import pyarrow as pa
 
     columns: dict[str, Any] = {"table": pa.array([name] * len(table), pa.string())}
-    for column in _COLUMNS[name]:
+    for column in table:
         series = table[column]
         if series.empty:
             columns[column] = pa.nulls(0)

@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mnemoscope.attribution.query_neurons import QUERY_TABLES, QueryTables
-from mnemoscope.attribution.result import TABLES, Attribution, records
+from mnemoscope.attribution.result import Attribution, records
 from mnemoscope.view.depth import Depth
-from mnemoscope.view.effects import MEANINGS, NAMES, Effects, effect_text
+from mnemoscope.view.effects import NAMES, Effects, effect_text
 from mnemoscope.view.facts import (
     NOTHING_READ,
     QUERY_SCORE,
@@ -28,6 +28,7 @@ from mnemoscope.view.facts import (
 )
 from mnemoscope.view.figure import figure_of
 from mnemoscope.view.numbers import percent, places, plain_number, signed
+from mnemoscope.view.targets import any_of, target_facts, targets_words, value_facts
 from mnemoscope.view.tokens import visible
 
 _MOST_ROWS = 200
@@ -100,7 +101,7 @@ class Sheet:
         effects = Effects.of(result)
         shown = effects.with_mediated()
         table: pd.DataFrame = getattr(result, name)
-        columns = tuple(column for column in TABLES[name] if column in shown or column not in NAMES)
+        columns = tuple(name for name in map(str, table) if name in shown or name not in NAMES)
         rows = records(table.head(_MOST_ROWS), columns)
         ordering = [abs(row[effects.order]) for row in rows if math.isfinite(row[effects.order])]
         return cls(
@@ -146,7 +147,11 @@ def render_html(result: Attribution) -> str:
             style_hash=f"sha256-{digest}",
             chart=figure_of(Depth.of(result, effects.order)),
             effects=effects,
-            meanings={NAMES[column]: MEANINGS[column] for column in effects.with_mediated()},
+            meanings=effects.meanings(effects.with_mediated()),
+            asked=targets_words(result.targets),
+            any_of=any_of,
+            value_facts=value_facts(result.targets),
+            target_facts=target_facts,
             depth_sheets=[
                 Sheet.of(result, "layers", "Layers"),
                 Sheet.of(result, "heads", "Heads"),

@@ -15,6 +15,7 @@ from mnemoscope.attribution.result import records
 from mnemoscope.view.depth_chart import LOWERS, RAISES
 from mnemoscope.view.drawing import Row, prompt_text, title_text, token_text
 from mnemoscope.view.numbers import places, signed
+from mnemoscope.view.targets import targets_text
 
 _GUIDE = 4  # cells that the lines of a tree take for each step back
 _LEAST_TOKEN = 4
@@ -31,7 +32,7 @@ _NAMES = {
 
 def render_links(links: Links, console: Console) -> None:
     """Show every value neuron, the strongest first, with its links and what they lead back to."""
-    target = token_text(links.target.text, "bold")
+    target = targets_text(links.targets)
     console.print(prompt_text(links.tokens, console.width) + Text(" ▸ ", "dim") + target)
     console.print()
     console.print(title_text("What activates the value neurons", "of ", target, _extent(links)))

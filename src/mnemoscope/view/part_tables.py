@@ -38,7 +38,7 @@ class PartTables:
             Column(word, lambda row, word=word: _tokens(row[word]), stretches=True)
             for word in (("promotes", "demotes") if width >= _WITH_DEMOTES else ("promotes",))
         ]
-        columns = [_name("layer", "neuron"), *self._effects(rows), _coefficient(), *words]
+        columns = [_name("layer", "neuron"), *_expert(table), *self._effects(rows), _coefficient(), *words]
         return table_of(title, rows, columns)
 
     def attention(self, title: Text, table: pd.DataFrame, n_rows: int) -> RenderableType:
@@ -70,6 +70,7 @@ def query_ffn(title: Text, table: pd.DataFrame, n_rows: int, with_coefficient: b
     decimals = places(row["score"] for row in rows)
     columns = [
         _name("layer", "neuron"),
+        *_expert(table),
         Column("query", lambda row: signed(row["score"], decimals), right=True),
         _bars("score", rows),
         *([_coefficient()] if with_coefficient else []),
@@ -85,6 +86,13 @@ def _rows(table: pd.DataFrame, n_rows: int) -> list[Row]:
 
 def _name(*parts: str) -> Column:
     return Column(".".join(parts), lambda row: ".".join(str(row[part]) for part in parts))
+
+
+def _expert(table: pd.DataFrame) -> list[Column]:
+    """Which expert neurons belong to, in a mixture of experts; empty for shared experts and dense layers."""
+    if "expert" not in table:
+        return []
+    return [Column("expert", lambda row: "" if row["expert"] < 0 else str(row["expert"]), right=True)]
 
 
 def _effect(name: str, rows: list[Row]) -> Column:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnemoscope.attribution.result import Attribution, records
+from mnemoscope.model.families import OURS
 from mnemoscope.view.depth import Depth
 from mnemoscope.view.depth_chart import LOWERS, RAISES, depth_chart
 from mnemoscope.view.drawing import (
@@ -22,11 +23,12 @@ from mnemoscope.view.drawing import (
     title_text,
     token_text,
 )
-from mnemoscope.view.effects import MEANINGS, NAMES, Effects, effect_text
+from mnemoscope.view.effects import NAMES, Effects, effect_text
 from mnemoscope.view.facts import NOTHING_READ, queries_are_missing, sum_of_layers, what_is_proven
-from mnemoscope.view.numbers import percent, places, plain_number, signed
+from mnemoscope.view.numbers import percent, places, signed
 from mnemoscope.view.part_tables import PartTables
 from mnemoscope.view.query_neurons import query_section
+from mnemoscope.view.targets import target_facts, targets_text, value_facts
 from mnemoscope.view.tokens import visible
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ _SECOND_EFFECT = 9  # cells that it takes in each of two such tables
 
 def render_attribution(result: Attribution, console: Console, rows: int = 10) -> None:
     """Show a result: the prediction, the model by depth, and the first rows of its tables."""
-    target = token_text(result.target.text, "bold")
+    target = targets_text(result.targets)
     effects = Effects.of(result)
     console.print(_origin(result))
     console.print()
@@ -86,11 +88,11 @@ def render_families(families: pd.DataFrame, console: Console) -> None:
     """Show which model families were proven, and how exactly."""
     rows = records(families, tuple(families.columns))
     columns = [
-        Column("family", lambda row: Text(row["family"], "bold")),
-        Column("variant", lambda row: row["variant"]),
+        Column("family", _family),
         Column("norm", lambda row: _cell(row["norm"])),
         Column("worst error", _worst_error, right=True),
-        Column("status", _status, stretches=True),
+        Column("", _status),
+        Column("variant", _variant, stretches=True),
     ]
     title = title_text("Proven families", "a tiny random model of each, proven on this machine just now")
     console.print(table_of(title, rows, columns))
@@ -103,13 +105,16 @@ def _origin(result: Attribution) -> Text:
 
 
 def _prediction_facts(result: Attribution) -> Text:
-    target = result.target
-    facts = {
-        "rank": f"{target.rank:,}",
-        "probability": percent(target.probability),
-        "log p": plain_number(target.log_probability),
-        "id": str(target.id),
-    }
+    """What the model says of what it is asked; of several tokens also what it says of each."""
+    targets = result.targets
+    lines = [_facts_text(value_facts(targets))]
+    if targets.one is None:
+        for target in (*targets.answers, *targets.against):
+            lines.append(token_text(target.text, "bold") + "   " + _facts_text(target_facts(target)))
+    return Text("\n").join(lines)
+
+
+def _facts_text(facts: dict[str, str]) -> Text:
     parts = [Text.assemble((name + " ", "dim"), value) for name, value in facts.items()]
     return Text("   ").join(parts)
 
@@ -158,7 +163,7 @@ def _heads_in_a_line(verb: str, heads: pd.DataFrame, effects: Effects, width: in
 
 def _part_tables(result: Attribution, effects: Effects, width: int, rows: int) -> list[RenderableType]:
     """Each sort of part: those that raise the target, and half as many that lower it."""
-    target = token_text(result.target.text, "bold")
+    target = targets_text(result.targets)
     fewer = (rows + 1) // 2
     tables = PartTables(effects, both=width >= _BOTH_EFFECTS)
     more = 2 * _SECOND_EFFECT if effects.totals else 0
@@ -191,7 +196,8 @@ def _part_tables(result: Attribution, effects: Effects, width: int, rows: int) -
 
 
 def _closing(result: Attribution, effects: Effects) -> Text:
-    meanings = "; ".join(f"{NAMES[name]}: {MEANINGS[name]}" for name in effects.columns())
+    told = effects.meanings(effects.columns()).items()
+    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in told)
     lines = [meanings, *what_is_proven(result), sum_of_layers(result)]
     return Text("\n").join(Text(line, "dim") for line in lines)
 
@@ -201,9 +207,22 @@ def _cell(value: str | float) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _family(row: Row) -> Text:
+    """Its name, and what package it comes with if not with ours."""
+    name = Text(visible(row["family"]), "bold")
+    return name if row["package"] == OURS else name.append(f" · {visible(row['package'])}", "not bold dim")
+
+
 def _worst_error(row: Row) -> str:
     return "" if pd.isna(row["worst_error"]) else f"{row['worst_error']:.0e}"
 
 
 def _status(row: Row) -> Text:
-    return Text(row["status"], RAISES if row["status"] == "proven" else f"bold {LOWERS}")
+    is_proven = row["status"] == "proven"
+    return Text("proven" if is_proven else "not proven", RAISES if is_proven else f"bold {LOWERS}")
+
+
+def _variant(row: Row) -> Text:
+    """What sets the configuration apart, and why it is not proven if it is not."""
+    variant = Text(visible(row["variant"]))
+    return variant if row["status"] == "proven" else variant.append(f": {visible(row['status'])}", LOWERS)

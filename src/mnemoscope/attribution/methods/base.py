@@ -19,6 +19,7 @@ from mnemoscope.attribution import parts, tables
 from mnemoscope.attribution.attribute import COARSE_TOKENS, FINE_TOKENS, Best, Prediction
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.search import Bounds, Pool, Scores, search
+from mnemoscope.errors import OptionError
 from mnemoscope.model.gradients import TotalEffects
 
 if TYPE_CHECKING:
@@ -98,6 +99,17 @@ class Question:
         """By one forward and one backward pass."""
         return self.prediction.total_effects()
 
+    def one_token(self, what: str) -> int:
+        """The token whose log probability is asked about.
+
+        Raises:
+            OptionError: something else is asked about, which `what` is not defined for.
+        """
+        token = self.prediction.objective.token
+        if token is None:
+            raise OptionError(f"{what} is defined for one target token; give one, and nothing against it")
+        return token
+
     def scored(self, method: Exhaustive) -> Tensor:
         """Every neuron's score by a method, `[n_neurons]`, computed once."""
         if method.label not in self._scored:
@@ -149,9 +161,10 @@ class Exhaustive(Method):
 
     def top(self, question: Question, k: int) -> Best:
         """The highest of all scores."""
-        scores = question.scored(self)
+        index = question.grid.existing
+        scores = question.scored(self)[index]
         order = scores.argsort(descending=True, stable=True)[:k]
-        return order, scores[order]
+        return index[order], scores[order]
 
     def scores(self, question: Question, index: Tensor) -> Tensor:
         """Some of all scores."""

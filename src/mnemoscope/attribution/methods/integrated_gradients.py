@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Question
+from mnemoscope.model.capture import stack_padded
 from mnemoscope.model.readout import Norm
 from mnemoscope.model.replay import Replay
 
@@ -45,7 +46,7 @@ class IntegratedGradients(Exhaustive):
             scores.append(self._layer(question, replay, layer))
             if question.report is not None:
                 question.report(layer + 1, n_layers)
-        return torch.cat(scores)
+        return stack_padded(scores).flatten()
 
     def _layer(self, question: Question, replay: Replay, layer: int) -> Tensor:
         steps = torch.arange(1, self.n_steps + 1, device=question.grid.base.device) / self.n_steps
@@ -74,8 +75,8 @@ def _integral(question: Question, replay: Replay, layer: int, steps: Tensor) -> 
         stack.callback(projection.module.register_forward_pre_hook(scale).remove)
         if norm is not None:
             stack.callback(projection.written.register_forward_hook(_with_scale(norm, scales)).remove)
-        log_p = replay.log_probabilities(layer, len(steps))[:, question.prediction.target]
-        (gradient,) = torch.autograd.grad(log_p.sum(), scaled)
+        value = question.prediction.objective.value(replay.log_probabilities(layer, len(steps)))
+        (gradient,) = torch.autograd.grad(value.sum(), scaled)
     return (values[0] * gradient.float().mean(0)).sum(0)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.bounds import Bounder, split_tail
+from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.methods.base import Question, Searched, with_base
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.model.readout import Predicted
 
 
 class LogProbability(Searched):
@@ -31,26 +30,30 @@ class LogProbability(Searched):
     def bounds(self, question: Question, n_tokens: int) -> Bounder:
         """Bounds of the increase over the uniform state."""
         prediction = question.prediction
-        tail = split_tail(_uniform(question), prediction.readout.unembedding, n_tokens)
-        return Bounder(prediction.geometry, prediction.readout, tail, prediction.target, prediction.budget)
+        focus, geometry = prediction.focus, prediction.geometry
+        return bounder(focus, _uniform(question), n_tokens, geometry, prediction.budget)
 
     def scorer(self, question: Question) -> Scorer:
         """The increase over the uniform state."""
         prediction = question.prediction
-        return Scorer(prediction.readout, _uniform(question), prediction.target, prediction.budget)
+        focus = prediction.focus
+        return Scorer(focus.readout, _uniform(question), focus.objective, prediction.budget)
 
     def top(self, question: Question, k: int) -> tuple[Tensor, Tensor]:
         """The proven best."""
         index, increase = super().top(question, k)
-        return index, increase - math.log(question.anatomy.n_vocabulary)
+        return index, increase + _value(question)
 
     def scores(self, question: Question, index: Tensor) -> Tensor:
         """Exact scores of some neurons."""
-        return super().scores(question, index) - math.log(question.anatomy.n_vocabulary)
+        return super().scores(question, index) + _value(question)
 
 
-def _uniform(question: Question) -> Tensor:
-    """Log probabilities of the state that predicts every token alike, `[1, n_vocabulary]`."""
-    n_vocabulary = question.anatomy.n_vocabulary
-    base = question.prediction.base.log_probabilities
-    return base.new_full((1, n_vocabulary), -math.log(n_vocabulary))
+def _uniform(question: Question) -> Predicted:
+    """What the state predicts that predicts every token in focus alike."""
+    return question.prediction.base.predicted.alike()
+
+
+def _value(question: Question) -> Tensor:
+    """Of the objective in that state, `[1]`."""
+    return question.prediction.focus.objective.value(_uniform(question).log_probabilities)

@@ -11,6 +11,7 @@ from mnemoscope.attribution.methods.base import Question, Searched
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Observer
 from mnemoscope.attribution.search import Bounds, Scores
+from mnemoscope.errors import OptionError
 
 
 class ProbabilityIncrease(Searched):
@@ -34,7 +35,7 @@ class _Carry:
     """Turns increases of log p into increases of p, which keeps their order within a layer.
 
     Attributes:
-        probability: of the target in each base state, `[n_states]`.
+        probability: of the target, or of all targets together, in each base state, `[n_states]`.
     """
 
     probability: Tensor
@@ -42,7 +43,9 @@ class _Carry:
     @staticmethod
     def of(question: Question) -> _Carry:
         prediction = question.prediction
-        return _Carry(prediction.base.log_probabilities[:, prediction.target].exp())
+        if prediction.objective.against is not None:
+            raise OptionError("a probability increase is not defined for log-odds; leave `against` out")
+        return _Carry(prediction.objective.value(prediction.base.predicted.log_probabilities).exp())
 
     def __call__(self, grid: Grid, index: Tensor, increase: Tensor) -> Tensor:
         layer, _, _ = grid.locate(index)

@@ -29,23 +29,24 @@ class RankBounds:
         self.weighted = weighted
         embeddings = self.readout.unembedding
         self.n_vocabulary = len(embeddings)
-        target = embeddings[question.prediction.target].float()
+        token = question.one_token("a rank")
+        target = embeddings[token].float()
         n_tokens = min(MORE_TOKENS * n_tokens, self.n_vocabulary)
         alike = self.readout.project(self.readout.fold(self.readout.pull_back(target)[None]))[0]
-        alike[question.prediction.target] = -torch.inf
+        alike[token] = -torch.inf
         spread = torch.linspace(0, self.n_vocabulary - 1, n_tokens // 2 + 1, device=alike.device).long()
         ids = torch.cat([alike.topk(max(1, n_tokens // 2)).indices, spread]).unique()
-        ids = ids[ids != question.prediction.target]
+        ids = ids[ids != token]
         # The target's advantage over each of the tokens, as directions of the residual stream.
         self.advantages = self.readout.pull_back(target - embeddings[ids].float())
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Bounds of every neuron, a layer at a time."""
-        for layer in range(grid.n_layers):
-            columns = torch.arange(grid.n_columns, device=grid.base.device)
-            index = (layer * grid.n_columns + columns)[:, None]
-            lower, upper = self._bounds(grid.columns(layer, None), grid.coefficients(layer)[:, 0])
-            yield index, lower[:, None], upper[:, None]
+        """Bounds of every neuron that takes part, a layer at a time."""
+        layers = grid.present.div(grid.n_columns, rounding_mode="floor")
+        for _, some in by_layer(layers):
+            index = grid.present[some]
+            lower, upper = self.chosen(grid, index)
+            yield index[:, None], lower[:, None], upper[:, None]
 
     def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of some neurons."""
@@ -77,16 +78,17 @@ class RankScores(Scorer):
 
     def __init__(self, question: Question, weighted: bool) -> None:
         """Prepare for one prediction."""
+        self.token = question.one_token("a rank")
         prediction = question.prediction
         super().__init__(
-            prediction.readout, prediction.base.log_probabilities, prediction.target, prediction.budget
+            prediction.readout, prediction.base.predicted, prediction.objective, prediction.budget
         )
         self.weighted = weighted
 
     def _score(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
         """Scores of neurons whose column is row `rank` of `values`."""
         values = values[rank]
-        own = values[:, self.target, None]
+        own = values[:, self.token, None]
         above = torch.where(factors[:, None] < 0, values < own, values > own).sum(-1)
         weight = factors.abs() if self.weighted else torch.ones_like(factors)
         return weight / (1 + above)

@@ -19,10 +19,10 @@ def parts_of(question: Question, index: Tensor) -> list[Part]:
 def outcomes(
     question: Question, sets: Sequence[Sequence[Part]], done: int = 0, total: int | None = None
 ) -> Outcomes:
-    """The target after each set of neurons is zeroed at all positions.
+    """The objective after each set of neurons is zeroed at all positions.
 
     Args:
-        question: whose target.
+        question: whose objective.
         sets: the neurons, by intervention.
         done: interventions made before, for the report of progress.
         total: interventions in all; None for these and those before.
@@ -33,7 +33,7 @@ def outcomes(
     return ablate_each(
         prediction.language_model,
         question.token_ids,
-        prediction.target,
+        prediction.objective,
         sets,
         budget=prediction.budget,
         report=None if report is None else lambda here, _: report(done + here, in_all),
@@ -41,5 +41,5 @@ def outcomes(
 
 
 def drops(question: Question, index: Tensor, done: int = 0, total: int | None = None) -> Tensor:
-    """How far log p(target) falls without each neuron alone, `[n]`, nats; see `outcomes`."""
+    """How far the objective falls without each neuron alone, `[n]`, nats; see `outcomes`."""
     return outcomes(question, [[part] for part in parts_of(question, index)], done, total).drop

@@ -1,0 +1,64 @@
+"""Write the tables of `families.md` from proofs run here and now: `python docs/make_families.py`."""
+
+from pathlib import Path
+
+import pandas as pd
+import transformers
+
+from mnemoscope.model.families import OURS, prove_families
+from mnemoscope.model.unsupported_table import UNSUPPORTED
+
+PAGE = Path(__file__).parent / "families.md"
+
+
+def main() -> None:
+    """Write the page's two tables anew."""
+    PAGE.write_text(page(prove_families()), encoding="utf-8")
+
+
+def page(proven: pd.DataFrame) -> str:
+    """The page as it is, with tables of these proofs."""
+    text = PAGE.read_text(encoding="utf-8")
+    text = _between(text, "proven", _proven_rows(proven[proven["package"] == OURS]))
+    return _between(text, "refused", _refused_rows())
+
+
+def _proven_rows(proven: pd.DataFrame) -> list[str]:
+    failed = proven[proven["status"] != "proven"]
+    if len(failed):
+        raise SystemExit(f"not proven here: {', '.join(failed['family'])}")
+    worst = proven["worst_error"].max()
+    return [
+        f"{len(proven)} configurations of {proven['family'].nunique()} families, proven with "
+        f"transformers {transformers.__version__}; the largest error of any sum is {worst:.0e}.",
+        "",
+        "| family | type in transformers | variant | attention | final norm | worst error |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {row.family} | `{row.model_type}` | {row.variant} | {row.attention} | {row.norm} "
+            f"| {row.worst_error:.0e} |"
+            for row in proven.sort_values(
+                ["family", "variant"], key=lambda names: names.str.lower()
+            ).itertuples()
+        ),
+    ]
+
+
+def _refused_rows() -> list[str]:
+    return [
+        "| family | type in transformers | why |",
+        "|---|---|---|",
+        *(f"| {row.name} | `{row.model_type}` | {row.why} |" for row in sorted(UNSUPPORTED)),
+    ]
+
+
+def _between(text: str, name: str, lines: list[str]) -> str:
+    """The text with these lines between the two comments of a name."""
+    start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    return before + start + "\n".join(lines) + "\n" + end + after
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Sums of scores over several predictions, such as those of the tokens of a target.
+
+Each prediction has its own base states and coefficients; a part that is there in all of them (a layer, a head, a
+neuron with its positions added up) has the sum of its scores. The neurons with the highest sums need not be among
+the best of any single prediction. They are searched for like those of one: sums of bounds bound sums of scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from typing import TypeVar
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution import parts, tables
+from mnemoscope.attribution.attribute import COARSE_TOKENS, FINE_TOKENS, N_READ, Prediction
+from mnemoscope.attribution.bounds import Bounder
+from mnemoscope.attribution.experts import with_experts
+from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.reading import TokenReader
+from mnemoscope.attribution.result import Cost
+from mnemoscope.attribution.scoring import Observer, Scorer
+from mnemoscope.attribution.search import Pool, search
+
+# One grid for each prediction, with the same columns taking part in all of them.
+Grids = tuple[Grid, ...]
+Numbers = TypeVar("Numbers", Tensor, pd.Series)
+
+
+@dataclass(frozen=True)
+class SummedBounds:
+    """Bounds of sums over predictions.
+
+    Float32 addition never turns an order around, so sums of bounds in one order hold sums of scores in
+    the same order, rounding included.
+
+    Attributes:
+        bounders: of each prediction, all with one budget and as many tokens, so that they take the
+            same columns at a time.
+    """
+
+    bounders: tuple[Bounder, ...]
+
+    def all(self, grids: Grids, /) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Flat indices, lower and upper bounds, `[n, n_coefficients]` each, in ascending order."""
+        each = (bounder.all(grid) for bounder, grid in zip(self.bounders, grids, strict=True))
+        for found in zip(*each, strict=True):
+            index, lower, upper = zip(*found, strict=True)
+            yield index[0], in_order(lower), in_order(upper)
+
+    def chosen(self, grids: Grids, index: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of parts with these ascending flat indices, `[n]` each."""
+        each = (bounder.chosen(grid, index) for bounder, grid in zip(self.bounders, grids, strict=True))
+        lower, upper = zip(*each, strict=True)
+        return in_order(lower), in_order(upper)
+
+
+@dataclass(frozen=True)
+class SummedScores:
+    """Exact sums over predictions.
+
+    Attributes:
+        scorers: of each prediction.
+    """
+
+    scorers: tuple[Scorer, ...]
+
+    def chosen(self, grids: Grids, index: Tensor, observer: Observer | None = None, /) -> Tensor:
+        """Sums of the scores of parts with these ascending flat indices, `[n]`.
+
+        An observer is shown values as the first prediction's final norm scales them.
+        """
+        return in_order(self.each(grids, index, observer))
+
+    def each(self, grids: Grids, index: Tensor, observer: Observer | None = None) -> tuple[Tensor, ...]:
+        """The scores of the same parts in every prediction, `[n]` each."""
+        first, *others = zip(self.scorers, grids, strict=True)
+        return (
+            first[0].chosen(first[1], index, observer),
+            *(scorer.chosen(grid, index) for scorer, grid in others),
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """Neurons with the highest or lowest sums, best first.
+
+    Attributes:
+        index: their flat indices, `[n]`.
+        total: sums of their scores, `[n]`, nats.
+        scores: their score in each prediction, `[n_predictions, n]`, nats.
+        coefficients: what enters the projection in each of them, `[n_predictions, n]`.
+    """
+
+    index: Tensor
+    total: Tensor
+    scores: Tensor
+    coefficients: Tensor
+
+
+class SumExplorer:
+    """Finds the neurons with the highest and the lowest sums of scores."""
+
+    def __init__(self, predictions: Sequence[Prediction], top: int, suppressing: bool) -> None:
+        """Prepare for predictions of one model, made with one budget.
+
+        Args:
+            predictions: whose scores are summed.
+            top: how many neurons of each direction.
+            suppressing: whether to find the lowest too.
+        """
+        self._predictions = predictions
+        self._signs = {"": 1, "suppressing_": -1} if suppressing else {"": 1}
+        self._top = top
+        self._scores = SummedScores(tuple(prediction.scorer() for prediction in predictions))
+        self._coarse = self._bounds(COARSE_TOKENS)
+
+    def find(self, grids: Grids, observer: Observer | None = None) -> tuple[dict[str, Found], Cost]:
+        """The best of each direction, by the prefix of its table, and what the search cost."""
+        pools = {prefix: Pool(self._top, sign, 0, 1) for prefix, sign in self._signs.items()}
+        scored = search(
+            grids,
+            list(pools.values()),
+            self._coarse,
+            lambda: self._bounds(FINE_TOKENS),
+            self._scores,
+            observer,
+        )
+        found = {prefix: self._found(grids, *pool.best()) for prefix, pool in pools.items()}
+        return found, Cost(len(grids[0].present), len(scored))
+
+    def _bounds(self, n_tokens: int) -> SummedBounds:
+        return SummedBounds(tuple(prediction.bounder(n_tokens) for prediction in self._predictions))
+
+    def _found(self, grids: Grids, index: Tensor, total: Tensor) -> Found:
+        ascending, place = index.sort()
+        each = self._scores.each(grids, ascending)
+        scores = torch.stack([score[place.argsort()] for score in each])
+        coefficients = torch.stack([tables.coefficients(grid, index) for grid in grids])
+        return Found(index, total, scores, coefficients)
+
+
+def summed_neurons(
+    predictions: Sequence[Prediction], top: int, suppressing: bool
+) -> tuple[dict[str, pd.DataFrame], dict[str, Cost]]:
+    """Tables of the neurons with the highest and lowest sums, and what finding them cost.
+
+    Args:
+        predictions: whose scores are summed, of one model and made with one budget.
+        top: how many of each kind and direction.
+        suppressing: whether to find the lowest too.
+    """
+    explorer, reader = SumExplorer(predictions, top, suppressing), TokenReader(N_READ)
+    language_model = predictions[0].language_model
+    anatomy = language_model.anatomy
+    ffn = same_columns([parts.ffn_neurons(p.trace, anatomy, p.base.ffn) for p in predictions])
+    attention = same_columns(
+        [parts.attention_neurons_summed(p.trace, anatomy, p.base.attention) for p in predictions]
+    )
+    of_ffn, ffn_cost = explorer.find(ffn, reader)
+    of_attention, attention_cost = explorer.find(attention)
+    made: dict[str, pd.DataFrame] = {}
+    for prefix, found in of_ffn.items():
+        layer, neuron, _ = ffn[0].locate(found.index)
+        table = _neurons({"layer": layer, "neuron": neuron}, found)
+        high, low = (tables.token_texts(language_model, ids) for ids in reader.read(found.index))
+        made[f"{prefix}ffn_neurons"] = with_experts(table.assign(promotes=high, demotes=low), anatomy)
+    for prefix, found in of_attention.items():
+        layer, column, _ = attention[0].locate(found.index)
+        head, dim = column.div(anatomy.d_head, rounding_mode="floor"), column % anatomy.d_head
+        made[f"{prefix}attention_neurons_summed"] = _neurons(
+            {"layer": layer, "head": head, "dim": dim}, found
+        )
+    return made, {"ffn_neurons": ffn_cost, "attention_neurons_summed": attention_cost}
+
+
+def summed_table(complete: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+    """Complete tables of the same parts, one for each prediction, as one with the sums, best first.
+
+    Args:
+        complete: with the columns `names` and `score`.
+        names: the columns that name a part.
+    """
+    each = [table.set_index(list(names))["score"].sort_index() for table in complete]
+    columns = {f"score_{number}": scores for number, scores in enumerate(each)}
+    table = pd.DataFrame({"score": in_order(each), **columns}).reset_index()
+    return tables.sorted_best_first(table, "score")
+
+
+def same_columns(grids: Sequence[Grid]) -> Grids:
+    """The grids with all columns that take part in any of them taking part in every one."""
+    if all(grid.active is None for grid in grids):
+        return tuple(grids)
+    present = torch.cat([grid.present for grid in grids]).unique()
+    n_columns = grids[0].n_columns
+    active = torch.stack([present.div(n_columns, rounding_mode="floor"), present % n_columns], dim=1)
+    return tuple(replace(grid, active=active) for grid in grids)
+
+
+def in_order(values: Iterable[Numbers]) -> Numbers:
+    """The sum of tensors or series, added one after the other."""
+    return reduce(add, values)
+
+
+def _neurons(names: dict[str, Tensor], found: Found) -> pd.DataFrame:
+    columns = {**names, "score": found.total}
+    columns |= {f"score_{number}": row for number, row in enumerate(found.scores)}
+    columns |= {f"coefficient_{number}": row for number, row in enumerate(found.coefficients)}
+    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})

@@ -1,0 +1,176 @@
+"""What a prediction leaves beside its likeliest tokens, and bounds of what a part makes of it.
+
+Let P be the tail's total probability, E the mean over it, b_k what a part adds to the value of token k before
+the softmax. With mean m = E[b], variance s2 and largest deviation from the mean r,
+
+    P exp(m)  <=  P E[exp b_k]  <=  P exp(m) (1 + s2 (exp r - 1 - r) / r^2)
+
+(Jensen's inequality; Bennett's inequality). The tail's mean is a linear function of the part. Its
+variance is at most `max_tail p / P` times the sum over the whole vocabulary, a quadratic form of the
+part that depends on the weights alone, and r is at most the part's norm times the largest distance of an
+embedding from the tail's mean embedding.
+
+Where logits pass a soft-cap, the value z_k of token k before it moves by b_k and its logit by d_k. With
+t_k = 1 - tanh(z_k / c)^2 the slope of the cap, q = 2 / (3 sqrt 3 c) half of the largest size of its second
+derivative, and R = |m| + r >= |b_k|, Taylor's theorem and slopes between 0 and 1 give
+
+    d_k = t_k b_k + e_k,    |e_k| <= min(q b_k^2, |b_k|),    |d_k| <= |b_k| <= R
+
+E[t b] is a linear function of the part too. With v^2 = m^2 + s2 = E[b^2] and t b = t (b - m) + m t,
+
+    |E[d] - E[t b]|  <=  min(q v^2, v)
+    sd(d)  <=  sd(t b) + sd(e)  <=  sqrt(E[t^2 (b - m)^2]) + |m| sd(t) + min(q R, 1) v
+
+so that the same two inequalities hold for d, which is at most R - E[d] above its mean; its sum lies
+between P exp(-R) and P exp(R) too. E[t^2 (b - m)^2] is at most `max_tail p t^2 / P` times the sum over
+the vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemoscope.model.readout import Predicted
+from mnemoscope.model.soft_cap import CappedLogits
+
+TINY = torch.finfo(torch.float32).tiny
+# By what sums of squares are raised, so that rounding does not make them too small.
+WIDER = 1.001
+
+
+@dataclass(frozen=True)
+class Added:
+    """What parts add to the values of a tail, one state for each row of parts, `[n, m]` each.
+
+    Attributes:
+        state: the base states, `[n]`.
+        mean: mean over the tail.
+        mean_by_slope: the same of values times the slopes of the cap; None without a cap.
+        squares: at least the squared deviations from the mean, summed over the whole vocabulary.
+        radius: at least the largest deviation.
+    """
+
+    state: Tensor
+    mean: Tensor
+    mean_by_slope: Tensor | None
+    squares: Tensor
+    radius: Tensor
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """What a soft-cap makes of each base state's tail.
+
+    Attributes:
+        top: the likeliest tokens' values before the cap.
+        mean: mean over the tail of embeddings times slopes, `[n_states, d_model]`.
+        largest: the largest probability times its slope squared, `[n_states]`.
+        spread: standard deviation of the slopes over the tail, `[n_states]`.
+    """
+
+    top: CappedLogits
+    mean: Tensor
+    largest: Tensor
+    spread: Tensor
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Each base state's likeliest tokens and what is left of its prediction.
+
+    Attributes:
+        tokens: ids of the likeliest tokens, `[n_states, n_top]`.
+        log_p: their log probabilities, `[n_states, n_top]`.
+        log_mass: log of the other tokens' total probability, `[n_states]`.
+        largest: the largest of their probabilities, `[n_states]`.
+        mean: their mean embedding, `[n_states, d_model]`.
+        slopes: None without a soft-cap.
+    """
+
+    tokens: Tensor
+    log_p: Tensor
+    log_mass: Tensor
+    largest: Tensor
+    mean: Tensor
+    slopes: Slopes | None
+
+    def log_sums(self, added: Added) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of the log of the sum over the tail after adding, `[n, m]` each."""
+        log_mass = self.log_mass[added.state, None]
+        variance = self._mean_square(added, self.largest)
+        if self.slopes is None or added.mean_by_slope is None:
+            middle = log_mass + added.mean
+            return middle, middle + torch.log1p(_growth(variance, added.radius))
+        most = added.mean.abs() + added.radius
+        root = torch.minimum((added.mean**2 + variance).sqrt(), most)
+        bend = 2 / (3 * 3**0.5 * self.slopes.top.cap)
+        error = torch.minimum(bend * root**2, root)
+        deviation = (
+            self._mean_square(added, self.slopes.largest).sqrt()
+            + added.mean.abs() * self.slopes.spread[added.state, None]
+            + (bend * most).clamp_max(1) * root
+        )
+        farthest = most + torch.minimum(root, error - added.mean_by_slope)
+        growth = torch.log1p(_growth(WIDER * torch.minimum(deviation, root) ** 2, farthest))
+        below = torch.maximum(added.mean_by_slope - error, -most)
+        above = torch.minimum(added.mean_by_slope + error + growth, most)
+        return log_mass + below, log_mass + above
+
+    def _mean_square(self, added: Added, largest: Tensor) -> Tensor:
+        """At least the mean over the tail of squared deviations, weighted as their largest weight says."""
+        share = largest[added.state, None] / self.log_mass[added.state, None].exp().clamp_min(1e-37)
+        return added.squares * share
+
+
+def split_tail(predicted: Predicted, unembedding: Tensor, n_top: int) -> Tail:
+    """Split each prediction into its likeliest tokens and the rest.
+
+    Args:
+        predicted: what base states predict.
+        unembedding: of the same tokens, `[n_vocabulary, d_model]`.
+        n_top: how many tokens are the likeliest.
+    """
+    log_probabilities = predicted.log_probabilities
+    log_p, tokens = log_probabilities.topk(min(n_top, log_probabilities.shape[1]), dim=-1)
+    rest = log_probabilities.exp().scatter_(1, tokens, 0.0)
+    mass = rest.sum(-1)
+    return Tail(
+        tokens=tokens,
+        log_p=log_p,
+        log_mass=mass.log().clamp_min(-1e4),
+        largest=rest.amax(-1),
+        mean=_weighted_sum(rest, unembedding) / mass.clamp_min(TINY)[:, None],
+        slopes=None if predicted.logits is None else _slopes(predicted.logits, tokens, rest, unembedding),
+    )
+
+
+def _slopes(logits: CappedLogits, tokens: Tensor, rest: Tensor, unembedding: Tensor) -> Slopes:
+    """From the logits of all tokens, and their probabilities where those of `tokens` are 0."""
+    slopes = logits.slopes
+    share = rest / rest.sum(-1, keepdim=True).clamp_min(TINY)
+    mean = (share * slopes).sum(-1, keepdim=True)
+    return Slopes(
+        top=CappedLogits(logits.cap, logits.before.gather(1, tokens)),
+        mean=_weighted_sum(share * slopes, unembedding),
+        largest=(rest * slopes**2).amax(-1),
+        spread=(share * (slopes - mean) ** 2).sum(-1).sqrt(),
+    )
+
+
+def _weighted_sum(weights: Tensor, unembedding: Tensor) -> Tensor:
+    """`weights @ unembedding` in float32, `[n_states, n_vocabulary] -> [n_states, d_model]`."""
+    sums = torch.zeros(len(weights), unembedding.shape[1], device=weights.device)
+    for part, rows in zip(weights.split(8192, dim=1), unembedding.split(8192), strict=True):
+        sums += part @ rows.float()
+    return sums
+
+
+def _growth(variance: Tensor, radius: Tensor) -> Tensor:
+    """`s2 (exp r - 1 - r) / r^2`; infinite where the exponential nears the end of float32."""
+    series = 0.5 + radius / 6 + radius**2 / 20
+    exact = (torch.expm1(radius) - radius) / radius.clamp_min(1e-3) ** 2
+    factor = torch.where(radius < 0.05, series, exact)
+    return torch.where(radius < 60, variance * factor, torch.inf)

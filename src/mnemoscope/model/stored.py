@@ -1,0 +1,102 @@
+"""Parameters as plain tensors, wherever and however they are stored: packed, or offloaded by accelerate.
+
+What is unpacked or fetched is not kept, so that never more than one module's weight takes memory twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mnemoscope.errors import UnsupportedModelError
+
+
+def read_parameter(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter of a module as a plain tensor without gradients; None if it has none of that name."""
+    stored = getattr(module, name, None)
+    if not isinstance(stored, Tensor):
+        return None
+    if stored.device.type == "meta":
+        stored = _fetched(module, name)
+    return _unpacked(stored)
+
+
+def read_weight(module: nn.Module) -> Tensor:
+    """A module's weight as a plain tensor without gradients.
+
+    Raises:
+        TypeError: it has none.
+    """
+    weight = read_parameter(module, "weight")
+    if weight is None:
+        raise TypeError(f"{type(module).__name__} has no weight")
+    return weight
+
+
+def refuse_rounded_activations(model: PreTrainedModel) -> None:
+    """Refuse a model whose products are not linear in what enters them.
+
+    Raises:
+        UnsupportedModelError: bitsandbytes rounds its activations to 8 bits, by all tokens together.
+    """
+    bitsandbytes: Any = sys.modules.get("bitsandbytes")
+    for name, module in model.named_modules():
+        if bitsandbytes is not None and isinstance(module, bitsandbytes.nn.Linear8bitLt):
+            raise UnsupportedModelError(
+                f"{name} of {type(model).__name__} is packed by bitsandbytes in 8 bits, which rounds what "
+                "enters it by all tokens together, so that no sum of parts is exact; load it in 4 bits "
+                "(load_in_4bit), with torchao's weight-only types, or unpacked"
+            )
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model takes token ids, also if its embeddings are offloaded."""
+    embeddings = model.get_input_embeddings()
+    device = embeddings.get_parameter("weight").device
+    if device.type != "meta":
+        return device
+    hook: Any = getattr(embeddings, "_hf_hook", None)
+    return torch.device(hook.execution_device)
+
+
+def refuse_stored_otherwise(model: PreTrainedModel) -> None:
+    """Refuse a model whose weights cannot be changed in place.
+
+    Raises:
+        UnsupportedModelError: some are packed or offloaded.
+    """
+    for name, weight in model.named_parameters():
+        if type(weight) is not nn.Parameter or not weight.is_floating_point():
+            how = "packed"
+        elif weight.device.type == "meta":
+            how = "offloaded"
+        else:
+            continue
+        raise UnsupportedModelError(
+            f"the weights of {type(model).__name__} are {how} (first {name}), so they cannot be edited; use "
+            "`ablate`, which changes none, or load the model unpacked and in memory"
+        )
+
+
+def _fetched(module: nn.Module, name: str) -> Tensor:
+    """A parameter that accelerate brings only while the module runs."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    for part in (hook, *getattr(hook, "hooks", ())):
+        kept = getattr(part, "weights_map", None)
+        if kept is not None:
+            return kept[name].to(part.execution_device)
+    raise TypeError(f"{type(module).__name__} has its {name} nowhere; load the model with its weights")
+
+
+def _unpacked(stored: Tensor) -> Tensor:
+    if type(stored) in (Tensor, nn.Parameter):
+        return stored.detach()
+    bitsandbytes: Any = sys.modules.get("bitsandbytes")
+    if bitsandbytes is not None and isinstance(stored, bitsandbytes.nn.Params4bit):
+        packed: Any = stored
+        return bitsandbytes.functional.dequantize_4bit(packed.data, packed.quant_state).detach()
+    return stored.dequantize().detach()

@@ -1,0 +1,202 @@
+"""Families that are refused and why, each with settings of a tiny model on which the tests see that it is."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+_TOKENS = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_HEADS = {
+    **_TOKENS,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+_GROUPED = {**_HEADS, "num_key_value_heads": 2}
+_EXPERTS = {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+_STATES = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2}
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8}
+_LINEAR = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+
+
+class Unsupported(NamedTuple):
+    """A family that is refused.
+
+    Attributes:
+        name: what people call it.
+        model_type: its name in a transformers config.
+        why: what it does that cannot be written as neurons that add up, or that is not found yet.
+        config: settings of a tiny model of it.
+    """
+
+    name: str
+    model_type: str
+    why: str
+    config: dict[str, Any]
+
+
+_NO_ATTENTION = "has no attention, so nothing in it is a head"
+_SOME_WITHOUT = "has layers without attention heads"
+
+UNSUPPORTED: tuple[Unsupported, ...] = (
+    Unsupported(
+        "AFMoE",
+        "afmoe",
+        "a gate multiplies what the heads give before their projection",
+        {**_EXPERTS, "num_dense_layers": 1, "global_attn_every_n_layers": 2, "head_dim": 8},
+    ),
+    Unsupported("BERT", "bert", "is an encoder, which does not predict the next token", _HEADS),
+    Unsupported("BitNet", "bitnet", "has a norm between the heads and their projection", _GROUPED),
+    Unsupported("DiffLlama", "diffllama", "subtracts one attention from another in every head", _GROUPED),
+    Unsupported(
+        "Doge",
+        "doge",
+        "multiplies the stream itself by a learned vector in every layer",
+        {**_GROUPED, "num_experts": 4},
+    ),
+    Unsupported(
+        "Falcon-H1",
+        "falcon_h1",
+        "a state-space layer beside attention adds to the stream too",
+        {**_GROUPED, "mamba_d_ssm": 32, "mamba_n_groups": 1, **_MAMBA, "mamba_d_head": 8},
+    ),
+    Unsupported(
+        "Gemma 3n",
+        "gemma3n_text",
+        "keeps several streams, and adds embeddings in every layer",
+        {
+            **_GROUPED,
+            "head_dim": 8,
+            "num_kv_shared_layers": 0,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "vocab_size_per_layer_input": 97,
+            "hidden_size_per_layer_input": 8,
+            "laurel_rank": 4,
+            "activation_sparsity_pattern": [0.0] * 3,
+        },
+    ),
+    Unsupported("Gemma 4", "gemma4_text", "has heads of other sizes from layer to layer", _GROUPED),
+    Unsupported(
+        "GPT-1",
+        "openai-gpt",
+        "has no norm before the head",
+        {"vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4},
+    ),
+    Unsupported(
+        "GPT-NeoX Japanese",
+        "gpt_neox_japanese",
+        "its last layer adds a bias that is no part of a projection",
+        _HEADS,
+    ),
+    Unsupported(
+        "Granite 4 (hybrid)",
+        "granitemoehybrid",
+        _SOME_WITHOUT,
+        {
+            **_GROUPED,
+            **_MAMBA,
+            "layer_types": ["mamba", "attention", "mamba"],
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "shared_intermediate_size": 24,
+        },
+    ),
+    Unsupported("Bamba", "bamba", _SOME_WITHOUT, {**_GROUPED, **_MAMBA, "attn_layer_indices": [1]}),
+    Unsupported(
+        "Jamba",
+        "jamba",
+        _SOME_WITHOUT,
+        {
+            **_GROUPED,
+            "num_experts": 4,
+            "mamba_d_state": 4,
+            "use_mamba_kernels": False,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+        },
+    ),
+    Unsupported(
+        "JetMoE",
+        "jetmoe",
+        "keeps the projections of its heads and FFNs in experts of its own code",
+        {
+            **_TOKENS,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 2,
+            "kv_channels": 8,
+            "intermediate_size": 24,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "max_position_embeddings": 64,
+        },
+    ),
+    Unsupported(
+        "LFM2",
+        "lfm2",
+        "has layers of convolution instead of attention",
+        {**_GROUPED, "layer_types": ["conv", "full_attention", "conv"]},
+    ),
+    Unsupported(
+        "Llama 4",
+        "llama4_text",
+        "its experts run in code of its own, which weighs what they read instead of what they write",
+        {**_GROUPED, "head_dim": 8, "num_local_experts": 4, "intermediate_size_mlp": 48},
+    ),
+    Unsupported("Mamba", "mamba", _NO_ATTENTION, {**_STATES, "state_size": 4}),
+    Unsupported(
+        "Mamba 2",
+        "mamba2",
+        _NO_ATTENTION,
+        {**_STATES, "state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1},
+    ),
+    Unsupported(
+        "MiniMax", "minimax", "has layers of linear attention, whose weights are never made", _GROUPED
+    ),
+    Unsupported(
+        "ModernBERT decoder",
+        "modernbert-decoder",
+        "has a layer of its own between the final norm and the vocabulary",
+        {**_HEADS, "cls_token_id": 1, "sep_token_id": 2},
+    ),
+    Unsupported("Nemotron-H", "nemotron_h", _SOME_WITHOUT, _GROUPED),
+    Unsupported(
+        "Qwen3-Next",
+        "qwen3_next",
+        "has layers of linear attention, and gates what the heads give",
+        {**_EXPERTS, **_LINEAR, "head_dim": 8, "shared_expert_intermediate_size": 12},
+    ),
+    Unsupported(
+        "RecurrentGemma",
+        "recurrent_gemma",
+        "has recurrent layers",
+        {**_GROUPED, "lru_width": 32, "attention_window_size": 8},
+    ),
+    Unsupported(
+        "RWKV", "rwkv", "is recurrent and " + _NO_ATTENTION, {**_STATES, "attention_hidden_size": 32}
+    ),
+    Unsupported(
+        "T5",
+        "t5",
+        "is an encoder with a decoder",
+        {"vocab_size": 97, "d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4, "d_kv": 8},
+    ),
+    Unsupported("xLSTM", "xlstm", "is recurrent and " + _NO_ATTENTION, {**_STATES, "num_heads": 4}),
+    Unsupported(
+        "Zamba 2",
+        "zamba2",
+        _SOME_WITHOUT,
+        {
+            **_GROUPED,
+            "num_hidden_layers": 6,
+            "layers_block_type": ["mamba", "hybrid"] * 3,
+            "mamba_d_state": 8,
+        },
+    ),
+)

@@ -1,0 +1,29 @@
+"""Half precision on the demo model: what differs is the run, for scores are computed in float32."""
+
+from __future__ import annotations
+
+import pytest
+
+import mnemoscope as ms
+
+pytestmark = pytest.mark.slow
+
+LISTS = {"ffn_neurons": ["layer", "neuron"], "attention_neurons": ["layer", "head", "dim", "position"]}
+TOP = 100
+
+
+@pytest.mark.parametrize(("dtype", "shared"), [("bfloat16", 90), ("float16", 97)])
+def test_half_precision_finds_nearly_the_same_neurons(demo: ms.Model, dtype: str, shared: int) -> None:
+    half = ms.load("demo", dtype=dtype)
+    for prompt, target in (
+        ("The capital of Japan is the city of", " Tokyo"),
+        ("The opposite of hot is", " cold"),
+        ("The Eiffel Tower is in the city of", " Paris"),
+    ):
+        expected, found = (
+            model.attribute(prompt, target, top=TOP, effects=False, query=False) for model in (demo, half)
+        )
+        assert (expected.provenance.dtype, found.provenance.dtype) == ("float32", dtype)
+        for name, columns in LISTS.items():
+            both = getattr(expected, name).merge(getattr(found, name), on=columns)
+            assert len(both) >= shared, (prompt, name, len(both))

@@ -1,0 +1,226 @@
+"""PEFT adapters: merged when opened from files, read where they lie when given unmerged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+import mnemoscope as ms
+from support import built, word_tokenizer, words
+
+PROMPT = words(5, 17, 80, 33)
+TARGETS = {
+    "llama": ["q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "gpt2": ["c_attn", "c_proj", "c_fc"],  # Conv1D, stored transposed
+}
+LISTS = ("ffn_neurons", "attention_neurons", "heads", "layers")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of peft's, about models it guesses things of
+
+
+def saved_base(kind: str, folder: Path) -> Path:
+    model = built(kind)
+    model.save_pretrained(folder)
+    word_tokenizer(model.get_input_embeddings().weight.shape[0]).save_pretrained(folder)
+    return folder
+
+
+def adapted(base: Path, config: peft.PeftConfig) -> Any:
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    generator = torch.Generator().manual_seed(1)
+    for name, weights in model.named_parameters():
+        if "lora" in name:  # B is zeros at first, and the adapter does nothing
+            weights.data.normal_(std=0.3, generator=generator)
+    return model
+
+
+def lora(kind: str, **options: Any) -> peft.LoraConfig:
+    return peft.LoraConfig(
+        r=4, target_modules=TARGETS[kind], fan_in_fan_out=kind == "gpt2", task_type="CAUSAL_LM", **options
+    )
+
+
+def same(found: ms.Attribution, expected: ms.Attribution) -> bool:
+    return all(
+        getattr(found, name)["score"].to_numpy()
+        == pytest.approx(getattr(expected, name)["score"].to_numpy(), abs=1e-5)
+        for name in LISTS
+    )
+
+
+@pytest.fixture(params=TARGETS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True, "lora_alpha": 3}])
+def test_an_adapter_means_the_same_merged_and_not(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    base = saved_base(kind, tmp_path / "base")
+    model = adapted(base, lora(kind, **options))
+    model.save_pretrained(tmp_path / "adapter")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainable = [name for name, weights in model.named_parameters() if weights.requires_grad]
+
+    tokenizer = ms.load(base).language_model.tokenizer
+    unmerged = ms.load((model, tokenizer))
+    found = unmerged.attribute(PROMPT, 40, top=10)
+    merged = ms.load(tmp_path / "adapter")
+    expected = merged.attribute(PROMPT, 40, top=10)
+    assert same(found, expected)
+    assert not same(found, ms.load(base).attribute(PROMPT, 40, top=10))
+    assert found.ffn_neurons["total"].to_numpy() == pytest.approx(expected.ffn_neurons["total"], abs=1e-4)
+    activating = [result.query_neurons.of_ffn.ffn_neurons["score"] for result in (found, expected)]
+    assert activating[0].to_numpy() == pytest.approx(activating[1].to_numpy(), abs=1e-4)
+
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert [name for name, weights in model.named_parameters() if weights.requires_grad] == trainable
+    assert all(weights.grad is None for weights in model.parameters())
+    assert model.training
+
+    assert unmerged.name == f"default on {base}"
+    assert merged.name == f"{tmp_path / 'adapter'} on {base}"
+    adapter_digest, base_digest = merged.revision.split(" on ")
+    assert base_digest == ms.load(base).revision
+    assert adapter_digest != base_digest
+    assert not merged.language_model.model.training
+
+
+def test_adapters_with_biases_several_at_once_and_switched_off(tmp_path: Path) -> None:
+    base = saved_base("gpt2", tmp_path)
+    model = adapted(base, lora("gpt2", lora_bias=True))
+    model.add_adapter("second", lora("gpt2"))
+    model.base_model.set_adapter(["default", "second"])
+    tokenizer = ms.load(base).language_model.tokenizer
+    both = ms.load((model, tokenizer))
+    assert both.name == f"default, second on {base}"
+    one = ms.load((adapted(base, lora("gpt2", lora_bias=True)).merge_and_unload(), tokenizer))
+    # The second has B of zeros yet.
+    assert same(both.attribute(PROMPT, 40, top=10), one.attribute(PROMPT, 40, top=10))
+    plain = ms.load(base).attribute(PROMPT, 40, top=10)
+    assert not same(both.attribute(PROMPT, 40, top=10), plain)
+    with model.disable_adapter():
+        assert same(ms.load((model, tokenizer)).attribute(PROMPT, 40, top=10), plain)
+
+
+def test_an_edit_of_an_unmerged_model_is_saved_merged(kind: str, tmp_path: Path) -> None:
+    base = saved_base(kind, tmp_path / "base")
+    model = adapted(base, lora(kind))
+    opened = ms.load((model, ms.load(base).language_model.tokenizer))
+    parts = [ms.FFNNeuron(1, 3), ms.Head(2, 1), ms.Layer(0, "ffn")]
+    with opened.ablate(parts):
+        expected = opened.predict(PROMPT).table["log_probability"].to_numpy()
+    opened.edit(parts, save_to=tmp_path / "edited")
+    found = ms.load(tmp_path / "edited").predict(PROMPT).table["log_probability"].to_numpy()
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert not list((tmp_path / "edited").glob("adapter*"))
+    assert any("lora_A" in name for name, _ in model.named_parameters())
+
+
+IA3 = peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+
+
+@pytest.mark.parametrize("config", [lora("llama", use_dora=True), IA3], ids=["DoRA", "IA3"])
+def test_what_is_more_than_a_low_rank_matrix_is_merged_or_refused(
+    config: peft.PeftConfig, tmp_path: Path
+) -> None:
+    base = saved_base("llama", tmp_path / "base")
+    model = adapted(base, config)
+    for name, weights in model.named_parameters():
+        if "ia3" in name:  # ones at first
+            weights.data.uniform_(0.5, 2, generator=torch.Generator().manual_seed(len(name)))
+    model.eval().save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ms.UnsupportedModelError, match=r"low-rank matrix; give the merged model"):
+        ms.load((model, ms.load(base).language_model.tokenizer))
+    opened = ms.load(tmp_path / "adapter")
+    ids = torch.tensor([opened.predict(PROMPT).token_ids])
+    with torch.no_grad():
+        expected, plain = model(ids).logits, ms.load(base).language_model.model(ids).logits
+        found = opened.language_model.model(ids).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(found, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.LoraConfig(target_modules=["lm_head"]),
+        peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    ],
+    ids=["of the head", "prompt tuning"],
+)
+def test_other_adapters_are_refused_unmerged(config: peft.PeftConfig) -> None:
+    model = built("llama")
+    tokenizer = word_tokenizer(model.get_input_embeddings().weight.shape[0])
+    with pytest.raises(ms.UnsupportedModelError, match=r"merge") as caught:
+        ms.load((peft.get_peft_model(model, config), tokenizer))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    base = saved_base("llama", tmp_path / "base")
+    adapter = tmp_path / "adapter"
+    adapted(base, lora("llama")).save_pretrained(adapter)
+    config = adapter / "adapter_config.json"
+    said = json.loads(config.read_text())
+
+    config.write_text(json.dumps({**said, "base_model_name_or_path": str(tmp_path / "gone")}))
+    with pytest.raises(ms.UnknownModelError, match="write where it is as base_model_name_or_path into"):
+        ms.load(adapter)
+    for base_named, message in (
+        (None, "does not say which model it is for"),
+        (str(adapter), "is the adapter"),
+        (str(saved_base("gpt2", tmp_path / "other")), "cannot be put on"),
+    ):
+        config.write_text(json.dumps({**said, "base_model_name_or_path": base_named}))
+        with pytest.raises(ms.MnemoscopeError, match=message):
+            ms.load(adapter)
+
+    config.write_text(json.dumps({**said, "target_modules": ["down_proj", "k_proj"]}))
+    with pytest.raises(ms.ModelFileError, match="does not fit"):
+        ms.load(adapter)
+    config.write_text("{")
+    with pytest.raises(ms.ModelFileError, match="is no config of an adapter"):
+        ms.load(adapter)
+    config.write_text(json.dumps(said))
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(ms.ModelFileError, match="damaged"):
+        ms.load(adapter)
+    weights.rename(adapter / "adapter_model.bin")
+    with pytest.raises(ms.ModelFileError, match="only a pickle"):
+        ms.load(adapter)
+
+
+def test_adapters_that_only_talk_to_the_model_are_refused(tmp_path: Path) -> None:
+    base = saved_base("llama", tmp_path / "base")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    adapted(base, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ms.UnsupportedModelError, match="PROMPT_TUNING, which cannot be merged"):
+        ms.load(tmp_path / "adapter")
+
+
+def test_without_peft_an_adapter_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    code = """if True:
+        import sys
+        sys.modules["peft"] = None
+        import mnemoscope as ms
+        try:
+            ms.load(sys.argv[1])
+        except ms.UnsupportedModelError as error:
+            print(error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, encoding="utf-8", check=False
+    )
+    assert "pip install 'mnemoscope[peft]'" in done.stdout, done.stderr

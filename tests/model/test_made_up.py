@@ -1,0 +1,53 @@
+"""An architecture that nobody has seen is analysed if its parts add up, and refused if they do not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import mnemoscope as ms
+from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.capture import Trace
+from support import open_tiny, words
+from wrong_parrots import ODD, WRONG, LongPrompts, parrot_of
+
+TARGET = 40
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_the_parts_do_not_explain_is_refused(name: str) -> None:
+    parts, reason = WRONG[name]
+    with pytest.raises(ms.UnsupportedModelError, match=reason):
+        open_tiny(parrot_of(*parts))
+
+
+def everything_added(trace: Trace, anatomy: Anatomy) -> Tensor:
+    total = trace.resid_pre[0].clone()
+    for layer, block in enumerate(anatomy.blocks):
+        heard = trace.weighted_values(layer).sum(-1).flatten() @ block.attention_output.columns()
+        thought = trace.coefficients[layer] @ block.ffn_output.columns()
+        total += trace.attention_scale[layer] * heard + trace.attention_constant[layer]
+        total += trace.ffn_scale[layer] * thought + trace.ffn_constant[layer]
+    return total
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_only_looks_wrong_adds_up_on_prompts_of_every_length(name: str) -> None:
+    opened = open_tiny(parrot_of(ODD[name])).language_model
+    generator = torch.Generator().manual_seed(5)
+    for n_tokens in (1, 2, 5, 17, 40):
+        prompt = torch.randint(97, (1, n_tokens), generator=generator)
+        (trace,) = opened.capture(prompt.tolist())
+        total = everything_added(trace, opened.anatomy)
+        assert torch.allclose(total, trace.final_state, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            own = opened.model(prompt).logits[0, -1].log_softmax(-1)
+        assert torch.allclose(opened.anatomy.readout.log_probabilities(total[None])[0], own, atol=1e-4)
+
+
+def test_what_no_probe_shows_is_refused_where_it_happens() -> None:
+    model = open_tiny(parrot_of(LongPrompts))
+    model.attribute(words(*range(5, 18)), TARGET)
+    with pytest.raises(ms.UnsupportedModelError, match=r"residual stream on this prompt of 14 tokens"):
+        model.attribute(words(*range(5, 19)), TARGET)
