@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := build/oldest
+PACKED := build/packed
 OLDEST_TESTS := tests/model/test_transformers_versions.py tests/model/test_own_attention.py
 
 .DEFAULT_GOAL := help
@@ -31,7 +32,7 @@ demo: setup ## Show what remembers that the capital of Japan is Tokyo, in the de
 	$(BIN)/mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo" --top 10
 
 .PHONY: test
-test: lint test-oldest ## Run everything CI runs: format, lint, types and all tests
+test: lint test-oldest test-packed ## Run everything CI runs: format, lint, types and all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 .PHONY: test-oldest
@@ -43,6 +44,17 @@ $(OLDEST)/.installed: $(STAMP)
 	@rm -rf $(OLDEST)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --target $(OLDEST) \
 		"transformers==$$(sed -n 's/.*"transformers>=\(.*\)".*/\1/p' pyproject.toml).0"
+	@touch $@
+
+.PHONY: test-packed
+test-packed: $(PACKED)/.installed ## Open models that torchao and bitsandbytes packed in 8 or 4 bits
+	PYTHONPATH=$(PACKED) OMP_NUM_THREADS=1 $(BIN)/pytest tests/model/test_packed.py
+
+# Both need nothing that .venv does not have, and are kept out of it: see the tests.
+$(PACKED)/.installed: $(STAMP)
+	@rm -rf $(PACKED)
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --constraint constraints.txt \
+		--target $(PACKED) torchao bitsandbytes
 	@touch $@
 
 .PHONY: lint

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pandas as pd
+import pytest
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
@@ -16,7 +18,9 @@ __all__ = [
     "COMMAND",
     "N_WORDS",
     "REPRESENTATIVES",
+    "WITH_EXPERTS",
     "built",
+    "check_alike",
     "family_id",
     "open_tiny",
     "printed",
@@ -42,6 +46,7 @@ _CHOSEN = (
 )
 # Families that between them have every oddity; `test_families` looks at all the others.
 REPRESENTATIVES = tuple(f for f in FAMILIES if (f.model_type, f.variant) in _CHOSEN)
+WITH_EXPERTS = (*REPRESENTATIVES, next(f for f in FAMILIES if f.model_type == "mixtral"))
 
 
 def family_id(family: Family) -> str:
@@ -57,6 +62,17 @@ def built(model_type: str) -> PreTrainedModel:
 def open_tiny(model: PreTrainedModel) -> ms.Model:
     """A tiny model with the word tokenizer."""
     return ms.load((model, word_tokenizer(model.get_input_embeddings().weight.shape[0])))
+
+
+def check_alike(found: ms.Attribution, expected: ms.Attribution) -> None:
+    """Equal but for rounding, the names in every list included."""
+    assert found.targets.value == pytest.approx(expected.targets.value, abs=1e-5)
+    assert found.tokens == expected.tokens
+    for name, table in expected.tables().items():
+        ours = found.tables()[name]
+        named = [column for column in table if not pd.api.types.is_float_dtype(table[column])]
+        assert ours[named].equals(table[named]), name
+        pd.testing.assert_frame_equal(ours, table, rtol=1e-4, atol=2e-5)
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -62,6 +62,7 @@ def test_the_json_object_has_the_agreed_keys(llama: ms.Model) -> None:
     assert list(found) == [
         "model",
         "revision",
+        "dtype",
         "prompt",
         "tokens",
         "target",
@@ -119,7 +120,7 @@ def test_top_tokens_are_those_of_a_plain_sort(n_vocabulary: int, sign: int) -> N
         (lambda m: m.attribute(words(*[5] * 65)), ms.PromptError, "at most 64"),
         (lambda m: m.attribute("\ud800"), ms.PromptError, "surrogate"),
         (lambda m: m.attribute(PROMPT, ""), ms.TargetError, "target is empty"),
-        (lambda m: m.attribute(PROMPT, "w40 w41"), ms.TargetError, "2 tokens"),
+        (lambda m: m.attribute(PROMPT, " w40 w41"), ms.TargetError, "2 tokens"),
         (lambda m: m.attribute(PROMPT, " nonsense"), ms.TargetError, "not in the model's vocab"),
         (lambda m: m.attribute(PROMPT, 97), ms.TargetError, "from 0 to 96"),
         (lambda m: m.attribute(PROMPT, -1), ms.TargetError, "from 0 to 96"),

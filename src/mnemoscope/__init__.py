@@ -24,6 +24,7 @@ from mnemoscope.errors import (
 
 if TYPE_CHECKING:
     from mnemoscope.api import Model, load
+    from mnemoscope.api.estimating import estimate
     from mnemoscope.attribution.head_reading import HeadReading
     from mnemoscope.attribution.methods.base import Method
     from mnemoscope.attribution.methods.verified import Verified
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from mnemoscope.intervention.ablation import Ablation
     from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Head, Layer
     from mnemoscope.intervention.query_ablation import QueryAblation
+    from mnemoscope.model.estimate import Estimate
     from mnemoscope.model.family import Family
     from mnemoscope.prediction import Prediction
 
@@ -43,6 +45,7 @@ __all__ = [
     "Ablation",
     "AttentionNeuron",
     "Attribution",
+    "Estimate",
     "FFNNeuron",
     "FactsError",
     "Family",
@@ -67,6 +70,7 @@ __all__ = [
     "UnsupportedModelError",
     "Verified",
     "__version__",
+    "estimate",
     "load",
 ]
 
@@ -74,6 +78,7 @@ __all__ = [
 _LAZY = {
     "Ablation": "mnemoscope.intervention.ablation",
     "AttentionNeuron": "mnemoscope.intervention.parts",
+    "Estimate": "mnemoscope.model.estimate",
     "FFNNeuron": "mnemoscope.intervention.parts",
     "Family": "mnemoscope.model.family",
     "Head": "mnemoscope.intervention.parts",
@@ -89,6 +94,7 @@ _LAZY = {
     "QueryTables": "mnemoscope.attribution.query_neurons",
     "Ranking": "mnemoscope.attribution.ranking",
     "Verified": "mnemoscope.attribution.methods.verified",
+    "estimate": "mnemoscope.api.estimating",
     "load": "mnemoscope.api",
 }
 

@@ -27,7 +27,7 @@ from mnemoscope.intervention.parts import FFNNeuron, Parts, listed, sites
 from mnemoscope.intervention.running import unchanged
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.intervention.specificity import Besides, KnownFact, PlainText, beginnings, shipped_passages
-from mnemoscope.model.tokens import encode_prompt, encode_target
+from mnemoscope.model.tokens import added_text, encode_prompt, encode_target
 
 # A comparison runs the plain text once for every control, so only the first passages are taken.
 N_PASSAGES = 8
@@ -205,8 +205,7 @@ class Intervening(OpenedModel):
         added = continuation(
             self.language_model, encoded.ids, n_tokens, use_cache=not self._changes_by_position
         )
-        before, text = self._decode(encoded.ids), self._decode([*encoded.ids, *added])
-        return text[len(before) :] if text.startswith(before) else self._decode(added)
+        return added_text(self.language_model.tokenizer, encoded.ids, added)
 
     def ablate_each(
         self,
@@ -336,12 +335,6 @@ class Intervening(OpenedModel):
             )
         references = self._token_ids(mean_of or resample_from)
         return Manner(factor, references, positions, seed if resample_from else None)
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        tokenizer = self.language_model.tokenizer
-        return str(
-            tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        )
 
     def _token_ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
         if isinstance(prompts, str):

@@ -7,24 +7,22 @@ from typing import get_args
 
 import pandas as pd
 
+from mnemoscope.api.attributing import Attributing, Options
 from mnemoscope.api.opened import MEMORY_BUDGET
 from mnemoscope.api.query_proving import QueryProving
+from mnemoscope.api.querying import check_counts
 from mnemoscope.api.reading import Reading
 from mnemoscope.attribution import attribute as attribution
 from mnemoscope.attribution.methods.base import Kind, Method, Question, Report
 from mnemoscope.attribution.methods.registry import method as find_method
-from mnemoscope.attribution.query_neurons import Asked, query_neurons
 from mnemoscope.attribution.ranking import Ranking, rank
-from mnemoscope.attribution.result import TOP_LISTS, Attribution
+from mnemoscope.attribution.result import Attribution
 from mnemoscope.errors import OptionError
 from mnemoscope.model.loading import Source, open_model
 from mnemoscope.model.targets import Answers
 from mnemoscope.model.tokens import encode_prompt, token_text
 from mnemoscope.prediction import Prediction
 from mnemoscope.view.progress import ProgressBars
-
-# As many value neurons as the paper asks what activates them.
-VALUES = 30
 
 
 def load(
@@ -44,7 +42,8 @@ def load(
         revision: branch, tag or commit of a hub repository.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`; None keeps the checkpoint's own. Scores are
             computed in float32 whatever it is.
-        device: such as `"cpu"` or `"cuda"`; None takes the CPU.
+        device: such as `"cpu"` or `"cuda"`; None takes the CPU. `"auto"` leaves what does not fit one
+            accelerator in memory, and what does not fit there on disk, and fetches a layer when it runs.
         trust_remote_code: run code that comes with a hub repository.
 
     Returns:
@@ -71,7 +70,7 @@ def load(
     )
 
 
-class Model(QueryProving, Reading):
+class Model(Attributing, QueryProving, Reading):
     """A proven language model that can be asked which of its parts raise a prediction.
 
     What is known of the weights is measured once, so do not change them in place; `edit` makes a
@@ -88,7 +87,7 @@ class Model(QueryProving, Reading):
             PromptError: the prompt is empty or too long.
             OptionError: `top` is below 1.
         """
-        _check_top(top)
+        check_counts(top=top)
         encoded = encode_prompt(self.language_model, prompt)
         _, _, log_p = self._read(encoded)
         best = log_p.topk(min(top, len(log_p)))
@@ -148,8 +147,8 @@ class Model(QueryProving, Reading):
 
         Raises:
             PromptError: the prompt is empty or too long.
-            TargetError: a target is not one token that can follow the prompt, is given twice or is also
-                in `against`, or a list is empty.
+            TargetError: a target is not one token that can follow the prompt (see
+                `attribute_continuation`), is given twice or is also in `against`, or a list is empty.
             OptionError: `top` is below 1, `neurons` or `by` is none of those, or `by="total"` is
                 asked for without effects.
 
@@ -157,56 +156,12 @@ class Model(QueryProving, Reading):
         >>> result.ffn_neurons.head(1)[["layer", "neuron"]].values.tolist()  # doctest: +SKIP
         [[24, 1005]]
         """
-        _check_top(top)
-        if neurons not in get_args(attribution.Neurons):
-            raise OptionError(f'neurons is {neurons!r}; give "top", "all" or "bounds"')
-        if by not in get_args(attribution.Order):
-            raise OptionError(f'by is {by!r}; give "direct" or "total"')
-        if by == "total" and not effects:
-            raise OptionError('by="total" needs the total effects; leave effects=False out')
+        options = Options(top, neurons, by, effects, suppressing, query, norm_bias)
+        options.check()
         self._check_parts_add_up()
-        encoded = encode_prompt(self.language_model, prompt)
-        prediction = self._prediction(encoded, target, against, memory_budget, norm_bias)
-        report = ProgressBars() if progress else None
-        known = all(block.readers is not None for block in self.language_model.anatomy.blocks)
-        searched = max(top, VALUES) if query and known else top
-        wanted = attribution.Wanted(searched, neurons, by, effects, suppressing)
-        found, costs = attribution.attribute(prediction, wanted, report)
-        value_tables = (found["attention_neurons"], found["ffn_neurons"])
-        asked = Asked(VALUES, top) if query and known else None
-        queries = asked and query_neurons(
-            self.language_model, encoded.ids, encoded.tokens, value_tables, asked
-        )
-        log_p = prediction.readout.log_probabilities(prediction.trace.final_state[None])[0]
-        targets = self._describe(prediction.objective, log_p)
-        predicted = prediction.base.predicted.log_probabilities
-        from_embeddings = float(prediction.focus.objective.value(predicted[0]))
-        rise = targets.value - from_embeddings
-        options = {
-            "top": top,
-            "neurons": neurons,
-            "by": by,
-            "effects": effects,
-            "suppressing": suppressing,
-            "query": query,
-            "norm_bias": norm_bias,
-        }
-        return Attribution(
-            prompt=prompt,
-            tokens=encoded.tokens,
-            token_ids=encoded.ids,
-            targets=targets,
-            certified=True,
-            value_of_embeddings=from_embeddings,
-            telescoping_error=(
-                None if prediction.trace.parallel else float(found["layers"]["score"].sum()) - rise
-            ),
-            costs=costs,
-            provenance=self.provenance(options),
-            query_neurons=queries,
-            _query=self.query,
-            **{name: table.head(top) if name in TOP_LISTS else table for name, table in found.items()},
-        )
+        asked = self._ask(encode_prompt(self.language_model, prompt), target, against)
+        (prediction,) = self._predictions([asked], memory_budget, norm_bias)
+        return self._attributed(asked.prompt, prediction, options, ProgressBars() if progress else None)
 
     def question(
         self,
@@ -236,7 +191,7 @@ class Model(QueryProving, Reading):
             raise OptionError(f'kind is {kind!r}; give "ffn" or "attention"')
         self._check_parts_add_up()
         encoded = encode_prompt(self.language_model, prompt)
-        prediction = self._prediction(encoded, target, against, memory_budget)
+        (prediction,) = self._predictions([self._ask(encoded, target, against)], memory_budget)
         return Question(prediction, kind, lambda: self.sensitivity, report)
 
     def rank(
@@ -271,7 +226,7 @@ class Model(QueryProving, Reading):
 
         >>> model.rank("The capital of Japan is the city of", " Tokyo", method="verified")  # doctest: +SKIP
         """
-        _check_top(top)
+        check_counts(top=top)
         chosen = find_method(method)
         bars = ProgressBars() if progress else None
         report = None if bars is None else partial(bars, chosen.title)
@@ -292,8 +247,3 @@ class Model(QueryProving, Reading):
             seconds=seconds,
             provenance=self.provenance({"method": chosen.label, "kind": kind, "top": top}),
         )
-
-
-def _check_top(top: int) -> None:
-    if top < 1:
-        raise OptionError(f"top is {top}; give 1 or more")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
@@ -13,7 +15,7 @@ from mnemoscope.attribution.bounds import Geometry
 from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.result import Provenance, Target, Targets
 from mnemoscope.errors import OptionError, PromptError
-from mnemoscope.model.capture import Trace
+from mnemoscope.model.capture import Trace, batches
 from mnemoscope.model.chat import chat_text
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import Proof
@@ -23,6 +25,23 @@ from mnemoscope.model.tokens import Prompt, token_text
 
 PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
 MEMORY_BUDGET = 200 * 2**20
+# A prompt's trace, its frozen readout and the log probabilities of the next token.
+Read = tuple[Trace, FrozenReadout, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of one prediction.
+
+    Attributes:
+        prompt: the text before it.
+        answers: token ids; None for the likeliest token.
+        against: ids of the tokens to compare them with; None for log probability.
+    """
+
+    prompt: Prompt
+    answers: tuple[int, ...] | None
+    against: tuple[int, ...] | None = None
 
 
 class OpenedModel:
@@ -116,47 +135,54 @@ class OpenedModel:
         >>> prompt = model.chat_prompt("Which city is Japan's capital?")  # doctest: +SKIP
         >>> model.attribute(prompt + "The capital of Japan is", " Tokyo")  # doctest: +SKIP
         """
-        return chat_text(self.language_model, message)
+        return chat_text(self.name, self.language_model.tokenizer, message)
 
-    def _read(self, prompt: Prompt, norm_bias: bool = True) -> tuple[Trace, FrozenReadout, torch.Tensor]:
+    def _read(self, prompt: Prompt, norm_bias: bool = True) -> Read:
         """Run a prompt; its trace, frozen readout and log probabilities `[n_vocabulary]`."""
-        (trace,) = self.language_model.capture([prompt.ids])
-        readout = self.language_model.anatomy.readout.freeze(trace.final_state, norm_bias)
-        log_p = readout.log_probabilities(trace.final_state[None])[0]
-        if not log_p.isfinite().all():
-            raise PromptError(
-                f"the model predicts NaN or infinite values after {prompt.text!r}; "
-                "check the weights, or load "
-                "half-precision weights as float32"
-            )
-        return trace, readout, log_p
+        return next(self._read_each([prompt], MEMORY_BUDGET, norm_bias))
 
-    def _prediction(
-        self,
-        prompt: Prompt,
-        target: Answers | None,
-        against: Answers | None,
-        budget: int,
-        norm_bias: bool = True,
-    ) -> attribution.Prediction:
-        """Run a prompt and make its prediction ready to be scored; no target means the likeliest token."""
-        given = None if target is None else encode_targets(self.language_model, prompt, target)
+    def _read_each(self, prompts: Sequence[Prompt], budget: int, norm_bias: bool = True) -> Iterator[Read]:
+        """The same of each of several prompts, of which as many run at once as a budget of bytes allows."""
+        freeze = self.language_model.anatomy.readout.freeze
+        for some in batches([prompt.ids for prompt in prompts], self.language_model.anatomy, budget):
+            traces = self.language_model.capture([prompts[i].ids for i in some])
+            for i, trace in zip(some, traces, strict=True):
+                readout = freeze(trace.final_state, norm_bias)
+                log_p = readout.log_probabilities(trace.final_state[None])[0]
+                if not log_p.isfinite().all():
+                    raise PromptError(
+                        f"the model predicts NaN or infinite values after {prompts[i].text!r}; "
+                        "check the weights, or load "
+                        "half-precision weights as float32"
+                    )
+                yield trace, readout, log_p
+
+    def _ask(self, prompt: Prompt, target: Answers | None, against: Answers | None = None) -> Asked:
+        """What is asked of a prompt's prediction, as token ids."""
+        answers = None if target is None else encode_targets(self.language_model, prompt, target)
         others = None
         if against is not None:
             others = encode_targets(self.language_model, prompt, against, "against")
-        trace, readout, log_p = self._read(prompt, norm_bias)
-        answers = (int(log_p.argmax()),) if given is None else given
-        if others is not None:
-            check_apart(self.language_model, answers, others)
-        return attribution.Prediction(
-            language_model=self.language_model,
-            geometry=lambda: self.geometry,
-            tokens=prompt.tokens,
-            trace=trace,
-            readout=readout,
-            objective=Objective(answers, others),
-            budget=budget,
-        )
+        return Asked(prompt, answers, others)
+
+    def _predictions(
+        self, asked: Sequence[Asked], budget: int, norm_bias: bool = True
+    ) -> Iterator[attribution.Prediction]:
+        """Run prompts and make their predictions ready to be scored, in order."""
+        read = self._read_each([each.prompt for each in asked], budget, norm_bias)
+        for each, (trace, readout, log_p) in zip(asked, read, strict=True):
+            answers = (int(log_p.argmax()),) if each.answers is None else each.answers
+            if each.against is not None:
+                check_apart(self.language_model, answers, each.against)
+            yield attribution.Prediction(
+                language_model=self.language_model,
+                geometry=lambda: self.geometry,
+                tokens=each.prompt.tokens,
+                trace=trace,
+                readout=readout,
+                objective=Objective(answers, each.against),
+                budget=budget,
+            )
 
     def _describe(self, objective: Objective, log_p: torch.Tensor) -> Targets:
         """What is asked of a prediction, and its answer `[n_vocabulary]`."""

@@ -44,9 +44,9 @@ class ContinuationAttribution:
             before it, `[n_target_tokens]`. Their `prompt` is the prompt and these tokens' own texts.
         layers: `layer, kind, score, score_0, ...`: every attention and FFN block output.
         heads: `layer, head, score, score_0, ...`: every head.
-        ffn_neurons: `layer, neuron, score, score_0, ..., coefficient_0, ..., promotes, demotes`: the FFN neurons
-            with the highest sums; in a mixture of experts with the column `expert`. What they promote
-            and demote is with a positive coefficient, since each token has a coefficient of its own.
+        ffn_neurons: `layer, neuron, score, score_0, ..., coefficient_0, ..., promotes, demotes`: the FFN
+            neurons with the highest sums; in a mixture of experts with the column `expert`. What they promote
+            and demote has the sign of the coefficient at the token where their score is largest.
         attention_neurons_summed: `layer, head, dim, score, score_0, ..., coefficient_0, ...`: the attention
             neurons, positions added up, with the highest sums.
         suppressing_ffn_neurons, suppressing_attention_neurons_summed: those with the lowest sums; empty if

@@ -1,17 +1,15 @@
 """Sums of scores over several predictions, such as those of the tokens of a target.
 
-Each prediction has its own base states and coefficients; a part that is there in all of them (a layer, a head, a
-neuron with its positions added up) has the sum of its scores. The neurons with the highest sums need not be among
-the best of any single prediction. They are searched for like those of one: sums of bounds bound sums of scores.
+Each prediction has its own base states and coefficients; a part that is there in all of them (a layer, a
+head, a neuron with its positions added up) has the sum of its scores. The neurons with the highest sums
+need not be among the best of any single prediction. They are searched for like those of one: sums of
+bounds bound sums of scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
-from typing import TypeVar
 
 import pandas as pd
 import torch
@@ -29,7 +27,6 @@ from mnemoscope.attribution.search import Pool, search
 
 # One grid for each prediction, with the same columns taking part in all of them.
 Grids = tuple[Grid, ...]
-Numbers = TypeVar("Numbers", Tensor, pd.Series)
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,11 @@ class Found:
     scores: Tensor
     coefficients: Tensor
 
+    @property
+    def coefficient_of_the_largest(self) -> Tensor:
+        """The coefficient where the score is largest in magnitude, `[n]`."""
+        return self.coefficients.gather(0, self.scores.abs().argmax(0, keepdim=True))[0]
+
 
 class SumExplorer:
     """Finds the neurons with the highest and the lowest sums of scores."""
@@ -168,8 +170,11 @@ def summed_neurons(
     for prefix, found in of_ffn.items():
         layer, neuron, _ = ffn[0].locate(found.index)
         table = _neurons({"layer": layer, "neuron": neuron}, found)
-        high, low = (tables.token_texts(language_model, ids) for ids in reader.read(found.index))
-        made[f"{prefix}ffn_neurons"] = with_experts(table.assign(promotes=high, demotes=low), anatomy)
+        promotes, demotes = tables.promoted_and_demoted(
+            language_model, reader, found.index, found.coefficient_of_the_largest
+        )
+        table = table.assign(promotes=promotes, demotes=demotes)
+        made[f"{prefix}ffn_neurons"] = with_experts(table, anatomy)
     for prefix, found in of_attention.items():
         layer, column, _ = attention[0].locate(found.index)
         head, dim = column.div(anatomy.d_head, rounding_mode="floor"), column % anatomy.d_head
@@ -186,10 +191,13 @@ def summed_table(complete: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.D
         complete: with the columns `names` and `score`.
         names: the columns that name a part.
     """
-    each = [table.set_index(list(names))["score"].sort_index() for table in complete]
-    columns = {f"score_{number}": scores for number, scores in enumerate(each)}
-    table = pd.DataFrame({"score": in_order(each), **columns}).reset_index()
-    return tables.sorted_best_first(table, "score")
+    each = {
+        f"score_{number}": table.set_index(list(names))["score"].sort_index()
+        for number, table in enumerate(complete)
+    }
+    table = pd.DataFrame(each)
+    table.insert(0, "score", table.sum(axis=1))
+    return tables.sorted_best_first(table.reset_index(), "score")
 
 
 def same_columns(grids: Sequence[Grid]) -> Grids:
@@ -202,9 +210,12 @@ def same_columns(grids: Sequence[Grid]) -> Grids:
     return tuple(replace(grid, active=active) for grid in grids)
 
 
-def in_order(values: Iterable[Numbers]) -> Numbers:
-    """The sum of tensors or series, added one after the other."""
-    return reduce(add, values)
+def in_order(values: Iterable[Tensor]) -> Tensor:
+    """The sum of tensors, added one after the other."""
+    first, *others = values
+    for other in others:
+        first = first + other
+    return first
 
 
 def _neurons(names: dict[str, Tensor], found: Found) -> pd.DataFrame:

@@ -71,16 +71,15 @@ def ffn_neurons(grid: Grid, language_model: LanguageModel, reader: TokenReader, 
     """Chosen FFN neurons with the tokens they promote and demote, their coefficient's sign included."""
     layer, neuron, _ = grid.locate(found.index)
     coefficient = coefficients(grid, found.index)
-    high, low = reader.read(found.index)
-    negative = (coefficient < 0)[:, None]
+    promotes, demotes = promoted_and_demoted(language_model, reader, found.index, coefficient)
     return _frame(
         "ffn_neurons",
         layer=layer,
         neuron=neuron,
         **_effects(found.score, found.total),
         coefficient=coefficient,
-        promotes=token_texts(language_model, torch.where(negative, low, high)),
-        demotes=token_texts(language_model, torch.where(negative, high, low)),
+        promotes=promotes,
+        demotes=demotes,
     )
 
 
@@ -167,9 +166,17 @@ def coefficients(grid: Grid, index: Tensor) -> Tensor:
     return found
 
 
-def token_texts(language_model: LanguageModel, ids: Tensor) -> list[list[str]]:
-    """Texts of tokens, `[n, n_read]`."""
-    return [[token_text(language_model.tokenizer, i) for i in row] for row in ids.tolist()]
+def promoted_and_demoted(
+    language_model: LanguageModel, reader: TokenReader, columns: Tensor, coefficient: Tensor
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Texts of the tokens that columns with coefficients of these signs promote and demote, `[n, n_read]`."""
+    high, low = reader.read(columns)
+    negative = (coefficient < 0)[:, None]
+    sides = torch.where(negative, low, high), torch.where(negative, high, low)
+    promotes, demotes = (
+        [[token_text(language_model.tokenizer, i) for i in row] for row in side.tolist()] for side in sides
+    )
+    return promotes, demotes
 
 
 def _frame(table: str, **columns: Tensor | list[str] | list[list[str]]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,7 +25,14 @@ from mnemoscope.cli.options import (
     refuse_several,
 )
 from mnemoscope.cli.output import stdout_kept_clean, write, write_drawn, write_json
-from mnemoscope.errors import OptionError
+from mnemoscope.errors import OptionError, OutputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mnemoscope.attribution.continuation import ContinuationAttribution
+    from mnemoscope.attribution.result import Attribution
+    from mnemoscope.model.estimate import Estimate
 
 commands = typer.Typer()
 
@@ -56,6 +63,9 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     out: Annotated[
         Path | None, typer.Option(help="Write to a .json, .parquet or .html file instead.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what memory and time it would take.")
+    ] = False,
     chat: Chat = False,
     json: Json = False,
     model: ModelName = "demo",
@@ -64,36 +74,81 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Show which parts of a model raise or lower a next token."""
+    """Show which parts of a model raise or lower a next token, or the several tokens of one --target."""
     refuse_several(target=bool(target), target_id=target_id is not None)
     refuse_several(json=json, out=out is not None)
     if by == "total" and no_effects:
         raise OptionError("--by total needs the total effects; leave --no-effects out")
+    refuse_several(dry_run=dry_run, out=out is not None)
+    if dry_run:
+        with stdout_kept_clean():
+            from mnemoscope.api.estimating import estimate
+
+            found = estimate(
+                model,
+                prompt,
+                top=top,
+                chat=chat,
+                revision=revision,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+            )
+        _write_estimate(found, json)
+        return
     if out is not None:
         from mnemoscope.view.destination import ATTRIBUTION_ENDINGS, check_destination
 
         check_destination(out, ATTRIBUTION_ENDINGS)
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code)
-        result = opened.attribute(
-            opened.chat_prompt(prompt) if chat else prompt,
-            (target or None) if target_id is None else target_id,
-            against=against or None,
-            top=top,
-            neurons=neurons,
-            by=by,
-            effects=not no_effects,
-            query=query,
-            progress=sys.stderr.isatty(),
-        )
+        text = opened.chat_prompt(prompt) if chat else prompt
+        from mnemoscope.api.attributing import Chosen
+
+        options = Chosen(top=top, neurons=neurons, by=by, effects=not no_effects, query=query)
+        progress = sys.stderr.isatty()
+        one = target[0] if target and len(target) == 1 and not against else None
+        if one is not None and len(opened.target_tokens(text, one)) > 1:
+            _check_destination_of_several_tokens(out)
+            result = opened.attribute_continuation(text, one, progress=progress, **options)
+        else:
+            given = (target or None) if target_id is None else target_id
+            result = opened.attribute(text, given, against=against or None, progress=progress, **options)
     if json:
         write_json(result.to_json())
     elif out is not None:
         write(f"saved {result.save(out)}\n")
     else:
-        from mnemoscope.view.terminal import render_attribution
+        write_drawn(lambda console: _draw(result, console))
 
-        write_drawn(lambda console: render_attribution(result, console))
+
+def _write_estimate(found: Estimate, json: bool) -> None:
+    from mnemoscope.view.estimate import estimate_json, render_estimate
+
+    if json:
+        write_json(estimate_json(found))
+    else:
+        write_drawn(lambda console: render_estimate(found, console))
+
+
+def _check_destination_of_several_tokens(out: Path | None) -> None:
+    from mnemoscope.view.destination import CONTINUATION_ENDINGS
+
+    if out is not None and out.suffix.lower() not in CONTINUATION_ENDINGS:
+        raise OutputError(
+            f"cannot write {out}: the target is several tokens, whose results go into a .json file; "
+            "name one, or attribute one token"
+        )
+
+
+def _draw(result: Attribution | ContinuationAttribution, console: Console) -> None:
+    from mnemoscope.attribution.result import Attribution
+    from mnemoscope.view.continuation import render_continuation
+    from mnemoscope.view.terminal import render_attribution
+
+    if isinstance(result, Attribution):
+        render_attribution(result, console)
+    else:
+        render_continuation(result, console)
 
 
 @commands.command(epilog=example('mnemoscope predict "The capital of France is" --top 5'))

@@ -48,7 +48,12 @@ Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     typer.Option(help="Type of the weights; the checkpoint's own if not given."),
 ]
-Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda; cpu if not given.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Such as cpu or cuda; cpu if not given. auto leaves what does not fit in memory or on disk."
+    ),
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
 ]

@@ -22,7 +22,7 @@ from mnemoscope.model.finding_readout import find_readout
 from mnemoscope.model.matrix import get_weight, matrix_of
 from mnemoscope.model.readers import Readers
 from mnemoscope.model.readout import Norm, Readout
-from mnemoscope.model.stored import refuse_rounded_activations
+from mnemoscope.model.stored import refuse_storage
 from mnemoscope.model.watching import Step, Story, watch
 from mnemoscope.model.wiring import Seen, find_wiring
 
@@ -163,8 +163,8 @@ def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
             projections to the residual stream, blocks of different sizes or wired in another way than
             all known ones, or no recognisable final norm or head.
     """
-    refuse_rounded_activations(model)
-    name, layers = _find_blocks(model)
+    refuse_storage(model)
+    name, layers = find_blocks(model)
     story = watch(model, layers, probe)
     found = [_block(name, i, layer, story) for i, layer in enumerate(layers)]
     wirings = find_wiring([_seen(name, i, block, story) for i, block in enumerate(found)])
@@ -193,7 +193,12 @@ def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
     )
 
 
-def _find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The list of a model's blocks and its name.
+
+    Raises:
+        UnsupportedModelError: it has none.
+    """
     depth = getattr(model.config, "num_hidden_layers", None)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:

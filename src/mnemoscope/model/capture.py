@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +104,25 @@ def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence
         recording.trace(row, torch.as_tensor(prompt, device=device), anatomy.parallel)
         for row, prompt in enumerate(prompts)
     ]
+
+
+def batches(prompts: Sequence[Sequence[int]], anatomy: Anatomy, budget: int) -> Iterator[range]:
+    """Which prompts, in order, to run together: as many as a budget of bytes has room for, one at least.
+
+    Counted are the activations of a block at every position, the attention weights and values that are
+    seen there, and what is kept of each prompt.
+    """
+    head_values = anatomy.n_layers * anatomy.n_kv_heads * anatomy.d_head
+    kept = anatomy.n_layers * (anatomy.d_ff + 8 * anatomy.d_model)
+    start = longest = 0
+    for stop in range(len(prompts)):
+        longest = max(longest, len(prompts[stop]))
+        of_token = 4 * anatomy.d_ff + 8 * anatomy.d_model + head_values + 2 * anatomy.n_heads * longest
+        if stop > start and 4 * (stop + 1 - start) * (longest * of_token + kept) > budget:
+            yield range(start, stop)
+            start, longest = stop, len(prompts[stop])
+    if prompts:
+        yield range(start, len(prompts))
 
 
 @dataclass

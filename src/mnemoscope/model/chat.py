@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from transformers import PreTrainedTokenizerBase
+
 from mnemoscope.errors import OptionError, PromptError
-from mnemoscope.model.language_model import LanguageModel
 
 
-def chat_text(language_model: LanguageModel, message: str) -> str:
+def chat_text(name: str, tokenizer: PreTrainedTokenizerBase, message: str) -> str:
     """A user's message in the model's chat template, up to where the answer begins.
 
     Raises:
@@ -15,10 +16,9 @@ def chat_text(language_model: LanguageModel, message: str) -> str:
     """
     if not message:
         raise PromptError("the prompt is empty; give what the user says")
-    tokenizer = language_model.tokenizer
     if not tokenizer.chat_template:
         raise OptionError(
-            f"{language_model.name} has no chat template, so it is no chat model or its template was not "
+            f"{name} has no chat template, so it is no chat model or its template was not "
             "saved with its tokenizer; give the prompt as plain text"
         )
     try:
@@ -29,6 +29,6 @@ def chat_text(language_model: LanguageModel, message: str) -> str:
         )
     except Exception as error:  # templates are programs, and raise what they like
         raise PromptError(
-            f"the chat template of {language_model.name} refuses the prompt "
+            f"the chat template of {name} refuses the prompt "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); give the prompt as plain text"
         ) from error

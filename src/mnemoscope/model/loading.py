@@ -45,6 +45,10 @@ TOKENIZER_FILES = (
 )
 
 
+# The device that leaves it to accelerate where weights lie: an accelerator, memory, or disk.
+AUTO = "auto"
+
+
 @dataclass(frozen=True)
 class _Read:
     """A model as read from its files; the attributes are those of `LanguageModel`."""
@@ -57,10 +61,11 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Way:
-    """How files are to be read: in which type of weights, and whether to run code beside them."""
+    """How files are to be read: in which type of weights, where to, and whether to run code beside them."""
 
     dtype: str | None
     trust_remote_code: bool
+    spread: bool
 
 
 def open_model(
@@ -95,11 +100,49 @@ def examine(
         model, name = unwrapped(wrapped)
         return _examined(_Read(name, "in memory", model, tokenizer))
     with quiet():
-        read = _read(find(source, revision), _Way(dtype, trust_remote_code))
-    with _device_errors(device):
-        read.model.to(torch.device(device or "cpu"))  # pyright: ignore[reportArgumentType]
-        read.model.eval()
+        read = _read(find(source, revision), _Way(dtype, trust_remote_code, device == AUTO))
+    if device != AUTO:
+        with _device_errors(device):
+            read.model.to(torch.device(device or "cpu"))  # pyright: ignore[reportArgumentType]
+    read.model.eval()
     return _examined(read)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model without its weights.
+
+    Attributes:
+        name: what it was named by.
+        config: as transformers reads it; of an adapter that of its base.
+        tokenizer: its tokenizer.
+        dtype: the type in which its weights would be opened.
+    """
+
+    name: str
+    config: Any
+    tokenizer: PreTrainedTokenizerBase
+    dtype: torch.dtype
+
+
+def describe(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+) -> Described:
+    """What can be told of a model from its small files; raises as `open_model` does."""
+    way = _Way(dtype, trust_remote_code, spread=False)
+    with quiet():
+        place = find(source, revision)
+        adapter = find_adapter(place)
+        base = place if adapter is None else adapter.base
+        config = _config(base, way)
+        tokenizer = _tokenizer(place if _has_tokenizer(place) else base, way)
+    stored = config.get_text_config().dtype
+    usual = torch.float32 if base.gguf_file or stored is None else stored
+    return Described(place.name, config, tokenizer, DTYPES[dtype] if dtype else usual)
 
 
 def _examined(read: _Read) -> LanguageModel:
@@ -118,6 +161,11 @@ def _read(place: Place, way: _Way) -> _Read:
             check_weights(place)
         tokenizer = _tokenizer(place, way)
         return _Read(place.name, place.digest, _model(place, config, way), tokenizer)
+    if way.spread:
+        raise OptionError(
+            f"{place.name} is an adapter, whose base cannot be spread over devices before they are merged; "
+            "name one device, or merge it with peft, save that, and open the merged model"
+        )
     base = _read(adapter.base, way)
     model = merge(adapter, base.model)
     tokenizer = _tokenizer(place, way) if _has_tokenizer(place) else base.tokenizer
@@ -160,6 +208,7 @@ def _model(place: Place, config: Any, way: _Way) -> PreTrainedModel:
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             trust_remote_code=way.trust_remote_code,
+            device_map=AUTO if way.spread else None,
             # It looks for an adapter too; there is none, and without the hub it would try for long.
             adapter_kwargs={"local_files_only": True},
             **place.arguments,

@@ -37,12 +37,19 @@ def read_weight(module: nn.Module) -> Tensor:
     return weight
 
 
-def refuse_rounded_activations(model: PreTrainedModel) -> None:
-    """Refuse a model whose products are not linear in what enters them.
+def refuse_storage(model: PreTrainedModel) -> None:
+    """Refuse weights that cannot be read where they lie, or whose products are not linear in what enters.
 
     Raises:
-        UnsupportedModelError: bitsandbytes rounds its activations to 8 bits, by all tokens together.
+        UnsupportedModelError: weights lie on several accelerators, or bitsandbytes rounds activations to
+            8 bits, by all tokens together.
     """
+    devices = {str(weight.device) for weight in model.parameters()} - {"meta"}
+    if len(devices) > 1:
+        raise UnsupportedModelError(
+            f"the weights of {type(model).__name__} lie on several devices ({', '.join(sorted(devices))}); "
+            "let one accelerator run it and offload the rest (max_memory with device_map='auto')"
+        )
     bitsandbytes: Any = sys.modules.get("bitsandbytes")
     for name, module in model.named_modules():
         if bitsandbytes is not None and isinstance(module, bitsandbytes.nn.Linear8bitLt):
@@ -63,6 +70,12 @@ def input_device(model: PreTrainedModel) -> torch.device:
     return torch.device(hook.execution_device)
 
 
+def is_plain(weight: Tensor) -> bool:
+    """Whether a parameter holds the numbers themselves, in memory."""
+    in_memory = weight.device.type != "meta"
+    return in_memory and type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
+
+
 def refuse_stored_otherwise(model: PreTrainedModel) -> None:
     """Refuse a model whose weights cannot be changed in place.
 
@@ -70,12 +83,9 @@ def refuse_stored_otherwise(model: PreTrainedModel) -> None:
         UnsupportedModelError: some are packed or offloaded.
     """
     for name, weight in model.named_parameters():
-        if type(weight) is not nn.Parameter or not weight.is_floating_point():
-            how = "packed"
-        elif weight.device.type == "meta":
-            how = "offloaded"
-        else:
+        if is_plain(weight):
             continue
+        how = "offloaded" if weight.device.type == "meta" else "packed"
         raise UnsupportedModelError(
             f"the weights of {type(model).__name__} are {how} (first {name}), so they cannot be edited; use "
             "`ablate`, which changes none, or load the model unpacked and in memory"

@@ -88,15 +88,15 @@ def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | i
     if isinstance(target, int):
         return _checked_id(language_model, target)
     ids = encode_continuation(language_model, prompt, target)
-    if len(ids) > 1:
-        tokenizer = language_model.tokenizer
-        first = next((i for i in ids if token_text(tokenizer, i).strip()), ids[0])
-        raise TargetError(
-            f"the target {target!r} is {len(ids)} tokens ({_pieces(tokenizer, ids)}), and here a target is "
-            f"one token; take {_offer(tokenizer, first)}{_nearest(tokenizer, target)}; all tokens of one "
-            "target are scored by attribute_continuation, or `mnemoscope attribute` with one --target"
-        )
-    return ids[0]
+    if len(ids) == 1:
+        return ids[0]
+    tokenizer = language_model.tokenizer
+    first = next((i for i in ids if token_text(tokenizer, i).strip()), ids[0])
+    raise TargetError(
+        f"the target {target!r} is {len(ids)} tokens ({_pieces(tokenizer, ids)}), and here a target is "
+        f"one token; take {_offer(tokenizer, first)}{_nearest(tokenizer, target)}; all tokens of one "
+        "target are scored by attribute_continuation, or `mnemoscope attribute` with one --target"
+    )
 
 
 def encode_continuation(language_model: LanguageModel, prompt: Prompt, target: str) -> tuple[int, ...]:
@@ -136,6 +136,37 @@ def encode_continuation(language_model: LanguageModel, prompt: Prompt, target: s
     return tuple(ids)
 
 
+def prefixes(language_model: LanguageModel, prompt: Prompt, target: Sequence[int]) -> list[Prompt]:
+    """The prompt, then the prompt with the target's first token, and so on up to all but its last.
+
+    Raises:
+        PromptError: the last is longer than the model's context.
+    """
+    _check_range(language_model, target)
+    n_tokens, context = len(prompt.ids) + len(target) - 1, language_model.context
+    if context is not None and n_tokens > context:
+        raise PromptError(
+            f"the prompt has {len(prompt.ids)} tokens and the target {len(target)}, of which the last is "
+            f"only predicted, but the model reads at most {context}; shorten them by {n_tokens - context}"
+        )
+    found = [prompt]
+    for n_read in range(1, len(target)):
+        read = target[:n_read]
+        tokens = tuple(token_text(language_model.tokenizer, i) for i in read)
+        text = prompt.text + added_text(language_model.tokenizer, prompt.ids, read)
+        found.append(Prompt(text, (*prompt.ids, *read), (*prompt.tokens, *tokens)))
+    return found
+
+
+def added_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], added: Sequence[int]) -> str:
+    """What tokens add to the text of those before them, without special tokens."""
+    before, text, alone = (
+        str(tokenizer.decode(list(some), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        for some in (ids, [*ids, *added], added)
+    )
+    return text[len(before) :] if text.startswith(before) else alone
+
+
 @lru_cache(maxsize=2**17)
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """A token's own text, with the leading space that a decoder of whole texts would drop."""
@@ -171,7 +202,7 @@ def _checked_id(language_model: LanguageModel, token_id: int) -> int:
     return token_id
 
 
-def _check_range(language_model: LanguageModel, ids: list[int]) -> None:
+def _check_range(language_model: LanguageModel, ids: Sequence[int]) -> None:
     embeddings = language_model.model.get_input_embeddings()
     size = get_weight(embeddings).shape[0]
     if max(ids) >= size:
@@ -219,10 +250,11 @@ def _merged(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, target: str, tog
     same = next(
         i for i, (own, new) in enumerate(zip(prompt.ids, [*together, None], strict=False)) if own != new
     )
+    spaced = "begin the target with a space if it is a word of its own, or " if target[0].isalnum() else ""
     return (
         f"the prompt's own tokens change when the target {target!r} is put behind it: "
         f"{_pieces(tokenizer, prompt.ids[same:])} becomes {_pieces(tokenizer, together[same:])}; "
-        "end the prompt where one of these tokens ends, and begin the target there"
+        f"{spaced}end the prompt where one of these tokens ends and begin the target there"
     )
 
 

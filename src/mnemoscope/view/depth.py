@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from mnemoscope.attribution.continuation import ContinuationAttribution
 from mnemoscope.attribution.result import Attribution
 
 KINDS = {"attention": "attention", "ffn": "FFN"}
@@ -26,7 +27,9 @@ class Depth:
     heads: np.ndarray
 
     @classmethod
-    def of(cls, result: Attribution, effect: Literal["score", "total"] = "score") -> Depth:
+    def of(
+        cls, result: Attribution | ContinuationAttribution, effect: Literal["score", "total"] = "score"
+    ) -> Depth:
         """Lay out one column of the tables `layers` and `heads`."""
         layers, heads = result.layers, result.heads
         n_layers = 1 + max(layers["layer"].max(), heads["layer"].max())

@@ -7,6 +7,7 @@ from pathlib import Path
 from mnemoscope.errors import OutputError
 
 ATTRIBUTION_ENDINGS = (".json", ".parquet", ".html")
+CONTINUATION_ENDINGS = (".json",)
 LINKS_ENDINGS = (".json", ".graphml")
 
 
@@ -31,4 +32,4 @@ def check_destination(path: Path, endings: tuple[str, ...]) -> Path:
 
 def either(endings: tuple[str, ...]) -> str:
     """Such as `.json, .parquet or .html`."""
-    return f"{', '.join(endings[:-1])} or {endings[-1]}"
+    return " or ".join([", ".join(endings[:-1]), endings[-1]] if endings[1:] else endings)

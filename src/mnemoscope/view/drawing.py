@@ -79,7 +79,7 @@ class Column:
         stretches: whether it takes the width that is left, and is cut to it.
     """
 
-    title: str
+    title: str | Text
     cell: Callable[[Row], str | Text]
     right: bool = False
     stretches: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from mnemoscope.attribution.query_neurons import QueryTables
-from mnemoscope.attribution.result import Attribution, records
+from mnemoscope.attribution.result import Attribution, Cost, records
 from mnemoscope.view.effects import Effects
 from mnemoscope.view.numbers import plain_number
 from mnemoscope.view.targets import targets_words, value_name
@@ -33,12 +33,17 @@ def what_is_proven(result: Attribution) -> list[str]:
         cost = result.costs.get(name)
         if cost is None:
             continue
-        verdict = "certified: exact" if result.certified else "not certified: best found"
-        ends = "top" if getattr(result, f"suppressing_{name}").empty else "top and bottom"
-        found = f"{ends} {len(getattr(result, name)):,} of {cost.parts:,} {what}"
+        both_ends = not getattr(result, f"suppressing_{name}").empty
         how = " by total effect, all computed" if by_total else f", {cost.exact:,} scored exactly"
-        lines.append(f"{verdict} {found}{how}")
+        lines.append(found_words(result.certified, both_ends, len(getattr(result, name)), cost, what) + how)
     return lines
+
+
+def found_words(certified: bool, both_ends: bool, n_listed: int, cost: Cost, what: str) -> str:
+    """What a search found, such as `certified: exact top 10 of 46,080 FFN neurons`."""
+    verdict = "certified: exact" if certified else "not certified: best found"
+    ends = "top and bottom" if both_ends else "top"
+    return f"{verdict} {ends} {n_listed:,} of {cost.parts:,} {what}"
 
 
 def sum_of_layers(result: Attribution) -> str:

@@ -35,23 +35,29 @@ class PartTables:
         """FFN neurons with the tokens they promote and, where there is room, demote."""
         rows = _rows(table, n_rows)
         words = [
-            Column(word, lambda row, word=word: _tokens(row[word]), stretches=True)
+            Column(word, lambda row, word=word: tokens_text(row[word]), stretches=True)
             for word in (("promotes", "demotes") if width >= _WITH_DEMOTES else ("promotes",))
         ]
-        columns = [_name("layer", "neuron"), *_expert(table), *self._effects(rows), _coefficient(), *words]
+        columns = [
+            name_column("layer", "neuron"),
+            *expert_column(table),
+            *self._effects(rows),
+            _coefficient(),
+            *words,
+        ]
         return table_of(title, rows, columns)
 
     def attention(self, title: Text, table: pd.DataFrame, n_rows: int) -> RenderableType:
         """Attention neurons with the token whose value they carry."""
         rows = _rows(table, n_rows)
-        columns = [_name("layer", "head", "dim"), *self._effects(rows), _coefficient(), _position()]
+        columns = [name_column("layer", "head", "dim"), *self._effects(rows), _coefficient(), _position()]
         return table_of(title, rows, columns)
 
     def positions(self, title: Text, table: pd.DataFrame, n_rows: int) -> RenderableType:
         """Heads with the token they look at and how much of their attention it gets."""
         rows = _rows(table, n_rows)
         attention = Column("attention", lambda row: percent(row["attention"]), right=True)
-        columns = [_name("layer", "head"), *self._effects(rows), attention, _position()]
+        columns = [name_column("layer", "head"), *self._effects(rows), attention, _position()]
         return table_of(title, rows, columns)
 
     def _effects(self, rows: list[Row]) -> list[Column]:
@@ -60,7 +66,7 @@ class PartTables:
         for name in self.effects.columns(self.both):
             columns.append(_effect(name, rows))
             if name == self.effects.order:
-                columns.append(_bars(name, rows))
+                columns.append(bar_column(name, rows))
         return columns
 
 
@@ -69,10 +75,10 @@ def query_ffn(title: Text, table: pd.DataFrame, n_rows: int, with_coefficient: b
     rows = _rows(table, n_rows)
     decimals = places(row["score"] for row in rows)
     columns = [
-        _name("layer", "neuron"),
-        *_expert(table),
+        name_column("layer", "neuron"),
+        *expert_column(table),
         Column("query", lambda row: signed(row["score"], decimals), right=True),
-        _bars("score", rows),
+        bar_column("score", rows),
         *([_coefficient()] if with_coefficient else []),
         _position(),
         Column("", lambda row: "query-value" if row["value_neuron"] else ""),
@@ -84,11 +90,12 @@ def _rows(table: pd.DataFrame, n_rows: int) -> list[Row]:
     return records(table.head(n_rows), tuple(table.columns))
 
 
-def _name(*parts: str) -> Column:
+def name_column(*parts: str) -> Column:
+    """What a part is called, such as `24.1005`."""
     return Column(".".join(parts), lambda row: ".".join(str(row[part]) for part in parts))
 
 
-def _expert(table: pd.DataFrame) -> list[Column]:
+def expert_column(table: pd.DataFrame) -> list[Column]:
     """Which expert neurons belong to, in a mixture of experts; empty for shared experts and dense layers."""
     if "expert" not in table:
         return []
@@ -100,7 +107,8 @@ def _effect(name: str, rows: list[Row]) -> Column:
     return Column(NAMES[name], lambda row: effect_text(name, row[name], decimals), right=True)
 
 
-def _bars(name: str, rows: list[Row]) -> Column:
+def bar_column(name: str, rows: list[Row]) -> Column:
+    """Bars of one of the numbers."""
     largest = max((abs(row[name]) for row in rows if math.isfinite(row[name])), default=0.0)
     return Column("", lambda row: score_bar(row[name], largest))
 
@@ -116,5 +124,6 @@ def _position() -> Column:
     return Column("at token", cell)
 
 
-def _tokens(tokens: Iterable[str]) -> Text:
+def tokens_text(tokens: Iterable[str]) -> Text:
+    """The first of several tokens, as many as can be shown."""
     return Text(" ").join(token_text(token) for token in list(tokens)[:_MOST_TOKENS])

@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mnemoscope.attribution.result import Attribution, records
+from mnemoscope.attribution.result import Attribution, Provenance, records
 from mnemoscope.model.families import OURS
 from mnemoscope.view.depth import Depth
 from mnemoscope.view.depth_chart import LOWERS, RAISES, depth_chart
@@ -44,7 +44,7 @@ def render_attribution(result: Attribution, console: Console, rows: int = 10) ->
     """Show a result: the prediction, the model by depth, and the first rows of its tables."""
     target = targets_text(result.targets)
     effects = Effects.of(result)
-    console.print(_origin(result))
+    console.print(origin_text(result.provenance))
     console.print()
     console.print(prompt_text(result.tokens, console.width) + Text(" ▸ ", "dim") + target)
     console.print(_prediction_facts(result))
@@ -52,7 +52,7 @@ def render_attribution(result: Attribution, console: Console, rows: int = 10) ->
     console.print(title_text("Layers and heads", effects.in_nats, target))
     console.print(depth_chart(Depth.of(result, effects.order), console.width))
     console.print()
-    console.print(_legend())
+    console.print(legend())
     console.print()
     console.print(_strongest_heads(result, effects, console.width))
     for tables in _part_tables(result, effects, console.width, rows):
@@ -98,10 +98,20 @@ def render_families(families: pd.DataFrame, console: Console) -> None:
     console.print(table_of(title, rows, columns))
 
 
-def _origin(result: Attribution) -> Text:
-    origin = result.provenance
+def origin_text(origin: Provenance) -> Text:
+    """The model that something was made with."""
     words = [origin.model, origin.revision[:12], origin.architecture, origin.dtype]
     return Text(" · ".join(visible(word) for word in words if word), "dim")
+
+
+def legend() -> Text:
+    """What the marks of a depth chart mean."""
+    return Text.assemble(
+        ("█ ■ ▪", RAISES),
+        (" raises   ", "dim"),
+        ("▒ □ ▫", LOWERS),
+        (" lowers   · near zero", "dim"),
+    )
 
 
 def _prediction_facts(result: Attribution) -> Text:
@@ -117,15 +127,6 @@ def _prediction_facts(result: Attribution) -> Text:
 def _facts_text(facts: dict[str, str]) -> Text:
     parts = [Text.assemble((name + " ", "dim"), value) for name, value in facts.items()]
     return Text("   ").join(parts)
-
-
-def _legend() -> Text:
-    return Text.assemble(
-        ("█ ■ ▪", RAISES),
-        (" raises   ", "dim"),
-        ("▒ □ ▫", LOWERS),
-        (" lowers   · near zero", "dim"),
-    )
 
 
 def _strongest_heads(result: Attribution, effects: Effects, width: int) -> RenderableType:

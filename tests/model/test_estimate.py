@@ -1,0 +1,76 @@
+"""What an attribution would take is told from the config alone, and near what it then takes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mnemoscope as ms
+from mnemoscope.model.estimate import estimate, sizes_of
+from support import built, open_tiny, word_tokenizer, words
+
+BUDGET = 10 * 2**20
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mixtral", "qwen2_moe"])
+def test_counts_are_those_of_the_model(name: str) -> None:
+    transformers_model = built(name)
+    sizes = sizes_of(transformers_model.config)
+    model = open_tiny(transformers_model)
+    assert sizes.n_parameters == transformers_model.num_parameters()
+    assert (sizes.n_layers, sizes.d_model) == (model.n_layers, model.d_model)
+    assert sizes.n_vocabulary == model.n_vocabulary
+    (trace,) = model.language_model.capture([[5, 17, 80]])
+    n_neurons = int((trace.coefficients != 0).sum(-1).max())
+    n_values = model.n_heads * model.language_model.anatomy.d_head
+    # Matrices that give states but do not write to the stream may be counted too: the queries' own.
+    assert n_neurons + n_values <= sizes.n_columns <= n_neurons + n_values + model.d_model
+
+
+def test_a_token_meets_only_some_experts() -> None:
+    sizes = sizes_of(built("mixtral").config)
+    experts = sum(p.numel() for p in built("mixtral").parameters() if p.ndim == 3)
+    blocks = sum(p.numel() for p in built("mixtral").get_submodule("model.layers").parameters())
+    assert sizes.n_active == blocks - experts + experts * 2 // 6
+
+
+def test_more_takes_more() -> None:
+    sizes = sizes_of(built("llama").config)
+    few, many = (estimate(sizes, n, dtype=torch.float32, memory_budget=BUDGET) for n in (5, 500))
+    half = estimate(sizes, 5, dtype=torch.bfloat16, memory_budget=BUDGET)
+    assert many.forward_seconds > few.forward_seconds
+    assert many.working_bytes > few.working_bytes > BUDGET
+    assert few.first_seconds > few.seconds > few.forward_seconds
+    assert half.weight_bytes == few.weight_bytes // 2 == 2 * sizes.n_parameters
+
+
+def test_a_folder_is_estimated_without_its_weights(tmp_path: Path) -> None:
+    model: Any = built("llama")
+    model.to(torch.bfloat16).save_pretrained(tmp_path)
+    word_tokenizer(97).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    found = ms.estimate(tmp_path, words(5, 17, 80))
+    assert found.dtype == "bfloat16"
+    assert found.weight_bytes == 2 * model.num_parameters()
+    assert found.n_tokens == 3
+    assert ms.estimate(tmp_path, words(5, 17, 80), dtype="float32").weight_bytes == 2 * found.weight_bytes
+    with pytest.raises(ms.PromptError, match="empty"):
+        ms.estimate(tmp_path, "")
+    with pytest.raises(ms.UnknownModelError):
+        ms.estimate(tmp_path / "nowhere", "w1")
+
+
+@pytest.mark.slow
+def test_the_demo_takes_about_what_is_told(demo: ms.Model) -> None:
+    prompt = "The capital of Japan is the city of"
+    told = ms.estimate("demo", prompt)
+    demo.attribute(prompt, " Tokyo")
+    start = time.perf_counter()
+    demo.attribute(prompt, " Tokyo")
+    took = time.perf_counter() - start
+    # Other work on the machine slows the one or the other.
+    assert told.seconds / 6 < took < told.seconds * 6
