@@ -74,7 +74,7 @@ def probe_tokens(model: PreTrainedModel) -> Tensor:
 def prove(model: PreTrainedModel, anatomy: Anatomy) -> Proof:
     """Check on a probe prompt that the anatomy is right.
 
-    - *attention function*: observing attention does not change the logits;
+    - *attention function*: observing attention, and running experts in our own code, changes no logits;
     - *causality*: leaving out later tokens does not change the logits before;
     - *attention neurons*: over positions and dims, plus the constant, they sum to what attention adds;
     - *FFN neurons*: with the constant they sum to what the FFN adds;

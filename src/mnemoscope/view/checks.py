@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.view.depth_chart import LOWERS, RAISES
 from mnemoscope.view.drawing import Column, Row, table_of, title_text
@@ -69,7 +70,16 @@ def _found(language_model: LanguageModel) -> dict[str, str]:
         "layers": f"{anatomy.n_layers}, {'parallel' if anatomy.parallel else 'sequential'}"
         + (", with norms behind attention or FFN" if post_norms else ""),
         "attention": f"{anatomy.n_heads} heads of {anatomy.d_head}, {anatomy.n_kv_heads} for keys and values",
-        "FFN": f"{anatomy.d_ff:,} neurons, {reading}",
+        "FFN": f"{anatomy.d_ff:,} neurons{_experts(anatomy)}, {reading}",
         "stream": f"{anatomy.d_model:,} wide, {anatomy.readout.norm.kind} norm before the head",
         "vocabulary": f"{anatomy.n_vocabulary:,} tokens",
     }
+
+
+def _experts(anatomy: Anatomy) -> str:
+    if not anatomy.mixtures:
+        return ""
+    mixture = next(iter(anatomy.mixtures.values()))
+    shared = f" and {mixture.n_shared:,} of a shared one" if mixture.n_shared else ""
+    layers = f" in {len(anatomy.mixtures)} of {anatomy.n_layers} layers"
+    return f": {mixture.n_experts} experts of {mixture.d_expert:,}{shared}{layers}"
