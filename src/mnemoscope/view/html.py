@@ -103,6 +103,9 @@ class Sheet:
         table: pd.DataFrame = getattr(result, name)
         columns = tuple(name for name in map(str, table) if name in shown or name not in NAMES)
         rows = records(table.head(_MOST_ROWS), columns)
+        for row in rows:
+            if row.get("expert", 0) < 0:
+                row["expert"] = ""  # of a dense layer or a shared expert
         ordering = [abs(row[effects.order]) for row in rows if math.isfinite(row[effects.order])]
         return cls(
             name=name,
