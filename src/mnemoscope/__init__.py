@@ -25,6 +25,7 @@ from mnemoscope.errors import (
 if TYPE_CHECKING:
     from mnemoscope.api import Model, load
     from mnemoscope.api.estimating import estimate
+    from mnemoscope.attribution.continuation import ContinuationAttribution
     from mnemoscope.attribution.head_reading import HeadReading
     from mnemoscope.attribution.methods.base import Method
     from mnemoscope.attribution.methods.verified import Verified
@@ -45,6 +46,7 @@ __all__ = [
     "Ablation",
     "AttentionNeuron",
     "Attribution",
+    "ContinuationAttribution",
     "Estimate",
     "FFNNeuron",
     "FactsError",
@@ -85,6 +87,7 @@ _LAZY = {
     "HeadReading": "mnemoscope.attribution.head_reading",
     "Layer": "mnemoscope.intervention.parts",
     "Attribution": "mnemoscope.attribution.result",
+    "ContinuationAttribution": "mnemoscope.attribution.continuation",
     "Method": "mnemoscope.attribution.methods.base",
     "Model": "mnemoscope.api",
     "NeuronReading": "mnemoscope.attribution.reading",

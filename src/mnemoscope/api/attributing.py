@@ -78,7 +78,7 @@ class Attributing(Querying):
         """What `attribute` gives for each of several prompts, whose forward passes are made together.
 
         The results are those of one prompt at a time but for float32 rounding. What is saved is the forward
-        passes, about a twentieth of the time of a default attribution of a short prompt; total effects
+        passes, about a fifteenth of the time of a default attribution of a short prompt; total effects
         and query neurons take one pass for each prompt as ever.
 
         Args:
