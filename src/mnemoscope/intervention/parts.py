@@ -131,7 +131,12 @@ def matched_random(parts: Sequence[Part], anatomy: Anatomy, seed: int) -> tuple[
 
     Experts that a token is not routed to are silent, and would be no match for those that it is. Whole layers
     have no match in their own layer; other layers are drawn for them.
+
+    Raises:
+        OptionError: a part that the model does not have.
     """
+    for part in parts:
+        _check(part, anatomy)
     generator = torch.Generator().manual_seed(seed)
     drawn: list[Part] = []
     groups: dict[tuple[type, int, int | None], list[Part]] = {}
