@@ -27,7 +27,7 @@ class ExpertRows(Rows):
         """What neurons read, float32 `[n, d_model]`."""
         chosen = self._all() if outputs is None else outputs
         expert, place = self._places(chosen)
-        return self.experts.read_rows()[expert, place].detach().float()
+        return self.experts.read_rows[expert, place].detach().float()
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
         """What is added to what neurons read, float32 `[n_experts * d_expert]`, or None."""
@@ -38,7 +38,7 @@ class ExpertRows(Rows):
 
     def _all(self) -> Tensor:
         n_routed = self.experts.n_experts * self.experts.d_expert
-        return torch.arange(n_routed, device=self.experts.read_rows().device)
+        return torch.arange(n_routed, device=self.experts.read_rows.device)
 
     def _places(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
         """Expert, and place among what it reads, gate and up stored together."""

@@ -92,14 +92,15 @@ class Mixture(nn.Module):
         Returns:
             `[n_tokens, d_model]` in the weights' type.
         """
-        experts, dtype = self.matrix, self.matrix.down(0).dtype
+        experts, down, bias = self.matrix, self.matrix.down, self.matrix.down_bias
+        dtype = down.dtype
         written = coefficients.new_zeros(len(coefficients), experts.d_model, dtype=dtype)
         for expert, tokens in _routed(routing):
             weight = routing[tokens, expert, None]
             entered = (coefficients[tokens][:, experts.inputs(expert)] / weight).to(dtype)
-            part = entered @ experts.down(expert)
-            if experts.down_bias is not None:
-                part = part + experts.down_bias[expert]
+            part = entered @ down[expert]
+            if bias is not None:
+                part = part + bias[expert]
             written = written.index_add(0, tokens, (part * weight).to(dtype))
         if experts.shared is not None:
             entered = coefficients[:, self.n_experts * self.d_expert :].to(dtype)
@@ -161,12 +162,13 @@ class Mixture(nn.Module):
 
     def _coefficients(self, states: Tensor, routing: Tensor) -> Tensor:
         """What enters the routed experts' down projections, `[n_tokens, n_experts * d_expert]` float32."""
-        experts, dtype = self.matrix, torch.promote_types(states.dtype, torch.float32)
+        experts, up, bias = self.matrix, self.matrix.read_rows, self.matrix.up_bias
+        dtype = torch.promote_types(states.dtype, torch.float32)
         coefficients = states.new_zeros(len(states), self.n_experts * self.d_expert, dtype=dtype)
         for expert, tokens in _routed(routing):
-            read = states[tokens] @ experts.up(expert)
-            if experts.up_bias is not None:
-                read = read + experts.up_bias[expert]
+            read = states[tokens] @ up[expert].T
+            if bias is not None:
+                read = read + bias[expert]
             active = experts.activate(read).to(dtype) * routing[tokens, expert, None]
             coefficients[tokens, experts.inputs(expert)] = active.to(dtype)
         return coefficients
@@ -187,17 +189,17 @@ class Experts(Matrix):
     @property
     def n_experts(self) -> int:
         """How many experts a token can be routed to."""
-        return self._down.shape[0]
+        return self._shape[0]
 
     @property
     def d_expert(self) -> int:
         """How many neurons each of them has."""
-        return self._down.shape[1]
+        return self._shape[1]
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return self._down.shape[2]
+        return self._shape[2]
 
     @property
     def n_inputs(self) -> int:
@@ -218,31 +220,23 @@ class Experts(Matrix):
         """Which inputs are the neurons of a routed expert."""
         return slice(expert * self.d_expert, (expert + 1) * self.d_expert)
 
-    def down(self, expert: int) -> Tensor:
-        """What the neurons of a routed expert write, as stored, `[d_expert, d_model]`."""
-        return self._down[expert]
-
-    def up(self, expert: int) -> Tensor:
-        """What a routed expert reads with, gate and up as stored together, `[d_model, n]`."""
-        return self.read_rows()[expert].T
-
     def activate(self, read: Tensor) -> Tensor:
         """What enters the down projection, from what was read, `[n_tokens, n] -> [n_tokens, d_expert]`."""
         return self.module._apply_gate(read) if self.has_gate else self.module.act_fn(read)  # pyright: ignore[reportCallIssue]
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
         """What is added whatever the neurons do: biases times router weights `[..., n_experts]`."""
-        if self.down_bias is None or routing is None:
-            return None
-        return routing.float() @ self.down_bias.detach().float()
+        bias = self.down_bias
+        return None if bias is None or routing is None else routing.float() @ bias.float()
 
     def columns(self, inputs: Tensor | None = None) -> Tensor:
         """What each neuron writes, float32 `[n, d_model]`."""
+        down = self.down
         if inputs is None:
-            inputs = torch.arange(self.n_inputs, device=self._down.device)
+            inputs = torch.arange(self.n_inputs, device=down.device)
         inside = inputs < self.n_experts * self.d_expert
-        found = torch.empty(len(inputs), self.d_model, device=self._down.device)
-        found[inside] = self._down.detach()[self._places(inputs[inside])].float()
+        found = torch.empty(len(inputs), self.d_model, device=down.device)
+        found[inside] = down[self._places(inputs[inside])].float()
         if self.shared is not None:
             found[~inside] = self.shared.columns(inputs[~inside] - self.n_experts * self.d_expert)
         return found
@@ -256,16 +250,17 @@ class Experts(Matrix):
         """Change the weights in place so that chosen neurons count `factor` times."""
         n_routed = self.n_experts * self.d_expert
         with torch.no_grad():
-            self._down[self._places(inputs[inputs < n_routed])] *= factor
+            self.down[self._places(inputs[inputs < n_routed])] *= factor
         if self.shared is not None:
             self.shared.scale_inputs(inputs[inputs >= n_routed] - n_routed, factor)
 
     def scale(self, factor: float) -> None:
         """Change the weights in place so that all that is written counts `factor` times."""
         with torch.no_grad():
-            self._down.mul_(factor)
-            if self.down_bias is not None:
-                self.down_bias.mul_(factor)
+            self.down.mul_(factor)
+            bias = self.down_bias
+            if bias is not None:
+                bias.mul_(factor)
         if self.shared is not None:
             self.shared.scale(factor)
 
@@ -274,10 +269,16 @@ class Experts(Matrix):
         return inputs.div(self.d_expert, rounding_mode="floor"), inputs % self.d_expert
 
     @property
-    def _down(self) -> Tensor:
-        """Down projections by expert and input, `[n_experts, d_expert, d_model]`."""
+    def down(self) -> Tensor:
+        """What the neurons of routed experts write, as stored, `[n_experts, d_expert, d_model]`."""
         weight = self._stored("down_proj")
         return weight if self._is_transposed else weight.transpose(1, 2)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """Of `down`, without fetching it from where it may be offloaded to."""
+        n_experts, n, m = self.module.get_parameter("down_proj").shape
+        return (n_experts, n, m) if self._is_transposed else (n_experts, m, n)
 
     def _stored(self, name: str) -> Tensor:
         weight = read_parameter(self.module, name)
@@ -303,6 +304,7 @@ class Experts(Matrix):
         """Whether neurons read by a gate beside the up path."""
         return bool(self.module.has_gate)
 
+    @property
     def read_rows(self) -> Tensor:
         """What experts read with, gate and up as stored together, `[n_experts, n, d_model]`."""
         weight = self._stored(self._up_name)
