@@ -16,7 +16,8 @@ from rich.console import Console
 
 import mnemoscope as ms
 from mnemoscope.study.comparison import compare_methods
-from mnemoscope.study.facts import known_facts, read_facts, resolve, spread
+from mnemoscope.study.facts import known_facts, resolve, spread
+from mnemoscope.study.reading import read_facts
 from mnemoscope.view.comparison import render_comparison
 from mnemoscope.view.comparison_files import save_summary
 

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 import mnemoscope as ms
-from mnemoscope.study.comparison import INTERVAL, RESAMPLES
-from mnemoscope.study.facts import known_facts, read_facts, resolve, spread
+from mnemoscope.study.intervals import INTERVAL, RESAMPLES
+from mnemoscope.study.facts import known_facts, resolve, spread
+from mnemoscope.study.reading import read_facts
 
 SPLIT = 300
 METRICS = {"reciprocal_rank": "MRR", "probability": "probability"}

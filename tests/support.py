@@ -37,6 +37,7 @@ _CHOSEN = (
     ("gpt_neox", "parallel blocks"),
     ("opt", "tokens in one row, ReLU"),
     ("llama", "grouped heads"),
+    ("bitnet", "norms before both projections"),
     ("llama", "all heads, biases, tied head"),
     ("mistral", "sliding window"),
     ("gemma2", "soft-caps of scores and logits, pre- and post-norms"),

@@ -104,7 +104,7 @@ def test_facts_are_kept_and_bad_lines_told(tiny_folder: list[str], tmp_path: Pat
     assert "means over 2 facts" in first.stdout
     assert re.search(r"^activation x gradient +\d", first.stdout, re.MULTILINE)
 
-    shards = sorted((out / "shards").glob("*.parquet"))
+    shards = sorted((out / "tables" / "outcomes").glob("*.parquet"))
     assert len(shards) == 2
     outcomes = pd.read_parquet(out / "outcomes.parquet")
     assert sorted(outcomes["line"].unique()) == [1, 3]

@@ -37,5 +37,9 @@ class OutputError(MnemoscopeError):
     """A result cannot be written to or read from the named file."""
 
 
+class WorkerError(MnemoscopeError):
+    """Workers of a study were killed again and again; what was done is kept."""
+
+
 class FactsError(MnemoscopeError):
     """A file of facts cannot be read, or no line of it can be used."""

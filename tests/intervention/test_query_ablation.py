@@ -22,7 +22,7 @@ from mnemoscope.intervention.query_ablation import (
     predicted,
     shallow_query_neurons,
 )
-from mnemoscope.model.anatomy import Block
+from mnemoscope.model.anatomy import Anatomy, Block
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.components import Components, capture_components
 from mnemoscope.model.families import FAMILIES
@@ -73,8 +73,19 @@ def activation_of(block: Block) -> torch.nn.Module:
     return next(module for name, module in block.module.named_modules() if "act" in name.split(".")[-1])
 
 
+def made_of(anatomy: Anatomy, layer: int, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+    """What a layer's own modules make of a state whose norm is frozen at another one, `[d_ff]`."""
+    readers = anatomy.blocks[layer].readers
+    assert readers is not None
+    activate = activation_of(anatomy.blocks[layer])
+    up = outputs_of(readers.up, state, frozen)
+    gate = readers.gate and outputs_of(readers.gate, state, frozen)
+    with torch.no_grad():
+        return activate(up) if gate is None else activate(gate) * up
+
+
 def test_predicted_is_what_the_modules_give_without_what_one_neuron_wrote(tiny: ms.Model) -> None:
-    """With the norm frozen at the whole stream, and the attention weights as they were."""
+    """With the norms frozen at the whole stream, and the attention weights as they were."""
     anatomy = tiny.language_model.anatomy
     components, trace, groups = seen(tiny, attributed(tiny))
     upstream = FFNNeuron(0, int(components.ffn_coefficients[0].abs().amax(0).argmax()))
@@ -94,13 +105,13 @@ def test_predicted_is_what_the_modules_give_without_what_one_neuron_wrote(tiny: 
             if neurons.kind == "attention":
                 carried = int(value_index(anatomy, neurons.index)[row])
                 value = outputs_of(readers.value, state - written, state)[carried]
-                expected = trace.patterns[layer, index // anatomy.d_head, position] * value
+                factor = trace.head_factors[layer, index]
+                expected = factor * trace.patterns[layer, index // anatomy.d_head, position] * value
             else:
-                activate = activation_of(anatomy.blocks[layer])
-                up = outputs_of(readers.up, state - written, state)[[index]]
-                gate = readers.gate and outputs_of(readers.gate, state - written, state)[[index]]
-                with torch.no_grad():
-                    expected = activate(up) if gate is None else activate(gate) * up
+                factors = anatomy.blocks[layer].ffn_output.input_factors(
+                    made_of(anatomy, layer, state, state)
+                )
+                expected = (factors * made_of(anatomy, layer, state - written, state))[index]
             assert float(after[row]) == pytest.approx(float(expected), rel=1e-3, abs=1e-4)
             changes += abs(float(after[row] - unchanged[row])) > 1e-3
             assert layer > 0 or after[row] == unchanged[row]

@@ -131,10 +131,10 @@ def test_layers_may_differ_in_their_number_of_neurons() -> None:
     assert table[["layer", "neuron"]].equals(every[["layer", "neuron"]])
 
 
-def test_a_norm_between_heads_and_their_projection_is_refused() -> None:
+def test_a_norm_that_mixes_heads_before_their_projection_is_refused() -> None:
     model = built("llama")
     attention = model.model.layers[0].self_attn
-    attention.o_proj = nn.Sequential(nn.RMSNorm(32), attention.o_proj)
+    attention.o_proj = nn.Sequential(nn.LayerNorm(32), attention.o_proj)
     with pytest.raises(ms.UnsupportedModelError, match="norm between its heads"):
         open_tiny(model)
 

@@ -148,7 +148,7 @@ def test_a_killed_comparison_goes_on(
         process.kill()
         process.wait()
     assert process.returncode == -signal.SIGKILL
-    finished = {path.name: path.stat().st_mtime_ns for path in (folder / "shards").glob("*.parquet")}
+    finished = {path.name: path.stat().st_mtime_ns for path in (folder / "tables" / "outcomes").glob("*.parquet")}
     assert 2 <= len(finished) < N_FACTS
     continued = compare_methods(model, facts, TERMS, out=folder)
     pd.testing.assert_frame_equal(
@@ -161,7 +161,7 @@ def test_a_killed_comparison_goes_on(
     )
     assert [list(names) for names in continued.outcomes["neurons"]] == list(comparison.outcomes["neurons"])
     for name, written in finished.items():
-        assert (folder / "shards" / name).stat().st_mtime_ns == written
+        assert (folder / "tables" / "outcomes" / name).stat().st_mtime_ns == written
     others = replace(TERMS, top=4)
     with pytest.raises(OutputError, match=r"terms\.top is 3 there and 4 here"):
         compare_methods(model, facts, others, out=folder)

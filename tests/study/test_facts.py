@@ -1,13 +1,12 @@
-"""Facts are read line by line, and kept when the model alone with each prompt knows them."""
+"""Facts become tokens, and are kept when the model alone with each prompt knows them."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,106 +15,23 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 import mnemoscope as ms
-from mnemoscope.errors import FactsError, OptionError
+from mnemoscope.errors import OptionError
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.study import facts as study
-from mnemoscope.study.facts import Dropped, Fact, ResolvedFact, known_facts, read_facts, resolve, spread
+from mnemoscope.study.facts import (
+    Dropped,
+    Fact,
+    ResolvedFact,
+    answers_of,
+    judged,
+    known_facts,
+    resolve,
+    spread,
+)
+from mnemoscope.study.reading import read_facts
 from support import N_WORDS, built, open_tiny, words
 
-GOOD = {"prompt": "The capital of France is", "target": "Paris", "relation": "capital"}
 KNOWN_TO_DEMO = Path(__file__).parents[3] / "shared" / "data" / "known_to_demo.jsonl"
-
-
-def text(**changes: Any) -> str:
-    return json.dumps({**GOOD, **changes})
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "facts.jsonl"
-
-
-@pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_reads_good_lines(path: Path, ending: str) -> None:
-    lines = [
-        "\ufeff" + text(),
-        "",
-        "  \t",
-        json.dumps({"prompt": " Köln\u2028is ", "target": " ドイツ", "type": "country", "id": [1, None]}),
-        text(relation=None, type="city"),
-        text(relation="colour", type=3),
-    ]
-    path.write_bytes(ending.join(lines).encode())
-    found = read_facts(path)
-    assert found.bad_lines == ()
-    assert found.facts == (
-        Fact(1, *GOOD.values()),
-        Fact(4, " Köln\u2028is ", " ドイツ", "country"),
-        Fact(5, GOOD["prompt"], "Paris", "city"),
-        Fact(6, GOOD["prompt"], "Paris", "colour"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ('{"prompt": "a"', "not valid JSON"),
-        ("prompt,target,relation", "not valid JSON"),
-        ("[" * 100_000, "not valid JSON"),
-        ("1" * 10_000, "not valid JSON"),
-        ('["a", "b", "c"]', "not an object"),
-        ("null", "not an object"),
-        ('{"target": "a", "relation": "b"}', 'no "prompt"'),
-        ('{"prompt": "a", "relation": "b"}', 'no "target"'),
-        ('{"prompt": "a", "target": "b"}', 'no "relation" or "type"'),
-        (text(prompt=3), '"prompt" is not a text'),
-        (text(target=["Paris"]), '"target" is not a text'),
-        (text(target=None), '"target" is not a text'),
-        (text(relation=None), '"relation" is not a text'),
-        (text(relation=None, type=7), '"type" is not a text'),
-        (text(prompt=""), '"prompt" is empty'),
-        (text(target=" "), '"target" is empty'),
-        (text(relation=""), '"relation" is empty'),
-        (text(prompt="\ud800"), '"prompt" holds half of a surrogate pair'),
-        (text(target="\udc00x"), '"target" holds half of a surrogate pair'),
-        (b'{"prompt": "\xff"}', "not valid UTF-8"),
-        (text().encode("utf-16"), "not valid UTF-8"),
-    ],
-)
-def test_sets_bad_lines_aside(path: Path, line: str | bytes, reason: str) -> None:
-    raw = line.encode() if isinstance(line, str) else line
-    raw = raw.replace(b"\n", b"")
-    path.write_bytes(b"\n".join([text().encode(), b"", raw, text().encode()]))
-    found = read_facts(path)
-    assert [fact.line for fact in found.facts] == [1, 4]
-    (bad,) = found.bad_lines
-    assert bad.line == 3
-    assert reason in bad.reason
-    assert "\n" not in bad.reason
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "it is empty; write lines like"),
-        (b"\n \n", "it is empty; write lines like"),
-        (b"\n[1]\nx", "none of its 2 lines is good; line 2: it is not an object; write one like"),
-    ],
-)
-def test_refuses_a_file_without_facts(path: Path, content: bytes, message: str) -> None:
-    path.write_bytes(content)
-    with pytest.raises(FactsError) as caught:
-        read_facts(path)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"), [("none.jsonl", "No such file"), (".", "directory"), ("a\0", "null")]
-)
-def test_refuses_what_is_no_file(tmp_path: Path, name: str, message: str) -> None:
-    with pytest.raises(FactsError, match=rf"(?i){message}.*; name a file of lines like"):
-        read_facts(tmp_path / name)
 
 
 def fact(prompt: str, target: str, relation: str = "a", line: int = 1) -> Fact:
@@ -167,6 +83,34 @@ def test_tells_what_does_not_resolve(llama: ms.Model, prompt: str, target: str, 
     assert [found.fact.line for found in resolved] == [1, 9]
     assert [bad.line for bad in bad_lines] == [7]
     assert reason in bad_lines[0].reason
+
+
+@pytest.mark.parametrize(
+    ("target", "aliases", "expected"),
+    [
+        ("w4", ("w5",), 4),
+        ("w4 w5", ("Paris", "w6", "w7"), 6),
+        ("Paris", ("w4 w5", " w6"), 6),
+    ],
+)
+def test_the_first_answer_of_one_token_is_the_target(
+    llama: ms.Model, target: str, aliases: tuple[str, ...], expected: int
+) -> None:
+    given = Fact(1, "w3", target, "a", aliases=aliases)
+    ((found,), bad_lines) = resolve(llama.language_model, [given])
+    assert (found.target, found.fact.target, bad_lines) == (expected, target, [])
+
+
+def test_what_is_told_of_aliases_that_do_not_help_is_about_the_target(llama: ms.Model) -> None:
+    given = [
+        Fact(1, "w3", "w4 w5", "a", aliases=("w4 w5 w6", "Paris"), place="item 7"),
+        Fact(2, "w3", "Paris", "a", aliases=("w4 w5",)),
+    ]
+    resolved, bad_lines = resolve(llama.language_model, given)
+    assert not resolved
+    assert "'w4 w5' is 2 tokens" in bad_lines[0].reason
+    assert "not in the model's vocabulary" in bad_lines[1].reason
+    assert [bad.where for bad in bad_lines] == ["item 7", "line 2"]
 
 
 def own_logits(model: ms.Model, ids: Sequence[int]) -> Tensor:
@@ -295,6 +239,52 @@ def test_keeps_nothing_on_the_word_of_a_broken_model(
     kept, dropped = known_facts(llama.language_model, resolved)
     assert not kept
     assert all("check the weights" in drop.reason for drop in dropped)
+    for verdict in judged(llama.language_model, resolved):
+        assert verdict.rank == 0
+        assert math.isnan(verdict.probability)
+
+
+def test_a_part_of_the_facts_is_judged_as_the_whole(llama: ms.Model) -> None:
+    resolved = mixed_facts(llama, 80)
+    whole = judged(llama.language_model, resolved, rank=20)
+    answers = answers_of(resolved)
+    parts, alone = [], []
+    for start in range(0, len(resolved), 7):
+        part = resolved[start : start + 7]
+        parts += judged(llama.language_model, part, rank=20, answers=answers)
+        alone += judged(llama.language_model, part, rank=20)
+    assert [verdict.fact for verdict in parts] == resolved
+    assert [verdict.reason for verdict in parts] == [verdict.reason for verdict in whole]
+    assert [verdict.rank for verdict in parts] == [verdict.rank for verdict in whole]
+    assert [verdict.reason for verdict in alone] != [verdict.reason for verdict in whole]
+    with pytest.raises(OptionError, match="the answers lack the relation 'a'"):
+        judged(llama.language_model, resolved, answers={})
+
+
+def test_a_verdict_tells_rank_and_probability(tiny: ms.Model) -> None:
+    resolved = mixed_facts(tiny)
+    for verdict in judged(tiny.language_model, resolved):
+        logits = own_logits(tiny, verdict.fact.prompt.ids)
+        assert verdict.rank == int((logits > logits[verdict.fact.target]).sum()) + 1
+        assert verdict.probability == pytest.approx(float(logits.softmax(0)[verdict.fact.target]), rel=1e-3)
+
+
+def test_rivals_need_not_be_beaten(llama: ms.Model) -> None:
+    resolved = mixed_facts(llama)
+    kept, _ = known_facts(llama.language_model, resolved, rank=40, rivals=False)
+    within = [verdict.fact for verdict in judged(llama.language_model, resolved) if verdict.rank <= 40]
+    assert kept == within
+    assert len(kept) > len(known_facts(llama.language_model, resolved, rank=40)[0])
+
+
+def test_facts_of_no_relation_have_no_rivals(llama: ms.Model) -> None:
+    nameless = [
+        dataclasses.replace(f, fact=dataclasses.replace(f.fact, relation="")) for f in mixed_facts(llama)
+    ]
+    assert answers_of(nameless) == {}
+    expected = known_facts(llama.language_model, nameless, rivals=False)
+    assert known_facts(llama.language_model, nameless) == expected
+    assert judged(llama.language_model, nameless, answers={})[0].fact == nameless[0]
 
 
 def test_refuses_a_rank_of_none(llama: ms.Model) -> None:

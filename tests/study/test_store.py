@@ -19,8 +19,9 @@ import pytest
 from pyarrow import parquet
 
 from mnemoscope.errors import OptionError, OutputError
-from mnemoscope.study.store import Store, read_manifest
+from mnemoscope.study.store import TABLES, Store, encoded, read_manifest, read_table
 
+TABLE = "outcomes"
 MANIFEST = {"model": "demo", "options": {"rank": 10}, "facts": ["a", "b"]}
 N_SHARDS = 80
 
@@ -30,14 +31,14 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_store import MANIFEST, N_SHARDS, shard
-from mnemoscope.study.store import Store
+from mnemoscope.study.store import Store, encoded
 exec(sys.argv[2])
 with Store.open(Path(sys.argv[1]), MANIFEST) as store:
-    done = store.done()
+    done = store.done("outcomes")
     for number in range(N_SHARDS):
         key = f"fact-{{number:03}}"
         if key not in done:
-            store.write(key, shard(number))
+            store.write("outcomes", key, encoded(shard(number)))
             print(key, flush=True)
 """
 
@@ -113,8 +114,8 @@ def test_result_does_not_depend_on_the_order_of_writing(tmp_path: Path) -> None:
     for order in ([0, 1, 2], [2, 0, 1]):
         with Store.open(tmp_path / f"{order}", MANIFEST) as store:
             for number in order:
-                store.write(f"fact-{number}", shard(number))
-            results.append(store.read())
+                store.write(TABLE, f"fact-{number}", encoded(shard(number)))
+            results.append(read_table(store.folder, TABLE))
     expected = pd.concat([shard(number).assign(key=f"fact-{number}") for number in range(3)])
     expected = expected[["key", "neuron", "score", "token"]].reset_index(drop=True)
     pd.testing.assert_frame_equal(results[0], expected, check_exact=True)
@@ -123,23 +124,23 @@ def test_result_does_not_depend_on_the_order_of_writing(tmp_path: Path) -> None:
 
 def test_continues_what_is_there(folder: Path) -> None:
     with Store.open(folder, MANIFEST) as store:
-        assert store.done() == set()
-        assert list(store.read().columns) == ["key"]
-        store.write("one", shard(1))
-    (folder / "shards" / ".two.parquet.0123abcd.part").write_bytes(b"half")
+        assert store.done(TABLE) == set()
+        assert list(read_table(store.folder, TABLE).columns) == ["key"]
+        store.write(TABLE, "one", encoded(shard(1)))
+    (folder / TABLES / TABLE / ".two.parquet.0123abcd.part").write_bytes(b"half")
     (folder / ".manifest.json.0123abcd.part").write_bytes(b"half")
     with Store.open(folder, read_manifest(folder)) as store:
-        assert store.done() == {"one"}
-        assert len(store.read()) == len(shard(1))
-        store.write("two", shard(2))
-        assert store.done() == {"one", "two"}
+        assert store.done(TABLE) == {"one"}
+        assert len(read_table(store.folder, TABLE)) == len(shard(1))
+        store.write(TABLE, "two", encoded(shard(2)))
+        assert store.done(TABLE) == {"one", "two"}
     assert not list(folder.rglob("*.part"))
 
 
 def test_manifest_says_what_it_is(store: Store) -> None:
     assert json.loads((store.folder / "manifest.json").read_text()) == {
         "format": "mnemoscope study",
-        "schema_version": 1,
+        "schema_version": 2,
         "manifest": MANIFEST,
     }
 
@@ -150,16 +151,18 @@ def test_a_manifest_of_tuples_is_the_same_study(folder: Path) -> None:
 
 
 def test_a_shard_is_replaced(store: Store) -> None:
-    store.write("one", shard(1))
-    store.write("one", shard(2))
-    pd.testing.assert_frame_equal(store.read().drop(columns="key"), shard(2), check_exact=True)
+    store.write(TABLE, "one", encoded(shard(1)))
+    store.write(TABLE, "one", encoded(shard(2)))
+    pd.testing.assert_frame_equal(
+        read_table(store.folder, TABLE).drop(columns="key"), shard(2), check_exact=True
+    )
 
 
 def test_joins_tables_that_differ(store: Store) -> None:
-    store.write("b", pd.DataFrame({"layer": [1], "score": np.array([0.1], "float32")}))
-    store.write("a", pd.DataFrame({"layer": [], "score": []}, dtype=object))
-    store.write("c", pd.DataFrame({"layer": [2], "note": ["x"]}))
-    table = store.read()
+    store.write(TABLE, "b", encoded(pd.DataFrame({"layer": [1], "score": np.array([0.1], "float32")})))
+    store.write(TABLE, "a", encoded(pd.DataFrame({"layer": [], "score": []}, dtype=object)))
+    store.write(TABLE, "c", encoded(pd.DataFrame({"layer": [2], "note": ["x"]})))
+    table = read_table(store.folder, TABLE)
     assert table["key"].tolist() == ["b", "c"]
     assert table["layer"].tolist() == [1, 2]
     assert table["layer"].dtype.kind == "i"
@@ -168,22 +171,22 @@ def test_joins_tables_that_differ(store: Store) -> None:
 
 
 def test_tells_tables_that_do_not_fit(store: Store) -> None:
-    store.write("a", pd.DataFrame({"layer": [1]}))
-    store.write("b", pd.DataFrame({"layer": ["one"]}))
+    store.write(TABLE, "a", encoded(pd.DataFrame({"layer": [1]})))
+    store.write(TABLE, "b", encoded(pd.DataFrame({"layer": ["one"]})))
     with pytest.raises(OutputError, match="layer"):
-        store.read()
+        read_table(store.folder, TABLE)
 
 
 @pytest.mark.parametrize("key", ["", "..", "a/b", "a\\b", ".a", "A", "a b", "ä", "a\n", "a" * 101, "-a"])
 def test_refuses_an_unsafe_key(store: Store, key: str) -> None:
     with pytest.raises(OptionError, match="safe file name"):
-        store.write(key, shard(0))
-    assert store.done() == set()
+        store.write(TABLE, key, encoded(shard(0)))
+    assert store.done(TABLE) == set()
 
 
 def test_refuses_a_column_named_key(store: Store) -> None:
     with pytest.raises(OptionError, match="rename it"):
-        store.write("a", pd.DataFrame({"key": [1]}))
+        store.write(TABLE, "a", encoded(pd.DataFrame({"key": [1]})))
 
 
 @pytest.mark.parametrize(
@@ -219,9 +222,10 @@ def test_shows_where_long_values_differ(folder: Path) -> None:
         ("manifest.json", "", "damaged"),
         ("manifest.json", '{"format": "mnemoscope study", "schema_ver', "damaged"),
         ("manifest.json", '{"format": "mnemoscope study", "schema_version": "1"}', "damaged"),
-        ("manifest.json", '{"format": "mnemoscope study", "schema_version": 1}', "damaged"),
-        ("manifest.json", '{"format": "mnemoscope study", "schema_version": 2, "manifest": {}}', "upgrade"),
-        ("shards/a.parquet", "", "'shards'"),
+        ("manifest.json", '{"format": "mnemoscope study", "schema_version": 2}', "damaged"),
+        ("manifest.json", '{"format": "mnemoscope study", "schema_version": 1, "manifest": {}}', "an older"),
+        ("manifest.json", '{"format": "mnemoscope study", "schema_version": 3, "manifest": {}}', "upgrade"),
+        ("tables/outcomes/a.parquet", "", "'tables'"),
     ],
 )
 def test_refuses_a_folder_of_something_else(folder: Path, name: str, content: str, part: str) -> None:
@@ -258,7 +262,7 @@ def test_tells_a_failure_of_the_system(folder: Path, call: str, monkeypatch: pyt
 
 
 def test_a_full_disk_leaves_the_old_shard(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.write("one", shard(1))
+    store.write(TABLE, "one", encoded(shard(1)))
     before = contents(store.folder)
 
     def disk_full(_descriptor: int) -> None:
@@ -267,36 +271,36 @@ def test_a_full_disk_leaves_the_old_shard(store: Store, monkeypatch: pytest.Monk
     monkeypatch.setattr("os.fsync", disk_full)
     for key in ("one", "two"):
         with pytest.raises(OutputError, match="No space left on device"):
-            store.write(key, shard(2))
+            store.write(TABLE, key, encoded(shard(2)))
     assert contents(store.folder) == before
 
 
 @pytest.mark.parametrize("kept", [0, 4, 0.5, -1])
 def test_names_a_truncated_shard(store: Store, kept: float) -> None:
     for key in ("one", "two"):
-        store.write(key, shard(1))
-    path = store.folder / "shards" / "two.parquet"
+        store.write(TABLE, key, encoded(shard(1)))
+    path = store.folder / TABLES / TABLE / "two.parquet"
     content = path.read_bytes()
     path.write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
     with pytest.raises(OutputError, match=r"two\.parquet: it is damaged; delete it"):
-        store.read()
+        read_table(store.folder, TABLE)
     path.unlink()
-    assert set(store.read()["key"]) == {"one"}
+    assert set(read_table(store.folder, TABLE)["key"]) == {"one"}
 
 
 def test_names_a_shard_with_a_flipped_bit(store: Store) -> None:
-    store.write("one", shard(1))
-    path = store.folder / "shards" / "one.parquet"
+    store.write(TABLE, "one", encoded(shard(1)))
+    path = store.folder / TABLES / TABLE / "one.parquet"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(OutputError, match=r"one\.parquet: it is damaged"):
-        store.read()
+        read_table(store.folder, TABLE)
 
 
 def test_damage_anywhere_raises_no_other_error(store: Store) -> None:
-    store.write("one", shard(1).head(20))
-    path = store.folder / "shards" / "one.parquet"
+    store.write(TABLE, "one", encoded(shard(1).head(20)))
+    path = store.folder / TABLES / TABLE / "one.parquet"
     content = path.read_bytes()
     generator = random.Random(0)
     found = 0
@@ -305,7 +309,7 @@ def test_damage_anywhere_raises_no_other_error(store: Store) -> None:
         damaged[generator.randrange(len(damaged))] ^= 1 << generator.randrange(8)
         path.write_bytes(damaged)
         try:
-            store.read()
+            read_table(store.folder, TABLE)
         except OutputError:
             found += 1
     assert found > 60
@@ -342,9 +346,11 @@ def test_survives_a_kill_at_each_step(folder: Path, owner: str, call: str, nth: 
     written = whole_shards(folder)
     assert written == ({"fact-000"} if (call, nth, moment) == ("replace", 2, "after") else set())
     with Store.open(folder, MANIFEST) as store:
-        assert store.done() == written
-        store.write("fact-000", shard(0))
-        pd.testing.assert_frame_equal(store.read().drop(columns="key"), shard(0), check_exact=True)
+        assert store.done(TABLE) == written
+        store.write(TABLE, "fact-000", encoded(shard(0)))
+        pd.testing.assert_frame_equal(
+            read_table(store.folder, TABLE).drop(columns="key"), shard(0), check_exact=True
+        )
     assert not list(folder.rglob("*.part"))
 
 
@@ -367,15 +373,15 @@ def test_survives_kills_at_random_moments(tmp_path: Path, folder: Path) -> None:
     assert len(told.split()) == N_SHARDS - reached
     with Store.open(folder, MANIFEST) as store, Store.open(tmp_path / "unbroken", MANIFEST) as unbroken:
         for number in reversed(range(N_SHARDS)):
-            unbroken.write(f"fact-{number:03}", shard(number))
-        assert as_bytes(store.read()) == as_bytes(unbroken.read())
+            unbroken.write(TABLE, f"fact-{number:03}", encoded(shard(number)))
+        assert as_bytes(read_table(store.folder, TABLE)) == as_bytes(read_table(unbroken.folder, TABLE))
     assert not list(folder.rglob("*.part"))
 
 
 def whole_shards(folder: Path) -> set[str]:
     """Keys of the shards in the folder, each of which must be what was to be written."""
     keys = set()
-    for path in (folder / "shards").glob("*.parquet"):
+    for path in (folder / TABLES / TABLE).glob("*.parquet"):
         key = path.name.removesuffix(".parquet")
         found = parquet.ParquetFile(path).read().to_pandas()
         pd.testing.assert_frame_equal(found, shard(int(key.split("-")[1])), check_exact=True)

@@ -114,7 +114,7 @@ class Attributing(Querying):
             self._ask(encode_prompt(self.language_model, prompt), target)
             for prompt, target in zip(prompts, of_each, strict=True)
         ]
-        predictions = self._predictions(asked, memory_budget, chosen.norm_bias)
+        predictions = self.predictions(asked, memory_budget, chosen.norm_bias)
         return [
             self._attributed(each.prompt, prediction, chosen)
             for each, prediction in zip(asked, predictions, strict=True)
@@ -168,7 +168,7 @@ class Attributing(Querying):
         ids = encode_continuation(self.language_model, encoded, target)
         before = prefixes(self.language_model, encoded, ids)
         asked = [Asked(each, (token,)) for each, token in zip(before, ids, strict=True)]
-        predictions = list(self._predictions(asked, memory_budget // len(ids), chosen.norm_bias))
+        predictions = list(self.predictions(asked, memory_budget // len(ids), chosen.norm_bias))
         report = ProgressBars() if progress else None
         attributions = [
             self._attributed(each, prediction, chosen, report)

@@ -160,7 +160,7 @@ class Model(Attributing, QueryProving, Reading):
         options.check()
         self._check_parts_add_up()
         asked = self._ask(encode_prompt(self.language_model, prompt), target, against)
-        (prediction,) = self._predictions([asked], memory_budget, norm_bias)
+        (prediction,) = self.predictions([asked], memory_budget, norm_bias)
         return self._attributed(asked.prompt, prediction, options, ProgressBars() if progress else None)
 
     def question(
@@ -191,7 +191,7 @@ class Model(Attributing, QueryProving, Reading):
             raise OptionError(f'kind is {kind!r}; give "ffn" or "attention"')
         self._check_parts_add_up()
         encoded = encode_prompt(self.language_model, prompt)
-        (prediction,) = self._predictions([self._ask(encoded, target, against)], memory_budget)
+        (prediction,) = self.predictions([self._ask(encoded, target, against)], memory_budget)
         return Question(prediction, kind, lambda: self.sensitivity, report)
 
     def rank(

@@ -13,6 +13,7 @@ import torch
 from mnemoscope.attribution import attribute as attribution
 from mnemoscope.attribution.bounds import Geometry
 from mnemoscope.attribution.objective import Objective
+from mnemoscope.attribution.projected import ProjectedColumns
 from mnemoscope.attribution.result import Provenance, Target, Targets
 from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.model.capture import Trace, batches
@@ -165,10 +166,24 @@ class OpenedModel:
             others = encode_targets(self.language_model, prompt, against, "against")
         return Asked(prompt, answers, others)
 
-    def _predictions(
-        self, asked: Sequence[Asked], budget: int, norm_bias: bool = True
+    def predictions(
+        self,
+        asked: Sequence[Asked],
+        budget: int = MEMORY_BUDGET,
+        norm_bias: bool = True,
+        projected: ProjectedColumns | None = None,
     ) -> Iterator[attribution.Prediction]:
-        """Run prompts and make their predictions ready to be scored, in order."""
+        """Run prompts and make them ready to be scored, in order.
+
+        Args:
+            asked: what is asked of each prompt.
+            budget: bytes that temporary tensors may take, and so how many prompts run at once.
+            norm_bias: as for `attribute`.
+            projected: columns that they share once they are projected to the vocabulary.
+
+        Raises:
+            PromptError: the model predicts NaN or infinite values after a prompt.
+        """
         read = self._read_each([each.prompt for each in asked], budget, norm_bias)
         for each, (trace, readout, log_p) in zip(asked, read, strict=True):
             answers = (int(log_p.argmax()),) if each.answers is None else each.answers
@@ -182,6 +197,7 @@ class OpenedModel:
                 readout=readout,
                 objective=Objective(answers, each.against),
                 budget=budget,
+                projected=projected,
             )
 
     def _describe(self, objective: Objective, log_p: torch.Tensor) -> Targets:

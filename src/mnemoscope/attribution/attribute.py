@@ -18,6 +18,7 @@ from mnemoscope.attribution.effects import Totals
 from mnemoscope.attribution.experts import with_experts
 from mnemoscope.attribution.objective import Focus, Objective
 from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.projected import ProjectedColumns
 from mnemoscope.attribution.reading import TokenReader
 from mnemoscope.attribution.result import FFN_TABLES, TABLES, Cost
 from mnemoscope.attribution.scoring import Observer, Scorer, show
@@ -78,6 +79,7 @@ class Prediction:
         readout: frozen at its final state.
         objective: what is asked of it.
         budget: bytes that temporary tensors may take.
+        projected: columns that earlier predictions projected to the vocabulary, and a place for more.
     """
 
     language_model: LanguageModel
@@ -87,6 +89,7 @@ class Prediction:
     readout: FrozenReadout
     objective: Objective
     budget: int
+    projected: ProjectedColumns | None = None
 
     @cached_property
     def focus(self) -> Focus:
@@ -100,11 +103,23 @@ class Prediction:
 
     def scorer(self) -> Scorer:
         """Exact scores."""
-        return Scorer(self.focus.readout, self.base.predicted, self.focus.objective, self.budget)
+        return Scorer(
+            self.focus.readout, self.base.predicted, self.focus.objective, self.budget, self.projected
+        )
 
     def bounder(self, n_tokens: int) -> Bounder:
         """Bounds that sum so many tokens of every base state exactly."""
         return bounder(self.focus, self.base.predicted, n_tokens, self.geometry, self.budget)
+
+    @cached_property
+    def coarse(self) -> Bounder:
+        """Quick bounds of every part."""
+        return self.bounder(COARSE_TOKENS)
+
+    @cached_property
+    def fine(self) -> Bounder:
+        """Tighter bounds, made when a search needs them."""
+        return self.bounder(FINE_TOKENS)
 
     def total_effects(self) -> TotalEffects:
         """First-order total effects, by one more forward pass and a backward one."""
@@ -137,16 +152,6 @@ class Explorer:
         self.found: dict[str, Found] = {}
         self.intervals: dict[str, tuple[Tensor, Tensor]] = {}
         self.costs: dict[str, Cost] = {}
-
-    @cached_property
-    def coarse(self) -> Bounder:
-        """Quick bounds of every part."""
-        return self._prediction.bounder(COARSE_TOKENS)
-
-    @cached_property
-    def fine(self) -> Bounder:
-        """Tighter bounds, made when a search needs them."""
-        return self._prediction.bounder(FINE_TOKENS)
 
     def find(
         self, grid: Grid, totals: Totals | None, top: int, spans: Spans, observer: Observer | None = None
@@ -205,7 +210,10 @@ class Explorer:
             for table, span in spans.items()
             for prefix, sign in self.signs.items()
         }
-        scored = search(grid, list(pools.values()), self.coarse, lambda: self.fine, self.scorer, observer)
+        prediction = self._prediction
+        scored = search(
+            grid, list(pools.values()), prediction.coarse, lambda: prediction.fine, self.scorer, observer
+        )
         return {table: pool.best() for table, pool in pools.items()}, scored
 
     def _best_by_total(
@@ -236,7 +244,7 @@ class Explorer:
     def _intervals(self, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
         """Bounds of every part, those with the widest intervals scored exactly."""
         low, high = (torch.zeros(grid.size, device=grid.base.device) for _ in range(2))
-        for index, lower, upper in self.fine.all(grid):
+        for index, lower, upper in self._prediction.fine.all(grid):
             low[index], high[index] = lower, upper
         widest = (high - low).topk(max(1, int(EXACT_SHARE * len(low)))).indices.sort().values
         low[widest] = high[widest] = self.scorer.chosen(grid, widest)

@@ -13,8 +13,9 @@ number of answers. In log-odds nothing is normalised, so their bounds are the sc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from mnemoscope.model.readout import FrozenReadout, Predicted, Readout
 
 # Float32 rounding of a dot product, as a share of the two vectors' norms, and of a logarithm in nats.
 ROUNDING = 2e-6
+
+T = TypeVar("T")
 
 
 class Geometry:
@@ -52,6 +55,7 @@ class Geometry:
             largest = torch.maximum(largest, centred.pow(2).sum(-1).max())
         self.radius = largest.sqrt()
         self._measured: dict[int, tuple[Tensor, Tensor]] = {}
+        self._latest: dict[Hashable, tuple[Hashable, Any]] = {}
 
     def measure(self, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Norm and sum of squared centred before-softmax values of `[n, d_model]` columns, at scale 1."""
@@ -65,6 +69,19 @@ class Geometry:
         if key not in self._measured:
             self._measured[key] = self.measure(projection.columns())
         return self._measured[key]
+
+    def latest(self, what: Hashable, of: Hashable, make: Callable[[], T]) -> T:
+        """Something made of the weights for a key such as a target; only the latest key's is kept.
+
+        Args:
+            what: what sort of thing it is; one of each sort is kept.
+            of: the key.
+            make: makes it.
+        """
+        kept = self._latest.get(what)
+        if kept is None or kept[0] != of:
+            kept = self._latest[what] = of, make()
+        return kept[1]
 
 
 @dataclass(frozen=True)

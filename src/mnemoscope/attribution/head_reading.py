@@ -108,7 +108,7 @@ def head_vectors(
     written = trace.weighted_values(layer)[head].T @ projection.columns(dims)
     return HeadVectors(
         attention=trace.patterns[layer, head],
-        resid_pre=call.states[0].float(),
+        resid_pre=call.states[0].float().to(language_model.anatomy.device),
         key=key_gradients(language_model, layer, head, call),
         value=written * trace.attention_scale[layer],
     )

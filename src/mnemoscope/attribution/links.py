@@ -228,8 +228,8 @@ class Linker:
         node.depth = min(node.depth, depth)
         node.query_score += score
         if source.kind == "head":
-            factor = self._attention(source.layer, source.number, source.writes)[source.reads]
-            pulled = self._head_columns(source.layer, source.number) @ key * factor
+            weight = self._attention(source.layer, source.number, source.writes)[source.reads]
+            pulled = self._head_columns(source) @ key * weight
             node.pulled = pulled if node.pulled is None else node.pulled + pulled
 
     def _strongest(self, readings: _Readings) -> tuple[Tensor, Tensor]:
@@ -290,7 +290,8 @@ class Linker:
         """The strongest heads of a layer, by the position that they bring something from."""
         n_heads, d_head = self.anatomy.n_heads, self.anatomy.d_head
         columns = self.anatomy.blocks[layer].attention_output.columns()
-        by_dim = (readings.keys @ columns.T).view(-1, n_heads, d_head)
+        factors = self._factors(layer)[readings.position]
+        by_dim = (readings.keys @ columns.T * factors).view(-1, n_heads, d_head)
         brought = torch.einsum("nhd,htd->nht", by_dim, self._values(layer))
         scores = brought * self._patterns(layer)[readings.position]
         order = _largest(scores.flatten(1), self.width)
@@ -299,22 +300,28 @@ class Linker:
         return scores.flatten(1).gather(1, order), _codes(1, layer, head, order % n_tokens)
 
     def _patterns(self, layer: int) -> Tensor:
-        """Factors of the values that heads bring, `[n_tokens (writes), n_heads, n_tokens (reads)]`."""
-        pattern = self.components.calls[layer].patterns()[0].transpose(0, 1)
-        return pattern * self.components.attention_scales[layer, :, None, None]
+        """Attention weights of what heads bring, `[n_tokens (writes), n_heads, n_tokens (reads)]`."""
+        patterns = self.components.calls[layer].patterns()[0].transpose(0, 1)
+        return patterns.to(self.anatomy.device)
+
+    def _factors(self, layer: int) -> Tensor:
+        """Of the frozen norms around the output projection, `[n_tokens (writes), n_heads * d_head]`."""
+        return self.components.head_factors[layer] * self.components.attention_scales[layer, :, None]
 
     def _attention(self, layer: int, head: int, writes: int) -> Tensor:
         return self._patterns(layer)[writes, head]
 
     def _values(self, layer: int) -> Tensor:
         """What heads can bring, `[n_heads, n_tokens, d_head]`."""
-        values = self.components.calls[layer].value[0].float()
+        values = self.components.calls[layer].value[0].float().to(self.anatomy.device)
         return values.repeat_interleave(self.anatomy.n_heads // len(values), dim=0)
 
-    def _head_columns(self, layer: int, head: int) -> Tensor:
-        """What each dim of a head writes, `[d_head, d_model]`."""
+    def _head_columns(self, source: Place) -> Tensor:
+        """What each dim of a head writes where it does, by the value that it brings, `[d_head, d_model]`."""
         dims = torch.arange(self.anatomy.d_head, device=self.components.positions.device)
-        return self.anatomy.blocks[layer].attention_output.columns(head * self.anatomy.d_head + dims)
+        dims = source.number * self.anatomy.d_head + dims
+        columns = self.anatomy.blocks[source.layer].attention_output.columns(dims)
+        return columns * self._factors(source.layer)[source.writes, dims][:, None]
 
     def _inner_products(self, source: Place, readings: _Readings, row: int) -> dict[str, float]:
         """Of the subkeys of one node with what a source writes."""
@@ -333,8 +340,8 @@ class Linker:
             return column * self.components.ffn_coefficients[source.layer, source.writes, source.number]
         if source.kind == "head":
             values = self._values(source.layer)[source.number, source.reads]
-            factor = self._attention(source.layer, source.number, source.writes)[source.reads]
-            return values @ self._head_columns(source.layer, source.number) * factor
+            weight = self._attention(source.layer, source.number, source.writes)[source.reads]
+            return values @ self._head_columns(source) * weight
         if source.kind == "embeddings":
             return self.components.embeddings[source.writes]
         return self._constants(readings)[source.writes]

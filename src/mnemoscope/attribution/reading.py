@@ -114,8 +114,8 @@ def read_neuron(
 def through_head(anatomy: Anatomy, vectors: Tensor, head: Head) -> Tensor:
     """What a head's value-output map makes of vectors of the stream, `[n, d_model] -> [n, d_model]`.
 
-    `W_o W_v norm(v)`, linear: the norms' frozen scales and the attention weight, which a prompt would give,
-    are left out, and so are biases, which are not the vectors' own.
+    `W_o W_v norm(v)`, linear: the norms' frozen scales (of a norm before `W_o` too) and the attention weight,
+    which a prompt would give, are left out, and so are biases, which are not the vectors' own.
 
     Raises:
         UnsupportedModelError: what heads read of the stream could not be found.
@@ -123,7 +123,11 @@ def through_head(anatomy: Anatomy, vectors: Tensor, head: Head) -> Tensor:
     first = head.head * anatomy.d_head
     dims = torch.arange(first, first + anatomy.d_head, device=vectors.device)
     keys = readers_of(anatomy)[head.layer].value.keys(value_index(anatomy, dims))
-    return vectors @ keys.T @ anatomy.blocks[head.layer].attention_output.columns(dims)
+    projection = anatomy.blocks[head.layer].attention_output
+    values = vectors @ keys.T
+    if projection.inner_norm is not None:
+        values = values * projection.inner_norm.formula.weight[dims]
+    return values @ projection.columns(dims)
 
 
 def check_top(top: int) -> None:

@@ -15,12 +15,9 @@ from torch import Tensor
 from mnemoscope.attribution.base import log_sum_exp_
 from mnemoscope.attribution.objective import Group, Objective
 from mnemoscope.attribution.parts import Grid, by_layer
+from mnemoscope.attribution.projected import MAX_ROWS, MIN_ROWS, ProjectedColumns, project_columns
 from mnemoscope.model.readout import FrozenReadout, Predicted
 
-# Some libraries compute products and sums of fewer rows in another order, with another rounding;
-# with at least this many, equal neurons get equal scores whatever block they are scored in.
-MIN_ROWS = 16
-MAX_ROWS = 144
 # Blocks of values held at once where changes of logits under a soft-cap are made of them.
 CAPPED_BLOCKS = 6
 
@@ -37,7 +34,12 @@ class Scorer:
     """
 
     def __init__(
-        self, readout: FrozenReadout, predicted: Predicted, objective: Objective, budget: int
+        self,
+        readout: FrozenReadout,
+        predicted: Predicted,
+        objective: Objective,
+        budget: int,
+        projected: ProjectedColumns | None = None,
     ) -> None:
         """Prepare for one prediction.
 
@@ -46,8 +48,11 @@ class Scorer:
             predicted: what each base state predicts of the same tokens.
             objective: what scores are changes of, its tokens numbered as the readout's rows.
             budget: bytes that the blocks may take.
+            projected: columns that earlier predictions projected to the whole vocabulary.
         """
         self.readout = readout
+        is_all = projected is not None and readout.unembedding is projected.readout.unembedding
+        self._projected = projected if is_all else None
         self.predicted = predicted
         self.answers = Group.of(objective.answers, predicted)
         self.against = None
@@ -70,14 +75,27 @@ class Scorer:
         n_blocks = -(-len(columns) // self.rows)
         start = 0
         for block in columns.tensor_split(max(n_blocks, 1)):
-            values = _project(self.readout, grid, block, self._values)
-            if observer is not None:
-                observer(block, values)
+            values, place, scale = self._values_of(grid, block, observer)
             inside = torch.nonzero((rank >= start) & (rank < start + len(block)))[:, 0]
             for some in inside.split(self.rows):
-                scores[some] = self._score(values, rank[some] - start, factors[some], states[some])
+                rows = place[rank[some] - start]
+                scores[some] = self._score(values, rows, factors[some] * scale, states[some])
             start += len(block)
         return scores
+
+    def _values_of(
+        self, grid: Grid, block: Tensor, observer: Observer | None
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Before-softmax values, the row where each column's are `[n]`, and what to multiply them with."""
+        if self._projected is None or grid.weights is None:
+            values = project_columns(self.readout, grid, block, self._values)
+            place, scale = torch.arange(len(block), device=block.device), 1.0
+        else:
+            place, scale = self._projected.places(grid, block), self.readout.scale
+            values = self._projected.values
+        if observer is not None:
+            observer(block, _rows(values, place))
+        return values, place, scale
 
     def all(self, grid: Grid, report: Callable[[int], None] | None = None) -> Tensor:
         """Scores of every part, `[n_layers, n_columns, n_coefficients]`, in nats; 0 of what takes no part.
@@ -110,7 +128,11 @@ class Scorer:
         """The same of the whole vocabulary, in the block that is kept for it."""
         n_parts, logits = len(rank), self.predicted.logits
         exponents = self._exponents[: max(n_parts, MIN_ROWS)]
-        torch.mul(_rows(values, rank), factors[:, None], out=exponents[:n_parts])
+        if _consecutive(rank):
+            torch.mul(_rows(values, rank), factors[:, None], out=exponents[:n_parts])
+        else:
+            torch.index_select(values, 0, rank, out=exponents[:n_parts])
+            exponents[:n_parts] *= factors[:, None]
         for state, some in by_layer(states):
             if logits is not None:
                 exponents[some] = logits.change(exponents[some], state)
@@ -129,7 +151,7 @@ def show(readout: FrozenReadout, grid: Grid, columns: Tensor, observer: Observer
         budget: bytes that a block of values may take.
     """
     for block in columns.split(_rows_within(budget, len(readout.unembedding))):
-        observer(block, _project(readout, grid, block))
+        observer(block, project_columns(readout, grid, block))
 
 
 def _rows_within(budget: int, n_vocabulary: int) -> int:
@@ -137,17 +159,12 @@ def _rows_within(budget: int, n_vocabulary: int) -> int:
     return max(MIN_ROWS, min(MAX_ROWS, budget // (4 * n_vocabulary)))
 
 
-def _project(readout: FrozenReadout, grid: Grid, columns: Tensor, out: Tensor | None = None) -> Tensor:
-    """Before-softmax values of columns (layer * n_columns + column), `[n, n_vocabulary]`."""
-    layer = columns.div(grid.n_columns, rounding_mode="floor")
-    folded = readout.fold(grid.gather_columns(layer, columns % grid.n_columns))
-    n_rows = max(len(folded), MIN_ROWS)
-    padded = torch.nn.functional.pad(folded, (0, 0, 0, n_rows - len(folded)))
-    return readout.project(padded, out=None if out is None else out[:n_rows])[: len(folded)]
-
-
 def _rows(values: Tensor, rank: Tensor) -> Tensor:
-    """`values[rank]` for ascending ranks, without a copy where they are consecutive."""
-    first, last = int(rank[0]), int(rank[-1])
-    consecutive = last - first + 1 == len(rank) and bool((rank.diff() == 1).all())
-    return values[first : last + 1] if consecutive else values.index_select(0, rank)
+    """`values[rank]`, without a copy where the ranks are consecutive."""
+    if not _consecutive(rank):
+        return values.index_select(0, rank)
+    return values[int(rank[0]) : int(rank[-1]) + 1]
+
+
+def _consecutive(rank: Tensor) -> bool:
+    return int(rank[-1]) - int(rank[0]) + 1 == len(rank) and bool((rank.diff() == 1).all())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mnemoscope.cli.facts import resolved, tell_bad
+from mnemoscope.cli.facts import resolved, tell_left_out
 from mnemoscope.cli.options import (
     Chat,
     Device,
@@ -224,14 +224,14 @@ def _read(path: Path, relation: str | None) -> FactFile:
         FactsError: it cannot be read, or has no good line.
         OptionError: none of its facts is of the relation.
     """
-    from mnemoscope.study.facts import read_facts
+    from mnemoscope.study.reading import read_facts
 
     file = read_facts(path)
     relations = list(dict.fromkeys(fact.relation for fact in file.facts))
     if relation not in relations:
         known = ", ".join(map(repr, relations))
         raise OptionError(f"no fact in {path} is of the relation {relation!r}; give one of {known}")
-    tell_bad(file.bad_lines, path)
+    tell_left_out(file, path)
     return file
 
 

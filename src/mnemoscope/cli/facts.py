@@ -25,14 +25,20 @@ def resolved(model: Model, file: FactFile, path: Path) -> tuple[list[ResolvedFac
     facts, unread = resolve(model.language_model, file.facts)
     if not facts:
         first = unread[0]
-        raise FactsError(
-            f"this model can read none of the facts in {path}; line {first.line}: {first.reason}"
-        )
+        raise FactsError(f"this model can read none of the facts in {path}; {first.where}: {first.reason}")
     tell_bad(unread, path)
     return facts, [*file.bad_lines, *unread]
+
+
+def tell_left_out(file: FactFile, path: Path) -> None:
+    """Each bad line, and how much gives no prompt by its nature."""
+    tell_bad(file.bad_lines, path)
+    if file.promptless:
+        first = file.promptless[0]
+        tell(f"{path}: {len(file.promptless):,} wordings give no prompt, first {first.where}: {first.reason}")
 
 
 def tell_bad(lines: Sequence[BadLine], path: Path) -> None:
     """Each bad line with its number and what is wrong with it."""
     for bad in lines:
-        tell(f"{path}, line {bad.line}, is left out: {bad.reason}")
+        tell(f"{path}, {bad.where}, is left out: {bad.reason}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from mnemoscope.cli.facts import resolved, tell_bad
+from mnemoscope.cli.facts import resolved, tell_left_out
 from mnemoscope.cli.options import (
     Chat,
     Device,
@@ -195,10 +195,10 @@ def _checked_folder(out: Path) -> Path:
 
 
 def _read(path: Path) -> FactFile:
-    from mnemoscope.study.facts import read_facts
+    from mnemoscope.study.reading import read_facts
 
     file = read_facts(path)
-    tell_bad(file.bad_lines, path)
+    tell_left_out(file, path)
     return file
 
 
@@ -242,7 +242,7 @@ def _known(model: Model, file: FactFile, path: Path, limit: int | None) -> tuple
 
 
 def _first(dropped: Sequence[Dropped]) -> str:
-    return f"line {dropped[0].fact.line}: {dropped[0].reason}"
+    return f"{dropped[0].fact.where}: {dropped[0].reason}"
 
 
 def _count(number: int, thing: str) -> str:

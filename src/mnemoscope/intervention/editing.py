@@ -42,7 +42,7 @@ def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: fl
             if site.inputs is None:
                 _scale_all(projection, factor)
             else:
-                matrix_of(projection.module).scale_inputs(site.inputs.to(model.device), factor)
+                matrix_of(projection.module).scale_inputs(site.inputs, factor)
     # What is zeroed could not be discovered again; weights of norms are part of an anatomy.
     blocks = [
         replace(block, attention_output=block.attention_output.reread(), ffn_output=block.ffn_output.reread())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mnemoscope.errors import OptionError
 from mnemoscope.model.anatomy import Anatomy, Projection
+from mnemoscope.model.experts import Mixture
 
 
 class FFNNeuron(NamedTuple):
@@ -138,38 +139,58 @@ def matched_random(parts: Sequence[Part], anatomy: Anatomy, seed: int) -> tuple[
     for part in parts:
         _check(part, anatomy)
     generator = torch.Generator().manual_seed(seed)
-    drawn: list[Part] = []
-    groups: dict[tuple[type, int, int | None], list[Part]] = {}
+    groups: dict[tuple[type, int, range], list[int]] = {}
     for part in parts:
         layer = 0 if isinstance(part, Layer) else part.layer
-        groups.setdefault((type(part), layer, _expert(part, anatomy)), []).append(part)
-    for (kind, layer, expert), group in groups.items():
-        taken = set(group)
-        every = (part for part in _all_of(kind, layer, anatomy) if part not in taken)
-        choices = [part for part in every if _expert(part, anatomy) == expert]
+        index = _index(part, anatomy)
+        groups.setdefault((type(part), layer, _alike(part, index, anatomy)), []).append(index)
+    drawn: list[Part] = []
+    for (kind, layer, alike), group in groups.items():
+        free = torch.ones(len(alike), dtype=torch.bool)
+        free[torch.tensor(group) - alike.start] = False
+        choices = torch.nonzero(free)[:, 0] + alike.start
         order = torch.randperm(len(choices), generator=generator)[: len(group)]
-        drawn += [choices[i] for i in order.tolist()]
+        drawn += [_part(kind, layer, index, anatomy) for index in choices[order].tolist()]
     return tuple(drawn)
 
 
-def _all_of(kind: type, layer: int, anatomy: Anatomy) -> list[Part]:
+def _index(part: Part, anatomy: Anatomy) -> int:
+    """Its number among the parts of its kind in its layer; of layers, among all."""
+    if isinstance(part, FFNNeuron):
+        return part.neuron
+    if isinstance(part, AttentionNeuron):
+        return part.head * anatomy.d_head + part.dim
+    if isinstance(part, Head):
+        return part.head
+    return 2 * part.layer + (part.kind == "ffn")
+
+
+def _part(kind: type, layer: int, index: int, anatomy: Anatomy) -> Part:
+    """The part of a kind with that number."""
     if kind is FFNNeuron:
-        return [FFNNeuron(layer, neuron) for neuron in range(anatomy.n_neurons(layer))]
-    if kind is Head:
-        return [Head(layer, head) for head in range(anatomy.n_heads)]
+        return FFNNeuron(layer, index)
     if kind is AttentionNeuron:
-        return [
-            AttentionNeuron(layer, head, dim)
-            for head in range(anatomy.n_heads)
-            for dim in range(anatomy.d_head)
-        ]
-    return [Layer(i, kind) for i in range(anatomy.n_layers) for kind in ("attention", "ffn")]
+        return AttentionNeuron(layer, *divmod(index, anatomy.d_head))
+    if kind is Head:
+        return Head(layer, index)
+    return Layer(index // 2, "ffn" if index % 2 else "attention")
 
 
-def _expert(part: Part, anatomy: Anatomy) -> int | None:
-    if not isinstance(part, FFNNeuron) or part.layer not in anatomy.mixtures:
-        return None
-    return anatomy.mixtures[part.layer].expert(part.neuron)
+def _alike(part: Part, index: int, anatomy: Anatomy) -> range:
+    """The numbers of the parts that one is drawn from for it: of its layer, and of its expert."""
+    if isinstance(part, Layer):
+        return range(2 * anatomy.n_layers)
+    if isinstance(part, Head):
+        return range(anatomy.n_heads)
+    if isinstance(part, AttentionNeuron):
+        return range(anatomy.n_heads * anatomy.d_head)
+    n_neurons, module = anatomy.n_neurons(part.layer), anatomy.blocks[part.layer].ffn_output.module
+    if not isinstance(module, Mixture):
+        return range(n_neurons)
+    expert = module.expert(index)
+    if expert is None:
+        return range(module.n_experts * module.d_expert, n_neurons)
+    return range(expert * module.d_expert, (expert + 1) * module.d_expert)
 
 
 def _from_table(table: pd.DataFrame) -> tuple[Part, ...]:

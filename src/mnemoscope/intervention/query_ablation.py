@@ -55,8 +55,9 @@ class QueryAblation:
         coefficients: one row per value neuron, attention first, with the columns of `COEFFICIENT_COLUMNS`
             (`neuron`, or `head` and `dim`, are missing where they name nothing). The coefficient `before`, as
             `predicted` and as measured `after`, then mean and standard deviation over the random controls:
-            `alpha * value` of attention neurons, what enters the down projection of FFN neurons. FFN value
-            neurons that were zeroed themselves have no row, and controls that zero one do not count for it.
+            what enters the output projection from that position (`alpha * value`, through the norm before it
+            where there is one) or the down projection. FFN value neurons that were zeroed themselves have
+            no row, and controls that zero one do not count for it.
     """
 
     of: Kind
@@ -225,7 +226,7 @@ def predicted(
         reading = _FrozenReading(anatomy, components, trace, neurons)
         before, measured_before = reading.coefficients(components), _measured(anatomy, trace, neurons)
         change = reading.coefficients(without) - before
-        found.append(measured_before + change * reading.router_weights(before, measured_before))
+        found.append(measured_before + change * reading.later_factors(before, measured_before))
     return torch.cat(found)
 
 
@@ -260,12 +261,14 @@ def _measured(anatomy: Anatomy, trace: Trace, neurons: ValueNeurons) -> Tensor:
         return trace.coefficients[neurons.layer, neurons.index]
     values = trace.values.transpose(2, 3).flatten(1, 2)
     value = values[neurons.layer, value_index(anatomy, neurons.index), neurons.position]
-    return _attention_weights(anatomy, trace, neurons) * value
+    return _value_factors(anatomy, trace, neurons) * value
 
 
-def _attention_weights(anatomy: Anatomy, trace: Trace, neurons: ValueNeurons) -> Tensor:
+def _value_factors(anatomy: Anatomy, trace: Trace, neurons: ValueNeurons) -> Tensor:
+    """What values are multiplied with to enter the output projection, `[n]`."""
     head = neurons.index.div(anatomy.d_head, rounding_mode="floor")
-    return trace.patterns[neurons.layer, head, neurons.position]
+    factors = trace.head_factors[neurons.layer, neurons.index]
+    return trace.patterns[neurons.layer, head, neurons.position] * factors
 
 
 class _FrozenReading:
@@ -279,7 +282,7 @@ class _FrozenReading:
         """The coefficients that components give, `[n]` float32."""
         read = inner_products(components, self.subkeys).total + self.subkeys.constants
         if self.neurons.kind == "attention":
-            weights = _attention_weights(self.anatomy, self.trace, self.neurons)
+            weights = _value_factors(self.anatomy, self.trace, self.neurons)
             return weights * self._by_path("value", read)
         up, gate = (self._by_path(path, read) for path in ("up", "gate"))
         found = torch.empty_like(up)
@@ -288,18 +291,18 @@ class _FrozenReading:
             found[rows] = readers.coefficients(up[rows], None if readers.gate is None else gate[rows])
         return found
 
-    def router_weights(self, read: Tensor, coefficients: Tensor) -> Tensor:
+    def later_factors(self, read: Tensor, coefficients: Tensor) -> Tensor:
         """The factor by which coefficients differ from what neurons make of what they read, `[n]`.
 
-        1 in FFNs without a router.
+        1 in FFNs without a router and without a norm before the down projection.
         """
-        routed = torch.tensor(
-            [readers_of(self.anatomy)[layer].routed for layer in self.neurons.layer.tolist()],
+        rescaled = torch.tensor(
+            [readers_of(self.anatomy)[layer].rescaled for layer in self.neurons.layer.tolist()],
             device=read.device,
         )
-        if self.neurons.kind == "attention" or not routed.any():
+        if self.neurons.kind == "attention" or not rescaled.any():
             return torch.ones_like(read)
-        return torch.where(routed & (read != 0), coefficients / read, 1.0)
+        return torch.where(rescaled & (read != 0), coefficients / read, 1.0)
 
     def _by_path(self, path: str, read: Tensor) -> Tensor:
         """What each value neuron reads by a path, `[n]`; 0 if it has no such path."""

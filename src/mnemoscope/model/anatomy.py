@@ -2,9 +2,9 @@
 
 In every block the order of execution says which module is which: the first projection back to
 `d_model` after the attention function writes the heads' outputs to the residual stream, the last one
-writes the FFN's; a norm that reads just what one of them gave stands between it and the stream. What is
-found here is only a conjecture; `proof` then checks that the parts sum to what the model computes, and a
-model for which they do not is refused.
+writes the FFN's; a norm that reads just what one of them gave stands between it and the stream, one that
+gave just what it reads before it. What is found here is only a conjecture; `proof` then checks that the parts
+sum to what the model computes, and a model for which they do not is refused.
 """
 
 from __future__ import annotations
@@ -28,12 +28,30 @@ from mnemoscope.model.wiring import Seen, find_wiring
 
 
 @dataclass(frozen=True)
+class InnerNorm:
+    """A norm between what heads or FFN neurons give and the projection that it enters.
+
+    Attributes:
+        module: the norm.
+        formula: the same as a formula.
+    """
+
+    module: nn.Module
+    formula: Norm
+
+    def factors(self, given: Tensor) -> Tensor:
+        """What each value is multiplied with, frozen at what the norm was given, `[..., n] -> [..., n]`."""
+        return self.formula.scale(given)[..., None] * self.formula.weight
+
+
+@dataclass(frozen=True)
 class Projection:
     """A module that writes to the residual stream: `added = scale * sum_n input[n] * column(n) + constant`.
 
     Where the output passes a norm before it is added (a post-norm), the norm is frozen: its weight is
     folded into the columns, and its scale is a number for each position. Without one the scale is 1. Where a
-    constant times the output is added, the constant is folded into columns and constant.
+    constant times the output is added, the constant is folded into columns and constant. Where heads or FFN
+    neurons pass a norm first (an inner norm), the inputs are what it gives.
 
     Attributes:
         name: its path in the model.
@@ -41,6 +59,8 @@ class Projection:
         written: the module whose output is added to the stream: the post-norm, or `module` itself.
         norm: the post-norm as a formula, or None.
         multiplier: what the output of `written` is multiplied with when it is added.
+        inner_norm: the norm that its inputs come from, or None.
+        device: where columns and constant are brought; None leaves them where the weights are.
     """
 
     name: str
@@ -48,11 +68,26 @@ class Projection:
     written: nn.Module
     norm: Norm | None = None
     multiplier: float = 1.0
+    inner_norm: InnerNorm | None = None
+    device: torch.device | None = None
 
     @property
     def n_inputs(self) -> int:
         """Number of columns."""
         return matrix_of(self.module).n_inputs
+
+    @property
+    def entrance(self) -> nn.Module:
+        """The module that is given what heads or FFN neurons give: the inner norm, or `module` itself."""
+        return self.module if self.inner_norm is None else self.inner_norm.module
+
+    def input_factors(self, given: Tensor) -> Tensor:
+        """What values are multiplied with before they are inputs, frozen, `[..., n] -> [..., n]` float32.
+
+        Args:
+            given: what `entrance` is given, all of a position's values together.
+        """
+        return torch.ones_like(given) if self.inner_norm is None else self.inner_norm.factors(given)
 
     def scale(self, outputs: Tensor) -> Tensor:
         """The factor by which outputs of `module` enter the stream, `[..., d_model] -> [...]`."""
@@ -69,13 +104,14 @@ class Projection:
             routing: router weights, `[..., n_experts]`, of a mixture of experts.
         """
         bias = matrix_of(self.module).constant(routing)
+        bias = None if bias is None else bias.to(device=self.device)
         if self.norm is not None:
             bias = self.norm.bias if bias is None else self.norm.frozen(bias, scale)
         return None if bias is None else self._multiplied(bias)
 
     def columns(self, index: Tensor | None = None) -> Tensor:
         """The direction each input writes, float32 `[n, d_model]`, of all inputs or those in `index`."""
-        columns = matrix_of(self.module).columns(index)
+        columns = matrix_of(self.module).columns(index).to(device=self.device)
         return self._multiplied(
             columns if self.norm is None else self.norm.centre(columns) * self.norm.weight
         )
@@ -84,11 +120,11 @@ class Projection:
         """The same after weights of its modules were changed in place."""
         if self.norm is None:
             return self
-        bias = getattr(self.written, "bias", None)
+        bias, device = getattr(self.written, "bias", None), self.device
         norm = replace(
             self.norm,
-            weight=get_weight(self.written).detach().float() + self.norm.offset,
-            bias=bias.detach().float() if isinstance(bias, Tensor) else None,
+            weight=get_weight(self.written).detach().float().to(device=device) + self.norm.offset,
+            bias=bias.detach().float().to(device=device) if isinstance(bias, Tensor) else None,
         )
         return replace(self, norm=norm)
 
@@ -138,6 +174,11 @@ class Anatomy:
     d_ff: int
     d_model: int
     n_vocabulary: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where what blocks on several devices did is brought together: where the unembedding is."""
+        return self.readout.unembedding.device
 
     @property
     def n_layers(self) -> int:
@@ -232,28 +273,37 @@ def _block(name: str, index: int, layer: nn.Module, story: Story) -> Block:
             "residual stream after its attention, not an attention output and an FFN output; "
             "see `mnemoscope models` for what is supported"
         )
-    heads_written = later[writers[0]].given
-    if any(_is_norm_that_gave(step, heads_written) for step in later[: writers[0]]):
-        raise UnsupportedModelError(
-            f"{where} has a norm between its heads and their output projection, so what its attention "
-            "neurons write does not add up; see `mnemoscope models` for what is supported"
-        )
     attention_output, ffn_output = (_projection(later, place) for place in (writers[0], writers[-1]))
+    inner_norm = attention_output.inner_norm
+    if inner_norm is not None and (inner_norm.formula.kind != "rms" or inner_norm.formula.bias is not None):
+        raise UnsupportedModelError(
+            f"{where} has a norm between its heads and their output projection that does more than scale "
+            "what they give, so what its attention neurons write does not add up; "
+            "see `mnemoscope models` for what is supported"
+        )
     return Block(layer, steps[called[0]].module, attention_output, ffn_output)
 
 
-def _is_norm_that_gave(step: Step, states: Tensor) -> bool:
-    return _same(states, step.output) and step.norm() is not None
-
-
 def _projection(steps: list[Step], place: int) -> Projection:
-    """The projection that ran at a place, with the norm that later read just what it gave, if any did."""
-    writer = steps[place]
+    """The projection that ran at a place, with the norms that gave what it read and read what it gave."""
+    writer, inner_norm = steps[place], _inner_norm(steps[:place], steps[place].given)
+    plain = Projection(
+        writer.name, writer.module, writer.module, inner_norm=inner_norm, device=writer.given.device
+    )
     for step in steps[place + 1 :]:
         weight = getattr(step.module, "weight", None)
         if isinstance(weight, Tensor) and weight.ndim == 1 and _same(step.states_given, writer.states):
-            return Projection(writer.name, writer.module, step.module, step.norm())
-    return Projection(writer.name, writer.module, writer.module)
+            return replace(plain, written=step.module, norm=step.norm())
+    return plain
+
+
+def _inner_norm(steps: list[Step], entered: Tensor) -> InnerNorm | None:
+    """The norm that gave what entered a projection, if any did."""
+    for step in steps:
+        norm = step.norm() if _same(entered, step.output) else None
+        if norm is not None:
+            return InnerNorm(step.module, norm)
+    return None
 
 
 def _same(found: Tensor, expected: Tensor | None) -> bool:
@@ -293,7 +343,7 @@ def _sizes(blocks: list[Block], story: Story) -> tuple[int, int, int, int]:
 
 def _with_readers(block: Block, index: int, story: Story, parallel: bool) -> Block:
     ran = [step for step in story.steps[index] if step.call is None]
-    call = next(step.call for step in story.steps[index] if step.call is not None)
+    values = next(step.given for step in story.steps[index] if step.call is not None)
     by_module = {step.module: step for step in ran}
     attention = block.attention_output
     attention_out = by_module[attention.written].states * attention.multiplier
@@ -303,9 +353,12 @@ def _with_readers(block: Block, index: int, story: Story, parallel: bool) -> Blo
         steps=ran,
         resid_pre=resid_pre,
         ffn_base=resid_pre if parallel else resid_pre + attention_out,
-        values=call.value[0].transpose(0, 1).flatten(1),
-        coefficients=ffn.states_given,
+        values=values[0].transpose(0, 1).flatten(1),
+        coefficients=by_module[block.ffn_output.entrance].states_given,
         mixture=ffn.module if isinstance(ffn.module, Mixture) else None,
         routing=ffn.routing,
     )
-    return replace(block, readers=find_readers(watched))
+    readers = find_readers(watched)
+    if readers is not None and block.ffn_output.inner_norm is not None:
+        readers = replace(readers, rescaled=True)
+    return replace(block, readers=readers)

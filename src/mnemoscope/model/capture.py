@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from mnemoscope.model.anatomy import Anatomy, Projection
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
+from mnemoscope.model.stored import input_device
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Trace:
         final_state: the state the final norm reads, `[d_model]`.
         coefficients: what enters the down projection, `[n_layers, d_ff]`; 0 beyond the neurons of a layer
             that has fewer than others, and for experts that the token was not routed to.
+        head_factors: what the heads' values are multiplied with before they enter the output projection,
+            by the frozen norm before it; 1 without one, `[n_layers, n_heads * d_head]`.
         patterns: attention weights from the last position, `[n_layers, n_heads, n_tokens]`.
         values: value states, `[n_layers, n_kv_heads, n_tokens, d_head]`.
         parallel: whether the FFN reads `resid_pre` instead of `resid_mid`.
@@ -48,6 +51,7 @@ class Trace:
     ffn_scale: Tensor
     final_state: Tensor
     coefficients: Tensor
+    head_factors: Tensor
     patterns: Tensor
     values: Tensor
     parallel: bool
@@ -70,11 +74,13 @@ class Trace:
     def weighted_values(self, layer: int) -> Tensor:
         """Coefficients of a layer's attention neurons by position, `[n_heads, d_head, n_tokens]`.
 
-        `alpha[h, p] * value[h, p, k]`; query head h reads key/value head `h // (H / H_kv)`.
+        `alpha[h, p] * value[h, p, k]`, times the factor of a norm before the output projection; query head h
+        reads key/value head `h // (H / H_kv)`.
         """
         pattern = self.patterns[layer]
         values = self.values[layer].repeat_interleave(len(pattern) // self.values.shape[1], dim=0)
-        return pattern[:, None, :] * values.transpose(1, 2)
+        factors = self.head_factors[layer].view(len(pattern), -1)
+        return pattern[:, None, :] * (values.transpose(1, 2) * factors[..., None])
 
 
 def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]) -> list[Trace]:
@@ -87,13 +93,13 @@ def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence
         One trace per prompt, in order.
     """
     lengths = [len(prompt) for prompt in prompts]
-    device = anatomy.readout.unembedding.device
+    device = input_device(model)
     tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long, device=device)
     mask = torch.zeros_like(tokens)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = torch.as_tensor(prompt, device=device)
         mask[row, : len(prompt)] = 1
-    last = torch.tensor(lengths, device=device) - 1
+    last = torch.tensor(lengths, device=anatomy.device) - 1
     recording = _Recording(last)
     with ExitStack() as stack, torch.no_grad():
         for handle in recording.hooks(anatomy):
@@ -101,7 +107,7 @@ def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence
         stack.enter_context(observed_attention(model, recording.see_attention))
         model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
     return [
-        recording.trace(row, torch.as_tensor(prompt, device=device), anatomy.parallel)
+        recording.trace(row, torch.as_tensor(prompt, device=anatomy.device), anatomy.parallel)
         for row, prompt in enumerate(prompts)
     ]
 
@@ -127,7 +133,7 @@ def batches(prompts: Sequence[Sequence[int]], anatomy: Anatomy, budget: int) -> 
 
 @dataclass
 class _Recording:
-    """Collects, layer after layer, what the hooks see at each prompt's last position."""
+    """Collects, layer after layer, what the hooks see at each prompt's last position, where `last` is."""
 
     last: Tensor
     sites: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -138,6 +144,7 @@ class _Recording:
             attention, ffn = block.attention_output, block.ffn_output
             handles += [
                 block.module.register_forward_pre_hook(self._block_input, with_kwargs=True),
+                attention.entrance.register_forward_pre_hook(self._head_factors(attention)),
                 attention.module.register_forward_hook(self._frozen("attention", attention)),
                 attention.written.register_forward_hook(self._added("attention_out", attention)),
                 ffn.module.register_forward_pre_hook(self._input("coefficients")),
@@ -148,7 +155,7 @@ class _Recording:
         return handles
 
     def see_attention(self, call: AttentionCall) -> None:
-        self._keep("patterns", call.pattern(self.last))
+        self._keep("patterns", call.pattern(self.last.to(call.value.device)))
         self._keep("values", call.value.float())
 
     def trace(self, row: int, token_ids: Tensor, parallel: bool) -> Trace:
@@ -159,17 +166,21 @@ class _Recording:
         return Trace(token_ids=token_ids, parallel=parallel, **kept)
 
     def _keep(self, site: str, values: Tensor) -> None:
-        self.sites.setdefault(site, []).append(values.detach())
+        self.sites.setdefault(site, []).append(values.detach().to(self.last.device))
 
     def _last(self, states: Tensor) -> Tensor:
         states = states.view(len(self.last), -1, states.shape[-1])
-        return states[torch.arange(len(self.last), device=states.device), self.last].float()
+        last = self.last.to(states.device)
+        return states[torch.arange(len(last), device=last.device), last].float().to(self.last.device)
 
     def _block_input(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._keep("resid_pre", self._last(hidden_states(args, kwargs)))
 
     def _input(self, site: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
         return lambda module, args: self._keep(site, self._last(args[0]))
+
+    def _head_factors(self, projection: Projection) -> Callable[[Any, tuple[Tensor, ...]], None]:
+        return lambda module, args: self._keep("head_factors", projection.input_factors(self._last(args[0])))
 
     def _added(self, site: str, projection: Projection) -> Callable[[Any, tuple[Any, ...], Tensor], None]:
         return lambda module, args, output: self._keep(site, self._last(output) * projection.multiplier)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from mnemoscope.model.anatomy import Anatomy, Projection
 from mnemoscope.model.capture import stack_padded
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
+from mnemoscope.model.stored import input_device
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Components:
         attention_scales: frozen factor of the norm behind each layer's attention, which the coefficients
             include; 1 without one, `[n_layers, n_positions]`.
         ffn_scales: the same behind its FFN.
+        head_factors: what the heads' values are multiplied with before they enter the output projection,
+            by the frozen norm before it; 1 without one, `[n_layers, n_positions, n_heads * d_head]`.
         calls: the attention call of every layer; empty if not asked for.
     """
 
@@ -46,6 +49,7 @@ class Components:
     ffn_coefficients: Tensor
     attention_scales: Tensor
     ffn_scales: Tensor
+    head_factors: Tensor
     calls: tuple[AttentionCall, ...]
 
     @property
@@ -81,9 +85,8 @@ def capture_components(
         positions: of the prompt.
         calls: keep the attention calls too, which hold keys and values of every token.
     """
-    device = anatomy.readout.unembedding.device
-    tokens = torch.tensor([list(token_ids)], device=device)
-    recording = _Recording(torch.tensor(sorted(set(positions)), device=device))
+    tokens = torch.tensor([list(token_ids)], device=input_device(model))
+    recording = _Recording(torch.tensor(sorted(set(positions)), device=anatomy.device))
     with ExitStack() as stack, torch.no_grad():
         for handle in recording.hooks(anatomy):
             stack.callback(handle.remove)
@@ -95,7 +98,7 @@ def capture_components(
 
 @dataclass
 class _Recording:
-    """Collects, layer after layer, what the hooks see at the positions."""
+    """Collects, layer after layer, what the hooks see at the positions, on their device."""
 
     positions: Tensor
     seen: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -105,7 +108,9 @@ class _Recording:
         first = anatomy.blocks[0].module
         handles = [first.register_forward_pre_hook(self._embeddings, with_kwargs=True)]
         for block in anatomy.blocks:
-            for kind, projection in (("attention", block.attention_output), ("ffn", block.ffn_output)):
+            attention = block.attention_output
+            handles.append(attention.entrance.register_forward_pre_hook(self._head_factors(attention)))
+            for kind, projection in (("attention", attention), ("ffn", block.ffn_output)):
                 entered = projection.module.register_forward_hook(self._coefficients(kind, projection))
                 added = projection.written.register_forward_hook(self._added(kind, projection))
                 handles += [entered, added]
@@ -120,10 +125,17 @@ class _Recording:
         self.seen.setdefault(name, []).append(values.detach().float())
 
     def _at(self, states: Tensor) -> Tensor:
-        return states.reshape(-1, states.shape[-1])[self.positions]
+        states = states.reshape(-1, states.shape[-1])
+        return states[self.positions.to(states.device)].to(self.positions.device)
 
     def _embeddings(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._keep("embeddings", self._at(hidden_states(args, kwargs)))
+
+    def _head_factors(self, projection: Projection) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Tensor, ...]) -> None:
+            self._keep("head_factors", projection.input_factors(self._at(args[0]).float()))
+
+        return hook
 
     def _coefficients(self, kind: str, projection: Projection) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:

@@ -25,9 +25,9 @@ class ExpertRows(Rows):
 
     def rows(self, outputs: Tensor | None = None) -> Tensor:
         """What neurons read, float32 `[n, d_model]`."""
-        chosen = self._all() if outputs is None else outputs
-        expert, place = self._places(chosen)
-        return self.experts.read_rows[expert, place].detach().float()
+        rows = self.experts.read_rows
+        expert, place = self._places(self._all() if outputs is None else outputs.to(rows.device))
+        return rows[expert, place].detach().float()
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
         """What is added to what neurons read, float32 `[n_experts * d_expert]`, or None."""
@@ -72,7 +72,7 @@ class JointRows(Rows):
         routed = self.routed.rows(outputs[inside])
         shared = self.shared.rows(self.of_shared[outputs[~inside] - self.n_routed])
         found = torch.empty(len(outputs), max(routed.shape[1], shared.shape[1]), device=outputs.device)
-        found[inside], found[~inside] = routed, shared
+        found[inside], found[~inside] = routed.to(found.device), shared.to(found.device)
         return found
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
@@ -80,13 +80,12 @@ class JointRows(Rows):
         routed, shared = self.routed.constant(), self.shared.constant()
         if routed is None and shared is None:
             return None
-        device = self.of_shared.device
-        return torch.cat(
-            [
-                torch.zeros(self.n_routed, device=device) if routed is None else routed,
-                torch.zeros(len(self.of_shared), device=device) if shared is None else shared[self.of_shared],
-            ]
-        )
+        found = torch.zeros(self.n_routed + len(self.of_shared), device=self.of_shared.device)
+        if routed is not None:
+            found[: self.n_routed] = routed
+        if shared is not None:
+            found[self.n_routed :] = shared.to(found.device)[self.of_shared]
+        return found
 
 
 @dataclass(frozen=True)

@@ -227,13 +227,13 @@ class Experts(Matrix):
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
         """What is added whatever the neurons do: biases times router weights `[..., n_experts]`."""
         bias = self.down_bias
-        return None if bias is None or routing is None else routing.float() @ bias.float()
+        return None if bias is None or routing is None else routing.float() @ bias.float().to(routing.device)
 
     def columns(self, inputs: Tensor | None = None) -> Tensor:
         """What each neuron writes, float32 `[n, d_model]`."""
         down = self.down
-        if inputs is None:
-            inputs = torch.arange(self.n_inputs, device=down.device)
+        every = torch.arange(self.n_inputs, device=down.device)
+        inputs = every if inputs is None else inputs.to(down.device)
         inside = inputs < self.n_experts * self.d_expert
         found = torch.empty(len(inputs), self.d_model, device=down.device)
         found[inside] = down[self._places(inputs[inside])].float()
@@ -250,7 +250,7 @@ class Experts(Matrix):
         """Change the weights in place so that chosen neurons count `factor` times."""
         n_routed = self.n_experts * self.d_expert
         with torch.no_grad():
-            self.down[self._places(inputs[inputs < n_routed])] *= factor
+            self.down[self._places(inputs[inputs < n_routed].to(self.down.device))] *= factor
         if self.shared is not None:
             self.shared.scale_inputs(inputs[inputs >= n_routed] - n_routed, factor)
 

@@ -73,6 +73,7 @@ _XGLM = {
 }
 
 TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("BitNet", "bitnet", "norms before both projections", _GROUPED),
     ("GPT-2", "gpt2", "tied head", _GPT2),
     ("GPT-2", "gpt2", "untied head", {**_GPT2, "tie_word_embeddings": False}),
     ("GPT-BigCode", "gpt_bigcode", "one key/value head", {**_GPT2, "n_inner": 48}),

@@ -35,7 +35,8 @@ class Watched:
         resid_pre: the block's input, `[n_tokens, d_model]`.
         ffn_base: the state that the FFN reads, `[n_tokens, d_model]`.
         values: what attention was given, `[n_tokens, n_kv_heads * d_head]`.
-        coefficients: what entered the down projection, `[n_tokens, d_ff]`.
+        coefficients: what entered the down projection or, if there is one, the norm before it,
+            `[n_tokens, d_ff]`.
         mixture: the FFN, if it is a mixture of experts.
         routing: router weights, `[n_tokens, n_experts]`, if it is one.
     """
@@ -110,7 +111,7 @@ def _find_experts(watched: Watched, mixture: Mixture, routing: Tensor, value: Re
         up, gate = (Reader(by_path[path], every, norm) for path in ("up", "gate"))
         made = activation(up.read(x), gate.read(x)) * weights
         if relative_error(made, entered) < watched.tolerance:
-            return Readers(value, up, gate, activation, routed=True)
+            return Readers(value, up, gate, activation, rescaled=True)
     return None
 
 

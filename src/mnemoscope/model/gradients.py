@@ -5,7 +5,8 @@ value`, summed over the positions it is at: to first order, how far y falls when
 all of them, with everything that later layers make of it (METHOD section 5, activation x gradient). Norms
 are not frozen here, post-norms neither: all neurons of a layer that has one together do nothing to first
 order, because the norm makes up for a common factor, while the layer, taken at what is added, has its
-effect.
+effect. What each source position has of an attention neuron's effect is told with a norm before the output
+projection frozen.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.anatomy import Anatomy, Projection
 from mnemoscope.model.capture import stack_padded
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
+from mnemoscope.model.stored import input_device
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class TotalEffects:
     ffn: Tensor
     attention: Tensor
     layers: Tensor
-    _gradients: Tensor
+    _slopes: Tensor
     _calls: list[AttentionCall]
 
     @property
@@ -52,10 +54,15 @@ class TotalEffects:
         Every query that reads the position counts, so that the sum over positions is that of `attention`.
         """
         call = self._calls[layer]
-        gradients = self._gradients[layer].transpose(0, 1)
-        patterns = call.patterns()[0]
-        values = call.value[0].float().repeat_interleave(len(patterns) // call.value.shape[1], dim=0)
-        return (patterns.transpose(1, 2) @ gradients * values).transpose(1, 2)
+        slopes = self._slopes[layer].transpose(0, 1)
+        patterns = call.patterns()[0].to(slopes.device)
+        values = (
+            call.value[0]
+            .float()
+            .to(slopes.device)
+            .repeat_interleave(len(patterns) // call.value.shape[1], dim=0)
+        )
+        return (patterns.transpose(1, 2) @ slopes * values).transpose(1, 2)
 
 
 def total_effects(
@@ -75,29 +82,33 @@ def total_effects(
         objective: a function of the log probabilities of the next token, `[n_vocabulary] -> []`.
     """
     recording = Recording()
-    tokens = torch.tensor([list(token_ids)], device=anatomy.readout.unembedding.device)
+    tokens = torch.tensor([list(token_ids)], device=input_device(model))
     with ExitStack() as stack, torch.enable_grad():
         for handle in recording.hooks(anatomy):
             stack.callback(handle.remove)
         stack.enter_context(observed_attention(model, recording.see_attention))
         model.base_model(input_ids=tokens, use_cache=False)
         value = objective(anatomy.readout.log_probabilities(recording.final_states[:, -1])[0])
-        gradients = dict(
-            zip(recording.seen, torch.autograd.grad(value, list(recording.seen.values())), strict=True)
-        )
+        found = torch.autograd.grad(value, list(recording.seen.values()))
+    gradients = {
+        place: gradient.float().to(anatomy.device)
+        for place, gradient in zip(recording.seen, found, strict=True)
+    }
     effects = {
-        place: recording.seen[place].detach().float() * gradient.float()
+        place: recording.seen[place].detach().float().to(anatomy.device) * gradient
         for place, gradient in gradients.items()
     }
     layers = range(anatomy.n_layers)
     by_head = (len(token_ids), anatomy.n_heads, anatomy.d_head)
+    # By what heads give, with the norm before their projection frozen.
+    slopes = [gradients["attention input", i] * recording.head_factors[i] for i in layers]
     return TotalEffects(
         ffn=stack_padded([effects["ffn input", i].flatten(0, -2) for i in layers]),
         attention=torch.stack([effects["attention input", i].view(by_head) for i in layers]),
         layers=torch.stack(
             [effects[f"{kind} output", i].sum() for i in layers for kind in ("attention", "ffn")]
         ).view(-1, 2),
-        _gradients=torch.stack([gradients["attention input", i].float().view(by_head) for i in layers]),
+        _slopes=torch.stack([slopes[i].view(by_head) for i in layers]),
         _calls=recording.calls,
     )
 
@@ -110,15 +121,18 @@ class Recording:
         seen: the inputs of both projections and what is added to the stream, by what it is
             (`"ffn input"`, `"ffn output"`) and layer.
         calls: the attention calls, in layer order.
+        head_factors: what the heads' values are multiplied with before they enter the output projection,
+            `[n_prompts, n_tokens, n_heads * d_head]` each, in layer order.
     """
 
     seen: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     calls: list[AttentionCall] = field(default_factory=list)
+    head_factors: list[Tensor] = field(default_factory=list)
     _final: list[Tensor] = field(default_factory=list)
 
     @property
     def final_states(self) -> Tensor:
-        """What the final norm read, `[n_prompts, n_tokens, d_model]`."""
+        """What the final norm read, where the head reads it, `[n_prompts, n_tokens, d_model]`."""
         return self._final[-1]
 
     def hooks(self, anatomy: Anatomy) -> list[Any]:
@@ -126,17 +140,26 @@ class Recording:
         # The graph begins at the first block's input, whether or not the weights ask for gradients.
         handles = [anatomy.blocks[0].module.register_forward_pre_hook(_begin_graph, with_kwargs=True)]
         for layer, block in enumerate(anatomy.blocks):
-            for kind, projection in (("attention", block.attention_output), ("ffn", block.ffn_output)):
+            attention = block.attention_output
+            handles.append(attention.entrance.register_forward_pre_hook(self._head_factors(attention)))
+            for kind, projection in (("attention", attention), ("ffn", block.ffn_output)):
                 handles += [
                     projection.module.register_forward_hook(self._input(f"{kind} input", layer)),
                     projection.written.register_forward_hook(self._output(f"{kind} output", layer)),
                 ]
-        handles.append(anatomy.final_norm.register_forward_pre_hook(self._final_state))
+        handles.append(anatomy.final_norm.register_forward_pre_hook(self._final_state(anatomy.device)))
         return handles
 
     def see_attention(self, call: AttentionCall) -> None:
         """An observer of the attention calls."""
         self.calls.append(call.detached())
+
+    def _head_factors(self, projection: Projection) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Tensor, ...]) -> None:
+            given = args[0].detach().float().to(device=projection.device)
+            self.head_factors.append(projection.input_factors(given))
+
+        return hook
 
     def _input(self, what: str, layer: int) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -151,8 +174,8 @@ class Recording:
 
         return hook
 
-    def _final_state(self, module: Any, args: tuple[Tensor, ...]) -> None:
-        self._final.append(args[0])
+    def _final_state(self, device: torch.device) -> Callable[..., None]:
+        return lambda module, args: self._final.append(args[0].to(device))
 
 
 def _begin_graph(

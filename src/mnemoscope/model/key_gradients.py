@@ -74,4 +74,4 @@ def key_gradients(language_model: LanguageModel, layer: int, head: int, call: Bl
     with observed_attention(language_model.model, seen.append), torch.enable_grad():
         block(states, *args, **kwargs)
         (gradients,) = torch.autograd.grad(seen[0].score_by_keys(head), states)
-    return gradients[0].float()
+    return gradients[0].float().to(language_model.anatomy.device)

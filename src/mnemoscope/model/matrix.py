@@ -1,4 +1,7 @@
-"""How the matrix of a module is read, in float32 and some vectors at a time, however it is stored."""
+"""How the matrix of a module is read, in float32 and some vectors at a time, however it is stored.
+
+What is read is where the weights are, or are fetched to; indices may be anywhere.
+"""
 
 from __future__ import annotations
 
@@ -74,17 +77,18 @@ class Linear(Matrix):
     def columns(self, inputs: Tensor | None = None) -> Tensor:
         """What each input writes, float32 `[n, n_outputs]`, of all inputs or those chosen."""
         stored = self._by_input()
-        return (stored if inputs is None else stored[inputs]).float()
+        return (stored if inputs is None else stored[inputs.to(stored.device)]).float()
 
     def rows(self, outputs: Tensor | None = None) -> Tensor:
         """What each output reads, float32 `[n, n_inputs]`, of all outputs or those chosen."""
         stored = self._by_input().T
-        return (stored if outputs is None else stored[outputs]).float()
+        return (stored if outputs is None else stored[outputs.to(stored.device)]).float()
 
     def scale_inputs(self, inputs: Tensor, factor: float) -> None:
         """Change the weights in place so that chosen inputs count `factor` times."""
         with torch.no_grad():
-            self._by_input()[inputs] *= factor
+            stored = self._by_input()
+            stored[inputs.to(stored.device)] *= factor
 
     def scale(self, factor: float) -> None:
         """Change the weights in place so that all that it gives counts `factor` times."""
@@ -125,12 +129,12 @@ class LowRank(Matrix):
     def columns(self, inputs: Tensor | None = None) -> Tensor:
         """What each input writes, float32 `[n, n_outputs]`, of all inputs or those chosen."""
         stored = self._by_input()
-        return stored if inputs is None else stored[inputs]
+        return stored if inputs is None else stored[inputs.to(stored.device)]
 
     def rows(self, outputs: Tensor | None = None) -> Tensor:
         """What each output reads, float32 `[n, n_inputs]`, of all outputs or those chosen."""
         stored = self._by_input().T
-        return stored if outputs is None else stored[outputs]
+        return stored if outputs is None else stored[outputs.to(stored.device)]
 
     def scale_inputs(self, inputs: Tensor, factor: float) -> None:
         """Refused: weights are changed in a merged copy."""

@@ -203,7 +203,7 @@ def _stream_error(trace: Trace) -> float:
 def _readout_error(anatomy: Anatomy, traces: Sequence[Trace], own: Tensor) -> float:
     readout = anatomy.readout
     states = torch.stack([trace.final_state for trace in traces])
-    return relative_error(capped(readout.uncapped_logits(states), readout.soft_cap), own)
+    return relative_error(capped(readout.uncapped_logits(states), readout.soft_cap), own.to(states.device))
 
 
 def _largest_error(found: Tensor, expected: Tensor) -> float:

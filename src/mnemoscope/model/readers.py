@@ -33,7 +33,9 @@ class Elementwise:
         """What enters the down projection, of any shape."""
         activate = ACT2FN[self.function] if isinstance(self.function, str) else self.function
         with torch.no_grad():
-            return activate(up) if gate is None else activate(gate) * up
+            # An activation with weights of its own gives its outputs where they are.
+            active = activate(up if gate is None else gate).to(up.device)
+            return active if gate is None else active * up
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Reader:
 
     Attributes:
         matrix: what multiplies with the stream.
-        outputs: which of its outputs belong to the neurons, in their order, `[n]`.
+        outputs: which of its outputs belong to the neurons, in their order, `[n]`; what is read is where
+            they are.
         norm: what the stream passes before; None if it is read as it is.
     """
 
@@ -53,7 +56,7 @@ class Reader:
     def rows(self, neurons: Tensor | None = None) -> Tensor:
         """The weights that read for each neuron, `[n, d_model]` float32, of all for None."""
         index = self.outputs if neurons is None else self.outputs[neurons]
-        return self.matrix.rows(index)
+        return self.matrix.rows(index).to(self.outputs.device)
 
     def keys(self, neurons: Tensor | None = None) -> Tensor:
         """Subkeys: what neurons read of the stream but for the norm's scale, `[n, d_model]` float32.
@@ -69,7 +72,7 @@ class Reader:
         bias = self.matrix.constant()
         found = torch.zeros(len(neurons), device=self.outputs.device)
         if bias is not None:
-            found = found + bias[self.outputs[neurons]]
+            found = found + bias.to(found.device)[self.outputs[neurons]]
         if self.norm is not None and self.norm.bias is not None:
             found = found + self.rows(neurons) @ self.norm.bias
         return found
@@ -93,14 +96,15 @@ class Readers:
         up: pre-activations of FFN neurons, or the factor beside the gate.
         gate: pre-activations of the gate; None in FFNs without one.
         activation: what FFN neurons become of what they read.
-        routed: whether that is then multiplied with a router weight.
+        rescaled: whether that is then multiplied with a number that is not theirs alone: a router weight, or
+            what a norm before the down projection multiplies with.
     """
 
     value: Reader
     up: Reader
     gate: Reader | None
     activation: Activation
-    routed: bool = False
+    rescaled: bool = False
 
     @property
     def ffn(self) -> dict[Path, Reader]:
@@ -108,5 +112,5 @@ class Readers:
         return {"up": self.up} if self.gate is None else {"up": self.up, "gate": self.gate}
 
     def coefficients(self, up: Tensor, gate: Tensor | None) -> Tensor:
-        """What enters the down projection, from what was read, `[n] -> [n]`; without any router weight."""
+        """What enters the down projection, from what was read, `[n] -> [n]`, if it is not rescaled."""
         return self.activation(up, gate)

@@ -63,8 +63,8 @@ class Norm:
         """
         stored, bias = read_parameter(module, "weight"), read_parameter(module, "bias")
         weighted = stored is not None
-        weight = stored.float() if weighted else before.new_ones(before.shape[-1]).float()
-        beta = None if bias is None else bias.float()
+        weight = (stored if weighted else before.new_ones(before.shape[-1])).to(before.device).float()
+        beta = None if bias is None else bias.to(before.device).float()
         named = [getattr(module, name, None) for name in EPSILON_NAMES]
         epsilons = [float(epsilon) for epsilon in named if epsilon is not None][:1] or USUAL_EPSILONS
         candidates = [

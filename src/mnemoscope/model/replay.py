@@ -69,7 +69,7 @@ class Replay:
                 others = [value for name, value in given.items() if isinstance(name, int)]
                 named = {name: value for name, value in given.items() if isinstance(name, str)}
                 states = first_tensor(block.module(states, *others, **named))
-        return states
+        return states.to(self.language_model.anatomy.device)
 
     def rows_within(self, budget: int) -> int:
         """How many rows keep the activations of a block and the logits within a budget of bytes."""
@@ -93,7 +93,7 @@ class Replay:
                 handle = block.module.register_forward_pre_hook(self._keep, with_kwargs=True)
                 stack.callback(handle.remove)
             handle = anatomy.final_norm.register_forward_pre_hook(
-                lambda module, args: self._final.append(args[0][:, -1])
+                lambda module, args: self._final.append(args[0][:, -1].to(anatomy.device))
             )
             stack.callback(handle.remove)
             stack.enter_context(evaluating(model))

@@ -41,32 +41,55 @@ def refuse_storage(model: PreTrainedModel) -> None:
     """Refuse weights that cannot be read where they lie, or whose products are not linear in what enters.
 
     Raises:
-        UnsupportedModelError: weights lie on several accelerators, or bitsandbytes rounds activations to
-            8 bits, by all tokens together.
+        UnsupportedModelError: weights lie on several devices with nothing to move states between them, or
+            a layer rounds activations to 8 bits.
     """
     devices = {str(weight.device) for weight in model.parameters()} - {"meta"}
-    if len(devices) > 1:
+    if len(devices) > 1 and not hasattr(model, "hf_device_map"):
         raise UnsupportedModelError(
-            f"the weights of {type(model).__name__} lie on several devices ({', '.join(sorted(devices))}); "
-            "let one accelerator run it and offload the rest (max_memory with device_map='auto')"
+            f"the weights of {type(model).__name__} lie on several devices ({', '.join(sorted(devices))}), "
+            "and nothing moves states from one to the other; load it with device_map='auto'"
         )
-    bitsandbytes: Any = sys.modules.get("bitsandbytes")
     for name, module in model.named_modules():
-        if bitsandbytes is not None and isinstance(module, bitsandbytes.nn.Linear8bitLt):
-            raise UnsupportedModelError(
-                f"{name} of {type(model).__name__} is packed by bitsandbytes in 8 bits, which rounds what "
-                "enters it by all tokens together, so that no sum of parts is exact; load it in 4 bits "
-                "(load_in_4bit), with torchao's weight-only types, or unpacked"
-            )
+        how = _rounds_activations(module)
+        if how is not None:
+            raise UnsupportedModelError(f"{name} of {type(model).__name__} {how}")
+
+
+def _rounds_activations(module: nn.Module) -> str | None:
+    """How a layer rounds what enters it and what to do; None if it does not."""
+    bitsandbytes: Any = sys.modules.get("bitsandbytes")
+    if bitsandbytes is not None and isinstance(module, bitsandbytes.nn.Linear8bitLt):
+        return (
+            "is packed by bitsandbytes in 8 bits, which rounds what enters it by all tokens together, so "
+            "that no sum of parts is exact; load it in 4 bits (load_in_4bit), with torchao's weight-only "
+            "types, or unpacked"
+        )
+    bitnet: Any = sys.modules.get("transformers.integrations.bitnet")
+    if bitnet is not None and isinstance(module, (bitnet.BitLinear, bitnet.AutoBitLinear)):
+        return (
+            "is one of BitNet's quantised layers, which round what enters them to 8 bits, so that no sum of "
+            "parts is exact; load a checkpoint without a quantization_config"
+        )
+    return None
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
     """Where a model takes token ids, also if its embeddings are offloaded."""
-    embeddings = model.get_input_embeddings()
-    device = embeddings.get_parameter("weight").device
+    return _running_device(model.get_input_embeddings())
+
+
+def output_device(model: PreTrainedModel) -> torch.device:
+    """Where a model's head reads states, also if it is offloaded; where token ids go if there is no head."""
+    head = model.get_output_embeddings()
+    return input_device(model) if head is None else _running_device(head)
+
+
+def _running_device(module: nn.Module) -> torch.device:
+    device = module.get_parameter("weight").device
     if device.type != "meta":
         return device
-    hook: Any = getattr(embeddings, "_hf_hook", None)
+    hook: Any = getattr(module, "_hf_hook", None)
     return torch.device(hook.execution_device)
 
 

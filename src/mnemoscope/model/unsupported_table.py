@@ -52,7 +52,6 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
         {**_EXPERTS, "num_dense_layers": 1, "global_attn_every_n_layers": 2, "head_dim": 8},
     ),
     Unsupported("BERT", "bert", "is an encoder, which does not predict the next token", _HEADS),
-    Unsupported("BitNet", "bitnet", "has a norm between the heads and their projection", _GROUPED),
     Unsupported("DiffLlama", "diffllama", "subtracts one attention from another in every head", _GROUPED),
     Unsupported(
         "Doge",

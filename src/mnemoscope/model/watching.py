@@ -16,6 +16,7 @@ from mnemoscope.model.experts import Mixture, mixtures_of
 from mnemoscope.model.hooks import first_tensor, hidden_states, observed_attention
 from mnemoscope.model.matrix import is_adapted
 from mnemoscope.model.readout import Norm
+from mnemoscope.model.stored import output_device
 
 # Relative to the largest value: what a formula may be off by from what a module did.
 TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -79,6 +80,7 @@ class Story:
     """What one forward pass did.
 
     Attributes:
+        device: where the head reads states; all that was seen is brought there.
         steps: what ran in each block, in order.
         block_inputs: the stream that each block started from, `[1, n_tokens, d_model]`.
         block_outputs: the stream that it left.
@@ -86,6 +88,7 @@ class Story:
         logits: the model's own, `[n_tokens, n_vocabulary]`.
     """
 
+    device: torch.device
     steps: dict[int, list[Step]] = field(default_factory=dict)
     block_inputs: dict[int, Tensor] = field(default_factory=dict)
     block_outputs: dict[int, Tensor] = field(default_factory=dict)
@@ -95,26 +98,26 @@ class Story:
 
 def watch(model: PreTrainedModel, layers: nn.ModuleList, probe: Tensor) -> Story:
     """Run a model once on `probe`, token ids `[1, n_tokens]`."""
-    story = Story(steps={i: [] for i in range(len(layers))})
+    story = Story(output_device(model), steps={i: [] for i in range(len(layers))})
     owner = {id(m): i for i, layer in enumerate(layers) for m in layer.modules()}
     with ExitStack() as stack:
         for i, layer in enumerate(layers):
             stack.enter_context(_watch_block(layer, story, i))
         for name, module in _leaves(model):
             steps = story.steps[owner[id(module)]] if id(module) in owner else story.outside
-            stack.enter_context(_watch_leaf(name, module, steps))
+            stack.enter_context(_watch_leaf(name, module, steps, story.device))
         for mixture in mixtures_of(model):
             steps = story.steps[owner[id(mixture.matrix.module)]]
-            stack.enter_context(_watch_leaf(mixture.name, mixture, steps))
+            stack.enter_context(_watch_leaf(mixture.name, mixture, steps, story.device))
 
         def on_call(call: AttentionCall) -> None:
             if id(call.module) in owner:
-                step = Step("", call.module, call.value, None, call)
+                step = Step("", call.module, call.value.to(story.device), None, call)
                 story.steps[owner[id(call.module)]].append(step)
 
         stack.enter_context(observed_attention(model, on_call))
         with torch.no_grad():
-            story.logits = model(input_ids=probe, use_cache=False).logits[0]
+            story.logits = model(input_ids=probe, use_cache=False).logits[0].to(story.device)
     return story
 
 
@@ -131,13 +134,14 @@ def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 @contextmanager
-def _watch_leaf(name: str, module: nn.Module, steps: list[Step]) -> Iterator[None]:
+def _watch_leaf(name: str, module: nn.Module, steps: list[Step], device: torch.device) -> Iterator[None]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         gave = first_tensor(output)  # routers of experts give their choice beside their logits
         if args and isinstance(args[0], Tensor) and isinstance(gave, Tensor):
             # Falcon goes on to add the attention's output to the FFN's in place.
-            routing = args[1].detach() if isinstance(module, Mixture) else None
-            steps.append(Step(name, module, args[0].detach(), gave.detach().clone(), routing=routing))
+            routing = args[1].detach().to(device) if isinstance(module, Mixture) else None
+            given, output = args[0].detach().to(device), gave.detach().clone().to(device)
+            steps.append(Step(name, module, given, output, routing=routing))
 
     handle = module.register_forward_hook(hook)
     try:
@@ -149,11 +153,11 @@ def _watch_leaf(name: str, module: nn.Module, steps: list[Step]) -> Iterator[Non
 @contextmanager
 def _watch_block(layer: nn.Module, story: Story, index: int) -> Iterator[None]:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        story.block_inputs[index] = hidden_states(args, kwargs).detach().clone()
+        story.block_inputs[index] = hidden_states(args, kwargs).detach().clone().to(story.device)
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         left = first_tensor(tuple(output) if isinstance(output, list) else output)
-        story.block_outputs[index] = left.detach().clone()
+        story.block_outputs[index] = left.detach().clone().to(story.device)
 
     handles = layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)
     try:

@@ -28,8 +28,11 @@ from mnemoscope.intervention.ablation import next_token
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.parts import Part, matched_random
 from mnemoscope.study.facts import ResolvedFact
-from mnemoscope.study.store import Store
+from mnemoscope.study.intervals import ends, resampled_means
+from mnemoscope.study.store import Store, encoded, read_table
 
+# The table of a comparison that is kept in a folder.
+OUTCOMES = "outcomes"
 NONE, RANDOM, SAME_LAYERS = "none", "random", "random, same layers"
 CONTROLS = (NONE, RANDOM, SAME_LAYERS)
 # What is measured of every method on every fact.
@@ -44,8 +47,6 @@ MEASURES = (
     "passes",
     "seconds",
 )
-RESAMPLES = 2000
-INTERVAL = 0.95
 # Too costly to be asked unless named: as much as all others together, and what they are measured by.
 LEFT_OUT = ("integrated-gradients", "single-ablation")
 
@@ -108,13 +109,12 @@ class Comparison:
         as in `drop`, `drop_low`, `drop_high`. The facts are resampled, the same ones for all methods.
         """
         lines = self.outcomes["line"].unique()
-        draws = np.random.default_rng(0).integers(len(lines), size=(RESAMPLES, len(lines)))
         rows = []
         for method, group in self.outcomes.groupby("method", sort=False):
             table = group.set_index("line").reindex(lines)
             row = {"method": method, "title": group["title"].iloc[0], "n_facts": len(group)}
             for name in MEASURES:
-                row |= _interval(name, table[name].to_numpy(dtype=float), draws)
+                row |= _interval(name, table[name].to_numpy(dtype=float))
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -177,10 +177,10 @@ def compare_methods(
     with Store.open(out, _manifest(provenance, terms, facts)) as store:
         for done, fact in enumerate(facts, 1):
             key = f"{fact.fact.line:08d}"
-            if key not in store.done():
-                store.write(key, compare_on(model, fact, terms))
+            if key not in store.done(OUTCOMES):
+                store.write(OUTCOMES, key, encoded(compare_on(model, fact, terms)))
             _tell(report, done, len(facts))
-        outcomes = store.read().drop(columns="key")
+        outcomes = read_table(store.folder, OUTCOMES).drop(columns="key")
     return Comparison(terms, outcomes, provenance)
 
 
@@ -308,15 +308,12 @@ def _controls(effects: pd.DataFrame, n_sets: int) -> pd.DataFrame:
     return table.assign(title=table["method"].map(titles), neurons=[[] for _ in range(len(table))])
 
 
-def _interval(name: str, values: np.ndarray, draws: np.ndarray) -> dict[str, float]:
+def _interval(name: str, values: np.ndarray) -> dict[str, float]:
     """Mean of values, those that are not there left out, and its bootstrap interval."""
     there = values[~np.isnan(values)]
-    if not len(there):
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), float("nan"))
-    with np.errstate(invalid="ignore"):
-        means = np.nanmean(values[draws], axis=1)
-    low, high = np.nanquantile(means, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-    return {name: float(there.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+    mean = float(there.mean()) if len(there) else float("nan")
+    (low,), (high,) = ends(resampled_means(values[:, None]))
+    return {name: mean, f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _manifest(provenance: Provenance, terms: Terms, facts: Iterable[ResolvedFact]) -> dict[str, Any]:

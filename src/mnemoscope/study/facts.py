@@ -1,70 +1,91 @@
-"""Facts to study: read from a file, turned into tokens, and filtered to those that the model knows."""
+"""Facts to study: turned into tokens, and filtered to those that the model knows."""
 
 from __future__ import annotations
 
-import json
+import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mnemoscope.errors import FactsError, OptionError, PromptError, TargetError
+from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import TOLERANCES
-from mnemoscope.model.tokens import Prompt, encode_prompt, encode_target, token_text
+from mnemoscope.model.tokens import Prompt, encode_continuation, encode_prompt, token_text
 
-EXAMPLE = '{"prompt": "The capital of France is", "target": "Paris", "relation": "capital"}'
 TOKENS_PER_PASS = 256  # a trace keeps the values of every position, half a megabyte each in a 7B model
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Beginnings of the Unicode names of letters whose languages put no space before a word.
 _UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One line of a facts file.
+    """One thing to know, asked in one wording.
 
     Attributes:
-        line: its number in the file, from 1.
+        line: its number in the source, from 1, which no other fact has: of its line or item, or of the fact
+            where some lines hold several.
         prompt: the text before the target.
         target: the answer, as written in the file.
-        relation: the type of knowledge; answers of one relation compete with each other.
+        relation: the type of knowledge; answers of one relation compete with each other. Empty if nobody
+            says, as for quiz questions: they compete with none.
+        subject: what is asked about; empty if the file does not say. Facts of one relation, subject and
+            target are paraphrases of each other.
+        template: the wording, with `{}` for the subject; empty if the file does not say.
+        aliases: other texts of the same answer; the first of all that is one token is the target.
+        place: where it is in the source, in words; empty for its line.
     """
 
     line: int
     prompt: str
     target: str
     relation: str
+    subject: str = ""
+    template: str = ""
+    aliases: tuple[str, ...] = ()
+    place: str = field(default="", compare=False)
+
+    @property
+    def where(self) -> str:
+        """Its place, such as `line 3`, or `capitals.json, item 3`."""
+        return self.place or f"line {self.line}"
 
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line that cannot be used.
+    """A line, or an item of a document, that cannot be used.
 
     Attributes:
-        line: its number in the file, from 1.
+        line: its number in its file, from 1; that of the fact where the model cannot read it.
         reason: what is wrong with it and what to do.
+        place: where it is in the source, in words; empty for its line.
     """
 
     line: int
     reason: str
+    place: str = field(default="", compare=False)
+
+    @property
+    def where(self) -> str:
+        """Its place, such as `line 3`, or `capitals.json, item 3`."""
+        return self.place or f"line {self.line}"
 
 
 @dataclass(frozen=True)
 class FactFile:
-    """What a facts file holds, both in the order of its lines.
+    """What a source of facts holds, all in its order.
 
     Attributes:
         facts: of the good lines, at least one.
         bad_lines: the others; empty lines are neither.
+        promptless: what is well written but gives no prompt, such as patterns whose object is not at the end.
     """
 
     facts: tuple[Fact, ...]
     bad_lines: tuple[BadLine, ...]
+    promptless: tuple[BadLine, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,12 +95,29 @@ class ResolvedFact:
     Attributes:
         fact: as written in the file.
         prompt: its prompt in tokens.
-        target: id of the one token that its target is after the prompt.
+        target: id of the one token that its target, or the first such alias, is after the prompt.
     """
 
     fact: Fact
     prompt: Prompt
     target: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the model makes of a fact. Batches differ by rounding, and so may rank and probability.
+
+    Attributes:
+        fact: as the model reads it.
+        rank: of the target among the model's next tokens, from 1; 0 if it predicts NaN or infinite values.
+        probability: of the target; NaN if the model predicts no numbers.
+        reason: why the fact is dropped; None if it is known.
+    """
+
+    fact: ResolvedFact
+    rank: int
+    probability: float
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -95,67 +133,79 @@ class Dropped:
     reason: str
 
 
-def read_facts(path: Path) -> FactFile:
-    """Read facts from a JSON Lines file.
-
-    Each line is an object with the texts `prompt`, `target` and `relation` (or `type`); other keys
-    are ignored. One bad line must not cost a study of thousands, so it is set aside and told.
-
-    Raises:
-        FactsError: the file cannot be read, or no line of it is good.
-    """
-    path = path.expanduser()
-    facts: list[Fact] = []
-    bad_lines: list[BadLine] = []
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                content = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-                if not content.strip():
-                    continue
-                try:
-                    facts.append(_parse(number, content))
-                except ValueError as error:
-                    bad_lines.append(BadLine(number, str(error)))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FactsError(f"cannot read {path}: {reason}; name a file of lines like {EXAMPLE}") from error
-    if not facts:
-        raise FactsError(_no_fact(path, bad_lines))
-    return FactFile(tuple(facts), tuple(bad_lines))
-
-
 def resolve(language_model: LanguageModel, facts: Iterable[Fact]) -> tuple[list[ResolvedFact], list[BadLine]]:
     """Turn prompts and targets into tokens.
 
-    Files of facts write the bare answer ("Paris"), so a target that begins with a letter or digit
-    gets the space that the next word needs; not after white space, nor in scripts without spaces.
+    The target is the first of a fact's target and aliases that is one token after the prompt. Files of
+    facts write the bare answer ("Paris"), so one that begins with a letter or digit gets the space that
+    the next word needs; not after white space, nor in scripts without spaces.
 
     Returns:
-        The facts whose target is one token after their prompt, and the lines of the others.
+        The facts with a target of one token, and the lines of the others: what is wrong with their own
+        target, not with its aliases.
     """
     resolved, bad_lines = [], []
     for fact in facts:
         try:
             prompt = encode_prompt(language_model, fact.prompt)
-            target = encode_target(language_model, prompt, _spaced(fact))
+            target = _target(language_model, prompt, fact)
         except (PromptError, TargetError) as error:
-            bad_lines.append(BadLine(fact.line, str(error)))
+            bad_lines.append(BadLine(fact.line, str(error), fact.place))
         else:
             resolved.append(ResolvedFact(fact, prompt, target))
     return resolved, bad_lines
 
 
-def known_facts(
-    language_model: LanguageModel, resolved: Sequence[ResolvedFact], rank: int = 10
-) -> tuple[list[ResolvedFact], list[Dropped]]:
-    """The paper's filter (METHOD section 8): keep the facts that the model knows.
+def answers_of(resolved: Iterable[ResolvedFact]) -> dict[str, list[int]]:
+    """The targets that compete with each other: token ids by relation, ascending, each once."""
+    targets: dict[str, set[int]] = {}
+    for fact in resolved:
+        if fact.fact.relation:
+            targets.setdefault(fact.fact.relation, set()).add(fact.target)
+    return {relation: sorted(ids) for relation, ids in targets.items()}
 
-    A fact is kept if its target is among the model's `rank` likeliest next tokens and likelier than
-    the target of every other fact of its relation. Those others come from `resolved` alone, so part
-    of a file is filtered less strictly than the whole. Prompts run in batches; a verdict that the
-    rounding of a batch could turn is taken from the prompt alone, so that each fact is judged as a
-    single prompt would be (the rank told in a reason may still differ by such a rounding).
+
+def judged(
+    language_model: LanguageModel,
+    resolved: Sequence[ResolvedFact],
+    rank: int = 10,
+    rivals: bool = True,
+    answers: Mapping[str, Sequence[int]] | None = None,
+) -> list[Verdict]:
+    """What the model makes of facts by the paper's filter (METHOD section 8).
+
+    A fact is known if its target is among the model's `rank` likeliest next tokens and likelier than
+    the target of every other fact of its relation. Prompts run in batches; a verdict that the rounding
+    of a batch could turn is taken from the prompt alone, so that each fact is judged as a single prompt
+    would be.
+
+    Args:
+        language_model: the model.
+        resolved: the facts.
+        rank: how many of the likeliest tokens the target must be among.
+        rivals: whether it must be above the other answers of its relation.
+        answers: those other answers (`answers_of` all facts), where `resolved` is a part of the facts;
+            of `resolved` itself if not given, which judges a part less strictly than the whole.
+
+    Returns:
+        One verdict for each fact, in the order given.
+
+    Raises:
+        OptionError: `rank` is below 1, or `answers` lacks a relation.
+    """
+    if rank < 1:
+        raise OptionError(f"rank is {rank}; give 1 or more, such as the paper's 10")
+    competing = answers_of(resolved) if answers is None else answers
+    missing = {fact.fact.relation for fact in resolved} - {"", *competing}
+    if rivals and missing:
+        raise OptionError(f"the answers lack the relation {min(missing)!r}; give answers_of all facts")
+    return _Judge(language_model, competing if rivals else {}, rank).verdicts(resolved)
+
+
+def known_facts(
+    language_model: LanguageModel, resolved: Sequence[ResolvedFact], rank: int = 10, rivals: bool = True
+) -> tuple[list[ResolvedFact], list[Dropped]]:
+    """The facts that the model knows, as `judged` finds.
 
     Returns:
         The facts kept and the facts dropped, each in the order given.
@@ -163,15 +213,12 @@ def known_facts(
     Raises:
         OptionError: `rank` is below 1.
     """
-    if rank < 1:
-        raise OptionError(f"rank is {rank}; give 1 or more, such as the paper's 10")
-    judge = _Judge(language_model, _answers(resolved), rank)
     kept, dropped = [], []
-    for fact, reason in zip(resolved, judge.reasons(resolved), strict=True):
-        if reason is None:
-            kept.append(fact)
+    for verdict in judged(language_model, resolved, rank, rivals):
+        if verdict.reason is None:
+            kept.append(verdict.fact)
         else:
-            dropped.append(Dropped(fact.fact, reason))
+            dropped.append(Dropped(verdict.fact.fact, verdict.reason))
     return kept, dropped
 
 
@@ -200,62 +247,36 @@ def spread(resolved: Sequence[ResolvedFact], n: int) -> list[ResolvedFact]:
     return [resolved[place] for place in sorted(chosen)]
 
 
-def _parse(number: int, line: bytes) -> Fact:
-    """The fact that a line holds.
+def _target(language_model: LanguageModel, prompt: Prompt, fact: Fact) -> int:
+    """The one token that the target is, or else the first alias that is one.
 
     Raises:
-        ValueError: it holds none; the message is the reason of a `BadLine`.
+        TargetError: none is; the message is about the target.
     """
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise ValueError("it is not valid UTF-8; save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "a value too long or too deep"
-        raise ValueError(
-            f"it is not valid JSON ({reason}); write one object a line like {EXAMPLE}"
-        ) from error
-    if not isinstance(row, dict):
-        raise ValueError(f"it is not an object; write one like {EXAMPLE}")
-    relation = "relation" if row.get("relation") is not None or "type" not in row else "type"
-    return Fact(number, *(_text(row, key) for key in ("prompt", "target", relation)))
+    reasons = []
+    for text in (fact.target, *fact.aliases):
+        try:
+            return _one_token(language_model, prompt, text)
+        except TargetError as reason:
+            reasons.append(reason)
+    raise reasons[0]
 
 
-def _text(row: dict[str, Any], key: str) -> str:
-    if key not in row:
-        wanted = '"relation" or "type"' if key == "relation" else f'"{key}"'
-        raise ValueError(f"it has no {wanted}; write an object like {EXAMPLE}")
-    value = row[key]
-    if not isinstance(value, str):
-        raise ValueError(f'its "{key}" is not a text; put it in double quotes')
-    if not value.strip():
-        raise ValueError(f'its "{key}" is empty; fill it in or delete the line')
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f'its "{key}" holds half of a surrogate pair; give valid Unicode text') from error
-    return value
+def _one_token(language_model: LanguageModel, prompt: Prompt, text: str) -> int:
+    # Not by encode_target, which looks through the vocabulary for what to offer instead, a tenth of a second
+    # that is too much for thousands of facts.
+    ids = encode_continuation(language_model, prompt, _spaced(prompt, text))
+    if len(ids) == 1:
+        return ids[0]
+    raise TargetError(
+        f"the target {text!r} is {len(ids)} tokens, and that of a fact is one; "
+        "add an alias of one token, or leave the fact out"
+    )
 
 
-def _no_fact(path: Path, bad_lines: list[BadLine]) -> str:
-    if not bad_lines:
-        return f"no fact in {path}: it is empty; write lines like {EXAMPLE}"
-    first = bad_lines[0]
-    return f"no fact in {path}: none of its {len(bad_lines)} lines is good; line {first.line}: {first.reason}"
-
-
-def _spaced(fact: Fact) -> str:
-    first = fact.target[0]
-    is_word = first.isalnum() and not unicodedata.name(first, "").startswith(_UNSPACED)
-    return f" {fact.target}" if is_word and not fact.prompt[-1].isspace() else fact.target
-
-
-def _answers(resolved: Sequence[ResolvedFact]) -> dict[str, list[int]]:
-    """The targets of each relation, ascending."""
-    targets: dict[str, set[int]] = {}
-    for fact in resolved:
-        targets.setdefault(fact.fact.relation, set()).add(fact.target)
-    return {relation: sorted(ids) for relation, ids in targets.items()}
+def _spaced(prompt: Prompt, text: str) -> str:
+    is_word = text[:1].isalnum() and not unicodedata.name(text[0], "").startswith(_UNSPACED)
+    return f" {text}" if is_word and not prompt.text[-1].isspace() else text
 
 
 def _batches(resolved: Sequence[ResolvedFact]) -> Iterator[list[int]]:
@@ -281,25 +302,24 @@ class _Judge:
 
     Attributes:
         language_model: the model.
-        answers: token ids that compete with each other, by relation.
+        answers: token ids that compete with each other, by relation; those of others compete with none.
         rank: how many of the likeliest tokens the target must be among.
     """
 
     language_model: LanguageModel
-    answers: dict[str, list[int]]
+    answers: Mapping[str, Sequence[int]]
     rank: int
 
-    def reasons(self, resolved: Sequence[ResolvedFact]) -> list[str | None]:
-        """Why each fact is dropped; None for those kept."""
-        reasons: list[str | None] = [None] * len(resolved)
+    def verdicts(self, resolved: Sequence[ResolvedFact]) -> list[Verdict]:
+        """One for each fact, in their order."""
+        verdicts: dict[int, Verdict] = {}
         for batch in _batches(resolved):
             prompts = [resolved[index].prompt.ids for index in batch]
             for index, row in zip(batch, _log_probabilities(self.language_model, prompts), strict=True):
-                certain = len(batch) == 1 or self._is_certain(resolved[index], row)
-                reasons[index] = self._reason(
-                    resolved[index], row if certain else self._alone(resolved[index])
-                )
-        return reasons
+                fact = resolved[index]
+                certain = len(batch) == 1 or self._is_certain(fact, row)
+                verdicts[index] = self._verdict(fact, row if certain else self._alone(fact))
+        return [verdicts[index] for index in range(len(resolved))]
 
     def _alone(self, fact: ResolvedFact) -> Tensor:
         return _log_probabilities(self.language_model, [fact.prompt.ids])[0]
@@ -317,24 +337,33 @@ class _Judge:
         others[fact.target] = -torch.inf
         return others
 
+    def _rivals(self, fact: ResolvedFact) -> list[int]:
+        return list(self.answers.get(fact.fact.relation, ()))
+
     def _passes(self, fact: ResolvedFact, value: Tensor, others: Tensor) -> bool:
-        rivals = others[self.answers[fact.fact.relation]]
+        rivals = others[self._rivals(fact)]
         return bool((others > value).sum() < self.rank and (rivals < value).all())
 
-    def _reason(self, fact: ResolvedFact, log_p: Tensor) -> str | None:
+    def _verdict(self, fact: ResolvedFact, log_p: Tensor) -> Verdict:
         if not log_p.isfinite().all():
-            return (
+            return Verdict(
+                fact,
+                0,
+                math.nan,
                 "the model predicts NaN or infinite values after the prompt; check the weights, "
-                "or load half-precision weights as float32"
+                "or load half-precision weights as float32",
             )
         value, others = log_p[fact.target], self._others(fact, log_p)
-        if self._passes(fact, value, others):
-            return None
+        found = int((others > value).sum()) + 1
+        reason = None if self._passes(fact, value, others) else self._reason(fact, others, found)
+        return Verdict(fact, found, float(value.exp()), reason)
+
+    def _reason(self, fact: ResolvedFact, others: Tensor, found: int) -> str:
+        """Why a fact whose target is number `found` is dropped."""
         tokenizer = self.language_model.tokenizer
         target = repr(token_text(tokenizer, fact.target))
-        found = int((others > value).sum()) + 1
         if found > self.rank:
             return f"{target} is number {found} of the model's next tokens, not among the first {self.rank}"
-        answers = self.answers[fact.fact.relation]
-        rival = token_text(tokenizer, answers[int(others[answers].argmax())])
+        rivals = self._rivals(fact)
+        rival = token_text(tokenizer, rivals[int(others[rivals].argmax())])
         return f"{rival!r}, another answer of the relation, is as likely as {target} or more"

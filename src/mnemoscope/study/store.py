@@ -1,4 +1,8 @@
-"""A folder of results that survives a kill at any moment and can be continued."""
+"""A folder of results that survives a kill at any moment and can be continued.
+
+    DIR/manifest.json                  what the results depend on
+    DIR/tables/TABLE/KEY.parquet       rows of a table, one file (a shard) for each piece of work
+"""
 
 from __future__ import annotations
 
@@ -19,24 +23,24 @@ from mnemoscope.atomic import PARTIAL, write_atomically
 from mnemoscope.errors import OptionError, OutputError
 
 FORMAT = "mnemoscope study"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
-SHARDS = "shards"
+TABLES = "tables"
 KEY = "key"
 LOCK = ".lock"
 # Lower case only: "A" and "a" are one file on some systems, and a folder may be moved there.
-_SAFE_KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _ENDING = ".parquet"
 _PARTIAL_MANIFEST = f".{MANIFEST}.*{PARTIAL}"
 _N_DIFFERENCES = 3
 
 
 class Store:
-    """The results of a study, one Parquet file (a shard) for each piece of work that is done.
+    """The results of a study, one Parquet file (a shard) for each table and piece of work that is done.
 
     A shard is there whole or not at all, so a study that was killed goes on with the keys that are
-    not `done`. While a store is open no other process can open its folder; the system frees the
-    lock of a process that dies.
+    not `done`. While a store is open no other process can open its folder to write; the system frees
+    the lock of a process that dies. Reading (`read_table`) takes no lock.
 
     Attributes:
         folder: where it is.
@@ -47,7 +51,6 @@ class Store:
         """Wrap a folder whose lock is held; `Store.open` does it for you."""
         self.folder = folder
         self.manifest = manifest
-        self._shards = folder / SHARDS
         self._lock = lock
 
     @classmethod
@@ -86,70 +89,92 @@ class Store:
         """Let other processes open the folder."""
         self._lock.release()
 
-    def done(self) -> set[str]:
-        """Keys of the shards that are there.
+    def done(self, table: str) -> set[str]:
+        """Keys of the shards of a table that are there.
 
         Raises:
             OutputError: the folder cannot be read.
         """
-        return {path.name.removesuffix(_ENDING) for path in self._paths()}
+        return {path.name.removesuffix(_ENDING) for path in shards(self.folder, table)}
 
-    def write(self, key: str, table: pd.DataFrame) -> None:
-        """Write one shard, whole or not at all; one of the same key is replaced.
+    def write(self, table: str, key: str, content: bytes) -> None:
+        """Write one shard, whole or not at all; one of the same table and key is replaced.
 
         Args:
+            table: the name of the table, like a key.
             key: a file name of lower-case letters, digits, `.`, `_` and `-`.
-            table: its rows; column names are texts other than `key`, and the index is not kept.
+            content: a Parquet file, such as `encoded` makes.
 
         Raises:
-            OptionError: the key is no such name, or the table has a column `key`.
+            OptionError: the key or the table is no such name.
             OutputError: the folder cannot be written, or the disk is full.
         """
-        if not _SAFE_KEY.fullmatch(key):
-            raise OptionError(
-                f"the key {key!r} is no safe file name; give at most 100 lower-case letters, digits, "
-                "'.', '_' and '-', a letter or digit first"
-            )
-        if KEY in table.columns:
-            raise OptionError(
-                f"the table of {key!r} has a column {KEY!r}, which is added when it is read; rename it"
-            )
-        # Parquet has no checksums unless asked, and a flipped bit would pass for a score.
-        content = table.to_parquet(engine="pyarrow", index=False, write_page_checksum=True)
-        write_atomically(self._shards / f"{key}{_ENDING}", content)
-
-    def read(self) -> pd.DataFrame:
-        """All rows, shard after shard in the order of their keys, whatever the order of writing.
-
-        Returns:
-            The key of each row's shard in the column `key`, then the columns of the tables; a column that
-            some shard lacks is empty there.
-
-        Raises:
-            OutputError: a shard is damaged or cannot be read, or the shards' columns do not fit together.
-        """
-        tables = [_read_shard(path) for path in self._paths()]
-        nothing = pa.table({KEY: pa.array([], pa.string())})  # the result of a study that has only begun
+        for name in (table, key):
+            if not _SAFE_NAME.fullmatch(name):
+                raise OptionError(
+                    f"{name!r} is no safe file name; give at most 100 lower-case letters, digits, "
+                    "'.', '_' and '-', a letter or digit first"
+                )
+        where = self.folder / TABLES / table
         try:
-            return pa.concat_tables([*tables, nothing], promote_options="permissive").to_pandas()
-        except pa.ArrowException as error:
-            raise OutputError(
-                f"cannot read {self._shards}: one column is of different types in different shards "
-                f"({_line(error)}); run the study again in another folder"
-            ) from error
-
-    def _paths(self) -> list[Path]:
-        """The shards, by key."""
-        try:
-            names = [path.name for path in self._shards.iterdir()]
+            where.mkdir(exist_ok=True)
         except OSError as error:
-            raise _unreadable(self._shards, error) from error
-        keys = sorted(name.removesuffix(_ENDING) for name in names if name.endswith(_ENDING))
-        return [self._shards / f"{key}{_ENDING}" for key in keys if _SAFE_KEY.fullmatch(key)]
+            raise _unwritable(self.folder, error) from error
+        write_atomically(where / f"{key}{_ENDING}", content)
+
+
+def encoded(table: pd.DataFrame) -> bytes:
+    """Rows as a Parquet file; the index is not kept.
+
+    Raises:
+        OptionError: a column is called `key`, which is added when it is read.
+    """
+    if KEY in table.columns:
+        raise OptionError(f"a table has a column {KEY!r}, which is added when it is read; rename it")
+    # Parquet has no checksums unless asked, and a flipped bit would pass for a score.
+    return table.to_parquet(engine="pyarrow", index=False, write_page_checksum=True)
+
+
+def shards(folder: Path, table: str) -> list[Path]:
+    """The files of a table by key; none if nothing was written yet.
+
+    Raises:
+        OutputError: the folder cannot be read.
+    """
+    where = folder / TABLES / table
+    try:
+        names = [path.name for path in where.iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(where, error) from error
+    keys = sorted(name.removesuffix(_ENDING) for name in names if name.endswith(_ENDING))
+    return [where / f"{key}{_ENDING}" for key in keys if _SAFE_NAME.fullmatch(key)]
+
+
+def read_table(folder: Path, table: str) -> pd.DataFrame:
+    """All rows of a table, shard after shard in the order of their keys, whatever the order of writing.
+
+    Returns:
+        The key of each row's shard in the column `key`, then the columns of the table; a column that
+        some shard lacks is empty there.
+
+    Raises:
+        OutputError: a shard is damaged or cannot be read, or the shards' columns do not fit together.
+    """
+    tables = [_read_shard(path) for path in shards(folder, table)]
+    nothing = pa.table({KEY: pa.array([], pa.string())})  # the result of a study that has only begun
+    try:
+        return pa.concat_tables([*tables, nothing], promote_options="permissive").to_pandas()
+    except pa.ArrowException as error:
+        raise OutputError(
+            f"cannot read {folder / TABLES / table}: one column is of different types in different shards "
+            f"({_line(error)}); run the study again in another folder"
+        ) from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the store in a folder, with which it can be opened again.
+    """The manifest of the store in a folder, with which it can be opened again, also while it is written.
 
     Raises:
         OutputError: there is none, or it is damaged, not ours, or of a newer version.
@@ -172,9 +197,23 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"cannot read {path}: a newer Mnemoscope wrote it (schema {version}, this one reads "
             f"up to {SCHEMA_VERSION}); upgrade with pip install --upgrade mnemoscope"
         )
-    if type(version) is not int or version < 1 or not isinstance(manifest, dict):
+    if type(version) is int and version < SCHEMA_VERSION:
+        raise OutputError(
+            f"cannot read {path}: an older Mnemoscope wrote it (schema {version}, this one reads "
+            f"{SCHEMA_VERSION}); run the study again in another folder"
+        )
+    if type(version) is not int or not isinstance(manifest, dict):
         raise damaged
     return manifest
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else, before anything costly is done; nothing is written.
+
+    Raises:
+        OutputError: it holds something else, or a study with a newer, older or damaged manifest.
+    """
+    _refuse_foreign(folder.expanduser())
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -216,15 +255,15 @@ def _locked(folder: Path) -> FileLock:
 
 
 def _create_or_compare(folder: Path, manifest: dict[str, Any]) -> None:
-    shards = folder / SHARDS
+    tables = folder / TABLES
     if (folder / MANIFEST).exists():
         _refuse_difference(folder, read_manifest(folder), manifest)
     else:
         document = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "manifest": manifest}
         write_atomically(folder / MANIFEST, (json.dumps(document, indent=2) + "\n").encode())
     try:
-        shards.mkdir(exist_ok=True)
-        for leftover in [*folder.glob(_PARTIAL_MANIFEST), *shards.glob(f".*{_ENDING}.*{PARTIAL}")]:
+        tables.mkdir(exist_ok=True)
+        for leftover in [*folder.glob(_PARTIAL_MANIFEST), *tables.glob(f"*/.*{_ENDING}.*{PARTIAL}")]:
             leftover.unlink()
     except OSError as error:
         raise _unwritable(folder, error) from error

@@ -77,14 +77,15 @@ def _integral(question: Question, replay: Replay, layer: int, steps: Tensor) -> 
             stack.callback(projection.written.register_forward_hook(_with_scale(norm, scales)).remove)
         value = question.prediction.objective.value(replay.log_probabilities(layer, len(steps)))
         (gradient,) = torch.autograd.grad(value.sum(), scaled)
-    return (values[0] * gradient.float().mean(0)).sum(0)
+    return (values[0] * gradient.float().mean(0)).sum(0).to(steps.device)
 
 
 def _with_scale(norm: Norm, scales: list[Tensor]) -> Callable[..., Tensor]:
     """A hook that gives a norm the scale that was kept."""
 
     def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return norm.frozen(args[0].float(), scales[0]).to(output)
+        device = norm.weight.device
+        return norm.frozen(args[0].float().to(device), scales[0].to(device)).to(output)
 
     return hook
 

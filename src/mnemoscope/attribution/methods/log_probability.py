@@ -37,7 +37,9 @@ class LogProbability(Searched):
         """The increase over the uniform state."""
         prediction = question.prediction
         focus = prediction.focus
-        return Scorer(focus.readout, _uniform(question), focus.objective, prediction.budget)
+        return Scorer(
+            focus.readout, _uniform(question), focus.objective, prediction.budget, prediction.projected
+        )
 
     def top(self, question: Question, k: int) -> tuple[Tensor, Tensor]:
         """The proven best."""

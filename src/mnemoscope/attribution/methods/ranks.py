@@ -7,6 +7,7 @@ below, so that most neurons are left out without being projected to the whole vo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -15,61 +16,98 @@ from mnemoscope.attribution.bounds import ROUNDING
 from mnemoscope.attribution.methods.base import Question
 from mnemoscope.attribution.parts import Grid, by_layer
 from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.model.anatomy import Projection
+from mnemoscope.model.readout import Readout, project
 
-# Tokens compared for every token that a bound of log p would sum: a rank needs more of them to be told.
-MORE_TOKENS = 64
+# Tokens compared, times the root of how many a bound of log p would sum: a rank needs more of them to be told
+# at all, but not so many more to be told well.
+MORE_TOKENS = 384
+
+
+class Standing:
+    """How a target stands among some of the tokens, for every column of a model's weights.
+
+    That rests on the weights alone: the norm's frozen scale changes no order. So what was counted for one
+    prompt serves the next that asks for the same target.
+    """
+
+    def __init__(self, readout: Readout, token: int, n_tokens: int) -> None:
+        """Look at the tokens most like the target, which outrank it most, and at others spread evenly."""
+        embeddings, norm = readout.unembedding, readout.norm
+        n_tokens = min(n_tokens, len(embeddings))
+        target = embeddings[token].float()
+        alike = project(norm.centre(norm.centre(target * norm.weight)[None]) * norm.weight, embeddings)[0]
+        alike[token] = -torch.inf
+        spread = torch.linspace(0, len(embeddings) - 1, n_tokens // 2 + 1, device=alike.device).long()
+        ids = torch.cat([alike.topk(max(1, n_tokens // 2)).indices, spread]).unique()
+        ids = ids[ids != token]
+        # The target's advantage over each of the tokens, as directions of the residual stream.
+        self._advantages = norm.centre((target - embeddings[ids].float()) * norm.weight)
+        self._counted: dict[int, Tensor] = {}
+
+    def of(self, projection: Projection, column: Tensor) -> Tensor:
+        """How many tokens are certainly above and certainly below the target, `[n] -> [n, 2]`.
+
+        A column is counted once.
+        """
+        counted = self._counted.setdefault(
+            id(projection.module), torch.full((projection.n_inputs, 2), torch.nan, device=column.device)
+        )
+        missing = column[counted[column, 0].isnan()]
+        if len(missing):
+            every = len(missing) == len(counted)
+            counted[missing] = self._count(projection.columns(None if every else missing))
+        return counted[column]
+
+    def _count(self, columns: Tensor) -> Tensor:
+        counts = torch.zeros(len(columns), 2, device=columns.device)
+        lengths = columns.norm(dim=-1, keepdim=True)
+        for directions in self._advantages.split(1024):
+            advantage = columns @ directions.T
+            slack = 4 * ROUNDING * lengths * directions.norm(dim=-1)
+            counts[:, 0] += (advantage < -slack).sum(-1)
+            counts[:, 1] += (advantage > slack).sum(-1)
+        return counts
 
 
 class RankBounds:
     """Bounds of `1 / rank`, or of `|m| / rank`."""
 
     def __init__(self, question: Question, n_tokens: int, weighted: bool) -> None:
-        """Look at the tokens most like the target, which outrank it most, and at others spread evenly."""
-        self.readout = question.prediction.readout
-        self.weighted = weighted
-        embeddings = self.readout.unembedding
-        self.n_vocabulary = len(embeddings)
+        """Look at `MORE_TOKENS` times the root of so many tokens."""
         token = question.one_token("a rank")
-        target = embeddings[token].float()
-        n_tokens = min(MORE_TOKENS * n_tokens, self.n_vocabulary)
-        alike = self.readout.project(self.readout.fold(self.readout.pull_back(target)[None]))[0]
-        alike[token] = -torch.inf
-        spread = torch.linspace(0, self.n_vocabulary - 1, n_tokens // 2 + 1, device=alike.device).long()
-        ids = torch.cat([alike.topk(max(1, n_tokens // 2)).indices, spread]).unique()
-        ids = ids[ids != token]
-        # The target's advantage over each of the tokens, as directions of the residual stream.
-        self.advantages = self.readout.pull_back(target - embeddings[ids].float())
+        geometry = question.prediction.geometry()
+        self.weighted = weighted
+        self.n_vocabulary = geometry.n_vocabulary
+        readout, n_tokens = geometry.readout, round(MORE_TOKENS * sqrt(n_tokens))
+        self._standing = geometry.latest(
+            ("standing", n_tokens), token, lambda: Standing(readout, token, n_tokens)
+        )
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Bounds of every neuron that takes part, a layer at a time."""
         layers = grid.present.div(grid.n_columns, rounding_mode="floor")
-        for _, some in by_layer(layers):
+        for here, some in by_layer(layers):
             index = grid.present[some]
-            lower, upper = self.chosen(grid, index)
+            column = index % grid.n_columns
+            lower, upper = self._bounds(grid, here, column)
             yield index[:, None], lower[:, None], upper[:, None]
 
     def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
         """Bounds of some neurons."""
         layer, column, _ = grid.locate(index)
-        found = [
-            self._bounds(grid.columns(here, column[some]), grid.coefficients(here)[column[some], 0])
-            for here, some in by_layer(layer)
-        ]
+        found = [self._bounds(grid, here, column[some]) for here, some in by_layer(layer)]
         lower, upper = zip(*found, strict=True)
         return torch.cat(lower), torch.cat(upper)
 
-    def _bounds(self, columns: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-        above = torch.zeros(len(columns), device=columns.device)
-        below = torch.zeros_like(above)
-        sign = torch.where(coefficients < 0, -1.0, 1.0)[:, None]
-        lengths = columns.norm(dim=-1, keepdim=True)
-        for directions in self.advantages.split(1024):
-            advantage = columns @ directions.T * sign
-            slack = 4 * ROUNDING * lengths * directions.norm(dim=-1)
-            above += (advantage < -slack).sum(-1)
-            below += (advantage > slack).sum(-1)
+    def _bounds(self, grid: Grid, layer: int, column: Tensor) -> tuple[Tensor, Tensor]:
+        """From how many tokens are above and below; a negative coefficient turns that around."""
+        assert grid.weights is not None, "ranks are of neurons, whose columns are weights"
+        counts = self._standing.of(grid.weights[layer], column)
+        coefficients = grid.coefficients(layer)[column, 0]
+        turned = torch.where(coefficients[:, None] < 0, counts.flip(1), counts)
         weight = coefficients.abs() if self.weighted else torch.ones_like(coefficients)
-        highest, lowest = 1 + above, self.n_vocabulary - below
+        highest, lowest = 1 + turned[:, 0], self.n_vocabulary - turned[:, 1]
         return weight / lowest, weight / highest
 
 
@@ -81,7 +119,11 @@ class RankScores(Scorer):
         self.token = question.one_token("a rank")
         prediction = question.prediction
         super().__init__(
-            prediction.readout, prediction.base.predicted, prediction.objective, prediction.budget
+            prediction.readout,
+            prediction.base.predicted,
+            prediction.objective,
+            prediction.budget,
+            prediction.projected,
         )
         self.weighted = weighted
 

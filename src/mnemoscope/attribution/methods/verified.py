@@ -78,18 +78,19 @@ class Verified(Method):
 
     def top(self, question: Question, k: int) -> Best:
         """The chosen neurons with what each took from the objective when it was chosen, in that order."""
-        k = min(k, question.grid.size)
+        device, k = question.grid.base.device, min(k, question.grid.size)
         first, later = self._split(question, k)
         search = _Search(question, self.specificity, first + later * (k - 1 if self.greedily else 0))
         direct, _ = LogProbabilityIncrease().top(question, first)
         search.consider(_in_turn(direct, search.by_total(), first))
         if not self.greedily:
-            return search.best(k)
+            index, gains = search.best(k)
+            return index.to(device), gains.to(device)
         search.take()
         while len(search.chosen) < k:
             search.consider(_in_turn(search.by_gain(), search.by_total(), later))
             search.take()
-        return torch.tensor(search.chosen), torch.tensor(search.gained)
+        return torch.tensor(search.chosen, device=device), torch.tensor(search.gained, device=device)
 
     def scores(self, question: Question, index: Tensor) -> None:
         """It ranks what it tried; by itself a neuron's score would be the truth it is measured by."""

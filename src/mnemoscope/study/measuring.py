@@ -1,0 +1,299 @@
+"""What a study measures of facts that the model knows: the paper's numbers, fact by fact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mnemoscope.api import Model
+from mnemoscope.api.opened import MEMORY_BUDGET, Asked
+from mnemoscope.attribution import parts
+from mnemoscope.attribution.attribute import Prediction
+from mnemoscope.attribution.methods.base import Question
+from mnemoscope.attribution.methods.registry import method as find_method
+from mnemoscope.attribution.methods.removal import parts_of
+from mnemoscope.attribution.objective import Objective
+from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.projected import ProjectedColumns
+from mnemoscope.attribution.query import QueryScores
+from mnemoscope.attribution.search import Pool, search
+from mnemoscope.attribution.subkeys import ValueNeurons, subkeys
+from mnemoscope.attribution.tables import coefficients
+from mnemoscope.intervention.batch import ablate_each
+from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Part, matched_random
+from mnemoscope.model.components import capture_components
+from mnemoscope.study.facts import ResolvedFact
+from mnemoscope.study.options import StudyOptions
+from mnemoscope.study.schema import (
+    FACT,
+    HEADS,
+    LAYERS,
+    METHOD_NEURONS,
+    OUTCOMES,
+    PATH,
+    QUERY_NEURONS,
+    VALUE_NEURONS,
+)
+
+# The paper's eight, a to h.
+METHODS = (
+    "log-probability-increase",
+    "log-probability",
+    "probability-increase",
+    "norm",
+    "coefficient",
+    "rank",
+    "norm-times-coefficient",
+    "coefficient-over-rank",
+)
+NONE, RANDOM, SAME_LAYERS = "none", "random", "random, same layers"
+# Points on the way from the embeddings to the final state.
+N_POINTS = 11
+
+Tables = dict[str, pd.DataFrame]
+# An intervention: the experiment, what is zeroed in words, number of the draw, and the parts.
+Intervention = tuple[str, str, int, Sequence[Part]]
+
+
+@dataclass(frozen=True)
+class Values:
+    """The value neurons of one kind of a prediction, best first, `[n]` each.
+
+    Attributes:
+        layer: of each.
+        index: FFN neuron, or head * d_head + dim.
+        position: token that is read; the last one for FFN neurons.
+        score: log-probability increase, nats.
+        coefficient: what enters the output projection.
+    """
+
+    layer: Tensor
+    index: Tensor
+    position: Tensor
+    score: Tensor
+    coefficient: Tensor
+
+    def head(self, n: int) -> Values:
+        """The first n."""
+        return Values(*(values[:n] for values in vars(self).values()))
+
+
+def measured(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> Tables:
+    """All that is measured of facts one by one, by table.
+
+    Args:
+        model: the model.
+        facts: those of one piece of work, similar ones behind each other.
+        options: of the study.
+    """
+    collected: dict[str, list[pd.DataFrame]] = {}
+    projected = ProjectedColumns(model.language_model.anatomy.readout, MEMORY_BUDGET)
+    asked = [Asked(fact.prompt, (fact.target,)) for fact in facts]
+    predictions = model.predictions(asked, projected=projected)
+    for fact, prediction in zip(facts, predictions, strict=True):
+        for name, table in _Measurement(model, fact, prediction, options).tables():
+            collected.setdefault(name, []).append(table.assign(**{FACT: fact.fact.line}))
+    return {name: pd.concat(tables, ignore_index=True) for name, tables in collected.items()}
+
+
+class _Measurement:
+    """One fact."""
+
+    def __init__(
+        self, model: Model, fact: ResolvedFact, prediction: Prediction, options: StudyOptions
+    ) -> None:
+        self.model, self.fact, self.prediction, self.options = model, fact, prediction, options
+        self.anatomy = model.language_model.anatomy
+        self.scorer = prediction.scorer()
+
+    def tables(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Each table of the fact."""
+        trace, base, options = self.prediction.trace, self.prediction.base, self.options
+        ffn_grid = parts.ffn_neurons(trace, self.anatomy, base.ffn)
+        attention_grid = parts.attention_neurons(trace, self.anatomy, base.attention)
+        ffn = self._best(ffn_grid, options.ffn_neurons, 1)
+        attention = self._best(attention_grid, options.attention_neurons, len(self.fact.prompt.ids))
+        yield VALUE_NEURONS.name, self._value_neurons(attention, ffn)
+        query = self._query(attention.head(options.query_values), ffn.head(options.query_values))
+        yield LAYERS.name, self._layers(query)
+        yield HEADS.name, self._heads()
+        shallow: list[Part] = []
+        if query is not None:
+            yield QUERY_NEURONS.name, self._query_neurons(query, ffn)
+            shallow = self._shallow(query)
+        table, of_methods = self._methods()
+        yield METHOD_NEURONS.name, table
+        yield PATH.name, self._path()
+        values = [*self._attention_parts(attention), *_ffn_parts(ffn.layer, ffn.index)]
+        yield OUTCOMES.name, outcomes(self.model, self.fact, self._interventions(of_methods, values, shallow))
+
+    def _best(self, grid: Grid, top: int, n_coefficients: int) -> Values:
+        pool = Pool(top, 1, 0, n_coefficients)
+        prediction = self.prediction
+        search(grid, [pool], prediction.coarse, lambda: prediction.fine, self.scorer)
+        index, score = pool.best()
+        layer, column, place = grid.locate(index)
+        last = len(self.fact.prompt.ids) - 1
+        position = place if grid.n_coefficients > 1 else torch.full_like(layer, last)
+        return Values(layer, column, position, score, coefficients(grid, index))
+
+    def _value_neurons(self, attention: Values, ffn: Values) -> pd.DataFrame:
+        d_head = self.anatomy.d_head
+        of_attention = _frame(
+            layer=attention.layer,
+            head=attention.index.div(d_head, rounding_mode="floor"),
+            dim=attention.index % d_head,
+            position=attention.position,
+            score=attention.score,
+            coefficient=attention.coefficient,
+        )
+        of_ffn = _frame(layer=ffn.layer, neuron=ffn.index, score=ffn.score, coefficient=ffn.coefficient)
+        both = [_placed(of_attention).assign(kind="attention"), _placed(of_ffn).assign(kind="ffn")]
+        table = pd.concat(both, ignore_index=True)
+        return table.astype(dict.fromkeys(("neuron", "head", "dim", "position"), "Int32"))
+
+    def _query(self, attention: Values, ffn: Values) -> QueryScores | None:
+        """What activates the first value neurons, attention's first; None if that cannot be found."""
+        if any(block.readers is None for block in self.anatomy.blocks):
+            return None
+        positions = torch.cat([attention.position, ffn.position]).unique().tolist()
+        components = capture_components(
+            self.model.language_model.model, self.anatomy, self.fact.prompt.ids, positions
+        )
+        groups = (
+            ValueNeurons("attention", attention.layer, attention.index, attention.position, attention.score),
+            ValueNeurons("ffn", ffn.layer, ffn.index, ffn.position, ffn.score),
+        )
+        read = [subkeys(self.anatomy, components, group, None) for group in groups]
+        return QueryScores(self.anatomy, components, read)
+
+    def _layers(self, query: QueryScores | None) -> pd.DataFrame:
+        scores = self.prediction.base.layer_scores(self.prediction.focus.objective)
+        n_layers = len(scores)
+        table = pd.DataFrame(
+            {
+                "layer": [-1, *(layer for layer in range(n_layers) for _ in range(2))],
+                "kind": ["embeddings", *["attention", "ffn"] * n_layers],
+                "score": [None, *scores.flatten().tolist()],
+            }
+        )
+        for group, name in enumerate(("query_of_attention", "query_of_ffn")):
+            found = None
+            if query is not None:
+                found = [float(query.embeddings[group, 0]), *query.layers[group, 0].flatten().tolist()]
+            table[name] = found
+        return table
+
+    def _heads(self) -> pd.DataFrame:
+        trace, base = self.prediction.trace, self.prediction.base
+        scores = self.scorer.all(parts.heads(trace, self.anatomy, base.attention))[..., 0]
+        layer, head = torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij")
+        return _frame(layer=layer.flatten(), head=head.flatten(), score=scores.flatten())
+
+    def _query_neurons(self, query: QueryScores, ffn: Values) -> pd.DataFrame:
+        scores = query.ffn_neurons[0, 0].flatten()
+        order = scores.argsort(descending=True, stable=True)[: self.options.query_neurons]
+        order = order[scores[order] > 0]
+        n_neurons = query.ffn_neurons.shape[-1]
+        also = torch.isin(order, ffn.layer * n_neurons + ffn.index)
+        layer = order.div(n_neurons, rounding_mode="floor")
+        table = _frame(layer=layer, neuron=order % n_neurons, score=scores[order], value_neuron=also)
+        return _placed(table)
+
+    def _shallow(self, query: QueryScores) -> list[Part]:
+        """The FFN neurons of the shallower half of the layers with the highest query scores."""
+        scores = query.ffn_neurons[0, 0, : self.anatomy.n_layers // 2]
+        # A control needs as many others in the same layers.
+        most = min(self.options.shallow_query_neurons, scores.numel() // 4)
+        flat = scores.flatten()
+        order = flat.argsort(descending=True, stable=True)[:most]
+        order = order[flat[order] > 0]
+        n_neurons = scores.shape[1]
+        return _ffn_parts(order.div(n_neurons, rounding_mode="floor"), order % n_neurons)
+
+    def _methods(self) -> tuple[pd.DataFrame, dict[str, list[Part]]]:
+        question = Question(self.prediction, "ffn", lambda: self.model.sensitivity)
+        tables, found = [], {}
+        for name in METHODS:
+            index, score = find_method(name).top(question, self.options.method_neurons)
+            layer, neuron, _ = question.grid.locate(index)
+            tables.append(_placed(_frame(layer=layer, neuron=neuron, score=score)).assign(method=name))
+            found[name] = parts_of(question, index)
+        return pd.concat(tables, ignore_index=True), found
+
+    def _path(self) -> pd.DataFrame:
+        trace, readout = self.prediction.trace, self.prediction.readout
+        way = torch.linspace(0, 1, N_POINTS, device=trace.final_state.device)
+        states = trace.resid_pre[0] + way[:, None] * (trace.final_state - trace.resid_pre[0])
+        log_p = readout.log_probabilities(states)[:, self.fact.target]
+        return _frame(way=way, log_probability=log_p, probability=log_p.exp())
+
+    def _attention_parts(self, attention: Values) -> list[Part]:
+        """The neurons of attention, each once, whatever the positions they are listed for."""
+        d_head = self.anatomy.d_head
+        pairs = zip(attention.layer.tolist(), attention.index.tolist(), strict=True)
+        return [AttentionNeuron(layer, *divmod(index, d_head)) for layer, index in dict.fromkeys(pairs)]
+
+    def _interventions(
+        self, of_methods: dict[str, list[Part]], values: list[Part], shallow: list[Part]
+    ) -> Iterator[Intervention]:
+        yield NONE, NONE, 0, ()
+        for name, chosen in of_methods.items():
+            yield "methods", name, 0, chosen
+        question = Question(self.prediction, "ffn", lambda: self.model.sensitivity)
+        generator = torch.Generator().manual_seed(self.fact.fact.line)
+        for draw in range(self.options.controls):
+            drawn = torch.randperm(len(question.grid.existing), generator=generator)
+            drawn = question.grid.existing.cpu()[drawn[: self.options.method_neurons]]
+            yield "methods", RANDOM, draw, parts_of(question, drawn)
+        yield from self._with_controls("methods", None, of_methods[METHODS[0]])
+        yield from self._with_controls("value_neurons", "value neurons", values)
+        if shallow:
+            yield from self._with_controls("query_neurons", "query neurons", shallow)
+
+    def _with_controls(
+        self, experiment: str, name: str | None, chosen: Sequence[Part]
+    ) -> Iterator[Intervention]:
+        """Parts, if they have a name, and random ones of the same layers."""
+        if name is not None:
+            yield experiment, name, 0, chosen
+        for draw in range(self.options.controls):
+            seed = self.fact.fact.line * self.options.controls + draw
+            yield experiment, SAME_LAYERS, draw, matched_random(chosen, self.anatomy, seed)
+
+
+def outcomes(model: Model, fact: ResolvedFact, interventions: Iterator[Intervention]) -> pd.DataFrame:
+    """The target after each intervention alone, as rows of `OUTCOMES` without the fact's number."""
+    asked = list(interventions)
+    found = ablate_each(
+        model.language_model,
+        fact.prompt.ids,
+        Objective((fact.target,)),
+        [chosen for *_, chosen in asked],
+        budget=MEMORY_BUDGET,
+    )
+    names = ("experiment", "parts", "draw")
+    table = pd.DataFrame([row[:3] for row in asked], columns=list(names))
+    return table.assign(
+        n_parts=[len(chosen) for *_, chosen in asked],
+        reciprocal_rank=(1 / found.rank).tolist(),
+        probability=found.value.exp().tolist(),
+        log_probability=found.value.tolist(),
+    )
+
+
+def _ffn_parts(layer: Tensor, neuron: Tensor) -> list[Part]:
+    return [FFNNeuron(*pair) for pair in zip(layer.tolist(), neuron.tolist(), strict=True)]
+
+
+def _frame(**columns: Tensor) -> pd.DataFrame:
+    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+
+
+def _placed(table: pd.DataFrame) -> pd.DataFrame:
+    """With the place of each row, from 1."""
+    return table.assign(place=range(1, len(table) + 1))

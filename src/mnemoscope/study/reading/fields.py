@@ -1,0 +1,123 @@
+"""Fields of an item; what is wrong with one is said in a `ValueError`, the reason of a bad line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+RELATION_KEYS = ("relation", "type", "knowledge_type")
+# Parts a list of texts where there is room for one text only, as in a cell of a CSV file.
+SEPARATOR = "|"
+
+
+def text(row: dict[str, Any], key: str) -> str:
+    """A text that must be there.
+
+    Raises:
+        ValueError: it is absent, null, empty or no text.
+    """
+    if row.get(key) is None:
+        raise ValueError(f'it has no "{key}"; add it, or leave this out of the file')
+    return checked(row[key], key)
+
+
+def optional(row: dict[str, Any], key: str) -> str:
+    """A text that may be absent, and is then empty.
+
+    Raises:
+        ValueError: it is there and blank or no text.
+    """
+    return "" if row.get(key) is None else checked(row[key], key)
+
+
+def texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
+    """A list of texts, or a text of several parted by `|`; blank ones and an absent list are left out.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = row.get(key)
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(SEPARATOR)]
+    if not isinstance(value, list) or not all(isinstance(part, str) for part in value):
+        raise ValueError(f'its "{key}" is no list of texts; write one like ["Paris", "Paname"]')
+    return tuple(checked(part, key) for part in value if part.strip())
+
+
+def child(row: dict[str, Any], key: str) -> dict[str, Any]:
+    """An object within an item.
+
+    Raises:
+        ValueError: it is absent or something else.
+    """
+    if row.get(key) is None:
+        raise ValueError(f'it has no "{key}"; add it, or leave this out of the file')
+    if not isinstance(row[key], dict):
+        raise ValueError(f'its "{key}" is not an object; write it in braces')
+    return row[key]
+
+
+def children(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    """A list of objects within an item; empty if it is absent.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = row.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
+        raise ValueError(f'its "{key}" is no list of objects; write objects in brackets')
+    return value
+
+
+def relation(row: dict[str, Any], given: str | None, keys: Iterable[str] = RELATION_KEYS) -> str:
+    """The relation that an item names, or else the one given for those that name none.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    found = own_relation(row, keys) or given
+    if not found:
+        wanted = " or ".join(f'"{key}"' for key in keys)
+        raise ValueError(f"it has no {wanted}; add it, or give the relation of all that name none")
+    return found
+
+
+def own_relation(row: dict[str, Any], keys: Iterable[str] = RELATION_KEYS) -> str:
+    """What the first of some keys says; empty if none does.
+
+    Raises:
+        ValueError: that is blank or no text.
+    """
+    return next((checked(row[key], key) for key in keys if row.get(key) is not None), "")
+
+
+def filled(template: str, subject: str) -> str:
+    """A wording with the subject in it.
+
+    Raises:
+        ValueError: it has no place for one.
+    """
+    if "{}" not in template:
+        raise ValueError(
+            f"the wording {template!r} has no {{}} for the subject; write it where the subject stands"
+        )
+    return template.replace("{}", subject)
+
+
+def checked(value: Any, key: str) -> str:
+    """A value that must be a text.
+
+    Raises:
+        ValueError: it is none, blank, or no valid Unicode.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f'its "{key}" is not a text; write it as one, in double quotes in JSON')
+    if not value.strip():
+        raise ValueError(f'its "{key}" is empty; fill it in, or leave this out of the file')
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f'its "{key}" holds half of a surrogate pair; give valid Unicode text') from error
+    return value
