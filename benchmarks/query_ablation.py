@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 import mnemoscope as ms
-from mnemoscope.study.intervals import INTERVAL, RESAMPLES
 from mnemoscope.study.facts import known_facts, resolve, spread
+from mnemoscope.study.intervals import INTERVAL, RESAMPLES
 from mnemoscope.study.reading import read_facts
 
 SPLIT = 300

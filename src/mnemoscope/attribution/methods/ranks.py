@@ -15,9 +15,10 @@ from torch import Tensor
 from mnemoscope.attribution.bounds import ROUNDING
 from mnemoscope.attribution.methods.base import Question
 from mnemoscope.attribution.parts import Grid, by_layer
-from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.attribution.projected import MAX_ROWS, project_columns
+from mnemoscope.attribution.scoring import Observer
 from mnemoscope.model.anatomy import Projection
-from mnemoscope.model.readout import Readout, project
+from mnemoscope.model.readout import FrozenReadout, Readout, project
 
 # Tokens compared, times the root of how many a bound of log p would sum: a rank needs more of them to be told
 # at all, but not so many more to be told well.
@@ -111,26 +112,49 @@ class RankBounds:
         return weight / lowest, weight / highest
 
 
-class RankScores(Scorer):
+class Ranks:
+    """How many tokens are above and below a target, for columns of a model's weights; exact, counted once."""
+
+    def __init__(self, token: int) -> None:
+        """Nothing is counted yet."""
+        self._token = token
+        self._counted: dict[int, Tensor] = {}
+
+    def of(self, readout: FrozenReadout, grid: Grid, index: Tensor) -> Tensor:
+        """Of columns `layer * n_columns + column`, ascending, `[n] -> [n, 2]`."""
+        layer, column = index.div(grid.n_columns, rounding_mode="floor"), index % grid.n_columns
+        counts = torch.cat([self._table(grid, here)[column[some]] for here, some in by_layer(layer)])
+        missing = torch.nonzero(counts[:, 0].isnan())[:, 0]
+        for some in missing.split(MAX_ROWS) if len(missing) else ():
+            values = project_columns(readout, grid, index[some])
+            own = values[:, self._token, None]
+            counts[some] = torch.stack([(values > own).sum(-1), (values < own).sum(-1)], dim=1).float()
+        for here, some in by_layer(layer):
+            self._table(grid, here)[column[some]] = counts[some]
+        return counts
+
+    def _table(self, grid: Grid, layer: int) -> Tensor:
+        assert grid.weights is not None, "ranks are of neurons, whose columns are weights"
+        projection = grid.weights[layer]
+        unknown = torch.full((projection.n_inputs, 2), torch.nan, device=grid.base.device)
+        return self._counted.setdefault(id(projection.module), unknown)
+
+
+class RankScores:
     """`1 / rank`, or `|m| / rank`, from the whole vocabulary; equal values count in the target's favour."""
 
     def __init__(self, question: Question, weighted: bool) -> None:
         """Prepare for one prediction."""
-        self.token = question.one_token("a rank")
-        prediction = question.prediction
-        super().__init__(
-            prediction.readout,
-            prediction.base.predicted,
-            prediction.objective,
-            prediction.budget,
-            prediction.projected,
-        )
+        token = question.one_token("a rank")
+        self._ranks = question.prediction.geometry().latest("ranks", token, lambda: Ranks(token))
+        self._readout = question.prediction.readout
         self.weighted = weighted
 
-    def _score(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
-        """Scores of neurons whose column is row `rank` of `values`."""
-        values = values[rank]
-        own = values[:, self.token, None]
-        above = torch.where(factors[:, None] < 0, values < own, values > own).sum(-1)
+    def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
+        """Of neurons with these ascending flat indices, `[n]`; nothing is shown to an observer."""
+        layer, column, coefficient = grid.locate(index)
+        factors = grid.gather_coefficients(layer, column, coefficient)
+        counts = self._ranks.of(self._readout, grid, layer * grid.n_columns + column)
+        above = torch.where(factors < 0, counts[:, 1], counts[:, 0])
         weight = factors.abs() if self.weighted else torch.ones_like(factors)
         return weight / (1 + above)

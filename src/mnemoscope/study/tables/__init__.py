@@ -1,0 +1,1 @@
+"""What a study shows: the paper's eleven items (METHOD section 8) and more, as tables."""

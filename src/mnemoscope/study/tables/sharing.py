@@ -1,0 +1,228 @@
+"""Item 10 and beyond it: which neurons facts, wordings and relations have in common."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from mnemoscope.study.intervals import draws, ends
+from mnemoscope.study.opened import Study
+from mnemoscope.study.schema import FACT
+from mnemoscope.study.tables.over_facts import LEAST_FACTS, mean, relations
+from mnemoscope.study.tables.sets import LISTS, NEURON, Sets, few_of_each, listings, sets
+
+PAIRS = (
+    "paraphrases of one fact",
+    "other facts, same wording",
+    "other facts, other wording",
+    "facts of other relations",
+)
+
+
+def shared(study: Study) -> pd.DataFrame:
+    """Item 10: what share of a fact's listed neurons more than half of its relation's facts list.
+
+    Columns: `relation, list` (`value` or `query`), `n_facts, n_listed` (mean number of distinct neurons of a
+    fact), `n_shared`, `share_percent` with `_low` and `_high`, and `by_chance_percent`: what is expected of as many
+    random neurons in each layer.
+    """
+    rows = []
+    for which in LISTS:
+        found = sets(study, which)
+        for relation in relations(study):
+            own = found.of_relation(relation)
+            if not own.listed.any():
+                continue
+            n_listed = own.listed.sum() / len(own.facts)
+            row = {"relation": relation, "list": which, "n_facts": len(own.facts), "n_listed": n_listed}
+            low, high = _shares(own)
+            rows.append(
+                {
+                    **row,
+                    "n_shared": int(own.shared.sum()),
+                    "share_percent": 100 * own.shared.sum() / n_listed,
+                    "share_percent_low": low,
+                    "share_percent_high": high,
+                    "by_chance_percent": 100 * _by_chance(study, own) / n_listed,
+                }
+            )
+    columns = ["relation", "list", "n_facts", "n_listed", "n_shared", "share_percent"]
+    return pd.DataFrame(
+        rows, columns=[*columns, "share_percent_low", "share_percent_high", "by_chance_percent"]
+    )
+
+
+def shared_neurons(study: Study) -> pd.DataFrame:
+    """Beyond the paper: the neurons that more than half of a relation's facts list, most shared first.
+
+    Columns: `relation, list, place`, then `NEURON` (-1 where a kind has no such number), `n_facts, share`, and
+    `mean_score` (nats) over the facts that list it.
+    """
+    facts = study.known[[FACT, "relation"]]
+    sizes = facts["relation"].value_counts()
+    order = {name: place for place, name in enumerate(relations(study))}
+    tables = []
+    for which in LISTS:
+        grouped = listings(study, which).merge(facts, on=FACT).groupby(["relation", *NEURON])["score"]
+        found = grouped.agg(n_facts="size", mean_score="mean").reset_index()
+        found.insert(0, "list", which)
+        tables.append(found[2 * found["n_facts"] > found["relation"].map(sizes)])
+    found = pd.concat(tables, ignore_index=True)
+    found["share"] = found["n_facts"] / found["relation"].map(sizes)
+    found["order"] = found["relation"].map(order)
+    found["from_value"] = found["list"].map(LISTS.index)
+    found = found.sort_values(
+        ["order", "from_value", "n_facts", "mean_score"], ascending=[True, True, False, False], kind="stable"
+    )
+    found["place"] = found.groupby(["relation", "list"]).cumcount() + 1
+    columns = ["relation", "list", "place", *NEURON, "n_facts", "share", "mean_score"]
+    return (
+        found[columns].astype({"place": "int32", **dict.fromkeys(NEURON[1:], "int32")}).reset_index(drop=True)
+    )
+
+
+def overlap(study: Study) -> pd.DataFrame:
+    """Beyond the paper: how alike the sets of two relations are.
+
+    Columns: `list, relation, other, n_facts`, `jaccard` with `_low` and `_high`: the mean over the relation's facts
+    of how much of their sets they share with the facts of the other (or with the other facts of their own); and
+    `shared_jaccard`, the same of the neurons that more than half of the facts of either list. Of relations of
+    more than 200 facts as many are compared.
+    """
+    rows = []
+    for which in LISTS:
+        every = sets(study, which)
+        if not every.listed.any():
+            continue
+        found = few_of_each(study, every)
+        alike = found.jaccard()
+        np.fill_diagonal(alike, np.nan)
+        relation_of = found.facts["relation"].to_numpy()
+        most = {name: own.keys(own.shared) for name in relations(study) for own in [every.of_relation(name)]}
+        for relation in relations(study):
+            for other in relations(study):
+                block = alike[np.ix_(relation_of == relation, relation_of == other)]
+                both, either = most[relation] & most[other], most[relation] | most[other]
+                row = {"list": which, "relation": relation, "other": other, **_mean_of_facts(block)}
+                rows.append({**row, "shared_jaccard": len(both) / len(either) if either else math.nan})
+    names = [
+        "list",
+        "relation",
+        "other",
+        "n_facts",
+        "jaccard",
+        "jaccard_low",
+        "jaccard_high",
+        "shared_jaccard",
+    ]
+    return pd.DataFrame(rows, columns=names)
+
+
+def paraphrases(study: Study) -> pd.DataFrame:
+    """Beyond the paper: how alike the sets of two wordings of one fact are, beside other facts.
+
+    Columns: `relation, list, pairs` (one of `PAIRS`), `n_facts` that have such a partner, `jaccard` (the mean over
+    facts of the mean over their partners) with `_low` and `_high`. Without a template in the source the
+    wording is the prompt without its subject; facts without a subject are compared with other relations alone.
+    """
+    rows = []
+    for which in LISTS:
+        every = sets(study, which)
+        if not every.listed.any():
+            continue
+        found = few_of_each(study, every)
+        alike = found.jaccard()
+        np.fill_diagonal(alike, np.nan)
+        partners = _partners(found.facts)
+        for relation in relations(study):
+            own = (found.facts["relation"] == relation).to_numpy()
+            for pairs, mask in partners.items():
+                block = np.where(mask, alike, np.nan)[own]
+                row = {"relation": relation, "list": which, "pairs": pairs, **_mean_of_facts(block)}
+                if row["n_facts"]:
+                    rows.append(row)
+    names = ["relation", "list", "pairs", "n_facts", "jaccard", "jaccard_low", "jaccard_high"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _partners(facts: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Which pairs of facts are of each kind, `[n_facts, n_facts]`."""
+    wordings = facts["template"].where(
+        facts["template"] != "",
+        pd.Series(
+            [
+                prompt.replace(subject or "{}", "{}")
+                for prompt, subject in zip(facts["prompt"], facts["subject"])
+            ]
+        ),
+    )
+    relation = _equal(facts["relation"])
+    told = (facts["subject"] != "").to_numpy()
+    other = relation & told[:, None] & told
+    one = other & _equal(facts["subject"]) & _equal(facts["target"])
+    wording = _equal(wordings)
+    masks = (one & ~wording, other & ~one & wording, other & ~one & ~wording, ~relation)
+    return dict(zip(PAIRS, masks, strict=True))
+
+
+def _equal(names: pd.Series) -> np.ndarray:
+    codes, _ = pd.factorize(names)
+    return codes[:, None] == codes
+
+
+def _mean_of_facts(alike: np.ndarray) -> dict[str, float]:
+    """The mean over facts of the mean over their partners, `[n_facts, n_partners]`; NaN is no partner."""
+    there = ~np.isnan(alike)
+    with_any = there.any(axis=1)
+    means = np.nansum(alike[with_any], axis=1) / there[with_any].sum(axis=1)
+    if not len(means):
+        return {"n_facts": 0, **dict.fromkeys(("jaccard", "jaccard_low", "jaccard_high"), math.nan)}
+    (middle,), (low,), (high,) = mean(means[:, None])
+    return {"n_facts": len(means), "jaccard": middle, "jaccard_low": low, "jaccard_high": high}
+
+
+def _shares(own: Sets) -> tuple[float, float]:
+    """The ends of the interval of the share of neurons that more than half of resampled facts list, percent."""
+    n_facts = len(own.facts)
+    if n_facts < LEAST_FACTS:
+        return math.nan, math.nan
+    counts = draws(n_facts).astype(np.float32)
+    n_shared = np.zeros(len(counts))
+    for start in range(0, own.listed.shape[1], 1024):  # sums of whole numbers are exact in any order
+        some = own.listed[:, start : start + 1024].astype(np.float32)
+        n_shared += (2 * (counts @ some) > n_facts).sum(axis=1)
+    n_listed = counts @ own.listed.sum(axis=1).astype(np.float32) / n_facts
+    (low,), (high,) = ends(100 * (n_shared / n_listed)[:, None])
+    return float(low), float(high)
+
+
+def _by_chance(study: Study, own: Sets) -> float:
+    """How many neurons more than half of the facts would list if each drew as many in every layer at random."""
+    n_facts = len(own.facts)
+    sizes = {
+        "attention": study.manifest["n_heads"] * study.manifest["d_head"],
+        "ffn": study.manifest["d_ff"],
+    }
+    expected = 0.0
+    per_layer = pd.Series(own.n_facts_listing).groupby([own.neurons["kind"], own.neurons["layer"]]).sum()
+    for (kind, _), number in per_layer.items():
+        size = sizes[str(kind)]
+        expected += size * _more_than_half(n_facts, min(number / n_facts / size, 1.0))
+    return expected
+
+
+def _more_than_half(n: int, p: float) -> float:
+    """The probability of more than n / 2 successes in n trials."""
+    if p >= 1:
+        return 1.0
+    logs = (
+        math.lgamma(n + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(n - k + 1)
+        + k * math.log(p)
+        + (n - k) * math.log1p(-p)
+        for k in range(n // 2 + 1, n + 1)
+    )
+    return min(sum(map(math.exp, logs)), 1.0)

@@ -1,0 +1,1 @@
+"""A study for people: charts, one HTML page, files for papers."""
