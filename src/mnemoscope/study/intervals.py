@@ -20,7 +20,7 @@ def draws(n_facts: int) -> np.ndarray:
 
 
 def resampled_means(values: np.ndarray) -> np.ndarray:
-    """Means of every resample, `[RESAMPLES, k]`, of values `[n_facts, k]`; those that are NaN are left out."""
+    """Means of every resample, `[RESAMPLES, k]`, of values `[n_facts, k]`; NaN is left out."""
     counts, there = draws(len(values)), ~np.isnan(values)
     sums = _product(counts, np.where(there, values, 0.0))
     numbers = np.full_like(sums, len(values)) if there.all() else _product(counts, there.astype(float))

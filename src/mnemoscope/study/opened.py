@@ -52,7 +52,7 @@ class Study:
         manifest = read_manifest(folder)
         if manifest.get("kind") != KIND:
             raise OutputError(
-                f"cannot open {folder}: it holds a {manifest.get('kind')}, no study; name the folder of a study"
+                f"cannot open {folder}: it holds a {manifest.get('kind')}, not a study; name another folder"
             )
         return cls(folder, manifest)
 
@@ -83,14 +83,14 @@ class Study:
     def known(self) -> pd.DataFrame:
         """The facts that the study rests on and that are measured so far, rows of `facts` by number."""
         facts = self.table(FACTS.name)
-        kept = facts[facts["kept"].astype(bool)]
-        return kept[kept[FACT].isin(self._with_outcome("none"))].sort_values(FACT, ignore_index=True)
+        kept = facts.loc[facts["kept"].astype(bool)]
+        return kept.loc[kept[FACT].isin(self._with_outcome("none"))].sort_values(FACT, ignore_index=True)
 
     @cached_property
     def unfinished(self) -> str:
         """How far an unfinished study is, in words; empty if all is there."""
         facts = self.table(FACTS.name)
-        kept = facts[facts["kept"].astype(bool)]
+        kept = facts.loc[facts["kept"].astype(bool)]
         if kept.empty or len(self.known) < len(kept):
             return f"unfinished: {len(self.known):,} of {len(kept):,} known facts are measured"
         wanted = {

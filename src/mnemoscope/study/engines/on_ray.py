@@ -10,13 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
 from mnemoscope.errors import MnemoscopeError, OptionError, WorkerError
 from mnemoscope.study.engines.base import MOST_DEATHS, Engine
 from mnemoscope.study.work import Setup, Worker
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 # Ray's word for a cluster of this machine alone, made for this process.
 LOCAL = "local"
@@ -53,7 +56,7 @@ class RayCluster(Engine):
         if self._connected_here:
             _connect(address or os.environ.get("RAY_ADDRESS", LOCAL), n_workers * setup.options.threads)
         try:
-            self._resources = _resources(setup)
+            self._n_cpus, self._n_gpus = _needed(setup)
             self._starts = (
                 ray.remote(_Starts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
             )
@@ -92,12 +95,13 @@ class RayCluster(Engine):
             ),
             batch_size=1,
             batch_format="pyarrow",
-            **self._resources,
+            num_cpus=self._n_cpus,
+            num_gpus=self._n_gpus,
         )
         results.context.enable_progress_bars = False
         try:
-            for batch in results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                number, result = pickle.loads(batch[RESULT][0].as_py())
+            for table in _tables(results):
+                number, result = pickle.loads(table[RESULT][0].as_py())
                 if isinstance(result, MnemoscopeError):
                     raise result
                 yield number, result
@@ -108,6 +112,12 @@ class RayCluster(Engine):
                 f"the Ray cluster is lost ({_line(error)}); run the same command again, "
                 "which goes on where it was"
             ) from error
+
+
+def _tables(results: Dataset) -> Iterator[pa.Table]:
+    """The result of each call, as soon as it is there."""
+    tables = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    return cast("Iterator[pa.Table]", iter(tables))
 
 
 class _Starts:
@@ -146,7 +156,8 @@ class _Actor:
         """Ray would begin a call for ever that kills whoever does it."""
         import ray
 
-        if ray.get(self._starts.count.remote(call)) > MOST_DEATHS:
+        n_starts: Any = ray.get(self._starts.count.remote(call))
+        if n_starts > MOST_DEATHS:
             raise WorkerError(
                 f"workers were killed {MOST_DEATHS} times over the same piece, most likely for want of "
                 "memory; run the same command again with fewer --workers, or on machines with more memory"
@@ -225,8 +236,8 @@ def _environment(**variables: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _resources(setup: Setup) -> dict[str, int]:
-    """What a worker takes of its machine: its threads, and a GPU if the model is for one and there are any.
+def _needed(setup: Setup) -> tuple[int, int]:
+    """CPUs and GPUs that a worker takes: its threads, and one GPU if the model is for one and there are any.
 
     Raises:
         OptionError: no machine has so much.
@@ -235,13 +246,10 @@ def _resources(setup: Setup) -> dict[str, int]:
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     has_gpu = any(machine.get("GPU") for machine in machines)
-    wanted = {
-        "CPU": setup.options.threads,
-        "GPU": int(has_gpu and setup.model.device not in (None, "cpu")),
-    }
-    if not any(all(machine.get(name, 0) >= n for name, n in wanted.items()) for machine in machines):
+    n_cpus, n_gpus = setup.options.threads, int(has_gpu and setup.model.device not in (None, "cpu"))
+    if not any(machine.get("CPU", 0) >= n_cpus and machine.get("GPU", 0) >= n_gpus for machine in machines):
         raise OptionError(
-            f"a worker takes {wanted['CPU']} CPUs and {wanted['GPU']} GPUs, and no machine of the Ray "
-            "cluster has so many; give fewer --threads, or add a machine"
+            f"a worker takes {n_cpus} CPUs and {n_gpus} GPUs, and no machine of the Ray cluster has so many; "
+            "give fewer --threads, or add a machine"
         )
-    return {"num_cpus": wanted["CPU"], "num_gpus": wanted["GPU"]}
+    return n_cpus, n_gpus

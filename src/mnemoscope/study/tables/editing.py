@@ -17,49 +17,53 @@ VERSION = 1
 # As many as MEMIT's hyper-parameters usually name.
 N_LAYERS = 5
 CAUTION = (
-    "Where a fact is located need not be where editing it works best (Hase et al. 2023): try other layers too, and "
-    "measure the edit, its generalisation and what else it changes."
+    "Where a fact is located need not be where editing it works best (Hase et al. 2023): try other layers "
+    "too, and measure the edit, its generalisation and what else it changes."
 )
 
 
 def editing(study: Study) -> dict[str, Any]:
     """The document that `editing.json` holds; `docs/studies_tables.md` has its schema.
 
-    Layers are those with the highest mean scores above 0 over the relation's facts, in their order in the model;
-    heads those that the study zeroed, best first; neurons those in the lists of more than half of the facts, most
-    shared first.
+    Layers are those with the highest mean scores above 0 over the relation's facts, in their order in the
+    model; heads those that the study zeroed, best first; neurons those in the lists of more than half of the
+    facts, most shared first.
     """
     values, queries = value_layers(study), query_layers(study)
     head, neurons = heads(study), shared_neurons(study)
     sizes = study.known["relation"].value_counts()
     found = {}
     for relation in relations(study):
-        value, query = values[values["relation"] == relation], queries[queries["relation"] == relation]
-        own_heads = head[(head["relation"] == relation) & head["zeroed"]].sort_values("place")
-        own = neurons[neurons["relation"] == relation]
-        by_list = {(which, kind): rows for (which, kind), rows in own.groupby(["list", "kind"], sort=False)}
+        value = values.loc[values["relation"] == relation]
+        query = queries.loc[queries["relation"] == relation]
+        own_heads = head.loc[(head["relation"] == relation) & head["zeroed"]].sort_values("place")
+        own = neurons.loc[neurons["relation"] == relation]
         found[relation] = {
             "n_facts": int(sizes[relation]),
-            "layers": _best_layers(value[value["kind"] == "ffn"]),
-            "attention_layers": _best_layers(value[value["kind"] == "attention"]),
+            "layers": _best_layers(value.loc[value["kind"] == "ffn"]),
+            "attention_layers": _best_layers(value.loc[value["kind"] == "attention"]),
             "query_layers": _best_layers(
-                query[(query["kind"] == "ffn") & (query["activates"] == "attention")]
+                query.loc[(query["kind"] == "ffn") & (query["activates"] == "attention")]
             ),
             "heads": _numbers(own_heads, "layer", "head"),
-            "ffn_neurons": _numbers(by_list.get(("value", "ffn"), own[:0]), "layer", "neuron"),
+            "ffn_neurons": _numbers(_listed(own, "value", "ffn"), "layer", "neuron"),
             "attention_neurons": _numbers(
                 by_list.get(("value", "attention"), own[:0]), "layer", "head", "dim"
             ),
-            "query_neurons": _numbers(by_list.get(("query", "ffn"), own[:0]), "layer", "neuron"),
+            "query_neurons": _numbers(_listed(own, "query", "ffn"), "layer", "neuron"),
         }
     about = {name: study.manifest[name] for name in ("model", "revision", "architecture", "n_layers")}
     return {"format": FORMAT, "version": VERSION, "caution": CAUTION, **about, "relations": found}
 
 
 def _best_layers(table: pd.DataFrame) -> list[int]:
-    best = table[table["score"] > 0].sort_values("score", ascending=False, kind="stable").head(N_LAYERS)
+    best = table.loc[table["score"] > 0].sort_values("score", ascending=False, kind="stable").head(N_LAYERS)
     return sorted(map(int, best["layer"]))
 
 
 def _numbers(table: pd.DataFrame, *columns: str) -> list[list[int]]:
-    return [list(map(int, row)) for row in table[list(columns)].itertuples(index=False, name=None)]
+    return [list(map(int, row)) for row in table.loc[:, list(columns)].itertuples(index=False, name=None)]
+
+
+def _listed(table: pd.DataFrame, which: str, kind: str) -> pd.DataFrame:
+    return table.loc[(table["list"] == which) & (table["kind"] == kind)]

@@ -13,11 +13,11 @@ from mnemoscope.study.tables.over_facts import means_by_relation
 def heads(study: Study) -> pd.DataFrame:
     """Item 5: the mean log-probability increase of every head.
 
-    Columns: `relation, layer, head, n_facts, score` (nats) with `_low` and `_high`, `place`, and whether it is
-    among those `zeroed` for the relation.
+    Columns: `relation, layer, head, n_facts, score` (nats) with `_low` and `_high`, `place`, and whether it
+    is among those `zeroed` for the relation.
     """
     table = study.table(HEADS.name)
-    table = table[table[FACT].isin(study.known[FACT])]
+    table = table.loc[table[FACT].isin(study.known[FACT])]
     found = means_by_relation(study, table, ["layer", "head"], "score")
     found["place"] = found.groupby("relation")["score"].rank(method="first", ascending=False).astype("Int32")
     chosen = relation_heads(study.folder, study.options)

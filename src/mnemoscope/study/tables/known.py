@@ -17,14 +17,14 @@ _OWN = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")
 def facts_kept(study: Study) -> pd.DataFrame:
     """How many facts were tried, kept and measured.
 
-    Columns: `relation, n_tried, n_kept, n_facts` (measured so far), `n_subjects, n_prompts` (different ones among
-    these), `probability_percent` (mean, of the target).
+    Columns: `relation, n_tried, n_kept, n_facts` (measured so far), `n_subjects, n_prompts` (different ones
+    among these), `probability_percent` (mean, of the target).
     """
     facts = study.table(FACTS.name)
     rows = []
     for relation in [ALL, *in_order(facts["relation"])]:
-        tried = facts if relation == ALL else facts[facts["relation"] == relation]
-        measured = tried[tried[FACT].isin(study.known[FACT])]
+        tried = facts if relation == ALL else facts.loc[facts["relation"] == relation]
+        measured = tried.loc[tried[FACT].isin(study.known[FACT])]
         rows.append(
             {
                 "relation": relation,
@@ -40,9 +40,9 @@ def facts_kept(study: Study) -> pd.DataFrame:
 
 
 def facts_dropped(study: Study) -> pd.DataFrame:
-    """Why facts were dropped: `reason` without what differs from fact to fact, `n_dropped`, and an `example`."""
+    """Why facts were dropped: `reason` without what differs among facts, `n_dropped` and an `example`."""
     facts = study.table(FACTS.name)
-    dropped = facts[~facts["kept"].astype(bool)].sort_values(FACT)
+    dropped = facts.loc[~facts["kept"].astype(bool)].sort_values(FACT)
     kinds = dropped["reason"].map(lambda reason: _OWN.sub("…", reason).split(";")[0])
     grouped = dropped.groupby(kinds, sort=False)["reason"]
     found = pd.DataFrame({"n_dropped": grouped.size(), "example": grouped.first()}).rename_axis("reason")

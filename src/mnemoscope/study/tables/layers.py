@@ -21,10 +21,11 @@ ROLES = ("value-only", "query-value", "query-only")
 def method_layers(study: Study) -> pd.DataFrame:
     """Item 2: in which layers each method finds its neurons.
 
-    Columns: `relation, method, title, layer, n_facts, share` (of the method's neurons) with `_low` and `_high`.
+    Columns: `relation, method, title, layer, n_facts, share` (of the method's neurons) with `_low` and
+    `_high`.
     """
     table = _of_known(study, METHOD_NEURONS.name)
-    counts = table.groupby([FACT, "method", "layer"]).size().rename("share").reset_index()
+    counts = table.groupby([FACT, "method", "layer"]).size().reset_index(name="share")
     counts["share"] /= counts.groupby([FACT, "method"])["share"].transform("sum")
     found = means_by_relation(
         study, _in_every_layer(study, counts, ["method"]), ["method", "layer"], "share", 0
@@ -57,19 +58,19 @@ def path(study: Study) -> pd.DataFrame:
 def value_layers(study: Study) -> pd.DataFrame:
     """Item 4: the log-probability increase of every layer's attention and FFN output.
 
-    Columns: `relation, kind, layer, n_facts, score` (nats) with `_low` and `_high`, `place` among all layers of
-    both kinds, and whether it is `marked` as one of the first 10.
+    Columns: `relation, kind, layer, n_facts, score` (nats) with `_low` and `_high`, `place` among all layers
+    of both kinds, and whether it is `marked` as one of the first 10.
     """
     table = _of_known(study, LAYERS.name)
-    return _placed(means_by_relation(study, table[table["layer"] >= 0], ["kind", "layer"], "score"), [])
+    return _placed(means_by_relation(study, table.loc[table["layer"] >= 0], ["kind", "layer"], "score"), [])
 
 
 def value_sums(study: Study) -> pd.DataFrame:
     """Item 4: the scores of all, of the positive and of the first neurons added up, between proven bounds.
 
-    Columns: `relation, kind` (`both` adds them up), `neurons` (`all`, `positive`, `top`), `n_facts, n_neurons`
-    (empty for `positive`), the means of the bounds `lower` and `upper` (nats), and the ends of their intervals
-    over facts `lower_low`, `upper_high`. Few facts of each relation are summed.
+    Columns: `relation, kind` (`both` adds them up), `neurons` (`all`, `positive`, `top`), `n_facts,
+    n_neurons` (empty for `positive`), the means of the bounds `lower` and `upper` (nats), and the ends of
+    their intervals over facts `lower_low`, `upper_high`. Few facts of each relation are summed.
     """
     table = _of_known(study, SUMS.name).astype({"n_neurons": "Float64"})
     measures = ["n_neurons", "lower", "upper"]
@@ -84,15 +85,15 @@ def value_sums(study: Study) -> pd.DataFrame:
     )
     found = found.merge(number[["relation", *keys, "n_neurons"]], on=["relation", *keys])
     order = ["relation", *keys, "n_facts", "n_neurons", "lower", "upper", "lower_low", "upper_high"]
-    return found[order]
+    return found.loc[:, order]
 
 
 def query_layers(study: Study) -> pd.DataFrame:
     """Item 7: how much every layer activates the first value neurons.
 
-    Columns: `relation, activates` (value neurons of `attention` or `ffn`), `kind` (also `embeddings`, whose layer
-    is -1), `layer, n_facts, score` with `_low` and `_high`, `place` among all, and `marked` as in item 4. Empty
-    for a model in which this cannot be found.
+    Columns: `relation, activates` (value neurons of `attention` or `ffn`), `kind` (also `embeddings`, whose
+    layer is -1), `layer, n_facts, score` with `_low` and `_high`, `place` among all, and `marked` as in item
+    4. Empty for a model in which this cannot be found.
     """
     table = _of_known(study, LAYERS.name)
     groups_of = {"query_of_attention": "attention", "query_of_ffn": "ffn"}
@@ -105,17 +106,17 @@ def query_layers(study: Study) -> pd.DataFrame:
 def roles_by_depth(study: Study) -> pd.DataFrame:
     """Item 9: how many FFN neurons of a fact are value neurons, query neurons, or both, by layer.
 
-    Columns: `relation, role` (`value-only`, `query-value`, `query-only`), `layer, n_facts, neurons` (mean number
-    of a fact) with `_low` and `_high`.
+    Columns: `relation, role` (`value-only`, `query-value`, `query-only`), `layer, n_facts, neurons` (mean
+    number of a fact) with `_low` and `_high`.
     """
     queries = _of_known(study, QUERY_NEURONS.name)
     values = _of_known(study, VALUE_NEURONS.name)
-    values = values[values["kind"] == "ffn"].astype({"neuron": "int32"})
+    values = values.loc[values["kind"] == "ffn"].astype({"neuron": "int32"})
     keys = [FACT, "layer", "neuron"]
     roles = queries[keys].merge(values[keys], on=keys, how="outer", indicator="role")
     named = dict(zip(("right_only", "both", "left_only"), ROLES, strict=True))
     roles["role"] = roles["role"].astype(str).map(named)
-    counts = roles.groupby([FACT, "role", "layer"]).size().rename("neurons").reset_index()
+    counts = roles.groupby([FACT, "role", "layer"]).size().reset_index(name="neurons")
     counts = _in_every_layer(study, counts, ["role"])
     found = means_by_relation(study, counts, ["role", "layer"], "neurons", 0)
     return _sorted_by(found, "role", ROLES)
@@ -123,7 +124,7 @@ def roles_by_depth(study: Study) -> pd.DataFrame:
 
 def _of_known(study: Study, name: str) -> pd.DataFrame:
     table = study.table(name)
-    return table[table[FACT].isin(study.known[FACT])]
+    return table.loc[table[FACT].isin(study.known[FACT])]
 
 
 def _in_every_layer(study: Study, counts: pd.DataFrame, names: list[str]) -> pd.DataFrame:

@@ -40,7 +40,7 @@ class Sets:
         there = listed.any(axis=0)
         return Sets(
             self.facts.iloc[facts].reset_index(drop=True),
-            self.neurons[there].reset_index(drop=True),
+            self.neurons.loc[there].reset_index(drop=True),
             listed[:, there],
         )
 
@@ -63,7 +63,7 @@ class Sets:
         return set(self.neurons[chosen].itertuples(index=False, name=None))
 
     def jaccard(self) -> np.ndarray:
-        """What two facts' sets share, as a part of what either has, `[n_facts, n_facts]`; NaN if both are empty."""
+        """What two facts' sets share, as a part of what either has, `[n_facts, n_facts]`; NaN for none."""
         common = np.zeros((len(self.facts),) * 2, np.float32)
         # Sums of ones: exact whatever the order, so the product of any library will do.
         for start in range(0, self.listed.shape[1], _COLUMNS_AT_ONCE):
@@ -96,7 +96,7 @@ def listings(study: Study, which: str) -> pd.DataFrame:
 def sets(study: Study, which: str) -> Sets:
     """The sets of all measured facts; `which` as in `listings`."""
     found = listings(study, which)
-    neurons = found[NEURON].drop_duplicates().sort_values(NEURON, ignore_index=True)
+    neurons = found.loc[:, NEURON].drop_duplicates().sort_values(NEURON, ignore_index=True)
     column = found.merge(neurons.reset_index(names="column"), on=NEURON, how="left")["column"].to_numpy()
     listed = np.zeros((len(study.known), len(neurons)), bool)
     listed[pd.Index(study.known[FACT]).get_indexer(pd.Index(found[FACT])), column] = True

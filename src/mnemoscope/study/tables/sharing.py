@@ -25,8 +25,8 @@ def shared(study: Study) -> pd.DataFrame:
     """Item 10: what share of a fact's listed neurons more than half of its relation's facts list.
 
     Columns: `relation, list` (`value` or `query`), `n_facts, n_listed` (mean number of distinct neurons of a
-    fact), `n_shared`, `share_percent` with `_low` and `_high`, and `by_chance_percent`: what is expected of as many
-    random neurons in each layer.
+    fact), `n_shared`, `share_percent` with `_low` and `_high`, and `by_chance_percent`: what is expected of
+    as many random neurons in each layer.
     """
     rows = []
     for which in LISTS:
@@ -57,8 +57,8 @@ def shared(study: Study) -> pd.DataFrame:
 def shared_neurons(study: Study) -> pd.DataFrame:
     """Beyond the paper: the neurons that more than half of a relation's facts list, most shared first.
 
-    Columns: `relation, list, place`, then `NEURON` (-1 where a kind has no such number), `n_facts, share`, and
-    `mean_score` (nats) over the facts that list it.
+    Columns: `relation, list, place`, then `NEURON` (-1 where a kind has no such number), `n_facts, share`,
+    and `mean_score` (nats) over the facts that list it.
     """
     facts = study.known[[FACT, "relation"]]
     sizes = facts["relation"].value_counts()
@@ -86,10 +86,10 @@ def shared_neurons(study: Study) -> pd.DataFrame:
 def overlap(study: Study) -> pd.DataFrame:
     """Beyond the paper: how alike the sets of two relations are.
 
-    Columns: `list, relation, other, n_facts`, `jaccard` with `_low` and `_high`: the mean over the relation's facts
-    of how much of their sets they share with the facts of the other (or with the other facts of their own); and
-    `shared_jaccard`, the same of the neurons that more than half of the facts of either list. Of relations of
-    more than 200 facts as many are compared.
+    Columns: `list, relation, other, n_facts`, `jaccard` with `_low` and `_high`: the mean over the relation's
+    facts of how much of their sets they share with the facts of the other (or with the other facts of their
+    own); and `shared_jaccard`, the same of the neurons that more than half of the facts of either list. Of
+    relations of more than 200 facts as many are compared.
     """
     rows = []
     for which in LISTS:
@@ -123,9 +123,10 @@ def overlap(study: Study) -> pd.DataFrame:
 def paraphrases(study: Study) -> pd.DataFrame:
     """Beyond the paper: how alike the sets of two wordings of one fact are, beside other facts.
 
-    Columns: `relation, list, pairs` (one of `PAIRS`), `n_facts` that have such a partner, `jaccard` (the mean over
-    facts of the mean over their partners) with `_low` and `_high`. Without a template in the source the
-    wording is the prompt without its subject; facts without a subject are compared with other relations alone.
+    Columns: `relation, list, pairs` (one of `PAIRS`), `n_facts` that have such a partner, `jaccard` (the mean
+    over facts of the mean over their partners) with `_low` and `_high`. Without a template in the source the
+    wording is the prompt without its subject; facts without a subject are compared with other relations
+    alone.
     """
     rows = []
     for which in LISTS:
@@ -154,7 +155,7 @@ def _partners(facts: pd.DataFrame) -> dict[str, np.ndarray]:
         pd.Series(
             [
                 prompt.replace(subject or "{}", "{}")
-                for prompt, subject in zip(facts["prompt"], facts["subject"])
+                for prompt, subject in zip(facts["prompt"], facts["subject"], strict=True)
             ]
         ),
     )
@@ -184,7 +185,7 @@ def _mean_of_facts(alike: np.ndarray) -> dict[str, float]:
 
 
 def _shares(own: Sets) -> tuple[float, float]:
-    """The ends of the interval of the share of neurons that more than half of resampled facts list, percent."""
+    """The ends of the interval of the share that more than half of resampled facts list, percent."""
     n_facts = len(own.facts)
     if n_facts < LEAST_FACTS:
         return math.nan, math.nan
@@ -199,7 +200,7 @@ def _shares(own: Sets) -> tuple[float, float]:
 
 
 def _by_chance(study: Study, own: Sets) -> float:
-    """How many neurons more than half of the facts would list if each drew as many in every layer at random."""
+    """How many neurons most facts would list if each drew as many in every layer at random."""
     n_facts = len(own.facts)
     sizes = {
         "attention": study.manifest["n_heads"] * study.manifest["d_head"],

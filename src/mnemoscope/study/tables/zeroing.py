@@ -76,8 +76,8 @@ def zeroed(study: Study, experiment: str) -> pd.DataFrame:
 def heads_zeroed(study: Study) -> pd.DataFrame:
     """Item 5: every relation's heads zeroed, on the facts of every relation, beside random heads.
 
-    Columns: `relation` (of the facts), `heads_of` (a relation, or `random`), `n_facts, n_heads`, `shared_heads`
-    (how many are the relation's own), then as in `zeroed`.
+    Columns: `relation` (of the facts), `heads_of` (a relation, or `random`), `n_facts, n_heads`,
+    `shared_heads` (how many are the relation's own), then as in `zeroed`.
     """
     outcomes = _outcomes(study, "heads")
     chosen = {name: set(heads) for name, heads in relation_heads(study.folder, study.options).items()}
@@ -100,8 +100,8 @@ def heads_zeroed(study: Study) -> pd.DataFrame:
 def heads_within_and_across(study: Study) -> pd.DataFrame:
     """Item 5: the same over all facts: their own relation's heads, those of other relations, random ones.
 
-    Columns: `heads, n_facts`, then as in `zeroed`. For `of other relations` the outcomes of a fact are averaged
-    over the other relations first.
+    Columns: `heads, n_facts`, then as in `zeroed`. For `of other relations` the outcomes of a fact are
+    averaged over the other relations first.
     """
     outcomes = _outcomes(study, "heads")
     known = study.known.set_index(FACT)["relation"]
@@ -113,20 +113,20 @@ def heads_within_and_across(study: Study) -> pd.DataFrame:
     for name, tables in sets.items():
         if not tables or pd.concat(tables).dropna().empty:
             continue
-        after = pd.concat(tables).dropna().groupby(level=0).mean()
+        after = pd.DataFrame(pd.concat(tables).dropna().groupby(level=0).mean())
         row = {"heads": name, "n_facts": len(after), **_falls(outcomes[NONE].loc[after.index], after)}
         rows.append(row)
     return pd.DataFrame(rows, columns=["heads", "n_facts", *_FALLS])
 
 
 def _outcomes(study: Study, experiment: str) -> dict[str, pd.DataFrame]:
-    """The metrics by fact of the untouched model and after each thing zeroed, controls averaged over draws."""
+    """The metrics by fact of the untouched model and after each removal, controls averaged over draws."""
     table = study.table(OUTCOMES.name)
     table = table[table["experiment"].isin(["none", experiment]) & table[FACT].isin(study.known[FACT])]
     columns = [*_METRICS, "n_parts"]
     means = table.astype(dict.fromkeys(columns, float)).groupby(["parts", FACT])[columns].mean()
     names = dict.fromkeys(table["parts"])
-    return {name: means.loc[name] for name in names}
+    return {name: pd.DataFrame(means.loc[name]) for name in names}
 
 
 def _levels(table: pd.DataFrame) -> dict[str, float]:
@@ -135,7 +135,7 @@ def _levels(table: pd.DataFrame) -> dict[str, float]:
         "probability_percent": 100 * table["probability"],
         "log_probability": table["log_probability"],
     }
-    return _with_ends(scaled.keys(), np.stack([values.to_numpy() for values in scaled.values()], axis=1))
+    return _with_ends(tuple(scaled), np.stack([values.to_numpy() for values in scaled.values()], axis=1))
 
 
 def _falls(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:

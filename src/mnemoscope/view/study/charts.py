@@ -24,7 +24,7 @@ _NATS = "log-probability increase (nats)"
 
 def facts_kept(table: pd.DataFrame) -> Any:
     """Item 0: how many facts were tried, and how many of them kept."""
-    rows = table[table["relation"] != ALL].assign(relation=lambda rows: rows["relation"].map(visible))
+    rows = table.loc[table["relation"] != ALL].assign(relation=lambda rows: rows["relation"].map(visible))
     y = alt.Y("relation:N", sort=list(rows["relation"]), title=None)
     base = alt.Chart(data(rows)).encode(y=y)
     tried = base.mark_bar(color=CONTROL, opacity=0.35, aria=False).encode(
@@ -40,7 +40,7 @@ def facts_dropped(table: pd.DataFrame) -> Any:
         return _nothing("none was dropped")
     rows = table.assign(reason=table["reason"].map(visible))
     y = alt.Y("reason:N", sort=list(rows["reason"]), title=None, axis=alt.Axis(labelLimit=460))
-    bars = alt.Chart(data(rows[["reason", "n_dropped"]])).mark_bar(color=CONTROL, aria=False)
+    bars = alt.Chart(data(rows.loc[:, ["reason", "n_dropped"]])).mark_bar(color=CONTROL, aria=False)
     return bars.encode(y=y, x=alt.X("n_dropped:Q", title="facts")).properties(
         width=300, height=20 * len(rows)
     )
@@ -48,7 +48,7 @@ def facts_dropped(table: pd.DataFrame) -> Any:
 
 def methods(table: pd.DataFrame) -> Any:
     """Item 1, all relations together: a panel each for MRR and probability."""
-    rows = table[table["relation"] == ALL].assign(
+    rows = table.loc[table["relation"] == ALL].assign(
         control=lambda rows: rows["method"].isin([NONE, RANDOM, SAME_LAYERS])
     )
     rows["sort"] = rows["control"].map({True: "control", False: "method"})
@@ -62,7 +62,7 @@ def methods(table: pd.DataFrame) -> Any:
 
 def method_layers(table: pd.DataFrame) -> Any:
     """Item 2, all relations together: a row of bars for each method."""
-    rows = table[table["relation"] == ALL]
+    rows = table.loc[table["relation"] == ALL]
     n_layers = rows["layer"].nunique()
     bars = (
         alt.Chart(data(rows))
@@ -83,7 +83,7 @@ def method_layers(table: pd.DataFrame) -> Any:
 
 def path(table: pd.DataFrame) -> Any:
     """Item 3, all relations together: mean, and the middle half of the facts."""
-    rows = table[table["relation"] == ALL]
+    rows = table.loc[table["relation"] == ALL]
     panels = []
     for name, title in (("log_probability", "log p (nats)"), ("probability_percent", "p (%)")):
         base = alt.Chart(data(rows)).encode(
@@ -129,7 +129,7 @@ def value_sums(table: pd.DataFrame) -> Any:
     rows["sum"] = (rows["sum_low"] + rows["sum_high"]) / 2
     panels = [
         dots(
-            rows[rows["neurons"] == name],
+            rows.loc[rows["neurons"] == name],
             "sum",
             "relation",
             f"{title} (nats)",
@@ -144,7 +144,7 @@ def value_sums(table: pd.DataFrame) -> Any:
 
 def heads(table: pd.DataFrame) -> Any:
     """Item 5: a map of layers and heads for each relation."""
-    rows = with_n(table[table["relation"] != ALL])
+    rows = with_n(table.loc[table["relation"] != ALL])
     if rows.empty:
         return _nothing()
     largest = float(rows["score"].abs().max())
@@ -196,7 +196,7 @@ def query_zeroed(table: pd.DataFrame) -> Any:
 
 def roles_by_depth(table: pd.DataFrame) -> Any:
     """Item 9, all relations together: a line for each role, with its interval."""
-    rows = table[table["relation"] == ALL]
+    rows = table.loc[table["relation"] == ALL]
     if rows.empty:
         return _nothing()
     scale = alt.Scale(domain=list(ROLES), range=[RAISES, THIRD, LOWERS])
@@ -241,7 +241,7 @@ def shared(table: pd.DataFrame) -> Any:
 
 def readings(table: pd.DataFrame) -> Any:
     """Item 11: the first FFN value neurons of each relation, with the tokens they promote."""
-    rows = table[(table["list"] == "ffn_value") & (table["place"] <= _N_READ)]
+    rows = table.loc[(table["list"] == "ffn_value") & (table["place"] <= _N_READ)]
     if rows.empty:
         return _nothing()
     names = [f"{visible(row.relation)}  layer {row.layer}, neuron {row.neuron}" for row in rows.itertuples()]
@@ -250,7 +250,7 @@ def readings(table: pd.DataFrame) -> Any:
         "  ".join(visible(text.strip(" ") or text) for text in texts[:_N_TOKENS])
         for texts in rows["promotes"]
     ]
-    rows = rows[["share", "n_facts"]].assign(name=names, tokens=tokens)
+    rows = rows.loc[:, ["share", "n_facts"]].assign(name=names, tokens=tokens)
     base = alt.Chart(data(rows))
     bars = base.mark_bar(color=RAISES, aria=False).encode(
         y=alt.Y("name:N", sort=names, title=None),
@@ -281,7 +281,7 @@ def overlap(table: pd.DataFrame) -> Any:
 
 def paraphrases(table: pd.DataFrame) -> Any:
     """Item 13: a row for each relation, a panel for each list."""
-    colors = dict(zip(PAIRS, (RAISES, LOWERS, THIRD, CONTROL), strict=True))
+    colors: dict[str, str] = dict(zip(PAIRS, (RAISES, LOWERS, THIRD, CONTROL), strict=True))
     panels = [
         dots(with_n(rows), "jaccard", "relation", f"Jaccard of {which} neurons", by="pairs", colors=colors)
         for which, rows in table.groupby("list", sort=False)
@@ -294,7 +294,7 @@ def shared_neurons(table: pd.DataFrame) -> Any:
     panels = []
     layers = pd.DataFrame({"layer": range(int(table["layer"].max()) + 1)}) if len(table) else table
     for which, rows in table.groupby("list", sort=False):
-        counts = rows.groupby(["relation", "layer"], sort=False).size().rename("neurons").reset_index()
+        counts = rows.groupby(["relation", "layer"], sort=False).size().reset_index(name="neurons")
         every = counts[["relation"]].drop_duplicates().merge(layers, how="cross")
         filled = every.merge(counts, how="left", on=["relation", "layer"]).fillna({"neurons": 0})
         filled["relation"] = filled["relation"].map(visible)
@@ -311,7 +311,7 @@ def _by_kind(table: pd.DataFrame, value: str, title: str = "") -> Any:
     largest = float(rows["score"].abs().max())
     panels = []
     for kind, name in KINDS.items():
-        part = rows[rows["kind"] == kind].sort_values("layer", kind="stable")
+        part = rows.loc[rows["kind"] == kind].sort_values("layer", kind="stable")
         part = part.sort_values(
             "relation", key=lambda names: names.map(_order(rows["relation"])), kind="stable"
         )

@@ -42,7 +42,8 @@ def export(study: Study, folder: str | Path, formats: Sequence[str] = ()) -> Pat
 
     Raises:
         OptionError: another format.
-        OutputError: the folder holds something else or cannot be written, the disk is full, or the study cannot
+        OutputError: the folder holds something else or cannot be written, the disk is full, or the study
+        cannot
             be read or has no measured fact.
     """
     chosen = tuple(dict.fromkeys(formats)) or tuple(FORMATS)

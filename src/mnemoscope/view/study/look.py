@@ -73,14 +73,14 @@ def png(chart: Any) -> bytes:
     return stream.getvalue()
 
 
-def data(table: pd.DataFrame) -> alt.InlineData:
+def data(table: pd.DataFrame) -> alt.Data:
     """Rows for Vega, with null for what is missing."""
-    return alt.Data(values=json.loads(table.to_json(orient="records")))
+    return alt.Data(values=json.loads(str(table.to_json(orient="records"))))
 
 
 def with_n(table: pd.DataFrame, column: str = "relation") -> pd.DataFrame:
     """With the number of facts behind each relation's name, as `capital (n = 12)`."""
-    n_facts = table.groupby(column, sort=False)["n_facts"].max()
+    n_facts = {name: max(rows["n_facts"]) for name, rows in table.groupby(column, sort=False)}
     names = {name: f"{visible(str(name))} (n = {n:,})" for name, n in n_facts.items()}
     return table.assign(**{column: table[column].map(names)})
 
@@ -111,7 +111,7 @@ def heatmap(
     columns, rows = list(dict.fromkeys(table[x])), list(dict.fromkeys(table[y]))
     signed, faint = bool((table[value] < 0).any()), "#f4f3ef" if "written" in options else ""
     if not faint:  # what nobody can see would only make the file large
-        table = table[(table[value].abs() > 0.005 * largest) | table[_named(options)].any(axis=1)]
+        table = table.loc[(table[value].abs() > 0.005 * largest) | table[_named(options)].any(axis=1)]
     across, down = alt.Scale(domain=columns), alt.Scale(domain=rows)
     base = alt.Chart(data(table)).encode(
         x=alt.X(f"{x}:O", sort=columns, scale=across, title=words.get(x), axis=_axis(columns, size[0])),

@@ -31,12 +31,13 @@ _MOST_ROWS = 60
 # A longer table makes the page too heavy to open; `study export` writes it.
 _MOST_BYTES = 1_000_000
 _CAUTIONS = (
-    "Means have 95 % bootstrap intervals over facts; below three facts there is none, and with few facts they are too "
-    "narrow. The facts are no sample of all facts, and those of one relation share words and answers.",
-    "Zeroing takes a neuron to a state the model never has. What falls with random neurons of the same layers "
-    "falls for that reason.",
-    "Scores are direct effects on log p of the target at the last position. Query scores are shares of what value neurons "
-    "read, not effects.",
+    "Means have 95 % bootstrap intervals over facts; below three facts there is none, and with few facts "
+    "they are too narrow. The facts are no sample of all facts, and those of one relation share words and "
+    "answers.",
+    "Zeroing takes a neuron to a state the model never has. What falls with random neurons of the same "
+    "layers falls for that reason.",
+    "Scores are direct effects on log p of the target at the last position. Query scores are shares of what "
+    "value neurons read, not effects.",
     CAUTION,
 )
 
@@ -89,7 +90,7 @@ def render_report(study: Study) -> str:
     style = environment.get_template("report.css").render() + environment.get_template("study.css").render()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     paper = published(study.manifest["model"])
-    page = environment.get_template("study.html").render(
+    return environment.get_template("study.html").render(
         study=study,
         model=study.manifest["model"],
         style=Markup(style),
@@ -101,7 +102,6 @@ def render_report(study: Study) -> str:
         cautions=_CAUTIONS,
         origin=_origin(study),
     )
-    return page
 
 
 def _of(paper: tuple[Published, ...], item: Item) -> list[Published]:

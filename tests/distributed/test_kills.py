@@ -1,0 +1,118 @@
+"""Whatever is killed, and whoever works, a study ends with the same files."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mnemoscope.errors import UnknownModelError, WorkerError
+from mnemoscope.study.engines import Processes
+from studies import arguments, driver, kill, left_after, save_facts, tables, worker_setup, workers_of
+from support import COMMAND
+
+N_KILLS = 20
+SECONDS = 120  # that nothing here takes
+
+
+def test_two_workers_write_what_one_writes(
+    model: Path, tmp_path: Path, unbroken: dict[str, bytes]
+) -> None:
+    with driver(model, tmp_path / "study", 2) as process:
+        process.join(SECONDS)
+    assert process.exitcode == 0
+    assert tables(tmp_path / "study") == unbroken
+
+
+def test_kills_at_random_moments_lose_nothing(
+    model: Path, tmp_path: Path, unbroken: dict[str, bytes]
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # shown where the test fails
+    generator = random.Random(seed)
+    killed: list[str] = []
+    number = 0
+    while len(killed) < N_KILLS:
+        folder = tmp_path / f"study {number}"
+        while not _drive(model, folder, generator, killed):
+            # What is there at any moment is right, and nothing else is there.
+            _check_part(folder, unbroken)
+        assert tables(folder) == unbroken
+        number += 1
+    assert set(killed) == {"driver", "worker"}
+
+
+def _drive(model: Path, folder: Path, generator: random.Random, killed: list[str]) -> bool:
+    """Go on with the study, killing what takes part in it now and then; whether it came to its end."""
+    n_workers = generator.choice((1, 2))
+    with driver(model, folder, n_workers) as process:
+        while len(killed) < N_KILLS and _at_random(process, folder, generator):
+            assert process.pid is not None
+            workers = workers_of(process.pid)
+            victim = generator.choice([None, *workers])
+            killed.append("driver" if victim is None else "worker")
+            if victim is None:
+                process.kill()
+                process.join()
+                assert left_after(workers, 10) == []
+            else:
+                kill(victim.pid)
+        process.join(SECONDS)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode == 0
+
+
+def _at_random(process: BaseProcess, folder: Path, generator: random.Random) -> bool:
+    """Wait until some more files are there, and a moment more; whether the process still runs."""
+    wanted = len(tables(folder)) + generator.randrange(12)
+    while process.is_alive() and len(list(folder.rglob("*.parquet"))) < wanted:
+        time.sleep(0.002)
+    process.join(generator.uniform(0, 0.5))
+    return process.is_alive()
+
+
+def _check_part(folder: Path, unbroken: dict[str, bytes]) -> None:
+    found = {name: content for name, content in tables(folder).items() if name.endswith(".parquet")}
+    assert found.items() <= unbroken.items()
+
+
+def test_an_error_of_a_worker_is_told_as_it_was(tmp_path: Path) -> None:
+    with Processes(worker_setup(tmp_path / "missing"), 2) as workers, pytest.raises(UnknownModelError):
+        workers.about()
+
+
+def test_workers_that_die_again_and_again_are_given_up(model: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    with Processes(worker_setup(model), 1) as workers:
+        reaper = subprocess.Popen(
+            ["python3", "-c", _REAPER.format(parent=os.getpid(), seconds=SECONDS)], stdin=subprocess.DEVNULL
+        )
+        try:
+            with pytest.raises(WorkerError, match="killed 3 times .* --workers"):
+                workers.about()
+        finally:
+            reaper.kill()
+            reaper.wait()
+    assert time.monotonic() < deadline
+
+
+def test_an_interrupt_ends_everything_at_once(model: Path, tmp_path: Path) -> None:
+    facts = save_facts(tmp_path / "facts.jsonl")
+    command = [*COMMAND, *arguments(model, facts, tmp_path / "study"), "--workers=2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and not workers_of(process.pid):
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 5))  # workers are starting, opening the model or working
+        everybody = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert left_after(everybody, 10) == []
+        told = process.communicate()[1]
+    assert process.returncode == 130
+    assert "Traceback" not in told

@@ -1,0 +1,142 @@
+"""A study that takes seconds, of a tiny model in a folder, and the processes that run it, for the tests."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+
+from mnemoscope.study import plan
+from mnemoscope.study.engines import RayCluster
+from mnemoscope.study.facts import Fact
+from mnemoscope.study.options import StudyOptions
+from mnemoscope.study.running import Source, run_study
+from mnemoscope.study.store import TABLES
+from mnemoscope.study.work import ModelSpec, Setup
+from support import built, word_tokenizer
+
+N_FACTS, N_RELATIONS = 24, 3
+# Every fact counts as known: a random model knows none.
+OPTIONS = StudyOptions(
+    rank=97,
+    rivals=False,
+    attention_neurons=20,
+    ffn_neurons=10,
+    method_neurons=3,
+    query_values=5,
+    query_neurons=20,
+    shallow_query_neurons=20,
+    controls=1,
+    summed=2,
+    read=2,
+)
+FACTS = tuple(
+    Fact(
+        line=number + 1,
+        prompt=f"w{3 + number} w{40 + number % 5} w{50 + number % N_RELATIONS}",
+        target=f"w{60 + number % 13}",
+        relation=f"relation {number % N_RELATIONS}",
+    )
+    for number in range(N_FACTS)
+)
+SOURCE = Source("facts.jsonl", FACTS)
+# Facts of a piece, so few that a study has some twenty pieces.
+AT_ONCE = 4
+# What a driver needs, imported once for all of them: its own start is no part of a study.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["studies", "mnemoscope.study.measuring", "mnemoscope.study.relations"])
+
+
+def save_tiny(folder: Path) -> Path:
+    """A tiny random model and its tokenizer as files."""
+    model = built("llama")
+    model.save_pretrained(folder)
+    word_tokenizer(model.get_input_embeddings().weight.shape[0]).save_pretrained(folder)
+    return folder
+
+
+def save_facts(path: Path, facts: tuple[Fact, ...] = FACTS) -> Path:
+    """The facts as a file."""
+    lines = [{"prompt": fact.prompt, "target": fact.target, "relation": fact.relation} for fact in facts]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return path
+
+
+def arguments(model: Path, facts: Path, out: Path) -> list[str]:
+    """Arguments of the command line that ask for the study."""
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.to_json().items() if value]
+    given.append("--no-rivals")
+    return ["study", "run", f"--model={model}", f"--facts={facts}", f"--out={out}", *given]
+
+
+def worker_setup(model: Path) -> Setup:
+    """What a worker of the study is given."""
+    return Setup(ModelSpec(str(model)), FACTS, OPTIONS)
+
+
+def drive(model: Path, out: Path, n_workers: int = 1, on_ray: bool = False) -> None:
+    """Run the study in small pieces, or go on with it."""
+    plan.MEASURED_AT_ONCE = AT_ONCE
+    engine = RayCluster if on_ray else None
+    run_study(ModelSpec(str(model)), SOURCE, out, OPTIONS, workers=n_workers, engine=engine)
+
+
+@contextmanager
+def driver(*given: object) -> Iterator[BaseProcess]:
+    """A process that runs `drive`; it is there no more at the end."""
+    process = _FORKS.Process(target=drive, args=given)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file below the study's tables."""
+    top = folder / TABLES
+    return {str(path.relative_to(top)): path.read_bytes() for path in sorted(top.rglob("*")) if path.is_file()}
+
+
+def workers_of(process: int) -> list[psutil.Process]:
+    """The processes that work for one: of a pool, or actors of Ray."""
+    found = []
+    for child in psutil.Process(process).children(recursive=True):
+        try:
+            command = " ".join(child.cmdline())
+        except psutil.Error:  # it ended meanwhile
+            continue
+        if "spawn_main" in command or command.startswith("ray::MapWorker"):
+            found.append(child)
+    return found
+
+
+def kill(process: int) -> None:
+    """SIGKILL, also where the process ended a moment ago."""
+    try:
+        psutil.Process(process).send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return
+
+
+def left_after(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those that still run when so much time has passed."""
+    end = time.monotonic() + seconds
+    while any(map(_runs, processes)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return [process for process in processes if _runs(process)]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
