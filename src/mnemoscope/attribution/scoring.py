@@ -62,7 +62,8 @@ class Scorer:
         n_vocabulary = log_probabilities.shape[1]
         self.rows = _rows_within(budget // (2 if predicted.logits is None else CAPPED_BLOCKS), n_vocabulary)
         self._values = log_probabilities.new_empty(self.rows, n_vocabulary)
-        self._exponents = log_probabilities.new_empty(self.rows, n_vocabulary)
+        # Few rows stay in the processor's cache while they are worked on.
+        self._exponents = log_probabilities.new_empty(MIN_ROWS, n_vocabulary)
         self._before = torch.logsumexp(log_probabilities, dim=-1)
 
     def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
@@ -77,7 +78,7 @@ class Scorer:
         for block in columns.tensor_split(max(n_blocks, 1)):
             values, place, scale = self._values_of(grid, block, observer)
             inside = torch.nonzero((rank >= start) & (rank < start + len(block)))[:, 0]
-            for some in inside.split(self.rows):
+            for some in inside.split(MIN_ROWS):
                 rows = place[rank[some] - start]
                 scores[some] = self._score(values, rows, factors[some] * scale, states[some])
             start += len(block)
@@ -127,7 +128,7 @@ class Scorer:
     def _rise_of_all(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
         """The same of the whole vocabulary, in the block that is kept for it."""
         n_parts, logits = len(rank), self.predicted.logits
-        exponents = self._exponents[: max(n_parts, MIN_ROWS)]
+        exponents = self._exponents
         if _consecutive(rank):
             torch.mul(_rows(values, rank), factors[:, None], out=exponents[:n_parts])
         else:

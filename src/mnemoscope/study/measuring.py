@@ -90,16 +90,22 @@ def measured(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions)
         facts: those of one piece of work, similar ones behind each other.
         options: of the study.
     """
+    collected: dict[str, list[pd.DataFrame]] = {}
+    for measurement, query in attributed(model, facts, options):
+        for name, table in (*measurement.attribution(query), *measurement.experiments(query)):
+            collected.setdefault(name, []).append(table.assign(**{FACT: measurement.fact.fact.line}))
+    return {name: pd.concat(tables, ignore_index=True) for name, tables in collected.items()}
+
+
+def attributed(
+    model: Model, facts: Sequence[ResolvedFact], options: StudyOptions
+) -> Iterator[tuple[Measurement, Query | None]]:
+    """Value neurons of facts, and what activates them, from two forward passes for all."""
     projected = ProjectedColumns(model.language_model.anatomy.readout, MEMORY_BUDGET)
     asked = [Asked(fact.prompt, (fact.target,)) for fact in facts]
     predictions = model.predictions(asked, projected=projected)
-    each = [_Measurement(model, *pair, options) for pair in zip(facts, predictions, strict=True)]
-    queries = _queries(model, each, options)
-    collected: dict[str, list[pd.DataFrame]] = {}
-    for measurement, query in zip(each, queries, strict=True):
-        for name, table in measurement.tables(query):
-            collected.setdefault(name, []).append(table.assign(**{FACT: measurement.fact.fact.line}))
-    return {name: pd.concat(tables, ignore_index=True) for name, tables in collected.items()}
+    each = [Measurement(model, *pair, options) for pair in zip(facts, predictions, strict=True)]
+    return zip(each, _queries(model, each, options), strict=True)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ class Query:
     of_ffn: QueryScores
 
 
-def _queries(model: Model, each: Sequence[_Measurement], options: StudyOptions) -> Iterator[Query | None]:
+def _queries(model: Model, each: Sequence[Measurement], options: StudyOptions) -> Iterator[Query | None]:
     """Of each prediction, from one more forward pass for all; None if what neurons read cannot be found."""
     language_model = model.language_model
     anatomy = language_model.anatomy
@@ -128,8 +134,8 @@ def _queries(model: Model, each: Sequence[_Measurement], options: StudyOptions) 
         yield Query(*(QueryScores(anatomy, kept, [subkeys(anatomy, kept, group, None)]) for group in pair))
 
 
-class _Measurement:
-    """One fact."""
+class Measurement:
+    """One fact whose value neurons are found."""
 
     def __init__(
         self, model: Model, fact: ResolvedFact, prediction: Prediction, options: StudyOptions
@@ -150,21 +156,21 @@ class _Measurement:
             ValueNeurons("ffn", ffn.layer, ffn.index, ffn.position, ffn.score),
         )
 
-    def tables(self, query: Query | None) -> Iterator[tuple[str, pd.DataFrame]]:
-        """Each table of the fact."""
-        ffn, attention = self.ffn, self.attention
-        yield VALUE_NEURONS.name, self._value_neurons(attention, ffn)
+    def attribution(self, query: Query | None) -> Iterator[tuple[str, pd.DataFrame]]:
+        """The tables of value and query neurons."""
+        yield VALUE_NEURONS.name, self._value_neurons(self.attention, self.ffn)
         yield LAYERS.name, self._layers(query)
-        yield HEADS.name, self._heads()
-        shallow: list[Part] = []
         if query is not None:
-            scores = query.of_attention.ffn_neurons[0, 0]
-            yield QUERY_NEURONS.name, self._query_neurons(scores)
-            shallow = self._shallow(scores)
+            yield QUERY_NEURONS.name, self._query_neurons(query.of_attention.ffn_neurons[0, 0])
+
+    def experiments(self, query: Query | None) -> Iterator[tuple[str, pd.DataFrame]]:
+        """The other tables: heads, methods, the path, and what is zeroed."""
+        yield HEADS.name, self._heads()
         table, of_methods = self._methods()
         yield METHOD_NEURONS.name, table
         yield PATH.name, self._path()
-        values = [*self._attention_parts(attention), *_ffn_parts(ffn.layer, ffn.index)]
+        values = [*self._attention_parts(self.attention), *_ffn_parts(self.ffn.layer, self.ffn.index)]
+        shallow = [] if query is None else self._shallow(query.of_attention.ffn_neurons[0, 0])
         yield OUTCOMES.name, outcomes(self.model, self.fact, self._interventions(of_methods, values, shallow))
 
     def _best(self, grid: Grid, top: int, n_coefficients: int) -> Values:

@@ -31,7 +31,6 @@ def editing(study: Study) -> dict[str, Any]:
     """
     values, queries = value_layers(study), query_layers(study)
     head, neurons = heads(study), shared_neurons(study)
-    sizes = study.known["relation"].value_counts()
     found = {}
     for relation in relations(study):
         value = values.loc[values["relation"] == relation]
@@ -39,7 +38,7 @@ def editing(study: Study) -> dict[str, Any]:
         own_heads = head.loc[(head["relation"] == relation) & head["zeroed"]].sort_values("place")
         own = neurons.loc[neurons["relation"] == relation]
         found[relation] = {
-            "n_facts": int(sizes[relation]),
+            "n_facts": int((study.known["relation"] == relation).sum()),
             "layers": _best_layers(value.loc[value["kind"] == "ffn"]),
             "attention_layers": _best_layers(value.loc[value["kind"] == "attention"]),
             "query_layers": _best_layers(
@@ -47,9 +46,7 @@ def editing(study: Study) -> dict[str, Any]:
             ),
             "heads": _numbers(own_heads, "layer", "head"),
             "ffn_neurons": _numbers(_listed(own, "value", "ffn"), "layer", "neuron"),
-            "attention_neurons": _numbers(
-                by_list.get(("value", "attention"), own[:0]), "layer", "head", "dim"
-            ),
+            "attention_neurons": _numbers(_listed(own, "value", "attention"), "layer", "head", "dim"),
             "query_neurons": _numbers(_listed(own, "query", "ffn"), "layer", "neuron"),
         }
     about = {name: study.manifest[name] for name in ("model", "revision", "architecture", "n_layers")}

@@ -79,8 +79,8 @@ ITEMS = (
         "the prediction rested on them. Random neurons are beside them, anywhere and in the layers of "
         "method a.",
         "Which method is right about single neurons: they are zeroed together, and neurons that replace "
-        "each other hide each other. A fall may also come from damage to everything else; `mnemoscope "
-        "methods` measures that.",
+        "each other hide each other. A fall may also come from damage to everything else; mnemoscope "
+        "methods measures that.",
         (Shown("methods", "The target after each method's neurons are zeroed", zeroing.methods),),
     ),
     Item(
@@ -117,7 +117,7 @@ ITEMS = (
         "Heads",
         "The mean score of every head by relation, and what happens to the facts of a relation when its own "
         "best heads, those of another relation, or random heads are zeroed.",
-        "That a head stores facts of one relation: relations share heads (`shared_heads`), and relations "
+        "That a head stores facts of one relation: relations share heads (the column of shared heads), and relations "
         "that ask for alike answers are hurt by each other's heads.",
         (
             Shown("heads", "Score of each head", heads.heads),
@@ -200,7 +200,7 @@ ITEMS = (
         14,
         "Neurons shared by most facts of a relation",
         "Every neuron that more than half of a relation's facts list, most shared first; what "
-        "`editing.json` lists.",
+        "editing.json lists.",
         "That editing them edits the facts.",
         (Shown("shared_neurons", "Neurons in more than half of the facts", sharing.shared_neurons),),
     ),

@@ -25,7 +25,7 @@ def method_layers(study: Study) -> pd.DataFrame:
     `_high`.
     """
     table = _of_known(study, METHOD_NEURONS.name)
-    counts = table.groupby([FACT, "method", "layer"]).size().reset_index(name="share")
+    counts = _counted(table, [FACT, "method", "layer"], "share")
     counts["share"] /= counts.groupby([FACT, "method"])["share"].transform("sum")
     found = means_by_relation(
         study, _in_every_layer(study, counts, ["method"]), ["method", "layer"], "share", 0
@@ -116,7 +116,7 @@ def roles_by_depth(study: Study) -> pd.DataFrame:
     roles = queries[keys].merge(values[keys], on=keys, how="outer", indicator="role")
     named = dict(zip(("right_only", "both", "left_only"), ROLES, strict=True))
     roles["role"] = roles["role"].astype(str).map(named)
-    counts = roles.groupby([FACT, "role", "layer"]).size().reset_index(name="neurons")
+    counts = _counted(roles, [FACT, "role", "layer"], "neurons")
     counts = _in_every_layer(study, counts, ["role"])
     found = means_by_relation(study, counts, ["role", "layer"], "neurons", 0)
     return _sorted_by(found, "role", ROLES)
@@ -125,6 +125,11 @@ def roles_by_depth(study: Study) -> pd.DataFrame:
 def _of_known(study: Study, name: str) -> pd.DataFrame:
     table = study.table(name)
     return table.loc[table[FACT].isin(study.known[FACT])]
+
+
+def _counted(table: pd.DataFrame, keys: list[str], name: str) -> pd.DataFrame:
+    """How many rows there are of each combination of keys."""
+    return pd.DataFrame({name: table.groupby(keys).size()}).reset_index()
 
 
 def _in_every_layer(study: Study, counts: pd.DataFrame, names: list[str]) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def shared_neurons(study: Study) -> pd.DataFrame:
     and `mean_score` (nats) over the facts that list it.
     """
     facts = study.known[[FACT, "relation"]]
-    sizes = facts["relation"].value_counts()
+    sizes = facts.groupby("relation")[FACT].count()
     order = {name: place for place, name in enumerate(relations(study))}
     tables = []
     for which in LISTS:
@@ -207,10 +207,10 @@ def _by_chance(study: Study, own: Sets) -> float:
         "ffn": study.manifest["d_ff"],
     }
     expected = 0.0
-    per_layer = pd.Series(own.n_facts_listing).groupby([own.neurons["kind"], own.neurons["layer"]]).sum()
-    for (kind, _), number in per_layer.items():
-        size = sizes[str(kind)]
-        expected += size * _more_than_half(n_facts, min(number / n_facts / size, 1.0))
+    counted = own.neurons.assign(number=own.n_facts_listing)
+    for _, rows in counted.groupby(["kind", "layer"]):
+        size = sizes[rows["kind"].iloc[0]]
+        expected += size * _more_than_half(n_facts, min(rows["number"].sum() / n_facts / size, 1.0))
     return expected
 
 

@@ -28,7 +28,7 @@ def facts_kept(table: pd.DataFrame) -> Any:
     y = alt.Y("relation:N", sort=list(rows["relation"]), title=None)
     base = alt.Chart(data(rows)).encode(y=y)
     tried = base.mark_bar(color=CONTROL, opacity=0.35, aria=False).encode(
-        x=alt.X("n_tried:Q", title="facts tried, kept")
+        x=alt.X("n_tried:Q", title="facts tried, kept", axis=alt.Axis(tickMinStep=1))
     )
     kept = base.mark_bar(color=RAISES, aria=False).encode(x="n_kept:Q")
     return alt.layer(tried, kept).properties(width=420, height=20 * len(rows))
@@ -41,7 +41,7 @@ def facts_dropped(table: pd.DataFrame) -> Any:
     rows = table.assign(reason=table["reason"].map(visible))
     y = alt.Y("reason:N", sort=list(rows["reason"]), title=None, axis=alt.Axis(labelLimit=460))
     bars = alt.Chart(data(rows.loc[:, ["reason", "n_dropped"]])).mark_bar(color=CONTROL, aria=False)
-    return bars.encode(y=y, x=alt.X("n_dropped:Q", title="facts")).properties(
+    return bars.encode(y=y, x=alt.X("n_dropped:Q", title="facts", axis=alt.Axis(tickMinStep=1))).properties(
         width=300, height=20 * len(rows)
     )
 
@@ -294,7 +294,8 @@ def shared_neurons(table: pd.DataFrame) -> Any:
     panels = []
     layers = pd.DataFrame({"layer": range(int(table["layer"].max()) + 1)}) if len(table) else table
     for which, rows in table.groupby("list", sort=False):
-        counts = rows.groupby(["relation", "layer"], sort=False).size().reset_index(name="neurons")
+        sizes = rows.groupby(["relation", "layer"], sort=False).size()
+        counts = pd.DataFrame({"neurons": sizes}).reset_index()
         every = counts[["relation"]].drop_duplicates().merge(layers, how="cross")
         filled = every.merge(counts, how="left", on=["relation", "layer"]).fillna({"neurons": 0})
         filled["relation"] = filled["relation"].map(visible)

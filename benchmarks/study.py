@@ -1,0 +1,78 @@
+"""What a study costs, as a ratio to plain batched forward passes over the same prompts.
+
+    python benchmarks/study.py            # some minutes
+
+Plain forward passes (the model as transformers gives it, prompts padded to batches) and attributions of the
+same batches take turns, and the sums of both are compared. One thread, as the workers of a study have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+import mnemoscope as ms
+from measuring import write
+from mnemoscope.model.capture import padded_on_the_right
+from mnemoscope.study.facts import ResolvedFact, known_facts, resolve
+from mnemoscope.study.measuring import attributed, measured
+from mnemoscope.study.options import StudyOptions
+from mnemoscope.study.own_facts import own_facts
+from mnemoscope.study.plan import MEASURED_AT_ONCE
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--relation", default="capital", help="of the package's own facts")
+    parser.add_argument("--batches", type=int, default=4, help="of 16 facts")
+    arguments = parser.parse_args()
+    torch.set_num_threads(StudyOptions().threads)
+    model = ms.load("demo")
+    resolved, _ = resolve(model.language_model, own_facts([arguments.relation]))
+    known, _ = known_facts(model.language_model, resolved)
+    similar = sorted(known, key=lambda fact: (fact.target, len(fact.prompt.ids), fact.fact.line))
+    batches = [
+        similar[start : start + MEASURED_AT_ONCE] for start in range(0, len(similar), MEASURED_AT_ONCE)
+    ]
+    batches = batches[: arguments.batches]
+    options = StudyOptions()
+    ways: dict[str, Callable[[Sequence[ResolvedFact]], object]] = {
+        "plain batched forward passes": lambda facts: forward(model, facts),
+        "value and query attribution": lambda facts: attribution(model, facts, options),
+        "all that a study measures of a fact": lambda facts: measured(model, facts, options),
+    }
+    seconds = dict.fromkeys(ways, 0.0)
+    for way in ways.values():
+        way(batches[0][:2])  # what is measured of the weights once
+    for facts in batches:
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way(facts)
+            seconds[name] += time.perf_counter() - start
+    n_facts = sum(map(len, batches))
+    base = seconds["plain batched forward passes"]
+    how = f"{options.threads} thread, torch {torch.__version__}"
+    write(f"{model!r}; {n_facts} facts ({arguments.relation}), {how}")
+    for name, value in seconds.items():
+        write(f"{name:40} {1e3 * value / n_facts:8.0f} ms a fact {value / base:8.1f} x")
+
+
+def forward(model: ms.Model, facts: Sequence[ResolvedFact]) -> None:
+    """The model as transformers gives it."""
+    tokens, mask = padded_on_the_right([fact.prompt.ids for fact in facts], torch.device("cpu"))
+    with torch.no_grad():
+        model.language_model.model(input_ids=tokens, attention_mask=mask)
+
+
+def attribution(model: ms.Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> None:
+    """The tables of value and query neurons."""
+    for measurement, query in attributed(model, facts, options):
+        list(measurement.attribution(query))
+
+
+if __name__ == "__main__":
+    main()
