@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -76,9 +79,9 @@ def arguments(model: Path, facts: Path, out: Path) -> list[str]:
     return ["study", "run", f"--model={model}", f"--facts={facts}", f"--out={out}", *given]
 
 
-def worker_setup(model: Path) -> Setup:
+def worker_setup(model: Path, threads: int = 1) -> Setup:
     """What a worker of the study is given."""
-    return Setup(ModelSpec(str(model)), FACTS, OPTIONS)
+    return Setup(ModelSpec(str(model)), FACTS, replace(OPTIONS, threads=threads))
 
 
 def drive(model: Path, out: Path, n_workers: int = 1, on_ray: bool = False) -> None:
@@ -103,7 +106,9 @@ def driver(*given: object) -> Iterator[BaseProcess]:
 def tables(folder: Path) -> dict[str, bytes]:
     """The bytes of every file below the study's tables."""
     top = folder / TABLES
-    return {str(path.relative_to(top)): path.read_bytes() for path in sorted(top.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(top)): path.read_bytes() for path in sorted(top.rglob("*")) if path.is_file()
+    }
 
 
 def workers_of(process: int) -> list[psutil.Process]:
@@ -125,6 +130,25 @@ def kill(process: int) -> None:
         psutil.Process(process).send_signal(signal.SIGKILL)
     except psutil.NoSuchProcess:
         return
+
+
+@contextmanager
+def killing_workers() -> Iterator[None]:
+    """Every worker of this process is killed as soon as it is seen."""
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.wait(0.05):
+            for worker in workers_of(os.getpid()):
+                kill(worker.pid)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def left_after(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:

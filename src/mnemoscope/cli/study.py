@@ -10,11 +10,12 @@ import typer
 
 from mnemoscope.cli.facts import tell_left_out
 from mnemoscope.cli.options import Device, Dtype, ModelName, Revision, TrustRemoteCode, example
-from mnemoscope.cli.output import stdout_kept_clean, tell
+from mnemoscope.cli.output import stdout_kept_clean, tell, write
 from mnemoscope.errors import FactsError, OptionError
 
 if TYPE_CHECKING:
     from mnemoscope.study.facts import Fact
+    from mnemoscope.study.opened import Study
     from mnemoscope.study.options import StudyOptions
     from mnemoscope.study.running import Source
 
@@ -37,7 +38,7 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
         str,
         typer.Option(
             metavar="SOURCE",
-            help="'own', the package's; or a file, a folder of LRE or ParaRel, or hub:OWNER/NAME:CONFIG:SPLIT.",
+            help="'own', the package's; a file; a folder of LRE or ParaRel; or hub:OWNER/NAME:CONFIG:SPLIT.",
         ),
     ] = OWN,
     only: Annotated[
@@ -124,11 +125,15 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
             threads=threads,
         )
         options.check()
-        source = _source(facts, only, format, relation, question_template, strict)
         if quick:
             options = options.quick()
+        from mnemoscope.study.running import check_workers, run_study
+        from mnemoscope.study.store import check_folder
+
+        check_workers(workers)
+        check_folder(out)
+        source = _source(facts, only, format, relation, question_template, strict)
         _tell_what_is_asked(source, options)
-        from mnemoscope.study.running import run_study
         from mnemoscope.study.work import ModelSpec
         from mnemoscope.view.study_progress import StudyProgress
 
@@ -142,6 +147,75 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
                 spec, source, out, options, workers=workers, engine=_engine(engine, address), report=report
             )
     tell(f"done: {out}; see it with `mnemoscope study report {out}`")
+
+
+@study.command(epilog=example('mnemoscope study sql capitals "select count(*) from facts where kept"'))
+def sql(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="FOLDER... QUERY", help="The study, or several; then what to ask, as SQL."),
+    ],
+    format: Annotated[  # noqa: A002
+        Literal["table", "csv", "json"], typer.Option(help="How to print the answer.")
+    ] = "table",
+) -> None:
+    """Ask DuckDB about a study; its tables are views, and of several studies each row has its `study`.
+
+    Also while the study runs. docs/studies_schema.md has the tables.
+    """
+    *folders, query = arguments
+    if not folders:
+        raise OptionError("name a study's folder before the query")
+    with stdout_kept_clean():
+        from mnemoscope.study.opened import Studies, Study
+        from mnemoscope.view.study.answer import printed
+
+        opened = Study.open(folders[0]) if len(folders) == 1 else Studies.open(folders)
+        text = printed(opened.sql(query), format)
+    write(text)
+
+
+@study.command(epilog=example("mnemoscope study report capitals --out capitals.html"))
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The study.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Where to write; beside the folder if not given.")
+    ] = None,
+) -> None:
+    """Write one page with all tables and charts of a study; it opens offline."""
+    with stdout_kept_clean():
+        from mnemoscope.study.opened import Study
+        from mnemoscope.view.study.report import write_report
+
+        opened = Study.open(folder)
+        written = write_report(opened, out or folder.with_name(f"{opened.name}.html"))
+        _tell_unfinished(opened)
+    tell(f"written: {written}")
+
+
+@study.command(epilog=example("mnemoscope study export capitals tables --format csv --format png"))
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The study.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, or one with its export.")],
+    format: Annotated[  # noqa: A002
+        list[str] | None,
+        typer.Option(help="csv, parquet, svg, png or tex; may be repeated. All if not given."),
+    ] = None,
+) -> None:
+    """Write every table and chart of a study to files, with `editing.json` for tools that edit models."""
+    with stdout_kept_clean():
+        from mnemoscope.study.opened import Study
+        from mnemoscope.view.study.files import export as export_study
+
+        opened = Study.open(folder)
+        written = export_study(opened, out, format or ())
+        _tell_unfinished(opened)
+    tell(f"written: {written}")
+
+
+def _tell_unfinished(opened: Study) -> None:
+    if opened.unfinished:
+        tell(f"{opened.folder} is {opened.unfinished}; run the study's command again to go on")
 
 
 def _source(

@@ -111,9 +111,18 @@ def run_study(
             return store.folder
 
 
-def _check(model: ModelSpec | Model, source: Source, workers: int) -> None:
+def check_workers(workers: int) -> None:
+    """Refuse a number of workers that is none.
+
+    Raises:
+        OptionError: it is below 1.
+    """
     if workers < 1:
         raise OptionError(f"workers is {workers}; give 1 or more")
+
+
+def _check(model: ModelSpec | Model, source: Source, workers: int) -> None:
+    check_workers(workers)
     if isinstance(model, Model) and workers > 1:
         raise OptionError("an opened model is used by one worker; give the model's name, or workers=1")
     if not source.facts:

@@ -1,7 +1,7 @@
 """A folder of results that survives a kill at any moment and can be continued.
 
-    DIR/manifest.json                  what the results depend on
-    DIR/tables/TABLE/KEY.parquet       rows of a table, one file (a shard) for each piece of work
+DIR/manifest.json                  what the results depend on
+DIR/tables/TABLE/KEY.parquet       rows of a table, one file (a shard) for each piece of work
 """
 
 from __future__ import annotations

@@ -117,8 +117,8 @@ ITEMS = (
         "Heads",
         "The mean score of every head by relation, and what happens to the facts of a relation when its own "
         "best heads, those of another relation, or random heads are zeroed.",
-        "That a head stores facts of one relation: relations share heads (the column of shared heads), and relations "
-        "that ask for alike answers are hurt by each other's heads.",
+        "That a head stores facts of one relation: relations share heads (a column counts them), and "
+        "relations that ask for alike answers are hurt by each other's heads.",
         (
             Shown("heads", "Score of each head", heads.heads),
             Shown(

@@ -61,16 +61,15 @@ def shared_neurons(study: Study) -> pd.DataFrame:
     and `mean_score` (nats) over the facts that list it.
     """
     facts = study.known[[FACT, "relation"]]
-    sizes = facts.groupby("relation")[FACT].count()
+    facts = facts.assign(size=facts.groupby("relation")[FACT].transform("count"))
     order = {name: place for place, name in enumerate(relations(study))}
     tables = []
     for which in LISTS:
-        grouped = listings(study, which).merge(facts, on=FACT).groupby(["relation", *NEURON])["score"]
+        grouped = listings(study, which).merge(facts, on=FACT).groupby(["relation", "size", *NEURON])["score"]
         found = grouped.agg(n_facts="size", mean_score="mean").reset_index()
-        found.insert(0, "list", which)
-        tables.append(found[2 * found["n_facts"] > found["relation"].map(sizes)])
+        tables.append(found[2 * found["n_facts"] > found["size"]].assign(list=which))
     found = pd.concat(tables, ignore_index=True)
-    found["share"] = found["n_facts"] / found["relation"].map(sizes)
+    found["share"] = found["n_facts"] / found["size"]
     found["order"] = found["relation"].map(order)
     found["from_value"] = found["list"].map(LISTS.index)
     found = found.sort_values(
