@@ -15,17 +15,17 @@ def page() -> str:
     lines = [
         "# The tables of a study",
         "",
-        f"Schema {SCHEMA_VERSION}, written by `python docs/make_schema.py` from the package; a test holds it.",
+        f"Schema {SCHEMA_VERSION}, written by `python docs/make_schema.py`; a test holds it.",
         "",
         "A study is a folder:",
         "",
         "```text",
-        "DIR/manifest.json                  model, revision, dtype, versions, options, hash of the facts, schema",
-        "DIR/tables/TABLE/KEY.parquet       rows of a table; a file (a shard) for each piece of work that is done",
+        "DIR/manifest.json               model, revision, dtype, versions, options, hash of the facts",
+        "DIR/tables/TABLE/KEY.parquet    rows of a table; a file (a shard) for each finished piece of work",
         "```",
         "",
-        "All shards of a table together are the table. `fact` joins them. Layers, heads, dims, neurons and positions",
-        "count from 0, places from 1; scores and log probabilities are in nats.",
+        "All shards of a table together are the table. `fact` joins them. Layers, heads, dims, neurons and",
+        "positions count from 0, places from 1; scores and log probabilities are in nats.",
         "",
     ]
     for table in TABLES.values():

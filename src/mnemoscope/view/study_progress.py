@@ -1,4 +1,4 @@
-"""Progress of a study on stderr or in a notebook: prompts done and left, the rate, and how far each type is."""
+"""Progress of a study on stderr or in a notebook: prompts done, the rate, and how far each type is."""
 
 from __future__ import annotations
 
