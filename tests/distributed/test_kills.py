@@ -104,7 +104,7 @@ def test_an_error_of_a_worker_is_told_as_it_was(tmp_path: Path) -> None:
 def test_workers_that_die_again_and_again_are_given_up(model: Path) -> None:
     with (
         Processes(worker_setup(model), 1) as workers,
-        killing_workers(),
+        killing_workers(0.05),
         pytest.raises(WorkerError, match=r"killed 3 times .* --workers"),
     ):
         workers.about()
@@ -116,7 +116,7 @@ def test_an_interrupt_ends_everything_at_once(model: Path, tmp_path: Path) -> No
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         while process.poll() is None and not workers_of(process.pid):
             time.sleep(0.01)
-        time.sleep(random.uniform(0, 5))  # workers are starting, opening the model or working
+        time.sleep(0.1)  # they import what they need, and would tell of an interrupt with a traceback
         everybody = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         assert left_after(everybody, 10) == []
