@@ -20,6 +20,7 @@ from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.projected import ProjectedColumns
 from mnemoscope.attribution.query import QueryScores
+from mnemoscope.attribution.scoring import Scorer
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.subkeys import ValueNeurons, subkeys
 from mnemoscope.attribution.tables import coefficients
@@ -142,11 +143,13 @@ class Measurement:
     ) -> None:
         self.model, self.fact, self.prediction, self.options = model, fact, prediction, options
         self.anatomy = model.language_model.anatomy
-        self.scorer = prediction.scorer()
         trace, base = prediction.trace, prediction.base
-        self.ffn = self._best(parts.ffn_neurons(trace, self.anatomy, base.ffn), options.ffn_neurons, 1)
+        # Not kept: its blocks, of each of the facts at once, would be most of the memory.
+        scorer = prediction.scorer()
+        grid = parts.ffn_neurons(trace, self.anatomy, base.ffn)
+        self.ffn = self._best(scorer, grid, options.ffn_neurons, 1)
         grid = parts.attention_neurons(trace, self.anatomy, base.attention)
-        self.attention = self._best(grid, options.attention_neurons, len(fact.prompt.ids))
+        self.attention = self._best(scorer, grid, options.attention_neurons, len(fact.prompt.ids))
 
     def values(self, n: int) -> tuple[ValueNeurons, ValueNeurons]:
         """The first n value neurons of each kind."""
@@ -173,10 +176,10 @@ class Measurement:
         shallow = [] if query is None else self._shallow(query.of_attention.ffn_neurons[0, 0])
         yield OUTCOMES.name, outcomes(self.model, self.fact, self._interventions(of_methods, values, shallow))
 
-    def _best(self, grid: Grid, top: int, n_coefficients: int) -> Values:
+    def _best(self, scorer: Scorer, grid: Grid, top: int, n_coefficients: int) -> Values:
         pool = Pool(top, 1, 0, n_coefficients)
         prediction = self.prediction
-        search(grid, [pool], prediction.coarse, lambda: prediction.fine, self.scorer)
+        search(grid, [pool], prediction.coarse, lambda: prediction.fine, scorer)
         index, score = pool.best()
         layer, column, place = grid.locate(index)
         last = len(self.fact.prompt.ids) - 1
@@ -214,7 +217,7 @@ class Measurement:
 
     def _heads(self) -> pd.DataFrame:
         trace, base = self.prediction.trace, self.prediction.base
-        scores = self.scorer.all(parts.heads(trace, self.anatomy, base.attention))[..., 0]
+        scores = self.prediction.scorer().all(parts.heads(trace, self.anatomy, base.attention))[..., 0]
         layer, head = torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij")
         return _frame(layer=layer.flatten(), head=head.flatten(), score=scores.flatten())
 
