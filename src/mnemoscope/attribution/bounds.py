@@ -55,6 +55,7 @@ class Geometry:
             largest = torch.maximum(largest, centred.pow(2).sum(-1).max())
         self.radius = largest.sqrt()
         self._measured: dict[int, tuple[Tensor, Tensor]] = {}
+        self._lengths: dict[int, Tensor] = {}
         self._latest: dict[Hashable, tuple[Hashable, Any]] = {}
 
     def measure(self, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,6 +70,13 @@ class Geometry:
         if key not in self._measured:
             self._measured[key] = self.measure(projection.columns())
         return self._measured[key]
+
+    def lengths(self, projection: Projection) -> Tensor:
+        """Length of what every column of a projection adds, `[n_columns]`, kept for the next prompt."""
+        key = id(projection.module)
+        if key not in self._lengths:
+            self._lengths[key] = projection.columns().norm(dim=-1)
+        return self._lengths[key]
 
     def latest(self, what: Hashable, of: Hashable, make: Callable[[], T]) -> T:
         """Something made of the weights for a key such as a target; only the latest key's is kept.

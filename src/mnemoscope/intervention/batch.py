@@ -14,7 +14,7 @@ from mnemoscope.intervention.parts import Part, Site, sites
 from mnemoscope.intervention.running import Positions, check_positions, unchanged
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.replay import Replay
+from mnemoscope.model.replay import Replay, begun
 
 # Told how many rows are done and how many there are.
 Report = Callable[[int, int], None]
@@ -79,11 +79,12 @@ def ablate_each(
     rank = torch.empty(len(where), dtype=torch.long, device=device)
     done = 0
     with torch.no_grad():
-        before = float(objective.value(replay.log_probabilities(anatomy.n_layers - 1, 1))[0])
+        before = float(objective.value(replay.own)[0])
         for some in first.argsort(stable=True).split(replay.rows_within(budget)):
+            starts = first[some].tolist()
             rows = [where[i] for i in some.tolist()]
-            with _each_row_scaled(anatomy, rows, factor, positions):
-                log_p = replay.log_probabilities(int(first[some[0]]), len(rows))
+            with _each_row_scaled(anatomy, rows, starts, factor, positions):
+                log_p = replay.log_probabilities(starts)
             value[some.to(device)] = objective.value(log_p)
             rank[some.to(device)] = objective.rank(log_p)
             done += len(rows)
@@ -104,7 +105,7 @@ class TextProbe:
         self._anatomy = language_model.anatomy
         with unchanged(), torch.no_grad():
             self._replay = Replay(language_model, token_ids)
-            self._own = self._readout.log_probabilities(self._replay.states(0, 1)[0])
+            self._own = self._readout.log_probabilities(self._replay.states([0])[0])
 
     def divergences(self, interventions: Sequence[Sequence[Part]], *, budget: int) -> Tensor:
         """Mean KL divergence of the changed predictions from the unchanged ones, `[n_interventions]`.
@@ -120,8 +121,9 @@ class TextProbe:
         found = torch.empty(len(where))
         with unchanged(), torch.no_grad():
             for some in first.argsort(stable=True).split(max(1, budget // (16 * self._own.numel()))):
-                with _each_row_scaled(self._anatomy, [where[i] for i in some.tolist()], 0.0, None):
-                    states = self._replay.states(int(first[some[0]]), len(some))
+                starts = first[some].tolist()
+                with _each_row_scaled(self._anatomy, [where[i] for i in some.tolist()], starts, 0.0, None):
+                    states = self._replay.states(starts)
                 for place, row in zip(some.tolist(), states, strict=True):
                     changed = self._readout.log_probabilities(row)
                     found[place] = divergence(self._own, changed).mean()
@@ -140,14 +142,20 @@ def divergence(own: Tensor, changed: Tensor) -> Tensor:
 
 @contextmanager
 def _each_row_scaled(
-    anatomy: Anatomy, rows: Sequence[Sequence[Site]], factor: float, positions: Positions
+    anatomy: Anatomy,
+    rows: Sequence[Sequence[Site]],
+    first: Sequence[int],
+    factor: float,
+    positions: Positions,
 ) -> Iterator[None]:
-    """Scale each row's own sites in what passes through the model."""
+    """Scale each row's own sites in what passes through the model; rows begin with the layers `first`."""
     inputs: dict[nn.Module, list[tuple[int, Tensor]]] = {}
     whole: dict[nn.Module, list[int]] = {}
+    n_rows: dict[nn.Module, int] = {}
     for row, places in enumerate(rows):
         for site in places:
             module = site.module(anatomy)
+            n_rows[module] = begun(first, site.layer)
             if site.inputs is None:
                 whole.setdefault(module, []).append(row)
             else:
@@ -156,10 +164,10 @@ def _each_row_scaled(
         for module, pairs in inputs.items():
             index = torch.cat([chosen for _, chosen in pairs])
             row = torch.cat([torch.full_like(chosen, row) for row, chosen in pairs])
-            hook = _scaling(len(rows), row, index, factor, positions)
+            hook = _scaling(n_rows[module], row, index, factor, positions)
             stack.callback(module.register_forward_pre_hook(hook).remove)
         for module, chosen in whole.items():
-            hook = _scaling_output(len(rows), torch.tensor(chosen), factor, positions)
+            hook = _scaling_output(n_rows[module], torch.tensor(chosen), factor, positions)
             stack.callback(module.register_forward_hook(hook).remove)
         yield
 

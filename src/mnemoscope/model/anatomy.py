@@ -10,6 +10,7 @@ sum to what the model computes, and a model for which they do not is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -193,7 +194,11 @@ class Anatomy:
 
     def n_neurons(self, layer: int) -> int:
         """FFN neurons of a layer, those of all its experts together."""
-        return self.blocks[layer].ffn_output.n_inputs
+        return self._n_neurons[layer]
+
+    @cached_property
+    def _n_neurons(self) -> tuple[int, ...]:
+        return tuple(block.ffn_output.n_inputs for block in self.blocks)
 
 
 def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:

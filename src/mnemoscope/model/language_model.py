@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,6 +23,7 @@ class LanguageModel:
         tokenizer: its tokenizer.
         anatomy: where its parts are.
         proof: the checks it passed.
+        replayed: the sorts of arguments with which its blocks have been seen to run on their own.
     """
 
     name: str
@@ -31,6 +32,7 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     anatomy: Anatomy
     proof: Proof
+    replayed: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @property
     def context(self) -> int | None:

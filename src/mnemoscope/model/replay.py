@@ -30,7 +30,9 @@ class Replay:
     """One forward pass of one prompt that can be taken up at any layer."""
 
     def __init__(self, language_model: LanguageModel, token_ids: Sequence[int]) -> None:
-        """Run the prompt once, and check that the blocks run on their own do what the model does.
+        """Run the prompt once; check that the blocks run on their own do what the model does.
+
+        Once for a model, unless its blocks are given other sorts of arguments for another prompt.
 
         Raises:
             UnsupportedModelError: they do not.
@@ -42,33 +44,42 @@ class Replay:
         self._final: list[Tensor] = []
         self._run(token_ids)
         self._per_row = self._find_per_row(token_ids)
-        with torch.no_grad():
-            own = language_model.anatomy.readout.log_probabilities(self._final[-1])
-            error = float((self.log_probabilities(0, 1) - own).abs().max())
-        if not error <= TOLERANCE.get(language_model.model.dtype, HALF_PRECISION_TOLERANCE):
-            raise UnsupportedModelError(
-                f"the blocks of {language_model.name} run on their own give other predictions than the "
-                f"model (off by {error:.2g} nats); ablate its parts one by one with `ablate`"
-            )
+        kind = str([{name: _kind(value) for name, value in each.items()} for each in self._arguments])
+        if kind not in language_model.replayed:
+            self._check()
+            language_model.replayed.add(kind)
 
-    def log_probabilities(self, layer: int, rows: int) -> Tensor:
-        """Take the pass up at a layer in so many rows, `[rows, n_vocabulary]` float32.
+    @property
+    def own(self) -> Tensor:
+        """The model's own log probabilities, `[1, n_vocabulary]` float32."""
+        return self.language_model.anatomy.readout.log_probabilities(self._final[-1])
+
+    def log_probabilities(self, first: Sequence[int]) -> Tensor:
+        """Take the pass up in several rows, `[n_rows, n_vocabulary]` float32.
 
         Hooks that change the rows do so; gradients flow where they are enabled.
-        """
-        return self.language_model.anatomy.readout.log_probabilities(self.states(layer, rows)[:, -1])
 
-    def states(self, layer: int, rows: int) -> Tensor:
-        """The same before the final norm and at every position, `[rows, n_tokens, d_model]`."""
+        Args:
+            first: the layer that each row begins with, ascending. A layer is given the rows that have begun,
+                which are the first ones (`begun`).
+        """
+        return self.language_model.anatomy.readout.log_probabilities(self.states(first)[:, -1])
+
+    def states(self, first: Sequence[int]) -> Tensor:
+        """The same before the final norm and at every position, `[n_rows, n_tokens, d_model]`."""
         model = self.language_model.model
         blocks = self.language_model.anatomy.blocks
-        states = self._inputs[layer].expand(rows, -1, -1).contiguous()
+        states = self._inputs[first[0]][:0]
         with evaluating(model):
-            for block, arguments in zip(blocks[layer:], self._arguments[layer:], strict=True):
+            for layer in range(first[0], len(blocks)):
+                rows = begun(first, layer)
+                joining = self._inputs[layer].expand(rows - len(states), -1, -1)
+                states = torch.cat([states.to(joining.device), joining])
+                arguments = self._arguments[layer]
                 given = {name: self._for_rows(name, value, rows) for name, value in arguments.items()}
                 others = [value for name, value in given.items() if isinstance(name, int)]
                 named = {name: value for name, value in given.items() if isinstance(name, str)}
-                states = first_tensor(block.module(states, *others, **named))
+                states = first_tensor(blocks[layer].module(states, *others, **named))
         return states.to(self.language_model.anatomy.device)
 
     def rows_within(self, budget: int) -> int:
@@ -76,6 +87,15 @@ class Replay:
         anatomy = self.language_model.anatomy
         activations = 4 * self.n_tokens * (4 * anatomy.d_ff + 8 * anatomy.d_model)
         return max(1, min(128, budget // (activations + 12 * anatomy.n_vocabulary)))
+
+    def _check(self) -> None:
+        with torch.no_grad():
+            error = float((self.log_probabilities([0]) - self.own).abs().max())
+        if not error <= TOLERANCE.get(self.language_model.model.dtype, HALF_PRECISION_TOLERANCE):
+            raise UnsupportedModelError(
+                f"the blocks of {self.language_model.name} run on their own give other predictions than the "
+                f"model (off by {error:.2g} nats); ablate its parts one by one with `ablate`"
+            )
 
     def _for_rows(self, name: int | str, value: Any, rows: int) -> Any:
         """An argument of a block in so many rows instead of one."""
@@ -129,6 +149,16 @@ class Replay:
 
 class _ReachedError(Exception):
     """A pass has come to the first block, and need not go on."""
+
+
+def begun(first: Sequence[int], layer: int) -> int:
+    """How many rows have begun when a layer runs."""
+    return sum(start <= layer for start in first)
+
+
+def _kind(value: Any) -> str:
+    """What sort of thing a block is given."""
+    return f"{type(value).__name__}{value.ndim if isinstance(value, Tensor) else ''}"
 
 
 def _shape(value: Any) -> torch.Size | None:

@@ -40,7 +40,7 @@ class StudyOptions:
     query_neurons: int = 300
     shallow_query_neurons: int = 1000
     head_share: float = 0.01
-    controls: int = 3
+    controls: int = 1
     summed: int = 5
     read: int = 20
     threads: int = 1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mnemoscope.attribution import parts, tables
 from mnemoscope.attribution.attribute import COARSE_TOKENS, FINE_TOKENS, Best, Prediction
@@ -90,9 +91,12 @@ class Question:
     @cached_property
     def norms(self) -> Tensor:
         """Length of what every neuron adds for a coefficient of 1, `[n_neurons]`."""
-        grid = self.grid
-        lengths = [grid.columns(i, None).norm(dim=-1) * grid.scale[i] for i in range(grid.n_layers)]
-        return torch.cat(lengths)
+        geometry, grid = self.prediction.geometry(), self.grid
+        assert grid.weights is not None
+        lengths = [geometry.lengths(weights) for weights in grid.weights]
+        # Layers may have fewer neurons than others.
+        padded = torch.stack([pad(each, (0, grid.n_columns - len(each))) for each in lengths])
+        return (padded * grid.scale[:, None]).flatten()
 
     @cached_property
     def total_effects(self) -> TotalEffects:

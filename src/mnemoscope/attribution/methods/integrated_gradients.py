@@ -75,7 +75,7 @@ def _integral(question: Question, replay: Replay, layer: int, steps: Tensor) -> 
         stack.callback(projection.module.register_forward_pre_hook(scale).remove)
         if norm is not None:
             stack.callback(projection.written.register_forward_hook(_with_scale(norm, scales)).remove)
-        value = question.prediction.objective.value(replay.log_probabilities(layer, len(steps)))
+        value = question.prediction.objective.value(replay.log_probabilities([layer] * len(steps)))
         (gradient,) = torch.autograd.grad(value.sum(), scaled)
     return (values[0] * gradient.float().mean(0)).sum(0).to(steps.device)
 

@@ -1,7 +1,8 @@
 """The rank of a target among the tokens that a neuron promotes, bounded and exact.
 
 Among some of the tokens the target can stand no lower than among all: its rank there bounds the rank from
-below, so that most neurons are left out without being projected to the whole vocabulary.
+below, so that most neurons are left out without being projected to the whole vocabulary. Who asks for many
+targets has every neuron projected once instead (`order_statistics`).
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.bounds import ROUNDING
+from mnemoscope.attribution.bounds import ROUNDING, Geometry
 from mnemoscope.attribution.methods.base import Question
+from mnemoscope.attribution.methods.order_statistics import OrderStatistics
 from mnemoscope.attribution.parts import Grid, by_layer
 from mnemoscope.attribution.projected import MAX_ROWS, project_columns
 from mnemoscope.attribution.scoring import Observer
 from mnemoscope.model.anatomy import Projection
-from mnemoscope.model.readout import FrozenReadout, Readout, project
+from mnemoscope.model.readout import FrozenReadout, Readout
 
 # Tokens compared, times the root of how many a bound of log p would sum: a rank needs more of them to be told
 # at all, but not so many more to be told well.
-MORE_TOKENS = 384
+MORE_TOKENS = 128
+# Projecting every neuron to the whole vocabulary costs as much as bounding the ranks of some more targets.
+FEW_TARGETS = 16
 
 
 class Standing:
@@ -33,17 +37,13 @@ class Standing:
     """
 
     def __init__(self, readout: Readout, token: int, n_tokens: int) -> None:
-        """Look at the tokens most like the target, which outrank it most, and at others spread evenly."""
+        """Look at tokens drawn at random: those most like the target tell less, as they go with it."""
         embeddings, norm = readout.unembedding, readout.norm
-        n_tokens = min(n_tokens, len(embeddings))
-        target = embeddings[token].float()
-        alike = project(norm.centre(norm.centre(target * norm.weight)[None]) * norm.weight, embeddings)[0]
-        alike[token] = -torch.inf
-        spread = torch.linspace(0, len(embeddings) - 1, n_tokens // 2 + 1, device=alike.device).long()
-        ids = torch.cat([alike.topk(max(1, n_tokens // 2)).indices, spread]).unique()
-        ids = ids[ids != token]
+        order = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(0))
+        ids = order[order != token][:n_tokens].to(embeddings.device)
         # The target's advantage over each of the tokens, as directions of the residual stream.
-        self._advantages = norm.centre((target - embeddings[ids].float()) * norm.weight)
+        self._advantages = norm.centre((embeddings[token].float() - embeddings[ids].float()) * norm.weight)
+        self._lengths = self._advantages.norm(dim=-1)
         self._counted: dict[int, Tensor] = {}
 
     def of(self, projection: Projection, column: Tensor) -> Tensor:
@@ -63,12 +63,33 @@ class Standing:
     def _count(self, columns: Tensor) -> Tensor:
         counts = torch.zeros(len(columns), 2, device=columns.device)
         lengths = columns.norm(dim=-1, keepdim=True)
-        for directions in self._advantages.split(1024):
+        for directions, reach in zip(self._advantages.split(1024), self._lengths.split(1024), strict=True):
             advantage = columns @ directions.T
-            slack = 4 * ROUNDING * lengths * directions.norm(dim=-1)
+            slack = 4 * ROUNDING * lengths * reach
             counts[:, 0] += (advantage < -slack).sum(-1)
             counts[:, 1] += (advantage > slack).sum(-1)
         return counts
+
+
+class Standings:
+    """How any target stands: the first few each among some tokens, later ones among all."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        """Nothing has been asked yet."""
+        self._geometry = geometry
+        self._among_all = OrderStatistics(geometry)
+        self._asked: set[int] = set()
+
+    def of(self, token: int, n_tokens: int, projection: Projection, column: Tensor) -> Tensor:
+        """How many tokens are certainly above and certainly below the target, `[n] -> [n, 2]`."""
+        self._asked.add(token)
+        if len(self._asked) > FEW_TARGETS:
+            return self._among_all.of(token, projection, column)
+        readout = self._geometry.readout
+        standing = self._geometry.latest(
+            ("standing", n_tokens), token, lambda: Standing(readout, token, n_tokens)
+        )
+        return standing.of(projection, column)
 
 
 class RankBounds:
@@ -76,14 +97,11 @@ class RankBounds:
 
     def __init__(self, question: Question, n_tokens: int, weighted: bool) -> None:
         """Look at `MORE_TOKENS` times the root of so many tokens."""
-        token = question.one_token("a rank")
         geometry = question.prediction.geometry()
         self.weighted = weighted
         self.n_vocabulary = geometry.n_vocabulary
-        readout, n_tokens = geometry.readout, round(MORE_TOKENS * sqrt(n_tokens))
-        self._standing = geometry.latest(
-            ("standing", n_tokens), token, lambda: Standing(readout, token, n_tokens)
-        )
+        self._token, self._n_tokens = question.one_token("a rank"), round(MORE_TOKENS * sqrt(n_tokens))
+        self._standings = geometry.latest("standings", None, lambda: Standings(geometry))
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Bounds of every neuron that takes part, a layer at a time."""
@@ -104,7 +122,7 @@ class RankBounds:
     def _bounds(self, grid: Grid, layer: int, column: Tensor) -> tuple[Tensor, Tensor]:
         """From how many tokens are above and below; a negative coefficient turns that around."""
         assert grid.weights is not None, "ranks are of neurons, whose columns are weights"
-        counts = self._standing.of(grid.weights[layer], column)
+        counts = self._standings.of(self._token, self._n_tokens, grid.weights[layer], column)
         coefficients = grid.coefficients(layer)[column, 0]
         turned = torch.where(coefficients[:, None] < 0, counts.flip(1), counts)
         weight = coefficients.abs() if self.weighted else torch.ones_like(coefficients)
