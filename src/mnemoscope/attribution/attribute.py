@@ -107,19 +107,19 @@ class Prediction:
             self.focus.readout, self.base.predicted, self.focus.objective, self.budget, self.projected
         )
 
-    def bounder(self, n_tokens: int) -> Bounder:
+    def _bounder(self, n_tokens: int) -> Bounder:
         """Bounds that sum so many tokens of every base state exactly."""
         return bounder(self.focus, self.base.predicted, n_tokens, self.geometry, self.budget)
 
     @cached_property
     def coarse(self) -> Bounder:
         """Quick bounds of every part."""
-        return self.bounder(COARSE_TOKENS)
+        return self._bounder(COARSE_TOKENS)
 
     @cached_property
     def fine(self) -> Bounder:
         """Tighter bounds, made when a search needs them."""
-        return self.bounder(FINE_TOKENS)
+        return self._bounder(FINE_TOKENS)
 
     def total_effects(self) -> TotalEffects:
         """First-order total effects, by one more forward pass and a backward one."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution import parts, tables
-from mnemoscope.attribution.attribute import COARSE_TOKENS, FINE_TOKENS, N_READ, Prediction
+from mnemoscope.attribution.attribute import N_READ, Prediction
 from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.experts import with_experts
 from mnemoscope.attribution.parts import Grid
@@ -120,7 +120,7 @@ class SumExplorer:
         self._signs = {"": 1, "suppressing_": -1} if suppressing else {"": 1}
         self._top = top
         self._scores = SummedScores(tuple(prediction.scorer() for prediction in predictions))
-        self._coarse = self._bounds(COARSE_TOKENS)
+        self._coarse = SummedBounds(tuple(prediction.coarse for prediction in predictions))
 
     def find(self, grids: Grids, observer: Observer | None = None) -> tuple[dict[str, Found], Cost]:
         """The best of each direction, by the prefix of its table, and what the search cost."""
@@ -129,15 +129,12 @@ class SumExplorer:
             grids,
             list(pools.values()),
             self._coarse,
-            lambda: self._bounds(FINE_TOKENS),
+            lambda: SummedBounds(tuple(prediction.fine for prediction in self._predictions)),
             self._scores,
             observer,
         )
         found = {prefix: self._found(grids, *pool.best()) for prefix, pool in pools.items()}
         return found, Cost(len(grids[0].present), len(scored))
-
-    def _bounds(self, n_tokens: int) -> SummedBounds:
-        return SummedBounds(tuple(prediction.bounder(n_tokens) for prediction in self._predictions))
 
     def _found(self, grids: Grids, index: Tensor, total: Tensor) -> Found:
         ascending, place = index.sort()

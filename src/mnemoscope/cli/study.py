@@ -67,6 +67,7 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
     rivals: Annotated[
         bool, typer.Option(help="Keep facts whose target is likelier than all other answers of its relation.")
     ] = True,
+    wordings: Annotated[int, typer.Option(help="Known prompts of one fact to measure.")] = 2,
     limit: Annotated[int | None, typer.Option(help="Prompts to try of each relation, spread evenly.")] = None,
     attention_neurons: Annotated[int, typer.Option(help="Attention value neurons to list and zero.")] = 200,
     ffn_neurons: Annotated[int, typer.Option(help="FFN value neurons to list and zero.")] = 100,
@@ -77,7 +78,7 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
     query_neurons: Annotated[int, typer.Option(help="FFN query neurons to list.")] = 300,
     shallow_query_neurons: Annotated[int, typer.Option(help="Shallow FFN query neurons to zero.")] = 1000,
     head_share: Annotated[float, typer.Option(help="Share of all heads to zero of each relation.")] = 0.01,
-    controls: Annotated[int, typer.Option(help="Random draws beside each intervention.")] = 3,
+    controls: Annotated[int, typer.Option(help="Random draws beside each intervention.")] = 1,
     summed: Annotated[
         int, typer.Option(help="Facts of each relation of which the scores of all neurons are added up.")
     ] = 5,
@@ -111,6 +112,7 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
         options = StudyOptions(
             rank=rank,
             rivals=rivals,
+            wordings=wordings,
             limit=limit,
             attention_neurons=attention_neurons,
             ffn_neurons=ffn_neurons,

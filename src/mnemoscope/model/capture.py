@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from mnemoscope.model.anatomy import Anatomy, Projection
-from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
+from mnemoscope.model.hooks import AttentionCall, evaluating, hidden_states, observed_attention
 from mnemoscope.model.stored import input_device
 
 
@@ -106,6 +106,19 @@ def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence
     ]
 
 
+def final_states(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """What the final norm is given at the last position of prompts of one length, `[n_prompts, d_model]`.
+
+    Nothing else of the pass is seen or checked.
+    """
+    recording = _Recording(torch.full((len(prompts),), len(prompts[0]) - 1, device=anatomy.device))
+    with ExitStack() as stack, torch.no_grad():
+        stack.callback(recording.final_state_hook(anatomy).remove)
+        stack.enter_context(evaluating(model))
+        model.base_model(input_ids=torch.tensor(prompts, device=input_device(model)), use_cache=False)
+    return recording.sites["final_state"][-1]
+
+
 def padded_on_the_right(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     """Prompts of any lengths as one tensor, and where their tokens are, `[n_prompts, longest]` each."""
     tokens = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long, device=device)
@@ -155,8 +168,10 @@ class _Recording:
                 ffn.module.register_forward_hook(self._frozen("ffn", ffn)),
                 ffn.written.register_forward_hook(self._added("ffn_out", ffn)),
             ]
-        handles.append(anatomy.final_norm.register_forward_pre_hook(self._input("final_state")))
-        return handles
+        return [*handles, self.final_state_hook(anatomy)]
+
+    def final_state_hook(self, anatomy: Anatomy) -> Any:
+        return anatomy.final_norm.register_forward_pre_hook(self._input("final_state"))
 
     def see_attention(self, call: AttentionCall) -> None:
         self._keep("patterns", call.pattern(self.last.to(call.value.device)))

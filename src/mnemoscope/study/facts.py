@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.errors import OptionError, PromptError, TargetError
+from mnemoscope.model.capture import final_states
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import TOLERANCES
 from mnemoscope.model.tokens import Prompt, encode_continuation, encode_prompt, token_text
@@ -291,7 +292,7 @@ def _batches(resolved: Sequence[ResolvedFact]) -> Iterator[list[int]]:
 
 def _log_probabilities(language_model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Of the next token after prompts of one length, `[n_prompts, n_vocabulary]`, in one pass."""
-    states = torch.stack([trace.final_state for trace in language_model.capture(prompts)])
+    states = final_states(language_model.model, language_model.anatomy, prompts)
     # An axis of one makes the norm's scale [n_prompts, 1]: each state is read out with its own.
     return language_model.anatomy.readout.freeze(states[:, None]).log_probabilities(states)
 

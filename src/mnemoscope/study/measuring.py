@@ -21,7 +21,7 @@ from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.projected import ProjectedColumns
 from mnemoscope.attribution.query import QueryScores
 from mnemoscope.attribution.scoring import Scorer
-from mnemoscope.attribution.search import Pool, search
+from mnemoscope.attribution.search import Bounds, Pool, search
 from mnemoscope.attribution.subkeys import ValueNeurons, subkeys
 from mnemoscope.attribution.tables import coefficients
 from mnemoscope.intervention.batch import ablate_each
@@ -144,12 +144,12 @@ class Measurement:
         self.model, self.fact, self.prediction, self.options = model, fact, prediction, options
         self.anatomy = model.language_model.anatomy
         trace, base = prediction.trace, prediction.base
+        self._question = Question(prediction, "ffn", lambda: model.sensitivity)
         # Not kept: its blocks, of each of the facts at once, would be most of the memory.
         scorer = prediction.scorer()
-        grid = parts.ffn_neurons(trace, self.anatomy, base.ffn)
-        self.ffn = self._best(scorer, grid, options.ffn_neurons, 1)
+        self.ffn = self._best(scorer, self._question.grid, self._question.coarse, options.ffn_neurons)
         grid = parts.attention_neurons(trace, self.anatomy, base.attention)
-        self.attention = self._best(scorer, grid, options.attention_neurons, len(fact.prompt.ids))
+        self.attention = self._best(scorer, grid, prediction.coarse, options.attention_neurons)
 
     def values(self, n: int) -> tuple[ValueNeurons, ValueNeurons]:
         """The first n value neurons of each kind."""
@@ -176,13 +176,14 @@ class Measurement:
         shallow = [] if query is None else self._shallow(query.of_attention.ffn_neurons[0, 0])
         yield OUTCOMES.name, outcomes(self.model, self.fact, self._interventions(of_methods, values, shallow))
 
-    def _best(self, scorer: Scorer, grid: Grid, top: int, n_coefficients: int) -> Values:
-        pool = Pool(top, 1, 0, n_coefficients)
-        prediction = self.prediction
-        search(grid, [pool], prediction.coarse, lambda: prediction.fine, scorer)
+    def _best(self, scorer: Scorer, grid: Grid, coarse: Bounds[Grid], top: int) -> Values:
+        n_tokens = len(self.fact.prompt.ids)
+        # Behind the positions stands their sum.
+        pool = Pool(top, 1, 0, 1 if grid.n_coefficients == 1 else n_tokens)
+        search(grid, [pool], coarse, lambda: self.prediction.fine, scorer)
         index, score = pool.best()
         layer, column, place = grid.locate(index)
-        last = len(self.fact.prompt.ids) - 1
+        last = n_tokens - 1
         position = place if grid.n_coefficients > 1 else torch.full_like(layer, last)
         return Values(layer, column, position, score, coefficients(grid, index))
 
@@ -236,7 +237,7 @@ class Measurement:
         return _ffn_parts(layer, neuron)
 
     def _methods(self) -> tuple[pd.DataFrame, dict[str, list[Part]]]:
-        question = Question(self.prediction, "ffn", lambda: self.model.sensitivity)
+        question = self._question
         tables, found = [], {}
         for name in METHODS:
             index, score = find_method(name).top(question, self.options.method_neurons)
@@ -264,12 +265,13 @@ class Measurement:
         yield NONE, NONE, 0, ()
         for name, chosen in of_methods.items():
             yield "methods", name, 0, chosen
-        question = Question(self.prediction, "ffn", lambda: self.model.sensitivity)
+        existing = self._question.grid.existing.cpu()
         generator = torch.Generator().manual_seed(self.fact.fact.line)
         for draw in range(self.options.controls):
-            drawn = torch.randperm(len(question.grid.existing), generator=generator)
-            drawn = question.grid.existing.cpu()[drawn[: self.options.method_neurons]]
-            yield "methods", RANDOM, draw, parts_of(question, drawn)
+            drawn = existing[
+                torch.randperm(len(existing), generator=generator)[: self.options.method_neurons]
+            ]
+            yield "methods", RANDOM, draw, parts_of(self._question, drawn)
         yield from self._with_controls("methods", None, of_methods[METHODS[0]])
         yield from self._with_controls("value_neurons", "value neurons", values)
         if shallow:

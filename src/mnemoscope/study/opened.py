@@ -17,6 +17,7 @@ from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.running import KIND
 from mnemoscope.study.schema import FACT, FACTS, OUTCOMES, READINGS, SUMS, TABLES
 from mnemoscope.study.store import KEY, read_manifest, read_table, shards
+from mnemoscope.study.wordings import to_measure
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -82,15 +83,13 @@ class Study:
     @cached_property
     def known(self) -> pd.DataFrame:
         """The facts that the study rests on and that are measured so far, rows of `facts` by number."""
-        facts = self.table(FACTS.name)
-        kept = facts.loc[facts["kept"].astype(bool)]
-        return kept.loc[kept[FACT].isin(self._with_outcome("none"))].sort_values(FACT, ignore_index=True)
+        wanted = to_measure(self.table(FACTS.name), self.options)
+        return wanted.loc[wanted[FACT].isin(self._with_outcome("none"))].reset_index(drop=True)
 
     @cached_property
     def unfinished(self) -> str:
         """How far an unfinished study is, in words; empty if all is there."""
-        facts = self.table(FACTS.name)
-        kept = facts.loc[facts["kept"].astype(bool)]
+        kept = to_measure(self.table(FACTS.name), self.options)
         if kept.empty or len(self.known) < len(kept):
             return f"unfinished: {len(self.known):,} of {len(kept):,} known facts are measured"
         wanted = {

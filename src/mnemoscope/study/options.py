@@ -15,6 +15,8 @@ class StudyOptions:
     Attributes:
         rank: a fact is kept if its target is among so many of the model's likeliest next tokens,
         rivals: and, if this is set, likelier than all other answers of its relation.
+        wordings: known prompts of one fact (relation, subject and target) that are measured: further ones say
+            little that is new.
         limit: prompts to try of each relation, spread evenly over the source; None for all.
         attention_neurons: value neurons to list and to zero together, at positions.
         ffn_neurons: the same of FFN neurons.
@@ -32,6 +34,7 @@ class StudyOptions:
 
     rank: int = 10
     rivals: bool = True
+    wordings: int = 2
     limit: int | None = None
     attention_neurons: int = 200
     ffn_neurons: int = 100

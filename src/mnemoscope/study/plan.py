@@ -15,6 +15,7 @@ from mnemoscope.study.facts import Fact
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.schema import FACT, FACTS, HEADS, QUERY_NEURONS, VALUE_NEURONS
 from mnemoscope.study.store import read_table
+from mnemoscope.study.wordings import to_measure
 from mnemoscope.study.work import Piece
 
 # Facts of one piece: what a kill costs at most, by worker.
@@ -41,7 +42,7 @@ def measuring(folder: Path, options: StudyOptions) -> list[Piece]:
     Raises:
         FactsError: the model knows none of them.
     """
-    known = known_facts(folder)
+    known = known_facts(folder, options)
     if known.empty:
         reasons = read_table(folder, FACTS.name)["reason"]
         raise FactsError(
@@ -62,7 +63,7 @@ def measuring(folder: Path, options: StudyOptions) -> list[Piece]:
 
 def comparing(folder: Path, options: StudyOptions) -> list[Piece]:
     """The third phase: what facts of a relation share."""
-    known = known_facts(folder)
+    known = known_facts(folder, options)
     heads = relation_heads(folder, options)
     similar = known.sort_values(["n_tokens", FACT])
     return [
@@ -74,19 +75,19 @@ def comparing(folder: Path, options: StudyOptions) -> list[Piece]:
     ]
 
 
-def known_facts(folder: Path) -> pd.DataFrame:
+def known_facts(folder: Path, options: StudyOptions) -> pd.DataFrame:
     """The rows of `FACTS` that the study rests on, by number."""
-    return read_table(folder, FACTS.name).query("kept").sort_values(by=FACT, ignore_index=True)
+    return to_measure(read_table(folder, FACTS.name), options)
 
 
-def _relations(folder: Path) -> pd.DataFrame:
-    """Number and relation of the known facts."""
-    return known_facts(folder).filter([FACT, "relation"])
+def _relations(folder: Path, options: StudyOptions) -> pd.DataFrame:
+    """Number and relation of these facts."""
+    return known_facts(folder, options).filter([FACT, "relation"])
 
 
 def relation_heads(folder: Path, options: StudyOptions) -> dict[str, list[tuple[int, int]]]:
     """The heads with the highest mean score over the facts of each relation, a share of all heads."""
-    heads = read_table(folder, HEADS.name).merge(_relations(folder), on=FACT)
+    heads = read_table(folder, HEADS.name).merge(_relations(folder, options), on=FACT)
     found = {}
     for relation, group in heads.groupby("relation", sort=True):
         means = group.groupby(["layer", "head"], as_index=False).agg({"score": "mean"})
@@ -98,7 +99,7 @@ def relation_heads(folder: Path, options: StudyOptions) -> dict[str, list[tuple[
 
 def shared_neurons(folder: Path, options: StudyOptions) -> Iterator[list[dict[str, Any]]]:
     """For each relation the neurons in most of its facts' lists, as rows of `READINGS` without tokens."""
-    known = _relations(folder)
+    known = _relations(folder, options)
     sizes = Counter(known["relation"].tolist())
     values = read_table(folder, VALUE_NEURONS.name).merge(known, on=FACT)
     queries = read_table(folder, QUERY_NEURONS.name)

@@ -7,7 +7,7 @@ added up. A method gives each a score, the higher the more the prediction is sai
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mnemoscope.attribution import parts, tables
-from mnemoscope.attribution.attribute import COARSE_TOKENS, FINE_TOKENS, Best, Prediction
+from mnemoscope.attribution.attribute import Best, Prediction
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.search import Bounds, Pool, Scores, search
 from mnemoscope.errors import OptionError
@@ -99,6 +99,16 @@ class Question:
         return (padded * grid.scale[:, None]).flatten()
 
     @cached_property
+    def coarse(self) -> Bounds[Grid]:
+        """Quick bounds of the increase of every neuron, for the methods whose scores follow from it."""
+        return _Remembered(self.prediction.coarse)
+
+    @property
+    def fine(self) -> Bounds[Grid]:
+        """Tighter ones."""
+        return self.prediction.fine
+
+    @cached_property
     def total_effects(self) -> TotalEffects:
         """By one forward and one backward pass."""
         return self.prediction.total_effects()
@@ -123,6 +133,24 @@ class Question:
     def coefficients_of(self, index: Tensor) -> Tensor:
         """What enters the projection from some neurons, `[n]`."""
         return tables.coefficients(self.grid, index)
+
+
+class _Remembered:
+    """Bounds of all neurons of a question, computed once."""
+
+    def __init__(self, inner: Bounds[Grid]) -> None:
+        self._inner = inner
+        self._all: list[tuple[Tensor, Tensor, Tensor]] | None = None
+
+    def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Bounds of every neuron."""
+        if self._all is None:
+            self._all = list(self._inner.all(grid))
+        return iter(self._all)
+
+    def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of some neurons."""
+        return self._inner.chosen(grid, index)
 
 
 class Method(ABC):
@@ -183,8 +211,12 @@ class Searched(Method):
         return question.grid
 
     @abstractmethod
-    def bounds(self, question: Question, n_tokens: int) -> Bounds:
-        """Bounds of its scores that look at so many tokens."""
+    def coarse(self, question: Question) -> Bounds[Grid]:
+        """Quick bounds of its scores."""
+
+    @abstractmethod
+    def fine(self, question: Question) -> Bounds[Grid]:
+        """Tighter ones, made when a search needs them."""
 
     @abstractmethod
     def scorer(self, question: Question) -> Scores:
@@ -200,8 +232,8 @@ class Searched(Method):
         search(
             self.grid(question),
             [pool],
-            self.bounds(question, COARSE_TOKENS),
-            lambda: self.bounds(question, FINE_TOKENS),
+            self.coarse(question),
+            lambda: self.fine(question),
             self.scorer(question),
         )
         return pool.best()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from mnemoscope.attribution.methods.base import Question, Searched
-from mnemoscope.attribution.methods.ranks import RankBounds, RankScores
+from mnemoscope.attribution.methods.ranks import COARSE_TOKENS, FINE_TOKENS, RankBounds, RankScores
 from mnemoscope.attribution.parts import Grid
 
 
@@ -22,9 +22,13 @@ class CoefficientOverRank(Searched):
         """A post-norm's scale, which is positive, changes no rank, and `m` is what enters the projection."""
         return replace(question.grid, scale=torch.ones_like(question.grid.scale))
 
-    def bounds(self, question: Question, n_tokens: int) -> RankBounds:
+    def coarse(self, question: Question) -> RankBounds:
         """From the target's rank among some of the tokens."""
-        return RankBounds(question, n_tokens, weighted=True)
+        return RankBounds(question, COARSE_TOKENS, weighted=True)
+
+    def fine(self, question: Question) -> RankBounds:
+        """The same with more tokens."""
+        return RankBounds(question, FINE_TOKENS, weighted=True)
 
     def scorer(self, question: Question) -> RankScores:
         """From the target's rank among all tokens."""

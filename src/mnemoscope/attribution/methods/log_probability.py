@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mnemoscope.attribution.attribute import COARSE_TOKENS, FINE_TOKENS
 from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.methods.base import Question, Searched, with_base
 from mnemoscope.attribution.parts import Grid
@@ -27,11 +28,13 @@ class LogProbability(Searched):
         """All neurons are added to the one state."""
         return with_base(question.grid, torch.zeros_like(question.grid.base))
 
-    def bounds(self, question: Question, n_tokens: int) -> Bounder:
+    def coarse(self, question: Question) -> Bounder:
         """Bounds of the increase over the uniform state."""
-        prediction = question.prediction
-        focus, geometry = prediction.focus, prediction.geometry
-        return bounder(focus, _uniform(question), n_tokens, geometry, prediction.budget)
+        return _bounder(question, COARSE_TOKENS)
+
+    def fine(self, question: Question) -> Bounder:
+        """The same with more tokens."""
+        return _bounder(question, FINE_TOKENS)
 
     def scorer(self, question: Question) -> Scorer:
         """The increase over the uniform state."""
@@ -49,6 +52,11 @@ class LogProbability(Searched):
     def scores(self, question: Question, index: Tensor) -> Tensor:
         """Exact scores of some neurons."""
         return super().scores(question, index) + _value(question)
+
+
+def _bounder(question: Question, n_tokens: int) -> Bounder:
+    prediction = question.prediction
+    return bounder(prediction.focus, _uniform(question), n_tokens, prediction.geometry, prediction.budget)
 
 
 def _uniform(question: Question) -> Predicted:

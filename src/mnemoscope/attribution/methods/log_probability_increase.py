@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.methods.base import Question, Searched
+from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.attribution.search import Bounds
 
 
 class LogProbabilityIncrease(Searched):
@@ -14,9 +15,13 @@ class LogProbabilityIncrease(Searched):
     title = "a log-probability increase"
     formula = "log p(w | x + v) - log p(w | x)"
 
-    def bounds(self, question: Question, n_tokens: int) -> Bounder:
+    def coarse(self, question: Question) -> Bounds[Grid]:
         """See `mnemoscope.attribution.bounds`."""
-        return question.prediction.bounder(n_tokens)
+        return question.coarse
+
+    def fine(self, question: Question) -> Bounds[Grid]:
+        """The same with more tokens."""
+        return question.fine
 
     def scorer(self, question: Question) -> Scorer:
         """See `mnemoscope.attribution.scoring`."""

@@ -30,7 +30,7 @@ class OrderStatistics:
         n_vocabulary = geometry.n_vocabulary
         steps = RATIO ** np.arange(1 + np.log(n_vocabulary) / np.log(RATIO))
         from_below = np.unique(np.minimum(steps, n_vocabulary).astype(int))
-        # Ranks from the lowest value, 1 for it; dense at both ends, as negative coefficients turn them around.
+        # Ranks from the lowest value, 1 for it; dense at both ends, as a negative coefficient turns them.
         ranks = np.unique(np.concatenate([from_below, n_vocabulary + 1 - from_below]))
         self._ranks = torch.from_numpy(ranks).to(geometry.mean.device)
         parts = geometry.readout.unembedding.split(8192)

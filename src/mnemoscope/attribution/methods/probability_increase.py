@@ -21,9 +21,13 @@ class ProbabilityIncrease(Searched):
     title = "c probability increase"
     formula = "p(w | x + v) - p(w | x)"
 
-    def bounds(self, question: Question, n_tokens: int) -> Bounds:
+    def coarse(self, question: Question) -> Bounds[Grid]:
         """Bounds of Imp, carried over."""
-        return _CarriedBounds(_Carry.of(question), question.prediction.bounder(n_tokens))
+        return _CarriedBounds(_Carry.of(question), question.coarse)
+
+    def fine(self, question: Question) -> Bounds[Grid]:
+        """The same with more tokens."""
+        return _CarriedBounds(_Carry.of(question), question.fine)
 
     def scorer(self, question: Question) -> Scores:
         """Exact Imp, carried over."""

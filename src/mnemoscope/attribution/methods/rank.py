@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mnemoscope.attribution.methods.base import Question, Searched
-from mnemoscope.attribution.methods.ranks import RankBounds, RankScores
+from mnemoscope.attribution.methods.ranks import COARSE_TOKENS, FINE_TOKENS, RankBounds, RankScores
 
 
 class Rank(Searched):
@@ -13,9 +13,13 @@ class Rank(Searched):
     title = "f rank"
     formula = "1 / rank of w in bs(v)"
 
-    def bounds(self, question: Question, n_tokens: int) -> RankBounds:
+    def coarse(self, question: Question) -> RankBounds:
         """From the target's rank among some of the tokens."""
-        return RankBounds(question, n_tokens, weighted=False)
+        return RankBounds(question, COARSE_TOKENS, weighted=False)
+
+    def fine(self, question: Question) -> RankBounds:
+        """The same with more tokens."""
+        return RankBounds(question, FINE_TOKENS, weighted=False)
 
     def scorer(self, question: Question) -> RankScores:
         """From the target's rank among all tokens."""

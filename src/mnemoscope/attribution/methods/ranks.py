@@ -8,7 +8,6 @@ targets has every neuron projected once instead (`order_statistics`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import sqrt
 
 import torch
 from torch import Tensor
@@ -22,9 +21,9 @@ from mnemoscope.attribution.scoring import Observer
 from mnemoscope.model.anatomy import Projection
 from mnemoscope.model.readout import FrozenReadout, Readout
 
-# Tokens compared, times the root of how many a bound of log p would sum: a rank needs more of them to be told
-# at all, but not so many more to be told well.
-MORE_TOKENS = 128
+# Tokens compared by the first bound of every neuron and by the second of those left.
+COARSE_TOKENS = 768
+FINE_TOKENS = 4096
 # Projecting every neuron to the whole vocabulary costs as much as bounding the ranks of some more targets.
 FEW_TARGETS = 16
 
@@ -96,11 +95,11 @@ class RankBounds:
     """Bounds of `1 / rank`, or of `|m| / rank`."""
 
     def __init__(self, question: Question, n_tokens: int, weighted: bool) -> None:
-        """Look at `MORE_TOKENS` times the root of so many tokens."""
+        """Look at so many tokens."""
         geometry = question.prediction.geometry()
         self.weighted = weighted
         self.n_vocabulary = geometry.n_vocabulary
-        self._token, self._n_tokens = question.one_token("a rank"), round(MORE_TOKENS * sqrt(n_tokens))
+        self._token, self._n_tokens = question.one_token("a rank"), n_tokens
         self._standings = geometry.latest("standings", None, lambda: Standings(geometry))
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
