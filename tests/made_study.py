@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mnemoscope.study.measuring import METHODS, NONE, RANDOM, SAME_LAYERS
+from mnemoscope.study.names import METHODS, NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.schema import TABLES
 from mnemoscope.study.store import Store

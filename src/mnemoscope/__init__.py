@@ -39,6 +39,12 @@ if TYPE_CHECKING:
     from mnemoscope.model.estimate import Estimate
     from mnemoscope.model.family import Family
     from mnemoscope.prediction import Prediction
+    from mnemoscope.study.opened import Studies, Study
+    from mnemoscope.study.options import StudyOptions
+    from mnemoscope.study.own_facts import own_facts
+    from mnemoscope.study.reading import read_facts
+    from mnemoscope.study.running import Source, run_study
+    from mnemoscope.study.work import ModelSpec
 
 __version__ = version("mnemoscope")
 
@@ -58,6 +64,7 @@ __all__ = [
     "MnemoscopeError",
     "Model",
     "ModelFileError",
+    "ModelSpec",
     "NeuronReading",
     "OptionError",
     "OutputError",
@@ -67,6 +74,10 @@ __all__ = [
     "QueryNeurons",
     "QueryTables",
     "Ranking",
+    "Source",
+    "Studies",
+    "Study",
+    "StudyOptions",
     "TargetError",
     "UnknownModelError",
     "UnsupportedModelError",
@@ -74,31 +85,42 @@ __all__ = [
     "__version__",
     "estimate",
     "load",
+    "own_facts",
+    "read_facts",
+    "run_study",
 ]
 
 # Torch and transformers take seconds to import, so what needs them is imported when it is first used.
 _LAZY = {
     "Ablation": "mnemoscope.intervention.ablation",
     "AttentionNeuron": "mnemoscope.intervention.parts",
+    "Attribution": "mnemoscope.attribution.result",
+    "ContinuationAttribution": "mnemoscope.attribution.continuation",
     "Estimate": "mnemoscope.model.estimate",
     "FFNNeuron": "mnemoscope.intervention.parts",
     "Family": "mnemoscope.model.family",
     "Head": "mnemoscope.intervention.parts",
     "HeadReading": "mnemoscope.attribution.head_reading",
     "Layer": "mnemoscope.intervention.parts",
-    "Attribution": "mnemoscope.attribution.result",
-    "ContinuationAttribution": "mnemoscope.attribution.continuation",
     "Method": "mnemoscope.attribution.methods.base",
     "Model": "mnemoscope.api",
+    "ModelSpec": "mnemoscope.study.work",
     "NeuronReading": "mnemoscope.attribution.reading",
     "Prediction": "mnemoscope.prediction",
     "QueryAblation": "mnemoscope.intervention.query_ablation",
     "QueryNeurons": "mnemoscope.attribution.query_neurons",
     "QueryTables": "mnemoscope.attribution.query_neurons",
     "Ranking": "mnemoscope.attribution.ranking",
+    "Source": "mnemoscope.study.running",
+    "Studies": "mnemoscope.study.opened",
+    "Study": "mnemoscope.study.opened",
+    "StudyOptions": "mnemoscope.study.options",
     "Verified": "mnemoscope.attribution.methods.verified",
     "estimate": "mnemoscope.api.estimating",
     "load": "mnemoscope.api",
+    "own_facts": "mnemoscope.study.own_facts",
+    "read_facts": "mnemoscope.study.reading",
+    "run_study": "mnemoscope.study.running",
 }
 
 

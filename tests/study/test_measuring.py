@@ -13,7 +13,8 @@ from mnemoscope.attribution.query_split import split_by_layer
 from mnemoscope.intervention.parts import Head, listed
 from mnemoscope.study import plan
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
-from mnemoscope.study.measuring import METHODS, measured
+from mnemoscope.study.measuring import measured
+from mnemoscope.study.names import METHODS
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.running import Progress, Source, run_study
 from mnemoscope.study.schema import TABLES

@@ -12,7 +12,7 @@ import pytest
 from made_study import BEFORE, KEPT, made_study
 from mnemoscope.errors import OutputError
 from mnemoscope.study.intervals import RESAMPLES
-from mnemoscope.study.measuring import METHODS
+from mnemoscope.study.names import METHODS
 from mnemoscope.study.opened import Studies, Study
 from mnemoscope.study.tables import heads, known, layers, readings, sharing, zeroing
 from mnemoscope.study.tables.across import depth_profiles, overlap_of_studies

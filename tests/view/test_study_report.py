@@ -17,9 +17,9 @@ from made_study import made_study
 from mnemoscope.errors import OptionError, OutputError
 from mnemoscope.study.opened import Study
 from mnemoscope.study.tables.items import ITEMS
+from mnemoscope.view.look import housed, png, svg
 from mnemoscope.view.study.charts import CHARTS
 from mnemoscope.view.study.files import export
-from mnemoscope.view.study.look import housed, png, svg
 from mnemoscope.view.study.report import render_report, write_report
 
 FORMS = ("csv", "parquet", "tex")

@@ -29,11 +29,11 @@ from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.parts import Part, matched_random
 from mnemoscope.study.facts import ResolvedFact
 from mnemoscope.study.intervals import ends, resampled_means
+from mnemoscope.study.names import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.store import Store, encoded, read_table
 
 # The table of a comparison that is kept in a folder.
 OUTCOMES = "outcomes"
-NONE, RANDOM, SAME_LAYERS = "none", "random", "random, same layers"
 CONTROLS = (NONE, RANDOM, SAME_LAYERS)
 # What is measured of every method on every fact.
 MEASURES = (

@@ -28,6 +28,7 @@ from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Part, matched_random
 from mnemoscope.model.components import capture_components_of_each
 from mnemoscope.study.facts import ResolvedFact
+from mnemoscope.study.names import METHODS, NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.schema import (
     FACT,
@@ -40,18 +41,6 @@ from mnemoscope.study.schema import (
     VALUE_NEURONS,
 )
 
-# The paper's eight, a to h.
-METHODS = (
-    "log-probability-increase",
-    "log-probability",
-    "probability-increase",
-    "norm",
-    "coefficient",
-    "rank",
-    "norm-times-coefficient",
-    "coefficient-over-rank",
-)
-NONE, RANDOM, SAME_LAYERS = "none", "random", "random, same layers"
 # Points on the way from the embeddings to the final state.
 N_POINTS = 11
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 from pyarrow import dataset
 
 from mnemoscope.errors import OptionError, OutputError
+from mnemoscope.study.names import KIND
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.running import KIND
 from mnemoscope.study.schema import FACT, FACTS, OUTCOMES, READINGS, SUMS, TABLES
 from mnemoscope.study.store import KEY, read_manifest, read_table, shards
 from mnemoscope.study.wordings import to_measure

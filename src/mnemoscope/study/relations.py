@@ -14,7 +14,8 @@ from mnemoscope.attribution.reading import top_tokens
 from mnemoscope.intervention.parts import Head
 from mnemoscope.model.tokens import token_text
 from mnemoscope.study.facts import ResolvedFact
-from mnemoscope.study.measuring import RANDOM, Intervention, outcomes
+from mnemoscope.study.measuring import Intervention, outcomes
+from mnemoscope.study.names import RANDOM
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.schema import FACT, OUTCOMES, READINGS
 

@@ -15,11 +15,10 @@ from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study import plan
 from mnemoscope.study.engines import Engine, OneProcess, Processes
 from mnemoscope.study.facts import Fact
+from mnemoscope.study.names import KIND
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.store import Store, check_folder
 from mnemoscope.study.work import LAST, ModelSpec, Piece, Setup
-
-KIND = "study"
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Source:
 def run_study(
     model: ModelSpec | Model,
     source: Source,
-    out: Path,
+    out: str | Path,
     options: StudyOptions | None = None,
     *,
     workers: int = 1,

@@ -13,20 +13,17 @@ from mnemoscope.attribution.result import records
 from mnemoscope.view.comparison import KINDS, name_of
 from mnemoscope.view.depth_chart import RAISES
 from mnemoscope.view.label_places import label_places
+from mnemoscope.view.look import CONTROL, PIXELS, TEXT, housed
 from mnemoscope.view.tokens import visible
 
 if TYPE_CHECKING:
     from mnemoscope.study.comparison import Comparison
 
-# Both stand out on white and on black alike (contrast above 4 and 3), as the background is transparent.
-_TEXT = "#7a7a7a"
-_CONTROL = "#8a8a8a"
 _LEFT, _RIGHT = 280, 400
 _ROW = 22
 _LOWEST = 320
 _FALL = "fall of log p of the target (nats)"
 _KL = "KL on plain text (nats per token, log scale)"
-_PIXELS = 2  # of a PNG for one of the chart
 
 Chart = alt.LayerChart | alt.HConcatChart
 
@@ -41,21 +38,7 @@ def chart(comparison: Comparison) -> Chart:
     left = _effects(rows, height, several=comparison.n_facts > 1)
     weighed = [row for row in rows if math.isfinite(row["drop"]) and row["kl"] > 0]
     panels = alt.hconcat(left, _against_collateral(weighed, height), spacing=40) if weighed else left
-    return (
-        panels.properties(title=_title(comparison), background="transparent")
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=_TEXT,
-            titleColor=_TEXT,
-            titleFontWeight="normal",
-            labelLimit=400,
-            domain=False,
-            ticks=False,
-            gridColor=_TEXT,
-            gridOpacity=0.2,
-        )
-        .configure_title(color=_TEXT, subtitleColor=_TEXT, anchor="start", offset=14)
-    )
+    return housed(panels.properties(title=_title(comparison)))
 
 
 def chart_bytes(comparison: Comparison, form: str) -> bytes:
@@ -63,7 +46,7 @@ def chart_bytes(comparison: Comparison, form: str) -> bytes:
     drawn = chart(comparison)
     if form == "png":
         image = io.BytesIO()
-        drawn.save(image, format="png", scale_factor=_PIXELS)
+        drawn.save(image, format="png", scale_factor=PIXELS)
         return image.getvalue()
     text = io.StringIO()
     if form == "svg":
@@ -153,12 +136,12 @@ def _against_collateral(rows: list[dict[str, Any]], height: int) -> alt.LayerCha
     points = alt.Chart(_data(placed)).encode(x=alt.X("kl:Q", **x), y=alt.Y("drop:Q", **y), color=_color())
     lines = (
         alt.Chart(_data([row for row in placed if row["is_far"]]))
-        .mark_rule(color=_TEXT, strokeWidth=0.75)
+        .mark_rule(color=TEXT, strokeWidth=0.75)
         .encode(x=alt.X("kl:Q", **x), y=alt.Y("drop:Q", **y), x2="label_kl:Q", y2="label_drop:Q")
     )
     labels = [
         alt.Chart(_data([row for row in placed if row["align"] == align]))
-        .mark_text(align=align, baseline="middle", color=_TEXT, fontSize=11)
+        .mark_text(align=align, baseline="middle", color=TEXT, fontSize=11)
         .encode(x=alt.X("label_kl:Q", **x), y=alt.Y("label_drop:Q", **y), text="name:N")
         for align in ("left", "center", "right")
     ]
@@ -182,11 +165,11 @@ def _round_numbers(domain: tuple[float, float]) -> list[float]:
 
 
 def _zero(axis: str) -> alt.Chart:
-    return alt.Chart(_data([{"drop": 0}])).mark_rule(color=_TEXT).encode(**{axis: "drop:Q"})
+    return alt.Chart(_data([{"drop": 0}])).mark_rule(color=TEXT).encode(**{axis: "drop:Q"})
 
 
 def _color() -> Any:
-    return alt.condition("datum.control", alt.value(_CONTROL), alt.value(RAISES))
+    return alt.condition("datum.control", alt.value(CONTROL), alt.value(RAISES))
 
 
 def _data(rows: list[dict[str, Any]]) -> alt.Data:

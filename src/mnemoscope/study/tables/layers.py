@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mnemoscope.study.measuring import METHODS
+from mnemoscope.study.names import METHODS
 from mnemoscope.study.opened import Study
 from mnemoscope.study.schema import FACT, LAYERS, METHOD_NEURONS, PATH, QUERY_NEURONS, SUMS, VALUE_NEURONS
 from mnemoscope.study.tables.over_facts import groups, means_by_relation

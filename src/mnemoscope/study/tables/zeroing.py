@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mnemoscope.attribution.methods.registry import method as find_method
-from mnemoscope.study.measuring import METHODS, NONE, RANDOM, SAME_LAYERS
+from mnemoscope.study.names import METHODS, NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.opened import Study
 from mnemoscope.study.plan import relation_heads
 from mnemoscope.study.schema import FACT, OUTCOMES

@@ -8,12 +8,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from mnemoscope.study.measuring import NONE, RANDOM, SAME_LAYERS
+from mnemoscope.study.names import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.tables.layers import ROLES
 from mnemoscope.study.tables.over_facts import ALL
 from mnemoscope.study.tables.sharing import PAIRS
 from mnemoscope.view.depth_chart import LOWERS, RAISES
-from mnemoscope.view.study.look import CONTROL, TEXT, THIRD, cell_width, data, dots, heatmap, with_n
+from mnemoscope.view.look import CONTROL, TEXT, THIRD, cell_width, data, dots, heatmap, with_n
 from mnemoscope.view.tokens import visible
 
 KINDS = {"attention": "attention", "ffn": "FFN"}

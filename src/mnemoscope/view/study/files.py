@@ -15,8 +15,8 @@ from mnemoscope.study.opened import Study
 from mnemoscope.study.store import encoded
 from mnemoscope.study.tables.editing import editing
 from mnemoscope.study.tables.items import ITEMS, Item, Shown
+from mnemoscope.view.look import housed, png, svg
 from mnemoscope.view.study.charts import CHARTS
-from mnemoscope.view.study.look import housed, png, svg
 from mnemoscope.view.tokens import visible
 
 FORMAT = "mnemoscope export"

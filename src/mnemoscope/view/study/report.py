@@ -21,10 +21,10 @@ from mnemoscope.study.tables.editing import CAUTION, editing
 from mnemoscope.study.tables.items import ITEMS, Item, Shown
 from mnemoscope.study.tables.paper import Published, published
 from mnemoscope.view.destination import check_destination
+from mnemoscope.view.look import housed, svg
 from mnemoscope.view.numbers import plain_number
 from mnemoscope.view.study.charts import CHARTS
 from mnemoscope.view.study.files import EDITING, csv_bytes, file_name, flat, json_bytes
-from mnemoscope.view.study.look import housed, svg
 from mnemoscope.view.tokens import visible
 
 _MOST_ROWS = 60

@@ -1,4 +1,4 @@
-"""What the charts of a study are made of: one look for light and dark, legible without colour."""
+"""What charts are made of: one look for light and dark, legible without colour."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXT = "#7a7a7a"
 CONTROL = "#8a8a8a"
 THIRD = "#8e6bb8"
 _DARK = "#1d2127"
-_PIXELS = 2  # of a PNG for one of the chart
+PIXELS = 2  # of a PNG for one of the chart
 _WIDEST_LABEL = 260
 _ID = re.compile(r"\b(?:gradient_|clip)\d+\b")
 
@@ -69,7 +69,7 @@ def svg(chart: Any, name: str) -> str:
 def png(chart: Any) -> bytes:
     """A chart on white, where all programs show its colours alike."""
     stream = io.BytesIO()
-    chart.properties(background="white").save(stream, format="png", scale_factor=_PIXELS)
+    chart.properties(background="white").save(stream, format="png", scale_factor=PIXELS)
     return stream.getvalue()
 
 
