@@ -88,7 +88,7 @@ def run_study(
         FactsError: there are no facts, or the model knows none of them.
         OutputError: the folder holds something else, is in use or cannot be written.
     """
-    options = options or StudyOptions()
+    options, out = options or StudyOptions(), Path(out)
     options.check()
     _check(model, source, workers)
     check_folder(out)
