@@ -41,7 +41,7 @@ def test_opens_in_polars_and_duckdb_without_us(study: Study) -> None:
 @pytest.mark.parametrize(
     ("left_out", "words"),
     [
-        (("outcomes",), "0 of 5 known facts are measured"),
+        (("outcomes",), "0 of 4 known facts are measured"),
         (("sums",), "the sums of all neurons are not all there"),
         (("readings",), "the neurons in vocabulary space are not all there"),
     ],

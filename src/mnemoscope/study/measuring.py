@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -80,10 +80,28 @@ def measured(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions)
         facts: those of one piece of work, similar ones behind each other.
         options: of the study.
     """
+    return _together(
+        (measurement.fact, (*measurement.attribution(query), *measurement.experiments(query)))
+        for measurement, query in attributed(model, facts, options)
+    )
+
+
+def neurons_alone(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> Tables:
+    """The value and query neurons of facts, and nothing else of them; arguments as for `measured`."""
+    found = _together(
+        (measurement.fact, measurement.attribution(query))
+        for measurement, query in attributed(model, facts, options)
+    )
+    names = [name for name in (QUERY_NEURONS.name, VALUE_NEURONS.name) if name in found]
+    return {name: found[name] for name in names}
+
+
+def _together(of_facts: Iterable[tuple[ResolvedFact, Iterable[tuple[str, pd.DataFrame]]]]) -> Tables:
+    """The rows of several facts by table, with their numbers."""
     collected: dict[str, list[pd.DataFrame]] = {}
-    for measurement, query in attributed(model, facts, options):
-        for name, table in (*measurement.attribution(query), *measurement.experiments(query)):
-            collected.setdefault(name, []).append(table.assign(**{FACT: measurement.fact.fact.line}))
+    for fact, tables in of_facts:
+        for name, table in tables:
+            collected.setdefault(name, []).append(table.assign(**{FACT: fact.fact.line}))
     return {name: pd.concat(tables, ignore_index=True) for name, tables in collected.items()}
 
 

@@ -15,9 +15,9 @@ from pyarrow import dataset
 from mnemoscope.errors import OptionError, OutputError
 from mnemoscope.study.names import KIND
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.schema import FACT, FACTS, OUTCOMES, READINGS, SUMS, TABLES
+from mnemoscope.study.schema import FACT, FACTS, OUTCOMES, READINGS, SUMS, TABLES, VALUE_NEURONS
 from mnemoscope.study.store import KEY, read_manifest, read_table, shards
-from mnemoscope.study.wordings import to_measure
+from mnemoscope.study.wordings import to_measure, to_reword
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -83,16 +83,26 @@ class Study:
     @cached_property
     def known(self) -> pd.DataFrame:
         """The facts that the study rests on and that are measured so far, rows of `facts` by number."""
-        wanted = to_measure(self.table(FACTS.name), self.options)
-        return wanted.loc[wanted[FACT].isin(self._with_outcome("none"))].reset_index(drop=True)
+        facts = self.table(FACTS.name)
+        kept = facts.loc[facts["kept"].astype(bool)]
+        return kept.loc[kept[FACT].isin(self._with_outcome("none"))].sort_values(FACT, ignore_index=True)
+
+    @cached_property
+    def reworded(self) -> pd.DataFrame:
+        """Further wordings of facts, of which only value and query neurons are found; rows of `facts`."""
+        wanted = to_reword(self.table(FACTS.name), self.options)
+        found = set(self.table(VALUE_NEURONS.name)[FACT]) - set(self.known[FACT])
+        return wanted.loc[wanted[FACT].isin(found)].reset_index(drop=True)
 
     @cached_property
     def unfinished(self) -> str:
         """How far an unfinished study is, in words; empty if all is there."""
-        kept = to_measure(self.table(FACTS.name), self.options)
+        kept = to_measure(self.table(FACTS.name))
         if kept.empty or len(self.known) < len(kept):
             return f"unfinished: {len(self.known):,} of {len(kept):,} known facts are measured"
+        wordings = to_reword(self.table(FACTS.name), self.options)
         wanted = {
+            "the other wordings": set(wordings[FACT]) <= set(self.table(VALUE_NEURONS.name)[FACT]),
             "the sums of all neurons": len(self.table(SUMS.name)[FACT].unique()) == self._n_summed(kept),
             "the zeroed heads": set(kept[FACT]) <= self._with_outcome("heads"),
             "the neurons in vocabulary space": set(kept["relation"])

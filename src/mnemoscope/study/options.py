@@ -15,8 +15,8 @@ class StudyOptions:
     Attributes:
         rank: a fact is kept if its target is among so many of the model's likeliest next tokens,
         rivals: and, if this is set, likelier than all other answers of its relation.
-        wordings: known prompts of one fact (relation, subject and target) that are measured: further ones say
-            little that is new.
+        wordings: known prompts of one fact (relation, subject and target) whose neurons are compared; it
+            is measured in the first of them.
         limit: prompts to try of each relation, spread evenly over the source; None for all.
         attention_neurons: value neurons to list and to zero together, at positions.
         ffn_neurons: the same of FFN neurons.

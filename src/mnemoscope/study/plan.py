@@ -15,7 +15,7 @@ from mnemoscope.study.facts import Fact
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.schema import FACT, FACTS, HEADS, QUERY_NEURONS, VALUE_NEURONS
 from mnemoscope.study.store import read_table
-from mnemoscope.study.wordings import to_measure
+from mnemoscope.study.wordings import to_measure, to_reword
 from mnemoscope.study.work import Piece
 
 # Facts of one piece: what a kill costs at most, by worker.
@@ -29,11 +29,11 @@ def judging(facts: Sequence[Fact], options: StudyOptions) -> list[Piece]:
     relations: dict[str, list[int]] = {}
     for fact in facts:
         relations.setdefault(fact.relation, []).append(fact.line)
-    if options.limit is None:
-        tried = [fact.line for fact in facts]
-    else:
-        tried = [line for lines in relations.values() for line in _evenly(lines, options.limit)]
-    return _pieces("judge", tried, JUDGED_AT_ONCE)
+    limit = len(facts) if options.limit is None else options.limit
+    tried = {line for lines in relations.values() for line in _evenly(lines, limit)}
+    # Prompts of about the same length, which run together.
+    similar = sorted(facts, key=lambda fact: (len(fact.prompt), fact.line))
+    return _pieces("judge", [fact.line for fact in similar if fact.line in tried], JUDGED_AT_ONCE)
 
 
 def measuring(folder: Path, options: StudyOptions) -> list[Piece]:
@@ -42,28 +42,29 @@ def measuring(folder: Path, options: StudyOptions) -> list[Piece]:
     Raises:
         FactsError: the model knows none of them.
     """
-    known = known_facts(folder, options)
+    known = known_facts(folder)
     if known.empty:
         reasons = read_table(folder, FACTS.name)["reason"]
         raise FactsError(
             f"the model knows none of the {len(reasons)} facts; the first: {reasons.iloc[0]}; "
             "give facts that it knows, or a higher --rank"
         )
-    similar = known.sort_values(["relation", "token_id", "n_tokens", FACT])
+    reworded = to_reword(read_table(folder, FACTS.name), options)
     summed = [
         fact
         for _, group in known.groupby("relation", sort=True)
         for fact in _evenly(group[FACT].tolist(), options.summed)
     ]
     return [
-        *_pieces("measure", similar[FACT].tolist(), MEASURED_AT_ONCE),
+        *_pieces("measure", _similar(known), MEASURED_AT_ONCE),
+        *_pieces("reword", _similar(reworded), MEASURED_AT_ONCE),
         *_pieces("sum", summed, SUMMED_AT_ONCE),
     ]
 
 
 def comparing(folder: Path, options: StudyOptions) -> list[Piece]:
     """The third phase: what facts of a relation share."""
-    known = known_facts(folder, options)
+    known = known_facts(folder)
     heads = relation_heads(folder, options)
     similar = known.sort_values(["n_tokens", FACT])
     return [
@@ -75,19 +76,19 @@ def comparing(folder: Path, options: StudyOptions) -> list[Piece]:
     ]
 
 
-def known_facts(folder: Path, options: StudyOptions) -> pd.DataFrame:
+def known_facts(folder: Path) -> pd.DataFrame:
     """The rows of `FACTS` that the study rests on, by number."""
-    return to_measure(read_table(folder, FACTS.name), options)
+    return to_measure(read_table(folder, FACTS.name))
 
 
-def _relations(folder: Path, options: StudyOptions) -> pd.DataFrame:
+def _relations(folder: Path) -> pd.DataFrame:
     """Number and relation of these facts."""
-    return known_facts(folder, options).filter([FACT, "relation"])
+    return known_facts(folder).filter([FACT, "relation"])
 
 
 def relation_heads(folder: Path, options: StudyOptions) -> dict[str, list[tuple[int, int]]]:
     """The heads with the highest mean score over the facts of each relation, a share of all heads."""
-    heads = read_table(folder, HEADS.name).merge(_relations(folder, options), on=FACT)
+    heads = read_table(folder, HEADS.name).merge(_relations(folder), on=FACT)
     found = {}
     for relation, group in heads.groupby("relation", sort=True):
         means = group.groupby(["layer", "head"], as_index=False).agg({"score": "mean"})
@@ -99,7 +100,7 @@ def relation_heads(folder: Path, options: StudyOptions) -> dict[str, list[tuple[
 
 def shared_neurons(folder: Path, options: StudyOptions) -> Iterator[list[dict[str, Any]]]:
     """For each relation the neurons in most of its facts' lists, as rows of `READINGS` without tokens."""
-    known = _relations(folder, options)
+    known = _relations(folder)
     sizes = Counter(known["relation"].tolist())
     values = read_table(folder, VALUE_NEURONS.name).merge(known, on=FACT)
     queries = read_table(folder, QUERY_NEURONS.name)
@@ -138,6 +139,11 @@ def _most_shared(table: pd.DataFrame, name: str, n_facts: int, most: int) -> lis
         }
         for place, row in enumerate(found.to_dict("records"), 1)
     ]
+
+
+def _similar(facts: pd.DataFrame) -> list[int]:
+    """Numbers of facts, those that have much in common behind each other."""
+    return facts.sort_values(["relation", "token_id", "n_tokens", FACT])[FACT].tolist()
 
 
 def _pieces(work: str, facts: Sequence[int], at_once: int, given: Any = None) -> list[Piece]:

@@ -131,6 +131,12 @@ def _measure(worker: Worker, piece: Piece) -> dict[str, pd.DataFrame]:
     return measured(worker.model, worker.resolved(piece.facts), worker.options)
 
 
+def _reword(worker: Worker, piece: Piece) -> dict[str, pd.DataFrame]:
+    from mnemoscope.study.measuring import neurons_alone
+
+    return neurons_alone(worker.model, worker.resolved(piece.facts), worker.options)
+
+
 def _sum(worker: Worker, piece: Piece) -> dict[str, pd.DataFrame]:
     from mnemoscope.study.summing import summed
 
@@ -152,9 +158,17 @@ def _read(worker: Worker, piece: Piece) -> dict[str, pd.DataFrame]:
 WORK: dict[str, Callable[[Worker, Piece], dict[str, pd.DataFrame]]] = {
     "judge": _judge,
     "measure": _measure,
+    "reword": _reword,
     "sum": _sum,
     "heads": _without_heads,
     "read": _read,
 }
 # The table of each sort of work that is written last: a piece whose shard is there is done.
-LAST = {"judge": "facts", "measure": "outcomes", "sum": "sums", "heads": "outcomes", "read": "readings"}
+LAST = {
+    "judge": "facts",
+    "measure": "outcomes",
+    "reword": "value_neurons",
+    "sum": "sums",
+    "heads": "outcomes",
+    "read": "readings",
+}

@@ -74,12 +74,13 @@ class Sets:
         return np.divide(common, either, out=np.full_like(common, np.nan), where=either > 0).astype(float)
 
 
-def listings(study: Study, which: str) -> pd.DataFrame:
-    """Which measured fact lists which neuron: `fact`, the columns of `NEURON`, and `score` (nats).
+def listings(study: Study, which: str, facts: pd.DataFrame) -> pd.DataFrame:
+    """Which fact lists which neuron: `fact`, the columns of `NEURON`, and `score` (nats).
 
     Args:
         study: the study.
         which: `value` (the first value neurons of both kinds) or `query` (FFN query neurons).
+        facts: whose lists, rows of `facts`.
 
     An attention neuron that is listed for several positions counts once a fact, its scores added up.
     """
@@ -87,20 +88,20 @@ def listings(study: Study, which: str) -> pd.DataFrame:
         table = study.table(VALUE_NEURONS.name)
     else:
         table = study.table(QUERY_NEURONS.name).assign(kind="ffn", head=-1, dim=-1)
-    table = table.loc[table[FACT].isin(study.known[FACT]), [FACT, *NEURON, "score"]]
+    table = table.loc[table[FACT].isin(facts[FACT]), [FACT, *NEURON, "score"]]
     numbers = NEURON[1:]
     table[numbers] = table[numbers].fillna(-1).astype("int64")
     return table.astype({"score": float}).groupby([FACT, *NEURON], as_index=False)["score"].sum()
 
 
-def sets(study: Study, which: str) -> Sets:
-    """The sets of all measured facts; `which` as in `listings`."""
-    found = listings(study, which)
+def sets(study: Study, which: str, facts: pd.DataFrame) -> Sets:
+    """The sets of facts; arguments as for `listings`."""
+    found = listings(study, which, facts)
     neurons = found.loc[:, NEURON].drop_duplicates().sort_values(NEURON, ignore_index=True)
     column = found.merge(neurons.reset_index(names="column"), on=NEURON, how="left")["column"].to_numpy()
-    listed = np.zeros((len(study.known), len(neurons)), bool)
-    listed[pd.Index(study.known[FACT]).get_indexer(pd.Index(found[FACT])), column] = True
-    return Sets(study.known, neurons, listed)
+    listed = np.zeros((len(facts), len(neurons)), bool)
+    listed[pd.Index(facts[FACT]).get_indexer(pd.Index(found[FACT])), column] = True
+    return Sets(facts, neurons, listed)
 
 
 def few_of_each(study: Study, found: Sets) -> Sets:

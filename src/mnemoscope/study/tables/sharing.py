@@ -11,7 +11,8 @@ from mnemoscope.study.intervals import draws, ends
 from mnemoscope.study.opened import Study
 from mnemoscope.study.schema import FACT
 from mnemoscope.study.tables.over_facts import LEAST_FACTS, mean, relations
-from mnemoscope.study.tables.sets import LISTS, NEURON, Sets, few_of_each, listings, sets
+from mnemoscope.study.tables.sets import LISTS, MOST_FACTS, NEURON, Sets, few_of_each, listings, sets
+from mnemoscope.study.wordings import ONE_FACT
 
 PAIRS = (
     "paraphrases of one fact",
@@ -30,7 +31,7 @@ def shared(study: Study) -> pd.DataFrame:
     """
     rows = []
     for which in LISTS:
-        found = sets(study, which)
+        found = sets(study, which, study.known)
         for relation in relations(study):
             own = found.of_relation(relation)
             if not own.listed.any():
@@ -65,7 +66,11 @@ def shared_neurons(study: Study) -> pd.DataFrame:
     order = {name: place for place, name in enumerate(relations(study))}
     tables = []
     for which in LISTS:
-        grouped = listings(study, which).merge(facts, on=FACT).groupby(["relation", "size", *NEURON])["score"]
+        grouped = (
+            listings(study, which, study.known)
+            .merge(facts, on=FACT)
+            .groupby(["relation", "size", *NEURON])["score"]
+        )
         found = grouped.agg(n_facts="size", mean_score="mean").reset_index()
         tables.append(found[2 * found["n_facts"] > found["size"]].assign(list=which))
     found = pd.concat(tables, ignore_index=True)
@@ -92,7 +97,7 @@ def overlap(study: Study) -> pd.DataFrame:
     """
     rows = []
     for which in LISTS:
-        every = sets(study, which)
+        every = sets(study, which, study.known)
         if not every.listed.any():
             continue
         found = few_of_each(study, every)
@@ -127,12 +132,12 @@ def paraphrases(study: Study) -> pd.DataFrame:
     wording is the prompt without its subject; facts without a subject are compared with other relations
     alone.
     """
+    facts = _worded(study)
     rows = []
     for which in LISTS:
-        every = sets(study, which)
-        if not every.listed.any():
+        found = sets(study, which, facts)
+        if not found.listed.any():
             continue
-        found = few_of_each(study, every)
         alike = found.jaccard()
         np.fill_diagonal(alike, np.nan)
         partners = _partners(found.facts)
@@ -145,6 +150,22 @@ def paraphrases(study: Study) -> pd.DataFrame:
                     rows.append(row)
     names = ["relation", "list", "pairs", "n_facts", "jaccard", "jaccard_low", "jaccard_high"]
     return pd.DataFrame(rows, columns=names)
+
+
+def _worded(study: Study) -> pd.DataFrame:
+    """Facts in all wordings whose neurons are known; where they are many, some of those with several."""
+    facts = pd.concat([study.known, study.reworded]).sort_values(FACT, ignore_index=True)
+    few = [_few_worded(rows) for _, rows in facts.groupby("relation")]
+    return pd.concat(few).sort_values(FACT, ignore_index=True)
+
+
+def _few_worded(facts: pd.DataFrame) -> pd.DataFrame:
+    if len(facts) <= MOST_FACTS:
+        return facts
+    told = facts.loc[facts["subject"] != ""]
+    several = [rows for _, rows in told.groupby(ONE_FACT) if len(rows) > 1]
+    few = min(len(several), MOST_FACTS // 2)
+    return pd.concat([facts.head(0), *(several[place * len(several) // few] for place in range(few))])
 
 
 def _partners(facts: pd.DataFrame) -> dict[str, np.ndarray]:
