@@ -1,10 +1,6 @@
-"""Tiny models with a tokenizer of numbered words, and the command line, for the tests."""
+"""Tiny models with a tokenizer of numbered words, for the tests."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -15,7 +11,6 @@ from mnemoscope.model.families import FAMILIES, Family
 from mnemoscope.testing import N_WORDS, word_tokenizer, words
 
 __all__ = [
-    "COMMAND",
     "N_WORDS",
     "REPRESENTATIVES",
     "WITH_EXPERTS",
@@ -23,14 +18,9 @@ __all__ = [
     "check_alike",
     "family_id",
     "open_tiny",
-    "printed",
-    "refused",
-    "run",
     "word_tokenizer",
     "words",
 ]
-
-COMMAND = [sys.executable, "-m", "mnemoscope"]
 
 _CHOSEN = (
     ("gpt2", "tied head"),
@@ -74,32 +64,3 @@ def check_alike(found: ms.Attribution, expected: ms.Attribution) -> None:
         named = [column for column in table if not pd.api.types.is_float_dtype(table[column])]
         assert ours[named].equals(table[named]), name
         pd.testing.assert_frame_equal(ours, table, rtol=1e-4, atol=2e-5)
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What a command does where a terminal is 100 cells wide."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "COLUMNS": "100", **environment},
-        timeout=300,
-        check=False,
-    )
-
-
-def printed(*arguments: str, **environment: str) -> str:
-    """The output of a command that must succeed and say nothing on stderr."""
-    done = run(*arguments, **environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def refused(*arguments: str) -> str:
-    """The one line a command that must be refused says."""
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from command_line import COMMAND, printed, refused, run
 from mnemoscope.attribution.query_neurons import QUERY_TABLES
 from mnemoscope.attribution.result import Attribution
-from support import COMMAND, printed, refused, run
 
 TOKYO = ["attribute", "The capital of Japan is the city of", "--target", " Tokyo"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import networkx
 import pytest
 
-from support import printed, refused
+from command_line import printed, refused
 
 PROMPT = "The capital of Japan is the city of"
 LINKS = ["links", PROMPT, "--target", " Tokyo"]

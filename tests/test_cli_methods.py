@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+import command_line
 from mnemoscope.model.families import FAMILIES
 from mnemoscope.testing import word_tokenizer, words
 
@@ -21,23 +20,11 @@ FEW = ["--method", "norm", "--method", "activation-gradient", "--top", "3"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mnemoscope", "methods", *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "COLUMNS": "100"},
-        timeout=300,
-        check=False,
-    )
+    return command_line.run("methods", *arguments)
 
 
 def refused(*arguments: str) -> str:
-    """The one line a command that must be refused says."""
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
+    return command_line.refused("methods", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +65,8 @@ def test_one_prompt(tiny_folder: list[str]) -> None:
 
 def test_facts_are_kept_and_bad_lines_told(tiny_folder: list[str], tmp_path: Path) -> None:
     # Each of its own relation, so that only the model's ranks decide.
-    predicted = subprocess.run(
-        [sys.executable, "-m", "mnemoscope", "predict", PROMPT, "--json", *tiny_folder, "--top", "97"],
-        capture_output=True,
-        check=True,
-    )
-    tokens = [row["token"] for row in json.loads(predicted.stdout)["predictions"]]
+    predicted = command_line.printed("predict", PROMPT, "--json", *tiny_folder, "--top", "97")
+    tokens = [row["token"] for row in json.loads(predicted)["predictions"]]
     targets = [token for token in tokens if re.fullmatch(r"w\d+", token)]
     facts, out = tmp_path / "facts.jsonl", tmp_path / "out"
     asked = [targets[0], targets[1], targets[-1]]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
+from command_line import printed, refused, run
 from mnemoscope.model.families import Family
-from support import built, printed, refused, run, word_tokenizer
+from support import built, word_tokenizer
 
 
 def saved(model: PreTrainedModel, folder: Path) -> Path:

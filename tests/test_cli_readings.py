@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 import mnemoscope as ms
+from command_line import printed, refused
 from mnemoscope.testing import words
 from support import built, word_tokenizer
 
 PROMPT = words(5, 17, 80, 33)
 TOKYO = "The capital of Japan is the city of"
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mnemoscope", *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "COLUMNS": "100"},
-        timeout=300,
-        check=False,
-    )
-
-
-def printed(*arguments: str) -> str:
-    """The output of a command that must succeed and say nothing on stderr."""
-    done = run(*arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def refused(*arguments: str) -> str:
-    """The one line a command that must be refused says."""
-    done = run(*arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from command_line import COMMAND, printed, refused, run
 from mnemoscope.study.schema import TABLES
-from support import COMMAND, printed, refused, run
 
 pytestmark = pytest.mark.timeout(1000)
 

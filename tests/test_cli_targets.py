@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from support import built, printed, word_tokenizer, words
+from command_line import printed
+from support import built, word_tokenizer, words
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from command_line import COMMAND
 from mnemoscope.errors import UnknownModelError, WorkerError
 from mnemoscope.study.engines import Processes
 from studies import (
@@ -26,7 +27,6 @@ from studies import (
     worker_setup,
     workers_of,
 )
-from support import COMMAND
 
 SECONDS = 120  # that nothing here takes
 

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from command_line import COMMAND
 from mnemoscope.cli import main
 from mnemoscope.errors import OutputError
 from mnemoscope.study.running import Source, run_study
 from mnemoscope.study.store import MANIFEST
 from studies import FACTS, OPTIONS, arguments, save_facts, tables
-from support import COMMAND, built, open_tiny
+from support import built, open_tiny
 
 Refused = Callable[..., str]
 FEW = FACTS[:4]

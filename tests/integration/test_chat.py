@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mnemoscope as ms
-from support import printed, refused
+from command_line import printed, refused
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 import mnemoscope as ms
-from support import printed
+from command_line import printed
 
 pytestmark = pytest.mark.slow
 

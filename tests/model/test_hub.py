@@ -17,7 +17,8 @@ from typing import Any
 import peft
 import pytest
 
-from support import built, refused, word_tokenizer
+from command_line import refused
+from support import built, word_tokenizer
 
 COMMIT = "c0ffee" + "0" * 34
 # Opens each source in one process, as importing takes long, and prints what came of it.
