@@ -26,7 +26,9 @@ from mnemoscope.study.store import TABLES
 from mnemoscope.study.work import ModelSpec, Setup
 from support import built, word_tokenizer
 
-N_FACTS, N_RELATIONS = 12, 3
+N_SUBJECTS, N_RELATIONS = 12, 3
+# Of the first subjects there is a second wording.
+N_FACTS = 14
 # Every fact counts as known: a random model knows none.
 OPTIONS = StudyOptions(
     rank=97,
@@ -44,11 +46,12 @@ OPTIONS = StudyOptions(
 FACTS = tuple(
     Fact(
         line=number + 1,
-        prompt=f"w{3 + number} w{40 + number % 5} w{50 + number % N_RELATIONS}",
-        target=f"w{60 + number % 13}",
-        relation=f"relation {number % N_RELATIONS}",
+        prompt=f"w{3 + number} w{40 + number % 5} w{50 + subject % N_RELATIONS}",
+        target=f"w{60 + subject}",
+        relation=f"relation {subject % N_RELATIONS}",
+        subject=f"subject {subject}",
     )
-    for number in range(N_FACTS)
+    for number, subject in enumerate([*range(N_SUBJECTS), *range(N_FACTS - N_SUBJECTS)])
 )
 SOURCE = Source("facts.jsonl", FACTS)
 # Facts of a piece, so few that a study has some twenty pieces.
@@ -68,7 +71,8 @@ def save_tiny(folder: Path) -> Path:
 
 def save_facts(path: Path, facts: tuple[Fact, ...] = FACTS) -> Path:
     """The facts as a file."""
-    lines = [{"prompt": fact.prompt, "target": fact.target, "relation": fact.relation} for fact in facts]
+    names = ("prompt", "target", "relation", "subject")
+    lines = [{name: getattr(fact, name) for name in names} for fact in facts]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return path
 

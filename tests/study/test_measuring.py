@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.running import Progress, Source, run_study
 from mnemoscope.study.schema import TABLES
 from mnemoscope.study.store import read_table
+from mnemoscope.study.tables.sharing import paraphrases
 from support import built, open_tiny, words
 
 # Every fact is kept: a random model knows none.
@@ -216,6 +218,29 @@ def test_a_whole_study(model: ms.Model, facts: list[ResolvedFact], tmp_path: Pat
     reading = model.neuron(int(readings["layer"]), int(readings["neuron"]), top=1)
     first = reading.promotes if readings["mean_coefficient"] > 0 else reading.demotes
     assert readings["promotes"][0] == first[0][0]
+
+
+def test_a_further_wording_has_its_neurons_and_nothing_else(
+    model: ms.Model, facts: list[ResolvedFact], tmp_path: Path
+) -> None:
+    one, other = (replace(fact, subject="Japan") for fact in FACTS[:2])
+    source = Source("five", (one, other, *FACTS[2:]))
+    study = ms.Study.open(run_study(model, source, tmp_path / "study", OPTIONS))
+    assert study.unfinished == ""
+    assert study.reworded["fact"].tolist() == [other.line]
+    assert study.known["fact"].tolist() == [fact.line for fact in FACTS if fact.line != other.line]
+    names = {name for name in TABLES if name != "facts" and other.line in set(study.table(name).get("fact", ()))}
+    assert names == {"value_neurons", "query_neurons"}
+    expected = measured(model, facts[:2], OPTIONS)
+    for name in names:
+        found = study.table(name).query("fact == @other.line")
+        rows = expected[name].query("fact == @other.line")
+        assert found["score"].to_numpy() == pytest.approx(rows["score"].to_numpy(dtype=float), abs=1e-5)
+    table = paraphrases(study).query("pairs == 'paraphrases of one fact' and list == 'value'")
+    assert table["n_facts"].tolist() == [2]
+
+    alone = run_study(model, source, tmp_path / "alone", replace(OPTIONS, wordings=1))
+    assert other.line not in set(ms.Study.open(alone).table("value_neurons")["fact"])
 
 
 def test_sums_lie_between_their_bounds(model: ms.Model, tmp_path: Path) -> None:
