@@ -37,6 +37,7 @@ class ProjectedColumns:
             readout.norm, readout.unembedding, torch.zeros(()), torch.ones((), device=self.values.device)
         )
         self._place: dict[tuple[int, int], int] = {}
+        self._n_filled = 0
 
     def places(self, grid: Grid, columns: Tensor) -> Tensor:
         """The rows where the values of columns are, `[n] -> [n]`; those not there are projected.
@@ -50,16 +51,22 @@ class ProjectedColumns:
             (id(grid.weights[layer].module), column)
             for layer, column in (divmod(number, grid.n_columns) for number in columns.tolist())
         ]
+        # In the order in which they were last asked for.
+        self._place.update((key, self._place.pop(key)) for key in keys if key in self._place)
         missing = [number for number, key in enumerate(keys) if key not in self._place]
-        if len(self._place) + len(missing) > len(self.values):
-            self._place.clear()
-            missing = list(range(len(keys)))
         if missing:
-            start = len(self._place)
+            rows = [self._free_row() for _ in missing]
             chosen = columns[torch.tensor(missing, device=columns.device)]
-            self.values[start : start + len(missing)] = project_columns(self._unscaled, grid, chosen)
-            self._place.update((keys[number], start + row) for row, number in enumerate(missing))
+            self.values[rows] = project_columns(self._unscaled, grid, chosen)
+            self._place.update((keys[number], row) for number, row in zip(missing, rows, strict=True))
         return torch.tensor([self._place[key] for key in keys], device=columns.device)
+
+    def _free_row(self) -> int:
+        """A row that was never filled, or that of the column that was not asked for for longest."""
+        if self._n_filled == len(self.values):
+            return self._place.pop(next(iter(self._place)))
+        self._n_filled += 1
+        return self._n_filled - 1
 
 
 def project_columns(readout: FrozenReadout, grid: Grid, columns: Tensor, out: Tensor | None = None) -> Tensor:
