@@ -229,7 +229,9 @@ def test_a_further_wording_has_its_neurons_and_nothing_else(
     assert study.unfinished == ""
     assert study.reworded["fact"].tolist() == [other.line]
     assert study.known["fact"].tolist() == [fact.line for fact in FACTS if fact.line != other.line]
-    names = {name for name in TABLES if name != "facts" and other.line in set(study.table(name).get("fact", ()))}
+    names = {
+        name for name in TABLES if name != "facts" and other.line in set(study.table(name).get("fact", ()))
+    }
     assert names == {"value_neurons", "query_neurons"}
     expected = measured(model, facts[:2], OPTIONS)
     for name in names:

@@ -67,7 +67,9 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
     rivals: Annotated[
         bool, typer.Option(help="Keep facts whose target is likelier than all other answers of its relation.")
     ] = True,
-    wordings: Annotated[int, typer.Option(help="Wordings of one fact to compare; the first is measured.")] = 2,
+    wordings: Annotated[
+        int, typer.Option(help="Wordings of one fact to compare; the first is measured.")
+    ] = 2,
     limit: Annotated[int | None, typer.Option(help="Prompts to try of each relation, spread evenly.")] = None,
     attention_neurons: Annotated[int, typer.Option(help="Attention value neurons to list and zero.")] = 200,
     ffn_neurons: Annotated[int, typer.Option(help="FFN value neurons to list and zero.")] = 100,
