@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 from mnemoscope.attribution.result import records
+from mnemoscope.display import Displayed
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Displayed):
     """What a model says comes next.
 
     Attributes:

@@ -66,7 +66,7 @@ def _every_part(shape: dict[str, int], names: tuple[str, ...], **labels: list[An
     return frame.sort_values("score", ascending=False, ignore_index=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_result() -> MakeResult:
     """A maker of results of any size: `make_result(n_layers=6, n_heads=4, n_rows=5, **fields)`."""
 

@@ -17,7 +17,7 @@ from made_study import made_study
 from mnemoscope.errors import OptionError, OutputError
 from mnemoscope.study.opened import Study
 from mnemoscope.study.tables.items import ITEMS
-from mnemoscope.view.look import housed, png, svg
+from mnemoscope.view.charts.look import housed, png, svg
 from mnemoscope.view.study.charts import CHARTS
 from mnemoscope.view.study.files import export
 from mnemoscope.view.study.report import render_report, write_report
@@ -96,10 +96,10 @@ def test_refuses_other_names(study: Study, tmp_path: Path) -> None:
 def test_the_same_chart_is_the_same_file(study: Study) -> None:
     shown = next(shown for item in ITEMS for shown in item.tables if shown.name == "overlap")
     chart = housed(CHARTS["overlap"](shown.of(study)), "a <title>", "b & c")
-    first = svg(chart, "overlap")
+    first = svg(chart.to_dict(), "overlap")
     assert 'id="overlap_0"' in first
     ET.fromstring(first)
-    assert svg(chart, "overlap") == first
+    assert svg(chart.to_dict(), "overlap") == first
     assert png(chart)[:8] == b"\x89PNG\r\n\x1a\n"
 
 

@@ -83,6 +83,15 @@ class Links:
             "edges": [_known(row) for row in records(self.edges, EDGE_COLUMNS)],
         }
 
+    def chart(self) -> Any:
+        """The graph as an Altair chart: tokens across, layers upwards, a line for each link.
+
+        >>> links.chart().save("links.svg")  # doctest: +SKIP
+        """
+        from mnemoscope.view.charts.links import links
+
+        return links(self)
+
     def to_networkx(self) -> networkx.DiGraph:
         """The graph with every column as an attribute of its nodes and edges; missing ones are left out.
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from mnemoscope.attribution.query_neurons import QUERY_TABLES, QueryNeurons
 from mnemoscope.attribution.subkeys import Key
+from mnemoscope.display import Displayed
 from mnemoscope.errors import OptionError
 
 SCHEMA_VERSION = 4
@@ -146,7 +147,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Attribution:
+class Attribution(Displayed):
     """Scores of the parts of one prediction, in nats of the target's log probability, or of log-odds.
 
     A score is the log-probability increase of METHOD section 4 (paper section 3): how much adding
@@ -288,6 +289,29 @@ class Attribution:
         from mnemoscope.view.files import save
 
         return save(self, Path(path))
+
+    def charts(self) -> dict[str, Any]:
+        """Altair charts of the layers, the heads and the neurons, by name; a notebook shows them.
+
+        >>> result.charts()["neurons"]  # doctest: +SKIP
+        """
+        from mnemoscope.view.charts.figures import charts
+
+        return charts(self)
+
+    def save_charts(self, folder: str | Path, form: Literal["svg", "png"] = "svg") -> Path:
+        """Write every chart to a file of its name in a folder, which is made if it is not there.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OptionError: another form.
+            OutputError: the folder's parent is not there, or it cannot be written.
+        """
+        from mnemoscope.view.charts.figures import save_charts
+
+        return save_charts(self, Path(folder), form)
 
     @staticmethod
     def load(path: str | Path) -> Attribution:

@@ -24,7 +24,7 @@ from mnemoscope.cli.options import (
     open_model,
     refuse_several,
 )
-from mnemoscope.cli.output import stdout_kept_clean, write, write_drawn, write_json
+from mnemoscope.cli.output import stdout_kept_clean, tell, write, write_drawn, write_json
 from mnemoscope.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -63,6 +63,12 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     out: Annotated[
         Path | None, typer.Option(help="Write to a .json, .parquet or .html file instead.")
     ] = None,
+    charts: Annotated[
+        Path | None, typer.Option(help="Also write every chart to a file in this folder.", metavar="FOLDER")
+    ] = None,
+    chart_form: Annotated[
+        Literal["svg", "png"] | None, typer.Option(help="Form of the charts.", show_default="svg")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what memory and time it would take.")
     ] = False,
@@ -80,6 +86,9 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     if by == "total" and no_effects:
         raise OptionError("--by total needs the total effects; leave --no-effects out")
     refuse_several(dry_run=dry_run, out=out is not None)
+    refuse_several(dry_run=dry_run, charts=charts is not None)
+    if chart_form is not None and charts is None:
+        raise OptionError("--chart-form needs charts; name their folder with --charts")
     if dry_run:
         with stdout_kept_clean():
             from mnemoscope.api.estimating import estimate
@@ -99,6 +108,10 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
         from mnemoscope.view.destination import ATTRIBUTION_ENDINGS, check_destination
 
         check_destination(out, ATTRIBUTION_ENDINGS)
+    if charts is not None:
+        from mnemoscope.view.destination import check_folder
+
+        check_folder(charts)
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code)
         text = opened.chat_prompt(prompt) if chat else prompt
@@ -108,11 +121,13 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
         progress = sys.stderr.isatty()
         one = target[0] if target and len(target) == 1 and not against else None
         if one is not None and len(opened.target_tokens(text, one)) > 1:
-            _check_destination_of_several_tokens(out)
+            _check_destination_of_several_tokens(out, charts)
             result = opened.attribute_continuation(text, one, progress=progress, **options)
         else:
             given = (target or None) if target_id is None else target_id
             result = opened.attribute(text, given, against=against or None, progress=progress, **options)
+            if charts is not None:
+                tell(f"saved charts in {result.save_charts(charts, chart_form or 'svg')}")
     if json:
         write_json(result.to_json())
     elif out is not None:
@@ -130,9 +145,13 @@ def _write_estimate(found: Estimate, json: bool) -> None:
         write_drawn(lambda console: render_estimate(found, console))
 
 
-def _check_destination_of_several_tokens(out: Path | None) -> None:
+def _check_destination_of_several_tokens(out: Path | None, charts: Path | None) -> None:
     from mnemoscope.view.destination import CONTINUATION_ENDINGS
 
+    if charts is not None:
+        raise OptionError(
+            "--charts is for one target token, and this target is several; give the first of them as --target"
+        )
     if out is not None and out.suffix.lower() not in CONTINUATION_ENDINGS:
         raise OutputError(
             f"cannot write {out}: the target is several tokens, whose results go into a .json file; "

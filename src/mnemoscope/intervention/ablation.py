@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.result import records
+from mnemoscope.display import Displayed
 from mnemoscope.intervention.parts import Part, Site, matched_random, sites
 from mnemoscope.intervention.running import Change, Positions, Replacement, applied, observed_inputs
 from mnemoscope.model.experts import running_mixtures
@@ -29,7 +30,7 @@ METRICS = ("reciprocal_rank", "probability", "log_probability")
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Displayed):
     """A target before and after an intervention, and after random ones.
 
     Attributes:

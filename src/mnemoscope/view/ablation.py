@@ -29,7 +29,7 @@ def render_ablation(ablation: Ablation, console: Console) -> None:
     names = [".".join(map(str, part)) for part in ablation.parts]
     console.print(prompt_text(ablation.tokens, console.width) + Text(" ▸ ", "dim") + target)
     console.print()
-    console.print(title_text(_kinds(ablation), ablation.how))
+    console.print(title_text(parts_words(ablation), ablation.how))
     console.print(Text(" ".join(names[:_NAMED_PARTS]) + (" …" if len(names) > _NAMED_PARTS else ""), "dim"))
     console.print()
     console.print(_target_table(ablation, target))
@@ -40,7 +40,7 @@ def render_ablation(ablation: Ablation, console: Console) -> None:
         console.print(_facts_table(ablation.facts, console.width))
 
 
-def _kinds(ablation: Ablation) -> str:
+def parts_words(ablation: Ablation) -> str:
     """How many parts of which kinds: `1 head`, `3 parts: FFN neurons, heads`."""
     n_parts = len(ablation.parts)
     found = list(dict.fromkeys(_KINDS[type(part).__name__] for part in ablation.parts))

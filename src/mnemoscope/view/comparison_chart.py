@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from mnemoscope.attribution.result import records
+from mnemoscope.view.charts.look import CONTROL, PIXELS, TEXT, housed
 from mnemoscope.view.comparison import KINDS, name_of
 from mnemoscope.view.depth_chart import RAISES
 from mnemoscope.view.label_places import label_places
-from mnemoscope.view.look import CONTROL, PIXELS, TEXT, housed
 from mnemoscope.view.tokens import visible
 
 if TYPE_CHECKING:

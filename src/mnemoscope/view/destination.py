@@ -9,6 +9,7 @@ from mnemoscope.errors import OutputError
 ATTRIBUTION_ENDINGS = (".json", ".parquet", ".html")
 CONTINUATION_ENDINGS = (".json",)
 LINKS_ENDINGS = (".json", ".graphml")
+CHART_FORMS = ("svg", "png")
 
 
 def check_destination(path: Path, endings: tuple[str, ...]) -> Path:
@@ -28,6 +29,23 @@ def check_destination(path: Path, endings: tuple[str, ...]) -> Path:
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder, choose another name")
     return path
+
+
+def check_folder(folder: Path) -> Path:
+    """Tell early that files cannot be written there; the folder itself need not be there yet.
+
+    Returns:
+        The folder itself, with a leading `~` expanded.
+
+    Raises:
+        OutputError: its parent is not there, or there is a file of its name.
+    """
+    folder = folder.expanduser()
+    if not folder.parent.is_dir():
+        raise OutputError(f"cannot write {folder}: create the folder {folder.parent} first")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"cannot write {folder}: it is a file, choose another name")
+    return folder
 
 
 def either(endings: tuple[str, ...]) -> str:

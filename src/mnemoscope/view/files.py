@@ -51,7 +51,7 @@ def save(result: Attribution, path: Path) -> Path:
     """
     path = check_destination(path, ATTRIBUTION_ENDINGS)
     writers: dict[str, Callable[[Attribution], bytes]] = {
-        ".json": _json_bytes,
+        ".json": json_bytes,
         ".parquet": _parquet_bytes,
         ".html": _html_bytes,
     }
@@ -177,7 +177,8 @@ def _html_bytes(result: Attribution) -> bytes:
     return render_html(result).encode("utf-8", "xmlcharrefreplace")
 
 
-def _json_bytes(result: Attribution) -> bytes:
+def json_bytes(result: Attribution) -> bytes:
+    """The whole result as the content of a `.json` file."""
     tables = {name: records(table, tuple(table)) for name, table in result.tables().items()}
     document = {**_description(result), **result.to_json(), **tables}
     return (json_text(document) + "\n").encode("utf-8")

@@ -1,4 +1,4 @@
-"""A result as one HTML page that opens offline: no scripts, nothing fetched, light and dark."""
+"""A result as one HTML page that opens offline: nothing fetched, light and dark, whole without scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from mnemoscope.attribution.query_neurons import QUERY_TABLES, QueryTables
 from mnemoscope.attribution.result import Attribution, records
-from mnemoscope.view.depth import Depth
+from mnemoscope.view.csv_text import csv_bytes
 from mnemoscope.view.effects import NAMES, Effects, effect_text
 from mnemoscope.view.facts import (
     NOTHING_READ,
@@ -26,12 +26,15 @@ from mnemoscope.view.facts import (
     value_neurons_skipped,
     what_is_proven,
 )
-from mnemoscope.view.figure import figure_of
+from mnemoscope.view.files import json_bytes
 from mnemoscope.view.numbers import percent, places, plain_number, signed
+from mnemoscope.view.report_charts import report_charts, script, specs_text
 from mnemoscope.view.targets import any_of, target_facts, targets_words, value_facts
 from mnemoscope.view.tokens import visible
 
-_MOST_ROWS = 200
+_MOST_ROWS = 50
+# A longer file makes the page too heavy to open and to send.
+_MOST_BYTES = 700_000
 
 _RAISING, _LOWERING = "Raising", "Lowering"
 _GROUPS = (
@@ -57,6 +60,8 @@ _GROUPS = (
         "What a head brings from one token, and the share of its attention that the token gets.",
     ),
 )
+# The chart that stands before the tables of a group.
+_CHART_OF = {"ffn_neurons": "neurons", "positions": "positions"}
 # What activates value neurons of one kind: the title of each sheet by the table it shows.
 _QUERY_SHEETS = {
     "query_layers": "Layers",
@@ -140,15 +145,19 @@ def render_html(result: Attribution) -> str:
     """The whole page as text."""
     style = _environment().get_template("report.css").render()
     effects = Effects.of(result)
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    charts = report_charts(result)
     return (
         _environment()
         .get_template("report.html")
         .render(
             result=result,
             style=Markup(style),
-            style_hash=f"sha256-{digest}",
-            chart=figure_of(Depth.of(result, effects.order)),
+            style_hash=_digest(style),
+            script=script(),
+            script_hash=_digest(script()),
+            charts=charts,
+            specs=specs_text(charts),
+            downloads=_downloads(result),
             effects=effects,
             meanings=effects.meanings(effects.with_mediated()),
             asked=targets_words(result.targets),
@@ -170,11 +179,32 @@ def render_html(result: Attribution) -> str:
     )
 
 
+def _digest(text: str) -> str:
+    """By which the page's policy knows its own style and script."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _downloads(result: Attribution) -> dict[str, str]:
+    """The address of each file that the page holds, by name; empty where it would be too long for it."""
+    files = {"result.json": ("application/json", json_bytes(result))}
+    for name, table in result.tables().items():
+        if len(table):
+            files[f"{name}.csv"] = ("text/csv", csv_bytes(table))
+    return {
+        name: f"data:{kind};base64,{base64.b64encode(content).decode()}"
+        if len(content) <= _MOST_BYTES
+        else ""
+        for name, (kind, content) in files.items()
+    }
+
+
 def _groups(result: Attribution) -> list[dict[str, Any]]:
     return [
         {
             "title": title,
             "text": text,
+            "name": name,
+            "chart": _CHART_OF.get(name, ""),
             "wide": name == "ffn_neurons",
             "sheets": [
                 Sheet.of(result, name, _RAISING),

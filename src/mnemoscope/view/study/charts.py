@@ -12,8 +12,18 @@ from mnemoscope.study.names import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.tables.layers import ROLES
 from mnemoscope.study.tables.over_facts import ALL
 from mnemoscope.study.tables.sharing import PAIRS
+from mnemoscope.view.charts.look import (
+    CONTROL,
+    TEXT,
+    THIRD,
+    cell_width,
+    data,
+    dots,
+    heatmap,
+    panel_title,
+    with_n,
+)
 from mnemoscope.view.depth_chart import LOWERS, RAISES
-from mnemoscope.view.look import CONTROL, TEXT, THIRD, cell_width, data, dots, heatmap, with_n
 from mnemoscope.view.tokens import visible
 
 KINDS = {"attention": "attention", "ffn": "FFN"}
@@ -153,7 +163,7 @@ def heads(table: pd.DataFrame) -> Any:
     maps = [
         heatmap(
             part, "layer", "head", "score", size=size, words=words, marked="zeroed", largest=largest
-        ).properties(title=_panel_title(str(relation)))
+        ).properties(title=panel_title(str(relation)))
         for relation, part in rows.groupby("relation", sort=False)
     ]
     return alt.concat(*maps, columns=3)
@@ -172,7 +182,7 @@ def heads_zeroed(table: pd.DataFrame) -> Any:
         chart = heatmap(
             rows, "heads_of", "relation", column, size=(40, 24), words=words, written=".0f", largest=100.0
         )
-        panels.append(chart.properties(title=_panel_title(f"fall of {title} (%)")))
+        panels.append(chart.properties(title=panel_title(f"fall of {title} (%)")))
     return alt.hconcat(panels[0], _without_labels(panels[1]))
 
 
@@ -324,7 +334,7 @@ def _by_kind(table: pd.DataFrame, value: str, title: str = "") -> Any:
             )
         )
     chart = alt.hconcat(panels[0], _without_labels(panels[1]))
-    return chart.properties(title=_panel_title(title)) if title else chart
+    return chart.properties(title=panel_title(title)) if title else chart
 
 
 def _beside_control(table: pd.DataFrame, chosen: str) -> Any:
@@ -352,10 +362,6 @@ def _without_labels(chart: Any) -> Any:
     for layer in layers:
         layer.encoding.y.axis = alt.Axis(labels=False, title=None)
     return chart
-
-
-def _panel_title(text: str) -> alt.TitleParams:
-    return alt.TitleParams(text, fontSize=11, fontWeight="normal", offset=4)
 
 
 def _order(names: pd.Series) -> dict[str, int]:

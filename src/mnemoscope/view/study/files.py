@@ -15,13 +15,12 @@ from mnemoscope.study.opened import Study
 from mnemoscope.study.store import encoded
 from mnemoscope.study.tables.editing import editing
 from mnemoscope.study.tables.items import ITEMS, Item, Shown
-from mnemoscope.view.look import housed, png, svg
+from mnemoscope.view.charts.look import housed, png, svg
+from mnemoscope.view.csv_text import csv_bytes, flat
 from mnemoscope.view.study.charts import CHARTS
-from mnemoscope.view.tokens import visible
 
 FORMAT = "mnemoscope export"
 ABOUT, EDITING = "about.json", "editing.json"
-_DIGITS = "%.6g"
 
 
 def file_name(item: Item, shown: Shown, form: str) -> str:
@@ -101,22 +100,9 @@ def check_export_folder(study: Study, folder: Path) -> None:
         )
 
 
-def csv_bytes(table: pd.DataFrame) -> bytes:
-    """Six digits of every number, tokens with their hidden signs visible."""
-    return flat(table).to_csv(index=False, float_format=_DIGITS, lineterminator="\n").encode()
-
-
 def json_bytes(value: Any) -> bytes:
     """Readable JSON of plain values."""
     return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
-
-
-def flat(table: pd.DataFrame) -> pd.DataFrame:
-    """With lists of tokens as one text each."""
-    lists = [name for name in ("promotes", "demotes") if name in table]
-    return table.assign(
-        **{name: table[name].map(lambda tokens: " ".join(map(visible, tokens))) for name in lists}
-    )
 
 
 def _latex(table: pd.DataFrame) -> bytes:
@@ -138,7 +124,7 @@ def subtitle(study: Study) -> str:
 FORMATS: dict[str, Callable[[Study, Shown, pd.DataFrame], bytes]] = {
     "csv": lambda _study, _shown, table: csv_bytes(table),
     "parquet": lambda _study, _shown, table: encoded(table),
-    "svg": lambda study, shown, table: svg(_chart(study, shown, table), shown.name).encode(),
+    "svg": lambda study, shown, table: svg(_chart(study, shown, table).to_dict(), shown.name).encode(),
     "png": lambda study, shown, table: png(_chart(study, shown, table)),
     "tex": lambda _study, _shown, table: _latex(table),
 }

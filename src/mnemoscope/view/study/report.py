@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,11 +19,12 @@ from mnemoscope.study.opened import Study
 from mnemoscope.study.tables.editing import CAUTION, editing
 from mnemoscope.study.tables.items import ITEMS, Item, Shown
 from mnemoscope.study.tables.paper import Published, published
+from mnemoscope.view.charts.look import housed, svg_in_page
+from mnemoscope.view.csv_text import csv_bytes, flat
 from mnemoscope.view.destination import check_destination
-from mnemoscope.view.look import housed, svg
 from mnemoscope.view.numbers import plain_number
 from mnemoscope.view.study.charts import CHARTS
-from mnemoscope.view.study.files import EDITING, csv_bytes, file_name, flat, json_bytes
+from mnemoscope.view.study.files import EDITING, file_name, json_bytes
 from mnemoscope.view.tokens import visible
 
 _MOST_ROWS = 60
@@ -110,7 +110,7 @@ def _of(paper: tuple[Published, ...], item: Item) -> list[Published]:
 
 def _sheet(study: Study, item: Item, shown: Shown) -> Sheet:
     table = shown.of(study)
-    chart = svg(housed(CHARTS[shown.name](table)), shown.name)
+    chart = svg_in_page(housed(CHARTS[shown.name](table)).to_dict(), shown.name)
     content = csv_bytes(table)
     address = _address("text/csv", content) if len(content) <= _MOST_BYTES else ""
     rows, note = _first(table)
@@ -121,8 +121,7 @@ def _sheet(study: Study, item: Item, shown: Shown) -> Sheet:
         rows=[list(row) for row in cells.itertuples(index=False, name=None)],
         texts=[not pd.api.types.is_numeric_dtype(rows[name]) for name in cells],
         note=note,
-        # In a page elements of SVG need no name space.
-        chart=Markup(re.sub(r' xmlns(:xlink)?="[^"]*"', "", chart)),
+        chart=chart,
         download=(file_name(item, shown, "csv"), address),
     )
 

@@ -1,0 +1,303 @@
+"""What can be asked: every field with its bounds. Unknown fields are refused, and nothing is converted.
+
+A prompt is looked at here as text only; how many tokens it may have is checked by `answers`, which has the
+tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+from mnemoscope.intervention import parts
+
+MOST_PROMPT_CHARACTERS = 20_000
+MOST_TARGET_CHARACTERS = 200
+MOST_TARGETS = 20
+MOST_TOP = 200
+MOST_PARTS = 500
+
+_LARGEST_INDEX = 10_000_000
+
+
+def _without_null(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("null_character", "the text holds a null character; remove it")
+    return text
+
+
+def _told_as(wanted: str) -> Callable[[Any, ValidatorFunctionWrapHandler], Any]:
+    """One message for what may be of several types, instead of one for each."""
+
+    def validated(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("token", "give {wanted}", {"wanted": wanted}) from None
+
+    return validated
+
+
+_ONE_TOKEN = f"a token's text (1 to {MOST_TARGET_CHARACTERS} characters, none of them null) or its id"
+_PRINTABLE = r"^[^\x00]*$"
+PromptText = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MOST_PROMPT_CHARACTERS,
+        description="The text before the token in question; markup and control characters are text too.",
+        json_schema_extra={"pattern": _PRINTABLE},
+    ),
+    AfterValidator(_without_null),
+]
+TargetText = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MOST_TARGET_CHARACTERS,
+        description="The next token as text, leading space included.",
+        json_schema_extra={"pattern": _PRINTABLE},
+    ),
+    AfterValidator(_without_null),
+]
+TokenId = Annotated[int, Field(ge=0, le=_LARGEST_INDEX, description="The next token by its id.")]
+Token = Annotated[TargetText | TokenId, WrapValidator(_told_as(_ONE_TOKEN))]
+Tokens = Annotated[
+    TargetText
+    | TokenId
+    | Annotated[list[TargetText | TokenId], Field(min_length=1, max_length=MOST_TARGETS)],
+    WrapValidator(_told_as(f"{_ONE_TOKEN}, or a list of 1 to {MOST_TARGETS} of these")),
+]
+Index = Annotated[int, Field(ge=0, le=_LARGEST_INDEX)]
+Top = Annotated[int, Field(ge=1, le=MOST_TOP)]
+
+TOKYO = "The capital of Japan is the city of"
+
+
+def _examples(*examples: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
+class Asked(BaseModel):
+    """What every request to a model has in common."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: Annotated[
+        str | None,
+        Field(
+            max_length=500,
+            description="One of the models that the server was started with; its first if not given.",
+        ),
+    ] = None
+
+
+class PredictRequest(Asked):
+    """What comes next?"""
+
+    model_config = _examples({"prompt": TOKYO})
+
+    prompt: PromptText
+    top: Annotated[Top, Field(description="How many tokens.")] = 10
+
+
+class Question(Asked):
+    """A prediction that is explained."""
+
+    prompt: PromptText
+    target: Annotated[
+        Tokens | None,
+        Field(
+            description="The token to explain; several for any of them; the model's own choice if not given. "
+            "One text may be of several tokens, where the command line takes that too."
+        ),
+    ] = None
+    against: Annotated[
+        Tokens | None, Field(description="Tokens to compare the target with; scores are then of log-odds.")
+    ] = None
+
+    def asked(self) -> tuple[str | int | Sequence[str | int] | None, str | int | Sequence[str | int] | None]:
+        """Target and against, a list of one text as that text."""
+        return _alone(self.target), _alone(self.against)
+
+
+def _alone(tokens: Any) -> Any:
+    return tokens[0] if isinstance(tokens, list) and len(tokens) == 1 else tokens
+
+
+class AttributeRequest(Question):
+    """Which parts raise or lower the target?"""
+
+    model_config = _examples({"prompt": TOKYO, "target": " Tokyo", "top": 30})
+
+    top: Annotated[Top, Field(description="How many neurons of each kind and direction.")] = 100
+    query: Annotated[bool, Field(description="Also find what activates the value neurons.")] = True
+    effects: Annotated[bool, Field(description="Also give total effects.")] = True
+    suppressing: Annotated[bool, Field(description="Also list what lowers the target most.")] = True
+
+
+class ExportRequest(AttributeRequest):
+    """The answer to the same question as a file."""
+
+    model_config = _examples({"prompt": TOKYO, "target": " Tokyo", "format": "html"})
+
+    format: Literal["html", "json", "csv", "parquet"]
+
+
+class ChartsRequest(AttributeRequest):
+    """The answer to the same question as charts."""
+
+
+class LinksRequest(Question):
+    """What activates the value neurons, and that in turn?"""
+
+    model_config = _examples({"prompt": TOKYO, "target": " Tokyo", "values": 5, "depth": 2, "width": 5})
+
+    values: Annotated[int, Field(ge=1, le=20, description="Value neurons of each kind to begin with.")] = 5
+    depth: Annotated[int, Field(ge=1, le=4, description="Steps to go back from them.")] = 2
+    width: Annotated[int, Field(ge=1, le=10, description="Links to follow of each part.")] = 5
+
+
+class HeadPlace(BaseModel):
+    """A head by its place; both numbers count from 0."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    layer: Index
+    head: Index
+
+
+class NeuronRequest(Asked):
+    """What does an FFN neuron promote?"""
+
+    model_config = _examples({"layer": 14, "neuron": 813, "through": {"layer": 23, "head": 4}})
+
+    layer: Index
+    neuron: Index
+    top: Annotated[Top, Field(description="How many tokens of each end.")] = 10
+    through: Annotated[
+        HeadPlace | None, Field(description="Read what this head, above the neuron, makes of it.")
+    ] = None
+
+
+class HeadRequest(Asked):
+    """What does a head look at and bring, position by position?"""
+
+    model_config = _examples({"prompt": TOKYO, "layer": 23, "head": 4})
+
+    prompt: PromptText
+    layer: Index
+    head: Index
+    top: Annotated[int, Field(ge=1, le=20, description="How many tokens of each list.")] = 5
+
+
+class _PartOfModel(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    layer: Index
+
+
+class FFNNeuron(_PartOfModel):
+    """An FFN neuron."""
+
+    part: Literal["FFNNeuron"]
+    neuron: Index
+
+    def named(self) -> parts.Part:
+        """The part that the library knows."""
+        return parts.FFNNeuron(self.layer, self.neuron)
+
+
+class AttentionNeuron(_PartOfModel):
+    """An attention neuron, whatever position it is read at."""
+
+    part: Literal["AttentionNeuron"]
+    head: Index
+    dim: Index
+
+    def named(self) -> parts.Part:
+        """The part that the library knows."""
+        return parts.AttentionNeuron(self.layer, self.head, self.dim)
+
+
+class Head(_PartOfModel):
+    """A head."""
+
+    part: Literal["Head"]
+    head: Index
+
+    def named(self) -> parts.Part:
+        """The part that the library knows."""
+        return parts.Head(self.layer, self.head)
+
+
+class Layer(_PartOfModel):
+    """All that a layer's attention or FFN adds."""
+
+    part: Literal["Layer"]
+    kind: Literal["attention", "ffn"]
+
+    def named(self) -> parts.Part:
+        """The part that the library knows."""
+        return parts.Layer(self.layer, self.kind)
+
+
+Part = Annotated[FFNNeuron | AttentionNeuron | Head | Layer, Field(discriminator="part")]
+
+
+class AblateRequest(Asked):
+    """What changes without some parts, or with more of them?"""
+
+    model_config = _examples(
+        {
+            "prompt": TOKYO,
+            "target": " Tokyo",
+            "parts": [
+                {"part": "FFNNeuron", "layer": 24, "neuron": 1005},
+                {"part": "Head", "layer": 23, "head": 4},
+            ],
+            "factor": 0,
+        }
+    )
+
+    prompt: PromptText
+    target: Annotated[Token | None, Field(description="One token; the model's own choice if not given.")] = (
+        None
+    )
+    parts: Annotated[list[Part], Field(min_length=1, max_length=MOST_PARTS)]
+    factor: Annotated[
+        float,
+        Field(ge=0, le=4, allow_inf_nan=False, description="What they are multiplied with; 0 removes them."),
+    ] = 0.0
+    seeds: Annotated[int, Field(ge=1, le=10, description="How many matched random controls.")] = 5
+    top: Annotated[Top, Field(description="How many likeliest tokens to list before and after.")] = 10
+
+
+class MethodsRequest(Asked):
+    """What does zeroing the neurons that each method finds do?"""
+
+    model_config = _examples(
+        {"prompt": TOKYO, "target": " Tokyo", "methods": ["log-probability-increase", "coefficient"]}
+    )
+
+    prompt: PromptText
+    target: Annotated[Token | None, Field(description="One token; the model's own choice if not given.")] = (
+        None
+    )
+    methods: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=100)]] | None,
+        Field(min_length=1, max_length=20, description="By name; most of them if not given."),
+    ] = None
+    kind: Annotated[Literal["ffn", "attention"], Field(description="Which neurons.")] = "ffn"
+    top: Annotated[int, Field(ge=1, le=50, description="How many neurons of each method are zeroed.")] = 10

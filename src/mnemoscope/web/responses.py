@@ -1,0 +1,300 @@
+"""What answers look like, for the OpenAPI document; the tests hold every real answer to these.
+
+Nothing is converted by them: the objects are those that the library writes, and what it has no number for is
+null there.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from mnemoscope.web.response_rows import (
+    AttentionNeuronEffect,
+    FFNNeuronEffect,
+    HeadEffect,
+    LayerEffect,
+    Nats,
+    Number,
+    PositionEffect,
+    QueriedAttentionNeuron,
+    QueriedFFNNeuron,
+    QueryAttentionNeuron,
+    QueryFFNNeuron,
+    QueryHead,
+    QueryLayer,
+    Target,
+    Targets,
+    Told,
+)
+
+
+class Error(Told):
+    """Why there is no result."""
+
+    error: Annotated[
+        str, Field(description="What is wrong, and what to do where it is the caller's mistake.")
+    ]
+    remedy: Annotated[str, Field(description="What to do.")] = ""
+
+
+class Can(Told):
+    """What a model can be asked in full."""
+
+    query: Annotated[bool, Field(description="Whether what activates value neurons can be found.")]
+    links: Annotated[bool, Field(description="Whether links can be followed.")]
+
+
+class ModelFacts(Told):
+    """An opened model."""
+
+    name: str
+    revision: str
+    architecture: str
+    dtype: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_ff: int
+    d_head: int
+    n_vocabulary: int
+    context: int | None
+    can: Can
+
+
+class LimitsOfRequests(Told):
+    """What the server refuses to go beyond."""
+
+    body_bytes: int
+    prompt_characters: int
+    prompt_tokens: int
+    target_tokens: int
+    top: int
+    parts: int
+    seconds: float
+
+
+class MethodFacts(Told):
+    """A method that scores neurons."""
+
+    name: str
+    title: str
+    formula: str
+
+
+class Models(Told):
+    """What the server was started with; the first model answers where none is named."""
+
+    version: str
+    models: list[ModelFacts]
+    methods: list[MethodFacts]
+    limits: LimitsOfRequests
+
+
+class PredictedToken(Told):
+    """A next token; rank 1 is the likeliest."""
+
+    rank: int
+    id: int
+    token: str
+    probability: Number
+    log_probability: Nats
+
+
+class Prediction(Told):
+    """The object of `mnemoscope predict --json`."""
+
+    prompt: str
+    tokens: list[str]
+    token_ids: list[int]
+    predictions: list[PredictedToken]
+
+
+class Attribution(Told):
+    """The object of `mnemoscope attribute --json`, and the tables of positions and of what lowers the target.
+
+    Lists are sorted best first.
+    """
+
+    model: str
+    revision: str
+    dtype: str
+    prompt: str
+    tokens: list[str]
+    target: Annotated[Target | None, Field(description="null where more than one token is asked about")]
+    targets: Targets
+    certified: bool
+    layers: list[LayerEffect]
+    heads: list[HeadEffect]
+    positions: list[PositionEffect]
+    ffn_neurons: list[FFNNeuronEffect]
+    attention_neurons: list[AttentionNeuronEffect]
+    suppressing_positions: list[PositionEffect]
+    suppressing_ffn_neurons: list[FFNNeuronEffect]
+    suppressing_attention_neurons: list[AttentionNeuronEffect]
+    query_layers: list[QueryLayer]
+    query_heads: list[QueryHead]
+    query_ffn_neurons: list[QueryFFNNeuron]
+    query_attention_neurons: list[QueryAttentionNeuron]
+    query_value_neurons: list[QueriedAttentionNeuron]
+    query_layers_of_ffn: list[QueryLayer]
+    query_heads_of_ffn: list[QueryHead]
+    query_ffn_neurons_of_ffn: list[QueryFFNNeuron]
+    query_attention_neurons_of_ffn: list[QueryAttentionNeuron]
+    query_value_neurons_of_ffn: list[QueriedFFNNeuron]
+
+
+class ContinuationTarget(Told):
+    """A target of several tokens."""
+
+    text: str
+    log_probability: Nats
+    tokens: list[Target]
+
+
+class Continuation(BaseModel):
+    """The object of `mnemoscope attribute --json` for a target of several tokens: sums, then each token's."""
+
+    model: str
+    revision: str
+    prompt: str
+    tokens: list[str]
+    target: ContinuationTarget
+    certified: bool
+    attributions: list[dict[str, Any]]
+
+
+class Charts(Told):
+    """Vega-Lite specifications by the names of the charts."""
+
+    charts: dict[str, dict[str, Any]]
+
+
+class ReadToken(Told):
+    """A token and its before-softmax value."""
+
+    token: str
+    value: Number
+
+
+class Place(Told):
+    """A head by its place."""
+
+    layer: int
+    head: int
+
+
+class Neuron(Told):
+    """The object of `mnemoscope neuron --json`."""
+
+    layer: int
+    neuron: int
+    through: Place | None
+    norm: Number
+    promotes: list[ReadToken]
+    demotes: list[ReadToken]
+
+
+class HeadPosition(Told):
+    """What a head makes of one position; the lists are tokens that read its vectors."""
+
+    position: int
+    token: str
+    attention: Number
+    input: list[str]
+    key: list[str]
+    value: list[str]
+    demotes: list[str]
+    value_norm: Number
+
+
+class Head(Told):
+    """The object of `mnemoscope head --json`."""
+
+    layer: int
+    head: int
+    prompt: str
+    tokens: list[str]
+    token_ids: list[int]
+    positions: list[HeadPosition]
+
+
+class Metrics(Told):
+    """Of the target."""
+
+    reciprocal_rank: Number
+    probability: Number
+    log_probability: Nats
+
+
+class ControlMetrics(Metrics):
+    """The same after random interventions, with their effect on plain text."""
+
+    kl: Annotated[Number, Field(description="nats per token")]
+
+
+class Control(ControlMetrics):
+    """One matched random intervention."""
+
+    seed: int
+
+
+class PlainText(Told):
+    """What the intervention does to text that has nothing to do with the target."""
+
+    kl: Annotated[Number, Field(description="nats per token")]
+    perplexity_before: Number
+    perplexity_after: Number
+
+
+class AblationTarget(Told):
+    """A token."""
+
+    id: int
+    text: str
+
+
+class Ablation(Told):
+    """The object of `mnemoscope ablate --json`, and the likeliest next tokens before and after."""
+
+    prompt: str
+    tokens: list[str]
+    target: AblationTarget
+    parts: list[dict[str, Any]]
+    how: str
+    before: Metrics
+    after: Metrics
+    controls: list[Control]
+    controls_mean: ControlMetrics
+    controls_standard_deviation: ControlMetrics
+    plain_text: PlainText
+    facts: list[dict[str, Any]]
+    predictions_before: list[PredictedToken]
+    predictions_after: list[PredictedToken]
+
+
+class Comparison(Told):
+    """The object of `mnemoscope methods PROMPT --json`."""
+
+    model: str
+    revision: str
+    terms: dict[str, Any]
+    n_facts: int
+    summary: list[dict[str, Any]]
+    outcomes: list[dict[str, Any]]
+
+
+class Links(Told):
+    """The object of `mnemoscope links --json`: edges go from what writes to what reads."""
+
+    model: str
+    revision: str
+    prompt: str
+    tokens: list[str]
+    target: Target | None
+    targets: Targets
+    explained: Number
+    nodes: list[dict[str, Any]]
+    edges: list[dict[str, Any]]

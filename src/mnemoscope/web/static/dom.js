@@ -1,0 +1,37 @@
+// Elements are made here and nowhere from markup, so that no text of a model can become one.
+
+/**
+ * An element.
+ *
+ * `properties` are attributes (null and false are left out, true is empty), but for `text`, `on` (listeners by
+ * event) and `data` (`dataset`). Children are nodes or texts; null is left out.
+ */
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  const { text, on = {}, data = {}, ...attributes } = properties;
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  for (const [event, listener] of Object.entries(on)) made.addEventListener(event, listener);
+  Object.assign(made.dataset, data);
+  if (text !== undefined) made.textContent = text;
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+/** Put other nodes into an element; the focus stays at what has the same `data-key` as before. */
+export function fill(place, ...nodes) {
+  const key = place.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  place.replaceChildren(...nodes.flat(Infinity).filter((node) => node !== null && node !== undefined));
+  if (key !== undefined) place.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
+}
+
+/** The element with an id. */
+export function byId(id) {
+  return document.getElementById(id);
+}
+
+/** A button that does not send a form. */
+export function button(text, onClick, properties = {}) {
+  return element("button", { type: "button", text, on: { click: onClick }, ...properties });
+}

@@ -1,0 +1,37 @@
+// Token text made visible, by the same rules as `mnemoscope.view.tokens`.
+
+import { element } from "./dom.js";
+
+const SIGNS = { "\n": "⏎", "\t": "⇥" };
+// Controls, format characters (bidi among them), surrogates, private use, and every space but the plain one;
+// U+FFFD stands for bytes that are not yet a character, the rest are letters without ink.
+const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\p{Zs}\ufffd\u115f\u1160\u2800\u3164\uffa0]/u;
+
+/** The text with nothing hidden: `␣Tokyo`, `⏎⏎`, `a\u202eb`; the empty text is `∅`. */
+export function visible(text) {
+  if (text === "") return "∅";
+  const inner = text.replace(/^ +| +$/g, "");
+  const leading = text.length - text.replace(/^ +/, "").length;
+  const trailing = text.length - leading - inner.length;
+  const shown = Array.from(inner, visibleCharacter).join("");
+  const circle = /^\p{M}/u.test(inner) ? "◌" : "";
+  return "␣".repeat(leading) + circle + shown + "␣".repeat(trailing);
+}
+
+function visibleCharacter(character) {
+  if (character === " ") return character;
+  if (character in SIGNS) return SIGNS[character];
+  if (!HIDDEN.test(character)) return character;
+  const code = character.codePointAt(0).toString(16);
+  return code.length <= 4 ? `\\u${code.padStart(4, "0")}` : `\\U${code.padStart(8, "0")}`;
+}
+
+/** A token as it is shown everywhere; its direction cannot reach what stands around it. */
+export function token(text, properties = {}) {
+  return element("bdi", { class: "token", text: visible(text), ...properties });
+}
+
+/** Several tokens after each other. */
+export function tokens(texts) {
+  return element("span", { class: "tokens" }, ...(texts ?? []).flatMap((text) => [token(text), " "]));
+}

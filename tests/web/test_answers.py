@@ -1,0 +1,240 @@
+"""Answers are the library's own results, as the document of the API describes them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+import pytest
+from starlette.testclient import TestClient
+
+import mnemoscope as ms
+from mnemoscope.testing import words
+from mnemoscope.view.json_text import json_text
+from mnemoscope.web import requests, responses
+from mnemoscope.web.answers import MORE_TABLES
+from served import HERE, PROMPT, Gate
+from support import built, open_tiny
+
+HEAD = {"part": "Head", "layer": 1, "head": 0}
+NEURON = {"part": "FFNNeuron", "layer": 2, "neuron": 7}
+
+
+def ask(client: TestClient, path: str, **fields: Any) -> Any:
+    answer = client.post(f"/api/{path}", json=fields)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def plain(value: Any) -> Any:
+    """An object as it is after it was sent."""
+    return json.loads(json_text(value))
+
+
+def close(found: Any, expected: Any) -> None:
+    """Equal but for the rounding of another run of the model."""
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key, value in expected.items():
+            close(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            close(ours, theirs)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    else:
+        assert found == expected
+
+
+def test_predictions_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
+    found = ask(client, "predict", prompt=PROMPT, top=4)
+    close(found, plain(llama.predict(PROMPT, 4).to_json()))
+    responses.Prediction.model_validate(found)
+
+
+@pytest.mark.parametrize(
+    ("target", "against"),
+    [(None, None), (" w40", None), (40, None), ([" w40", 41], None), (" w40", [" w41", " w42"])],
+)
+def test_attributions_are_the_command_lines_with_more_tables(
+    client: TestClient, llama: ms.Model, target: Any, against: Any
+) -> None:
+    found = ask(client, "attribute", prompt=PROMPT, target=target, against=against, top=6)
+    result = llama.attribute(PROMPT, target, against=against, top=6)
+    own = {name: found.pop(name) for name in MORE_TABLES}
+    close(found, plain(result.to_json()))
+    for name, rows in own.items():
+        close(rows, plain(getattr(result, name).to_dict("records")))
+    responses.Attribution.model_validate({**found, **own})
+
+
+def test_what_is_not_asked_for_is_left_out(client: TestClient, llama: ms.Model) -> None:
+    options: dict[str, Any] = {"query": False, "effects": False, "suppressing": False, "top": 3}
+    found = ask(client, "attribute", prompt=PROMPT, **options)
+    close(
+        {name: rows for name, rows in found.items() if name not in MORE_TABLES},
+        plain(llama.attribute(PROMPT, **options).to_json()),
+    )
+    assert (found["query_layers"], found["suppressing_ffn_neurons"]) == ([], [])
+    assert found["ffn_neurons"][0]["total"] is None
+    responses.Attribution.model_validate(found)
+
+
+def test_a_target_of_several_tokens_is_scored_as_a_whole(client: TestClient, llama: ms.Model) -> None:
+    found = ask(client, "attribute", prompt=PROMPT, target=" w40 w41", top=3)
+    result = llama.attribute_continuation(PROMPT, " w40 w41", top=3)
+    for attribution, expected in zip(found["attributions"], result.attributions, strict=True):
+        responses.Attribution.model_validate(attribution)
+        for name in MORE_TABLES:
+            close(attribution.pop(name), plain(getattr(expected, name).to_dict("records")))
+    close(found, plain(result.to_json()))
+    responses.Continuation.model_validate(found)
+
+
+def test_a_mixture_of_experts_names_the_expert() -> None:
+    from mnemoscope.web.app import make_app
+
+    with TestClient(make_app({"experts": open_tiny(built("mixtral"))}), base_url=HERE) as client:
+        found = ask(client, "attribute", prompt=PROMPT, top=3)
+    assert isinstance(found["ffn_neurons"][0]["expert"], int)
+    responses.Attribution.model_validate(found)
+
+
+def test_links_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
+    found = ask(client, "links", prompt=PROMPT, target=" w40", values=2, depth=2, width=3)
+    result = llama.attribute(PROMPT, " w40", top=2, effects=False, suppressing=False, query=False)
+    close(found, plain(llama.links(result, values=2, depth=2, width=3).to_json()))
+    responses.Links.model_validate(found)
+
+
+def test_readings_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
+    neuron = ask(client, "neuron", layer=0, neuron=3, top=4, through={"layer": 2, "head": 1})
+    close(neuron, plain(llama.neuron(0, 3, 4, through=(2, 1)).to_json()))
+    responses.Neuron.model_validate(neuron)
+    responses.Neuron.model_validate(ask(client, "neuron", layer=0, neuron=3))
+    head = ask(client, "head", prompt=PROMPT, layer=2, head=1, top=2)
+    close(head, plain(llama.read_head(PROMPT, 2, 1, top=2).to_json()))
+    responses.Head.model_validate(head)
+
+
+@pytest.mark.parametrize("factor", [0, 2.5])
+def test_ablations_have_controls_and_what_comes_before_and_after(
+    client: TestClient, llama: ms.Model, factor: float
+) -> None:
+    found = ask(
+        client, "ablate", prompt=PROMPT, target=" w40", parts=[HEAD, NEURON], factor=factor, seeds=2, top=3
+    )
+    responses.Ablation.model_validate(found)
+    before, after = found.pop("predictions_before"), found.pop("predictions_after")
+    parts = [ms.Head(1, 0), ms.FFNNeuron(2, 7)]
+    expected = llama.compare_ablation(PROMPT, " w40", parts, factor=factor, seeds=2)
+    close(found, plain(expected.to_json()))
+    close(before, plain(llama.predict(PROMPT, 3).to_json()["predictions"]))
+    with llama.ablate(parts, factor=factor):
+        close(after, plain(llama.predict(PROMPT, 3).to_json()["predictions"]))
+    assert before != after
+
+
+def test_methods_are_compared_on_a_prompt(client: TestClient) -> None:
+    found = ask(client, "methods", prompt=PROMPT, target=" w40", methods=["coefficient", "norm"], top=3)
+    responses.Comparison.model_validate(found)
+    assert {row["method"] for row in found["summary"]} >= {"none", "random", "coefficient", "norm"}
+    assert [row["target"] for row in found["outcomes"]] == ["w40"] * len(found["outcomes"])
+
+
+def test_models_and_methods_are_listed(client: TestClient, llama: ms.Model) -> None:
+    about = client.get("/api/models").json()
+    responses.Models.model_validate(about)
+    (model,) = about["models"]
+    assert (model["name"], model["n_layers"], model["d_ff"]) == ("tiny", llama.n_layers, llama.d_ff)
+    assert "verified" in [method["name"] for method in about["methods"]]
+
+
+def test_the_model_that_is_named_answers(llama: ms.Model) -> None:
+    from mnemoscope.web.app import make_app
+
+    models = {"first": llama, "second": open_tiny(built("gpt2"))}
+    with TestClient(make_app(models), base_url=HERE) as client:
+        found = {name: ask(client, "predict", prompt=PROMPT, model=name) for name in (None, *models)}
+    assert found[None] == found["first"]
+    assert found["second"] != found["first"]
+    close(found["second"], plain(models["second"].predict(PROMPT).to_json()))
+
+
+def test_exports_are_what_save_writes(client: TestClient, llama: ms.Model, tmp_path: Any) -> None:
+    found = {}
+    for form in ("json", "html", "csv", "parquet"):
+        answer = client.post(
+            "/api/export", json={"prompt": PROMPT, "target": " w40", "top": 4, "format": form}
+        )
+        assert answer.status_code == 200
+        assert answer.headers["content-disposition"] == f'attachment; filename="mnemoscope.{form}"'
+        found[form] = tmp_path / f"result.{form}"
+        found[form].write_bytes(answer.content)
+    result = llama.attribute(PROMPT, " w40", top=4)
+    for form in ("json", "parquet"):
+        loaded = ms.Attribution.load(found[form])
+        assert loaded.ffn_neurons["neuron"].tolist() == result.ffn_neurons["neuron"].tolist()
+    assert "w40" in found["html"].read_text()
+    table = pd.read_csv(found["csv"])
+    assert set(table["table"]) == {name for name, table in result.tables().items() if not table.empty}
+    neurons = table[table["table"] == "ffn_neurons"]
+    assert neurons["neuron"].tolist() == result.ffn_neurons["neuron"].tolist()
+    assert json.loads(neurons["promotes"].iloc[0]) == list(result.ffn_neurons["promotes"].iloc[0])
+
+
+def test_charts_are_those_of_the_result(client: TestClient, llama: ms.Model) -> None:
+    found = ask(client, "charts", prompt=PROMPT, target=" w40", top=4)
+    responses.Charts.model_validate(found)
+    assert list(found["charts"]) == list(llama.attribute(PROMPT, " w40", top=4).charts())
+    assert all("vega-lite" in chart["$schema"] for chart in found["charts"].values())
+
+
+def test_the_same_question_runs_nothing_again(client: TestClient, gate: Gate) -> None:
+    question = {"prompt": PROMPT, "target": " w40", "top": 5}
+    first = ask(client, "attribute", **question)
+    n_blocks = gate.n_blocks
+    assert n_blocks > 0
+    assert ask(client, "attribute", **question) == first
+    for form in ("html", "csv"):
+        assert client.post("/api/export", json={**question, "format": form}).status_code == 200
+    ask(client, "charts", **question)
+    assert gate.n_blocks == n_blocks
+    ask(client, "attribute", **{**question, "target": " w41"})
+    assert gate.n_blocks > n_blocks
+
+
+def test_events_end_with_the_same_result(client: TestClient) -> None:
+    question = {"prompt": PROMPT, "top": 3}
+    events = client.post("/api/predict", json=question, headers={"Accept": "application/x-ndjson"})
+    again = client.post("/api/predict", json=question, headers={"Accept": "application/x-ndjson"})
+    assert events.headers["content-type"] == "application/x-ndjson"
+    lines = [json.loads(line) for line in events.text.splitlines()]
+    assert [line["event"] for line in lines if line["event"] != "progress"] == ["queued", "result"]
+    assert lines[-1]["result"] == ask(client, "predict", **question)
+    assert [json.loads(line) for line in again.text.splitlines()] == lines[-1:]
+
+
+def test_events_tell_a_mistake(client: TestClient) -> None:
+    answer = client.post(
+        "/api/predict", json={"prompt": words(*[5] * 200)}, headers={"Accept": "application/x-ndjson"}
+    )
+    last = json.loads(answer.text.splitlines()[-1])
+    assert (last["event"], last["status"]) == ("error", 400)
+    assert "the prompt has 200 tokens" in last["error"]
+
+
+def test_the_document_describes_every_field_group_and_has_examples(client: TestClient) -> None:
+    document = client.get("/api/openapi.json").json()
+    for name, schema in document["components"]["schemas"].items():
+        assert schema.get("description"), name
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert operation["summary"], path
+    asked = [name for name in document["components"]["schemas"] if name.endswith("Request")]
+    assert len(asked) == 9
+    for name in asked:
+        for example in document["components"]["schemas"][name].get("examples", ()):
+            getattr(requests, name).model_validate(example)
