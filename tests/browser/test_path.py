@@ -109,7 +109,7 @@ def zero(page: Page, llama: ms.Model, result: ms.Attribution, parts: list[Any]) 
     expect(ablation).to_contain_text(f"to {percent(expected.controls_mean['probability'])}")
     with llama.ablate(parts):
         after = llama.predict(OTHER).to_json()["predictions"]
-    row = ablation.get_by_role("table", name="After").locator("tbody tr").first
+    row = ablation.get_by_role("table", name="After", exact=True).locator("tbody tr").first
     expect(row).to_contain_text(visible(after[0]["token"]))
     expect(row).to_contain_text(percent(after[0]["probability"]))
 

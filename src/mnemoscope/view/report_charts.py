@@ -56,7 +56,5 @@ def script() -> Markup:
     """The one script of the page: Vega-Lite with all it needs, and what upgrades the pictures."""
     import vl_convert
 
-    upgrade = (
-        resources.files("mnemoscope.view").joinpath("templates", "report.js").read_text(encoding="utf-8")
-    )
-    return Markup(vl_convert.javascript_bundle(upgrade))
+    upgrade = resources.files("mnemoscope.view") / "templates" / "report.js"
+    return Markup(vl_convert.javascript_bundle(upgrade.read_text(encoding="utf-8")))

@@ -51,7 +51,7 @@ class Awaited(Response):
             pass
         finally:
             gone.cancel()
-            self.queue.stop(self.call)
+            pass
 
     def _response(self) -> Response:
         error = self.call.outcome.exception()
