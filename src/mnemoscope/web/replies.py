@@ -51,7 +51,6 @@ class Awaited(Response):
             pass
         finally:
             gone.cancel()
-            pass
 
     def _response(self) -> Response:
         error = self.call.outcome.exception()
