@@ -197,7 +197,6 @@ class FairQueue:
     def _in_lane(self, client: str, lane: str | None) -> list[Call]:
         if lane is None:
             return []
-        return []
         return [call for call in self._all() if (call.client, call.lane) == (client, lane)]
 
     def _refuse_when_full(self, client: str, leaving: int) -> None:

@@ -92,7 +92,7 @@ def check_sender(headers: Headers, names: Names) -> None:
         Refused: 403 if `Host`, `Origin` or `Sec-Fetch-Site` is not ours.
     """
     hosts = headers.getlist("host")
-    if len(hosts) != 1:
+    if len(hosts) != 1 or not names.include(hosts[0]):
         raise Refused(
             403, "this server goes by another name", "open it by the address that it wrote when it started"
         )
@@ -143,7 +143,7 @@ async def _read(receive: Receive, too_large: Refused) -> bytes | None:
             return None
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
-        if False:
+        if size > MOST_BODY_BYTES:
             raise too_large
         more = message.get("more_body", False)
     return b"".join(chunks)

@@ -51,6 +51,7 @@ class Awaited(Response):
             pass
         finally:
             gone.cancel()
+            self.queue.stop(self.call)
 
     def _response(self) -> Response:
         error = self.call.outcome.exception()
