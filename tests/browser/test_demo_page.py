@@ -8,11 +8,13 @@ from time import perf_counter
 import pytest
 from playwright.sync_api import Page, expect
 
+import mnemoscope as ms
 from pages import PHONE, WIDE, Visitor, complete, head_cell
 
 pytestmark = pytest.mark.slow
 
-SLACK = 3  # other tests run beside these
+USUAL = 0.16  # seconds of a forward pass of the first prompt on 2 cores that do nothing else
+SLACK = 1.5
 LONG = "In the year after the war ended, the young doctor moved with her family from London to the city of"
 
 
@@ -28,13 +30,21 @@ def test_the_first_paint_is_useful(visit: Visitor, demo_address: str) -> None:
 
 
 def test_a_changed_target_is_drawn_in_a_second(
-    visit: Visitor, demo_address: str, record_property: Callable[[str, object], None]
+    visit: Visitor, demo_address: str, demo: ms.Model, record_property: Callable[[str, object], None]
 ) -> None:
     page = visit.open(demo_address)
     complete(page)
+    slower = times_slower(demo)
     seconds = [seconds_to_draw(page, place) for place in (1, 2, 3)]
     record_property("seconds_to_a_changed_target", seconds)
-    assert min(seconds) < 1 * SLACK
+    assert min(seconds) < 1 * SLACK * slower
+
+
+def times_slower(demo: ms.Model) -> float:
+    """How much slower this machine is now, with other tests beside this one; at least 1."""
+    start = perf_counter()
+    demo.predict("The capital of Japan is the city of")
+    return max(1.0, (perf_counter() - start) / USUAL)
 
 
 def seconds_to_draw(page: Page, place: int) -> float:
@@ -49,10 +59,11 @@ def seconds_to_draw(page: Page, place: int) -> float:
 
 
 def test_a_new_prompt_is_drawn_in_two_seconds(
-    visit: Visitor, demo_address: str, record_property: Callable[[str, object], None]
+    visit: Visitor, demo_address: str, demo: ms.Model, record_property: Callable[[str, object], None]
 ) -> None:
     page = visit.open(demo_address)
     complete(page)
+    slower = times_slower(demo)
     seconds = []
     for start in ("", "Later, "):
         page.get_by_role("textbox", name="Prompt").fill(start + LONG)
@@ -63,7 +74,7 @@ def test_a_new_prompt_is_drawn_in_two_seconds(
         seconds.append(perf_counter() - began)
         complete(page)
     record_property("seconds_to_a_new_prompt", seconds)
-    assert min(seconds) < 2 * SLACK
+    assert min(seconds) < 2 * SLACK * slower
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
