@@ -16,12 +16,13 @@ from typing import IO, NoReturn
 
 COMMAND = [sys.executable, "-m", "mnemoscope"]
 _TIMEOUT = 300
+_READ_AT_START = {"PYTHONIOENCODING", "HF_ENDPOINT", "HF_HOME"}  # by Python and by huggingface_hub
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """What a command does where a terminal is 100 cells wide."""
     wide = {"COLUMNS": "100", "TOKENIZERS_PARALLELISM": "false", **environment}
-    if "PYTHONIOENCODING" in environment:  # is read where Python starts
+    if _READ_AT_START & environment.keys():
         return subprocess.run(
             [*COMMAND, *arguments],
             capture_output=True,
@@ -46,9 +47,9 @@ def printed(*arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-def refused(*arguments: str) -> str:
+def refused(*arguments: str, **environment: str) -> str:
     """The one line a command that must be refused says."""
-    done = run(*arguments)
+    done = run(*arguments, **environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

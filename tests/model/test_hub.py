@@ -158,10 +158,6 @@ def test_models_and_adapters_open_at_their_commit_and_again_offline(hub: str, tm
         assert "\n" not in other["message"]
 
 
-def test_a_gated_model_ends_the_command_with_one_line(
-    hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", hub)
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_without_access")
-    assert "`hf auth login`" in refused("predict", "w5", "--model", "us/gated")
+def test_a_gated_model_ends_the_command_with_one_line(hub: str, tmp_path: Path) -> None:
+    there = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_of_somebody_without_access"}
+    assert "`hf auth login`" in refused("predict", "w5", "--model", "us/gated", **there)

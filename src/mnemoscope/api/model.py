@@ -89,7 +89,7 @@ class Model(Attributing, QueryProving, Reading):
         """
         check_counts(top=top)
         encoded = encode_prompt(self.language_model, prompt)
-        _, _, log_p = self._read(encoded)
+        log_p = self._read(encoded).log_probabilities
         best = log_p.topk(min(top, len(log_p)))
         ids = best.indices.tolist()
         table = pd.DataFrame(

@@ -18,16 +18,32 @@ from mnemoscope.attribution.result import Provenance, Target, Targets
 from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.model.capture import Trace, batches
 from mnemoscope.model.chat import chat_text
+from mnemoscope.model.components import Components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import Proof
-from mnemoscope.model.readout import FrozenReadout
+from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
 from mnemoscope.model.targets import Answers, check_apart, encode_targets
 from mnemoscope.model.tokens import Prompt, token_text
 
 PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
 MEMORY_BUDGET = 200 * 2**20
-# A prompt's trace, its frozen readout and the log probabilities of the next token.
-Read = tuple[Trace, FrozenReadout, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a forward pass says of a prompt.
+
+    Attributes:
+        trace: of its last position.
+        readout: frozen at its final state.
+        log_probabilities: of the next token, `[n_vocabulary]`.
+        components: what is written at every position; None if it is not asked for.
+    """
+
+    trace: Trace
+    readout: FrozenReadout
+    log_probabilities: torch.Tensor
+    components: Components | None
 
 
 @dataclass(frozen=True)
@@ -139,24 +155,36 @@ class OpenedModel:
         return chat_text(self.name, self.language_model.tokenizer, message)
 
     def _read(self, prompt: Prompt, norm_bias: bool = True) -> Read:
-        """Run a prompt; its trace, frozen readout and log probabilities `[n_vocabulary]`."""
+        """Run a prompt."""
         return next(self._read_each([prompt], MEMORY_BUDGET, norm_bias))
 
-    def _read_each(self, prompts: Sequence[Prompt], budget: int, norm_bias: bool = True) -> Iterator[Read]:
+    def _read_each(
+        self, prompts: Sequence[Prompt], budget: int, norm_bias: bool = True, components: bool = False
+    ) -> Iterator[Read]:
         """The same of each of several prompts, of which as many run at once as a budget of bytes allows."""
-        freeze = self.language_model.anatomy.readout.freeze
-        for some in batches([prompt.ids for prompt in prompts], self.language_model.anatomy, budget):
-            traces = self.language_model.capture([prompts[i].ids for i in some])
-            for i, trace in zip(some, traces, strict=True):
-                readout = freeze(trace.final_state, norm_bias)
-                log_p = readout.log_probabilities(trace.final_state[None])[0]
-                if not log_p.isfinite().all():
+        anatomy = self.language_model.anatomy
+        freeze = anatomy.readout.freeze
+        for some in batches([prompt.ids for prompt in prompts], anatomy, budget, components):
+            ids = [prompts[i].ids for i in some]
+            traces, written = self._captured(ids, components)
+            readouts = [freeze(trace.final_state, norm_bias) for trace in traces]
+            log_p = log_probabilities_of_each(readouts, [trace.final_state for trace in traces])
+            for i, *read in zip(some, traces, readouts, log_p, written, strict=True):
+                found = Read(*read)
+                if not found.log_probabilities.isfinite().all():
                     raise PromptError(
                         f"the model predicts NaN or infinite values after {prompts[i].text!r}; "
                         "check the weights, or load "
                         "half-precision weights as float32"
                     )
-                yield trace, readout, log_p
+                yield found
+
+    def _captured(
+        self, ids: Sequence[Sequence[int]], components: bool
+    ) -> tuple[list[Trace], Sequence[Components | None]]:
+        if components:
+            return self.language_model.capture_with_components(ids)
+        return self.language_model.capture(ids), [None] * len(ids)
 
     def _ask(self, prompt: Prompt, target: Answers | None, against: Answers | None = None) -> Asked:
         """What is asked of a prompt's prediction, as token ids."""
@@ -172,6 +200,7 @@ class OpenedModel:
         budget: int = MEMORY_BUDGET,
         norm_bias: bool = True,
         projected: ProjectedColumns | None = None,
+        components: bool = False,
     ) -> Iterator[attribution.Prediction]:
         """Run prompts and make them ready to be scored, in order.
 
@@ -180,24 +209,26 @@ class OpenedModel:
             budget: bytes that temporary tensors may take, and so how many prompts run at once.
             norm_bias: as for `attribute`.
             projected: columns that they share once they are projected to the vocabulary.
+            components: whether to keep what is written at every position of the prompts too.
 
         Raises:
             PromptError: the model predicts NaN or infinite values after a prompt.
         """
-        read = self._read_each([each.prompt for each in asked], budget, norm_bias)
-        for each, (trace, readout, log_p) in zip(asked, read, strict=True):
-            answers = (int(log_p.argmax()),) if each.answers is None else each.answers
+        all_read = self._read_each([each.prompt for each in asked], budget, norm_bias, components)
+        for each, read in zip(asked, all_read, strict=True):
+            answers = (int(read.log_probabilities.argmax()),) if each.answers is None else each.answers
             if each.against is not None:
                 check_apart(self.language_model, answers, each.against)
             yield attribution.Prediction(
                 language_model=self.language_model,
                 geometry=lambda: self.geometry,
                 tokens=each.prompt.tokens,
-                trace=trace,
-                readout=readout,
+                trace=read.trace,
+                readout=read.readout,
                 objective=Objective(answers, each.against),
                 budget=budget,
                 projected=projected,
+                components=read.components,
             )
 
     def _describe(self, objective: Objective, log_p: torch.Tensor) -> Targets:

@@ -56,7 +56,7 @@ class Reading(OpenedModel):
         self._check_parts_add_up()
         encoded = encode_prompt(self.language_model, prompt)
         with watched_block(anatomy.blocks[layer].module) as call:
-            trace, readout, _ = self._read(encoded)
-        vectors = head_vectors(self.language_model, trace, call, layer, head)
-        table = read_head(self.language_model, readout, vectors, encoded, top)
+            read = self._read(encoded)
+        vectors = head_vectors(self.language_model, read.trace, call, layer, head)
+        table = read_head(self.language_model, read.readout, vectors, encoded, top)
         return HeadReading(layer, head, prompt, encoded.tokens, encoded.ids, table)

@@ -25,6 +25,7 @@ from mnemoscope.attribution.scoring import Observer, Scorer, show
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import Found
 from mnemoscope.model.capture import Trace
+from mnemoscope.model.components import Components
 from mnemoscope.model.gradients import TotalEffects, total_effects
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.readout import FrozenReadout
@@ -80,6 +81,7 @@ class Prediction:
         objective: what is asked of it.
         budget: bytes that temporary tensors may take.
         projected: columns that earlier predictions projected to the vocabulary, and a place for more.
+        components: what is written at every position of the prompt; None unless it was asked for.
     """
 
     language_model: LanguageModel
@@ -90,6 +92,7 @@ class Prediction:
     objective: Objective
     budget: int
     projected: ProjectedColumns | None = None
+    components: Components | None = None
 
     @cached_property
     def focus(self) -> Focus:

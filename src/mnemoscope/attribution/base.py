@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from mnemoscope.attribution.objective import Objective
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.readout import FrozenReadout, Predicted
+
+# Sums of exponentials between this and its inverse have lost nothing that float32 could tell.
+SAFE = 1e-20
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,21 @@ def base_states(trace: Trace, readout: FrozenReadout) -> BaseStates:
     )
 
 
-def log_sum_exp_(exponents: Tensor) -> Tensor:
-    """`logsumexp` over the last axis that overwrites its argument, which saves copies of it."""
+def log_sum_exp(fill: Callable[[], Tensor]) -> Tensor:
+    """`logsumexp` over the last axis of exponents.
+
+    To subtract the largest first takes two more passes over them and is needed only where a sum leaves the
+    middle of float32; whether it is depends on a sum alone and not on its neighbours.
+
+    Args:
+        fill: makes the exponents, which are overwritten; called once more where it is needed.
+    """
+    sums = fill().exp_().sum(-1)
+    safe = (sums > SAFE) & (sums < 1 / SAFE)
+    logs = sums.log_()
+    if bool(safe.all()):
+        return logs
+    exponents = fill()
     largest = exponents.amax(-1, keepdim=True)
-    return exponents.sub_(largest).exp_().sum(-1).log_() + largest[..., 0]
+    shifted = exponents.sub_(largest).exp_().sum(-1).log_() + largest[..., 0]
+    return torch.where(safe, logs, shifted)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.base import log_sum_exp_
+from mnemoscope.attribution.base import log_sum_exp
 from mnemoscope.attribution.objective import Focus, Group
 from mnemoscope.attribution.parts import Grid, by_layer
 from mnemoscope.attribution.tails import WIDER, Added, Tail, split_tail
@@ -213,10 +213,14 @@ class LogProbabilityBounder(Bounder):
         n_top, n_answers = self.tail.tokens.shape[1], len(self.answers.tokens)
         top, answers = values[:, None, :n_top], values[:, None, n_top : n_top + n_answers]
         mean, offset, *by_slope = values[:, n_top + n_answers :].T[..., None]
-        exponents = factors[..., None] * top
-        if self.tail.slopes is not None:
-            exponents = self.tail.slopes.top.change(exponents, state[:, None])
-        sums = log_sum_exp_(exponents.add_(self.tail.log_p[state, None]))
+        slopes, log_p = self.tail.slopes, self.tail.log_p[state, None]
+
+        def fill() -> Tensor:
+            if slopes is None:
+                return torch.addcmul(log_p, factors[..., None], top)
+            return slopes.top.change(factors[..., None] * top, state[:, None]).add_(log_p)
+
+        sums = log_sum_exp(fill)
         scale = self.readout.scale
         reach = self.geometry.radius + (self.geometry.mean - self.tail.mean).norm(dim=-1)
         radius = factors.abs() * (norms * scale * reach[state])[:, None]

@@ -24,6 +24,7 @@ class ProjectedColumns:
 
     Attributes:
         readout: of the model.
+        n_rows: how many columns there is room for.
         values: `[n_rows, n_vocabulary]` float32, to be read at the places that `places` gives.
     """
 
@@ -31,8 +32,8 @@ class ProjectedColumns:
         """Room for as many rows as a budget of bytes has, two blocks at least."""
         self.readout = readout
         n_vocabulary = len(readout.unembedding)
-        n_rows = max(2 * MAX_ROWS, budget // (4 * n_vocabulary))
-        self.values = torch.empty(n_rows, n_vocabulary, device=readout.unembedding.device)
+        self.n_rows = max(2 * MAX_ROWS, budget // (4 * n_vocabulary))
+        self.values = torch.empty(self.n_rows, n_vocabulary, device=readout.unembedding.device)
         self._unscaled = FrozenReadout(
             readout.norm, readout.unembedding, torch.zeros(()), torch.ones((), device=self.values.device)
         )
@@ -44,22 +45,29 @@ class ProjectedColumns:
 
         Args:
             grid: a grid of weights.
-            columns: `layer * n_columns + column`, ascending, at most `MAX_ROWS`.
+            columns: `layer * n_columns + column`, ascending, at most `n_rows`.
         """
-        assert grid.weights is not None
-        keys = [
-            (id(grid.weights[layer].module), column)
-            for layer, column in (divmod(number, grid.n_columns) for number in columns.tolist())
-        ]
+        keys = self._keys(grid, columns)
         # In the order in which they were last asked for.
         self._place.update((key, self._place.pop(key)) for key in keys if key in self._place)
         missing = [number for number, key in enumerate(keys) if key not in self._place]
-        if missing:
-            rows = [self._free_row() for _ in missing]
-            chosen = columns[torch.tensor(missing, device=columns.device)]
-            self.values[rows] = project_columns(self._unscaled, grid, chosen)
-            self._place.update((keys[number], row) for number, row in zip(missing, rows, strict=True))
+        for start in range(0, len(missing), MAX_ROWS):
+            some = missing[start : start + MAX_ROWS]
+            chosen = columns[torch.tensor(some, device=columns.device)]
+            room = self.values[self._n_filled :]
+            rows = [self._free_row() for _ in some]
+            if len(room) >= max(len(some), MIN_ROWS):
+                project_columns(self._unscaled, grid, chosen, room)
+            else:
+                self.values[rows] = project_columns(self._unscaled, grid, chosen)
+            self._place.update((keys[number], row) for number, row in zip(some, rows, strict=True))
         return torch.tensor([self._place[key] for key in keys], device=columns.device)
+
+    def _keys(self, grid: Grid, columns: Tensor) -> list[tuple[int, int]]:
+        """What columns are known by: the module that holds them, and their number in it."""
+        assert grid.weights is not None
+        places = (divmod(number, grid.n_columns) for number in columns.tolist())
+        return [(id(grid.weights[layer].module), column) for layer, column in places]
 
     def _free_row(self) -> int:
         """A row that was never filled, or that of the column that was not asked for for longest."""

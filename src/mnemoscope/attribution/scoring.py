@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.base import log_sum_exp_
+from mnemoscope.attribution.base import log_sum_exp
 from mnemoscope.attribution.objective import Group, Objective
 from mnemoscope.attribution.parts import Grid, by_layer
 from mnemoscope.attribution.projected import MAX_ROWS, MIN_ROWS, ProjectedColumns, project_columns
@@ -128,17 +128,23 @@ class Scorer:
     def _rise_of_all(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
         """The same of the whole vocabulary, in the block that is kept for it."""
         n_parts, logits = len(rank), self.predicted.logits
-        exponents = self._exponents
-        if _consecutive(rank):
-            torch.mul(_rows(values, rank), factors[:, None], out=exponents[:n_parts])
-        else:
-            torch.index_select(values, 0, rank, out=exponents[:n_parts])
-            exponents[:n_parts] *= factors[:, None]
-        for state, some in by_layer(states):
-            if logits is not None:
-                exponents[some] = logits.change(exponents[some], state)
-            exponents[some] += self.predicted.log_probabilities[state]
-        return log_sum_exp_(exponents)[:n_parts] - self._before[states]
+        exponents = self._exponents[:n_parts]
+
+        def fill() -> Tensor:
+            # The whole block is summed however many parts there are, so that all sums are in one order.
+            self._exponents[n_parts:] = 0
+            if _consecutive(rank):
+                torch.mul(_rows(values, rank), factors[:, None], out=exponents)
+            else:
+                torch.index_select(values, 0, rank, out=exponents)
+                exponents.mul_(factors[:, None])
+            for state, some in by_layer(states):
+                if logits is not None:
+                    exponents[some] = logits.change(exponents[some], state)
+                exponents[some] += self.predicted.log_probabilities[state]
+            return self._exponents
+
+        return log_sum_exp(fill)[:n_parts] - self._before[states]
 
 
 def show(readout: FrozenReadout, grid: Grid, columns: Tensor, observer: Observer, budget: int) -> None:

@@ -147,10 +147,26 @@ def search(
     Returns:
         Flat indices of the parts that were scored exactly.
     """
+    bound(grid, pools, coarse)
+    return settle(grid, pools, fine, scorer, observer)
+
+
+def bound(grid: P, pools: Sequence[Pool], coarse: Bounds[P]) -> None:
+    """The first half of a search: put every part into the pools whose best it may be among."""
     for index, lower, upper in coarse.all(grid):
         for pool in pools:
             some = slice(pool.first, pool.stop)
             pool.add(index[:, some].flatten(), lower[:, some].flatten(), upper[:, some].flatten())
+
+
+def settle(
+    grid: P,
+    pools: Sequence[Pool],
+    fine: Callable[[], Bounds[P]],
+    scorer: Scores[P],
+    observer: Observer | None = None,
+) -> Tensor:
+    """The second half: score what is in the pools until their best are proven; see `search`."""
     scored = [_score_round(grid, pools, scorer, observer)]
     left = _union([pool.unscored for pool in pools if len(pool.unscored) > WORTH_REFINING])
     if len(left):

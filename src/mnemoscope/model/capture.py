@@ -129,11 +129,13 @@ def padded_on_the_right(prompts: Sequence[Sequence[int]], device: torch.device) 
     return tokens, mask
 
 
-def batches(prompts: Sequence[Sequence[int]], anatomy: Anatomy, budget: int) -> Iterator[range]:
+def batches(
+    prompts: Sequence[Sequence[int]], anatomy: Anatomy, budget: int, everywhere: bool = False
+) -> Iterator[range]:
     """Which prompts, in order, to run together: as many as a budget of bytes has room for, one at least.
 
     Counted are the activations of a block at every position, the attention weights and values that are
-    seen there, and what is kept of each prompt.
+    seen there, and what is kept of each prompt, or of each of its positions if it is kept everywhere.
     """
     head_values = anatomy.n_layers * anatomy.n_kv_heads * anatomy.d_head
     kept = anatomy.n_layers * (anatomy.d_ff + 8 * anatomy.d_model)
@@ -141,7 +143,8 @@ def batches(prompts: Sequence[Sequence[int]], anatomy: Anatomy, budget: int) -> 
     for stop in range(len(prompts)):
         longest = max(longest, len(prompts[stop]))
         of_token = 4 * anatomy.d_ff + 8 * anatomy.d_model + head_values + 2 * anatomy.n_heads * longest
-        if stop > start and 4 * (stop + 1 - start) * (longest * of_token + kept) > budget:
+        of_prompt = longest * (of_token + kept) if everywhere else longest * of_token + kept
+        if stop > start and 4 * (stop + 1 - start) * of_prompt > budget:
             yield range(start, stop)
             start, longest = stop, len(prompts[stop])
     if prompts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mnemoscope.model.anatomy import Anatomy, Projection
-from mnemoscope.model.capture import padded_on_the_right, stack_padded
+from mnemoscope.model.capture import Trace, capture, padded_on_the_right, stack_padded
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
 from mnemoscope.model.stored import input_device
 
@@ -63,9 +63,19 @@ class Components:
         added = (self.attention_out + self.ffn_out).cumsum(0)
         return torch.cat([self.embeddings[None], self.embeddings + added[:-1]])
 
+    def at(self, positions: Tensor) -> Components:
+        """The same at some of the positions, ascending, `[n]`; the calls are those of all."""
+        some = self.index(positions)
+        kept = {name: values[:, some] for name, values in vars(self).items() if name in _BY_LAYER}
+        return replace(self, positions=positions, embeddings=self.embeddings[some], **kept)
+
     def index(self, positions: Tensor) -> Tensor:
         """Where positions of the prompt are among those kept, `[n] -> [n]`."""
         return torch.searchsorted(self.positions, positions)
+
+
+# The fields that have a layer and then a position.
+_BY_LAYER = {field.name for field in fields(Components)} - {"positions", "embeddings", "calls"}
 
 
 def capture_components(
@@ -85,37 +95,31 @@ def capture_components(
         positions: of the prompt.
         calls: keep the attention calls too, which hold keys and values of every token.
     """
-    (components,) = _captured(model, anatomy, [token_ids], [positions], calls)
-    return components
-
-
-def capture_components_of_each(
-    model: PreTrainedModel,
-    anatomy: Anatomy,
-    prompts: Sequence[Sequence[int]],
-    positions: Sequence[Sequence[int]],
-) -> list[Components]:
-    """The same of several prompts of any lengths, each at positions of its own, in one forward pass."""
-    return _captured(model, anatomy, prompts, positions, calls=False)
-
-
-def _captured(
-    model: PreTrainedModel,
-    anatomy: Anatomy,
-    prompts: Sequence[Sequence[int]],
-    positions: Sequence[Sequence[int]],
-    calls: bool,
-) -> list[Components]:
-    tokens, mask = padded_on_the_right(prompts, input_device(model))
-    chosen = [torch.tensor(sorted(set(own)), device=anatomy.device) for own in positions]
-    recording = _Recording(torch.cat([row * tokens.shape[1] + own for row, own in enumerate(chosen)]))
+    tokens, mask = padded_on_the_right([token_ids], input_device(model))
+    chosen = torch.tensor(sorted(set(positions)), device=anatomy.device)
+    recording = _Recording(chosen)
     with ExitStack() as stack, torch.no_grad():
         for handle in recording.hooks(anatomy):
             stack.callback(handle.remove)
         see = recording.calls.append if calls else lambda call: None
         stack.enter_context(observed_attention(model, see))
         model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
-    return recording.components(chosen)
+    (components,) = recording.components([chosen])
+    return components
+
+
+def capture_with_components(
+    model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]
+) -> tuple[list[Trace], list[Components]]:
+    """What `capture` keeps of prompts, and what is written at every position of each, in one pass."""
+    longest = max(map(len, prompts))
+    everywhere = [torch.arange(len(prompt), device=anatomy.device) for prompt in prompts]
+    recording = _Recording(torch.cat([row * longest + own for row, own in enumerate(everywhere)]))
+    with ExitStack() as stack:
+        for handle in recording.hooks(anatomy):
+            stack.callback(handle.remove)
+        traces = capture(model, anatomy, prompts)
+    return traces, recording.components(everywhere)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.capture import Trace, capture
+from mnemoscope.model.components import Components, capture_with_components
 from mnemoscope.model.proof import Proof, require_sum
 
 
@@ -49,3 +50,12 @@ class LanguageModel:
         for trace in traces:
             require_sum(trace, self.model)
         return traces
+
+    def capture_with_components(
+        self, prompts: Sequence[Sequence[int]]
+    ) -> tuple[list[Trace], list[Components]]:
+        """The same with what is written at every position of each prompt, from the same pass."""
+        traces, components = capture_with_components(self.model, self.anatomy, prompts)
+        for trace in traces:
+            require_sum(trace, self.model)
+        return traces, components

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -180,6 +181,18 @@ class FrozenReadout:
         if self.soft_cap is None:
             return Predicted(self.log_probabilities(states), None)
         return Predicted.capped(CappedLogits(self.soft_cap, self.uncapped_logits(states)))
+
+
+def log_probabilities_of_each(readouts: Sequence[FrozenReadout], states: Sequence[Tensor]) -> Tensor:
+    """Log probabilities after states `[d_model]`, each by its own readout, `[n, n_vocabulary]`.
+
+    One product reads the weights once for all.
+    """
+    folded = torch.stack([readout.fold(state) for readout, state in zip(readouts, states, strict=True)])
+    logits = readouts[0].project(folded)
+    for row, readout in enumerate(readouts):
+        logits[row] += readout.constant
+    return torch.log_softmax(capped_(logits, readouts[0].soft_cap), dim=-1)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 import torch
@@ -17,16 +18,13 @@ from mnemoscope.attribution.methods.base import Question
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.attribution.methods.removal import parts_of
 from mnemoscope.attribution.objective import Objective
-from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.projected import ProjectedColumns
 from mnemoscope.attribution.query import QueryScores
-from mnemoscope.attribution.scoring import Scorer
-from mnemoscope.attribution.search import Bounds, Pool, search
+from mnemoscope.attribution.search import Pool
 from mnemoscope.attribution.subkeys import ValueNeurons, subkeys
 from mnemoscope.attribution.tables import coefficients
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Part, matched_random
-from mnemoscope.model.components import capture_components_of_each
 from mnemoscope.study.facts import ResolvedFact
 from mnemoscope.study.names import METHODS, NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.options import StudyOptions
@@ -40,6 +38,7 @@ from mnemoscope.study.schema import (
     QUERY_NEURONS,
     VALUE_NEURONS,
 )
+from mnemoscope.study.searches import Search, settle_all
 
 # Points on the way from the embeddings to the final state.
 N_POINTS = 11
@@ -108,12 +107,16 @@ def _together(of_facts: Iterable[tuple[ResolvedFact, Iterable[tuple[str, pd.Data
 def attributed(
     model: Model, facts: Sequence[ResolvedFact], options: StudyOptions
 ) -> Iterator[tuple[Measurement, Query | None]]:
-    """Value neurons of facts, and what activates them, from two forward passes for all."""
-    projected = ProjectedColumns(model.language_model.anatomy.readout, MEMORY_BUDGET)
+    """Value neurons of facts, and what activates them, from one forward pass for all."""
+    anatomy = model.language_model.anatomy
+    projected = ProjectedColumns(anatomy.readout, MEMORY_BUDGET)
     asked = [Asked(fact.prompt, (fact.target,)) for fact in facts]
-    predictions = model.predictions(asked, projected=projected)
+    readable = all(block.readers is not None for block in anatomy.blocks)
+    predictions = model.predictions(asked, projected=projected, components=readable)
     each = [Measurement(model, *pair, options) for pair in zip(facts, predictions, strict=True)]
-    return zip(each, _queries(model, each, options), strict=True)
+    settle_all([measurement.searches for measurement in each], projected)
+    for measurement in each:
+        yield measurement, measurement.query()
 
 
 @dataclass(frozen=True)
@@ -124,26 +127,8 @@ class Query:
     of_ffn: QueryScores
 
 
-def _queries(model: Model, each: Sequence[Measurement], options: StudyOptions) -> Iterator[Query | None]:
-    """Of each prediction, from one more forward pass for all; None if what neurons read cannot be found."""
-    language_model = model.language_model
-    anatomy = language_model.anatomy
-    if any(block.readers is None for block in anatomy.blocks):
-        yield from [None] * len(each)
-        return
-    groups = [measurement.values(options.query_values) for measurement in each]
-    components = capture_components_of_each(
-        language_model.model,
-        anatomy,
-        [measurement.fact.prompt.ids for measurement in each],
-        [torch.cat([group.position for group in pair]).tolist() for pair in groups],
-    )
-    for pair, kept in zip(groups, components, strict=True):
-        yield Query(*(QueryScores(anatomy, kept, [subkeys(anatomy, kept, group, None)]) for group in pair))
-
-
 class Measurement:
-    """One fact whose value neurons are found."""
+    """One fact, whose value neurons are known once its searches are settled."""
 
     def __init__(
         self, model: Model, fact: ResolvedFact, prediction: Prediction, options: StudyOptions
@@ -152,11 +137,24 @@ class Measurement:
         self.anatomy = model.language_model.anatomy
         trace, base = prediction.trace, prediction.base
         self._question = Question(prediction, "ffn", lambda: model.sensitivity)
-        # Not kept: its blocks, of each of the facts at once, would be most of the memory.
-        scorer = prediction.scorer()
-        self.ffn = self._best(scorer, self._question.grid, self._question.coarse, options.ffn_neurons)
-        grid = parts.attention_neurons(trace, self.anatomy, base.attention)
-        self.attention = self._best(scorer, grid, prediction.coarse, options.attention_neurons)
+        ffn, attention = self._question.grid, parts.attention_neurons(trace, self.anatomy, base.attention)
+        of_ffn = Pool(options.ffn_neurons, 1, 0, 1)
+        # Behind the positions stands their sum.
+        of_attention = Pool(options.attention_neurons, 1, 0, attention.n_coefficients - 1)
+        self.searches = (
+            Search(prediction, ffn, of_ffn, self._question.coarse),
+            Search(prediction, attention, of_attention, prediction.coarse),
+        )
+
+    @cached_property
+    def ffn(self) -> Values:
+        """The FFN value neurons."""
+        return self._found(self.searches[0])
+
+    @cached_property
+    def attention(self) -> Values:
+        """The attention value neurons, each at a position."""
+        return self._found(self.searches[1])
 
     def values(self, n: int) -> tuple[ValueNeurons, ValueNeurons]:
         """The first n value neurons of each kind."""
@@ -164,6 +162,17 @@ class Measurement:
         return (
             ValueNeurons("attention", attention.layer, attention.index, attention.position, attention.score),
             ValueNeurons("ffn", ffn.layer, ffn.index, ffn.position, ffn.score),
+        )
+
+    def query(self) -> Query | None:
+        """What activates the value neurons; None if what neurons read cannot be found."""
+        if self.prediction.components is None:
+            return None
+        groups = self.values(self.options.query_values)
+        positions = torch.cat([group.position for group in groups]).unique()
+        kept = self.prediction.components.at(positions)
+        return Query(
+            *(QueryScores(self.anatomy, kept, [subkeys(self.anatomy, kept, group, None)]) for group in groups)
         )
 
     def attribution(self, query: Query | None) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -183,14 +192,10 @@ class Measurement:
         shallow = [] if query is None else self._shallow(query.of_attention.ffn_neurons[0, 0])
         yield OUTCOMES.name, outcomes(self.model, self.fact, self._interventions(of_methods, values, shallow))
 
-    def _best(self, scorer: Scorer, grid: Grid, coarse: Bounds[Grid], top: int) -> Values:
-        n_tokens = len(self.fact.prompt.ids)
-        # Behind the positions stands their sum.
-        pool = Pool(top, 1, 0, 1 if grid.n_coefficients == 1 else n_tokens)
-        search(grid, [pool], coarse, lambda: self.prediction.fine, scorer)
-        index, score = pool.best()
+    def _found(self, search: Search) -> Values:
+        grid, (index, score) = search.grid, search.pool.best()
         layer, column, place = grid.locate(index)
-        last = n_tokens - 1
+        last = len(self.fact.prompt.ids) - 1
         position = place if grid.n_coefficients > 1 else torch.full_like(layer, last)
         return Values(layer, column, position, score, coefficients(grid, index))
 
