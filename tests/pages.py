@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 from served import PROMPT
 
 WIDE, PHONE = (1440, 900), (390, 844)
+GRAVE = ("serious", "critical")  # violations, as axe-core calls them
 SECONDS = 30  # that anything may take to appear, on a machine that is busy with other tests
 
 
@@ -30,12 +31,15 @@ class Visitor:
     wrong: list[str] = field(default_factory=list)
     contexts: list[BrowserContext] = field(default_factory=list)
 
-    def open(self, url: str, size: tuple[int, int] = WIDE, scheme: str = "light") -> Page:
+    def open(
+        self, url: str, size: tuple[int, int] = WIDE, scheme: str = "light", *, offline: bool = False
+    ) -> Page:
         """A page in a context of its own, as it is at once."""
         context = self.browser.new_context(
             viewport={"width": size[0], "height": size[1]},
             color_scheme="dark" if scheme == "dark" else "light",
             reduced_motion="reduce",
+            offline=offline,
         )
         self.contexts.append(context)
         page = context.new_page()

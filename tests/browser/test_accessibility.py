@@ -8,9 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from pages import PHONE, WIDE, Visitor, complete, head_cell
-
-GRAVE = ("serious", "critical")
+from pages import GRAVE, PHONE, WIDE, Visitor, complete, head_cell
 
 
 def violations(page: Page) -> list[str]:

@@ -117,6 +117,19 @@ def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model)
         assert float(scores.embeddings[i, 0] + by_part) == pytest.approx(total, rel=1e-4, abs=1e-4)
 
 
+def test_components_come_with_traces_as_they_come_alone(model: ms.Model) -> None:
+    language_model = model.language_model
+    anatomy, prompts = language_model.anatomy, [IDS, IDS[:3]]
+    traces, components = language_model.capture_with_components(prompts)
+    for ids, trace, everywhere in zip(prompts, traces, components, strict=True):
+        some = torch.tensor([0, len(ids) - 1])
+        alone = capture_components(language_model.model, anatomy, ids, some.tolist())
+        found = everywhere.at(some)
+        for name, values in vars(alone).items():
+            assert name == "calls" or close(getattr(found, name), values), name
+        assert close(found.resid_pre[:, -1], trace.resid_pre)
+
+
 def test_readers_give_what_the_model_computes(family: Family, model: ms.Model) -> None:
     (trace,) = model.language_model.capture([IDS])
     anatomy = model.language_model.anatomy

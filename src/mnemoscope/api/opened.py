@@ -159,30 +159,34 @@ class OpenedModel:
         return next(self._read_each([prompt], MEMORY_BUDGET, norm_bias))
 
     def _read_each(
-        self, prompts: Sequence[Prompt], budget: int, norm_bias: bool = True, components: bool = False
+        self, prompts: Sequence[Prompt], budget: int, norm_bias: bool = True, everywhere: bool = False
     ) -> Iterator[Read]:
-        """The same of each of several prompts, of which as many run at once as a budget of bytes allows."""
+        """Run several prompts, of which as many run at once as a budget of bytes allows.
+
+        `everywhere` is whether to keep what is written at every position.
+        """
         anatomy = self.language_model.anatomy
         freeze = anatomy.readout.freeze
-        for some in batches([prompt.ids for prompt in prompts], anatomy, budget, components):
+        for some in batches([prompt.ids for prompt in prompts], anatomy, budget, everywhere):
             ids = [prompts[i].ids for i in some]
-            traces, written = self._captured(ids, components)
+            traces, written = self._captured(ids, everywhere)
             readouts = [freeze(trace.final_state, norm_bias) for trace in traces]
             log_p = log_probabilities_of_each(readouts, [trace.final_state for trace in traces])
-            for i, *read in zip(some, traces, readouts, log_p, written, strict=True):
-                found = Read(*read)
-                if not found.log_probabilities.isfinite().all():
+            for i, trace, readout, predicted, components in zip(
+                some, traces, readouts, log_p, written, strict=True
+            ):
+                if not predicted.isfinite().all():
                     raise PromptError(
                         f"the model predicts NaN or infinite values after {prompts[i].text!r}; "
                         "check the weights, or load "
                         "half-precision weights as float32"
                     )
-                yield found
+                yield Read(trace, readout, predicted, components)
 
     def _captured(
-        self, ids: Sequence[Sequence[int]], components: bool
+        self, ids: Sequence[Sequence[int]], everywhere: bool
     ) -> tuple[list[Trace], Sequence[Components | None]]:
-        if components:
+        if everywhere:
             return self.language_model.capture_with_components(ids)
         return self.language_model.capture(ids), [None] * len(ids)
 
