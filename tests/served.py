@@ -46,6 +46,21 @@ class Gate:
 
 
 @contextmanager
+def watched(model: ms.Model) -> Iterator[Gate]:
+    """An open gate before every block of a model."""
+    gate = Gate()
+    gate.open()
+    blocks = model.language_model.anatomy.blocks
+    handles = [block.module.register_forward_pre_hook(gate.pass_through) for block in blocks]
+    try:
+        yield gate
+    finally:
+        gate.open()
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def live(model: ms.Model, limits: Limits | None = None) -> Iterator[str]:
     """The address of a real server in a thread."""
     with bind("127.0.0.1", 0) as listening:

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 import mnemoscope as ms
 from pages import SECONDS, Visitor
-from served import Gate, live
+from served import Gate, live, watched
 
 
 @pytest.fixture(scope="session")
@@ -43,14 +43,8 @@ def demo_address(demo: ms.Model) -> Iterator[str]:
 @pytest.fixture
 def gate(llama: ms.Model) -> Iterator[Gate]:
     """An open gate before every block of the tiny model."""
-    gate = Gate()
-    gate.open()
-    blocks = llama.language_model.anatomy.blocks
-    handles = [block.module.register_forward_pre_hook(gate.pass_through) for block in blocks]
-    yield gate
-    gate.open()
-    for handle in handles:
-        handle.remove()
+    with watched(llama) as gate:
+        yield gate
 
 
 @pytest.fixture

@@ -9,20 +9,14 @@ from starlette.testclient import TestClient
 
 import mnemoscope as ms
 from mnemoscope.web.app import make_app
-from served import HERE, Gate
+from served import HERE, Gate, watched
 
 
 @pytest.fixture
 def gate(llama: ms.Model) -> Iterator[Gate]:
     """An open gate before every block of the tiny model."""
-    gate = Gate()
-    gate.open()
-    blocks = llama.language_model.anatomy.blocks
-    handles = [block.module.register_forward_pre_hook(gate.pass_through) for block in blocks]
-    yield gate
-    gate.open()
-    for handle in handles:
-        handle.remove()
+    with watched(llama) as gate:
+        yield gate
 
 
 @pytest.fixture

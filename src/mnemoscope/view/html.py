@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mnemoscope.attribution.query_neurons import QUERY_TABLES, QueryTables
@@ -27,10 +24,10 @@ from mnemoscope.view.facts import (
     what_is_proven,
 )
 from mnemoscope.view.files import json_bytes
-from mnemoscope.view.numbers import percent, places, plain_number, signed
+from mnemoscope.view.numbers import places
+from mnemoscope.view.pages import digest, templates
 from mnemoscope.view.report_charts import report_charts, script, specs_text
 from mnemoscope.view.targets import any_of, target_facts, targets_words, value_facts
-from mnemoscope.view.tokens import visible
 
 _MOST_ROWS = 50
 # A longer file makes the page too heavy to open and to send.
@@ -143,22 +140,25 @@ class Sheet:
 
 def render_html(result: Attribution) -> str:
     """The whole page as text."""
-    style = _environment().get_template("report.css").render()
+    style = templates().get_template("report.css").render()
     effects = Effects.of(result)
     charts = report_charts(result)
     return (
-        _environment()
+        templates()
         .get_template("report.html")
         .render(
             result=result,
             style=Markup(style),
-            style_hash=_digest(style),
+            style_hash=digest(style),
             script=script(),
-            script_hash=_digest(script()),
+            script_hash=digest(script()),
             charts=charts,
             specs=specs_text(charts),
             downloads=_downloads(result),
             effects=effects,
+            effect_text=effect_text,
+            share=_share,
+            sign=_sign,
             meanings=effects.meanings(effects.with_mediated()),
             asked=targets_words(result.targets),
             any_of=any_of,
@@ -177,11 +177,6 @@ def render_html(result: Attribution) -> str:
             origin=_origin(result),
         )
     )
-
-
-def _digest(text: str) -> str:
-    """By which the page's policy knows its own style and script."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _downloads(result: Attribution) -> dict[str, str]:
@@ -262,24 +257,3 @@ def _share(score: float, largest: float) -> float:
 
 def _sign(score: float) -> str:
     return "raises" if score > 0 else "lowers"
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("mnemoscope.view"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["effect_text"] = effect_text
-    environment.filters.update(
-        percent=percent,
-        plain_number=plain_number,
-        share=_share,
-        sign=_sign,
-        signed=signed,
-        visible=visible,
-    )
-    return environment

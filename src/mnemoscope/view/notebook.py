@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass, field
-from functools import cache, singledispatch
+from functools import singledispatch
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 
@@ -20,6 +19,7 @@ from mnemoscope.view.charts.figures import figures
 from mnemoscope.view.charts.look import svg
 from mnemoscope.view.effects import NAMES, Effects
 from mnemoscope.view.numbers import divergence, percent, places, plain_number, signed
+from mnemoscope.view.pages import templates
 from mnemoscope.view.targets import targets_words, value_facts
 from mnemoscope.view.terminal import render_attribution, render_prediction
 from mnemoscope.view.tokens import middle_left_out, visible
@@ -64,10 +64,17 @@ def summary_html(shown: object) -> str:
     """A result as a fragment of HTML, without scripts."""
     summary = _summary(shown)
     head, tail = middle_left_out([len(visible(token)) for token in summary.tokens], _LONGEST_PROMPT)
-    start, end = summary.tokens[:head], summary.tokens[len(summary.tokens) - tail :] if tail else ()
-    left_out = len(summary.tokens) - head - tail
-    template = _environment().get_template("notebook.html")
-    return template.render(summary=summary, start=start, end=end, left_out=left_out)
+    tokens = [_token(text) for text in summary.tokens]
+    return (
+        templates()
+        .get_template("notebook.html")
+        .render(
+            summary=summary,
+            start=tokens[:head],
+            end=tokens[len(tokens) - tail :],
+            left_out=len(tokens) - head - tail,
+        )
+    )
 
 
 @singledispatch
@@ -190,16 +197,3 @@ def _picture(result: Attribution) -> dict[str, str]:
 
 def _token(text: str) -> Markup:
     return Markup('<bdi class="token">{}</bdi>').format(visible(text))
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("mnemoscope.view"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["token"] = _token
-    return environment

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import math
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mnemoscope.atomic import write_atomically
@@ -23,6 +20,7 @@ from mnemoscope.view.charts.look import housed, svg_in_page
 from mnemoscope.view.csv_text import csv_bytes, flat
 from mnemoscope.view.destination import check_destination
 from mnemoscope.view.numbers import plain_number
+from mnemoscope.view.pages import digest, templates
 from mnemoscope.view.study.charts import CHARTS
 from mnemoscope.view.study.files import EDITING, file_name, json_bytes
 from mnemoscope.view.tokens import visible
@@ -86,21 +84,24 @@ def write_report(study: Study, path: str | Path) -> Path:
 
 def render_report(study: Study) -> str:
     """The whole page as text; the same study gives the same bytes."""
-    environment = _environment()
-    style = environment.get_template("report.css").render() + environment.get_template("study.css").render()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    style = templates().get_template("report.css").render() + templates().get_template("study.css").render()
     paper = published(study.manifest["model"])
-    return environment.get_template("study.html").render(
-        study=study,
-        model=study.manifest["model"],
-        style=Markup(style),
-        style_hash=f"sha256-{digest}",
-        items=[
-            (item, [_sheet(study, item, shown) for shown in item.tables], _of(paper, item)) for item in ITEMS
-        ],
-        editing=(EDITING, _address("application/json", json_bytes(editing(study)))),
-        cautions=_CAUTIONS,
-        origin=_origin(study),
+    return (
+        templates()
+        .get_template("study.html")
+        .render(
+            study=study,
+            model=study.manifest["model"],
+            style=Markup(style),
+            style_hash=digest(style),
+            items=[
+                (item, [_sheet(study, item, shown) for shown in item.tables], _of(paper, item))
+                for item in ITEMS
+            ],
+            editing=(EDITING, _address("application/json", json_bytes(editing(study)))),
+            cautions=_CAUTIONS,
+            origin=_origin(study),
+        )
     )
 
 
@@ -189,16 +190,3 @@ def _origin(study: Study) -> dict[str, str]:
         **{f"version of {name}": version for name, version in manifest["versions"].items()},
         **{f"option {name}": str(value) for name, value in manifest["options"].items()},
     }
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("mnemoscope.view.study"), PackageLoader("mnemoscope.view")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(visible=visible, plain_number=plain_number)
-    return environment
