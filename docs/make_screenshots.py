@@ -16,7 +16,7 @@ import mnemoscope as ms
 
 FOLDER = Path(__file__).parent / "pictures"
 PROMPT, TARGET = "The capital of Japan is the city of", " Tokyo"
-WIDE, PHONE = (1440, 1180), (390, 844)
+WIDE, PHONE = (1440, 1900), (390, 844)
 MINUTE = 60_000  # milliseconds
 ASKED = [
     ("prompt", PROMPT),

@@ -39,4 +39,5 @@ def forms(cell: Any) -> list[list[str]]:
     return [
         list(output.data) if "data" in output else [output.get("name", output.output_type)]
         for output in cell.outputs
+        if output.get("name") != "stderr"
     ]
