@@ -1,7 +1,7 @@
 """The command line in a process of its own, for the tests.
 
 A process that is forked from one that has everything imported costs no five seconds for that; all else is as
-in a fresh one: arguments, output, exit code. It is not forked from the tests' own process, whose other threads
+in a fresh one: arguments, output, exit code. It is not forked from the tests' own process: its other threads
 may hold locks that nobody would ever open in the new one.
 """
 
