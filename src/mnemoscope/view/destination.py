@@ -1,9 +1,11 @@
-"""What is checked of a file's name before any work; nothing heavy is imported for it."""
+"""Where results are written: names are checked before any work, and nothing heavy is imported for it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from mnemoscope.atomic import write_atomically
 from mnemoscope.errors import OutputError
 
 ATTRIBUTION_ENDINGS = (".json", ".parquet", ".html")
@@ -45,6 +47,23 @@ def check_folder(folder: Path) -> Path:
         raise OutputError(f"cannot write {folder}: create the folder {folder.parent} first")
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"cannot write {folder}: it is a file, choose another name")
+    return folder
+
+
+def write_into(folder: Path, contents: Mapping[str, bytes]) -> Path:
+    """Write files by name into a folder, which is made if it is not there.
+
+    Raises:
+        OutputError: it cannot be made, or the disk is full.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {folder}: {error.strerror or error}; choose another folder"
+        ) from error
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
     return folder
 
 

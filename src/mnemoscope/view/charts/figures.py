@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnemoscope.atomic import write_atomically
 from mnemoscope.attribution.result import Attribution
-from mnemoscope.errors import OptionError, OutputError
+from mnemoscope.errors import OptionError
 from mnemoscope.view.charts.heads import heads, positions
 from mnemoscope.view.charts.layers import layers, path
 from mnemoscope.view.charts.look import housed, png, svg
 from mnemoscope.view.charts.neurons import neurons
 from mnemoscope.view.charts.words import about
-from mnemoscope.view.destination import CHART_FORMS, check_folder
+from mnemoscope.view.destination import CHART_FORMS, check_folder, write_into
 
 
 @dataclass(frozen=True)
@@ -112,15 +111,7 @@ def save_charts(result: Attribution, folder: str | Path, form: str = "svg") -> P
         raise OptionError(f"there is no form {form!r} of charts; give {' or '.join(CHART_FORMS)}")
     folder = check_folder(Path(folder))
     contents = {
-        name: png(chart) if form == "png" else svg(chart.to_dict(), name).encode()
+        f"{name}.{form}": png(chart) if form == "png" else svg(chart.to_dict(), name).encode()
         for name, chart in charts(result).items()
     }
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {folder}: {error.strerror or error}; choose another folder"
-        ) from error
-    for name, content in contents.items():
-        write_atomically(folder / f"{name}.{form}", content)
-    return folder
+    return write_into(folder, contents)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mnemoscope.attribution.result import Attribution
-from mnemoscope.view.charts.look import heatmap, layer_step
+from mnemoscope.view.charts.look import cell_width, heatmap, layer_step
 from mnemoscope.view.charts.words import at_position, effect_title
 from mnemoscope.view.depth import Depth
 from mnemoscope.view.effects import Effects
@@ -30,7 +30,7 @@ def heads(result: Attribution) -> Any:
     layer, head = np.indices(grid.shape)
     rows = pd.DataFrame({"layer": layer.ravel(), "head": head.ravel(), "effect": grid.ravel()})
     words = {"layer": "layer", "head": "head", "effect": effect_title(result)}
-    size = (layer_step(n_layers), min(14.0, max(4.0, 420 / n_heads)))
+    size = (layer_step(n_layers), cell_width(n_heads))
     return heatmap(
         rows, "layer", "head", "effect", size=size, words=words, tooltip=["layer:O", "head:O", _EFFECT]
     )

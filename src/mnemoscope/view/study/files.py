@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mnemoscope.atomic import PARTIAL, write_atomically
+from mnemoscope.atomic import PARTIAL
 from mnemoscope.errors import OptionError, OutputError
 from mnemoscope.study.opened import Study
 from mnemoscope.study.store import encoded
@@ -17,6 +17,7 @@ from mnemoscope.study.tables.editing import editing
 from mnemoscope.study.tables.items import ITEMS, Item, Shown
 from mnemoscope.view.charts.look import housed, png, svg
 from mnemoscope.view.csv_text import csv_bytes, flat
+from mnemoscope.view.destination import write_into
 from mnemoscope.view.study.charts import CHARTS
 
 FORMAT = "mnemoscope export"
@@ -42,8 +43,7 @@ def export(study: Study, folder: str | Path, formats: Sequence[str] = ()) -> Pat
     Raises:
         OptionError: another format.
         OutputError: the folder holds something else or cannot be written, the disk is full, or the study
-        cannot
-            be read or has no measured fact.
+            cannot be read or has no measured fact.
     """
     chosen = tuple(dict.fromkeys(formats)) or tuple(FORMATS)
     for form in chosen:
@@ -59,15 +59,7 @@ def export(study: Study, folder: str | Path, formats: Sequence[str] = ()) -> Pat
             for form in chosen:
                 contents[file_name(item, shown, form)] = FORMATS[form](study, shown, table)
     contents[EDITING] = json_bytes(editing(study))
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {folder}: {error.strerror or error}; choose another folder"
-        ) from error
-    for name, content in contents.items():
-        write_atomically(folder / name, content)
-    return folder
+    return write_into(folder, contents)
 
 
 def check_export_folder(study: Study, folder: Path) -> None:
