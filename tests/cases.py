@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.bounds import Bounder, Geometry, bounder
+from mnemoscope.attribution.bounds import Bounder, Geometry, Sums, bounder
 from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.attribution.tails import split_tail
 from mnemoscope.model.readout import FrozenReadout, Norm, Readout
 
 BUDGET = 4 * 2**20
@@ -29,7 +31,7 @@ class Case:
     stream: Tensor
     objective: Objective
 
-    @property
+    @cached_property
     def grid(self) -> Grid:
         n_layers, n_columns, n_coefficients = self.factors.shape
 
@@ -50,9 +52,11 @@ class Case:
         focus = self.objective.focus(self.readout)
         return Scorer(focus.readout, focus.readout.predict(self.stream), focus.objective, BUDGET)
 
-    def bounder(self, n_tokens: int) -> Bounder:
+    def bounder(self, n_tokens: int, sums: Sums | None = None) -> Bounder:
         focus = self.objective.focus(self.readout)
-        return bounder(focus, focus.readout.predict(self.stream), n_tokens, lambda: self.geometry, BUDGET)
+        predicted = focus.readout.predict(self.stream)
+        tail = partial(split_tail, predicted, focus.readout.unembedding, n_tokens)
+        return bounder(focus, predicted, tail, {} if sums is None else sums, lambda: self.geometry, BUDGET)
 
 
 def make_case(

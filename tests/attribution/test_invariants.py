@@ -93,7 +93,9 @@ def test_layer_scores_telescope(tiny: ms.Model) -> None:
 def test_layer_scores_follow_their_definition(tiny: ms.Model) -> None:
     language_model, trace = trace_of(tiny)
     frozen = language_model.anatomy.readout.freeze(trace.final_state)
-    found = base_states(trace, frozen).layer_scores(Objective((40,)))
+    base = base_states(trace)
+    values = Objective((40,)).value(frozen.log_probabilities(base.states))
+    found = base.layer_scores(values)
 
     def log_p(states: Tensor) -> Tensor:
         return frozen.log_probabilities(states)[:, 40]

@@ -47,7 +47,7 @@ def prediction_scale(question: Question) -> Tensor:
 def static_scores(question: Question) -> dict[str, Tensor]:
     """Methods a to h of every neuron, straight from their formulas, in float64."""
     prediction, grid = question.prediction, question.grid
-    readout, predicted = prediction.readout, prediction.base.predicted
+    readout, predicted = prediction.readout, prediction.predicted
     base = (predicted.log_probabilities if predicted.logits is None else predicted.logits.before).double()
     columns = torch.cat([grid.columns(i, None) for i in range(grid.n_layers)]).double()
     columns *= prediction_scale(question)[:, None]

@@ -39,7 +39,7 @@ def test_scores_are_what_adding_the_part_does_to_the_models_logits(
 ) -> None:
     result = tiny.attribute(PROMPT, **asked, top=6)
     prediction = tiny.question(PROMPT, A).prediction
-    readout, trace, base = prediction.readout, prediction.trace, prediction.base
+    readout, trace, base = prediction.readout, prediction.trace, prediction.shared.base
 
     def value(state: torch.Tensor) -> float:
         return float(objective(asked).value(readout.log_probabilities(state[None])[0].double()))
@@ -134,7 +134,7 @@ def test_log_odds_need_neither_the_vocabulary_nor_its_geometry() -> None:
     assert "geometry" not in vars(model)
     prediction = model.question(PROMPT, A, against=B).prediction
     assert prediction.scorer().readout.unembedding.shape[0] == 2
-    assert prediction.base.predicted.log_probabilities.shape[1] == 2
+    assert prediction.predicted.log_probabilities.shape[1] == 2
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -158,10 +158,10 @@ def test_methods_answer_what_they_are_asked(llama: ms.Model, asked: dict[str, An
     question = llama.question(PROMPT, **asked, kind=kind)
     wanted = objective(asked)
     single = llama.question(PROMPT, A, kind=kind)
-    readout, base, grid = single.prediction.readout, single.prediction.base, single.grid
+    readout, predicted, grid = single.prediction.readout, single.prediction.predicted, single.grid
     columns = torch.cat([grid.columns(i, None) * grid.coefficients(i) for i in range(grid.n_layers)])
     added = readout.project(readout.fold(columns)).double()
-    states = base.predicted.log_probabilities.double()[grid.base.repeat_interleave(grid.n_columns)]
+    states = predicted.log_probabilities.double()[grid.base.repeat_interleave(grid.n_columns)]
     before, after = wanted.value(states), wanted.value((states + added).log_softmax(-1))
     expected = {
         "log-probability-increase": after - before,

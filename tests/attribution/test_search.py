@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cases import Case, make_case
+from mnemoscope.attribution.bounds import Sums
+from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.model.soft_cap import capped
 
@@ -71,6 +75,22 @@ def test_every_score_lies_between_its_bounds(case: Case, n_tokens: int) -> None:
     assert ((lower <= exact.flatten()) & (exact.flatten() <= upper)).all()
     lower, upper = bounder.chosen(grid, index)
     assert ((lower <= exact.flatten()) & (exact.flatten() <= upper)).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=cases, n_tokens=st.sampled_from([1, 60, 500]), answers=st.sets(st.integers(0, 119), min_size=1))
+def test_bounds_with_the_sums_of_another_objective_hold(case: Case, n_tokens: int, answers: set[int]) -> None:
+    grid, sums = case.grid, Sums()
+    list(case.bounder(n_tokens, sums).all(grid))
+    assert (grid in sums) == (case.objective.against is None)
+    other = replace(case, objective=Objective(tuple(answers)))
+    exact = other.scorer().all(grid).flatten()
+    # In blocks of other sizes.
+    bounder = replace(other.bounder(n_tokens, sums), budget=2**16)
+    bounds = zip(*bounder.all(grid), strict=True)
+    index, lower, upper = (torch.cat(found).flatten() for found in bounds)
+    assert index.tolist() == list(range(exact.numel()))
+    assert ((lower <= exact) & (exact <= upper)).all()
 
 
 @settings(max_examples=400, deadline=None)

@@ -14,7 +14,6 @@ from pages import PHONE, WIDE, Visitor, complete, head_cell
 pytestmark = pytest.mark.slow
 
 USUAL = 0.16  # seconds of a forward pass of the first prompt on 2 cores that do nothing else
-SLACK = 1.5
 LONG = "In the year after the war ended, the young doctor moved with her family from London to the city of"
 
 
@@ -37,7 +36,7 @@ def test_a_changed_target_is_drawn_in_a_second(
     slower = times_slower(demo)
     seconds = [seconds_to_draw(page, place) for place in (1, 2, 3)]
     record_property("seconds_to_a_changed_target", seconds)
-    assert min(seconds) < 1 * SLACK * slower
+    assert min(seconds) < 1 * slower
 
 
 def times_slower(demo: ms.Model) -> float:
@@ -74,7 +73,7 @@ def test_a_new_prompt_is_drawn_in_two_seconds(
         seconds.append(perf_counter() - began)
         complete(page)
     record_property("seconds_to_a_new_prompt", seconds)
-    assert min(seconds) < 2 * SLACK * slower
+    assert min(seconds) < 2 * slower
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from pages import Visitor, complete, head_cell
 from served import PROMPT
@@ -49,6 +49,27 @@ def test_back_and_forward(visit: Visitor, address: str) -> None:
     expect(page.locator("#answer")).to_have_attribute("data-target", first)
     page.go_forward()
     expect(page.locator("#answer")).to_have_attribute("data-target", second)
+
+
+def test_what_is_read_of_a_part_is_asked_anew_of_the_next_question(visit: Visitor, address: str) -> None:
+    page = visit(address)
+    held: dict[str, Route] = {}
+
+    def hold_the_first(route: Route) -> None:
+        """The first of each is answered when we say so."""
+        if route.request.url in held:
+            route.continue_()
+        held.setdefault(route.request.url, route)
+
+    page.route("**/api/head", hold_the_first)
+    page.route("**/api/attribute", hold_the_first)
+    with page.expect_request("**/api/head"):
+        head_cell(page, 0, 0).click()
+    with page.expect_event("requestfailed", lambda request: request.url.endswith("/api/head")):
+        page.locator("#predictions [data-key^='explain.']").nth(2).click()
+    held[f"{address}api/attribute"].continue_()
+    complete(page)
+    expect(page.locator("#detail tbody tr").first).to_be_visible()
 
 
 def test_what_makes_no_sense_in_a_link_is_left_out(visit: Visitor, address: str) -> None:

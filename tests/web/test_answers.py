@@ -54,6 +54,17 @@ def test_predictions_are_the_librarys(client: TestClient, llama: ms.Model) -> No
     responses.Prediction.model_validate(found)
 
 
+def test_another_target_does_not_run_the_prompt_again(client: TestClient, gate: Gate) -> None:
+    ask(client, "predict", prompt=PROMPT)
+    assert gate.n_blocks == 3
+    quick = {"prompt": PROMPT, "effects": False, "query": False}
+    for target in (None, " w40", 41):
+        ask(client, "attribute", **quick, target=target)
+    assert gate.n_blocks == 3
+    ask(client, "attribute", **{**quick, "prompt": f"{PROMPT} w5"})
+    assert gate.n_blocks == 6
+
+
 @pytest.mark.parametrize(
     ("target", "against"),
     [(None, None), (" w40", None), (40, None), ([" w40", 41], None), (" w40", [" w41", " w42"])],

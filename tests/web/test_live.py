@@ -39,7 +39,7 @@ def test_events_come_while_the_model_runs(llama: ms.Model, gate: Gate) -> None:
         assert json.loads(next(lines)) == {"event": "queued", "ahead": 0}
         assert gate.reached.wait(10)
         progress = json.loads(next(lines))
-        assert (progress["event"], gate.n_blocks) == ("progress", 0)
+        assert (progress["event"], progress["blocks_run"], gate.n_blocks) == ("progress", 0, 0)
         gate.open()
         last = json.loads(list(lines)[-1])
     assert last["event"] == "result"

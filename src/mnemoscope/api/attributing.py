@@ -6,19 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+import pandas as pd
 from typing_extensions import TypedDict, Unpack
 
 from mnemoscope.api.opened import MEMORY_BUDGET, Asked
 from mnemoscope.api.querying import Querying, check_counts
 from mnemoscope.attribution import attribute as attribution
 from mnemoscope.attribution.continuation import ContinuationAttribution, put_together
+from mnemoscope.attribution.prediction import Prediction
 from mnemoscope.attribution.query_neurons import Asked as AskedOfQuery
 from mnemoscope.attribution.query_neurons import query_neurons
 from mnemoscope.attribution.result import TOP_LISTS, Attribution
 from mnemoscope.attribution.sums import summed_neurons
 from mnemoscope.errors import OptionError
 from mnemoscope.model.targets import Answers
-from mnemoscope.model.tokens import Prompt, encode_continuation, encode_prompt, prefixes
+from mnemoscope.model.tokens import Prompt, encode_continuation, encode_prompt, prefixes, token_text
+from mnemoscope.prediction import Prediction as Predicted
 from mnemoscope.view.progress import ProgressBars
 
 # As many value neurons as the paper asks what activates them.
@@ -26,7 +29,7 @@ VALUES = 30
 
 
 class Chosen(TypedDict, total=False):
-    """The options of `Model.attribute` that several attributions can share."""
+    """The options of `Model.attribute` about what is found."""
 
     top: int
     neurons: attribution.Neurons
@@ -34,6 +37,11 @@ class Chosen(TypedDict, total=False):
     effects: bool
     suppressing: bool
     query: bool
+
+
+class ChosenForSeveral(Chosen, total=False):
+    """Those that several attributions can share."""
+
     norm_bias: bool
 
 
@@ -73,7 +81,7 @@ class Attributing(Querying):
         targets: Sequence[Answers | None] | None = None,
         *,
         memory_budget: int = MEMORY_BUDGET,
-        **options: Unpack[Chosen],
+        **options: Unpack[ChosenForSeveral],
     ) -> list[Attribution]:
         """What `attribute` gives for each of several prompts, whose forward passes are made together.
 
@@ -109,14 +117,14 @@ class Attributing(Querying):
                 f"there are {len(prompts)} prompts and {len(of_each)} targets; give a target for each, "
                 "None for the model's own top prediction"
             )
-        self._check_parts_add_up()
+        self.check_parts_add_up()
         asked = [
-            self._ask(encode_prompt(self.language_model, prompt), target)
+            self.ask(encode_prompt(self.language_model, prompt), target)
             for prompt, target in zip(prompts, of_each, strict=True)
         ]
         predictions = self.predictions(asked, memory_budget, chosen.norm_bias)
         return [
-            self._attributed(each.prompt, prediction, chosen)
+            self.attributed(each.prompt, prediction, chosen)
             for each, prediction in zip(asked, predictions, strict=True)
         ]
 
@@ -127,7 +135,7 @@ class Attributing(Querying):
         *,
         memory_budget: int = MEMORY_BUDGET,
         progress: bool = False,
-        **options: Unpack[Chosen],
+        **options: Unpack[ChosenForSeveral],
     ) -> ContinuationAttribution:
         """Score the parts that raise or lower the log probability of a target of several tokens.
 
@@ -163,7 +171,7 @@ class Attributing(Querying):
                 "the parts of a target of several tokens are ordered by the sum of direct scores; "
                 'by "total" is for one token'
             )
-        self._check_parts_add_up()
+        self.check_parts_add_up()
         encoded = encode_prompt(self.language_model, prompt)
         ids = encode_continuation(self.language_model, encoded, target)
         before = prefixes(self.language_model, encoded, ids)
@@ -171,11 +179,28 @@ class Attributing(Querying):
         predictions = list(self.predictions(asked, memory_budget // len(ids), chosen.norm_bias))
         report = ProgressBars() if progress else None
         attributions = [
-            self._attributed(each, prediction, chosen, report)
+            self.attributed(each, prediction, chosen, report)
             for each, prediction in zip(before, predictions, strict=True)
         ]
         neurons, costs = summed_neurons(predictions, chosen.top, chosen.suppressing)
         return put_together(prompt, target, attributions, neurons, costs)
+
+    def run(self, prompt: str, *, norm_bias: bool = True, memory_budget: int = MEMORY_BUDGET) -> Run:
+        """A prompt to ask several things of, run once for all of them.
+
+        Args:
+            prompt: the text.
+            norm_bias: as for `attribute`.
+            memory_budget: bytes that temporary tensors may take; beside them is kept what
+                `2 * n_layers + 1` states predict of the whole vocabulary.
+
+        Raises:
+            PromptError: the prompt is empty or too long.
+
+        >>> capital = model.run("The capital of Japan is the city of")  # doctest: +SKIP
+        >>> [capital.attribute(city).heads for city in (" Tokyo", " Kyoto")]  # doctest: +SKIP
+        """
+        return Run(self, encode_prompt(self.language_model, prompt), norm_bias, memory_budget)
 
     def target_tokens(self, prompt: str, target: str) -> tuple[int, ...]:
         """The ids of the tokens that a target is after a prompt.
@@ -186,10 +211,10 @@ class Attributing(Querying):
         encoded = encode_prompt(self.language_model, prompt)
         return encode_continuation(self.language_model, encoded, target)
 
-    def _attributed(
+    def attributed(
         self,
         prompt: Prompt,
-        prediction: attribution.Prediction,
+        prediction: Prediction,
         options: Options,
         report: attribution.Report | None = None,
     ) -> Attribution:
@@ -211,10 +236,8 @@ class Attributing(Querying):
                 value_tables,
                 AskedOfQuery(VALUES, options.top),
             )
-        log_p = prediction.readout.log_probabilities(prediction.trace.final_state[None])[0]
-        targets = self._describe(prediction.objective, log_p)
-        predicted = prediction.base.predicted.log_probabilities
-        from_embeddings = float(prediction.focus.objective.value(predicted[0]))
+        targets = self._describe(prediction)
+        from_embeddings = float(prediction.values[0])
         rise = targets.value - from_embeddings
         rounding = None if prediction.trace.parallel else float(found["layers"]["score"].sum()) - rise
         kept = {
@@ -234,3 +257,71 @@ class Attributing(Querying):
             _query=self.query,
             **kept,
         )
+
+
+class Run:
+    """A prompt that is run when something is first asked of it, and then no more.
+
+    What is asked by further passes (total effects, query neurons) is asked of the model as it is then; so a
+    run is answered only while the interventions last that it was begun under, and under no others.
+    """
+
+    def __init__(self, model: Attributing, prompt: Prompt, norm_bias: bool, memory_budget: int) -> None:
+        """See `Model.run`."""
+        self._model, self._prompt = model, prompt
+        self._norm_bias, self._memory_budget = norm_bias, memory_budget
+        self._in_force = model.in_force
+        self._prediction: Prediction | None = None
+
+    def predict(self, top: int = 10) -> Predicted:
+        """What `Model.predict` gives.
+
+        Raises:
+            OptionError: `top` is below 1, or the model is changed otherwise than when the run was begun.
+        """
+        check_counts(top=top)
+        log_p = self._asked(None, None).log_probabilities
+        best = log_p.topk(min(top, len(log_p)))
+        ids = best.indices.tolist()
+        table = pd.DataFrame(
+            {
+                "rank": range(1, len(ids) + 1),
+                "id": ids,
+                "token": [token_text(self._model.language_model.tokenizer, i) for i in ids],
+                "probability": best.values.exp().tolist(),
+                "log_probability": best.values.tolist(),
+            }
+        )
+        return Predicted(self._prompt.text, self._prompt.tokens, self._prompt.ids, table)
+
+    def attribute(
+        self,
+        target: Answers | None = None,
+        *,
+        against: Answers | None = None,
+        progress: bool = False,
+        **options: Unpack[Chosen],
+    ) -> Attribution:
+        """What `Model.attribute` gives, whose arguments and errors these are.
+
+        Raises:
+            TargetError: as there.
+            OptionError: as there, or the model is changed otherwise than when the run was begun.
+        """
+        chosen = Options(**options, norm_bias=self._norm_bias)
+        chosen.check()
+        self._model.check_parts_add_up()
+        prediction = self._asked(target, against)
+        return self._model.attributed(self._prompt, prediction, chosen, ProgressBars() if progress else None)
+
+    def _asked(self, target: Answers | None, against: Answers | None) -> Prediction:
+        if self._model.in_force != self._in_force:
+            raise OptionError(
+                "the model is changed otherwise than when this run was begun; begin another run of the prompt"
+            )
+        asked = self._model.ask(self._prompt, target, against)
+        if self._prediction is None:
+            (self._prediction,) = self._model.predictions([asked], self._memory_budget, self._norm_bias)
+            return self._prediction
+        log_p = self._prediction.log_probabilities
+        return self._prediction.asking(self._model.objective(asked, log_p))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from typing_extensions import Self, TypedDict, Unpack
 
-from mnemoscope.api.opened import MEMORY_BUDGET, OpenedModel
+from mnemoscope.api.opened import MEMORY_BUDGET, InForce, OpenedModel
 from mnemoscope.attribution.objective import Objective
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import (
@@ -45,9 +45,6 @@ class How(TypedDict, total=False):
 
 class Intervening(OpenedModel):
     """The interventions of a `Model`."""
-
-    # How many of the interventions in force treat some positions of a text unlike others.
-    _changes_by_position = 0
 
     @cached_property
     def plain_text(self) -> PlainText:
@@ -111,14 +108,13 @@ class Intervening(OpenedModel):
         named = listed(parts)
         manner = self._manner(factor, mean_of, resample_from, seed, positions)
         opaque = any(not isinstance(part, FFNNeuron) for part in named)
-        self._opaque_changes += opaque
-        self._changes_by_position += manner.by_position
+        change = InForce(opaque, manner.by_position)
+        self._in_force.append(change)
         try:
             with changed(self.language_model, named, manner):
                 yield self
         finally:
-            self._opaque_changes -= opaque
-            self._changes_by_position -= manner.by_position
+            self._in_force.remove(change)
 
     def compare_ablation(
         self,
@@ -202,9 +198,8 @@ class Intervening(OpenedModel):
                 f"n_tokens is {n_tokens}, but after a prompt of {len(encoded.ids)} tokens the model has room "
                 f"for {context - len(encoded.ids)}; ask for fewer, or shorten the prompt"
             )
-        added = continuation(
-            self.language_model, encoded.ids, n_tokens, use_cache=not self._changes_by_position
-        )
+        use_cache = not any(change.by_position for change in self._in_force)
+        added = continuation(self.language_model, encoded.ids, n_tokens, use_cache=use_cache)
         return added_text(self.language_model.tokenizer, encoded.ids, added)
 
     def ablate_each(

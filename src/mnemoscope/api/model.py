@@ -5,9 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import get_args
 
-import pandas as pd
-
-from mnemoscope.api.attributing import Attributing, Options
+from mnemoscope.api.attributing import Attributing
 from mnemoscope.api.opened import MEMORY_BUDGET
 from mnemoscope.api.query_proving import QueryProving
 from mnemoscope.api.querying import check_counts
@@ -20,7 +18,7 @@ from mnemoscope.attribution.result import Attribution
 from mnemoscope.errors import OptionError
 from mnemoscope.model.loading import Source, open_model
 from mnemoscope.model.targets import Answers
-from mnemoscope.model.tokens import encode_prompt, token_text
+from mnemoscope.model.tokens import encode_prompt
 from mnemoscope.prediction import Prediction
 from mnemoscope.view.progress import ProgressBars
 
@@ -87,21 +85,7 @@ class Model(Attributing, QueryProving, Reading):
             PromptError: the prompt is empty or too long.
             OptionError: `top` is below 1.
         """
-        check_counts(top=top)
-        encoded = encode_prompt(self.language_model, prompt)
-        log_p = self._read(encoded).log_probabilities
-        best = log_p.topk(min(top, len(log_p)))
-        ids = best.indices.tolist()
-        table = pd.DataFrame(
-            {
-                "rank": range(1, len(ids) + 1),
-                "id": ids,
-                "token": [token_text(self.language_model.tokenizer, i) for i in ids],
-                "probability": best.values.exp().tolist(),
-                "log_probability": best.values.tolist(),
-            }
-        )
-        return Prediction(prompt, encoded.tokens, encoded.ids, table)
+        return self.run(prompt).predict(top)
 
     def attribute(  # noqa: PLR0913 - each is a choice of its own
         self,
@@ -156,12 +140,18 @@ class Model(Attributing, QueryProving, Reading):
         >>> result.ffn_neurons.head(1)[["layer", "neuron"]].values.tolist()  # doctest: +SKIP
         [[24, 1005]]
         """
-        options = Options(top, neurons, by, effects, suppressing, query, norm_bias)
-        options.check()
-        self._check_parts_add_up()
-        asked = self._ask(encode_prompt(self.language_model, prompt), target, against)
-        (prediction,) = self.predictions([asked], memory_budget, norm_bias)
-        return self._attributed(asked.prompt, prediction, options, ProgressBars() if progress else None)
+        run = self.run(prompt, norm_bias=norm_bias, memory_budget=memory_budget)
+        return run.attribute(
+            target,
+            against=against,
+            progress=progress,
+            top=top,
+            neurons=neurons,
+            by=by,
+            effects=effects,
+            suppressing=suppressing,
+            query=query,
+        )
 
     def question(
         self,
@@ -189,9 +179,9 @@ class Model(Attributing, QueryProving, Reading):
         """
         if kind not in get_args(Kind):
             raise OptionError(f'kind is {kind!r}; give "ffn" or "attention"')
-        self._check_parts_add_up()
+        self.check_parts_add_up()
         encoded = encode_prompt(self.language_model, prompt)
-        (prediction,) = self.predictions([self._ask(encoded, target, against)], memory_budget)
+        (prediction,) = self.predictions([self.ask(encoded, target, against)], memory_budget)
         return Question(prediction, kind, lambda: self.sensitivity, report)
 
     def rank(
@@ -234,12 +224,11 @@ class Model(Attributing, QueryProving, Reading):
             prompt, target, against=against, kind=kind, memory_budget=memory_budget, report=report
         )
         prediction = question.prediction
-        log_p = prediction.readout.log_probabilities(prediction.trace.final_state[None])[0]
         neurons, seconds = rank(question, chosen, top)
         return Ranking(
             prompt=prompt,
             tokens=prediction.tokens,
-            targets=self._describe(prediction.objective, log_p),
+            targets=self._describe(prediction),
             method=chosen.label,
             kind=kind,
             neurons=neurons,

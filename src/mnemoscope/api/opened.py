@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from mnemoscope.attribution import attribute as attribution
 from mnemoscope.attribution.bounds import Geometry
 from mnemoscope.attribution.objective import Objective
+from mnemoscope.attribution.prediction import Prediction, Shared
 from mnemoscope.attribution.projected import ProjectedColumns
 from mnemoscope.attribution.result import Provenance, Target, Targets
 from mnemoscope.errors import OptionError, PromptError
@@ -46,6 +46,19 @@ class Read:
     components: Components | None
 
 
+@dataclass(frozen=True, eq=False)
+class InForce:
+    """An intervention while it lasts; each is one of its own.
+
+    Attributes:
+        opaque: whether parts other than FFN neurons are changed, so that parts do not add up.
+        by_position: whether some positions of a text are treated unlike others.
+    """
+
+    opaque: bool
+    by_position: bool
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is asked of one prediction.
@@ -71,7 +84,7 @@ class OpenedModel:
     def __init__(self, language_model: LanguageModel) -> None:
         """Wrap an opened model; `mnemoscope.load` does it for you."""
         self.language_model = language_model
-        self._opaque_changes = 0
+        self._in_force: list[InForce] = []
 
     @property
     def name(self) -> str:
@@ -190,7 +203,7 @@ class OpenedModel:
             return self.language_model.capture_with_components(ids)
         return self.language_model.capture(ids), [None] * len(ids)
 
-    def _ask(self, prompt: Prompt, target: Answers | None, against: Answers | None = None) -> Asked:
+    def ask(self, prompt: Prompt, target: Answers | None, against: Answers | None = None) -> Asked:
         """What is asked of a prompt's prediction, as token ids."""
         answers = None if target is None else encode_targets(self.language_model, prompt, target)
         others = None
@@ -205,7 +218,7 @@ class OpenedModel:
         norm_bias: bool = True,
         projected: ProjectedColumns | None = None,
         components: bool = False,
-    ) -> Iterator[attribution.Prediction]:
+    ) -> Iterator[Prediction]:
         """Run prompts and make them ready to be scored, in order.
 
         Args:
@@ -220,23 +233,30 @@ class OpenedModel:
         """
         all_read = self._read_each([each.prompt for each in asked], budget, norm_bias, components)
         for each, read in zip(asked, all_read, strict=True):
-            answers = (int(read.log_probabilities.argmax()),) if each.answers is None else each.answers
-            if each.against is not None:
-                check_apart(self.language_model, answers, each.against)
-            yield attribution.Prediction(
+            yield Prediction(
                 language_model=self.language_model,
                 geometry=lambda: self.geometry,
                 tokens=each.prompt.tokens,
                 trace=read.trace,
                 readout=read.readout,
-                objective=Objective(answers, each.against),
+                log_probabilities=read.log_probabilities,
+                shared=Shared(self.language_model.anatomy, read.trace, read.readout),
+                objective=self.objective(each, read.log_probabilities),
                 budget=budget,
                 projected=projected,
                 components=read.components,
             )
 
-    def _describe(self, objective: Objective, log_p: torch.Tensor) -> Targets:
-        """What is asked of a prediction, and its answer `[n_vocabulary]`."""
+    def objective(self, asked: Asked, log_p: torch.Tensor) -> Objective:
+        """What is asked of a prediction `[n_vocabulary]`."""
+        answers = (int(log_p.argmax()),) if asked.answers is None else asked.answers
+        if asked.against is not None:
+            check_apart(self.language_model, answers, asked.against)
+        return Objective(answers, asked.against)
+
+    def _describe(self, prediction: Prediction) -> Targets:
+        """What is asked of a prediction, and its answer."""
+        objective, log_p = prediction.objective, prediction.log_probabilities
         return Targets(
             answers=tuple(self._target(token, log_p) for token in objective.answers),
             against=tuple(self._target(token, log_p) for token in objective.against or ()),
@@ -264,8 +284,18 @@ class OpenedModel:
             options=options,
         )
 
-    def _check_parts_add_up(self) -> None:
-        if self._opaque_changes:
+    @property
+    def in_force(self) -> tuple[InForce, ...]:
+        """The interventions that last now."""
+        return tuple(self._in_force)
+
+    def check_parts_add_up(self) -> None:
+        """Refuse to take a model apart while an intervention changes more than FFN neurons.
+
+        Raises:
+            OptionError: one does.
+        """
+        if any(change.opaque for change in self._in_force):
             raise OptionError(
                 "heads, attention neurons or layers are being changed, so the parts would not add up; "
                 "attribute outside the ablation, or attribute the model that edit() returns"

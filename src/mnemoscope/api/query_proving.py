@@ -54,7 +54,7 @@ class QueryProving(Querying, Intervening):
         if of not in get_args(Kind):
             raise OptionError(f'of is {of!r}; give "attention" or "ffn"')
         self._check_is_ours(result)
-        self._check_parts_add_up()
+        self.check_parts_add_up()
         target = result.target.id
         proof = QueryProof(self.language_model, result, Asked(top, values, of))
         return proof.outcome(self.compare_ablation(result.prompt, target, proof.parts, seeds=seeds))

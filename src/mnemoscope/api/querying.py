@@ -40,7 +40,7 @@ class Querying(OpenedModel):
         if key not in (None, *get_args(Key)):
             raise OptionError(f'key is {key!r}; give "gate", "up", "down" or None')
         self._check_is_ours(result)
-        self._check_parts_add_up()
+        self.check_parts_add_up()
         value_tables = (result.attention_neurons, result.ffn_neurons)
         asked = Asked(values, top, key)
         return query_neurons(self.language_model, result.token_ids, result.tokens, value_tables, asked)
@@ -72,7 +72,7 @@ class Querying(OpenedModel):
         """
         check_counts(values=values, depth=depth, width=width)
         self._check_is_ours(result)
-        self._check_parts_add_up()
+        self.check_parts_add_up()
         extent = Extent(values, depth, width)
         graph = follow(self.language_model, result, extent, memory_budget)
         nodes, edges = tables_of(graph, self.language_model.anatomy.d_head, result.tokens)

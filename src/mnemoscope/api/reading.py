@@ -53,7 +53,7 @@ class Reading(OpenedModel):
         check_top(top)
         anatomy = self.language_model.anatomy
         check_head(anatomy, layer, head)
-        self._check_parts_add_up()
+        self.check_parts_add_up()
         encoded = encode_prompt(self.language_model, prompt)
         with watched_block(anatomy.blocks[layer].module) as call:
             read = self._read(encoded)

@@ -4,40 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution import effects, parts, tables
-from mnemoscope.attribution.base import BaseStates, base_states
-from mnemoscope.attribution.bounds import Bounder, Geometry, bounder
+from mnemoscope.attribution import effects, tables
 from mnemoscope.attribution.effects import Totals
 from mnemoscope.attribution.experts import with_experts
-from mnemoscope.attribution.objective import Focus, Objective
 from mnemoscope.attribution.parts import Grid
-from mnemoscope.attribution.projected import ProjectedColumns
+from mnemoscope.attribution.prediction import Prediction
 from mnemoscope.attribution.reading import TokenReader
 from mnemoscope.attribution.result import FFN_TABLES, TABLES, Cost
-from mnemoscope.attribution.scoring import Observer, Scorer, show
+from mnemoscope.attribution.scoring import Observer, show
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import Found
-from mnemoscope.model.capture import Trace
-from mnemoscope.model.components import Components
-from mnemoscope.model.gradients import TotalEffects, total_effects
-from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.readout import FrozenReadout
 
 Neurons = Literal["top", "all", "bounds"]
 Order = Literal["direct", "total"]
 # Told what is being scored, how many columns are done and how many there are.
 Report = Callable[[str, int, int], None]
 
-# Tokens summed exactly by the first bound of every part and by the second of those left.
-COARSE_TOKENS = 32
-FINE_TOKENS = 1024
 # Share of the neurons, those with the widest intervals, that `neurons="bounds"` scores exactly.
 EXACT_SHARE = 0.02
 # The most heads at positions to list in each direction; each costs as much as a neuron.
@@ -66,68 +55,6 @@ class Wanted:
     by: Order = "direct"
     effects: bool = True
     suppressing: bool = True
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One prediction to attribute, read out and ready to be scored.
-
-    Attributes:
-        language_model: the model.
-        geometry: what bounds of log probability need to know of its weights; log-odds do not ask.
-        tokens: texts of the prompt's tokens.
-        trace: of the prompt.
-        readout: frozen at its final state.
-        objective: what is asked of it.
-        budget: bytes that temporary tensors may take.
-        projected: columns that earlier predictions projected to the vocabulary, and a place for more.
-        components: what is written at every position of the prompt; None unless it was asked for.
-    """
-
-    language_model: LanguageModel
-    geometry: Callable[[], Geometry]
-    tokens: tuple[str, ...]
-    trace: Trace
-    readout: FrozenReadout
-    objective: Objective
-    budget: int
-    projected: ProjectedColumns | None = None
-    components: Components | None = None
-
-    @cached_property
-    def focus(self) -> Focus:
-        """The tokens that scores depend on."""
-        return self.objective.focus(self.readout)
-
-    @cached_property
-    def base(self) -> BaseStates:
-        """What the states along the way predict, of the tokens in focus."""
-        return base_states(self.trace, self.focus.readout)
-
-    def scorer(self) -> Scorer:
-        """Exact scores."""
-        return Scorer(
-            self.focus.readout, self.base.predicted, self.focus.objective, self.budget, self.projected
-        )
-
-    def _bounder(self, n_tokens: int) -> Bounder:
-        """Bounds that sum so many tokens of every base state exactly."""
-        return bounder(self.focus, self.base.predicted, n_tokens, self.geometry, self.budget)
-
-    @cached_property
-    def coarse(self) -> Bounder:
-        """Quick bounds of every part."""
-        return self._bounder(COARSE_TOKENS)
-
-    @cached_property
-    def fine(self) -> Bounder:
-        """Tighter bounds, made when a search needs them."""
-        return self._bounder(FINE_TOKENS)
-
-    def total_effects(self) -> TotalEffects:
-        """First-order total effects, by one more forward pass and a backward one."""
-        model, anatomy = self.language_model.model, self.language_model.anatomy
-        return total_effects(model, anatomy, self.trace.token_ids.tolist(), self.objective.value)
 
 
 # Flat indices of parts and their scores, best first.
@@ -278,13 +205,11 @@ def attribute(
         wanted: what to find.
         report: told of progress through all neurons.
     """
-    language_model, trace, base = prediction.language_model, prediction.trace, prediction.base
-    anatomy, tokens = language_model.anatomy, prediction.tokens
+    language_model, shared, tokens = prediction.language_model, prediction.shared, prediction.tokens
+    anatomy = language_model.anatomy
     n_tokens, d_head = len(tokens), anatomy.d_head
-    ffn = parts.ffn_neurons(trace, anatomy, base.ffn)
-    attention = parts.attention_neurons(trace, anatomy, base.attention)
-    positions = parts.heads_at_positions(trace, anatomy, base.attention)
-    heads = parts.heads(trace, anatomy, base.attention)
+    ffn, attention = shared.ffn_neurons, shared.attention_neurons
+    positions = shared.heads_at_positions
     total = prediction.total_effects() if wanted.effects else None
     of_ffn = total and effects.of_ffn_neurons(total, ffn)
     of_attention = total and effects.of_attention_neurons(total, attention)
@@ -301,13 +226,12 @@ def attribute(
     explorer.find(positions, of_positions, min(wanted.top, N_POSITIONS), {"positions": (0, 1)})
 
     make = {
-        "positions": partial(tables.heads_at_positions, positions, trace.patterns, tokens),
+        "positions": partial(tables.heads_at_positions, positions, prediction.trace.patterns, tokens),
         "ffn_neurons": partial(tables.ffn_neurons, ffn, language_model, reader),
         "attention_neurons": partial(tables.attention_neurons, attention, d_head, tokens),
         "attention_neurons_summed": partial(tables.attention_neurons_summed, attention, d_head),
     }
-    layer_scores = base.layer_scores(prediction.focus.objective)
-    head_scores = explorer.scorer.all(heads)[..., 0]
+    layer_scores, head_scores = prediction.layer_scores(), prediction.head_scores(explorer.scorer)
     of_layers = torch.full_like(layer_scores, torch.nan) if total is None else total.layers
     of_heads = torch.full_like(head_scores, torch.nan) if total is None else total.heads
     order = "total" if wanted.by == "total" else "score"

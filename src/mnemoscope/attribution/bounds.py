@@ -23,14 +23,20 @@ from torch import Tensor
 from mnemoscope.attribution.base import log_sum_exp
 from mnemoscope.attribution.objective import Focus, Group
 from mnemoscope.attribution.parts import Grid, by_layer
-from mnemoscope.attribution.tails import WIDER, Added, Tail, split_tail
+from mnemoscope.attribution.tails import WIDER, Added, Tail
 from mnemoscope.model.anatomy import Projection
 from mnemoscope.model.readout import FrozenReadout, Predicted, Readout
 
+# Share of the budget that bounds kept for another objective may take.
+KEPT_SHARE = 1 / 8
 # Float32 rounding of a dot product, as a share of the two vectors' norms, and of a logarithm in nats.
 ROUNDING = 2e-6
 
 T = TypeVar("T")
+# Bounds of the log-sums of every part of a grid, `[n_present, n_coefficients]` each, nats.
+Sums = dict[Grid, tuple[Tensor, Tensor]]
+# Some columns of a grid: flat indices `[n, n_coefficients]`, layers and columns `[n]`, coefficients.
+Block = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Geometry:
@@ -112,12 +118,7 @@ class Bounder(ABC):
         Yields:
             Three `[n, n_coefficients]` tensors, in ascending order of the index; bounds in nats.
         """
-        for columns in grid.present.split(self._columns_at_once(grid.n_coefficients)):
-            layer = columns.div(grid.n_columns, rounding_mode="floor")
-            column = columns % grid.n_columns
-            factors = torch.cat([grid.coefficients(i)[column[some]] for i, some in by_layer(layer)])
-            index = columns[:, None] * grid.n_coefficients
-            index = index + torch.arange(grid.n_coefficients, device=columns.device)
+        for index, layer, column, factors in self._blocks(grid):
             yield index, *self._bounds(grid, layer, column, factors)
 
     def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,6 +131,14 @@ class Bounder(ABC):
             lower.append(low[:, 0])
             upper.append(high[:, 0])
         return torch.cat(lower), torch.cat(upper)
+
+    def _blocks(self, grid: Grid) -> Iterator[Block]:
+        for columns in grid.present.split(self._columns_at_once(grid.n_coefficients)):
+            layer = columns.div(grid.n_columns, rounding_mode="floor")
+            column = columns % grid.n_columns
+            factors = torch.cat([grid.coefficients(i)[column[some]] for i, some in by_layer(layer)])
+            index = columns[:, None] * grid.n_coefficients
+            yield index + torch.arange(grid.n_coefficients, device=columns.device), layer, column, factors
 
     def _columns_at_once(self, n_coefficients: int) -> int:
         """How many columns keep the largest temporary tensors within the budget."""
@@ -161,15 +170,17 @@ class Bounder(ABC):
 
 @dataclass(frozen=True)
 class LogProbabilityBounder(Bounder):
-    """Bounds changes of log probability.
+    """Bounds changes of log probability: the rise of the answers less the log-sum over the vocabulary.
 
     Attributes:
         geometry: of the model.
         tail: how each base state's prediction was split.
+        sums: bounds of log-sums, the same for all objectives; grids are put in as they are bounded.
     """
 
     geometry: Geometry
     tail: Tail
+    sums: Sums
 
     @property
     def _n_values(self) -> int:
@@ -177,7 +188,46 @@ class LogProbabilityBounder(Bounder):
         # Under a soft-cap the changes of logits take as much room again.
         return n_values if self.tail.slopes is None else 2 * n_values
 
+    def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """As for every bounder; what does not depend on the answers is computed once for all objectives."""
+        if grid in self.sums:
+            yield from self._all_from_sums(grid, *self.sums[grid])
+            return
+        collected = []
+        keep = 2 * 4 * len(grid.present) * grid.n_coefficients <= KEPT_SHARE * self.budget
+        for index, layer, column, factors in self._blocks(grid):
+            rise, below, above = self._rise_and_sums(grid, layer, column, factors)
+            if keep:
+                collected.append((below, above))
+            yield index, rise - above, rise - below
+        if collected:
+            below, above = map(torch.cat, zip(*collected, strict=True))
+            self.sums[grid] = below, above
+
+    def _all_from_sums(
+        self, grid: Grid, below: Tensor, above: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        start, rows = 0, self._rows(self.answers.tokens)
+        for index, layer, column, factors in self._blocks(grid):
+            values = [
+                self._products(grid.columns(here, _whole_or_index(column[some], grid.n_columns)), rows)
+                for here, some in by_layer(layer)
+            ]
+            rise = self.answers.rise(
+                factors[..., None] * torch.cat(values)[:, None], grid.base[layer][:, None]
+            )
+            here = slice(start, start + len(index))
+            yield index, rise - above[here], rise - below[here]
+            start += len(index)
+
     def _bounds(self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        rise, below, above = self._rise_and_sums(grid, layer, column, factors)
+        return rise - above, rise - below
+
+    def _rise_and_sums(
+        self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The rise of the answers, and a lower and an upper bound of the log-sum, `[n, m]` each."""
         values, norms, squares = [], [], []
         for here, some in by_layer(layer):
             vectors = grid.columns(here, _whole_or_index(column[some], grid.n_columns))
@@ -209,7 +259,7 @@ class LogProbabilityBounder(Bounder):
 
     def _inequalities(
         self, values: Tensor, norms: Tensor, squares: Tensor, factors: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         n_top, n_answers = self.tail.tokens.shape[1], len(self.answers.tokens)
         top, answers = values[:, None, :n_top], values[:, None, n_top : n_top + n_answers]
         mean, offset, *by_slope = values[:, n_top + n_answers :].T[..., None]
@@ -237,9 +287,7 @@ class LogProbabilityBounder(Bounder):
             above = below
         rise = self.answers.rise(factors[..., None] * answers, state[:, None])
         slack = ROUNDING * (1 + radius)
-        lower = rise - torch.logaddexp(sums, above) - slack
-        upper = rise - torch.logaddexp(sums, below) + slack
-        return lower, upper
+        return rise, torch.logaddexp(sums, below) - slack, torch.logaddexp(sums, above) + slack
 
 
 @dataclass(frozen=True)
@@ -275,7 +323,8 @@ class LogOddsBounder(Bounder):
 def bounder(
     focus: Focus,
     predicted: Predicted,
-    n_tokens: int,
+    tail: Callable[[], Tail],
+    sums: Sums,
     geometry: Callable[[], Geometry],
     budget: int,
 ) -> Bounder:
@@ -284,7 +333,8 @@ def bounder(
     Args:
         focus: the objective.
         predicted: what each base state predicts of the tokens in focus.
-        n_tokens: how many of each state's likeliest tokens are summed exactly.
+        tail: splits each state's prediction, called where the bounds need it.
+        sums: of that tail, of grids that were bounded before.
         geometry: of the model, asked for where the bounds need it.
         budget: bytes that temporary tensors may take.
     """
@@ -292,8 +342,7 @@ def bounder(
     answers = Group.of(objective.answers, predicted)
     if objective.against is not None:
         return LogOddsBounder(readout, answers, budget, Group.of(objective.against, predicted))
-    tail = split_tail(predicted, readout.unembedding, n_tokens)
-    return LogProbabilityBounder(readout, answers, budget, geometry(), tail)
+    return LogProbabilityBounder(readout, answers, budget, geometry(), tail(), sums)
 
 
 def _whole_or_index(index: Tensor, n_columns: int) -> Tensor | None:

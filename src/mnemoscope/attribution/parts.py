@@ -27,7 +27,7 @@ from mnemoscope.model.anatomy import Anatomy, Block, Projection
 from mnemoscope.model.capture import Trace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
     """Parts arranged as `[n_layers, n_columns, n_coefficients]`; a flat index runs in that order.
 

@@ -24,6 +24,9 @@ CAPPED_BLOCKS = 6
 # Shown the columns of a block (layer * n_columns + column, ascending) and their before-softmax
 # values `[n, n_vocabulary]` (those of the readout's tokens), to be read and not kept.
 Observer = Callable[[Tensor, Tensor], None]
+# Of parts whose columns are rows of values `[n_rows, n_vocabulary]`: from the values, each part's row,
+# coefficient and state, `[n]`, the latter ascending.
+Compute = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Scorer:
@@ -68,6 +71,34 @@ class Scorer:
 
     def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
         """Scores of the parts with these flat indices, ascending and unique, `[n] -> [n]`, nats."""
+        return self._of_each(self._score, grid, index, observer)
+
+    def log_sums(self, grid: Grid) -> Tensor:
+        """What every part raises the log-sum over the whole vocabulary by, whatever the objective, nats.
+
+        Returns:
+            `[n_layers, n_columns, n_coefficients]`, of a grid whose parts all take part.
+        """
+        index = torch.arange(grid.size, device=grid.base.device)
+        return self._of_each(self._rise_of_all, grid, index).view(grid.shape)
+
+    def rises(self, grid: Grid) -> Tensor:
+        """What every part raises the answers by, `[n_layers, n_columns, n_coefficients]`, nats.
+
+        Scores of log probability are these less `log_sums`.
+        """
+        rows = self.readout.unembedding[self.answers.tokens].float()
+        made = []
+        for layer in range(grid.n_layers):
+            values = self.readout.fold(grid.columns(layer, None)) @ rows.T
+            added = grid.coefficients(layer)[..., None] * values[:, None]
+            made.append(self.answers.rise(added, grid.base[layer].expand(added.shape[:2])))
+        return torch.stack(made)
+
+    def _of_each(
+        self, compute: Compute, grid: Grid, index: Tensor, observer: Observer | None = None
+    ) -> Tensor:
+        """A number for each of the parts with these flat indices, ascending and unique, `[n] -> [n]`."""
         layer, column, coefficient = grid.locate(index)
         factors = grid.gather_coefficients(layer, column, coefficient)
         states = grid.base[layer]
@@ -80,7 +111,7 @@ class Scorer:
             inside = torch.nonzero((rank >= start) & (rank < start + len(block)))[:, 0]
             for some in inside.split(MIN_ROWS):
                 rows = place[rank[some] - start]
-                scores[some] = self._score(values, rows, factors[some] * scale, states[some])
+                scores[some] = compute(values, rows, factors[some] * scale, states[some])
             start += len(block)
         return scores
 

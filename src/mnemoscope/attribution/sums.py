@@ -15,11 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution import parts, tables
-from mnemoscope.attribution.attribute import N_READ, Prediction
+from mnemoscope.attribution import tables
+from mnemoscope.attribution.attribute import N_READ
 from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.experts import with_experts
 from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.prediction import Prediction
 from mnemoscope.attribution.reading import TokenReader
 from mnemoscope.attribution.result import Cost
 from mnemoscope.attribution.scoring import Observer, Scorer
@@ -157,10 +158,8 @@ def summed_neurons(
     explorer, reader = SumExplorer(predictions, top, suppressing), TokenReader(N_READ)
     language_model = predictions[0].language_model
     anatomy = language_model.anatomy
-    ffn = same_columns([parts.ffn_neurons(p.trace, anatomy, p.base.ffn) for p in predictions])
-    attention = same_columns(
-        [parts.attention_neurons_summed(p.trace, anatomy, p.base.attention) for p in predictions]
-    )
+    ffn = same_columns([prediction.shared.ffn_neurons for prediction in predictions])
+    attention = same_columns([prediction.shared.attention_neurons_summed for prediction in predictions])
     of_ffn, ffn_cost = explorer.find(ffn, reader)
     of_attention, attention_cost = explorer.find(attention)
     made: dict[str, pd.DataFrame] = {}

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from mnemoscope.api import Model
 from mnemoscope.api.opened import MEMORY_BUDGET, Asked
-from mnemoscope.attribution import parts
-from mnemoscope.attribution.attribute import Prediction
 from mnemoscope.attribution.methods.base import Question
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.attribution.methods.removal import parts_of
 from mnemoscope.attribution.objective import Objective
+from mnemoscope.attribution.prediction import Prediction
 from mnemoscope.attribution.projected import ProjectedColumns
 from mnemoscope.attribution.query import QueryScores
 from mnemoscope.attribution.search import Pool
@@ -135,9 +134,8 @@ class Measurement:
     ) -> None:
         self.model, self.fact, self.prediction, self.options = model, fact, prediction, options
         self.anatomy = model.language_model.anatomy
-        trace, base = prediction.trace, prediction.base
         self._question = Question(prediction, "ffn", lambda: model.sensitivity)
-        ffn, attention = self._question.grid, parts.attention_neurons(trace, self.anatomy, base.attention)
+        ffn, attention = prediction.shared.ffn_neurons, prediction.shared.attention_neurons
         of_ffn = Pool(options.ffn_neurons, 1, 0, 1)
         # Behind the positions stands their sum.
         of_attention = Pool(options.attention_neurons, 1, 0, attention.n_coefficients - 1)
@@ -215,7 +213,7 @@ class Measurement:
         return table.astype(dict.fromkeys(("neuron", "head", "dim", "position"), "Int32"))
 
     def _layers(self, query: Query | None) -> pd.DataFrame:
-        scores = self.prediction.base.layer_scores(self.prediction.focus.objective)
+        scores = self.prediction.layer_scores()
         n_layers = len(scores)
         table = pd.DataFrame(
             {
@@ -229,8 +227,7 @@ class Measurement:
         return table.assign(query_of_attention=of_attention, query_of_ffn=of_ffn)
 
     def _heads(self) -> pd.DataFrame:
-        trace, base = self.prediction.trace, self.prediction.base
-        scores = self.prediction.scorer().all(parts.heads(trace, self.anatomy, base.attention))[..., 0]
+        scores = self.prediction.head_scores(self.prediction.scorer())
         layer, head = torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij")
         return _frame(layer=layer.flatten(), head=head.flatten(), score=scores.flatten())
 

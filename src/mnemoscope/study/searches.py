@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.attribute import Prediction
 from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.prediction import Prediction
 from mnemoscope.attribution.projected import ProjectedColumns
 from mnemoscope.attribution.scoring import Scorer
 from mnemoscope.attribution.search import Bounds, Pool, bound, settle

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemoscope.api import Model
+from mnemoscope.api.attributing import Run
 from mnemoscope.attribution.continuation import ContinuationAttribution
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.attribution.result import Attribution, records
@@ -30,6 +31,8 @@ MOST_PROMPT_TOKENS = 512
 MOST_TARGET_TOKENS = 16
 MOST_RESULTS = 16
 MOST_RESULT_BYTES = 64 * 2**20
+# Prompts whose states are kept, so that another target does not run them again.
+MOST_RUNS = 2
 
 Result = Attribution | ContinuationAttribution
 # Of a result as lists of rows, beside what the command line prints.
@@ -85,11 +88,11 @@ class Answers:
 
     def __init__(self) -> None:
         self._latest: Latest[Result] = Latest(MOST_RESULTS, MOST_RESULT_BYTES)
+        self._runs: Latest[Run] = Latest(MOST_RUNS)
 
     def predict(self, model: Model, asked: requests.PredictRequest) -> Answer:
         """Tokens and the likeliest next ones."""
-        _check_length(model, asked.prompt)
-        return json_answer(model.predict(asked.prompt, asked.top).to_json())
+        return json_answer(self._run(model, asked.prompt).predict(asked.top).to_json())
 
     def attribute(self, model: Model, asked: requests.AttributeRequest) -> Answer:
         """The object of `mnemoscope attribute --json`, each attribution in it with its `MORE_TABLES`."""
@@ -121,16 +124,9 @@ class Answers:
 
     def links(self, model: Model, asked: requests.LinksRequest) -> Answer:
         """The object of `mnemoscope links --json`."""
-        _check_length(model, asked.prompt)
         target, against = asked.asked()
-        result = model.attribute(
-            asked.prompt,
-            target,
-            against=against,
-            top=asked.values,
-            effects=False,
-            suppressing=False,
-            query=False,
+        result = self._run(model, asked.prompt).attribute(
+            target, against=against, top=asked.values, effects=False, suppressing=False, query=False
         )
         found = model.links(result, values=asked.values, depth=asked.depth, width=asked.width)
         return json_answer(found.to_json())
@@ -152,7 +148,7 @@ class Answers:
         found = model.compare_ablation(
             asked.prompt, asked.target, parts, seeds=asked.seeds, factor=asked.factor
         )
-        before = model.predict(asked.prompt, asked.top).to_json()["predictions"]
+        before = self._run(model, asked.prompt).predict(asked.top).to_json()["predictions"]
         with model.ablate(parts, factor=asked.factor):
             after = model.predict(asked.prompt, asked.top).to_json()["predictions"]
         return json_answer({**found.to_json(), "predictions_before": before, "predictions_after": after})
@@ -174,10 +170,18 @@ class Answers:
         known = self._latest.get(key)
         if known is not None:
             return known
-        _check_length(model, asked.prompt)
-        result = _attribute(model, asked)
+        result = _attribute(model, self._run(model, asked.prompt), asked)
         self._latest.put(key, result, n_bytes(result))
         return result
+
+    def _run(self, model: Model, prompt: str) -> Run:
+        """A prompt to ask of a model that nothing is done to now, run unless it is among the latest."""
+        run = self._runs.get((model.name, prompt))
+        if run is None:
+            _check_length(model, prompt)
+            run = model.run(prompt)
+            self._runs.put((model.name, prompt), run)
+        return run
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -201,7 +205,7 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
-def _attribute(model: Model, asked: requests.AttributeRequest) -> Result:
+def _attribute(model: Model, run: Run, asked: requests.AttributeRequest) -> Result:
     target, against = asked.asked()
     options = asked.model_dump(include={"top", "query", "effects", "suppressing"})
     if isinstance(target, str) and against is None:
@@ -213,7 +217,7 @@ def _attribute(model: Model, asked: requests.AttributeRequest) -> Result:
             )
         if n_tokens > 1:
             return model.attribute_continuation(asked.prompt, target, **options)
-    return model.attribute(asked.prompt, target, against=against, **options)
+    return run.attribute(target, against=against, **options)
 
 
 def _with_more_tables(result: Attribution) -> dict[str, Any]:

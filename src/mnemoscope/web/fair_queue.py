@@ -49,7 +49,7 @@ class Call(Generic[T]):
         lane: calls of a client in the same lane take each other's place; None for one that takes none.
         outcome: the answer, or why there is none.
         ahead: calls that were waiting or running when it came.
-        steps: blocks of the model that it has run.
+        steps: blocks of the model that it has run, the one that runs now among them.
         started: when its work began, by the clock of the event loop; None while it waits.
     """
 

@@ -12,8 +12,8 @@ T = TypeVar("T")
 class Latest(Generic[T]):
     """What was used last, by key; used by one thread only."""
 
-    def __init__(self, most: int, most_bytes: int) -> None:
-        """Keep no more than so many, and no more than so many bytes together."""
+    def __init__(self, most: int, most_bytes: int = 0) -> None:
+        """Keep no more than so many, and no more than so many bytes together where bytes are told."""
         self.most = most
         self.most_bytes = most_bytes
         self.n_bytes = 0
@@ -29,7 +29,7 @@ class Latest(Generic[T]):
         self._kept.move_to_end(key)
         return self._kept[key][0]
 
-    def put(self, key: Hashable, value: T, n_bytes: int) -> None:
+    def put(self, key: Hashable, value: T, n_bytes: int = 0) -> None:
         """Keep a value of so many bytes; those not used for longest make room for it."""
         if key in self._kept:
             self.n_bytes -= self._kept.pop(key)[1]

@@ -67,7 +67,7 @@ class Awaited(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _lines(self, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
-        call, told = self.call, 0
+        call, told = self.call, -1
         yield _line({"event": "queued", "ahead": call.ahead})
         while not call.outcome.done() and not gone.done():
             await asyncio.wait(

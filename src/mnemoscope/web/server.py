@@ -105,7 +105,6 @@ class Server:
 
         def work(step: Step) -> Answer:
             with stepping(model, step):
-                step()
                 return answer(model, asked)
 
         call = self.queue.submit(caller.client, caller.lane, work)

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mnemoscope.attribution import parts, tables
-from mnemoscope.attribution.attribute import Best, Prediction
+from mnemoscope.attribution.attribute import Best
 from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.prediction import Prediction
 from mnemoscope.attribution.search import Bounds, Pool, Scores, search
 from mnemoscope.errors import OptionError
 from mnemoscope.model.gradients import TotalEffects
@@ -68,10 +69,8 @@ class Question:
     @cached_property
     def grid(self) -> Grid:
         """The neurons, `[n_layers, n_columns, 1]`; their flat index is what methods speak of."""
-        trace, anatomy, base = self.prediction.trace, self.anatomy, self.prediction.base
-        if self.kind == "ffn":
-            return parts.ffn_neurons(trace, anatomy, base.ffn)
-        return parts.attention_neurons_summed(trace, anatomy, base.attention)
+        shared = self.prediction.shared
+        return shared.ffn_neurons if self.kind == "ffn" else shared.attention_neurons_summed
 
     @property
     def anatomy(self) -> parts.Anatomy:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.attribute import COARSE_TOKENS, FINE_TOKENS
 from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.methods.base import Question, Searched, with_base
 from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.prediction import COARSE_TOKENS, FINE_TOKENS
 from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.attribution.tails import split_tail
 from mnemoscope.model.readout import Predicted
 
 
@@ -56,12 +59,14 @@ class LogProbability(Searched):
 
 def _bounder(question: Question, n_tokens: int) -> Bounder:
     prediction = question.prediction
-    return bounder(prediction.focus, _uniform(question), n_tokens, prediction.geometry, prediction.budget)
+    predicted = _uniform(question)
+    tail = partial(split_tail, predicted, prediction.readout.unembedding, n_tokens)
+    return bounder(prediction.focus, predicted, tail, {}, prediction.geometry, prediction.budget)
 
 
 def _uniform(question: Question) -> Predicted:
     """What the state predicts that predicts every token in focus alike."""
-    return question.prediction.base.predicted.alike()
+    return question.prediction.predicted.alike()
 
 
 def _value(question: Question) -> Tensor:

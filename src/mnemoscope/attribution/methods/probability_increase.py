@@ -49,7 +49,7 @@ class _Carry:
         prediction = question.prediction
         if prediction.objective.against is not None:
             raise OptionError("a probability increase is not defined for log-odds; leave `against` out")
-        return _Carry(prediction.objective.value(prediction.base.predicted.log_probabilities).exp())
+        return _Carry(prediction.values.exp())
 
     def __call__(self, grid: Grid, index: Tensor, increase: Tensor) -> Tensor:
         layer, _, _ = grid.locate(index)

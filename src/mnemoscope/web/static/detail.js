@@ -1,6 +1,7 @@
 // One part looked at: a layer, a head with its positions and readings, a neuron with what it promotes.
 
 import { shown, shownQuestion } from "./answer.js";
+import { cancel } from "./api.js";
 import { button, byId, element, fill } from "./dom.js";
 import { activators } from "./links.js";
 import { neuronRows } from "./neurons.js";
@@ -37,6 +38,12 @@ export function showDetail(canFollow, takesFocus) {
   if (part.kind === "layer") fill(reading, layerParts(part));
   if (canFollow && KINDS.includes(part.kind)) showActivators(name, activated);
   if (takesFocus) byId("detail-title").focus();
+}
+
+/** Stop what is asked about the open part; what is shown of it stays until the next answer. */
+export function stopReading() {
+  cancel("detail");
+  cancel("links-of-one");
 }
 
 function close() {

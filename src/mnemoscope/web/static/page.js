@@ -3,7 +3,7 @@
 import { get, Refusal } from "./api.js";
 import { attribute, forgetAnswer, showAnswer, shown } from "./answer.js";
 import { ablate, forgetAblation, showBench } from "./bench.js";
-import { showDetail, startDetail } from "./detail.js";
+import { showDetail, startDetail, stopReading } from "./detail.js";
 import { byId, element, fill } from "./dom.js";
 import { followLinks, offerLinks } from "./links.js";
 import { compareMethods, forgetMethods, startMethods } from "./methods.js";
@@ -68,6 +68,7 @@ async function explain() {
   const question = current();
   showQuestion(question);
   forgetAnswer();
+  stopReading();
   forgetComputed();
   showBench();
   await attribute(question, asked().can.query, (isComplete) => {

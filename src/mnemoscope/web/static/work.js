@@ -2,7 +2,7 @@
 
 import { ask, cancel, Refusal, Superseded } from "./api.js";
 import { button, byId, element, fill } from "./dom.js";
-import { count, several } from "./numbers.js";
+import { several } from "./numbers.js";
 
 /** Say something to those who do not see the page. */
 export function announce(text) {
@@ -45,7 +45,7 @@ export function refuse(place, title, error) {
 
 function told(event) {
   if (event.event === "queued") return event.ahead ? `waiting behind ${several(event.ahead, "request")}` : "starting";
-  return `${count(event.blocks_run)} blocks run, ${event.seconds.toFixed(1)} s`;
+  return `${several(event.blocks_run, "block")} run, ${event.seconds.toFixed(1)} s`;
 }
 
 /** A newer question may have put its own progress here. */

@@ -1,0 +1,179 @@
+"""One prediction, read out and ready to be scored, and what it has in common with others of its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+from torch import Tensor
+
+from mnemoscope.attribution import parts
+from mnemoscope.attribution.base import BaseStates, base_states
+from mnemoscope.attribution.bounds import Bounder, Geometry, Sums, bounder
+from mnemoscope.attribution.objective import Focus, Objective
+from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.projected import ProjectedColumns
+from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.attribution.tails import Tail, split_tail
+from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.capture import Trace
+from mnemoscope.model.components import Components
+from mnemoscope.model.gradients import TotalEffects, total_effects
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.readout import FrozenReadout, Predicted
+
+# Tokens summed exactly by the first bound of every part and by the second of those left.
+COARSE_TOKENS = 32
+FINE_TOKENS = 1024
+
+
+class Shared:
+    """What is the same whatever is asked of a prompt's prediction; made when it is first needed."""
+
+    def __init__(self, anatomy: Anatomy, trace: Trace, readout: FrozenReadout) -> None:
+        """Nothing is made yet."""
+        self._anatomy, self._trace, self._readout = anatomy, trace, readout
+        self._tails: dict[int, Tail] = {}
+        self._head_log_sums: Tensor | None = None
+        self._sums: dict[int, Sums] = {}
+
+    @cached_property
+    def base(self) -> BaseStates:
+        """The states along the way."""
+        return base_states(self._trace)
+
+    @cached_property
+    def predicted(self) -> Predicted:
+        """What each of them predicts, of the whole vocabulary."""
+        return self._readout.predict(self.base.states)
+
+    @cached_property
+    def ffn_neurons(self) -> Grid:
+        """Every FFN neuron."""
+        return parts.ffn_neurons(self._trace, self._anatomy, self.base.ffn)
+
+    @cached_property
+    def attention_neurons(self) -> Grid:
+        """Every attention neuron at each position, and their sums."""
+        return parts.attention_neurons(self._trace, self._anatomy, self.base.attention)
+
+    @cached_property
+    def attention_neurons_summed(self) -> Grid:
+        """Every attention neuron with its positions added up."""
+        return parts.attention_neurons_summed(self._trace, self._anatomy, self.base.attention)
+
+    @cached_property
+    def heads(self) -> Grid:
+        """Every head."""
+        return parts.heads(self._trace, self._anatomy, self.base.attention)
+
+    @cached_property
+    def heads_at_positions(self) -> Grid:
+        """Every head at every position."""
+        return parts.heads_at_positions(self._trace, self._anatomy, self.base.attention)
+
+    def head_log_sums(self, scorer: Scorer) -> Tensor:
+        """What every head raises the log-sum over the vocabulary by, `[n_layers, n_heads, 1]`, nats."""
+        if self._head_log_sums is None:
+            self._head_log_sums = scorer.log_sums(self.heads)
+        return self._head_log_sums
+
+    def tail(self, n_tokens: int) -> Tail:
+        """What those predictions leave beside so many of their likeliest tokens."""
+        if n_tokens not in self._tails:
+            self._tails[n_tokens] = split_tail(self.predicted, self._readout.unembedding, n_tokens)
+        return self._tails[n_tokens]
+
+    def sums(self, n_tokens: int) -> Sums:
+        """What was computed of the bounds with that tail."""
+        return self._sums.setdefault(n_tokens, {})
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One prediction to attribute, read out and ready to be scored.
+
+    Attributes:
+        language_model: the model.
+        geometry: what bounds of log probability need to know of its weights; log-odds do not ask.
+        tokens: texts of the prompt's tokens.
+        trace: of the prompt.
+        readout: frozen at its final state.
+        log_probabilities: of the next token, `[n_vocabulary]`.
+        shared: with the predictions that `asking` makes of it.
+        objective: what is asked of it.
+        budget: bytes that temporary tensors may take.
+        projected: columns that earlier predictions projected to the vocabulary, and a place for more.
+        components: what is written at every position of the prompt; None unless it was asked for.
+    """
+
+    language_model: LanguageModel
+    geometry: Callable[[], Geometry]
+    tokens: tuple[str, ...]
+    trace: Trace
+    readout: FrozenReadout
+    log_probabilities: Tensor
+    shared: Shared
+    objective: Objective
+    budget: int
+    projected: ProjectedColumns | None = None
+    components: Components | None = None
+
+    def asking(self, objective: Objective) -> Prediction:
+        """The same prediction asked something else; what is shared is not made again."""
+        return replace(self, objective=objective)
+
+    @cached_property
+    def focus(self) -> Focus:
+        """The tokens that scores depend on."""
+        return self.objective.focus(self.readout)
+
+    @cached_property
+    def predicted(self) -> Predicted:
+        """What each base state predicts of the tokens in focus."""
+        if self.focus.is_all:
+            return self.shared.predicted
+        return self.focus.readout.predict(self.shared.base.states)
+
+    @cached_property
+    def values(self) -> Tensor:
+        """Of the objective in each base state, `[n_states]`, nats."""
+        return self.focus.objective.value(self.predicted.log_probabilities)
+
+    def layer_scores(self) -> Tensor:
+        """Of each layer's attention and FFN output, `[n_layers, 2]`, nats."""
+        return self.shared.base.layer_scores(self.values)
+
+    def head_scores(self, scorer: Scorer) -> Tensor:
+        """Of every head by the prediction's scorer, `[n_layers, n_heads]`, nats."""
+        heads = self.shared.heads
+        if not self.focus.is_all:
+            return scorer.all(heads)[..., 0]
+        return (scorer.rises(heads) - self.shared.head_log_sums(scorer))[..., 0]
+
+    def scorer(self) -> Scorer:
+        """Exact scores."""
+        return Scorer(self.focus.readout, self.predicted, self.focus.objective, self.budget, self.projected)
+
+    def _bounder(self, n_tokens: int) -> Bounder:
+        """Bounds that sum so many tokens of every base state exactly."""
+        tail = partial(self.shared.tail, n_tokens)
+        return bounder(
+            self.focus, self.predicted, tail, self.shared.sums(n_tokens), self.geometry, self.budget
+        )
+
+    @cached_property
+    def coarse(self) -> Bounder:
+        """Quick bounds of every part."""
+        return self._bounder(COARSE_TOKENS)
+
+    @cached_property
+    def fine(self) -> Bounder:
+        """Tighter bounds, made when a search needs them."""
+        return self._bounder(FINE_TOKENS)
+
+    def total_effects(self) -> TotalEffects:
+        """First-order total effects, by one more forward pass and a backward one."""
+        model, anatomy = self.language_model.model, self.language_model.anatomy
+        return total_effects(model, anatomy, self.trace.token_ids.tolist(), self.objective.value)

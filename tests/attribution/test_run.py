@@ -1,0 +1,88 @@
+"""A prompt that is run once answers every question as one that is run anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import mnemoscope as ms
+from mnemoscope.model.family import Family
+from support import WITH_EXPERTS, check_alike, family_id, open_tiny, words
+
+PROMPT = words(5, 17, 80, 33)
+ASKED: list[dict[str, Any]] = [
+    {},
+    {"target": " w40", "query": False},
+    {"target": 23, "effects": False, "suppressing": False, "query": False},
+    {"target": [7, 66], "against": [" w41"]},
+    {"target": [7, 66, 12]},
+    {"target": " w41", "by": "total"},
+    {"target": " w42", "neurons": "bounds"},
+]
+
+
+@contextmanager
+def counted(model: ms.Model) -> Iterator[list[None]]:
+    """A list that grows with every pass through the model's body."""
+    passes: list[None] = []
+    body = model.language_model.model.base_model
+    handle = body.register_forward_pre_hook(lambda *_: passes.append(None))
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("family", WITH_EXPERTS, ids=family_id)
+def test_every_question_is_answered_as_of_a_run_of_its_own(family: Family) -> None:
+    model = open_tiny(family.build())
+    run = model.run(PROMPT)
+    for options in [*ASKED, *ASKED]:
+        check_alike(run.attribute(**options, top=6), model.attribute(PROMPT, **options, top=6))
+    assert run.predict(5).table.equals(model.predict(PROMPT, 5).table)
+
+
+def test_a_prompt_is_run_once(llama: ms.Model) -> None:
+    run = llama.run(PROMPT)
+    with counted(llama) as passes:
+        run.predict()
+        assert len(passes) == 1
+        for target in (None, 40, " w41"):
+            run.attribute(target, effects=False, query=False)
+        assert len(passes) == 1
+        run.attribute(40, query=False)
+        assert len(passes) == 2
+
+
+def test_nothing_is_run_for_a_target_that_is_none(llama: ms.Model) -> None:
+    with counted(llama) as passes, pytest.raises(ms.TargetError):
+        llama.run(PROMPT).attribute(" nothing of the kind")
+    assert passes == []
+
+
+def test_a_run_is_of_the_model_as_it_was_then(llama: ms.Model) -> None:
+    before = llama.run(PROMPT)
+    before.predict()
+    with llama.ablate([ms.FFNNeuron(1, 3)]):
+        for ask in (before.predict, before.attribute):
+            with pytest.raises(ms.OptionError, match="changed otherwise than when this run was begun"):
+                ask()
+        during = llama.run(PROMPT)
+        check_alike(during.attribute(40), llama.attribute(PROMPT, 40))
+        with llama.ablate([ms.Head(0, 0)]), pytest.raises(ms.OptionError, match="changed otherwise"):
+            during.predict()
+        during.predict()
+    with pytest.raises(ms.OptionError, match="begin another run"):
+        during.attribute(40)
+    before.attribute(40)
+
+
+def test_parts_of_a_run_with_a_changed_head_do_not_add_up(llama: ms.Model) -> None:
+    with llama.ablate([ms.Head(0, 0)]):
+        run = llama.run(PROMPT)
+        run.predict()
+        with pytest.raises(ms.OptionError, match="would not add up"):
+            run.attribute(40)
