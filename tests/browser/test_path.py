@@ -9,8 +9,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 import mnemoscope as ms
 from mnemoscope.testing import words
@@ -129,6 +130,40 @@ def export(page: Page, result: ms.Attribution, folder: Path) -> None:
 
 def test_nothing_is_wider_than_the_page(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_links_are_drawn(visit: Visitor, address: str, llama: ms.Model) -> None:
+    page = visit(address)
+    page.get_by_role("button", name="Follow the links").click()
+    expect(page.locator("#links-result details[open] .flow")).to_be_visible()
+    links = llama.links(llama.attribute(PROMPT, top=5, query=False), values=5, depth=2, width=5)
+    roots = links.nodes[links.nodes["depth"] == 0].sort_values("value_score", ascending=False)["id"].tolist()
+    graph = links.to_networkx()
+    root = max(roots, key=lambda node: len(nx.ancestors(graph, node)))
+    back = graph.subgraph([root, *nx.ancestors(graph, root)])
+    page.evaluate("for (const each of document.querySelectorAll('#links-result details')) each.open = true")
+    picture = page.locator("#links-result details").nth(roots.index(root)).locator(".flow")
+    assert sorted(picture.locator(".node title").all_text_contents()) == sorted(back)
+    edges = back.edges(data="share")
+    assert picture.locator(".edge").count() == len(edges)
+    assert picture.locator(".edge.lowers").count() == sum(share < 0 for _, _, share in edges)
+    # The strongest is drawn last, as the widest.
+    source, target, _ = max(edges, key=lambda edge: abs(edge[2]))
+    strongest = picture.locator(".edge").last
+    assert (strongest.text_content() or "").startswith(f"{source} → {target}: ")
+    assert strongest.get_attribute("stroke-width") == "8.75"
+    assert all(y1 < y2 for y1, y2 in ends(picture))
+    part = picture.locator(".part-of-flow").last
+    name = part.locator("text").text_content() or ""
+    part.click()
+    expect(page.locator("#detail-title")).to_contain_text(name)
+
+
+def ends(picture: Locator) -> list[tuple[float, float]]:
+    """Where every line of a flow begins and ends, in pixels downwards."""
+    lines = [edge.get_attribute("d") or "" for edge in picture.locator(".edge").all()]
+    numbers = [re.findall(r"-?[\d.]+", line) for line in lines]
+    return [(float(found[1]), float(found[-1])) for found in numbers]
 
 
 def test_links_and_methods(visit: Visitor, address: str) -> None:

@@ -7,16 +7,24 @@
  * event) and `data` (`dataset`). Children are nodes or texts; null is left out.
  */
 export function element(tag, properties = {}, ...children) {
-  const made = document.createElement(tag);
+  return made(document.createElement(tag), properties, children);
+}
+
+/** The same of SVG. */
+export function drawing(tag, properties = {}, ...children) {
+  return made(document.createElementNS("http://www.w3.org/2000/svg", tag), properties, children);
+}
+
+function made(node, properties, children) {
   const { text, on = {}, data = {}, ...attributes } = properties;
   for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+    if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
   }
-  for (const [event, listener] of Object.entries(on)) made.addEventListener(event, listener);
-  Object.assign(made.dataset, data);
-  if (text !== undefined) made.textContent = text;
-  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
-  return made;
+  for (const [event, listener] of Object.entries(on)) node.addEventListener(event, listener);
+  Object.assign(node.dataset, data);
+  if (text !== undefined) node.textContent = text;
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  return node;
 }
 
 /** Put other nodes into an element; the focus stays at what has the same `data-key` as before. */

@@ -1,11 +1,12 @@
-// Links: what activates single value neurons, and that in turn, as trees.
+// Links: what activates single value neurons, and that in turn, as pictures and as trees.
 
 import { shownQuestion } from "./answer.js";
 import { cancel } from "./api.js";
 import { button, byId, element, fill } from "./dom.js";
 import { rowExports } from "./exports.js";
+import { flow } from "./flow.js";
 import { number, percent, places, signed } from "./numbers.js";
-import { nameOf } from "./parts.js";
+import { nameOf, nodeName } from "./parts.js";
 import { partButton } from "./selecting.js";
 import { change } from "./state.js";
 import { token } from "./tokens.js";
@@ -55,13 +56,19 @@ function drawn(found) {
       text:
         `The ${FOLLOWED.values} strongest value neurons of each kind, ${FOLLOWED.depth} steps back. The share says how much of what a ` +
         `neuron reads comes from the part, the nats are that share of its score. These links explain ` +
-        `${percent(found.explained)} of the value neurons’ scores.`,
+        `${percent(found.explained)} of the value neurons’ scores. In the pictures circles are FFN neurons, squares heads and diamonds ` +
+        `attention neurons; a line is as wide as the share, and broken where it works against its reader.`,
     }),
     roots.map((root, place) =>
-      element("details", { class: "tree", open: place === 0 }, element("summary", {}, graph.label(root, null)), graph.links(root, "links")),
+      element("details", { class: "tree", open: place === 0, on: { toggle: showEnd } }, element("summary", {}, graph.label(root, null)), graph.picture(root), graph.links(root, "links")),
     ),
     element("div", { class: "table-foot" }, rowExports("links", found.edges)),
   ];
+}
+
+/** A picture that is wider than its room shows where it ends: at the value neuron. */
+function showEnd({ currentTarget }) {
+  for (const room of currentTarget.querySelectorAll(".scroll")) room.scrollLeft = room.scrollWidth;
 }
 
 class Graph {
@@ -78,6 +85,18 @@ class Graph {
   roots() {
     const found = [...this.nodes.values()].filter(({ depth }) => depth === 0);
     return found.sort((one, other) => number(other.value_score) - number(one.value_score));
+  }
+
+  /** A value neuron and everything that was followed back from it; null if nothing was. */
+  picture(root) {
+    const [nodes, edges] = [new Set([root]), []];
+    for (const node of nodes) {
+      for (const edge of this.edges.get(node.id)) {
+        edges.push(edge);
+        nodes.add(this.nodes.get(edge.source));
+      }
+    }
+    return edges.length > 0 ? flow(root, [...nodes], edges) : null;
   }
 
   /** A value neuron with what activates it. */
@@ -109,11 +128,6 @@ class Graph {
     const kind = isPart ? `${node.kind === "ffn" ? "FFN" : node.kind} ` : "";
     return element("span", { class: "link" }, kind, name, " ", token(node.token), element("span", { class: "worth", text: ` ${worth}` }));
   }
-}
-
-function nodeName(node) {
-  if (node.kind === "ffn") return `FFN ${node.layer}.${node.neuron}`;
-  return node.kind === "attention" ? `attention ${node.layer}.${node.head}.${node.dim}` : node.kind;
 }
 
 function cancels() {

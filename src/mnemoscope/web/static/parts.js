@@ -31,6 +31,13 @@ export function nameOf(kind, row) {
   return `layer.${row.layer}.${row.kind}`;
 }
 
+/** The name of a node of the graph of links, as `FFN 24.1005` or `embeddings`. */
+export function nodeName({ kind, layer, neuron, head, dim }) {
+  if (kind === "ffn") return `FFN ${layer}.${neuron}`;
+  if (kind === "attention") return `attention ${layer}.${head}.${dim}`;
+  return kind === "head" ? `head ${layer}.${head}` : kind;
+}
+
 /** The numbers alone, as `24.1005`. */
 export function shortName(name) {
   const part = parsed(name);
