@@ -63,7 +63,7 @@ def test_a_model_that_is_not_there_is_told() -> None:
 @pytest.fixture
 def started(folder: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address that a server of the folder's model told, and its process."""
-    command = [*COMMAND, "serve", "--model", folder, "--port", "0"]
+    command = [*COMMAND, "serve", "--model", folder, "--port", "0", "--time-limit", "7"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         told = next(line for line in process.stderr if "Mnemoscope is at" in line)
@@ -76,7 +76,9 @@ def started(folder: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 def test_a_server_answers_until_it_is_interrupted(started: tuple[str, subprocess.Popen[str]]) -> None:
     address, process = started
     with urllib.request.urlopen(f"{address}api/models", timeout=30) as answer:
-        (model,) = json.load(answer)["models"]
+        told = json.load(answer)
+    assert told["limits"]["seconds"] == 7
+    (model,) = told["models"]
     assert model["architecture"] == "LlamaForCausalLM"
     with urllib.request.urlopen(address, timeout=30) as page:
         assert b"Mnemoscope" in page.read()

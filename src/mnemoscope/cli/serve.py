@@ -17,7 +17,7 @@ _HERE, _EVERYWHERE = "127.0.0.1", "0.0.0.0"
 
 
 @commands.command(epilog=example("mnemoscope serve --open"))
-def serve(
+def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,6 +34,10 @@ def serve(
             "is given.",
         ),
     ] = False,
+    time_limit: Annotated[
+        float,
+        typer.Option(min=1, metavar="SECONDS", help="How long one request may take."),
+    ] = 300.0,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     dtype: Dtype = None,
     device: Device = None,
@@ -44,6 +48,8 @@ def serve(
     _check_names(names)
     _check_installed()
     with stdout_kept_clean():
+        from mnemoscope.web.app import make_app
+        from mnemoscope.web.fair_queue import Limits
         from mnemoscope.web.serving import address_of, bind, is_loopback, listen, names_of
 
         host = host or (_EVERYWHERE if allow_network else _HERE)
@@ -64,7 +70,8 @@ def serve(
             tell(
                 f"Mnemoscope is at {address} until Ctrl-C; its API is described at {address}api/openapi.json"
             )
-            listen(models, listening, names_of(host, not here), address if open_browser else None)
+            app = make_app(models, names_of(host, not here), Limits(seconds=time_limit))
+            listen(app, listening, address if open_browser else None)
 
 
 def _check_names(names: list[str]) -> None:

@@ -38,7 +38,7 @@ class Limits:
 
     waiting_of_client: int = 4
     waiting: int = 32
-    seconds: float = 120.0
+    seconds: float = 300.0
 
 
 class Call(Generic[T]):
@@ -223,6 +223,7 @@ class FairQueue:
         return come_again(
             503,
             f"the request took longer than {self.limits.seconds:g} s and was stopped",
-            "ask for less: a shorter prompt, fewer tokens, neurons or controls; or use the command line",
+            "ask for less (a shorter prompt, fewer neurons or controls), use the command line, or start the "
+            "server with a longer --time-limit",
             LONGEST_RETRY,
         )

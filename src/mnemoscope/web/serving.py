@@ -1,4 +1,4 @@
-"""Opening models and listening, until somebody stops it."""
+"""Listening, until somebody stops it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import ipaddress
 import socket
 import threading
 import webbrowser
-from collections.abc import Mapping
 
 import uvicorn
 from fastapi import FastAPI
 
-from mnemoscope.api import Model
 from mnemoscope.errors import OptionError
-from mnemoscope.web.app import make_app
 from mnemoscope.web.guard import LOOPBACK, Names
 
 SECONDS_TO_END = 5
@@ -87,16 +84,15 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def listen(models: Mapping[str, Model], listening: socket.socket, names: Names, open_at: str | None) -> None:
+def listen(app: FastAPI, listening: socket.socket, open_at: str | None) -> None:
     """Serve until interrupted.
 
     Args:
-        models: by name.
+        app: what answers.
         listening: what `bind` took; whoever connects before the server runs waits for it.
-        names: that the server may be reached by.
         open_at: what to open in the browser; None for nothing.
     """
-    server = make_server(make_app(models, names))
+    server = make_server(app)
     if open_at is not None:
         # It may wait for the browser, which waits for us.
         threading.Thread(target=webbrowser.open, args=[open_at], daemon=True).start()
