@@ -24,6 +24,7 @@ from mnemoscope.errors import (
 
 if TYPE_CHECKING:
     from mnemoscope.api import Model, load
+    from mnemoscope.api.attributing import Run
     from mnemoscope.api.estimating import estimate
     from mnemoscope.attribution.continuation import ContinuationAttribution
     from mnemoscope.attribution.head_reading import HeadReading
@@ -74,6 +75,7 @@ __all__ = [
     "QueryNeurons",
     "QueryTables",
     "Ranking",
+    "Run",
     "Source",
     "Studies",
     "Study",
@@ -111,6 +113,7 @@ _LAZY = {
     "QueryNeurons": "mnemoscope.attribution.query_neurons",
     "QueryTables": "mnemoscope.attribution.query_neurons",
     "Ranking": "mnemoscope.attribution.ranking",
+    "Run": "mnemoscope.api.attributing",
     "Source": "mnemoscope.study.running",
     "Studies": "mnemoscope.study.opened",
     "Study": "mnemoscope.study.opened",
