@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from served import PROMPT
@@ -85,3 +87,15 @@ def saved(page: Page, button: Locator, folder: Path) -> str:
     path = folder / download.value.suggested_filename
     download.value.save_as(path)
     return path.read_bytes().decode("utf-8")
+
+
+def violations(page: Page, **options: Any) -> list[str]:
+    """What axe-core calls grave, and where."""
+    # Of what passes nothing is told: thousands of elements would be.
+    found = Axe().run(page, options={"resultTypes": ["violations"], **options}).response["violations"]
+    return [
+        f"{rule['id']}: {node['target']} {node['failureSummary']}"
+        for rule in found
+        if rule["impact"] in GRAVE
+        for node in rule["nodes"]
+    ]

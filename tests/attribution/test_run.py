@@ -40,7 +40,7 @@ def counted(model: ms.Model) -> Iterator[list[None]]:
 def test_every_question_is_answered_as_of_a_run_of_its_own(family: Family) -> None:
     model = open_tiny(family.build())
     run = model.run(PROMPT)
-    for options in [*ASKED, *ASKED]:
+    for options in [*ASKED, ASKED[0]]:
         check_alike(run.attribute(**options, top=6), model.attribute(PROMPT, **options, top=6))
     assert run.predict(5).table.equals(model.predict(PROMPT, 5).table)
 

@@ -5,20 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from pages import GRAVE, PHONE, WIDE, Visitor, complete, head_cell
-
-
-def violations(page: Page) -> list[str]:
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{rule['id']}: {node['target']} {node['failureSummary']}"
-        for rule in found
-        if rule["impact"] in GRAVE
-        for node in rule["nodes"]
-    ]
+from pages import PHONE, WIDE, Visitor, complete, head_cell, violations
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

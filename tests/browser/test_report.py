@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 import mnemoscope as ms
-from pages import GRAVE, PHONE, WIDE, Visitor
+from pages import PHONE, WIDE, Visitor, violations
 from served import PROMPT
 
 pytestmark = pytest.mark.slow
@@ -79,15 +78,12 @@ def test_every_panel_is_there_without_a_network(visit: Visitor, report: Path, si
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def grave(page: Page) -> list[str]:
-    found = Axe().run(page).response["violations"]
-    return [rule["id"] for rule in found if rule["impact"] in GRAVE]
-
-
 def test_nothing_keeps_people_out(visit: Visitor, report: Path, llama: ms.Model, tmp_path: Path) -> None:
-    assert grave(opened(visit, report)) == []
-    short = llama.attribute(PROMPT).save(tmp_path / "short.html")
-    assert grave(opened(visit, short, scheme="dark")) == []
+    # The contrast of thousands of cells takes a minute, and is that of a few.
+    assert violations(opened(visit, report), rules={"color-contrast": {"enabled": False}}) == []
+    short = llama.attribute(PROMPT, top=5).save(tmp_path / "short.html")
+    for scheme in ("light", "dark"):
+        assert violations(opened(visit, short, scheme=scheme)) == []
 
 
 def test_its_data_can_be_saved_and_loads_again(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 import mnemoscope as ms
 from pages import Visitor, complete
@@ -16,23 +16,31 @@ WATCH = """() => {
 }"""
 
 
-def test_a_newer_target_takes_the_place_of_an_older_one(visit: Visitor, llama: ms.Model, gate: Gate) -> None:
+def test_a_newer_question_takes_the_place_of_an_older_one(
+    visit: Visitor, llama: ms.Model, gate: Gate
+) -> None:
+    prompts = [f"{PROMPT} w{number}" for number in range(8)]
+    likeliest = {prompt: str(llama.predict(prompt, 1).table["id"][0]) for prompt in prompts}
+    older = prompts[0]
+    newer = next(prompt for prompt in prompts if likeliest[prompt] != likeliest[older])
     with live(llama) as address:
         page = visit(address)
-        explain = page.locator("#predictions [data-key^='explain.']")
-        before = page.locator("#answer").get_attribute("data-target")
-        newest = (explain.nth(3).get_attribute("data-key") or "").removeprefix("explain.")
         page.evaluate(WATCH)
         gate.close()
-        explain.nth(2).click()
+        ask(page, older)
         assert gate.reached.wait(10)
-        explain.nth(3).click()
+        ask(page, newer)
         expect(page.locator("#attribute-progress .working")).to_be_visible()
         gate.open()
-        expect(page.locator("#answer")).to_have_attribute("data-target", newest)
+        expect(page.locator("#answer")).to_have_attribute("data-target", likeliest[newer])
         complete(page)
         assert page.locator("[role=alert]").count() == 0
-        assert set(page.evaluate("window.drawn")) == {newest} != {before}
+        assert set(page.evaluate("window.drawn")) == {likeliest[newer]}
+
+
+def ask(page: Page, prompt: str) -> None:
+    page.get_by_role("textbox", name="Prompt").fill(prompt)
+    page.keyboard.press("Enter")
 
 
 def test_progress_is_shown_and_can_be_cancelled(visit: Visitor, llama: ms.Model, gate: Gate) -> None:
@@ -61,8 +69,7 @@ def test_a_server_that_is_gone_is_told(visit: Visitor, llama: ms.Model) -> None:
     visit.refusals.append("ERR_CONNECTION_REFUSED")
     with live(llama) as address:
         page = visit(address)
-    page.get_by_role("textbox", name="Prompt").fill(f"{PROMPT} w9")
-    page.keyboard.press("Enter")
+    ask(page, f"{PROMPT} w9")
     expect(page.get_by_role("alert").first).to_contain_text("start it again with: mnemoscope serve")
 
 
@@ -81,6 +88,7 @@ def test_reduced_motion(visit: Visitor, llama: ms.Model, gate: Gate) -> None:
         page = visit(address)
         gate.close()
         page.locator("#predictions [data-key^='explain.']").nth(2).click()
+        assert gate.reached.wait(10)
         pulse = page.locator(".pulse").first
         expect(pulse).to_be_visible()
         assert pulse.evaluate("at => getComputedStyle(at).animationName") == "none"
