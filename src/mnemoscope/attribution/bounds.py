@@ -216,8 +216,8 @@ class LogProbabilityBounder(Bounder):
             rise = self.answers.rise(
                 factors[..., None] * torch.cat(values)[:, None], grid.base[layer][:, None]
             )
-            here = slice(start, start + len(index))
-            yield index, rise - above[here], rise - below[here]
+            block = slice(start, start + len(index))
+            yield index, rise - above[block], rise - below[block]
             start += len(index)
 
     def _bounds(self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
