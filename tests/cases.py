@@ -8,7 +8,8 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.bounds import Bounder, Geometry, Sums, bounder
+from mnemoscope.attribution.bounds import Bounder, Sums, bounder
+from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.scoring import Scorer

@@ -11,6 +11,7 @@ from mnemoscope.attribution.base import base_states
 from mnemoscope.attribution.objective import Objective
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.soft_cap import capped
 from support import REPRESENTATIVES, open_tiny, words
 
 PROMPT = (5, 17, 80, 33, 5, 61, 9)
@@ -30,7 +31,7 @@ def test_the_readout_of_the_final_state_is_the_models_own_prediction(tiny: ms.Mo
     with torch.no_grad():
         logits = language_model.model(torch.tensor([PROMPT])).logits[0, -1]
     frozen = language_model.anatomy.readout.freeze(trace.final_state)
-    found = frozen.logits(trace.final_state[None])[0]
+    found = capped(frozen.uncapped_logits(trace.final_state[None]), frozen.soft_cap)[0]
     assert close(found, logits)
     assert close(frozen.log_probabilities(trace.final_state[None])[0], logits.log_softmax(-1))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mnemoscope.attribution.bounds import Geometry
+from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.prediction import Prediction, Shared
 from mnemoscope.attribution.projected import ProjectedColumns

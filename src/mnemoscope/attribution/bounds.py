@@ -8,94 +8,34 @@ changes of logits in place of b.
 
 `b_w` stands for the rise of the answers' total probability before it is normalised, which is exact for any
 number of answers. In log-odds nothing is normalised, so their bounds are the scores up to rounding.
+
+Scores and bounds are computed in float32; `Rounding` bounds how far they are from exact arithmetic with the
+same states and weights (docs/search.md#rounding).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from mnemoscope.attribution.base import log_sum_exp
+from mnemoscope.attribution.geometry import Geometry, Rounding, unit
 from mnemoscope.attribution.objective import Focus, Group
 from mnemoscope.attribution.parts import Grid, by_layer
-from mnemoscope.attribution.tails import WIDER, Added, Tail
-from mnemoscope.model.anatomy import Projection
-from mnemoscope.model.readout import FrozenReadout, Predicted, Readout
+from mnemoscope.attribution.tails import MEAN_ROWS, WIDER, Added, Tail
+from mnemoscope.model.readout import FrozenReadout, Predicted
 
 # Share of the budget that bounds kept for another objective may take.
 KEPT_SHARE = 1 / 8
-# Float32 rounding of a dot product, as a share of the two vectors' norms, and of a logarithm in nats.
-ROUNDING = 2e-6
 
-T = TypeVar("T")
 # Bounds of the log-sums of every part of a grid, `[n_present, n_coefficients]` each, nats.
 Sums = dict[Grid, tuple[Tensor, Tensor]]
 # Some columns of a grid: flat indices `[n, n_coefficients]`, layers and columns `[n]`, coefficients.
 Block = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-class Geometry:
-    """What the bounds need to know of a model's weights; made once per model, filled as asked for.
-
-    The weights must not change afterwards, or the bounds would no longer hold.
-    """
-
-    def __init__(self, readout: Readout) -> None:
-        self.readout = readout
-        embeddings = readout.unembedding
-        self.n_vocabulary, d_model = embeddings.shape
-        total = torch.zeros(d_model, device=embeddings.device)
-        for part in embeddings.split(8192):
-            total += part.float().sum(0)
-        self.mean = total / self.n_vocabulary
-        self.gram = torch.zeros(d_model, d_model, device=embeddings.device)
-        largest = torch.zeros((), device=embeddings.device)
-        for part in embeddings.split(8192):
-            centred = part.float() - self.mean
-            self.gram += centred.T @ centred
-            largest = torch.maximum(largest, centred.pow(2).sum(-1).max())
-        self.radius = largest.sqrt()
-        self._measured: dict[int, tuple[Tensor, Tensor]] = {}
-        self._lengths: dict[int, Tensor] = {}
-        self._latest: dict[Hashable, tuple[Hashable, Any]] = {}
-
-    def measure(self, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Norm and sum of squared centred before-softmax values of `[n, d_model]` columns, at scale 1."""
-        folded = self.readout.norm.centre(columns) * self.readout.norm.weight
-        squares = ((folded @ self.gram) * folded).sum(-1)
-        return folded.norm(dim=-1), squares.clamp_min(0)
-
-    def measure_weights(self, projection: Projection) -> tuple[Tensor, Tensor]:
-        """The same of all columns of a projection, kept for the next prompt."""
-        key = id(projection.module)
-        if key not in self._measured:
-            self._measured[key] = self.measure(projection.columns())
-        return self._measured[key]
-
-    def lengths(self, projection: Projection) -> Tensor:
-        """Length of what every column of a projection adds, `[n_columns]`, kept for the next prompt."""
-        key = id(projection.module)
-        if key not in self._lengths:
-            self._lengths[key] = projection.columns().norm(dim=-1)
-        return self._lengths[key]
-
-    def latest(self, what: Hashable, of: Hashable, make: Callable[[], T]) -> T:
-        """Something made of the weights for a key such as a target; only the latest key's is kept.
-
-        Args:
-            what: what sort of thing it is; one of each sort is kept.
-            of: the key.
-            make: makes it.
-        """
-        kept = self._latest.get(what)
-        if kept is None or kept[0] != of:
-            kept = self._latest[what] = of, make()
-        return kept[1]
 
 
 @dataclass(frozen=True)
@@ -105,12 +45,21 @@ class Bounder(ABC):
     Attributes:
         readout: the frozen readout of the tokens that the objective depends on.
         answers: the objective's answers.
+        rounding: of scores and bounds.
         budget: bytes that temporary tensors may take.
     """
 
     readout: FrozenReadout
     answers: Group
+    rounding: Rounding
     budget: int
+
+    def errors(self, grid: Grid, index: Tensor) -> Tensor:
+        """Bound rounding errors of exact scores, by ascending flat indices, `[n] -> [n]`, nats."""
+        layer, column, coefficient = grid.locate(index)
+        norms = self.readout.fold(grid.gather_columns(layer, column)).norm(dim=-1)
+        factors = grid.gather_coefficients(layer, column, coefficient)
+        return self.rounding.of_scores(factors.abs() * norms, grid.base[layer])
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Flat indices, lower and upper bounds of every part that takes part, some columns at a time.
@@ -271,22 +220,24 @@ class LogProbabilityBounder(Bounder):
             return slopes.top.change(factors[..., None] * top, state[:, None]).add_(log_p)
 
         sums = log_sum_exp(fill)
-        scale = self.readout.scale
-        reach = self.geometry.radius + (self.geometry.mean - self.tail.mean).norm(dim=-1)
-        radius = factors.abs() * (norms * scale * reach[state])[:, None]
-        spread = squares[:, None] * scale**2 + self.geometry.n_vocabulary * offset**2
+        norms = factors.abs() * (norms * self.readout.scale)[:, None]
+        to_tail = (self.geometry.mean - self.tail.mean).norm(dim=-1)
+        reach = self.geometry.radius + to_tail + 2 * unit(MEAN_ROWS) * self.geometry.longest
+        # The root mean square of all deviations, and by how much rounding may have made it too small.
+        root = (squares[:, None] * self.readout.scale**2 + self.geometry.n_vocabulary * offset**2).sqrt()
+        error = self.geometry.n_vocabulary**0.5 * self.rounding.of_means(norms)
         added = Added(
             state=state,
             mean=factors * mean,
             mean_by_slope=factors * by_slope[0] if by_slope else None,
-            squares=WIDER * factors**2 * spread,
-            radius=radius,
+            squares=WIDER * (factors.abs() * root + error) ** 2,
+            radius=norms * reach[state, None],
         )
         below, above = self.tail.log_sums(added)
         if n_top == self.geometry.n_vocabulary:
             above = below
         rise = self.answers.rise(factors[..., None] * answers, state[:, None])
-        slack = ROUNDING * (1 + radius)
+        slack = self.rounding.of_bounds(norms, state[:, None])
         return rise, torch.logaddexp(sums, below) - slack, torch.logaddexp(sums, above) + slack
 
 
@@ -310,13 +261,12 @@ class LogOddsBounder(Bounder):
         for here, some in by_layer(layer):
             vectors = grid.columns(here, _whole_or_index(column[some], grid.n_columns))
             values.append(self._products(vectors, rows))
-            norms.append(vectors.norm(dim=-1))
+            norms.append(self.readout.fold(vectors).norm(dim=-1))
         changes = factors[..., None] * torch.cat(values)[:, None]
         answers, against = changes.tensor_split([len(self.answers.tokens)], dim=-1)
         state = grid.base[layer][:, None]
         score = self.answers.rise(answers, state) - self.against.rise(against, state)
-        reach = (rows * self.readout.norm.weight * self.readout.scale).norm(dim=-1).max()
-        slack = ROUNDING * (1 + 2 * reach * factors.abs() * torch.cat(norms)[:, None])
+        slack = self.rounding.of_scores(factors.abs() * torch.cat(norms)[:, None], state)
         return score - slack, score + slack
 
 
@@ -340,9 +290,14 @@ def bounder(
     """
     readout, objective = focus.readout, focus.objective
     answers = Group.of(objective.answers, predicted)
+    d_model = readout.unembedding.shape[1]
     if objective.against is not None:
-        return LogOddsBounder(readout, answers, budget, Group.of(objective.against, predicted))
-    return LogProbabilityBounder(readout, answers, budget, geometry(), tail(), sums)
+        longest = readout.unembedding.norm(dim=-1).max()
+        rounding = Rounding(d_model, longest, predicted.rounding, readout.soft_cap)
+        return LogOddsBounder(readout, answers, rounding, budget, Group.of(objective.against, predicted))
+    measured = geometry()
+    rounding = Rounding(d_model, measured.longest, predicted.rounding, readout.soft_cap)
+    return LogProbabilityBounder(readout, answers, rounding, budget, measured, tail(), sums)
 
 
 def _whole_or_index(index: Tensor, n_columns: int) -> Tensor | None:

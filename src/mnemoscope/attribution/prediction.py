@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mnemoscope.attribution import parts
 from mnemoscope.attribution.base import BaseStates, base_states
-from mnemoscope.attribution.bounds import Bounder, Geometry, Sums, bounder
+from mnemoscope.attribution.bounds import Bounder, Sums, bounder
+from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.objective import Focus, Objective
 from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.projected import ProjectedColumns

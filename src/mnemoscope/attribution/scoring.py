@@ -67,7 +67,6 @@ class Scorer:
         self._values = log_probabilities.new_empty(self.rows, n_vocabulary)
         # Few rows stay in the processor's cache while they are worked on.
         self._exponents = log_probabilities.new_empty(MIN_ROWS, n_vocabulary)
-        self._before = torch.logsumexp(log_probabilities, dim=-1)
 
     def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
         """Scores of the parts with these flat indices, ascending and unique, `[n] -> [n]`, nats."""
@@ -175,7 +174,7 @@ class Scorer:
                 exponents[some] += self.predicted.log_probabilities[state]
             return self._exponents
 
-        return log_sum_exp(fill)[:n_parts] - self._before[states]
+        return log_sum_exp(fill)[:n_parts] - self.predicted.log_total[states]
 
 
 def show(readout: FrozenReadout, grid: Grid, columns: Tensor, observer: Observer, budget: int) -> None:

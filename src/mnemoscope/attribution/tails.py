@@ -24,6 +24,10 @@ E[t b] is a linear function of the part too. With v^2 = m^2 + s2 = E[b^2] and t 
 so that the same two inequalities hold for d, which is at most R - E[d] above its mean; its sum lies
 between P exp(-R) and P exp(R) too. E[t^2 (b - m)^2] is at most `max_tail p t^2 / P` times the sum over
 the vocabulary.
+
+Probabilities of the tail are kept as shares of P, and P as a logarithm: a tail below the least float32 may be
+most of what a large part leaves. Tokens whose share underflows still count in r and in the sum over the whole
+vocabulary.
 """
 
 from __future__ import annotations
@@ -33,12 +37,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mnemoscope.model.readout import Predicted
+from mnemoscope.model.readout import Predicted, widest
 from mnemoscope.model.soft_cap import CappedLogits
 
 TINY = torch.finfo(torch.float32).tiny
 # By what sums of squares are raised, so that rounding does not make them too small.
 WIDER = 1.001
+# Rows of the unembedding that a mean embedding is summed of at once.
+MEAN_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Slopes:
     Attributes:
         top: the likeliest tokens' values before the cap.
         mean: mean over the tail of embeddings times slopes, `[n_states, d_model]`.
-        largest: the largest probability times its slope squared, `[n_states]`.
+        largest: the largest share of the tail's mass times its slope squared, `[n_states]`.
         spread: standard deviation of the slopes over the tail, `[n_states]`.
     """
 
@@ -84,9 +90,9 @@ class Tail:
     Attributes:
         tokens: ids of the likeliest tokens, `[n_states, n_top]`.
         log_p: their log probabilities, `[n_states, n_top]`.
-        log_mass: log of the other tokens' total probability, `[n_states]`.
-        largest: the largest of their probabilities, `[n_states]`.
-        mean: their mean embedding, `[n_states, d_model]`.
+        log_mass: log of the other tokens' total probability P, `[n_states]`; minus infinity without others.
+        largest: the largest of the other tokens' shares of P, `[n_states]`.
+        mean: the mean of their embeddings by share, `[n_states, d_model]`.
         slopes: None without a soft-cap.
     """
 
@@ -103,7 +109,7 @@ class Tail:
         variance = self._mean_square(added, self.largest)
         if self.slopes is None or added.mean_by_slope is None:
             middle = log_mass + added.mean
-            return middle, middle + torch.log1p(_growth(variance, added.radius))
+            return middle, self._plus(middle, torch.log1p(_growth(variance, added.radius)))
         most = added.mean.abs() + added.radius
         root = torch.minimum((added.mean**2 + variance).sqrt(), most)
         bend = 2 / (3 * 3**0.5 * self.slopes.top.cap)
@@ -117,12 +123,16 @@ class Tail:
         growth = torch.log1p(_growth(WIDER * torch.minimum(deviation, root) ** 2, farthest))
         below = torch.maximum(added.mean_by_slope - error, -most)
         above = torch.minimum(added.mean_by_slope + error + growth, most)
-        return log_mass + below, log_mass + above
+        return log_mass + below, self._plus(log_mass, above)
+
+    @staticmethod
+    def _plus(log_mass: Tensor, growth: Tensor) -> Tensor:
+        """Add a growth that may be infinite to logarithms of masses that may be 0."""
+        return torch.where(log_mass > -torch.inf, log_mass + growth, -torch.inf)
 
     def _mean_square(self, added: Added, largest: Tensor) -> Tensor:
-        """At least the mean over the tail of squared deviations, weighted as their largest weight says."""
-        share = largest[added.state, None] / self.log_mass[added.state, None].exp().clamp_min(1e-37)
-        return added.squares * share
+        """Bound the mean over the tail of squared deviations by their largest weight, `[n, m]`."""
+        return added.squares * largest[added.state, None]
 
 
 def split_tail(predicted: Predicted, unembedding: Tensor, n_top: int) -> Tail:
@@ -133,40 +143,48 @@ def split_tail(predicted: Predicted, unembedding: Tensor, n_top: int) -> Tail:
         unembedding: of the same tokens, `[n_vocabulary, d_model]`.
         n_top: how many tokens are the likeliest.
     """
-    log_probabilities = predicted.log_probabilities
+    log_probabilities, log_total = predicted.log_probabilities, predicted.log_total
     log_p, tokens = log_probabilities.topk(min(n_top, log_probabilities.shape[1]), dim=-1)
-    rest = log_probabilities.exp().scatter_(1, tokens, 0.0)
-    mass = rest.sum(-1)
+    rest = log_probabilities.scatter(1, tokens, -torch.inf)
+    likeliest = rest.amax(-1)
+    # Where every token is among the likeliest, the tail is empty and its mass 0.
+    shift = likeliest.where(likeliest > -torch.inf, 0)
+    weights = rest.sub_(shift[:, None]).exp_()
+    total = weights.sum(-1)
+    share = weights.div_(total.clamp_min(TINY)[:, None])
     return Tail(
         tokens=tokens,
-        log_p=log_p,
-        log_mass=mass.log().clamp_min(-1e4),
-        largest=rest.amax(-1),
-        mean=_weighted_sum(rest, unembedding) / mass.clamp_min(TINY)[:, None],
-        slopes=None if predicted.logits is None else _slopes(predicted.logits, tokens, rest, unembedding),
+        log_p=log_p - log_total[:, None],
+        log_mass=total.log() + shift - log_total,
+        largest=share.amax(-1),
+        mean=_weighted_sum(share, unembedding),
+        slopes=None if predicted.logits is None else _slopes(predicted.logits, tokens, share, unembedding),
     )
 
 
-def _slopes(logits: CappedLogits, tokens: Tensor, rest: Tensor, unembedding: Tensor) -> Slopes:
-    """From the logits of all tokens, and their probabilities where those of `tokens` are 0."""
+def _slopes(logits: CappedLogits, tokens: Tensor, share: Tensor, unembedding: Tensor) -> Slopes:
+    """Describe the slopes by the logits of all tokens and their shares of the tail, 0 for `tokens`."""
     slopes = logits.slopes
-    share = rest / rest.sum(-1, keepdim=True).clamp_min(TINY)
     mean = (share * slopes).sum(-1, keepdim=True)
     return Slopes(
         top=CappedLogits(logits.cap, logits.before.gather(1, tokens)),
         mean=_weighted_sum(share * slopes, unembedding),
-        largest=(rest * slopes**2).amax(-1),
+        largest=(share * slopes**2).amax(-1),
         spread=(share * (slopes - mean) ** 2).sum(-1).sqrt(),
     )
 
 
 def _weighted_sum(weights: Tensor, unembedding: Tensor) -> Tensor:
-    """`weights @ unembedding` in float32, `[n_states, n_vocabulary] -> [n_states, d_model]`."""
-    sums = torch.zeros(len(weights), unembedding.shape[1], device=weights.device)
-    # Some rows at a time, which stay in the processor's cache.
-    for part, rows in zip(weights.split(1024, dim=1), unembedding.split(1024), strict=True):
-        sums.addmm_(part, rows.float())
-    return sums
+    """Compute `weights @ unembedding`, `[n_states, n_vocabulary] -> [n_states, d_model]` float32.
+
+    Some rows at a time, which stay in the processor's cache; their sums are added in float64.
+    """
+    sums = torch.zeros(
+        len(weights), unembedding.shape[1], dtype=widest(weights.device), device=weights.device
+    )
+    for part, rows in zip(weights.split(MEAN_ROWS, dim=1), unembedding.split(MEAN_ROWS), strict=True):
+        sums += part @ rows.float()
+    return sums.float()
 
 
 def _growth(variance: Tensor, radius: Tensor) -> Tensor:

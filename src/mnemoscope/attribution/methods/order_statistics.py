@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.bounds import ROUNDING, Geometry
+from mnemoscope.attribution.geometry import Geometry, unit
 from mnemoscope.model.anatomy import Projection
 from mnemoscope.model.readout import project
 
@@ -33,8 +33,6 @@ class OrderStatistics:
         # Ranks from the lowest value, 1 for it; dense at both ends, as a negative coefficient turns them.
         ranks = np.unique(np.concatenate([from_below, n_vocabulary + 1 - from_below]))
         self._ranks = torch.from_numpy(ranks).to(geometry.mean.device)
-        parts = geometry.readout.unembedding.split(8192)
-        self._longest = torch.stack([part.float().norm(dim=-1).max() for part in parts]).max()
         self._kept: dict[int, Tensor] = {}
 
     def of(self, token: int, projection: Projection, column: Tensor) -> Tensor:
@@ -44,7 +42,7 @@ class OrderStatistics:
         direction = norm.centre((unembedding[token].float() * norm.weight)[None])[0]
         own = (projection.columns() @ direction)[column]
         lengths, _ = self._geometry.measure_weights(projection)
-        slack = 4 * ROUNDING * lengths[column] * self._longest
+        slack = 4 * unit(len(direction)) * lengths[column] * self._geometry.longest
         # Ranks from below of the lowest value above the target's and of the highest one below it.
         n_ranks = len(self._ranks)
         at_most = torch.searchsorted(kept, (own + slack)[:, None], right=True)[:, 0]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.bounds import ROUNDING, Geometry
+from mnemoscope.attribution.geometry import Geometry, unit
 from mnemoscope.attribution.methods.base import Question
 from mnemoscope.attribution.methods.order_statistics import OrderStatistics
 from mnemoscope.attribution.parts import Grid, by_layer
@@ -64,7 +64,7 @@ class Standing:
         lengths = columns.norm(dim=-1, keepdim=True)
         for directions, reach in zip(self._advantages.split(1024), self._lengths.split(1024), strict=True):
             advantage = columns @ directions.T
-            slack = 4 * ROUNDING * lengths * reach
+            slack = 4 * unit(columns.shape[1]) * lengths * reach
             counts[:, 0] += (advantage < -slack).sum(-1)
             counts[:, 1] += (advantage > slack).sum(-1)
         return counts

@@ -1,0 +1,129 @@
+"""Norms, sums and rounding errors that bounds of scores are made of: measured of a model's weights once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution.tails import MEAN_ROWS
+from mnemoscope.model.anatomy import Projection
+from mnemoscope.model.readout import UNIT, Readout, widest
+
+# Rounding errors in units of float32's: of what is done to a vector before it is projected, and of the
+# logarithm of a sum over the vocabulary, in nats.
+FOLDED = 8
+SUMMED = 32
+
+T = TypeVar("T")
+
+
+def unit(n_terms: int) -> float:
+    """Bound the rounding error of an inner product as a share of the product of the two norms.
+
+    Errors of single operations are independent of each other, so that those of a sum of n terms add up to
+    less than their root times the largest (docs/search.md#rounding).
+    """
+    return (n_terms**0.5 + FOLDED) * UNIT
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How far float32 takes scores and bounds of one prediction from exact arithmetic.
+
+    Attributes:
+        d_model: number of terms of an inner product.
+        longest: largest norm of a vocabulary direction, `[]`.
+        states: rounding error of each base state's log probabilities, `[n_states]`, nats.
+        soft_cap: of the logits, or None.
+    """
+
+    d_model: int
+    longest: Tensor
+    states: Tensor
+    soft_cap: float | None
+
+    def of_scores(self, norms: Tensor, state: Tensor) -> Tensor:
+        """Bound the error of exact scores of parts with these norms, `[...] -> [...]`, nats.
+
+        Args:
+            norms: of what each part adds, after the frozen final norm.
+            state: which base state each is added to, of the same shape or broadcast to it.
+        """
+        reach = norms * self.longest
+        # The base state's own errors cancel but for the share of the prediction that the part moves.
+        moved = 2 * reach.clamp_max(1) * self.states[state]
+        return 2 * unit(self.d_model) * reach + moved + (SUMMED + 4 * (self.soft_cap or 0)) * UNIT
+
+    def of_bounds(self, norms: Tensor, state: Tensor) -> Tensor:
+        """Bound the error of bounds, which use mean embeddings too; arguments as for `of_scores`."""
+        return self.of_scores(norms, state) + self.of_means(norms)
+
+    def of_means(self, norms: Tensor) -> Tensor:
+        """Bound the error of inner products with mean embeddings, `[...] -> [...]`."""
+        return (unit(self.d_model) + unit(MEAN_ROWS)) * norms * self.longest
+
+
+class Geometry:
+    """What the bounds need to know of a model's weights; made once per model, filled as asked for.
+
+    The weights must not change afterwards, or the bounds would no longer hold.
+    """
+
+    def __init__(self, readout: Readout) -> None:
+        self.readout = readout
+        embeddings = readout.unembedding
+        self.n_vocabulary, d_model = embeddings.shape
+        total = torch.zeros(d_model, dtype=widest(embeddings.device), device=embeddings.device)
+        for part in embeddings.split(8192):
+            total += part.sum(0, dtype=total.dtype)
+        self.mean = (total / self.n_vocabulary).float()
+        self.gram = torch.zeros(d_model, d_model, device=embeddings.device)
+        radius, longest = torch.zeros(2, device=embeddings.device)
+        for part in embeddings.split(8192):
+            centred = part.float() - self.mean
+            self.gram += centred.T @ centred
+            radius = torch.maximum(radius, centred.norm(dim=-1).max())
+            longest = torch.maximum(longest, part.float().norm(dim=-1).max())
+        self.radius, self.longest = radius, longest
+        self._measured: dict[int, tuple[Tensor, Tensor]] = {}
+        self._lengths: dict[int, Tensor] = {}
+        self._latest: dict[Hashable, tuple[Hashable, Any]] = {}
+
+    def measure(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Norm and sum of squared centred before-softmax values of `[n, d_model]` columns, at scale 1."""
+        folded = self.readout.norm.centre(columns) * self.readout.norm.weight
+        norms = folded.norm(dim=-1)
+        # The product may cancel, which leaves an error in proportion to the largest squares that it could be.
+        error = 4 * unit(len(self.gram)) * self.gram.norm() * norms**2
+        return norms, ((folded @ self.gram) * folded).sum(-1).clamp_min(0) + error
+
+    def measure_weights(self, projection: Projection) -> tuple[Tensor, Tensor]:
+        """The same of all columns of a projection, kept for the next prompt."""
+        key = id(projection.module)
+        if key not in self._measured:
+            self._measured[key] = self.measure(projection.columns())
+        return self._measured[key]
+
+    def lengths(self, projection: Projection) -> Tensor:
+        """Length of what every column of a projection adds, `[n_columns]`, kept for the next prompt."""
+        key = id(projection.module)
+        if key not in self._lengths:
+            self._lengths[key] = projection.columns().norm(dim=-1)
+        return self._lengths[key]
+
+    def latest(self, what: Hashable, of: Hashable, make: Callable[[], T]) -> T:
+        """Something made of the weights for a key such as a target; only the latest key's is kept.
+
+        Args:
+            what: what sort of thing it is; one of each sort is kept.
+            of: the key.
+            make: makes it.
+        """
+        kept = self._latest.get(what)
+        if kept is None or kept[0] != of:
+            kept = self._latest[what] = of, make()
+        return kept[1]
