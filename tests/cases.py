@@ -72,7 +72,10 @@ def make_case(
     n_answers: int = 1,
     n_against: int = 0,
     soft_cap: float | None = None,
+    n_vocabulary: int = N_VOCABULARY,
+    common: float = 0.0,
 ) -> Case:
+    """Draw a case; `common` is the length of a vector that all embeddings have in common."""
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> Tensor:
@@ -86,10 +89,13 @@ def make_case(
         factors[:] = factors[0, 0, 0]
     bias = random(d_model) if layer_norm else None
     norm = Norm("layer" if layer_norm else "rms", 1 + 0.3 * random(d_model), bias, 1e-5)
-    readout = Readout(norm, sharpness * random(N_VOCABULARY, d_model), None, soft_cap=soft_cap)
+    embeddings = sharpness * random(n_vocabulary, d_model)
+    # Drawn only where it is asked for, so that the other cases stay as they were.
+    embeddings = embeddings + common * random(d_model) if common else embeddings
+    readout = Readout(norm, embeddings, None, soft_cap=soft_cap)
     frozen = readout.freeze(random(d_model))
     stream = random(n_layers + 2, d_model)
-    order = torch.randperm(N_VOCABULARY, generator=generator).tolist()
+    order = torch.randperm(n_vocabulary, generator=generator).tolist()
     against = tuple(order[n_answers : n_answers + n_against]) or None
     return Case(
         columns=columns,

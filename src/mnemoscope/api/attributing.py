@@ -182,8 +182,8 @@ class Attributing(Querying):
             self.attributed(each, prediction, chosen, report)
             for each, prediction in zip(before, predictions, strict=True)
         ]
-        neurons, costs = summed_neurons(predictions, chosen.top, chosen.suppressing)
-        return put_together(prompt, target, attributions, neurons, costs)
+        summed = summed_neurons(predictions, chosen.top, chosen.suppressing)
+        return put_together(prompt, target, attributions, summed)
 
     def run(self, prompt: str, *, norm_bias: bool = True, memory_budget: int = MEMORY_BUDGET) -> Run:
         """A prompt to ask several things of, run once for all of them.
@@ -225,7 +225,8 @@ class Attributing(Querying):
         wanted = attribution.Wanted(
             searched, options.neurons, options.by, options.effects, options.suppressing
         )
-        found, costs = attribution.attribute(prediction, wanted, report)
+        made = attribution.attribute(prediction, wanted, report)
+        found = made.tables
         queries = None
         if queried:
             value_tables = (found["attention_neurons"], found["ffn_neurons"])
@@ -249,9 +250,10 @@ class Attributing(Querying):
             token_ids=prompt.ids,
             targets=targets,
             certified=True,
+            tolerance=made.tolerance,
             value_of_embeddings=from_embeddings,
             telescoping_error=rounding,
-            costs=costs,
+            costs=made.costs,
             provenance=self.provenance(vars(options).copy()),
             query_neurons=queries,
             _query=self.query,

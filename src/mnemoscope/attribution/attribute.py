@@ -70,6 +70,7 @@ class Explorer:
         found: parts with their effects, by table.
         intervals: bounds of every part `[n_layers, n_columns, n_coefficients]`, by kind.
         costs: what each search cost, by table.
+        tolerance: the largest rounding error that a score in `found` may have, nats.
     """
 
     def __init__(self, prediction: Prediction, wanted: Wanted, report: Report | None) -> None:
@@ -82,6 +83,7 @@ class Explorer:
         self.found: dict[str, Found] = {}
         self.intervals: dict[str, tuple[Tensor, Tensor]] = {}
         self.costs: dict[str, Cost] = {}
+        self.tolerance = 0.0
 
     def find(
         self, grid: Grid, totals: Totals | None, top: int, spans: Spans, observer: Observer | None = None
@@ -102,7 +104,7 @@ class Explorer:
             best, scored = self._best_by_search(grid, top, spans, on_the_way)
         if on_the_way is None:
             self._show(grid, best, observer)
-        self._keep(totals, best)
+        self._keep(grid, totals, best)
         coefficient = scored % grid.n_coefficients
         for table, (first, stop) in spans.items():
             exact = int(((coefficient >= first) & (coefficient < stop)).sum())
@@ -128,7 +130,7 @@ class Explorer:
                 for prefix, sign in self.signs.items()
             }
             self._show(grid, best, observer)
-            self._keep(totals, best)
+            self._keep(grid, totals, best)
         for table, span in spans.items():
             self.costs[table] = Cost(_count(grid, span), _count(grid, span))
 
@@ -158,7 +160,13 @@ class Explorer:
         scores = self.scorer.chosen(grid, scored, observer)
         return {t: (index, scores[torch.searchsorted(scored, index)]) for t, index in best.items()}, scored
 
-    def _keep(self, totals: Totals | None, best: dict[str, Best]) -> None:
+    def allow_rounding(self, grid: Grid, index: Tensor) -> None:
+        """Raise the tolerance to the rounding errors of exact scores of parts, `[n]` ascending."""
+        if len(index):
+            self.tolerance = max(self.tolerance, float(self._prediction.coarse.errors(grid, index).max()))
+
+    def _keep(self, grid: Grid, totals: Totals | None, best: dict[str, Best]) -> None:
+        self.allow_rounding(grid, torch.cat([index for index, _ in best.values()]).unique())
         for table, (index, score) in best.items():
             total = torch.full_like(score, torch.nan) if totals is None else totals.chosen(index)
             self.found[table] = Found(index, score, total)
@@ -177,7 +185,8 @@ class Explorer:
         for index, lower, upper in self._prediction.fine.all(grid):
             low[index], high[index] = lower, upper
         widest = (high - low).topk(max(1, int(EXACT_SHARE * len(low)))).indices.sort().values
-        low[widest] = high[widest] = self.scorer.chosen(grid, widest)
+        scores, errors = self.scorer.chosen(grid, widest), self._prediction.coarse.errors(grid, widest)
+        low[widest], high[widest] = scores - errors, scores + errors
         if self.report is not None:
             self.report(name, len(grid.present), len(grid.present))
         return low.view(grid.shape), high.view(grid.shape)
@@ -195,10 +204,23 @@ class Explorer:
         return count
 
 
-def attribute(
-    prediction: Prediction, wanted: Wanted, report: Report | None = None
-) -> tuple[dict[str, pd.DataFrame], dict[str, Cost]]:
-    """Every table of a result, and what the searches cost.
+@dataclass(frozen=True)
+class Attributed:
+    """Everything found of one prediction.
+
+    Attributes:
+        tables: every table of a result, by name.
+        costs: what each search cost, by table.
+        tolerance: the largest rounding error that a score in the tables may have, nats.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    costs: dict[str, Cost]
+    tolerance: float
+
+
+def attribute(prediction: Prediction, wanted: Wanted, report: Report | None = None) -> Attributed:
+    """Score, search and tabulate the parts of a prediction.
 
     Args:
         prediction: what to attribute.
@@ -246,7 +268,9 @@ def attribute(
         made["attention_scores"] = tables.attention_scores(attention, d_head, lower, upper)
     for table in FFN_TABLES:
         made[table] = with_experts(made[table], anatomy)
-    return made, explorer.costs
+    explorer.allow_rounding(shared.heads, torch.arange(shared.heads.size, device=shared.heads.base.device))
+    of_states = 2 * float(prediction.predicted.rounding.max())
+    return Attributed(made, explorer.costs, max(explorer.tolerance, of_states))
 
 
 def _count(grid: Grid, span: tuple[int, int]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from mnemoscope.attribution.result import Attribution, Cost, Provenance, Target
-from mnemoscope.attribution.sums import summed_table
+from mnemoscope.attribution.sums import Summed, summed_table
 
 # The tables of sums, and those of them whose rows are the best of all.
 TOP_SUMS = (
@@ -51,7 +51,8 @@ class ContinuationAttribution:
             neurons, positions added up, with the highest sums.
         suppressing_ffn_neurons, suppressing_attention_neurons_summed: those with the lowest sums; empty if
             not asked for.
-        certified: whether the lists are proven equal to exhaustive scoring.
+        certified: whether the lists are proven equal to exhaustive scoring, as for `Attribution`.
+        tolerance: the largest error that float32 rounding may leave in a listed sum, nats.
         costs: exact evaluations of each search for sums, by table.
         provenance: model, versions and options.
     """
@@ -66,6 +67,7 @@ class ContinuationAttribution:
     attention_neurons_summed: pd.DataFrame
     suppressing_attention_neurons_summed: pd.DataFrame
     certified: bool
+    tolerance: float
     costs: dict[str, Cost]
     provenance: Provenance
 
@@ -110,6 +112,7 @@ class ContinuationAttribution:
                 "tokens": [vars(target).copy() for target in self.targets],
             },
             "certified": self.certified,
+            "tolerance": self.tolerance,
             **{name: _rows(getattr(self, name)) for name in SUMS},
             "attributions": [attribution.to_json() for attribution in self.attributions],
         }
@@ -135,8 +138,7 @@ def put_together(
     prompt: str,
     text: str,
     attributions: Sequence[Attribution],
-    neurons: dict[str, pd.DataFrame],
-    costs: dict[str, Cost],
+    summed: Summed,
 ) -> ContinuationAttribution:
     """A result from those of each token.
 
@@ -144,11 +146,13 @@ def put_together(
         prompt: the prompt.
         text: the target.
         attributions: of each token.
-        neurons: tables and costs as `summed_neurons` makes them.
-        costs: of finding them.
+        summed: the neurons with the highest and lowest sums.
     """
     first = attributions[0]
-    empty = {name: neurons[name.removeprefix("suppressing_")].head(0) for name in TOP_SUMS}
+    tables = summed.tables
+    empty = {name: tables[name.removeprefix("suppressing_")].head(0) for name in TOP_SUMS}
+    # Layers and heads are sums of the single attributions' scores.
+    tolerance = sum(each.tolerance or 0.0 for each in attributions)
     return ContinuationAttribution(
         prompt=prompt,
         text=text,
@@ -156,9 +160,10 @@ def put_together(
         layers=summed_table([each.layers for each in attributions], ("layer", "kind")),
         heads=summed_table([each.heads for each in attributions], ("layer", "head")),
         certified=all(each.certified for each in attributions),
-        costs=costs,
+        tolerance=max(summed.tolerance, tolerance),
+        costs=summed.costs,
         provenance=first.provenance,
-        **(empty | neurons),
+        **(empty | tables),
     )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mnemoscope.model.readout import FrozenReadout, Predicted
+from mnemoscope.model.readout import FrozenReadout, Predicted, log_softmax
 from mnemoscope.model.soft_cap import CappedLogits
 
 
@@ -95,7 +95,7 @@ class Group:
     def of(tokens: Sequence[int], predicted: Predicted) -> Group:
         """Made from what each base state predicts."""
         own = predicted.log_probabilities[:, list(tokens)]
-        shares = own - own.logsumexp(-1, keepdim=True)
+        shares = log_softmax(own)
         logits = predicted.logits
         if logits is not None:
             logits = CappedLogits(logits.cap, logits.before[:, list(tokens)])

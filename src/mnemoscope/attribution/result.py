@@ -165,7 +165,11 @@ class Attribution(Displayed):
         tokens: the prompt's tokens as text, `[n_tokens]`.
         token_ids: the same as ids.
         targets: what is attributed, each token with its rank and probability.
-        certified: whether the top lists are proven equal to exhaustive scoring.
+        certified: whether the top lists are proven equal to exhaustive scoring, but for parts whose scores
+            lie within twice the tolerance of the last in the list.
+        tolerance: the largest error that float32 rounding may leave in a listed score, against exact
+            arithmetic with the recorded states and weights, nats (docs/search.md#rounding); None in files
+            written before it was kept.
         layers: every attention and FFN block output.
         heads: every head.
         positions: the heads at positions that raise the target most.
@@ -175,7 +179,8 @@ class Attribution(Displayed):
         suppressing_positions, suppressing_ffn_neurons, suppressing_attention_neurons,
             suppressing_attention_neurons_summed: those that lower it most; empty if not asked for.
         ffn_scores, attention_scores: with `neurons="all"` or `"bounds"` an interval
-            `lower <= score <= upper` for every neuron (a single number with `"all"`); else empty.
+            `lower <= score <= upper` for every neuron, rounding included; with `"all"` both are the computed
+            score; else empty.
         query_neurons: what activates the value neurons; None if not asked for, or if what the model's
             neurons read could not be found.
         value_of_embeddings: what `targets.value` is in the stream before the first layer, nats.
@@ -190,6 +195,7 @@ class Attribution(Displayed):
     token_ids: tuple[int, ...]
     targets: Targets
     certified: bool
+    tolerance: float | None
     layers: pd.DataFrame
     heads: pd.DataFrame
     positions: pd.DataFrame
@@ -277,6 +283,7 @@ class Attribution(Displayed):
             "tokens": list(self.tokens),
             **self.targets.to_json(),
             "certified": self.certified,
+            "tolerance": self.tolerance,
             **lists,
         }
 

@@ -106,6 +106,21 @@ class Found:
         return self.coefficients.gather(0, self.scores.abs().argmax(0, keepdim=True))[0]
 
 
+@dataclass(frozen=True)
+class Summed:
+    """The neurons with the highest and lowest sums of scores.
+
+    Attributes:
+        tables: by name.
+        costs: what finding them cost, by kind.
+        tolerance: the largest rounding error that a listed sum may have, nats.
+    """
+
+    tables: dict[str, pd.DataFrame]
+    costs: dict[str, Cost]
+    tolerance: float
+
+
 class SumExplorer:
     """Finds the neurons with the highest and the lowest sums of scores."""
 
@@ -122,6 +137,7 @@ class SumExplorer:
         self._top = top
         self._scores = SummedScores(tuple(prediction.scorer() for prediction in predictions))
         self._coarse = SummedBounds(tuple(prediction.coarse for prediction in predictions))
+        self.tolerance = 0.0
 
     def find(self, grids: Grids, observer: Observer | None = None) -> tuple[dict[str, Found], Cost]:
         """The best of each direction, by the prefix of its table, and what the search cost."""
@@ -140,15 +156,17 @@ class SumExplorer:
     def _found(self, grids: Grids, index: Tensor, total: Tensor) -> Found:
         ascending, place = index.sort()
         each = self._scores.each(grids, ascending)
+        if len(index):
+            bounders = zip(self._coarse.bounders, grids, strict=True)
+            errors = in_order(bounder.errors(grid, ascending) for bounder, grid in bounders)
+            self.tolerance = max(self.tolerance, float(errors.max()))
         scores = torch.stack([score[place.argsort()] for score in each])
         coefficients = torch.stack([tables.coefficients(grid, index) for grid in grids])
         return Found(index, total, scores, coefficients)
 
 
-def summed_neurons(
-    predictions: Sequence[Prediction], top: int, suppressing: bool
-) -> tuple[dict[str, pd.DataFrame], dict[str, Cost]]:
-    """Tables of the neurons with the highest and lowest sums, and what finding them cost.
+def summed_neurons(predictions: Sequence[Prediction], top: int, suppressing: bool) -> Summed:
+    """Find the neurons with the highest and the lowest sums of scores.
 
     Args:
         predictions: whose scores are summed, of one model and made with one budget.
@@ -177,7 +195,8 @@ def summed_neurons(
         made[f"{prefix}attention_neurons_summed"] = _neurons(
             {"layer": layer, "head": head, "dim": dim}, found
         )
-    return made, {"ffn_neurons": ffn_cost, "attention_neurons_summed": attention_cost}
+    costs = {"ffn_neurons": ffn_cost, "attention_neurons_summed": attention_cost}
+    return Summed(made, costs, explorer.tolerance)
 
 
 def summed_table(complete: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:

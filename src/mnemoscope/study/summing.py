@@ -30,6 +30,7 @@ def summed(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -
             suppressing=False,
             query=False,
         )
+        rounding = result.tolerance or 0.0
         kinds = {
             "attention": (result.attention_scores, result.attention_neurons, options.attention_neurons),
             "ffn": (result.ffn_scores, result.ffn_neurons, options.ffn_neurons),
@@ -40,7 +41,7 @@ def summed(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -
             sums = {
                 "all": (len(scores), lower.sum(), upper.sum()),
                 "positive": (None, lower.clip(lower=0).sum(), upper.clip(lower=0).sum()),
-                "top": (len(first), first.sum(), first.sum()),
+                "top": (len(first), first.sum() - rounding * len(first), first.sum() + rounding * len(first)),
             }
             rows += [
                 {

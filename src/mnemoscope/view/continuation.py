@@ -11,7 +11,7 @@ from mnemoscope.attribution.result import records
 from mnemoscope.view.depth import Depth
 from mnemoscope.view.depth_chart import depth_chart
 from mnemoscope.view.drawing import Column, Row, prompt_text, table_of, title_text, token_text
-from mnemoscope.view.facts import found_words
+from mnemoscope.view.facts import certificate, found_words
 from mnemoscope.view.numbers import percent, places, plain_number, signed
 from mnemoscope.view.part_tables import bar_column, expert_column, name_column, tokens_text
 from mnemoscope.view.terminal import legend, origin_text
@@ -124,7 +124,7 @@ def _closing(result: ContinuationAttribution) -> list[str]:
     for name, what in (("ffn_neurons", "FFN neurons"), ("attention_neurons_summed", "attention neurons")):
         cost, listed = result.costs[name], len(getattr(result, name))
         both_ends = not getattr(result, f"suppressing_{name}").empty
-        found = found_words(result.certified, both_ends, listed, cost, what)
+        found = found_words(certificate(result), both_ends, listed, cost, what)
         lines.append(f"{found} by sum, {cost.exact:,} scored exactly at every token")
     start, end = plain_number(result.log_probability_of_embeddings), plain_number(result.log_probability)
     path = f"log p of all tokens: {start} from embeddings, {end} at the end"

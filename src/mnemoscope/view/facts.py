@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from mnemoscope.attribution.continuation import ContinuationAttribution
 from mnemoscope.attribution.query_neurons import QueryTables
 from mnemoscope.attribution.result import Attribution, Cost, records
 from mnemoscope.view.effects import Effects
@@ -35,13 +36,21 @@ def what_is_proven(result: Attribution) -> list[str]:
             continue
         both_ends = not getattr(result, f"suppressing_{name}").empty
         how = " by total effect, all computed" if by_total else f", {cost.exact:,} scored exactly"
-        lines.append(found_words(result.certified, both_ends, len(getattr(result, name)), cost, what) + how)
+        n_listed = len(getattr(result, name))
+        lines.append(found_words(certificate(result), both_ends, n_listed, cost, what) + how)
     return lines
 
 
-def found_words(certified: bool, both_ends: bool, n_listed: int, cost: Cost, what: str) -> str:
-    """What a search found, such as `certified: exact top 10 of 46,080 FFN neurons`."""
-    verdict = "certified: exact" if certified else "not certified: best found"
+def certificate(result: Attribution | ContinuationAttribution) -> str:
+    """Say how sure the lists are, such as `certified to 4e-04 nats: exact`."""
+    if not result.certified:
+        return "not certified: best found"
+    within = "" if result.tolerance is None else f" to {result.tolerance:.0e} nats"
+    return f"certified{within}: exact"
+
+
+def found_words(verdict: str, both_ends: bool, n_listed: int, cost: Cost, what: str) -> str:
+    """Describe a list and its search, such as `certified: exact top 10 of 46,080 FFN neurons`."""
     ends = "top and bottom" if both_ends else "top"
     return f"{verdict} {ends} {n_listed:,} of {cost.parts:,} {what}"
 

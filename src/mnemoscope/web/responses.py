@@ -126,6 +126,7 @@ class Attribution(Told):
     target: Annotated[Target | None, Field(description="null where more than one token is asked about")]
     targets: Targets
     certified: bool
+    tolerance: Nats | None
     layers: list[LayerEffect]
     heads: list[HeadEffect]
     positions: list[PositionEffect]
@@ -163,6 +164,7 @@ class Continuation(BaseModel):
     tokens: list[str]
     target: ContinuationTarget
     certified: bool
+    tolerance: Nats
     attributions: list[dict[str, Any]]
 
 

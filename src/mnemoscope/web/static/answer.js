@@ -75,7 +75,7 @@ export function showAnswer() {
   });
 }
 
-function showSummary({ targets, certified }) {
+function showSummary({ targets, certified, tolerance }) {
   const { answers, against, value } = targets;
   const words = (list) => list.flatMap(({ text }, place) => [place ? " or " : "", token(text, { class: "token target" })]);
   const versus = against.length > 0 ? [" rather than ", ...words(against)] : [];
@@ -83,7 +83,7 @@ function showSummary({ targets, certified }) {
     [against.length > 0 ? "log-odds" : "log probability", `${plain(value)} nats`],
     ["probability", percent(answers.reduce((sum, { probability }) => sum + number(probability), 0))],
     ["rank", String(answers[0].rank)],
-    ["top lists", certified ? "proven exact" : "not proven"],
+    ["top lists", certified ? `certified to ${number(tolerance).toExponential(0)} nats` : "not certified"],
   ];
   fill(
     byId("summary"),
