@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -38,6 +40,7 @@ class Trace:
             by the frozen norm before it; 1 without one, `[n_layers, n_heads * d_head]`.
         patterns: attention weights from the last position, `[n_layers, n_heads, n_tokens]`.
         values: value states, `[n_layers, n_kv_heads, n_tokens, d_head]`.
+        logits: the model's own, of the next token, `[n_vocabulary]`.
         parallel: whether the FFN reads `resid_pre` instead of `resid_mid`.
     """
 
@@ -54,6 +57,7 @@ class Trace:
     head_factors: Tensor
     patterns: Tensor
     values: Tensor
+    logits: Tensor
     parallel: bool
 
     @property
@@ -84,26 +88,30 @@ class Trace:
 
 
 def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]) -> list[Trace]:
-    """Run prompts, given as token ids, through the model's body in one forward pass.
+    """Run prompts of one length, given as token ids, in one forward pass.
 
-    Prompts of different lengths are padded on the right: a causal model's states at a prompt's own
-    positions do not see what comes after them, so each trace is what the prompt alone would give.
+    None is padded: interventions at positions counted from the end would act on padding, and rotary factors
+    that depend on the longest row would be those of another prompt.
 
     Returns:
         One trace per prompt, in order.
     """
-    tokens, mask = padded_on_the_right(prompts, input_device(model))
-    last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=anatomy.device)
-    recording = _Recording(last)
+    tokens = torch.tensor(prompts, device=input_device(model))
+    recording = _Recording(*tokens.shape, anatomy.device)
     with ExitStack() as stack, torch.no_grad():
         for handle in recording.hooks(anatomy):
             stack.callback(handle.remove)
         stack.enter_context(observed_attention(model, recording.see_attention))
-        model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
+        logits = model(input_ids=tokens, use_cache=False, **_only_the_last(model)).logits[:, -1].float()
     return [
-        recording.trace(row, torch.as_tensor(prompt, device=anatomy.device), anatomy.parallel)
-        for row, prompt in enumerate(prompts)
+        recording.trace(row, tokens[row].to(anatomy.device), logits[row].to(anatomy.device), anatomy.parallel)
+        for row in range(len(tokens))
     ]
+
+
+def _only_the_last(model: PreTrainedModel) -> dict[str, int]:
+    """Ask for the logits of the last position alone, where a model's head can be asked."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
 def final_states(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -111,7 +119,7 @@ def final_states(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Seq
 
     Nothing else of the pass is seen or checked.
     """
-    recording = _Recording(torch.full((len(prompts),), len(prompts[0]) - 1, device=anatomy.device))
+    recording = _Recording(len(prompts), len(prompts[0]), anatomy.device)
     with ExitStack() as stack, torch.no_grad():
         stack.callback(recording.final_state_hook(anatomy).remove)
         stack.enter_context(evaluating(model))
@@ -119,43 +127,34 @@ def final_states(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Seq
     return recording.sites["final_state"][-1]
 
 
-def padded_on_the_right(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts of any lengths as one tensor, and where their tokens are, `[n_prompts, longest]` each."""
-    tokens = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.long, device=device)
-    mask = torch.zeros_like(tokens)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.as_tensor(prompt, device=device)
-        mask[row, : len(prompt)] = 1
-    return tokens, mask
-
-
 def batches(
     prompts: Sequence[Sequence[int]], anatomy: Anatomy, budget: int, everywhere: bool = False
 ) -> Iterator[range]:
-    """Which prompts, in order, to run together: as many as a budget of bytes has room for, one at least.
+    """Group prompts that stand together and have one length, as many as a budget of bytes has room for.
 
-    Counted are the activations of a block at every position, the attention weights and values that are
-    seen there, and what is kept of each prompt, or of each of its positions if it is kept everywhere.
+    A group has one prompt at least. Counted are the activations of a block at every position, the attention
+    weights and values that are seen there, and what is kept of each prompt, or of each of its positions if it
+    is kept everywhere.
     """
     head_values = anatomy.n_layers * anatomy.n_kv_heads * anatomy.d_head
     kept = anatomy.n_layers * (anatomy.d_ff + 8 * anatomy.d_model)
-    start = longest = 0
-    for stop in range(len(prompts)):
-        longest = max(longest, len(prompts[stop]))
-        of_token = 4 * anatomy.d_ff + 8 * anatomy.d_model + head_values + 2 * anatomy.n_heads * longest
-        of_prompt = longest * (of_token + kept) if everywhere else longest * of_token + kept
-        if stop > start and 4 * (stop + 1 - start) * of_prompt > budget:
-            yield range(start, stop)
-            start, longest = stop, len(prompts[stop])
-    if prompts:
-        yield range(start, len(prompts))
+    start = 0
+    for length, group in groupby(map(len, prompts)):
+        of_token = 4 * anatomy.d_ff + 8 * anatomy.d_model + head_values + 2 * anatomy.n_heads * length
+        of_prompt = length * (of_token + kept) if everywhere else length * of_token + kept
+        stop, most = start + len(list(group)), max(1, budget // (4 * of_prompt))
+        for first in range(start, stop, most):
+            yield range(first, min(first + most, stop))
+        start = stop
 
 
 @dataclass
 class _Recording:
-    """Collects, layer after layer, what the hooks see at each prompt's last position, where `last` is."""
+    """Collects, layer after layer, what hooks see at the last position of prompts, on one device."""
 
-    last: Tensor
+    n_prompts: int
+    n_tokens: int
+    device: torch.device
     sites: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def hooks(self, anatomy: Anatomy) -> list[Any]:
@@ -177,23 +176,21 @@ class _Recording:
         return anatomy.final_norm.register_forward_pre_hook(self._input("final_state"))
 
     def see_attention(self, call: AttentionCall) -> None:
-        self._keep("patterns", call.pattern(self.last.to(call.value.device)))
+        last = torch.full((self.n_prompts,), self.n_tokens - 1, device=call.value.device)
+        self._keep("patterns", call.pattern(last))
         self._keep("values", call.value.float())
 
-    def trace(self, row: int, token_ids: Tensor, parallel: bool) -> Trace:
+    def trace(self, row: int, token_ids: Tensor, logits: Tensor, parallel: bool) -> Trace:
         kept = {name: stack_padded([t[row] for t in seen]) for name, seen in self.sites.items()}
         kept["final_state"] = kept["final_state"][-1]
-        kept["patterns"] = kept["patterns"][..., : len(token_ids)]
-        kept["values"] = kept["values"][..., : len(token_ids), :]
-        return Trace(token_ids=token_ids, parallel=parallel, **kept)
+        return Trace(token_ids=token_ids, logits=logits, parallel=parallel, **kept)
 
     def _keep(self, site: str, values: Tensor) -> None:
-        self.sites.setdefault(site, []).append(values.detach().to(self.last.device))
+        self.sites.setdefault(site, []).append(values.detach().to(self.device))
 
     def _last(self, states: Tensor) -> Tensor:
-        states = states.view(len(self.last), -1, states.shape[-1])
-        last = self.last.to(states.device)
-        return states[torch.arange(len(last), device=last.device), last].float().to(self.last.device)
+        # Some families give the tokens of all prompts in one row.
+        return states.view(self.n_prompts, self.n_tokens, -1)[:, -1].float().to(self.device)
 
     def _block_input(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._keep("resid_pre", self._last(hidden_states(args, kwargs)))

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mnemoscope.model.anatomy import Anatomy, Projection
-from mnemoscope.model.capture import Trace, capture, padded_on_the_right, stack_padded
+from mnemoscope.model.capture import Trace, capture, stack_padded
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
 from mnemoscope.model.stored import input_device
 
@@ -95,7 +95,7 @@ def capture_components(
         positions: of the prompt.
         calls: keep the attention calls too, which hold keys and values of every token.
     """
-    tokens, mask = padded_on_the_right([token_ids], input_device(model))
+    tokens = torch.tensor([list(token_ids)], device=input_device(model))
     chosen = torch.tensor(sorted(set(positions)), device=anatomy.device)
     recording = _Recording(chosen)
     with ExitStack() as stack, torch.no_grad():
@@ -103,7 +103,7 @@ def capture_components(
             stack.callback(handle.remove)
         see = recording.calls.append if calls else lambda call: None
         stack.enter_context(observed_attention(model, see))
-        model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
+        model.base_model(input_ids=tokens, use_cache=False)
     (components,) = recording.components([chosen])
     return components
 
@@ -111,15 +111,14 @@ def capture_components(
 def capture_with_components(
     model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]
 ) -> tuple[list[Trace], list[Components]]:
-    """What `capture` keeps of prompts, and what is written at every position of each, in one pass."""
-    longest = max(map(len, prompts))
-    everywhere = [torch.arange(len(prompt), device=anatomy.device) for prompt in prompts]
-    recording = _Recording(torch.cat([row * longest + own for row, own in enumerate(everywhere)]))
+    """Keep what `capture` does of prompts of one length, and all that is written at every position."""
+    n_tokens = len(prompts[0])
+    recording = _Recording(torch.arange(len(prompts) * n_tokens, device=anatomy.device))
     with ExitStack() as stack:
         for handle in recording.hooks(anatomy):
             stack.callback(handle.remove)
         traces = capture(model, anatomy, prompts)
-    return traces, recording.components(everywhere)
+    return traces, recording.components([torch.arange(n_tokens, device=anatomy.device)] * len(prompts))
 
 
 @dataclass

@@ -16,6 +16,7 @@ from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.attention_call import AttentionCall, QueryKeyCall
 from mnemoscope.model.experts import running_mixtures
 from mnemoscope.model.own_attention import has_own_attention, watched_own_attention
+from mnemoscope.model.rotary import fresh_rotary_factors
 
 ATTENTION_NAME = "mnemoscope"
 
@@ -97,13 +98,14 @@ def _our_attention(model: PreTrainedModel, observer: Callable[[AttentionCall], N
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode while the context lasts; then every module has its own mode again.
 
-    Mixtures of experts run in place of the model's own code for experts.
+    Mixtures of experts run in place of the model's own code for experts, and rotary factors are those of the
+    prompt alone.
     """
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
             module.training = False
-        with running_mixtures(model):
+        with running_mixtures(model), fresh_rotary_factors(model):
             yield
     finally:
         for module in training:

@@ -91,7 +91,7 @@ def prove(model: PreTrainedModel, anatomy: Anatomy) -> Proof:
         with observed_attention(model, lambda call: None):
             observed = model(input_ids=tokens, use_cache=False).logits[0].float()
     prompt = tokens[0].tolist()
-    traces = capture(model, anatomy, [prompt[:n] for n in range(1, len(prompt) + 1)])
+    traces = [trace for n in range(1, len(prompt) + 1) for trace in capture(model, anatomy, [prompt[:n]])]
     errors = {
         "attention function": relative_error(observed, own),
         "causality": relative_error(alone, own[:N_ALONE]),

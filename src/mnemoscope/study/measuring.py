@@ -109,6 +109,8 @@ def attributed(
     """Value neurons of facts, and what activates them, from one forward pass for all."""
     anatomy = model.language_model.anatomy
     projected = ProjectedColumns(anatomy.readout, MEMORY_BUDGET)
+    # Prompts of one length behind each other, which run together.
+    facts = sorted(facts, key=lambda fact: len(fact.prompt.ids))
     asked = [Asked(fact.prompt, (fact.target,)) for fact in facts]
     readable = all(block.readers is not None for block in anatomy.blocks)
     predictions = model.predictions(asked, projected=projected, components=readable)
