@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -85,6 +85,7 @@ class OpenedModel:
         """Wrap an opened model; `mnemoscope.load` does it for you."""
         self.language_model = language_model
         self._in_force: list[InForce] = []
+        self._geometry: Geometry | None = None
 
     @property
     def name(self) -> str:
@@ -147,10 +148,11 @@ class OpenedModel:
             f"{self.d_ff} FFN neurons, {self.dtype})"
         )
 
-    @cached_property
     def geometry(self) -> Geometry:
-        """What the bounds need to know of the weights; made at the first attribution."""
-        return Geometry(self.language_model.anatomy.readout)
+        """Measure the weights for the bounds, or take what was measured if they have not changed since."""
+        if self._geometry is None or not self._geometry.holds():
+            self._geometry = Geometry(self.language_model.anatomy.readout)
+        return self._geometry
 
     def chat_prompt(self, message: str) -> str:
         """A user's message in the model's chat template, up to where the answer begins.
@@ -235,7 +237,7 @@ class OpenedModel:
         for each, read in zip(asked, all_read, strict=True):
             yield Prediction(
                 language_model=self.language_model,
-                geometry=lambda: self.geometry,
+                geometry=cache(self.geometry),
                 tokens=each.prompt.tokens,
                 trace=read.trace,
                 readout=read.readout,

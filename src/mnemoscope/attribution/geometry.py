@@ -68,9 +68,9 @@ class Rounding:
 
 
 class Geometry:
-    """What the bounds need to know of a model's weights; made once per model, filled as asked for.
+    """Norms and sums of a model's weights that bounds are made of; measured when they are first needed.
 
-    The weights must not change afterwards, or the bounds would no longer hold.
+    They rest on the weights as they were then: `holds` says whether these are still the same.
     """
 
     def __init__(self, readout: Readout) -> None:
@@ -89,7 +89,9 @@ class Geometry:
             radius = torch.maximum(radius, centred.norm(dim=-1).max())
             longest = torch.maximum(longest, part.float().norm(dim=-1).max())
         self.radius, self.longest = radius, longest
+        self._fingerprint = _fingerprint(embeddings)
         self._measured: dict[int, tuple[Tensor, Tensor]] = {}
+        self._fingerprints: dict[int, tuple[Projection, Tensor]] = {}
         self._lengths: dict[int, Tensor] = {}
         self._latest: dict[Hashable, tuple[Hashable, Any]] = {}
 
@@ -102,11 +104,23 @@ class Geometry:
         return norms, ((folded @ self.gram) * folded).sum(-1).clamp_min(0) + error
 
     def measure_weights(self, projection: Projection) -> tuple[Tensor, Tensor]:
-        """The same of all columns of a projection, kept for the next prompt."""
+        """Measure all columns of a projection as `measure` does, and keep that for the next prompt."""
         key = id(projection.module)
         if key not in self._measured:
-            self._measured[key] = self.measure(projection.columns())
+            columns = projection.columns()
+            self._measured[key] = self.measure(columns)
+            self._fingerprints[key] = projection, _fingerprint(columns)
         return self._measured[key]
+
+    def holds(self) -> bool:
+        """Whether the weights that were measured are the same as then, however they were changed since.
+
+        Reads them once, which costs about as much time as a layer's share of a forward pass for each layer.
+        """
+        return torch.equal(_fingerprint(self.readout.unembedding), self._fingerprint) and all(
+            torch.equal(_fingerprint(projection.columns()), then)
+            for projection, then in self._fingerprints.values()
+        )
 
     def lengths(self, projection: Projection) -> Tensor:
         """Length of what every column of a projection adds, `[n_columns]`, kept for the next prompt."""
@@ -127,3 +141,12 @@ class Geometry:
         if kept is None or kept[0] != of:
             kept = self._latest[what] = of, make()
         return kept[1]
+
+
+def _fingerprint(rows: Tensor) -> Tensor:
+    """Add rows up with weights of their own, `[n, d] -> [d]`: another sum for any changed or moved row."""
+    weights = torch.rand(len(rows), generator=torch.Generator().manual_seed(0)).to(rows.device)
+    found = torch.zeros(rows.shape[1], device=rows.device)
+    for some, part in zip(weights.split(8192), rows.split(8192), strict=True):
+        found += some @ part.float()
+    return found

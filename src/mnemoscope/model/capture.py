@@ -97,7 +97,8 @@ def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence
         One trace per prompt, in order.
     """
     tokens = torch.tensor(prompts, device=input_device(model))
-    recording = _Recording(*tokens.shape, anatomy.device)
+    n_prompts, n_tokens = tokens.shape
+    recording = _Recording(n_prompts, n_tokens, anatomy.device)
     with ExitStack() as stack, torch.no_grad():
         for handle in recording.hooks(anatomy):
             stack.callback(handle.remove)
@@ -105,7 +106,7 @@ def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence
         logits = model(input_ids=tokens, use_cache=False, **_only_the_last(model)).logits[:, -1].float()
     return [
         recording.trace(row, tokens[row].to(anatomy.device), logits[row].to(anatomy.device), anatomy.parallel)
-        for row in range(len(tokens))
+        for row in range(n_prompts)
     ]
 
 

@@ -7,24 +7,27 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mnemoscope.model.added_families import anatomy_of
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.capture import Trace, capture
+from mnemoscope.model.changes import WeightsVersion, weights_version
 from mnemoscope.model.components import Components, capture_with_components
-from mnemoscope.model.proof import Proof, require_sum
+from mnemoscope.model.proof import Proof, prove, require, require_sum
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LanguageModel:
-    """A proven model.
+    """A transformers model that was validated.
 
     Attributes:
         name: what it was loaded by.
         revision: hub commit, or a digest of the local files.
         model: the transformers model, untouched.
         tokenizer: its tokenizer.
-        anatomy: where its parts are.
+        anatomy: where its parts are, and copies of its norms.
         proof: the checks it passed.
         replayed: the sorts of arguments with which its blocks have been seen to run on their own.
+        version: of the weights that all of this is about.
     """
 
     name: str
@@ -34,6 +37,25 @@ class LanguageModel:
     anatomy: Anatomy
     proof: Proof
     replayed: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    version: WeightsVersion = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Note which weights were looked at."""
+        self.version = weights_version(self.model)
+
+    def follow_changes(self) -> None:
+        """Look at the model anew if its weights or adapters have changed since it was opened.
+
+        Raises:
+            UnsupportedModelError: the changed model's parts do not add up.
+        """
+        version = weights_version(self.model)
+        if version != self.version:
+            anatomy = anatomy_of(self.model)
+            proof = prove(self.model, anatomy)
+            require(proof, self.model)
+            self.anatomy, self.proof, self.version = anatomy, proof, version
+            self.replayed.clear()
 
     @property
     def context(self) -> int | None:

@@ -1,0 +1,98 @@
+"""A model that is changed after it was opened is looked at anew, and every way of changing it is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import mnemoscope as ms
+from mnemoscope.attribution.geometry import Geometry
+from support import built, check_alike, open_tiny, words
+
+PROMPT = words(5, 17, 80, 33)
+
+
+def scale_in_place(model: nn.Module) -> None:
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.mul_(7.0)
+
+
+def scale_data(model: nn.Module) -> None:
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight.data *= 7.0
+
+
+def scale_one_neuron(model: nn.Module) -> None:
+    model.model.layers[1].mlp.down_proj.weight.data[:, 3] *= 50.0
+
+
+def swap_neurons(model: nn.Module) -> None:
+    weight = model.model.layers[1].mlp.down_proj.weight.data
+    weight[:, [3, 5]] = weight[:, [5, 3]] * torch.tensor([1.0, 30.0])
+
+
+def scale_the_head(model: nn.Module) -> None:
+    model.lm_head.weight.data *= 3.0
+
+
+def scale_the_final_norm(model: nn.Module) -> None:
+    with torch.no_grad():
+        model.model.norm.weight.mul_(2.0)
+
+
+def replace_a_weight(model: nn.Module) -> None:
+    attention = model.model.layers[0].self_attn
+    attention.o_proj.weight = nn.Parameter(5 * attention.o_proj.weight.detach())
+
+
+CHANGES = (
+    scale_in_place,
+    scale_data,
+    scale_one_neuron,
+    swap_neurons,
+    scale_the_head,
+    scale_the_final_norm,
+    replace_a_weight,
+)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_changed_model_is_that_of_the_changed_weights(change: Callable[[nn.Module], None]) -> None:
+    model = open_tiny(built("llama"))
+    transformer = model.language_model.model
+    model.attribute(PROMPT, 7, top=5, neurons="bounds")
+    model.rank(PROMPT, 7, method="rank")
+    change(transformer)
+    fresh = open_tiny(transformer)
+    found = model.attribute(PROMPT, 7, top=5, neurons="bounds")
+    check_alike(found, fresh.attribute(PROMPT, 7, top=5, neurons="bounds"))
+    exact = fresh.attribute(PROMPT, 7, top=5, neurons="all").ffn_scores["lower"]
+    assert ((found.ffn_scores["lower"] <= exact) & (exact <= found.ffn_scores["upper"])).all()
+    ranked, expected = (each.rank(PROMPT, 7, method="rank").neurons for each in (model, fresh))
+    assert ranked.equals(expected)
+    assert model.plain_text.perplexity == pytest.approx(fresh.plain_text.perplexity, rel=1e-5)
+
+
+def test_measured_weights_hold_until_they_are_changed() -> None:
+    model = open_tiny(built("llama"))
+    geometry = model.geometry()
+    model.attribute(PROMPT, 7, top=5)
+    assert model.geometry() is geometry
+    assert geometry.holds()
+    scale_one_neuron(model.language_model.model)
+    assert not geometry.holds()
+    assert isinstance(model.geometry(), Geometry)
+    assert model.geometry() is not geometry
+
+
+def test_a_run_of_other_weights_is_refused() -> None:
+    model = open_tiny(built("llama"))
+    run = model.run(PROMPT)
+    run.attribute(7, top=3)
+    scale_in_place(model.language_model.model)
+    with pytest.raises(ms.OptionError, match="begin another run"):
+        run.attribute(8, top=3)
