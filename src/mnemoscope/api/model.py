@@ -71,8 +71,8 @@ def load(
 class Model(Attributing, QueryProving, Reading):
     """A proven language model that can be asked which of its parts raise a prediction.
 
-    What is known of the weights is measured once, so do not change them in place; `edit` makes a
-    changed copy, and a model trained further is to be loaded anew.
+    A model whose weights or adapters change after it was opened is validated anew at the next call, and what
+    was measured of them is measured again. Calls of several threads run one after the other.
 
     Attributes:
         language_model: the transformers model, tokenizer and anatomy behind it.
