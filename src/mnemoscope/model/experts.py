@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.moe import ExpertsInterface
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.isolation import Hold, held
+from mnemoscope.model.isolation import Hold, held, stand_ins
 from mnemoscope.model.matrix import Linear, Matrix
 from mnemoscope.model.stored import read_parameter
 
@@ -316,7 +316,7 @@ def mixtures_of(model: PreTrainedModel) -> Sequence[Mixture]:
     """
     if model not in _known:
         names = [name for name, module in model.named_modules() if _are_experts(module)]
-        _known[model] = [
+        _known[model] = stand_ins[model] = [
             Mixture(name, model.get_submodule(name), model.get_submodule(name.rpartition(".")[0]))
             for name in names
         ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -27,6 +27,10 @@ R = TypeVar("R")
 
 # How long a thread that waits for a model sleeps before it looks again.
 _SECONDS_BETWEEN_LOOKS = 0.001
+
+
+# The modules that run in place of parts of a model, while the hold lasts that puts them there.
+stand_ins: WeakKeyDictionary[PreTrainedModel, Sequence[nn.Module]] = WeakKeyDictionary()
 
 
 class Hold:
@@ -67,18 +71,23 @@ class Hold:
         """Undo what was changed; or leave that to a newer hold, which began with the model as it is now."""
         if newer is not None:
             newer.undo[:0] = self.undo
+            newer._first_hook = min(self._first_hook, newer._first_hook)
             return
         for call in reversed(self.undo):
             call()
 
     def remove_hooks(self) -> None:
         """Remove the package's hooks that were registered on the model since the hold began."""
-        for module in self.model.modules():
-            for hooks in (module._forward_pre_hooks, module._forward_hooks):
-                for number, hook in list(hooks.items()):
-                    if number >= self._first_hook and _is_ours(hook):
-                        del hooks[number]
-                        module._forward_pre_hooks_with_kwargs.pop(number, None)
+        for module in (*self.model.modules(), *stand_ins.get(self.model, ())):
+            for hooks, with_kwargs in (
+                (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+                (module._forward_hooks, module._forward_hooks_with_kwargs),
+            ):
+                ours = [n for n, hook in hooks.items() if n >= self._first_hook and _is_ours(hook)]
+                for number in ours:
+                    del hooks[number]
+                for number in [n for n in with_kwargs if n >= self._first_hook and n not in hooks]:
+                    del with_kwargs[number]
 
 
 def _is_ours(hook: Callable[..., Any]) -> bool:
@@ -143,10 +152,16 @@ class _Turns:
             self._waiting = [other for other in self._waiting if other is not hold]
             if hold not in self.holds:
                 return
-            # Newer holds of the same thread go on where contexts end in another order than they began.
-            newer = self.holds[self.holds.index(hold) + 1 :]
-            hold.end(newer[0] if newer else None)
-            if failed and not newer:
+            place = self.holds.index(hold) + 1
+            if failed or hold.intervention is None:
+                # Calls that began later have ended too: an interrupt kept their code from saying so.
+                for ended in reversed([each for each in self.holds[place:] if each.intervention is None]):
+                    ended.end(None)
+                    self.holds.remove(ended)
+            # Interventions that began later may last longer.
+            newer = next(iter(self.holds[place:]), None)
+            hold.end(newer)
+            if failed and newer is None:
                 hold.remove_hooks()
             self.holds.remove(hold)
 
