@@ -175,6 +175,9 @@ def _turns_of(model: PreTrainedModel) -> _Turns:
 
     Which attention function runs is set in the config, so models that share one cannot run at once.
     """
+    turns = _turns.get(model)
+    if turns is not None:
+        return turns
     with _turns_mutex:
         if model not in _turns:
             alike = (turns for other, turns in _turns.items() if other.config is model.config)
