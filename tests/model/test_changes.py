@@ -66,6 +66,7 @@ def test_a_changed_model_is_that_of_the_changed_weights(change: Callable[[nn.Mod
     transformer = model.language_model.model
     model.attribute(PROMPT, 7, top=5, neurons="bounds")
     model.rank(PROMPT, 7, method="rank")
+    assert model.plain_text.perplexity > 1
     change(transformer)
     fresh = open_tiny(transformer)
     found = model.attribute(PROMPT, 7, top=5, neurons="bounds")

@@ -19,6 +19,7 @@ from mnemoscope.attribution.query_neurons import query_neurons
 from mnemoscope.attribution.result import TOP_LISTS, Attribution
 from mnemoscope.attribution.sums import summed_neurons
 from mnemoscope.errors import OptionError
+from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.targets import Answers
 from mnemoscope.model.tokens import Prompt, encode_continuation, encode_prompt, prefixes, token_text
 from mnemoscope.prediction import Prediction as Predicted
@@ -75,6 +76,7 @@ class Options:
 class Attributing(Querying):
     """The attributions of a `Model`."""
 
+    @isolated_call
     def attribute_many(
         self,
         prompts: Sequence[str],
@@ -131,6 +133,7 @@ class Attributing(Querying):
         }
         return [found[place] for place in range(len(asked))]
 
+    @isolated_call
     def attribute_continuation(
         self,
         prompt: str,
@@ -188,6 +191,7 @@ class Attributing(Querying):
         summed = summed_neurons(predictions, chosen.top, chosen.suppressing)
         return put_together(prompt, target, attributions, summed)
 
+    @isolated_call
     def run(self, prompt: str, *, norm_bias: bool = True, memory_budget: int = MEMORY_BUDGET) -> Run:
         """A prompt to ask several things of, run once for all of them.
 
@@ -205,6 +209,7 @@ class Attributing(Querying):
         """
         return Run(self, encode_prompt(self.language_model, prompt), norm_bias, memory_budget)
 
+    @isolated_call
     def target_tokens(self, prompt: str, target: str) -> tuple[int, ...]:
         """The ids of the tokens that a target is after a prompt.
 
@@ -273,11 +278,13 @@ class Run:
 
     def __init__(self, model: Attributing, prompt: Prompt, norm_bias: bool, memory_budget: int) -> None:
         """See `Model.run`."""
+        self.language_model = model.language_model
         self._model, self._prompt = model, prompt
         self._norm_bias, self._memory_budget = norm_bias, memory_budget
-        self._in_force = model.in_force
+        self._in_force, self._version = model.in_force, model.language_model.version
         self._prediction: Prediction | None = None
 
+    @isolated_call
     def predict(self, top: int = 10) -> Predicted:
         """What `Model.predict` gives.
 
@@ -299,6 +306,7 @@ class Run:
         )
         return Predicted(self._prompt.text, self._prompt.tokens, self._prompt.ids, table)
 
+    @isolated_call
     def attribute(
         self,
         target: Answers | None = None,
@@ -320,7 +328,8 @@ class Run:
         return self._model.attributed(self._prompt, prediction, chosen, ProgressBars() if progress else None)
 
     def _asked(self, target: Answers | None, against: Answers | None) -> Prediction:
-        if self._model.in_force != self._in_force:
+        now = self._model.in_force, self._model.language_model.version
+        if now != (self._in_force, self._version):
             raise OptionError(
                 "the model is changed otherwise than when this run was begun; begin another run of the prompt"
             )

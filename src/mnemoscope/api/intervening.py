@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+import torch
+from torch import Tensor
 from typing_extensions import Self, TypedDict, Unpack
 
 from mnemoscope.api.opened import MEMORY_BUDGET, InForce, OpenedModel
@@ -16,7 +17,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import (
     Ablation,
     Manner,
-    changed,
+    changes_to,
     compare,
     continuation,
     next_token,
@@ -24,10 +25,13 @@ from mnemoscope.intervention.ablation import (
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.editing import edited_copy, save_checkpoint
 from mnemoscope.intervention.parts import FFNNeuron, Parts, listed, sites
-from mnemoscope.intervention.running import unchanged
+from mnemoscope.intervention.running import applied, unchanged
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.intervention.specificity import Besides, KnownFact, PlainText, beginnings, shipped_passages
+from mnemoscope.model.changes import weights_fingerprint
+from mnemoscope.model.isolation import held, isolated_call
 from mnemoscope.model.tokens import added_text, encode_prompt, encode_target
+from mnemoscope.model.torch_state import default_torch_state
 
 # A comparison runs the plain text once for every control, so only the first passages are taken.
 N_PASSAGES = 8
@@ -46,7 +50,13 @@ class How(TypedDict, total=False):
 class Intervening(OpenedModel):
     """The interventions of a `Model`."""
 
-    @cached_property
+    _plain_text: PlainText | None = None
+    _sensitivity: Sensitivity | None = None
+    # Of the weights that both were made with.
+    _fingerprint: Tensor | None = None
+
+    @property
+    @isolated_call
     def plain_text(self) -> PlainText:
         """Plain English text on which an intervention should do little; made at its first use.
 
@@ -55,18 +65,26 @@ class Intervening(OpenedModel):
         >>> with model.ablate(result.ffn_neurons.head(10)):  # doctest: +SKIP
         ...     model.plain_text.effect().kl
         """
-        return PlainText(self.language_model, shipped_passages()[:N_PASSAGES], budget=MEMORY_BUDGET)
+        self._forget_other_weights()
+        if self._plain_text is None:
+            passages = shipped_passages()[:N_PASSAGES]
+            self._plain_text = PlainText(self.language_model, passages, budget=MEMORY_BUDGET)
+        return self._plain_text
 
-    @cached_property
+    @property
+    @isolated_call
     def sensitivity(self) -> Sensitivity:
         """How plain text answers to taking each neuron away; made at its first use.
 
         From the package's passages that `plain_text` does not hold, so that what is expected on
         these can be checked on those.
         """
-        texts = beginnings(self.language_model, shipped_passages()[N_PASSAGES:])
-        with unchanged():
-            return Sensitivity(self.language_model, texts, budget=MEMORY_BUDGET)
+        self._forget_other_weights()
+        if self._sensitivity is None:
+            texts = beginnings(self.language_model, shipped_passages()[N_PASSAGES:])
+            with unchanged(self.language_model.model):
+                self._sensitivity = Sensitivity(self.language_model, texts, budget=MEMORY_BUDGET)
+        return self._sensitivity
 
     @contextmanager
     def ablate(
@@ -83,7 +101,8 @@ class Intervening(OpenedModel):
 
         Contexts can be nested. `predict`, `generate`, the transformers model itself and its own
         `generate` all see the change; `attribute` does too for FFN neurons, and refuses while heads,
-        attention neurons or layers are changed, because their parts would no longer add up.
+        attention neurons or layers are changed, because their parts would no longer add up. Calls of
+        other threads wait until the context ends, so none of them sees the change.
 
         Args:
             parts: a table of a result (its rows), or `FFNNeuron`, `AttentionNeuron`, `Head` and
@@ -105,17 +124,18 @@ class Intervening(OpenedModel):
         >>> with model.ablate(result.ffn_neurons.head(10)):  # doctest: +SKIP
         ...     model.predict("The capital of Japan is the city of")
         """
-        named = listed(parts)
-        manner = self._manner(factor, mean_of, resample_from, seed, positions)
-        opaque = any(not isinstance(part, FFNNeuron) for part in named)
-        change = InForce(opaque, manner.by_position)
-        self._in_force.append(change)
-        try:
-            with changed(self.language_model, named, manner):
+        model = self.language_model.model
+        with held(model) as hold:
+            with default_torch_state():
+                named = listed(parts)
+                manner = self._manner(factor, mean_of, resample_from, seed, positions)
+                done = changes_to(self.language_model, named, manner)
+            opaque = any(not isinstance(part, FFNNeuron) for part in named)
+            hold.intervention = InForce(opaque, manner.by_position)
+            with applied(self.language_model, done, manner.positions):
                 yield self
-        finally:
-            self._in_force.remove(change)
 
+    @isolated_call
     def compare_ablation(
         self,
         prompt: str,
@@ -170,6 +190,7 @@ class Intervening(OpenedModel):
             Besides(self.plain_text, tuple(facts), relation or ""),
         )
 
+    @isolated_call
     def generate(self, prompt: str, n_tokens: int = 20) -> str:
         """The text that the model goes on with, always taking the likeliest next token.
 
@@ -198,10 +219,11 @@ class Intervening(OpenedModel):
                 f"n_tokens is {n_tokens}, but after a prompt of {len(encoded.ids)} tokens the model has room "
                 f"for {context - len(encoded.ids)}; ask for fewer, or shorten the prompt"
             )
-        use_cache = not any(change.by_position for change in self._in_force)
+        use_cache = not any(change.by_position for change in self.in_force)
         added = continuation(self.language_model, encoded.ids, n_tokens, use_cache=use_cache)
         return added_text(self.language_model.tokenizer, encoded.ids, added)
 
+    @isolated_call
     def ablate_each(
         self,
         prompt: str,
@@ -252,6 +274,7 @@ class Intervening(OpenedModel):
             }
         )
 
+    @isolated_call
     def single_ablations(
         self,
         prompt: str,
@@ -292,6 +315,7 @@ class Intervening(OpenedModel):
         )
         return pd.DataFrame([part._asdict() for part in named]).assign(drop=outcomes["drop"])
 
+    @isolated_call
     def edit(self, parts: Parts, *, factor: float = 0.0, save_to: str | Path | None = None) -> Self:
         """A copy of the model with an intervention baked into its weights.
 
@@ -305,14 +329,25 @@ class Intervening(OpenedModel):
             The copy, proven like any model; this one is not touched.
 
         Raises:
-            OptionError: no parts, or a part that is not there.
+            OptionError: no parts, a part that is not there, or an ablation lasts, which the copy would keep.
             OutputError: the folder exists already or cannot be written.
         """
+        if self.in_force:
+            raise OptionError(
+                "a copy made during an ablation would keep it; edit after the ablation has ended"
+            )
         at = sites(listed(parts), self.language_model.anatomy)
         copied = edited_copy(self.language_model, at, factor)
         if save_to is not None:
             save_checkpoint(copied, Path(save_to))
         return type(self)(copied)
+
+    def _forget_other_weights(self) -> None:
+        """Drop what was made of the model before its weights changed."""
+        now = weights_fingerprint(self.language_model.model)
+        if self._fingerprint is None or not torch.equal(now, self._fingerprint):
+            self._plain_text = self._sensitivity = None
+            self._fingerprint = now
 
     def _manner(
         self,

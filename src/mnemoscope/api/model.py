@@ -16,6 +16,7 @@ from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.attribution.ranking import Ranking, rank
 from mnemoscope.attribution.result import Attribution
 from mnemoscope.errors import OptionError
+from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.loading import Source, open_model
 from mnemoscope.model.targets import Answers
 from mnemoscope.model.tokens import encode_prompt
@@ -78,6 +79,7 @@ class Model(Attributing, QueryProving, Reading):
         language_model: the transformers model, tokenizer and anatomy behind it.
     """
 
+    @isolated_call
     def predict(self, prompt: str, top: int = 10) -> Prediction:
         """The likeliest next tokens.
 
@@ -87,6 +89,7 @@ class Model(Attributing, QueryProving, Reading):
         """
         return self.run(prompt).predict(top)
 
+    @isolated_call
     def attribute(  # noqa: PLR0913 - each is a choice of its own
         self,
         prompt: str,
@@ -153,6 +156,7 @@ class Model(Attributing, QueryProving, Reading):
             query=query,
         )
 
+    @isolated_call
     def question(
         self,
         prompt: str,
@@ -184,6 +188,7 @@ class Model(Attributing, QueryProving, Reading):
         (prediction,) = self.predictions([self.ask(encoded, target, against)], memory_budget)
         return Question(prediction, kind, lambda: self.sensitivity, report)
 
+    @isolated_call
     def rank(
         self,
         prompt: str,

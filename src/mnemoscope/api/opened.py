@@ -19,6 +19,7 @@ from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.model.capture import Trace, batches
 from mnemoscope.model.chat import chat_text
 from mnemoscope.model.components import Components
+from mnemoscope.model.isolation import interventions_on, isolated
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import Proof
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
@@ -84,7 +85,6 @@ class OpenedModel:
     def __init__(self, language_model: LanguageModel) -> None:
         """Wrap an opened model; `mnemoscope.load` does it for you."""
         self.language_model = language_model
-        self._in_force: list[InForce] = []
         self._geometry: Geometry | None = None
 
     @property
@@ -181,22 +181,27 @@ class OpenedModel:
         `everywhere` is whether to keep what is written at every position.
         """
         anatomy = self.language_model.anatomy
-        freeze = anatomy.readout.freeze
         for some in batches([prompt.ids for prompt in prompts], anatomy, budget, everywhere):
-            ids = [prompts[i].ids for i in some]
-            traces, written = self._captured(ids, everywhere)
-            readouts = [freeze(trace.final_state, norm_bias) for trace in traces]
-            log_p = log_probabilities_of_each(readouts, [trace.final_state for trace in traces])
-            for i, trace, readout, predicted, components in zip(
-                some, traces, readouts, log_p, written, strict=True
-            ):
-                if not predicted.isfinite().all():
-                    raise PromptError(
-                        f"the model predicts NaN or infinite values after {prompts[i].text!r}; "
-                        "check the weights, or load "
-                        "half-precision weights as float32"
-                    )
-                yield Read(trace, readout, predicted, components)
+            # Held for a batch, not while the caller looks at what it gave.
+            with isolated(self.language_model.model):
+                found = self._read_batch([prompts[i] for i in some], norm_bias, everywhere)
+            yield from found
+
+    def _read_batch(self, prompts: Sequence[Prompt], norm_bias: bool, everywhere: bool) -> list[Read]:
+        """Run prompts in one forward pass."""
+        traces, written = self._captured([prompt.ids for prompt in prompts], everywhere)
+        readouts = [
+            self.language_model.anatomy.readout.freeze(trace.final_state, norm_bias) for trace in traces
+        ]
+        log_p = log_probabilities_of_each(readouts, [trace.final_state for trace in traces])
+        for prompt, predicted in zip(prompts, log_p, strict=True):
+            if not predicted.isfinite().all():
+                raise PromptError(
+                    f"the model predicts NaN or infinite values after {prompt.text!r}; "
+                    "check the weights, or load "
+                    "half-precision weights as float32"
+                )
+        return [Read(*read) for read in zip(traces, readouts, log_p, written, strict=True)]
 
     def _captured(
         self, ids: Sequence[Sequence[int]], everywhere: bool
@@ -288,8 +293,8 @@ class OpenedModel:
 
     @property
     def in_force(self) -> tuple[InForce, ...]:
-        """The interventions that last now."""
-        return tuple(self._in_force)
+        """The interventions that last now, whichever `Model` of the transformers model began them."""
+        return tuple(interventions_on(self.language_model.model))
 
     def check_parts_add_up(self) -> None:
         """Refuse to take a model apart while an intervention changes more than FFN neurons.
@@ -297,7 +302,7 @@ class OpenedModel:
         Raises:
             OptionError: one does.
         """
-        if any(change.opaque for change in self._in_force):
+        if any(change.opaque for change in self.in_force):
             raise OptionError(
                 "heads, attention neurons or layers are being changed, so the parts would not add up; "
                 "attribute outside the ablation, or attribute the model that edit() returns"

@@ -13,11 +13,13 @@ from mnemoscope.attribution.result import Attribution
 from mnemoscope.attribution.subkeys import Kind
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.query_ablation import Asked, QueryAblation, QueryProof
+from mnemoscope.model.isolation import isolated_call
 
 
 class QueryProving(Querying, Intervening):
     """The proofs of a `Model` for query neurons."""
 
+    @isolated_call
     def compare_query_ablation(
         self,
         result: Attribution,
@@ -59,6 +61,7 @@ class QueryProving(Querying, Intervening):
         proof = QueryProof(self.language_model, result, Asked(top, values, of))
         return proof.outcome(self.compare_ablation(result.prompt, target, proof.parts, seeds=seeds))
 
+    @isolated_call
     def query_split(self, result: Attribution, *, values: int = 30, top: int = 300) -> pd.DataFrame:
         """How many FFN neurons only activate, only bring the target, or do both, by layer.
 

@@ -10,11 +10,13 @@ from mnemoscope.attribution.query_neurons import Asked, QueryNeurons, query_neur
 from mnemoscope.attribution.result import Attribution
 from mnemoscope.attribution.subkeys import Key
 from mnemoscope.errors import OptionError
+from mnemoscope.model.isolation import isolated_call
 
 
 class Querying(OpenedModel):
     """The questions of a `Model` about query neurons."""
 
+    @isolated_call
     def query(
         self, result: Attribution, *, values: int = 30, top: int = 100, key: Key | None = None
     ) -> QueryNeurons:
@@ -45,6 +47,7 @@ class Querying(OpenedModel):
         asked = Asked(values, top, key)
         return query_neurons(self.language_model, result.token_ids, result.tokens, value_tables, asked)
 
+    @isolated_call
     def links(
         self,
         result: Attribution,

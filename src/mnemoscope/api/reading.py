@@ -5,6 +5,7 @@ from __future__ import annotations
 from mnemoscope.api.opened import OpenedModel
 from mnemoscope.attribution.head_reading import HeadReading, head_vectors, read_head
 from mnemoscope.attribution.reading import NeuronReading, check_head, check_top, read_neuron
+from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.key_gradients import watched_block
 from mnemoscope.model.tokens import encode_prompt
 
@@ -12,6 +13,7 @@ from mnemoscope.model.tokens import encode_prompt
 class Reading(OpenedModel):
     """The readings of a `Model`."""
 
+    @isolated_call
     def neuron(
         self, layer: int, neuron: int, top: int = 10, through: tuple[int, int] | None = None
     ) -> NeuronReading:
@@ -32,6 +34,7 @@ class Reading(OpenedModel):
         """
         return read_neuron(self.language_model, layer, neuron, top, through)
 
+    @isolated_call
     def read_head(self, prompt: str, layer: int, head: int, top: int = 5) -> HeadReading:
         """What a head meets, looks for and brings at each position of a prompt, as tokens.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mnemoscope.attribution.tails import MEAN_ROWS
 from mnemoscope.model.anatomy import Projection
+from mnemoscope.model.changes import fingerprint
 from mnemoscope.model.readout import UNIT, Readout, widest
 
 # Rounding errors in units of float32's: of what is done to a vector before it is projected, and of the
@@ -89,7 +90,7 @@ class Geometry:
             radius = torch.maximum(radius, centred.norm(dim=-1).max())
             longest = torch.maximum(longest, part.float().norm(dim=-1).max())
         self.radius, self.longest = radius, longest
-        self._fingerprint = _fingerprint(embeddings)
+        self._fingerprint = fingerprint(embeddings)
         self._measured: dict[int, tuple[Tensor, Tensor]] = {}
         self._fingerprints: dict[int, tuple[Projection, Tensor]] = {}
         self._lengths: dict[int, Tensor] = {}
@@ -109,7 +110,7 @@ class Geometry:
         if key not in self._measured:
             columns = projection.columns()
             self._measured[key] = self.measure(columns)
-            self._fingerprints[key] = projection, _fingerprint(columns)
+            self._fingerprints[key] = projection, fingerprint(columns)
         return self._measured[key]
 
     def holds(self) -> bool:
@@ -117,8 +118,8 @@ class Geometry:
 
         Reads them once, which costs about as much time as a layer's share of a forward pass for each layer.
         """
-        return torch.equal(_fingerprint(self.readout.unembedding), self._fingerprint) and all(
-            torch.equal(_fingerprint(projection.columns()), then)
+        return torch.equal(fingerprint(self.readout.unembedding), self._fingerprint) and all(
+            torch.equal(fingerprint(projection.columns()), then)
             for projection, then in self._fingerprints.values()
         )
 
@@ -141,12 +142,3 @@ class Geometry:
         if kept is None or kept[0] != of:
             kept = self._latest[what] = of, make()
         return kept[1]
-
-
-def _fingerprint(rows: Tensor) -> Tensor:
-    """Add rows up with weights of their own, `[n, d] -> [d]`: another sum for any changed or moved row."""
-    weights = torch.rand(len(rows), generator=torch.Generator().manual_seed(0)).to(rows.device)
-    found = torch.zeros(rows.shape[1], device=rows.device)
-    for some, part in zip(weights.split(8192), rows.split(8192), strict=True):
-        found += some @ part.float()
-    return found

@@ -16,7 +16,6 @@ from mnemoscope.attribution.result import records
 from mnemoscope.display import Displayed
 from mnemoscope.intervention.parts import Part, Site, matched_random, sites
 from mnemoscope.intervention.running import Change, Positions, Replacement, applied, observed_inputs
-from mnemoscope.model.experts import running_mixtures
 from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
@@ -192,15 +191,18 @@ class Manner:
         return Replacement(values, self.seed)
 
 
-@contextmanager
-def changed(language_model: LanguageModel, parts: Sequence[Part], manner: Manner) -> Iterator[None]:
-    """Change parts in every forward pass while the context lasts."""
+def changes_to(language_model: LanguageModel, parts: Sequence[Part], manner: Manner) -> list[Change]:
+    """Return the change of each site of the parts; runs the prompts of `manner.references`."""
     at = sites(parts, language_model.anatomy)
     values = reference_values(language_model, at, manner.references)
     instead = {site: manner.replacement(found) for site, found in values.items()}
-    done = [Change(site, manner.factor, instead.get(site)) for site in at]
-    # For passes that the caller makes with the transformers model itself.
-    with running_mixtures(language_model.model), applied(language_model.anatomy, done, manner.positions):
+    return [Change(site, manner.factor, instead.get(site)) for site in at]
+
+
+@contextmanager
+def changed(language_model: LanguageModel, parts: Sequence[Part], manner: Manner) -> Iterator[None]:
+    """Change parts in every forward pass while the context lasts."""
+    with applied(language_model, changes_to(language_model, parts, manner), manner.positions):
         yield
 
 

@@ -103,7 +103,8 @@ class TextProbe:
         """Run the text once, kept at every layer, so that a change costs the layers from its own on."""
         self._readout = language_model.anatomy.readout
         self._anatomy = language_model.anatomy
-        with unchanged(), torch.no_grad():
+        self._model = language_model.model
+        with unchanged(self._model), torch.no_grad():
             self._replay = Replay(language_model, token_ids)
             self._own = self._readout.log_probabilities(self._replay.states([0])[0])
 
@@ -119,7 +120,7 @@ class TextProbe:
         where = [sites(parts, self._anatomy) for parts in interventions]
         first = torch.tensor([min(site.layer for site in row) for row in where])
         found = torch.empty(len(where))
-        with unchanged(), torch.no_grad():
+        with unchanged(self._model), torch.no_grad():
             for some in first.argsort(stable=True).split(max(1, budget // (16 * self._own.numel()))):
                 starts = first[some].tolist()
                 with _each_row_scaled(self._anatomy, [where[i] for i in some.tolist()], starts, 0.0, None):

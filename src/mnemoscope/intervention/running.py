@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.parts import Site
 from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.experts import running_mixtures
 from mnemoscope.model.hooks import hidden_states
+from mnemoscope.model.isolation import are_suspended, held
+from mnemoscope.model.language_model import LanguageModel
 
 # The positions of a prompt, counted from 0 or from the end; None for all.
 Positions = Sequence[int] | None
-
-_suspended: ContextVar[bool] = ContextVar("interventions suspended", default=False)
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,15 @@ def check_positions(positions: Positions, n_tokens: int) -> None:
 
 
 @contextmanager
-def applied(anatomy: Anatomy, changes: Sequence[Change], positions: Positions = None) -> Iterator[None]:
+def applied(
+    language_model: LanguageModel, changes: Sequence[Change], positions: Positions = None
+) -> Iterator[None]:
     """Apply changes to every forward pass while the context lasts."""
-    with ExitStack() as stack:
+    anatomy = language_model.anatomy
+    # Experts run in our code also in passes that the caller makes with the transformers model itself.
+    with running_mixtures(language_model.model), ExitStack() as stack:
         for change in changes:
-            hooks = _Hooks(change, positions)
+            hooks = _Hooks(language_model.model, change, positions)
             block = anatomy.blocks[change.site.layer].module
             module = change.site.module(anatomy)
             handles = [block.register_forward_pre_hook(hooks.on_block, with_kwargs=True)]
@@ -108,13 +113,11 @@ def applied(anatomy: Anatomy, changes: Sequence[Change], positions: Positions = 
 
 
 @contextmanager
-def unchanged() -> Iterator[None]:
-    """Run models as they are without any intervention while the context lasts."""
-    token = _suspended.set(True)
-    try:
+def unchanged(model: PreTrainedModel) -> Iterator[None]:
+    """Run a model as it is without any intervention while the context lasts."""
+    with held(model) as hold:
+        hold.suspends = True
         yield
-    finally:
-        _suspended.reset(token)
 
 
 @dataclass
@@ -122,12 +125,14 @@ class _Hooks:
     """One change as hooks.
 
     Attributes:
+        model: the transformers model.
         change: what is done.
         positions: at which positions.
         shape: `(n_prompts, n_tokens)` of the forward pass that runs, for families (OPT) whose FFN
             gets the tokens of all prompts in one row.
     """
 
+    model: PreTrainedModel
     change: Change
     positions: Positions
     shape: tuple[int, ...] = ()
@@ -142,7 +147,7 @@ class _Hooks:
         return self._changed(output)
 
     def _changed(self, values: Tensor) -> Tensor:
-        if _suspended.get():
+        if are_suspended(self.model):
             return values
         changed = self.change.apply(values.reshape(*self.shape, values.shape[-1]), self.positions)
         return changed.view_as(values)

@@ -22,6 +22,7 @@ from mnemoscope.intervention.batch import divergence
 from mnemoscope.intervention.running import unchanged
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.hooks import evaluating
+from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.stored import input_device
 
@@ -150,14 +151,20 @@ class PlainText:
         self._batches = list(_batches(self.texts, language_model.anatomy, budget))
         keep = 4 * self.n_predictions * language_model.anatomy.n_vocabulary <= budget
         self._kept: dict[int, Tensor] = {}
+        self.perplexity = self._run_unchanged(keep)
+
+    @isolated_call
+    def _run_unchanged(self, keep: bool) -> float:
+        """The unchanged model's perplexity; `keep` is whether to keep its log probabilities too."""
         surprise = 0.0
         for batch in self._batches:
             for place, own in zip(batch, self._unchanged(batch), strict=True):
                 surprise += self._surprise(place, own)
                 if keep:
                     self._kept[place] = own
-        self.perplexity = self._perplexity(surprise)
+        return self._perplexity(surprise)
 
+    @isolated_call
     def effect(self) -> TextEffect:
         """What the interventions that are in force now do to the text; one pass over it.
 
@@ -184,7 +191,7 @@ class PlainText:
         """The unchanged model's log probabilities in each text, `[n_tokens - 1, n_vocabulary]`."""
         if self._kept.keys() >= set(batch):
             return [self._kept[place] for place in batch]
-        with unchanged():
+        with unchanged(self.language_model.model):
             logits = self._logits(batch)
         # One text at a time: the budget counts the logits of the batch alone.
         return map(_log_probabilities, logits)
@@ -222,7 +229,7 @@ def fact_effects(
         OptionError: a fact without a prompt or with a target outside the vocabulary.
     """
     _check(facts, language_model)
-    with unchanged():
+    with unchanged(language_model.model):
         before = _fact_metrics(language_model, facts, budget)
     found = {"before": before, "after": _fact_metrics(language_model, facts, budget)}
     same = [fact.relation == relation for fact in facts]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mnemoscope.model.stored import is_plain
@@ -17,9 +18,30 @@ WeightsVersion = tuple[Any, ...]
 def weights_version(model: nn.Module) -> WeightsVersion:
     """Identify a model's weights: another value once one is replaced, changed in place, or adapted otherwise.
 
-    PyTorch counts changes in place, but not those through `.data`.
+    Takes less than a millisecond. PyTorch counts changes in place, but not those through `.data`, which
+    only `weights_fingerprint` sees.
     """
     return tuple(_versions(model))
+
+
+def weights_fingerprint(model: nn.Module) -> Tensor:
+    """Sum up all weights that are in memory, which reads each of them once, `[n]` float32."""
+    weights = [weight.detach() for weight in model.parameters() if is_plain(weight)]
+    return torch.cat(
+        [
+            fingerprint(weight.reshape(len(weight), -1) if weight.ndim else weight.view(1, 1)).cpu()
+            for weight in weights
+        ]
+    )
+
+
+def fingerprint(rows: Tensor) -> Tensor:
+    """Add rows up with weights of their own, `[n, d] -> [d]`: another sum for any changed or moved row."""
+    weights = torch.rand(len(rows), generator=torch.Generator().manual_seed(0)).to(rows.device)
+    found = torch.zeros(rows.shape[1], device=rows.device)
+    for some, part in zip(weights.split(8192), rows.split(8192), strict=True):
+        found += some @ part.float()
+    return found
 
 
 def _versions(model: nn.Module) -> Iterator[Any]:

@@ -10,9 +10,9 @@ of experts that a token is not routed to have a coefficient of exactly 0.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.moe import ExpertsInterface
 
 from mnemoscope.errors import UnsupportedModelError
+from mnemoscope.model.isolation import Hold, held, stand_ins
 from mnemoscope.model.matrix import Linear, Matrix
 from mnemoscope.model.stored import read_parameter
 
@@ -63,6 +64,8 @@ class Mixture(nn.Module):
         shared = _shared_down_projection(experts, parent)
         # In a tuple, so that they do not count as this module's own.
         self._modules_of_the_model = parent, shared
+        # What `route` leaves for `_join`, in the same pass.
+        self._routed: list[tuple[Tensor, Tensor]] = []
         self.name = name
         self.matrix = Experts(experts, None if shared is None else Linear(shared))
         self.n_experts, self.d_expert = self.matrix.n_experts, self.matrix.d_expert
@@ -119,15 +122,13 @@ class Mixture(nn.Module):
         coefficients = self._coefficients(states, routing)
         if self.matrix.shared is None:
             return self(coefficients, routing)
-        _running.get().routed[self] = coefficients, routing
+        self._routed = [(coefficients, routing)]
         return torch.zeros_like(states)
 
-    @contextmanager
-    def joined(self) -> Iterator[None]:
-        """While it lasts, the router's module gives what shared and routed experts write together."""
+    def join_experts(self, hold: Hold) -> None:
+        """Let the router's module give what shared and routed experts write together until a hold ends."""
         parent, shared = self._modules_of_the_model
         if shared is None:
-            yield
             return
         seen: dict[str, Tensor] = {}
 
@@ -139,12 +140,8 @@ class Mixture(nn.Module):
             joint = self._join(whole, seen["entered"], seen["written"]).view_as(whole)
             return (joint, *output[1:]) if isinstance(output, tuple) else joint
 
-        handles = shared.register_forward_hook(see), parent.register_forward_hook(join)
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        for module, hook in ((shared, see), (parent, join)):
+            hold.undo.append(module.register_forward_hook(hook).remove)
 
     def _join(self, added: Tensor, entered: Tensor, written: Tensor) -> Tensor:
         """Route and shared expert as one, `[n_tokens, d_model]`.
@@ -155,7 +152,7 @@ class Mixture(nn.Module):
             entered: what enters the shared expert's down projection.
             written: what that gives.
         """
-        coefficients, routing = _running.get().routed.pop(self)
+        coefficients, routing = self._routed.pop()
         entered, written = (states.reshape(len(routing), -1) for states in (entered, written))
         factor = _factor(added.reshape(len(routing), -1), written)
         return self(torch.cat([coefficients, entered * factor], dim=1), routing)
@@ -319,7 +316,7 @@ def mixtures_of(model: PreTrainedModel) -> Sequence[Mixture]:
     """
     if model not in _known:
         names = [name for name, module in model.named_modules() if _are_experts(module)]
-        _known[model] = [
+        _known[model] = stand_ins[model] = [
             Mixture(name, model.get_submodule(name), model.get_submodule(name.rpartition(".")[0]))
             for name in names
         ]
@@ -329,38 +326,24 @@ def mixtures_of(model: PreTrainedModel) -> Sequence[Mixture]:
 @contextmanager
 def running_mixtures(model: PreTrainedModel) -> Iterator[None]:
     """Let the mixtures of a model run in place of its own experts while the context lasts."""
-    mixtures = mixtures_of(model)
-    running = _running.get(None)
-    if not mixtures or (running is not None and running.model is model):
-        yield
-        return
-    owned = {mixture.matrix.module: mixture for mixture in mixtures}
-    token = _running.set(_Running(model, owned, {}))
-    implementation = model.config._experts_implementation
-    with ExitStack() as stack:
-        stack.callback(_running.reset, token)
-        stack.callback(setattr, model.config, "_experts_implementation", implementation)
-        model.config._experts_implementation = EXPERTS_NAME
+    with held(model) as hold:
+        mixtures = [mixture for mixture in mixtures_of(model) if mixture.matrix.module not in _running]
         for mixture in mixtures:
-            stack.enter_context(mixture.joined())
+            hold.undo.append(partial(_running.pop, mixture.matrix.module, None))
+            _running[mixture.matrix.module] = mixture
+            mixture.join_experts(hold)
+        if mixtures:
+            hold.set_implementation("_experts_implementation", EXPERTS_NAME)
         yield
-
-
-@dataclass(frozen=True)
-class _Running:
-    """Whose mixtures run, by the experts that they stand for, and what waits for its shared expert."""
-
-    model: PreTrainedModel
-    mixtures: dict[nn.Module, Mixture]
-    routed: dict[Mixture, tuple[Tensor, Tensor]]
 
 
 _known: WeakKeyDictionary[PreTrainedModel, list[Mixture]] = WeakKeyDictionary()
-_running: ContextVar[_Running] = ContextVar("running mixtures")
+# The mixtures that run now, by the experts they stand for.
+_running: dict[nn.Module, Mixture] = {}
 
 
 def _run(module: nn.Module, states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    return _running.get().mixtures[module].route(states, index, weights)
+    return _running[module].route(states, index, weights)
 
 
 ExpertsInterface.register(EXPERTS_NAME, _run)

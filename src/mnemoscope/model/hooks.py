@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.attention_call import AttentionCall, QueryKeyCall
 from mnemoscope.model.experts import running_mixtures
+from mnemoscope.model.isolation import Hold, held
 from mnemoscope.model.own_attention import has_own_attention, watched_own_attention
 from mnemoscope.model.rotary import fresh_rotary_factors
 
@@ -77,21 +78,17 @@ def observed_attention(model: PreTrainedModel, observer: Callable[[AttentionCall
     Models that call attention functions through transformers' interface call ours; those whose code
     computes attention itself keep their implementation and are watched.
     """
-    watched = watched_own_attention if has_own_attention(model) else _our_attention
-    with evaluating(model), watched(model, observer):
-        yield
-
-
-@contextmanager
-def _our_attention(model: PreTrainedModel, observer: Callable[[AttentionCall], None]) -> Iterator[None]:
-    implementation = model.config._attn_implementation
-    token = _observer.set(observer)
-    try:
-        model.config._attn_implementation = ATTENTION_NAME
-        yield
-    finally:
-        model.config._attn_implementation = implementation
-        _observer.reset(token)
+    with _evaluating(model) as hold:
+        if has_own_attention(model):
+            with watched_own_attention(model, observer):
+                yield
+            return
+        token = _observer.set(observer)
+        try:
+            hold.set_implementation("_attn_implementation", ATTENTION_NAME)
+            yield
+        finally:
+            _observer.reset(token)
 
 
 @contextmanager
@@ -99,17 +96,17 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode while the context lasts; then every module has its own mode again.
 
     Mixtures of experts run in place of the model's own code for experts, and rotary factors are those of the
-    prompt alone.
+    prompt alone. No other thread uses the model.
     """
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        with running_mixtures(model), fresh_rotary_factors(model):
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    with _evaluating(model):
+        yield
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[Hold]:
+    with held(model, runs=True) as hold, running_mixtures(model), fresh_rotary_factors(model):
+        hold.set_training([module for module in model.modules() if module.training], False)
+        yield hold
 
 
 def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

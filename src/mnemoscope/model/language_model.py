@@ -12,6 +12,7 @@ from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.capture import Trace, capture
 from mnemoscope.model.changes import WeightsVersion, weights_version
 from mnemoscope.model.components import Components, capture_with_components
+from mnemoscope.model.isolation import held
 from mnemoscope.model.proof import Proof, prove, require, require_sum
 
 
@@ -51,9 +52,11 @@ class LanguageModel:
         """
         version = weights_version(self.model)
         if version != self.version:
-            anatomy = anatomy_of(self.model)
-            proof = prove(self.model, anatomy)
-            require(proof, self.model)
+            with held(self.model) as hold:
+                hold.suspends = True
+                anatomy = anatomy_of(self.model)
+                proof = prove(self.model, anatomy)
+                require(proof, self.model)
             self.anatomy, self.proof, self.version = anatomy, proof, version
             self.replayed.clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,12 @@ from transformers.utils import logging as transformers_logging
 from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError, UnsupportedModelError
 from mnemoscope.model.adapters import find_adapter, merge, unwrapped
 from mnemoscope.model.added_families import added_families, anatomy_of
+from mnemoscope.model.isolation import held
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.places import Place, check_weights, find
 from mnemoscope.model.proof import prove, require
 from mnemoscope.model.tokens import check_tokenizer
+from mnemoscope.model.torch_state import ProcessSettings, Setting, default_torch_state
 
 Source = str | Path | tuple[nn.Module, PreTrainedTokenizerBase]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -84,6 +87,7 @@ def open_model(
     return found
 
 
+@default_torch_state()
 def examine(
     source: Source,
     *,
@@ -147,9 +151,11 @@ def describe(
 
 def _examined(read: _Read) -> LanguageModel:
     _refuse_kind(read.model.config)
+    _refuse_inference_tensors(read.name, read.model)
     check_tokenizer(read.name, read.model, read.tokenizer)
-    anatomy = anatomy_of(read.model)
-    proof = prove(read.model, anatomy)
+    with held(read.model):
+        anatomy = anatomy_of(read.model)
+        proof = prove(read.model, anatomy)
     return LanguageModel(read.name, read.revision, read.model, read.tokenizer, anatomy, proof)
 
 
@@ -247,19 +253,36 @@ def _refuse_kind(config: Any) -> None:
         )
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def _refuse_inference_tensors(name: str, model: PreTrainedModel) -> None:
+    """Refuse weights of which no gradients can be taken.
+
+    Raises:
+        UnsupportedModelError: some were made in inference mode.
+    """
+    for parameter, weight in model.named_parameters():
+        if weight.is_inference():
+            raise UnsupportedModelError(
+                f"the weights of {name} were made inside torch.inference_mode() (first {parameter}), so no "
+                "gradients can be taken; make or load the transformers model outside of it"
+            )
+
+
+def _set_progress_bars(shown: bool) -> None:
+    if shown:
+        transformers_logging.enable_progress_bar()
+    else:
+        transformers_logging.disable_progress_bar()
+
+
+_quiet = ProcessSettings(
+    Setting(transformers_logging.get_verbosity, transformers_logging.set_verbosity, logging.ERROR),
+    Setting(transformers_logging.is_progress_bar_enabled, _set_progress_bars, needed=False),
+)
+
+
+def quiet() -> contextlib.AbstractContextManager[None]:
     """No progress bars or warnings of transformers while it loads or saves; errors are still raised."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    return _quiet.needed()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from transformers import PreTrainedModel
 
 from mnemoscope.model.attention_call import AttentionCall, QueryKeyCall, WeightsCall
@@ -77,6 +77,11 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self._observer = observer
         self._running: list[_Running] = []
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave the stack of modes, unless an interrupt let others take this mode away."""
+        if torch._C._len_torch_function_stack() and _get_current_function_mode() is self:
+            super().__exit__(*error)
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pre-hook."""

@@ -27,6 +27,7 @@ from mnemoscope.attribution.result import Provenance, records
 from mnemoscope.intervention.ablation import next_token
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.parts import Part, matched_random
+from mnemoscope.model.isolation import isolated_call
 from mnemoscope.study.facts import ResolvedFact
 from mnemoscope.study.intervals import ends, resampled_means
 from mnemoscope.study.names import NONE, RANDOM, SAME_LAYERS
@@ -184,6 +185,7 @@ def compare_methods(
     return Comparison(terms, outcomes, provenance)
 
 
+@isolated_call
 def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
     """The rows of `Comparison.outcomes` of one fact."""
     pass_seconds = _seconds_of_a_pass(model, fact)

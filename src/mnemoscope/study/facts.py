@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.model.capture import final_states
+from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import TOLERANCES
 from mnemoscope.model.tokens import Prompt, encode_continuation, encode_prompt, token_text
@@ -311,6 +312,7 @@ class _Judge:
     answers: Mapping[str, Sequence[int]]
     rank: int
 
+    @isolated_call
     def verdicts(self, resolved: Sequence[ResolvedFact]) -> list[Verdict]:
         """One for each fact, in their order."""
         verdicts: dict[int, Verdict] = {}

@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from mnemoscope.api import Model, load
+from mnemoscope.model.isolation import isolated
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.schema import TABLES
@@ -87,7 +88,8 @@ class Worker:
         before = torch.get_num_threads()
         torch.set_num_threads(self.options.threads)
         try:
-            tables = WORK[piece.work](self, piece)
+            with isolated(self.model.language_model.model):
+                tables = WORK[piece.work](self, piece)
         finally:
             torch.set_num_threads(before)
         return {name: TABLES[name].encode(table) for name, table in tables.items()}
