@@ -14,7 +14,8 @@ import mnemoscope as ms
 from mnemoscope.attribution.query_neurons import attention_values, ffn_values
 from mnemoscope.attribution.query_split import split_by_layer
 from mnemoscope.attribution.subkeys import ValueNeurons, state_read, value_index
-from mnemoscope.intervention.parts import FFNNeuron, Part, matched_random
+from mnemoscope.intervention.controls import matched_random
+from mnemoscope.intervention.parts import FFNNeuron, Part
 from mnemoscope.intervention.query_ablation import (
     COEFFICIENT_COLUMNS,
     QueryAblation,

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mnemoscope.attribution.result import records
 from mnemoscope.display import Displayed
-from mnemoscope.intervention.parts import Part, Site, matched_random, sites
+from mnemoscope.intervention.controls import described
+from mnemoscope.intervention.parts import Part, Site, sites
 from mnemoscope.intervention.running import Change, Positions, Replacement, applied, observed_inputs
 from mnemoscope.model.experts import running_mixtures
 from mnemoscope.model.hooks import evaluating
@@ -42,6 +43,7 @@ class Ablation(Displayed):
         before, after: reciprocal rank, probability and log probability (nats) of the target.
         controls: the same after each random intervention: `seed`, the metrics, and `kl` on plain text
             (nats per token).
+        controls_from: where the parts of the random interventions are from, in words.
         plain_text: what the intervention does to text that has nothing to do with the target; there,
             and for `kl` of the controls, the parts are changed at all positions, because positions
             of the prompt mean nothing in other text.
@@ -57,6 +59,7 @@ class Ablation(Displayed):
     before: dict[str, float]
     after: dict[str, float]
     controls: pd.DataFrame
+    controls_from: str
     plain_text: TextEffect
     facts: pd.DataFrame
 
@@ -66,11 +69,12 @@ class Ablation(Displayed):
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             "target": {"id": self.target[0], "text": self.target[1]},
-            "parts": [{"part": type(part).__name__, **part._asdict()} for part in self.parts],
+            "parts": [{"part": type(part).__name__, **part.to_json()} for part in self.parts],
             "how": self.how,
             "before": self.before,
             "after": self.after,
             "controls": records(self.controls, tuple(self.controls.columns)),
+            "controls_from": self.controls_from,
             "controls_mean": self.controls_mean,
             "controls_standard_deviation": self.controls_standard_deviation,
             "plain_text": self.plain_text._asdict(),
@@ -210,10 +214,10 @@ def compare(
     target: int,
     parts: Sequence[Part],
     manner: Manner,
-    seeds: Sequence[int],
+    drawn: Sequence[Sequence[Part]],
     besides: Besides,
 ) -> Ablation:
-    """A target before, after, and after a matched random intervention for each seed.
+    """Compare a target before and after an intervention, and after random ones.
 
     Args:
         language_model: the model.
@@ -221,7 +225,7 @@ def compare(
         target: token id.
         parts: what to intervene on.
         manner: how and where.
-        seeds: of the random interventions.
+        drawn: the parts of the random interventions, `matched_random` of each seed from 0.
         besides: the plain text and the facts on which the intervention is measured too.
     """
 
@@ -234,9 +238,8 @@ def compare(
             return besides.plain_text.effect()
 
     controls = []
-    for seed in seeds:
-        drawn = matched_random(parts, language_model.anatomy, seed)
-        controls.append({"seed": seed, **after(drawn), "kl": on_text(drawn).kl})
+    for seed, chosen in enumerate(drawn):
+        controls.append({"seed": seed, **after(chosen), "kl": on_text(chosen).kl})
     with changed(language_model, parts, manner):
         facts = besides.fact_effects(but=prompt.ids)
     return Ablation(
@@ -248,6 +251,7 @@ def compare(
         before=metrics(next_token(language_model, prompt.ids), target),
         after=after(parts),
         controls=pd.DataFrame(controls, columns=["seed", *METRICS, "kl"]),
+        controls_from=described(parts, drawn[0], language_model.anatomy),
         plain_text=on_text(parts),
         facts=facts,
     )

@@ -26,7 +26,7 @@ _KINDS = {
 def render_ablation(ablation: Ablation, console: Console) -> None:
     """Show a target before and after an intervention, after random ones, and what else it does."""
     target = token_text(ablation.target[1], "bold")
-    names = [".".join(map(str, part)) for part in ablation.parts]
+    names = [part.name for part in ablation.parts]
     console.print(prompt_text(ablation.tokens, console.width) + Text(" ▸ ", "dim") + target)
     console.print()
     console.print(title_text(parts_words(ablation), ablation.how))
