@@ -18,13 +18,12 @@ from mnemoscope.intervention.ablation import (
     Manner,
     changed,
     compare,
-    continuation,
-    next_token,
 )
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import ControlsFrom, check_controls_from, matched_random
 from mnemoscope.intervention.editing import edited_copy, save_checkpoint
 from mnemoscope.intervention.parts import FFNNeuron, Parts, listed, sites
+from mnemoscope.intervention.readings import continuation, next_token
 from mnemoscope.intervention.running import listed_positions, unchanged
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.intervention.specificity import Besides, KnownFact, PlainText, beginnings, shipped_passages
@@ -132,8 +131,8 @@ class Intervening(OpenedModel):
         """The target before and after an intervention, beside matched random ones.
 
         A control has as many parts of each kind in each layer and expert, none of which shares an input
-        with `parts`. What the intervention does to plain text, and to other facts if some are given, says whether it is
-        specific to the target.
+        with `parts`. What the intervention does to plain text, and to other facts if some are given, says
+        whether it is specific to the target.
 
         Args:
             prompt: the text before the target.
@@ -148,10 +147,9 @@ class Intervening(OpenedModel):
             **how: `factor`, `mean_of`, `resample_from`, `seed` and `positions`, as for `ablate`.
 
         Raises:
-            OptionError, PromptError, TargetError: as `ablate` and `attribute` do; and OptionError if there are
-                too few other parts for a control of the same size, or if
-                `facts` come without a `relation` or with `positions` counted from the start, which
-                belong to one prompt.
+            OptionError, PromptError, TargetError: as `ablate` and `attribute` do; and OptionError if there
+                are too few other parts for a control of the same size, or if `facts` come without a
+                `relation` or with `positions` counted from the start, which belong to one prompt.
         """
         encoded = encode_prompt(self.language_model, prompt)
         return self.compared(
@@ -207,10 +205,10 @@ class Intervening(OpenedModel):
     def generate(self, prompt: str, n_tokens: int = 20) -> str:
         """The text that the model goes on with, always taking the likeliest next token.
 
-        The tokens are those of transformers' own `generate(do_sample=False)`. Inside `ablate` the
-        changed model goes on. Where an intervention is at chosen positions or resamples, these are
-        positions of the whole text, which is then run again for every token without a key/value
-        cache: a step with a cache sees one token only.
+        Penalties, suppressed tokens and other settings for generation that come with a checkpoint are left
+        out; only its tokens that end a text are kept. Inside `ablate` the changed model goes on. Where an
+        intervention is at chosen positions or resamples, these are positions of the whole text, which is
+        then run again for every token without a key/value cache: a step with a cache sees one token only.
 
         Args:
             prompt: the text to go on with.

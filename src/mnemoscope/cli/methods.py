@@ -77,8 +77,8 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
     controls_from: Annotated[
         Literal["same layers", "any layer"],
         typer.Option(
-            help="Where each method's random controls are drawn: what a layer has too few others of is refused, or "
-            "filled up from any layer."
+            help="Where each method's random controls are drawn: any layer fills up what a layer has too few "
+            "others of, which is refused otherwise."
         ),
     ] = "same layers",
     chat: Chat = False,

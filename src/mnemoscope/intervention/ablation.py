@@ -16,12 +16,10 @@ from mnemoscope.attribution.result import records
 from mnemoscope.display import Displayed
 from mnemoscope.intervention.controls import described
 from mnemoscope.intervention.parts import Part, Site, sites
+from mnemoscope.intervention.readings import next_token, states_after
 from mnemoscope.intervention.running import Change, Positions, Replacement, applied, observed_inputs
 from mnemoscope.model.experts import running_mixtures
-from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.loading import quiet
-from mnemoscope.model.stored import input_device
 from mnemoscope.model.tokens import Prompt, token_text
 
 if TYPE_CHECKING:
@@ -105,40 +103,6 @@ def metrics(log_probabilities: Tensor, target: int) -> dict[str, float]:
     }
 
 
-def next_token(language_model: LanguageModel, token_ids: Sequence[int]) -> Tensor:
-    """Log probabilities that the model itself gives the next token, `[n_vocabulary]` float32."""
-    model = language_model.model
-    tokens = torch.tensor([list(token_ids)], device=input_device(model))
-    with torch.no_grad(), evaluating(model):
-        logits = model(input_ids=tokens, use_cache=False).logits[0, -1]
-    return torch.log_softmax(logits.float(), dim=-1)
-
-
-def continuation(
-    language_model: LanguageModel, token_ids: Sequence[int], n_tokens: int, *, use_cache: bool
-) -> list[int]:
-    """The likeliest next tokens one after the other, as transformers' own `generate` takes them.
-
-    Args:
-        language_model: the model.
-        token_ids: the text so far.
-        n_tokens: how many to add; fewer come back where the model ends the text.
-        use_cache: False runs the whole text again for every token.
-    """
-    model: Any = language_model.model
-    tokens = torch.tensor([list(token_ids)], device=input_device(model))
-    # Quiet: a sampling temperature in the model's generation settings would be warned about.
-    with quiet(), evaluating(model):
-        found = model.generate(
-            input_ids=tokens,
-            attention_mask=torch.ones_like(tokens),
-            do_sample=False,
-            max_new_tokens=n_tokens,
-            use_cache=use_cache,
-        )
-    return found[0, len(token_ids) :].tolist()
-
-
 def reference_values(
     language_model: LanguageModel, at: Sequence[Site], references: Sequence[Sequence[int]]
 ) -> dict[Site, Tensor]:
@@ -149,7 +113,7 @@ def reference_values(
     kept: dict[Site, list[Tensor]] = {}
     with observed_inputs(language_model.anatomy, at, kept):
         for token_ids in references:
-            next_token(language_model, token_ids)
+            states_after(language_model, [token_ids])
     return {site: torch.cat(values) for site, values in kept.items()}
 
 

@@ -25,7 +25,6 @@ from mnemoscope.attribution.methods.registry import methods as every_method
 from mnemoscope.attribution.methods.removal import drops, parts_of
 from mnemoscope.attribution.result import Provenance, records
 from mnemoscope.errors import OptionError
-from mnemoscope.intervention.ablation import next_token
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import (
     ControlsFrom,
@@ -35,6 +34,7 @@ from mnemoscope.intervention.controls import (
     smallest_group,
 )
 from mnemoscope.intervention.parts import Part
+from mnemoscope.intervention.readings import next_token
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.study.facts import ResolvedFact
 from mnemoscope.study.intervals import ends, resampled_means

@@ -44,8 +44,8 @@ from mnemoscope.study.searches import Search, settle_all
 N_POINTS = 11
 
 Tables = dict[str, pd.DataFrame]
-# An intervention: the experiment, what is zeroed in words, number of the draw, how many of a control's parts are
-# from other layers than its own, and the parts.
+# An intervention: the experiment, what is zeroed in words, number of the draw, how many of a control's parts
+# are from other layers than its own, and the parts.
 Intervention = tuple[str, str, int, int, Sequence[Part]]
 
 

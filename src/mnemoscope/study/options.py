@@ -76,7 +76,7 @@ class StudyOptions:
             number, most = getattr(self, name), number_alike(anatomy, kind)
             if 2 * number > most:
                 raise OptionError(
-                    f"{name} is {number}, and the model has {most} such neurons to draw a control from, which "
+                    f"{name} is {number}, and the model has {most} such neurons to draw controls from, which "
                     f"could leave too few others for one of the same size; give at most {most // 2}"
                 )
 

@@ -177,7 +177,7 @@ OUTCOMES = Table(
         Column(
             "n_elsewhere",
             _SMALL,
-            "of a control in the same layers: how many of its parts are from other layers (or experts), because "
+            "of a control in the same layers: how many of its parts are from other layers (or experts), as "
             "their own had too few others",
         ),
         *_METRICS,

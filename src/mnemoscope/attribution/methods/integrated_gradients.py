@@ -67,7 +67,7 @@ def _integral(question: Question, replay: Replay, layer: int, steps: Tensor) -> 
         rows = args[0].detach().view(len(steps), -1, args[0].shape[-1])
         values.append(rows[0].float())
         if norm is not None:
-            scales.append(norm.scale(module.forward(args[0].detach()).float()).detach())
+            scales.append(norm.scale(module.forward(args[0].detach(), *args[1:]).float()).detach())
         scaled.append((rows * steps[:, None, None].to(rows)).requires_grad_())
         return (scaled[0].view_as(args[0]), *args[1:])
 
