@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -78,6 +78,14 @@ def observed_attention(model: PreTrainedModel, observer: Callable[[AttentionCall
     """
     watched = watched_own_attention if has_own_attention(model) else _our_attention
     with evaluating(model), watched(model, observer):
+        yield
+
+
+@contextmanager
+def running_alike(model: PreTrainedModel) -> Iterator[None]:
+    """Run a model as captures run it, so that half precision rounds alike; evaluation mode meanwhile."""
+    own = has_own_attention(model)
+    with evaluating(model), nullcontext() if own else _our_attention(model, lambda call: None):
         yield
 
 
