@@ -13,6 +13,7 @@ from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Question
 from mnemoscope.model.capture import stack_padded
 from mnemoscope.model.readout import Norm
 from mnemoscope.model.replay import Replay
+from mnemoscope.model.widening import in_float32
 
 
 class IntegratedGradients(Exhaustive):
@@ -39,13 +40,14 @@ class IntegratedGradients(Exhaustive):
 
     def all(self, question: Question) -> Tensor:
         """Every neuron's score."""
-        replay = Replay(question.prediction.language_model, question.token_ids)
-        n_layers = question.anatomy.n_layers
+        language_model, n_layers = question.prediction.language_model, question.anatomy.n_layers
         scores = []
-        for layer in range(n_layers):
-            scores.append(self._layer(question, replay, layer))
-            if question.report is not None:
-                question.report(layer + 1, n_layers)
+        with in_float32(language_model.model, question.anatomy):
+            replay = Replay(language_model, question.token_ids)
+            for layer in range(n_layers):
+                scores.append(self._layer(question, replay, layer))
+                if question.report is not None:
+                    question.report(layer + 1, n_layers)
         return stack_padded(scores).flatten()
 
     def _layer(self, question: Question, replay: Replay, layer: int) -> Tensor:
