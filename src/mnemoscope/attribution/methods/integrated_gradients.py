@@ -86,8 +86,10 @@ def _with_scale(norm: Norm, scales: list[Tensor]) -> Callable[..., Tensor]:
     """A hook that gives a norm the scale that was kept."""
 
     def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        device = norm.weight.device
-        return norm.frozen(args[0].float().to(device), scales[0].to(device)).to(output)
+        device, states = norm.weight.device, args[0].float()
+        # Experts get the tokens of all rows in one.
+        scale = scales[0].view(states.shape[:-1])
+        return norm.frozen(states.to(device), scale.to(device)).to(output)
 
     return hook
 
