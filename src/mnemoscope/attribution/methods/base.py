@@ -250,7 +250,8 @@ class Searched(Method):
         silent = grid.existing[~torch.isin(grid.existing, grid.present)][:k]
         if not len(silent):
             return best
-        index, scores = torch.cat([best[0], silent]), torch.cat([best[1], self.scores(question, silent)])
+        alike = self.scorer(question).chosen(self.grid(question), silent)
+        index, scores = torch.cat([best[0], silent]), torch.cat([best[1], alike])
         by_index = index.argsort()
         order = by_index[scores[by_index].argsort(descending=True, stable=True)][:k]
         return index[order], scores[order]
