@@ -198,6 +198,7 @@ def _outcomes(fact: int) -> list[dict[str, Any]]:
             "parts": parts,
             "draw": draw,
             "n_parts": n_parts,
+            "n_elsewhere": 0,
             "reciprocal_rank": share,
             "probability": share * BEFORE[fact],
             "log_probability": -1.0 - (1 - share),

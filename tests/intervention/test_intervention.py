@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.intervention.parts import matched_random
+from mnemoscope.intervention.controls import matched_random
 from support import words
 
 IDS = (5, 17, 80, 33, 61)

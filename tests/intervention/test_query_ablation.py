@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -14,7 +15,8 @@ import mnemoscope as ms
 from mnemoscope.attribution.query_neurons import attention_values, ffn_values
 from mnemoscope.attribution.query_split import split_by_layer
 from mnemoscope.attribution.subkeys import ValueNeurons, state_read, value_index
-from mnemoscope.intervention.parts import FFNNeuron, Part, matched_random
+from mnemoscope.intervention.controls import matched_random
+from mnemoscope.intervention.parts import FFNNeuron, Part
 from mnemoscope.intervention.query_ablation import (
     COEFFICIENT_COLUMNS,
     QueryAblation,
@@ -33,6 +35,11 @@ from support import open_tiny, words
 
 PROMPT = words(3, 17, 44, 8, 60, 21)
 TARGET = 40
+
+
+def pairs_of(parts: Sequence[Part]) -> set[tuple[int, int]]:
+    """Layer and neuron of FFN neurons."""
+    return {(part.layer, part.neuron) for part in parts if isinstance(part, FFNNeuron)}
 
 
 def attributed(model: ms.Model, neurons: str = "top") -> ms.Attribution:
@@ -177,7 +184,7 @@ def test_coefficients_are_those_of_edited_models(tiny: ms.Model) -> None:
     draws = []
     for seed in range(2):
         drawn = matched_random(parts, anatomy, seed)
-        own = [pair in set(drawn) for pair in zip(table["layer"], table["neuron"], strict=True)]
+        own = [pair in pairs_of(drawn) for pair in zip(table["layer"], table["neuron"], strict=True)]
         coefficients = pd.Series(coefficients_of(tiny.edit(drawn), table))
         draws.append(coefficients.mask(pd.Series(own)))
     each = pd.DataFrame(draws)
@@ -195,7 +202,7 @@ def test_zeroes_the_shallow_neurons_with_the_highest_query_scores(tiny: ms.Model
     table = (queried.of_attention if of == "attention" else queried.of_ffn).ffn_neurons
     best = table[(table["layer"] < tiny.n_layers // 2) & (table["score"] > 0)].head(12)
     expected = list(zip(best["layer"], best["neuron"], strict=True))
-    assert list(found.ablation.parts) == expected
+    assert [(part.layer, part.neuron) for part in found.ablation.parts] == expected
     with_parts = tiny.compare_ablation(PROMPT, TARGET, [FFNNeuron(*pair) for pair in expected], seeds=2)
     assert found.ablation.after == with_parts.after
     pd.testing.assert_frame_equal(found.ablation.controls, with_parts.controls)
@@ -209,7 +216,9 @@ def test_what_does_not_activate_the_value_neurons_is_left_alone(tiny: ms.Model) 
     first = every[every["layer"] == 0]
     assert (first["score"] < 0).any()
     positive = first[first["score"] > 0]
-    assert list(parts) == list(zip(positive["layer"], positive["neuron"], strict=True))
+    assert [(p.layer, p.neuron) for p in parts] == list(
+        zip(positive["layer"], positive["neuron"], strict=True)
+    )
 
 
 def test_controls_have_the_same_layers(llama: ms.Model) -> None:
@@ -225,7 +234,7 @@ def test_value_neurons_that_are_zeroed_themselves_are_left_out(llama: ms.Model) 
     values = set(zip(*(result.ffn_neurons.head(100)[name] for name in ("layer", "neuron")), strict=True))
     ffn = found.coefficients[found.coefficients["kind"] == "ffn"]
     left = set(zip(ffn["layer"], ffn["neuron"], strict=True))
-    both: set[Part] = values & set(found.ablation.parts)
+    both = values & pairs_of(found.ablation.parts)
     assert both
     assert left == values - both
     # Nothing below the first layer's neurons was zeroed, so those that are left stay as they were.
@@ -238,7 +247,7 @@ def test_all_ffn_value_neurons_may_be_zeroed_themselves(llama: ms.Model) -> None
     result = attributed(llama)
     parts = llama.compare_query_ablation(result, top=3, seeds=1, values=5).ablation.parts
     zeroed = result.ffn_neurons.head(3).assign(
-        layer=[part.layer for part in parts], neuron=[part[1] for part in parts]
+        layer=[part.layer for part in parts], neuron=[part.neuron for part in parts]
     )
     found = llama.compare_query_ablation(replace(result, ffn_neurons=zeroed), top=3, seeds=1, values=5)
     assert found.coefficients["kind"].tolist() == ["attention"] * 5
@@ -308,7 +317,7 @@ def test_json_is_plain(llama: ms.Model) -> None:
         ({"seeds": 0}, "seeds is 0"),
         ({"values": 0}, "values is 0"),
         ({"of": "heads"}, "of is 'heads'"),
-        ({"top": 48}, "of the 48 FFN neurons of layer 0 would be zeroed"),
+        ({"top": 48}, "of the 48 FFN neurons of layer 0, which leaves"),
     ],
 )
 def test_wrong_options_are_told(llama: ms.Model, options: dict[str, object], message: str) -> None:

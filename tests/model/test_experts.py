@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.intervention.parts import matched_random
+from mnemoscope.intervention.controls import matched_random
 from mnemoscope.model.experts import mixtures_of, running_mixtures
 from support import built, open_tiny, words
 

@@ -153,10 +153,9 @@ def exact(found: Any) -> Any:
         return {name: exact(table) for name, table in found.tables().items()}
     if isinstance(found, ms.ContinuationAttribution):
         return [exact(found.ffn_neurons), *map(exact, found.attributions)]
-    if isinstance(found, torch.Tensor):
-        return found.tolist()
     if isinstance(found, dict):
         return {name: exact(value) for name, value in found.items()}
+    found = found.tolist() if isinstance(found, torch.Tensor) else found
     return [exact(each) for each in found] if isinstance(found, list) else found
 
 

@@ -302,7 +302,7 @@ def test_refuses_before_anything_is_written(
 def test_a_model_that_knows_nothing_is_told(tmp_path: Path) -> None:
     model = open_tiny(built("llama"))
     with pytest.raises(ms.FactsError, match="knows none of the 5 facts"):
-        run_study(model, Source("five", FACTS), tmp_path / "study", StudyOptions(rank=1))
+        run_study(model, Source("five", FACTS), tmp_path / "study", replace(OPTIONS, rank=1))
 
 
 def log_p(model: ms.Model, fact: ResolvedFact) -> float:

@@ -37,6 +37,7 @@ def make() -> Make:
             "before": measured(0.854, -0.158),
             "after": measured(0.017, -4.07),
             "controls": pd.DataFrame(controls),
+            "controls_from": "the same layers",
             "plain_text": TextEffect(0.0123, 31.26, 33.5),
             "facts": pd.DataFrame(columns=list(FACT_COLUMNS)),
         }

@@ -19,18 +19,18 @@ from mnemoscope.intervention.ablation import (
     Manner,
     changes_to,
     compare,
-    continuation,
-    next_token,
 )
 from mnemoscope.intervention.batch import ablate_each
+from mnemoscope.intervention.controls import ControlsFrom, check_controls_from, matched_random
 from mnemoscope.intervention.editing import edited_copy, save_checkpoint
 from mnemoscope.intervention.parts import FFNNeuron, Parts, listed, sites
-from mnemoscope.intervention.running import applied, unchanged
+from mnemoscope.intervention.readings import continuation, next_token
+from mnemoscope.intervention.running import applied, listed_positions, unchanged
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.intervention.specificity import Besides, KnownFact, PlainText, beginnings, shipped_passages
 from mnemoscope.model.changes import weights_fingerprint
 from mnemoscope.model.isolation import held, isolated_call
-from mnemoscope.model.tokens import added_text, encode_prompt, encode_target
+from mnemoscope.model.tokens import Prompt, added_text, encode_prompt, encode_target
 from mnemoscope.model.torch_state import default_torch_state
 
 # A comparison runs the plain text once for every control, so only the first passages are taken.
@@ -143,50 +143,82 @@ class Intervening(OpenedModel):
         parts: Parts,
         *,
         seeds: int = 5,
+        controls_from: ControlsFrom = "same layers",
         facts: Sequence[KnownFact] = (),
         relation: str | None = None,
         **how: Unpack[How],
     ) -> Ablation:
         """The target before and after an intervention, beside matched random ones.
 
-        A control has as many parts of each kind in each layer, none of them among `parts`. What the
-        intervention does to plain text, and to other facts if some are given, says whether it is
-        specific to the target.
+        A control has as many parts of each kind in each layer and expert, none of which shares an input
+        with `parts`. What the intervention does to plain text, and to other facts if some are given, says
+        whether it is specific to the target.
 
         Args:
             prompt: the text before the target.
             target: as for `attribute`.
             parts: as for `ablate`.
             seeds: how many random controls.
+            controls_from: where their parts are drawn. `"same layers"` refuses parts that leave a layer or an
+                expert too few others; `"any layer"` draws the rest from all layers, and the result's
+                `controls_from` says how many.
             facts: other facts; those with the same prompt are left out.
             relation: which of their relations is that of the target; needed with `facts`.
             **how: `factor`, `mean_of`, `resample_from`, `seed` and `positions`, as for `ablate`.
 
         Raises:
-            OptionError, PromptError, TargetError: as `ablate` and `attribute` do; and OptionError if
-                `facts` come without a `relation` or with `positions` counted from the start, which
-                belong to one prompt.
+            OptionError, PromptError, TargetError: as `ablate` and `attribute` do; and OptionError if there
+                are too few other parts for a control of the same size, or if `facts` come without a
+                `relation` or with `positions` counted from the start, which belong to one prompt.
         """
+        encoded = encode_prompt(self.language_model, prompt)
+        return self.compared(
+            encoded,
+            target,
+            parts,
+            seeds=seeds,
+            controls_from=controls_from,
+            facts=facts,
+            relation=relation,
+            **how,
+        )
+
+    def compared(
+        self,
+        prompt: Prompt,
+        target: str | int | None,
+        parts: Parts,
+        *,
+        seeds: int = 5,
+        controls_from: ControlsFrom = "same layers",
+        facts: Sequence[KnownFact] = (),
+        relation: str | None = None,
+        **how: Unpack[How],
+    ) -> Ablation:
+        """Do the same with a prompt as it was read, for one that is no text alone."""
         if seeds < 1:
             raise OptionError(f"seeds is {seeds}; give 1 or more random controls")
+        check_controls_from(controls_from)
         if facts and relation is None:
             raise OptionError("the facts come without a relation; give the one that the target is of")
-        if facts and any(position >= 0 for position in how.get("positions") or ()):
+        if facts and any(position >= 0 for position in listed_positions(how.get("positions")) or ()):
             raise OptionError(
                 "positions counted from the start belong to one prompt, and facts have others; "
                 "count from the end (-1 for the last), or leave the facts out"
             )
-        encoded = encode_prompt(self.language_model, prompt)
         named = listed(parts)
+        drawn = [
+            matched_random(named, self.language_model.anatomy, seed, controls_from) for seed in range(seeds)
+        ]
         if target is None:
-            target = int(next_token(self.language_model, encoded.ids).argmax())
+            target = int(next_token(self.language_model, prompt.ids).argmax())
         return compare(
             self.language_model,
-            encoded,
-            encode_target(self.language_model, encoded, target),
+            prompt,
+            encode_target(self.language_model, prompt, target),
             named,
             self._manner(**how),
-            range(seeds),
+            drawn,
             Besides(self.plain_text, tuple(facts), relation or ""),
         )
 
@@ -194,10 +226,10 @@ class Intervening(OpenedModel):
     def generate(self, prompt: str, n_tokens: int = 20) -> str:
         """The text that the model goes on with, always taking the likeliest next token.
 
-        The tokens are those of transformers' own `generate(do_sample=False)`. Inside `ablate` the
-        changed model goes on. Where an intervention is at chosen positions or resamples, these are
-        positions of the whole text, which is then run again for every token without a key/value
-        cache: a step with a cache sees one token only.
+        Penalties, suppressed tokens and other settings for generation that come with a checkpoint are left
+        out; only its tokens that end a text are kept. Inside `ablate` the changed model goes on. Where an
+        intervention is at chosen positions or resamples, these are positions of the whole text, which is
+        then run again for every token without a key/value cache: a step with a cache sees one token only.
 
         Args:
             prompt: the text to go on with.
@@ -262,7 +294,7 @@ class Intervening(OpenedModel):
             Objective((encode_target(self.language_model, encoded, target),)),
             [listed(parts) for parts in interventions],
             factor=factor,
-            positions=positions,
+            positions=listed_positions(positions),
             budget=memory_budget,
         )
         return pd.DataFrame(
@@ -313,7 +345,7 @@ class Intervening(OpenedModel):
             positions=positions,
             memory_budget=memory_budget,
         )
-        return pd.DataFrame([part._asdict() for part in named]).assign(drop=outcomes["drop"])
+        return pd.DataFrame([part.to_json() for part in named]).assign(drop=outcomes["drop"])
 
     @isolated_call
     def edit(self, parts: Parts, *, factor: float = 0.0, save_to: str | Path | None = None) -> Self:
@@ -364,7 +396,7 @@ class Intervening(OpenedModel):
                 f"{' and '.join(names)} cannot be done at once to the same parts; give one of them"
             )
         references = self._token_ids(mean_of or resample_from)
-        return Manner(factor, references, positions, seed if resample_from else None)
+        return Manner(factor, references, listed_positions(positions), seed if resample_from else None)
 
     def _token_ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
         if isinstance(prompts, str):

@@ -114,12 +114,13 @@ class Model(Attributing, QueryProving, Reading):
                 own top prediction. Of several, scores are of the log of their total probability.
             against: one token or several to compare the target with: scores are then of log-odds, the log
                 of the targets' total probability less that of these.
-            top: how many neurons of each kind and direction to list (of heads at positions at most 30).
+            top: how many neurons of each kind and direction to list (of heads at positions at most 30); fewer
+                where fewer raise, or lower, the target.
             neurons: `"top"` proves the best by bounds; `"all"` also scores every neuron;
                 `"bounds"` also gives an interval for every neuron.
             by: which effect the lists are ordered by, best first: `"direct"`, the score, or `"total"`.
             effects: also give every listed part its first-order total effect, by one more forward
-                pass and a backward one; False skips that.
+                pass and a backward one, in float32 unless weights are packed or offloaded; False skips that.
             suppressing: also list what lowers the target most; False saves a third of the time.
             query: also find what activates the first 30 value neurons of each kind, whatever `top`, by one
                 more forward pass (METHOD section 6); None comes back where what a model's neurons read

@@ -12,8 +12,10 @@ from mnemoscope.attribution.query_split import split_by_layer
 from mnemoscope.attribution.result import Attribution
 from mnemoscope.attribution.subkeys import Kind
 from mnemoscope.errors import OptionError
+from mnemoscope.intervention.controls import ControlsFrom, check_controls_from
 from mnemoscope.intervention.query_ablation import Asked, QueryAblation, QueryProof
 from mnemoscope.model.isolation import isolated_call
+from mnemoscope.model.tokens import Prompt
 
 
 class QueryProving(Querying, Intervening):
@@ -28,6 +30,7 @@ class QueryProving(Querying, Intervening):
         seeds: int = 5,
         values: int = 30,
         of: Kind = "attention",
+        controls_from: ControlsFrom = "same layers",
     ) -> QueryAblation:
         """The target and its value neurons' coefficients without the shallow query neurons.
 
@@ -42,12 +45,13 @@ class QueryProving(Querying, Intervening):
             values: how many of the value neurons that the result lists, of each kind.
             of: `"attention"`, as in the paper, or `"ffn"`: whose query neurons to zero. Coefficients come
                 for both kinds of value neurons.
+            controls_from: where the controls' parts are drawn, as for `compare_ablation`.
 
         Raises:
             OptionError: `top`, `seeds` or `values` is below 1, `of` is neither of the two, the result is
                 of another model or of more than one target token, nothing shallow activates the value
                 neurons, or more than half of a layer would be zeroed, which leaves no random control of
-                the same size.
+                the same size in it.
             UnsupportedModelError: what the model's neurons read could not be found.
 
         >>> model.compare_query_ablation(result).agreement  # doctest: +SKIP
@@ -57,9 +61,13 @@ class QueryProving(Querying, Intervening):
             raise OptionError(f'of is {of!r}; give "attention" or "ffn"')
         self._check_is_ours(result)
         self.check_parts_add_up()
+        check_controls_from(controls_from)
         target = result.target.id
-        proof = QueryProof(self.language_model, result, Asked(top, values, of))
-        return proof.outcome(self.compare_ablation(result.prompt, target, proof.parts, seeds=seeds))
+        proof = QueryProof(self.language_model, result, Asked(top, values, of, controls_from))
+        prompt = Prompt(result.prompt, tuple(result.token_ids), tuple(result.tokens))
+        return proof.outcome(
+            self.compared(prompt, target, proof.parts, seeds=seeds, controls_from=controls_from)
+        )
 
     @isolated_call
     def query_split(self, result: Attribution, *, values: int = 30, top: int = 300) -> pd.DataFrame:

@@ -166,10 +166,16 @@ class Explorer:
             self.tolerance = max(self.tolerance, float(self._prediction.coarse.errors(grid, index).max()))
 
     def _keep(self, grid: Grid, totals: Totals | None, best: dict[str, Best]) -> None:
+        """Keep of each list what is ordered above 0, or below 0 where it lists what lowers the objective.
+
+        Silent neurons change nothing: they stand between the two, and no list holds what is beyond them.
+        """
         self.allow_rounding(grid, torch.cat([index for index, _ in best.values()]).unique())
         for table, (index, score) in best.items():
             total = torch.full_like(score, torch.nan) if totals is None else totals.chosen(index)
-            self.found[table] = Found(index, score, total)
+            order = total if totals is not None and self.wanted.by == "total" else score
+            rows = order < 0 if table.startswith("suppressing_") else order > 0
+            self.found[table] = Found(index[rows], score[rows], total[rows])
 
     def _show(self, grid: Grid, best: dict[str, Best], observer: Observer | None) -> None:
         """Show an observer the best, which it has not seen while they were scored."""

@@ -61,6 +61,6 @@ def rank(question: Question, method: Method, k: int) -> tuple[pd.DataFrame, floa
     start = time.perf_counter()
     index, scores = method.top(question, k)
     seconds = time.perf_counter() - start
-    named = pd.DataFrame([part._asdict() for part in parts_of(question, index)])
+    named = pd.DataFrame([part.to_json() for part in parts_of(question, index)])
     coefficients = question.coefficients_of(index)
     return named.assign(score=scores.cpu().numpy(), coefficient=coefficients.cpu().numpy()), seconds

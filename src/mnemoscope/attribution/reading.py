@@ -48,7 +48,7 @@ class NeuronReading:
         return {
             "layer": self.layer,
             "neuron": self.neuron,
-            "through": None if self.through is None else self.through._asdict(),
+            "through": None if self.through is None else self.through.to_json(),
             "norm": self.norm,
             **lists,
         }
@@ -96,7 +96,7 @@ def read_neuron(
     if not 0 <= neuron < n_neurons:
         raise OptionError(f"layer {layer} has no neuron {neuron}; give one from 0 to {n_neurons - 1}")
     check_top(top)
-    head = None if through is None else _checked_reader(anatomy, layer, Head(*through))
+    head = None if through is None else _checked_reader(anatomy, layer, _named_head(through))
     device = anatomy.readout.unembedding.device
     written = anatomy.blocks[layer].ffn_output.columns(torch.tensor([neuron], device=device))
     if head is not None:
@@ -159,6 +159,10 @@ def check_head(anatomy: Anatomy, layer: int, head: int) -> None:
     check_layer(anatomy, layer)
     if not 0 <= head < anatomy.n_heads:
         raise OptionError(f"layer {layer} has no head {head}; give one from 0 to {anatomy.n_heads - 1}")
+
+
+def _named_head(head: Head | tuple[int, int]) -> Head:
+    return head if isinstance(head, Head) else Head(*head)
 
 
 def _checked_reader(anatomy: Anatomy, layer: int, head: Head) -> Head:

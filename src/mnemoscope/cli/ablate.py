@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -64,7 +64,8 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
     top: Annotated[
         int | None,
         typer.Option(
-            min=1, help="If no part is named: the FFN neurons with the highest scores; 10 if not given."
+            min=1,
+            help="The FFN neurons with the highest scores, beside the parts that are named; 10 if none is.",
         ),
     ] = None,
     query: Annotated[
@@ -95,6 +96,13 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="Only at the last position, not at all.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="How many random controls.")] = 5,
+    controls_from: Annotated[
+        Literal["same layers", "any layer"],
+        typer.Option(
+            help="Where the random controls are drawn: any layer fills up what a layer has too few others "
+            "of, which is refused otherwise."
+        ),
+    ] = "same layers",
     facts: Annotated[
         Path | None,
         typer.Option(
@@ -130,6 +138,8 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
         for name, value in given.items():
             refuse_several(query=True, **{name: bool(value)})
     with stdout_kept_clean():
+        from mnemoscope.intervention.parts import listed
+
         file = None if facts is None else _read(facts, relation)
         opened = open_model(model, revision, dtype, device, trust_remote_code)
         known, bad_lines = [], []
@@ -138,14 +148,20 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
         said = opened.chat_prompt if chat else str
         prompt = said(prompt)
         if query is not None:
-            found = _without_query_neurons(opened, prompt, target, query, seeds)
+            found = _without_query_neurons(
+                opened, prompt, target, query, seeds=seeds, controls_from=controls_from
+            )
         else:
-            parts: Any = [_part(option, name) for option, name in named]
+            parts = [_part(option, name) for option, name in named]
+            if top is not None or not parts:
+                best = _best(opened, prompt, target, top or 10).ffn_neurons
+                parts = [*listed(best), *parts]
             found = opened.compare_ablation(
                 prompt,
                 target,
-                parts or _best(opened, prompt, target, top or 10).ffn_neurons,
+                parts,
                 seeds=seeds,
+                controls_from=controls_from,
                 facts=known,
                 relation=relation,
                 factor=factor,
@@ -166,10 +182,10 @@ def _best(model: Model, prompt: str, target: str | None, top: int) -> Attributio
 
 
 def _without_query_neurons(
-    model: Model, prompt: str, target: str | None, top: int, seeds: int
+    model: Model, prompt: str, target: str | None, top: int, **controls: Any
 ) -> QueryAblation:
     result = _best(model, prompt, target, _VALUE_NEURONS)
-    return model.compare_query_ablation(result, top=top, seeds=seeds, values=_VALUE_NEURONS)
+    return model.compare_query_ablation(result, top=top, values=_VALUE_NEURONS, **controls)
 
 
 def _draw(found: Ablation | QueryAblation) -> None:

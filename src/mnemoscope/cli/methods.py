@@ -74,6 +74,13 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep every finished fact there; go on where it stopped."),
     ] = None,
+    controls_from: Annotated[
+        Literal["same layers", "any layer"],
+        typer.Option(
+            help="Where each method's random controls are drawn: any layer fills up what a layer has too few "
+            "others of, which is refused otherwise."
+        ),
+    ] = "same layers",
     chat: Chat = False,
     json: Json = False,
     model: ModelName = "demo",
@@ -93,10 +100,11 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
         _list_methods(_given(context), json)
         return
     with stdout_kept_clean():
-        terms = _terms(method, kind, top, budget, specificity)
+        terms = replace(_terms(method, kind, top, budget, specificity), controls_from=controls_from)
         folder = None if out is None else _checked_folder(out)
         file = None if facts is None else _read(facts)
         opened = open_model(model, revision, dtype, device, trust_remote_code)
+        terms.check(opened.language_model.anatomy)
         if facts is not None and file is not None:
             asked, any_bad = _known(opened, file, facts, limit)
         else:

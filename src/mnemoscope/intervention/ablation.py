@@ -14,12 +14,11 @@ from torch import Tensor
 
 from mnemoscope.attribution.result import records
 from mnemoscope.display import Displayed
-from mnemoscope.intervention.parts import Part, Site, matched_random, sites
+from mnemoscope.intervention.controls import described
+from mnemoscope.intervention.parts import Part, Site, sites
+from mnemoscope.intervention.readings import next_token, states_after
 from mnemoscope.intervention.running import Change, Positions, Replacement, applied, observed_inputs
-from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.loading import quiet
-from mnemoscope.model.stored import input_device
 from mnemoscope.model.tokens import Prompt, token_text
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ class Ablation(Displayed):
         before, after: reciprocal rank, probability and log probability (nats) of the target.
         controls: the same after each random intervention: `seed`, the metrics, and `kl` on plain text
             (nats per token).
+        controls_from: where the parts of the random interventions are from, in words.
         plain_text: what the intervention does to text that has nothing to do with the target; there,
             and for `kl` of the controls, the parts are changed at all positions, because positions
             of the prompt mean nothing in other text.
@@ -56,6 +56,7 @@ class Ablation(Displayed):
     before: dict[str, float]
     after: dict[str, float]
     controls: pd.DataFrame
+    controls_from: str
     plain_text: TextEffect
     facts: pd.DataFrame
 
@@ -65,11 +66,12 @@ class Ablation(Displayed):
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             "target": {"id": self.target[0], "text": self.target[1]},
-            "parts": [{"part": type(part).__name__, **part._asdict()} for part in self.parts],
+            "parts": [{"part": type(part).__name__, **part.to_json()} for part in self.parts],
             "how": self.how,
             "before": self.before,
             "after": self.after,
             "controls": records(self.controls, tuple(self.controls.columns)),
+            "controls_from": self.controls_from,
             "controls_mean": self.controls_mean,
             "controls_standard_deviation": self.controls_standard_deviation,
             "plain_text": self.plain_text._asdict(),
@@ -100,40 +102,6 @@ def metrics(log_probabilities: Tensor, target: int) -> dict[str, float]:
     }
 
 
-def next_token(language_model: LanguageModel, token_ids: Sequence[int]) -> Tensor:
-    """Log probabilities that the model itself gives the next token, `[n_vocabulary]` float32."""
-    model = language_model.model
-    tokens = torch.tensor([list(token_ids)], device=input_device(model))
-    with torch.no_grad(), evaluating(model):
-        logits = model(input_ids=tokens, use_cache=False).logits[0, -1]
-    return torch.log_softmax(logits.float(), dim=-1)
-
-
-def continuation(
-    language_model: LanguageModel, token_ids: Sequence[int], n_tokens: int, *, use_cache: bool
-) -> list[int]:
-    """The likeliest next tokens one after the other, as transformers' own `generate` takes them.
-
-    Args:
-        language_model: the model.
-        token_ids: the text so far.
-        n_tokens: how many to add; fewer come back where the model ends the text.
-        use_cache: False runs the whole text again for every token.
-    """
-    model: Any = language_model.model
-    tokens = torch.tensor([list(token_ids)], device=input_device(model))
-    # Quiet: a sampling temperature in the model's generation settings would be warned about.
-    with quiet(), evaluating(model):
-        found = model.generate(
-            input_ids=tokens,
-            attention_mask=torch.ones_like(tokens),
-            do_sample=False,
-            max_new_tokens=n_tokens,
-            use_cache=use_cache,
-        )
-    return found[0, len(token_ids) :].tolist()
-
-
 def reference_values(
     language_model: LanguageModel, at: Sequence[Site], references: Sequence[Sequence[int]]
 ) -> dict[Site, Tensor]:
@@ -144,7 +112,7 @@ def reference_values(
     kept: dict[Site, list[Tensor]] = {}
     with observed_inputs(language_model.anatomy, at, kept):
         for token_ids in references:
-            next_token(language_model, token_ids)
+            states_after(language_model, [token_ids])
     return {site: torch.cat(values) for site, values in kept.items()}
 
 
@@ -212,10 +180,10 @@ def compare(
     target: int,
     parts: Sequence[Part],
     manner: Manner,
-    seeds: Sequence[int],
+    drawn: Sequence[Sequence[Part]],
     besides: Besides,
 ) -> Ablation:
-    """A target before, after, and after a matched random intervention for each seed.
+    """Compare a target before and after an intervention, and after random ones.
 
     Args:
         language_model: the model.
@@ -223,7 +191,7 @@ def compare(
         target: token id.
         parts: what to intervene on.
         manner: how and where.
-        seeds: of the random interventions.
+        drawn: the parts of the random interventions, `matched_random` of each seed from 0.
         besides: the plain text and the facts on which the intervention is measured too.
     """
 
@@ -236,9 +204,8 @@ def compare(
             return besides.plain_text.effect()
 
     controls = []
-    for seed in seeds:
-        drawn = matched_random(parts, language_model.anatomy, seed)
-        controls.append({"seed": seed, **after(drawn), "kl": on_text(drawn).kl})
+    for seed, chosen in enumerate(drawn):
+        controls.append({"seed": seed, **after(chosen), "kl": on_text(chosen).kl})
     with changed(language_model, parts, manner):
         facts = besides.fact_effects(but=prompt.ids)
     return Ablation(
@@ -250,6 +217,7 @@ def compare(
         before=metrics(next_token(language_model, prompt.ids), target),
         after=after(parts),
         controls=pd.DataFrame(controls, columns=["seed", *METRICS, "kl"]),
+        controls_from=described(parts, drawn[0], language_model.anatomy),
         plain_text=on_text(parts),
         facts=facts,
     )

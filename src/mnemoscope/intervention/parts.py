@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -12,35 +12,77 @@ from torch import Tensor, nn
 
 from mnemoscope.errors import OptionError
 from mnemoscope.model.anatomy import Anatomy, Projection
-from mnemoscope.model.experts import Mixture
+from mnemoscope.whole_numbers import whole_number
 
 
-class FFNNeuron(NamedTuple):
-    """One FFN neuron: one input of the down projection."""
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A part of a layer; parts are equal if their types and all their fields are.
+
+    Attributes:
+        layer: counted from 0; fields are whole numbers of any library and become `int`.
+    """
 
     layer: int
+
+    def __post_init__(self) -> None:
+        """Make whole numbers of the fields.
+
+        Raises:
+            OptionError: one of them is no whole number.
+        """
+        for name, value in vars(self).items():
+            if name == "kind":
+                continue
+            number = whole_number(value)
+            if number is None:
+                raise OptionError(
+                    f"the {name} of {type(self).__name__} is {value!r}; give a whole number, such as 3"
+                )
+            object.__setattr__(self, name, number)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    @property
+    def name(self) -> str:
+        """Its fields as the command line writes them, such as `23.4`; the type is not in it."""
+        return ".".join(map(str, vars(self).values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields by name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, eq=False)
+class FFNNeuron(_Part):
+    """One FFN neuron: one input of the down projection."""
+
     neuron: int
 
 
-class AttentionNeuron(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class AttentionNeuron(_Part):
     """One attention neuron: one input of the attention's output projection."""
 
-    layer: int
     head: int
     dim: int
 
 
-class Head(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Head(_Part):
     """One head: all its attention neurons."""
 
-    layer: int
     head: int
 
 
-class Layer(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Layer(_Part):
     """All that a layer's attention or FFN adds to the stream: behind a post-norm, biases included."""
 
-    layer: int
     kind: Literal["attention", "ffn"]
 
 
@@ -88,8 +130,10 @@ def listed(parts: Parts) -> tuple[Part, ...]:
     `kind`: layers.
 
     Raises:
-        OptionError: no parts, or a table or item that names none.
+        OptionError: no parts, no list, or a table or item that names none.
     """
+    if isinstance(parts, (str, _Part)) or not isinstance(parts, Iterable):
+        raise OptionError(f"the parts are {parts!r}, which is no list; give a list, such as [Head(23, 4)]")
     found = _from_table(parts) if isinstance(parts, pd.DataFrame) else tuple(parts)
     if not found:
         raise OptionError("there are no parts to intervene on; name at least one neuron, head or layer")
@@ -111,7 +155,7 @@ def sites(parts: Sequence[Part], anatomy: Anatomy) -> tuple[Site, ...]:
     inputs: dict[tuple[int, str], set[int]] = {}
     whole: set[tuple[int, str]] = set()
     for part in parts:
-        _check(part, anatomy)
+        check_part(part, anatomy)
         if isinstance(part, Layer):
             whole.add((part.layer, part.kind))
         elif isinstance(part, FFNNeuron):
@@ -125,72 +169,6 @@ def sites(parts: Sequence[Part], anatomy: Anatomy) -> tuple[Site, ...]:
         index = None if (layer, kind) in whole else torch.tensor(sorted(inputs[layer, kind]))
         found.append(Site(layer, "ffn" if kind == "ffn" else "attention", index))
     return tuple(found)
-
-
-def matched_random(parts: Sequence[Part], anatomy: Anatomy, seed: int) -> tuple[Part, ...]:
-    """Other parts of the same kinds, as many in each layer and expert, drawn at random.
-
-    Experts that a token is not routed to are silent, and would be no match for those that it is. Whole layers
-    have no match in their own layer; other layers are drawn for them.
-
-    Raises:
-        OptionError: a part that the model does not have.
-    """
-    for part in parts:
-        _check(part, anatomy)
-    generator = torch.Generator().manual_seed(seed)
-    groups: dict[tuple[type, int, range], list[int]] = {}
-    for part in parts:
-        layer = 0 if isinstance(part, Layer) else part.layer
-        index = _index(part, anatomy)
-        groups.setdefault((type(part), layer, _alike(part, index, anatomy)), []).append(index)
-    drawn: list[Part] = []
-    for (kind, layer, alike), group in groups.items():
-        free = torch.ones(len(alike), dtype=torch.bool)
-        free[torch.tensor(group) - alike.start] = False
-        choices = torch.nonzero(free)[:, 0] + alike.start
-        order = torch.randperm(len(choices), generator=generator)[: len(group)]
-        drawn += [_part(kind, layer, index, anatomy) for index in choices[order].tolist()]
-    return tuple(drawn)
-
-
-def _index(part: Part, anatomy: Anatomy) -> int:
-    """Its number among the parts of its kind in its layer; of layers, among all."""
-    if isinstance(part, FFNNeuron):
-        return part.neuron
-    if isinstance(part, AttentionNeuron):
-        return part.head * anatomy.d_head + part.dim
-    if isinstance(part, Head):
-        return part.head
-    return 2 * part.layer + (part.kind == "ffn")
-
-
-def _part(kind: type, layer: int, index: int, anatomy: Anatomy) -> Part:
-    """The part of a kind with that number."""
-    if kind is FFNNeuron:
-        return FFNNeuron(layer, index)
-    if kind is AttentionNeuron:
-        return AttentionNeuron(layer, *divmod(index, anatomy.d_head))
-    if kind is Head:
-        return Head(layer, index)
-    return Layer(index // 2, "ffn" if index % 2 else "attention")
-
-
-def _alike(part: Part, index: int, anatomy: Anatomy) -> range:
-    """The numbers of the parts that one is drawn from for it: of its layer, and of its expert."""
-    if isinstance(part, Layer):
-        return range(2 * anatomy.n_layers)
-    if isinstance(part, Head):
-        return range(anatomy.n_heads)
-    if isinstance(part, AttentionNeuron):
-        return range(anatomy.n_heads * anatomy.d_head)
-    n_neurons, module = anatomy.n_neurons(part.layer), anatomy.blocks[part.layer].ffn_output.module
-    if not isinstance(module, Mixture):
-        return range(n_neurons)
-    expert = module.expert(index)
-    if expert is None:
-        return range(module.n_experts * module.d_expert, n_neurons)
-    return range(expert * module.d_expert, (expert + 1) * module.d_expert)
 
 
 def _from_table(table: pd.DataFrame) -> tuple[Part, ...]:
@@ -210,7 +188,12 @@ def _from_table(table: pd.DataFrame) -> tuple[Part, ...]:
     )
 
 
-def _check(part: Part, anatomy: Anatomy) -> None:
+def check_part(part: Part, anatomy: Anatomy) -> None:
+    """Refuse a part that the model does not have.
+
+    Raises:
+        OptionError: it has none of that number.
+    """
     _within(part, "layer", part.layer, anatomy.n_layers)
     if isinstance(part, FFNNeuron):
         _within(part, "neuron", part.neuron, anatomy.n_neurons(part.layer))
@@ -223,6 +206,6 @@ def _check(part: Part, anatomy: Anatomy) -> None:
             _within(part, "dim", part.dim, anatomy.d_head)
 
 
-def _within(part: Part, name: str, value: object, size: int) -> None:
-    if not isinstance(value, int) or not 0 <= value < size:
+def _within(part: Part, name: str, value: int, size: int) -> None:
+    if not 0 <= value < size:
         raise OptionError(f"the model has no {part}: {name} goes from 0 to {size - 1}; name another")

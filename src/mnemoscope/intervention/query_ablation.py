@@ -7,11 +7,11 @@ predicted holds the norms and the attention weights fixed; what is measured hold
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from mnemoscope.attribution.result import Attribution, records
 from mnemoscope.attribution.subkeys import Kind, ValueNeurons, readers_of, subkeys, value_index
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import Ablation, Manner, changed
-from mnemoscope.intervention.parts import FFNNeuron, Part, matched_random, sites
+from mnemoscope.intervention.controls import ControlsFrom, matched_random
+from mnemoscope.intervention.parts import FFNNeuron, Part, sites
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.components import Components, capture_components
@@ -113,11 +114,13 @@ class Asked:
         top: how many query neurons to zero.
         values: how many value neurons of each kind.
         of: of which kind those are whose query neurons are zeroed.
+        controls_from: where the parts of random controls are drawn.
     """
 
     top: int
     values: int
     of: Kind
+    controls_from: ControlsFrom = "same layers"
 
 
 class QueryProof:
@@ -133,6 +136,7 @@ class QueryProof:
         """
         self.language_model, self.token_ids = language_model, result.token_ids
         self.of: Kind = asked.of
+        self._controls_from: ControlsFrom = asked.controls_from
         anatomy = language_model.anatomy
         attention = result.attention_neurons.head(asked.values)
         ffn = result.ffn_neurons.head(asked.values)
@@ -146,10 +150,14 @@ class QueryProof:
             "ffn": ffn_values(ffn, language_model, last),
         }
         self.parts = shallow_query_neurons(anatomy, self.components, groups[asked.of], asked.top)
-        _check(self.parts, anatomy)
-        zeroed = set(self.parts)
-        kept = [part not in zeroed for part in zip(ffn["layer"], ffn["neuron"], strict=True)]
-        ffn = ffn[kept].assign(kind="ffn", position=last)
+        if not self.parts:
+            raise OptionError(
+                "no FFN neuron in the shallower half of the layers activates the value neurons, so there is "
+                "none to zero"
+            )
+        # Refused before anything runs if there are too few others.
+        self._control(0)
+        ffn = ffn[~_among(self.parts, ffn)].assign(kind="ffn", position=last)
         self.groups, self._named = [groups["attention"]], attention.assign(kind="attention", neuron=None)
         if len(ffn):
             self.groups.append(ffn_values(ffn, language_model, last))
@@ -159,7 +167,7 @@ class QueryProof:
         """What zeroing the query neurons does, with the controls of an ablation of them."""
         language_model, anatomy = self.language_model, self.language_model.anatomy
         (trace,) = language_model.capture([self.token_ids])
-        drawn = [matched_random(self.parts, anatomy, seed) for seed in ablation.controls["seed"].tolist()]
+        drawn = [self._control(seed) for seed in ablation.controls["seed"].tolist()]
         controls = pd.DataFrame([self._without(parts).tolist() for parts in drawn])
         found = {
             "before": measured(anatomy, trace, self.groups).tolist(),
@@ -172,14 +180,23 @@ class QueryProof:
         nullable = dict.fromkeys(("head", "dim", "neuron"), "Int64")
         return QueryAblation(self.of, ablation, table.astype(nullable))
 
+    def _control(self, seed: int) -> tuple[Part, ...]:
+        return matched_random(self.parts, self.language_model.anatomy, seed, self._controls_from)
+
     def _without(self, parts: Sequence[Part]) -> Tensor:
         """The coefficients while parts are zeroed, `[n]`; NaN for value neurons among the parts."""
         with changed(self.language_model, parts, Manner()):
             (trace,) = self.language_model.capture([self.token_ids])
         found = measured(self.language_model.anatomy, trace, self.groups)
-        zeroed, named = set(parts), self._named
-        own = [part in zeroed for part in zip(named["layer"], named["neuron"], strict=True)]
-        return found.masked_fill(torch.tensor(own, device=found.device), torch.nan)
+        own = torch.tensor(_among(parts, self._named), device=found.device)
+        return found.masked_fill(own, torch.nan)
+
+
+def _among(parts: Sequence[Part], table: pd.DataFrame) -> np.ndarray:
+    """Whether each row of a table names one of the FFN neurons among some parts, `[n_rows]`."""
+    zeroed = {(part.layer, part.neuron) for part in parts if isinstance(part, FFNNeuron)}
+    pairs = zip(table["layer"], table["neuron"], strict=True)
+    return np.array([pair in zeroed for pair in pairs], dtype=bool)
 
 
 def shallow_query_neurons(
@@ -228,21 +245,6 @@ def predicted(
         change = reading.coefficients(without) - before
         found.append(measured_before + change * reading.later_factors(before, measured_before))
     return torch.cat(found)
-
-
-def _check(parts: Sequence[FFNNeuron], anatomy: Anatomy) -> None:
-    if not parts:
-        raise OptionError(
-            "no FFN neuron in the shallower half of the layers activates the value neurons, so there is "
-            "none to zero"
-        )
-    ((layer, number),) = Counter(part.layer for part in parts).most_common(1)
-    n_neurons = anatomy.n_neurons(layer)
-    if 2 * number > n_neurons:
-        raise OptionError(
-            f"{number} of the {n_neurons} FFN neurons of layer {layer} would be zeroed, which leaves too "
-            f"few for random controls of the same size; zero fewer than {len(parts)} query neurons"
-        )
 
 
 def _written(anatomy: Anatomy, components: Components, parts: Sequence[FFNNeuron]) -> Tensor:

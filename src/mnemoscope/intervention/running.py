@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from mnemoscope.model.experts import running_mixtures
 from mnemoscope.model.hooks import hidden_states
 from mnemoscope.model.isolation import are_suspended, held
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.whole_numbers import whole_number
 
 # The positions of a prompt, counted from 0 or from the end; None for all.
 Positions = Sequence[int] | None
@@ -74,6 +75,31 @@ class Change:
             block[..., inputs] = self.replacement.rows(n_tokens)[where].to(values)
         changed[:, where] = block
         return changed
+
+
+def listed_positions(positions: Any) -> tuple[int, ...] | None:
+    """Positions as whole numbers; a list, a range, an array or a tensor `[n]` of them, or None for all.
+
+    Raises:
+        OptionError: no list, an empty one, or an item that is no whole number.
+    """
+    if positions is None:
+        return None
+    if (
+        isinstance(positions, str)
+        or getattr(positions, "ndim", 1) != 1
+        or not isinstance(positions, Iterable)
+    ):
+        raise OptionError(f"positions is {positions!r}; give a list, such as [-1], or None for all positions")
+    found = []
+    for position in positions:
+        number = whole_number(position)
+        if number is None:
+            raise OptionError(f"position {position!r} is no whole number; give one such as -1 for the last")
+        found.append(number)
+    if not found:
+        raise OptionError("positions is empty, so nothing would change; name one, or None for all positions")
+    return tuple(found)
 
 
 def check_positions(positions: Positions, n_tokens: int) -> None:

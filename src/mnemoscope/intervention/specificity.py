@@ -6,7 +6,7 @@ model worse at everything lowers the target's probability too, and says nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from statistics import fmean
@@ -19,12 +19,11 @@ from torch import Tensor
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import METRICS, metrics
 from mnemoscope.intervention.batch import divergence
+from mnemoscope.intervention.readings import log_probabilities, states_after
 from mnemoscope.intervention.running import unchanged
 from mnemoscope.model.anatomy import Anatomy
-from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.stored import input_device
 
 # Bytes that the kept predictions may take, and again what one batch may take.
 BUDGET = 200 * 2**20
@@ -176,9 +175,8 @@ class PlainText:
         """
         kl = surprise = 0.0
         for batch in self._batches:
-            logits = self._logits(batch)
-            for place, own, changed in zip(batch, self._unchanged(batch), logits, strict=True):
-                now = _log_probabilities(changed)
+            changed = self._predicted(batch)
+            for place, own, now in zip(batch, self._unchanged(batch), changed, strict=True):
                 kl += float(divergence(own, now).sum())
                 surprise += self._surprise(place, now)
         return TextEffect(
@@ -187,17 +185,17 @@ class PlainText:
             perplexity_after=self._perplexity(surprise),
         )
 
-    def _unchanged(self, batch: Sequence[int]) -> Iterable[Tensor]:
+    def _unchanged(self, batch: Sequence[int]) -> Sequence[Tensor] | Tensor:
         """The unchanged model's log probabilities in each text, `[n_tokens - 1, n_vocabulary]`."""
         if self._kept.keys() >= set(batch):
             return [self._kept[place] for place in batch]
         with unchanged(self.language_model.model):
-            logits = self._logits(batch)
-        # One text at a time: the budget counts the logits of the batch alone.
-        return map(_log_probabilities, logits)
+            return self._predicted(batch)
 
-    def _logits(self, batch: Sequence[int]) -> Tensor:
-        return _logits(self.language_model, [self.texts[place] for place in batch])
+    def _predicted(self, batch: Sequence[int]) -> Tensor:
+        """Log probabilities after every token but the last, `[n_texts, n_tokens - 1, n_vocabulary]`."""
+        states = states_after(self.language_model, [self.texts[place] for place in batch])
+        return log_probabilities(self.language_model, states[:, :-1])
 
     def _perplexity(self, surprise: float) -> float:
         """Infinite where it is too large for a number, which is no error in a broken model."""
@@ -266,8 +264,8 @@ def _fact_metrics(
     prompts = [fact.token_ids for fact in facts]
     found: list[dict[str, float]] = [{}] * len(facts)
     for batch in _batches(prompts, language_model.anatomy, budget):
-        last = _logits(language_model, [prompts[place] for place in batch])[:, -1]
-        for place, log_p in zip(batch, torch.log_softmax(last.float(), dim=-1), strict=True):
+        last = states_after(language_model, [prompts[place] for place in batch])[:, -1]
+        for place, log_p in zip(batch, log_probabilities(language_model, last), strict=True):
             found[place] = metrics(log_p, facts[place].target)
     return found
 
@@ -277,22 +275,10 @@ def _batches(texts: Sequence[Sequence[int]], anatomy: Anatomy, budget: int) -> I
     by_length: dict[int, list[int]] = {}
     for place, text in enumerate(texts):
         by_length.setdefault(len(text), []).append(place)
-    # A token's logits, of the changed model and perhaps of the unchanged one, and a block's activations.
-    token = 8 * anatomy.n_vocabulary + 4 * (4 * anatomy.d_ff + 8 * anatomy.d_model)
+    # A token's logits and log probabilities, of the changed model and perhaps of the unchanged one, and a
+    # block's activations.
+    token = 16 * anatomy.n_vocabulary + 4 * (4 * anatomy.d_ff + 8 * anatomy.d_model)
     for length, places in by_length.items():
         n_rows = max(1, budget // (token * length))
         for start in range(0, len(places), n_rows):
             yield places[start : start + n_rows]
-
-
-def _logits(language_model: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
-    """The model's own logits for texts of one length, `[n_texts, n_tokens, n_vocabulary]`."""
-    model = language_model.model
-    tokens = torch.tensor([list(row) for row in rows], device=input_device(model))
-    with torch.no_grad(), evaluating(model):
-        return model(input_ids=tokens, use_cache=False).logits
-
-
-def _log_probabilities(logits: Tensor) -> Tensor:
-    """After every token of a text but the last, which nothing follows; in float32."""
-    return torch.log_softmax(logits[:-1].float(), dim=-1)

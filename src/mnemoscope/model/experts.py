@@ -89,7 +89,7 @@ class Mixture(nn.Module):
 
         Args:
             coefficients: what enters all down projections, router weights included, `[n_tokens, n_inputs]`
-                float32 or wider.
+                float32 or wider; 0 for experts that a token is not routed to, unless they were replaced.
             routing: router weights, 0 for experts that a token is not routed to, `[n_tokens, n_experts]`.
 
         Returns:
@@ -105,10 +105,19 @@ class Mixture(nn.Module):
             if bias is not None:
                 part = part + bias[expert]
             written = written.index_add(0, tokens, (part * weight).to(dtype))
+        for expert, tokens in self._put_in(coefficients, routing):
+            entered = coefficients[tokens][:, experts.inputs(expert)].to(dtype)
+            written = written.index_add(0, tokens, entered @ down[expert])
         if experts.shared is not None:
             entered = coefficients[:, self.n_experts * self.d_expert :].to(dtype)
             written = written + entered @ experts.shared.columns().to(dtype)
         return written
+
+    def _put_in(self, coefficients: Tensor, routing: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Each expert whose neurons an intervention gave values at tokens not routed to it, with those."""
+        routed = coefficients[:, : self.n_experts * self.d_expert]
+        given = (routed != 0).view(len(routed), self.n_experts, self.d_expert).any(2)
+        yield from _routed(given & (routing == 0))
 
     def route(self, states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         """Run the routed experts; with a shared one only so far that `join` can go on.

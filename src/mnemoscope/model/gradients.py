@@ -6,7 +6,7 @@ all of them, with everything that later layers make of it (METHOD section 5, act
 are not frozen here, post-norms neither: all neurons of a layer that has one together do nothing to first
 order, because the norm makes up for a common factor, while the layer, taken at what is added, has its
 effect. What each source position has of an attention neuron's effect is told with a norm before the output
-projection frozen.
+projection frozen. The passes are in float32 whatever the weights' type, unless they are packed or offloaded.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mnemoscope.model.anatomy import Anatomy, Projection
 from mnemoscope.model.capture import stack_padded
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
 from mnemoscope.model.stored import input_device
+from mnemoscope.model.widening import in_float32
 
 
 @dataclass(frozen=True)
@@ -84,24 +85,26 @@ def total_effects(
     recording = Recording()
     tokens = torch.tensor([list(token_ids)], device=input_device(model))
     with ExitStack() as stack, torch.enable_grad():
+        stack.enter_context(in_float32(model, anatomy))
         for handle in recording.hooks(anatomy):
             stack.callback(handle.remove)
         stack.enter_context(observed_attention(model, recording.see_attention))
         model.base_model(input_ids=tokens, use_cache=False)
         value = objective(anatomy.readout.log_probabilities(recording.final_states[:, -1])[0])
-        found = torch.autograd.grad(value, list(recording.seen.values()))
+        # Hooks see blocks again that the backward pass runs a second time.
+        seen, calls, factors = dict(recording.seen), list(recording.calls), list(recording.head_factors)
+        found = torch.autograd.grad(value, list(seen.values()))
     gradients = {
-        place: gradient.float().to(anatomy.device)
-        for place, gradient in zip(recording.seen, found, strict=True)
+        place: gradient.float().to(anatomy.device) for place, gradient in zip(seen, found, strict=True)
     }
     effects = {
-        place: recording.seen[place].detach().float().to(anatomy.device) * gradient
+        place: seen[place].detach().float().to(anatomy.device) * gradient
         for place, gradient in gradients.items()
     }
     layers = range(anatomy.n_layers)
     by_head = (len(token_ids), anatomy.n_heads, anatomy.d_head)
     # By what heads give, with the norm before their projection frozen.
-    slopes = [gradients["attention input", i] * recording.head_factors[i] for i in layers]
+    slopes = [gradients["attention input", i] * factors[i] for i in layers]
     return TotalEffects(
         ffn=stack_padded([effects["ffn input", i].flatten(0, -2) for i in layers]),
         attention=torch.stack([effects["attention input", i].view(by_head) for i in layers]),
@@ -109,7 +112,7 @@ def total_effects(
             [effects[f"{kind} output", i].sum() for i in layers for kind in ("attention", "ffn")]
         ).view(-1, 2),
         _slopes=torch.stack([slopes[i].view(by_head) for i in layers]),
-        _calls=recording.calls,
+        _calls=calls,
     )
 
 

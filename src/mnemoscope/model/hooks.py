@@ -92,6 +92,14 @@ def observed_attention(model: PreTrainedModel, observer: Callable[[AttentionCall
 
 
 @contextmanager
+def running_alike(model: PreTrainedModel) -> Iterator[None]:
+    """Run a model as captures run it, so that half precision rounds alike; evaluation mode meanwhile."""
+    alike = evaluating(model) if has_own_attention(model) else observed_attention(model, lambda call: None)
+    with alike:
+        yield
+
+
+@contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode while the context lasts; then every module has its own mode again.
 

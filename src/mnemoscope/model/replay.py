@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.hooks import evaluating, first_tensor, hidden_states
+from mnemoscope.model.hooks import first_tensor, hidden_states, running_alike
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.stored import input_device
 
@@ -70,7 +70,7 @@ class Replay:
         model = self.language_model.model
         blocks = self.language_model.anatomy.blocks
         states = self._inputs[first[0]][:0]
-        with evaluating(model):
+        with running_alike(model):
             for layer in range(first[0], len(blocks)):
                 rows = begun(first, layer)
                 joining = self._inputs[layer].expand(rows - len(states), -1, -1)
@@ -116,7 +116,7 @@ class Replay:
                 lambda module, args: self._final.append(args[0][:, -1].to(anatomy.device))
             )
             stack.callback(handle.remove)
-            stack.enter_context(evaluating(model))
+            stack.enter_context(running_alike(model))
             model.base_model(input_ids=tokens, use_cache=False)
 
     def _keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ class Replay:
             stop, with_kwargs=True
         )
         try:
-            with suppress(_ReachedError), evaluating(model), torch.no_grad():
+            with suppress(_ReachedError), running_alike(model), torch.no_grad():
                 model.base_model(input_ids=tokens, use_cache=False)
         finally:
             handle.remove()

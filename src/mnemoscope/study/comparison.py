@@ -24,9 +24,18 @@ from mnemoscope.attribution.methods.base import Kind, Method, Question
 from mnemoscope.attribution.methods.registry import methods as every_method
 from mnemoscope.attribution.methods.removal import drops, parts_of
 from mnemoscope.attribution.result import Provenance, records
-from mnemoscope.intervention.ablation import next_token
+from mnemoscope.errors import OptionError
 from mnemoscope.intervention.batch import ablate_each
-from mnemoscope.intervention.parts import Part, matched_random
+from mnemoscope.intervention.controls import (
+    ControlsFrom,
+    check_controls_from,
+    matched_random,
+    number_alike,
+    smallest_group,
+)
+from mnemoscope.intervention.parts import Part
+from mnemoscope.intervention.readings import next_token
+from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.study.facts import ResolvedFact
 from mnemoscope.study.intervals import ends, resampled_means
@@ -64,6 +73,8 @@ class Terms:
         top: how many neurons of each method are zeroed.
         n_random: random neurons that exact removal is compared on, beside every method's top.
         n_controls: random sets that are zeroed.
+        controls_from: where the neurons of each method's matched control are drawn: in the same layers, or,
+            for what a layer or an expert has too few others of, in any layer.
     """
 
     methods: tuple[Method, ...] = field(
@@ -73,6 +84,28 @@ class Terms:
     top: int = 10
     n_random: int = 200
     n_controls: int = 5
+    controls_from: ControlsFrom = "same layers"
+
+    def check(self, anatomy: Anatomy) -> None:
+        """Refuse sets that could leave no room for controls of the same size, before any work.
+
+        Raises:
+            OptionError: `controls_from` is no choice, or `top` neurons could be more than half of what a
+                layer or an expert, or with `"any layer"` the model, has.
+        """
+        check_controls_from(self.controls_from)
+        most = smallest_group(anatomy, self.kind)
+        where, remedy = (
+            "a layer or an expert",
+            ' or draw the rest from other layers (controls_from="any layer")',
+        )
+        if self.controls_from == "any layer":
+            most, where, remedy = number_alike(anatomy, self.kind), "the model", ""
+        if 2 * self.top > most:
+            raise OptionError(
+                f"top is {self.top}, and {where} has {most} such neurons, which could leave too few others "
+                f"for a random control of the same size; give at most {most // 2}{remedy}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain objects."""
@@ -164,10 +197,12 @@ def compare_methods(
         report: told how many facts are done, and how many there are.
 
     Raises:
+        OptionError: the terms could leave too few neurons for controls.
         OutputError: the folder holds something else, or cannot be written.
         UnsupportedModelError: the model's blocks cannot be run on their own.
     """
     terms = terms or Terms()
+    terms.check(model.language_model.anatomy)
     provenance = model.provenance({"terms": terms.to_json()})
     if out is None:
         tables = []
@@ -204,7 +239,7 @@ def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
                 "title": method.title,
                 "seconds": seconds,
                 "passes": seconds / pass_seconds,
-                "neurons": [".".join(map(str, part)) for part in sets[-1]],
+                "neurons": [part.name for part in sets[-1]],
             }
         )
     agreement = _agreement(fact, terms, asked)
@@ -243,7 +278,8 @@ def _agreement(
     """
     question = asked[0][1]
     generator = torch.Generator().manual_seed(fact.fact.line)
-    drawn = torch.randperm(question.grid.size, generator=generator)[: terms.n_random]
+    existing = question.grid.existing.cpu()
+    drawn = existing[torch.randperm(len(existing), generator=generator)[: terms.n_random]]
     sample = torch.cat([*(top for _, _, top in asked), drawn]).unique()
     truth = drops(question, sample).cpu()
     best = set(sample[truth.argsort(descending=True, stable=True)[: terms.top]].tolist())
@@ -263,12 +299,13 @@ def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequ
     """
     question = _question(model, fact, terms.kind)
     generator = torch.Generator().manual_seed(fact.fact.line + 1)
+    existing = question.grid.existing.cpu()
     anywhere = [
-        parts_of(question, torch.randperm(question.grid.size, generator=generator)[: terms.top])
+        parts_of(question, existing[torch.randperm(len(existing), generator=generator)[: terms.top]])
         for _ in range(terms.n_controls)
     ]
     anatomy = model.language_model.anatomy
-    alike = [matched_random(parts, anatomy, fact.fact.line) for parts in sets]
+    alike = [matched_random(parts, anatomy, fact.fact.line, terms.controls_from) for parts in sets]
     every = [*sets, *anywhere, *alike]
     prediction = question.prediction
     outcomes = ablate_each(
@@ -306,7 +343,7 @@ def _controls(effects: pd.DataFrame, n_sets: int) -> pd.DataFrame:
     """A row for each control, its draws averaged."""
     means = pd.DataFrame(effects.iloc[n_sets:].groupby("control").mean())
     table = means.reindex(list(CONTROLS)).rename_axis("method").reset_index()
-    titles = {NONE: "none (original)", RANDOM: "random", SAME_LAYERS: "random, same layers"}
+    titles = {NONE: "none (original)", RANDOM: "random", SAME_LAYERS: SAME_LAYERS}
     return table.assign(title=table["method"].map(titles), neurons=[[] for _ in range(len(table))])
 
 

@@ -23,7 +23,8 @@ from mnemoscope.attribution.search import Pool
 from mnemoscope.attribution.subkeys import ValueNeurons, subkeys
 from mnemoscope.attribution.tables import coefficients
 from mnemoscope.intervention.batch import ablate_each
-from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Part, matched_random
+from mnemoscope.intervention.controls import matched_random, number_elsewhere
+from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Part
 from mnemoscope.study.facts import ResolvedFact
 from mnemoscope.study.names import METHODS, NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.options import StudyOptions
@@ -43,8 +44,9 @@ from mnemoscope.study.searches import Search, settle_all
 N_POINTS = 11
 
 Tables = dict[str, pd.DataFrame]
-# An intervention: the experiment, what is zeroed in words, number of the draw, and the parts.
-Intervention = tuple[str, str, int, Sequence[Part]]
+# An intervention: the experiment, what is zeroed in words, number of the draw, how many of a control's parts
+# are from other layers than its own, and the parts.
+Intervention = tuple[str, str, int, int, Sequence[Part]]
 
 
 @dataclass(frozen=True)
@@ -243,8 +245,9 @@ class Measurement:
     def _shallow(self, scores: Tensor) -> list[Part]:
         """The FFN neurons of the shallower half of the layers with the highest query scores."""
         shallow = scores[: self.anatomy.n_layers // 2]
-        # A control needs as many others in the same layers.
-        layer, neuron, _ = _highest(shallow, min(self.options.shallow_query_neurons, shallow.numel() // 4))
+        # A control needs as many others.
+        n_neurons = sum(self.anatomy.n_neurons(layer) for layer in range(len(shallow)))
+        layer, neuron, _ = _highest(shallow, min(self.options.shallow_query_neurons, n_neurons // 4))
         return _ffn_parts(layer, neuron)
 
     def _methods(self) -> tuple[pd.DataFrame, dict[str, list[Part]]]:
@@ -273,16 +276,16 @@ class Measurement:
     def _interventions(
         self, of_methods: dict[str, list[Part]], values: list[Part], shallow: list[Part]
     ) -> Iterator[Intervention]:
-        yield NONE, NONE, 0, ()
+        yield NONE, NONE, 0, 0, ()
         for name, chosen in of_methods.items():
-            yield "methods", name, 0, chosen
+            yield "methods", name, 0, 0, chosen
         existing = self._question.grid.existing.cpu()
         generator = torch.Generator().manual_seed(self.fact.fact.line)
         for draw in range(self.options.controls):
             drawn = existing[
                 torch.randperm(len(existing), generator=generator)[: self.options.method_neurons]
             ]
-            yield "methods", RANDOM, draw, parts_of(self._question, drawn)
+            yield "methods", RANDOM, draw, 0, parts_of(self._question, drawn)
         yield from self._with_controls("methods", None, of_methods[METHODS[0]])
         yield from self._with_controls("value_neurons", "value neurons", values)
         if shallow:
@@ -291,12 +294,16 @@ class Measurement:
     def _with_controls(
         self, experiment: str, name: str | None, chosen: Sequence[Part]
     ) -> Iterator[Intervention]:
-        """Parts, if they have a name, and random ones of the same layers."""
+        """Parts, if they have a name, and random ones of the same layers.
+
+        Of what a layer has too few others for, the rest are from other layers, and counted.
+        """
         if name is not None:
-            yield experiment, name, 0, chosen
+            yield experiment, name, 0, 0, chosen
         for draw in range(self.options.controls):
             seed = self.fact.fact.line * self.options.controls + draw
-            yield experiment, SAME_LAYERS, draw, matched_random(chosen, self.anatomy, seed)
+            drawn = matched_random(chosen, self.anatomy, seed, "any layer")
+            yield experiment, SAME_LAYERS, draw, number_elsewhere(chosen, drawn, self.anatomy), drawn
 
 
 def outcomes(model: Model, fact: ResolvedFact, interventions: Iterator[Intervention]) -> pd.DataFrame:
@@ -309,8 +316,8 @@ def outcomes(model: Model, fact: ResolvedFact, interventions: Iterator[Intervent
         [chosen for *_, chosen in asked],
         budget=MEMORY_BUDGET,
     )
-    names = ("experiment", "parts", "draw")
-    table = pd.DataFrame([row[:3] for row in asked], columns=list(names))
+    names = ("experiment", "parts", "draw", "n_elsewhere")
+    table = pd.DataFrame([row[:-1] for row in asked], columns=list(names))
     return table.assign(
         n_parts=[len(chosen) for *_, chosen in asked],
         reciprocal_rank=(1 / found.rank).tolist(),

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mnemoscope.errors import OptionError
+from mnemoscope.intervention.controls import number_alike
+from mnemoscope.model.anatomy import Anatomy
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,22 @@ class StudyOptions:
                 raise OptionError(f"{name} is {value}; give 1 or more")
         if not 0 < self.head_share < 1:
             raise OptionError(f"head_share is {self.head_share}; give a share such as the paper's 0.01")
+
+    def check_controls(self, anatomy: Anatomy) -> None:
+        """Refuse sets of neurons that could leave too few others for controls of the same size.
+
+        Raises:
+            OptionError: one could.
+        """
+        ffn, attention = number_alike(anatomy, "ffn"), number_alike(anatomy, "attention")
+        alike = {"method_neurons": ffn, "ffn_neurons": ffn, "attention_neurons": attention}
+        for name, most in alike.items():
+            number = getattr(self, name)
+            if 2 * number > most:
+                raise OptionError(
+                    f"{name} is {number}, and the model has {most} such neurons to draw controls from, which "
+                    f"could leave too few others for one of the same size; give at most {most // 2}"
+                )
 
     def quick(self) -> StudyOptions:
         """The same with few prompts, to see everything once: no basis for a conclusion."""

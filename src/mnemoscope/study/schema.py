@@ -174,6 +174,12 @@ OUTCOMES = Table(
         Column("parts", _TEXT, "what is zeroed: a method's neurons, a relation's heads, or a control"),
         Column("draw", _SMALL, "number of the random control; 0 for what is not drawn"),
         Column("n_parts", _SMALL, "how many neurons or heads"),
+        Column(
+            "n_elsewhere",
+            _SMALL,
+            "of a control in the same layers: how many of its parts are from other layers (or experts), as "
+            "their own had too few others",
+        ),
         *_METRICS,
     ),
 )

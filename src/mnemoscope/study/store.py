@@ -23,7 +23,7 @@ from mnemoscope.atomic import PARTIAL, write_atomically
 from mnemoscope.errors import OptionError, OutputError
 
 FORMAT = "mnemoscope study"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 TABLES = "tables"
 KEY = "key"

@@ -95,7 +95,12 @@ class Worker:
         return {name: TABLES[name].encode(table) for name, table in tables.items()}
 
     def about(self) -> dict[str, Any]:
-        """The model and the packages, for the manifest."""
+        """The model and the packages, for the manifest.
+
+        Raises:
+            OptionError: the model has too few neurons for the controls of what the options zero.
+        """
+        self.options.check_controls(self.model.language_model.anatomy)
         provenance = self.model.provenance({})
         return {
             "model": provenance.model,

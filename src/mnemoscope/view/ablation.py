@@ -26,10 +26,10 @@ _KINDS = {
 def render_ablation(ablation: Ablation, console: Console) -> None:
     """Show a target before and after an intervention, after random ones, and what else it does."""
     target = token_text(ablation.target[1], "bold")
-    names = [".".join(map(str, part)) for part in ablation.parts]
+    names = [part.name for part in ablation.parts]
     console.print(prompt_text(ablation.tokens, console.width) + Text(" ▸ ", "dim") + target)
     console.print()
-    console.print(title_text(parts_words(ablation), ablation.how))
+    console.print(title_text(parts_words(ablation), _how(ablation)))
     console.print(Text(" ".join(names[:_NAMED_PARTS]) + (" …" if len(names) > _NAMED_PARTS else ""), "dim"))
     console.print()
     console.print(_target_table(ablation, target))
@@ -38,6 +38,13 @@ def render_ablation(ablation: Ablation, console: Console) -> None:
     if not ablation.facts.empty:
         console.print()
         console.print(_facts_table(ablation.facts, console.width))
+
+
+def _how(ablation: Ablation) -> str:
+    """What was done, and where the controls are from if not all are of the same layers."""
+    if ablation.controls_from == "the same layers":
+        return ablation.how
+    return f"{ablation.how}; random ones from {ablation.controls_from}"
 
 
 def parts_words(ablation: Ablation) -> str:

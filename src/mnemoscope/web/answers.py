@@ -146,7 +146,12 @@ class Answers:
         _check_length(model, asked.prompt)
         parts = [part.named() for part in asked.parts]
         found = model.compare_ablation(
-            asked.prompt, asked.target, parts, seeds=asked.seeds, factor=asked.factor
+            asked.prompt,
+            asked.target,
+            parts,
+            seeds=asked.seeds,
+            factor=asked.factor,
+            controls_from=asked.controls_from,
         )
         before = self._run(model, asked.prompt).predict(asked.top).to_json()["predictions"]
         with model.ablate(parts, factor=asked.factor):

@@ -281,6 +281,10 @@ class AblateRequest(Asked):
         Field(ge=0, le=4, allow_inf_nan=False, description="What they are multiplied with; 0 removes them."),
     ] = 0.0
     seeds: Annotated[int, Field(ge=1, le=10, description="How many matched random controls.")] = 5
+    controls_from: Annotated[
+        Literal["same layers", "any layer"],
+        Field(description="Where their parts are drawn; any layer fills up what a layer has too few of."),
+    ] = "same layers"
     top: Annotated[Top, Field(description="How many likeliest tokens to list before and after.")] = 10
 
 

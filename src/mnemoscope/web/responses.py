@@ -269,6 +269,7 @@ class Ablation(Told):
     before: Metrics
     after: Metrics
     controls: list[Control]
+    controls_from: Annotated[str, Field(description="Where the parts of the controls are from, in words.")]
     controls_mean: ControlMetrics
     controls_standard_deviation: ControlMetrics
     plain_text: PlainText

@@ -203,7 +203,14 @@ class Exhaustive(Method):
 
 
 class Searched(Method):
-    """A method whose best neurons are proven by bounds, without scoring all."""
+    """A method whose best neurons are proven by bounds, without scoring all.
+
+    Attributes:
+        lists_silent: whether silent neurons, which no search looks at and which score alike, can be among
+            the best.
+    """
+
+    lists_silent: ClassVar[bool] = True
 
     def grid(self, question: Question) -> Grid:
         """The neurons, added to the states that this method adds them to."""
@@ -235,7 +242,19 @@ class Searched(Method):
             lambda: self.fine(question),
             self.scorer(question),
         )
-        return pool.best()
+        return self._with_silent(question, pool.best(), k) if self.lists_silent else pool.best()
+
+    def _with_silent(self, question: Question, best: Best, k: int) -> Best:
+        """The best among those and the silent neurons."""
+        grid = question.grid
+        silent = grid.existing[~torch.isin(grid.existing, grid.present)][:k]
+        if not len(silent):
+            return best
+        alike = self.scorer(question).chosen(self.grid(question), silent)
+        index, scores = torch.cat([best[0], silent]), torch.cat([best[1], alike])
+        by_index = index.argsort()
+        order = by_index[scores[by_index].argsort(descending=True, stable=True)][:k]
+        return index[order], scores[order]
 
     def scores(self, question: Question, index: Tensor) -> Tensor:
         """Exact scores of some neurons."""

@@ -13,6 +13,7 @@ from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Question
 from mnemoscope.model.capture import stack_padded
 from mnemoscope.model.readout import Norm
 from mnemoscope.model.replay import Replay
+from mnemoscope.model.widening import in_float32
 
 
 class IntegratedGradients(Exhaustive):
@@ -39,13 +40,14 @@ class IntegratedGradients(Exhaustive):
 
     def all(self, question: Question) -> Tensor:
         """Every neuron's score."""
-        replay = Replay(question.prediction.language_model, question.token_ids)
-        n_layers = question.anatomy.n_layers
+        language_model, n_layers = question.prediction.language_model, question.anatomy.n_layers
         scores = []
-        for layer in range(n_layers):
-            scores.append(self._layer(question, replay, layer))
-            if question.report is not None:
-                question.report(layer + 1, n_layers)
+        with in_float32(language_model.model, question.anatomy):
+            replay = Replay(language_model, question.token_ids)
+            for layer in range(n_layers):
+                scores.append(self._layer(question, replay, layer))
+                if question.report is not None:
+                    question.report(layer + 1, n_layers)
         return stack_padded(scores).flatten()
 
     def _layer(self, question: Question, replay: Replay, layer: int) -> Tensor:
@@ -67,7 +69,7 @@ def _integral(question: Question, replay: Replay, layer: int, steps: Tensor) -> 
         rows = args[0].detach().view(len(steps), -1, args[0].shape[-1])
         values.append(rows[0].float())
         if norm is not None:
-            scales.append(norm.scale(module.forward(args[0].detach()).float()).detach())
+            scales.append(norm.scale(module.forward(args[0].detach(), *args[1:]).float()).detach())
         scaled.append((rows * steps[:, None, None].to(rows)).requires_grad_())
         return (scaled[0].view_as(args[0]), *args[1:])
 
@@ -84,8 +86,10 @@ def _with_scale(norm: Norm, scales: list[Tensor]) -> Callable[..., Tensor]:
     """A hook that gives a norm the scale that was kept."""
 
     def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        device = norm.weight.device
-        return norm.frozen(args[0].float().to(device), scales[0].to(device)).to(output)
+        device, states = norm.weight.device, args[0].float()
+        # Experts get the tokens of all rows in one.
+        scale = scales[0].view(states.shape[:-1])
+        return norm.frozen(states.to(device), scale.to(device)).to(output)
 
     return hook
 

@@ -12,6 +12,8 @@ class Rank(Searched):
     name = "rank"
     title = "f rank"
     formula = "1 / rank of w in bs(v)"
+    # What adds nothing promotes no token above another.
+    lists_silent = False
 
     def coarse(self, question: Question) -> RankBounds:
         """From the target's rank among some of the tokens."""

@@ -22,8 +22,11 @@ class SingleAblation(Exhaustive):
         return Estimate(n_columns * (n_layers + 1) / 2, question.prediction.budget, "every neuron in turn")
 
     def all(self, question: Question) -> Tensor:
-        """Every neuron's true effect."""
-        return drops(question, torch.arange(question.grid.size))
+        """Every neuron's true effect; 0 for columns beyond the neurons of a layer."""
+        existing = question.grid.existing
+        found = torch.zeros(question.grid.size, device=existing.device)
+        found[existing] = drops(question, existing)
+        return found
 
     def scores(self, question: Question, index: Tensor) -> Tensor:
         """Some neurons' true effects."""

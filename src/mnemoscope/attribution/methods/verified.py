@@ -39,7 +39,7 @@ class Verified(Method):
             KL divergence on plain text; 0 looks at the target alone.
 
     Raises:
-        OptionError: a budget below 1 or a negative specificity.
+        OptionError: a budget below 1, or below the number of neurons to choose, or a negative specificity.
     """
 
     budget: int = 500
@@ -78,7 +78,7 @@ class Verified(Method):
 
     def top(self, question: Question, k: int) -> Best:
         """The chosen neurons with what each took from the objective when it was chosen, in that order."""
-        device, k = question.grid.base.device, min(k, question.grid.size)
+        device, k = question.grid.base.device, min(k, len(question.grid.existing))
         first, later = self._split(question, k)
         search = _Search(question, self.specificity, first + later * (k - 1 if self.greedily else 0))
         direct, _ = LogProbabilityIncrease().top(question, first)
@@ -96,11 +96,24 @@ class Verified(Method):
         """It ranks what it tried; by itself a neuron's score would be the truth it is measured by."""
 
     def _split(self, question: Question, k: int) -> tuple[int, int]:
-        """How many neurons the first step tries, and each later one."""
+        """How many neurons the first step tries, and each later one: no more than the budget in all.
+
+        Raises:
+            OptionError: the budget is below the number of neurons to choose.
+        """
+        n_neurons = len(question.grid.existing)
+        k = min(k, n_neurons)
+        if self.budget < k:
+            raise OptionError(
+                f"the budget is {self.budget}, and {k} neurons are to be chosen; "
+                f"give {k} interventions or more"
+            )
         later_steps = k - 1 if self.greedily else 0
-        first = self.budget if not later_steps else max(k, int(FIRST_STEP * self.budget))
-        first = min(first, question.grid.size)
-        return first, max(1, (self.budget - first) // later_steps) if later_steps else 0
+        first = self.budget
+        if later_steps:
+            first = max(1, min(int(FIRST_STEP * self.budget), self.budget - later_steps))
+        first = min(first, n_neurons)
+        return first, (self.budget - first) // later_steps if later_steps else 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +143,7 @@ class _Search:
         self.chosen: list[int] = []
         self.gained: list[float] = []
         self._collateral = _Collateral(question, specificity)
+        self._existing = question.grid.existing.cpu()
         self._latest = torch.empty(0, dtype=torch.long)
         self._tried, self._total = 0, total
 
@@ -145,9 +159,8 @@ class _Search:
         """
         with self._taken_away():
             effects = ActivationGradient().all(replace(self.question)).cpu() - self._collateral.costs()
-        effects[self.chosen] = -torch.inf
-        order = effects.argsort(descending=True, stable=True)
-        return order[: len(order) - len(self.chosen)]
+        left = self._existing[~torch.isin(self._existing, torch.tensor(self.chosen))]
+        return left[effects[left].argsort(descending=True, stable=True)]
 
     def consider(self, index: Tensor) -> None:
         """Try taking each of these neurons away, ascending indices."""

@@ -122,7 +122,7 @@ export async function ablate() {
   const parts = bench.filter((name) => !restored.includes(name)).map(asked);
   if (parts.length === 0 || shown() === null) return;
   const { model, prompt, target } = shownQuestion();
-  const body = { model, prompt, target: target[0], parts, factor };
+  const body = { model, prompt, target: target[0], parts, factor, controls_from: "any layer" };
   const found = await work(byId("bench-progress"), "Intervention", "/api/ablate", body, "bench");
   if (found !== null) fill(byId("bench-result"), result(found, factor));
 }
@@ -144,7 +144,7 @@ function result(found, factor) {
   );
 }
 
-function verdict({ parts, target, before, after, controls_mean: random }, factor) {
+function verdict({ parts, target, before, after, controls_from: from, controls_mean: random }, factor) {
   const what = `${factor === 0 ? "Without" : `With ${factor} times`} ${several(parts.length, "part")}, `;
   return element(
     "p",
@@ -153,7 +153,7 @@ function verdict({ parts, target, before, after, controls_mean: random }, factor
     token(target.text, { class: "token target" }),
     ` goes from ${percent(before.probability)} to `,
     element("strong", { text: percent(after.probability) }),
-    `; with as many random ones in the same layers, to ${percent(random.probability)}.`,
+    `; with as many random ones in ${from}, to ${percent(random.probability)}.`,
   );
 }
 
