@@ -61,7 +61,7 @@ def ffn_output_of(block: nn.Module) -> nn.Module:
 
 
 def experts_of(block: nn.Module) -> tuple[Any, nn.Module | None, nn.Module | None]:
-    """Find a block's routed experts, its shared one's output projection and that one's gate; None for none."""
+    """Find a block's routed experts, its shared output projection and its gate, or None."""
     ffn = ffn_of(block)
     shared = next((m for name in _SHARED if (m := _at(ffn, name)) is not None), None)
     projection = None if shared is None else _first(shared, _FFN_OUTPUTS)

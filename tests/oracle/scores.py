@@ -119,7 +119,7 @@ class Oracle:
         found = []
         for block in self.run.blocks:
             values = block.by_source[-1]
-            n_heads, d_head, n_tokens = values.shape
+            n_heads, d_head, _ = values.shape
             columns = block.attention.columns.view(n_heads, d_head, 1, -1) * block.attention.scale[-1]
             vectors = add_up(values[..., None] * columns)
             scores = self._score(vectors.flatten(0, -2), block.resid_pre[-1])
