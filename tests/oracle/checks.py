@@ -21,7 +21,7 @@ EVERYTHING = 100_000
 
 
 def prompt(ids: Sequence[int]) -> str:
-    """The text of token ids in the tests' language of numbered words."""
+    """Write token ids in the tests' language of numbered words."""
     return " ".join(f"w{i}" for i in ids)
 
 
@@ -95,7 +95,7 @@ def sample(oracle: Oracle, of_each_layer: int = 3) -> list[tuple[str, int, int]]
 
 
 def inputs_of(oracle: Oracle, kind: str, layer: int, index: int) -> list[Input]:
-    """The inputs of projections that a sampled part is."""
+    """List the inputs of projections that make up a sampled part."""
     if kind == "head":
         return head_inputs(oracle, layer, index)
     return [("ffn" if kind == "ffn" else "attention", layer, index)]

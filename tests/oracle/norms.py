@@ -1,4 +1,4 @@
-"""Norms as formulas, and what they multiply a vector with once they are frozen."""
+"""RMSNorm and LayerNorm as formulas, as they are and frozen."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class Norm:
 
 
 def norm_of(module: Any, given: Tensor, output: Tensor) -> Norm:
-    """Find the formula that computes what a norm's module computed.
+    """Find the formula of a norm's module, by trying each on its input and output.
 
     Args:
         module: the norm.
-        given: what it read, `[n_tokens, d]`.
-        output: what it gave.
+        given: its input, `[n_tokens, d]`.
+        output: its output, alike.
 
     Raises:
-        AssertionError: no formula does.
+        AssertionError: none fits.
     """
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     gamma = torch.ones_like(given[0]) if weight is None else weight

@@ -1,4 +1,4 @@
-"""Where transformers keeps the parts of each family, by the names of its modules."""
+"""Rules that find the parts of each family of transformers by the names of its modules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _POST_NORMS = {
 }
 _INNER_NORMS = {"bitnet": ("attn_sub_norm", "ffn_sub_norm")}
 _PARALLEL = {"phi", "gptj", "codegen", "cohere", "cohere2", "cohere2_moe"}
-# Their code multiplies with what the attention sink leaves of a head after the product, not before.
+# Families whose code scales each head by its attention sink after the product with the values.
 SINKS_BEHIND_THE_PRODUCT = {"granite_swa", "granitemoe_swa"}
 
 
@@ -83,7 +83,7 @@ def inner_norms_of(model: nn.Module, block: nn.Module) -> tuple[nn.Module | None
 
 
 def is_parallel(model: nn.Module) -> bool:
-    """Whether the FFN reads what the attention reads."""
+    """Test whether attention and FFN read one state of the stream."""
     config = model.config
     if config.model_type == "falcon":
         return config.parallel_attn or config.new_decoder_architecture
@@ -91,12 +91,12 @@ def is_parallel(model: nn.Module) -> bool:
 
 
 def residual_multiplier(model: nn.Module) -> float:
-    """What block outputs are multiplied with before they are added to the stream."""
+    """Read the factor of block outputs before they are added to the stream."""
     return float(getattr(model.config, "residual_multiplier", 1.0))
 
 
 def logit_scale(model: nn.Module) -> float:
-    """What the head's output is multiplied with."""
+    """Read the factor of the head's output."""
     config = model.config
     if config.model_type.startswith("cohere"):
         return float(config.logit_scale)
@@ -105,12 +105,12 @@ def logit_scale(model: nn.Module) -> float:
 
 
 def soft_cap(model: nn.Module) -> float | None:
-    """The bound of the logits; None without one."""
+    """Read the bound of the logits; None without one."""
     return getattr(model.config, "final_logit_softcapping", None)
 
 
 def matrix_of(module: Any) -> Tensor:
-    """A projection's weight as `[n_inputs, n_outputs]`, whichever way it is stored."""
+    """Read a projection's weight as `[n_inputs, n_outputs]`, whichever way it is stored."""
     return module.weight if type(module).__name__ == "Conv1D" else module.weight.T
 
 

@@ -37,13 +37,13 @@ class Queries:
     skipped: int = 0
 
     def heads(self, n_heads: int) -> Tensor:
-        """Of heads, `[n_layers, n_heads]`."""
+        """Sum the scores of each head's neurons, `[n_layers, n_heads]`."""
         return self.attention.view(len(self.attention), n_heads, -1).sum(-1)
 
 
 @torch.no_grad()
 def queries_of_ffn(oracle: Oracle, neurons: Iterable[tuple[int, int]]) -> Queries:
-    """What activates FFN value neurons `(layer, neuron)` at the last position."""
+    """Score the components that activate FFN value neurons `(layer, neuron)` at the last position."""
     found = _none(oracle)
     for layer, neuron in neurons:
         block = places.blocks_of(oracle.model)[layer]
@@ -59,7 +59,7 @@ def queries_of_ffn(oracle: Oracle, neurons: Iterable[tuple[int, int]]) -> Querie
 
 @torch.no_grad()
 def queries_of_attention(oracle: Oracle, neurons: Iterable[tuple[int, int, int, int]]) -> Queries:
-    """What activates attention value neurons `(layer, head, dim, position)`, at their positions."""
+    """Score the components that activate attention neurons `(layer, head, dim, position)` there."""
     found = _none(oracle)
     for layer, head, dim, position in neurons:
         block = places.blocks_of(oracle.model)[layer]
@@ -121,7 +121,7 @@ def _vectors(written: Any, position: int) -> Tensor:
 
 
 def _key(norm: Any, states: Tensor, position: int, row: Tensor) -> Tensor:
-    """The subkey in the stream's terms: its product with a component is what that adds, `[d_model]`."""
+    """Fold the norm, frozen at a position, into a reading row: `[d_model]`, in the stream's basis."""
     with torch.no_grad(), InFloat64(len(states)):
         formula: Norm = norm_of(norm, states, norm(states))
     identity = torch.eye(states.shape[1], dtype=torch.float64)

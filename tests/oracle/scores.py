@@ -53,7 +53,7 @@ class Oracle:
 
     @cached_property
     def layers(self) -> Tensor:
-        """Of attention and FFN outputs, `[n_layers, 2]`."""
+        """Score attention and FFN outputs, `[n_layers, 2]`."""
         return torch.stack(
             [
                 torch.cat([self._score(part.output[-1:], base) for part, base in self._parts(layer)])
@@ -63,27 +63,27 @@ class Oracle:
 
     @cached_property
     def heads(self) -> Tensor:
-        """Of heads, `[n_layers, n_heads]`."""
+        """Score heads, `[n_layers, n_heads]`."""
         return self._of_attention(lambda vectors: vectors.sum((1, 2)))
 
     @cached_property
     def heads_at_positions(self) -> Tensor:
-        """Of heads at positions, `[n_layers, n_heads, n_tokens]`."""
+        """Score heads at positions, `[n_layers, n_heads, n_tokens]`."""
         return self._of_attention(lambda vectors: vectors.sum(1))
 
     @cached_property
     def attention_neurons(self) -> Tensor:
-        """Of attention neurons at positions, `[n_layers, n_heads, d_head, n_tokens]`."""
+        """Score attention neurons at positions, `[n_layers, n_heads, d_head, n_tokens]`."""
         return self._of_attention(lambda vectors: vectors)
 
     @cached_property
     def attention_neurons_summed(self) -> Tensor:
-        """Of attention neurons, positions added up, `[n_layers, n_heads, d_head]`."""
+        """Score attention neurons, positions added up, `[n_layers, n_heads, d_head]`."""
         return self._of_attention(lambda vectors: vectors.sum(2))
 
     @cached_property
     def ffn_neurons(self) -> list[Tensor]:
-        """Of FFN neurons by layer, `[n_neurons]` each: routed experts' in turn, then the shared one's."""
+        """Score FFN neurons by layer, `[n_neurons]` each: routed experts' in turn, then the shared one's."""
         return [
             self._score(ffn.scale[-1] * ffn.coefficients[-1][:, None] * ffn.columns, base)
             for _, (ffn, base) in (self._parts(layer) for layer in range(len(self.run.blocks)))
@@ -91,18 +91,18 @@ class Oracle:
 
     @cached_property
     def value_of_embeddings(self) -> float:
-        """What `value` is in the stream before the first layer, nats."""
+        """Compute `value` in the stream before the first layer, nats."""
         with torch.no_grad():
             return float(self.value_of(self._log_p(self.run.blocks[0].resid_pre[-1:])[0]))
 
     @cached_property
     def total_of_ffn_neurons(self) -> list[Tensor]:
-        """First-order effects of FFN neurons at all positions, by layer, `[n_neurons]` each, nats."""
+        """Compute first-order effects of FFN neurons at all positions, by layer, `[n_neurons]` each, nats."""
         return [self._total("ffn", layer).sum(0).detach() for layer in range(len(self.run.blocks))]
 
     @cached_property
     def total_of_heads(self) -> Tensor:
-        """First-order effects of heads at all positions, `[n_layers, n_heads]`, nats."""
+        """Compute first-order effects of heads at all positions, `[n_layers, n_heads]`, nats."""
         n_heads = len(self.run.blocks[0].pattern)
         layers = range(len(self.run.blocks))
         return torch.stack(
@@ -127,7 +127,7 @@ class Oracle:
         return torch.stack(found)
 
     def _parts(self, layer: int) -> tuple[Any, Any]:
-        """What attention and FFN wrote, each with the state it is added to."""
+        """Pair what attention and FFN wrote with the states they are added to."""
         block = self.run.blocks[layer]
         resid_pre = block.resid_pre[-1]
         resid_mid = resid_pre + block.attention.output[-1]

@@ -75,7 +75,7 @@ def compared(result: Any, oracle: Oracle) -> Compared:
 
 
 def outside(table: pd.DataFrame, name: str, oracle: Oracle) -> float:
-    """How far the worst interval of `ffn_scores` or `attention_scores` is from holding its score, nats."""
+    """Compute how far the worst interval is from holding its score, nats; 0 or less where all hold."""
     scores = padded(oracle.ffn_neurons) if name == "ffn_neurons" else oracle.attention_neurons
     right = _at(table, _LISTS[name], scores)
     lower, upper = (torch.tensor(table[bound].to_numpy()).double() for bound in ("lower", "upper"))

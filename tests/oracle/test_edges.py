@@ -52,36 +52,24 @@ def random_llama(**settings: Any) -> PreTrainedModel:
     return model
 
 
-@pytest.fixture(scope="module")
-def large() -> tuple[Oracle, ms.Attribution, ms.Model]:
-    """A vocabulary as large as Gemma 3's."""
+@pytest.fixture(scope="module", params=[1.0, 4.0, 8.0])
+def large(request: pytest.FixtureRequest) -> tuple[Oracle, ms.Model]:
+    """A vocabulary as large as Gemma 3's, with a head that spreads the logits more or less."""
     model = random_llama(vocab_size=262_144)
-    opened = open_tiny(copy.deepcopy(model))
-    result = opened.attribute(prompt(IDS[:3]), TARGET, top=EVERYTHING, neurons="all", query=False)
-    return Oracle(model, IDS[:3], [TARGET]), result, opened
+    with torch.no_grad():
+        model.lm_head.weight.mul_(request.param)
+    return Oracle(model, IDS[:3], [TARGET]), open_tiny(copy.deepcopy(model))
 
 
-def test_scores_over_a_large_vocabulary(large: tuple[Oracle, ms.Attribution, ms.Model]) -> None:
-    oracle, result, _ = large
+def test_scores_over_a_large_vocabulary(large: tuple[Oracle, ms.Model]) -> None:
+    oracle, opened = large
+    result = opened.attribute(prompt(oracle.ids), TARGET, top=EVERYTHING, neurons="all", query=False)
     check(compared(result, oracle))
 
 
-def test_intervals_over_a_large_vocabulary(large: tuple[Oracle, ms.Attribution, ms.Model]) -> None:
-    oracle, _, opened = large
+def test_intervals_over_a_large_vocabulary(large: tuple[Oracle, ms.Model]) -> None:
+    oracle, opened = large
     check_bounds(opened, oracle)
-    result = opened.attribute(prompt(IDS[:3]), TARGET, top=20, neurons="bounds", query=False)
-    assert outside(result.ffn_scores, "ffn_neurons", oracle) <= 0
-    assert outside(result.attention_scores, "attention_neurons", oracle) <= 0
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "opt"])
-def test_intervals_hold_the_score_exactly(family: str) -> None:
-    """What is stated as proven holds without any allowance for rounding."""
-    model = built(family)
-    result = open_tiny(copy.deepcopy(model)).attribute(prompt(IDS[:7]), TARGET, top=20, neurons="bounds")
-    oracle = Oracle(model, IDS[:7], [TARGET])
-    assert outside(result.ffn_scores, "ffn_neurons", oracle) <= 0
-    assert outside(result.attention_scores, "attention_neurons", oracle) <= 0
 
 
 def test_no_list_passes_over_a_silent_neuron_to_name_a_harmful_one() -> None:
@@ -122,8 +110,8 @@ ROTARY = {
         "rope_type": "longrope",
         "short_factor": [1.0, 1.5, 2.0, 2.5],
         "long_factor": [4.0, 6.0, 8.0, 10.0],
-        "original_max_position_embeddings": 8,
-        "factor": 8.0,
+        "original_max_position_embeddings": 16,
+        "factor": 4.0,
     },
     "dynamic": {"rope_type": "dynamic", "factor": 4.0},
 }
@@ -131,7 +119,7 @@ ROTARY = {
 
 @pytest.mark.parametrize("kind", ROTARY)
 def test_rotary_factors_that_depend_on_length(kind: str) -> None:
-    longest = 8 if kind == "dynamic" else 64
+    longest = 16 if kind == "dynamic" else 64
     rotary = {**ROTARY[kind], "rope_theta": 10_000.0}
     model = random_llama(max_position_embeddings=longest, rope_parameters=rotary)
     short, long = IDS[:3], IDS

@@ -15,7 +15,7 @@ MODULES = [path for path in Path(__file__).parent.glob("*.py") if not path.name.
 
 
 def imported(path: Path) -> set[str]:
-    """The packages that a module imports."""
+    """Collect the packages that a module imports."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]

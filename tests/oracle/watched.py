@@ -1,4 +1,4 @@
-"""One forward pass in float64: what entered every projection to the stream, and what was added."""
+"""One forward pass in float64 taken apart: inputs and outputs of every projection to the stream."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Written:
     """What a block's attention or FFN adds to the stream, as a sum over its neurons.
 
     Attributes:
-        coefficients: what enters the projection, router weights included, `[n_tokens, n]`.
-        columns: what each neuron writes, multipliers and a post-norm's weight included, `[n, d_model]`.
+        coefficients: inputs of the projection, router weights included, `[n_tokens, n]`.
+        columns: each neuron's direction, multipliers and a post-norm's weight included, `[n, d_model]`.
         scale: of the post-norm, frozen, `[n_tokens, 1]`.
-        constant: what is no neuron's, `[n_tokens, d_model]`.
+        constant: biases, no neuron's, `[n_tokens, d_model]`.
         output: `scale * coefficients @ columns + constant`, `[n_tokens, d_model]`.
         raw: the projection's matrix, `[n, d_model]`.
         given: the tensor that the projection gave, for gradients, `[..., d_model]`.
@@ -45,9 +45,9 @@ class Watched:
 
     Attributes:
         resid_pre, resid_post: the stream before and behind it, `[n_tokens, d_model]`.
-        attention, ffn: what it adds.
+        attention, ffn: its outputs.
         pattern: attention weights, `[n_heads, n_tokens, n_tokens]`.
-        by_source: what each position's values add to what enters the attention's projection,
+        by_source: each source position's share of the inputs of the attention's projection,
             `[n_tokens, n_heads, d_head, n_sources]`.
     """
 
@@ -150,7 +150,7 @@ def _written(
 
 
 def _ffn(block: nn.Module, seen: dict[nn.Module, Any]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Coefficients, matrix, bias and the output tensor of a block's FFN, experts' neurons in one row."""
+    """Collect coefficients, matrix, bias and output of a block's FFN, all experts' neurons in one row."""
     experts, shared, gate = places.experts_of(block)
     if experts is None or experts not in seen:
         projection = places.ffn_output_of(block)
@@ -191,7 +191,7 @@ def _routed(experts: Any, states: Tensor, index: Tensor, weights: Tensor) -> tup
 
 
 def _by_source(pattern: Tensor, values: Tensor, n_tokens: int) -> tuple[Tensor, Tensor]:
-    """Attention weights, and values times weights, by head."""
+    """Multiply attention weights and values by head and source position."""
     pattern, values = (product.reshape(-1, *product.shape[-2:]) for product in (pattern, values))
     if len(values) == 1:
         values = values.expand(len(pattern), -1, -1)
@@ -201,7 +201,7 @@ def _by_source(pattern: Tensor, values: Tensor, n_tokens: int) -> tuple[Tensor, 
 
 
 def _factor(summed: Tensor, entered: Tensor) -> Tensor:
-    """Each head's factor between its product and what enters the projection, `[n_tokens, n_heads]`."""
+    """Compute each head's factor between its product and the projection's input, `[n_tokens, n_heads]`."""
     return (summed * entered.view_as(summed)).sum(-1) / summed.square().sum(-1)
 
 
