@@ -55,18 +55,18 @@ class HalfLlama:
         return (states * self.norm.weight.detach().double() * scale @ head.T).log_softmax(-1)
 
     def scores(self, layer: int) -> tuple[float, float, Tensor]:
-        """Score attention, FFN and FFN neurons `[n_neurons]` of a layer, nats."""
+        """Score attention, FFN and FFN neurons `[n_neurons]` of a layer, nats.
+
+        The FFN's score ends at the stream as the model holds it, rounded after the addition.
+        """
         block = self.model.model.layers[layer]
         resid_pre, attention = self.seen[block][0], self.seen[block.self_attn.o_proj][1]
-        coefficients, ffn = self.seen[block.mlp.down_proj]
+        coefficients, _ = self.seen[block.mlp.down_proj]
         neurons = coefficients[:, None] * block.mlp.down_proj.weight.detach().double().T
-        resid_mid = resid_pre + attention
+        resid_mid, resid_post = resid_pre + attention, self.seen[block][1]
         of_attention = self._increase(attention[None], resid_pre)
-        return (
-            float(of_attention),
-            float(self._increase(ffn[None], resid_mid)),
-            self._increase(neurons, resid_mid),
-        )
+        of_ffn = self._increase((resid_post - resid_mid)[None], resid_mid)
+        return float(of_attention), float(of_ffn), self._increase(neurons, resid_mid)
 
     def _increase(self, vectors: Tensor, base: Tensor) -> Tensor:
         return self.read_out(base + vectors)[:, TARGET] - self.read_out(base[None])[0, TARGET]
