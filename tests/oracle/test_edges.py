@@ -132,19 +132,23 @@ def test_rotary_factors_that_depend_on_length(kind: str) -> None:
         check(compared(result, Oracle(model, ids, [TARGET])))
 
 
-@pytest.mark.parametrize("head_scale", [10.0, 100.0])
-def test_tails_of_probabilities_that_underflow(head_scale: float) -> None:
+@pytest.mark.parametrize(("seed", "head_scale", "common"), [(1, 10, 10), (45, 30, 100), (59, 30, 100)])
+def test_tails_of_probabilities_that_underflow(seed: int, head_scale: float, common: float) -> None:
     """Scores of many nats, relative to the largest: float32 keeps 7 digits of a logit."""
     model = random_llama(vocab_size=40, hidden_size=8, intermediate_size=48)
+    torch.manual_seed(seed)
     with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.normal_(0, 1.5 / weight.shape[1] ** 0.5)
         model.lm_head.weight.mul_(head_scale)
-        model.lm_head.weight.add_(10 * torch.randn(8))
+        model.lm_head.weight.add_(common * torch.randn(8))
     ids, target = (5, 17, 30, 33), 20
     opened = open_tiny(copy.deepcopy(model))
-    result = opened.attribute(prompt(ids), target, top=20, neurons="bounds", effects=False)
+    result = opened.attribute(prompt(ids), target, top=5, neurons="bounds", effects=False)
     oracle = Oracle(model, ids, [target])
     largest = max(1.0, float(oracle.log_p.abs().max()), *(float(s.abs().max()) for s in oracle.ffn_neurons))
-    allowed = max(LARGEST_ERROR, 1e-6 * largest)
+    allowed = max(LARGEST_ERROR, 3e-6 * largest)
     found = compared(result, oracle)
     errors = {name: error for name, error in found.errors.items() if not name.endswith("er")}
     assert max(errors.values()) <= allowed, (errors, largest)
