@@ -35,6 +35,10 @@ demo: setup ## Show what remembers that the capital of Japan is Tokyo, in the de
 test: lint test-oldest test-packed ## Run everything CI runs: format, lint, types and all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
+.PHONY: test-all
+test-all: test ## Run everything CI runs, then the oracle on every family
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m nightly --numprocesses auto --dist worksteal
+
 .PHONY: test-oldest
 test-oldest: $(OLDEST)/.installed ## Prove the families with the oldest transformers that is supported
 	PYTHONPATH=$(OLDEST) OMP_NUM_THREADS=1 $(BIN)/pytest $(OLDEST_TESTS)

@@ -16,6 +16,16 @@ from support import REPRESENTATIVES, family_id, open_tiny
 ORACLE = Path(__file__).parents[2] / "shared" / "oracle"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip nightly tests unless the marker expression names them."""
+    if "nightly" in config.option.markexpr:
+        return
+    skipped = pytest.mark.skip(reason="runs nightly; choose it with -m nightly")
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker(skipped)
+
+
 @pytest.fixture(scope="session", params=REPRESENTATIVES, ids=family_id)
 def tiny(request: pytest.FixtureRequest) -> ms.Model:
     """A tiny random model of each of a few families that differ in all that matters."""
