@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import SupportsIndex
 
 import pandas as pd
 from typing_extensions import Self, TypedDict, Unpack
@@ -27,7 +28,7 @@ from mnemoscope.intervention.parts import FFNNeuron, Parts, listed, sites
 from mnemoscope.intervention.running import unchanged
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.intervention.specificity import Besides, KnownFact, PlainText, beginnings, shipped_passages
-from mnemoscope.model.tokens import added_text, encode_prompt, encode_target
+from mnemoscope.model.tokens import Prompt, PromptInput, added_text, encode_prompt, encode_target
 
 # A comparison runs the plain text once for every control, so only the first passages are taken.
 N_PASSAGES = 8
@@ -37,8 +38,8 @@ class How(TypedDict, total=False):
     """What is done to parts and where: the options of `Intervening.ablate`."""
 
     factor: float
-    mean_of: Sequence[str]
-    resample_from: Sequence[str]
+    mean_of: Sequence[PromptInput]
+    resample_from: Sequence[PromptInput]
     seed: int
     positions: Sequence[int] | None
 
@@ -74,8 +75,8 @@ class Intervening(OpenedModel):
         parts: Parts,
         *,
         factor: float = 0.0,
-        mean_of: Sequence[str] = (),
-        resample_from: Sequence[str] = (),
+        mean_of: Sequence[PromptInput] = (),
+        resample_from: Sequence[PromptInput] = (),
         seed: int = 0,
         positions: Sequence[int] | None = None,
     ) -> Iterator[Self]:
@@ -118,8 +119,8 @@ class Intervening(OpenedModel):
 
     def compare_ablation(
         self,
-        prompt: str,
-        target: str | int | None,
+        prompt: PromptInput,
+        target: str | SupportsIndex | None,
         parts: Parts,
         *,
         seeds: int = 5,
@@ -134,7 +135,7 @@ class Intervening(OpenedModel):
         specific to the target.
 
         Args:
-            prompt: the text before the target.
+            prompt: as for `attribute`.
             target: as for `attribute`.
             parts: as for `ablate`.
             seeds: how many random controls.
@@ -170,7 +171,7 @@ class Intervening(OpenedModel):
             Besides(self.plain_text, tuple(facts), relation or ""),
         )
 
-    def generate(self, prompt: str, n_tokens: int = 20) -> str:
+    def generate(self, prompt: PromptInput, n_tokens: int = 20) -> str:
         """The text that the model goes on with, always taking the likeliest next token.
 
         The tokens are those of transformers' own `generate(do_sample=False)`. Inside `ablate` the
@@ -179,7 +180,7 @@ class Intervening(OpenedModel):
         cache: a step with a cache sees one token only.
 
         Args:
-            prompt: the text to go on with.
+            prompt: the text to go on with, or another form of it, as for `attribute`.
             n_tokens: how many tokens to add; fewer come where the model ends the text.
 
         Returns:
@@ -204,8 +205,8 @@ class Intervening(OpenedModel):
 
     def ablate_each(
         self,
-        prompt: str,
-        target: str | int,
+        prompt: PromptInput,
+        target: str | SupportsIndex,
         interventions: Sequence[Parts],
         *,
         factor: float = 0.0,
@@ -218,7 +219,7 @@ class Intervening(OpenedModel):
         times faster than one forward pass for each.
 
         Args:
-            prompt: the text before the target.
+            prompt: as for `attribute`.
             target: as for `attribute`.
             interventions: the parts to scale together, as for `ablate`; one item per intervention.
             factor: as for `ablate`.
@@ -254,8 +255,8 @@ class Intervening(OpenedModel):
 
     def single_ablations(
         self,
-        prompt: str,
-        target: str | int,
+        prompt: PromptInput,
+        target: str | SupportsIndex,
         parts: Parts,
         *,
         factor: float = 0.0,
@@ -317,21 +318,21 @@ class Intervening(OpenedModel):
     def _manner(
         self,
         factor: float = 0.0,
-        mean_of: Sequence[str] = (),
-        resample_from: Sequence[str] = (),
+        mean_of: Sequence[PromptInput] = (),
+        resample_from: Sequence[PromptInput] = (),
         seed: int = 0,
         positions: Sequence[int] | None = None,
     ) -> Manner:
-        given = {"factor": factor != 0, "mean_of": bool(mean_of), "resample_from": bool(resample_from)}
+        given = {"factor": factor != 0, "mean_of": len(mean_of) > 0, "resample_from": len(resample_from) > 0}
         names = [name for name, is_given in given.items() if is_given]
         if len(names) > 1:
             raise OptionError(
                 f"{' and '.join(names)} cannot be done at once to the same parts; give one of them"
             )
-        references = self._token_ids(mean_of or resample_from)
-        return Manner(factor, references, positions, seed if resample_from else None)
+        references = self._token_ids(mean_of if len(mean_of) else resample_from)
+        return Manner(factor, references, positions, seed if len(resample_from) else None)
 
-    def _token_ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-        if isinstance(prompts, str):
-            raise OptionError(f"{prompts!r} is one text; give a list of prompts")
+    def _token_ids(self, prompts: Sequence[PromptInput]) -> list[tuple[int, ...]]:
+        if isinstance(prompts, str | Prompt):
+            raise OptionError(f"{prompts!r} is one prompt; give a list of prompts")
         return [encode_prompt(self.language_model, text).ids for text in prompts]

@@ -13,6 +13,7 @@ from mnemoscope.attribution.result import Attribution
 from mnemoscope.attribution.subkeys import Kind
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.query_ablation import Asked, QueryAblation, QueryProof
+from mnemoscope.model.tokens import Prompt
 
 
 class QueryProving(Querying, Intervening):
@@ -56,8 +57,9 @@ class QueryProving(Querying, Intervening):
         self._check_is_ours(result)
         self.check_parts_add_up()
         target = result.target.id
+        prompt = Prompt(result.prompt, result.token_ids, result.tokens)
         proof = QueryProof(self.language_model, result, Asked(top, values, of))
-        return proof.outcome(self.compare_ablation(result.prompt, target, proof.parts, seeds=seeds))
+        return proof.outcome(self.compare_ablation(prompt, target, proof.parts, seeds=seeds))
 
     def query_split(self, result: Attribution, *, values: int = 30, top: int = 300) -> pd.DataFrame:
         """How many FFN neurons only activate, only bring the target, or do both, by layer.
