@@ -30,15 +30,25 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, add_special_token
     if not add_special_tokens:
         return own
     full = list(tokenizer(text).input_ids)
-    start = next((i for i in range(len(full) - len(own), -1, -1) if full[i : i + len(own)] == own), None)
-    if start is None:
+    front = _put_in_front(tokenizer)
+    if full[: len(front)] != front or full[len(front) : len(front) + len(own)] != own:
         raise PromptError(
             "this tokenizer cuts the text itself into other tokens when it adds special tokens; "
             "give the prompt's token ids, or read it with add_special_tokens=False"
         )
-    front = full[:start]
     written = next(n for n in range(len(front), -1, -1) if own[:n] == front[:n])
     return [*front, *own[written:]]
+
+
+def _put_in_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Special tokens that the tokenizer puts before every text, found where it puts them around a letter.
+
+    Not around the text itself: one that ends in an end token would not tell its own from the one appended.
+    """
+    own = list(tokenizer("a", add_special_tokens=False).input_ids)
+    full = list(tokenizer("a").input_ids)
+    start = next((i for i in range(len(full)) if full[i : i + len(own)] == own), 0)
+    return full[:start]
 
 
 @lru_cache(maxsize=2**17)

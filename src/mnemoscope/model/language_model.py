@@ -48,9 +48,9 @@ class LanguageModel:
     def context(self) -> int | None:
         """Tokens that a prompt may have at most; None where the model is made to read any number.
 
-        Learned and tabled positions end with their table, and rotary positions without scaling with the length
-        that the model was trained on. Scaled rotary positions (dynamic NTK, YaRN, linear) and ALiBi are made
-        for longer prompts, which transformers runs as they are.
+        Learned and tabled positions end with their table, and rotary positions without scaling with the
+        length that the model was trained on. Scaled rotary positions (dynamic NTK, YaRN, linear) and ALiBi
+        are made for longer prompts, which transformers runs as they are.
         """
         config = self.model.config.get_text_config()
         if getattr(config, "alibi", False) or _is_scaled(getattr(config, "rope_parameters", None)):

@@ -45,6 +45,9 @@ class Prompt:
     tokens: tuple[str, ...]
     add_special_tokens: bool = True
 
+    def __str__(self) -> str:
+        return self.text
+
 
 _MOST_IDS = 2**31
 
