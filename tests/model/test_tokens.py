@@ -126,6 +126,7 @@ def test_special_tokens_can_be_left_out(opened: ms.Model) -> None:
     (target,) = own_ids(opened, " Tokyo")
     assert result.target.id == target
     assert opened.rank(prompt, " Tokyo", top=1).targets.value == pytest.approx(float(expected), abs=1e-5)
+    assert opened.prompt(opened.prompt(TEXT), add_special_tokens=False) == prompt
     assert opened.generate(prompt, 2) == opened.generate(list(prompt.ids), 2)
 
 
@@ -337,6 +338,8 @@ def test_a_target_of_very_low_rank_is_told() -> None:
     assert model.attribute("w3 w4", likely, top=1, query=False).targets.warning == ""
     against = model.attribute("w3 w4", likely, against=unlikely, top=1, query=False).targets
     assert "is number 1,001 of" in against.warning
+    together = model.attribute_continuation("w3 w4", f" w{unlikely} w{likely}", top=1, query=False)
+    assert "is number 1,001 of" in together.warning
     head = [ms.Head(0, 0)]
     assert "is number 1,001 of" in model.compare_ablation("w3 w4", unlikely, head, seeds=1).warning
     assert model.compare_ablation("w3 w4", likely, head, seeds=1).warning == ""

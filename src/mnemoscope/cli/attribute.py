@@ -133,6 +133,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
         if one is not None and len(opened.target_tokens(read, one)) > 1:
             _check_destination_of_several_tokens(out, charts)
             result = opened.attribute_continuation(read, one, progress=progress, **options)
+            tell_warning(result.warning)
         else:
             given = target or target_id or None
             result = opened.attribute(read, given, against=others, progress=progress, **options)

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def as_utf8(text: str) -> str:
-    """An argument as UTF-8, where Python could not decode its bytes in the terminal's locale, such as C."""
+    """Decode an argument as UTF-8 where Python could not decode its bytes in the terminal's locale."""
     return os.fsencode(text).decode("utf-8", "surrogateescape") if _UNDECODED.search(text) else text
 
 
 def each_as_utf8(texts: list[str] | None) -> list[str] | None:
-    """The texts of an option that may be repeated, each as `as_utf8` gives it."""
+    """Decode the texts of an option that may be repeated, each with `as_utf8`."""
     return None if texts is None else [as_utf8(text) for text in texts]
 
 
@@ -32,12 +32,12 @@ def _one_as_utf8(text: str | None) -> str | None:
 
 
 def prompt_given(text: str | None) -> str | None:
-    """A PROMPT argument as text; `-` stands for what is on stdin."""
+    """Return a PROMPT argument as text; for `-`, read stdin."""
     return _from_stdin() if text == "-" else _one_as_utf8(text)
 
 
 def _from_stdin() -> str:
-    """The prompt on stdin, without the newline at its end.
+    """Read a prompt from stdin, without the newline at its end.
 
     Raises:
         PromptError: it is not UTF-8.
@@ -54,12 +54,14 @@ def _from_stdin() -> str:
 # Bytes that Python could not decode stand in arguments as these.
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
-PROMPT = typer.Argument(
-    metavar="PROMPT",
-    help="The text before the token in question; - reads it from stdin.",
-    callback=prompt_given,
-)
-Prompt = Annotated[str, PROMPT]
+Prompt = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROMPT",
+        help="The text before the token in question; - reads it from stdin.",
+        callback=prompt_given,
+    ),
+]
 Chat = Annotated[
     bool, typer.Option("--chat", help="Put the prompt into the model's chat template, as said by a user.")
 ]
@@ -95,7 +97,12 @@ Against = Annotated[
 ]
 AgainstIds = Annotated[
     list[int] | None,
-    typer.Option("--against-id", metavar="ID", min=0, help="The same by its id; several times for several."),
+    typer.Option(
+        "--against-id",
+        metavar="ID",
+        min=0,
+        help="A token to compare the target with, by its id; several times for several.",
+    ),
 ]
 TargetId = Annotated[int | None, typer.Option(min=0, help="The next token by its id instead of its text.")]
 TargetIds = Annotated[
@@ -147,14 +154,14 @@ def refuse_several(**given: bool) -> None:
 
 
 def read_prompt(model: Model, prompt: str, chat: bool, no_special_tokens: bool) -> EncodedPrompt:
-    """The prompt of a command as the model reads it."""
+    """Tokenise the prompt of a command, in the model's chat template where that is asked for."""
     if chat:
         return model.chat_prompt(prompt)
     return model.prompt(prompt, add_special_tokens=not no_special_tokens)
 
 
 def tell_warning(text: str) -> None:
-    """A warning of a result, if it has one."""
+    """Write a result's warning to stderr, if it has one."""
     if text:
         tell(f"warning: {text}")
 

@@ -13,7 +13,7 @@ Message = Mapping[str, Any]
 
 
 def is_chat(prompt: object) -> bool:
-    """Whether a prompt is a list of chat messages, each with a `role`."""
+    """Return whether a prompt is a list of chat messages, each with a `role`."""
     return (
         isinstance(prompt, Sequence)
         and not isinstance(prompt, str | bytes)
@@ -23,7 +23,7 @@ def is_chat(prompt: object) -> bool:
 
 
 def user_says(message: str) -> list[dict[str, str]]:
-    """A chat of one message by the user.
+    """Make a chat of one message by the user.
 
     Raises:
         PromptError: the message is empty.
@@ -36,7 +36,7 @@ def user_says(message: str) -> list[dict[str, str]]:
 def read_chat(
     name: str, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
 ) -> tuple[str, list[int]]:
-    """Text and token ids of a chat, those of the tokenizer's own `apply_chat_template`.
+    """Render a chat as text and token ids, those of the tokenizer's own `apply_chat_template`.
 
     They end where the model's answer begins, or, where the last message is by the assistant, at its end: the
     model then goes on with that message.

@@ -11,7 +11,7 @@ from mnemoscope.errors import PromptError
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: bool = True) -> list[int]:
-    """Token ids of a text that something is predicted after.
+    """Tokenise a text whose next token is predicted.
 
     Special tokens written in the text are single tokens. The special tokens that the tokenizer puts in front
     (usually the beginning-of-sequence token, BOS) are added once: not those that the text begins with.
@@ -41,9 +41,9 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, add_special_token
 
 
 def _put_in_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Special tokens that the tokenizer puts before every text, found where it puts them around a letter.
+    """Find the special tokens that the tokenizer puts before every text, by what it puts before a letter.
 
-    Not around the text itself: one that ends in an end token would not tell its own from the one appended.
+    A text of special tokens would not do: its own could not be told from those that are added.
     """
     own = list(tokenizer("a", add_special_tokens=False).input_ids)
     full = list(tokenizer("a").input_ids)
@@ -53,7 +53,7 @@ def _put_in_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 @lru_cache(maxsize=2**17)
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """A token's own text, with the leading space that a decoder of whole texts would drop.
+    """Return a token's own text, with the leading space that a decoder of whole texts would drop.
 
     A token that decodes to no text has its name in the vocabulary instead, and an id without a token, as in
     the padding of an embedding matrix, `<id 50300>`.
@@ -66,12 +66,12 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> tuple[str, ...]:
-    """Each token's own text."""
+    """Return each token's own text."""
     return tuple(token_text(tokenizer, i) for i in ids)
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], special: bool = True) -> str:
-    """The text of tokens, with special tokens written out unless `special` is False."""
+    """Decode tokens, with special tokens written out unless `special` is False."""
     return str(
         tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
     )
@@ -80,7 +80,7 @@ def decoded(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int], special: boo
 def added_text(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], added: Sequence[int], special: bool = False
 ) -> str:
-    """The text that tokens add to the text of those before them; of special tokens only if `special`."""
+    """Return the text that tokens add to those before them, without special tokens unless `special`."""
     before, text, alone = (decoded(tokenizer, some, special) for some in (ids, [*ids, *added], added))
     return text[len(before) :] if text.startswith(before) else alone
 

@@ -11,7 +11,7 @@ import torch
 
 
 def whole_number(value: Any) -> int | None:
-    """The integer that a value is: an int, a numpy integer, a single integer in a tensor or array.
+    """Return the integer that a value is: an int, a numpy integer, a single integer in a tensor or array.
 
     Rows of a pandas table hold their integers as floats, so a float without a fraction counts too.
 
@@ -33,7 +33,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def whole_numbers(values: Any) -> list[int] | None:
-    """The integers of a list, a tuple, a tensor or an array `[n]` or `[1, n]`.
+    """Return the integers of a list, a tuple, a tensor or an array `[n]` or `[1, n]`.
 
     Returns:
         The integers; None where a value is no integer, or the values are not of one row.

@@ -72,10 +72,11 @@ def encode_prompt(
         OptionError: chat messages, and the model has no chat template.
     """
     tokenizer = language_model.tokenizer
-    if isinstance(prompt, Prompt):
+    if isinstance(prompt, Prompt) and (add_special_tokens or not prompt.add_special_tokens):
         found = prompt
     else:
-        text, ids, special = read_prompt(language_model.name, tokenizer, prompt, add_special_tokens)
+        given = prompt.text if isinstance(prompt, Prompt) else prompt
+        text, ids, special = read_prompt(language_model.name, tokenizer, given, add_special_tokens)
         _check_range(language_model, ids)
         found = Prompt(text, tuple(ids), token_texts(tokenizer, ids), special)
     context = language_model.context
@@ -97,7 +98,7 @@ def encode_prompt(
 def read_prompt(
     name: str, tokenizer: PreTrainedTokenizerBase, prompt: PromptInput, add_special_tokens: bool = True
 ) -> tuple[str, list[int], bool]:
-    """Text and token ids of a prompt, and whether special tokens were added to its text.
+    """Read a prompt: its text, its token ids, and whether special tokens were added to the text.
 
     Args:
         name: of the model, for messages.
@@ -160,7 +161,7 @@ def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedToke
 
 
 def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | SupportsIndex) -> int:
-    """The id of the one token that `target` is after the prompt.
+    """Return the id of the one token that `target` is after the prompt.
 
     Args:
         language_model: whose tokenizer to use.
@@ -189,7 +190,7 @@ def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | S
 
 
 def encode_continuation(language_model: LanguageModel, prompt: Prompt, target: str) -> tuple[int, ...]:
-    """The ids of the tokens that `target` is after the prompt, tokenised together with it.
+    """Tokenise a target together with its prompt, and return the ids of the target's tokens.
 
     Args:
         language_model: whose tokenizer to use.
@@ -235,7 +236,7 @@ def encode_continuation(language_model: LanguageModel, prompt: Prompt, target: s
 
 
 def as_a_word(language_model: LanguageModel, prompt: Prompt, target: str) -> str:
-    """A bare target as the text that follows the prompt: with a space where it is a word of its own."""
+    """Put a space before a bare target where it is a word of its own after the prompt."""
     return f" {target}" if _needs_space(language_model.tokenizer, prompt, target) else target
 
 

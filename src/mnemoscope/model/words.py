@@ -20,7 +20,7 @@ _ARROWS = ("->", "=>")
 
 
 def begins_new_word(text: str, target: str) -> bool:
-    """Whether a bare target is a word of its own, which a space parts from the text.
+    """Return whether a bare target is a word of its own, parted from the text by a space.
 
     True where the target begins with a letter or digit of a script that writes spaces, and the text ends in a
     letter, a digit, or punctuation that prose follows with a space (`,`, `:`, `?`, a closing bracket or
