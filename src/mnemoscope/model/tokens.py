@@ -223,7 +223,8 @@ def encode_continuation(language_model: LanguageModel, prompt: Prompt, target: s
         _refuse_merge(prompt, target)
         ids = encode_text(tokenizer, target, add_special_tokens=False)
         # A tokenizer that puts a space before every text would give the token of another word.
-        if len(ids) != 1 or added_text(tokenizer, prompt.ids, ids, special=True) != target:
+        known = ids not in ([], [tokenizer.unk_token_id])
+        if len(ids) > 1 or (known and added_text(tokenizer, prompt.ids, ids, special=True) != target):
             raise TargetError(merged(tokenizer, target, own, together))
     # The unknown token can be a target too, if it is written out: GPT-2's is its end of text.
     unknown = sum(token == tokenizer.unk_token_id for token in ids)
