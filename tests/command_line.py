@@ -25,12 +25,13 @@ _CONTEXT.set_forkserver_preload(
 _READ_AT_START = {"PYTHONIOENCODING", "HF_ENDPOINT", "HF_HOME"}  # by Python and by huggingface_hub
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """What a command does where a terminal is 100 cells wide."""
     wide = {"COLUMNS": "100", "TOKENIZERS_PARALLELISM": "false", **environment}
     if _READ_AT_START & environment.keys():
         return subprocess.run(
             [*COMMAND, *arguments],
+            input=stdin,
             capture_output=True,
             encoding="utf-8",
             env={**os.environ, **wide},
@@ -38,9 +39,11 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
             check=False,
         )
     with tempfile.TemporaryDirectory() as folder:
-        output, errors = Path(folder, "output"), Path(folder, "errors")
+        given, output, errors = (Path(folder, name) for name in ("input", "output", "errors"))
+        given.write_text(stdin, encoding="utf-8", newline="")
+        files = given, output, errors
         process = _CONTEXT.Process(
-            target=_become, args=(arguments, {**os.environ, **wide}, Path.cwd(), output, errors)
+            target=_become, args=(arguments, {**os.environ, **wide}, Path.cwd(), files)
         )
         process.start()
         process.join(_TIMEOUT)
@@ -51,9 +54,9 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.CompletedProcess(list(arguments), process.exitcode, *texts)
 
 
-def printed(*arguments: str, **environment: str) -> str:
+def printed(*arguments: str, stdin: str = "", **environment: str) -> str:
     """The output of a command that must succeed and say nothing on stderr."""
-    done = run(*arguments, **environment)
+    done = run(*arguments, stdin=stdin, **environment)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -68,9 +71,10 @@ def refused(*arguments: str, **environment: str) -> str:
 
 
 def _become(
-    arguments: tuple[str, ...], environment: dict[str, str], folder: Path, output: Path, errors: Path
+    arguments: tuple[str, ...], environment: dict[str, str], folder: Path, files: tuple[Path, Path, Path]
 ) -> NoReturn:
     code = 1
+    given, output, errors = files
     try:
         os.environ.clear()
         os.environ.update(environment)
@@ -78,7 +82,7 @@ def _become(
         for file, place in ((output, 1), (errors, 2)):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), place)
         sys.argv = ["mnemoscope", *arguments]
-        sys.stdin = open(os.devnull)  # noqa: SIM115, PTH123 - as long as the process
+        sys.stdin = given.open(encoding="utf-8")
         sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         from mnemoscope.cli import main

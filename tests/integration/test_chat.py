@@ -25,7 +25,7 @@ def test_the_template_is_read_as_transformers_does(demo: ms.Model) -> None:
     assert list(found.token_ids) == expected
     assert found.tokens.count("<|im_start|>") == 3
     assert found.table["token"][0] == "The"
-    result = demo.attribute(f"{prompt}The capital of Japan is", " Tokyo", top=3, query=False)
+    result = demo.attribute(f"{prompt.text}The capital of Japan is", " Tokyo", top=3, query=False)
     assert result.token_ids[: len(expected)] == found.token_ids
     assert result.target.rank == 1
 

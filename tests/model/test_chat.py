@@ -40,13 +40,13 @@ def test_what_is_said_is_read_as_the_template_has_it(chat_model: ms.Model) -> No
     assert found.tokens[4] == "</s>"
     assert chat_model.predict("w5 w6").token_ids == (BOS, 5, 6)
     # A written special token is read as such only once, and text can be put behind the template's.
-    assert chat_model.predict(f"{prompt} w9").token_ids == (*expected, 9)
+    assert chat_model.predict(f"{prompt.text} w9").token_ids == (*expected, 9)
 
 
 def test_results_say_what_was_read(chat_model: ms.Model) -> None:
     prompt = chat_model.chat_prompt("w5")
     result = chat_model.attribute(prompt, " w9", top=2)
-    assert result.prompt == prompt == "<s> w7 w5 </s> w8"
+    assert result.prompt == prompt.text == "<s> w7 w5 </s> w8"
     assert result.token_ids == (BOS, 7, 5, EOS, 8)
     assert result.target.id == 9
 

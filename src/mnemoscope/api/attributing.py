@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -21,7 +21,14 @@ from mnemoscope.attribution.sums import summed_neurons
 from mnemoscope.errors import OptionError
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.targets import Answers
-from mnemoscope.model.tokens import Prompt, encode_continuation, encode_prompt, prefixes, token_text
+from mnemoscope.model.tokens import (
+    Prompt,
+    PromptInput,
+    encode_continuation,
+    encode_prompt,
+    prefixes,
+    token_text,
+)
 from mnemoscope.prediction import Prediction as Predicted
 from mnemoscope.view.progress import ProgressBars
 
@@ -79,8 +86,8 @@ class Attributing(Querying):
     @isolated_call
     def attribute_many(
         self,
-        prompts: Sequence[str],
-        targets: Sequence[Answers | None] | None = None,
+        prompts: Iterable[PromptInput],
+        targets: Iterable[Answers | None] | None = None,
         *,
         memory_budget: int = MEMORY_BUDGET,
         **options: Unpack[ChosenForSeveral],
@@ -92,7 +99,7 @@ class Attributing(Querying):
         and query neurons take one pass for each prompt as ever.
 
         Args:
-            prompts: of any lengths.
+            prompts: of any lengths, each as for `attribute`.
             targets: for each prompt as for `attribute`: a token, several for any of them, or None for the
                 model's own top prediction; None for that of all prompts.
             memory_budget: bytes that temporary tensors may take, and so how many prompts run at once.
@@ -111,9 +118,10 @@ class Attributing(Querying):
         chosen = Options(**options)
         chosen.check()
         for name, given in (("prompts", prompts), ("targets", targets)):
-            if isinstance(given, str):
+            if isinstance(given, str | Prompt):
                 raise OptionError(f"{name} is {given!r}, one text; give a list")
-        of_each = [None] * len(prompts) if targets is None else targets
+        prompts = list(prompts)
+        of_each = [None] * len(prompts) if targets is None else list(targets)
         if len(of_each) != len(prompts):
             raise OptionError(
                 f"there are {len(prompts)} prompts and {len(of_each)} targets; give a target for each, "
@@ -136,7 +144,7 @@ class Attributing(Querying):
     @isolated_call
     def attribute_continuation(
         self,
-        prompt: str,
+        prompt: PromptInput,
         target: str,
         *,
         memory_budget: int = MEMORY_BUDGET,
@@ -150,7 +158,7 @@ class Attributing(Querying):
         highest and lowest sums are proven by bounds, like those of one token.
 
         Args:
-            prompt: the text before the target.
+            prompt: as for `attribute`.
             target: its text, leading space included; tokenised together with the prompt.
             memory_budget: bytes that temporary tensors may take; beside them each token of the target keeps
                 `2 * n_layers + 1` predictions of the whole vocabulary.
@@ -189,14 +197,14 @@ class Attributing(Querying):
             for each, prediction in zip(before, predictions, strict=True)
         ]
         summed = summed_neurons(predictions, chosen.top, chosen.suppressing)
-        return put_together(prompt, target, attributions, summed)
+        return put_together(encoded.text, target, attributions, summed)
 
     @isolated_call
-    def run(self, prompt: str, *, norm_bias: bool = True, memory_budget: int = MEMORY_BUDGET) -> Run:
+    def run(self, prompt: PromptInput, *, norm_bias: bool = True, memory_budget: int = MEMORY_BUDGET) -> Run:
         """A prompt to ask several things of, run once for all of them.
 
         Args:
-            prompt: the text.
+            prompt: as for `attribute`.
             norm_bias: as for `attribute`.
             memory_budget: bytes that temporary tensors may take; beside them is kept what
                 `2 * n_layers + 1` states predict of the whole vocabulary.
@@ -210,7 +218,7 @@ class Attributing(Querying):
         return Run(self, encode_prompt(self.language_model, prompt), norm_bias, memory_budget)
 
     @isolated_call
-    def target_tokens(self, prompt: str, target: str) -> tuple[int, ...]:
+    def target_tokens(self, prompt: PromptInput, target: str) -> tuple[int, ...]:
         """The ids of the tokens that a target is after a prompt.
 
         Raises:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from mnemoscope.api.opened import MEMORY_BUDGET
-from mnemoscope.errors import PromptError
-from mnemoscope.model.chat import chat_text
+from mnemoscope.model.chat import user_says
 from mnemoscope.model.estimate import Estimate, sizes_of
 from mnemoscope.model.estimate import estimate as estimate_of
 from mnemoscope.model.loading import describe
+from mnemoscope.model.tokens import PromptInput, read_prompt
 
 
-def estimate(
+def estimate(  # noqa: PLR0913 - each is a choice of its own
     model: str | Path,
-    prompt: str,
+    prompt: PromptInput,
     *,
     top: int = 100,
     chat: bool = False,
+    add_special_tokens: bool = True,
     revision: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
@@ -29,9 +30,10 @@ def estimate(
 
     Args:
         model: `"demo"`, a hub id, a folder or a `.gguf` file.
-        prompt: the text before the target.
+        prompt: as for `Model.attribute`.
         top: how many parts are to be listed.
         chat: put the prompt into the model's chat template first.
+        add_special_tokens: as for `Model.prompt`.
         revision: as for `load`.
         dtype: as for `load`.
         trust_remote_code: as for `load`.
@@ -39,17 +41,15 @@ def estimate(
 
     Raises:
         UnknownModelError, ModelFileError, UnsupportedModelError, OptionError: as `load` does.
-        PromptError: the prompt is empty.
+        PromptError: the prompt is empty, or of another type.
 
     >>> import mnemoscope as ms
     >>> ms.estimate("demo", "The capital of Japan is the city of").n_tokens  # doctest: +SKIP
     8
     """
     found = describe(model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
-    text = chat_text(found.name, found.tokenizer, prompt) if chat else prompt
-    n_tokens = len(found.tokenizer(text, add_special_tokens=not chat).input_ids)
-    if not n_tokens:
-        raise PromptError("the prompt is empty; give the text whose next token is to be explained")
+    given = user_says(prompt) if chat and isinstance(prompt, str) else prompt
+    _, ids, _ = read_prompt(found.name, found.tokenizer, given, add_special_tokens)
     return estimate_of(
-        sizes_of(found.config), n_tokens, dtype=found.dtype, top=top, memory_budget=memory_budget
+        sizes_of(found.config), len(ids), dtype=found.dtype, top=top, memory_budget=memory_budget
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import SupportsIndex
 
 import pandas as pd
 import torch
@@ -30,7 +31,7 @@ from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.intervention.specificity import Besides, KnownFact, PlainText, beginnings, shipped_passages
 from mnemoscope.model.changes import weights_fingerprint
 from mnemoscope.model.isolation import held, isolated_call
-from mnemoscope.model.tokens import Prompt, added_text, encode_prompt, encode_target
+from mnemoscope.model.tokens import Prompt, PromptInput, added_text, encode_prompt, encode_target
 from mnemoscope.model.torch_state import default_torch_state
 
 # A comparison runs the plain text once for every control, so only the first passages are taken.
@@ -41,8 +42,8 @@ class How(TypedDict, total=False):
     """What is done to parts and where: the options of `Intervening.ablate`."""
 
     factor: float
-    mean_of: Sequence[str]
-    resample_from: Sequence[str]
+    mean_of: Sequence[PromptInput]
+    resample_from: Sequence[PromptInput]
     seed: int
     positions: Sequence[int] | None
 
@@ -92,8 +93,8 @@ class Intervening(OpenedModel):
         parts: Parts,
         *,
         factor: float = 0.0,
-        mean_of: Sequence[str] = (),
-        resample_from: Sequence[str] = (),
+        mean_of: Sequence[PromptInput] = (),
+        resample_from: Sequence[PromptInput] = (),
         seed: int = 0,
         positions: Sequence[int] | None = None,
     ) -> Iterator[Self]:
@@ -138,8 +139,8 @@ class Intervening(OpenedModel):
     @isolated_call
     def compare_ablation(
         self,
-        prompt: str,
-        target: str | int | None,
+        prompt: PromptInput,
+        target: str | SupportsIndex | None,
         parts: Parts,
         *,
         seeds: int = 5,
@@ -155,7 +156,7 @@ class Intervening(OpenedModel):
         whether it is specific to the target.
 
         Args:
-            prompt: the text before the target.
+            prompt: as for `attribute`.
             target: as for `attribute`.
             parts: as for `ablate`.
             seeds: how many random controls.
@@ -186,7 +187,7 @@ class Intervening(OpenedModel):
     def compared(
         self,
         prompt: Prompt,
-        target: str | int | None,
+        target: str | SupportsIndex | None,
         parts: Parts,
         *,
         seeds: int = 5,
@@ -223,7 +224,7 @@ class Intervening(OpenedModel):
         )
 
     @isolated_call
-    def generate(self, prompt: str, n_tokens: int = 20) -> str:
+    def generate(self, prompt: PromptInput, n_tokens: int = 20) -> str:
         """The text that the model goes on with, always taking the likeliest next token.
 
         Penalties, suppressed tokens and other settings for generation that come with a checkpoint are left
@@ -232,7 +233,7 @@ class Intervening(OpenedModel):
         then run again for every token without a key/value cache: a step with a cache sees one token only.
 
         Args:
-            prompt: the text to go on with.
+            prompt: the text to go on with, or another form of it, as for `attribute`.
             n_tokens: how many tokens to add; fewer come where the model ends the text.
 
         Returns:
@@ -258,8 +259,8 @@ class Intervening(OpenedModel):
     @isolated_call
     def ablate_each(
         self,
-        prompt: str,
-        target: str | int,
+        prompt: PromptInput,
+        target: str | SupportsIndex,
         interventions: Sequence[Parts],
         *,
         factor: float = 0.0,
@@ -272,7 +273,7 @@ class Intervening(OpenedModel):
         times faster than one forward pass for each.
 
         Args:
-            prompt: the text before the target.
+            prompt: as for `attribute`.
             target: as for `attribute`.
             interventions: the parts to scale together, as for `ablate`; one item per intervention.
             factor: as for `ablate`.
@@ -309,8 +310,8 @@ class Intervening(OpenedModel):
     @isolated_call
     def single_ablations(
         self,
-        prompt: str,
-        target: str | int,
+        prompt: PromptInput,
+        target: str | SupportsIndex,
         parts: Parts,
         *,
         factor: float = 0.0,
@@ -384,21 +385,21 @@ class Intervening(OpenedModel):
     def _manner(
         self,
         factor: float = 0.0,
-        mean_of: Sequence[str] = (),
-        resample_from: Sequence[str] = (),
+        mean_of: Sequence[PromptInput] = (),
+        resample_from: Sequence[PromptInput] = (),
         seed: int = 0,
         positions: Sequence[int] | None = None,
     ) -> Manner:
-        given = {"factor": factor != 0, "mean_of": bool(mean_of), "resample_from": bool(resample_from)}
+        given = {"factor": factor != 0, "mean_of": len(mean_of) > 0, "resample_from": len(resample_from) > 0}
         names = [name for name, is_given in given.items() if is_given]
         if len(names) > 1:
             raise OptionError(
                 f"{' and '.join(names)} cannot be done at once to the same parts; give one of them"
             )
-        references = self._token_ids(mean_of or resample_from)
-        return Manner(factor, references, listed_positions(positions), seed if resample_from else None)
+        references = self._token_ids(mean_of if len(mean_of) else resample_from)
+        return Manner(factor, references, listed_positions(positions), seed if len(resample_from) else None)
 
-    def _token_ids(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-        if isinstance(prompts, str):
-            raise OptionError(f"{prompts!r} is one text; give a list of prompts")
+    def _token_ids(self, prompts: Sequence[PromptInput]) -> list[tuple[int, ...]]:
+        if isinstance(prompts, str | Prompt):
+            raise OptionError(f"{prompts!r} is one prompt; give a list of prompts")
         return [encode_prompt(self.language_model, text).ids for text in prompts]

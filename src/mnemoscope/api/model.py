@@ -19,7 +19,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.loading import Source, open_model
 from mnemoscope.model.targets import Answers
-from mnemoscope.model.tokens import encode_prompt
+from mnemoscope.model.tokens import PromptInput, encode_prompt
 from mnemoscope.prediction import Prediction
 from mnemoscope.view.progress import ProgressBars
 
@@ -80,7 +80,7 @@ class Model(Attributing, QueryProving, Reading):
     """
 
     @isolated_call
-    def predict(self, prompt: str, top: int = 10) -> Prediction:
+    def predict(self, prompt: PromptInput, top: int = 10) -> Prediction:
         """The likeliest next tokens.
 
         Raises:
@@ -92,7 +92,7 @@ class Model(Attributing, QueryProving, Reading):
     @isolated_call
     def attribute(  # noqa: PLR0913 - each is a choice of its own
         self,
-        prompt: str,
+        prompt: PromptInput,
         target: Answers | None = None,
         *,
         against: Answers | None = None,
@@ -109,7 +109,7 @@ class Model(Attributing, QueryProving, Reading):
         """Score the layers, heads and neurons that raise or lower a target's log probability.
 
         Args:
-            prompt: the text before the target.
+            prompt: the text before the target, its token ids, chat messages, or what `prompt()` gives.
             target: the next token as text (leading space included) or id; None takes the model's
                 own top prediction. Of several, scores are of the log of their total probability.
             against: one token or several to compare the target with: scores are then of log-odds, the log
@@ -160,7 +160,7 @@ class Model(Attributing, QueryProving, Reading):
     @isolated_call
     def question(
         self,
-        prompt: str,
+        prompt: PromptInput,
         target: Answers | None = None,
         *,
         against: Answers | None = None,
@@ -171,7 +171,7 @@ class Model(Attributing, QueryProving, Reading):
         """A prediction as methods are asked about it; `rank` asks one.
 
         Args:
-            prompt: the text before the target.
+            prompt: as for `attribute`.
             target: as for `attribute`.
             against: as for `attribute`.
             kind: `"ffn"` for FFN neurons, `"attention"` for attention neurons (positions added up).
@@ -192,7 +192,7 @@ class Model(Attributing, QueryProving, Reading):
     @isolated_call
     def rank(
         self,
-        prompt: str,
+        prompt: PromptInput,
         target: Answers | None = None,
         *,
         against: Answers | None = None,
@@ -205,7 +205,7 @@ class Model(Attributing, QueryProving, Reading):
         """The neurons that one method puts first; every method gives the same kind of result.
 
         Args:
-            prompt: the text before the target.
+            prompt: as for `attribute`.
             target: as for `attribute`.
             against: as for `attribute`.
             method: its name, as listed by `mnemoscope methods`, or one made with options of its own,
@@ -224,15 +224,16 @@ class Model(Attributing, QueryProving, Reading):
         """
         check_counts(top=top)
         chosen = find_method(method)
+        encoded = encode_prompt(self.language_model, prompt)
         bars = ProgressBars() if progress else None
         report = None if bars is None else partial(bars, chosen.title)
         question = self.question(
-            prompt, target, against=against, kind=kind, memory_budget=memory_budget, report=report
+            encoded, target, against=against, kind=kind, memory_budget=memory_budget, report=report
         )
         prediction = question.prediction
         neurons, seconds = rank(question, chosen, top)
         return Ranking(
-            prompt=prompt,
+            prompt=encoded.text,
             tokens=prediction.tokens,
             targets=self._describe(prediction),
             method=chosen.label,

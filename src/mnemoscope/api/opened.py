@@ -17,14 +17,14 @@ from mnemoscope.attribution.projected import ProjectedColumns
 from mnemoscope.attribution.result import Provenance, Target, Targets
 from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.model.capture import Trace, batches
-from mnemoscope.model.chat import chat_text
+from mnemoscope.model.chat import Message, user_says
 from mnemoscope.model.components import Components
 from mnemoscope.model.isolation import interventions_on, isolated
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import Proof
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
 from mnemoscope.model.targets import Answers, check_apart, encode_targets
-from mnemoscope.model.tokens import Prompt, token_text
+from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
 
 PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
 MEMORY_BUDGET = 200 * 2**20
@@ -154,20 +154,38 @@ class OpenedModel:
             self._geometry = Geometry(self.language_model.anatomy.readout)
         return self._geometry
 
-    def chat_prompt(self, message: str) -> str:
-        """A user's message in the model's chat template, up to where the answer begins.
+    def prompt(self, prompt: PromptInput, *, add_special_tokens: bool = True) -> Prompt:
+        """A prompt as the model reads it, to be given wherever a prompt is.
 
-        The text is a prompt like any other: its special tokens are read as such, and none is added to
-        it. What the answer begins with can be put behind it.
+        Args:
+            prompt: text; token ids, as a list, or a tensor or array `[n]` or `[1, n]`; or chat messages, a
+                list of dicts with `role` and `content`.
+            add_special_tokens: False leaves out the special tokens that the tokenizer puts in front of a
+                text, such as BOS. None is ever added to token ids, to a chat, or at the end.
+
+        Raises:
+            PromptError: the prompt is empty, of another type, or longer than the model's context.
+            OptionError: chat messages, and the model has no chat template.
+
+        >>> model.prompt("The capital of Japan is", add_special_tokens=False).ids  # doctest: +SKIP
+        """
+        return encode_prompt(self.language_model, prompt, add_special_tokens)
+
+    def chat_prompt(self, message: str | Sequence[Message]) -> Prompt:
+        """A user's message, or several chat messages, in the model's chat template.
+
+        The token ids are those of the tokenizer's `apply_chat_template`, up to where the answer begins. Where
+        the last message is by the assistant, the prompt ends with it, and the model goes on with it.
 
         Raises:
             PromptError: the message is empty, or the template refuses it.
             OptionError: the model has no chat template.
 
-        >>> prompt = model.chat_prompt("Which city is Japan's capital?")  # doctest: +SKIP
-        >>> model.attribute(prompt + "The capital of Japan is", " Tokyo")  # doctest: +SKIP
+        >>> asked = {"role": "user", "content": "Which city is Japan's capital?"}  # doctest: +SKIP
+        >>> begun = {"role": "assistant", "content": "The capital of Japan is"}  # doctest: +SKIP
+        >>> model.attribute(model.chat_prompt([asked, begun]), " Tokyo")  # doctest: +SKIP
         """
-        return chat_text(self.name, self.language_model.tokenizer, message)
+        return self.prompt(user_says(message) if isinstance(message, str) else message)
 
     def _read(self, prompt: Prompt, norm_bias: bool = True) -> Read:
         """Run a prompt."""

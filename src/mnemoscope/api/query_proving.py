@@ -64,7 +64,7 @@ class QueryProving(Querying, Intervening):
         check_controls_from(controls_from)
         target = result.target.id
         proof = QueryProof(self.language_model, result, Asked(top, values, of, controls_from))
-        prompt = Prompt(result.prompt, tuple(result.token_ids), tuple(result.tokens))
+        prompt = Prompt(result.prompt, result.token_ids, result.tokens)
         return proof.outcome(
             self.compared(prompt, target, proof.parts, seeds=seeds, controls_from=controls_from)
         )

@@ -7,7 +7,7 @@ from mnemoscope.attribution.head_reading import HeadReading, head_vectors, read_
 from mnemoscope.attribution.reading import NeuronReading, check_head, check_top, read_neuron
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.key_gradients import watched_block
-from mnemoscope.model.tokens import encode_prompt
+from mnemoscope.model.tokens import PromptInput, encode_prompt
 
 
 class Reading(OpenedModel):
@@ -35,13 +35,13 @@ class Reading(OpenedModel):
         return read_neuron(self.language_model, layer, neuron, top, through)
 
     @isolated_call
-    def read_head(self, prompt: str, layer: int, head: int, top: int = 5) -> HeadReading:
+    def read_head(self, prompt: PromptInput, layer: int, head: int, top: int = 5) -> HeadReading:
         """What a head meets, looks for and brings at each position of a prompt, as tokens.
 
         These are readings of vectors, not effects: see `HeadReading` for each column.
 
         Args:
-            prompt: the text; the head is looked at from its last position.
+            prompt: as for `attribute`; the head is looked at from its last position.
             layer: of the head.
             head: its index in the layer.
             top: how many tokens of each list.
@@ -62,4 +62,4 @@ class Reading(OpenedModel):
             read = self._read(encoded)
         vectors = head_vectors(self.language_model, read.trace, call, layer, head)
         table = read_head(self.language_model, read.readout, vectors, encoded, top)
-        return HeadReading(layer, head, prompt, encoded.tokens, encoded.ids, table)
+        return HeadReading(layer, head, encoded.text, encoded.tokens, encoded.ids, table)

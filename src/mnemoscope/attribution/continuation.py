@@ -77,6 +77,11 @@ class ContinuationAttribution:
         return tuple(attribution.target for attribution in self.attributions)
 
     @property
+    def warning(self) -> str:
+        """A sentence about the first token of rank 1,001 or lower; else empty."""
+        return next((each.targets.warning for each in self.attributions if each.targets.warning), "")
+
+    @property
     def tokens(self) -> pd.DataFrame:
         """The same as a table: `id, text, rank, probability, log_probability`."""
         return pd.DataFrame([vars(target) for target in self.targets])

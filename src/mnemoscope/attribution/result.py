@@ -40,6 +40,18 @@ TABLES: dict[str, tuple[str, ...]] = {
 FFN_TABLES = ("ffn_neurons", "suppressing_ffn_neurons", "ffn_scores")
 # Those that hold as many of the best as were asked for; the others hold all.
 TOP_LISTS = frozenset(TABLES) - {"layers", "heads", "ffn_scores", "attention_scores"}
+# A target of a lower rank is more often a slip than what a user wants explained.
+UNLIKELY_RANK = 1000
+
+
+def unlikely(text: str, rank: int) -> str:
+    """A sentence about a target that the model finds very unlikely; empty for ranks up to `UNLIKELY_RANK`."""
+    if rank <= UNLIKELY_RANK:
+        return ""
+    return (
+        f"the target {text!r} is number {rank:,} of the model's next tokens; "
+        "check that it is spelt as the model would write it, capitals and leading space included"
+    )
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,12 @@ class Targets:
     def text(self) -> str:
         """The tokens in a few words, such as `' Paris' over ' London'`."""
         return " over ".join(_any_of(side) for side in (self.answers, self.against) if side)
+
+    @property
+    def warning(self) -> str:
+        """A sentence about the first answer, or token of `against`, of rank 1,001 or lower; else empty."""
+        warnings = (unlikely(target.text, target.rank) for target in (*self.answers, *self.against))
+        return next(filter(None, warnings), "")
 
     def only(self) -> Target:
         """The token whose log probability is asked for.

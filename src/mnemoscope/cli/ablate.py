@@ -15,13 +15,18 @@ from mnemoscope.cli.options import (
     Dtype,
     Json,
     ModelName,
+    NoSpecialTokens,
     Prompt,
     Revision,
     Target,
+    TargetId,
     TrustRemoteCode,
+    each_as_utf8,
     example,
     open_model,
+    read_prompt,
     refuse_several,
+    tell_warning,
 )
 from mnemoscope.cli.output import stdout_kept_clean, write_drawn, write_json
 from mnemoscope.errors import OptionError
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from mnemoscope.intervention.parts import Part
     from mnemoscope.intervention.query_ablation import QueryAblation
     from mnemoscope.intervention.specificity import KnownFact
+    from mnemoscope.model.tokens import Prompt as EncodedPrompt
     from mnemoscope.study.facts import BadLine, FactFile
 
 commands = typer.Typer()
@@ -44,6 +50,7 @@ commands = typer.Typer()
 def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompt: Prompt,
     target: Target = None,
+    target_id: TargetId = None,
     ffn: Annotated[
         list[str] | None,
         typer.Option("--ffn", metavar="LAYER.NEURON", help="An FFN neuron; may be repeated."),
@@ -84,6 +91,7 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
             "--mean-of",
             metavar="PROMPT",
             help="A prompt whose mean values to put there instead; may be repeated.",
+            callback=each_as_utf8,
         ),
     ] = None,
     resample_from: Annotated[
@@ -92,6 +100,7 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
             "--resample-from",
             metavar="PROMPT",
             help="A prompt from whose positions to draw values instead; may be repeated.",
+            callback=each_as_utf8,
         ),
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="Only at the last position, not at all.")] = False,
@@ -114,6 +123,7 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
         typer.Option(metavar="NAME", help="The relation among those of --facts that the target is of."),
     ] = None,
     chat: Chat = False,
+    no_special_tokens: NoSpecialTokens = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -132,6 +142,9 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
         _check_part(option, name)
     _check_facts(facts, relation)
     refuse_several(chat=chat, facts=facts is not None)
+    refuse_several(no_special_tokens=no_special_tokens, facts=facts is not None)
+    refuse_several(chat=chat, no_special_tokens=no_special_tokens)
+    refuse_several(target=target is not None, target_id=target_id is not None)
     if query is not None:
         given = {"ffn": ffn, "attention": attention, "head": head, "layer": layer, "top": top, "facts": facts}
         given |= {"factor": factor, "mean_of": mean_of, "resample_from": resample_from, "last": last}
@@ -145,30 +158,35 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
         known, bad_lines = [], []
         if facts is not None and file is not None:
             known, bad_lines = _known(opened, file, facts)
-        said = opened.chat_prompt if chat else str
-        prompt = said(prompt)
+        read, *references = (
+            read_prompt(opened, text, chat, no_special_tokens)
+            for text in (prompt, *(mean_of or resample_from or ()))
+        )
+        answer = target if target_id is None else target_id
         if query is not None:
             found = _without_query_neurons(
-                opened, prompt, target, query, seeds=seeds, controls_from=controls_from
+                opened, read, answer, query, seeds=seeds, controls_from=controls_from
             )
+            tell_warning(found.ablation.warning)
         else:
             parts = [_part(option, name) for option, name in named]
             if top is not None or not parts:
-                best = _best(opened, prompt, target, top or 10).ffn_neurons
+                best = _best(opened, read, answer, top or 10).ffn_neurons
                 parts = [*listed(best), *parts]
             found = opened.compare_ablation(
-                prompt,
-                target,
+                read,
+                answer,
                 parts,
                 seeds=seeds,
                 controls_from=controls_from,
                 facts=known,
                 relation=relation,
                 factor=factor,
-                mean_of=[said(text) for text in mean_of or ()],
-                resample_from=[said(text) for text in resample_from or ()],
+                mean_of=references if mean_of else (),
+                resample_from=references if resample_from else (),
                 positions=[-1] if last else None,
             )
+            tell_warning(found.warning)
     if json:
         write_json(found.to_json())
     else:
@@ -177,12 +195,12 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
         raise typer.Exit(2)
 
 
-def _best(model: Model, prompt: str, target: str | None, top: int) -> Attribution:
+def _best(model: Model, prompt: EncodedPrompt, target: str | int | None, top: int) -> Attribution:
     return model.attribute(prompt, target, top=top, effects=False, suppressing=False, query=False)
 
 
 def _without_query_neurons(
-    model: Model, prompt: str, target: str | None, top: int, **controls: Any
+    model: Model, prompt: EncodedPrompt, target: str | int | None, top: int, **controls: Any
 ) -> QueryAblation:
     result = _best(model, prompt, target, _VALUE_NEURONS)
     return model.compare_query_ablation(result, top=top, values=_VALUE_NEURONS, **controls)

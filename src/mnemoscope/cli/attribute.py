@@ -10,19 +10,23 @@ import typer
 
 from mnemoscope.cli.options import (
     Against,
+    AgainstIds,
     Chat,
     Device,
     Dtype,
     Json,
     ModelName,
+    NoSpecialTokens,
     Prompt,
     Revision,
-    TargetId,
+    TargetIds,
     Targets,
     TrustRemoteCode,
     example,
     open_model,
+    read_prompt,
     refuse_several,
+    tell_warning,
 )
 from mnemoscope.cli.output import stdout_kept_clean, tell, write, write_drawn, write_json
 from mnemoscope.errors import OptionError, OutputError
@@ -44,7 +48,8 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompt: Prompt,
     target: Targets = None,
     against: Against = None,
-    target_id: TargetId = None,
+    against_id: AgainstIds = None,
+    target_id: TargetIds = None,
     top: Annotated[int, typer.Option(min=1, help="How many neurons of each kind to find.")] = 100,
     neurons: Annotated[
         Literal["top", "all", "bounds"],
@@ -73,6 +78,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
         bool, typer.Option("--dry-run", help="Only tell what memory and time it would take.")
     ] = False,
     chat: Chat = False,
+    no_special_tokens: NoSpecialTokens = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -81,7 +87,9 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show which parts of a model raise or lower a next token, or the several tokens of one --target."""
-    refuse_several(target=bool(target), target_id=target_id is not None)
+    refuse_several(target=bool(target), target_id=bool(target_id))
+    refuse_several(against=bool(against), against_id=bool(against_id))
+    refuse_several(chat=chat, no_special_tokens=no_special_tokens)
     refuse_several(json=json, out=out is not None)
     if by == "total" and no_effects:
         raise OptionError("--by total needs the total effects; leave --no-effects out")
@@ -98,6 +106,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
                 prompt,
                 top=top,
                 chat=chat,
+                add_special_tokens=not no_special_tokens,
                 revision=revision,
                 dtype=dtype,
                 trust_remote_code=trust_remote_code,
@@ -114,18 +123,21 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
         check_folder(charts)
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code)
-        text = opened.chat_prompt(prompt) if chat else prompt
+        read = read_prompt(opened, prompt, chat, no_special_tokens)
         from mnemoscope.api.attributing import Chosen
 
         options = Chosen(top=top, neurons=neurons, by=by, effects=not no_effects, query=query)
         progress = sys.stderr.isatty()
-        one = target[0] if target and len(target) == 1 and not against else None
-        if one is not None and len(opened.target_tokens(text, one)) > 1:
+        others = against or against_id or None
+        one = target[0] if target and len(target) == 1 and others is None else None
+        if one is not None and len(opened.target_tokens(read, one)) > 1:
             _check_destination_of_several_tokens(out, charts)
-            result = opened.attribute_continuation(text, one, progress=progress, **options)
+            result = opened.attribute_continuation(read, one, progress=progress, **options)
+            tell_warning(result.warning)
         else:
-            given = (target or None) if target_id is None else target_id
-            result = opened.attribute(text, given, against=against or None, progress=progress, **options)
+            given = target or target_id or None
+            result = opened.attribute(read, given, against=others, progress=progress, **options)
+            tell_warning(result.targets.warning)
             if charts is not None:
                 tell(f"saved charts in {result.save_charts(charts, chart_form or 'svg')}")
     if json:
@@ -175,6 +187,7 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompt: Prompt,
     top: Annotated[int, typer.Option(min=1, help="How many tokens.")] = 10,
     chat: Chat = False,
+    no_special_tokens: NoSpecialTokens = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -183,9 +196,10 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show the likeliest next tokens."""
+    refuse_several(chat=chat, no_special_tokens=no_special_tokens)
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code)
-        prediction = opened.predict(opened.chat_prompt(prompt) if chat else prompt, top)
+        prediction = opened.predict(read_prompt(opened, prompt, chat, no_special_tokens), top)
     if json:
         write_json(prediction.to_json())
     else:

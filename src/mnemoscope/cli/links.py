@@ -9,19 +9,23 @@ import typer
 
 from mnemoscope.cli.options import (
     Against,
+    AgainstIds,
     Chat,
     Device,
     Dtype,
     Json,
     ModelName,
+    NoSpecialTokens,
     Prompt,
     Revision,
-    TargetId,
+    TargetIds,
     Targets,
     TrustRemoteCode,
     example,
     open_model,
+    read_prompt,
     refuse_several,
+    tell_warning,
 )
 from mnemoscope.cli.output import stdout_kept_clean, write, write_drawn, write_json
 from mnemoscope.errors import OptionError
@@ -34,7 +38,8 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompt: Prompt,
     target: Targets = None,
     against: Against = None,
-    target_id: TargetId = None,
+    against_id: AgainstIds = None,
+    target_id: TargetIds = None,
     values: Annotated[int, typer.Option(help="How many value neurons of each kind to begin with.")] = 5,
     depth: Annotated[int, typer.Option(help="How many steps to go back from them.")] = 2,
     width: Annotated[int, typer.Option(help="How many links to follow of each part.")] = 5,
@@ -43,6 +48,7 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
         typer.Option(help="Write to a .json file, or to a .graphml file for Gephi or Cytoscape, instead."),
     ] = None,
     chat: Chat = False,
+    no_special_tokens: NoSpecialTokens = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -51,7 +57,9 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show what activates the value neurons of a next token, and what activates that in turn."""
-    refuse_several(target=bool(target), target_id=target_id is not None)
+    refuse_several(target=bool(target), target_id=bool(target_id))
+    refuse_several(against=bool(against), against_id=bool(against_id))
+    refuse_several(chat=chat, no_special_tokens=no_special_tokens)
     refuse_several(json=json, out=out is not None)
     _check_counts(values=values, depth=depth, width=width)
     if out is not None:
@@ -61,14 +69,15 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code)
         result = opened.attribute(
-            opened.chat_prompt(prompt) if chat else prompt,
-            (target or None) if target_id is None else target_id,
-            against=against or None,
+            read_prompt(opened, prompt, chat, no_special_tokens),
+            target or target_id or None,
+            against=against or against_id or None,
             top=values,
             effects=False,
             suppressing=False,
             query=False,
         )
+        tell_warning(result.targets.warning)
         found = opened.links(result, values=values, depth=depth, width=width)
     if json:
         write_json(found.to_json())

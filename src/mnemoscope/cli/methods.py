@@ -17,13 +17,17 @@ from mnemoscope.cli.options import (
     Dtype,
     Json,
     ModelName,
+    NoSpecialTokens,
     Revision,
     Target,
     TargetId,
     TrustRemoteCode,
     example,
     open_model,
+    prompt_given,
+    read_prompt,
     refuse_several,
+    tell_warning,
 )
 from mnemoscope.cli.output import stdout_kept_clean, tell, tell_drawn, write_drawn, write_json
 from mnemoscope.errors import FactsError, OptionError
@@ -31,6 +35,7 @@ from mnemoscope.errors import FactsError, OptionError
 if TYPE_CHECKING:
     from mnemoscope.api import Model
     from mnemoscope.attribution.methods.base import Method
+    from mnemoscope.model.tokens import Prompt as EncodedPrompt
     from mnemoscope.study.comparison import Comparison, Terms
     from mnemoscope.study.facts import Dropped, FactFile, ResolvedFact
 
@@ -46,7 +51,12 @@ _OF_THE_LIST = frozenset({"json"})
 def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
     context: typer.Context,
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="Compare the methods on what follows this text.")
+        str | None,
+        typer.Argument(
+            metavar="PROMPT",
+            help="Compare the methods on what follows this text; - reads it from stdin.",
+            callback=prompt_given,
+        ),
     ] = None,
     target: Target = None,
     target_id: TargetId = None,
@@ -82,6 +92,7 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
         ),
     ] = "same layers",
     chat: Chat = False,
+    no_special_tokens: NoSpecialTokens = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -96,6 +107,8 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
     _check_what_is_asked(prompt, facts, target is not None or target_id is not None, limit)
     refuse_several(target=target is not None, target_id=target_id is not None)
     refuse_several(chat=chat, facts=facts is not None)
+    refuse_several(no_special_tokens=no_special_tokens, facts=facts is not None)
+    refuse_several(chat=chat, no_special_tokens=no_special_tokens)
     if prompt is None and facts is None:
         _list_methods(_given(context), json)
         return
@@ -108,8 +121,8 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
         if facts is not None and file is not None:
             asked, any_bad = _known(opened, file, facts, limit)
         else:
-            text = opened.chat_prompt(prompt or "") if chat else prompt or ""
-            asked = [_single(opened, text, target if target_id is None else target_id)]
+            read = read_prompt(opened, prompt or "", chat, no_special_tokens)
+            asked = [_single(opened, read, target if target_id is None else target_id)]
             any_bad = False
         _tell_estimates(opened, asked, terms)
         found = _compared(opened, asked, terms, folder)
@@ -210,16 +223,17 @@ def _read(path: Path) -> FactFile:
     return file
 
 
-def _single(model: Model, prompt: str, target: str | int | None) -> ResolvedFact:
+def _single(model: Model, prompt: EncodedPrompt, target: str | int | None) -> ResolvedFact:
     """A prompt as the only fact; without a target it is about what the model predicts."""
-    from mnemoscope.model.tokens import encode_prompt, token_text
+    from mnemoscope.attribution.result import unlikely
+    from mnemoscope.model.tokens import token_text
     from mnemoscope.study.facts import Fact, ResolvedFact
 
-    language_model = model.language_model
-    encoded = encode_prompt(language_model, prompt)
-    found = model.question(prompt, target).prediction.objective.answers[0]
-    text = token_text(language_model.tokenizer, found)
-    return ResolvedFact(Fact(line=1, prompt=prompt, target=text, relation=""), encoded, found)
+    prediction = model.question(prompt, target).prediction
+    found, log_p = prediction.objective.answers[0], prediction.log_probabilities
+    text = token_text(model.language_model.tokenizer, found)
+    tell_warning(unlikely(text, int((log_p > log_p[found]).sum()) + 1))
+    return ResolvedFact(Fact(line=1, prompt=prompt.text, target=text, relation=""), prompt, found)
 
 
 def _known(model: Model, file: FactFile, path: Path, limit: int | None) -> tuple[list[ResolvedFact], bool]:
@@ -261,7 +275,7 @@ def _tell_estimates(model: Model, facts: Sequence[ResolvedFact], terms: Terms) -
     from mnemoscope.view.methods import render_estimates
 
     first = facts[0]
-    question = model.question(first.fact.prompt, first.target, kind=terms.kind)
+    question = model.question(first.prompt, first.target, kind=terms.kind)
     estimates = [(method, method.estimate(question, terms.top)) for method in terms.methods]
     tell_drawn(lambda console: render_estimates(estimates, len(facts), console))
 

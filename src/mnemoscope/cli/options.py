@@ -2,31 +2,89 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mnemoscope.cli.output import tell
-from mnemoscope.errors import OptionError
+from mnemoscope.errors import OptionError, PromptError
 
 if TYPE_CHECKING:
     from mnemoscope.api import Model
+    from mnemoscope.model.tokens import Prompt as EncodedPrompt
 
-Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="The text before the token in question.")]
+
+def as_utf8(text: str) -> str:
+    """Decode an argument as UTF-8 where Python could not decode its bytes in the terminal's locale."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape") if _UNDECODED.search(text) else text
+
+
+def each_as_utf8(texts: list[str] | None) -> list[str] | None:
+    """Decode the texts of an option that may be repeated, each with `as_utf8`."""
+    return None if texts is None else [as_utf8(text) for text in texts]
+
+
+def _one_as_utf8(text: str | None) -> str | None:
+    return None if text is None else as_utf8(text)
+
+
+def prompt_given(text: str | None) -> str | None:
+    """Return a PROMPT argument as text; for `-`, read stdin."""
+    return _from_stdin() if text == "-" else _one_as_utf8(text)
+
+
+def _from_stdin() -> str:
+    """Read a prompt from stdin, without the newline at its end.
+
+    Raises:
+        PromptError: it is not UTF-8.
+    """
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"the prompt on stdin is not UTF-8 (byte {error.start}); convert it, with iconv for instance"
+        ) from error
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+# Bytes that Python could not decode stand in arguments as these.
+_UNDECODED = re.compile("[\udc80-\udcff]")
+
+Prompt = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROMPT",
+        help="The text before the token in question; - reads it from stdin.",
+        callback=prompt_given,
+    ),
+]
 Chat = Annotated[
     bool, typer.Option("--chat", help="Put the prompt into the model's chat template, as said by a user.")
 ]
+NoSpecialTokens = Annotated[
+    bool,
+    typer.Option("--no-special-tokens", help="Put no special token, such as BOS, in front of the prompt."),
+]
 Target = Annotated[
     str | None,
-    typer.Option(help="The next token, leading space included; the model's own choice if not given."),
+    typer.Option(
+        help="The next token as text, with the space in front that most words have; the model's own choice "
+        "if not given.",
+        callback=_one_as_utf8,
+    ),
 ]
 Targets = Annotated[
     list[str] | None,
     typer.Option(
         "--target",
         metavar="TEXT",
-        help="The next token, leading space included; several times for any of several; the model's own "
-        "choice if not given.",
+        help="The next token as text, with the space in front that most words have; several times for any "
+        "of several; the model's own choice if not given.",
+        callback=each_as_utf8,
     ),
 ]
 Against = Annotated[
@@ -34,9 +92,28 @@ Against = Annotated[
     typer.Option(
         metavar="TEXT",
         help="A token to compare the target with, in log-odds; several times for several.",
+        callback=each_as_utf8,
+    ),
+]
+AgainstIds = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--against-id",
+        metavar="ID",
+        min=0,
+        help="A token to compare the target with, by its id; several times for several.",
     ),
 ]
 TargetId = Annotated[int | None, typer.Option(min=0, help="The next token by its id instead of its text.")]
+TargetIds = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--target-id",
+        metavar="ID",
+        min=0,
+        help="The next token by its id instead of its text; several times for any of several.",
+    ),
+]
 ModelName = Annotated[
     str,
     typer.Option(
@@ -74,6 +151,19 @@ def refuse_several(**given: bool) -> None:
     names = [f"--{name.replace('_', '-')}" for name, is_given in given.items() if is_given]
     if len(names) > 1:
         raise OptionError(f"{' and '.join(names)} exclude each other; give one of them")
+
+
+def read_prompt(model: Model, prompt: str, chat: bool, no_special_tokens: bool) -> EncodedPrompt:
+    """Tokenise the prompt of a command, in the model's chat template where that is asked for."""
+    if chat:
+        return model.chat_prompt(prompt)
+    return model.prompt(prompt, add_special_tokens=not no_special_tokens)
+
+
+def tell_warning(text: str) -> None:
+    """Write a result's warning to stderr, if it has one."""
+    if text:
+        tell(f"warning: {text}")
 
 
 def open_model(name: str, revision: str | None, dtype: str | None, device: str | None, trust: bool) -> Model:

@@ -13,11 +13,14 @@ from mnemoscope.cli.options import (
     Dtype,
     Json,
     ModelName,
+    NoSpecialTokens,
     Prompt,
     Revision,
     TrustRemoteCode,
     example,
     open_model,
+    read_prompt,
+    refuse_several,
 )
 from mnemoscope.cli.output import stdout_kept_clean, write_drawn, write_json
 from mnemoscope.errors import OptionError
@@ -62,6 +65,7 @@ def head(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompt: Prompt,
     top: Annotated[int, typer.Option(min=1, help="How many tokens of each list.")] = 5,
     chat: Chat = False,
+    no_special_tokens: NoSpecialTokens = False,
     json: Json = False,
     model: ModelName = "demo",
     revision: Revision = None,
@@ -71,9 +75,10 @@ def head(  # noqa: PLR0913, PLR0917 - each is an option of the command
 ) -> None:
     """Show what a head meets, looks for and brings at each position, as tokens."""
     layer, index = _layer_and_head(name)
+    refuse_several(chat=chat, no_special_tokens=no_special_tokens)
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code)
-        reading = opened.read_head(opened.chat_prompt(prompt) if chat else prompt, layer, index, top)
+        reading = opened.read_head(read_prompt(opened, prompt, chat, no_special_tokens), layer, index, top)
     if json:
         write_json(reading.to_json())
     else:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.result import records
+from mnemoscope.attribution.result import records, unlikely
 from mnemoscope.display import Displayed
 from mnemoscope.intervention.controls import described
 from mnemoscope.intervention.parts import Part, Site, sites
@@ -77,6 +77,11 @@ class Ablation(Displayed):
             "plain_text": self.plain_text._asdict(),
             "facts": records(self.facts, tuple(self.facts.columns)),
         }
+
+    @property
+    def warning(self) -> str:
+        """A sentence about a target of rank 1,001 or lower before the intervention; else empty."""
+        return unlikely(self.target[1], round(1 / self.before["reciprocal_rank"]))
 
     @property
     def controls_mean(self) -> dict[str, float]:

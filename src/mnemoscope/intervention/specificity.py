@@ -22,6 +22,7 @@ from mnemoscope.intervention.batch import divergence
 from mnemoscope.intervention.readings import log_probabilities, states_after
 from mnemoscope.intervention.running import unchanged
 from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.encoding import encode_text
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
 
@@ -98,7 +99,7 @@ def beginnings(
     if n_tokens < 2:
         raise OptionError(f"n_tokens is {n_tokens}; give 2 or more, so that there is one to predict")
     n_tokens = min(n_tokens, language_model.context or n_tokens)
-    encoded = [language_model.tokenizer(passage).input_ids[:n_tokens] for passage in passages if passage]
+    encoded = [encode_text(language_model.tokenizer, passage)[:n_tokens] for passage in passages if passage]
     texts = [tuple(ids) for ids in encoded if len(ids) > 1]
     if not texts:
         raise OptionError(

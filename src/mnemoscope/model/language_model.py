@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +15,14 @@ from mnemoscope.model.changes import WeightsVersion, weights_version
 from mnemoscope.model.components import Components, capture_with_components
 from mnemoscope.model.isolation import held
 from mnemoscope.model.proof import Proof, prove, require, require_sum
+
+
+def _is_scaled(rope: dict[str, Any] | None) -> bool:
+    """Whether rotary positions are scaled beyond what was trained, in some layers at least."""
+    if not rope:
+        return False
+    of_layers = [value for value in rope.values() if isinstance(value, dict)]
+    return any(each.get("rope_type", "default") != "default" for each in (rope, *of_layers))
 
 
 @dataclass(eq=False)
@@ -62,8 +71,17 @@ class LanguageModel:
 
     @property
     def context(self) -> int | None:
-        """The longest prompt in tokens, or None if the model does not limit it."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        """Tokens that a prompt may have at most; None where the model is made to read any number.
+
+        Learned and tabled positions end with their table, and rotary positions without scaling with the
+        length that the model was trained on. Scaled rotary positions (dynamic NTK, YaRN, linear) and ALiBi
+        are made for longer prompts, which transformers runs as they are.
+        """
+        config = self.model.config.get_text_config()
+        if getattr(config, "alibi", False) or _is_scaled(getattr(config, "rope_parameters", None)):
+            return None
+        longest = getattr(config, "max_position_embeddings", None)
+        return getattr(config, "max_seq_len", None) if longest is None else longest
 
     def capture(self, prompts: Sequence[Sequence[int]]) -> list[Trace]:
         """Run prompts in one forward pass; see `mnemoscope.model.capture.capture`.

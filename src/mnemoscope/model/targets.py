@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from typing import SupportsIndex, cast
 
 from mnemoscope.errors import TargetError
+from mnemoscope.model.given import whole_number
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import Prompt, encode_target, token_text
 
-# A token by its text, leading space included, or by its id; or several of them.
-Answers = str | int | Sequence[str | int]
+# A token by its text, leading space included, or by its id (an int, or a number of numpy or torch); or
+# several of them, in a list, a tensor, an array or a column.
+Answers = str | SupportsIndex | Iterable[str | SupportsIndex]
 
 
 def encode_targets(
@@ -24,9 +27,15 @@ def encode_targets(
         name: of the argument, for messages.
 
     Raises:
-        TargetError: there is none, one is given twice, or one is not one token that can follow the prompt.
+        TargetError: there is none, one is given twice, one is not one token that can follow the prompt, or
+            the argument is neither a token nor several.
     """
-    given = [targets] if isinstance(targets, str | int) else list(targets)
+    if isinstance(targets, str | bytes | bool) or whole_number(targets) is not None:
+        given = [cast("str | SupportsIndex", targets)]
+    elif isinstance(targets, Iterable) and not isinstance(targets, Mapping) and getattr(targets, "ndim", 1):
+        given = list(targets)
+    else:
+        raise TargetError(f"the {name} is {targets!r}; give a token's text or id, or a list of these")
     if not given:
         raise TargetError(f"the list for {name} is empty; give one token or more, or leave it out")
     ids = tuple(encode_target(language_model, prompt, target) for target in given)

@@ -2,58 +2,145 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any, SupportsIndex, cast
 
+import numpy as np
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope.errors import ModelFileError, PromptError, TargetError
+from mnemoscope.model.chat import Message, is_chat, read_chat
+from mnemoscope.model.encoding import (
+    added_text,
+    decoded,
+    encode_text,
+    special_tokens,
+    token_text,
+    token_texts,
+)
+from mnemoscope.model.given import whole_number, whole_numbers
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.matrix import get_weight
+from mnemoscope.model.target_messages import merged, nearest, offer, pieces_of
+from mnemoscope.model.words import begins_new_word
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as the model reads it.
+    """A prompt as the model reads it; `Model.prompt` makes one.
 
     Attributes:
-        text: as given.
-        ids: token ids, with the special tokens that the tokenizer adds by itself, unless the text begins
-            with one: it is then taken to have all of them, as text from a chat template does.
+        text: as given; of token ids, what they decode to.
+        ids: token ids, with the special tokens that the tokenizer puts in front and without those that it
+            appends, unless the prompt came as ids.
         tokens: each token's own text.
+        add_special_tokens: whether special tokens were added to the text. A target is tokenised together
+            with the text in the same way.
     """
 
     text: str
     ids: tuple[int, ...]
     tokens: tuple[str, ...]
+    add_special_tokens: bool = True
+
+    def __str__(self) -> str:
+        return self.text
 
 
-def encode_prompt(language_model: LanguageModel, text: str) -> Prompt:
-    """Tokenise a prompt.
+_MOST_IDS = 2**31
+
+# A text; token ids, as a list, a tensor or an array `[n]` or `[1, n]`; chat messages, each with `role` and
+# `content`; or what `Model.prompt` made of one of these.
+PromptInput = str | Sequence[int] | Tensor | np.ndarray | Sequence[Message] | Prompt
+
+
+def encode_prompt(
+    language_model: LanguageModel, prompt: PromptInput, add_special_tokens: bool = True
+) -> Prompt:
+    """Tokenise a prompt, or check one that comes as token ids.
+
+    Args:
+        language_model: the model.
+        prompt: text, token ids, chat messages, or a prompt that was read before.
+        add_special_tokens: False adds none to a text. Token ids and chat messages never get any.
 
     Raises:
-        PromptError: empty, or longer than the model's context.
+        PromptError: empty, of another type, longer than the model's context, with an id that the model does
+            not have, or read with another tokenizer.
+        OptionError: chat messages, and the model has no chat template.
     """
-    if not text:
+    tokenizer = language_model.tokenizer
+    if isinstance(prompt, Prompt) and (add_special_tokens or not prompt.add_special_tokens):
+        found = prompt
+    else:
+        given = prompt.text if isinstance(prompt, Prompt) else prompt
+        text, ids, special = read_prompt(language_model.name, tokenizer, given, add_special_tokens)
+        _check_range(language_model, ids)
+        found = Prompt(text, tuple(ids), token_texts(tokenizer, ids), special)
+    context = language_model.context
+    if context is not None and len(found.ids) > context:
+        raise PromptError(
+            f"the prompt has {len(found.ids)} tokens but the model reads at most {context}; "
+            f"shorten it by {len(found.ids) - context}"
+        )
+    if found is prompt:
+        _check_range(language_model, found.ids)
+        if token_texts(tokenizer, found.ids) != found.tokens:
+            raise PromptError(
+                f"the prompt was read with the tokenizer of another model than {language_model.name}; "
+                "give its text, or read it with this model's prompt()"
+            )
+    return found
+
+
+def read_prompt(
+    name: str, tokenizer: PreTrainedTokenizerBase, prompt: PromptInput, add_special_tokens: bool = True
+) -> tuple[str, list[int], bool]:
+    """Read a prompt: its text, its token ids, and whether special tokens were added to the text.
+
+    Args:
+        name: of the model, for messages.
+        tokenizer: of the model.
+        prompt: as for `encode_prompt`.
+        add_special_tokens: as for `encode_prompt`.
+
+    Raises:
+        PromptError: empty, or of another type.
+        OptionError: chat messages, and the model has no chat template.
+    """
+    if isinstance(prompt, Prompt):
+        return prompt.text, list(prompt.ids), prompt.add_special_tokens
+    if is_chat(prompt):
+        return *read_chat(name, tokenizer, cast("Sequence[Message]", prompt)), False
+    if isinstance(prompt, str):
+        if prompt and not _is_unicode(prompt):
+            raise PromptError(
+                "the prompt is not valid Unicode: it holds a byte that is not UTF-8, or half of a surrogate "
+                "pair; give it as UTF-8 text"
+            )
+        text, ids = prompt, encode_text(tokenizer, prompt, add_special_tokens) if prompt else []
+    else:
+        given = whole_numbers(prompt)
+        if given is None:
+            raise PromptError(
+                f"the prompt is {_named_type(prompt)}; give one prompt as text, as token ids (a list of int, "
+                "or a tensor or array with one row), or as chat messages (a list of dict with role and "
+                "content)"
+            )
+        wrong = next((token for token in given if not 0 <= token < _MOST_IDS), None)
+        if wrong is not None:
+            raise PromptError(f"the prompt has token id {wrong}, which no model has; give ids from 0 up")
+        text, ids, add_special_tokens = decoded(tokenizer, given), given, False
+    if not len(prompt):
         raise PromptError(
             "the prompt is empty; give the text whose next token is to be explained, "
             'for instance "The capital of Japan is the city of"'
         )
-    if not _is_unicode(text):
-        raise PromptError("the prompt holds half of a surrogate pair; give valid Unicode text")
-    ids = _encode(language_model.tokenizer, text)
     if not ids:
         raise PromptError("the prompt has no tokens for this model's tokenizer; give other text")
-    context = language_model.context
-    if context is not None and len(ids) > context:
-        raise PromptError(
-            f"the prompt has {len(ids)} tokens but the model reads at most {context}; "
-            f"shorten it by {len(ids) - context}"
-        )
-    _check_range(language_model, ids)
-    return Prompt(text, tuple(ids), tuple(token_text(language_model.tokenizer, i) for i in ids))
+    return text, ids, add_special_tokens
 
 
 def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -73,38 +160,41 @@ def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedToke
         )
 
 
-def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | int) -> int:
-    """The id of the one token that `target` is after the prompt.
+def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | SupportsIndex) -> int:
+    """Return the id of the one token that `target` is after the prompt.
 
     Args:
         language_model: whose tokenizer to use.
-        prompt: what comes before.
-        target: its text, leading space included, or its id.
+        prompt: the text before the target.
+        target: its text, leading space included, or its id (an int, or a number of numpy or torch).
 
     Raises:
         TargetError: no text or id, empty, several tokens, without the space it needs, or not in the
             vocabulary.
     """
-    if isinstance(target, int):
-        return _checked_id(language_model, target)
+    token_id = whole_number(target)
+    if token_id is not None:
+        return _checked_id(language_model, token_id)
+    if not isinstance(target, str):
+        raise TargetError(f"the target is {target!r}; give one token's text or id")
     ids = encode_continuation(language_model, prompt, target)
     if len(ids) == 1:
         return ids[0]
     tokenizer = language_model.tokenizer
     first = next((i for i in ids if token_text(tokenizer, i).strip()), ids[0])
     raise TargetError(
-        f"the target {target!r} is {len(ids)} tokens ({_pieces(tokenizer, ids)}), and here a target is "
-        f"one token; take {_offer(tokenizer, first)}{_nearest(tokenizer, target)}; all tokens of one "
+        f"the target {target!r} is {len(ids)} tokens ({pieces_of(tokenizer, ids)}), and here a target is "
+        f"one token; take {offer(tokenizer, first)}{nearest(tokenizer, target)}; all tokens of one "
         "target are scored by attribute_continuation, or `mnemoscope attribute` with one --target"
     )
 
 
 def encode_continuation(language_model: LanguageModel, prompt: Prompt, target: str) -> tuple[int, ...]:
-    """The ids of the tokens that `target` is after the prompt, tokenised together with it.
+    """Tokenise a target together with its prompt, and return the ids of the target's tokens.
 
     Args:
         language_model: whose tokenizer to use.
-        prompt: what comes before.
+        prompt: the text before the target.
         target: its text, leading space included.
 
     Raises:
@@ -116,24 +206,39 @@ def encode_continuation(language_model: LanguageModel, prompt: Prompt, target: s
     if not target:
         raise TargetError("the target is empty; give the next token's text, such as ' Tokyo'")
     if not _is_unicode(target):
-        raise TargetError("the target holds half of a surrogate pair; give valid Unicode text")
+        raise TargetError(
+            "the target is not valid Unicode: it holds a byte that is not UTF-8, or half of a surrogate "
+            "pair; give it as UTF-8 text"
+        )
     tokenizer = language_model.tokenizer
-    together = _encode(tokenizer, prompt.text + target)
+    # Not the prompt's ids: those that came as ids need not be what the tokenizer makes of their text.
+    own, together = (
+        encode_text(tokenizer, text, prompt.add_special_tokens)
+        for text in (prompt.text, prompt.text + target)
+    )
     _refuse_missing_space(language_model, prompt, target, len(together))
-    merges = tuple(together[: len(prompt.ids)]) != prompt.ids
-    if merges:
-        _refuse_merge(prompt, target)
-        ids = _encode(tokenizer, target, special=False)
-        if len(ids) > 1:
-            raise TargetError(_merged(tokenizer, prompt, target, together))
+    if together[: len(own)] == own:
+        ids = together[len(own) :]
     else:
-        ids = together[len(prompt.ids) :]
-    if not ids or tokenizer.unk_token_id in ids:
+        _refuse_merge(prompt, target)
+        ids = encode_text(tokenizer, target, add_special_tokens=False)
+        # A tokenizer that puts a space before every text would give the token of another word.
+        known = ids not in ([], [tokenizer.unk_token_id])
+        if len(ids) > 1 or (known and added_text(tokenizer, prompt.ids, ids, special=True) != target):
+            raise TargetError(merged(tokenizer, target, own, together))
+    # The unknown token can be a target too, if it is written out: GPT-2's is its end of text.
+    unknown = sum(token == tokenizer.unk_token_id for token in ids)
+    if not ids or unknown > target.count(str(tokenizer.unk_token)):
         raise TargetError(
             f"the target {target!r} is not in the model's vocabulary; "
-            f"give one of its tokens{_nearest(tokenizer, target)}"
+            f"give one of its tokens{nearest(tokenizer, target)}"
         )
     return tuple(ids)
+
+
+def as_a_word(language_model: LanguageModel, prompt: Prompt, target: str) -> str:
+    """Put a space before a bare target where it is a word of its own after the prompt."""
+    return f" {target}" if _needs_space(language_model.tokenizer, prompt, target) else target
 
 
 def prefixes(language_model: LanguageModel, prompt: Prompt, target: Sequence[int]) -> list[Prompt]:
@@ -153,38 +258,19 @@ def prefixes(language_model: LanguageModel, prompt: Prompt, target: Sequence[int
     for n_read in range(1, len(target)):
         read = target[:n_read]
         tokens = tuple(token_text(language_model.tokenizer, i) for i in read)
-        text = prompt.text + added_text(language_model.tokenizer, prompt.ids, read)
-        found.append(Prompt(text, (*prompt.ids, *read), (*prompt.tokens, *tokens)))
+        text = prompt.text + added_text(language_model.tokenizer, prompt.ids, read, special=True)
+        ids = (*prompt.ids, *read)
+        found.append(Prompt(text, ids, (*prompt.tokens, *tokens), prompt.add_special_tokens))
     return found
 
 
-def added_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], added: Sequence[int]) -> str:
-    """What tokens add to the text of those before them, without special tokens."""
-    before, text, alone = (
-        str(tokenizer.decode(list(some), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        for some in (ids, [*ids, *added], added)
-    )
-    return text[len(before) :] if text.startswith(before) else alone
-
-
-@lru_cache(maxsize=2**17)
-def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """A token's own text, with the leading space that a decoder of whole texts would drop."""
-    text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
-    piece = str(tokenizer.convert_ids_to_tokens(token_id))
-    return f" {text}" if piece.startswith("▁") and not text.startswith(" ") else text
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) -> list[int]:
-    """Token ids; special tokens that the text writes out are single tokens, and are not added again."""
-    written = text.startswith(tuple(_special_tokens(tokenizer).values()))
-    return list(tokenizer(text, add_special_tokens=special and not written).input_ids)
-
-
-@lru_cache(maxsize=16)
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    added = tokenizer.added_tokens_decoder.items()
-    return {token_id: str(token) for token_id, token in added if token.special}
+def _named_type(value: Any) -> str:
+    """The type of a value in words, with its shape or the type of its first item."""
+    name = type(value).__name__
+    if isinstance(value, Tensor | np.ndarray):
+        return f"of type {name} with shape {list(value.shape)} and {value.dtype} values"
+    first = value[0] if isinstance(value, list | tuple) and value else None
+    return f"of type {name}" if first is None else f"of type {name} that holds {type(first).__name__}"
 
 
 def _is_unicode(text: str) -> bool:
@@ -207,9 +293,14 @@ def _check_range(language_model: LanguageModel, ids: Sequence[int]) -> None:
     size = get_weight(embeddings).shape[0]
     if max(ids) >= size:
         raise PromptError(
-            f"the tokenizer gives token id {max(ids)} but the model has {size} embeddings; "
-            "load the tokenizer that belongs to this model"
+            f"the prompt has token id {max(ids)} but the model has {size} embeddings; give ids below {size}, "
+            "or load the tokenizer that belongs to this model"
         )
+
+
+def _needs_space(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, target: str) -> bool:
+    """Whether a bare target after the prompt is a word of its own; never after a special token."""
+    return prompt.ids[-1] not in special_tokens(tokenizer) and begins_new_word(prompt.text, target)
 
 
 def _refuse_missing_space(
@@ -221,12 +312,14 @@ def _refuse_missing_space(
     have no spaces, one that is put in mostly is a token more.
     """
     tokenizer = language_model.tokenizer
-    after_special = prompt.ids[-1] in _special_tokens(tokenizer)
-    if not target[0].isalnum() or prompt.text[-1].isspace() or after_special:
+    if not _needs_space(tokenizer, prompt, target):
         return
-    spaced = _encode(tokenizer, f"{prompt.text} {target}")
-    ids = spaced[len(prompt.ids) :]
-    if tuple(spaced[: len(prompt.ids)]) != prompt.ids or tokenizer.unk_token_id in ids:
+    own, spaced = (
+        encode_text(tokenizer, text, prompt.add_special_tokens)
+        for text in (prompt.text, f"{prompt.text} {target}")
+    )
+    ids = spaced[len(own) :]
+    if spaced[: len(own)] != own or tokenizer.unk_token_id in ids:
         return
     if len(ids) == 1 or len(spaced) <= n_together:
         named = f"{' ' + target!r} ({'id' if len(ids) == 1 else 'ids'} {', '.join(map(str, ids))})"
@@ -238,45 +331,8 @@ def _refuse_missing_space(
 
 
 def _refuse_merge(prompt: Prompt, target: str) -> None:
-    if prompt.text[-1].isspace():
+    if prompt.text[-1:].isspace():
         raise TargetError(
             f"the prompt ends with white space that belongs to the target's token; "
             f"remove it from the prompt and take {prompt.text[-1] + target.lstrip()!r}"
         )
-
-
-def _merged(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, target: str, together: list[int]) -> str:
-    """What to tell of a target of several tokens whose beginning is one token with the prompt's end."""
-    same = next(
-        i for i, (own, new) in enumerate(zip(prompt.ids, [*together, None], strict=False)) if own != new
-    )
-    spaced = "begin the target with a space if it is a word of its own, or " if target[0].isalnum() else ""
-    return (
-        f"the prompt's own tokens change when the target {target!r} is put behind it: "
-        f"{_pieces(tokenizer, prompt.ids[same:])} becomes {_pieces(tokenizer, together[same:])}; "
-        f"{spaced}end the prompt where one of these tokens ends and begin the target there"
-    )
-
-
-def _pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return ", ".join(repr(token_text(tokenizer, i)) for i in ids)
-
-
-def _offer(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    return f"the first, {token_text(tokenizer, token_id)!r} (id {token_id})"
-
-
-def _nearest(tokenizer: PreTrainedTokenizerBase, target: str) -> str:
-    """Up to three tokens of the vocabulary that look like the target, as the end of a message."""
-    wanted = target.strip().lower()
-    pieces = {}
-    for piece in tokenizer.get_vocab():
-        plain = piece.lstrip("Ġ▁ ")
-        if plain[:2].lower() == wanted[:2] and abs(len(plain) - len(wanted)) < 4:
-            pieces.setdefault(plain, piece)
-    close = difflib.get_close_matches(target.strip(), sorted(pieces), n=3, cutoff=0.6)
-    if not close:
-        return ""
-    ids = [tokenizer.convert_tokens_to_ids(pieces[name]) for name in close]
-    texts = [repr(token_text(tokenizer, i)) for i in ids if isinstance(i, int)]
-    return f", or one like it: {', '.join(texts)}"

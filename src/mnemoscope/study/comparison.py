@@ -257,7 +257,7 @@ def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
 
 
 def _question(model: Model, fact: ResolvedFact, kind: Kind) -> Question:
-    return model.question(fact.fact.prompt, fact.target, kind=kind)
+    return model.question(fact.prompt, fact.target, kind=kind)
 
 
 def _seconds_of_a_pass(model: Model, fact: ResolvedFact) -> float:
@@ -363,7 +363,7 @@ def _manifest(provenance: Provenance, terms: Terms, facts: Iterable[ResolvedFact
         "dtype": provenance.dtype,
         "mnemoscope": provenance.versions["mnemoscope"],
         "terms": terms.to_json(),
-        "facts": [[fact.fact.line, fact.fact.prompt, fact.target] for fact in facts],
+        "facts": [[fact.fact.line, list(fact.prompt.ids), fact.target] for fact in facts],
     }
 
 

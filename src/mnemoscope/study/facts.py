@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,11 +14,9 @@ from mnemoscope.model.capture import final_states
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import TOLERANCES
-from mnemoscope.model.tokens import Prompt, encode_continuation, encode_prompt, token_text
+from mnemoscope.model.tokens import Prompt, as_a_word, encode_continuation, encode_prompt, token_text
 
 TOKENS_PER_PASS = 256  # a trace keeps the values of every position, half a megabyte each in a 7B model
-# Beginnings of the Unicode names of letters whose languages put no space before a word.
-_UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
 
 
 @dataclass(frozen=True)
@@ -138,9 +135,10 @@ class Dropped:
 def resolve(language_model: LanguageModel, facts: Iterable[Fact]) -> tuple[list[ResolvedFact], list[BadLine]]:
     """Turn prompts and targets into tokens.
 
-    The target is the first of a fact's target and aliases that is one token after the prompt. Files of
-    facts write the bare answer ("Paris"), so one that begins with a letter or digit gets the space that
-    the next word needs; not after white space, nor in scripts without spaces.
+    The target is the first of a fact's target and aliases that is one token, tokenised together with the
+    prompt. Files of facts write the bare answer ("Paris"), so one that is a word of its own after the prompt
+    gets its space; `begins_new_word` (docs/facts_formats.md) says after which prompts it is one. A target
+    with a space in front is taken as written.
 
     Returns:
         The facts with a target of one token, and the lines of the others: what is wrong with their own
@@ -267,18 +265,13 @@ def _target(language_model: LanguageModel, prompt: Prompt, fact: Fact) -> int:
 def _one_token(language_model: LanguageModel, prompt: Prompt, text: str) -> int:
     # Not by encode_target, which looks through the vocabulary for what to offer instead, a tenth of a second
     # that is too much for thousands of facts.
-    ids = encode_continuation(language_model, prompt, _spaced(prompt, text))
+    ids = encode_continuation(language_model, prompt, as_a_word(language_model, prompt, text))
     if len(ids) == 1:
         return ids[0]
     raise TargetError(
         f"the target {text!r} is {len(ids)} tokens, and that of a fact is one; "
         "add an alias of one token, or leave the fact out"
     )
-
-
-def _spaced(prompt: Prompt, text: str) -> str:
-    is_word = text[:1].isalnum() and not unicodedata.name(text[0], "").startswith(_UNSPACED)
-    return f" {text}" if is_word and not prompt.text[-1].isspace() else text
 
 
 def _batches(resolved: Sequence[ResolvedFact]) -> Iterator[list[int]]:

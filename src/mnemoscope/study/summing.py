@@ -22,7 +22,7 @@ def summed(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -
     for fact in facts:
         top = max(options.attention_neurons, options.ffn_neurons)
         result = model.attribute(
-            fact.prompt.text,
+            fact.prompt,
             fact.target,
             top=top,
             neurons="bounds",

@@ -66,7 +66,7 @@ TargetText = Annotated[
     Field(
         min_length=1,
         max_length=MOST_TARGET_CHARACTERS,
-        description="The next token as text, leading space included.",
+        description="The next token as text, with the space in front that most words have.",
         json_schema_extra={"pattern": _PRINTABLE},
     ),
     AfterValidator(_without_null),
