@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.attention_call import AttentionCall, QueryKeyCall
 from mnemoscope.model.experts import running_mixtures
+from mnemoscope.model.modes import evaluation_mode
 from mnemoscope.model.own_attention import has_own_attention, watched_own_attention
 
 ATTENTION_NAME = "mnemoscope"
@@ -99,15 +100,8 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 
     Mixtures of experts run in place of the model's own code for experts.
     """
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        with running_mixtures(model):
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    with evaluation_mode(model), running_mixtures(model):
+        yield
 
 
 def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
