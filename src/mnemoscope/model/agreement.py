@@ -44,16 +44,15 @@ def mean_error(found: Tensor, expected: Tensor) -> float:
 
 
 def logit_error(found: Tensor, expected: Tensor) -> float:
-    """Largest error of logits `[n, n_vocabulary]`, over the size of the row's unmasked logits.
+    """Largest error of logits or log probabilities `[n, n_vocabulary]`, over the largest unmasked one.
 
-    A token is masked where its probability is 0 in float32: its error is over its own logit, if that is
-    larger.
+    A token is masked where its probability is 0 in float32. Its error is over its own logit.
     """
     if found.shape != expected.shape:
         return torch.inf
     found, expected = found.double(), expected.double()
     unmasked = expected.log_softmax(-1).float().exp() > 0
-    usual = torch.where(unmasked, expected.abs(), 0).amax(-1, keepdim=True)
+    usual = torch.where(unmasked, expected.abs(), 0).max()
     sizes = torch.maximum(expected.abs(), usual).clamp_min(torch.finfo(torch.float32).tiny)
     return _largest((found - expected).abs() / sizes)
 
