@@ -245,9 +245,13 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     Raises:
         UnsupportedModelError: it has none.
     """
-    depth = getattr(model.config, "num_hidden_layers", None)
+    config = model.config.get_text_config()
+    depth = getattr(config, "num_hidden_layers", None)
+    # Beside its text tower a multimodal model has others, which may be as deep.
+    inside = set((model if config is model.config else model.get_decoder()).modules())
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
+        if isinstance(module, nn.ModuleList) and len(module) == depth and module in inside:
+            _refuse_shared(model, name, module)
             return name, module
     raise UnsupportedModelError(
         f"{type(model).__name__} has no list of {depth} blocks, so its layers cannot be told apart; "
@@ -255,15 +259,33 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     )
 
 
+def _refuse_shared(model: PreTrainedModel, name: str, layers: nn.ModuleList) -> None:
+    """Refuse a module with a matrix that stands in two layers: its parts would belong to both."""
+    owners: dict[nn.Module, int] = {}
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if owners.setdefault(module, index) != index and any(w.ndim > 1 for w in module.parameters()):
+                raise UnsupportedModelError(
+                    f"layers {owners[module]} and {index} of {type(model).__name__} share one "
+                    f"{type(module).__name__}, so its neurons belong to no single layer; give each layer its "
+                    f"own copy: {name}[{index}] = copy.deepcopy({name}[{index}])"
+                )
+
+
 def _block(name: str, index: int, layer: nn.Module, story: Story) -> Block:
     steps = story.steps[index]
     called = [i for i, step in enumerate(steps) if step.call is not None]
     where = f"layer {index} ({name}.{index}, {type(layer).__name__})"
-    if len(called) != 1:
+    if len(called) > 1:
         raise UnsupportedModelError(
-            f"{where} called an attention function "
-            f"{len(called)} times, not once: recurrent and state-space layers cannot be attributed to heads, "
-            "nor flash attention in a model's own code (load it with attn_implementation='eager'); "
+            f"{where} called an attention function {len(called)} times in one pass, not once: layers that "
+            "run several times or attend twice have no single set of heads; see `mnemoscope models` for what "
+            "is supported"
+        )
+    if not called:
+        raise UnsupportedModelError(
+            f"{where} called no attention function: recurrent and state-space layers cannot be attributed to "
+            "heads, nor flash attention in a model's own code (load it with attn_implementation='eager'); "
             "see `mnemoscope models` for what is supported"
         )
     d_model = story.block_inputs[index].shape[-1]

@@ -84,13 +84,14 @@ def observed_attention(model: PreTrainedModel, observer: Callable[[AttentionCall
 
 @contextmanager
 def _our_attention(model: PreTrainedModel, observer: Callable[[AttentionCall], None]) -> Iterator[None]:
-    implementation = model.config._attn_implementation
+    config = model.config.get_text_config()  # of the text tower alone, in a multimodal model
+    implementation = config._attn_implementation
     token = _observer.set(observer)
     try:
-        model.config._attn_implementation = ATTENTION_NAME
+        config._attn_implementation = ATTENTION_NAME
         yield
     finally:
-        model.config._attn_implementation = implementation
+        config._attn_implementation = implementation
         _observer.reset(token)
 
 

@@ -38,7 +38,7 @@ class LanguageModel:
     @property
     def context(self) -> int | None:
         """The longest prompt in tokens, or None if the model does not limit it."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def capture(self, prompts: Sequence[Sequence[int]]) -> list[Trace]:
         """Run prompts in one forward pass; see `mnemoscope.model.capture.capture`.
