@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -260,15 +261,26 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 
 def _refuse_shared(model: PreTrainedModel, name: str, layers: nn.ModuleList) -> None:
-    """Refuse a module with a matrix that stands in two layers: its parts would belong to both."""
-    owners: dict[nn.Module, int] = {}
+    """Refuse a module with a matrix, or a place in the cache, that two layers share.
+
+    Its parts would belong to both layers; with a cache the one reads the other's keys and values.
+    """
+    owners: dict[Any, int] = {}
     for index, layer in enumerate(layers):
         for module in layer.modules():
-            if owners.setdefault(module, index) != index and any(w.ndim > 1 for w in module.parameters()):
+            has_matrix = any(weight.ndim > 1 for weight in module.parameters())
+            if has_matrix and owners.setdefault(module, index) != index:
                 raise UnsupportedModelError(
                     f"layers {owners[module]} and {index} of {type(model).__name__} share one "
                     f"{type(module).__name__}, so its neurons belong to no single layer; give each layer its "
-                    f"own copy: {name}[{index}] = copy.deepcopy({name}[{index}])"
+                    f"own: model.{name}[{index}] = copy.deepcopy(model.{name}[{index}])"
+                )
+            place = getattr(module, "layer_idx", None)
+            if place is not None and owners.setdefault(place, index) != index:
+                raise UnsupportedModelError(
+                    f"layers {owners[place]} and {index} of {type(model).__name__} both have the layer_idx "
+                    f"{place}, so they share keys and values in the cache; give every attention module the "
+                    "number of its own layer as layer_idx"
                 )
 
 

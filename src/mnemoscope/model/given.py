@@ -104,7 +104,7 @@ def _refuse_compiled(model: nn.Module) -> None:
             what = f"{name or 'the model'} ({type(module).__name__})"
             raise UnsupportedModelError(
                 f"{what} is compiled in place, so nothing inside can be watched; load the model anew and "
-                "give it before compile(), or give torch.compile(model), which leaves the model itself as it was"
+                "give it before compile(), or give torch.compile(model), which leaves the model as it was"
             )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.attention_call import AttentionCall, QueryKeyCall
@@ -84,14 +84,21 @@ def observed_attention(model: PreTrainedModel, observer: Callable[[AttentionCall
 
 @contextmanager
 def _our_attention(model: PreTrainedModel, observer: Callable[[AttentionCall], None]) -> Iterator[None]:
-    config = model.config.get_text_config()  # of the text tower alone, in a multimodal model
-    implementation = config._attn_implementation
+    # Layers that were copied read copies of the config; towers for images, which do not run, have others.
+    configs = {id(model.config.get_text_config()): model.config.get_text_config()}
+    for module in model.get_decoder().modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            configs[id(config)] = config
+    before = {key: config._attn_implementation for key, config in configs.items()}
     token = _observer.set(observer)
     try:
-        config._attn_implementation = ATTENTION_NAME
+        for config in configs.values():
+            config._attn_implementation = ATTENTION_NAME
         yield
     finally:
-        config._attn_implementation = implementation
+        for key, config in configs.items():
+            config._attn_implementation = before[key]
         _observer.reset(token)
 
 
