@@ -127,7 +127,7 @@ def test_layers_that_share_a_module_are_refused_and_copies_are_opened(shared: st
         ms.load((model, word_tokenizer()))
     layers[1] = copy.deepcopy(layers[1])
     if shared in ("", ".self_attn"):
-        with pytest.raises(ms.UnsupportedModelError, match="both have the layer_idx 0, .*; give every"):
+        with pytest.raises(ms.UnsupportedModelError, match=r"both have the layer_idx 0, .*; give every"):
             ms.load((model, word_tokenizer()))
         layers[1].self_attn.layer_idx = 1
     assert ours((model, word_tokenizer())) == pytest.approx(log_probability(model, 40), abs=1e-4)
