@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import tokenizers
 from torch import nn
@@ -15,7 +15,7 @@ from mnemoscope.model.adapters import unwrapped
 SOURCES = "'demo', a hub id, a folder, a .gguf file or a loaded (model, tokenizer)"
 
 
-def is_name(source: Any) -> bool:
+def is_name(source: Any) -> TypeGuard[str | Path]:
     """Whether a source names a model, rather than being a loaded one.
 
     Raises:
@@ -34,10 +34,12 @@ def is_name(source: Any) -> bool:
     raise OptionError(f"no model opens from an object of type {type(source).__name__}; give {SOURCES}")
 
 
-def loaded(source: tuple[Any, ...] | list[Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+def loaded(source: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """The transformers model and tokenizer of a pair, and the model's name.
 
-    A compiled model, as `torch.compile` returns it, comes back uncompiled; its own weights are shared.
+    Args:
+        source: a tuple or list. Of a compiled model, as `torch.compile` returns it, the model that it
+            compiles comes back.
 
     Raises:
         OptionError: they are no loaded causal language model and tokenizer, in this order.

@@ -210,9 +210,9 @@ def require_sum(trace: Trace, model: PreTrainedModel) -> None:
 
 
 def _stream_error(trace: Trace, dtype: torch.dtype) -> float:
-    parts = (trace.resid_pre, trace.attention_out, trace.ffn_out)
+    parts = torch.stack([trace.resid_pre, trace.attention_out, trace.ffn_out])
     expected = torch.cat([trace.resid_pre[1:], trace.final_state[None]])
-    return largest_error(sum(parts), expected, sum(part.abs() for part in parts), dtype)
+    return largest_error(parts.sum(0), expected, parts.abs().sum(0), dtype)
 
 
 def _readout_error(anatomy: Anatomy, traces: Sequence[Trace], own: Tensor) -> float:
