@@ -433,7 +433,7 @@ WRONG: dict[str, tuple[tuple[type[nn.Module], ...], str]] = {
     "mixed heads": ((MixedEars,), _ATTENTION),
     "the difference of two attentions": ((DifferentialEars,), _CALLS.format(2)),
     "heads of unequal size": ((UnequalEars,), _CALLS.format(2)),
-    "attention without a softmax": ((LinearEars,), _CALLS.format(0)),
+    "attention without a softmax": ((LinearEars,), "called no attention function"),
     "a normed stream": ((CalmStream,), _STREAM),
     "a shrinking stream": ((ShrinkingStream,), _STREAM),
     "a bias of the stream": ((Biased,), _STREAM),

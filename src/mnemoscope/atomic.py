@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and may be read by whom the umask lets."""
 
 from __future__ import annotations
 
@@ -31,3 +31,13 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def give_usual_modes(folder: Path) -> None:
+    """Give the weights in a model's folder the mode of its config, which follows the umask.
+
+    safetensors makes its files for the owner alone, whatever the umask.
+    """
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)

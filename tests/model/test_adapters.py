@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import mnemoscope as ms
+from mnemoscope.model.family import with_random_weights
 from support import built, word_tokenizer, words
 
 PROMPT = words(5, 17, 80, 33)
@@ -46,6 +47,37 @@ def lora(kind: str, **options: Any) -> peft.LoraConfig:
     return peft.LoraConfig(
         r=4, target_modules=TARGETS[kind], fan_in_fan_out=kind == "gpt2", task_type="CAUSAL_LM", **options
     )
+
+
+def saved_llama(folder: Path, *, tied: bool) -> Path:
+    config = built("llama").config
+    config.num_hidden_layers, config.tie_word_embeddings = 2, tied
+    model = with_random_weights(AutoModelForCausalLM.from_config(config))
+    model.save_pretrained(folder)
+    word_tokenizer(model.get_input_embeddings().weight.shape[0]).save_pretrained(folder)
+    return folder
+
+
+def trained(base: Any, config: peft.PeftConfig) -> Any:
+    """A base with an adapter all of whose weights were changed."""
+    model = peft.get_peft_model(base, config).eval()
+    generator = torch.Generator().manual_seed(1)
+    for weights in model.parameters():
+        if weights.requires_grad:
+            weights.data.add_(0.2 * torch.randn(weights.shape, generator=generator))
+    return model
+
+
+def log_probabilities(model: Any, ids: list[int]) -> torch.Tensor:
+    """A transformers or PEFT model's own after token ids, in float64."""
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
+
+
+def read_out(model: ms.Model, ids: list[int]) -> torch.Tensor:
+    """Ours after the same."""
+    (trace,) = model.language_model.capture([ids])
+    return model.language_model.anatomy.readout.log_probabilities(trace.final_state[None])[0].double()
 
 
 def same(found: ms.Attribution, expected: ms.Attribution) -> bool:
@@ -224,3 +256,139 @@ def test_without_peft_an_adapter_says_what_to_install(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, encoding="utf-8", check=False
     )
     assert "pip install 'mnemoscope[peft]'" in done.stdout, done.stderr
+
+
+OF_ENDS: dict[str, Any] = {
+    "LoRA of the head": lambda: peft.LoraConfig(r=4, target_modules=["q_proj", "lm_head"]),
+    "LoRA of the embeddings": lambda: peft.LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"]),
+    "LoRA of both": lambda: peft.LoraConfig(r=4, target_modules=["embed_tokens", "lm_head"]),
+    "LoRA of both, tied": lambda: peft.LoraConfig(
+        r=4, target_modules=["embed_tokens", "lm_head"], ensure_weight_tying=True
+    ),
+    "DoRA of the head": lambda: peft.LoraConfig(r=4, target_modules=["lm_head"], use_dora=True),
+    "IA3 of the head": lambda: peft.IA3Config(
+        target_modules=["k_proj", "lm_head"], feedforward_modules=["lm_head"]
+    ),
+    "LoHa of the head": lambda: peft.LoHaConfig(target_modules=["q_proj", "lm_head"]),
+    "LoKr of the head": lambda: peft.LoKrConfig(target_modules=["q_proj", "lm_head"]),
+    "OFT of the head": lambda: peft.OFTConfig(target_modules=["lm_head"], oft_block_size=8, r=0),
+    "a whole head": lambda: peft.LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"]),
+    "whole embeddings": lambda: peft.LoraConfig(
+        r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens"]
+    ),
+    "some tokens": lambda: peft.LoraConfig(
+        r=4, target_modules=["q_proj"], trainable_token_indices=[5, 17, 33]
+    ),
+    "norms": lambda: peft.LNTuningConfig(target_modules=["input_layernorm", "norm"]),
+}
+READ_UNMERGED = ("LoRA of the embeddings", "a whole head", "whole embeddings")
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("of", OF_ENDS)
+def test_a_merged_adapter_predicts_what_peft_predicts(of: str, tied: bool, tmp_path: Path) -> None:
+    base = saved_llama(tmp_path / "base", tied=tied)
+    trained(AutoModelForCausalLM.from_pretrained(base), OF_ENDS[of]()).save_pretrained(tmp_path / "adapter")
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    ids = [1, 5, 17, 80, 33]
+    without = log_probabilities(plain, ids)
+    own = peft.PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    expected = log_probabilities(own, ids)
+    assert float((without - expected).abs().max()) > 0.1
+    opened = ms.load(tmp_path / "adapter")
+    assert torch.allclose(read_out(opened, ids), expected, rtol=0, atol=1e-4)
+    # What is saved is the same model, tied or not.
+    opened.edit([ms.FFNNeuron(0, 1)], factor=1.0, save_to=tmp_path / "edited")
+    assert torch.allclose(read_out(ms.load(tmp_path / "edited"), ids), expected, rtol=0, atol=1e-4)
+    if of in READ_UNMERGED:
+        unmerged = ms.load((own, opened.language_model.tokenizer))
+        assert torch.allclose(read_out(unmerged, ids), expected, rtol=0, atol=1e-4)
+        edited = unmerged.edit([ms.FFNNeuron(0, 1)], factor=1.0)
+        assert torch.allclose(read_out(edited, ids), expected, rtol=0, atol=1e-4)
+        assert torch.equal(log_probabilities(own, ids), expected)
+        return
+    remedy = "open that folder" if tied and of != "norms" else "merge_and_unload"
+    with pytest.raises(ms.UnsupportedModelError, match=remedy):
+        ms.load((own, opened.language_model.tokenizer))
+
+
+def test_a_merge_that_gives_other_logits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = saved_llama(tmp_path / "base", tied=True)
+    model = trained(AutoModelForCausalLM.from_pretrained(base), OF_ENDS["LoRA of the embeddings"]())
+    model.save_pretrained(tmp_path / "adapter")
+    opened = ms.load((model, ms.load(base).language_model.tokenizer))
+    monkeypatch.setattr("mnemoscope.model.adapters._untie", lambda model: None)
+    with pytest.raises(ms.UnsupportedModelError, match="other logits merged"):
+        ms.load(tmp_path / "adapter")
+    with pytest.raises(ms.UnsupportedModelError, match="other logits merged"):
+        opened.edit([ms.FFNNeuron(0, 1)])
+
+
+def test_an_adapter_that_peft_cannot_merge_says_so(tmp_path: Path) -> None:
+    base = saved_llama(tmp_path / "base", tied=False)
+    config = peft.LoraConfig(r=4, target_modules=["lm_head"], lora_bias=True)
+    trained(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ms.UnsupportedModelError, match="cannot be merged into the weights of"):
+        ms.load(tmp_path / "adapter")
+
+
+RESIZED: dict[str, Any] = {
+    "layers": lambda: peft.LoraConfig(r=4, target_modules=["q_proj"]),
+    "LoRA of both": OF_ENDS["LoRA of both"],
+    "both whole": lambda: peft.LoraConfig(
+        r=4, target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"]
+    ),
+    "a whole head": OF_ENDS["a whole head"],
+    "some tokens": lambda: peft.LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[5, 100]),
+}
+
+
+@pytest.mark.parametrize("n_tokens", [103, 90])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("of", RESIZED)
+def test_an_adapter_trained_on_a_resized_vocabulary_is_opened_with_it(
+    of: str, tied: bool, n_tokens: int, tmp_path: Path
+) -> None:
+    if of == "some tokens" and n_tokens == 90:
+        pytest.skip("token 100 is not among 90")
+    base = saved_llama(tmp_path / "base", tied=tied)
+    resized = AutoModelForCausalLM.from_pretrained(base)
+    resized.resize_token_embeddings(n_tokens, mean_resizing=False)
+    model = trained(resized, RESIZED[of]())
+    model.save_pretrained(tmp_path / "adapter")
+    word_tokenizer(n_tokens).save_pretrained(tmp_path / "adapter")
+    ids = [1, 5, 17, n_tokens - 3, 33]
+    found = read_out(ms.load(tmp_path / "adapter"), ids)
+    assert len(found) == n_tokens
+    assert torch.allclose(found, log_probabilities(model, ids), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "tied"),
+    [
+        (OF_ENDS["LoRA of the head"], True),
+        (OF_ENDS["LoRA of the embeddings"], False),
+        (OF_ENDS["whole embeddings"], True),
+        (RESIZED["some tokens"], True),
+    ],
+    ids=["head", "embeddings", "whole embeddings", "tokens"],
+)
+def test_an_adapter_without_the_rows_of_its_resized_base_is_refused(
+    config: Any, tied: bool, tmp_path: Path
+) -> None:
+    base = saved_llama(tmp_path / "base", tied=tied)
+    resized = AutoModelForCausalLM.from_pretrained(base)
+    resized.resize_token_embeddings(103, mean_resizing=False)
+    resized.save_pretrained(tmp_path / "resized")
+    word_tokenizer(103).save_pretrained(tmp_path / "resized")
+    model = trained(resized, config())
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    with pytest.raises(ms.ModelFileError, match=r"97 tokens were made 10[13], .* lack rows of"):
+        ms.load(tmp_path / "adapter")
+    # The remedy works.
+    said = tmp_path / "adapter" / "adapter_config.json"
+    named = {**json.loads(said.read_text()), "base_model_name_or_path": str(tmp_path / "resized")}
+    said.write_text(json.dumps(named))
+    ids = [1, 5, 17, 100, 33]
+    found = read_out(ms.load(tmp_path / "adapter"), ids)
+    assert torch.allclose(found, log_probabilities(model, ids), rtol=0, atol=1e-4)

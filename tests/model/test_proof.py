@@ -16,6 +16,7 @@ from mnemoscope.model.anatomy import discover
 from mnemoscope.model.families import FAMILIES
 from mnemoscope.model.hooks import _attention
 from mnemoscope.model.proof import probe_tokens, prove, require
+from mnemoscope.model.readout import Norm
 from support import REPRESENTATIVES, built, open_tiny, word_tokenizer
 
 
@@ -100,6 +101,104 @@ def test_a_model_that_does_not_add_up_is_refused_with_the_sum_that_failed(name: 
     with pytest.raises(ms.UnsupportedModelError, match=failing) as caught:
         ms.load((model, word_tokenizer()))
     assert "off by" in str(caught.value)
+
+
+def _masked() -> PreTrainedModel:
+    """A model whose head has biases of -1e9 at a fifth of its tokens, as for padded vocabularies."""
+    model = _llama()
+    head = nn.Linear(32, 97)
+    head.weight.data.copy_(model.lm_head.weight.data)
+    head.bias.data.zero_()[78:] = -1e9
+    model.lm_head = head
+    return model
+
+
+def _massive(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A model with a massive activation in one dim of the stream, as trained ones have."""
+    model = _llama()
+    for layer in model.model.layers[:2]:
+        layer.mlp.down_proj.weight.data[3] *= 3000
+        layer.self_attn.o_proj.weight.data[9] *= 3000
+    return model.to(dtype)
+
+
+def _own_log_probabilities(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
+
+
+def _read_out(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
+    opened = ms.load((model, word_tokenizer())).language_model
+    (trace,) = opened.capture([ids])
+    return opened.anatomy.readout.log_probabilities(trace.final_state[None])[0].double()
+
+
+def test_masked_and_massive_models_are_opened_and_read_out_right() -> None:
+    ids = [5, 17, 80, 33]
+    found, expected = _read_out(_masked(), ids), _own_log_probabilities(_masked(), ids)
+    assert torch.allclose(found[:78], expected[:78], rtol=0, atol=1e-4)
+    found, expected = _read_out(_massive(), ids), _own_log_probabilities(_massive(), ids)
+    assert float(expected.std()) > 0.1
+    assert torch.allclose(found, expected, rtol=0, atol=1e-4)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert ms.load((_massive(dtype), word_tokenizer())).proof.passed
+
+
+def _raise_logit(model: PreTrainedModel) -> None:
+    model.lm_head.register_forward_hook(lambda module, args, output: output + 5.0 * (torch.arange(97) == 7))
+
+
+def _see_the_future(model: PreTrainedModel) -> None:
+    """One logit answers to the last token of the prompt, wherever it is read."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        return output + args[0][:, -1:, :1] * (torch.arange(97) == 7)
+
+    model.lm_head.register_forward_hook(hook)
+
+
+def _shift(name: str) -> Callable[[PreTrainedModel], None]:
+    """A module gives a little more in one dim, by what it is given."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        return output + 0.03 * args[0][..., :1].tanh() * (torch.arange(32) == 5)
+
+    return lambda model: model.get_submodule(name).register_forward_hook(hook) and None
+
+
+HIDDEN: dict[str, tuple[Callable[[], PreTrainedModel], Callable[[PreTrainedModel], None], str]] = {
+    "a logit beside masked ones": (_masked, _raise_logit, "readout"),
+    "the future beside masked logits": (_masked, _see_the_future, "not causal"),
+    "attention beside a massive activation": (
+        _massive,
+        _shift("model.layers.1.self_attn.o_proj"),
+        "attention n",
+    ),
+    "an FFN beside a massive activation": (_massive, _shift("model.layers.1.mlp.down_proj"), "FFN neurons"),
+    "the stream beside a massive activation": (_massive, _shift("model.layers.1"), "residual stream"),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_large_entry_hides_no_error_in_another(name: str) -> None:
+    make, spoil, failing = HIDDEN[name]
+    model = make()
+    spoil(model)
+    with pytest.raises(ms.UnsupportedModelError, match=failing):
+        ms.load((model, word_tokenizer()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_a_norm_is_recognised_beside_a_massive_activation(kind: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(9, 512, generator=generator)
+    states[:, 3] *= 10_000
+    module: nn.Module = nn.RMSNorm(512, eps=1e-6) if kind == "rms" else nn.LayerNorm(512, eps=1e-6)
+    module.weight.data.normal_(generator=generator)
+    states, module = states.to(dtype), module.to(dtype)
+    norm, _ = Norm.recognise(module, states, module(states).detach())
+    assert (norm.kind, norm.offset) == (kind, 0.0)
 
 
 def test_a_wrong_anatomy_is_found_out() -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 import mnemoscope as ms
 from mnemoscope.attribution.methods.registry import methods
-from mnemoscope.model.anatomy import find_blocks
+from mnemoscope.model.blocks import find_blocks
 from mnemoscope.model.families import FAMILIES, Family
 from mnemoscope.model.matrix import matrix_of
 from pretended_devices import DEVICES, pretended

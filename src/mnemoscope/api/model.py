@@ -37,10 +37,11 @@ def load(
     Args:
         model: `"demo"`, a hub id, a folder, a `.gguf` file, or a loaded `(model, tokenizer)`. A hub id or
             folder may hold a PEFT adapter, which is merged into its base in memory; a loaded
-            `(peft_model, tokenizer)` is left as it is, unmerged.
+            `(peft_model, tokenizer)` is left as it is, unmerged. Of a multimodal model the text tower is
+            attributed.
         revision: branch, tag or commit of a hub repository.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`; None keeps the checkpoint's own. Scores are
-            computed in float32 whatever it is.
+            computed in float32 whatever it is. This, `revision` and `device` are for files only.
         device: such as `"cpu"` or `"cuda"`; None takes the CPU. `"auto"` leaves what does not fit one
             accelerator in memory, and what does not fit there on disk, and fetches a layer when it runs.
         trust_remote_code: run code that comes with a hub repository.
@@ -53,7 +54,7 @@ def load(
         ModelFileError: its files are damaged, incomplete, pickles, or not all of one model.
         UnsupportedModelError: it is no decoder-only transformer, or failed the proof; or it is an adapter and
             `peft` is not installed, or its kind cannot be merged.
-        OptionError: an option is not one of those above.
+        OptionError: an option is not one of those above, or `model` is no name and no loaded pair.
 
     >>> import mnemoscope as ms
     >>> model = ms.load("demo")  # doctest: +SKIP

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from mnemoscope.atomic import give_usual_modes
 from mnemoscope.errors import OutputError
 from mnemoscope.intervention.parts import Site
 from mnemoscope.model.adapters import merge_layers
@@ -87,6 +88,7 @@ def save_checkpoint(language_model: LanguageModel, folder: Path) -> Path:
         with quiet():
             language_model.model.save_pretrained(part)
             language_model.tokenizer.save_pretrained(part)
+        give_usual_modes(part)
         part.replace(folder)
     except OSError as error:
         raise OutputError(

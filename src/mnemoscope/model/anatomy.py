@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
+from mnemoscope.model.blocks import find_blocks
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.finding_readers import Watched, find_readers
 from mnemoscope.model.finding_readout import find_readout
@@ -239,31 +240,20 @@ def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
     )
 
 
-def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The list of a model's blocks and its name.
-
-    Raises:
-        UnsupportedModelError: it has none.
-    """
-    depth = getattr(model.config, "num_hidden_layers", None)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return name, module
-    raise UnsupportedModelError(
-        f"{type(model).__name__} has no list of {depth} blocks, so its layers cannot be told apart; "
-        "use a decoder-only transformer (see `mnemoscope models`)"
-    )
-
-
 def _block(name: str, index: int, layer: nn.Module, story: Story) -> Block:
     steps = story.steps[index]
     called = [i for i, step in enumerate(steps) if step.call is not None]
     where = f"layer {index} ({name}.{index}, {type(layer).__name__})"
-    if len(called) != 1:
+    if len(called) > 1:
         raise UnsupportedModelError(
-            f"{where} called an attention function "
-            f"{len(called)} times, not once: recurrent and state-space layers cannot be attributed to heads, "
-            "nor flash attention in a model's own code (load it with attn_implementation='eager'); "
+            f"{where} called an attention function {len(called)} times in one pass, not once: layers that "
+            "run several times or attend twice have no single set of heads; see `mnemoscope models` for what "
+            "is supported"
+        )
+    if not called:
+        raise UnsupportedModelError(
+            f"{where} called no attention function: recurrent and state-space layers cannot be attributed to "
+            "heads, nor flash attention in a model's own code (load it with attn_implementation='eager'); "
             "see `mnemoscope models` for what is supported"
         )
     d_model = story.block_inputs[index].shape[-1]

@@ -15,11 +15,12 @@ from itertools import permutations
 import torch
 from torch import Tensor, nn
 
+from mnemoscope.model.agreement import largest_error
 from mnemoscope.model.expert_readers import ExpertActivation, ExpertRows, JointRows
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.matrix import Rows, matrix_of
 from mnemoscope.model.readers import Activation, Elementwise, Reader, Readers
-from mnemoscope.model.readout import Norm, relative_error
+from mnemoscope.model.readout import Norm
 from mnemoscope.model.watching import TOLERANCES, Step
 
 # Activations that FFNs of decoder-only models use, by their names in transformers.
@@ -50,9 +51,14 @@ class Watched:
     routing: Tensor | None = None
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type in which values are stored."""
+        return self.values.dtype
+
+    @property
     def tolerance(self) -> float:
         """How far off the formula may be."""
-        return TOLERANCES.get(self.values.dtype, TOLERANCES[torch.bfloat16])
+        return TOLERANCES.get(self.dtype, TOLERANCES[torch.bfloat16])
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,8 @@ def _find_experts(watched: Watched, mixture: Mixture, routing: Tensor, value: Re
     for norm in (*_norms(watched), None):
         up, gate = (Reader(by_path[path], every, norm) for path in ("up", "gate"))
         made = activation(up.read(x), gate.read(x)) * weights
-        if relative_error(made, entered) < watched.tolerance:
+        sizes = _sizes(up, x) * _sizes(gate, x) * weights
+        if largest_error(made, entered, sizes, watched.dtype) < watched.tolerance:
             return Readers(value, up, gate, activation, rescaled=True)
     return None
 
@@ -158,13 +165,12 @@ def _best(
     """The activation, up and gate that make the coefficients best, if they do."""
     pairs = [*((up, None) for up in tracks), *permutations(tracks, 2)]
     made = [(function, up, gate) for function in functions for up, gate in pairs]
-    errors = [
-        relative_error(
-            Elementwise(function)(up.values, None if gate is None else gate.values),
-            watched.coefficients.float(),
-        )
-        for function, up, gate in made
-    ]
+    entered = watched.coefficients.float()
+    errors = []
+    for function, up, gate in made:
+        found = Elementwise(function)(up.values, None if gate is None else gate.values)
+        sizes = up.values if gate is None else up.values * gate.values
+        errors.append(largest_error(found, entered, sizes, watched.dtype))
     best = min(range(len(made)), key=errors.__getitem__, default=None)
     return None if best is None or not errors[best] < watched.tolerance else made[best]
 
@@ -194,9 +200,17 @@ def _reader(watched: Watched, step: Step, outputs: Tensor, states: Tensor) -> Re
     norms = [norm.norm() for norm in watched.steps if not norm.is_matrix and _same(norm.states, given)]
     for norm in (*(norm for norm in norms if norm is not None), None):
         reader = Reader(matrix_of(step.module), outputs, norm)
-        if relative_error(reader.read(states.float()), after) < watched.tolerance:
+        x = states.float()
+        if largest_error(reader.read(x), after, _sizes(reader, x), watched.dtype) < watched.tolerance:
             return reader
     return None
+
+
+def _sizes(reader: Reader, states: Tensor) -> Tensor:
+    """Root of the sum of squares of the terms of what neurons read of states, `[n_states, n]`."""
+    every = torch.arange(len(reader.outputs), device=reader.outputs.device)
+    terms = (states.pow(2) @ reader.keys().pow(2).T).sqrt()
+    return reader.scale(states)[:, None] * terms + reader.constants(every).abs()
 
 
 def _matrices(steps: Sequence[Step]) -> Iterator[Step]:

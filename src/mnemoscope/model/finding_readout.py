@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.readout import Norm, Readout, relative_error
+from mnemoscope.model.agreement import logit_error
+from mnemoscope.model.readout import Norm, Readout
 from mnemoscope.model.soft_cap import capped
 from mnemoscope.model.stored import read_parameter, read_weight
 from mnemoscope.model.watching import TOLERANCES, Step, Story
@@ -74,9 +75,9 @@ def _logit_scale(readout: Readout, final_states: Tensor, logits: Tensor) -> floa
     plain, cap = readout.uncapped_logits(final_states), readout.soft_cap
     own = logits.float()
     tolerance = TOLERANCES.get(logits.dtype, TOLERANCES[torch.bfloat16])
-    if plain.shape != own.shape or relative_error(capped(plain, cap), own) < tolerance:
+    if plain.shape != own.shape or logit_error(capped(plain, cap), own) < tolerance:
         return 1.0
     uncapped = own if cap is None else (own / cap).clamp(-TOLD_BELOW, TOLD_BELOW).atanh() * cap
     told = torch.ones_like(own) if cap is None else (own.abs() < TOLD_BELOW * cap).float()
     scale = float((told * uncapped * plain).sum() / (told * plain.pow(2)).sum())
-    return scale if scale > 0 and relative_error(capped(scale * plain, cap), own) < tolerance else 1.0
+    return scale if scale > 0 and logit_error(capped(scale * plain, cap), own) < tolerance else 1.0

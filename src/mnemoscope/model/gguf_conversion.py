@@ -11,6 +11,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from mnemoscope.atomic import give_usual_modes
+
 
 def convert_gguf(gguf: Path, made: Path) -> None:
     """Write a GGUF file's model as float32 safetensors, its config, and its tokenizer.
@@ -52,8 +54,7 @@ def _save(model: Any, made: Path) -> None:
         model.save_pretrained(made)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    # safetensors makes its file for the owner alone, whatever the umask.
-    (made / "model.safetensors").chmod((made / "config.json").stat().st_mode)
+    give_usual_modes(made)
 
 
 def _convert_tokenizer(gguf: Path, made: Path, longest: int) -> None:

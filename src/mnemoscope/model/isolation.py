@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from mnemoscope.errors import OptionError
 from mnemoscope.model.torch_state import default_torch_state
@@ -65,7 +65,8 @@ class Hold:
             name: the function's.
         """
         self.undo.append(functools.partial(_restore_implementations, _implementations(self.model, kind)))
-        setattr(self.model.config, kind, name)
+        for config in _running_configs(self.model):
+            setattr(config, kind, name)
 
     def end(self, newer: Hold | None) -> None:
         """Undo what was changed; or leave that to a newer hold, which began with the model as it is now."""
@@ -100,13 +101,24 @@ def _set_training(modules: list[nn.Module], training: bool) -> None:
         module.training = training
 
 
+def _running_configs(model: PreTrainedModel) -> list[Any]:
+    """Return the configs that a model's layers read: towers for images, which do not run, have others.
+
+    Layers that were copied read copies of the model's config.
+    """
+    inside = (getattr(module, "config", None) for module in model.get_decoder().modules())
+    found = [model.config.get_text_config(), *(each for each in inside if isinstance(each, PreTrainedConfig))]
+    return list({id(config): config for config in found}.values())
+
+
 def _implementations(model: PreTrainedModel, kind: str) -> list[tuple[Any, str, Any]]:
-    """The name of the registered function of a kind in a model's config and, after it, in those within it."""
+    """The name of the registered function of a kind in each config of a model, those within one after it."""
     configs = [model.config]
     for config in configs:
         inner = (getattr(config, name, None) for name in config.sub_configs)
         configs += [each for each in inner if each is not None]
-    return [(config, kind, getattr(config, kind)) for config in configs]
+    every = {id(config): config for config in (*configs, *_running_configs(model))}
+    return [(config, kind, getattr(config, kind)) for config in every.values()]
 
 
 def _restore_implementations(found: list[tuple[Any, str, Any]]) -> None:

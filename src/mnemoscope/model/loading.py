@@ -14,6 +14,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,13 +22,15 @@ from transformers import (
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
 
 from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError, UnsupportedModelError
-from mnemoscope.model.adapters import find_adapter, merge, unwrapped
+from mnemoscope.model.adapters import find_adapter, merge
 from mnemoscope.model.added_families import added_families, anatomy_of
+from mnemoscope.model.given import is_name, loaded
 from mnemoscope.model.isolation import held
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.places import Place, check_weights, find
@@ -99,9 +102,13 @@ def examine(
     """As `open_model`, but a model whose parts do not add up comes back too, to see which sum failed."""
     if dtype is not None and dtype not in DTYPES:
         raise OptionError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
-    if isinstance(source, tuple):
-        wrapped, tokenizer = source
-        model, name = unwrapped(wrapped)
+    if not is_name(source):
+        model, tokenizer, name = loaded(source)
+        if any(option is not None for option in (revision, dtype, device)):
+            raise OptionError(
+                "revision, dtype and device are for files, and a loaded model is left as it is; leave them "
+                "out, and move or cast the model yourself with model.to(...)"
+            )
         return _examined(_Read(name, "in memory", model, tokenizer))
     with quiet():
         read = _read(find(source, revision), _Way(dtype, trust_remote_code, device == AUTO))
@@ -152,6 +159,11 @@ def describe(
 def _examined(read: _Read) -> LanguageModel:
     _refuse_kind(read.model.config)
     _refuse_inference_tensors(read.name, read.model)
+    if read.model.get_output_embeddings() is None:
+        raise UnsupportedModelError(
+            f"{type(read.model).__name__} has no head that predicts tokens; open the checkpoint with "
+            "AutoModelForCausalLM.from_pretrained"
+        )
     check_tokenizer(read.name, read.model, read.tokenizer)
     with held(read.model):
         anatomy = anatomy_of(read.model)
@@ -206,8 +218,10 @@ def _tokenizer(place: Place, way: _Way) -> PreTrainedTokenizerBase:
 
 def _model(place: Place, config: Any, way: _Way) -> PreTrainedModel:
     usual = torch.float32 if place.gguf_file else "auto"
+    sees = not _is_causal(config) and config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    kind: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     with _file_errors(place, "weights"):
-        opened: Any = AutoModelForCausalLM.from_pretrained(
+        opened: Any = kind.from_pretrained(
             place.path,
             dtype=DTYPES[way.dtype] if way.dtype else usual,
             use_safetensors=True,
@@ -245,12 +259,19 @@ def _refuse_kind(config: Any) -> None:
             f"{kind} is an encoder-only model, which predicts masked tokens and not the next one; "
             "use a decoder-only model such as GPT-2 or Llama"
         )
-    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    known = _is_causal(config) or kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     if not known and not hasattr(config, "auto_map"):
         raise UnsupportedModelError(
             f"{kind} has no causal language model in transformers; "
             "use a decoder-only model such as GPT-2 or Llama"
         )
+
+
+def _is_causal(config: Any) -> bool:
+    """Whether transformers has a causal language model for a config, without a tower for images."""
+    return (
+        config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    )
 
 
 def _refuse_inference_tensors(name: str, model: PreTrainedModel) -> None:

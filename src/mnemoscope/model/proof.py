@@ -10,17 +10,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
+from mnemoscope.model.agreement import largest_error, logit_error, tolerance_of
 from mnemoscope.model.anatomy import Anatomy, Projection
 from mnemoscope.model.capture import Trace, capture
 from mnemoscope.model.hooks import observed_attention
 from mnemoscope.model.matrix import get_weight
-from mnemoscope.model.readout import relative_error
-from mnemoscope.model.soft_cap import capped
+from mnemoscope.model.modes import evaluation_mode
 from mnemoscope.model.stored import input_device, is_plain
 
-# Relative to the largest value of what is compared: float32 sums in another order stay well below the
-# first; weights of half precision round every stored state to 8 or 11 bits.
-TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 N_PROBE_TOKENS = 9
 # Beginning of the probe that must give by itself what it gives as a part of the whole.
 N_ALONE = 3
@@ -32,7 +29,8 @@ class Check:
 
     Attributes:
         name: what was compared.
-        error: largest difference over the largest expected value, over all layers.
+        error: largest difference of an entry over the size of the terms that it sums; of logits, over the
+            largest that is not masked.
         tolerance: the most it may be.
     """
 
@@ -85,7 +83,7 @@ def prove(model: PreTrainedModel, anatomy: Anatomy) -> Proof:
     depends on the position, the token or the prompt's length shows in one of them.
     """
     tokens = probe_tokens(model)
-    with torch.no_grad():
+    with torch.no_grad(), evaluation_mode(model):
         own = model(input_ids=tokens, use_cache=False).logits[0].float()
         alone = model(input_ids=tokens[:, :N_ALONE], use_cache=False).logits[0].float()
         with observed_attention(model, lambda call: None):
@@ -93,14 +91,14 @@ def prove(model: PreTrainedModel, anatomy: Anatomy) -> Proof:
     prompt = tokens[0].tolist()
     traces = [trace for n in range(1, len(prompt) + 1) for trace in capture(model, anatomy, [prompt[:n]])]
     errors = {
-        "attention function": relative_error(observed, own),
-        "causality": relative_error(alone, own[:N_ALONE]),
-        "attention neurons": _attention_error(anatomy, traces),
-        "FFN neurons": _ffn_error(anatomy, traces),
-        "residual stream": max(map(_stream_error, traces)),
+        "attention function": logit_error(observed, own),
+        "causality": logit_error(alone, own[:N_ALONE]),
+        "attention neurons": _attention_error(anatomy, traces, model.dtype),
+        "FFN neurons": _ffn_error(anatomy, traces, model.dtype),
+        "residual stream": max(_stream_error(trace, model.dtype) for trace in traces),
         "readout": _readout_error(anatomy, traces, own),
     }
-    return Proof(tuple(Check(name, error, _tolerance(model)) for name, error in errors.items()))
+    return Proof(tuple(Check(name, error, tolerance_of(model.dtype)) for name, error in errors.items()))
 
 
 def require(proof: Proof, model: PreTrainedModel) -> None:
@@ -142,36 +140,57 @@ def _percent(check: Check) -> str:
     return f"{100 * check.error:.2g} %"
 
 
-def _attention_error(anatomy: Anatomy, traces: Sequence[Trace]) -> float:
+def _attention_error(anatomy: Anatomy, traces: Sequence[Trace], dtype: torch.dtype) -> float:
     errors = []
     for layer, block in enumerate(anatomy.blocks):
-        found = _added(
+        values = [trace.weighted_values(layer) for trace in traces]
+        added, sizes = _added(
             block.attention_output,
-            torch.stack([trace.weighted_values(layer).sum(-1).flatten() for trace in traces]),
+            torch.stack([value.sum(-1).flatten() for value in values]),
+            torch.stack([value.abs().sum(-1).flatten() for value in values]),
             torch.stack([trace.attention_scale[layer] for trace in traces]),
-        ) + torch.stack([trace.attention_constant[layer] for trace in traces])
-        errors.append(_largest_error(found, torch.stack([trace.attention_out[layer] for trace in traces])))
+        )
+        constant = torch.stack([trace.attention_constant[layer] for trace in traces])
+        expected = torch.stack([trace.attention_out[layer] for trace in traces])
+        errors.append(largest_error(added + constant, expected, sizes + constant.abs(), dtype))
     return max(errors)
 
 
-def _ffn_error(anatomy: Anatomy, traces: Sequence[Trace]) -> float:
+def _ffn_error(anatomy: Anatomy, traces: Sequence[Trace], dtype: torch.dtype) -> float:
     errors = []
     for layer, block in enumerate(anatomy.blocks):
-        found = _added(
-            block.ffn_output,
-            torch.stack([trace.coefficients[layer] for trace in traces]),
-            torch.stack([trace.ffn_scale[layer] for trace in traces]),
-        ) + torch.stack([trace.ffn_constant[layer] for trace in traces])
-        errors.append(_largest_error(found, torch.stack([trace.ffn_out[layer] for trace in traces])))
+        coefficients = torch.stack([trace.coefficients[layer] for trace in traces])
+        scales = torch.stack([trace.ffn_scale[layer] for trace in traces])
+        added, sizes = _added(block.ffn_output, coefficients, coefficients.abs(), scales)
+        constant = torch.stack([trace.ffn_constant[layer] for trace in traces])
+        expected = torch.stack([trace.ffn_out[layer] for trace in traces])
+        errors.append(largest_error(added + constant, expected, sizes + constant.abs(), dtype))
     return max(errors)
 
 
-def _added(projection: Projection, coefficients: Tensor, scales: Tensor) -> Tensor:
-    """What the neurons of a layer write together, `[n_prompts, n], [n_prompts] -> [n_prompts, d_model]`."""
-    active = torch.nonzero(coefficients.any(0))[:, 0]
-    if len(active) == projection.n_inputs:
-        return scales[:, None] * (coefficients[:, : projection.n_inputs] @ projection.columns())
-    return scales[:, None] * (coefficients[:, active] @ projection.columns(active))
+def _added(
+    projection: Projection, coefficients: Tensor, sizes: Tensor, scales: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The sum that the neurons of a layer write, and the root of the sum of squares of its terms.
+
+    Args:
+        projection: to the residual stream.
+        coefficients: `[n_prompts, n]`.
+        sizes: of the terms that make each coefficient, of the same shape.
+        scales: frozen factor of the norm behind, `[n_prompts]`.
+
+    Returns:
+        Both `[n_prompts, d_model]`.
+    """
+    active = torch.nonzero(sizes.any(0))[:, 0]
+    every = len(active) == projection.n_inputs
+    columns = projection.columns(None if every else active)
+    squares = torch.zeros(len(scales), columns.shape[1], device=columns.device)
+    # In pieces, so that the squares of a large layer do not take as much memory as its columns.
+    for some, piece in zip(active.split(1024), columns.split(1024), strict=True):
+        squares += sizes[:, some].pow(2) @ piece.pow(2)
+    scales = scales[:, None]
+    return scales * (coefficients[:, active] @ columns), scales.abs() * squares.sqrt()
 
 
 def require_sum(trace: Trace, model: PreTrainedModel) -> None:
@@ -180,7 +199,7 @@ def require_sum(trace: Trace, model: PreTrainedModel) -> None:
     Raises:
         UnsupportedModelError: they do not.
     """
-    error, tolerance = _stream_error(trace), _tolerance(model)
+    error, tolerance = _stream_error(trace, model.dtype), tolerance_of(model.dtype)
     # States that are not numbers are told apart by whoever reads them out.
     if bool(trace.final_state.isfinite().all()) and not error <= tolerance:
         raise UnsupportedModelError(
@@ -190,23 +209,13 @@ def require_sum(trace: Trace, model: PreTrainedModel) -> None:
         )
 
 
-def _tolerance(model: PreTrainedModel) -> float:
-    return TOLERANCES.get(model.dtype, TOLERANCES[torch.bfloat16])
-
-
-def _stream_error(trace: Trace) -> float:
-    after = trace.resid_pre + trace.attention_out + trace.ffn_out
+def _stream_error(trace: Trace, dtype: torch.dtype) -> float:
+    parts = torch.stack([trace.resid_pre, trace.attention_out, trace.ffn_out])
     expected = torch.cat([trace.resid_pre[1:], trace.final_state[None]])
-    return _largest_error(after, expected)
+    return largest_error(parts.sum(0), expected, parts.abs().sum(0), dtype)
 
 
 def _readout_error(anatomy: Anatomy, traces: Sequence[Trace], own: Tensor) -> float:
-    readout = anatomy.readout
     states = torch.stack([trace.final_state for trace in traces])
-    return relative_error(capped(readout.uncapped_logits(states), readout.soft_cap), own.to(states.device))
-
-
-def _largest_error(found: Tensor, expected: Tensor) -> float:
-    """The largest relative error of a row, `[n, d_model]` both."""
-    differences = (found - expected).abs().amax(-1) / expected.abs().amax(-1).clamp_min(1e-30)
-    return float(torch.nan_to_num(differences, nan=torch.inf).max())
+    found = anatomy.readout.log_probabilities(states)
+    return logit_error(found, own.to(states.device).double().log_softmax(-1))

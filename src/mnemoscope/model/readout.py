@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mnemoscope.model.agreement import mean_error
 from mnemoscope.model.soft_cap import CappedLogits, capped, capped_
 from mnemoscope.model.stored import read_parameter
 
@@ -66,7 +67,7 @@ class Norm:
 
     @staticmethod
     def recognise(module: nn.Module, before: Tensor, after: Tensor) -> tuple[Norm, float]:
-        """The formula that turns `before` into `after`, both `[n, d_model]`, and its relative error.
+        """The formula that turns `before` into `after`, both `[n, d_model]`, and its mean error.
 
         A module's class says little (RMSNorm has thirty names, some store gamma - 1, some have no weight,
         some do not say their epsilon), so each formula is tried on what the module was seen to do and
@@ -84,7 +85,7 @@ class Norm:
             for offset in ((0.0, 1.0) if weighted else (0.0,))
             for epsilon in epsilons
         ]
-        errors = [relative_error(norm(before.float()), after.float()) for norm in candidates]
+        errors = [mean_error(norm(before.float()), after.float()) for norm in candidates]
         best = min(range(len(errors)), key=errors.__getitem__)
         return candidates[best], errors[best]
 
@@ -287,9 +288,3 @@ def project(vectors: Tensor, matrix: Tensor, out: Tensor | None = None, chunk: i
     for columns, part in zip(out.split(chunk, dim=1), matrix.split(chunk), strict=True):
         columns.copy_(vectors @ part.float().T)
     return out
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference over the largest absolute expected value (NaN counts as infinite)."""
-    difference = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
-    return float(torch.nan_to_num(difference, nan=torch.inf))

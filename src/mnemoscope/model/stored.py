@@ -103,7 +103,7 @@ def refuse_stored_otherwise(model: PreTrainedModel) -> None:
     """Refuse a model whose weights cannot be changed in place.
 
     Raises:
-        UnsupportedModelError: some are packed or offloaded.
+        UnsupportedModelError: some are packed or offloaded, or two modules share one.
     """
     for name, weight in model.named_parameters():
         if is_plain(weight):
@@ -113,6 +113,15 @@ def refuse_stored_otherwise(model: PreTrainedModel) -> None:
             f"the weights of {type(model).__name__} are {how} (first {name}), so they cannot be edited; use "
             "`ablate`, which changes none, or load the model unpacked and in memory"
         )
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules():
+        for weight in () if module in ends else module.parameters(recurse=False):
+            if owners.setdefault(id(weight), name) != name:
+                raise UnsupportedModelError(
+                    f"{owners[id(weight)]} and {name} share a weight, so editing one "
+                    "would change the other; use `ablate`, which changes none, or give each its own copy"
+                )
 
 
 def _fetched(module: nn.Module, name: str) -> Tensor:

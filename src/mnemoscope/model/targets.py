@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import SupportsIndex, cast
 
 from mnemoscope.errors import TargetError
-from mnemoscope.model.given import whole_number
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import Prompt, encode_target, token_text
+from mnemoscope.whole_numbers import whole_number
 
 # A token by its text, leading space included, or by its id (an int, or a number of numpy or torch); or
 # several of them, in a list, a tensor, an array or a column.

@@ -20,11 +20,11 @@ from mnemoscope.model.encoding import (
     token_text,
     token_texts,
 )
-from mnemoscope.model.given import whole_number, whole_numbers
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.matrix import get_weight
 from mnemoscope.model.target_messages import merged, nearest, offer, pieces_of
 from mnemoscope.model.words import begins_new_word
+from mnemoscope.whole_numbers import whole_number, whole_numbers
 
 
 @dataclass(frozen=True)

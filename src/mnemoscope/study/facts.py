@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from mnemoscope.errors import OptionError, PromptError, TargetError
+from mnemoscope.model.agreement import tolerance_of
 from mnemoscope.model.capture import final_states
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.proof import TOLERANCES
 from mnemoscope.model.tokens import Prompt, as_a_word, encode_continuation, encode_prompt, token_text
 
 TOKENS_PER_PASS = 256  # a trace keeps the values of every position, half a megabyte each in a 7B model
@@ -323,7 +323,7 @@ class _Judge:
     def _is_certain(self, fact: ResolvedFact, log_p: Tensor) -> bool:
         """Whether the verdict stays when the target moves by as much as rounding can move it."""
         # What equal computations may differ by is what the proof at load time allows them.
-        relative = TOLERANCES.get(self.language_model.model.dtype, TOLERANCES[torch.bfloat16])
+        relative = tolerance_of(self.language_model.model.dtype)
         slack = relative * log_p.abs().max()
         value, others = log_p[fact.target], self._others(fact, log_p)
         return self._passes(fact, value - slack, others) == self._passes(fact, value + slack, others)
