@@ -68,12 +68,9 @@ class StudyOptions:
         Raises:
             OptionError: one could.
         """
-        for name, kind in (
-            ("method_neurons", "ffn"),
-            ("ffn_neurons", "ffn"),
-            ("attention_neurons", "attention"),
-        ):
-            number, most = getattr(self, name), number_alike(anatomy, kind)
+        for name in ("method_neurons", "ffn_neurons", "attention_neurons"):
+            number = getattr(self, name)
+            most = number_alike(anatomy, "attention" if name == "attention_neurons" else "ffn")
             if 2 * number > most:
                 raise OptionError(
                     f"{name} is {number}, and the model has {most} such neurons to draw controls from, which "
