@@ -106,7 +106,7 @@ def test_a_neuron_is_read_through_a_head_as_the_modules_would(tiny: ms.Model) ->
         assert [token for token, _ in reading.promotes] == best(tiny, values)
         assert [token for token, _ in reading.demotes] == best(tiny, values, -1)
         assert reading.norm == pytest.approx(float(found.norm()))
-        assert reading.through == (layer, head)
+        assert reading.through == ms.Head(layer, head)
         assert reading.to_json()["through"] == {"layer": layer, "head": head}
 
 
@@ -235,7 +235,7 @@ def test_half_precision_is_read_in_float32() -> None:
         model = open_tiny(family.build().to(torch.bfloat16))
         table = model.read_head(PROMPT, 1, 0).table
         assert table["value_norm"].dtype == table["attention"].dtype == "float32"
-        assert model.neuron(0, 3, through=(1, 0)).through == (1, 0)
+        assert model.neuron(0, 3, through=(1, 0)).through == ms.Head(1, 0)
 
 
 def test_a_head_is_read_without_what_is_taken_away(llama: ms.Model) -> None:

@@ -160,7 +160,7 @@ def test_a_control_is_as_large_as_the_intervention_or_refused(llama: ms.Model, w
     with pytest.raises(ms.OptionError, match="random control of the same size") as caught:
         llama.compare_ablation(PROMPT, TARGET, parts, seeds=1)
     assert "\n" not in str(caught.value)
-    anatomy = llama.language_model.anatomy
+    anatomy, in_layer = llama.language_model.anatomy, 0
     for seed in range(5):
         drawn = matched_random(parts, anatomy, seed, "any layer")
         assert Counter(map(type, drawn)) == Counter(map(type, parts))

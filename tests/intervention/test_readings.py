@@ -22,7 +22,7 @@ N_TOKENS = 12
 
 @pytest.fixture(scope="module", params=HALF)
 def half(request: pytest.FixtureRequest) -> ms.Model:
-    return open_tiny(built(request.param).to(torch.bfloat16))
+    return open_tiny(built(request.param).bfloat16())
 
 
 def read_out(model: ms.Model, states: torch.Tensor) -> torch.Tensor:
@@ -107,7 +107,7 @@ def test_generate_takes_the_likeliest_token_whatever_the_checkpoint_sets(name: s
     own: Any = model.language_model.model
     setattr(own.generation_config, name, PENALTIES[name])
     config = own.generation_config
-    ids = list(IDS)
+    ids: list[int] = list(IDS)
     for _ in range(N_TOKENS):
         with torch.no_grad():
             ids.append(int(own(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
@@ -134,7 +134,7 @@ class Mixed:
         self.model: Any = copy.deepcopy(built("mixtral")).double()
         self.model.config._experts_implementation = "eager"
         self.block = self.model.model.layers[layer].mlp
-        self.expert, self.place = expert, place
+        self.expert, self.place, self.unrouted = expert, place, 0
 
     def coefficients(self, states: torch.Tensor) -> torch.Tensor:
         """The neuron's coefficient at each token `[n_tokens, d_model]`, router weight included."""
@@ -154,10 +154,12 @@ class Mixed:
         return float(self.coefficients(seen[0]).mean())
 
     def log_p(self, value: float | None) -> float:
+        mean = value or 0.0
+
         def hook(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             self.unrouted = int((self.coefficients(args[0][0]) == 0).sum())
             column = self.block.experts.down_proj[self.expert][:, self.place]
-            return output + (value - self.coefficients(args[0][0]))[None, :, None] * column
+            return output + (mean - self.coefficients(args[0][0]))[None, :, None] * column
 
         handle = None if value is None else self.block.register_forward_hook(hook)
         with torch.no_grad():

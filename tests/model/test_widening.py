@@ -43,7 +43,7 @@ def effects_in_float64(model: nn.Module, ending: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", DOWN)
 def test_total_effects_of_half_precision_weights_are_those_of_float64(family: str) -> None:
-    model = built(family).to(torch.bfloat16)
+    model = built(family).bfloat16()
     opened = open_tiny(model)
     before = {name: (id(p), p.dtype, p.detach().clone()) for name, p in model.named_parameters()}
     found = opened.question(PROMPT, TARGET).total_effects.ffn
@@ -57,7 +57,7 @@ def test_total_effects_of_half_precision_weights_are_those_of_float64(family: st
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 def test_half_precision_weights_give_the_gradients_of_the_same_weights_in_float32(family: str) -> None:
-    half = built(family).to(torch.bfloat16)
+    half = built(family).bfloat16()
     wide = copy.deepcopy(half).float()
     for name in ("activation-gradient", "integrated-gradients"):
         for kind in ("ffn", "attention"):
@@ -71,7 +71,7 @@ def test_half_precision_weights_give_the_gradients_of_the_same_weights_in_float3
 
 
 def test_interventions_are_in_force_there() -> None:
-    half = built("llama").to(torch.bfloat16)
+    half = built("llama").bfloat16()
     parts = [ms.FFNNeuron(0, 3), ms.FFNNeuron(1, 7)]
     with open_tiny(half).ablate(parts) as opened:
         effects = opened.question(PROMPT, TARGET).total_effects.ffn
@@ -81,7 +81,7 @@ def test_interventions_are_in_force_there() -> None:
 
 
 def test_weights_are_put_back_after_an_error() -> None:
-    half = built("llama").to(torch.bfloat16)
+    half = built("llama").bfloat16()
     opened = open_tiny(half)
     with (
         pytest.raises(KeyboardInterrupt),

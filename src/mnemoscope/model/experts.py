@@ -82,7 +82,7 @@ class Mixture(nn.Module):
         return expert if expert < self.n_experts else None
 
     def forward(self, coefficients: Tensor, routing: Tensor) -> Tensor:
-        """What the experts write.
+        """What the experts write, `[n_tokens, d_model]` in the weights' type.
 
         Weights of half precision are multiplied as the models' own code does, which weights an expert's
         output and not what enters it: another rounding could send a token to other experts in a later layer.
@@ -91,9 +91,6 @@ class Mixture(nn.Module):
             coefficients: what enters all down projections, router weights included, `[n_tokens, n_inputs]`
                 float32 or wider; 0 for experts that a token is not routed to, unless they were replaced.
             routing: router weights, 0 for experts that a token is not routed to, `[n_tokens, n_experts]`.
-
-        Returns:
-            `[n_tokens, d_model]` in the weights' type.
         """
         experts, down, bias = self.matrix, self.matrix.down, self.matrix.down_bias
         dtype = down.dtype
@@ -105,19 +102,15 @@ class Mixture(nn.Module):
             if bias is not None:
                 part = part + bias[expert]
             written = written.index_add(0, tokens, (part * weight).to(dtype))
-        for expert, tokens in self._put_in(coefficients, routing):
+        # Interventions give neurons values at tokens that are not routed to their expert.
+        given = coefficients[:, : self.n_experts * self.d_expert].unflatten(1, (self.n_experts, -1)).any(2)
+        for expert, tokens in _routed(given & (routing == 0)):
             entered = coefficients[tokens][:, experts.inputs(expert)].to(dtype)
             written = written.index_add(0, tokens, entered @ down[expert])
         if experts.shared is not None:
             entered = coefficients[:, self.n_experts * self.d_expert :].to(dtype)
             written = written + entered @ experts.shared.columns().to(dtype)
         return written
-
-    def _put_in(self, coefficients: Tensor, routing: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Each expert whose neurons an intervention gave values at tokens not routed to it, with those."""
-        routed = coefficients[:, : self.n_experts * self.d_expert]
-        given = (routed != 0).view(len(routed), self.n_experts, self.d_expert).any(2)
-        yield from _routed(given & (routing == 0))
 
     def route(self, states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
         """Run the routed experts; with a shared one only so far that `join` can go on.
