@@ -143,7 +143,7 @@ METHODS = (
 )
 
 
-def exact(found: Any) -> Any:  # noqa: PLR0911
+def exact(found: Any) -> Any:
     """A result as something that compares to the bit."""
     if isinstance(found, pd.DataFrame):
         return found.to_json(double_precision=15)
