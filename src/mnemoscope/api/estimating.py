@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from mnemoscope.api.opened import MEMORY_BUDGET
 from mnemoscope.errors import PromptError
 from mnemoscope.model.chat import chat_text
@@ -19,7 +21,7 @@ def estimate(
     top: int = 100,
     chat: bool = False,
     revision: str | None = None,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Estimate:

@@ -18,6 +18,7 @@ from mnemoscope.cli.options import (
     Prompt,
     Revision,
     Target,
+    Threads,
     TrustRemoteCode,
     example,
     open_model,
@@ -111,6 +112,7 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Remove or scale parts and show the target before, after, and beside random controls.
@@ -131,7 +133,7 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
             refuse_several(query=True, **{name: bool(value)})
     with stdout_kept_clean():
         file = None if facts is None else _read(facts, relation)
-        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
         known, bad_lines = [], []
         if facts is not None and file is not None:
             known, bad_lines = _known(opened, file, facts)

@@ -19,6 +19,7 @@ from mnemoscope.cli.options import (
     Revision,
     TargetId,
     Targets,
+    Threads,
     TrustRemoteCode,
     example,
     open_model,
@@ -78,6 +79,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show which parts of a model raise or lower a next token, or the several tokens of one --target."""
@@ -113,7 +115,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
         check_folder(charts)
     with stdout_kept_clean():
-        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
         text = opened.chat_prompt(prompt) if chat else prompt
         from mnemoscope.api.attributing import Chosen
 
@@ -180,11 +182,12 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show the likeliest next tokens."""
     with stdout_kept_clean():
-        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
         prediction = opened.predict(opened.chat_prompt(prompt) if chat else prompt, top)
     if json:
         write_json(prediction.to_json())

@@ -18,6 +18,7 @@ from mnemoscope.cli.options import (
     Revision,
     TargetId,
     Targets,
+    Threads,
     TrustRemoteCode,
     example,
     open_model,
@@ -48,6 +49,7 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show what activates the value neurons of a next token, and what activates that in turn."""
@@ -59,7 +61,7 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
         check_destination(out, LINKS_ENDINGS)
     with stdout_kept_clean():
-        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
         result = opened.attribute(
             opened.chat_prompt(prompt) if chat else prompt,
             (target or None) if target_id is None else target_id,

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import MnemoscopeError, ModelFileError, UnknownModelError, UnsupportedModelError
+from mnemoscope.installing import missing_extra
 from mnemoscope.model.matrix import is_adapted
 from mnemoscope.model.places import (
     ADAPTER_CONFIG,
@@ -56,10 +57,7 @@ def find_adapter(place: Place) -> Adapter | None:
     if config is None:
         return None
     if importlib.util.find_spec("peft") is None:
-        raise UnsupportedModelError(
-            f"{place.name} is an adapter, which takes the package peft to open; pip install "
-            "'mnemoscope[peft]'"
-        )
+        raise UnsupportedModelError(missing_extra(f"the adapter {place.name}", "peft"))
     if place.file(WEIGHTS) or place.file(WEIGHTS_INDEX):
         raise ModelFileError(
             f"{place.name} holds both a whole model and an adapter ({ADAPTER_CONFIG}), so which is meant "

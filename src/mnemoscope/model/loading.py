@@ -27,13 +27,13 @@ from transformers.utils import logging as transformers_logging
 from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError, UnsupportedModelError
 from mnemoscope.model.adapters import find_adapter, merge, unwrapped
 from mnemoscope.model.added_families import added_families, anatomy_of
+from mnemoscope.model.hardware import AUTO, device_name, dtype_name
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.places import Place, check_weights, find
 from mnemoscope.model.proof import prove, require
 from mnemoscope.model.tokens import check_tokenizer
 
 Source = str | Path | tuple[nn.Module, PreTrainedTokenizerBase]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Each of the ways that a tokenizer is stored has one of these.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -43,10 +43,6 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "tekken.json",
 )
-
-
-# The device that leaves it to accelerate where weights lie: an accelerator, memory, or disk.
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -72,8 +68,8 @@ def open_model(
     source: Source,
     *,
     revision: str | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
     """Open and prove a model; `mnemoscope.load` documents the arguments and errors."""
@@ -88,13 +84,13 @@ def examine(
     source: Source,
     *,
     revision: str | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
     """As `open_model`, but a model whose parts do not add up comes back too, to see which sum failed."""
-    if dtype is not None and dtype not in DTYPES:
-        raise OptionError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
+    dtype, device = dtype_name(dtype), device_name(device)
+    _refuse_useless(source, revision=revision, dtype=dtype, device=device)
     if isinstance(source, tuple):
         wrapped, tokenizer = source
         model, name = unwrapped(wrapped)
@@ -129,10 +125,12 @@ def describe(
     source: str | Path,
     *,
     revision: str | None = None,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
 ) -> Described:
     """What can be told of a model from its small files; raises as `open_model` does."""
+    dtype = dtype_name(dtype)
+    _refuse_useless(source, revision=revision)
     way = _Way(dtype, trust_remote_code, spread=False)
     with quiet():
         place = find(source, revision)
@@ -142,7 +140,27 @@ def describe(
         tokenizer = _tokenizer(place if _has_tokenizer(place) else base, way)
     stored = config.get_text_config().dtype
     usual = torch.float32 if base.gguf_file or stored is None else stored
-    return Described(place.name, config, tokenizer, DTYPES[dtype] if dtype else usual)
+    return Described(place.name, config, tokenizer, getattr(torch, dtype) if dtype else usual)
+
+
+def _refuse_useless(source: Source, **options: str | None) -> None:
+    """Refuse options that would change nothing: any for a loaded model, a revision for what is no repository.
+
+    Raises:
+        OptionError: one is given.
+    """
+    loaded = isinstance(source, tuple)
+    for name, value in options.items():
+        if value is not None and loaded:
+            raise OptionError(
+                f"{name} is {value!r}, but a loaded model is taken as it is; leave {name} out, and load it "
+                "with transformers as you want it"
+            )
+        if value is not None and name == "revision" and not loaded:
+            if source == "demo" or Path(source).expanduser().exists():
+                raise OptionError(
+                    f"revision is {value!r}, but {source} is no repository of the hub; leave revision out"
+                )
 
 
 def _examined(read: _Read) -> LanguageModel:
@@ -203,7 +221,7 @@ def _model(place: Place, config: Any, way: _Way) -> PreTrainedModel:
     with _file_errors(place, "weights"):
         opened: Any = AutoModelForCausalLM.from_pretrained(
             place.path,
-            dtype=DTYPES[way.dtype] if way.dtype else usual,
+            dtype=getattr(torch, way.dtype) if way.dtype else usual,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
