@@ -149,18 +149,17 @@ def _refuse_useless(source: Source, **options: str | None) -> None:
     Raises:
         OptionError: one is given.
     """
-    loaded = isinstance(source, tuple)
-    for name, value in options.items():
-        if value is not None and loaded:
+    given = {name: value for name, value in options.items() if value is not None}
+    if isinstance(source, tuple):
+        for name, value in given.items():
             raise OptionError(
                 f"{name} is {value!r}, but a loaded model is taken as it is; leave {name} out, and load it "
                 "with transformers as you want it"
             )
-        if value is not None and name == "revision" and not loaded:
-            if source == "demo" or Path(source).expanduser().exists():
-                raise OptionError(
-                    f"revision is {value!r}, but {source} is no repository of the hub; leave revision out"
-                )
+    elif "revision" in given and (source == "demo" or Path(source).expanduser().exists()):
+        raise OptionError(
+            f"revision is {given['revision']!r}, but {source} is no repository of the hub; leave it out"
+        )
 
 
 def _examined(read: _Read) -> LanguageModel:
