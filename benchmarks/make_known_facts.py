@@ -1,13 +1,13 @@
 """Write the facts behind `docs/methods.md`: those of eight public relations that the demo model knows.
 
-The relations are those of the LRE data set (github.com/evandez/relations at commit 1b9ec3cf, MIT), which is not
-part of this repository. Clone it, or name where its `data` folder can be fetched:
+The relations are those of the LRE data set (github.com/evandez/relations at commit 1b9ec3cf, MIT), which is
+not part of this repository. Clone it, or name where its `data` folder can be fetched:
 
     git clone https://github.com/evandez/relations
     python benchmarks/make_known_facts.py relations/data known_to_demo.jsonl
 
-A prompt is kept if its answer is one token, is not in the prompt, is among the model's ten likeliest next tokens,
-and is likelier than every other answer of its relation. The whole set takes some ten minutes.
+A prompt is kept if its answer is one token, is not in the prompt, is among the model's ten likeliest next
+tokens, and is likelier than every other answer of its relation. The whole set takes some ten minutes.
 """
 
 from __future__ import annotations
