@@ -131,6 +131,7 @@ def test_python_runs(page: Path, folder: Path, demo: ms.Model, monkeypatch: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the README has some twenty commands
 @pytest.mark.parametrize("page", [p for p in IN_SHELL if any(not b.reason for b, _ in of_shell(p))], ids=name)
 def test_commands_run(page: Path, folder: Path, demo: ms.Model) -> None:
     for block, command in of_shell(page):
