@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OLDEST := build/oldest
 PACKED := build/packed
+LOWEST := build/lowest
+LOWEST_TESTS := tests/attribution tests/study/test_store.py tests/test_cli_mistakes.py tests/view
 OLDEST_TESTS := tests/model/test_transformers_versions.py tests/model/test_own_attention.py
 
 .DEFAULT_GOAL := help
@@ -48,6 +50,21 @@ $(OLDEST)/.installed: $(STAMP)
 	@rm -rf $(OLDEST)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --target $(OLDEST) \
 		"transformers==$$(sed -n 's/.*"transformers>=\(.*\)".*/\1/p' pyproject.toml).0"
+	@touch $@
+
+.PHONY: test-lowest
+test-lowest: $(LOWEST)/.installed ## Run some tests and the demo with the lowest versions that pyproject.toml names
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" $(LOWEST_TESTS)
+	$(LOWEST)/bin/mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo" --top 10
+
+# pip installs torch, as it takes a CPU build where one is at hand; uv alone resolves to the lowest versions.
+$(LOWEST)/.installed: $(STAMP)
+	@rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints.txt torch uv
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--editable '.[peft,study,web]' "pytest>=8.2" "pytest-timeout>=2.3" \
+		"hypothesis>=6.100" "httpx>=0.28" "polars>=1.0"
 	@touch $@
 
 .PHONY: test-packed

@@ -92,7 +92,7 @@ class Reference:
 
     @torch.no_grad()
     def __init__(self, model: LlamaForCausalLM, token_ids: Sequence[int], target_id: int) -> None:
-        calls = _run(model, token_ids)
+        self.calls = calls = _run(model, token_ids)
         norm: Any = model.model.norm
         final_state = _last(calls[norm][0][0])
         scale = torch.rsqrt(final_state.pow(2).mean() + norm.variance_epsilon)

@@ -16,7 +16,6 @@ import torch
 
 import mnemoscope as ms
 from measuring import write
-from mnemoscope.model.capture import padded_on_the_right
 from mnemoscope.study.facts import ResolvedFact, known_facts, resolve
 from mnemoscope.study.measuring import attributed, measured
 from mnemoscope.study.options import StudyOptions
@@ -63,7 +62,10 @@ def main() -> None:
 
 def forward(model: ms.Model, facts: Sequence[ResolvedFact]) -> None:
     """The model as transformers gives it."""
-    tokens, mask = padded_on_the_right([fact.prompt.ids for fact in facts], torch.device("cpu"))
+    # Padded on the right, which a causal model's own tokens do not see.
+    rows = [torch.tensor(fact.prompt.ids) for fact in facts]
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     with torch.no_grad():
         model.language_model.model(input_ids=tokens, attention_mask=mask)
 

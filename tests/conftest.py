@@ -13,7 +13,7 @@ import mnemoscope as ms
 from mnemoscope.model.families import FAMILIES
 from support import REPRESENTATIVES, family_id, open_tiny
 
-ORACLE = Path(__file__).parents[2] / "shared" / "oracle"
+REFERENCE = sorted((Path(__file__).parent / "integration" / "reference").glob("*.json"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,13 +44,10 @@ def demo() -> ms.Model:
     return ms.load("demo")
 
 
-@pytest.fixture(params=["oracle_tokyo", "oracle_germany"])
+@pytest.fixture(params=REFERENCE, ids=lambda path: path.stem)
 def oracle(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Reference scores of an independent run, where they are at hand."""
-    path = ORACLE / f"{request.param}.json"
-    if not path.exists():
-        pytest.skip("the reference scores are not beside this checkout")
-    return json.loads(path.read_text())
+    """Reference scores of one prompt, written by `benchmarks/make_reference.py` from the demo model."""
+    return json.loads(request.param.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(autouse=True)

@@ -255,7 +255,7 @@ def test_without_peft_an_adapter_says_what_to_install(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, encoding="utf-8", check=False
     )
-    assert "pip install 'mnemoscope[peft]'" in done.stdout, done.stderr
+    assert "pip install '.[peft]'" in done.stdout, done.stderr
 
 
 OF_ENDS: dict[str, Any] = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from mnemoscope.api.opened import MEMORY_BUDGET
 from mnemoscope.model.chat import user_says
 from mnemoscope.model.estimate import Estimate, sizes_of
@@ -20,7 +22,7 @@ def estimate(  # noqa: PLR0913 - each is a choice of its own
     chat: bool = False,
     add_special_tokens: bool = True,
     revision: str | None = None,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Estimate:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import get_args
 
+import torch
+
 from mnemoscope.api.attributing import Attributing
 from mnemoscope.api.opened import MEMORY_BUDGET
 from mnemoscope.api.query_proving import QueryProving
@@ -28,8 +30,8 @@ def load(
     model: Source = "demo",
     *,
     revision: str | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """Open a model and prove that its parts add up.
@@ -40,10 +42,12 @@ def load(
             `(peft_model, tokenizer)` is left as it is, unmerged. Of a multimodal model the text tower is
             attributed.
         revision: branch, tag or commit of a hub repository.
-        dtype: `"float32"`, `"bfloat16"` or `"float16"`; None keeps the checkpoint's own. Scores are
-            computed in float32 whatever it is. This, `revision` and `device` are for files only.
-        device: such as `"cpu"` or `"cuda"`; None takes the CPU. `"auto"` leaves what does not fit one
-            accelerator in memory, and what does not fit there on disk, and fetches a layer when it runs.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"`, or the `torch.dtype`; None keeps the checkpoint's
+            own. Scores are computed in float32 whatever it is. This, `revision` and `device` are for files
+            only.
+        device: such as `"cpu"`, `"cuda"` or `"cuda:1"`, or a `torch.device`; None takes the CPU. `"auto"`
+            offloads the layers that do not fit on the accelerator to CPU memory, and those that do not fit
+            there to disk; a layer is fetched when it runs.
         trust_remote_code: run code that comes with a hub repository.
 
     Returns:

@@ -1,13 +1,13 @@
-"""The command line: one command for each thing that can be asked of a model.
+"""The command line: one command for each question to a model.
 
-Nothing heavy is imported before a command runs, so that help and mistakes are told at once. Exit
-codes: 0 done, 2 the caller's mistake (told in one line), 130 interrupted, 1 our fault.
+Nothing heavy is imported before a command runs, so that help and mistakes come at once. Exit codes: 0 done,
+2 the caller's mistake (one line on stderr), 130 interrupted, 1 our fault.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from mnemoscope.cli import ablate, attribute, links, methods, models, readings, 
 from mnemoscope.cli.options import example
 from mnemoscope.cli.output import write
 from mnemoscope.errors import MnemoscopeError
+
+# The base of what click raises about the words of a command line; typer gives it no public name.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     help="Show which neurons of a language model remember a fact.",
@@ -33,14 +36,39 @@ for group in (attribute, links, readings, ablate, methods, study, serve, models)
 
 
 def main() -> None:
-    """Run the command line; mistakes are told in one line on stderr."""
+    """Run the command line; mistakes print one line on stderr."""
     try:
-        app()
+        code = app(prog_name="mnemoscope", standalone_mode=False)
     except MnemoscopeError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).splitlines())}\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
+        sys.exit(_refused(str(error)))
+    except _UsageError as error:
+        sys.exit(_misused(error))
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _misused(error: Any) -> int:
+    """Write in one line what is wrong with the words of a command line, and return the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        error.show()
+        return 2
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx
+    if message.startswith("Got unexpected extra argument") and any(
+        parameter.name == "prompt" for parameter in context.command.params
+    ):
+        return _refused(
+            f"the prompt must be one argument, but more words follow {context.params['prompt']!r}; "
+            "put the whole prompt in quotes"
+        )
+    called = context.command_path if context else "mnemoscope"
+    return _refused(f"{message[:1].lower()}{message[1:]}; `{called} --help` shows how to call it")
+
+
+def _refused(message: str) -> int:
+    sys.stderr.write(f"error: {' '.join(message.splitlines())}\n")
+    return 2
 
 
 def _print_version(wanted: bool) -> None:

@@ -20,6 +20,7 @@ from mnemoscope.cli.options import (
     Revision,
     Target,
     TargetId,
+    Threads,
     TrustRemoteCode,
     each_as_utf8,
     example,
@@ -129,6 +130,7 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Remove or scale parts and show the target before, after, and beside random controls.
@@ -154,7 +156,7 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
         from mnemoscope.intervention.parts import listed
 
         file = None if facts is None else _read(facts, relation)
-        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
         known, bad_lines = [], []
         if facts is not None and file is not None:
             known, bad_lines = _known(opened, file, facts)

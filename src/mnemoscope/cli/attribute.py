@@ -21,6 +21,7 @@ from mnemoscope.cli.options import (
     Revision,
     TargetIds,
     Targets,
+    Threads,
     TrustRemoteCode,
     example,
     open_model,
@@ -84,6 +85,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show which parts of a model raise or lower a next token, or the several tokens of one --target."""
@@ -122,7 +124,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
         check_folder(charts)
     with stdout_kept_clean():
-        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
         read = read_prompt(opened, prompt, chat, no_special_tokens)
         from mnemoscope.api.attributing import Chosen
 
@@ -193,12 +195,13 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show the likeliest next tokens."""
     refuse_several(chat=chat, no_special_tokens=no_special_tokens)
     with stdout_kept_clean():
-        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
         prediction = opened.predict(read_prompt(opened, prompt, chat, no_special_tokens), top)
     if json:
         write_json(prediction.to_json())

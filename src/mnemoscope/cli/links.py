@@ -20,6 +20,7 @@ from mnemoscope.cli.options import (
     Revision,
     TargetIds,
     Targets,
+    Threads,
     TrustRemoteCode,
     example,
     open_model,
@@ -54,6 +55,7 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show what activates the value neurons of a next token, and what activates that in turn."""
@@ -67,7 +69,7 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
         check_destination(out, LINKS_ENDINGS)
     with stdout_kept_clean():
-        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
         result = opened.attribute(
             read_prompt(opened, prompt, chat, no_special_tokens),
             target or target_id or None,

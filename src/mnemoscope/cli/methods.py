@@ -21,6 +21,7 @@ from mnemoscope.cli.options import (
     Revision,
     Target,
     TargetId,
+    Threads,
     TrustRemoteCode,
     example,
     open_model,
@@ -54,7 +55,7 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
         str | None,
         typer.Argument(
             metavar="PROMPT",
-            help="Compare the methods on what follows this text; - reads it from stdin.",
+            help="Compare the methods on what follows this text, in quotes; - reads it from stdin.",
             callback=prompt_given,
         ),
     ] = None,
@@ -63,6 +64,10 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
     facts: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Compare on those of many facts that the model knows: JSON lines."),
+    ] = None,
+    relation: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Relation of facts for which --facts names none."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="No more than so many facts, spread evenly over relations.")
@@ -98,13 +103,15 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """List the methods; with a prompt or facts, compare what zeroing the neurons that each finds does.
 
     Bad lines of --facts are told on stderr; the command then ends with exit code 2 after its result.
     """
-    _check_what_is_asked(prompt, facts, target is not None or target_id is not None, limit)
+    _check_what_is_asked(prompt, facts, target is not None or target_id is not None)
+    _check_needs_facts(facts, limit=limit, relation=relation)
     refuse_several(target=target is not None, target_id=target_id is not None)
     refuse_several(chat=chat, facts=facts is not None)
     refuse_several(no_special_tokens=no_special_tokens, facts=facts is not None)
@@ -115,8 +122,8 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
     with stdout_kept_clean():
         terms = replace(_terms(method, kind, top, budget, specificity), controls_from=controls_from)
         folder = None if out is None else _checked_folder(out)
-        file = None if facts is None else _read(facts)
-        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        file = None if facts is None else _read(facts, relation)
+        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
         terms.check(opened.language_model.anatomy)
         if facts is not None and file is not None:
             asked, any_bad = _known(opened, file, facts, limit)
@@ -146,13 +153,17 @@ def _given(context: typer.Context) -> list[str]:
     ]
 
 
-def _check_what_is_asked(prompt: str | None, facts: Path | None, has_target: bool, limit: int | None) -> None:
+def _check_what_is_asked(prompt: str | None, facts: Path | None, has_target: bool) -> None:
     if prompt is not None and facts is not None:
         raise OptionError("PROMPT and --facts exclude each other; give one of them")
     if facts is not None and has_target:
         raise OptionError("--target is for a PROMPT, and --facts has targets of its own; leave it out")
-    if limit is not None and facts is None:
-        raise OptionError("--limit says nothing without --facts; name a file of facts, or leave it out")
+
+
+def _check_needs_facts(facts: Path | None, **given: object) -> None:
+    for name, value in given.items():
+        if value is not None and facts is None:
+            raise OptionError(f"--{name} says nothing without --facts; name a file of facts, or leave it out")
 
 
 def _list_methods(given: Sequence[str], json: bool) -> None:
@@ -215,10 +226,10 @@ def _checked_folder(out: Path) -> Path:
     return check_folder(out)
 
 
-def _read(path: Path) -> FactFile:
+def _read(path: Path, relation: str | None) -> FactFile:
     from mnemoscope.study.reading import read_facts
 
-    file = read_facts(path)
+    file = read_facts(path, relation=relation)
     tell_left_out(file, path)
     return file
 

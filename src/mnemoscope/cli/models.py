@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from mnemoscope.cli.options import Device, Dtype, Json, Revision, TrustRemoteCode, example
+from mnemoscope.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    Revision,
+    Threads,
+    TrustRemoteCode,
+    example,
+    set_threads,
+)
 from mnemoscope.cli.output import stdout_kept_clean, tell, write, write_drawn, write_json
 
 commands = typer.Typer()
@@ -15,11 +24,12 @@ commands.add_typer(models, name="models")
 
 
 @models.callback(invoke_without_command=True, epilog=example("mnemoscope models"))
-def prove_families(context: typer.Context, json: Json = False) -> None:
+def prove_families(context: typer.Context, json: Json = False, threads: Threads = None) -> None:
     """Prove the supported families on tiny models, here and now."""
     if context.invoked_subcommand is not None:
         return
     with stdout_kept_clean():
+        set_threads(threads)
         from mnemoscope.attribution.result import records
         from mnemoscope.model import families
 
@@ -39,10 +49,12 @@ def check(
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Prove one model: every sum with its error, whether it passes or not."""
     with stdout_kept_clean():
+        set_threads(threads)
         from mnemoscope.model.loading import examine
         from mnemoscope.model.proof import require
         from mnemoscope.view.checks import checks_json, render_checks

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mnemoscope.cli.output import tell
 from mnemoscope.errors import OptionError, PromptError
+from mnemoscope.model.hardware import device_name, dtype_name
 
 if TYPE_CHECKING:
     from mnemoscope.api import Model
@@ -54,11 +56,22 @@ def _from_stdin() -> str:
 # Bytes that Python could not decode stand in arguments as these.
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def _dtype(dtype: str | None) -> str | None:
+    return dtype_name(dtype)
+
+
+def _device(device: str | None) -> str | None:
+    return device_name(device)
+
+
 Prompt = Annotated[
     str,
     typer.Argument(
         metavar="PROMPT",
-        help="The text before the token in question; - reads it from stdin.",
+        help="The text before the token in question, in quotes; - reads it from stdin.",
         callback=prompt_given,
     ),
 ]
@@ -122,13 +135,29 @@ ModelName = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face repository.")]
 Dtype = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Type of the weights; the checkpoint's own if not given."),
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="Type of the weights: float32, bfloat16 or float16; the checkpoint's own if not given.",
+        callback=_dtype,
+    ),
 ]
 Device = Annotated[
     str | None,
     typer.Option(
-        help="Such as cpu or cuda; cpu if not given. auto leaves what does not fit in memory or on disk."
+        metavar="DEVICE",
+        help="Such as cpu, cuda, cuda:1 or mps; cpu if not given. auto offloads what does not "
+        "fit on the GPU to memory or disk.",
+        callback=_device,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="CPU threads; if not given OMP_NUM_THREADS, or else the CPUs that this process may use. "
+        "Fewer are quicker on a busy machine.",
     ),
 ]
 TrustRemoteCode = Annotated[
@@ -166,8 +195,53 @@ def tell_warning(text: str) -> None:
         tell(f"warning: {text}")
 
 
-def open_model(name: str, revision: str | None, dtype: str | None, device: str | None, trust: bool) -> Model:
-    """Open a model; the first time the demo model is wanted it tells how it is made."""
+def set_threads(threads: int | None) -> None:
+    """Let torch compute in so many threads; None takes what torch takes, within the CPUs it may use here.
+
+    Raises:
+        OptionError: the machine has fewer CPUs.
+    """
+    if threads is not None:
+        check_threads(threads)
+    import torch
+
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        threads = min(torch.get_num_threads(), usable_cpus())
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def check_threads(threads: int) -> None:
+    """Refuse more threads than CPUs: they only wait for each other, and with many more the process dies.
+
+    Raises:
+        OptionError: the machine has fewer CPUs.
+    """
+    if threads > (n_cpus := os.cpu_count() or 1):
+        raise OptionError(f"--threads is {threads}, but this machine has {n_cpus} CPUs; give at most so many")
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use: within its affinity, and in a Linux container within its quota."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    n_cpus = (os.cpu_count() or 1) if affinity is None else len(affinity(0))
+    try:
+        quota, period = _CPU_QUOTA.read_text(encoding="ascii").split()
+        return max(1, min(n_cpus, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such container, or "max": no quota
+        return n_cpus
+
+
+def open_model(
+    name: str,
+    revision: str | None,
+    dtype: str | None,
+    device: str | None,
+    trust: bool,
+    threads: int | None,
+) -> Model:
+    """Open a model to run in so many threads; where the demo model must be made first, that is told."""
+    set_threads(threads)
     from mnemoscope.api import load
 
     if name == "demo":

@@ -16,6 +16,7 @@ from mnemoscope.cli.options import (
     NoSpecialTokens,
     Prompt,
     Revision,
+    Threads,
     TrustRemoteCode,
     example,
     open_model,
@@ -43,13 +44,14 @@ def neuron(  # noqa: PLR0913, PLR0917 - each is an option of the command
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show the tokens that an FFN neuron promotes and demotes, itself or through a head."""
     layer, index = _numbers(name, "neuron", "layer.neuron, such as 24.1005")
     head = None if through is None else _layer_and_head(through)
     with stdout_kept_clean():
-        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
         reading = opened.neuron(layer, index, top, head)
     if json:
         write_json(reading.to_json())
@@ -71,13 +73,14 @@ def head(  # noqa: PLR0913, PLR0917 - each is an option of the command
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show what a head meets, looks for and brings at each position, as tokens."""
     layer, index = _layer_and_head(name)
     refuse_several(chat=chat, no_special_tokens=no_special_tokens)
     with stdout_kept_clean():
-        opened = open_model(model, revision, dtype, device, trust_remote_code)
+        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
         reading = opened.read_head(read_prompt(opened, prompt, chat, no_special_tokens), layer, index, top)
     if json:
         write_json(reading.to_json())

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from mnemoscope.cli.options import Device, Dtype, TrustRemoteCode, example, open_model
+from mnemoscope.cli.options import Device, Dtype, Threads, TrustRemoteCode, example, open_model
 from mnemoscope.cli.output import stdout_kept_clean, tell
 from mnemoscope.errors import OptionError
+from mnemoscope.installing import missing_extra
 
 commands = typer.Typer()
 
@@ -41,6 +42,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     dtype: Dtype = None,
     device: Device = None,
+    threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Serve the web page and its JSON API to this machine, until Ctrl-C."""
@@ -59,7 +61,9 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
                 f"--host {host} lets other machines in; add --allow-network if you mean it, or leave it out"
             )
         with bind(host, port) as listening:
-            models = {name: open_model(name, None, dtype, device, trust_remote_code) for name in names}
+            models = {
+                name: open_model(name, None, dtype, device, trust_remote_code, threads) for name in names
+            }
             listening.listen()
             address = address_of(host, listening)
             if not here:
@@ -82,4 +86,4 @@ def _check_names(names: list[str]) -> None:
 
 def _check_installed() -> None:
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        raise OptionError("serving needs the extra web; install it with: pip install 'mnemoscope[web]'")
+        raise OptionError(missing_extra("serving", "web"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mnemoscope.cli.facts import tell_left_out
-from mnemoscope.cli.options import Device, Dtype, ModelName, Revision, TrustRemoteCode, example
+from mnemoscope.cli.options import Device, Dtype, ModelName, Revision, TrustRemoteCode, check_threads, example
 from mnemoscope.cli.output import stdout_kept_clean, tell, write
 from mnemoscope.errors import FactsError, OptionError
 
@@ -108,6 +108,8 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
     """
     if address is not None and engine != "ray":
         raise OptionError("--address is of a Ray cluster; add --engine ray, or leave it out")
+    if engine == "local":
+        check_threads(threads)
     with stdout_kept_clean():
         from mnemoscope.study.options import StudyOptions
 
@@ -169,7 +171,14 @@ def sql(
     """
     *folders, query = arguments
     if not folders:
-        raise OptionError("name a study's folder before the query")
+        raise OptionError(
+            "a folder and a query are needed; give the study's folder, and then the query in quotes"
+        )
+    for folder in folders:
+        if not Path(folder).expanduser().is_dir():
+            raise OptionError(
+                f"there is no folder {folder}; name the studies' folders, and then the query in quotes"
+            )
     with stdout_kept_clean():
         from mnemoscope.study.opened import Studies, Study
         from mnemoscope.view.study.answer import printed

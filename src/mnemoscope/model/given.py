@@ -48,7 +48,6 @@ def loaded(source: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """
     if len(source) != 2:
         raise OptionError(f"{len(source)} objects were given, not two; give (model, tokenizer)")
-    model: Any
     model, tokenizer = source
     if isinstance(model, PreTrainedTokenizerBase) and isinstance(tokenizer, nn.Module):
         raise OptionError("the tokenizer was given before the model; give (model, tokenizer)")
@@ -98,7 +97,7 @@ def _refuse_other_than_tokenizer(tokenizer: Any) -> None:
     raise OptionError(f"the tokenizer of the pair is a {kind}, not one of transformers; {remedy}")
 
 
-def _refuse_compiled(model: nn.Module) -> None:
+def _refuse_compiled(model: Any) -> None:
     """Refuse modules that are compiled in place, whose hooks do not run."""
     for name, module in model.named_modules():
         in_place = getattr(module, "_compiled_call_impl", None) is not None

@@ -31,6 +31,7 @@ from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError, Unsu
 from mnemoscope.model.adapters import find_adapter, merge
 from mnemoscope.model.added_families import added_families, anatomy_of
 from mnemoscope.model.given import is_name, loaded
+from mnemoscope.model.hardware import AUTO, device_name, dtype_name
 from mnemoscope.model.isolation import held
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.places import Place, check_weights, find
@@ -39,7 +40,6 @@ from mnemoscope.model.tokens import check_tokenizer
 from mnemoscope.model.torch_state import ProcessSettings, Setting, default_torch_state
 
 Source = str | Path | tuple[nn.Module, PreTrainedTokenizerBase]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Each of the ways that a tokenizer is stored has one of these.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -49,10 +49,6 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "tekken.json",
 )
-
-
-# The device that leaves it to accelerate where weights lie: an accelerator, memory, or disk.
-AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -78,8 +74,8 @@ def open_model(
     source: Source,
     *,
     revision: str | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
     """Open and prove a model; `mnemoscope.load` documents the arguments and errors."""
@@ -95,20 +91,16 @@ def examine(
     source: Source,
     *,
     revision: str | None = None,
-    dtype: str | None = None,
-    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
     """As `open_model`, but a model whose parts do not add up comes back too, to see which sum failed."""
-    if dtype is not None and dtype not in DTYPES:
-        raise OptionError(f"dtype is {dtype!r}; give one of {', '.join(DTYPES)}")
-    if not is_name(source):
+    dtype, device = dtype_name(dtype), device_name(device)
+    named = is_name(source)
+    _refuse_useless(source, revision=revision, dtype=dtype, device=device)
+    if not named:
         model, tokenizer, name = loaded(source)
-        if any(option is not None for option in (revision, dtype, device)):
-            raise OptionError(
-                "revision, dtype and device are for files, and a loaded model is left as it is; leave them "
-                "out, and move or cast the model yourself with model.to(...)"
-            )
         return _examined(_Read(name, "in memory", model, tokenizer))
     with quiet():
         read = _read(find(source, revision), _Way(dtype, trust_remote_code, device == AUTO))
@@ -140,10 +132,12 @@ def describe(
     source: str | Path,
     *,
     revision: str | None = None,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
 ) -> Described:
     """What can be told of a model from its small files; raises as `open_model` does."""
+    dtype = dtype_name(dtype)
+    _refuse_useless(source, revision=revision)
     way = _Way(dtype, trust_remote_code, spread=False)
     with quiet():
         place = find(source, revision)
@@ -153,7 +147,26 @@ def describe(
         tokenizer = _tokenizer(place if _has_tokenizer(place) else base, way)
     stored = config.get_text_config().dtype
     usual = torch.float32 if base.gguf_file or stored is None else stored
-    return Described(place.name, config, tokenizer, DTYPES[dtype] if dtype else usual)
+    return Described(place.name, config, tokenizer, getattr(torch, dtype) if dtype else usual)
+
+
+def _refuse_useless(source: Source, **options: str | None) -> None:
+    """Refuse options that would change nothing: any for a loaded model, a revision for what is no repository.
+
+    Raises:
+        OptionError: one is given.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if not isinstance(source, str | Path):
+        for name, value in given.items():
+            raise OptionError(
+                f"{name} is {value!r}, but a loaded model is taken as it is; leave {name} out, and load it "
+                "with transformers as you want it"
+            )
+    elif "revision" in given and (source == "demo" or Path(source).expanduser().exists()):
+        raise OptionError(
+            f"revision is {given['revision']!r}, but {source} is no repository of the hub; leave it out"
+        )
 
 
 def _examined(read: _Read) -> LanguageModel:
@@ -223,7 +236,7 @@ def _model(place: Place, config: Any, way: _Way) -> PreTrainedModel:
     with _file_errors(place, "weights"):
         opened: Any = kind.from_pretrained(
             place.path,
-            dtype=DTYPES[way.dtype] if way.dtype else usual,
+            dtype=getattr(torch, way.dtype) if way.dtype else usual,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,

@@ -13,10 +13,11 @@ import pyarrow as pa
 from pyarrow import dataset
 
 from mnemoscope.errors import OptionError, OutputError
+from mnemoscope.installing import missing_extra
 from mnemoscope.study.names import KIND
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.schema import FACT, FACTS, OUTCOMES, READINGS, SUMS, TABLES, VALUE_NEURONS
-from mnemoscope.study.store import KEY, read_manifest, read_table, shards
+from mnemoscope.study.store import KEY, MANIFEST, read_manifest, read_table, shards
 from mnemoscope.study.wordings import to_measure, to_reword
 
 if TYPE_CHECKING:
@@ -50,10 +51,22 @@ class Study:
             OutputError: there is no study in it, its manifest is damaged, or another version wrote it.
         """
         folder = Path(folder).expanduser()
+        if not (folder / MANIFEST).exists():
+            there_is = (
+                "no folder"
+                if not folder.exists()
+                else "no study in"
+                if folder.is_dir()
+                else "no folder but a file"
+            )
+            raise OutputError(
+                f"there is {there_is} {folder}; name a folder that `mnemoscope study run --out` made"
+            )
         manifest = read_manifest(folder)
         if manifest.get("kind") != KIND:
             raise OutputError(
-                f"cannot open {folder}: it holds a {manifest.get('kind')}, not a study; name another folder"
+                f"there is no study in {folder}, but a {manifest.get('kind')}; name a folder that "
+                "`mnemoscope study run --out` made"
             )
         return cls(folder, manifest)
 
@@ -191,7 +204,7 @@ def _connection() -> Iterator[DuckDBPyConnection]:
     try:
         import duckdb
     except ImportError as error:
-        raise OptionError("queries need DuckDB; pip install mnemoscope[study]") from error
+        raise OptionError(missing_extra("a query", "study")) from error
     with duckdb.connect(":memory:") as connection:
         yield connection
 

@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from mnemoscope.atomic import PARTIAL, write_atomically
 from mnemoscope.errors import OptionError, OutputError
+from mnemoscope.installing import UPGRADE
 
 FORMAT = "mnemoscope study"
 SCHEMA_VERSION = 3
@@ -195,7 +196,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if type(version) is int and version > SCHEMA_VERSION:
         raise OutputError(
             f"cannot read {path}: a newer Mnemoscope wrote it (schema {version}, this one reads "
-            f"up to {SCHEMA_VERSION}); upgrade with pip install --upgrade mnemoscope"
+            f"up to {SCHEMA_VERSION}); {UPGRADE}"
         )
     if type(version) is int and version < SCHEMA_VERSION:
         raise OutputError(

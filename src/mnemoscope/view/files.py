@@ -28,6 +28,7 @@ from mnemoscope.attribution.result import (
     records,
 )
 from mnemoscope.errors import OutputError
+from mnemoscope.installing import UPGRADE
 from mnemoscope.view.destination import ATTRIBUTION_ENDINGS, check_destination, either
 from mnemoscope.view.json_text import json_text
 
@@ -152,7 +153,7 @@ def _check_ours(description: Any, path: Path) -> None:
     if version > SCHEMA_VERSION:
         raise OutputError(
             f"cannot read {path}: a newer Mnemoscope wrote it (schema {version}, this one reads "
-            f"{SCHEMA_VERSION}); upgrade with pip install --upgrade mnemoscope"
+            f"{SCHEMA_VERSION}); {UPGRADE}"
         )
     if version < SCHEMA_VERSION:
         raise OutputError(

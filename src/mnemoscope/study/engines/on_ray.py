@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 
 from mnemoscope.errors import MnemoscopeError, OptionError, WorkerError
+from mnemoscope.installing import missing_extra
 from mnemoscope.study.engines.base import MOST_DEATHS, Engine
 from mnemoscope.study.work import Setup, Worker
 
@@ -47,7 +48,7 @@ class RayCluster(Engine):
                 worker.
         """
         if find_spec("ray") is None:
-            raise OptionError('the engine ray needs Ray; pip install "mnemoscope[ray]"')
+            raise OptionError(missing_extra("the engine ray", "ray"))
         import ray
 
         self._setup, self._n_workers = setup, n_workers

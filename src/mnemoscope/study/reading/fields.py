@@ -79,8 +79,13 @@ def relation(row: dict[str, Any], given: str | None, keys: Iterable[str] = RELAT
     """
     found = own_relation(row, keys) or given
     if not found:
-        wanted = " or ".join(f'"{key}"' for key in keys)
-        raise ValueError(f"it has no {wanted}; add it, or give the relation of all that name none")
+        first, *others = (f'"{key}"' for key in keys)
+        or_others = f" (nor {' nor '.join(others)})" if others else ""
+        raise ValueError(
+            f'it has no {first}{or_others}; add one, such as {first}: "capital", or name one for all '
+            "that have none with relation=, which is --relation of `mnemoscope methods` and of "
+            "`mnemoscope study run`"
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemoscope.errors import FactsError
+from mnemoscope.installing import missing_extra
 from mnemoscope.study.reading.items import Item
 
 PREFIX = "hub:"
@@ -41,10 +42,7 @@ def _fetched(source: str, name: str, config: str | None, split: str | None, revi
     try:
         import datasets
     except ImportError as error:
-        raise FactsError(
-            f"{source} is read with the package datasets, which is not installed; "
-            "pip install 'mnemoscope[study]'"
-        ) from error
+        raise FactsError(missing_extra(f"{source}, a data set of the hub,", "study")) from error
     if Path(name).exists():
         raise FactsError(
             f"{source} cannot be told from the folder {name} here, which would be read instead; go elsewhere"

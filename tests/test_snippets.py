@@ -1,0 +1,141 @@
+"""Every snippet of the README and of the documentation runs as it is written.
+
+The Python blocks of a page run in order in one namespace, its commands in a process each, all on the demo
+model and in one folder that has the files that the snippets name. A block behind the comment `<!-- snippet:
+parsed only, REASON -->` names what is not here, or takes minutes: it is compiled, or its commands are
+parsed with all their options.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+import mnemoscope as ms
+from command_line import run
+from made_study import made_study
+from mnemoscope.cli import app
+from snippets import LANGUAGES, PAGES, ROOT, Block, Command, blocks, commands
+
+IN_PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
+IN_SHELL = [page for page in PAGES if any(b.language in {"bash", "console"} for b in blocks(page))]
+FACT = {"prompt": "The capital of France is", "target": "Paris", "relation": "capital"}
+RELATION = {
+    "name": "capital",
+    "prompt_templates": ["The capital of {} is"],
+    "samples": [{"subject": "France", "object": "Paris"}],
+}
+
+
+def name(page: Path) -> str:
+    return page.stem
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the files that snippets name."""
+    monkeypatch.chdir(tmp_path)
+    Path("facts.jsonl").write_text(json.dumps(FACT))
+    Path("questions.csv").write_text("question,answer\nOf which country is Lusaka the capital?,Zambia\n")
+    Path("lre").mkdir()
+    Path("lre", "capital.json").write_text(json.dumps(RELATION))
+    for study in ("demo", "first", "other"):
+        made_study(Path(study))
+    return tmp_path
+
+
+def of_shell(page: Path) -> list[tuple[Block, Command]]:
+    return [
+        (block, command)
+        for block in blocks(page)
+        if block.language in {"bash", "console"}
+        for command in commands(block)
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_block_names_its_language(page: Path) -> None:
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"{block}: begin the block with one of {sorted(LANGUAGES)}"
+    indented = re.findall(r"^    (?:mnemoscope|pip|python) .*$", page.read_text(encoding="utf-8"), re.M)
+    assert indented == [], "put commands between ```bash and ```, so that they are tested"
+
+
+@pytest.mark.parametrize("page", IN_PYTHON, ids=name)
+def test_python_compiles(page: Path) -> None:
+    for block in blocks(page):
+        if block.language == "python":
+            compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("page", IN_SHELL, ids=name)
+def test_commands_have_the_options_that_they_are_given(page: Path) -> None:
+    for block, command in of_shell(page):
+        program, *arguments = command.words
+        if program == "mnemoscope":
+            parse(arguments, str(block))
+        elif program == "python":
+            assert (ROOT / arguments[0]).is_file(), f"{block}: there is no {arguments[0]}"
+        elif program == "make":
+            assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.M), str(block)
+        elif program == "pip":
+            assert arguments[0] == "install", str(block)
+            extra = re.fullmatch(r"\.(?:\[(\w+)\])?", arguments[1])
+            assert extra, f"{block}: Mnemoscope is on no index; write pip install '.[EXTRA]'"
+            if extra[1]:
+                assert f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text(), str(block)
+        else:
+            assert program in {"grep", "curl", "git"}, f"{block}: {program} is not tested here"
+
+
+def parse(arguments: list[str], where: str) -> None:
+    """Parse the arguments of `mnemoscope` without running anything."""
+    command, context, called = typer.main.get_command(app), None, "mnemoscope"
+    try:
+        while True:
+            context = command.make_context(called, [*arguments], parent=context)
+            rest = [*context._protected_args, *context.args]
+            if not hasattr(command, "commands") or not rest:
+                break
+            called, command, arguments = command.resolve_command(context, rest)
+    except Exception as error:
+        raise AssertionError(f"{where}: {error}") from error
+
+
+@pytest.mark.parametrize(
+    "arguments", [["attribute", "--nosuch", "x"], ["study", "run"], ["predict", "a", "b"], ["nosuch"]]
+)
+def test_a_wrong_command_is_found(arguments: list[str]) -> None:
+    with pytest.raises(AssertionError):
+        parse(arguments, "here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", IN_PYTHON, ids=name)
+def test_python_runs(page: Path, folder: Path, demo: ms.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The demo model is opened once for all pages.
+    load = ms.load
+    monkeypatch.setattr(
+        ms, "load", lambda model="demo", **o: load(model, **o) if o or model != "demo" else demo, False
+    )
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules[__name__])
+    namespace: dict[str, object] = {"__name__": "snippet"}
+    for block in blocks(page):
+        if block.language == "python" and not block.reason:
+            exec(compile(block.text, str(block), "exec"), namespace)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # the README has some twenty commands
+@pytest.mark.parametrize("page", [p for p in IN_SHELL if any(not b.reason for b, _ in of_shell(p))], ids=name)
+def test_commands_run(page: Path, folder: Path, demo: ms.Model) -> None:
+    for block, command in of_shell(page):
+        if command.words[0] == "mnemoscope" and not block.reason:
+            done = run(*command.words[1:])
+            assert done.returncode == 0, f"{block}: {' '.join(command.words)}: {done.stderr}"
+            assert done.stdout or "--out" in command.words or "written" in done.stderr, str(block)
