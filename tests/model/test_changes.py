@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -97,3 +98,75 @@ def test_a_run_of_other_weights_is_refused() -> None:
     scale_in_place(model.language_model.model)
     with pytest.raises(ms.OptionError, match="begin another run"):
         run.attribute(8, top=3)
+
+
+def hook_on_the_head(model: nn.Module) -> None:
+    model.lm_head.register_forward_hook(lambda module, args, output: output * 1.5)
+
+
+def hook_on_the_model(model: nn.Module) -> None:
+    def shifted(module: nn.Module, args: Any, output: Any) -> Any:
+        output.logits = output.logits + torch.arange(output.logits.shape[-1]) / 50
+        return output
+
+    model.register_forward_hook(shifted)
+
+
+def a_head_is_zeroed(model: nn.Module) -> None:
+    def zeroed(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        values = args[0].clone()
+        values[..., :8] = 0
+        return (values,)
+
+    model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(zeroed)
+
+
+def an_ffn_is_scaled(model: nn.Module) -> None:
+    model.model.layers[1].mlp.down_proj.register_forward_hook(lambda module, args, output: output * 0.5)
+
+
+def something_is_added_to_the_stream(model: nn.Module) -> None:
+    model.model.layers[0].register_forward_hook(lambda module, args, output: output + 1.0)
+
+
+def the_final_norm_is_scaled_out_of_sight(model: nn.Module) -> None:
+    model.model.norm.weight.data *= 2.0
+
+
+HOOKS = (
+    (hook_on_the_head, "readout"),
+    (hook_on_the_model, "readout"),
+    (a_head_is_zeroed, "attention neurons"),
+    (an_ffn_is_scaled, "FFN neurons"),
+    (something_is_added_to_the_stream, "residual stream"),
+    (the_final_norm_is_scaled_out_of_sight, "readout"),
+)
+
+
+@pytest.mark.parametrize(("change", "what"), HOOKS, ids=[change.__name__ for change, _ in HOOKS])
+def test_what_does_not_add_up_any_more_is_refused(change: Callable[[nn.Module], None], what: str) -> None:
+    model = open_tiny(built("llama"))
+    model.attribute(PROMPT, 7, top=3)
+    change(model.language_model.model)
+    for call in (lambda: model.attribute(PROMPT, 7, top=3), lambda: model.predict(PROMPT)):
+        with pytest.raises(
+            ms.UnsupportedModelError, match=f"do not add up on this prompt.*{what}.*remove hooks"
+        ):
+            call()
+
+
+def test_a_changed_neuron_still_adds_up_where_a_hook_says_what_enters() -> None:
+    """A hook that scales what enters the down projection is an intervention like ours: numbers follow it."""
+    model = open_tiny(built("llama"))
+    down = model.language_model.model.model.layers[1].mlp.down_proj
+
+    def scaled(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        values = args[0].clone()
+        values[..., 3] *= 4
+        return (values,)
+
+    with model.ablate([ms.FFNNeuron(1, 3)], factor=4.0):
+        expected = model.attribute(PROMPT, 7, top=5, query=False)
+    handle = down.register_forward_pre_hook(scaled)
+    check_alike(model.attribute(PROMPT, 7, top=5, query=False), expected)
+    handle.remove()

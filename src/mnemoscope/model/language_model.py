@@ -13,8 +13,8 @@ from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.capture import Trace, capture
 from mnemoscope.model.changes import WeightsVersion, weights_version
 from mnemoscope.model.components import Components, capture_with_components
-from mnemoscope.model.isolation import held
-from mnemoscope.model.proof import Proof, prove, require, require_sum
+from mnemoscope.model.isolation import held, interventions_on
+from mnemoscope.model.proof import Proof, prove, require, require_sums
 
 
 def _is_scaled(rope: dict[str, Any] | None) -> bool:
@@ -84,21 +84,24 @@ class LanguageModel:
         return getattr(config, "max_seq_len", None) if longest is None else longest
 
     def capture(self, prompts: Sequence[Sequence[int]]) -> list[Trace]:
-        """Run prompts in one forward pass; see `mnemoscope.model.capture.capture`.
+        """Run prompts of one length in one forward pass; see `mnemoscope.model.capture.capture`.
 
         Raises:
-            UnsupportedModelError: on one of them the parts do not sum to the residual stream.
+            UnsupportedModelError: on one of them the parts do not add up.
         """
         traces = capture(self.model, self.anatomy, prompts)
-        for trace in traces:
-            require_sum(trace, self.model)
+        self._require_sums(traces)
         return traces
 
     def capture_with_components(
         self, prompts: Sequence[Sequence[int]]
     ) -> tuple[list[Trace], list[Components]]:
-        """The same with what is written at every position of each prompt, from the same pass."""
+        """Do the same, and keep what is written at every position of each prompt, from the same pass."""
         traces, components = capture_with_components(self.model, self.anatomy, prompts)
-        for trace in traces:
-            require_sum(trace, self.model)
+        self._require_sums(traces)
         return traces, components
+
+    def _require_sums(self, traces: Sequence[Trace]) -> None:
+        neurons = not any(intervention.opaque for intervention in interventions_on(self.model))
+        for trace in traces:
+            require_sums(trace, self.model, self.anatomy, neurons)

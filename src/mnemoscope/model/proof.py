@@ -193,20 +193,58 @@ def _added(
     return scales * (coefficients[:, active] @ columns), scales.abs() * squares.sqrt()
 
 
-def require_sum(trace: Trace, model: PreTrainedModel) -> None:
-    """Refuse a prompt on which the parts do not sum to the residual stream, though they did on the probe.
+def require_sums(trace: Trace, model: PreTrainedModel, anatomy: Anatomy, neurons: bool) -> None:
+    """Refuse a prompt on which the parts do not add up, though they did on the probe.
+
+    Args:
+        trace: of the prompt.
+        model: the model.
+        anatomy: of the model.
+        neurons: whether the neurons must sum to what is added, as they do unless interventions change heads,
+            attention neurons or layers.
 
     Raises:
         UnsupportedModelError: they do not.
     """
-    error, tolerance = _stream_error(trace, model.dtype), tolerance_of(model.dtype)
-    # States that are not numbers are told apart by whoever reads them out.
-    if bool(trace.final_state.isfinite().all()) and not error <= tolerance:
+    if not bool(trace.final_state.isfinite().all()):
+        return  # whoever reads the state out says so
+    errors = {
+        "residual stream": _stream_error(trace, model.dtype),
+        "readout": _readout_error(anatomy, [trace], trace.logits[None]),
+    }
+    if neurons:
+        errors |= {"attention neurons": 0.0, "FFN neurons": 0.0}
+        for layer, block in enumerate(anatomy.blocks):
+            values = trace.weighted_values(layer).sum(-1).flatten()
+            added = _sum(block.attention_output, values, trace.attention_scale[layer])
+            error = _row_error(added + trace.attention_constant[layer], trace.attention_out[layer])
+            errors["attention neurons"] = max(errors["attention neurons"], error)
+            added = _sum(block.ffn_output, trace.coefficients[layer], trace.ffn_scale[layer])
+            error = _row_error(added + trace.ffn_constant[layer], trace.ffn_out[layer])
+            errors["FFN neurons"] = max(errors["FFN neurons"], error)
+    tolerance = tolerance_of(model.dtype)
+    failed = [f"{name} (off by {error:.2g})" for name, error in errors.items() if not error <= tolerance]
+    if failed:
         raise UnsupportedModelError(
-            f"the parts of {type(model).__name__} do not add up to the residual stream on this prompt of "
-            f"{len(trace.token_ids)} tokens (off by {error:.2g}, allowed {tolerance:g}), though they did on "
-            "the probe: it does something with such a prompt that was not found; take another prompt or model"
+            f"the parts of {type(model).__name__} do not add up on this prompt of {len(trace.token_ids)} "
+            f"tokens, though they did on the probe: {', '.join(failed)}, allowed {tolerance:g}; remove hooks "
+            "that were registered since it was opened, and load it anew if weights were changed through .data"
         )
+
+
+def _sum(projection: Projection, coefficients: Tensor, scale: Tensor) -> Tensor:
+    """Sum what the neurons of a layer write, `[n] -> [d_model]`."""
+    active = torch.nonzero(coefficients)[:, 0]
+    if len(active) == projection.n_inputs:
+        return scale * (coefficients[: projection.n_inputs] @ projection.columns())
+    return scale * (coefficients[active] @ projection.columns(active))
+
+
+def _row_error(found: Tensor, expected: Tensor) -> float:
+    """Largest error of an entry, over its own size or the root mean square of all, `[d_model]` both."""
+    typical = expected.pow(2).mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+    errors = (found - expected).abs() / torch.maximum(expected.abs(), typical)
+    return float(torch.nan_to_num(errors, nan=torch.inf).max())
 
 
 def _stream_error(trace: Trace, dtype: torch.dtype) -> float:
