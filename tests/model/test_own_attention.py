@@ -30,7 +30,8 @@ from mnemoscope.model.proof import probe_tokens, prove
 from support import family_id, open_tiny, words
 
 OWN_CODE = {"gptj", "codegen", "gpt_neo", "bloom", "mpt", "falcon", "xglm"}
-OWN = tuple(family for family in FAMILIES if family.model_type in OWN_CODE)
+# GPT-J and CodeGen call attention through transformers' interface since transformers 5.24.
+OWN = tuple(f for f in FAMILIES if f.model_type in OWN_CODE and has_own_attention(f.build()))
 # Those that have a fused form too which does the same: with ALiBi the eager one adds its biases twice.
 FUSED = [family for family in OWN if family.model_type == "falcon" and not family.config["alibi"]]
 
