@@ -1,11 +1,12 @@
 """Intervals, sums and scores of the demo model against exact arithmetic, to the tolerance that is stated.
 
-The reference takes the recorded states, coefficients and weights and computes every FFN neuron's
-log-probability increase in float64, with code of its own.
+The reference takes the recorded states, coefficients and weights and computes FFN neurons' log-probability
+increases in float64, with code of its own. Some neurons are compared on each push, all of them nightly.
 """
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -13,52 +14,65 @@ from torch import Tensor
 import mnemoscope as ms
 from mnemoscope.model.capture import Trace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 PROMPTS = (
     ("The capital of Japan is the city of", " Tokyo"),
     ("The capital of Germany is the city of", " Berlin"),
     ("The opposite of hot is", " cold"),
 )
+EACH_OR_SOME = (
+    pytest.param(1, marks=pytest.mark.nightly, id="every neuron"),
+    pytest.param(97, id="every 97th neuron"),
+)
 
 
-def true_scores(model: ms.Model, trace: Trace, target: int) -> Tensor:
-    """Log-probability increase of every FFN neuron in float64, `[n_layers, d_ff]`."""
+def true_scores(model: ms.Model, trace: Trace, target: int, layer: Tensor, neuron: Tensor) -> Tensor:
+    """Log-probability increase of FFN neurons sorted by layer, in float64, `[n]`."""
     transformer = model.language_model.model
     head = transformer.lm_head.weight.detach().double()
-    norm = transformer.model.norm
-    final = trace.final_state.double()
+    norm, final = transformer.model.norm, trace.final_state.double()
     gain = norm.weight.detach().double() / (final.pow(2).mean() + norm.variance_epsilon).sqrt()
-    rows = []
-    for layer, block in enumerate(transformer.model.layers):
-        base = (trace.resid_pre[layer] + trace.attention_out[layer]).double()
+    scores = []
+    for here in layer.unique().tolist():
+        base = (trace.resid_pre[here] + trace.attention_out[here]).double()
         log_p = torch.log_softmax((base * gain) @ head.T, dim=-1)
-        columns = block.mlp.down_proj.weight.detach().double().T * gain
-        scores = []
-        for some, m in zip(columns.split(256), trace.coefficients[layer].double().split(256), strict=True):
-            added = m[:, None] * (some @ head.T)
+        down = transformer.model.layers[here].mlp.down_proj.weight.detach().double()
+        for some in neuron[layer == here].split(256):
+            m = trace.coefficients[here, some].double()
+            added = m[:, None] * ((down[:, some].T * gain) @ head.T)
             scores.append(added[:, target] - (added + log_p).logsumexp(-1))
-        rows.append(torch.cat(scores))
-    return torch.stack(rows)
+    return torch.cat(scores)
 
 
+def indices(table: pd.DataFrame) -> tuple[Tensor, Tensor]:
+    return torch.tensor(table["layer"].to_numpy()), torch.tensor(table["neuron"].to_numpy())
+
+
+@pytest.mark.parametrize("stride", EACH_OR_SOME)
 @pytest.mark.parametrize(("prompt", "target"), PROMPTS)
-def test_every_interval_and_the_sum_hold_the_true_score(demo: ms.Model, prompt: str, target: str) -> None:
+def test_intervals_and_lists_hold_the_true_scores(
+    demo: ms.Model, prompt: str, target: str, stride: int
+) -> None:
     result = demo.attribute(prompt, target, top=50, neurons="bounds", effects=False, query=False)
     (trace,) = demo.language_model.capture([result.token_ids])
-    truth = true_scores(demo, trace, result.target.id)
-    table = result.ffn_scores
-    true = truth[torch.tensor(table["layer"].to_numpy()), torch.tensor(table["neuron"].to_numpy())].numpy()
+    every = result.ffn_scores.sort_values(["layer", "neuron"])
+    table = every.iloc[::stride]
+    true = true_scores(demo, trace, result.target.id, *indices(table)).numpy()
     assert ((table["lower"] <= true) & (true <= table["upper"])).all()
-    lower, upper = result.sum_of_scores("ffn")
-    assert lower <= true.sum() <= upper
+    # Not so wide that they would hold anything: half of them to a thousandth of a nat.
+    assert (table["upper"] - table["lower"]).median() < 1e-3
+    if stride == 1:
+        lower, upper = result.sum_of_scores("ffn")
+        assert lower <= true.sum() <= upper
     assert result.tolerance is not None
-    assert result.tolerance < 1e-3
+    assert result.tolerance < 2e-3
     for name, sign in (("ffn_neurons", 1), ("suppressing_ffn_neurons", -1)):
-        listed = getattr(result, name)
-        at = (torch.tensor(listed["layer"].to_numpy()), torch.tensor(listed["neuron"].to_numpy()))
-        errors = (torch.tensor(listed["score"].to_numpy()).double() - truth[at]).abs()
+        listed = getattr(result, name).sort_values(["layer", "neuron"])
+        exact = true_scores(demo, trace, result.target.id, *indices(listed))
+        errors = (torch.tensor(listed["score"].to_numpy()).double() - exact).abs()
         assert errors.max() <= min(result.tolerance, 1e-5)
         # No neuron that was left out belongs into the list.
-        rest = sign * truth.clone()
-        rest[at] = -torch.inf
-        assert rest.max() <= (sign * truth[at]).min() + 1e-5
+        left_out = ~table.set_index(["layer", "neuron"]).index.isin(
+            listed.set_index(["layer", "neuron"]).index
+        )
+        assert (sign * true[left_out]).max() <= (sign * exact).min() + 1e-5

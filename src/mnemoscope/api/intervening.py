@@ -172,31 +172,6 @@ class Intervening(OpenedModel):
                 are too few other parts for a control of the same size, or if `facts` come without a
                 `relation` or with `positions` counted from the start, which belong to one prompt.
         """
-        encoded = encode_prompt(self.language_model, prompt)
-        return self.compared(
-            encoded,
-            target,
-            parts,
-            seeds=seeds,
-            controls_from=controls_from,
-            facts=facts,
-            relation=relation,
-            **how,
-        )
-
-    def compared(
-        self,
-        prompt: Prompt,
-        target: str | SupportsIndex | None,
-        parts: Parts,
-        *,
-        seeds: int = 5,
-        controls_from: ControlsFrom = "same layers",
-        facts: Sequence[KnownFact] = (),
-        relation: str | None = None,
-        **how: Unpack[How],
-    ) -> Ablation:
-        """Do the same with a prompt as it was read, for one that is no text alone."""
         if seeds < 1:
             raise OptionError(f"seeds is {seeds}; give 1 or more random controls")
         check_controls_from(controls_from)
@@ -211,12 +186,13 @@ class Intervening(OpenedModel):
         drawn = [
             matched_random(named, self.language_model.anatomy, seed, controls_from) for seed in range(seeds)
         ]
+        encoded = encode_prompt(self.language_model, prompt)
         if target is None:
-            target = int(next_token(self.language_model, prompt.ids).argmax())
+            target = int(next_token(self.language_model, encoded.ids).argmax())
         return compare(
             self.language_model,
-            prompt,
-            encode_target(self.language_model, prompt, target),
+            encoded,
+            encode_target(self.language_model, encoded, target),
             named,
             self._manner(**how),
             drawn,

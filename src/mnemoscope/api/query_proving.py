@@ -66,7 +66,7 @@ class QueryProving(Querying, Intervening):
         proof = QueryProof(self.language_model, result, Asked(top, values, of, controls_from))
         prompt = Prompt(result.prompt, result.token_ids, result.tokens)
         return proof.outcome(
-            self.compared(prompt, target, proof.parts, seeds=seeds, controls_from=controls_from)
+            self.compare_ablation(prompt, target, proof.parts, seeds=seeds, controls_from=controls_from)
         )
 
     @isolated_call
