@@ -110,7 +110,7 @@ def test_layer_scores_follow_their_definition(tiny: ms.Model) -> None:
 
 
 def test_a_batch_gives_what_single_prompts_give(tiny: ms.Model) -> None:
-    prompts = [PROMPT, (3, 4), (50, 60, 70, 80, 90, 10, 20, 30), (7,)]
+    prompts = [PROMPT, (50, 60, 70, 80, 90, 10, 20), PROMPT[::-1]]
     together = tiny.language_model.capture(prompts)
     for prompt, batched in zip(prompts, together, strict=True):
         (alone,) = tiny.language_model.capture([prompt])

@@ -136,4 +136,5 @@ def test_a_tokenizer_of_another_model_is_refused_for_loaded_models_too() -> None
 def test_a_smaller_tokenizer_shows_the_tokens_it_does_not_know(tmp_path: Path) -> None:
     found = ms.load((built("llama"), word_tokenizer(10))).predict(words(5, 6), 97).to_json()
     assert json.dumps(found)
-    assert {row["token"] for row in found["predictions"] if row["id"] >= 10} == {""}
+    unknown = {row["id"]: row["token"] for row in found["predictions"] if row["id"] >= 10}
+    assert unknown == {token_id: f"<id {token_id}>" for token_id in range(10, 97)}

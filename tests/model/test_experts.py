@@ -68,13 +68,14 @@ def test_only_experts_that_the_token_is_routed_to_take_part(shared: ms.Model) ->
 def test_lists_name_the_expert_and_leave_out_the_silent(shared: ms.Model, tmp_path: Path) -> None:
     result = shared.attribute(PROMPT, TARGET, top=400)
     table = result.ffn_neurons
-    assert len(table) == 2 * (2 * 16 + 20) + 24
+    listed = len(table) + len(result.suppressing_ffn_neurons)
+    assert listed == 2 * (2 * 16 + 20) + 24
     assert set(table["expert"][table["layer"] == 1]) == {-1}
     in_mixture = table[table["layer"] == 0]
     routed = in_mixture[in_mixture["neuron"] < 96]
     assert (routed["expert"] == routed["neuron"] // 16).all()
     assert set(in_mixture["expert"][in_mixture["neuron"] >= 96]) == {-1}
-    assert result.costs["ffn_neurons"].parts == len(table)
+    assert result.costs["ffn_neurons"].parts == listed
     assert result.query_neurons is not None
     assert "expert" in result.query_neurons.of_ffn.ffn_neurons
     for ending in ("json", "parquet"):

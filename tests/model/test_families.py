@@ -120,7 +120,7 @@ def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model)
 
 def test_components_come_with_traces_as_they_come_alone(model: ms.Model) -> None:
     language_model = model.language_model
-    anatomy, prompts = language_model.anatomy, [IDS, IDS[:3]]
+    anatomy, prompts = language_model.anatomy, [IDS, IDS[::-1]]
     traces, components = language_model.capture_with_components(prompts)
     for ids, trace, everywhere in zip(prompts, traces, components, strict=True):
         some = torch.tensor([0, len(ids) - 1])
@@ -196,7 +196,7 @@ def test_single_ablations_equal_the_drop_of_the_prediction(model: ms.Model) -> N
 
 
 def test_a_batch_gives_what_single_prompts_give(model: ms.Model) -> None:
-    prompts = [IDS, (3, 4), (50, 60, 70, 80, 90, 10, 20, 30), (7,)]
+    prompts = [IDS, (50, 60, 70, 80, 90, 10, 20), IDS[::-1]]
     together = model.language_model.capture(prompts)
     for prompt, batched in zip(prompts, together, strict=True):
         (alone,) = model.language_model.capture([prompt])

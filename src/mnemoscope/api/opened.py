@@ -19,7 +19,7 @@ from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.model.capture import Trace, batches
 from mnemoscope.model.chat import Message, user_says
 from mnemoscope.model.components import Components
-from mnemoscope.model.isolation import interventions_on, isolated
+from mnemoscope.model.isolation import interventions_on, isolated, isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.proof import Proof
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
@@ -154,6 +154,7 @@ class OpenedModel:
             self._geometry = Geometry(self.language_model.anatomy.readout)
         return self._geometry
 
+    @isolated_call
     def prompt(self, prompt: PromptInput, *, add_special_tokens: bool = True) -> Prompt:
         """A prompt as the model reads it, to be given wherever a prompt is.
 

@@ -72,13 +72,20 @@ AttentionMaskInterface.register(ATTENTION_NAME, AttentionMaskInterface()["eager"
 
 
 @contextmanager
-def observed_attention(model: PreTrainedModel, observer: Callable[[AttentionCall], None]) -> Iterator[None]:
+def observed_attention(
+    model: PreTrainedModel, observer: Callable[[AttentionCall], None], *, runs: bool = True
+) -> Iterator[None]:
     """Tell `observer` of every attention call while the context lasts; evaluation mode meanwhile.
 
     Models that call attention functions through transformers' interface call ours; those whose code
     computes attention itself keep their implementation and are watched.
+
+    Args:
+        model: the model.
+        observer: is told.
+        runs: False only prepares for passes that contexts within this one run.
     """
-    with _evaluating(model) as hold:
+    with _evaluating(model, runs) as hold:
         if has_own_attention(model):
             with watched_own_attention(model, observer):
                 yield
@@ -92,10 +99,18 @@ def observed_attention(model: PreTrainedModel, observer: Callable[[AttentionCall
 
 
 @contextmanager
-def running_alike(model: PreTrainedModel) -> Iterator[None]:
-    """Run a model as captures run it, so that half precision rounds alike; evaluation mode meanwhile."""
-    alike = evaluating(model) if has_own_attention(model) else observed_attention(model, lambda call: None)
-    with alike:
+def running_alike(model: PreTrainedModel, *, runs: bool = True) -> Iterator[None]:
+    """Run a model as captures run it, so that half precision rounds alike; evaluation mode meanwhile.
+
+    Args:
+        model: the model.
+        runs: as for `observed_attention`.
+    """
+    if has_own_attention(model):
+        with _evaluating(model, runs):
+            yield
+        return
+    with observed_attention(model, lambda call: None, runs=runs):
         yield
 
 
@@ -106,13 +121,13 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
     Mixtures of experts run in place of the model's own code for experts, and rotary factors are those of the
     prompt alone. No other thread uses the model.
     """
-    with _evaluating(model):
+    with _evaluating(model, runs=True):
         yield
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[Hold]:
-    with held(model, runs=True) as hold, running_mixtures(model), fresh_rotary_factors(model):
+def _evaluating(model: PreTrainedModel, runs: bool) -> Iterator[Hold]:
+    with held(model, runs=runs) as hold, running_mixtures(model), fresh_rotary_factors(model):
         hold.set_training([module for module in model.modules() if module.training], False)
         yield hold
 

@@ -45,7 +45,7 @@ def in_float32(model: PreTrainedModel, anatomy: Anatomy) -> Iterator[None]:
     inside = {module for block in blocks for module in block.modules()}
     with ExitStack() as stack:
         # What a backward pass runs again has to run as it did at first, for as long as there can be one.
-        stack.enter_context(running_alike(model))
+        stack.enter_context(running_alike(model, runs=False))
         stack.enter_context(_widened(m for m in model.base_model.modules() if m not in inside))
         for block in blocks:
             own = vars(block).get("forward")
