@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import nn
@@ -170,3 +171,31 @@ def test_a_changed_neuron_still_adds_up_where_a_hook_says_what_enters() -> None:
     handle = down.register_forward_pre_hook(scaled)
     check_alike(model.attribute(PROMPT, 7, top=5, query=False), expected)
     handle.remove()
+
+
+def test_switching_adapters_is_followed() -> None:
+    """Lists, intervals and ranks are those of the adapters that are active at the call."""
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, target_modules=["down_proj", "o_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(built("llama"), config)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(10)
+    model = open_tiny(adapted)
+    seen = []
+    for switch in (adapted.disable_adapter_layers, adapted.enable_adapter_layers):
+        switch()
+        fresh = open_tiny(adapted)
+        found, expected = (each.attribute(PROMPT, 7, top=5, neurons="bounds") for each in (model, fresh))
+        check_alike(found, expected)
+        exact = fresh.attribute(PROMPT, 7, top=5, neurons="all").ffn_scores["lower"]
+        assert ((found.ffn_scores["lower"] <= exact) & (exact <= found.ffn_scores["upper"])).all()
+        for method in ("rank", "norm", "coefficient-over-rank"):
+            ranked, right = (each.rank(PROMPT, 7, method=method).neurons for each in (model, fresh))
+            assert ranked.equals(right), method
+        with torch.no_grad():
+            own = adapted(torch.tensor([found.token_ids])).logits[0, -1].double().log_softmax(-1)[7]
+        assert found.targets.value == pytest.approx(float(own), abs=1e-5)
+        seen.append(found.targets.value)
+    assert abs(seen[0] - seen[1]) > 0.01
