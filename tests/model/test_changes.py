@@ -12,6 +12,8 @@ from torch import nn
 
 import mnemoscope as ms
 from mnemoscope.attribution.geometry import Geometry
+from mnemoscope.model.capture import capture
+from mnemoscope.model.proof import require_sums
 from support import built, check_alike, open_tiny, words
 
 PROMPT = words(5, 17, 80, 33)
@@ -102,7 +104,7 @@ def test_a_run_of_other_weights_is_refused() -> None:
 
 
 def hook_on_the_head(model: nn.Module) -> None:
-    model.lm_head.register_forward_hook(lambda module, args, output: output * 1.5)
+    model.lm_head.register_forward_hook(lambda module, args, output: output + output.abs() / 3)
 
 
 def hook_on_the_model(model: nn.Module) -> None:
@@ -149,11 +151,21 @@ def test_what_does_not_add_up_any_more_is_refused(change: Callable[[nn.Module], 
     model = open_tiny(built("llama"))
     model.attribute(PROMPT, 7, top=3)
     change(model.language_model.model)
-    for call in (lambda: model.attribute(PROMPT, 7, top=3), lambda: model.predict(PROMPT)):
-        with pytest.raises(
-            ms.UnsupportedModelError, match=f"do not add up on this prompt.*{what}.*remove hooks"
-        ):
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: model.attribute(PROMPT, 7, top=3),
+        lambda: model.predict(PROMPT),
+        lambda: model.compare_ablation(PROMPT, 7, [ms.FFNNeuron(0, 1)], seeds=1),
+        lambda: model.ablate_each(PROMPT, 7, [[ms.FFNNeuron(0, 1)]]),
+        lambda: model.generate(PROMPT, 2),
+    )
+    # Changes through .data are only seen where a prompt's own sums are checked.
+    checked = calls[:2] if change is the_final_norm_is_scaled_out_of_sight else calls
+    for call in checked:
+        with pytest.raises(ms.UnsupportedModelError, match="remove hooks"):
             call()
+    (trace,) = capture(model.language_model.model, model.language_model.anatomy, [[5, 17, 80, 33]])
+    with pytest.raises(ms.UnsupportedModelError, match=f"do not add up on this prompt.*{what}"):
+        require_sums(trace, model.language_model.model, model.language_model.anatomy, neurons=True)
 
 
 def test_a_changed_neuron_still_adds_up_where_a_hook_says_what_enters() -> None:
@@ -199,3 +211,16 @@ def test_switching_adapters_is_followed() -> None:
         assert found.targets.value == pytest.approx(float(own), abs=1e-5)
         seen.append(found.targets.value)
     assert abs(seen[0] - seen[1]) > 0.01
+
+
+def test_a_hook_that_scales_the_logits_is_found_as_a_logit_scale() -> None:
+    model = open_tiny(built("llama"))
+    transformer = model.language_model.model
+    model.predict(PROMPT)
+    handle = transformer.lm_head.register_forward_hook(lambda module, args, output: output * 1.5)
+    found = model.attribute(PROMPT, 7, top=3)
+    with torch.no_grad():
+        own = transformer(torch.tensor([found.token_ids])).logits[0, -1].double().log_softmax(-1)[7]
+    assert found.targets.value == pytest.approx(float(own), abs=1e-5)
+    handle.remove()
+    check_alike(model.attribute(PROMPT, 7, top=3), open_tiny(transformer).attribute(PROMPT, 7, top=3))

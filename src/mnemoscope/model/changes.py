@@ -1,4 +1,4 @@
-"""Whether a model's weights are still those that were looked at when it was opened."""
+"""Whether a model's weights and hooks are still those that were looked at when it was opened."""
 
 from __future__ import annotations
 
@@ -9,30 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mnemoscope.model.isolation import is_ours
 from mnemoscope.model.stored import is_plain
 
-# Identifies the weights of a model while it is in memory.
-WeightsVersion = tuple[Any, ...]
+# Identifies the weights and hooks of a model while it is in memory.
+ModelVersion = tuple[Any, ...]
 
 
-def weights_version(model: nn.Module) -> WeightsVersion:
-    """Identify a model's weights: another value once one is replaced, changed in place, or adapted otherwise.
+def model_version(model: nn.Module) -> ModelVersion:
+    """Identify a model's weights and hooks.
 
-    Takes less than a millisecond. PyTorch counts changes in place, but not those through `.data`, which
-    only `weights_fingerprint` sees.
+    Another value comes once a weight is replaced, changed in place or adapted otherwise, or a hook of others
+    than this package comes or goes. Takes less than a millisecond. PyTorch counts changes in place, but not
+    those through `.data`, which only `weights_fingerprint` sees.
     """
     return tuple(_versions(model))
 
 
 def weights_fingerprint(model: nn.Module) -> Tensor:
     """Sum up all weights that are in memory, which reads each of them once, `[n]` float32."""
-    weights = [weight.detach() for weight in model.parameters() if is_plain(weight)]
-    return torch.cat(
-        [
-            fingerprint(weight.reshape(len(weight), -1) if weight.ndim else weight.view(1, 1)).cpu()
-            for weight in weights
-        ]
-    )
+    plain = [weight.detach() for weight in model.parameters() if is_plain(weight)]
+    return torch.cat([fingerprint(weight.reshape(*weight.shape[:1] or (1,), -1)).cpu() for weight in plain])
 
 
 def fingerprint(rows: Tensor) -> Tensor:
@@ -52,6 +49,8 @@ def _versions(model: nn.Module) -> Iterator[Any]:
         for tensor in (*module._parameters.values(), *buffers):
             if tensor is not None:
                 yield _place(tensor), 0 if tensor.is_inference() else tensor._version
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            yield from (number for number, hook in hooks.items() if not is_ours(hook))
         if tuners is not None and isinstance(module, tuners.BaseTunerLayer):
             adapter: Any = module
             yield tuple(adapter.active_adapters), adapter.disable_adapters, tuple(adapter.merged_adapters)

@@ -84,14 +84,14 @@ class Hold:
                 (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
                 (module._forward_hooks, module._forward_hooks_with_kwargs),
             ):
-                ours = [n for n, hook in hooks.items() if n >= self._first_hook and _is_ours(hook)]
+                ours = [n for n, hook in hooks.items() if n >= self._first_hook and is_ours(hook)]
                 for number in ours:
                     del hooks[number]
                 for number in [n for n in with_kwargs if n >= self._first_hook and n not in hooks]:
                     del with_kwargs[number]
 
 
-def _is_ours(hook: Callable[..., Any]) -> bool:
+def is_ours(hook: Callable[..., Any]) -> bool:
     """Whether a hook is a function of this package."""
     return (getattr(hook, "__module__", None) or "").startswith("mnemoscope.")
 

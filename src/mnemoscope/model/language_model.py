@@ -8,10 +8,11 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.added_families import anatomy_of
 from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.capture import Trace, capture
-from mnemoscope.model.changes import WeightsVersion, weights_version
+from mnemoscope.model.changes import ModelVersion, model_version
 from mnemoscope.model.components import Components, capture_with_components
 from mnemoscope.model.isolation import held, interventions_on
 from mnemoscope.model.proof import Proof, prove, require, require_sums
@@ -37,7 +38,7 @@ class LanguageModel:
         anatomy: where its parts are, and copies of its norms.
         proof: the checks it passed.
         replayed: the sorts of arguments with which its blocks have been seen to run on their own.
-        version: of the weights that all of this is about.
+        version: of the weights and hooks that all of this is about.
     """
 
     name: str
@@ -47,25 +48,32 @@ class LanguageModel:
     anatomy: Anatomy
     proof: Proof
     replayed: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
-    version: WeightsVersion = field(init=False, repr=False, compare=False)
+    version: ModelVersion = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Note which weights were looked at."""
-        self.version = weights_version(self.model)
+        """Note which weights and hooks were there."""
+        self.version = model_version(self.model)
 
     def follow_changes(self) -> None:
-        """Look at the model anew if its weights or adapters have changed since it was opened.
+        """Look at the model anew if its weights, adapters or hooks have changed since it was opened.
 
         Raises:
             UnsupportedModelError: the changed model's parts do not add up.
         """
-        version = weights_version(self.model)
+        version = model_version(self.model)
         if version != self.version:
-            with held(self.model) as hold:
-                hold.suspends = True
-                anatomy = anatomy_of(self.model)
-                proof = prove(self.model, anatomy)
-                require(proof, self.model)
+            try:
+                with held(self.model) as hold:
+                    hold.suspends = True
+                    anatomy = anatomy_of(self.model)
+                    proof = prove(self.model, anatomy)
+                    require(proof, self.model)
+            except UnsupportedModelError as error:
+                reason = str(error).partition(";")[0]
+                raise UnsupportedModelError(
+                    f"the model was changed after it was opened, and now {reason}; remove hooks that were "
+                    "registered since then, or undo the change of its weights"
+                ) from error
             self.anatomy, self.proof, self.version = anatomy, proof, version
             self.replayed.clear()
 
