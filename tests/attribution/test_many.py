@@ -45,6 +45,8 @@ def test_forward_passes_are_shared(llama: ms.Model) -> None:
         lambda module, args, kwargs: passes.append(kwargs["input_ids"].shape[0]), with_kwargs=True
     )
     prompts = [*PROMPTS, *(words(first, 8, 9) for first in (1, 2, 3)), PROMPTS[0]]
+    llama.prompt(prompts[0])  # the model is validated anew with the hook
+    passes.clear()
     try:
         llama.attribute_many(prompts, top=3, query=False, effects=False)
     finally:
