@@ -9,8 +9,9 @@ other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -100,9 +101,27 @@ class _FromNumbers(TorchFunctionMode):
 
 @contextmanager
 def pretended() -> Iterator[None]:
-    """Let tensors be put on `DEVICES` while the context lasts."""
-    with _Mode(), _FromNumbers():
+    """Let tensors be put on `DEVICES` while the context lasts.
+
+    The package takes modes away while it computes; these, which stand for devices, stay.
+    """
+    with (
+        patch("mnemoscope.model.torch_state._ThreadState", _Kept),
+        patch("mnemoscope.model.torch_state._disable_current_modes", nullcontext),
+        _Mode(),
+        _FromNumbers(),
+    ):
         yield
+
+
+class _Kept:
+    """Stands for the thread's settings, which it leaves as they are."""
+
+    def clear(self) -> None:
+        """Do nothing."""
+
+    def restore(self) -> None:
+        """Do nothing."""
 
 
 def _as_tensors(index: Any) -> Any:

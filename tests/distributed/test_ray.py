@@ -107,5 +107,5 @@ def test_refuses_a_cluster_that_is_not_there(model: Path) -> None:
 
 def test_tells_how_to_install_ray(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mnemoscope.study.engines.on_ray.find_spec", lambda _: None)
-    with pytest.raises(OptionError, match=r'pip install "mnemoscope\[ray\]"'):
+    with pytest.raises(OptionError, match=r"pip install '\.\[ray\]'"):
         RayCluster(worker_setup(model), 1)

@@ -85,7 +85,7 @@ def test_the_wrong_thing_is_refused_in_one_sentence(what: str) -> None:
 
 def test_options_of_files_are_refused_for_a_loaded_model() -> None:
     for option in ({"dtype": "bfloat16"}, {"device": "cpu"}, {"revision": "main"}):
-        with pytest.raises(ms.OptionError, match="a loaded model is left as it is"):
+        with pytest.raises(ms.OptionError, match="a loaded model is taken as it is"):
             ms.load((llama(), word_tokenizer()), **option)
 
 

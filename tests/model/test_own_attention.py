@@ -130,8 +130,8 @@ def test_observing_changes_nothing(own: ms.Model) -> None:
     assert torch.equal(found, expected)
 
 
-def test_a_padded_batch_gives_what_single_prompts_give(own: ms.Model) -> None:
-    prompts = [IDS[:3], IDS, IDS[2:6]]
+def test_a_batch_gives_what_single_prompts_give(own: ms.Model) -> None:
+    prompts = [IDS[:4], IDS[3:], IDS[2:6]]
     opened = own.language_model
     batch = capture(opened.model, opened.anatomy, prompts)
     for trace, prompt in zip(batch, prompts, strict=True):

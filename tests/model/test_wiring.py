@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -126,9 +127,10 @@ def test_layers_may_differ_in_their_number_of_neurons() -> None:
     mlp.gate_proj, mlp.up_proj, mlp.down_proj = nn.Linear(32, 40), nn.Linear(32, 40), nn.Linear(40, 32)
     model = open_tiny(transformers_model)
     prompt = words(5, 17, 80)
-    table, every = (model.attribute(prompt, 40, top=200, neurons=how).ffn_neurons for how in ("top", "all"))
-    assert table.groupby("layer").size().tolist() == [48, 40, 48]
-    assert table[["layer", "neuron"]].equals(every[["layer", "neuron"]])
+    found, every = (model.attribute(prompt, 40, top=200, neurons=how) for how in ("top", "all"))
+    listed = pd.concat([found.ffn_neurons, found.suppressing_ffn_neurons])
+    assert listed.groupby("layer").size().tolist() == [48, 40, 48]
+    assert found.ffn_neurons[["layer", "neuron"]].equals(every.ffn_neurons[["layer", "neuron"]])
 
 
 def test_a_norm_that_mixes_heads_before_their_projection_is_refused() -> None:

@@ -135,10 +135,12 @@ def divergence(own: Tensor, changed: Tensor) -> Tensor:
     """KL(own || changed) of log probabilities, `[n, n_vocabulary] -> [n]`, nats.
 
     The probabilities' difference sums to 0 but for rounding; adding it cancels the rounding of both
-    normalisers, which would hide the divergence of a single neuron.
+    normalisers, which would hide the divergence of a single neuron. Where they hardly differ it is computed
+    from the difference of their logarithms.
     """
-    p, q = own.exp(), changed.exp()
-    return (p * (own - changed) + (q - p)).sum(-1)
+    p, difference = own.exp(), changed - own
+    risen = torch.where(difference.abs() < 1, p * torch.expm1(difference), changed.exp() - p)
+    return (risen - torch.where(p > 0, p * difference, 0)).sum(-1)
 
 
 @contextmanager

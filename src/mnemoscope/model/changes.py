@@ -29,7 +29,13 @@ def model_version(model: nn.Module) -> ModelVersion:
 def weights_fingerprint(model: nn.Module) -> Tensor:
     """Sum up all weights that are in memory, which reads each of them once, `[n]` float32."""
     plain = [weight.detach() for weight in model.parameters() if is_plain(weight)]
-    return torch.cat([fingerprint(weight.reshape(*weight.shape[:1] or (1,), -1)).cpu() for weight in plain])
+    # There may be none: packed and offloaded ones are not plain.
+    return torch.cat(
+        [
+            torch.empty(0),
+            *(fingerprint(weight.reshape(*weight.shape[:1] or (1,), -1)).cpu() for weight in plain),
+        ]
+    )
 
 
 def fingerprint(rows: Tensor) -> Tensor:

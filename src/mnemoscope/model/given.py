@@ -77,7 +77,8 @@ def _refuse_other_than_model(model: Any) -> None:
             "AutoModelForCausalLM.from_pretrained opened"
         )
     absent = [name for name, weight in model.named_parameters() if weight.device.type == "meta"]
-    if absent and not hasattr(model, "hf_device_map"):
+    offloaded = any(hasattr(module, "_hf_hook") for module in model.modules())
+    if absent and not offloaded:
         raise UnsupportedModelError(
             f"{len(absent)} weights of {type(model).__name__} lie on the meta device, so hold no numbers, "
             f"first {absent[0]}; load the checkpoint with from_pretrained"

@@ -300,7 +300,9 @@ def _check_range(language_model: LanguageModel, ids: Sequence[int]) -> None:
 
 def _needs_space(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, target: str) -> bool:
     """Whether a bare target after the prompt is a word of its own; never after a special token."""
-    return prompt.ids[-1] not in special_tokens(tokenizer) and begins_new_word(prompt.text, target)
+    # The last id may be the token for unknown words, which is special and stands for a word.
+    after_special = prompt.text.endswith(tuple(special_tokens(tokenizer).values()))
+    return not after_special and begins_new_word(prompt.text, target)
 
 
 def _refuse_missing_space(
