@@ -68,6 +68,7 @@ def test_the_json_object_has_the_agreed_keys(llama: ms.Model) -> None:
         "target",
         "targets",
         "certified",
+        "tolerance",
         "layers",
         "heads",
         "ffn_neurons",

@@ -122,6 +122,7 @@ def test_attribute_prints_one_json_object(tokyo: dict[str, Any]) -> None:
         "target",
         "targets",
         "certified",
+        "tolerance",
         "layers",
         "heads",
         "ffn_neurons",
@@ -210,7 +211,7 @@ def test_attribute_draws_for_people() -> None:
     assert "The ␣capital ␣of ␣Japan ␣is ␣the ␣city ␣of ▸ ␣Tokyo" in text
     assert "24.1005" in text
     assert re.search(r"layer.neuron +direct +total", text)
-    assert "certified: exact top and bottom 10 of 46,080 FFN neurons" in text
+    assert re.search(r"certified to \de-04 nats: exact top and bottom 10 of 46,080 FFN neurons", text)
     assert "FFN value neurons  30 asked, none skipped\n" in text
     assert all(len(line) <= 100 for line in text.splitlines())
 

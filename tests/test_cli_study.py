@@ -97,5 +97,5 @@ def test_mistakes_are_told_in_one_line(arguments: tuple[str, ...], message: str,
 )
 def test_a_folder_without_a_study_is_told(command: tuple[str, ...], tmp_path: Path) -> None:
     places = {"FOLDER": str(tmp_path), "OUT": str(tmp_path / "out")}
-    assert "manifest" in refused("study", *(places.get(word, word) for word in command))
+    assert "there is no study in" in refused("study", *(places.get(word, word) for word in command))
     assert not (tmp_path / "out").exists()

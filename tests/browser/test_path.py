@@ -70,7 +70,7 @@ def look_at_the_best_head(page: Page, llama: ms.Model, result: ms.Attribution) -
     cell.click()
     expect(page.locator("#detail caption")).to_have_text("Where it looks, and what it brings from there")
     complete(page)
-    positions = llama.read_head(OTHER, *head).to_json()["positions"]
+    positions = llama.read_head(OTHER, head.layer, head.head).to_json()["positions"]
     most = max(positions, key=lambda position: position["attention"])
     row = page.locator("#detail tbody tr").first
     expect(row).to_contain_text(percent(most["attention"]))

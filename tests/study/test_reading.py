@@ -67,7 +67,7 @@ def test_reads_good_lines(path: Path, ending: str) -> None:
         ("null", "not an object"),
         ('{"target": "a", "relation": "b"}', 'no "prompt"'),
         ('{"prompt": "a", "relation": "b"}', 'no "target"'),
-        ('{"prompt": "a", "target": "b"}', 'no "relation" or "type" or "knowledge_type"'),
+        ('{"prompt": "a", "target": "b"}', 'no "relation" (nor "type" nor "knowledge_type")'),
         (text(prompt=3), '"prompt" is not a text'),
         (text(target=["Paris"]), '"target" is not a text'),
         (text(target=None), 'no "target"'),

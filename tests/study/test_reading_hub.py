@@ -186,7 +186,7 @@ def test_a_source_that_names_no_data_set_is_refused(source: str) -> None:
 
 def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(FactsError, match=r"pip install 'mnemoscope\[study\]'"):
+    with pytest.raises(FactsError, match=r"pip install '\.\[study\]'"):
         read_facts("hub:us/plain")
 
 

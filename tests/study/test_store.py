@@ -140,7 +140,7 @@ def test_continues_what_is_there(folder: Path) -> None:
 def test_manifest_says_what_it_is(store: Store) -> None:
     assert json.loads((store.folder / "manifest.json").read_text()) == {
         "format": "mnemoscope study",
-        "schema_version": 2,
+        "schema_version": 3,
         "manifest": MANIFEST,
     }
 
@@ -222,9 +222,9 @@ def test_shows_where_long_values_differ(folder: Path) -> None:
         ("manifest.json", "", "damaged"),
         ("manifest.json", '{"format": "mnemoscope study", "schema_ver', "damaged"),
         ("manifest.json", '{"format": "mnemoscope study", "schema_version": "1"}', "damaged"),
-        ("manifest.json", '{"format": "mnemoscope study", "schema_version": 2}', "damaged"),
+        ("manifest.json", '{"format": "mnemoscope study", "schema_version": 3}', "damaged"),
         ("manifest.json", '{"format": "mnemoscope study", "schema_version": 1, "manifest": {}}', "an older"),
-        ("manifest.json", '{"format": "mnemoscope study", "schema_version": 3, "manifest": {}}', "upgrade"),
+        ("manifest.json", '{"format": "mnemoscope study", "schema_version": 4, "manifest": {}}', "upgrade"),
         ("tables/outcomes/a.parquet", "", "'tables'"),
     ],
 )

@@ -97,6 +97,7 @@ def make_result() -> MakeResult:
             "token_ids": tuple(range(len(tokens))),
             "targets": Targets((Target(7, " Tokyo", 1, 0.854, -0.158),), (), -0.158),
             "certified": True,
+            "tolerance": 4e-4,
             **tables,
             "query_neurons": None,
             "value_of_embeddings": -12.5,

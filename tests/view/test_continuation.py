@@ -55,11 +55,9 @@ def test_tables_have_sums_and_each_tokens_scores(result: ContinuationAttribution
 def test_it_says_what_is_proven(result: ContinuationAttribution) -> None:
     text = " ".join(shown(result).split())
     n_exact = result.costs["ffn_neurons"].exact
-    assert (
-        f"certified: exact top and bottom 12 of 144 FFN neurons by sum, {n_exact} scored exactly at every"
-        in text
-    )
-    assert "certified: exact top and bottom 12 of 96 attention neurons by sum" in text
+    certified = f"certified to {result.tolerance:.0e} nats: exact top and bottom 12 of"
+    assert f"{certified} 144 FFN neurons by sum, {n_exact} scored exactly at every" in text
+    assert "nats: exact top and bottom 12 of 96 attention neurons by sum" in text
     assert "the layers add up to the difference within" in text
 
 

@@ -73,7 +73,7 @@ def test_is_one_whole_page(text: str) -> None:
     assert page.open == []
     assert page.all("html")[0]["lang"] == "en"
     assert "Where demo remembers ␣Tokyo" in re.sub(r"\s+", " ", page.text)
-    assert "certified: exact top and bottom 5 of 46,080 FFN neurons" in page.text
+    assert "certified to 4e-04 nats: exact top and bottom 5 of 46,080 FFN neurons" in page.text
 
 
 def test_fetches_nothing_and_runs_only_its_own_script(text: str) -> None:

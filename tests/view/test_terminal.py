@@ -133,7 +133,7 @@ def test_every_head_of_a_wide_model_has_a_cell(make_result: Make) -> None:
 
 def test_says_what_is_certified(make_result: Make) -> None:
     text = shown(make_result())
-    assert "certified: exact top and bottom 5 of 46,080 FFN neurons, 200 scored exactly" in text
+    assert "certified to 4e-04 nats: exact top and bottom 5 of 46,080 FFN neurons, 200 scored exactly" in text
     text = shown(make_result(certified=False, costs={"positions": Cost(10, 10)}))
     assert "not certified: best found top and bottom 5 of 10 heads at positions" in text
 
@@ -178,7 +178,10 @@ def test_bars_and_names_are_of_the_effect_that_the_lists_are_ordered_by(
     neurons = total.split("FFN neurons  that raise")[1].splitlines()[2:7]
     lengths = [len(re.findall("[━╍]", line)) for line in neurons]
     assert lengths[0] == max(lengths)
-    assert "certified: exact top and bottom 5 of 46,080 FFN neurons by total effect, all computed" in total
+    assert (
+        "certified to 4e-04 nats: exact top and bottom 5 of 46,080 FFN neurons by total effect, all computed"
+        in total
+    )
     layer, head, best = ordered_by_total.heads.loc[0, ["layer", "head", "total"]]
     assert re.search(rf"heads that raise most +{layer:.0f}\.{head:.0f} ", total)
     assert f"total  {as_shown(best)}" in total
