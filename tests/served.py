@@ -52,6 +52,8 @@ def watched(model: ms.Model) -> Iterator[Gate]:
     gate.open()
     blocks = model.language_model.anatomy.blocks
     handles = [block.module.register_forward_pre_hook(gate.pass_through) for block in blocks]
+    model.prompt("w5")  # the model is validated anew with the hooks
+    gate.n_blocks = 0
     try:
         yield gate
     finally:

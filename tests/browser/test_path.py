@@ -92,7 +92,7 @@ def look_at_the_best_neuron(page: Page, llama: ms.Model, result: ms.Attribution)
     expect(page.locator("#detail-title")).to_have_text(name)
     expect(page.locator("#detail .tree").first).to_be_visible()
     complete(page)
-    read = llama.neuron(*neuron).to_json()
+    read = llama.neuron(neuron.layer, neuron.neuron).to_json()
     promoted = read["promotes"] if best["coefficient"] > 0 else read["demotes"]
     expect(page.locator("#detail h3:text('promotes') + p")).to_contain_text(visible(promoted[0]["token"]))
     page.get_by_role("button", name="Close").click()
