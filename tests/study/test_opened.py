@@ -132,7 +132,7 @@ def test_refuses_what_it_cannot_read(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="a newer Mnemoscope wrote it"):
         Study.open(folder)
     manifest.write_text(json.dumps({**document, "manifest": {"kind": "comparison of methods"}}))
-    with pytest.raises(OutputError, match="there is no study in .*, but a comparison of methods"):
+    with pytest.raises(OutputError, match=r"there is no study in .*, but a comparison of methods"):
         Study.open(folder)
     with pytest.raises(OptionError, match="no table 'nothing'"):
         Study.open(made_study(tmp_path / "two")).table("nothing")

@@ -19,6 +19,7 @@ from mnemoscope.attribution.query_neurons import query_neurons
 from mnemoscope.attribution.result import TOP_LISTS, Attribution
 from mnemoscope.attribution.sums import summed_neurons
 from mnemoscope.errors import OptionError
+from mnemoscope.model.capture import numbers_kept
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.targets import Answers
 from mnemoscope.model.tokens import (
@@ -34,6 +35,8 @@ from mnemoscope.view.progress import ProgressBars
 
 # As many value neurons as the paper asks what activates them.
 VALUES = 30
+# Share of the memory budget that what is written at every position of a prompt may take.
+COMPONENTS_SHARE = 1 / 8
 
 
 class Chosen(TypedDict, total=False):
@@ -235,8 +238,7 @@ class Attributing(Querying):
         report: attribution.Report | None = None,
     ) -> Attribution:
         """The result for one prediction."""
-        known = all(block.readers is not None for block in self.language_model.anatomy.blocks)
-        queried = options.query and known
+        queried = options.query and self.language_model.anatomy.is_readable
         searched = max(options.top, VALUES) if queried else options.top
         wanted = attribution.Wanted(
             searched, options.neurons, options.by, options.effects, options.suppressing
@@ -252,6 +254,7 @@ class Attributing(Querying):
                 prompt.tokens,
                 value_tables,
                 AskedOfQuery(VALUES, options.top),
+                prediction.components,
             )
         targets = self._describe(prediction)
         from_embeddings = float(prediction.values[0])
@@ -332,10 +335,10 @@ class Run:
         chosen = Options(**options, norm_bias=self._norm_bias)
         chosen.check()
         self._model.check_parts_add_up()
-        prediction = self._asked(target, against)
+        prediction = self._asked(target, against, chosen.query)
         return self._model.attributed(self._prompt, prediction, chosen, ProgressBars() if progress else None)
 
-    def _asked(self, target: Answers | None, against: Answers | None) -> Prediction:
+    def _asked(self, target: Answers | None, against: Answers | None, query: bool = False) -> Prediction:
         now = self._model.in_force, self._model.language_model.version
         if now != (self._in_force, self._version):
             raise OptionError(
@@ -343,7 +346,15 @@ class Run:
             )
         asked = self._model.ask(self._prompt, target, against)
         if self._prediction is None:
-            (self._prediction,) = self._model.predictions([asked], self._memory_budget, self._norm_bias)
+            anatomy = self._model.language_model.anatomy
+            # Query neurons then need no pass of their own, where a prompt is not too long for that.
+            fits = 4 * len(self._prompt.ids) * numbers_kept(anatomy) <= COMPONENTS_SHARE * self._memory_budget
+            (self._prediction,) = self._model.predictions(
+                [asked],
+                self._memory_budget,
+                self._norm_bias,
+                components=query and anatomy.is_readable and fits,
+            )
             return self._prediction
         log_p = self._prediction.log_probabilities
         return self._prediction.asking(self._model.objective(asked, log_p))

@@ -57,9 +57,12 @@ class Bounder(ABC):
     def errors(self, grid: Grid, index: Tensor) -> Tensor:
         """Bound rounding errors of exact scores, by ascending flat indices, `[n] -> [n]`, nats."""
         layer, column, coefficient = grid.locate(index)
-        norms = self.readout.fold(grid.gather_columns(layer, column)).norm(dim=-1)
         factors = grid.gather_coefficients(layer, column, coefficient)
-        return self.rounding.of_scores(factors.abs() * norms, grid.base[layer])
+        return self.rounding.of_scores(factors.abs() * self._norms(grid, layer, column), grid.base[layer])
+
+    def _norms(self, grid: Grid, layer: Tensor, column: Tensor) -> Tensor:
+        """Norms of columns behind the frozen final norm, sorted by layer, `[n] -> [n]`."""
+        return self.readout.fold(grid.gather_columns(layer, column)).norm(dim=-1)
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Flat indices, lower and upper bounds of every part that takes part, some columns at a time.
@@ -186,6 +189,16 @@ class LogProbabilityBounder(Bounder):
             squares.append(square)
         state = grid.base[layer]
         return self._inequalities(torch.cat(values), torch.cat(norms), torch.cat(squares), factors, state)
+
+    def _norms(self, grid: Grid, layer: Tensor, column: Tensor) -> Tensor:
+        """Take the norms that were measured of weights."""
+        if grid.weights is None:
+            return super()._norms(grid, layer, column)
+        kept = [
+            self.geometry.measure_weights(grid.weights[here])[0][column[some]]
+            for here, some in by_layer(layer)
+        ]
+        return torch.cat(kept) * self.readout.scale
 
     def _measure(self, grid: Grid, layer: int, vectors: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Norms and squares of columns; those of weights are kept from prompt to prompt."""

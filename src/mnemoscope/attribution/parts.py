@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -172,9 +172,12 @@ def attention_neurons_summed(trace: Trace, anatomy: Anatomy, base: Tensor) -> Gr
 def heads(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
     """Every head, `[n_layers, n_heads, 1]`."""
 
+    @cache
+    def outputs(layer: int) -> Tensor:
+        return _outputs(trace.weighted_values(layer).sum(-1, keepdim=True), anatomy.blocks[layer])[:, 0]
+
     def columns(layer: int, index: Tensor | None) -> Tensor:
-        outputs = _outputs(trace.weighted_values(layer).sum(-1, keepdim=True), anatomy.blocks[layer])
-        return outputs[:, 0] if index is None else outputs[index, 0]
+        return outputs(layer) if index is None else outputs(layer)[index]
 
     return _of_ones(trace, anatomy.n_heads, columns, base)
 

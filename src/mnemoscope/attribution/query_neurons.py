@@ -12,7 +12,7 @@ from torch import Tensor
 from mnemoscope.attribution.experts import with_experts
 from mnemoscope.attribution.query import ATTENTION, FFN, QueryScores
 from mnemoscope.attribution.subkeys import Key, Subkeys, ValueNeurons, subkeys
-from mnemoscope.model.components import capture_components
+from mnemoscope.model.components import Components, capture_components
 from mnemoscope.model.language_model import LanguageModel
 
 # Columns of each table, in the order they are shown and stored.
@@ -130,8 +130,9 @@ def query_neurons(
     tokens: Sequence[str],
     value_tables: tuple[pd.DataFrame, pd.DataFrame],
     asked: Asked,
+    everywhere: Components | None = None,
 ) -> QueryNeurons:
-    """What activates value neurons, by one more forward pass.
+    """Find what activates value neurons.
 
     Args:
         language_model: the model.
@@ -139,6 +140,8 @@ def query_neurons(
         tokens: its tokens as text.
         value_tables: attention neurons (at positions) and FFN neurons, best first.
         asked: what is wanted.
+        everywhere: what was written at every position of the prompt; None runs it once more, and keeps that
+            at the positions that the value neurons read.
 
     Raises:
         UnsupportedModelError: what the neurons read could not be found.
@@ -149,8 +152,11 @@ def query_neurons(
         ffn_values(ffn.head(asked.values), language_model, len(tokens) - 1),
     ]
     anatomy = language_model.anatomy
-    positions = torch.cat([group.position for group in groups]).unique().tolist()
-    components = capture_components(language_model.model, anatomy, token_ids, positions)
+    positions = torch.cat([group.position for group in groups]).unique()
+    if everywhere is None:
+        components = capture_components(language_model.model, anatomy, token_ids, positions.tolist())
+    else:
+        components = everywhere.at(positions)
     keys = [subkeys(anatomy, components, group, asked.key) for group in groups]
     scores = QueryScores(anatomy, components, keys)
     makers = (

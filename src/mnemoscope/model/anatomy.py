@@ -193,6 +193,11 @@ class Anatomy:
         modules = {layer: block.ffn_output.module for layer, block in enumerate(self.blocks)}
         return {layer: module for layer, module in modules.items() if isinstance(module, Mixture)}
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether it was found what the neurons of every layer read."""
+        return all(block.readers is not None for block in self.blocks)
+
     def n_neurons(self, layer: int) -> int:
         """FFN neurons of a layer, those of all its experts together."""
         return self._n_neurons[layer]

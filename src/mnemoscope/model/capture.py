@@ -138,7 +138,7 @@ def batches(
     is kept everywhere.
     """
     head_values = anatomy.n_layers * anatomy.n_kv_heads * anatomy.d_head
-    kept = anatomy.n_layers * (anatomy.d_ff + 8 * anatomy.d_model)
+    kept = numbers_kept(anatomy)
     start = 0
     for length, group in groupby(map(len, prompts)):
         of_token = 4 * anatomy.d_ff + 8 * anatomy.d_model + head_values + 2 * anatomy.n_heads * length
@@ -147,6 +147,11 @@ def batches(
         for first in range(start, stop, most):
             yield range(first, min(first + most, stop))
         start = stop
+
+
+def numbers_kept(anatomy: Anatomy) -> int:
+    """Count the numbers that are kept of what a pass writes at a position."""
+    return anatomy.n_layers * (anatomy.d_ff + 8 * anatomy.d_model)
 
 
 @dataclass

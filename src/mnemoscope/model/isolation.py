@@ -64,8 +64,10 @@ class Hold:
             kind: `_attn_implementation` or `_experts_implementation`, as the model's config names it.
             name: the function's.
         """
-        self.undo.append(functools.partial(_restore_implementations, _implementations(self.model, kind)))
-        for config in _running_configs(self.model):
+        running = _running_configs(self.model)
+        found = _implementations(self.model, running, kind)
+        self.undo.append(functools.partial(_restore_implementations, found))
+        for config in running:
             setattr(config, kind, name)
 
     def end(self, newer: Hold | None) -> None:
@@ -106,18 +108,19 @@ def _running_configs(model: PreTrainedModel) -> list[Any]:
 
     Layers that were copied read copies of the model's config.
     """
-    inside = (getattr(module, "config", None) for module in model.get_decoder().modules())
+    # As modules keep it: nn.Module looks elsewhere for what is not there, which takes longer.
+    inside = (vars(module).get("config") for module in model.get_decoder().modules())
     found = [model.config.get_text_config(), *(each for each in inside if isinstance(each, PreTrainedConfig))]
     return list({id(config): config for config in found}.values())
 
 
-def _implementations(model: PreTrainedModel, kind: str) -> list[tuple[Any, str, Any]]:
+def _implementations(model: PreTrainedModel, running: list[Any], kind: str) -> list[tuple[Any, str, Any]]:
     """The name of the registered function of a kind in each config of a model, those within one after it."""
     configs = [model.config]
     for config in configs:
         inner = (getattr(config, name, None) for name in config.sub_configs)
         configs += [each for each in inner if each is not None]
-    every = {id(config): config for config in (*configs, *_running_configs(model))}
+    every = {id(config): config for config in (*configs, *running)}
     return [(config, kind, getattr(config, kind)) for config in every.values()]
 
 
@@ -244,6 +247,12 @@ def interventions_on(model: PreTrainedModel) -> list[Any]:
     return [hold.intervention for hold in holds if hold.model is model and hold.intervention is not None]
 
 
+def is_outermost(model: PreTrainedModel) -> bool:
+    """Whether the newest hold is of a call that no other call made; it may be made during interventions."""
+    *others, _ = _turns_of(model).holds
+    return all(hold.intervention is not None for hold in others)
+
+
 def are_suspended(model: PreTrainedModel) -> bool:
     """Whether interventions do nothing to a model now."""
     return any(hold.suspends for hold in _turns_of(model).holds if hold.model is model)
@@ -266,7 +275,8 @@ def isolated_call(call: Callable[Concatenate[Owner, P], R]) -> Callable[Concaten
     @functools.wraps(call)
     def wrapper(owner: Owner, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with isolated(owner.language_model.model):
-            owner.language_model.follow_changes()
+            if is_outermost(owner.language_model.model):
+                owner.language_model.follow_changes()
             return call(owner, *args, **kwargs)
 
     wrapper.__dict__["is_isolated"] = True

@@ -188,7 +188,7 @@ class FrozenReadout:
         """Read base states out, `[n, d_model]`, with what it takes to tell how their logits change."""
         before = self.uncapped_logits(states)
         # Rounded when they are stored, when the logarithm of their sum is subtracted, and by that logarithm.
-        rounding = 4 * UNIT * before.abs().amax(-1)
+        rounding = 4 * UNIT * torch.maximum(before.amax(-1), -before.amin(-1))
         if self.soft_cap is None:
             return Predicted(log_softmax_(before), None, rounding)
         return Predicted(
@@ -238,7 +238,8 @@ class Predicted:
 def log_sum(exponents: Tensor) -> Tensor:
     """Compute `log sum exp` over the last axis, summed in float64, `[..., n] -> [...]`; gradients flow."""
     largest = exponents.detach().amax(-1, keepdim=True)
-    sums = (exponents - largest).exp().sum(-1, dtype=widest(exponents.device))
+    # In place: fresh memory of this size costs as much time as the arithmetic.
+    sums = (exponents - largest).exp_().sum(-1, dtype=widest(exponents.device))
     return sums.log() + largest[..., 0]
 
 

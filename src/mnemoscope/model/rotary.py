@@ -37,7 +37,7 @@ def _dynamic(model: nn.Module) -> list[tuple[Any, str]]:
     return [
         (module, name)
         for module in model.modules()
-        if "dynamic" in str(getattr(module, "rope_type", ""))
+        if "dynamic" in str(vars(module).get("rope_type", ""))
         for name in vars(module)
         if name.endswith(LONGEST) and hasattr(module, name.replace(LONGEST, ORIGINAL))
     ]

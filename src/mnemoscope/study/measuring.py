@@ -114,8 +114,7 @@ def attributed(
     # Prompts of one length behind each other, which run together.
     facts = sorted(facts, key=lambda fact: len(fact.prompt.ids))
     asked = [Asked(fact.prompt, (fact.target,)) for fact in facts]
-    readable = all(block.readers is not None for block in anatomy.blocks)
-    predictions = model.predictions(asked, projected=projected, components=readable)
+    predictions = model.predictions(asked, projected=projected, components=anatomy.is_readable)
     each = [Measurement(model, *pair, options) for pair in zip(facts, predictions, strict=True)]
     settle_all([measurement.searches for measurement in each], projected)
     for measurement in each:
