@@ -1,4 +1,4 @@
-"""How to install what is missing, written once: Mnemoscope is on no package index, so from a checkout."""
+"""Sentences about installing extras from a checkout: Mnemoscope is on no package index."""
 
 UPGRADE = "upgrade it: pull its repository and run `pip install .` there"
 

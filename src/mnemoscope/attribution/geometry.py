@@ -33,7 +33,7 @@ def unit(n_terms: int) -> float:
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far float32 takes scores and bounds of one prediction from exact arithmetic.
+    """Bounds of the rounding errors of scores and bounds of one prediction.
 
     Attributes:
         d_model: number of terms of an inner product.

@@ -222,7 +222,7 @@ def check_threads(threads: int) -> None:
 
 
 def usable_cpus() -> int:
-    """How many CPUs this process may use: within its affinity, and in a Linux container within its quota."""
+    """Count the CPUs that this process may use, by its affinity and the quota of a Linux container."""
     affinity = getattr(os, "sched_getaffinity", None)
     n_cpus = (os.cpu_count() or 1) if affinity is None else len(affinity(0))
     try:

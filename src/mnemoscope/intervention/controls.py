@@ -79,7 +79,7 @@ def described(parts: Sequence[Part], drawn: Sequence[Part], anatomy: Anatomy) ->
 
 
 def number_elsewhere(parts: Sequence[Part], drawn: Sequence[Part], anatomy: Anatomy) -> int:
-    """How many parts of a control are of a layer or an expert that had too few others."""
+    """Count the parts of a control drawn for a layer or an expert that had too few others."""
     own = Counter(_group(part, anatomy) for part in parts)
     return (Counter(_group(part, anatomy) for part in drawn) - own).total()
 
@@ -105,7 +105,7 @@ def number_alike(anatomy: Anatomy, kind: Literal["ffn", "attention"]) -> int:
 
 
 class _Draw:
-    """What is still free, and what has been drawn.
+    """The parts that are still free, and those that have been drawn.
 
     Attributes:
         wanted: how many parts to draw of each group.
@@ -202,7 +202,7 @@ def _group(part: Part, anatomy: Anatomy) -> Group:
 
 
 def _numbers(kind: type[Part], anatomy: Anatomy) -> range:
-    """Of the heads or attention neurons of a layer."""
+    """Number the heads or attention neurons of a layer."""
     return range(anatomy.n_heads if kind is Head else anatomy.n_heads * anatomy.d_head)
 
 

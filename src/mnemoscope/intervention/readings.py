@@ -22,7 +22,7 @@ from mnemoscope.model.stored import input_device
 
 
 def states_after(language_model: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
-    """What the final norm is given for texts of one length, `[n_texts, n_tokens, d_model]` float32."""
+    """Run texts of one length up to the final norm, `[n_texts, n_tokens, d_model]` float32."""
     model, anatomy = language_model.model, language_model.anatomy
     tokens = torch.tensor([list(row) for row in rows], device=input_device(model))
     with _final_states(anatomy) as seen, torch.no_grad(), running_alike(model):

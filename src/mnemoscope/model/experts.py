@@ -82,7 +82,7 @@ class Mixture(nn.Module):
         return expert if expert < self.n_experts else None
 
     def forward(self, coefficients: Tensor, routing: Tensor) -> Tensor:
-        """What the experts write, `[n_tokens, d_model]` in the weights' type.
+        """Compute the output of the experts, `[n_tokens, d_model]` in the weights' type.
 
         Weights of half precision are multiplied as the models' own code does, which weights an expert's
         output and not what enters it: another rounding could send a token to other experts in a later layer.

@@ -41,7 +41,7 @@ def render_ablation(ablation: Ablation, console: Console) -> None:
 
 
 def _how(ablation: Ablation) -> str:
-    """What was done, and where the controls are from if not all are of the same layers."""
+    """Describe the intervention, and the controls where not all are of the same layers."""
     if ablation.controls_from == "the same layers":
         return ablation.how
     return f"{ablation.how}; random ones from {ablation.controls_from}"

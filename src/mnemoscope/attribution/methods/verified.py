@@ -96,7 +96,7 @@ class Verified(Method):
         """It ranks what it tried; by itself a neuron's score would be the truth it is measured by."""
 
     def _split(self, question: Question, k: int) -> tuple[int, int]:
-        """How many neurons the first step tries, and each later one: no more than the budget in all.
+        """Divide the budget among the first step and each later one; never more than it in all.
 
         Raises:
             OptionError: the budget is below the number of neurons to choose.
