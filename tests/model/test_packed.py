@@ -88,3 +88,16 @@ def test_rounded_activations_are_refused(tmp_path: Path) -> None:
     model = packed(tmp_path, TorchAoConfig(torchao.Int8DynamicActivationInt8WeightConfig()))
     with pytest.raises(ms.UnsupportedModelError, match="do not add up"):
         open_tiny(model)
+
+
+def test_layers_are_not_repacked_for_the_processor(tmp_path: Path) -> None:
+    """Whatever the processor, passes leave 4-bit weights as they were; those repacked before are refused."""
+    model = packed(tmp_path, MANNERS["bitsandbytes 4 bits"]())
+    layer = model.model.layers[0].mlp.down_proj
+    before = layer.weight.data.clone()
+    opened = open_tiny(model)
+    opened.predict(PROMPT)
+    assert layer.weight.data.equal(before)
+    layer.weight.quant_state.packing_format_for_cpu = True
+    with pytest.raises(ms.UnsupportedModelError, match=r"repacked by bitsandbytes .* load the model anew"):
+        open_tiny(model)

@@ -51,9 +51,28 @@ def refuse_storage(model: PreTrainedModel) -> None:
             "and nothing moves states from one to the other; load it with device_map='auto'"
         )
     for name, module in model.named_modules():
-        how = _rounds_activations(module)
+        how = _rounds_activations(module) or _is_repacked(module)
         if how is not None:
             raise UnsupportedModelError(f"{name} of {type(model).__name__} {how}")
+
+
+def _is_repacked(module: nn.Module) -> str | None:
+    """Keep bitsandbytes from repacking a layer; say so if it has been repacked already, else None.
+
+    On processors with bfloat16 instructions, a layer of 4 bits in memory repacks its weights in place at its
+    first pass, rounds their scales and computes in bfloat16; what it holds then cannot be read.
+    """
+    bitsandbytes: Any = sys.modules.get("bitsandbytes")
+    if bitsandbytes is None or not isinstance(module, bitsandbytes.nn.Linear4bit):
+        return None
+    layer: Any = module
+    if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
+        return (
+            "was repacked by bitsandbytes for this processor when it first ran, which rounds its weights; "
+            "load the model anew and open it before its first pass, or load it unpacked"
+        )
+    layer.support_avx512bf16_for_cpu = False
+    return None
 
 
 def _rounds_activations(module: nn.Module) -> str | None:
