@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from cases import Case, make_case
 from mnemoscope.attribution.bounds import Sums
 from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.search import Pool, search
+from mnemoscope.model.readout import UNIT, Norm, Readout
 from mnemoscope.model.soft_cap import capped
 
 
@@ -146,6 +148,23 @@ def test_a_tail_below_the_least_float32_is_not_lost(n_tokens: int) -> None:
         best = true.sort(descending=pool.sign > 0).values[:5]
         assert best.abs().min() > 10 * errors.max()
         assert (score.double() - best).abs().max() <= errors.max()
+
+
+def test_predictions_err_by_no_more_than_is_stated_where_there_is_no_float64() -> None:
+    """Metal has none; base states are then projected in float32, where long inner products lose more."""
+    generator = torch.Generator().manual_seed(0)
+    weight, d_model = torch.randn(2000, 8192, generator=generator), 8192
+    readout = Readout(Norm("rms", torch.ones(d_model), None, 1e-5), weight, None)
+    states = torch.randn(40, d_model, generator=generator)
+    frozen = readout.freeze(states[0])
+    true = ((states.double() * frozen.scale) @ weight.double().T).log_softmax(-1)
+    for widest in (torch.float64, torch.float32):
+        with patch("mnemoscope.model.readout.widest", lambda device, widest=widest: widest):
+            predicted = frozen.predict(states)
+        errors = (predicted.log_probabilities - true).abs().amax(-1)
+        assert (errors <= predicted.rounding).all()
+        if widest == torch.float32:
+            assert errors.max() > 4 * UNIT * true.abs().max()
 
 
 @pytest.mark.parametrize("n_vocabulary", [49_152, 262_144])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -224,3 +225,16 @@ def test_a_hook_that_scales_the_logits_is_found_as_a_logit_scale() -> None:
     assert found.targets.value == pytest.approx(float(own), abs=1e-5)
     handle.remove()
     check_alike(model.attribute(PROMPT, 7, top=3), open_tiny(transformer).attribute(PROMPT, 7, top=3))
+
+
+@pytest.mark.parametrize("method", ["norm", "norm-times-coefficient", "rank", "coefficient-over-rank"])
+def test_a_method_alone_follows_changes_out_of_sight(method: str) -> None:
+    """Nothing else has measured the weights when they are changed through .data."""
+    model = open_tiny(built("llama"))
+    before = model.rank(PROMPT, 7, method=method).neurons
+    weight = model.language_model.model.model.layers[1].mlp.down_proj.weight.data
+    weight[:, ::2] *= -40.0
+    fresh = open_tiny(copy.deepcopy(model.language_model.model))
+    found, expected = (each.rank(PROMPT, 7, method=method).neurons for each in (model, fresh))
+    assert found.equals(expected)
+    assert not found.equals(before)

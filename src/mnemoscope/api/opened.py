@@ -151,7 +151,11 @@ class OpenedModel:
     def geometry(self) -> Geometry:
         """Measure the weights for the bounds, or take what was measured if they have not changed since."""
         if self._geometry is None or not self._geometry.holds():
-            self._geometry = Geometry(self.language_model.anatomy.readout)
+            anatomy = self.language_model.anatomy
+            written = [
+                each for block in anatomy.blocks for each in (block.attention_output, block.ffn_output)
+            ]
+            self._geometry = Geometry(anatomy.readout, written)
         return self._geometry
 
     @isolated_call

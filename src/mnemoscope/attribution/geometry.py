@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -71,10 +71,16 @@ class Rounding:
 class Geometry:
     """Norms and sums of a model's weights that bounds are made of; measured when they are first needed.
 
-    They rest on the weights as they were then: `holds` says whether these are still the same.
+    They rest on the weights as they were when this was made: `holds` says whether these are still the same.
     """
 
-    def __init__(self, readout: Readout) -> None:
+    def __init__(self, readout: Readout, projections: Sequence[Projection] = ()) -> None:
+        """Measure the unembedding.
+
+        Args:
+            readout: of the model.
+            projections: all whose columns may be measured later.
+        """
         self.readout = readout
         embeddings = readout.unembedding
         self.n_vocabulary, d_model = embeddings.shape
@@ -90,9 +96,9 @@ class Geometry:
             radius = torch.maximum(radius, centred.norm(dim=-1).max())
             longest = torch.maximum(longest, part.float().norm(dim=-1).max())
         self.radius, self.longest = radius, longest
-        self._fingerprint = fingerprint(embeddings)
+        self._projections = projections
+        self._fingerprints = list(self._fingerprinted())
         self._measured: dict[int, tuple[Tensor, Tensor]] = {}
-        self._fingerprints: dict[int, tuple[Projection, Tensor]] = {}
         self._lengths: dict[int, Tensor] = {}
         self._latest: dict[Hashable, tuple[Hashable, Any]] = {}
 
@@ -108,20 +114,17 @@ class Geometry:
         """Measure all columns of a projection as `measure` does, and keep that for the next prompt."""
         key = id(projection.module)
         if key not in self._measured:
-            columns = projection.columns()
-            self._measured[key] = self.measure(columns)
-            self._fingerprints[key] = projection, fingerprint(columns)
+            self._measured[key] = self.measure(projection.columns())
         return self._measured[key]
 
     def holds(self) -> bool:
-        """Whether the weights that were measured are the same as then, however they were changed since.
+        """Read the weights once and say whether they are the same as when this was made."""
+        return all(map(torch.equal, self._fingerprinted(), self._fingerprints))
 
-        Reads them once, which costs about as much time as a layer's share of a forward pass for each layer.
-        """
-        return torch.equal(fingerprint(self.readout.unembedding), self._fingerprint) and all(
-            torch.equal(fingerprint(projection.columns()), then)
-            for projection, then in self._fingerprints.values()
-        )
+    def _fingerprinted(self) -> Iterator[Tensor]:
+        yield fingerprint(self.readout.unembedding)
+        for projection in self._projections:
+            yield fingerprint(projection.columns())
 
     def lengths(self, projection: Projection) -> Tensor:
         """Length of what every column of a projection adds, `[n_columns]`, kept for the next prompt."""

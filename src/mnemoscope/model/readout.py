@@ -189,11 +189,21 @@ class FrozenReadout:
         before = self.uncapped_logits(states)
         # Rounded when they are stored, when the logarithm of their sum is subtracted, and by that logarithm.
         rounding = 4 * UNIT * torch.maximum(before.amax(-1), -before.amin(-1))
+        if widest(states.device) == torch.float32:
+            rounding += self._float32_error(states)
         if self.soft_cap is None:
             return Predicted(log_softmax_(before), None, rounding)
         return Predicted(
             log_softmax(capped(before, self.soft_cap)), CappedLogits(self.soft_cap, before), rounding
         )
+
+    def _float32_error(self, states: Tensor) -> Tensor:
+        """Bound what float32 does to projected states where there is no float64, `[n, d_model] -> [n]`."""
+        longest = torch.stack(
+            [part.float().norm(dim=-1).max() for part in self.unembedding.split(8192)]
+        ).max()
+        unit = (states.shape[-1] ** 0.5 + 8) * UNIT
+        return 2 * unit * longest * self.fold(states).norm(dim=-1)
 
 
 def log_probabilities_of_each(readouts: Sequence[FrozenReadout], states: Sequence[Tensor]) -> Tensor:
