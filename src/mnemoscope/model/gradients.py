@@ -91,8 +91,8 @@ def total_effects(
         stack.enter_context(observed_attention(model, recording.see_attention))
         model.base_model(input_ids=tokens, use_cache=False)
         value = objective(anatomy.readout.log_probabilities(recording.final_states[:, -1])[0])
-        # Hooks see blocks again that the backward pass runs a second time.
-        seen, calls, factors = dict(recording.seen), list(recording.calls), list(recording.head_factors)
+        recording.done = True
+        seen, calls, factors = recording.seen, recording.calls, recording.head_factors
         found = torch.autograd.grad(value, list(seen.values()))
     gradients = {
         place: gradient.float().to(anatomy.device) for place, gradient in zip(seen, found, strict=True)
@@ -126,11 +126,14 @@ class Recording:
         calls: the attention calls, in layer order.
         head_factors: what the heads' values are multiplied with before they enter the output projection,
             `[n_prompts, n_tokens, n_heads * d_head]` each, in layer order.
+        done: the forward pass is over. A backward pass may run the blocks a second time, and what the hooks
+            kept of that would keep every block's widened weights in memory.
     """
 
     seen: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     calls: list[AttentionCall] = field(default_factory=list)
     head_factors: list[Tensor] = field(default_factory=list)
+    done: bool = False
     _final: list[Tensor] = field(default_factory=list)
 
     @property
@@ -155,24 +158,28 @@ class Recording:
 
     def see_attention(self, call: AttentionCall) -> None:
         """An observer of the attention calls."""
-        self.calls.append(call.detached())
+        if not self.done:
+            self.calls.append(call.detached())
 
     def _head_factors(self, projection: Projection) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...]) -> None:
-            given = args[0].detach().float().to(device=projection.device)
-            self.head_factors.append(projection.input_factors(given))
+            if not self.done:
+                given = args[0].detach().float().to(device=projection.device)
+                self.head_factors.append(projection.input_factors(given))
 
         return hook
 
     def _input(self, what: str, layer: int) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            self.seen[what, layer] = args[0]
+            if not self.done:
+                self.seen[what, layer] = args[0]
 
         return hook
 
     def _output(self, what: str, layer: int) -> Callable[..., Tensor]:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            self.seen[what, layer] = output
+            if not self.done:
+                self.seen[what, layer] = output
             return output.clone()  # Falcon goes on to add the attention's output in place
 
         return hook
