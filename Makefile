@@ -3,7 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two steps: the demo needs only the first.
+RUNTIME := $(VENV)/.runtime
 STAMP := $(VENV)/.installed
+QUIETLY := .ci/quietly
 OLDEST := build/oldest
 PACKED := build/packed
 LOWEST := build/lowest
@@ -20,51 +23,65 @@ help: ## List what there is to make
 .PHONY: setup
 setup: $(STAMP) ## Make .venv with Mnemoscope and its tools (PYTHON=... chooses the Python)
 
-# The stamp lies in the virtual environment, so one that is absent, made by hand or half installed is seen.
-$(STAMP): pyproject.toml constraints.txt
+# The stamps lie in the virtual environment, so one that is absent, made by hand or half installed is seen.
+$(RUNTIME): pyproject.toml requirements.lock .ci/install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "Mnemoscope needs Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@echo "Installing into $(VENV): minutes the first time"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(QUIETLY) "Installing Mnemoscope into $(VENV)" .ci/install $(VENV) --editable .
+	@touch $@
+
+$(STAMP): $(RUNTIME)
+	@$(QUIETLY) "Installing its developers' tools" .ci/install $(VENV) --editable '.[dev]'
 	@touch $@
 
 .PHONY: demo
-demo: setup ## Show what remembers that the capital of Japan is Tokyo, in the demo model
-	$(BIN)/mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo" --top 10
+demo: $(RUNTIME) ## Show what remembers that the capital of Japan is Tokyo, in the demo model
+	@$(BIN)/mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo" --top 10
 
 .PHONY: test
-test: lint test-oldest test-packed ## Run everything CI runs: format, lint, types and all tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+test: $(STAMP) $(OLDEST)/.installed $(PACKED)/.installed ## Run everything CI runs: format, lint, types and tests
+	@$(MAKE) --no-print-directory --jobs=2 beside-pytest pytest
 
 .PHONY: test-all
-test-all: test ## Run everything CI runs, then the oracle on every family
+test-all: test ## Run everything CI runs, then what takes too long for each push
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m nightly --numprocesses auto --dist worksteal
 
+.PHONY: pytest
+pytest: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+
+.PHONY: beside-pytest
+beside-pytest: $(STAMP)
+	@$(QUIETLY) "make lint" $(MAKE) lint
+	@$(QUIETLY) "make test-oldest" $(MAKE) test-oldest
+	@$(QUIETLY) "make test-packed" $(MAKE) test-packed
+
 .PHONY: test-oldest
-test-oldest: $(OLDEST)/.installed ## Prove the families with the oldest transformers that is supported
+test-oldest: $(OLDEST)/.installed ## Validate the families with the oldest transformers that is supported
 	PYTHONPATH=$(OLDEST) OMP_NUM_THREADS=1 $(BIN)/pytest $(OLDEST_TESTS)
 
-# It lies beside .venv and not in it, and brings what else must be older.
+# It lies beside .venv and not in it; what it needs is there, at versions that suit it too.
 $(OLDEST)/.installed: $(STAMP)
 	@rm -rf $(OLDEST)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --target $(OLDEST) \
+	@$(QUIETLY) "Installing the oldest transformers" .ci/install $(VENV) --no-deps --target $(OLDEST) \
 		"transformers==$$(sed -n 's/.*"transformers>=\(.*\)".*/\1/p' pyproject.toml).0"
 	@touch $@
 
 .PHONY: test-lowest
 test-lowest: $(LOWEST)/.installed ## Run some tests and the demo with the lowest versions that pyproject.toml names
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" $(LOWEST_TESTS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not demo" $(LOWEST_TESTS)
 	$(LOWEST)/bin/mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo" --top 10
 
 # pip installs torch, as it takes a CPU build where one is at hand; uv alone resolves to the lowest versions.
 $(LOWEST)/.installed: $(STAMP)
 	@rm -rf $(LOWEST)
-	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints.txt torch uv
-	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
-		--editable '.[peft,study,web]' "pytest>=8.2" "pytest-timeout>=2.3" \
-		"hypothesis>=6.100" "httpx>=0.28" "polars>=1.0"
+	@$(PYTHON) -m venv $(LOWEST)
+	@$(QUIETLY) "Installing torch and uv" $(LOWEST)/bin/python -m pip install --quiet \
+		--constraint requirements.lock torch uv
+	@$(QUIETLY) "Installing the lowest versions" $(LOWEST)/bin/uv pip install --quiet \
+		--python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[peft,study,web]' \
+		"pytest>=8.2" "pytest-timeout>=2.3" "hypothesis>=6.100" "httpx>=0.28" "polars>=1.0"
 	@touch $@
 
 .PHONY: test-packed
@@ -74,9 +91,15 @@ test-packed: $(PACKED)/.installed ## Open models that torchao and bitsandbytes p
 # Both need nothing that .venv does not have, and are kept out of it: see the tests.
 $(PACKED)/.installed: $(STAMP)
 	@rm -rf $(PACKED)
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --constraint constraints.txt \
-		--target $(PACKED) torchao bitsandbytes
+	@$(QUIETLY) "Installing torchao and bitsandbytes" .ci/install $(VENV) --no-deps --target $(PACKED) \
+		torchao bitsandbytes
 	@touch $@
+
+.PHONY: lock
+lock: $(STAMP) ## Write requirements.lock anew: the newest versions of all that is installed
+	@$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --extra dev --group packed \
+		--no-annotate --no-header --output-file requirements.lock pyproject.toml
 
 .PHONY: lint
 lint: setup ## Check format, lint and types without changing anything

@@ -1,7 +1,7 @@
 """Write the package's own facts from public sources: `python docs/make_facts.py`.
 
 `facts.md` is their datasheet: the sources, their licences and the rules below in words. What no
-source holds stands in `facts_tables.py`. The packages are pinned in `constraints.txt`, so that the
+source holds stands in `facts_tables.py`. The packages are pinned in `pyproject.toml`, so that the
 same file comes out everywhere.
 """
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import mnemoscope as ms
 from mnemoscope.model.families import FAMILIES
 from support import REPRESENTATIVES, family_id, open_tiny
 
+# Processor seconds that a test may take without a marker that says why.
+LONGEST = 10
 REFERENCE = sorted((Path(__file__).parent / "integration" / "reference").glob("*.json"))
 
 
@@ -24,6 +28,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("nightly"):
             item.add_marker(skipped)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Fail a test that takes long and has no marker, so that the suite stays fast.
+
+    Processor seconds of the worker and of the processes it waited for count, as they hardly depend on what
+    else the machine does.
+    """
+    before = sum(os.times()[:4])
+    yield
+    taken = sum(os.times()[:4]) - before
+    marked = any(item.get_closest_marker(name) for name in ("demo", "browser", "process", "ray", "nightly"))
+    if taken > LONGEST and not marked:
+        pytest.fail(f"it took {taken:.0f} processor seconds; make it faster, or mark it (see pyproject.toml)")
 
 
 @pytest.fixture(scope="session", params=REPRESENTATIVES, ids=family_id)

@@ -94,7 +94,7 @@ def test_usage_errors(arguments: list[str]) -> None:
     refused(*arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -111,7 +111,7 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], message: str) -> No
     assert message in refused(*arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_attribute_prints_one_json_object(tokyo: dict[str, Any]) -> None:
     assert list(tokyo) == [
         "model",
@@ -137,7 +137,7 @@ def test_attribute_prints_one_json_object(tokyo: dict[str, Any]) -> None:
     assert tokyo["certified"] is True
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 @pytest.mark.parametrize("side", ["", "_of_ffn"])
 def test_attribute_tells_what_activates_the_value_neurons(tokyo: dict[str, Any], side: str) -> None:
     neurons, layers = tokyo[f"query_ffn_neurons{side}"], tokyo[f"query_layers{side}"]
@@ -156,14 +156,14 @@ def test_attribute_tells_what_activates_the_value_neurons(tokyo: dict[str, Any],
     assert sum(row["score"] for row in layers) == pytest.approx(sum(asked.values()), rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_query_neurons_can_be_left_out(tokyo: dict[str, Any]) -> None:
     found = json.loads(printed(*TOKYO, "--no-query", "--json"))
     assert found == {**tokyo, **{name: [] for name in QUERY_TABLES}}
     assert "activates" not in printed(*TOKYO, "--no-query", "--top", "3")
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_lists_can_be_ordered_by_total_effect(tokyo: dict[str, Any]) -> None:
     found = json.loads(printed(*TOKYO, "--by", "total", "--json"))
     for name in ("layers", "heads", "ffn_neurons", "attention_neurons"):
@@ -175,7 +175,7 @@ def test_lists_can_be_ordered_by_total_effect(tokyo: dict[str, Any]) -> None:
     assert found["layers"] != tokyo["layers"]
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_total_effects_can_be_left_out(tokyo: dict[str, Any]) -> None:
     found = json.loads(printed(*TOKYO, "--no-effects", "--json"))
     for name in ("layers", "heads", "ffn_neurons", "attention_neurons"):
@@ -183,13 +183,13 @@ def test_total_effects_can_be_left_out(tokyo: dict[str, Any]) -> None:
         assert [row["score"] for row in found[name]] == [row["score"] for row in tokyo[name]]
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_target_by_id_and_by_default_are_the_same(tokyo: dict[str, Any]) -> None:
     for target in (["--target-id", str(tokyo["target"]["id"])], []):
         assert json.loads(printed(*TOKYO[:2], *target, "--json")) == tokyo
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 @pytest.mark.parametrize("ending", [".json", ".parquet"])
 def test_out_holds_what_json_prints(tmp_path: Path, tokyo: dict[str, Any], ending: str) -> None:
     path = tmp_path / f"tokyo{ending}"
@@ -197,14 +197,14 @@ def test_out_holds_what_json_prints(tmp_path: Path, tokyo: dict[str, Any], endin
     assert Attribution.load(path).to_json() == tokyo
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_out_writes_a_page(tmp_path: Path) -> None:
     path = tmp_path / "tokyo.html"
     printed(*TOKYO, "--top", "5", "--out", str(path))
     assert "␣Tokyo" in path.read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_attribute_draws_for_people() -> None:
     text = printed(*TOKYO, "--top", "10")
     assert "\x1b" not in text
@@ -216,7 +216,7 @@ def test_attribute_draws_for_people() -> None:
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_predict() -> None:
     assert "␣Paris" in printed("predict", "The capital of France is", "--top", "3")
     found = json.loads(printed("predict", "The capital of France is", "--top", "3", "--json"))
@@ -224,14 +224,14 @@ def test_predict() -> None:
     assert found["predictions"][0]["token"] == " Paris"
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_neuron() -> None:
     assert "FFN neuron 24.1005" in printed("neuron", "24.1005", "--top", "3")
     found = json.loads(printed("neuron", "24.1005", "--top", "3", "--json"))
     assert (found["layer"], found["neuron"], len(found["promotes"])) == (24, 1005, 3)
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_ablate_shows_before_after_and_controls() -> None:
     found = json.loads(printed("ablate", *TOKYO[1:], "--top", "10", "--seeds", "3", "--json"))
     assert len(found["parts"]) == 10
@@ -244,7 +244,7 @@ def test_ablate_shows_before_after_and_controls() -> None:
     assert "\n2 random " in drawn
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_ablate_looks_at_other_facts_and_tells_bad_lines(tmp_path: Path) -> None:
     facts = tmp_path / "facts.jsonl"
     lines = [
@@ -285,7 +285,7 @@ def test_demo_says_where_the_model_is() -> None:
     assert size.endswith("MB, every byte as it was made")
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_models_are_proven() -> None:
     done = run("models", "--json")
     assert done.returncode == 0
@@ -293,7 +293,7 @@ def test_models_are_proven() -> None:
     assert {family["status"] for family in families} == {"proven"}
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_terminal_without_unicode_is_served(form: list[str]) -> None:
     text = printed("predict", "日本の\tcafé", *form, PYTHONIOENCODING="ascii")
@@ -302,7 +302,7 @@ def test_a_terminal_without_unicode_is_served(form: list[str]) -> None:
         assert json.loads(text)["prompt"] == "日本の\tcafé"
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 @pytest.mark.skipif(os.name == "nt", reason="signals and pipes are POSIX here")
 def test_a_reader_that_leaves_is_no_error() -> None:
     with subprocess.Popen(
@@ -315,7 +315,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         assert process.wait() == 141
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 @pytest.mark.skipif(os.name == "nt", reason="signals and pipes are POSIX here")
 @pytest.mark.parametrize("delay", [1.0, 4.0])
 def test_an_interrupt_ends_without_a_traceback(delay: float) -> None:

@@ -21,7 +21,7 @@ def test_refuses_early(arguments: tuple[str, ...], words: str) -> None:
     assert words in refused("attribute", "a prompt", "--model", "/no/such/model", *arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_writes_a_picture_of_every_chart(tmp_path: Path) -> None:
     prompt = ("attribute", "The capital of Japan is the city of", "--top", "5", "--no-query", "--no-effects")
     done = run(*prompt, "--json", "--charts", str(tmp_path / "charts"), "--chart-form", "png")

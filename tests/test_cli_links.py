@@ -32,12 +32,12 @@ def test_mistakes_are_told_in_one_line(arguments: list[str], message: str) -> No
     assert message in refused(*LINKS, *arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_a_target_that_cannot_follow_is_told_in_one_line() -> None:
     assert "' Tokyo'" in refused("links", PROMPT, "--target", "Tokyo")
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_draws_a_tree_for_each_value_neuron() -> None:
     text = printed(*SMALL)
     roots = re.findall(r"^([+−][0-9.]+)  (\w+ [0-9.]+) at \d ", text, re.MULTILINE)
@@ -52,7 +52,7 @@ def test_draws_a_tree_for_each_value_neuron() -> None:
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_json_and_files_hold_the_same_graph(tmp_path: Path) -> None:
     found = json.loads(printed(*SMALL, "--json"))
     asked = ["model", "revision", "prompt", "tokens", "target", "targets"]

@@ -69,7 +69,7 @@ def predicted(done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_a_prompt_is_utf_8_in_the_c_locale_too(folder: str) -> None:
     found = predicted(ended("predict", PROMPT, "--json", "--model", folder, **C_LOCALE))
     assert found["prompt"] == PROMPT
@@ -78,7 +78,7 @@ def test_a_prompt_is_utf_8_in_the_c_locale_too(folder: str) -> None:
     assert (drawn.returncode, drawn.stderr) == (0, b"")
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_a_target_is_utf_8_in_the_c_locale_too(folder: str) -> None:
     arguments = ["ablate", "pr", "--target", "é", "--head", "0.1", "--model", folder]
     done = ended(*arguments, **C_LOCALE)
@@ -87,7 +87,7 @@ def test_a_target_is_utf_8_in_the_c_locale_too(folder: str) -> None:
     assert b"surrogate" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_a_dash_is_the_prompt_on_stdin(folder: str) -> None:
     predict = ["predict", "-", "--model", folder]
     found = predicted(ended(*predict, "--json", stdin=f"{PROMPT}\n".encode(), **C_LOCALE))
@@ -113,7 +113,7 @@ ON_STDIN = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 @pytest.mark.parametrize("command", ON_STDIN, ids=lambda command: command[0])
 def test_every_command_reads_its_prompt_from_stdin(folder: str, command: list[str]) -> None:
     done = run(*command, "--json", "--model", folder, stdin="abc")
@@ -125,7 +125,7 @@ def test_every_command_reads_its_prompt_from_stdin(folder: str, command: list[st
         assert '"abc"' in done.stdout or found["n_tokens"] == 4
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 @pytest.mark.parametrize("command", ON_STDIN, ids=lambda command: command[0])
 def test_special_tokens_can_be_left_out(folder: str, command: list[str]) -> None:
     arguments = ["abc" if part == "-" else part for part in command]
@@ -137,7 +137,7 @@ def test_special_tokens_can_be_left_out(folder: str, command: list[str]) -> None
     assert found.get("n_tokens", 3) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_targets_are_named_by_their_ids(folder: str) -> None:
     model = ["--model", folder]
     two = ["--target-id", "65", "--target-id", "66", "--against-id", "67"]
@@ -155,7 +155,7 @@ def test_targets_are_named_by_their_ids(folder: str) -> None:
         assert found["target"] == {"id": 65, "text": "A"}
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_an_unlikely_target_is_told_on_stderr(folder: str) -> None:
     model = ["--model", folder]
     table = json.loads(printed("predict", "abc", "--top", "1300", "--json", *model))["predictions"]

@@ -31,7 +31,7 @@ def test_query_neurons_exclude_what_names_or_changes_other_parts(option: list[st
     assert f"--query and {option[0]} exclude each other" in message
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_ablate_zeroes_the_query_neurons() -> None:
     command = ["ablate", *TOKYO[1:], "--query", "1000", "--seeds", "1"]
     found = json.loads(printed(*command, "--json"))

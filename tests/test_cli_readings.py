@@ -74,7 +74,7 @@ def test_json_is_what_python_gives(folder: str) -> None:
         assert found["attention"] == pytest.approx(row["attention"], rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_the_head_that_looks_at_japan_is_drawn() -> None:
     text = printed("head", "23.4", TOKYO)
     assert "Head 23.4  seen from the last position" in text
@@ -82,7 +82,7 @@ def test_the_head_that_looks_at_japan_is_drawn() -> None:
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_a_neuron_is_drawn_through_a_head() -> None:
     text = printed("neuron", "14.813", "--through", "23.4", "--top", "5")
     assert text.startswith("Through head 23.4 ")

@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_a_quick_study_has_every_table_of_every_type(folder: Path) -> None:
     counted = "select count(distinct relation) as n from facts where kept"
     assert printed("study", "sql", str(folder), counted, "--format", "csv") == "n\n6\n"
@@ -40,7 +40,7 @@ def test_a_quick_study_has_every_table_of_every_type(folder: Path) -> None:
     assert {name for name, n in answer["data"] if n > 0} == set(TABLES)
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_what_is_done_is_not_done_again(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     done = run("study", "run", "--quick", "--out", str(folder))
@@ -51,7 +51,7 @@ def test_what_is_done_is_not_done_again(folder: Path) -> None:
     assert "options.rank is 10 there and 5 here" in other.stderr.splitlines()[-1]
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_value_neurons_matter_more_than_random_ones(folder: Path) -> None:
     query = (
         "select experiment, parts, avg(log_probability) as log_p from outcomes "
@@ -62,7 +62,7 @@ def test_value_neurons_matter_more_than_random_ones(folder: Path) -> None:
     assert log_p["value neurons"] < log_p["random, same layers"] - 1
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_report_and_export(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "quick.html"
     assert "written" in run("study", "report", str(folder), "--out", str(page)).stderr

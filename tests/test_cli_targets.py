@@ -11,7 +11,7 @@ from command_line import printed
 from support import built, word_tokenizer, words
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_attribute_compares_answers_with_others(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     built("llama").save_pretrained(folder)

@@ -115,7 +115,7 @@ def test_a_wrong_command_is_found(arguments: list[str]) -> None:
         parse(arguments, "here")
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 @pytest.mark.parametrize("page", IN_PYTHON, ids=name)
 def test_python_runs(page: Path, folder: Path, demo: ms.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     # The demo model is opened once for all pages.
@@ -130,7 +130,7 @@ def test_python_runs(page: Path, folder: Path, demo: ms.Model, monkeypatch: pyte
             exec(compile(block.text, str(block), "exec"), namespace)
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 @pytest.mark.timeout(1800)  # the README has some twenty commands
 @pytest.mark.parametrize("page", [p for p in IN_SHELL if any(not b.reason for b, _ in of_shell(p))], ids=name)
 def test_commands_run(page: Path, folder: Path, demo: ms.Model) -> None:

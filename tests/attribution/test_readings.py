@@ -286,7 +286,7 @@ def test_heads_whose_values_are_not_known_are_refused() -> None:
         model.neuron(0, 0, through=(2, 0))
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_the_head_that_looks_at_japan_brings_tokyo(demo: ms.Model) -> None:
     table = demo.read_head("The capital of Japan is the city of", 23, 4).table
     japan = table.loc[3]
@@ -296,7 +296,7 @@ def test_the_head_that_looks_at_japan_brings_tokyo(demo: ms.Model) -> None:
     assert table["value_norm"].idxmax() == 3
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_a_neuron_that_says_nothing_by_itself_says_japan_through_that_head(demo: ms.Model) -> None:
     itself, through = demo.neuron(14, 813, top=5), demo.neuron(14, 813, top=5, through=(23, 4))
     japan = {" Japanese", " Japan", " Tokyo"}

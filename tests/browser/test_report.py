@@ -12,7 +12,7 @@ import mnemoscope as ms
 from pages import PHONE, WIDE, Visitor, violations
 from served import PROMPT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.demo
 
 PANELS = (
     "Layers and heads",

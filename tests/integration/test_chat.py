@@ -10,7 +10,7 @@ import pytest
 import mnemoscope as ms
 from command_line import printed, refused
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.demo
 
 QUESTION = "Which city is the capital of Japan?"
 SHOWN = "<|im_start|> user ⏎ Which ␣city ␣is ␣the ␣capital ␣of ␣Japan ? <|im_end|> ⏎"

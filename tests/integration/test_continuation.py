@@ -9,7 +9,7 @@ import pytest
 import mnemoscope as ms
 from command_line import printed
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.demo
 
 PROMPT = "The largest city of the United States is"
 

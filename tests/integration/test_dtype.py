@@ -6,7 +6,7 @@ import pytest
 
 import mnemoscope as ms
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.demo
 
 LISTS = {"ffn_neurons": ["layer", "neuron"], "attention_neurons": ["layer", "head", "dim", "position"]}
 TOP = 100

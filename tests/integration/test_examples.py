@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.demo
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = ("first_look", "methods", "query_links", "editing", "study")

@@ -10,7 +10,7 @@ import pytest
 
 import mnemoscope as ms
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.demo
 
 TOLERANCE = 1e-3
 

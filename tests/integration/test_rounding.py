@@ -14,7 +14,7 @@ from torch import Tensor
 import mnemoscope as ms
 from mnemoscope.model.capture import Trace
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.demo, pytest.mark.timeout(1800)]
 PROMPTS = (
     ("The capital of Japan is the city of", " Tokyo"),
     ("The capital of Germany is the city of", " Berlin"),

@@ -355,7 +355,7 @@ def test_the_split_of_a_result_counts_every_neuron_once(llama: ms.Model) -> None
     assert split["query_value"].sum() == len(shared) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_without_its_query_neurons_the_demo_model_does_not_know_the_capital(demo: ms.Model) -> None:
     result = demo.attribute(
         "The capital of Japan is the city of",

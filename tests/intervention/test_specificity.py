@@ -261,7 +261,7 @@ def test_facts_need_a_relation_and_positions_they_have(
         llama.compare_ablation(PROMPT, 40, STRONG, facts=FACTS, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_the_neurons_of_a_fact_do_less_to_plain_text_than_a_layer(demo: ms.Model) -> None:
     neurons = demo.attribute(
         "The capital of Japan is the city of", " Tokyo", top=10, suppressing=False

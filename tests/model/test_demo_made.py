@@ -16,7 +16,7 @@ from mnemoscope.errors import ModelFileError
 from mnemoscope.model import demo
 from mnemoscope.model.demo_manifest import REQUIRED_FILES
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.demo
 
 MAKE = """
 from mnemoscope.model.demo import ensure_demo

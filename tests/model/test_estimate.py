@@ -64,7 +64,7 @@ def test_a_folder_is_estimated_without_its_weights(tmp_path: Path) -> None:
         ms.estimate(tmp_path / "nowhere", "w1")
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_the_demo_takes_about_what_is_told(demo: ms.Model) -> None:
     prompt = "The capital of Japan is the city of"
     told = ms.estimate("demo", prompt)

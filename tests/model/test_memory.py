@@ -35,7 +35,7 @@ print(max(sizes))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_memory_does_not_grow_with_the_number_of_layers() -> None:
     few, many = (peak(n_layers) for n_layers in (N_FEW, N_MANY))
     columns = 4 * (N_MANY - N_FEW) * (D_FF + D_MODEL) * D_MODEL

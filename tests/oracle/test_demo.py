@@ -9,7 +9,7 @@ import mnemoscope as ms
 from oracle.scores import Oracle
 from oracle.tables import outside
 
-pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.demo, pytest.mark.nightly, pytest.mark.timeout(1800)]
 
 PROMPTS = (
     ("The capital of Japan is the city of", " Tokyo"),

@@ -293,7 +293,7 @@ def test_refuses_a_rank_of_none(llama: ms.Model) -> None:
     assert known_facts(llama.language_model, []) == ([], [])
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_demo_model_knows_the_facts_known_to_it(demo: ms.Model) -> None:
     if not KNOWN_TO_DEMO.exists():
         pytest.skip("the facts known to the demo model are not beside this checkout")

@@ -128,7 +128,7 @@ def test_the_licences_travel_with_the_facts() -> None:
         assert wanted in (DOCS / "facts.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.demo
 def test_demo_model_knows_some_of_every_type(demo: ms.Model) -> None:
     resolved, bad_lines = resolve(demo.language_model, own_facts())
     assert len(resolved) > len(bad_lines)
