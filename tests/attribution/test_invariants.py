@@ -1,4 +1,4 @@
-"""What must hold on every architecture (METHOD sections 2 to 4)."""
+"""What must hold on every architecture (docs/method.md)."""
 
 from __future__ import annotations
 

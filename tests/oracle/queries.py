@@ -1,4 +1,4 @@
-"""Query scores by brute force (METHOD section 6): every value neuron with every component, in float64."""
+"""Query scores by brute force, in float64: all neurons and components (docs/method.md#query-score)."""
 
 from __future__ import annotations
 

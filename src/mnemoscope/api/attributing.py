@@ -157,7 +157,7 @@ class Attributing(Querying):
         """Score the parts that raise or lower the log probability of a target of several tokens.
 
         Each token is predicted after the prompt and the tokens before it, whatever the model would have said
-        (teacher-forced, METHOD section 9); scores are summed over the tokens. The neurons with the
+        (teacher-forced, docs/method.md#value-score); scores are summed over the tokens. The neurons with the
         highest and lowest sums are proven by bounds, like those of one token.
 
         Args:

@@ -108,7 +108,7 @@ class Intervening(OpenedModel):
         Args:
             parts: a table of a result (its rows), or `FFNNeuron`, `AttentionNeuron`, `Head` and
                 `Layer` items.
-            factor: what their values are multiplied with; 0 removes them (METHOD section 7).
+            factor: what their values are multiplied with; 0 removes them (docs/method.md#interventions).
             mean_of: prompts; the parts then get their mean value over all positions of these
                 prompts instead of being scaled.
             resample_from: prompts; at every position that is changed the parts then get the values

@@ -127,9 +127,9 @@ class Model(Attributing, QueryProving, Reading):
             effects: also give every listed part its first-order total effect, by one more forward
                 pass and a backward one, in float32 unless weights are packed or offloaded; False skips that.
             suppressing: also list what lowers the target most; False saves a third of the time.
-            query: also find what activates the first 30 value neurons of each kind, whatever `top`, by one
-                more forward pass (METHOD section 6); None comes back where what a model's neurons read
-                cannot be found.
+            query: also find what activates the first 30 value neurons of each kind, whatever `top`
+                (docs/method.md#query-score); None comes back where what a model's neurons read cannot be
+                found.
             norm_bias: False leaves the final norm's bias out of what states predict, as the authors'
                 GPT-2 notebook does; for reproduction only.
             memory_budget: bytes that temporary tensors may take.

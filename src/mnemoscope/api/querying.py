@@ -20,7 +20,7 @@ class Querying(OpenedModel):
     def query(
         self, result: Attribution, *, values: int = 30, top: int = 100, key: Key | None = None
     ) -> QueryNeurons:
-        """What activates the value neurons of a result: query layers, heads and neurons (METHOD section 6).
+        """Find the layers, heads and neurons that activate the value neurons of a result.
 
         Args:
             result: of this model.

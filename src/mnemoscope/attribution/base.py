@@ -42,7 +42,7 @@ class BaseStates:
 
 
 def base_states(trace: Trace) -> BaseStates:
-    """The states of a trace (METHOD section 4 says which state belongs to which part)."""
+    """The states of a trace (docs/method.md#value-score says which state belongs to which part)."""
     n_layers = trace.n_layers
     stream = torch.cat([trace.resid_pre, trace.final_state[None]])
     layers = torch.arange(n_layers, device=stream.device)

@@ -2,9 +2,9 @@
 
 Let p be what the base state predicts, b a part's before-softmax values and w the target:
 `Imp = b_w - log sum_k p_k exp b_k`. The K likeliest tokens of p are summed exactly; `tails` bounds the sum
-over the others from both sides. Its lower bound gives the upper bound of METHOD section 4, its upper bound a
-lower bound, which the search for suppressing neurons needs. Where logits pass a soft-cap, all is true of the
-changes of logits in place of b.
+over the others from both sides. Its lower bound gives the upper bound of the score (docs/method.md#bound),
+its upper bound a lower bound, which the search for suppressing neurons needs. Where logits pass a soft-cap,
+all is true of the changes of logits in place of b.
 
 `b_w` stands for the rise of the answers' total probability before it is normalised, which is exact for any
 number of answers. In log-odds nothing is normalised, so their bounds are the scores up to rounding.

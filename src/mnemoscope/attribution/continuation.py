@@ -1,6 +1,6 @@
 """What `attribute_continuation` gives back: the attribution of each token of a target, and their sums.
 
-Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)` (METHOD section 9).
+Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)` (docs/method.md#value-score).
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class Links:
     """Value neurons and what activates them, as a directed graph.
 
     A link goes from what writes to the residual stream to what reads it. Its `score` is the part of the
-    reader's score, in nats, that its share gives to the writer (METHOD section 6, with the norm and all
-    attention weights held fixed); `inner_product` is raw, what the writer gives to the reader's
+    reader's score, in nats, that its share gives to the writer (docs/method.md#query-score), with the norm
+    and all attention weights held fixed; `inner_product` is raw, what the writer gives to the reader's
     pre-activation.
 
     Attributes:

@@ -4,7 +4,7 @@ The value of a prediction is the log of the total probability of the answers; wi
 with, less the log of the total probability of those. A part changes it by what it adds to the logits:
 `R(answers) - R(rest)`, where R(G) is the rise of `log sum_{k in G} exp(logit_k)` and the rest is the
 tokens compared with, or the whole vocabulary without any. One answer and no others give the
-log-probability increase of METHOD section 4.
+log-probability increase of docs/method.md#value-score.
 """
 
 from __future__ import annotations

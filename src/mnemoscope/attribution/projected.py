@@ -1,7 +1,7 @@
 """Columns projected to the vocabulary, kept for the predictions that follow.
 
 The before-softmax values of a neuron's column depend on the weights alone, but for the scale of the final
-norm (METHOD section 4), and facts of one type have many of their best neurons in common.
+norm (docs/method.md#bound), and facts of one type have many of their best neurons in common.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Query scores: what activates value neurons (METHOD section 6, paper section 3.4).
+"""Query scores: what activates value neurons (docs/method.md#query-score, paper section 3.4).
 
 A value neuron reads the stream with a subkey: what a component of the stream gives it is an inner product,
 and the shares of all components sum to one. The query score of a component is the sum over value neurons of

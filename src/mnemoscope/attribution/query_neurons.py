@@ -35,9 +35,9 @@ QUERY_TABLES[f"query_value_neurons{_OF_FFN}"] = ("layer", "neuron", *_AT, *_READ
 class QueryTables:
     """What activates the top value neurons of one kind, best first.
 
-    `score` is the query score of METHOD section 6 in nats: the sum over the value neurons of their score
-    times the component's share of what they read. `inner_product` is raw: the mean over all value neurons,
-    skipped ones too, of what the component gives to the pre-activation, towards the sign that all
+    `score` is the query score in nats (docs/method.md#query-score): the sum over the value neurons of their
+    score times the component's share of what they read. `inner_product` is raw: the mean over all value
+    neurons, skipped ones too, of what the component gives to the pre-activation, towards the sign that all
     components together give it. In the tables of neurons, `position` is where the largest part of the
     score is read and `coefficient` is the neuron's there, as it enters its projection.
 

@@ -1,4 +1,4 @@
-"""Which neurons are value neurons, query neurons or both, by depth (METHOD section 6)."""
+"""Which neurons are value neurons, query neurons or both, by depth (docs/method.md#query-score)."""
 
 from __future__ import annotations
 

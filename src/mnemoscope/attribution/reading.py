@@ -81,7 +81,7 @@ class TokenReader:
 def read_neuron(
     language_model: LanguageModel, layer: int, neuron: int, top: int, through: tuple[int, int] | None = None
 ) -> NeuronReading:
-    """Project a neuron's column, or what a head makes of it, into the vocabulary (METHOD section 6).
+    """Project a neuron's column, or what a head makes of it, into the vocabulary (docs/method.md#vocabulary).
 
     Outside a prompt the final norm has no scale of its own, so it is that of the vector which is read; the
     order of the tokens does not depend on it.

@@ -168,7 +168,7 @@ class Cost:
 class Attribution(Displayed):
     """Scores of the parts of one prediction, in nats of the target's log probability, or of log-odds.
 
-    A score is the log-probability increase of METHOD section 4 (paper section 3): how much adding
+    A score is the log-probability increase of docs/method.md#value-score (paper section 3): how much adding
     the part to the residual stream it is added to raises `log p(target)`, the log of the targets' total
     probability, or their log-odds over the tokens they are compared with. It is a *direct* effect:
     what later layers make of the part is not in it. `total` is the first-order effect of taking the

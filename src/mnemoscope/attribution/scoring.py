@@ -1,4 +1,4 @@
-"""Exact changes of an objective (METHOD section 4), for chosen parts or for all of them.
+"""Exact changes of an objective (docs/method.md#value-score), for chosen parts or for all of them.
 
 `Imp(v; x) = bs_w(v) - log E_{k ~ p(.|x)}[exp bs_k(v)]`: one projection to the vocabulary per
 column, shared by all coefficients of that column, then one log-sum-exp per part. Log-odds are

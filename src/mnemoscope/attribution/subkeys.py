@@ -1,4 +1,4 @@
-"""Subkeys: the vectors with which value neurons read the residual stream (METHOD section 6)."""
+"""Subkeys: the vectors with which value neurons read the residual stream (docs/method.md#query-score)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changing parts while a model runs, and leaving nothing behind (METHOD section 7)."""
+"""Changing parts while a model runs, and leaving nothing behind (docs/method.md#interventions)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixtures of experts as one projection: every neuron of every expert is an input of it (METHOD section 3).
+"""Mixtures of experts as one projection with every expert's neurons as inputs (docs/method.md#parts).
 
 transformers keeps the experts of a layer as parameters of three axes and lets their code be exchanged. Ours
 computes what enters the experts' down projections, router weights included, and hands it to a module, a

@@ -2,7 +2,7 @@
 
 The first-order **total** effect of a part on an objective y (log p(target), say) is `value * d y / d
 value`, summed over the positions it is at: to first order, how far y falls when the part is taken away from
-all of them, with everything that later layers make of it (METHOD section 5, activation x gradient). Norms
+all of them, with everything that later layers make of it (docs/method.md#total-effects). Norms
 are not frozen here, post-norms neither: all neurons of a layer that has one together do nothing to first
 order, because the norm makes up for a common factor, while the layer, taken at what is added, has its
 effect. What each source position has of an attention neuron's effect is told with a norm before the output

@@ -1,4 +1,4 @@
-"""The proof at load time: the parts found must sum to what the model computes (METHOD sections 2 and 3)."""
+"""Validation at load time: the parts must sum to what the model computes (docs/method.md#completeness)."""
 
 from __future__ import annotations
 

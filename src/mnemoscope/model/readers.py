@@ -1,4 +1,4 @@
-"""What neurons read: rows that turn the normed stream into values and pre-activations (METHOD section 6)."""
+"""Rows that turn the normed stream into values and pre-activations (docs/method.md#query-score)."""
 
 from __future__ import annotations
 

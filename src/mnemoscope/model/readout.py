@@ -144,7 +144,7 @@ class Readout:
 
 @dataclass(frozen=True)
 class FrozenReadout:
-    """The linear map `bs` of METHOD section 2 and the constant that belongs to a state.
+    """The linear map `bs` of docs/method.md#readout and the constant that belongs to a state.
 
     Attributes:
         norm: the final norm, whose scale is no longer computed.

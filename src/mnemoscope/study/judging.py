@@ -1,4 +1,4 @@
-"""Which facts the model knows: the paper's filter (METHOD section 8), with what was dropped and why."""
+"""The paper's filter of facts that the model knows, with reasons (docs/method.md#experiments)."""
 
 from __future__ import annotations
 

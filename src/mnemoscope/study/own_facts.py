@@ -14,7 +14,7 @@ RELATIONS = ("language", "capital", "country", "color", "number", "month")
 
 
 def own_facts(relations: Sequence[str] | None = None) -> tuple[Fact, ...]:
-    """Every subject in every wording (METHOD section 8); `docs/facts.md` is the datasheet.
+    """Every subject in every wording (docs/method.md#experiments); `docs/facts.md` is the datasheet.
 
     Args:
         relations: types of knowledge, of `RELATIONS`; None for all six.

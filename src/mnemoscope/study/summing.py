@@ -1,4 +1,4 @@
-"""Scores of all neurons added up, between proven bounds (METHOD section 8, item 4)."""
+"""Scores of all neurons added up, between proven bounds (docs/method.md#experiments, item 4)."""
 
 from __future__ import annotations
 

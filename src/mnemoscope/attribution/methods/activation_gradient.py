@@ -8,7 +8,7 @@ from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Question
 
 
 class ActivationGradient(Exhaustive):
-    """`m d log p(w) / d m`, summed over all positions; in nats (METHOD section 5)."""
+    """`m d log p(w) / d m`, summed over all positions; in nats (docs/method.md#total-effects)."""
 
     name = "activation-gradient"
     title = "activation x gradient"

@@ -12,7 +12,7 @@ from mnemoscope.attribution.parts import Grid
 
 
 class CoefficientOverRank(Searched):
-    """`|m| / rank of w in bs(v)` (METHOD section 5)."""
+    """`|m| / rank of w in bs(v)` (docs/method.md#static-scores)."""
 
     name = "coefficient-over-rank"
     title = "h coefficient / rank"

@@ -17,7 +17,7 @@ from mnemoscope.model.widening import in_float32
 
 
 class IntegratedGradients(Exhaustive):
-    """`a mean_k g(k a / m)`, summed over positions, in nats (METHOD section 5).
+    """`a mean_k g(k a / m)`, summed over positions, in nats (docs/method.md#total-effects).
 
     The coefficients of all neurons of a layer, at every position, go from zero to their value in m steps
     at once; g is the gradient of log p(w) at each step. A layer's scores sum to what removing all its

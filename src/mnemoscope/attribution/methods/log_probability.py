@@ -17,7 +17,7 @@ from mnemoscope.model.readout import Predicted
 
 
 class LogProbability(Searched):
-    """`log p(w | v)` in nats; the readout's constant belongs to states and is left out (METHOD section 5).
+    """`log p(w | v)` in nats, without the readout's constant (docs/method.md#static-scores).
 
     Read out alone, a neuron is added to a state that predicts every token alike: the score is the
     log-probability increase over that state, less the logarithm of the number of tokens.

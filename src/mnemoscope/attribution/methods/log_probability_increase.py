@@ -9,7 +9,7 @@ from mnemoscope.attribution.search import Bounds
 
 
 class LogProbabilityIncrease(Searched):
-    """The paper's value score, `log p(w | x + v) - log p(w | x)` in nats (METHOD section 4)."""
+    """The paper's value score, `log p(w | x + v) - log p(w | x)` in nats (docs/method.md#value-score)."""
 
     name = "log-probability-increase"
     title = "a log-probability increase"

@@ -1,8 +1,8 @@
 """Bounds of a target's rank that serve every target: some order statistics of each neuron's values.
 
-METHOD section 5: one streaming pass over neurons x vocabulary can serve all prompts of a study. Of the values
-that a neuron's column gives the tokens, those are kept that stand at certain ranks. Between two of them lies
-the value of any target, which costs one dot product.
+One streaming pass over neurons x vocabulary serves all prompts of a study (docs/method.md#static-scores). Of
+the values that a neuron's column gives the tokens, those are kept that stand at certain ranks. Between two of
+them lies the value of any target, which costs one dot product.
 """
 
 from __future__ import annotations

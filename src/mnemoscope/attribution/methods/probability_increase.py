@@ -15,7 +15,10 @@ from mnemoscope.errors import OptionError
 
 
 class ProbabilityIncrease(Searched):
-    """`p(w | x + v) - p(w | x) = p(w | x) (exp Imp - 1)`, so what bounds Imp bounds it (METHOD section 5)."""
+    """`p(w | x + v) - p(w | x)`, bounded as Imp is (docs/method.md#static-scores).
+
+    It equals `p(w | x) (exp Imp - 1)`.
+    """
 
     name = "probability-increase"
     title = "c probability increase"

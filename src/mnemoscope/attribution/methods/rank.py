@@ -7,7 +7,10 @@ from mnemoscope.attribution.methods.ranks import COARSE_TOKENS, FINE_TOKENS, Ran
 
 
 class Rank(Searched):
-    """`1 / rank of w in bs(v)`; a negative coefficient turns the order around (METHOD section 5)."""
+    """`1 / rank of w in bs(v)` (docs/method.md#static-scores).
+
+    A negative coefficient turns the order around.
+    """
 
     name = "rank"
     title = "f rank"

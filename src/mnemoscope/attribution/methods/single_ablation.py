@@ -10,7 +10,7 @@ from mnemoscope.attribution.methods.removal import drops
 
 
 class SingleAblation(Exhaustive):
-    """How far log p(w) falls when the neuron is zeroed at every position, in nats (METHOD section 7)."""
+    """Fall of log p(w) when a neuron is zeroed at every position, nats (docs/method.md#total-effects)."""
 
     name = "single-ablation"
     title = "exact single ablation"

@@ -1,1 +1,1 @@
-"""What a study shows: the paper's eleven items (METHOD section 8) and more, as tables."""
+"""What a study shows: the paper's eleven items (docs/method.md#experiments) and more, as tables."""

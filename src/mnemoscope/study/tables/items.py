@@ -44,7 +44,8 @@ class Item:
     """One thing that a study shows.
 
     Attributes:
-        number: 1 to 11 as in METHOD section 8, the paper's; 0 is about the facts, the others go beyond it.
+        number: 1 to 11 for the paper's items (docs/method.md#experiments); 0 is about the facts, the others
+            go beyond the paper.
         title: its heading.
         shows: what it shows, in plain words.
         does_not_show: what must not be read into it.

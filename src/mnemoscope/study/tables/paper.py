@@ -1,4 +1,4 @@
-"""The paper's own numbers (METHOD section 8), to set beside those of a study of the same model."""
+"""The paper's own numbers (docs/method.md#experiments), to set beside those of a study of the same model."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def _bars(values: np.ndarray, name: str, ends: alt.Scale, *, last: bool) -> alt.
 def path(result: Attribution) -> Any:
     """The value read out after the embeddings and after each attention and FFN, nats.
 
-    The direct scores of the layers add up to it (METHOD section 4).
+    The direct scores of the layers add up to it (docs/method.md#telescoping).
 
     Raises:
         OptionError: attention and FFN stand side by side in the model, so their scores do not add up.
