@@ -11,7 +11,7 @@ from mnemoscope.attribution.result import records
 from mnemoscope.display import Displayed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction(Displayed):
     """What a model says comes next.
 

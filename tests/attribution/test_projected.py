@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import mnemoscope as ms
 from mnemoscope.attribution.projected import MAX_ROWS, ProjectedColumns

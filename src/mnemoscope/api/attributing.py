@@ -14,8 +14,7 @@ from mnemoscope.api.querying import Querying, check_counts
 from mnemoscope.attribution import attribute as attribution
 from mnemoscope.attribution.continuation import ContinuationAttribution, put_together
 from mnemoscope.attribution.prediction import Prediction
-from mnemoscope.attribution.query_neurons import Asked as AskedOfQuery
-from mnemoscope.attribution.query_neurons import query_neurons
+from mnemoscope.attribution.query_neurons import Asked as AskedOfQuery, query_neurons
 from mnemoscope.attribution.result import TOP_LISTS, Attribution
 from mnemoscope.attribution.sums import summed_neurons
 from mnemoscope.errors import OptionError

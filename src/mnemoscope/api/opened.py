@@ -30,7 +30,7 @@ PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
 MEMORY_BUDGET = 200 * 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Read:
     """What a forward pass says of a prompt.
 

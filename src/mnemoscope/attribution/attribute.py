@@ -210,7 +210,7 @@ class Explorer:
         return count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attributed:
     """Everything found of one prediction.
 

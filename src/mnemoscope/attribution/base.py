@@ -14,7 +14,7 @@ from mnemoscope.model.capture import Trace
 SAFE = 1e-20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BaseStates:
     """Every state of the last position that a part is added to or that results from it.
 

@@ -25,7 +25,7 @@ TOP_SUMS = (
 SUMS = ("layers", "heads", *TOP_SUMS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ContinuationAttribution:
     """Scores of the parts of a target of several tokens, in nats of its log probability.
 

@@ -31,7 +31,7 @@ def unit(n_terms: int) -> float:
     return (n_terms**0.5 + FOLDED) * UNIT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rounding:
     """Bounds of the rounding errors of scores and bounds of one prediction.
 

@@ -21,7 +21,7 @@ COLUMNS = ("position", "token", "attention", "input", "key", "value", "demotes",
 _ROWS = 64  # positions whose whole vocabulary is held at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadReading:
     """What one head does with each position of a prompt, seen from the last position.
 
@@ -73,7 +73,7 @@ class HeadReading:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadVectors:
     """What is read of a head, at each position.
 

@@ -37,7 +37,7 @@ NODE_COLUMNS = (
 EDGE_COLUMNS = ("source", "target", "score", "share", "inner_product", "gate_inner_product")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Links:
     """Value neurons and what activates them, as a directed graph.
 

@@ -46,7 +46,7 @@ class Place(NamedTuple):
     writes: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """A part of the prediction and how much of the value neurons' scores goes through it.
 
@@ -100,7 +100,7 @@ class Graph:
     edges: list[Edge] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Readings:
     """Nodes of one layer that read the same state.
 

@@ -77,7 +77,7 @@ class Focus:
         return self.objective.against is None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Tokens whose total probability counts, as base states see them.
 

@@ -91,7 +91,7 @@ class Shared:
         return self._sums.setdefault(n_tokens, {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """One prediction to attribute, read out and ready to be scored.
 

@@ -22,7 +22,7 @@ from mnemoscope.model.components import Components
 ATTENTION, FFN = 0, 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InnerProducts:
     """Of subkeys with what was written before they read; 0 for what is written later.
 

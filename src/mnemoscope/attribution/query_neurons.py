@@ -31,7 +31,7 @@ QUERY_TABLES |= {f"{name}{_OF_FFN}": columns for name, columns in QUERY_TABLES.i
 QUERY_TABLES[f"query_value_neurons{_OF_FFN}"] = ("layer", "neuron", *_AT, *_READING)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QueryTables:
     """What activates the top value neurons of one kind, best first.
 
@@ -69,7 +69,7 @@ class QueryTables:
         return left_out.drop_duplicates(names, ignore_index=True).filter(names)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QueryNeurons:
     """What activates the value neurons of a result.
 
@@ -187,7 +187,7 @@ def _tensor(column: pd.Series, device: torch.device) -> Tensor:
     return found.float() if found.is_floating_point() else found.long()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Tables:
     """Makes the tables of one group of value neurons."""
 

@@ -13,7 +13,7 @@ from mnemoscope.attribution.methods.removal import parts_of
 from mnemoscope.attribution.result import Provenance, Targets, records
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ranking:
     """The neurons that a method puts first, the same for every method.
 

@@ -164,7 +164,7 @@ class Cost:
     exact: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attribution(Displayed):
     """Scores of the parts of one prediction, in nats of the target's log probability, or of log-odds.
 

@@ -49,7 +49,7 @@ class Scores(Protocol[P_contra]):
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class Pool:
     """The parts that may still be among the k best of one direction.
 

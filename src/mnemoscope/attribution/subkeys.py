@@ -35,7 +35,7 @@ def readers_of(anatomy: Anatomy) -> tuple[Readers, ...]:
     return tuple(block.readers for block in anatomy.blocks if block.readers is not None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ValueNeurons:
     """The value neurons of one kind whose activation is to be explained.
 
@@ -54,7 +54,7 @@ class ValueNeurons:
     score: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subkeys:
     """Value neurons as they read the stream; gated FFN neurons do so by two paths.
 
@@ -134,7 +134,7 @@ def subkeys(anatomy: Anatomy, components: Components, neurons: ValueNeurons, key
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Piece:
     """The subkeys of some value neurons of one layer by one path."""
 

@@ -84,7 +84,7 @@ class SummedScores:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
     """Neurons with the highest or lowest sums, best first.
 
@@ -106,7 +106,7 @@ class Found:
         return self.coefficients.gather(0, self.scores.abs().argmax(0, keepdim=True))[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Summed:
     """The neurons with the highest and lowest sums of scores.
 

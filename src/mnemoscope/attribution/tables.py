@@ -15,7 +15,7 @@ from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import token_text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Found:
     """Parts that were found, best first.
 

@@ -47,7 +47,7 @@ WIDER = 1.001
 MEAN_ROWS = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Added:
     """What parts add to the values of a tail, one state for each row of parts, `[n, m]` each.
 
@@ -66,7 +66,7 @@ class Added:
     radius: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slopes:
     """What a soft-cap makes of each base state's tail.
 
@@ -83,7 +83,7 @@ class Slopes:
     spread: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tail:
     """Each base state's likeliest tokens and what is left of its prediction.
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 METRICS = ("reciprocal_rank", "probability", "log_probability")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ablation(Displayed):
     """A target before and after an intervention, and after random ones.
 

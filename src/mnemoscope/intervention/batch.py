@@ -20,7 +20,7 @@ from mnemoscope.model.replay import Replay, begun
 Report = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcomes:
     """An objective after each of many interventions.
 

@@ -46,7 +46,7 @@ COEFFICIENT_COLUMNS = (
 AGREEMENT_COLUMNS = ("kind", "n", "pearson", "spearman", "measured", "predicted", "controls")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QueryAblation:
     """What zeroing shallow query neurons does to a target and to the value neurons that read them.
 

@@ -24,7 +24,7 @@ from mnemoscope.whole_numbers import whole_number
 Positions = Sequence[int] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Replacement:
     """Values to put in the place of those that a site carries.
 

@@ -15,7 +15,7 @@ from mnemoscope.model.soft_cap import capped
 HIDDEN_BELOW = 2000.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttentionCall(ABC):
     """One call of attention.
 
@@ -65,7 +65,7 @@ class AttentionCall(ABC):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QueryKeyCall(AttentionCall):
     """A call whose queries and keys are known; weights are made of them when they are asked for.
 
@@ -135,7 +135,7 @@ class QueryKeyCall(AttentionCall):
         return torch.softmax(torch.cat([scores, sinks], dim=-1), dim=-1)[..., :-1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WeightsCall(AttentionCall):
     """A call of which the weights themselves are known, as the values were multiplied with them.
 

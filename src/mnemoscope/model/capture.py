@@ -19,7 +19,7 @@ from mnemoscope.model.hooks import AttentionCall, evaluating, hidden_states, obs
 from mnemoscope.model.stored import input_device
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """What one forward pass did at the last position of one prompt, in float32.
 
@@ -154,7 +154,7 @@ def numbers_kept(anatomy: Anatomy) -> int:
     return anatomy.n_layers * (anatomy.d_ff + 8 * anatomy.d_model)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Recording:
     """Collects, layer after layer, what hooks see at the last position of prompts, on one device."""
 

@@ -18,7 +18,7 @@ from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attent
 from mnemoscope.model.stored import input_device
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Components:
     """What was added to the stream at some positions of one prompt, in float32.
 
@@ -121,7 +121,7 @@ def capture_with_components(
     return traces, recording.components([torch.arange(n_tokens, device=anatomy.device)] * len(prompts))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Recording:
     """Collects, layer after layer, what the hooks see at the positions of all prompts, on their device."""
 

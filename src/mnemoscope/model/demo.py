@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mnemoscope.errors import ModelFileError
+from mnemoscope.errors import MnemoscopeError, ModelFileError
 from mnemoscope.model.demo_manifest import (
     check_contents,
     check_sizes,
@@ -78,6 +78,8 @@ def ensure_demo(*, repair: bool = False, report: Callable[[str], None] | None = 
     try:
         if repair or not folder.exists():
             _make_alone(folder, repair, report or _logger.info)
+    except MnemoscopeError:
+        raise
     except OSError as error:
         raise _not_made(folder, error) from error
     check_sizes(folder)

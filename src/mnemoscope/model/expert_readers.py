@@ -49,7 +49,7 @@ class ExpertRows(Rows):
         return expert, neuron + (0 if self.is_gate else d_expert)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class JointRows(Rows):
     """Rows of routed experts and then of a shared one.
 

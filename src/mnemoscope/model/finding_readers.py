@@ -27,7 +27,7 @@ from mnemoscope.model.watching import TOLERANCES, Step
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Watched:
     """What was watched in one block.
 
@@ -61,7 +61,7 @@ class Watched:
         return TOLERANCES.get(self.dtype, TOLERANCES[torch.bfloat16])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Track:
     """Outputs of a matrix that could be a factor of the coefficients, one for each."""
 

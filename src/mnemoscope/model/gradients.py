@@ -27,7 +27,7 @@ from mnemoscope.model.stored import input_device
 from mnemoscope.model.widening import in_float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TotalEffects:
     """First-order total effects of every part on an objective, float32, nats.
 
@@ -116,7 +116,7 @@ def total_effects(
     )
 
 
-@dataclass
+@dataclass(eq=False)
 class Recording:
     """What hooks keep of a forward pass whose gradients are wanted.
 

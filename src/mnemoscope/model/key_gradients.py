@@ -14,7 +14,7 @@ from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attent
 from mnemoscope.model.language_model import LanguageModel
 
 
-@dataclass
+@dataclass(eq=False)
 class BlockCall:
     """What a block was called with, so that it can be called again on its own.
 

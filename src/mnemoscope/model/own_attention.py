@@ -46,7 +46,7 @@ def watched_own_attention(model: nn.Module, observer: Callable[[AttentionCall], 
         yield
 
 
-@dataclass
+@dataclass(eq=False)
 class _Running:
     """A module while it runs, and how far its attention has come.
 

@@ -38,7 +38,7 @@ class Elementwise:
             return active if gate is None else active * up
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reader:
     """Rows that read the stream: `value[n] = scale(x) * <keys[n], x> + constants[n]` for a state x.
 

@@ -28,7 +28,7 @@ UNIT = 2.0**-24
 WIDENED = 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Norm:
     """A norm of the residual stream as a formula: RMSNorm or LayerNorm.
 
@@ -90,7 +90,7 @@ class Norm:
         return candidates[best], errors[best]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Readout:
     """The final norm and the head.
 
@@ -142,7 +142,7 @@ class Readout:
         return FrozenReadout(self.norm, self.unembedding, constant * self.logit_scale, scale, self.soft_cap)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrozenReadout:
     """The linear map `bs` of docs/method.md#readout and the constant that belongs to a state.
 
@@ -218,7 +218,7 @@ def log_probabilities_of_each(readouts: Sequence[FrozenReadout], states: Sequenc
     return log_softmax_(capped_(logits, readouts[0].soft_cap))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predicted:
     """The predictions of base states, and how their logits answer to what is added to them.
 

@@ -20,7 +20,7 @@ def capped_(values: Tensor, cap: float | None) -> Tensor:
     return values if cap is None else values.div_(cap).tanh_().mul_(cap)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CappedLogits:
     """Where logits of some states stand before the cap: how they answer to what is added there.
 

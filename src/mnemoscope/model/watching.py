@@ -22,7 +22,7 @@ from mnemoscope.model.stored import output_device
 TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
-@dataclass
+@dataclass(eq=False)
 class Step:
     """One thing that happened: a module without modules of its own ran, or attention was called.
 
@@ -75,7 +75,7 @@ class Step:
         return norm if error < TOLERANCES.get(self.given.dtype, TOLERANCES[torch.bfloat16]) else None
 
 
-@dataclass
+@dataclass(eq=False)
 class Story:
     """What one forward pass did.
 

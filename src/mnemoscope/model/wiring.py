@@ -26,7 +26,7 @@ SMALLEST_FACTOR = 1e-2
 N_ROUNDINGS = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Seen:
     """What was seen of one block.
 

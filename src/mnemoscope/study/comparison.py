@@ -112,7 +112,7 @@ class Terms:
         return {**vars(self), "methods": [method.label for method in self.methods]}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """What methods did to facts.
 

@@ -49,7 +49,7 @@ Tables = dict[str, pd.DataFrame]
 Intervention = tuple[str, str, int, int, Sequence[Part]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Values:
     """The value neurons of one kind of a prediction, best first, `[n]` each.
 

@@ -31,7 +31,7 @@ class Trained:
     facts: tuple[Fact, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Knowledge:
     """What is to be learned: token ids `[n_facts]` each, and the fillers to say it with."""
 

@@ -25,7 +25,7 @@ TOKENS: dict[str, Any] = {"vocab_size": N_WORDS, "bos_token_id": 1, "eos_token_i
 NO_DROPOUT: dict[str, Any] = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weights:
     """A model's matrices by what they do; writing to these views changes the model.
 

@@ -14,7 +14,7 @@ KINDS = {"attention": "attention", "ffn": "FFN"}
 QUIET = 0.05  # of the largest score of its sort: too small to matter in a picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Depth:
     """Direct scores or total effects of every block output and head, NaN where the model has no such part.
 

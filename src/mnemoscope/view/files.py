@@ -27,7 +27,7 @@ from mnemoscope.attribution.result import (
     Targets,
     records,
 )
-from mnemoscope.errors import OutputError
+from mnemoscope.errors import MnemoscopeError, OutputError
 from mnemoscope.installing import UPGRADE
 from mnemoscope.view.destination import ATTRIBUTION_ENDINGS, check_destination, either
 from mnemoscope.view.json_text import json_text
@@ -76,6 +76,8 @@ def load(path: Path) -> Attribution:
         raise OutputError(f"cannot read {path}: only {either(tuple(readers))} can be read back")
     try:
         return readers[ending](path)
+    except MnemoscopeError:
+        raise
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error.strerror or error}; check the name") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -48,7 +48,7 @@ class Estimate:
     note: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Question:
     """One prediction, and which of its neurons are asked about.
 

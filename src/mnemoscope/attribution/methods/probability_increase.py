@@ -37,7 +37,7 @@ class ProbabilityIncrease(Searched):
         return _CarriedScores(_Carry.of(question), question.prediction.scorer())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Carry:
     """Turns increases of log p into increases of p, which keeps their order within a layer.
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 import pyarrow
 from pyarrow import parquet
 
-from mnemoscope.errors import FactsError
+from mnemoscope.errors import FactsError, MnemoscopeError
 from mnemoscope.study.reading.items import Item
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -55,6 +55,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as stream:
             yield cast(BinaryIO, stream)
+    except MnemoscopeError:
+        raise
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = str(getattr(error, "strerror", None) or error).partition("\n")[0]
         raise FactsError(f"cannot read {path}: {reason}; name a file of facts") from error

@@ -20,7 +20,7 @@ MOST_FACTS = 200
 _COLUMNS_AT_ONCE = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sets:
     """The neurons that each of some facts lists.
 
