@@ -26,9 +26,9 @@ from mnemoscope.study.store import TABLES
 from mnemoscope.study.work import ModelSpec, Setup
 from support import built, word_tokenizer
 
-N_SUBJECTS, N_RELATIONS = 12, 3
+N_SUBJECTS, N_RELATIONS = 6, 3
 # Of the first subjects there is a second wording.
-N_FACTS = 14
+N_FACTS = 8
 # Every fact counts as known: a random model knows none.
 OPTIONS = StudyOptions(
     rank=97,
@@ -54,7 +54,7 @@ FACTS = tuple(
     for number, subject in enumerate([*range(N_SUBJECTS), *range(N_FACTS - N_SUBJECTS)])
 )
 SOURCE = Source("facts.jsonl", FACTS)
-# Facts of a piece, so few that a study has some twenty pieces.
+# Facts of a piece, so few that a study has a dozen pieces.
 AT_ONCE = 2
 # What a driver needs, imported once for all of them: its own start is no part of a study.
 _FORKS = multiprocessing.get_context("forkserver")

@@ -15,6 +15,7 @@ from mnemoscope.errors import OptionError, UnknownModelError, WorkerError
 from mnemoscope.study.engines import RayCluster
 from studies import driver, kill, killing_workers, left_after, tables, worker_setup, workers_of
 
+pytestmark = pytest.mark.ray
 SECONDS = 300  # that nothing here takes
 
 
@@ -27,13 +28,24 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_a_study_on_ray_survives_a_worker_and_then_its_driver(
+def test_a_study_on_ray_survives_its_driver_and_then_a_worker(
     model: Path, tmp_path: Path, unbroken: dict[str, bytes]
 ) -> None:
     folder = tmp_path / "study"
     with driver(model, folder, 2, True) as process:
         assert process.pid is not None
         _wait(folder, "outcomes/measure-*")
+        workers = workers_of(process.pid)
+        assert len(workers) == 2
+        process.kill()
+        assert left_after(workers, 60) == []
+    left = tables(folder)
+    assert {name: left[name] for name in left if name.endswith(".parquet")}.items() < unbroken.items()
+
+    n_done = len(list(folder.glob("tables/outcomes/measure-*")))
+    with driver(model, folder, 2, True) as process:
+        assert process.pid is not None
+        _wait(folder, "outcomes/measure-*", n_done + 1)
         victims = workers_of(process.pid)
         assert len(victims) == 2
         kill(victims[0].pid)
@@ -43,22 +55,10 @@ def test_a_study_on_ray_survives_a_worker_and_then_its_driver(
         assert process.exitcode == 0
     assert tables(folder) == unbroken
 
-    for path in folder.glob("tables/outcomes/*"):
-        path.unlink()
-    with driver(model, folder, 2, True) as process:
-        assert process.pid is not None
-        _wait(folder, "outcomes/measure-*")
-        workers = workers_of(process.pid)
-        process.kill()
-        assert left_after(workers, 60) == []
-    with driver(model, folder) as process:
-        process.join(SECONDS)
-    assert tables(folder) == unbroken
 
-
-def _wait(folder: Path, pattern: str) -> None:
+def _wait(folder: Path, pattern: str, n_files: int = 1) -> None:
     end = time.monotonic() + SECONDS
-    while not list(folder.glob(f"tables/{pattern}")):
+    while len(list(folder.glob(f"tables/{pattern}"))) < n_files:
         assert time.monotonic() < end
         time.sleep(0.01)
 

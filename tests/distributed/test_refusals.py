@@ -21,6 +21,7 @@ from mnemoscope.study.store import MANIFEST
 from studies import FACTS, OPTIONS, arguments, save_facts, tables
 from support import built, open_tiny
 
+pytestmark = pytest.mark.process
 Refused = Callable[..., str]
 FEW = FACTS[:4]
 

@@ -135,6 +135,7 @@ def test_equal_values_have_no_interval(comparison: Comparison) -> None:
     assert summary[["spearman", "spearman_low", "spearman_high"]].isna().all(axis=None)
 
 
+@pytest.mark.process
 def test_a_killed_comparison_goes_on(
     model: ms.Model, facts: list[ResolvedFact], comparison: Comparison, tmp_path: Path
 ) -> None:

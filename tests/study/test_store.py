@@ -354,8 +354,12 @@ def test_survives_a_kill_at_each_step(folder: Path, owner: str, call: str, nth: 
     assert not list(folder.rglob("*.part"))
 
 
-def test_survives_kills_at_random_moments(tmp_path: Path, folder: Path) -> None:
-    generator = random.Random()
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 4))]
+)
+def test_survives_kills_at_random_moments(tmp_path: Path, folder: Path, seed: int) -> None:
+    generator = random.Random(seed)
     reached = 0
     for _ in range(5):
         with worker(folder) as process:
