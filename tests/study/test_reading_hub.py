@@ -150,6 +150,7 @@ def came_of(sources: list[str], folder: Path, **environment: str) -> dict[str, A
     return dict(zip(sources, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
+@pytest.mark.process
 def test_data_sets_are_read_by_config_and_split(hub: str, tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     trivia = {"facts": [["row 1", "Where?", "Rome", "Roma"]], "bad": []}
