@@ -1,99 +1,162 @@
-"""The command line in a process of its own, for the tests.
+"""The command line for the tests: what a command prints where, and how it ends.
 
-A process that is forked from one that has everything imported costs no five seconds for that; all else is as
-in a fresh one: arguments, output, exit code. It is not forked from the tests' own process: its other threads
-may hold locks that nobody would ever open in the new one.
+`run` calls a command in the tests' own process, with arguments, environment, streams, warnings and exit code
+as in one of its own, so that nothing is imported again; the demo model is the session's, which is open. A
+true process is for what only that has: signals, pipes, bytes, what Python reads when it starts.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
+import io
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import traceback
-from pathlib import Path
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator
+from typing import Any, TextIO
+from unittest import mock
+
+import torch
+
+import mnemoscope as ms
+from mnemoscope import api
+from mnemoscope.cli import main
+from support import demo_model
 
 COMMAND = [sys.executable, "-m", "mnemoscope"]
 _TIMEOUT = 300
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["transformers.models.llama.modeling_llama", "mnemoscope.api", "mnemoscope.cli", "command_line"]
-)
-_READ_AT_START = {"PYTHONIOENCODING", "HF_ENDPOINT", "HF_HOME"}  # by Python and by huggingface_hub
+_TERMINAL = {"COLUMNS": "100", "TOKENIZERS_PARALLELISM": "false"}
+_IGNORED_BY_PYTHON = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
 
 def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """What a command does where a terminal is 100 cells wide."""
-    wide = {"COLUMNS": "100", "TOKENIZERS_PARALLELISM": "false", **environment}
-    if _READ_AT_START & environment.keys():
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            input=stdin,
-            capture_output=True,
-            encoding="utf-8",
-            env={**os.environ, **wide},
-            timeout=_TIMEOUT,
-            check=False,
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        given, output, errors = (Path(folder, name) for name in ("input", "output", "errors"))
-        given.write_text(stdin, encoding="utf-8", newline="")
-        files = given, output, errors
-        process = _CONTEXT.Process(
-            target=_become, args=(arguments, {**os.environ, **wide}, Path.cwd(), files)
-        )
-        process.start()
-        process.join(_TIMEOUT)
-        if process.exitcode is None:
-            process.kill()
-            raise TimeoutError("the command did not end")
-        texts = [file.read_text(encoding="utf-8") for file in (output, errors)]
-    return subprocess.CompletedProcess(list(arguments), process.exitcode, *texts)
+    with contextlib.ExitStack() as stack:
+        given = io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8")
+        output, errors = (_stream(stack, strictness) for strictness in ("strict", "backslashreplace"))
+        for name, value in (("stdin", given), ("stdout", output), ("stderr", errors)):
+            stack.enter_context(mock.patch.object(sys, name, value))
+        stack.enter_context(mock.patch.object(sys, "argv", ["mnemoscope", *arguments]))
+        stack.enter_context(mock.patch.dict(os.environ, {**_TERMINAL, **environment}))
+        stack.enter_context(_told_on(errors))
+        stack.enter_context(_threads_again())
+        stack.enter_context(mock.patch.object(api, "load", _opened))
+        code = _ended(errors)
+        return subprocess.CompletedProcess(list(arguments), code, _text(output), _text(errors))
+
+
+def run_apart(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a command does in a process of its own, where a terminal is 100 cells wide."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        input=stdin,
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, **_TERMINAL, **environment},
+        timeout=_TIMEOUT,
+        check=False,
+    )
 
 
 def printed(*arguments: str, stdin: str = "", **environment: str) -> str:
     """The output of a command that must succeed and say nothing on stderr."""
-    done = run(*arguments, stdin=stdin, **environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return succeeded(run(*arguments, stdin=stdin, **environment))
 
 
 def refused(*arguments: str, **environment: str) -> str:
     """The one line a command that must be refused says."""
-    done = run(*arguments, **environment)
+    return told(run(*arguments, **environment))
+
+
+def succeeded(done: subprocess.CompletedProcess[str]) -> str:
+    """The output of a command that must have succeeded and said nothing on stderr."""
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def told(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a command must have been refused with."""
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     return done.stderr
 
 
-def _become(
-    arguments: tuple[str, ...], environment: dict[str, str], folder: Path, files: tuple[Path, Path, Path]
-) -> NoReturn:
-    code = 1
-    given, output, errors = files
-    try:
-        os.environ.clear()
-        os.environ.update(environment)
-        os.chdir(folder)
-        for file, place in ((output, 1), (errors, 2)):
-            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), place)
-        sys.argv = ["mnemoscope", *arguments]
-        sys.stdin = given.open(encoding="utf-8")
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-        from mnemoscope.cli import main
+def _opened(model: ms.Source | Any = "demo", **options: Any) -> ms.Model:
+    """Open a model as the package does, but take the open demo model where no option asks for another."""
+    if model == "demo" and not any(options.values()):
+        return demo_model()
+    return _LOAD(model, **options)
 
+
+_LOAD = api.load
+
+
+def _stream(stack: contextlib.ExitStack, strictness: str) -> Any:
+    return stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors=strictness))
+
+
+def _text(stream: TextIO) -> str:
+    stream.flush()
+    stream.seek(0)
+    return stream.read()
+
+
+def _ended(errors: TextIO) -> int:
+    """Call the command line, and return the exit code that Python would end with."""
+    try:
         main()
-        code = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:  # noqa: BLE001 - as Python does at the end of a process
-        traceback.print_exc()
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception:  # noqa: BLE001 - as Python does at the end of a process
+        traceback.print_exc(file=errors)
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def _told_on(errors: TextIO) -> Iterator[None]:
+    """Have warnings and logs written where a process that began now would write them."""
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = [
+        handler
+        for logger in loggers
+        for handler in getattr(logger, "handlers", ())
+        if type(handler) is logging.StreamHandler
+    ]
+    before = [handler.setStream(errors) for handler in handlers]
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        for category in _IGNORED_BY_PYTHON:
+            warnings.simplefilter("ignore", category)
+        warnings.showwarning = _show
+        try:
+            yield
+        finally:
+            for handler, stream in zip(handlers, before, strict=True):
+                if stream is not None:
+                    handler.setStream(stream)
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+@contextlib.contextmanager
+def _threads_again() -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        torch.set_num_threads(before)

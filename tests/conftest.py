@@ -13,15 +13,19 @@ import torch
 
 import mnemoscope as ms
 from mnemoscope.model.families import FAMILIES
-from support import REPRESENTATIVES, family_id, open_tiny
+from support import REPRESENTATIVES, built, demo_model, family_id, open_tiny, save_tiny
 
 # Processor seconds that a test may take without a marker that says why.
 LONGEST = 10
 REFERENCE = sorted((Path(__file__).parent / "integration" / "reference").glob("*.json"))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip nightly tests unless the marker expression names them."""
+    """Mark what has the fixture `demo`; skip nightly tests unless the marker expression names them."""
+    for item in items:
+        if "demo" in getattr(item, "fixturenames", ()):
+            item.add_marker("demo")
     if "nightly" in config.option.markexpr:
         return
     skipped = pytest.mark.skip(reason="runs nightly; choose it with -m nightly")
@@ -59,8 +63,14 @@ def llama() -> ms.Model:
 
 @pytest.fixture(scope="session")
 def demo() -> ms.Model:
-    """The demo model, fetched and converted once on this machine."""
-    return ms.load("demo")
+    """The demo model, fetched and converted once on this machine, opened once in this process."""
+    return demo_model()
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of one tiny random model, for commands whose claims do not depend on the model."""
+    return str(save_tiny(built("llama"), tmp_path_factory.mktemp("models") / "tiny"))
 
 
 @pytest.fixture(params=REFERENCE, ids=lambda path: path.stem)
@@ -72,3 +82,10 @@ def oracle(request: pytest.FixtureRequest) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_demo_without_its_marker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test that lacks the marker `demo` find no demo model, nor a place to make it in."""
+    if not request.node.get_closest_marker("demo"):
+        monkeypatch.setenv("MNEMOSCOPE_CACHE", f"{os.devnull}/a test of the demo model is marked demo")

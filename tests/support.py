@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
+from mnemoscope.api import load
 from mnemoscope.model.families import FAMILIES, Family
 from mnemoscope.testing import N_WORDS, word_tokenizer, words
 
@@ -16,8 +20,10 @@ __all__ = [
     "WITH_EXPERTS",
     "built",
     "check_alike",
+    "demo_model",
     "family_id",
     "open_tiny",
+    "save_tiny",
     "word_tokenizer",
     "words",
 ]
@@ -53,6 +59,19 @@ def built(model_type: str) -> PreTrainedModel:
 def open_tiny(model: PreTrainedModel) -> ms.Model:
     """A tiny model with the word tokenizer."""
     return ms.load((model, word_tokenizer(model.get_input_embeddings().weight.shape[0])))
+
+
+def save_tiny(model: PreTrainedModel, folder: Path) -> Path:
+    """Save a tiny model with the word tokenizer in a folder."""
+    model.save_pretrained(folder)
+    word_tokenizer(model.get_input_embeddings().weight.shape[0]).save_pretrained(folder)
+    return folder
+
+
+@cache
+def demo_model() -> ms.Model:
+    """The demo model, opened once in this process; tests of pytest take the fixture `demo`."""
+    return load("demo")
 
 
 def check_alike(found: ms.Attribution, expected: ms.Attribution) -> None:

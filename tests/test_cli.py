@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,11 +15,24 @@ from typing import Any
 
 import pytest
 
-from command_line import COMMAND, printed, refused, run
+from command_line import COMMAND, printed, refused, run, run_apart
 from mnemoscope.attribution.query_neurons import QUERY_TABLES
 from mnemoscope.attribution.result import Attribution
+from mnemoscope.testing import words
 
 TOKYO = ["attribute", "The capital of Japan is the city of", "--target", " Tokyo"]
+TOLD_AT_ONCE = [
+    ([*TOKYO, "--json", "--out", "a.json"], "--json and --out"),
+    ([*TOKYO, "--target-id", "3"], "--target and --target-id"),
+    ([*TOKYO, "--out", "a.csv"], "ends in .json, .parquet or .html"),
+    ([*TOKYO, "--out", "no-such-folder/a.json"], "create the folder no-such-folder"),
+    ([*TOKYO, "--by", "total", "--no-effects"], "leave --no-effects out"),
+    (["neuron", "24"], "write layer.neuron"),
+    (["neuron", "--", "-1.5"], "write layer.neuron"),  # one that begins with a minus sign is no option
+    (["ablate", "A", "--mean-of", "B", "--resample-from", "C"], "--mean-of and --resample-from"),
+    (["ablate", "A", "--facts", "facts.jsonl"], "--facts needs --relation"),
+    (["ablate", "A", "--relation", "capital"], "without --facts"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,46 +49,48 @@ def test_help_ends_with_an_example(command: list[str]) -> None:
     assert printed(*command, "-h") == text
 
 
-def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.process
+def test_help_and_mistakes_import_nothing_heavy() -> None:
     code = """if True:
-        import sys
+        import json, sys
         from mnemoscope.cli import main
-        try:
-            sys.argv = ["mnemoscope", "attribute", "--help"]
-            main()
-        finally:
+        for code, arguments in json.loads(sys.stdin.read()):
+            try:
+                sys.argv = ["mnemoscope", *arguments]
+                main()
+            except SystemExit as end:
+                assert end.code == code, (arguments, end.code)
             heavy = {"torch", "transformers", "pandas", "numpy", "rich", "jinja2", "pyarrow", "networkx"}
-            assert not heavy & set(sys.modules), heavy & set(sys.modules)
+            assert not heavy & set(sys.modules), (arguments, heavy & set(sys.modules))
     """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
+    commands = [(0, ["attribute", "--help"]), *((2, arguments) for arguments, _ in TOLD_AT_ONCE)]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(commands),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("error: ") == len(TOLD_AT_ONCE)
+
+
+@pytest.mark.demo
+@pytest.mark.process
+@pytest.mark.parametrize("arguments", [["predict", "The capital of France is"], ["neuron", "24"]])
+def test_a_process_of_its_own_does_what_a_call_in_the_tests_process_does(arguments: list[str]) -> None:
+    apart, here = run_apart(*arguments), run(*arguments)
+    assert (apart.returncode, apart.stdout, apart.stderr) == (here.returncode, here.stdout, here.stderr)
 
 
 def test_version() -> None:
     assert printed("--version").startswith("mnemoscope ")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([*TOKYO, "--json", "--out", "a.json"], "--json and --out"),
-        ([*TOKYO, "--target-id", "3"], "--target and --target-id"),
-        ([*TOKYO, "--out", "a.csv"], "ends in .json, .parquet or .html"),
-        ([*TOKYO, "--out", "no-such-folder/a.json"], "create the folder no-such-folder"),
-        ([*TOKYO, "--by", "total", "--no-effects"], "leave --no-effects out"),
-        (["neuron", "24"], "write layer.neuron"),
-        (["neuron", "-1.5"], "write layer.neuron"),
-        (["ablate", "A", "--mean-of", "B", "--resample-from", "C"], "--mean-of and --resample-from"),
-        (["ablate", "A", "--facts", "facts.jsonl"], "--facts needs --relation"),
-        (["ablate", "A", "--relation", "capital"], "without --facts"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), TOLD_AT_ONCE)
 def test_mistakes_are_told_before_the_model_is_opened(arguments: list[str], message: str) -> None:
-    # A neuron that begins with a minus sign is no option.
-    arguments = ["neuron", "--", *arguments[1:]] if arguments[1] == "-1.5" else arguments
-    begin = time.monotonic()
+    # A test without the mark `demo` has no demo model.
     assert message in refused(*arguments)
-    assert time.monotonic() - begin < 5
 
 
 @pytest.mark.parametrize(
@@ -271,14 +287,15 @@ def test_ablate_looks_at_other_facts_and_tells_bad_lines(tmp_path: Path) -> None
     [
         (["--head", "23"], "--head 23.4"),
         (["--layer", "23.mlp"], "--layer 23.attention"),
-        (["--ffn", "30.0"], "layer goes from 0 to 29"),
-        (["--attention", "0.0.64"], "dim goes from 0 to 63"),
+        pytest.param(["--ffn", "30.0"], "layer goes from 0 to 29", marks=pytest.mark.demo),
+        pytest.param(["--attention", "0.0.64"], "dim goes from 0 to 63", marks=pytest.mark.demo),
     ],
 )
 def test_ablating_what_is_not_there_is_told_in_one_line(arguments: list[str], message: str) -> None:
     assert message in refused("ablate", *TOKYO[1:], *arguments)
 
 
+@pytest.mark.demo
 def test_demo_says_where_the_model_is() -> None:
     folder, size = printed("demo", "--verify").splitlines()
     assert (Path(folder) / "tokenizer.json").is_file()
@@ -293,21 +310,11 @@ def test_models_are_proven() -> None:
     assert {family["status"] for family in families} == {"proven"}
 
 
-@pytest.mark.demo
-@pytest.mark.parametrize("form", [[], ["--json"]])
-def test_a_terminal_without_unicode_is_served(form: list[str]) -> None:
-    text = printed("predict", "日本の\tcafé", *form, PYTHONIOENCODING="ascii")
-    assert text.isascii()
-    if form:
-        assert json.loads(text)["prompt"] == "日本の\tcafé"
-
-
-@pytest.mark.demo
+@pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="signals and pipes are POSIX here")
-def test_a_reader_that_leaves_is_no_error() -> None:
-    with subprocess.Popen(
-        [*COMMAND, *TOKYO, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+def test_a_reader_that_leaves_is_no_error(llama_folder: str) -> None:
+    command = [*COMMAND, "predict", words(5, 17, 80, 33), "--model", llama_folder, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
@@ -316,6 +323,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 
 @pytest.mark.demo
+@pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="signals and pipes are POSIX here")
 @pytest.mark.parametrize("delay", [1.0, 4.0])
 def test_an_interrupt_ends_without_a_traceback(delay: float) -> None:
@@ -325,7 +333,8 @@ def test_an_interrupt_ends_without_a_traceback(delay: float) -> None:
         time.sleep(delay)
         while process.poll() is None:  # imported packages may swallow one
             process.send_signal(signal.SIGINT)
-            time.sleep(3)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(3)
         output, errors = process.communicate()
     # Python ends itself by the signal, which a shell calls 130 too, if it came within an exec().
     assert process.returncode in (130, -signal.SIGINT)

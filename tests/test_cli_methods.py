@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 import command_line
-from mnemoscope.model.families import FAMILIES
-from mnemoscope.testing import word_tokenizer, words
+from mnemoscope.testing import words
 
 PROMPT = words(5, 17, 80, 33)
 FEW = ["--method", "norm", "--method", "activation-gradient", "--top", "3"]
@@ -27,15 +25,10 @@ def refused(*arguments: str) -> str:
     return command_line.refused("methods", *arguments)
 
 
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+@pytest.fixture
+def tiny_folder(llama_folder: str) -> list[str]:
     """The option that names a tiny model."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny")
-    model = next(f for f in FAMILIES if f.model_type == "llama").build()
-    model.save_pretrained(folder)
-    word_tokenizer(model.get_input_embeddings().weight.shape[0]).save_pretrained(folder)
-    return ["--model", str(folder)]
+    return ["--model", llama_folder]
 
 
 def test_methods_are_listed() -> None:

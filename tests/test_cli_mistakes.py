@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 import typer
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 import mnemoscope as ms
-from command_line import COMMAND, refused, run
+from command_line import refused, run
 from made_study import made_study
 from mnemoscope.cli import app, options
 from mnemoscope.installing import missing_extra
@@ -92,7 +91,11 @@ def test_a_prompt_without_quotes(command: str) -> None:
         (["methods", "A", "--relation", "capital"], "--relation says nothing without --facts"),
         (["study", "sql", "select 1"], "give the study's folder, and then the query in quotes"),
         (["study", "sql", "here", "select", "1"], "there is no folder select; name the studies' folders"),
-        (["predict", "A", "--revision", "main"], "demo is no repository of the hub; leave it out"),
+        pytest.param(
+            ["predict", "A", "--revision", "main"],
+            "demo is no repository of the hub; leave it out",
+            marks=pytest.mark.demo,
+        ),
         (["attribute", "A", "--revision", "main", "--dry-run"], "demo is no repository of the hub"),
         (["models", "check", "here", "--revision", "main"], "here is no repository of the hub"),
     ],
@@ -138,38 +141,16 @@ def test_facts_without_relation(tmp_path: Path) -> None:
     assert "--relation of `mnemoscope methods`" in said
 
 
-@pytest.fixture(scope="module")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny")
-    model = built("llama")
-    model.save_pretrained(folder)
-    word_tokenizer(model.get_input_embeddings().weight.shape[0]).save_pretrained(folder)
-    return folder
-
-
-def test_the_remedy_for_facts_without_relation_works(tiny_folder: Path, tmp_path: Path) -> None:
+def test_the_remedy_for_facts_without_relation_works(llama_folder: str, tmp_path: Path) -> None:
     facts = tmp_path / "facts.jsonl"
     facts.write_text(json.dumps({"prompt": "w5 w17", "target": "w3"}))
-    said = run("methods", "--facts", str(facts), "--relation", "r", "--model", str(tiny_folder)).stderr
+    said = run("methods", "--facts", str(facts), "--relation", "r", "--model", llama_folder).stderr
     assert "relation" not in said.replace("answer of the relation", "")
 
 
-def test_a_prompt_comes_from_stdin(tiny_folder: Path) -> None:
-    model = ["--model", str(tiny_folder), "--json"]
-    expected = run("predict", "w5 w17 w80", *model)
-    assert expected.returncode == 0, expected.stderr
-    # Only the newline that `echo` puts at the end is taken off.
-    for text in ("w5 w17 w80\n", "w5 w17 w80"):
-        done = subprocess.run(
-            [*COMMAND, "predict", "-", *model], input=text, capture_output=True, encoding="utf-8", check=False
-        )
-        assert (done.returncode, done.stdout) == (0, expected.stdout), done.stderr
-
-
 @pytest.mark.parametrize("command", ["attribute", "predict", "links", "ablate", "methods"])
-def test_an_empty_stdin_is_an_empty_prompt(command: str, tiny_folder: Path) -> None:
-    assert "the prompt is empty" in refused(command, "-", "--model", str(tiny_folder))
+def test_an_empty_stdin_is_an_empty_prompt(command: str, llama_folder: str) -> None:
+    assert "the prompt is empty" in refused(command, "-", "--model", llama_folder)
 
 
 @pytest.mark.parametrize("given", [*DTYPES, torch.float32, torch.bfloat16, torch.float16, "torch.float16"])
@@ -222,8 +203,8 @@ def test_other_names_of_devices(given: object, remedy: str) -> None:
         ms.load("demo", device=given)  # pyright: ignore[reportArgumentType]
 
 
-def test_types_and_devices_of_torch_open_a_model(tiny_folder: Path) -> None:
-    model = ms.load(tiny_folder, dtype=torch.bfloat16, device=torch.device("cpu"))
+def test_types_and_devices_of_torch_open_a_model(llama_folder: str) -> None:
+    model = ms.load(llama_folder, dtype=torch.bfloat16, device=torch.device("cpu"))
     assert next(model.language_model.model.parameters()).dtype == torch.bfloat16
     assert model.provenance({}).dtype == "bfloat16"
 
@@ -267,27 +248,19 @@ def test_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         options.set_threads(9)
 
 
+@pytest.mark.usefixtures("_threads_again")
 @pytest.mark.parametrize("command", [["predict", "w5"], ["models", "check"]], ids=command_name)
-def test_a_command_runs_on_its_threads(command: list[str], tiny_folder: Path) -> None:
-    code = """if True:
-        import sys
-        from mnemoscope.cli import main
-        try:
-            main()
-        finally:
-            import torch
-            sys.stderr.write(f"threads {torch.get_num_threads()}")
-    """
-    where = [str(tiny_folder)] if command[0] == "models" else ["--model", str(tiny_folder)]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *command, *where, "--threads", "1"],
-        capture_output=True,
-        encoding="utf-8",
-        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"},
-        check=False,
-    )
+def test_a_command_runs_on_its_threads(command: list[str], llama_folder: str) -> None:
+    where = [llama_folder] if command[0] == "models" else ["--model", llama_folder]
+    torch.set_num_threads(2)
+    seen: set[int] = set()
+    hook = register_module_forward_pre_hook(lambda *_: seen.add(torch.get_num_threads()))
+    try:
+        done = run(*command, *where, "--threads", "1")
+    finally:
+        hook.remove()
     assert done.returncode == 0, done.stderr
-    assert done.stderr.endswith("threads 1")
+    assert seen == {1}
 
 
 def test_missing_extras_are_told_alike() -> None:

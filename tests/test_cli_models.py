@@ -6,21 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedModel
 
 from command_line import printed, refused, run
 from mnemoscope.model.families import Family
-from support import built, word_tokenizer
-
-
-def saved(model: PreTrainedModel, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    word_tokenizer(model.get_input_embeddings().weight.shape[0]).save_pretrained(folder)
-    return folder
+from support import built, save_tiny
 
 
 def test_a_folder_is_proven(tmp_path: Path) -> None:
-    folder = saved(built("granite"), tmp_path / "own")
+    folder = save_tiny(built("granite"), tmp_path / "own")
     found = json.loads(printed("models", "check", str(folder), "--json"))
     assert found["passed"]
     assert found["architecture"] == "GraniteForCausalLM"
@@ -46,7 +39,7 @@ def test_a_model_that_does_not_add_up_is_shown_and_refused(tmp_path: Path) -> No
         "cls_token_id": 1,
         "sep_token_id": 2,
     }
-    folder = saved(Family("ModernBERT", "modernbert-decoder", "", settings).build(), tmp_path / "own")
+    folder = save_tiny(Family("ModernBERT", "modernbert-decoder", "", settings).build(), tmp_path / "own")
     done = run("models", "check", str(folder))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

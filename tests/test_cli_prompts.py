@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from command_line import COMMAND, printed, refused, run
+from command_line import printed, refused, run
 
 BOS = 256
 PROMPT = "日本の首都は"
@@ -49,16 +50,44 @@ def found_by(*arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def ended(*arguments: str, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """A command in a process of its own, with bytes as in a terminal."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
+# Several commands in one fresh interpreter, which decodes the arguments of all of them when it starts.
+EACH = """if True:
+    import sys
+    from mnemoscope.cli import main
+
+    words = sys.argv[1:]
+    while words:
+        end = words.index(";")
+        sys.argv, words = ["mnemoscope", *words[:end]], words[end + 1 :]
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        for stream, mark in ((sys.stdout, "\\x1e"), (sys.stderr, f"\\x1e{code}\\x1e")):
+            stream.flush()
+            stream.buffer.write(mark.encode())
+            stream.buffer.flush()
+"""
+
+
+def each_ended(
+    *commands: list[str], stdin: bytes = b"", **environment: str
+) -> list[subprocess.CompletedProcess[bytes]]:
+    """Commands that run one after the other in a process of their own, with bytes as in a terminal."""
+    words = [word for command in commands for word in (*command, ";")]
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, *words],
         input=stdin,
         capture_output=True,
         env={**os.environ, "COLUMNS": "100", **environment},
         timeout=300,
-        check=False,
+        check=True,
     )
+    outputs, errors = (text.split(b"\x1e")[:-1] for text in (done.stdout, done.stderr))
+    return [
+        subprocess.CompletedProcess(command, int(code), output, error)
+        for command, output, error, code in zip(commands, outputs, errors[::2], errors[1::2], strict=True)
+    ]
 
 
 def predicted(done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
@@ -66,39 +95,56 @@ def predicted(done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-
-
-@pytest.mark.demo
-def test_a_prompt_is_utf_8_in_the_c_locale_too(folder: str) -> None:
-    found = predicted(ended("predict", PROMPT, "--json", "--model", folder, **C_LOCALE))
-    assert found["prompt"] == PROMPT
-    assert found["token_ids"] == [BOS, *IDS]
-    drawn = ended("attribute", PROMPT, "--top", "1", "--no-query", "--model", folder, **C_LOCALE)
+@pytest.mark.process
+def test_arguments_and_stdin_are_utf_8_in_the_c_locale_too(folder: str) -> None:
+    model = ["--model", folder]
+    argument, drawn, target, dash = each_ended(
+        ["predict", PROMPT, "--json", *model],
+        ["attribute", PROMPT, "--top", "1", "--no-query", *model],
+        ["ablate", "pr", "--target", "é", "--head", "0.1", *model],
+        ["predict", "-", "--json", *model],
+        stdin=f"{PROMPT}\n".encode(),
+        LC_ALL="C",
+        PYTHONUTF8="0",
+        PYTHONCOERCECLOCALE="0",
+    )
+    for found in (predicted(argument), predicted(dash)):
+        assert (found["prompt"], found["token_ids"]) == (PROMPT, [BOS, *IDS])
     assert (drawn.returncode, drawn.stderr) == (0, b"")
+    assert (target.returncode, target.stdout) == (2, b"")
+    assert b"2 tokens" in target.stderr
+    assert b"surrogate" not in target.stderr
 
 
-@pytest.mark.demo
-def test_a_target_is_utf_8_in_the_c_locale_too(folder: str) -> None:
-    arguments = ["ablate", "pr", "--target", "é", "--head", "0.1", "--model", folder]
-    done = ended(*arguments, **C_LOCALE)
-    assert done.returncode == 2
-    assert b"2 tokens" in done.stderr
-    assert b"surrogate" not in done.stderr
+@pytest.mark.process
+def test_a_terminal_without_unicode_is_served(folder: str) -> None:
+    prompt = "日本の\tcafé"
+    command = ["predict", prompt, "--model", folder]
+    drawn, found = each_ended(command, [*command, "--json"], PYTHONIOENCODING="ascii")
+    for done in (drawn, found):
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.isascii()
+    assert drawn.stdout
+    assert json.loads(found.stdout)["prompt"] == prompt
 
 
-@pytest.mark.demo
 def test_a_dash_is_the_prompt_on_stdin(folder: str) -> None:
     predict = ["predict", "-", "--model", folder]
-    found = predicted(ended(*predict, "--json", stdin=f"{PROMPT}\n".encode(), **C_LOCALE))
-    assert (found["prompt"], found["token_ids"]) == (PROMPT, [BOS, *IDS])
-    for stdin, ids in ((PROMPT, IDS), (f"{PROMPT}\r\n", IDS), (f"{PROMPT}\n\n", [*IDS, ord("\n")])):
-        assert json.loads(printed(*predict, "--json", stdin=stdin))["token_ids"] == [BOS, *ids]
+    for stdin, ids in (
+        (PROMPT, IDS),
+        (f"{PROMPT}\n", IDS),
+        (f"{PROMPT}\r\n", IDS),
+        (f"{PROMPT}\n\n", [*IDS, ord("\n")]),
+    ):
+        found = json.loads(printed(*predict, "--json", stdin=stdin))
+        assert found["token_ids"] == [BOS, *ids]
+        assert found["prompt"] == bytes(ids).decode()
     assert "the prompt is empty" in refused(*predict)
 
 
+@pytest.mark.process
 def test_a_prompt_on_stdin_must_be_utf_8() -> None:
-    done = ended("predict", "-", stdin=b"caf\xe9")
+    (done,) = each_ended(["predict", "-"], stdin=b"caf\xe9")
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"error: the prompt on stdin is not UTF-8 (byte 3)")
 
@@ -113,7 +159,6 @@ ON_STDIN = [
 ]
 
 
-@pytest.mark.demo
 @pytest.mark.parametrize("command", ON_STDIN, ids=lambda command: command[0])
 def test_every_command_reads_its_prompt_from_stdin(folder: str, command: list[str]) -> None:
     done = run(*command, "--json", "--model", folder, stdin="abc")
@@ -125,7 +170,6 @@ def test_every_command_reads_its_prompt_from_stdin(folder: str, command: list[st
         assert '"abc"' in done.stdout or found["n_tokens"] == 4
 
 
-@pytest.mark.demo
 @pytest.mark.parametrize("command", ON_STDIN, ids=lambda command: command[0])
 def test_special_tokens_can_be_left_out(folder: str, command: list[str]) -> None:
     arguments = ["abc" if part == "-" else part for part in command]
@@ -137,7 +181,6 @@ def test_special_tokens_can_be_left_out(folder: str, command: list[str]) -> None
     assert found.get("n_tokens", 3) == 3
 
 
-@pytest.mark.demo
 def test_targets_are_named_by_their_ids(folder: str) -> None:
     model = ["--model", folder]
     two = ["--target-id", "65", "--target-id", "66", "--against-id", "67"]
@@ -155,7 +198,6 @@ def test_targets_are_named_by_their_ids(folder: str) -> None:
         assert found["target"] == {"id": 65, "text": "A"}
 
 
-@pytest.mark.demo
 def test_an_unlikely_target_is_told_on_stderr(folder: str) -> None:
     model = ["--model", folder]
     table = json.loads(printed("predict", "abc", "--top", "1300", "--json", *model))["predictions"]

@@ -10,19 +10,9 @@ import pytest
 import mnemoscope as ms
 from command_line import printed, refused
 from mnemoscope.testing import words
-from support import built, word_tokenizer
 
 PROMPT = words(5, 17, 80, 33)
 TOKYO = "The capital of Japan is the city of"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny model in a folder."""
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    built("llama").save_pretrained(path)
-    word_tokenizer().save_pretrained(path)
-    return str(path)
 
 
 def test_help_ends_with_an_example() -> None:
@@ -53,19 +43,19 @@ def test_names_are_checked_before_the_model_is_opened(arguments: list[str], mess
         (["head", "2.0", ""], "the prompt is empty"),
     ],
 )
-def test_mistakes_are_told_in_one_line(folder: str, arguments: list[str], message: str) -> None:
-    assert message in refused(*arguments, "--model", folder)
+def test_mistakes_are_told_in_one_line(llama_folder: str, arguments: list[str], message: str) -> None:
+    assert message in refused(*arguments, "--model", llama_folder)
 
 
-def test_json_is_what_python_gives(folder: str) -> None:
-    model = ms.load(folder)
-    through = json.loads(printed("neuron", "0.3", "--through", "2.1", "--json", "--model", folder))
+def test_json_is_what_python_gives(llama_folder: str) -> None:
+    model = ms.load(llama_folder)
+    through = json.loads(printed("neuron", "0.3", "--through", "2.1", "--json", "--model", llama_folder))
     neuron = model.neuron(0, 3, through=(2, 1)).to_json()
     assert list(through) == list(neuron)
     assert through["through"] == {"layer": 2, "head": 1}
     assert [row["token"] for row in through["promotes"]] == [row["token"] for row in neuron["promotes"]]
     assert through["norm"] == pytest.approx(neuron["norm"])
-    head = json.loads(printed("head", "2.1", PROMPT, "--top", "2", "--json", "--model", folder))
+    head = json.loads(printed("head", "2.1", PROMPT, "--top", "2", "--json", "--model", llama_folder))
     expected = model.read_head(PROMPT, 2, 1, top=2).to_json()
     assert list(head) == list(expected)
     for found, row in zip(head["positions"], expected["positions"], strict=True):

@@ -9,23 +9,12 @@ import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from command_line import COMMAND, printed, refused
-from support import built, word_tokenizer
 
 NOWHERE = "/no/such/folder"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """A tiny model in a folder."""
-    path = tmp_path / "tiny"
-    built("llama").save_pretrained(path)
-    word_tokenizer().save_pretrained(path)
-    return str(path)
 
 
 def test_help_ends_with_an_example() -> None:
@@ -61,9 +50,9 @@ def test_a_model_that_is_not_there_is_told() -> None:
 
 
 @pytest.fixture
-def started(folder: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def started(llama_folder: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address that a server of the folder's model told, and its process."""
-    command = [*COMMAND, "serve", "--model", folder, "--port", "0", "--time-limit", "7"]
+    command = [*COMMAND, "serve", "--model", llama_folder, "--port", "0", "--time-limit", "7"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         told = next(line for line in process.stderr if "Mnemoscope is at" in line)
@@ -73,6 +62,7 @@ def started(folder: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         process.kill()
 
 
+@pytest.mark.process
 def test_a_server_answers_until_it_is_interrupted(started: tuple[str, subprocess.Popen[str]]) -> None:
     address, process = started
     with urllib.request.urlopen(f"{address}api/models", timeout=30) as answer:
