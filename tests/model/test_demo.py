@@ -17,7 +17,7 @@ import pytest
 from mnemoscope.errors import ModelFileError
 from mnemoscope.model import demo
 from mnemoscope.model.demo_index import index_urls
-from mnemoscope.model.demo_manifest import REQUIRED_FILES, write_manifest
+from mnemoscope.model.manifest import REQUIRED_FILES, write_manifest
 
 
 def names_in(cache):

@@ -14,7 +14,7 @@ import pytest
 
 from mnemoscope.errors import ModelFileError
 from mnemoscope.model import demo
-from mnemoscope.model.demo_manifest import REQUIRED_FILES
+from mnemoscope.model.manifest import REQUIRED_FILES
 
 pytestmark = pytest.mark.demo
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mnemoscope import __version__
-from mnemoscope.cli import ablate, attribute, links, methods, models, readings, serve, study
+from mnemoscope.cli import ablate, attribute, cache, links, methods, models, readings, serve, study
 from mnemoscope.cli.options import example
 from mnemoscope.cli.output import write
 from mnemoscope.errors import MnemoscopeError
@@ -31,7 +31,7 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
-for group in (attribute, links, readings, ablate, methods, study, serve, models):
+for group in (attribute, links, readings, ablate, methods, study, serve, models, cache):
     app.add_typer(group.commands)
 
 

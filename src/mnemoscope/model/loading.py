@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from transformers.utils import logging as transformers_logging
 from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError, UnsupportedModelError
 from mnemoscope.model.adapters import find_adapter, merge
 from mnemoscope.model.added_families import added_families, anatomy_of
+from mnemoscope.model.gguf_cache import kept
+from mnemoscope.model.gguf_conversion import correct_tokenizer, parsed_once, read_converted_tokenizer
 from mnemoscope.model.given import is_name, loaded
 from mnemoscope.model.hardware import AUTO, device_name, dtype_name
 from mnemoscope.model.isolation import held
@@ -139,12 +142,12 @@ def describe(
     dtype = dtype_name(dtype)
     _refuse_useless(source, revision=revision)
     way = _Way(dtype, trust_remote_code, spread=False)
-    with quiet():
+    with quiet(), contextlib.ExitStack() as stack:
         place = find(source, revision)
         adapter = find_adapter(place)
-        base = place if adapter is None else adapter.base
+        base = stack.enter_context(_opening(place if adapter is None else adapter.base, make=False))
         config = _config(base, way)
-        tokenizer = _tokenizer(place if _has_tokenizer(place) else base, way)
+        tokenizer = _tokenizer(base if adapter is None or not _has_tokenizer(place) else place, config, way)
     stored = config.get_text_config().dtype
     usual = torch.float32 if base.gguf_file or stored is None else stored
     return Described(place.name, config, tokenizer, getattr(torch, dtype) if dtype else usual)
@@ -187,11 +190,7 @@ def _examined(read: _Read) -> LanguageModel:
 def _read(place: Place, way: _Way) -> _Read:
     adapter = find_adapter(place)
     if adapter is None:
-        config = _config(place, way)
-        if place.gguf_file is None:
-            check_weights(place)
-        tokenizer = _tokenizer(place, way)
-        return _Read(place.name, place.digest, _model(place, config, way), tokenizer)
+        return _read_model(place, way)
     if way.spread:
         raise OptionError(
             f"{place.name} is an adapter, whose base cannot be spread over devices before they are merged; "
@@ -199,8 +198,32 @@ def _read(place: Place, way: _Way) -> _Read:
         )
     base = _read(adapter.base, way)
     model = merge(adapter, base.model)
-    tokenizer = _tokenizer(place, way) if _has_tokenizer(place) else base.tokenizer
+    tokenizer = _tokenizer(place, model.config, way) if _has_tokenizer(place) else base.tokenizer
     return _Read(f"{place.name} on {base.name}", f"{place.digest} on {base.revision}", model, tokenizer)
+
+
+def _read_model(place: Place, way: _Way) -> _Read:
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(_opening(place))
+        config = _config(place, way)
+        if place.gguf is None:
+            check_weights(place)
+        tokenizer = _tokenizer(place, config, way)
+        read = _Read(place.name, place.digest, _model(place, config, way), tokenizer)
+        if way.spread and place.gguf is None:
+            # Layers that are offloaded to disk are read from these files as long as the model lives.
+            weakref.finalize(read.model, stack.pop_all().close)
+    return read
+
+
+@contextlib.contextmanager
+def _opening(place: Place, *, make: bool = True) -> Iterator[Place]:
+    """Give the place whose files are opened: a GGUF file's conversion, or the file where none is kept."""
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(kept(place, make=make))
+        if opened.gguf is not None:
+            stack.enter_context(parsed_once())
+        yield opened
 
 
 def _config(place: Place, way: _Way) -> Any:
@@ -217,16 +240,21 @@ def _has_tokenizer(place: Place) -> bool:
     return place.gguf_file is not None or any(place.file(name) for name in TOKENIZER_FILES)
 
 
-def _tokenizer(place: Place, way: _Way) -> PreTrainedTokenizerBase:
+def _tokenizer(place: Place, config: Any, way: _Way) -> PreTrainedTokenizerBase:
     if not _has_tokenizer(place):
         raise ModelFileError(
             f"{place.name} has no tokenizer; copy that of the model it was made from there "
             "(tokenizer.json and tokenizer_config.json), or give (model, tokenizer)"
         )
     with _file_errors(place, "tokenizer"):
-        return AutoTokenizer.from_pretrained(
+        if place.converted_from is not None:
+            return read_converted_tokenizer(place.path)
+        tokenizer = AutoTokenizer.from_pretrained(
             place.path, trust_remote_code=way.trust_remote_code, **place.arguments
         )
+        if place.gguf is not None:
+            correct_tokenizer(place.gguf, tokenizer, config)
+        return tokenizer
 
 
 def _model(place: Place, config: Any, way: _Way) -> PreTrainedModel:

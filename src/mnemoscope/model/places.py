@@ -44,6 +44,7 @@ class Place:
         gguf_file: name of a GGUF file in the folder.
         revision: commit of a hub repository.
         cached_only: whether the hub cannot be asked, so that its cache must have everything.
+        converted_from: the GGUF file that the folder's files were converted from.
     """
 
     name: str
@@ -51,6 +52,12 @@ class Place:
     gguf_file: str | None = None
     revision: str | None = None
     cached_only: bool = False
+    converted_from: Path | None = None
+
+    @property
+    def gguf(self) -> Path | None:
+        """Its GGUF file, as long as that is to be opened itself."""
+        return Path(self.path) / self.gguf_file if self.gguf_file else None
 
     @property
     def folder(self) -> Path | None:
@@ -69,8 +76,11 @@ class Place:
         """The hub's commit, or a digest of the names and sizes of the files."""
         if self.folder is None:
             return self.revision or "unknown"
-        names = [self.gguf_file] if self.gguf_file else [CONFIG, ADAPTER_CONFIG, "*.safetensors"]
-        files = sorted(path for name in names for path in self.folder.glob(name))
+        if gguf := self.gguf or self.converted_from:
+            files = [gguf]
+        else:
+            names = (CONFIG, ADAPTER_CONFIG, "*.safetensors")
+            files = sorted(path for name in names for path in self.folder.glob(name))
         listing = "\n".join(f"{path.name} {path.stat().st_size}" for path in files)
         return "files-" + hashlib.sha256(listing.encode()).hexdigest()[:12]
 

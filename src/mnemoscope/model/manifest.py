@@ -1,11 +1,11 @@
-"""The list of the demo model's files, and the check that they are still as they were made."""
+"""The list of a kept model's files, and the check that they are still as they were made."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ class FileRecord(NamedTuple):
     sha256: str
 
 
-def write_manifest(folder: Path, provenance: dict[str, str]) -> None:
+def write_manifest(folder: Path, provenance: Mapping[str, str | int]) -> None:
     """Record the size and SHA-256 of every file in a folder, and where they come from."""
     files = {
         path.name: FileRecord(path.stat().st_size, sha256_of(path))._asdict()
@@ -53,13 +53,17 @@ def check_contents(folder: Path) -> None:
             raise _damaged(path, f"its SHA-256 is {found[:12]}... and not what the manifest says")
 
 
-def check_sizes(folder: Path) -> dict[Path, FileRecord]:
+def check_sizes(folder: Path, required: Sequence[str] = REQUIRED_FILES) -> dict[Path, FileRecord]:
     """Compare the files' sizes with the manifest's records; return these by path.
+
+    Args:
+        folder: the kept model.
+        required: names of files that the manifest must list.
 
     Raises:
         ModelFileError: the manifest or a file is missing, unreadable or of another size.
     """
-    records = {folder / name: record for name, record in _read_manifest(folder / MANIFEST).items()}
+    records = {folder / name: record for name, record in _read_manifest(folder / MANIFEST, required).items()}
     for path, record in records.items():
         with _unreadable_is_damaged(path):
             size = path.stat().st_size
@@ -68,7 +72,7 @@ def check_sizes(folder: Path) -> dict[Path, FileRecord]:
     return records
 
 
-def _read_manifest(path: Path) -> dict[str, FileRecord]:
+def _read_manifest(path: Path, required: Sequence[str]) -> dict[str, FileRecord]:
     with _unreadable_is_damaged(path):
         content = path.read_bytes()
     try:
@@ -78,7 +82,7 @@ def _read_manifest(path: Path) -> dict[str, FileRecord]:
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _damaged(path, "it is no manifest") from error
-    for name in REQUIRED_FILES:
+    for name in required:
         if name not in records:
             raise _damaged(path, f"it does not list {name}")
     return records

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mnemoscope.errors import ModelFileError
-from mnemoscope.model.demo_manifest import (
+from mnemoscope.model.manifest import (
     REQUIRED_FILES,
     check_contents,
     check_sizes,

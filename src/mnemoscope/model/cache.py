@@ -1,0 +1,224 @@
+"""The cache folder: models that are converted once and kept, each in a folder of its own.
+
+An entry is made in a temporary folder beside its final one, under an exclusive lock, and renamed at the end.
+A folder under a final name is therefore always whole, whenever the making was cut off. Its `manifest.json`
+gives the size and SHA-256 of every file; the time of the manifest is that of the entry's last use. Whoever
+opens an entry holds its lock shared, so no other process removes the entry meanwhile. Lock files stay: all
+processes must wait for the same file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnemoscope.model.manifest import MANIFEST
+
+_PART = ".part-"
+
+
+def cache_folder() -> Path:
+    """Return the folder for what Mnemoscope makes once and keeps: `$MNEMOSCOPE_CACHE`, or the user's."""
+    chosen = os.environ.get("MNEMOSCOPE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_cache_path("mnemoscope", appauthor=False)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that is kept.
+
+    Attributes:
+        folder: where its files are.
+        kind: `"demo"` or `"gguf"`.
+        source: the GGUF file that it was converted from, as it was called then; `"demo"` for the demo model.
+        size: bytes of all files.
+        last_used: seconds since the epoch.
+    """
+
+    folder: Path
+    kind: str
+    source: str
+    size: int
+    last_used: float
+
+    def is_called(self, name: str) -> bool:
+        """Say whether a user's name means this entry: its folder's name, its source, or that file's name."""
+        given = str(Path(name).expanduser().absolute())
+        return name in (self.folder.name, self.source, Path(self.source).name) or given == self.source
+
+
+def entries() -> list[Entry]:
+    """List all whole entries of the cache folder, the least recently used first."""
+    try:
+        folders = sorted(cache_folder().iterdir())
+    except OSError:
+        return []
+    found = [_entry(folder) for folder in folders if not _is_partial(folder)]
+    return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.last_used)
+
+
+def _entry(folder: Path) -> Entry | None:
+    kind = folder.name.partition("-")[0]
+    if kind not in ("demo", "gguf"):
+        return None
+    try:
+        last_used = (folder / MANIFEST).stat().st_mtime
+        source = json.loads((folder / MANIFEST).read_bytes()).get("source", kind)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+    except (OSError, ValueError, AttributeError):
+        return None
+    return Entry(folder, kind, source, size, last_used)
+
+
+def mark_used(folder: Path) -> None:
+    """Make an entry the most recently used one, where the cache may be written."""
+    with contextlib.suppress(OSError):
+        os.utime(folder / MANIFEST)
+
+
+def remove(folder: Path) -> bool:
+    """Remove an entry unless another process or thread uses it; say whether it was removed.
+
+    Raises:
+        OSError: the cache folder cannot be written.
+    """
+    with _exclusive_if_free(folder) as free:
+        if free and folder.exists():
+            with _temporary(folder) as work:
+                folder.replace(work / "old")
+        return free
+
+
+@contextlib.contextmanager
+def making(folder: Path, report: Callable[[str], None], waiting: str) -> Iterator[None]:
+    """Hold an entry's lock, so that no other process makes, opens or removes the entry.
+
+    Args:
+        folder: the entry's folder.
+        report: is given `waiting` where another process holds the lock.
+        waiting: the line.
+
+    Raises:
+        OSError: the cache folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_lock_file(folder))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report(waiting)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def working_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty temporary folder for the making of an entry, within `making`.
+
+    Temporary folders that killed processes left are removed first, whichever entry they were for.
+    """
+    remove_abandoned(folder)
+    with _temporary(folder) as work:
+        yield work
+
+
+def remove_abandoned(making: Path | None = None) -> None:
+    """Remove the temporary folders that killed processes left, whichever entry they were for.
+
+    Args:
+        making: the entry whose lock the caller holds.
+
+    Raises:
+        OSError: the cache folder cannot be written.
+    """
+    for left in cache_folder().glob(f"*{_PART}*"):
+        owner = left.with_name(left.name.partition(_PART)[0])
+        with contextlib.nullcontext(True) if owner == making else _exclusive_if_free(owner) as free:
+            if free:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def install(made: Path, folder: Path) -> None:
+    """Give the files of an entry, made within `working_folder`, their final place."""
+    for path in made.iterdir():  # on the disk before the rename is, against a loss of power
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    if os.path.lexists(folder):
+        folder.replace(made.parent / "old")
+    made.replace(folder)
+
+
+@contextlib.contextmanager
+def using(folder: Path) -> Iterator[None]:
+    """Hold an entry's lock together with all others who open it, so that nobody removes it.
+
+    Where the cache cannot be written, and has no lock file, nothing is held.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows, which removes no file that is open
+        yield
+        return
+    try:
+        stream = _opened_lock(folder)
+    except OSError:
+        yield
+        return
+    with stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        yield
+
+
+def _opened_lock(folder: Path) -> Any:
+    try:
+        return _lock_file(folder).open("ab")
+    except PermissionError:
+        return _lock_file(folder).open("rb")
+
+
+@contextlib.contextmanager
+def _exclusive_if_free(folder: Path) -> Iterator[bool]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(_lock_file(folder))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{folder.name}{_PART}", dir=folder.parent, ignore_cleanup_errors=True
+    ) as work:
+        yield Path(work)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _is_partial(folder: Path) -> bool:
+    return _PART in folder.name

@@ -1,0 +1,276 @@
+"""GGUF files opened from their conversions, which are made once and kept in the cache folder.
+
+A conversion is found by the SHA-256 of the file's contents. That of an unchanged file is remembered; a file
+counts as unchanged while its size, its times of modification and of change of status, and its inode are the
+same. The time of change of status cannot be set back, so a file that was changed in place is hashed anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mnemoscope.atomic import write_atomically
+from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError
+from mnemoscope.model import cache
+from mnemoscope.model.gguf_conversion import convert_gguf, float32_bytes, parsed_once
+from mnemoscope.model.manifest import check_sizes, reason_of, sha256_of, write_manifest
+from mnemoscope.model.places import CONFIG, Place, check_weights
+
+_logger = logging.getLogger(__name__)
+
+LIMIT = "MNEMOSCOPE_CACHE_LIMIT"
+USUAL_LIMIT = 20_000_000_000
+# Raised whenever a conversion gives other files than before: older ones are then made anew.
+_CONVERSION = 1
+_DIGESTS = "gguf-digests.json"
+# A file written so shortly before could be written again within one tick of its file system's clock.
+_SETTLED_NS = 2_000_000_000
+# Conversions below this take less than some seconds, so none is announced.
+_LARGE = 200_000_000
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """A GGUF file as hashed.
+
+    Attributes:
+        path: the file.
+        identity: its path, size, times, inode and device.
+        digest: SHA-256 of its contents.
+    """
+
+    path: Path
+    identity: list[str | int]
+    digest: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its conversion."""
+        return cache.cache_folder() / f"gguf-{self.digest[:16]}"
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that is not as it was when it was hashed."""
+        if _identity(self.path) != self.identity:
+            raise ModelFileError(f"{self.path} was changed while it was read; open it again once it is whole")
+
+
+def cache_limit() -> int:
+    """Return how many bytes all kept conversions of GGUF files may take together.
+
+    Raises:
+        OptionError: `MNEMOSCOPE_CACHE_LIMIT` is no number of gigabytes.
+    """
+    given = os.environ.get(LIMIT)
+    if not given:
+        return USUAL_LIMIT
+    try:
+        limit = float(given)
+        if not 0 <= limit < 1e9:  # false for nan too
+            raise ValueError
+    except ValueError as error:
+        raise OptionError(
+            f"{LIMIT} is {given!r}; give gigabytes such as 50, or 0 to keep no conversion"
+        ) from error
+    return int(limit * 1e9)
+
+
+@contextlib.contextmanager
+def kept(place: Place, *, make: bool = True) -> Iterator[Place]:
+    """Give the place of a GGUF file's conversion, which nobody removes within the context.
+
+    The place comes back as it is where it has no GGUF file, or where the file's conversion cannot be kept.
+    The latter is logged as a warning, unless opening the file fails too.
+
+    Args:
+        place: where a model or adapter is.
+        make: convert the file if need be; False takes only what is kept of a file that was opened before.
+
+    Raises:
+        OptionError: `MNEMOSCOPE_CACHE_LIMIT` is no number of gigabytes.
+    """
+    gguf = place.gguf
+    if gguf is None:
+        with cache.using(Path(place.path)) if place.name == "demo" else contextlib.nullcontext():
+            if place.name == "demo":
+                cache.mark_used(Path(place.path))
+            yield place
+        return
+    limit = cache_limit()
+    reason = ""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = _found(gguf, limit, stack) if make else _found_at_once(gguf, stack)
+        except Exception as error:  # noqa: BLE001 - opening the file itself raises it again, or does without
+            found, reason = None, _line(error)
+        yield place if found is None else replace(place, path=str(found), gguf_file=None, converted_from=gguf)
+    if reason and make:
+        _logger.warning("%s is opened without keeping its conversion: %s", place.name, reason)
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, OSError) and not isinstance(error, MnemoscopeError):
+        return f"{reason_of(error)} in {cache.cache_folder()}"
+    return " ".join(str(error).split())[:200]
+
+
+def _found(gguf: Path, limit: int, stack: contextlib.ExitStack) -> Path:
+    """Find or make a GGUF file's conversion, and hold its lock until the stack ends.
+
+    Raises:
+        OSError: the cache folder cannot be written, or the disk has no room.
+        ModelFileError: the conversion is larger than the limit, or fails.
+    """
+    contents = _contents(gguf)
+    for _ in range(3):
+        with contextlib.ExitStack() as opening:
+            opening.enter_context(cache.using(contents.folder))
+            if _is_whole(contents.folder, contents.digest):
+                cache.mark_used(contents.folder)
+                stack.enter_context(opening.pop_all())
+                return contents.folder
+        # Between the two locks is a gap, in which other processes may make or remove the conversion.
+        with cache.making(
+            contents.folder, _logger.warning, f"waiting for another process that converts {gguf}"
+        ):
+            if not _is_whole(contents.folder, contents.digest):
+                _make(contents, limit)
+    raise ModelFileError("other processes removed its conversion each time")
+
+
+def _found_at_once(gguf: Path, stack: contextlib.ExitStack) -> Path | None:
+    """Find the conversion of a file whose digest is remembered, and hold its lock until the stack ends."""
+    remembered = _remembered().get(_key(gguf))
+    if remembered is None or remembered[:-1] != _identity(gguf):
+        return None
+    digest = str(remembered[-1])
+    folder = _Contents(gguf, remembered[:-1], digest).folder
+    if not folder.exists():
+        return None
+    stack.enter_context(cache.using(folder))
+    return folder if _is_whole(folder, digest) else None
+
+
+def _make(contents: _Contents, limit: int) -> None:
+    """Convert a file in a temporary folder, make room for the result, and give it its final name."""
+    with parsed_once(), cache.working_folder(contents.folder) as work:
+        n_bytes = float32_bytes(contents.path)
+        _check_limit(n_bytes, limit)
+        _make_room(contents.folder, limit - n_bytes, n_bytes)
+        if n_bytes > _LARGE:
+            _logger.warning("converting %s to float32, %.1f GB, once", contents.path, n_bytes / 1e9)
+        made = work / "model"
+        made.mkdir()
+        convert_gguf(contents.path, made)
+        contents.check_unchanged()
+        write_manifest(made, {"source": str(contents.path.absolute()), **_provenance(contents.digest)})
+        size = sum(path.stat().st_size for path in made.iterdir())
+        _check_limit(size, limit)
+        # One process at a time, so that two do not both take the last room.
+        with cache.making(contents.folder.with_name("gguf"), _logger.info, "waiting for room in the cache"):
+            _make_room(contents.folder, limit - size, 0)
+            cache.install(made, contents.folder)
+
+
+def _check_limit(n_bytes: int, limit: int) -> None:
+    if n_bytes > limit:
+        raise ModelFileError(
+            f"it takes {n_bytes / 1e9:.3g} GB, and {LIMIT} lets all conversions take {limit / 1e9:.3g} GB"
+        )
+
+
+def _make_room(made: Path, allowed: int, free: int) -> None:
+    """Remove the least recently used conversions that nobody uses.
+
+    Args:
+        made: the conversion that the room is for; a damaged one that it replaces does not count.
+        allowed: bytes that the conversions may take afterwards.
+        free: bytes that are to be free on the disk afterwards.
+
+    Raises:
+        OSError: so much is not free on the disk even then.
+        ModelFileError: conversions that are in use take more than is allowed.
+    """
+    conversions = [entry for entry in cache.entries() if entry.kind == "gguf" and entry.folder != made]
+    taken = sum(entry.size for entry in conversions)
+    for entry in conversions:
+        if taken <= allowed and shutil.disk_usage(cache.cache_folder()).free >= free:
+            return
+        if cache.remove(entry.folder):
+            taken -= entry.size
+    if taken > allowed:
+        raise ModelFileError(f"other models take the room that {LIMIT} gives, and are in use")
+    if shutil.disk_usage(cache.cache_folder()).free < free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _is_whole(folder: Path, digest: str) -> bool:
+    """Say whether a file's conversion is there whole, and made by this version of transformers."""
+    try:
+        check_sizes(folder, required=(CONFIG, "tokenizer_config.json"))
+        check_weights(Place(folder.name, str(folder)))
+        said = json.loads((folder / cache.MANIFEST).read_bytes())
+    except (MnemoscopeError, OSError):
+        return False
+    return all(said.get(name) == value for name, value in _provenance(digest).items())
+
+
+def _provenance(digest: str) -> dict[str, str | int]:
+    import transformers
+
+    return {
+        "sha256": digest,
+        "conversion": _CONVERSION,
+        "transformers_version": transformers.__version__,
+    }
+
+
+def _contents(gguf: Path) -> _Contents:
+    """Hash a file, or remember its digest.
+
+    Raises:
+        ModelFileError: it is written meanwhile.
+        OSError: it cannot be read.
+    """
+    identity, remembered = _identity(gguf), _remembered()
+    known = remembered.get(_key(gguf))
+    if known is not None and known[:-1] == identity:
+        return _Contents(gguf, identity, str(known[-1]))
+    started = time.time_ns()
+    contents = _Contents(gguf, identity, sha256_of(gguf))
+    contents.check_unchanged()
+    status = gguf.stat()
+    # On Windows the time of change of status is that of creation.
+    if os.name != "nt" and started - max(status.st_ctime_ns, status.st_mtime_ns) > _SETTLED_NS:
+        still_there = {path: seen for path, seen in remembered.items() if Path(path).exists()}
+        text = json.dumps({**still_there, _key(gguf): [*identity, contents.digest]}, indent=1)
+        with contextlib.suppress(MnemoscopeError, OSError):
+            cache.cache_folder().mkdir(parents=True, exist_ok=True)
+            write_atomically(cache.cache_folder() / _DIGESTS, text.encode())
+    return contents
+
+
+def _identity(gguf: Path) -> list[str | int]:
+    status = gguf.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
+
+
+def _key(gguf: Path) -> str:
+    return os.path.realpath(gguf)
+
+
+def _remembered() -> dict[str, list[str | int]]:
+    """Read the digests of files seen before: by path, the file's identity and its digest."""
+    try:
+        said = json.loads((cache.cache_folder() / _DIGESTS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
