@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from command_line import _CONTEXT
-
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["transformers.models.llama.modeling_llama", "mnemoscope.api", "gguf_openings"])
 # A process that is to be killed is killed before this function of this module.
 POINTS = {
     "conversion": ("gguf_cache", "convert_gguf"),
@@ -21,7 +22,7 @@ POINTS = {
 
 def start_opening(gguf: Path, folder: Path, log: Path, killed_at: str = "") -> BaseProcess:
     """Start a process that opens a file with a cache folder, and logs each conversion in a line."""
-    process = _CONTEXT.Process(target=_open, args=(gguf, folder, log, killed_at))
+    process = _FORKS.Process(target=_open, args=(gguf, folder, log, killed_at))
     process.start()
     return process
 
