@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pandas as pd
 import pytest
 from transformers import PreTrainedModel
@@ -16,6 +19,7 @@ __all__ = [
     "WITH_EXPERTS",
     "built",
     "check_alike",
+    "chosen_on_push",
     "family_id",
     "open_tiny",
     "word_tokenizer",
@@ -43,6 +47,22 @@ WITH_EXPERTS = (*REPRESENTATIVES, next(f for f in FAMILIES if f.model_type == "m
 def family_id(family: Family) -> str:
     """Name of a family in test ids."""
     return f"{family.model_type}-{family.variant.replace(' ', '_')}"
+
+
+def chosen_on_push(families: Iterable[Family], *on_push: str) -> list[Any]:
+    """Make parameters of families, of which those of other model types or variants run nightly only.
+
+    Args:
+        families: all of them.
+        on_push: model types, or model types and variants as `family_id` writes them.
+    """
+    named = [(family, {family.model_type, family_id(family)}) for family in families]
+    missing = set(on_push).difference(*(names for _, names in named))
+    assert not missing, f"no such families: {', '.join(sorted(missing))}"
+    return [
+        pytest.param(family, id=family_id(family), marks=[] if names & set(on_push) else pytest.mark.nightly)
+        for family, names in named
+    ]
 
 
 def built(model_type: str) -> PreTrainedModel:
