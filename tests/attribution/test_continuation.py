@@ -20,7 +20,7 @@ from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.sums import SummedBounds, SummedScores, same_columns
 from mnemoscope.model.family import Family
-from support import WITH_EXPERTS, built, check_alike, family_id, open_tiny, words
+from support import FEW, WITH_EXPERTS, built, check_alike, chosen_on_push, open_tiny, opened_once, words
 
 PROMPT_IDS, TARGET_IDS = (5, 17, 80, 33), (40, 7, 66)
 PROMPT, TARGET = words(*PROMPT_IDS), f" {words(*TARGET_IDS)}"
@@ -93,9 +93,9 @@ def test_sums_are_those_of_the_tokens(tiny: ms.Model) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ffn", "attention"])
-@pytest.mark.parametrize("family", WITH_EXPERTS, ids=family_id)
+@pytest.mark.parametrize("family", chosen_on_push(WITH_EXPERTS, *FEW, "bitnet"))
 def test_lists_of_sums_are_those_of_all_neurons(family: Family, kind: Kind) -> None:
-    model = open_tiny(family.build())
+    model = opened_once(family)
     name = {"ffn": "ffn_neurons", "attention": "attention_neurons_summed"}[kind]
     result = model.attribute_continuation(PROMPT, TARGET, top=12, query=False, effects=False)
     questions = [

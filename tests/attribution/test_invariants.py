@@ -12,7 +12,7 @@ from mnemoscope.attribution.objective import Objective
 from mnemoscope.model.capture import Trace
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.soft_cap import capped
-from support import REPRESENTATIVES, open_tiny, words
+from support import EVERY_REPRESENTATIVE, open_tiny, words
 
 PROMPT = (5, 17, 80, 33, 5, 61, 9)
 
@@ -130,7 +130,7 @@ def test_certified_lists_equal_exhaustive_ones(tiny: ms.Model) -> None:
 
 
 def test_half_precision_weights_are_scored_in_float32() -> None:
-    for family in REPRESENTATIVES:
+    for family in EVERY_REPRESENTATIVE:
         model = open_tiny(family.build().to(torch.bfloat16))
         certified = model.attribute(words(*PROMPT), 40, top=5)
         exhaustive = model.attribute(words(*PROMPT), 40, top=5, neurons="all")

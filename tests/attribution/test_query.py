@@ -21,7 +21,7 @@ from support import words
 PROMPT = words(3, 17, 44, 8, 60, 21)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def result(tiny: ms.Model) -> ms.Attribution:
     return tiny.attribute(PROMPT, top=40, effects=False, suppressing=False, query=False)
 

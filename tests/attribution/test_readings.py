@@ -23,7 +23,7 @@ from mnemoscope.model.hooks import observed_attention
 from mnemoscope.model.key_gradients import key_gradients, watched_block
 from mnemoscope.model.soft_cap import capped
 from mnemoscope.model.tokens import token_text
-from support import REPRESENTATIVES, built, family_id, open_tiny, words
+from support import EVERY_REPRESENTATIVE, REPRESENTATIVES, built, family_id, open_tiny, words
 
 IDS = (5, 17, 80, 33, 5, 61, 9)
 PROMPT = words(*IDS)
@@ -231,7 +231,7 @@ def test_reading_a_head_leaves_the_model_as_it_was(tiny: ms.Model) -> None:
 
 
 def test_half_precision_is_read_in_float32() -> None:
-    for family in REPRESENTATIVES:
+    for family in EVERY_REPRESENTATIVE:
         model = open_tiny(family.build().to(torch.bfloat16))
         table = model.read_head(PROMPT, 1, 0).table
         assert table["value_norm"].dtype == table["attention"].dtype == "float32"

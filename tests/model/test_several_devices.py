@@ -24,8 +24,9 @@ from support import built, check_alike, chosen_on_push, open_tiny, words
 PROMPT = words(5, 17, 80, 33, 5, 61, 9)
 OTHER = words(7, 60, 2)
 TARGET = 40
-# GPT-2, whose head is tied, is opened once for all the others. Untied heads, biases, norms in every place, soft-caps, attention of their own, an activation with
-# weights, experts with and without biases and shared ones.
+# GPT-2, whose head is tied, is opened once for all other tests. These have untied heads, biases, norms in
+# every place, soft-caps, attention of their own, an activation with weights, experts with and without biases
+# and shared ones.
 _CHOSEN = (
     "llama",
     "bitnet",
