@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
@@ -25,6 +26,7 @@ __all__ = [
     "family_id",
     "open_tiny",
     "opened_once",
+    "with_examples",
     "word_tokenizer",
     "words",
 ]
@@ -83,6 +85,23 @@ WITH_EXPERTS = (*EVERY_REPRESENTATIVE, next(f for f in FAMILIES if f.model_type 
 _opened: dict[str, ms.Model] = {}
 # For claims that hardly depend on the family: a plain one, parallel blocks, caps and post-norms, experts.
 FEW = ("gpt2", "gpt_neox", "gemma2", "mixtral")
+
+
+def with_examples(few: int, many: int, **drawn: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Test a claim on a few fixed examples on each push, and on many that differ from run to run nightly."""
+
+    def parametrized(claim: Callable[..., None]) -> Callable[..., None]:
+        on_push = settings(max_examples=few, deadline=None, derandomize=True)(given(**drawn)(claim))
+        nightly = settings(max_examples=many, deadline=None)(given(**drawn)(claim))
+
+        def test(examples: str) -> None:
+            {"few": on_push, "many": nightly}[examples]()
+
+        test.__name__, test.__doc__ = claim.__name__, claim.__doc__
+        cases = ["few", pytest.param("many", marks=pytest.mark.nightly)]
+        return pytest.mark.parametrize("examples", cases)(test)
+
+    return parametrized
 
 
 def built(model_type: str) -> PreTrainedModel:
