@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
@@ -15,15 +18,20 @@ from mnemoscope.model.families import FAMILIES, Family
 from mnemoscope.testing import N_WORDS, word_tokenizer, words
 
 __all__ = [
+    "EVERY_REPRESENTATIVE",
+    "FEW",
     "N_WORDS",
     "REPRESENTATIVES",
     "WITH_EXPERTS",
     "built",
     "check_alike",
+    "chosen_on_push",
     "demo_model",
     "family_id",
     "open_tiny",
+    "opened_once",
     "save_tiny",
+    "with_examples",
     "word_tokenizer",
     "words",
 ]
@@ -42,13 +50,63 @@ _CHOSEN = (
     ("granite", "multipliers, biases"),
 )
 # Families that between them have every oddity; `test_families` looks at all the others.
-REPRESENTATIVES = tuple(f for f in FAMILIES if (f.model_type, f.variant) in _CHOSEN)
-WITH_EXPERTS = (*REPRESENTATIVES, next(f for f in FAMILIES if f.model_type == "mixtral"))
+EVERY_REPRESENTATIVE = tuple(f for f in FAMILIES if (f.model_type, f.variant) in _CHOSEN)
 
 
 def family_id(family: Family) -> str:
     """Name of a family in test ids."""
     return f"{family.model_type}-{family.variant.replace(' ', '_')}"
+
+
+def chosen_on_push(families: Iterable[Family], *on_push: str) -> list[Any]:
+    """Make parameters of families, of which those of other model types or variants run nightly only.
+
+    Args:
+        families: all of them.
+        on_push: model types, or model types and variants as `family_id` writes them.
+    """
+    named = [(family, {family.model_type, family_id(family)}) for family in families]
+    missing = set(on_push).difference(*(names for _, names in named))
+    assert not missing, f"no such families: {', '.join(sorted(missing))}"
+    return [
+        pytest.param(family, id=family_id(family), marks=[] if names & set(on_push) else pytest.mark.nightly)
+        for family, names in named
+    ]
+
+
+# What the others have, one of these has too: windows and norms Gemma 2, biases GPT-2 and Granite.
+REPRESENTATIVES = chosen_on_push(
+    EVERY_REPRESENTATIVE,
+    "gpt2",
+    "gpt_neox",
+    "opt",
+    "llama-grouped_heads",
+    "bitnet",
+    "gemma2",
+    "olmo2",
+    "granite",
+)
+WITH_EXPERTS = (*EVERY_REPRESENTATIVE, next(f for f in FAMILIES if f.model_type == "mixtral"))
+_opened: dict[str, ms.Model] = {}
+# For claims that hardly depend on the family: a plain one, parallel blocks, caps and post-norms, experts.
+FEW = ("gpt2", "gpt_neox", "gemma2", "mixtral")
+
+
+def with_examples(few: int, many: int, **drawn: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Test a claim on a few fixed examples on each push, and on many that differ from run to run nightly."""
+
+    def parametrized(claim: Callable[..., None]) -> Callable[..., None]:
+        on_push = settings(max_examples=few, deadline=None, derandomize=True)(given(**drawn)(claim))
+        nightly = settings(max_examples=many, deadline=None)(given(**drawn)(claim))
+
+        def test(examples: str) -> None:
+            {"few": on_push, "many": nightly}[examples]()
+
+        test.__name__, test.__doc__ = claim.__name__, claim.__doc__
+        cases = ["few", pytest.param("many", marks=pytest.mark.nightly)]
+        return pytest.mark.parametrize("examples", cases)(test)
+
+    return parametrized
 
 
 def built(model_type: str) -> PreTrainedModel:
@@ -72,6 +130,14 @@ def save_tiny(model: PreTrainedModel, folder: Path) -> Path:
 def demo_model() -> ms.Model:
     """The demo model, opened once in this process; tests of pytest take the fixture `demo`."""
     return load("demo")
+
+
+def opened_once(family: Family) -> ms.Model:
+    """A tiny model of a family, for tests that leave it as it is."""
+    name = family_id(family)
+    if name not in _opened:
+        _opened[name] = open_tiny(family.build())
+    return _opened[name]
 
 
 def check_alike(found: ms.Attribution, expected: ms.Attribution) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import strategies as st
 from torch import Tensor
 
 import mnemoscope as ms
@@ -20,7 +20,17 @@ from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.sums import SummedBounds, SummedScores, same_columns
 from mnemoscope.model.family import Family
-from support import WITH_EXPERTS, built, check_alike, family_id, open_tiny, words
+from support import (
+    FEW,
+    WITH_EXPERTS,
+    built,
+    check_alike,
+    chosen_on_push,
+    open_tiny,
+    opened_once,
+    with_examples,
+    words,
+)
 
 PROMPT_IDS, TARGET_IDS = (5, 17, 80, 33), (40, 7, 66)
 PROMPT, TARGET = words(*PROMPT_IDS), f" {words(*TARGET_IDS)}"
@@ -93,9 +103,9 @@ def test_sums_are_those_of_the_tokens(tiny: ms.Model) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ffn", "attention"])
-@pytest.mark.parametrize("family", WITH_EXPERTS, ids=family_id)
+@pytest.mark.parametrize("family", chosen_on_push(WITH_EXPERTS, *FEW, "bitnet"))
 def test_lists_of_sums_are_those_of_all_neurons(family: Family, kind: Kind) -> None:
-    model = open_tiny(family.build())
+    model = opened_once(family)
     name = {"ffn": "ffn_neurons", "attention": "attention_neurons_summed"}[kind]
     result = model.attribute_continuation(PROMPT, TARGET, top=12, query=False, effects=False)
     questions = [
@@ -191,8 +201,9 @@ several_cases = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(
+@with_examples(
+    50,
+    300,
     cases=several_cases,
     k=st.sampled_from([1, 3, 20, 1000]),
     active=st.sampled_from([1, 0.4]),

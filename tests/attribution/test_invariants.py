@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -10,9 +11,10 @@ from mnemoscope.attribution import parts
 from mnemoscope.attribution.base import base_states
 from mnemoscope.attribution.objective import Objective
 from mnemoscope.model.capture import Trace
+from mnemoscope.model.family import Family
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.soft_cap import capped
-from support import REPRESENTATIVES, open_tiny, words
+from support import EVERY_REPRESENTATIVE, chosen_on_push, open_tiny, words
 
 PROMPT = (5, 17, 80, 33, 5, 61, 9)
 
@@ -129,17 +131,19 @@ def test_certified_lists_equal_exhaustive_ones(tiny: ms.Model) -> None:
             assert table.equals(exhaustive.tables()[name]), name
 
 
-def test_half_precision_weights_are_scored_in_float32() -> None:
-    for family in REPRESENTATIVES:
-        model = open_tiny(family.build().to(torch.bfloat16))
-        certified = model.attribute(words(*PROMPT), 40, top=5)
-        exhaustive = model.attribute(words(*PROMPT), 40, top=5, neurons="all")
-        assert certified.provenance.dtype == "bfloat16"
-        assert certified.ffn_neurons.equals(exhaustive.ffn_neurons)
-        assert certified.ffn_neurons["score"].dtype == "float32"
-        widened = open_tiny(family.build().to(torch.bfloat16).float())
-        same = widened.attribute(words(*PROMPT), 40, top=5).target
-        assert abs(same.log_probability - certified.target.log_probability) < 0.3
+@pytest.mark.parametrize(
+    "family", chosen_on_push(EVERY_REPRESENTATIVE, "gpt2", "llama-grouped_heads", "gemma2", "granite")
+)
+def test_half_precision_weights_are_scored_in_float32(family: Family) -> None:
+    model = open_tiny(family.build().to(torch.bfloat16))
+    certified = model.attribute(words(*PROMPT), 40, top=5)
+    exhaustive = model.attribute(words(*PROMPT), 40, top=5, neurons="all")
+    assert certified.provenance.dtype == "bfloat16"
+    assert certified.ffn_neurons.equals(exhaustive.ffn_neurons)
+    assert certified.ffn_neurons["score"].dtype == "float32"
+    widened = open_tiny(family.build().to(torch.bfloat16).float())
+    same = widened.attribute(words(*PROMPT), 40, top=5).target
+    assert abs(same.log_probability - certified.target.log_probability) < 0.3
 
 
 def test_intervals_hold_the_exact_scores_and_their_sum(tiny: ms.Model) -> None:

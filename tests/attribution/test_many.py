@@ -11,14 +11,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import mnemoscope as ms
 from mnemoscope.model.capture import batches
 from mnemoscope.model.family import Family
-from support import N_WORDS, WITH_EXPERTS, check_alike, family_id, open_tiny, words
+from support import FEW, N_WORDS, WITH_EXPERTS, check_alike, chosen_on_push, open_tiny, opened_once, words
 
 PROMPTS = [words(5, 17, 80, 33), words(9), words(*range(3, 14)), words(61, 5, 5)]
 
 
-@pytest.mark.parametrize("family", WITH_EXPERTS, ids=family_id)
+@pytest.mark.parametrize("family", chosen_on_push(WITH_EXPERTS, *FEW, "opt", "bitnet"))
 def test_results_are_those_of_one_prompt_at_a_time(family: Family) -> None:
-    model = open_tiny(family.build())
+    model = opened_once(family)
     targets = [" w40", None, [7, 66], 23]
     found = model.attribute_many(PROMPTS, targets, top=6)
     for result, prompt, target in zip(found, PROMPTS, targets, strict=True):
@@ -59,10 +59,10 @@ POSITIONS = ([-1], [0], [-2, 0])
 
 
 @pytest.mark.parametrize("positions", POSITIONS, ids=str)
-@pytest.mark.parametrize("family", WITH_EXPERTS, ids=family_id)
+@pytest.mark.parametrize("family", chosen_on_push(WITH_EXPERTS, *FEW, "opt"))
 def test_an_intervention_is_at_the_positions_of_each_prompt(family: Family, positions: list[int]) -> None:
     """Each prompt's own positions are changed, as transformers itself gives for the prompt alone."""
-    model = open_tiny(family.build())
+    model = opened_once(family)
     transformer = model.language_model.model
     prompts = [words(5, 17, 80, 33), words(9, 8), words(*range(3, 14)), words(61, 5)]
     parts = [ms.FFNNeuron(0, 3), ms.FFNNeuron(1, 5), ms.FFNNeuron(1, 6)]

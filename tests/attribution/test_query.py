@@ -16,12 +16,12 @@ from mnemoscope.attribution.subkeys import Subkeys, ValueNeurons, state_read, su
 from mnemoscope.model.components import Components, capture_components
 from mnemoscope.model.matrix import Linear, get_weight
 from mnemoscope.model.readers import Reader
-from support import words
+from support import EVERY_REPRESENTATIVE, chosen_on_push, words
 
 PROMPT = words(3, 17, 44, 8, 60, 21)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def result(tiny: ms.Model) -> ms.Attribution:
     return tiny.attribute(PROMPT, top=40, effects=False, suppressing=False, query=False)
 
@@ -300,6 +300,12 @@ def test_links_lead_back_from_value_neurons(tiny: ms.Model, result: ms.Attributi
     assert received.to_numpy() == pytest.approx(given.to_numpy(), rel=1e-4, abs=1e-6)
 
 
+# GPT-2 has most links, tens of thousands.
+@pytest.mark.parametrize(
+    "tiny",
+    chosen_on_push(EVERY_REPRESENTATIVE, "gpt_neox", "llama-grouped_heads", "gemma2", "olmo2", "granite"),
+    indirect=True,
+)
 def test_all_links_of_a_node_explain_it_wholly(tiny: ms.Model, result: ms.Attribution) -> None:
     """Neurons, heads by position, embeddings, biases: with all of them as links nothing is missing."""
     links = tiny.links(result, values=1, depth=2, width=5000)

@@ -23,7 +23,7 @@ from mnemoscope.model.hooks import observed_attention
 from mnemoscope.model.key_gradients import key_gradients, watched_block
 from mnemoscope.model.soft_cap import capped
 from mnemoscope.model.tokens import token_text
-from support import REPRESENTATIVES, built, family_id, open_tiny, words
+from support import EVERY_REPRESENTATIVE, REPRESENTATIVES, built, chosen_on_push, family_id, open_tiny, words
 
 IDS = (5, 17, 80, 33, 5, 61, 9)
 PROMPT = words(*IDS)
@@ -230,12 +230,14 @@ def test_reading_a_head_leaves_the_model_as_it_was(tiny: ms.Model) -> None:
     pd.testing.assert_frame_equal(first.table, tiny.read_head(PROMPT, 1, 2).table)
 
 
-def test_half_precision_is_read_in_float32() -> None:
-    for family in REPRESENTATIVES:
-        model = open_tiny(family.build().to(torch.bfloat16))
-        table = model.read_head(PROMPT, 1, 0).table
-        assert table["value_norm"].dtype == table["attention"].dtype == "float32"
-        assert model.neuron(0, 3, through=(1, 0)).through == ms.Head(1, 0)
+@pytest.mark.parametrize(
+    "family", chosen_on_push(EVERY_REPRESENTATIVE, "gpt2", "llama-grouped_heads", "gemma2", "granite")
+)
+def test_half_precision_is_read_in_float32(family: Family) -> None:
+    model = open_tiny(family.build().to(torch.bfloat16))
+    table = model.read_head(PROMPT, 1, 0).table
+    assert table["value_norm"].dtype == table["attention"].dtype == "float32"
+    assert model.neuron(0, 3, through=(1, 0)).through == ms.Head(1, 0)
 
 
 def test_a_head_is_read_without_what_is_taken_away(llama: ms.Model) -> None:

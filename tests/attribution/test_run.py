@@ -10,7 +10,7 @@ import pytest
 
 import mnemoscope as ms
 from mnemoscope.model.family import Family
-from support import WITH_EXPERTS, check_alike, family_id, open_tiny, words
+from support import FEW, WITH_EXPERTS, check_alike, chosen_on_push, opened_once, words
 
 PROMPT = words(5, 17, 80, 33)
 ASKED: list[dict[str, Any]] = [
@@ -38,9 +38,9 @@ def counted(model: ms.Model) -> Iterator[list[None]]:
         handle.remove()
 
 
-@pytest.mark.parametrize("family", WITH_EXPERTS, ids=family_id)
+@pytest.mark.parametrize("family", chosen_on_push(WITH_EXPERTS, *FEW))
 def test_every_question_is_answered_as_of_a_run_of_its_own(family: Family) -> None:
-    model = open_tiny(family.build())
+    model = opened_once(family)
     run = model.run(PROMPT)
     for options in [*ASKED, ASKED[0]]:
         check_alike(run.attribute(**options, top=6), model.attribute(PROMPT, **options, top=6))

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import strategies as st
 from torch import Tensor
 
 from cases import Case, make_case
@@ -16,6 +16,7 @@ from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.model.readout import UNIT, Norm, Readout
 from mnemoscope.model.soft_cap import capped
+from support import with_examples
 
 
 def in_float64(case: Case) -> Tensor:
@@ -54,16 +55,14 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(case=cases)
+@with_examples(50, 300, case=cases)
 def test_exact_scores_are_within_the_errors_that_are_stated(case: Case) -> None:
     index = torch.arange(case.grid.size)
     errors = (case.scorer().all(case.grid).double() - in_float64(case)).abs().flatten()
     assert (errors <= case.bounder(8).errors(case.grid, index)).all()
 
 
-@settings(max_examples=200, deadline=None)
-@given(case=cases, n_tokens=st.sampled_from([1, 8, 60, 119, 120, 500]))
+@with_examples(50, 300, case=cases, n_tokens=st.sampled_from([1, 8, 60, 119, 120, 500]))
 def test_every_true_score_lies_between_its_bounds(case: Case, n_tokens: int) -> None:
     grid, true = case.grid, in_float64(case).flatten()
     bounder = case.bounder(n_tokens)
@@ -76,8 +75,13 @@ def test_every_true_score_lies_between_its_bounds(case: Case, n_tokens: int) -> 
     assert ((lower <= exact) & (exact <= upper)).all()
 
 
-@settings(max_examples=150, deadline=None)
-@given(case=cases, n_tokens=st.sampled_from([1, 60, 500]), answers=st.sets(st.integers(0, 119), min_size=1))
+@with_examples(
+    50,
+    300,
+    case=cases,
+    n_tokens=st.sampled_from([1, 60, 500]),
+    answers=st.sets(st.integers(0, 119), min_size=1),
+)
 def test_bounds_with_the_sums_of_another_objective_hold(case: Case, n_tokens: int, answers: set[int]) -> None:
     grid, sums = case.grid, Sums()
     list(case.bounder(n_tokens, sums).all(grid))
@@ -92,8 +96,9 @@ def test_bounds_with_the_sums_of_another_objective_hold(case: Case, n_tokens: in
     assert ((lower <= exact) & (exact <= upper)).all()
 
 
-@settings(max_examples=400, deadline=None)
-@given(
+@with_examples(
+    50,
+    400,
     case=cases,
     k=st.sampled_from([1, 2, 10, 64, 1000]),
     tokens=st.sampled_from([(1, 8), (8, 60), (32, 1024)]),
@@ -166,7 +171,7 @@ def test_predictions_err_by_no_more_than_is_stated_where_there_is_no_float64() -
             assert errors.max() > 4 * UNIT * true.abs().max()
 
 
-@pytest.mark.parametrize("n_vocabulary", [49_152, 262_144])
+@pytest.mark.parametrize("n_vocabulary", [49_152, pytest.param(262_144, marks=pytest.mark.nightly)])
 def test_certified_lists_are_right_with_vocabularies_of_real_size(n_vocabulary: int) -> None:
     case = make_case(seed=7, n_columns=400, n_coefficients=1, size=0.02, n_vocabulary=n_vocabulary)
     pools = [Pool(300, sign, 0, 1) for sign in (1, -1)]

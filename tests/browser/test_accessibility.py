@@ -9,9 +9,18 @@ from playwright.sync_api import expect
 
 from pages import PHONE, WIDE, Visitor, complete, head_cell, violations
 
+pytestmark = pytest.mark.browser
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        pytest.param(WIDE, "light", id="wide-light"),
+        pytest.param(PHONE, "dark", id="phone-dark"),
+        pytest.param(WIDE, "dark", id="wide-dark", marks=pytest.mark.nightly),
+        pytest.param(PHONE, "light", id="phone-light", marks=pytest.mark.nightly),
+    ],
+)
 def test_no_grave_violations(visit: Visitor, address: str, size: tuple[int, int], scheme: str) -> None:
     page = visit(address, size, scheme, bench="head.1.0", ablated="true", linked="true", methods="ffn.3")
     expect(page.locator("#methods-result tbody tr").first).to_be_visible()

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 import mnemoscope as ms
 from pages import PHONE, WIDE, Visitor, complete, head_cell
 
-pytestmark = pytest.mark.demo
+pytestmark = [pytest.mark.demo, pytest.mark.browser]
 
 USUAL = 0.16  # seconds of a forward pass of the first prompt on 2 cores that do nothing else
 LONG = "In the year after the war ended, the young doctor moved with her family from London to the city of"

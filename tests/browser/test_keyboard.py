@@ -8,6 +8,8 @@ from playwright.sync_api import Page, expect
 from mnemoscope.testing import words
 from pages import PHONE, WIDE, Visitor, complete
 
+pytestmark = pytest.mark.browser
+
 MOST_STOPS = 200
 
 

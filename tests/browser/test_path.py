@@ -20,8 +20,15 @@ from mnemoscope.view.tokens import visible
 from pages import PHONE, WIDE, Visitor, complete, head_cell, saved
 from served import PROMPT
 
+pytestmark = pytest.mark.browser
+
 OTHER = words(9, 40, 21, 7, 60)
-LOOKS = [(WIDE, "light"), (WIDE, "dark"), (PHONE, "light"), (PHONE, "dark")]
+LOOKS = [
+    (WIDE, "light"),
+    (PHONE, "dark"),
+    pytest.param((WIDE, "dark"), marks=pytest.mark.nightly),
+    pytest.param((PHONE, "light"), marks=pytest.mark.nightly),
+]
 
 
 @pytest.fixture(params=LOOKS, ids=lambda look: f"{look[0][0]}-{look[1]}")

@@ -12,7 +12,7 @@ import mnemoscope as ms
 from pages import PHONE, WIDE, Visitor, violations
 from served import PROMPT
 
-pytestmark = pytest.mark.demo
+pytestmark = [pytest.mark.demo, pytest.mark.browser]
 
 PANELS = (
     "Layers and heads",

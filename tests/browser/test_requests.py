@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Page, expect
 
 import mnemoscope as ms
 from pages import Visitor, complete
 from served import PROMPT, Gate, live
+
+pytestmark = pytest.mark.browser
 
 WATCH = """() => {
     const answer = document.querySelector("#answer");

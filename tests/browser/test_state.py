@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Route, expect
 
 from pages import Visitor, complete, head_cell
 from served import PROMPT
+
+pytestmark = pytest.mark.browser
 
 
 def test_a_link_brings_everything_back(visit: Visitor, address: str) -> None:

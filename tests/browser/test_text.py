@@ -8,6 +8,8 @@ from playwright.sync_api import expect
 from mnemoscope.view.tokens import visible
 from pages import Visitor
 
+pytestmark = pytest.mark.browser
+
 ODD = [
     "",
     " Tokyo",

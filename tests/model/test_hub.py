@@ -20,6 +20,7 @@ import pytest
 from command_line import refused
 from support import built, word_tokenizer
 
+pytestmark = pytest.mark.process
 COMMIT = "c0ffee" + "0" * 34
 # Opens each source in one process, as importing takes long, and prints what came of it.
 OPEN_ALL = """if True:

@@ -126,6 +126,7 @@ print(interrupted)
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timers")
 def test_ctrl_c_at_any_moment_leaves_nothing() -> None:
     handler = "import signal\nsignal.signal(signal.SIGALRM, signal.default_int_handler)\n"

@@ -10,7 +10,7 @@ import pytest
 
 MEGABYTE = 2**20
 # What all layers' columns take in float32, if they were kept: far more than the two peaks may differ by.
-N_FEW, N_MANY, D_MODEL, D_FF = 4, 16, 512, 4096
+N_FEW, N_MANY, D_MODEL, D_FF = 2, 12, 512, 4096
 ALLOWED = 40 * MEGABYTE
 CHILD = f"""
 import sys, threading, psutil, torch

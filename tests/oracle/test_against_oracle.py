@@ -25,7 +25,7 @@ from oracle.checks import (
     sample,
 )
 from oracle.scores import Oracle
-from support import family_id, open_tiny
+from support import chosen_on_push, open_tiny
 
 CHOSEN = {
     "llama": "grouped heads",
@@ -47,11 +47,26 @@ CHOSEN = {
     "gpt_oss": "experts with biases, attention sinks, sliding window",
 }
 REPRESENTATIVES = [family for family in FAMILIES if CHOSEN.get(family.model_type) == family.variant]
+# The others differ from one of these in nothing that a score depends on.
+ON_PUSH = (
+    "llama",
+    "gpt2",
+    "gpt_neox",
+    "falcon",
+    "gemma2",
+    "olmo2",
+    "bitnet",
+    "granite",
+    "cohere",
+    "qwen2_moe",
+    "deepseek_v3",
+    "gpt_oss",
+)
 WITH_EXPERTS = ("mixtral", "qwen2_moe", "deepseek_v3", "gpt_oss")
 Pair = tuple[PreTrainedModel, ms.Model]
 
 
-@pytest.fixture(scope="module", params=REPRESENTATIVES, ids=family_id)
+@pytest.fixture(scope="module", params=chosen_on_push(REPRESENTATIVES, *ON_PUSH))
 def family(request: pytest.FixtureRequest) -> Family:
     return request.param
 
@@ -61,6 +76,12 @@ def pair(family: Family) -> Pair:
     """A model for the oracle, and a copy of it for the package."""
     model = family.build()
     return model, open_tiny(copy.deepcopy(model))
+
+
+@pytest.fixture(scope="module")
+def oracle(pair: Pair) -> Oracle:
+    """One prompt of seven tokens, for every test that needs no other."""
+    return Oracle(pair[0], IDS[:7], [TARGET])
 
 
 def part(kind: str, layer: int, index: int, d_head: int) -> Any:
@@ -86,21 +107,21 @@ def test_log_odds_and_several_targets(pair: Pair) -> None:
     check_objectives(*pair, IDS[:7])
 
 
-def test_intervals_and_their_sums_hold_the_scores(pair: Pair) -> None:
-    check_bounds(pair[1], Oracle(pair[0], IDS[:7], [TARGET]))
+def test_intervals_and_their_sums_hold_the_scores(pair: Pair, oracle: Oracle) -> None:
+    check_bounds(pair[1], oracle)
 
 
 @pytest.mark.parametrize("positions", [None, [-1], [0, 2]])
-def test_what_ablating_each_part_really_does(family: Family, pair: Pair, positions: list[int] | None) -> None:
+def test_what_ablating_each_part_really_does(
+    family: Family, pair: Pair, oracle: Oracle, positions: list[int] | None
+) -> None:
     if positions is not None and family.model_type in WITH_EXPERTS:
         pytest.skip("the oracle silences an expert's neuron by its weights, so at every position")
-    oracle = Oracle(pair[0], IDS[:7], [TARGET])
     d_head = oracle.attention_neurons.shape[2]
     check_ablations(pair[1], oracle, lambda *drawn: part(*drawn, d_head), positions)
 
 
-def test_what_ablating_parts_together_does_to_the_whole_prediction(pair: Pair) -> None:
-    oracle = Oracle(pair[0], IDS[:7], [TARGET])
+def test_what_ablating_parts_together_does_to_the_whole_prediction(pair: Pair, oracle: Oracle) -> None:
     drawn = sample(oracle, of_each_layer=1)
     after = log_p_without(oracle, [each for one in drawn for each in inputs_of(oracle, *one)])
     parts = [part(*one, oracle.attention_neurons.shape[2]) for one in drawn]

@@ -52,7 +52,7 @@ def random_llama(**settings: Any) -> PreTrainedModel:
     return model
 
 
-@pytest.fixture(scope="module", params=[1.0, 4.0, 8.0])
+@pytest.fixture(scope="module", params=[1.0, pytest.param(4.0, marks=pytest.mark.nightly), 8.0])
 def large(request: pytest.FixtureRequest) -> tuple[Oracle, ms.Model]:
     """A vocabulary as large as Gemma 3's, with a head that spreads the logits more or less."""
     model = random_llama(vocab_size=262_144)
@@ -117,7 +117,17 @@ ROTARY = {
 }
 
 
-@pytest.mark.parametrize("kind", ROTARY)
+# Factors of the other two are fixed numbers too, as those of YaRN.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("linear", marks=pytest.mark.nightly),
+        pytest.param("llama3", marks=pytest.mark.nightly),
+        "yarn",
+        "longrope",
+        "dynamic",
+    ],
+)
 def test_rotary_factors_that_depend_on_length(kind: str) -> None:
     longest = 16 if kind == "dynamic" else 64
     rotary = {**ROTARY[kind], "rope_theta": 10_000.0}
