@@ -47,10 +47,12 @@ CHOSEN = {
     "gpt_oss": "experts with biases, attention sinks, sliding window",
 }
 REPRESENTATIVES = [family for family in FAMILIES if CHOSEN.get(family.model_type) == family.variant]
-# The others differ from one of these in nothing that a score depends on.
+# GPT-J is parallel as GPT-NeoX is; Mistral's and Gemma 3's windows are those of Gemma 2 and GPT-OSS; Mixtral's
+# experts are Qwen2-MoE's without the shared one.
 ON_PUSH = (
     "llama",
     "gpt2",
+    "opt",
     "gpt_neox",
     "falcon",
     "gemma2",
