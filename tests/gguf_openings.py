@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def _open(gguf: Path, folder: Path, log: Path, killed_at: str) -> None:
     def logged(path: Path, made: Path) -> None:
         with log.open("a") as stream:
             stream.write("converted\n")
+        time.sleep(0.5)  # for others to come while this one is at it
         convert(path, made)
 
     def kill(*_: Any) -> None:

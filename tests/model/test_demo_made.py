@@ -47,18 +47,19 @@ def start_making(cache):
     )
 
 
-def cut_while_writing(cache):
-    """Kill a making as its first converted file appears; return the files it had by then."""
+def cut_while_converting(cache):
+    """Kill a making as it begins to convert, and return the files it had by then.
+
+    `test_gguf_cache.py` kills conversions of tiny files at later points.
+    """
     process = start_making(cache)
-    written = set()
-    try:
-        while not written and process.poll() is None:
-            time.sleep(0.02)
-            written = {path.name for path in cache.glob("demo-*.part-*/model/*")}
-    finally:
-        process.kill()
-        process.communicate()
-    return written
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("converting"):
+            break
+    process.kill()
+    process.communicate()
+    return {path.name for path in cache.glob("demo-*.part-*/*")}
 
 
 def names_in(cache):
@@ -77,7 +78,7 @@ def cache(tmp_path, monkeypatch):
 def making(tmp_path_factory):
     """Make the demo model in earnest: once killed half-way, then by two processes at once."""
     cache = tmp_path_factory.mktemp("made")
-    cut_files = cut_while_writing(cache)
+    cut_files = cut_while_converting(cache)
     after_cut = names_in(cache)
     processes = [start_making(cache), start_making(cache)]
     outputs = [process.communicate() for process in processes]

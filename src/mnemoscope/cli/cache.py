@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -105,7 +106,9 @@ def _render(found: list[Entry], console: Console) -> None:
     for name in ("model", "kind", "folder", "size", "last used"):
         table.add_column(name, justify="right" if name == "size" else "left", overflow="fold")
     for entry in found:
-        table.add_row(entry.source, _KINDS[entry.kind], entry.folder.name, _amount(entry.size), _when(entry))
+        table.add_row(
+            Path(entry.source).name, _KINDS[entry.kind], entry.folder.name, _amount(entry.size), _when(entry)
+        )
     if found:
         console.print(table)
 
