@@ -44,7 +44,7 @@ def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.Comp
         stack.enter_context(mock.patch.dict(os.environ, {**_TERMINAL, **environment}))
         stack.enter_context(_told_on(errors))
         stack.enter_context(_threads_again())
-        stack.enter_context(mock.patch.object(api, "load", _opened))
+        stack.enter_context(demo_stays_open())
         code = _ended(errors)
         return subprocess.CompletedProcess(list(arguments), code, _text(output), _text(errors))
 
@@ -86,14 +86,17 @@ def told(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr
 
 
-def _opened(model: ms.Source | Any = "demo", **options: Any) -> ms.Model:
-    """Open a model as the package does, but take the open demo model where no option asks for another."""
-    if model == "demo" and not any(options.values()):
-        return demo_model()
-    return _LOAD(model, **options)
+@contextlib.contextmanager
+def demo_stays_open() -> Iterator[None]:
+    """Have `ms.load`, which commands call too, give the demo model that is open, unless an option is set."""
+    load = api.load
 
+    def opened(model: Any = "demo", **options: Any) -> ms.Model:
+        plain = model == "demo" and not any(options.values())
+        return demo_model() if plain else load(model, **options)
 
-_LOAD = api.load
+    with mock.patch.object(api, "load", opened):
+        yield
 
 
 def _stream(stack: contextlib.ExitStack, strictness: str) -> Any:

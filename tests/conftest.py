@@ -73,7 +73,7 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny(built("llama"), tmp_path_factory.mktemp("models") / "tiny"))
 
 
-@pytest.fixture(params=REFERENCE, ids=lambda path: path.stem)
+@pytest.fixture(scope="session", params=REFERENCE, ids=lambda path: path.stem)
 def oracle(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Reference scores of one prompt, written by `benchmarks/make_reference.py` from the demo model."""
     return json.loads(request.param.read_text(encoding="utf-8"))

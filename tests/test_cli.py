@@ -18,6 +18,8 @@ import pytest
 from command_line import COMMAND, printed, refused, run, run_apart
 from mnemoscope.attribution.query_neurons import QUERY_TABLES
 from mnemoscope.attribution.result import Attribution
+from mnemoscope.model import families
+from mnemoscope.model.families import FAMILIES
 from mnemoscope.testing import words
 
 TOKYO = ["attribute", "The capital of Japan is the city of", "--target", " Tokyo"]
@@ -302,12 +304,16 @@ def test_demo_says_where_the_model_is() -> None:
     assert size.endswith("MB, every byte as it was made")
 
 
-@pytest.mark.demo
-def test_models_are_proven() -> None:
+@pytest.mark.parametrize("n", [3, pytest.param(len(FAMILIES), marks=pytest.mark.nightly)])
+def test_models_are_proven(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # `test_transformers_versions` has the others proven on each push, by the function that is called here.
+    monkeypatch.setattr(families, "FAMILIES", FAMILIES[:n])
     done = run("models", "--json")
     assert done.returncode == 0
-    families = json.loads(done.stdout)["families"]
-    assert {family["status"] for family in families} == {"proven"}
+    proven = json.loads(done.stdout)["families"]
+    assert [family["family"] for family in proven] == [family.name for family in FAMILIES[:n]]
+    assert {family["status"] for family in proven} == {"proven"}
+    assert done.stderr.splitlines() == [f"{family.name} ({family.variant})" for family in FAMILIES[:n]]
 
 
 @pytest.mark.process

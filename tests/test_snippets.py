@@ -1,7 +1,7 @@
 """Every snippet of the README and of the documentation runs as it is written.
 
-The Python blocks of a page run in order in one namespace, its commands in a process each, all on the demo
-model and in one folder that has the files that the snippets name. A block behind the comment `<!-- snippet:
+The Python blocks of a page run in order in one namespace, its commands one after the other, all in the tests'
+own process, on the demo model that is open, and in one folder that has the files that the snippets name. A block behind the comment `<!-- snippet:
 parsed only, REASON -->` names what is not here, or takes minutes: it is compiled, or its commands are
 parsed with all their options.
 """
@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import typer
 
-import mnemoscope as ms
-from command_line import run
+from command_line import demo_stays_open, run
 from made_study import made_study
 from mnemoscope.cli import app
 from snippets import LANGUAGES, PAGES, ROOT, Block, Command, blocks, commands
@@ -117,23 +116,19 @@ def test_a_wrong_command_is_found(arguments: list[str]) -> None:
 
 @pytest.mark.demo
 @pytest.mark.parametrize("page", IN_PYTHON, ids=name)
-def test_python_runs(page: Path, folder: Path, demo: ms.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The demo model is opened once for all pages.
-    load = ms.load
-    monkeypatch.setattr(
-        ms, "load", lambda model="demo", **o: load(model, **o) if o or model != "demo" else demo, False
-    )
+def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "__main__", sys.modules[__name__])
     namespace: dict[str, object] = {"__name__": "snippet"}
-    for block in blocks(page):
-        if block.language == "python" and not block.reason:
-            exec(compile(block.text, str(block), "exec"), namespace)
+    with demo_stays_open():
+        for block in blocks(page):
+            if block.language == "python" and not block.reason:
+                exec(compile(block.text, str(block), "exec"), namespace)
 
 
 @pytest.mark.demo
 @pytest.mark.timeout(1800)  # the README has some twenty commands
 @pytest.mark.parametrize("page", [p for p in IN_SHELL if any(not b.reason for b, _ in of_shell(p))], ids=name)
-def test_commands_run(page: Path, folder: Path, demo: ms.Model) -> None:
+def test_commands_run(page: Path, folder: Path) -> None:
     for block, command in of_shell(page):
         if command.words[0] == "mnemoscope" and not block.reason:
             done = run(*command.words[1:])

@@ -1,29 +1,65 @@
-"""The example notebooks run from top to bottom, and show what is stored with them."""
+"""The example notebooks run from top to bottom, and show what is stored with them.
+
+One kernel runs them, each in an empty namespace, on one opened demo model.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
-pytestmark = pytest.mark.demo
+pytestmark = [pytest.mark.demo, pytest.mark.process]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = ("first_look", "methods", "query_links", "editing", "study")
+TESTS = Path(__file__).parents[1]
+# The calls of `editing` are made by the README's Python, those of `study` by tests/study; test_snippets checks
+# on each push that all calls of both have the names and options that there are.
+NAMES = (
+    "first_look",
+    "methods",
+    "query_links",
+    pytest.param("editing", marks=pytest.mark.nightly),
+    pytest.param("study", marks=pytest.mark.nightly),
+)
+OPEN = f"""
+import sys
+sys.path.append({str(TESTS)!r})
+from command_line import demo_stays_open
+_open = demo_stays_open()
+_open.__enter__()
+del sys
+"""
+EMPTY = """
+%reset -f
+__import__("altair").renderers.enable("default")
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[Any]:
+    """The manager of a Jupyter kernel in which the demo model stays open."""
+    first = NotebookClient(new_notebook(cells=[new_code_cell(OPEN)]), timeout=600)
+    with first.setup_kernel():
+        first.execute_cell(first.nb.cells[0], 0)
+        yield first.km
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_runs_and_shows_what_is_stored(name: str) -> None:
+def test_a_notebook_runs_and_shows_what_is_stored(name: str, kernel: Any) -> None:
     stored = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
     fresh = nbformat.from_dict(stored)
     for cell in fresh.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    NotebookClient(fresh, timeout=600).execute()
-    for before, after in zip(stored.cells, fresh.cells, strict=True):
+    fresh.cells.insert(0, new_code_cell(EMPTY))
+    NotebookClient(fresh, timeout=600, km=kernel).execute()
+    for before, after in zip(stored.cells, fresh.cells[1:], strict=True):
         if before.cell_type == "code":
             assert [sorted(shown) for shown in forms(before)] == [sorted(shown) for shown in forms(after)], (
                 before.source
@@ -31,7 +67,8 @@ def test_a_notebook_runs_and_shows_what_is_stored(name: str) -> None:
 
 
 def test_every_notebook_is_run() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.ipynb")} == set(NAMES)
+    names = {name if isinstance(name, str) else name.values[0] for name in NAMES}
+    assert {path.stem for path in EXAMPLES.glob("*.ipynb")} == names
 
 
 def forms(cell: Any) -> list[list[str]]:

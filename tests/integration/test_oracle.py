@@ -15,7 +15,7 @@ pytestmark = pytest.mark.demo
 TOLERANCE = 1e-3
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def result(demo: ms.Model, oracle: dict[str, Any]) -> ms.Attribution:
     return demo.attribute(oracle["prompt"], oracle["target"], top=100)
 
@@ -77,7 +77,7 @@ def test_few_exact_evaluations_are_enough(result: ms.Attribution) -> None:
     assert result.costs["attention_neurons"].exact < 1000
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def queried(result: ms.Attribution) -> dict[str | None, ms.QueryNeurons]:
     return {key: result.query(top=300, key=key) for key in (None, "gate", "up", "down")}
 
