@@ -1,9 +1,9 @@
 """Every snippet of the README and of the documentation runs as it is written.
 
 The Python blocks of a page run in order in one namespace, its commands one after the other, all in the tests'
-own process, on the demo model that is open, and in one folder that has the files that the snippets name. A block behind the comment `<!-- snippet:
-parsed only, REASON -->` names what is not here, or takes minutes: it is compiled, or its commands are
-parsed with all their options.
+own process, on the demo model that is open, and in one folder that has the files that the snippets name. A
+block behind the comment `<!-- snippet: parsed only, REASON -->` names what is not here, or takes minutes: it
+is compiled, or its commands are parsed with all their options.
 """
 
 from __future__ import annotations

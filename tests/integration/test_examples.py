@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.demo, pytest.mark.process]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TESTS = Path(__file__).parents[1]
-# The calls of `editing` are made by the README's Python, those of `study` by tests/study; test_snippets checks
-# on each push that all calls of both have the names and options that there are.
+# The README's Python makes the calls of `editing`, tests/study those of `study`; on each push test_snippets
+# checks that the names and options of both notebooks' calls are there.
 NAMES = (
     "first_look",
     "methods",

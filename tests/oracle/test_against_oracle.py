@@ -47,7 +47,7 @@ CHOSEN = {
     "gpt_oss": "experts with biases, attention sinks, sliding window",
 }
 REPRESENTATIVES = [family for family in FAMILIES if CHOSEN.get(family.model_type) == family.variant]
-# GPT-J is parallel as GPT-NeoX is; Mistral's and Gemma 3's windows are those of Gemma 2 and GPT-OSS; Mixtral's
+# GPT-J is parallel as GPT-NeoX is; Mistral and Gemma 3 have windows as Gemma 2 and GPT-OSS have; Mixtral's
 # experts are Qwen2-MoE's without the shared one.
 ON_PUSH = (
     "llama",
