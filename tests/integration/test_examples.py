@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.demo, pytest.mark.process]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TESTS = Path(__file__).parents[1]
-# The calls of `editing` are made by the README's Python, those of `study` by tests/study; test_snippets checks
-# on each push that all calls of both have the names and options that there are.
+# The README makes the calls of `editing` on each push, and tests/study those of `study`; test_snippets
+# checks all calls of both against the package's types.
 NAMES = (
     "first_look",
     "methods",
