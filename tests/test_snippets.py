@@ -32,13 +32,13 @@ NIGHTLY_PYTHON = {
     "interventions": "the README's Python",
     "query": "the notebook query_links, test_cli_query_ablation",
     "scores": "the README's Python",
-    "studies_tables": "tests/view/study, on the same study",
+    "studies_tables": "tests/view/test_study_report and tests/study, on the same study",
 }
 NIGHTLY_COMMANDS = {
     "README": "test_cli, test_cli_links, test_cli_readings, test_cli_targets, tests/integration",
     "charts": "test_cli, test_cli_charts",
     "scores": "test_cli_readings, test_cli_targets, tests/integration/test_continuation",
-    "studies": "test_cli_study, tests/view/study, on the same study",
+    "studies": "test_cli_study; tests/view/test_study_report, on the same study",
 }
 IN_PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
 IN_SHELL = [page for page in PAGES if any(b.language in {"bash", "console"} for b in blocks(page))]
