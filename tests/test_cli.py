@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import mnemoscope as ms
 from command_line import COMMAND, printed, refused, run, run_apart
 from mnemoscope.attribution.query_neurons import QUERY_TABLES
 from mnemoscope.attribution.result import Attribution
@@ -302,6 +303,20 @@ def test_demo_says_where_the_model_is() -> None:
     folder, size = printed("demo", "--verify").splitlines()
     assert (Path(folder) / "tokenizer.json").is_file()
     assert size.endswith("MB, every byte as it was made")
+
+
+def test_ablate_replaces_by_the_mean_over_prompts(llama_folder: str) -> None:
+    prompt, *others = words(5, 17, 80, 33), words(9, 40, 2), words(60)
+    means = [part for other in others for part in ("--mean-of", other)]
+    command = ["ablate", prompt, "--target", " w40", "--head", "1.3", "--last", "--seeds", "1"]
+    told = json.loads(printed(*command, *means, "--model", llama_folder, "--json"))
+    model = ms.load(llama_folder)
+    found = model.compare_ablation(
+        prompt, " w40", [ms.Head(1, 3)], mean_of=others, positions=[-1], seeds=1
+    ).to_json()
+    assert told["after"]["log_probability"] == pytest.approx(found["after"]["log_probability"], abs=1e-5)
+    zeroed = json.loads(printed(*command, "--model", llama_folder, "--json"))
+    assert told["after"]["log_probability"] != pytest.approx(zeroed["after"]["log_probability"], abs=1e-4)
 
 
 @pytest.mark.parametrize("n", [3, pytest.param(len(FAMILIES), marks=pytest.mark.nightly)])

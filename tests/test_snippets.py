@@ -1,17 +1,22 @@
-"""Every snippet of the README and of the documentation runs as it is written.
+"""Every snippet of the README, of the documentation and of the notebooks runs as it is written.
 
-The Python blocks of a page run in order in one namespace, its commands one after the other, all in the tests'
-own process, on the demo model that is open, and in one folder that has the files that the snippets name. A
-block behind the comment `<!-- snippet: parsed only, REASON -->` names what is not here, or takes minutes: it
-is compiled, or its commands are parsed with all their options.
+The Python blocks of a page run in order in one namespace, its commands one after the other, all in the
+tests' own process, on the demo model that is open, and in one folder that has the files that the snippets
+name. On each push every Python block is checked against the types of the package, every command is parsed
+with its options, and some pages run; all pages run nightly.
+
+A block behind the comment `<!-- snippet: parsed only, REASON -->` names what is not here, or takes minutes:
+it is compiled, or its commands are parsed with all their options.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -21,6 +26,20 @@ from made_study import made_study
 from mnemoscope.cli import app
 from snippets import LANGUAGES, PAGES, ROOT, Block, Command, blocks, commands
 
+# Pages that take 10 processor seconds and more, and what makes the same calls of the demo model on each push.
+NIGHTLY_PYTHON = {
+    "charts": "the notebooks, test_cli_charts",
+    "interventions": "the README's Python",
+    "query": "the notebook query_links, test_cli_query_ablation",
+    "scores": "the README's Python",
+    "studies_tables": "tests/view/test_study_report and tests/study, on the same study",
+}
+NIGHTLY_COMMANDS = {
+    "README": "test_cli, test_cli_links, test_cli_readings, test_cli_targets, tests/integration",
+    "charts": "test_cli, test_cli_charts",
+    "scores": "test_cli_readings, test_cli_targets, tests/integration/test_continuation",
+    "studies": "test_cli_study; tests/view/test_study_report, on the same study",
+}
 IN_PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
 IN_SHELL = [page for page in PAGES if any(b.language in {"bash", "console"} for b in blocks(page))]
 FACT = {"prompt": "The capital of France is", "target": "Paris", "relation": "capital"}
@@ -35,6 +54,15 @@ def name(page: Path) -> str:
     return page.stem
 
 
+def on_push_or_nightly(pages: list[Path], nightly: dict[str, str]) -> list[Any]:
+    """Pages as parameters of a test; what runs nightly only must be among them."""
+    assert nightly.keys() <= {page.stem for page in pages}
+    return [
+        pytest.param(page, id=name(page), marks=[pytest.mark.nightly] if name(page) in nightly else [])
+        for page in pages
+    ]
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with the files that snippets name."""
@@ -46,6 +74,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for study in ("demo", "first", "other"):
         made_study(Path(study))
     return tmp_path
+
+
+def runnable(page: Path) -> list[Block]:
+    """The Python blocks that run."""
+    return [block for block in blocks(page) if block.language == "python" and not block.reason]
 
 
 def of_shell(page: Path) -> list[tuple[Block, Command]]:
@@ -70,6 +103,34 @@ def test_python_compiles(page: Path) -> None:
     for block in blocks(page):
         if block.language == "python":
             compile(block.text, str(block), "exec")
+
+
+@pytest.mark.process
+def test_python_calls_what_there_is(tmp_path: Path) -> None:
+    """Names, arguments and attributes are those of the package, by its types."""
+    sources = {page.stem: [b.text for b in runnable(page)] for page in IN_PYTHON}
+    for notebook in (ROOT / "examples").glob("*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        sources[f"notebook_{notebook.stem}"] = [
+            "".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code"
+        ]
+    for stem, texts in sources.items():
+        (tmp_path / f"{stem}.py").write_text("".join(texts), encoding="utf-8")
+    settings = {
+        "typeCheckingMode": "basic",
+        "extraPaths": [str(ROOT / "src")],
+        "reportUnusedExpression": False,  # what a reader wants to see
+        "reportOptionalMemberAccess": False,  # a result's query neurons are there unless they were declined
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--project", str(tmp_path)],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("0 errors, 0 warnings")
 
 
 @pytest.mark.parametrize("page", IN_SHELL, ids=name)
@@ -115,19 +176,22 @@ def test_a_wrong_command_is_found(arguments: list[str]) -> None:
 
 
 @pytest.mark.demo
-@pytest.mark.parametrize("page", IN_PYTHON, ids=name)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("page", on_push_or_nightly(IN_PYTHON, NIGHTLY_PYTHON))
 def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "__main__", sys.modules[__name__])
     namespace: dict[str, object] = {"__name__": "snippet"}
     with demo_stays_open():
-        for block in blocks(page):
-            if block.language == "python" and not block.reason:
-                exec(compile(block.text, str(block), "exec"), namespace)
+        for block in runnable(page):
+            exec(compile(block.text, str(block), "exec"), namespace)
 
 
 @pytest.mark.demo
 @pytest.mark.timeout(1800)  # the README has some twenty commands
-@pytest.mark.parametrize("page", [p for p in IN_SHELL if any(not b.reason for b, _ in of_shell(p))], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    on_push_or_nightly([p for p in IN_SHELL if any(not b.reason for b, _ in of_shell(p))], NIGHTLY_COMMANDS),
+)
 def test_commands_run(page: Path, folder: Path) -> None:
     for block, command in of_shell(page):
         if command.words[0] == "mnemoscope" and not block.reason:

@@ -30,6 +30,12 @@ PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
 MEMORY_BUDGET = 200 * 2**20
 
 
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    """Versions of the packages that results depend on, read once: they are files, parsed as mail headers."""
+    return tuple((package, version(package)) for package in PACKAGES)
+
+
 @dataclass(frozen=True, eq=False)
 class Read:
     """What a forward pass says of a prompt.
@@ -310,7 +316,7 @@ class OpenedModel:
             revision=self.revision,
             architecture=self.architecture,
             dtype=self.dtype,
-            versions={package: version(package) for package in PACKAGES},
+            versions=dict(_versions()),
             options=options,
         )
 
