@@ -18,13 +18,8 @@ pytestmark = [pytest.mark.demo, pytest.mark.process]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TESTS = Path(__file__).parents[1]
-<<<<<<< HEAD
-# The README's Python makes the calls of `editing`, tests/study those of `study`; on each push test_snippets
-# checks that the names and options of both notebooks' calls are there.
-=======
 # The README makes the calls of `editing` on each push, and tests/study those of `study`; test_snippets
 # checks all calls of both against the package's types.
->>>>>>> suite-t2
 NAMES = (
     "first_look",
     "methods",
