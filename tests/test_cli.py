@@ -25,6 +25,7 @@ from mnemoscope.testing import words
 
 TOKYO = ["attribute", "The capital of Japan is the city of", "--target", " Tokyo"]
 TOLD_AT_ONCE = [
+    (["predict", "The", "--device", "toaster"], "toaster"),
     ([*TOKYO, "--json", "--out", "a.json"], "--json and --out"),
     ([*TOKYO, "--target-id", "3"], "--target and --target-id"),
     ([*TOKYO, "--out", "a.csv"], "ends in .json, .parquet or .html"),
@@ -78,9 +79,11 @@ def test_help_and_mistakes_import_nothing_heavy() -> None:
     assert done.stderr.count("error: ") == len(TOLD_AT_ONCE)
 
 
-@pytest.mark.demo
 @pytest.mark.process
-@pytest.mark.parametrize("arguments", [["predict", "The capital of France is"], ["neuron", "24"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [pytest.param(["predict", "The capital of France is"], marks=pytest.mark.demo), ["neuron", "24"]],
+)
 def test_a_process_of_its_own_does_what_a_call_in_the_tests_process_does(arguments: list[str]) -> None:
     apart, here = run_apart(*arguments), run(*arguments)
     assert (apart.returncode, apart.stdout, apart.stderr) == (here.returncode, here.stdout, here.stderr)
@@ -122,12 +125,14 @@ def test_usage_errors(arguments: list[str]) -> None:
         (["attribute", "The", "--target", " Tokyo Osaka", "--against", " London"], "tokens"),
         (["attribute", "The", "--target-id", "99999999"], "not in the vocabulary"),
         (["neuron", "99.0"], "there is no layer 99"),
-        (["predict", "The", "--model", "./no/such/folder"], "no/such/folder"),
-        (["predict", "The", "--device", "toaster"], "toaster"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: list[str], message: str) -> None:
     assert message in refused(*arguments)
+
+
+def test_a_model_that_is_not_there_is_told() -> None:
+    assert "no/such/folder" in refused("predict", "The", "--model", "./no/such/folder")
 
 
 @pytest.mark.demo
@@ -216,11 +221,13 @@ def test_out_holds_what_json_prints(tmp_path: Path, tokyo: dict[str, Any], endin
     assert Attribution.load(path).to_json() == tokyo
 
 
-@pytest.mark.demo
-def test_out_writes_a_page(tmp_path: Path) -> None:
-    path = tmp_path / "tokyo.html"
-    printed(*TOKYO, "--top", "5", "--out", str(path))
-    assert "␣Tokyo" in path.read_text(encoding="utf-8")
+def test_out_writes_a_page(tmp_path: Path, llama_folder: str) -> None:
+    path = tmp_path / "page.html"
+    command = ["attribute", words(5, 17, 80, 33), "--target", " w40", "--model", llama_folder]
+    assert printed(*command, "--top", "5", "--out", str(path)) == f"saved {path}\n"
+    page = path.read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "w40" in page
 
 
 @pytest.mark.demo
@@ -258,8 +265,12 @@ def test_ablate_shows_before_after_and_controls() -> None:
     assert found["after"]["probability"] < 0.1
     assert found["controls_mean"]["probability"] > 0.5
     assert len(found["controls"]) == 3
-    drawn = printed("ablate", *TOKYO[1:], "--head", "23.4", "--layer", "3.ffn", "--seeds", "2")
-    assert "23.4 3.ffn" in drawn
+
+
+def test_ablate_draws_before_after_and_controls(llama_folder: str) -> None:
+    command = ["ablate", words(5, 17, 80, 33), "--target", " w40", "--model", llama_folder]
+    drawn = printed(*command, "--head", "1.3", "--layer", "2.ffn", "--seeds", "2")
+    assert "1.3 2.ffn" in drawn
     assert "\n2 random " in drawn
 
 

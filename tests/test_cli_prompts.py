@@ -223,6 +223,8 @@ def test_an_unlikely_target_is_told_on_stderr(folder: str) -> None:
         ["links", "a", "--against", "b", "--against-id", "3"],
         ["ablate", "a", "--target", "b", "--target-id", "3", "--head", "0.1"],
         ["methods", "a", "--target", "b", "--target-id", "3"],
+        ["ablate", "a", "--chat", "--facts", "facts.jsonl", "--relation", "capital"],
+        ["methods", "--chat", "--facts", "facts.jsonl"],
         ["predict", "a", "--chat", "--no-special-tokens"],
         ["head", "0.1", "a", "--chat", "--no-special-tokens"],
     ],

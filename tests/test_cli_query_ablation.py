@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from mnemoscope.testing import words
 from test_cli import TOKYO, printed, refused
 
 
@@ -33,12 +34,18 @@ def test_query_neurons_exclude_what_names_or_changes_other_parts(option: list[st
 
 @pytest.mark.demo
 def test_ablate_zeroes_the_query_neurons() -> None:
-    command = ["ablate", *TOKYO[1:], "--query", "1000", "--seeds", "1"]
-    found = json.loads(printed(*command, "--json"))
+    found = json.loads(printed("ablate", *TOKYO[1:], "--query", "1000", "--seeds", "1", "--json"))
     assert len(found["ablation"]["parts"]) == 1000
     assert {part["layer"] for part in found["ablation"]["parts"]} <= set(range(15))
     assert found["ablation"]["after"]["probability"] < 0.01 * found["ablation"]["before"]["probability"]
     assert len(found["coefficients"]) == 60
-    drawn = printed(*command)
-    assert "1000 FFN neurons  factor 0 at all positions" in drawn
-    assert re.search(r"\n30 attention +−", drawn)
+    (attention,) = (row for row in found["agreement"] if row["kind"] == "attention")
+    assert attention["n"] == 30
+    assert attention["measured"] < 0
+
+
+def test_an_ablation_of_query_neurons_is_drawn(llama_folder: str) -> None:
+    command = ["ablate", words(5, 17, 80, 33), "--target", " w40", "--query", "12", "--seeds", "1"]
+    drawn = printed(*command, "--model", llama_folder)
+    assert "12 FFN neurons  factor 0 at all positions" in drawn
+    assert re.search(r"\n30 attention +[+−]", drawn)

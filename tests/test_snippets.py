@@ -26,20 +26,24 @@ from made_study import made_study
 from mnemoscope.cli import app
 from snippets import LANGUAGES, PAGES, ROOT, Block, Command, blocks, commands
 
-# Pages that take 10 processor seconds and more, and what makes the same calls of the demo model on each push.
+# Pages that take more than 5 processor seconds, and what makes the same calls of the demo model on each push.
 NIGHTLY_PYTHON = {
     "charts": "the notebooks, test_cli_charts",
-    "interventions": "the README's Python",
+    "interventions": "the README's Python, tests/intervention",
+    "models": "test_chat",
     "query": "the notebook query_links, test_cli_query_ablation",
-    "scores": "the README's Python",
+    "scores": "the README's Python, test_continuation",
     "studies_tables": "tests/view/test_study_report and tests/study, on the same study",
 }
 NIGHTLY_COMMANDS = {
     "README": "test_cli, test_cli_links, test_cli_readings, test_cli_targets, tests/integration",
     "charts": "test_cli, test_cli_charts",
+    "models": "test_chat",
     "scores": "test_cli_readings, test_cli_targets, tests/integration/test_continuation",
     "studies": "test_cli_study; tests/view/test_study_report, on the same study",
 }
+PYTHON_WITHOUT_DEMO = {"families", "studies", "studies_cluster", "studies_tables", "serve", "facts_formats"}
+COMMANDS_WITHOUT_DEMO = {"methods", "studies"}
 IN_PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
 IN_SHELL = [page for page in PAGES if any(b.language in {"bash", "console"} for b in blocks(page))]
 FACT = {"prompt": "The capital of France is", "target": "Paris", "relation": "capital"}
@@ -54,13 +58,15 @@ def name(page: Path) -> str:
     return page.stem
 
 
-def on_push_or_nightly(pages: list[Path], nightly: dict[str, str]) -> list[Any]:
-    """Pages as parameters of a test; what runs nightly only must be among them."""
-    assert nightly.keys() <= {page.stem for page in pages}
-    return [
-        pytest.param(page, id=name(page), marks=[pytest.mark.nightly] if name(page) in nightly else [])
-        for page in pages
-    ]
+def marked(pages: list[Path], nightly: dict[str, str], without_demo: set[str]) -> list[Any]:
+    """Pages as parameters of a test, with its marks; all that are named must be among them."""
+    assert nightly.keys() | without_demo <= {page.stem for page in pages}
+    found = []
+    for page in pages:
+        marks = [pytest.mark.nightly] if name(page) in nightly else []
+        marks += [] if name(page) in without_demo else [pytest.mark.demo]
+        found.append(pytest.param(page, id=name(page), marks=marks))
+    return found
 
 
 @pytest.fixture
@@ -123,6 +129,10 @@ def test_python_calls_what_there_is(tmp_path: Path) -> None:
         "reportOptionalMemberAccess": False,  # a result's query neurons are there unless they were declined
     }
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    # Pyright spends twenty seconds on one module of transformers; it is to check our names only.
+    stub = tmp_path / "typings" / "transformers" / "__init__.pyi"
+    stub.parent.mkdir(parents=True)
+    stub.write_text("from typing import Any\n\ndef __getattr__(name: str) -> Any: ...\n")
     done = subprocess.run(
         [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--project", str(tmp_path)],
         capture_output=True,
@@ -175,9 +185,8 @@ def test_a_wrong_command_is_found(arguments: list[str]) -> None:
         parse(arguments, "here")
 
 
-@pytest.mark.demo
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("page", on_push_or_nightly(IN_PYTHON, NIGHTLY_PYTHON))
+@pytest.mark.parametrize("page", marked(IN_PYTHON, NIGHTLY_PYTHON, PYTHON_WITHOUT_DEMO))
 def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "__main__", sys.modules[__name__])
     namespace: dict[str, object] = {"__name__": "snippet"}
@@ -186,11 +195,14 @@ def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) 
             exec(compile(block.text, str(block), "exec"), namespace)
 
 
-@pytest.mark.demo
 @pytest.mark.timeout(1800)  # the README has some twenty commands
 @pytest.mark.parametrize(
     "page",
-    on_push_or_nightly([p for p in IN_SHELL if any(not b.reason for b, _ in of_shell(p))], NIGHTLY_COMMANDS),
+    marked(
+        [p for p in IN_SHELL if any(not b.reason for b, _ in of_shell(p))],
+        NIGHTLY_COMMANDS,
+        COMMANDS_WITHOUT_DEMO,
+    ),
 )
 def test_commands_run(page: Path, folder: Path) -> None:
     for block, command in of_shell(page):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import mnemoscope as ms
-from command_line import printed, refused
+from command_line import printed
 
 pytestmark = pytest.mark.demo
 
@@ -53,9 +53,3 @@ def test_json_and_page_show_the_tokens_too(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     printed("attribute", QUESTION, "--chat", "--top", "2", "--no-query", "--out", str(page))
     assert "&lt;|im_end|&gt;" in page.read_text(encoding="utf-8")
-
-
-def test_chat_and_facts_exclude_each_other() -> None:
-    facts = ["--facts", "facts.jsonl", "--relation", "capital"]
-    assert "--chat and --facts exclude" in refused("ablate", QUESTION, "--chat", *facts)
-    assert "--chat and --facts exclude" in refused("methods", "--chat", "--facts", "facts.jsonl")

@@ -14,16 +14,14 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
-pytestmark = [pytest.mark.demo, pytest.mark.process]
-
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TESTS = Path(__file__).parents[1]
-# The README makes the calls of `editing` on each push, and tests/study those of `study`; test_snippets
-# checks all calls of both against the package's types.
+# On each push tests/intervention makes the calls of `editing`, tests/study those of `study`, test_cli_links
+# those of `query_links`, and test_snippets checks all of them against the package's types.
 NAMES = (
     "first_look",
     "methods",
-    "query_links",
+    pytest.param("query_links", marks=pytest.mark.nightly),
     pytest.param("editing", marks=pytest.mark.nightly),
     pytest.param("study", marks=pytest.mark.nightly),
 )
@@ -50,6 +48,8 @@ def kernel() -> Iterator[Any]:
         yield first.km
 
 
+@pytest.mark.demo
+@pytest.mark.process
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_and_shows_what_is_stored(name: str, kernel: Any) -> None:
     stored = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
