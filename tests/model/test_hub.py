@@ -17,7 +17,7 @@ from typing import Any
 import peft
 import pytest
 
-from command_line import refused
+from command_line import run_apart, told
 from support import built, word_tokenizer
 
 pytestmark = pytest.mark.process
@@ -154,11 +154,12 @@ def test_models_and_adapters_open_at_their_commit_and_again_offline(hub: str, tm
         *again, other = opened([*sources, ("us/pickled", None)], tmp_path, **offline)
         assert [came.get("revision", came) for came in again] == [came["revision"] for came in online]
         assert other["error"] == "UnknownModelError"
-        told = "HF_HUB_OFFLINE forbids" if "HF_HUB_OFFLINE" in offline else "the hub cannot be reached"
-        assert told in other["message"]
+        reason = "HF_HUB_OFFLINE forbids" if "HF_HUB_OFFLINE" in offline else "the hub cannot be reached"
+        assert reason in other["message"]
         assert "\n" not in other["message"]
 
 
 def test_a_gated_model_ends_the_command_with_one_line(hub: str, tmp_path: Path) -> None:
     there = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_of_somebody_without_access"}
-    assert "`hf auth login`" in refused("predict", "w5", "--model", "us/gated", **there)
+    done = run_apart("predict", "w5", "--model", "us/gated", **there)
+    assert "`hf auth login`" in told(done)
