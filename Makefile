@@ -13,6 +13,10 @@ LOWEST := build/lowest
 LOWEST_TESTS := tests/attribution tests/study/test_store.py tests/test_cli_mistakes.py tests/view
 OLDEST_TESTS := tests/model/test_transformers_versions.py tests/model/test_own_attention.py
 
+# uv compiles no module when it installs it, so the first process that imports one must be let write it; else each
+# process compiles torch and transformers anew, which takes it ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
