@@ -69,7 +69,7 @@ test-oldest: $(OLDEST)/.installed ## Validate the families with the oldest trans
 $(OLDEST)/.installed: $(STAMP)
 	@rm -rf $(OLDEST)
 	@$(QUIETLY) "Installing the oldest transformers" $(BIN)/python -m pip install --quiet \
-		--disable-pip-version-check --target $(OLDEST) \
+		--no-compile --disable-pip-version-check --target $(OLDEST) \
 		"transformers==$$(sed -n 's/.*"transformers>=\(.*\)".*/\1/p' pyproject.toml).0"
 	@touch $@
 
