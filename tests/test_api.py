@@ -202,8 +202,8 @@ def test_many_calls_do_not_grow_memory(llama: ms.Model) -> None:
         gc.collect()
         return process.memory_info().rss
 
-    before = call(10)
-    assert call(30) - before < 30 * 100 * 2**10  # less than 100 KiB a call
+    before = call(20)
+    assert call(100) - before < 20 * 2**20  # what other tests freed comes and goes by some megabytes
     gc.collect()
     tensors = sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
     call(5)
