@@ -42,7 +42,7 @@ NIGHTLY_COMMANDS = {
     "scores": "test_cli_readings, test_cli_targets, tests/integration/test_continuation",
     "studies": "test_cli_study; tests/view/test_study_report, on the same study",
 }
-PYTHON_WITHOUT_DEMO = {"families", "studies", "studies_cluster", "studies_tables", "serve", "facts_formats"}
+PYTHON_WITHOUT_DEMO = {"families", "studies", "studies_cluster", "studies_tables", "serve"}
 COMMANDS_WITHOUT_DEMO = {"methods", "studies"}
 IN_PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
 IN_SHELL = [page for page in PAGES if any(b.language in {"bash", "console"} for b in blocks(page))]
