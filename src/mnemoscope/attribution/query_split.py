@@ -1,4 +1,4 @@
-"""Which neurons are value neurons, query neurons or both, by depth (docs/method.md#query-score)."""
+"""Counts of value neurons, query neurons and neurons that are both, by depth (docs/method.md#query-score)."""
 
 from __future__ import annotations
 

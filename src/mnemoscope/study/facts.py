@@ -172,7 +172,7 @@ def judged(
     rivals: bool = True,
     answers: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Verdict]:
-    """What the model makes of facts by the paper's filter (docs/method.md#experiments).
+    """Judge facts by the paper's filter (docs/method.md#experiments).
 
     A fact is known if its target is among the model's `rank` likeliest next tokens and likelier than
     the target of every other fact of its relation. Prompts run in batches; a verdict that the rounding

@@ -1,1 +1,1 @@
-"""What a study shows: the paper's eleven items (docs/method.md#experiments) and more, as tables."""
+"""Tables of a study: the paper's eleven items (docs/method.md#experiments) and more."""
