@@ -10,7 +10,7 @@ QUIETLY := .ci/quietly
 OLDEST := build/oldest
 PACKED := build/packed
 LOWEST := build/lowest
-LOWEST_TESTS := tests/attribution tests/study/test_store.py tests/test_cli_mistakes.py tests/view
+LOWEST_TESTS := tests/attribution tests/study/test_store.py tests/test_cli_mistakes.py tests/report
 OLDEST_TESTS := tests/model/test_transformers_versions.py tests/model/test_own_attention.py
 
 # uv compiles no module when it installs it, so the first process that imports one must be let write it; else each

@@ -14,7 +14,7 @@ import sys
 import time
 
 import mnemoscope as ms
-from mnemoscope.intervention.ablation import next_token
+from mnemoscope.intervention.predictions import next_token
 
 PROMPT = "In Japan, the capital is the city of"
 TARGET = " Tokyo"

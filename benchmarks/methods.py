@@ -15,11 +15,12 @@ from pathlib import Path
 from rich.console import Console
 
 import mnemoscope as ms
+from mnemoscope.report.export import save_summary
+from mnemoscope.report.terminal.methods import render_comparison
 from mnemoscope.study.comparison import compare_methods
-from mnemoscope.study.facts import known_facts, resolve, spread
-from mnemoscope.study.reading import read_facts
-from mnemoscope.view.comparison import render_comparison
-from mnemoscope.view.comparison_files import save_summary
+from mnemoscope.study.facts import resolve, spread
+from mnemoscope.study.filter import known_facts
+from mnemoscope.study.formats import read_facts
 
 # Short prompts keep the run within an hour on two cores.
 MOST_TOKENS = 10

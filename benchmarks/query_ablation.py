@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 
 import mnemoscope as ms
-from mnemoscope.study.facts import known_facts, resolve, spread
-from mnemoscope.study.intervals import INTERVAL, RESAMPLES
-from mnemoscope.study.reading import read_facts
+from mnemoscope.study.bootstrap import INTERVAL, RESAMPLES
+from mnemoscope.study.facts import resolve, spread
+from mnemoscope.study.filter import known_facts
+from mnemoscope.study.formats import read_facts
 
 SPLIT = 300
 METRICS = {"reciprocal_rank": "MRR", "probability": "probability"}

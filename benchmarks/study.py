@@ -16,11 +16,12 @@ import torch
 
 import mnemoscope as ms
 from measuring import write
-from mnemoscope.study.facts import ResolvedFact, known_facts, resolve
-from mnemoscope.study.measuring import attributed, measured
+from mnemoscope.study.builtin_facts import own_facts
+from mnemoscope.study.facts import ResolvedFact, resolve
+from mnemoscope.study.filter import known_facts
+from mnemoscope.study.measure import attributed, measured
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.own_facts import own_facts
-from mnemoscope.study.plan import MEASURED_AT_ONCE
+from mnemoscope.study.tasks import MEASURED_AT_ONCE
 
 
 def main() -> None:

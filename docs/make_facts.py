@@ -62,7 +62,7 @@ from facts_tables import (
 )
 from unicode_rbnf import RbnfEngine
 
-FACTS = Path(__file__).parents[1] / "src" / "mnemoscope" / "study" / "own_facts.json"
+FACTS = Path(__file__).parents[1] / "src" / "mnemoscope" / "study" / "builtin_facts.json"
 PAGE = Path(__file__).parent / "facts.md"
 
 ENGLISH = Locale("en")

@@ -6,7 +6,7 @@ import pandas as pd
 import transformers
 
 from mnemoscope.model.families import OURS, prove_families
-from mnemoscope.model.unsupported_table import UNSUPPORTED
+from mnemoscope.model.families.unsupported import UNSUPPORTED
 
 PAGE = Path(__file__).parent / "families.md"
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 
 import mnemoscope as ms
-from mnemoscope.view.links import render_links
-from mnemoscope.view.terminal import render_attribution
+from mnemoscope.report.terminal.attribution import render_attribution
+from mnemoscope.report.terminal.graph import render_links
 
 FOLDER = Path(__file__).parent / "pictures"
 THEME = TerminalTheme(

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mnemoscope.attribution.bounds import Bounder, Sums, bounder
 from mnemoscope.attribution.geometry import Geometry
-from mnemoscope.attribution.objective import Objective
-from mnemoscope.attribution.parts import Grid
-from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.attribution.grids import Grid
+from mnemoscope.attribution.scores import Scorer
 from mnemoscope.attribution.tails import split_tail
+from mnemoscope.model.objective import Objective
 from mnemoscope.model.readout import FrozenReadout, Norm, Readout
 
 BUDGET = 4 * 2**20

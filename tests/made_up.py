@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from mnemoscope.model.family import Family
+from mnemoscope.model.families import Family
 
 
 class ParrotConfig(PreTrainedConfig):

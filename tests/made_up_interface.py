@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from made_up import Bird, Calm, Ears, ParrotConfig, ParrotForCausalLM, Perch
-from mnemoscope.model.family import Family
+from mnemoscope.model.families import Family
 
 
 class ChoirConfig(ParrotConfig):

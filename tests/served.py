@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import mnemoscope as ms
 from mnemoscope.testing import words
 from mnemoscope.web.app import make_app
-from mnemoscope.web.fair_queue import Limits
-from mnemoscope.web.serving import address_of, bind, make_server
+from mnemoscope.web.queue import Limits
+from mnemoscope.web.server import address_of, bind, make_server
 
 HERE = "http://127.0.0.1:8765"
 PROMPT = words(5, 17, 80, 33)

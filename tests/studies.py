@@ -17,13 +17,13 @@ from pathlib import Path
 
 import psutil
 
-from mnemoscope.study import plan
-from mnemoscope.study.engines import RayCluster
+from mnemoscope.study import tasks as plan
+from mnemoscope.study.executors.ray import RayCluster
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.running import Source, run_study
+from mnemoscope.study.runner import Source, run_study
 from mnemoscope.study.store import TABLES
-from mnemoscope.study.work import ModelSpec, Setup
+from mnemoscope.study.tasks import ModelSpec, Setup
 from support import built, word_tokenizer
 
 N_SUBJECTS, N_RELATIONS = 6, 3
@@ -58,7 +58,7 @@ SOURCE = Source("facts.jsonl", FACTS)
 AT_ONCE = 2
 # What a driver needs, imported once for all of them: its own start is no part of a study.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["studies", "mnemoscope.study.measuring", "mnemoscope.study.relations"])
+_FORKS.set_forkserver_preload(["studies", "mnemoscope.study.measure", "mnemoscope.study.shared_parts"])
 
 
 def save_tiny(folder: Path) -> Path:

@@ -14,10 +14,9 @@ import torch
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.attribution.query_neurons import QUERY_TABLES
-from mnemoscope.attribution.reading import top_tokens
-from mnemoscope.attribution.result import TABLES
+from mnemoscope.attribution.vocabulary import top_tokens
 from mnemoscope.model.families import FAMILIES
+from mnemoscope.results.columns import QUERY_TABLES, TABLES
 from support import open_tiny, word_tokenizer, words
 
 PROMPT = words(5, 17, 80, 33)

@@ -17,10 +17,10 @@ import pytest
 
 import mnemoscope as ms
 from command_line import COMMAND, printed, refused, run, run_apart
-from mnemoscope.attribution.query_neurons import QUERY_TABLES
-from mnemoscope.attribution.result import Attribution
 from mnemoscope.model import families
 from mnemoscope.model.families import FAMILIES
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.columns import QUERY_TABLES
 from mnemoscope.testing import words
 
 TOKYO = ["attribute", "The capital of Japan is the city of", "--target", " Tokyo"]

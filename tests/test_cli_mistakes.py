@@ -15,9 +15,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 import mnemoscope as ms
 from command_line import refused, run
 from made_study import made_study
+from mnemoscope._arguments import DTYPES, device_name, dtype_name
 from mnemoscope.cli import app, options
-from mnemoscope.installing import missing_extra
-from mnemoscope.model.hardware import DTYPES, device_name, dtype_name
+from mnemoscope.errors import missing_extra
 from mnemoscope.testing import word_tokenizer
 from support import built
 

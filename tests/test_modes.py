@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mnemoscope as ms
-from mnemoscope.atomic import give_usual_modes, write_atomically
+from mnemoscope._io import give_usual_modes, write_atomically
 from mnemoscope.study.store import Store
 from support import built, open_tiny, words
 

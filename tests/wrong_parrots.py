@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from made_up import Bird, Calm, Ears, ParrotConfig, ParrotForCausalLM, Perch, Thoughts
-from mnemoscope.model.family import with_random_weights
+from mnemoscope.model.families import with_random_weights
 
 
 def parrot_of(*parts: type[nn.Module]) -> PreTrainedModel:

@@ -14,21 +14,9 @@ if TYPE_CHECKING:
     from mnemoscope.api import Model as Model, load as load
     from mnemoscope.api.attributing import Run as Run
     from mnemoscope.api.estimating import estimate as estimate
-    from mnemoscope.attribution.continuation import ContinuationAttribution as ContinuationAttribution
-    from mnemoscope.attribution.head_reading import HeadReading as HeadReading
-    from mnemoscope.attribution.link_graph import Links as Links
     from mnemoscope.attribution.methods.base import Method as Method
-    from mnemoscope.attribution.methods.verified import Verified as Verified
-    from mnemoscope.attribution.query_neurons import QueryNeurons as QueryNeurons, QueryTables as QueryTables
-    from mnemoscope.attribution.ranking import Ranking as Ranking
-    from mnemoscope.attribution.reading import NeuronReading as NeuronReading
-    from mnemoscope.attribution.result import (
-        Attribution as Attribution,
-        Cost as Cost,
-        Provenance as Provenance,
-        Target as Target,
-        Targets as Targets,
-    )
+    from mnemoscope.attribution.methods.causal import Verified as Verified
+    from mnemoscope.attribution.methods.registry import Ranking as Ranking
     from mnemoscope.errors import (
         FactsError as FactsError,
         MnemoscopeError as MnemoscopeError,
@@ -41,86 +29,101 @@ if TYPE_CHECKING:
         UnsupportedModelError as UnsupportedModelError,
         WorkerError as WorkerError,
     )
-    from mnemoscope.intervention.ablation import Ablation as Ablation
-    from mnemoscope.intervention.parts import (
+    from mnemoscope.intervention.side_effects import KnownFact as KnownFact, PlainText as PlainText
+    from mnemoscope.model.estimate import Estimate as Estimate, Sizes as Sizes
+    from mnemoscope.model.families import Family as Family
+    from mnemoscope.results.ablation import Ablation as Ablation, TextEffect as TextEffect
+    from mnemoscope.results.attribution import (
+        Attribution as Attribution,
+        ContinuationAttribution as ContinuationAttribution,
+    )
+    from mnemoscope.results.parts import (
         AttentionNeuron as AttentionNeuron,
         FFNNeuron as FFNNeuron,
         Head as Head,
         Layer as Layer,
     )
-    from mnemoscope.intervention.query_ablation import QueryAblation as QueryAblation
-    from mnemoscope.intervention.specificity import (
-        KnownFact as KnownFact,
-        PlainText as PlainText,
-        TextEffect as TextEffect,
+    from mnemoscope.results.prediction import (
+        HeadReading as HeadReading,
+        NeuronReading as NeuronReading,
+        Prediction as Prediction,
     )
-    from mnemoscope.model.estimate import Estimate as Estimate, Sizes as Sizes
-    from mnemoscope.model.family import Family as Family
-    from mnemoscope.prediction import Prediction as Prediction
+    from mnemoscope.results.query import (
+        Links as Links,
+        QueryAblation as QueryAblation,
+        QueryNeurons as QueryNeurons,
+        QueryTables as QueryTables,
+    )
+    from mnemoscope.results.targets import (
+        Cost as Cost,
+        Provenance as Provenance,
+        Target as Target,
+        Targets as Targets,
+    )
+    from mnemoscope.study.builtin_facts import own_facts as own_facts
     from mnemoscope.study.facts import Fact as Fact, FactFile as FactFile
-    from mnemoscope.study.opened import Studies as Studies, Study as Study
+    from mnemoscope.study.formats import read_facts as read_facts
     from mnemoscope.study.options import StudyOptions as StudyOptions
-    from mnemoscope.study.own_facts import own_facts as own_facts
-    from mnemoscope.study.reading import read_facts as read_facts
-    from mnemoscope.study.running import Source as Source, run_study as run_study
-    from mnemoscope.study.work import ModelSpec as ModelSpec
+    from mnemoscope.study.results import Studies as Studies, Study as Study
+    from mnemoscope.study.runner import Source as Source, run_study as run_study
+    from mnemoscope.study.tasks import ModelSpec as ModelSpec
 
 __version__ = version("mnemoscope")
 
 # The public names and their modules. Torch and transformers take seconds to import, so a module is imported
 # when one of its names is first used. The imports above say the same to type checkers; a test compares them.
 _PUBLIC = {
-    "Ablation": "mnemoscope.intervention.ablation",
-    "AttentionNeuron": "mnemoscope.intervention.parts",
-    "Attribution": "mnemoscope.attribution.result",
-    "ContinuationAttribution": "mnemoscope.attribution.continuation",
-    "Cost": "mnemoscope.attribution.result",
+    "Ablation": "mnemoscope.results.ablation",
+    "AttentionNeuron": "mnemoscope.results.parts",
+    "Attribution": "mnemoscope.results.attribution",
+    "ContinuationAttribution": "mnemoscope.results.attribution",
+    "Cost": "mnemoscope.results.targets",
     "Estimate": "mnemoscope.model.estimate",
-    "FFNNeuron": "mnemoscope.intervention.parts",
+    "FFNNeuron": "mnemoscope.results.parts",
     "Fact": "mnemoscope.study.facts",
     "FactFile": "mnemoscope.study.facts",
     "FactsError": "mnemoscope.errors",
-    "Family": "mnemoscope.model.family",
-    "Head": "mnemoscope.intervention.parts",
-    "HeadReading": "mnemoscope.attribution.head_reading",
-    "KnownFact": "mnemoscope.intervention.specificity",
-    "Layer": "mnemoscope.intervention.parts",
-    "Links": "mnemoscope.attribution.link_graph",
+    "Family": "mnemoscope.model.families",
+    "Head": "mnemoscope.results.parts",
+    "HeadReading": "mnemoscope.results.prediction",
+    "KnownFact": "mnemoscope.intervention.side_effects",
+    "Layer": "mnemoscope.results.parts",
+    "Links": "mnemoscope.results.query",
     "Method": "mnemoscope.attribution.methods.base",
     "MnemoscopeError": "mnemoscope.errors",
     "Model": "mnemoscope.api",
     "ModelFileError": "mnemoscope.errors",
-    "ModelSpec": "mnemoscope.study.work",
-    "NeuronReading": "mnemoscope.attribution.reading",
+    "ModelSpec": "mnemoscope.study.tasks",
+    "NeuronReading": "mnemoscope.results.prediction",
     "OptionError": "mnemoscope.errors",
     "OutputError": "mnemoscope.errors",
-    "PlainText": "mnemoscope.intervention.specificity",
-    "Prediction": "mnemoscope.prediction",
+    "PlainText": "mnemoscope.intervention.side_effects",
+    "Prediction": "mnemoscope.results.prediction",
     "PromptError": "mnemoscope.errors",
-    "Provenance": "mnemoscope.attribution.result",
-    "QueryAblation": "mnemoscope.intervention.query_ablation",
-    "QueryNeurons": "mnemoscope.attribution.query_neurons",
-    "QueryTables": "mnemoscope.attribution.query_neurons",
-    "Ranking": "mnemoscope.attribution.ranking",
+    "Provenance": "mnemoscope.results.targets",
+    "QueryAblation": "mnemoscope.results.query",
+    "QueryNeurons": "mnemoscope.results.query",
+    "QueryTables": "mnemoscope.results.query",
+    "Ranking": "mnemoscope.attribution.methods.registry",
     "Run": "mnemoscope.api.attributing",
     "Sizes": "mnemoscope.model.estimate",
-    "Source": "mnemoscope.study.running",
-    "Studies": "mnemoscope.study.opened",
-    "Study": "mnemoscope.study.opened",
+    "Source": "mnemoscope.study.runner",
+    "Studies": "mnemoscope.study.results",
+    "Study": "mnemoscope.study.results",
     "StudyOptions": "mnemoscope.study.options",
-    "Target": "mnemoscope.attribution.result",
+    "Target": "mnemoscope.results.targets",
     "TargetError": "mnemoscope.errors",
-    "Targets": "mnemoscope.attribution.result",
-    "TextEffect": "mnemoscope.intervention.specificity",
+    "Targets": "mnemoscope.results.targets",
+    "TextEffect": "mnemoscope.results.ablation",
     "UnknownModelError": "mnemoscope.errors",
     "UnsupportedModelError": "mnemoscope.errors",
-    "Verified": "mnemoscope.attribution.methods.verified",
+    "Verified": "mnemoscope.attribution.methods.causal",
     "WorkerError": "mnemoscope.errors",
     "estimate": "mnemoscope.api.estimating",
     "load": "mnemoscope.api",
-    "own_facts": "mnemoscope.study.own_facts",
-    "read_facts": "mnemoscope.study.reading",
-    "run_study": "mnemoscope.study.running",
+    "own_facts": "mnemoscope.study.builtin_facts",
+    "read_facts": "mnemoscope.study.formats",
+    "run_study": "mnemoscope.study.runner",
 }
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll]

@@ -14,12 +14,12 @@ from torch import Tensor
 
 import mnemoscope as ms
 from cases import Case, make_case
-from mnemoscope.attribution.continuation import SUMS, TOP_SUMS
+from mnemoscope.attribution.continuation import SummedBounds, SummedScores, same_columns
+from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.methods.base import Kind
-from mnemoscope.attribution.parts import Grid
 from mnemoscope.attribution.search import Pool, search
-from mnemoscope.attribution.sums import SummedBounds, SummedScores, same_columns
-from mnemoscope.model.family import Family
+from mnemoscope.model.families import Family
+from mnemoscope.results.columns import SUMS, TOP_SUMS
 from support import (
     FEW,
     WITH_EXPERTS,

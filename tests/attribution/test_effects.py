@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.attribution.objective import Objective
-from mnemoscope.attribution.result import TABLES
-from mnemoscope.intervention.parts import Part
 from mnemoscope.model.gradients import TotalEffects, total_effects
+from mnemoscope.model.objective import Objective
+from mnemoscope.results.columns import TABLES
+from mnemoscope.results.parts import Part
 from mnemoscope.testing import backup_pair, planted_model
 from support import built, open_tiny, words
 

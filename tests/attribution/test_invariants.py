@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.attribution import parts
-from mnemoscope.attribution.base import base_states
-from mnemoscope.attribution.objective import Objective
-from mnemoscope.model.capture import Trace
-from mnemoscope.model.family import Family
+from mnemoscope.attribution import grids as parts
+from mnemoscope.attribution.scores import base_states
+from mnemoscope.model.activations import Trace
+from mnemoscope.model.families import Family
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.soft_cap import capped
+from mnemoscope.model.objective import Objective
+from mnemoscope.model.readout import capped
 from support import EVERY_REPRESENTATIVE, chosen_on_push, open_tiny, words
 
 PROMPT = (5, 17, 80, 33, 5, 61, 9)

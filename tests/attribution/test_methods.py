@@ -13,12 +13,12 @@ from torch import Tensor
 
 import mnemoscope as ms
 from mnemoscope.attribution.methods.base import Question
-from mnemoscope.attribution.methods.integrated_gradients import IntegratedGradients
+from mnemoscope.attribution.methods.causal import parts_of
+from mnemoscope.attribution.methods.gradients import IntegratedGradients
 from mnemoscope.attribution.methods.registry import method, methods
-from mnemoscope.attribution.methods.removal import parts_of
 from mnemoscope.intervention import sensitivity
 from mnemoscope.intervention.sensitivity import Sensitivity
-from mnemoscope.model.soft_cap import capped
+from mnemoscope.model.readout import capped
 from mnemoscope.testing import backup_pair, planted_model
 from support import built, open_tiny, words
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import mnemoscope as ms
 from mnemoscope.attribution.methods.base import Question
+from mnemoscope.attribution.methods.causal import Verified
 from mnemoscope.attribution.methods.registry import method, methods
-from mnemoscope.attribution.methods.verified import Verified
 from support import built, open_tiny, words
 
 IDS = (5, 17, 80, 33, 61)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.attribution import parts
+from mnemoscope.attribution import grids as parts
 from mnemoscope.attribution.methods.registry import method
-from mnemoscope.attribution.objective import Objective
 from mnemoscope.errors import OptionError, TargetError
 from mnemoscope.model.gradients import total_effects
+from mnemoscope.model.objective import Objective
 from support import built, open_tiny, words
 
 PROMPT = words(5, 17, 80, 33)

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.attribution.query import QueryScores
-from mnemoscope.attribution.query_neurons import attention_values, ffn_values
-from mnemoscope.attribution.subkeys import Subkeys, ValueNeurons, state_read, subkeys
-from mnemoscope.model.components import Components, capture_components
-from mnemoscope.model.matrix import Linear, get_weight
-from mnemoscope.model.readers import Reader
+from mnemoscope.attribution.query.scores import QueryScores, Subkeys, ValueNeurons, state_read, subkeys
+from mnemoscope.attribution.query.tables import attention_values, ffn_values
+from mnemoscope.model.activations import Components, capture_components
+from mnemoscope.model.input_projections import Reader
+from mnemoscope.model.weights import Linear, get_weight
 from support import EVERY_REPRESENTATIVE, chosen_on_push, words
 
 PROMPT = words(3, 17, 44, 8, 60, 21)

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.attribution import parts
-from mnemoscope.attribution.head_reading import COLUMNS, HeadVectors, head_vectors
-from mnemoscope.attribution.reading import through_head
-from mnemoscope.model.attention_call import AttentionCall, QueryKeyCall, WeightsCall
-from mnemoscope.model.capture import Trace
+from mnemoscope.attribution import grids as parts
+from mnemoscope.attribution.vocabulary import HeadVectors, head_vectors, through_head
+from mnemoscope.model.activations import Trace
+from mnemoscope.model.attention import AttentionCall, QueryKeyCall, WeightsCall
 from mnemoscope.model.families import Family
+from mnemoscope.model.gradients import key_gradients, watched_block
 from mnemoscope.model.hooks import observed_attention
-from mnemoscope.model.key_gradients import key_gradients, watched_block
-from mnemoscope.model.soft_cap import capped
+from mnemoscope.model.readout import capped
 from mnemoscope.model.tokens import token_text
+from mnemoscope.results.columns import COLUMNS
 from support import EVERY_REPRESENTATIVE, REPRESENTATIVES, built, chosen_on_push, family_id, open_tiny, words
 
 IDS = (5, 17, 80, 33, 5, 61, 9)

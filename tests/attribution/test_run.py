@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import mnemoscope as ms
-from mnemoscope.model.family import Family
+from mnemoscope.model.families import Family
 from support import FEW, WITH_EXPERTS, check_alike, chosen_on_push, opened_once, words
 
 PROMPT = words(5, 17, 80, 33)

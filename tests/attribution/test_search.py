@@ -12,10 +12,9 @@ from torch import Tensor
 
 from cases import Case, make_case
 from mnemoscope.attribution.bounds import Sums
-from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.search import Pool, search
-from mnemoscope.model.readout import UNIT, Norm, Readout
-from mnemoscope.model.soft_cap import capped
+from mnemoscope.model.objective import Objective
+from mnemoscope.model.readout import UNIT, Norm, Readout, capped
 from support import with_examples
 
 

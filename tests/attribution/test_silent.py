@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.attribution.methods import verified
+from mnemoscope.attribution.methods import causal as verified
+from mnemoscope.attribution.methods.causal import Verified
 from mnemoscope.attribution.methods.registry import method
-from mnemoscope.attribution.methods.verified import Verified
 from support import built, open_tiny, words
 
 IDS = (5, 17, 80, 33, 61)

@@ -14,9 +14,9 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 import mnemoscope as ms
+from mnemoscope.report.text import percent, signed
+from mnemoscope.report.tokens import visible
 from mnemoscope.testing import words
-from mnemoscope.view.numbers import percent, signed
-from mnemoscope.view.tokens import visible
 from pages import PHONE, WIDE, Visitor, complete, head_cell, saved
 from served import PROMPT
 

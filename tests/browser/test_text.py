@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
-from mnemoscope.view.tokens import visible
+from mnemoscope.report.tokens import visible
 from pages import Visitor
 
 pytestmark = pytest.mark.browser

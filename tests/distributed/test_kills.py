@@ -15,7 +15,7 @@ import pytest
 
 from command_line import COMMAND
 from mnemoscope.errors import UnknownModelError, WorkerError
-from mnemoscope.study.engines import Processes
+from mnemoscope.study.executors.processes import Processes
 from studies import (
     arguments,
     driver,

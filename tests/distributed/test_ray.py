@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from mnemoscope.errors import OptionError, UnknownModelError, WorkerError
-from mnemoscope.study.engines import RayCluster
+from mnemoscope.study.executors.ray import RayCluster
 from studies import driver, kill, killing_workers, left_after, tables, worker_setup, workers_of
 
 pytestmark = pytest.mark.ray
@@ -106,6 +106,6 @@ def test_refuses_a_cluster_that_is_not_there(model: Path) -> None:
 
 
 def test_tells_how_to_install_ray(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mnemoscope.study.engines.on_ray.find_spec", lambda _: None)
+    monkeypatch.setattr("mnemoscope.study.executors.ray.find_spec", lambda _: None)
     with pytest.raises(OptionError, match=r"pip install '\.\[ray\]'"):
         RayCluster(worker_setup(model), 1)

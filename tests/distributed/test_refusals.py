@@ -16,7 +16,7 @@ import pytest
 from command_line import COMMAND
 from mnemoscope.cli import main
 from mnemoscope.errors import OutputError
-from mnemoscope.study.running import Source, run_study
+from mnemoscope.study.runner import Source, run_study
 from mnemoscope.study.store import MANIFEST
 from studies import FACTS, OPTIONS, arguments, save_facts, tables
 from support import built, open_tiny

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.model.capture import Trace
+from mnemoscope.model.activations import Trace
 
 pytestmark = [pytest.mark.demo, pytest.mark.timeout(1800)]
 PROMPTS = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 import mnemoscope as ms
-from mnemoscope.intervention.parts import Part
+from mnemoscope.results.parts import Part
 from support import words
 
 PROMPT = words(5, 17, 80, 33)

@@ -16,11 +16,11 @@ import torch
 
 import mnemoscope as ms
 from command_line import printed
+from mnemoscope._arguments import whole_number
 from mnemoscope.intervention.controls import matched_random
 from mnemoscope.study.comparison import Terms, compare_methods
 from mnemoscope.study.facts import Fact, resolve
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.whole_numbers import whole_number
 from support import built, open_tiny, words
 
 IDS = (5, 17, 80, 33, 61)

@@ -12,25 +12,19 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.attribution.query_neurons import attention_values, ffn_values
-from mnemoscope.attribution.query_split import split_by_layer
-from mnemoscope.attribution.subkeys import ValueNeurons, state_read, value_index
+from mnemoscope._io import json_text
+from mnemoscope.attribution.query.ablation import measured, predicted, shallow_query_neurons
+from mnemoscope.attribution.query.scores import ValueNeurons, state_read, value_index
+from mnemoscope.attribution.query.tables import attention_values, ffn_values, split_by_layer
 from mnemoscope.intervention.controls import matched_random
-from mnemoscope.intervention.parts import FFNNeuron, Part
-from mnemoscope.intervention.query_ablation import (
-    COEFFICIENT_COLUMNS,
-    QueryAblation,
-    measured,
-    predicted,
-    shallow_query_neurons,
-)
-from mnemoscope.model.anatomy import Anatomy, Block
-from mnemoscope.model.capture import Trace
-from mnemoscope.model.components import Components, capture_components
+from mnemoscope.model.activations import Components, Trace, capture_components
 from mnemoscope.model.families import FAMILIES
-from mnemoscope.model.matrix import Linear, get_weight
-from mnemoscope.model.readers import Reader
-from mnemoscope.view.json_text import json_text
+from mnemoscope.model.input_projections import Reader
+from mnemoscope.model.structure import Anatomy, Block
+from mnemoscope.model.weights import Linear, get_weight
+from mnemoscope.results.columns import COEFFICIENT_COLUMNS
+from mnemoscope.results.parts import FFNNeuron, Part
+from mnemoscope.results.query import QueryAblation
 from support import open_tiny, words
 
 PROMPT = words(3, 17, 44, 8, 60, 21)

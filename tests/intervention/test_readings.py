@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.intervention.readings import continuation, states_after
-from mnemoscope.intervention.specificity import KnownFact, fact_effects
+from mnemoscope.intervention.predictions import continuation, states_after
+from mnemoscope.intervention.side_effects import KnownFact, fact_effects
 from support import built, open_tiny, words
 
 IDS = (5, 17, 80, 33, 61)

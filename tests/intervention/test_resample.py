@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import mnemoscope as ms
 from mnemoscope.intervention.ablation import reference_values
-from mnemoscope.intervention.parts import Part, sites
-from mnemoscope.intervention.running import observed_inputs
+from mnemoscope.intervention.hooks import observed_inputs
+from mnemoscope.model.parts import sites
+from mnemoscope.results.parts import Part
 from support import N_WORDS, open_tiny, words
 
 IDS = (5, 17, 80, 33, 61, 12, 44)

@@ -9,14 +9,9 @@ import torch
 
 import mnemoscope as ms
 from mnemoscope.intervention.batch import divergence
-from mnemoscope.intervention.specificity import (
-    FACT_COLUMNS,
-    KnownFact,
-    PlainText,
-    TextEffect,
-    fact_effects,
-    shipped_passages,
-)
+from mnemoscope.intervention.side_effects import KnownFact, PlainText, fact_effects, shipped_passages
+from mnemoscope.results.ablation import TextEffect
+from mnemoscope.results.columns import FACT_COLUMNS
 from support import words
 
 PROMPT = words(5, 17, 80, 33, 61)

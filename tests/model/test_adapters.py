@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import mnemoscope as ms
-from mnemoscope.model.family import with_random_weights
+from mnemoscope.model.families import with_random_weights
 from support import built, word_tokenizer, words
 
 PROMPT = words(5, 17, 80, 33)
@@ -317,7 +317,7 @@ def test_a_merge_that_gives_other_logits_is_refused(tmp_path: Path, monkeypatch:
     model = trained(AutoModelForCausalLM.from_pretrained(base), OF_ENDS["LoRA of the embeddings"]())
     model.save_pretrained(tmp_path / "adapter")
     opened = ms.load((model, ms.load(base).language_model.tokenizer))
-    monkeypatch.setattr("mnemoscope.model.adapters._untie", lambda model: None)
+    monkeypatch.setattr("mnemoscope.model.peft._untie", lambda model: None)
     with pytest.raises(ms.UnsupportedModelError, match="other logits merged"):
         ms.load(tmp_path / "adapter")
     with pytest.raises(ms.UnsupportedModelError, match="other logits merged"):

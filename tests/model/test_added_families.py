@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 import mnemoscope as ms
-from mnemoscope.model.added_families import added_families
-from mnemoscope.model.families import FAMILIES, prove_families
+from mnemoscope.model.families import FAMILIES, added_families, prove_families
 from support import built, open_tiny, word_tokenizer, words
 
 PACKAGE = """

@@ -13,8 +13,8 @@ from torch import nn
 
 import mnemoscope as ms
 from mnemoscope.attribution.geometry import Geometry
-from mnemoscope.model.capture import capture
-from mnemoscope.model.proof import require_sums
+from mnemoscope.model.activations import capture
+from mnemoscope.model.validation import require_sums
 from support import built, check_alike, open_tiny, words
 
 PROMPT = words(5, 17, 80, 33)

@@ -16,8 +16,8 @@ import pytest
 
 from mnemoscope.errors import ModelFileError
 from mnemoscope.model import demo
-from mnemoscope.model.demo_index import index_urls
-from mnemoscope.model.manifest import REQUIRED_FILES, write_manifest
+from mnemoscope.model.cache import REQUIRED_FILES, write_manifest
+from mnemoscope.model.demo import index_urls
 
 
 def names_in(cache):

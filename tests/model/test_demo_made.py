@@ -14,7 +14,7 @@ import pytest
 
 from mnemoscope.errors import ModelFileError
 from mnemoscope.model import demo
-from mnemoscope.model.manifest import REQUIRED_FILES
+from mnemoscope.model.cache import REQUIRED_FILES
 
 pytestmark = pytest.mark.demo
 

@@ -9,17 +9,15 @@ from torch import Tensor
 import mnemoscope as ms
 from made_up import PARROT
 from made_up_interface import CHOIR
-from mnemoscope.attribution import parts
-from mnemoscope.attribution.query import QueryScores
-from mnemoscope.attribution.query_neurons import attention_values, ffn_values
-from mnemoscope.attribution.subkeys import subkeys
-from mnemoscope.model.anatomy import discover
-from mnemoscope.model.capture import Trace
-from mnemoscope.model.components import capture_components
+from mnemoscope.attribution import grids as parts
+from mnemoscope.attribution.query.scores import QueryScores, subkeys
+from mnemoscope.attribution.query.tables import attention_values, ffn_values
+from mnemoscope.model.activations import Trace, capture_components
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.families import FAMILIES, Family
-from mnemoscope.model.proof import probe_tokens, prove
-from mnemoscope.model.soft_cap import capped
+from mnemoscope.model.readout import capped
+from mnemoscope.model.structure import discover
+from mnemoscope.model.validation import probe_tokens, prove
 from support import family_id, open_tiny, words
 
 IDS = (5, 17, 80, 33, 5, 61, 9)

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from transformers.integrations.bitnet import AutoBitLinear, BitLinear
 
 import mnemoscope as ms
-from mnemoscope.attribution import parts
-from mnemoscope.attribution.objective import Objective
-from mnemoscope.model.anatomy import Projection
+from mnemoscope.attribution import grids as parts
 from mnemoscope.model.gradients import total_effects
+from mnemoscope.model.objective import Objective
+from mnemoscope.model.structure import Projection
 from support import built, open_tiny, word_tokenizer, words
 
 IDS = (5, 17, 80, 33, 61)

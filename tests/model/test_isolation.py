@@ -17,7 +17,7 @@ from transformers import Gemma3Config, PreTrainedModel
 
 import mnemoscope as ms
 from mnemoscope.api.attributing import Run
-from mnemoscope.intervention.specificity import PlainText
+from mnemoscope.intervention.side_effects import PlainText
 from mnemoscope.model.isolation import held
 from mnemoscope.model.tokens import encode_prompt
 from support import built, open_tiny, words

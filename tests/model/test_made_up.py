@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.model.anatomy import Anatomy
-from mnemoscope.model.capture import Trace
+from mnemoscope.model.activations import Trace
+from mnemoscope.model.structure import Anatomy
 from support import open_tiny, words
 from wrong_parrots import ODD, WRONG, LongPrompts, parrot_of
 

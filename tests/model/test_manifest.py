@@ -5,12 +5,7 @@ import json
 import pytest
 
 from mnemoscope.errors import ModelFileError
-from mnemoscope.model.manifest import (
-    REQUIRED_FILES,
-    check_contents,
-    check_sizes,
-    write_manifest,
-)
+from mnemoscope.model.cache import REQUIRED_FILES, check_contents, check_sizes, write_manifest
 
 
 @pytest.fixture

@@ -13,20 +13,23 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 import mnemoscope as ms
-from mnemoscope.attribution.objective import Objective
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.intervention.parts import Part
-from mnemoscope.model.anatomy import discover
-from mnemoscope.model.attention_call import AttentionCall, QueryKeyCall, WeightsCall
-from mnemoscope.model.capture import capture
-from mnemoscope.model.components import capture_components
+from mnemoscope.model.activations import capture, capture_components
+from mnemoscope.model.attention import (
+    AttentionCall,
+    QueryKeyCall,
+    WeightsCall,
+    has_own_attention,
+    watched_own_attention,
+)
 from mnemoscope.model.families import FAMILIES, Family
-from mnemoscope.model.gradients import total_effects
+from mnemoscope.model.gradients import key_gradients, total_effects, watched_block
 from mnemoscope.model.hooks import observed_attention
-from mnemoscope.model.key_gradients import key_gradients, watched_block
-from mnemoscope.model.matrix import get_weight
-from mnemoscope.model.own_attention import has_own_attention, watched_own_attention
-from mnemoscope.model.proof import probe_tokens, prove
+from mnemoscope.model.objective import Objective
+from mnemoscope.model.structure import discover
+from mnemoscope.model.validation import probe_tokens, prove
+from mnemoscope.model.weights import get_weight
+from mnemoscope.results.parts import Part
 from support import family_id, open_tiny, words
 
 OWN_CODE = {"gptj", "codegen", "gpt_neo", "bloom", "mpt", "falcon", "xglm"}

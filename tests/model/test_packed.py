@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 import mnemoscope as ms
-from mnemoscope.model.stored import read_weight
+from mnemoscope.model.weights import read_weight
 from support import built, open_tiny, word_tokenizer, words
 
 torchao = pytest.importorskip("torchao.quantization", reason="torchao is not installed; run make test-packed")

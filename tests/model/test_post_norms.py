@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 import mnemoscope as ms
-from mnemoscope.attribution import parts
-from mnemoscope.model.capture import Trace
+from mnemoscope.attribution import grids as parts
+from mnemoscope.model.activations import Trace
 from support import built, open_tiny, word_tokenizer, words
 
 IDS = (5, 17, 80, 33, 61)

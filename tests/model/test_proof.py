@@ -12,11 +12,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, MambaConfig, PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.model.anatomy import discover
 from mnemoscope.model.families import FAMILIES
 from mnemoscope.model.hooks import _attention
-from mnemoscope.model.proof import probe_tokens, prove, require
 from mnemoscope.model.readout import Norm
+from mnemoscope.model.structure import discover
+from mnemoscope.model.validation import probe_tokens, prove, require
 from support import EVERY_REPRESENTATIVE, built, open_tiny, word_tokenizer
 
 

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 import mnemoscope as ms
 from mnemoscope.attribution.methods.registry import methods
-from mnemoscope.model.blocks import find_blocks
+from mnemoscope.model.discovery.layout import find_blocks
 from mnemoscope.model.families import FAMILIES, Family
-from mnemoscope.model.matrix import matrix_of
+from mnemoscope.model.weights import matrix_of
 from pretended_devices import DEVICES, pretended
 from support import built, check_alike, chosen_on_push, open_tiny, words
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.model.attention_call import AttentionCall, QueryKeyCall
+from mnemoscope.model.attention import AttentionCall, QueryKeyCall
 from mnemoscope.model.hooks import _attention, observed_attention
-from mnemoscope.model.soft_cap import CappedLogits, capped
+from mnemoscope.model.readout import CappedLogits, capped
 from support import built, open_tiny, word_tokenizer
 
 IDS = torch.tensor([[5, 17, 80, 33, 5, 61, 9], [3, 4, 50, 60, 70, 8, 90]])

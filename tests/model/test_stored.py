@@ -11,7 +11,7 @@ from accelerate import disk_offload
 from transformers import AutoModelForCausalLM
 
 import mnemoscope as ms
-from mnemoscope.model.stored import read_parameter, read_weight
+from mnemoscope.model.weights import read_parameter, read_weight
 from support import built, open_tiny, word_tokenizer, words
 
 PROMPT = words(5, 17, 80, 33, 5, 61, 9)

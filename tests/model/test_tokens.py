@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import mnemoscope as ms
-from mnemoscope.intervention.specificity import beginnings
+from mnemoscope.intervention.side_effects import beginnings
 from mnemoscope.model.encoding import encode_text, token_text
 from mnemoscope.model.tokens import encode_continuation, encode_prompt
 from support import built, word_tokenizer, words

@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mnemoscope as ms
 from mnemoscope.attribution.methods.registry import method as find_method
-from mnemoscope.intervention.specificity import PlainText
+from mnemoscope.intervention.side_effects import PlainText
 from mnemoscope.model.loading import quiet
 from mnemoscope.study.comparison import Terms, compare_on
-from mnemoscope.study.facts import Fact, known_facts, resolve
+from mnemoscope.study.facts import Fact, resolve
+from mnemoscope.study.filter import known_facts
 from support import built, open_tiny, word_tokenizer, words
 
 PROMPT = words(5, 17, 80, 33)

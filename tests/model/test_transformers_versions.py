@@ -15,9 +15,8 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import mnemoscope as ms
-from mnemoscope.model.families import FAMILIES, NOT_THERE, OURS, prove_families
-from mnemoscope.model.family import with_random_weights
-from mnemoscope.model.unsupported_table import UNSUPPORTED, Unsupported
+from mnemoscope.model.families import FAMILIES, NOT_THERE, OURS, prove_families, with_random_weights
+from mnemoscope.model.families.unsupported import UNSUPPORTED, Unsupported
 from support import open_tiny, words
 
 ROOT = Path(__file__).parents[2]

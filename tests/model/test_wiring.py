@@ -11,9 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.model.anatomy import Anatomy, discover
 from mnemoscope.model.families import FAMILIES
-from mnemoscope.model.proof import probe_tokens, prove
+from mnemoscope.model.structure import Anatomy, discover
+from mnemoscope.model.validation import probe_tokens, prove
 from support import built, open_tiny, words
 
 PROMPT = words(5, 17, 80, 33, 61)

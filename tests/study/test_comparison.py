@@ -16,8 +16,8 @@ import torch
 import mnemoscope as ms
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OutputError
-from mnemoscope.intervention.parts import FFNNeuron
 from mnemoscope.model.families import FAMILIES
+from mnemoscope.results.parts import FFNNeuron
 from mnemoscope.study.comparison import CONTROLS, MEASURES, NONE, Comparison, Terms, compare_methods
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
 from support import open_tiny, words

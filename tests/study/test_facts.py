@@ -18,17 +18,9 @@ import mnemoscope as ms
 from mnemoscope.errors import OptionError
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.study import facts as study
-from mnemoscope.study.facts import (
-    Dropped,
-    Fact,
-    ResolvedFact,
-    answers_of,
-    judged,
-    known_facts,
-    resolve,
-    spread,
-)
-from mnemoscope.study.reading import read_facts
+from mnemoscope.study.facts import Fact, ResolvedFact, answers_of, resolve, spread
+from mnemoscope.study.filter import Dropped, judged, known_facts
+from mnemoscope.study.formats import read_facts
 from support import N_WORDS, built, open_tiny, words
 
 KNOWN_TO_DEMO = Path(__file__).parents[3] / "shared" / "data" / "known_to_demo.jsonl"

@@ -10,15 +10,14 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.attribution.query_split import split_by_layer
-from mnemoscope.intervention.parts import Head, listed
-from mnemoscope.study import plan
+from mnemoscope.attribution.query.tables import split_by_layer
+from mnemoscope.results.parts import Head, listed
+from mnemoscope.study import tasks as plan
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
-from mnemoscope.study.measuring import measured
-from mnemoscope.study.names import METHODS
+from mnemoscope.study.measure import measured
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.running import Progress, Source, run_study
-from mnemoscope.study.schema import TABLES
+from mnemoscope.study.runner import Progress, Source, run_study
+from mnemoscope.study.schema import METHODS, TABLES
 from mnemoscope.study.store import read_table
 from mnemoscope.study.tables.sharing import paraphrases
 from support import built, open_tiny, words

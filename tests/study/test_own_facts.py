@@ -15,8 +15,9 @@ import pytest
 
 import mnemoscope as ms
 from mnemoscope.errors import OptionError
-from mnemoscope.study.facts import known_facts, resolve, spread
-from mnemoscope.study.own_facts import RELATIONS, own_facts
+from mnemoscope.study.builtin_facts import RELATIONS, own_facts
+from mnemoscope.study.facts import resolve, spread
+from mnemoscope.study.filter import known_facts
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -33,7 +34,7 @@ def plain(text: str) -> str:
 
 def test_the_script_makes_the_same_bytes(script: ModuleType) -> None:
     made = script.questions()
-    stored = (files("mnemoscope.study") / "own_facts.json").read_bytes()
+    stored = (files("mnemoscope.study") / "builtin_facts.json").read_bytes()
     assert script.facts_text(made).encode() == stored, "run python docs/make_facts.py"
     assert script.page(made).encode() == (DOCS / "facts.md").read_bytes(), "run python docs/make_facts.py"
     assert len(stored) < 300_000
@@ -121,7 +122,7 @@ def test_refuses_an_unknown_relation() -> None:
 
 
 def test_the_licences_travel_with_the_facts() -> None:
-    text = (files("mnemoscope.study") / "own_facts.json").read_text(encoding="utf-8")
+    text = (files("mnemoscope.study") / "builtin_facts.json").read_text(encoding="utf-8")
     notices = "\n".join(json.loads(text)["notices"])
     for wanted in ("GeoNames, CC BY 4.0", "UNICODE LICENSE V3", "holidays", "unicode-rbnf"):
         assert wanted in notices

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study.facts import Fact
-from mnemoscope.study.reading import read_facts
+from mnemoscope.study.formats import read_facts
 
 GOOD = {"prompt": "The capital of France is", "target": "Paris", "relation": "capital"}
 ROWS: list[dict[str, Any]] = [

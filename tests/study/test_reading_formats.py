@@ -12,8 +12,9 @@ from pyarrow import parquet
 
 from mnemoscope.errors import FactsError
 from mnemoscope.study.facts import Fact, FactFile
-from mnemoscope.study.reading import FORMATS, QUESTION_TEMPLATE, read_facts
-from mnemoscope.study.reading.files import parquet_rows
+from mnemoscope.study.formats import FORMATS, read_facts
+from mnemoscope.study.formats.files import parquet_rows
+from mnemoscope.study.formats.questions import QUESTION_TEMPLATE
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 DANIELLE = {

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mnemoscope.errors import FactsError
-from mnemoscope.study.reading import read_facts
+from mnemoscope.study.formats import read_facts
 
 COMMIT = "c0ffee" + "0" * 34
 ROW = {"prompt": "The capital of France is", "target": "Paris", "relation": "capital"}

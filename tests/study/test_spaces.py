@@ -14,7 +14,7 @@ from mnemoscope.errors import TargetError
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import as_a_word, encode_continuation, encode_prompt
 from mnemoscope.study.facts import Fact, resolve
-from mnemoscope.study.reading import read_facts
+from mnemoscope.study.formats import read_facts
 
 # Text before a target, the bare target, and how the two are written.
 WRITTEN = [

@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from mnemoscope.study.tables.across import depth_profiles, overlap_of_studies
 
 from made_study import BEFORE, KEPT, made_study
 from mnemoscope.errors import OutputError
-from mnemoscope.study.intervals import RESAMPLES
-from mnemoscope.study.names import METHODS
-from mnemoscope.study.opened import Studies, Study
-from mnemoscope.study.tables import heads, known, layers, readings, sharing, zeroing
-from mnemoscope.study.tables.across import depth_profiles, overlap_of_studies
-from mnemoscope.study.tables.editing import editing
-from mnemoscope.study.tables.items import ITEMS
-from mnemoscope.study.tables.over_facts import in_order
-from mnemoscope.study.tables.paper import published
+from mnemoscope.study import tables as heads, tables as known, tables as readings
+from mnemoscope.study.bootstrap import RESAMPLES, in_order
+from mnemoscope.study.results import Studies, Study
+from mnemoscope.study.schema import METHODS
+from mnemoscope.study.tables import ITEMS, layers, sharing, zeroing
+from mnemoscope.study.tables.exports import editing, published
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import pytest
 from starlette.testclient import TestClient
 
 import mnemoscope as ms
+from mnemoscope._io import json_text
 from mnemoscope.testing import words
-from mnemoscope.view.json_text import json_text
 from mnemoscope.web import requests, responses
-from mnemoscope.web.answers import MORE_TABLES
+from mnemoscope.web.handlers import MORE_TABLES
 from served import HERE, PROMPT, Gate
 from support import built, open_tiny
 

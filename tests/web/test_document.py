@@ -11,7 +11,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 import mnemoscope as ms
 from mnemoscope.web.app import make_app
-from mnemoscope.web.fair_queue import Limits
+from mnemoscope.web.queue import Limits
 from served import live
 
 N_EXAMPLES = 6

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from mnemoscope.errors import PromptError
-from mnemoscope.web.fair_queue import Call, FairQueue, Limits, Step
-from mnemoscope.web.latest import Latest
-from mnemoscope.web.refusals import Refused
+from mnemoscope.web.errors import Refused
+from mnemoscope.web.handlers import Latest
+from mnemoscope.web.queue import Call, FairQueue, Limits, Step
 
 
 def served(scenario: Callable[[FairQueue], Coroutine[Any, Any, None]], limits: Limits | None = None) -> None:

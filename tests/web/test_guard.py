@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 import mnemoscope as ms
 from mnemoscope.testing import words
 from mnemoscope.web.app import make_app
-from mnemoscope.web.guard import HEADERS, Names
+from mnemoscope.web.security import HEADERS, Names
 from served import HERE, PROMPT, Gate
 
 JSON = {"content-type": "application/json"}
@@ -224,7 +224,7 @@ def test_mistakes_are_told_in_the_librarys_words(
 def test_more_tokens_than_the_server_takes_are_refused(
     client: TestClient, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mnemoscope.web.answers.MOST_PROMPT_TOKENS", 8)
+    monkeypatch.setattr("mnemoscope.web.handlers.MOST_PROMPT_TOKENS", 8)
     for path in ("predict", "attribute", "links", "methods"):
         answer = client.post(f"/api/{path}", json={"prompt": words(*range(4, 13))})
         assert "the prompt has 9 tokens and this server takes 8" in refusal(answer, 400)

@@ -14,7 +14,7 @@ import pytest
 
 import mnemoscope as ms
 from mnemoscope.testing import words
-from mnemoscope.web.fair_queue import Limits
+from mnemoscope.web.queue import Limits
 from served import PROMPT, Gate, live
 
 EVENTS = {"Accept": "application/x-ndjson"}

@@ -9,18 +9,17 @@ from typing import get_args
 import pandas as pd
 from typing_extensions import TypedDict, Unpack
 
+from mnemoscope._io import ProgressBars
 from mnemoscope.api.opened import MEMORY_BUDGET, Asked
 from mnemoscope.api.querying import Querying, check_counts
 from mnemoscope.attribution import attribute as attribution
-from mnemoscope.attribution.continuation import ContinuationAttribution, put_together
+from mnemoscope.attribution.continuation import put_together, summed_neurons
 from mnemoscope.attribution.prediction import Prediction
-from mnemoscope.attribution.query_neurons import Asked as AskedOfQuery, query_neurons
-from mnemoscope.attribution.result import TOP_LISTS, Attribution
-from mnemoscope.attribution.sums import summed_neurons
+from mnemoscope.attribution.query.tables import Asked as AskedOfQuery, query_neurons
 from mnemoscope.errors import OptionError
-from mnemoscope.model.capture import numbers_kept
+from mnemoscope.model.activations import numbers_kept
 from mnemoscope.model.isolation import isolated_call
-from mnemoscope.model.targets import Answers
+from mnemoscope.model.objective import Answers
 from mnemoscope.model.tokens import (
     Prompt,
     PromptInput,
@@ -29,8 +28,9 @@ from mnemoscope.model.tokens import (
     prefixes,
     token_text,
 )
-from mnemoscope.prediction import Prediction as Predicted
-from mnemoscope.view.progress import ProgressBars
+from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.columns import TOP_LISTS
+from mnemoscope.results.prediction import Prediction as Predicted
 
 # As many value neurons as the paper asks what activates them.
 VALUES = 30

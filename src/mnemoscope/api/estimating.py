@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from mnemoscope.api.opened import MEMORY_BUDGET
-from mnemoscope.model.chat import user_says
+from mnemoscope.model.encoding import user_says
 from mnemoscope.model.estimate import Estimate, estimate as estimate_of, sizes_of
 from mnemoscope.model.loading import describe
 from mnemoscope.model.tokens import PromptInput, read_prompt

@@ -13,26 +13,23 @@ from torch import Tensor
 from typing_extensions import Self, TypedDict, Unpack
 
 from mnemoscope.api.opened import MEMORY_BUDGET, InForce, OpenedModel
-from mnemoscope.attribution.objective import Objective
 from mnemoscope.errors import OptionError
-from mnemoscope.intervention.ablation import (
-    Ablation,
-    Manner,
-    changes_to,
-    compare,
-)
+from mnemoscope.intervention.ablation import Manner, changes_to, compare
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import ControlsFrom, check_controls_from, matched_random
 from mnemoscope.intervention.editing import edited_copy, save_checkpoint
-from mnemoscope.intervention.parts import FFNNeuron, Parts, listed, sites
-from mnemoscope.intervention.readings import continuation, next_token
-from mnemoscope.intervention.running import applied, listed_positions, unchanged
+from mnemoscope.intervention.hooks import applied, listed_positions, unchanged
+from mnemoscope.intervention.predictions import continuation, next_token
 from mnemoscope.intervention.sensitivity import Sensitivity
-from mnemoscope.intervention.specificity import Besides, KnownFact, PlainText, beginnings, shipped_passages
-from mnemoscope.model.changes import weights_fingerprint
+from mnemoscope.intervention.side_effects import Besides, KnownFact, PlainText, beginnings, shipped_passages
 from mnemoscope.model.isolation import held, isolated_call
+from mnemoscope.model.language_model import weights_fingerprint
+from mnemoscope.model.objective import Objective
+from mnemoscope.model.parts import sites
 from mnemoscope.model.tokens import Prompt, PromptInput, added_text, encode_prompt, encode_target
 from mnemoscope.model.torch_state import default_torch_state
+from mnemoscope.results.ablation import Ablation
+from mnemoscope.results.parts import FFNNeuron, Parts, listed
 
 # A comparison runs the plain text once for every control, so only the first passages are taken.
 N_PASSAGES = 8

@@ -7,6 +7,7 @@ from typing import get_args
 
 import torch
 
+from mnemoscope._io import ProgressBars
 from mnemoscope.api.attributing import Attributing
 from mnemoscope.api.opened import MEMORY_BUDGET
 from mnemoscope.api.query_proving import QueryProving
@@ -14,16 +15,14 @@ from mnemoscope.api.querying import check_counts
 from mnemoscope.api.reading import Reading
 from mnemoscope.attribution import attribute as attribution
 from mnemoscope.attribution.methods.base import Kind, Method, Question, Report
-from mnemoscope.attribution.methods.registry import method as find_method
-from mnemoscope.attribution.ranking import Ranking, rank
-from mnemoscope.attribution.result import Attribution
+from mnemoscope.attribution.methods.registry import Ranking, method as find_method, rank
 from mnemoscope.errors import OptionError
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.loading import Source, open_model
-from mnemoscope.model.targets import Answers
+from mnemoscope.model.objective import Answers
 from mnemoscope.model.tokens import PromptInput, encode_prompt
-from mnemoscope.prediction import Prediction
-from mnemoscope.view.progress import ProgressBars
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.prediction import Prediction
 
 
 def load(

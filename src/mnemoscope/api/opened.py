@@ -11,20 +11,18 @@ from typing import Any
 import torch
 
 from mnemoscope.attribution.geometry import Geometry
-from mnemoscope.attribution.objective import Objective
 from mnemoscope.attribution.prediction import Prediction, Shared
-from mnemoscope.attribution.projected import ProjectedColumns
-from mnemoscope.attribution.result import Provenance, Target, Targets
+from mnemoscope.attribution.scores import ProjectedColumns
 from mnemoscope.errors import OptionError, PromptError
-from mnemoscope.model.capture import Trace, batches
-from mnemoscope.model.chat import Message, user_says
-from mnemoscope.model.components import Components
+from mnemoscope.model.activations import Components, Trace, batches
+from mnemoscope.model.encoding import Message, user_says
 from mnemoscope.model.isolation import interventions_on, isolated, isolated_call
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.proof import Proof
+from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
-from mnemoscope.model.targets import Answers, check_apart, encode_targets
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
+from mnemoscope.model.validation import Proof
+from mnemoscope.results.targets import Provenance, Target, Targets
 
 PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
 MEMORY_BUDGET = 200 * 2**20

@@ -8,14 +8,14 @@ import pandas as pd
 
 from mnemoscope.api.intervening import Intervening
 from mnemoscope.api.querying import Querying, check_counts
-from mnemoscope.attribution.query_split import split_by_layer
-from mnemoscope.attribution.result import Attribution
-from mnemoscope.attribution.subkeys import Kind
+from mnemoscope.attribution.query.ablation import Asked, QueryProof
+from mnemoscope.attribution.query.tables import split_by_layer
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import ControlsFrom, check_controls_from
-from mnemoscope.intervention.query_ablation import Asked, QueryAblation, QueryProof
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.tokens import Prompt
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.query import Kind, QueryAblation
 
 
 class QueryProving(Querying, Intervening):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import get_args
 
 from mnemoscope.api.opened import MEMORY_BUDGET, OpenedModel
-from mnemoscope.attribution.link_graph import Extent, Links, follow, share_explained, tables_of
-from mnemoscope.attribution.query_neurons import Asked, QueryNeurons, query_neurons
-from mnemoscope.attribution.result import Attribution
-from mnemoscope.attribution.subkeys import Key
+from mnemoscope.attribution.query.graph_tables import Extent, follow, share_explained, tables_of
+from mnemoscope.attribution.query.tables import Asked, query_neurons
 from mnemoscope.errors import OptionError
 from mnemoscope.model.isolation import isolated_call
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.query import Key, Links, QueryNeurons
 
 
 class Querying(OpenedModel):

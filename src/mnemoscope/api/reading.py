@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from mnemoscope.api.opened import OpenedModel
-from mnemoscope.attribution.head_reading import HeadReading, head_vectors, read_head
-from mnemoscope.attribution.reading import NeuronReading, check_head, check_top, read_neuron
+from mnemoscope.attribution.vocabulary import check_head, check_top, head_vectors, read_head, read_neuron
+from mnemoscope.model.gradients import watched_block
 from mnemoscope.model.isolation import isolated_call
-from mnemoscope.model.key_gradients import watched_block
 from mnemoscope.model.tokens import PromptInput, encode_prompt
+from mnemoscope.results.prediction import HeadReading, NeuronReading
 
 
 class Reading(OpenedModel):

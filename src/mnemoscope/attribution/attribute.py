@@ -11,16 +11,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution import effects, tables
-from mnemoscope.attribution.effects import Totals
-from mnemoscope.attribution.experts import with_experts
-from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution import grids as effects, tables
+from mnemoscope.attribution.grids import Grid, Totals
 from mnemoscope.attribution.prediction import Prediction
-from mnemoscope.attribution.reading import TokenReader
-from mnemoscope.attribution.result import FFN_TABLES, TABLES, Cost
-from mnemoscope.attribution.scoring import Observer, show
+from mnemoscope.attribution.scores import Observer, show
 from mnemoscope.attribution.search import Pool, search
-from mnemoscope.attribution.tables import Found
+from mnemoscope.attribution.tables import Found, with_experts
+from mnemoscope.attribution.vocabulary import TokenReader
+from mnemoscope.results.columns import FFN_TABLES, TABLES
+from mnemoscope.results.targets import Cost
 
 Neurons = Literal["top", "all", "bounds"]
 Order = Literal["direct", "total"]

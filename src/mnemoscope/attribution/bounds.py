@@ -22,11 +22,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.base import log_sum_exp
 from mnemoscope.attribution.geometry import Geometry, Rounding, unit
-from mnemoscope.attribution.objective import Focus, Group
-from mnemoscope.attribution.parts import Grid, by_layer
+from mnemoscope.attribution.grids import Grid, by_layer
+from mnemoscope.attribution.scores import log_sum_exp
 from mnemoscope.attribution.tails import MEAN_ROWS, WIDER, Added, Tail
+from mnemoscope.model.objective import Focus, Group
 from mnemoscope.model.readout import FrozenReadout, Predicted
 
 # Share of the budget that bounds kept for another objective may take.

@@ -1,142 +1,247 @@
-"""What `attribute_continuation` gives back: the attribution of each token of a target, and their sums.
+"""Targets of several tokens: sums of scores over the predictions of their tokens.
+
+Each prediction has its own base states and coefficients; a part that is there in all of them (a layer, a
+head, a neuron with its positions added up) has the sum of its scores. The neurons with the highest sums
+need not be among the best of any single prediction. They are searched for like those of one: sums of
+bounds bound sums of scores.
 
 Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)` (docs/method.md#value-score).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
+import torch
+from torch import Tensor
 
-from mnemoscope.attribution.result import Attribution, Cost, Provenance, Target
-from mnemoscope.attribution.sums import Summed, summed_table
+from mnemoscope.attribution import tables
+from mnemoscope.attribution.attribute import N_READ
+from mnemoscope.attribution.bounds import Bounder
+from mnemoscope.attribution.grids import Grid
+from mnemoscope.attribution.prediction import Prediction
+from mnemoscope.attribution.scores import Observer, Scorer
+from mnemoscope.attribution.search import Pool, search
+from mnemoscope.attribution.tables import with_experts
+from mnemoscope.attribution.vocabulary import TokenReader
+from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.columns import TOP_SUMS
+from mnemoscope.results.targets import Cost
 
-# The tables of sums, and those of them whose rows are the best of all.
-TOP_SUMS = (
-    "ffn_neurons",
-    "suppressing_ffn_neurons",
-    "attention_neurons_summed",
-    "suppressing_attention_neurons_summed",
-)
-SUMS = ("layers", "heads", *TOP_SUMS)
+# One grid for each prediction, with the same columns taking part in all of them.
+Grids = tuple[Grid, ...]
+
+
+@dataclass(frozen=True)
+class SummedBounds:
+    """Bounds of sums over predictions.
+
+    Float32 addition never turns an order around, so sums of bounds in one order hold sums of scores in
+    the same order, rounding included.
+
+    Attributes:
+        bounders: of each prediction, all with one budget and as many tokens, so that they take the
+            same columns at a time.
+    """
+
+    bounders: tuple[Bounder, ...]
+
+    def all(self, grids: Grids, /) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Flat indices, lower and upper bounds, `[n, n_coefficients]` each, in ascending order."""
+        each = (bounder.all(grid) for bounder, grid in zip(self.bounders, grids, strict=True))
+        for found in zip(*each, strict=True):
+            index, lower, upper = zip(*found, strict=True)
+            yield index[0], in_order(lower), in_order(upper)
+
+    def chosen(self, grids: Grids, index: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds of parts with these ascending flat indices, `[n]` each."""
+        each = (bounder.chosen(grid, index) for bounder, grid in zip(self.bounders, grids, strict=True))
+        lower, upper = zip(*each, strict=True)
+        return in_order(lower), in_order(upper)
+
+
+@dataclass(frozen=True)
+class SummedScores:
+    """Exact sums over predictions.
+
+    Attributes:
+        scorers: of each prediction.
+    """
+
+    scorers: tuple[Scorer, ...]
+
+    def chosen(self, grids: Grids, index: Tensor, observer: Observer | None = None, /) -> Tensor:
+        """Sums of the scores of parts with these ascending flat indices, `[n]`.
+
+        An observer is shown values as the first prediction's final norm scales them.
+        """
+        return in_order(self.each(grids, index, observer))
+
+    def each(self, grids: Grids, index: Tensor, observer: Observer | None = None) -> tuple[Tensor, ...]:
+        """The scores of the same parts in every prediction, `[n]` each."""
+        first, *others = zip(self.scorers, grids, strict=True)
+        return (
+            first[0].chosen(first[1], index, observer),
+            *(scorer.chosen(grid, index) for scorer, grid in others),
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class ContinuationAttribution:
-    """Scores of the parts of a target of several tokens, in nats of its log probability.
-
-    The log probability of the target is the sum of those of its tokens, each after the prompt and the
-    tokens before it. In every table `score` is the sum of a part's scores at these predictions,
-    and `score_0`, `score_1`, ... are its scores at each, token 0 being the first of the target. Scores are
-    direct effects; total effects, query neurons and what is at single positions are in `attributions`.
-
-    The lists of neurons are proven to be those with the highest (in the `suppressing_` tables lowest)
-    sums of *all* neurons. In all tables ties are ordered by index.
+class Found:
+    """Neurons with the highest or lowest sums, best first.
 
     Attributes:
-        prompt: the prompt as given.
-        text: the target as given.
-        attributions: of each token of the target, all that `attribute` gives after the prompt and the tokens
-            before it, `[n_target_tokens]`. Their `prompt` is the prompt and these tokens' own texts.
-        layers: `layer, kind, score, score_0, ...`: every attention and FFN block output.
-        heads: `layer, head, score, score_0, ...`: every head.
-        ffn_neurons: `layer, neuron, score, score_0, ..., coefficient_0, ..., promotes, demotes`: the FFN
-            neurons with the highest sums; in a mixture of experts with the column `expert`. What they promote
-            and demote has the sign of the coefficient at the token where their score is largest.
-        attention_neurons_summed: `layer, head, dim, score, score_0, ..., coefficient_0, ...`: the attention
-            neurons, positions added up, with the highest sums.
-        suppressing_ffn_neurons, suppressing_attention_neurons_summed: those with the lowest sums; empty if
-            not asked for.
-        certified: whether the lists are proven equal to exhaustive scoring, as for `Attribution`.
-        tolerance: the largest error that float32 rounding may leave in a listed sum, nats.
-        costs: exact evaluations of each search for sums, by table.
-        provenance: model, versions and options.
+        index: their flat indices, `[n]`.
+        total: sums of their scores, `[n]`, nats.
+        scores: their score in each prediction, `[n_predictions, n]`, nats.
+        coefficients: what enters the projection in each of them, `[n_predictions, n]`.
     """
 
-    prompt: str
-    text: str
-    attributions: tuple[Attribution, ...]
-    layers: pd.DataFrame
-    heads: pd.DataFrame
-    ffn_neurons: pd.DataFrame
-    suppressing_ffn_neurons: pd.DataFrame
-    attention_neurons_summed: pd.DataFrame
-    suppressing_attention_neurons_summed: pd.DataFrame
-    certified: bool
-    tolerance: float
+    index: Tensor
+    total: Tensor
+    scores: Tensor
+    coefficients: Tensor
+
+    @property
+    def coefficient_of_the_largest(self) -> Tensor:
+        """The coefficient where the score is largest in magnitude, `[n]`."""
+        return self.coefficients.gather(0, self.scores.abs().argmax(0, keepdim=True))[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Summed:
+    """The neurons with the highest and lowest sums of scores.
+
+    Attributes:
+        tables: by name.
+        costs: what finding them cost, by kind.
+        tolerance: the largest rounding error that a listed sum may have, nats.
+    """
+
+    tables: dict[str, pd.DataFrame]
     costs: dict[str, Cost]
-    provenance: Provenance
+    tolerance: float
 
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """The tokens of the target, each with what the model says of it after those before."""
-        return tuple(attribution.target for attribution in self.attributions)
 
-    @property
-    def warning(self) -> str:
-        """A sentence about the first token of rank 1,001 or lower; else empty."""
-        return next((each.targets.warning for each in self.attributions if each.targets.warning), "")
+class SumExplorer:
+    """Finds the neurons with the highest and the lowest sums of scores."""
 
-    @property
-    def tokens(self) -> pd.DataFrame:
-        """The same as a table: `id, text, rank, probability, log_probability`."""
-        return pd.DataFrame([vars(target) for target in self.targets])
+    def __init__(self, predictions: Sequence[Prediction], top: int, suppressing: bool) -> None:
+        """Prepare for predictions of one model, made with one budget.
 
-    @property
-    def log_probability(self) -> float:
-        """Of the whole target, nats: the sum over its tokens."""
-        return sum(target.log_probability for target in self.targets)
-
-    @property
-    def log_probability_of_embeddings(self) -> float:
-        """The same sum in the streams before the first layer, nats."""
-        return sum(attribution.value_of_embeddings for attribution in self.attributions)
-
-    @property
-    def telescoping_error(self) -> float | None:
-        """What rounding leaves in the sum of layer scores; None in parallel blocks, where none is due."""
-        if any(attribution.telescoping_error is None for attribution in self.attributions):
-            return None
-        rise = self.log_probability - self.log_probability_of_embeddings
-        return float(self.layers["score"].sum()) - rise
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `mnemoscope attribute --json` prints for a target of several tokens."""
-        return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
-            "prompt": self.prompt,
-            "tokens": list(self.attributions[0].tokens),
-            "target": {
-                "text": self.text,
-                "log_probability": self.log_probability,
-                "tokens": [vars(target).copy() for target in self.targets],
-            },
-            "certified": self.certified,
-            "tolerance": self.tolerance,
-            **{name: _rows(getattr(self, name)) for name in SUMS},
-            "attributions": [attribution.to_json() for attribution in self.attributions],
-        }
-
-    def save(self, path: str | Path) -> Path:
-        """Write what `to_json` gives to a `.json` file, whole or not at all.
-
-        Each of `attributions` can be saved by itself in every form, and read back.
-
-        Raises:
-            OutputError: another ending, or a folder that does not exist or cannot be written.
+        Args:
+            predictions: whose scores are summed.
+            top: how many neurons of each direction.
+            suppressing: whether to find the lowest too.
         """
-        from mnemoscope.atomic import write_atomically
-        from mnemoscope.view.destination import CONTINUATION_ENDINGS, check_destination
-        from mnemoscope.view.json_text import json_text
+        self._predictions = predictions
+        self._signs = {"": 1, "suppressing_": -1} if suppressing else {"": 1}
+        self._top = top
+        self._scores = SummedScores(tuple(prediction.scorer() for prediction in predictions))
+        self._coarse = SummedBounds(tuple(prediction.coarse for prediction in predictions))
+        self.tolerance = 0.0
 
-        path = check_destination(Path(path), CONTINUATION_ENDINGS)
-        write_atomically(path, (json_text(self.to_json()) + "\n").encode("utf-8"))
-        return path
+    def find(self, grids: Grids, observer: Observer | None = None) -> tuple[dict[str, Found], Cost]:
+        """The best of each direction, by the prefix of its table, and what the search cost."""
+        pools = {prefix: Pool(self._top, sign, 0, 1) for prefix, sign in self._signs.items()}
+        scored = search(
+            grids,
+            list(pools.values()),
+            self._coarse,
+            lambda: SummedBounds(tuple(prediction.fine for prediction in self._predictions)),
+            self._scores,
+            observer,
+        )
+        found = {prefix: self._found(grids, *pool.best()) for prefix, pool in pools.items()}
+        return found, Cost(len(grids[0].present), len(scored))
+
+    def _found(self, grids: Grids, index: Tensor, total: Tensor) -> Found:
+        ascending, place = index.sort()
+        each = self._scores.each(grids, ascending)
+        if len(index):
+            bounders = zip(self._coarse.bounders, grids, strict=True)
+            errors = in_order(bounder.errors(grid, ascending) for bounder, grid in bounders)
+            self.tolerance = max(self.tolerance, float(errors.max()))
+        scores = torch.stack([score[place.argsort()] for score in each])
+        coefficients = torch.stack([tables.coefficients(grid, index) for grid in grids])
+        return Found(index, total, scores, coefficients)
+
+
+def summed_neurons(predictions: Sequence[Prediction], top: int, suppressing: bool) -> Summed:
+    """Find the neurons with the highest and the lowest sums of scores.
+
+    Args:
+        predictions: whose scores are summed, of one model and made with one budget.
+        top: how many of each kind and direction.
+        suppressing: whether to find the lowest too.
+    """
+    explorer, reader = SumExplorer(predictions, top, suppressing), TokenReader(N_READ)
+    language_model = predictions[0].language_model
+    anatomy = language_model.anatomy
+    ffn = same_columns([prediction.shared.ffn_neurons for prediction in predictions])
+    attention = same_columns([prediction.shared.attention_neurons_summed for prediction in predictions])
+    of_ffn, ffn_cost = explorer.find(ffn, reader)
+    of_attention, attention_cost = explorer.find(attention)
+    made: dict[str, pd.DataFrame] = {}
+    for prefix, found in of_ffn.items():
+        layer, neuron, _ = ffn[0].locate(found.index)
+        table = _neurons({"layer": layer, "neuron": neuron}, found)
+        promotes, demotes = tables.promoted_and_demoted(
+            language_model, reader, found.index, found.coefficient_of_the_largest
+        )
+        table = table.assign(promotes=promotes, demotes=demotes)
+        made[f"{prefix}ffn_neurons"] = with_experts(table, anatomy)
+    for prefix, found in of_attention.items():
+        layer, column, _ = attention[0].locate(found.index)
+        head, dim = column.div(anatomy.d_head, rounding_mode="floor"), column % anatomy.d_head
+        made[f"{prefix}attention_neurons_summed"] = _neurons(
+            {"layer": layer, "head": head, "dim": dim}, found
+        )
+    costs = {"ffn_neurons": ffn_cost, "attention_neurons_summed": attention_cost}
+    return Summed(made, costs, explorer.tolerance)
+
+
+def summed_table(complete: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+    """Complete tables of the same parts, one for each prediction, as one with the sums, best first.
+
+    Args:
+        complete: with the columns `names` and `score`.
+        names: the columns that name a part.
+    """
+    each = {
+        f"score_{number}": table.set_index(list(names))["score"].sort_index()
+        for number, table in enumerate(complete)
+    }
+    table = pd.DataFrame(each)
+    table.insert(0, "score", table.sum(axis=1))
+    return tables.sorted_best_first(table.reset_index(), "score")
+
+
+def same_columns(grids: Sequence[Grid]) -> Grids:
+    """The grids with all columns that take part in any of them taking part in every one."""
+    if all(grid.active is None for grid in grids):
+        return tuple(grids)
+    present = torch.cat([grid.present for grid in grids]).unique()
+    n_columns = grids[0].n_columns
+    active = torch.stack([present.div(n_columns, rounding_mode="floor"), present % n_columns], dim=1)
+    return tuple(replace(grid, active=active) for grid in grids)
+
+
+def in_order(values: Iterable[Tensor]) -> Tensor:
+    """The sum of tensors, added one after the other."""
+    first, *others = values
+    for other in others:
+        first = first + other
+    return first
+
+
+def _neurons(names: dict[str, Tensor], found: Found) -> pd.DataFrame:
+    columns = {**names, "score": found.total}
+    columns |= {f"score_{number}": row for number, row in enumerate(found.scores)}
+    columns |= {f"coefficient_{number}": row for number, row in enumerate(found.coefficients)}
+    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
 
 def put_together(
@@ -170,16 +275,3 @@ def put_together(
         provenance=first.provenance,
         **(empty | tables),
     )
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain objects, the numbers of each token in lists."""
-    kinds = ("score", "coefficient")
-    by_token = {kind: [name for name in table if str(name).startswith(f"{kind}_")] for kind in kinds}
-    plain = table.drop(columns=[name for names in by_token.values() for name in names])
-    rows = plain.to_dict("records")
-    for kind, names in by_token.items():
-        if names:
-            for row, numbers in zip(rows, table[names].to_numpy().tolist(), strict=True):
-                row[f"{kind}s"] = numbers
-    return [{str(name): value for name, value in row.items()} for row in rows]

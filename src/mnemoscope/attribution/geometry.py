@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.tails import MEAN_ROWS
-from mnemoscope.model.anatomy import Projection
-from mnemoscope.model.changes import fingerprint
+from mnemoscope.model.language_model import fingerprint
 from mnemoscope.model.readout import UNIT, Readout, widest
+from mnemoscope.model.structure import Projection
 
 # Rounding errors in units of float32's: of what is done to a vector before it is projected, and of the
 # logarithm of a sum over the vocabulary, in nats.

@@ -8,21 +8,18 @@ from functools import cached_property, partial
 
 from torch import Tensor
 
-from mnemoscope.attribution import parts
-from mnemoscope.attribution.base import BaseStates, base_states
+from mnemoscope.attribution import grids as parts
 from mnemoscope.attribution.bounds import Bounder, Sums, bounder
 from mnemoscope.attribution.geometry import Geometry
-from mnemoscope.attribution.objective import Focus, Objective
-from mnemoscope.attribution.parts import Grid
-from mnemoscope.attribution.projected import ProjectedColumns
-from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.attribution.grids import Grid
+from mnemoscope.attribution.scores import BaseStates, ProjectedColumns, Scorer, base_states
 from mnemoscope.attribution.tails import Tail, split_tail
-from mnemoscope.model.anatomy import Anatomy
-from mnemoscope.model.capture import Trace
-from mnemoscope.model.components import Components
+from mnemoscope.model.activations import Components, Trace
 from mnemoscope.model.gradients import TotalEffects, total_effects
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.objective import Focus, Objective
 from mnemoscope.model.readout import FrozenReadout, Predicted
+from mnemoscope.model.structure import Anatomy
 
 # Tokens summed exactly by the first bound of every part and by the second of those left.
 COARSE_TOKENS = 32

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.parts import Grid
-from mnemoscope.attribution.reading import TokenReader
-from mnemoscope.attribution.result import TABLES
+from mnemoscope.attribution.grids import Grid
+from mnemoscope.attribution.vocabulary import TokenReader
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.structure import Anatomy
 from mnemoscope.model.tokens import token_text
+from mnemoscope.results.columns import TABLES
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,3 +191,20 @@ def _frame(table: str, **columns: Tensor | list[str] | list[list[str]]) -> pd.Da
 
 def _effects(score: Tensor, total: Tensor) -> dict[str, Tensor]:
     return {"score": score, "total": total, "mediated": total - score}
+
+
+def with_experts(table: pd.DataFrame, anatomy: Anatomy) -> pd.DataFrame:
+    """FFN neurons with the expert that each belongs to, where some layer is a mixture of experts.
+
+    -1 for neurons of dense layers and of shared experts.
+    """
+    if not anatomy.mixtures:
+        return table
+    layers, neurons = table["layer"].to_numpy(), table["neuron"].to_numpy()
+    experts = np.full(len(table), -1)
+    for layer, mixture in anatomy.mixtures.items():
+        routed = (layers == layer) & (neurons < mixture.n_experts * mixture.d_expert)
+        experts[routed] = neurons[routed] // mixture.d_expert
+    with_column = table.copy()
+    with_column.insert(list(table).index("neuron") + 1, "expert", experts)
+    return with_column

@@ -37,8 +37,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mnemoscope.model.readout import Predicted, widest
-from mnemoscope.model.soft_cap import CappedLogits
+from mnemoscope.model.readout import CappedLogits, Predicted, widest
 
 TINY = torch.finfo(torch.float32).tiny
 # By what sums of squares are raised, so that rounding does not make them too small.

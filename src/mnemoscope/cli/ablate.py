@@ -34,12 +34,12 @@ from mnemoscope.errors import OptionError
 
 if TYPE_CHECKING:
     from mnemoscope.api import Model
-    from mnemoscope.attribution.result import Attribution
-    from mnemoscope.intervention.ablation import Ablation
-    from mnemoscope.intervention.parts import Part
-    from mnemoscope.intervention.query_ablation import QueryAblation
-    from mnemoscope.intervention.specificity import KnownFact
+    from mnemoscope.intervention.side_effects import KnownFact
     from mnemoscope.model.tokens import Prompt as EncodedPrompt
+    from mnemoscope.results.ablation import Ablation
+    from mnemoscope.results.attribution import Attribution
+    from mnemoscope.results.parts import Part
+    from mnemoscope.results.query import QueryAblation
     from mnemoscope.study.facts import BadLine, FactFile
 
 commands = typer.Typer()
@@ -153,7 +153,7 @@ def ablate(  # noqa: PLR0913, PLR0917 - each is an option of the command
         for name, value in given.items():
             refuse_several(query=True, **{name: bool(value)})
     with stdout_kept_clean():
-        from mnemoscope.intervention.parts import listed
+        from mnemoscope.results.parts import listed
 
         file = None if facts is None else _read(facts, relation)
         opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
@@ -209,9 +209,8 @@ def _without_query_neurons(
 
 
 def _draw(found: Ablation | QueryAblation) -> None:
-    from mnemoscope.intervention.ablation import Ablation
-    from mnemoscope.view.ablation import render_ablation
-    from mnemoscope.view.query_ablation import render_query_ablation
+    from mnemoscope.report.terminal.ablation import render_ablation, render_query_ablation
+    from mnemoscope.results.ablation import Ablation
 
     if isinstance(found, Ablation):
         write_drawn(lambda console: render_ablation(found, console))
@@ -237,7 +236,7 @@ def _check_part(option: str, name: str) -> None:
 
 def _part(option: str, name: str) -> Part:
     """The part that a checked name stands for."""
-    from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Head, Layer
+    from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Head, Layer
 
     layer, *rest = name.split(".")
     if option == "--layer":
@@ -260,7 +259,7 @@ def _read(path: Path, relation: str | None) -> FactFile:
         FactsError: it cannot be read, or has no good line.
         OptionError: none of its facts is of the relation.
     """
-    from mnemoscope.study.reading import read_facts
+    from mnemoscope.study.formats import read_facts
 
     file = read_facts(path)
     relations = list(dict.fromkeys(fact.relation for fact in file.facts))
@@ -277,7 +276,7 @@ def _known(model: Model, file: FactFile, path: Path) -> tuple[list[KnownFact], l
     Raises:
         FactsError: the model can read none of them.
     """
-    from mnemoscope.intervention.specificity import KnownFact
+    from mnemoscope.intervention.side_effects import KnownFact
 
     facts, bad_lines = resolved(model, file, path)
     return [KnownFact(fact.prompt.ids, fact.target, fact.fact.relation) for fact in facts], bad_lines

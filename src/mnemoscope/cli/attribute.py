@@ -35,9 +35,8 @@ from mnemoscope.errors import OptionError, OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mnemoscope.attribution.continuation import ContinuationAttribution
-    from mnemoscope.attribution.result import Attribution
     from mnemoscope.model.estimate import Estimate
+    from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 
 commands = typer.Typer()
 
@@ -116,11 +115,11 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
         _write_estimate(found, json)
         return
     if out is not None:
-        from mnemoscope.view.destination import ATTRIBUTION_ENDINGS, check_destination
+        from mnemoscope._io import ATTRIBUTION_ENDINGS, check_destination
 
         check_destination(out, ATTRIBUTION_ENDINGS)
     if charts is not None:
-        from mnemoscope.view.destination import check_folder
+        from mnemoscope._io import check_folder
 
         check_folder(charts)
     with stdout_kept_clean():
@@ -151,7 +150,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
 
 def _write_estimate(found: Estimate, json: bool) -> None:
-    from mnemoscope.view.estimate import estimate_json, render_estimate
+    from mnemoscope.report.terminal.checks import estimate_json, render_estimate
 
     if json:
         write_json(estimate_json(found))
@@ -160,7 +159,7 @@ def _write_estimate(found: Estimate, json: bool) -> None:
 
 
 def _check_destination_of_several_tokens(out: Path | None, charts: Path | None) -> None:
-    from mnemoscope.view.destination import CONTINUATION_ENDINGS
+    from mnemoscope._io import CONTINUATION_ENDINGS
 
     if charts is not None:
         raise OptionError(
@@ -174,9 +173,9 @@ def _check_destination_of_several_tokens(out: Path | None, charts: Path | None) 
 
 
 def _draw(result: Attribution | ContinuationAttribution, console: Console) -> None:
-    from mnemoscope.attribution.result import Attribution
-    from mnemoscope.view.continuation import render_continuation
-    from mnemoscope.view.terminal import render_attribution
+    from mnemoscope.report.terminal.attribution import render_attribution
+    from mnemoscope.report.terminal.continuation import render_continuation
+    from mnemoscope.results.attribution import Attribution
 
     if isinstance(result, Attribution):
         render_attribution(result, console)
@@ -206,6 +205,6 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     if json:
         write_json(prediction.to_json())
     else:
-        from mnemoscope.view.terminal import render_prediction
+        from mnemoscope.report.terminal.attribution import render_prediction
 
         write_drawn(lambda console: render_prediction(prediction, console))

@@ -65,7 +65,7 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
     refuse_several(json=json, out=out is not None)
     _check_counts(values=values, depth=depth, width=width)
     if out is not None:
-        from mnemoscope.view.destination import LINKS_ENDINGS, check_destination
+        from mnemoscope._io import LINKS_ENDINGS, check_destination
 
         check_destination(out, LINKS_ENDINGS)
     with stdout_kept_clean():
@@ -84,11 +84,11 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
     if json:
         write_json(found.to_json())
     elif out is not None:
-        from mnemoscope.view.link_files import save_links
+        from mnemoscope.report.export import save_links
 
         write(f"saved {save_links(found, out)}\n")
     else:
-        from mnemoscope.view.links import render_links
+        from mnemoscope.report.terminal.graph import render_links
 
         write_drawn(lambda console: render_links(found, console))
 

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from mnemoscope.attribution.methods.base import Method
     from mnemoscope.model.tokens import Prompt as EncodedPrompt
     from mnemoscope.study.comparison import Comparison, Terms
-    from mnemoscope.study.facts import Dropped, FactFile, ResolvedFact
+    from mnemoscope.study.facts import FactFile, ResolvedFact
+    from mnemoscope.study.filter import Dropped
+
 
 commands = typer.Typer()
 
@@ -136,7 +138,7 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
     if json:
         write_json(found.to_json())
     else:
-        from mnemoscope.view.comparison import render_comparison
+        from mnemoscope.report.terminal.methods import render_comparison
 
         write_drawn(lambda console: render_comparison(found, console))
     if any_bad:
@@ -172,7 +174,7 @@ def _list_methods(given: Sequence[str], json: bool) -> None:
         raise OptionError(f"there is nothing to compare methods on for {options}; give a PROMPT or --facts")
     with stdout_kept_clean():
         from mnemoscope.attribution.methods.registry import methods as every_method
-        from mnemoscope.view.methods import described, render_methods
+        from mnemoscope.report.terminal.methods import described, render_methods
 
         found = list(every_method().values())
     if json:
@@ -193,8 +195,8 @@ def _terms(
     Raises:
         OptionError: no such method, or an option of `verified`, which takes no part or refuses it.
     """
+    from mnemoscope.attribution.methods.causal import Verified
     from mnemoscope.attribution.methods.registry import method as find_method
-    from mnemoscope.attribution.methods.verified import Verified
     from mnemoscope.study.comparison import Terms
 
     chosen = tuple(find_method(name) for name in dict.fromkeys(names or ())) or Terms().methods
@@ -221,13 +223,13 @@ def _with(chosen: tuple[Method, ...], takes: Callable[[Method], bool], **option:
 
 
 def _checked_folder(out: Path) -> Path:
-    from mnemoscope.view.comparison_files import check_folder
+    from mnemoscope.report.export import check_folder
 
     return check_folder(out)
 
 
 def _read(path: Path, relation: str | None) -> FactFile:
-    from mnemoscope.study.reading import read_facts
+    from mnemoscope.study.formats import read_facts
 
     file = read_facts(path, relation=relation)
     tell_left_out(file, path)
@@ -236,8 +238,8 @@ def _read(path: Path, relation: str | None) -> FactFile:
 
 def _single(model: Model, prompt: EncodedPrompt, target: str | int | None) -> ResolvedFact:
     """A prompt as the only fact; without a target it is about what the model predicts."""
-    from mnemoscope.attribution.result import unlikely
     from mnemoscope.model.tokens import token_text
+    from mnemoscope.results.targets import unlikely
     from mnemoscope.study.facts import Fact, ResolvedFact
 
     prediction = model.question(prompt, target).prediction
@@ -253,7 +255,8 @@ def _known(model: Model, file: FactFile, path: Path, limit: int | None) -> tuple
     Raises:
         FactsError: the model knows none of them.
     """
-    from mnemoscope.study.facts import known_facts, spread
+    from mnemoscope.study.facts import spread
+    from mnemoscope.study.filter import known_facts
 
     facts, bad_lines = resolved(model, file, path)
     kept, dropped = known_facts(model.language_model, facts)
@@ -283,7 +286,7 @@ def _count(number: int, thing: str) -> str:
 
 
 def _tell_estimates(model: Model, facts: Sequence[ResolvedFact], terms: Terms) -> None:
-    from mnemoscope.view.methods import render_estimates
+    from mnemoscope.report.terminal.methods import render_estimates
 
     first = facts[0]
     question = model.question(first.prompt, first.target, kind=terms.kind)
@@ -296,7 +299,7 @@ def _compared(model: Model, facts: Sequence[ResolvedFact], terms: Terms, folder:
 
     found = compare_methods(model, facts, terms, out=folder, report=_progress(len(facts)))
     if folder is not None:
-        from mnemoscope.view.comparison_files import save_summary
+        from mnemoscope.report.export import save_summary
 
         save_summary(found, folder)
         tell(f"kept in {folder}")
@@ -307,7 +310,7 @@ def _progress(n_facts: int) -> Callable[[int, int], None] | None:
     """A bar on stderr, there before the first fact is done, if somebody looks."""
     if not sys.stderr.isatty():
         return None
-    from mnemoscope.view.progress import ProgressBars
+    from mnemoscope._io import ProgressBars
 
     bars = ProgressBars()
     bars("facts", 0, n_facts)

@@ -30,14 +30,14 @@ def prove_families(context: typer.Context, json: Json = False, threads: Threads 
         return
     with stdout_kept_clean():
         set_threads(threads)
-        from mnemoscope.attribution.result import records
         from mnemoscope.model import families
+        from mnemoscope.results.columns import records
 
         proven = families.prove_families(tell)
     if json:
         write_json({"families": records(proven, tuple(proven.columns))})
     else:
-        from mnemoscope.view.terminal import render_families
+        from mnemoscope.report.terminal.attribution import render_families
 
         write_drawn(lambda console: render_families(proven, console))
 
@@ -56,8 +56,8 @@ def check(
     with stdout_kept_clean():
         set_threads(threads)
         from mnemoscope.model.loading import examine
-        from mnemoscope.model.proof import require
-        from mnemoscope.view.checks import checks_json, render_checks
+        from mnemoscope.model.validation import require
+        from mnemoscope.report.terminal.checks import checks_json, render_checks
 
         found = examine(
             model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code

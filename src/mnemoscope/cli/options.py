@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mnemoscope._arguments import device_name, dtype_name
 from mnemoscope.cli.output import tell
 from mnemoscope.errors import OptionError, PromptError
-from mnemoscope.model.hardware import device_name, dtype_name
 
 if TYPE_CHECKING:
     from mnemoscope.api import Model

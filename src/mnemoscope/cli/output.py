@@ -52,7 +52,7 @@ def _drawn(draw: Callable[[Console], None], stream: TextIO) -> str:
 
 def write_json(value: dict[str, Any]) -> None:
     """Write one object as a line of JSON, in ASCII where stdout has nothing more."""
-    from mnemoscope.view.json_text import json_text
+    from mnemoscope._io import json_text
 
     text = json_text(value)
     if not _can_write(text):
@@ -63,7 +63,7 @@ def write_json(value: dict[str, Any]) -> None:
 def write(text: str) -> None:
     """Write to stdout whatever its encoding; a reader that has gone away is no error."""
     if not _can_write(text):
-        from mnemoscope.view.tokens import in_ascii
+        from mnemoscope.report.tokens import in_ascii
 
         encoding = sys.stdout.encoding
         text = in_ascii(text).encode(encoding, "backslashreplace").decode(encoding)

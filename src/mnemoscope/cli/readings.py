@@ -56,7 +56,7 @@ def neuron(  # noqa: PLR0913, PLR0917 - each is an option of the command
     if json:
         write_json(reading.to_json())
     else:
-        from mnemoscope.view.readings import render_neuron
+        from mnemoscope.report.terminal.vocabulary import render_neuron
 
         write_drawn(lambda console: render_neuron(reading, console))
 
@@ -85,7 +85,7 @@ def head(  # noqa: PLR0913, PLR0917 - each is an option of the command
     if json:
         write_json(reading.to_json())
     else:
-        from mnemoscope.view.readings import render_head
+        from mnemoscope.report.terminal.vocabulary import render_head
 
         write_drawn(lambda console: render_head(reading, console))
 

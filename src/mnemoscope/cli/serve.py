@@ -9,8 +9,7 @@ import typer
 
 from mnemoscope.cli.options import Device, Dtype, Threads, TrustRemoteCode, example, open_model
 from mnemoscope.cli.output import stdout_kept_clean, tell
-from mnemoscope.errors import OptionError
-from mnemoscope.installing import missing_extra
+from mnemoscope.errors import OptionError, missing_extra
 
 commands = typer.Typer()
 
@@ -51,8 +50,8 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     _check_installed()
     with stdout_kept_clean():
         from mnemoscope.web.app import make_app
-        from mnemoscope.web.fair_queue import Limits
-        from mnemoscope.web.serving import address_of, bind, is_loopback, listen, names_of
+        from mnemoscope.web.queue import Limits
+        from mnemoscope.web.server import address_of, bind, is_loopback, listen, names_of
 
         host = host or (_EVERYWHERE if allow_network else _HERE)
         here = is_loopback(host)

@@ -1,4 +1,4 @@
-"""Studies of many facts: run, asked, reported and exported."""
+"""`study`: run, query, report and export studies of many facts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import pandas as pd
 import typer
 
 from mnemoscope.cli.facts import tell_left_out
@@ -15,9 +16,19 @@ from mnemoscope.errors import FactsError, OptionError
 
 if TYPE_CHECKING:
     from mnemoscope.study.facts import Fact
-    from mnemoscope.study.opened import Study
     from mnemoscope.study.options import StudyOptions
-    from mnemoscope.study.running import Source
+    from mnemoscope.study.results import Study
+    from mnemoscope.study.runner import Source
+
+
+def printed(answer: pd.DataFrame, form: Literal["table", "csv", "json"]) -> str:
+    """As a table for people, as CSV, or as one JSON object with `columns` and `data`."""
+    if form == "csv":
+        return str(answer.to_csv(index=False))
+    if form == "json":
+        return f"{answer.to_json(orient='split', index=False, force_ascii=False)}\n"
+    return f"{answer.to_string(index=False)}\n" if len(answer) else "no rows\n"
+
 
 commands = typer.Typer()
 study = typer.Typer(
@@ -133,15 +144,15 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
         options.check()
         if quick:
             options = options.quick()
-        from mnemoscope.study.running import check_workers, run_study
+        from mnemoscope.study.runner import check_workers, run_study
         from mnemoscope.study.store import check_folder
 
         check_workers(workers)
         check_folder(out)
         source = _source(facts, only, format, relation, question_template, strict)
         _tell_what_is_asked(source, options)
-        from mnemoscope.study.work import ModelSpec
-        from mnemoscope.view.study_progress import StudyProgress
+        from mnemoscope.report.progress import StudyProgress
+        from mnemoscope.study.tasks import ModelSpec
 
         spec = ModelSpec(model, revision, dtype, device, trust_remote_code)
         if model == "demo":
@@ -180,8 +191,7 @@ def sql(
                 f"there is no folder {folder}; name the studies' folders, and then the query in quotes"
             )
     with stdout_kept_clean():
-        from mnemoscope.study.opened import Studies, Study
-        from mnemoscope.view.study.answer import printed
+        from mnemoscope.study.results import Studies, Study
 
         opened = Study.open(folders[0]) if len(folders) == 1 else Studies.open(folders)
         text = printed(opened.sql(query), format)
@@ -197,8 +207,8 @@ def report(
 ) -> None:
     """Write one page with all tables and charts of a study; it opens offline."""
     with stdout_kept_clean():
-        from mnemoscope.study.opened import Study
-        from mnemoscope.view.study.report import write_report
+        from mnemoscope.report.study_html import write_report
+        from mnemoscope.study.results import Study
 
         opened = Study.open(folder)
         written = write_report(opened, out or folder.with_name(f"{opened.name}.html"))
@@ -217,8 +227,8 @@ def export(
 ) -> None:
     """Write every table and chart of a study to files, with `editing.json` for tools that edit models."""
     with stdout_kept_clean():
-        from mnemoscope.study.opened import Study
-        from mnemoscope.view.study.files import export as export_study
+        from mnemoscope.report.export import export as export_study
+        from mnemoscope.study.results import Study
 
         opened = Study.open(folder)
         written = export_study(opened, out, format or ())
@@ -244,10 +254,10 @@ def _source(
     Raises:
         FactsError, OptionError: as `read_facts` and `own_facts` do, or no fact is of a relation in `only`.
     """
-    from mnemoscope.study.running import Source
+    from mnemoscope.study.runner import Source
 
     if name == OWN:
-        from mnemoscope.study.own_facts import own_facts
+        from mnemoscope.study.builtin_facts import own_facts
 
         given = {
             "--format": format,
@@ -259,7 +269,8 @@ def _source(
         if useless:
             raise OptionError(f"{useless[0]} is about facts of a file; name one with --facts")
         return Source(OWN, own_facts(only))
-    from mnemoscope.study.reading import QUESTION_TEMPLATE, read_facts
+    from mnemoscope.study.formats import read_facts
+    from mnemoscope.study.formats.questions import QUESTION_TEMPLATE
 
     file = read_facts(
         name,
@@ -296,6 +307,6 @@ def _engine(name: str, address: str | None):  # noqa: ANN202 - a type that costs
         return None
     from functools import partial
 
-    from mnemoscope.study.engines import RayCluster
+    from mnemoscope.study.executors.ray import RayCluster
 
     return partial(RayCluster, address=address)

@@ -1,110 +1,33 @@
-"""What an intervention does to a prediction, beside random controls of the same size."""
+"""Ablation of parts: the target before and after, beside random controls.
+
+A model in half precision rounds its own logits, so that different tokens tie; `predict` and all that is
+measured of interventions read the final state out in float32 instead.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.result import records, unlikely
-from mnemoscope.display import Displayed
 from mnemoscope.intervention.controls import described
-from mnemoscope.intervention.parts import Part, Site, sites
-from mnemoscope.intervention.readings import next_token, states_after
-from mnemoscope.intervention.running import Change, Positions, Replacement, applied, observed_inputs
+from mnemoscope.intervention.hooks import Change, Positions, Replacement, applied, observed_inputs
+from mnemoscope.intervention.predictions import metrics, next_token, states_after
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.parts import Site, sites
 from mnemoscope.model.tokens import Prompt, token_text
+from mnemoscope.results.ablation import Ablation
+from mnemoscope.results.columns import METRICS
+from mnemoscope.results.parts import Part
 
 if TYPE_CHECKING:
-    from mnemoscope.intervention.specificity import Besides, TextEffect
-
-METRICS = ("reciprocal_rank", "probability", "log_probability")
-
-
-@dataclass(frozen=True, eq=False)
-class Ablation(Displayed):
-    """A target before and after an intervention, and after random ones.
-
-    Attributes:
-        prompt: the prompt as given.
-        tokens: the prompt's tokens as text.
-        target: the target's id and text.
-        parts: what was intervened on.
-        how: what was done to them and at which positions, in words.
-        before, after: reciprocal rank, probability and log probability (nats) of the target.
-        controls: the same after each random intervention: `seed`, the metrics, and `kl` on plain text
-            (nats per token).
-        controls_from: where the parts of the random interventions are from, in words.
-        plain_text: what the intervention does to text that has nothing to do with the target; there,
-            and for `kl` of the controls, the parts are changed at all positions, because positions
-            of the prompt mean nothing in other text.
-        facts: what it does to other facts, with the columns of `specificity.FACT_COLUMNS`; empty if
-            none were given.
-    """
-
-    prompt: str
-    tokens: tuple[str, ...]
-    target: tuple[int, str]
-    parts: tuple[Part, ...]
-    how: str
-    before: dict[str, float]
-    after: dict[str, float]
-    controls: pd.DataFrame
-    controls_from: str
-    plain_text: TextEffect
-    facts: pd.DataFrame
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that `mnemoscope ablate --json` prints."""
-        return {
-            "prompt": self.prompt,
-            "tokens": list(self.tokens),
-            "target": {"id": self.target[0], "text": self.target[1]},
-            "parts": [{"part": type(part).__name__, **part.to_json()} for part in self.parts],
-            "how": self.how,
-            "before": self.before,
-            "after": self.after,
-            "controls": records(self.controls, tuple(self.controls.columns)),
-            "controls_from": self.controls_from,
-            "controls_mean": self.controls_mean,
-            "controls_standard_deviation": self.controls_standard_deviation,
-            "plain_text": self.plain_text._asdict(),
-            "facts": records(self.facts, tuple(self.facts.columns)),
-        }
-
-    @property
-    def warning(self) -> str:
-        """A sentence about a target of rank 1,001 or lower before the intervention; else empty."""
-        return unlikely(self.target[1], round(1 / self.before["reciprocal_rank"]))
-
-    @property
-    def controls_mean(self) -> dict[str, float]:
-        """Mean of each metric and of `kl` over the controls."""
-        return {name: fmean(self.controls[name]) for name in (*METRICS, "kl")}
-
-    @property
-    def controls_standard_deviation(self) -> dict[str, float]:
-        """Sample standard deviation of each metric and of `kl` over the controls; 0 for a single one."""
-        if len(self.controls) < 2:
-            return dict.fromkeys((*METRICS, "kl"), 0.0)
-        return {name: stdev(self.controls[name]) for name in (*METRICS, "kl")}
-
-
-def metrics(log_probabilities: Tensor, target: int) -> dict[str, float]:
-    """Reciprocal rank, probability and log probability of a target, from `[n_vocabulary]`."""
-    value = log_probabilities[target]
-    rank = int((log_probabilities > value).sum()) + 1
-    return {
-        "reciprocal_rank": 1 / rank,
-        "probability": float(value.exp()),
-        "log_probability": float(value),
-    }
+    from mnemoscope.intervention.side_effects import Besides
+    from mnemoscope.results.ablation import TextEffect
 
 
 def reference_values(

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mnemoscope.attribution.objective import Objective
-from mnemoscope.intervention.parts import Part, Site, sites
-from mnemoscope.intervention.running import Positions, check_positions, unchanged
-from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.intervention.hooks import Positions, check_positions, unchanged
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.objective import Objective
+from mnemoscope.model.parts import Site, sites
 from mnemoscope.model.replay import Replay, begun
+from mnemoscope.model.structure import Anatomy
+from mnemoscope.results.parts import Part
 
 # Told how many rows are done and how many there are.
 Report = Callable[[int, int], None]

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from mnemoscope.errors import OptionError
-from mnemoscope.intervention.parts import AttentionNeuron, FFNNeuron, Head, Layer, Part, check_part
-from mnemoscope.model.anatomy import Anatomy
 from mnemoscope.model.experts import Mixture
+from mnemoscope.model.parts import check_part
+from mnemoscope.model.structure import Anatomy
+from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Head, Layer, Part
 
 # Where the parts of a control may be drawn from.
 ControlsFrom = Literal["same layers", "any layer"]

@@ -10,17 +10,16 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from mnemoscope.atomic import give_usual_modes
+from mnemoscope._io import give_usual_modes
 from mnemoscope.errors import OutputError
-from mnemoscope.intervention.parts import Site
-from mnemoscope.model.adapters import merge_layers
-from mnemoscope.model.added_families import anatomy_of
-from mnemoscope.model.anatomy import Projection
+from mnemoscope.model.families import anatomy_of
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
-from mnemoscope.model.matrix import matrix_of
-from mnemoscope.model.proof import prove
-from mnemoscope.model.stored import refuse_stored_otherwise
+from mnemoscope.model.parts import Site
+from mnemoscope.model.peft import merge_layers
+from mnemoscope.model.structure import Projection
+from mnemoscope.model.validation import prove
+from mnemoscope.model.weights import matrix_of, refuse_stored_otherwise
 
 
 def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: float) -> LanguageModel:

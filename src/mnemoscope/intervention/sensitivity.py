@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from mnemoscope.intervention.batch import TextProbe
-from mnemoscope.intervention.parts import neuron_part
-from mnemoscope.model.capture import stack_padded
+from mnemoscope.model.activations import stack_padded
 from mnemoscope.model.gradients import Recording
 from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.stored import input_device
+from mnemoscope.model.parts import neuron_part
+from mnemoscope.model.weights import input_device
 
 # Tokens drawn from each text; each costs a backward pass of the text.
 N_DRAWS = 8

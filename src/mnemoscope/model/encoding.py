@@ -1,13 +1,52 @@
-"""Text as token ids and back: the only place that calls a tokenizer to encode or decode."""
+"""Text as token ids and back, chat messages, and spaces between words.
+
+Files of facts hold bare answers ("Paris"), and callers forget the space of a target. Tokenising prompt and
+target together decides every token, but the text itself must say whether the two are parted by a space.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from mnemoscope.errors import PromptError
+from mnemoscope.errors import OptionError, PromptError
+
+# Beginnings of the Unicode names of letters whose languages put no space before a word.
+_UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
+_CLOSING = frozenset("?!;…%°)]}»”")
+# Between two digits these are part of one number.
+_IN_NUMBERS = frozenset(",:")
+# Signs that stand between two words with a space on either side, or with none.
+_SIGNS = "–—&|+→⇒←↔×÷≈"
+_BETWEEN_WORDS = frozenset(_SIGNS)
+_ARROWS = ("->", "=>")
+
+
+def begins_new_word(text: str, target: str) -> bool:
+    """Return whether a bare target is a word of its own, parted from the text by a space.
+
+    True where the target begins with a letter or digit of a script that writes spaces, and the text ends in a
+    letter, a digit, or punctuation that prose follows with a space (`,`, `:`, `?`, a closing bracket or
+    double quote). After a full stop it is true of a capital (`St.` and `Paul`) but not of others (`math.` and
+    `sqrt`). An arrow, a dash or `&` is followed by a space if it is preceded by one. False after white space,
+    opening brackets and quotes, apostrophes, hyphens, and signs such as `/`, `@`, `=`, `#` and `$`.
+    """
+    if not target[:1].isalnum() or unicodedata.name(target[0], "").startswith(_UNSPACED) or not text:
+        return False
+    last, before = text[-1], text[-2:-1]
+    if last in _IN_NUMBERS:
+        return not (before.isdigit() and target[0].isdigit()) and before != last
+    if last == ".":
+        return text.endswith("...") or (target[0].isupper() and not before.isspace())
+    if last == '"':
+        return before.isalnum() or (before != "" and before in ".,!?;:)]}")
+    if last in _BETWEEN_WORDS or text.endswith(_ARROWS):
+        return text.rstrip(_SIGNS).rstrip("-=>")[-1:].isspace()
+    return unicodedata.category(last)[0] in "LNM" or last in _CLOSING
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -90,3 +129,58 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     """Texts of the special tokens by their ids."""
     added = tokenizer.added_tokens_decoder.items()
     return {token_id: str(token) for token_id, token in added if token.special}
+
+
+Message = Mapping[str, Any]
+
+
+def is_chat(prompt: object) -> bool:
+    """Return whether a prompt is a list of chat messages, each with a `role`."""
+    return (
+        isinstance(prompt, Sequence)
+        and not isinstance(prompt, str | bytes)
+        and len(prompt) > 0
+        and all(isinstance(message, Mapping) and "role" in message for message in prompt)
+    )
+
+
+def user_says(message: str) -> list[dict[str, str]]:
+    """Make a chat of one message by the user.
+
+    Raises:
+        PromptError: the message is empty.
+    """
+    if not message:
+        raise PromptError("the prompt is empty; give what the user says")
+    return [{"role": "user", "content": message}]
+
+
+def read_chat(
+    name: str, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
+) -> tuple[str, list[int]]:
+    """Render a chat as text and token ids, those of the tokenizer's own `apply_chat_template`.
+
+    They end where the model's answer begins, or, where the last message is by the assistant, at its end: the
+    model then goes on with that message.
+
+    Raises:
+        PromptError: the template refuses the messages.
+        OptionError: the model has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise OptionError(
+            f"{name} has no chat template, so it is no chat model or its template was not "
+            "saved with its tokenizer; give the prompt as plain text"
+        )
+    goes_on = messages[-1]["role"] == "assistant"
+    options = {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
+    chat: Any = [dict(message) for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(chat, tokenize=False, **options)
+        ids = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False, **options)
+    except Exception as error:  # templates are programs, and raise what they like
+        raise PromptError(
+            f"the chat template of {name} refuses the prompt "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); give the prompt as plain text"
+        ) from error
+    return str(text), [int(token) for token in ids]  # type: ignore[arg-type]

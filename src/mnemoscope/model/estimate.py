@@ -16,7 +16,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.blocks import find_blocks
+from mnemoscope.model.discovery.layout import find_blocks
 
 _FLOAT32 = 4
 _EXPERT_AXES = 3

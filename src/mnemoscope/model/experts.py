@@ -23,8 +23,7 @@ from transformers.integrations.moe import ExpertsInterface
 
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.isolation import Hold, held, stand_ins
-from mnemoscope.model.matrix import Linear, Matrix
-from mnemoscope.model.stored import read_parameter
+from mnemoscope.model.weights import Linear, Matrix, read_parameter
 
 EXPERTS_NAME = "mnemoscope"
 # Three-axis weights of experts: by expert, then as in `nn.Linear` or transposed.

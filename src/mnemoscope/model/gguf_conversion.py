@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnemoscope.atomic import give_usual_modes
+from mnemoscope._io import give_usual_modes
 from mnemoscope.errors import ModelFileError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
 
 _one_at_a_time = threading.RLock()
 

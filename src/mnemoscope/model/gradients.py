@@ -1,4 +1,8 @@
-"""One forward and one backward pass: how an objective answers to small changes of every part.
+"""Gradients: total effects of all parts, keys of one head's attention scores, and float32 passes for both.
+
+Gradients in half precision are off by some per cent, and by far more where they nearly cancel. The weights
+are widened in place, block by block while each runs, and are the model's own again behind it: a backward pass
+runs every block a second time instead of keeping what it widened, so that memory holds one block twice.
 
 The first-order **total** effect of a part on an objective y (log p(target), say) is `value * d y / d
 value`, summed over the positions it is at: to first order, how far y falls when the part is taken away from
@@ -11,20 +15,98 @@ projection frozen. The passes are in float32 whatever the weights' type, unless 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from transformers import PreTrainedModel
 
-from mnemoscope.model.anatomy import Anatomy, Projection
-from mnemoscope.model.capture import stack_padded
-from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
-from mnemoscope.model.stored import input_device
-from mnemoscope.model.widening import in_float32
+from mnemoscope.model.activations import stack_padded
+from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention, running_alike
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.structure import Anatomy, Projection
+from mnemoscope.model.weights import input_device
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def can_widen(model: PreTrainedModel) -> bool:
+    """Whether a model has half-precision weights, all of them plain ones that are in memory."""
+    weights = list(model.base_model.parameters())
+    plain = all(weight.is_floating_point() and weight.device.type != "meta" for weight in weights)
+    hooked = any(hasattr(module, "_hf_hook") for module in model.modules())
+    return plain and not hooked and any(weight.dtype in HALF for weight in weights)
+
+
+@contextmanager
+def in_float32(model: PreTrainedModel, anatomy: Anatomy) -> Iterator[None]:
+    """Compute in float32 what runs through a model's body while the context lasts, backward passes included.
+
+    A model of float32 or wider runs as ever. So does one whose weights are packed or offloaded: gradients
+    then have the rounding of the type that it computes with.
+    """
+    if not can_widen(model):
+        yield
+        return
+    blocks = [block.module for block in anatomy.blocks]
+    inside = {module for block in blocks for module in block.modules()}
+    with ExitStack() as stack:
+        # What a backward pass runs again has to run as it did at first, for as long as there can be one.
+        stack.enter_context(running_alike(model, runs=False))
+        stack.enter_context(_widened(m for m in model.base_model.modules() if m not in inside))
+        for block in blocks:
+            own = vars(block).get("forward")
+            block.forward = _checkpointed(block, block.forward)
+            stack.callback(_put_back, block, own)
+        yield
+
+
+def _checkpointed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A block's forward function that widens the weights while it runs, and runs again in a backward pass."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        # A backward pass may call it from a thread of its own, which knows nothing of what is in force.
+        context = copy_context()
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            with _widened(block.modules()):
+                return context.copy().run(forward, *args, **kwargs)
+
+        if not torch.is_grad_enabled():
+            return once(*args, **kwargs)
+        # To the end each time: what watches modules counts on their leaving.
+        with set_checkpoint_early_stop(False):
+            return checkpoint(once, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return run
+
+
+@contextmanager
+def _widened(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Half-precision parameters and buffers of modules themselves in float32 while the context lasts."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    try:
+        for module in modules:
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                if tensor.dtype in HALF:
+                    kept.append((tensor, tensor.data))
+                    tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, own in reversed(kept):
+            tensor.data = own
+
+
+def _put_back(block: nn.Module, own: Callable[..., Any] | None) -> None:
+    if own is None:
+        del block.forward
+    else:
+        block.forward = own
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,3 +275,66 @@ def _begin_graph(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     states = hidden_states(args, kwargs).detach().requires_grad_()
     return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
+
+
+@dataclass(eq=False)
+class BlockCall:
+    """What a block was called with, so that it can be called again on its own.
+
+    Attributes:
+        others: its arguments but the stream, by place and by name.
+    """
+
+    others: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    _states: list[Tensor] = field(default_factory=list)
+
+    @property
+    def states(self) -> Tensor:
+        """The stream that it read, `[n_prompts, n_tokens, d_model]`."""
+        return self._states[-1]
+
+    def keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A forward pre-hook of the block."""
+        self._states.append(hidden_states(args, kwargs).detach())
+        self.others = args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}
+
+
+@contextmanager
+def watched_block(block: nn.Module) -> Iterator[BlockCall]:
+    """Keep what a block is called with while the context lasts."""
+    call = BlockCall()
+    handle = block.register_forward_pre_hook(call.keep, with_kwargs=True)
+    try:
+        yield call
+    finally:
+        handle.remove()
+
+
+def key_gradients(language_model: LanguageModel, layer: int, head: int, call: BlockCall) -> Tensor:
+    """What would raise a head's attention scores from the last position, each by its own position.
+
+    The score of position p is `scaling * <query of the last position, key at p>` with the query held
+    fixed. The key depends on the stream at p alone, so one backward pass of the sum of scores gives the
+    gradient of each: through norms, rotation and whatever else the block does to make keys. The
+    weights keep their gradients.
+
+    Args:
+        language_model: whose head it is.
+        layer: of the block.
+        head: a query head of it.
+        call: what the block was called with for one prompt, under `observed_attention`.
+
+    Returns:
+        `[n_tokens, d_model]` float32; zero where the mask hides the position from the last one.
+
+    Raises:
+        UnsupportedModelError: attention of this family does not hand out its keys.
+    """
+    seen: list[AttentionCall] = []
+    states = call.states.detach().requires_grad_()
+    args, kwargs = call.others
+    block = language_model.anatomy.blocks[layer].module
+    with observed_attention(language_model.model, seen.append), torch.enable_grad():
+        block(states, *args, **kwargs)
+        (gradients,) = torch.autograd.grad(seen[0].score_by_keys(head), states)
+    return gradients[0].float().to(language_model.anatomy.device)

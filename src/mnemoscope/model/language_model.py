@@ -1,21 +1,80 @@
-"""A transformers model together with all that was found out about it when it was opened."""
+"""A transformers model with its structure, and the check that its weights are still the same."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.added_families import anatomy_of
-from mnemoscope.model.anatomy import Anatomy
-from mnemoscope.model.capture import Trace, capture
-from mnemoscope.model.changes import ModelVersion, model_version
-from mnemoscope.model.components import Components, capture_with_components
-from mnemoscope.model.isolation import held, interventions_on
-from mnemoscope.model.proof import Proof, prove, require, require_sums
+from mnemoscope.model.activations import Components, Trace, capture, capture_with_components
+from mnemoscope.model.families import anatomy_of
+from mnemoscope.model.isolation import held, interventions_on, is_ours
+from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.validation import Proof, prove, require, require_sums
+from mnemoscope.model.weights import is_plain
+
+# Identifies the weights and hooks of a model while it is in memory.
+ModelVersion = tuple[Any, ...]
+
+
+def model_version(model: nn.Module) -> ModelVersion:
+    """Identify a model's weights and hooks.
+
+    Another value comes once a weight is replaced, changed in place or adapted otherwise, or a hook of others
+    than this package comes or goes. Takes less than a millisecond. PyTorch counts changes in place, but not
+    those through `.data`, which only `weights_fingerprint` sees.
+    """
+    return tuple(_versions(model))
+
+
+def weights_fingerprint(model: nn.Module) -> Tensor:
+    """Sum up all weights that are in memory, which reads each of them once, `[n]` float32."""
+    plain = [weight.detach() for weight in model.parameters() if is_plain(weight)]
+    # There may be none: packed and offloaded ones are not plain.
+    return torch.cat(
+        [
+            torch.empty(0),
+            *(fingerprint(weight.reshape(*weight.shape[:1] or (1,), -1)).cpu() for weight in plain),
+        ]
+    )
+
+
+def fingerprint(rows: Tensor) -> Tensor:
+    """Add rows up with weights of their own, `[n, d] -> [d]`: another sum for any changed or moved row."""
+    weights = torch.rand(len(rows), generator=torch.Generator().manual_seed(0)).to(rows.device)
+    found = torch.zeros(rows.shape[1], device=rows.device)
+    for some, part in zip(weights.split(8192), rows.split(8192), strict=True):
+        found += some @ part.float()
+    return found
+
+
+def _versions(model: nn.Module) -> Iterator[Any]:
+    tuners: Any = sys.modules.get("peft.tuners.tuners_utils")
+    for module in model.modules():
+        passing = module._non_persistent_buffers_set
+        buffers = [values for name, values in module._buffers.items() if name not in passing]
+        for tensor in (*module._parameters.values(), *buffers):
+            if tensor is not None:
+                yield _place(tensor), 0 if tensor.is_inference() else tensor._version
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            yield from (number for number, hook in hooks.items() if not is_ours(hook))
+        if tuners is not None and isinstance(module, tuners.BaseTunerLayer):
+            adapter: Any = module
+            yield tuple(adapter.active_adapters), adapter.disable_adapters, tuple(adapter.merged_adapters)
+            yield tuple(getattr(adapter, "scaling", {}).items())
+
+
+def _place(tensor: Tensor) -> int:
+    """Where a tensor lies; packed ones are told apart as objects, and offloaded ones lie nowhere."""
+    if tensor.device.type == "meta":
+        return 0
+    return tensor.data_ptr() if is_plain(tensor) else id(tensor)
 
 
 def _is_scaled(rope: dict[str, Any] | None) -> bool:
@@ -92,7 +151,7 @@ class LanguageModel:
         return getattr(config, "max_seq_len", None) if longest is None else longest
 
     def capture(self, prompts: Sequence[Sequence[int]]) -> list[Trace]:
-        """Run prompts of one length in one forward pass; see `mnemoscope.model.capture.capture`.
+        """Run prompts of one length in one forward pass; see `mnemoscope.model.activations.capture`.
 
         Raises:
             UnsupportedModelError: on one of them the parts do not add up.

@@ -1,4 +1,4 @@
-"""Opening a model by name, folder, file or as an object, and refusing in words what cannot be used."""
+"""Opening a model by name, folder, file or as an object."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
+from mnemoscope._arguments import AUTO, device_name, dtype_name
 from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError, UnsupportedModelError
-from mnemoscope.model.adapters import find_adapter, merge
-from mnemoscope.model.added_families import added_families, anatomy_of
+from mnemoscope.model.families import added_families, anatomy_of
 from mnemoscope.model.gguf_cache import kept
 from mnemoscope.model.gguf_conversion import correct_tokenizer, parsed_once, read_converted_tokenizer
-from mnemoscope.model.given import is_name, loaded
-from mnemoscope.model.hardware import AUTO, device_name, dtype_name
 from mnemoscope.model.isolation import held
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.places import Place, check_weights, find
-from mnemoscope.model.proof import prove, require
+from mnemoscope.model.loaded import is_name, loaded
+from mnemoscope.model.peft import find_adapter, merge
+from mnemoscope.model.sources import Place, check_weights, find
 from mnemoscope.model.tokens import check_tokenizer
 from mnemoscope.model.torch_state import ProcessSettings, Setting, default_torch_state
+from mnemoscope.model.validation import prove, require
 
 Source = str | Path | tuple[nn.Module, PreTrainedTokenizerBase]
 # Each of the ways that a tokenizer is stored has one of these.

@@ -16,7 +16,7 @@ from torch import Tensor
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.hooks import first_tensor, hidden_states, running_alike
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.stored import input_device
+from mnemoscope.model.weights import input_device
 
 # Largest difference in nats between the model's own prediction and the one taken up at layer 0.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}

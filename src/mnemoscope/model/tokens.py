@@ -1,7 +1,8 @@
-"""Prompts and targets as token ids, and what to tell a caller whose target is not one token."""
+"""Prompts and targets as token ids, and errors for targets that are not one token."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex, cast
@@ -10,21 +11,59 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mnemoscope._arguments import whole_number, whole_numbers
 from mnemoscope.errors import ModelFileError, PromptError, TargetError
-from mnemoscope.model.chat import Message, is_chat, read_chat
 from mnemoscope.model.encoding import (
+    Message,
     added_text,
+    begins_new_word,
     decoded,
     encode_text,
+    is_chat,
+    read_chat,
     special_tokens,
     token_text,
     token_texts,
 )
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.matrix import get_weight
-from mnemoscope.model.target_messages import merged, nearest, offer, pieces_of
-from mnemoscope.model.words import begins_new_word
-from mnemoscope.whole_numbers import whole_number, whole_numbers
+from mnemoscope.model.weights import get_weight
+
+
+def merged(tokenizer: PreTrainedTokenizerBase, target: str, own: list[int], together: list[int]) -> str:
+    """The message about a target whose beginning is one token with the prompt's end."""
+    same = next(i for i, (old, new) in enumerate(zip(own, [*together, None], strict=False)) if old != new)
+    spaced = "begin the target with a space if it is a word of its own, or " if target[0].isalnum() else ""
+    return (
+        f"the prompt's own tokens change when the target {target!r} is put behind it: "
+        f"{pieces_of(tokenizer, own[same:])} becomes {pieces_of(tokenizer, together[same:])}; "
+        f"{spaced}end the prompt where one of these tokens ends and begin the target there"
+    )
+
+
+def pieces_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Texts of tokens, as a list in a message."""
+    return ", ".join(repr(token_text(tokenizer, i)) for i in ids)
+
+
+def offer(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
+    """A token that can be taken instead, with its id."""
+    return f"the first, {token_text(tokenizer, token_id)!r} (id {token_id})"
+
+
+def nearest(tokenizer: PreTrainedTokenizerBase, target: str) -> str:
+    """Up to three tokens of the vocabulary that look like the target, as the end of a message."""
+    wanted = target.strip().lower()
+    pieces = {}
+    for piece in tokenizer.get_vocab():
+        plain = piece.lstrip("Ġ▁ ")
+        if plain[:2].lower() == wanted[:2] and abs(len(plain) - len(wanted)) < 4:
+            pieces.setdefault(plain, piece)
+    close = difflib.get_close_matches(target.strip(), sorted(pieces), n=3, cutoff=0.6)
+    if not close:
+        return ""
+    ids = [tokenizer.convert_tokens_to_ids(pieces[name]) for name in close]
+    texts = [repr(token_text(tokenizer, i)) for i in ids if isinstance(i, int)]
+    return f", or one like it: {', '.join(texts)}"
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from torch import Tensor
 
 from mnemoscope.api import Model
 from mnemoscope.attribution.methods.base import Kind, Method, Question
+from mnemoscope.attribution.methods.causal import drops, parts_of
 from mnemoscope.attribution.methods.registry import methods as every_method
-from mnemoscope.attribution.methods.removal import drops, parts_of
-from mnemoscope.attribution.result import Provenance, records
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import (
@@ -33,13 +32,16 @@ from mnemoscope.intervention.controls import (
     number_alike,
     smallest_group,
 )
-from mnemoscope.intervention.parts import Part
-from mnemoscope.intervention.readings import next_token
-from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.intervention.predictions import next_token
 from mnemoscope.model.isolation import isolated_call
+from mnemoscope.model.structure import Anatomy
+from mnemoscope.results import render
+from mnemoscope.results.columns import records
+from mnemoscope.results.parts import Part
+from mnemoscope.results.targets import Provenance
+from mnemoscope.study.bootstrap import ends, resampled_means
 from mnemoscope.study.facts import ResolvedFact
-from mnemoscope.study.intervals import ends, resampled_means
-from mnemoscope.study.names import NONE, RANDOM, SAME_LAYERS
+from mnemoscope.study.schema import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.store import Store, encoded, read_table
 
 # The table of a comparison that is kept in a folder.
@@ -173,9 +175,7 @@ class Comparison:
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
         """
-        from mnemoscope.view.comparison_files import save
-
-        return save(self, Path(path))
+        return render.report("export").save(self, Path(path))
 
 
 def compare_methods(
@@ -190,7 +190,7 @@ def compare_methods(
 
     Args:
         model: the model.
-        facts: on what; usually those it knows (`mnemoscope.study.facts.known_facts`).
+        facts: on what; usually those it knows (`mnemoscope.study.filter.known_facts`).
         terms: which methods, how many neurons.
         out: a folder that keeps every finished fact, so that an interrupted comparison goes on
             where it stopped when it is called again with the same facts and terms.

@@ -1,22 +1,13 @@
-"""Facts to study: turned into tokens, and filtered to those that the model knows."""
+"""Facts to study, as prompts and tokens."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
 from mnemoscope.errors import OptionError, PromptError, TargetError
-from mnemoscope.model.agreement import tolerance_of
-from mnemoscope.model.capture import final_states
-from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.tokens import Prompt, as_a_word, encode_continuation, encode_prompt, token_text
-
-TOKENS_PER_PASS = 256  # a trace keeps the values of every position, half a megabyte each in a 7B model
+from mnemoscope.model.tokens import Prompt, as_a_word, encode_continuation, encode_prompt
 
 
 @dataclass(frozen=True)
@@ -102,36 +93,6 @@ class ResolvedFact:
     target: int
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the model makes of a fact. Batches differ by rounding, and so may rank and probability.
-
-    Attributes:
-        fact: as the model reads it.
-        rank: of the target among the model's next tokens, from 1; 0 if it predicts NaN or infinite values.
-        probability: of the target; NaN if the model predicts no numbers.
-        reason: why the fact is dropped; None if it is known.
-    """
-
-    fact: ResolvedFact
-    rank: int
-    probability: float
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A fact that the filter takes out.
-
-    Attributes:
-        fact: as written in the file.
-        reason: what the model predicts instead.
-    """
-
-    fact: Fact
-    reason: str
-
-
 def resolve(language_model: LanguageModel, facts: Iterable[Fact]) -> tuple[list[ResolvedFact], list[BadLine]]:
     """Turn prompts and targets into tokens.
 
@@ -163,63 +124,6 @@ def answers_of(resolved: Iterable[ResolvedFact]) -> dict[str, list[int]]:
         if fact.fact.relation:
             targets.setdefault(fact.fact.relation, set()).add(fact.target)
     return {relation: sorted(ids) for relation, ids in targets.items()}
-
-
-def judged(
-    language_model: LanguageModel,
-    resolved: Sequence[ResolvedFact],
-    rank: int = 10,
-    rivals: bool = True,
-    answers: Mapping[str, Sequence[int]] | None = None,
-) -> list[Verdict]:
-    """Judge facts by the paper's filter (docs/method.md#experiments).
-
-    A fact is known if its target is among the model's `rank` likeliest next tokens and likelier than
-    the target of every other fact of its relation. Prompts run in batches; a verdict that the rounding
-    of a batch could turn is taken from the prompt alone, so that each fact is judged as a single prompt
-    would be.
-
-    Args:
-        language_model: the model.
-        resolved: the facts.
-        rank: how many of the likeliest tokens the target must be among.
-        rivals: whether it must be above the other answers of its relation.
-        answers: those other answers (`answers_of` all facts), where `resolved` is a part of the facts;
-            of `resolved` itself if not given, which judges a part less strictly than the whole.
-
-    Returns:
-        One verdict for each fact, in the order given.
-
-    Raises:
-        OptionError: `rank` is below 1, or `answers` lacks a relation.
-    """
-    if rank < 1:
-        raise OptionError(f"rank is {rank}; give 1 or more, such as the paper's 10")
-    competing = answers_of(resolved) if answers is None else answers
-    missing = {fact.fact.relation for fact in resolved} - {"", *competing}
-    if rivals and missing:
-        raise OptionError(f"the answers lack the relation {min(missing)!r}; give answers_of all facts")
-    return _Judge(language_model, competing if rivals else {}, rank).verdicts(resolved)
-
-
-def known_facts(
-    language_model: LanguageModel, resolved: Sequence[ResolvedFact], rank: int = 10, rivals: bool = True
-) -> tuple[list[ResolvedFact], list[Dropped]]:
-    """The facts that the model knows, as `judged` finds.
-
-    Returns:
-        The facts kept and the facts dropped, each in the order given.
-
-    Raises:
-        OptionError: `rank` is below 1.
-    """
-    kept, dropped = [], []
-    for verdict in judged(language_model, resolved, rank, rivals):
-        if verdict.reason is None:
-            kept.append(verdict.fact)
-        else:
-            dropped.append(Dropped(verdict.fact.fact, verdict.reason))
-    return kept, dropped
 
 
 def spread(resolved: Sequence[ResolvedFact], n: int) -> list[ResolvedFact]:
@@ -272,94 +176,3 @@ def _one_token(language_model: LanguageModel, prompt: Prompt, text: str) -> int:
         f"the target {text!r} is {len(ids)} tokens, and that of a fact is one; "
         "add an alias of one token, or leave the fact out"
     )
-
-
-def _batches(resolved: Sequence[ResolvedFact]) -> Iterator[list[int]]:
-    """Indices of facts whose prompts are of one length, as many as fit in one pass."""
-    groups: dict[int, list[int]] = {}
-    for index, fact in enumerate(resolved):
-        groups.setdefault(len(fact.prompt.ids), []).append(index)
-    for length, indices in groups.items():
-        size = max(1, TOKENS_PER_PASS // length)
-        yield from (indices[start : start + size] for start in range(0, len(indices), size))
-
-
-def _log_probabilities(language_model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Of the next token after prompts of one length, `[n_prompts, n_vocabulary]`, in one pass."""
-    states = final_states(language_model.model, language_model.anatomy, prompts)
-    # An axis of one makes the norm's scale [n_prompts, 1]: each state is read out with its own.
-    return language_model.anatomy.readout.freeze(states[:, None]).log_probabilities(states)
-
-
-@dataclass(frozen=True)
-class _Judge:
-    """Decides which facts a model knows.
-
-    Attributes:
-        language_model: the model.
-        answers: token ids that compete with each other, by relation; those of others compete with none.
-        rank: how many of the likeliest tokens the target must be among.
-    """
-
-    language_model: LanguageModel
-    answers: Mapping[str, Sequence[int]]
-    rank: int
-
-    @isolated_call
-    def verdicts(self, resolved: Sequence[ResolvedFact]) -> list[Verdict]:
-        """One for each fact, in their order."""
-        verdicts: dict[int, Verdict] = {}
-        for batch in _batches(resolved):
-            prompts = [resolved[index].prompt.ids for index in batch]
-            for index, row in zip(batch, _log_probabilities(self.language_model, prompts), strict=True):
-                fact = resolved[index]
-                certain = len(batch) == 1 or self._is_certain(fact, row)
-                verdicts[index] = self._verdict(fact, row if certain else self._alone(fact))
-        return [verdicts[index] for index in range(len(resolved))]
-
-    def _alone(self, fact: ResolvedFact) -> Tensor:
-        return _log_probabilities(self.language_model, [fact.prompt.ids])[0]
-
-    def _is_certain(self, fact: ResolvedFact, log_p: Tensor) -> bool:
-        """Whether the verdict stays when the target moves by as much as rounding can move it."""
-        # What equal computations may differ by is what the proof at load time allows them.
-        relative = tolerance_of(self.language_model.model.dtype)
-        slack = relative * log_p.abs().max()
-        value, others = log_p[fact.target], self._others(fact, log_p)
-        return self._passes(fact, value - slack, others) == self._passes(fact, value + slack, others)
-
-    def _others(self, fact: ResolvedFact, log_p: Tensor) -> Tensor:
-        others = log_p.clone()
-        others[fact.target] = -torch.inf
-        return others
-
-    def _rivals(self, fact: ResolvedFact) -> list[int]:
-        return list(self.answers.get(fact.fact.relation, ()))
-
-    def _passes(self, fact: ResolvedFact, value: Tensor, others: Tensor) -> bool:
-        rivals = others[self._rivals(fact)]
-        return bool((others > value).sum() < self.rank and (rivals < value).all())
-
-    def _verdict(self, fact: ResolvedFact, log_p: Tensor) -> Verdict:
-        if not log_p.isfinite().all():
-            return Verdict(
-                fact,
-                0,
-                math.nan,
-                "the model predicts NaN or infinite values after the prompt; check the weights, "
-                "or load half-precision weights as float32",
-            )
-        value, others = log_p[fact.target], self._others(fact, log_p)
-        found = int((others > value).sum()) + 1
-        reason = None if self._passes(fact, value, others) else self._reason(fact, others, found)
-        return Verdict(fact, found, float(value.exp()), reason)
-
-    def _reason(self, fact: ResolvedFact, others: Tensor, found: int) -> str:
-        """Why a fact whose target is number `found` is dropped."""
-        tokenizer = self.language_model.tokenizer
-        target = repr(token_text(tokenizer, fact.target))
-        if found > self.rank:
-            return f"{target} is number {found} of the model's next tokens, not among the first {self.rank}"
-        rivals = self._rivals(fact)
-        rival = token_text(tokenizer, rivals[int(others[rivals].argmax())])
-        return f"{rival!r}, another answer of the relation, is as likely as {target} or more"

@@ -7,7 +7,7 @@ from typing import Any
 
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import number_alike
-from mnemoscope.model.anatomy import Anatomy
+from mnemoscope.model.structure import Anatomy
 
 
 @dataclass(frozen=True)

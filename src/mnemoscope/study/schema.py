@@ -1,4 +1,4 @@
-"""The tables of a study, column by column: what is on disk and what DuckDB, pandas and Polars see.
+"""Schema of a study's tables, column by column, and names used in them.
 
 `fact` is the number of a fact in its source and joins all tables. Texts of tokens are as the tokenizer
 decodes them. Layers, heads, dims, neurons and positions count from 0, places in lists from 1; scores and
@@ -13,6 +13,23 @@ from io import BytesIO
 import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
+
+# The paper's eight methods, a to h.
+METHODS = (
+    "log-probability-increase",
+    "log-probability",
+    "probability-increase",
+    "norm",
+    "coefficient",
+    "rank",
+    "norm-times-coefficient",
+    "coefficient-over-rank",
+)
+# What a method's neurons are compared with.
+NONE, RANDOM, SAME_LAYERS = "none", "random", "random, same layers"
+# Of a folder that holds a study, in its manifest.
+KIND = "study"
+
 
 FACT = "fact"
 

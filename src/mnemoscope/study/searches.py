@@ -8,10 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import Prediction
-from mnemoscope.attribution.projected import ProjectedColumns
-from mnemoscope.attribution.scoring import Scorer
+from mnemoscope.attribution.scores import ProjectedColumns, Scorer
 from mnemoscope.attribution.search import Bounds, Pool, bound, settle
 
 

@@ -19,9 +19,8 @@ from filelock import FileLock, Timeout
 from pyarrow import parquet
 from typing_extensions import Self
 
-from mnemoscope.atomic import PARTIAL, write_atomically
-from mnemoscope.errors import OptionError, OutputError
-from mnemoscope.installing import UPGRADE
+from mnemoscope._io import PARTIAL, write_atomically
+from mnemoscope.errors import UPGRADE, OptionError, OutputError
 
 FORMAT = "mnemoscope study"
 SCHEMA_VERSION = 3

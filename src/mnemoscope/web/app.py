@@ -1,4 +1,4 @@
-"""The application: routes from requests to answers, the page's files, and the guard around them all."""
+"""The application: routes, the page's files, and its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -19,19 +19,68 @@ import mnemoscope
 from mnemoscope.api import Model
 from mnemoscope.errors import OptionError
 from mnemoscope.web import requests, responses
-from mnemoscope.web.answers import json_answer
-from mnemoscope.web.document import DESCRIPTION, ERRORS, ERRORS_OF_CALLS, FILES, told
-from mnemoscope.web.fair_queue import Limits
-from mnemoscope.web.guard import Guard, Names
-from mnemoscope.web.refusals import (
-    DOCUMENT,
-    Refused,
-    refusal_of,
-    refusal_of_fields,
-    refusal_of_http,
-)
-from mnemoscope.web.replies import answered
+from mnemoscope.web.errors import DOCUMENT, Refused, refusal_of, refusal_of_fields, refusal_of_http
+from mnemoscope.web.handlers import MEDIA_TYPES, json_answer
+from mnemoscope.web.queue import Limits
+from mnemoscope.web.security import Guard, Names
 from mnemoscope.web.server import Asking, Server
+from mnemoscope.web.streaming import EVENTS, answered
+
+_RETRY = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
+_TO_RETRY = (429, 503)
+
+
+def told(response: Any) -> dict[str, Any]:
+    """How a route tells its answer: as JSON, or as a line for every event."""
+    lines = {"schema": {"type": "string", "description": "a JSON object on each line"}}
+    return {"response_model": response, "responses": {200: {"content": {EVENTS: lines}}}}
+
+
+def _errors(told: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": responses.Error, "description": text}
+        | ({"headers": _RETRY} if status in _TO_RETRY else {})
+        for status, text in told.items()
+    }
+
+
+ERRORS = _errors(
+    {
+        403: "Asked by another name than the server's, or by a page of another site.",
+        413: "The body is too large.",
+        415: "The body is not said to be JSON.",
+    }
+)
+ERRORS_OF_CALLS = ERRORS | _errors(
+    {
+        400: "The model cannot answer this: told in the words of the command line.",
+        408: "The body did not come.",
+        409: "A newer request of the same client and lane took its place.",
+        422: "A field is missing, unknown, of the wrong type or out of bounds.",
+        429: "Too many requests of this client are waiting.",
+        500: "A fault of the server.",
+        503: "Too many requests are waiting, or this one took too long.",
+    }
+)
+FILES: dict[str, Any] = {
+    "response_class": Response,
+    "responses": {
+        200: {
+            "description": "The file.",
+            "content": {
+                kind: {"schema": {"type": "object" if kind == "application/json" else "string"}}
+                for kind in MEDIA_TYPES.values()
+            },
+        }
+    },
+}
+DESCRIPTION = f"""Which neurons of a language model remember a fact, over HTTP.
+
+Answers are the objects that the command line prints with `--json`. One call is computed at a time; the others
+wait, and clients take turns. With `Accept: {EVENTS}` an answer is a line of JSON for every event: `queued`,
+`progress`, then `result` or `error`. Errors are `{{"error", "remedy"}}`.
+"""
+
 
 STATIC = Path(__file__).parent / "static"
 

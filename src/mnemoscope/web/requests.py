@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from mnemoscope.intervention import parts
+from mnemoscope.results import parts
 
 MOST_PROMPT_CHARACTERS = 20_000
 MOST_TARGET_CHARACTERS = 200

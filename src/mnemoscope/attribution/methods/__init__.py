@@ -1,1 +1,1 @@
-"""Ways to say which neurons a prediction rests on, one file each, all asked and compared on equal terms."""
+"""Methods that rank neurons, compared on equal terms."""

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mnemoscope.attribution import parts, tables
+from mnemoscope.attribution import grids as parts, tables
 from mnemoscope.attribution.attribute import Best
-from mnemoscope.attribution.parts import Grid
+from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import Prediction
 from mnemoscope.attribution.search import Bounds, Pool, Scores, search
 from mnemoscope.errors import OptionError
@@ -26,6 +26,7 @@ from mnemoscope.model.gradients import TotalEffects
 
 if TYPE_CHECKING:
     from mnemoscope.intervention.sensitivity import Sensitivity
+
 
 Kind = Literal["ffn", "attention"]
 # Told how many forward passes are done and how many there are.

@@ -1,4 +1,8 @@
-"""The rank of a target among the tokens that a neuron promotes, bounded and exact.
+"""Methods f and h of the paper: the target's rank among the tokens that a neuron promotes.
+
+One streaming pass over neurons x vocabulary serves all prompts of a study (docs/method.md#static-scores). Of
+the values that a neuron's column gives the tokens, those are kept that stand at certain ranks. Between two of
+them lies the value of any target, which costs one dot product.
 
 Among some of the tokens the target can stand no lower than among all: its rank there bounds the rank from
 below, so that most neurons are left out without being projected to the whole vocabulary. Who asks for many
@@ -8,18 +12,74 @@ targets has every neuron projected once instead (`order_statistics`).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mnemoscope.attribution.geometry import Geometry, unit
-from mnemoscope.attribution.methods.base import Question
-from mnemoscope.attribution.methods.order_statistics import OrderStatistics
-from mnemoscope.attribution.parts import Grid, by_layer
-from mnemoscope.attribution.projected import MAX_ROWS, project_columns
-from mnemoscope.attribution.scoring import Observer
-from mnemoscope.model.anatomy import Projection
-from mnemoscope.model.readout import FrozenReadout, Readout
+from mnemoscope.attribution.grids import Grid, by_layer
+from mnemoscope.attribution.methods.base import Question, Searched
+from mnemoscope.attribution.scores import MAX_ROWS, Observer, project_columns
+from mnemoscope.model.readout import FrozenReadout, Readout, project
+from mnemoscope.model.structure import Projection
+
+# Ranks whose values are kept stand so far apart, and a rank is known within that factor.
+RATIO = 1.25
+# Columns projected at once.
+N_ROWS = 128
+
+
+class OrderStatistics:
+    """Values at certain ranks among the whole vocabulary, for columns of weights; made when asked for."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        """Nothing is projected yet."""
+        self._geometry = geometry
+        n_vocabulary = geometry.n_vocabulary
+        steps = RATIO ** np.arange(1 + np.log(n_vocabulary) / np.log(RATIO))
+        from_below = np.unique(np.minimum(steps, n_vocabulary).astype(int))
+        # Ranks from the lowest value, 1 for it; dense at both ends, as a negative coefficient turns them.
+        ranks = np.unique(np.concatenate([from_below, n_vocabulary + 1 - from_below]))
+        self._ranks = torch.from_numpy(ranks).to(geometry.mean.device)
+        self._kept: dict[int, Tensor] = {}
+
+    def of(self, token: int, projection: Projection, column: Tensor) -> Tensor:
+        """How many tokens are certainly above and certainly below a target, `[n] -> [n, 2]`."""
+        kept = self._values(projection)[column]
+        norm, unembedding = self._geometry.readout.norm, self._geometry.readout.unembedding
+        direction = norm.centre((unembedding[token].float() * norm.weight)[None])[0]
+        own = (projection.columns() @ direction)[column]
+        lengths, _ = self._geometry.measure_weights(projection)
+        slack = 4 * unit(len(direction)) * lengths[column] * self._geometry.longest
+        # Ranks from below of the lowest value above the target's and of the highest one below it.
+        n_ranks = len(self._ranks)
+        at_most = torch.searchsorted(kept, (own + slack)[:, None], right=True)[:, 0]
+        below = torch.searchsorted(kept, (own - slack)[:, None])[:, 0]
+        n_above = self._geometry.n_vocabulary + 1 - self._ranks[at_most.clamp_max(n_ranks - 1)]
+        n_below = self._ranks[(below - 1).clamp_min(0)]
+        zero = torch.zeros_like(n_above)
+        counts = [torch.where(at_most < n_ranks, n_above, zero), torch.where(below > 0, n_below, zero)]
+        return torch.stack(counts, dim=1).float()
+
+    def _values(self, projection: Projection) -> Tensor:
+        """`[n_columns, n_ranks]`, ascending."""
+        key = id(projection.module)
+        if key not in self._kept:
+            norm = self._geometry.readout.norm
+            folded = norm.centre(projection.columns()) * norm.weight
+            self._kept[key] = torch.cat([self._at_ranks(rows) for rows in folded.split(N_ROWS)])
+        return self._kept[key]
+
+    def _at_ranks(self, folded: Tensor) -> Tensor:
+        values = project(folded, self._geometry.readout.unembedding)
+        if values.device.type != "cpu":
+            return values.sort(dim=-1).values[:, self._ranks - 1]
+        # Ten times as fast as torch's on processors.
+        values.numpy().sort(axis=1)
+        return values[:, self._ranks - 1]
+
 
 # Tokens compared by the first bound of every neuron and by the second of those left.
 COARSE_TOKENS = 768
@@ -175,3 +235,52 @@ class RankScores:
         above = torch.where(factors < 0, counts[:, 1], counts[:, 0])
         weight = factors.abs() if self.weighted else torch.ones_like(factors)
         return weight / (1 + above)
+
+
+class Rank(Searched):
+    """`1 / rank of w in bs(v)` (docs/method.md#static-scores).
+
+    A negative coefficient turns the order around.
+    """
+
+    name = "rank"
+    title = "f rank"
+    formula = "1 / rank of w in bs(v)"
+    # What adds nothing promotes no token above another.
+    lists_silent = False
+
+    def coarse(self, question: Question) -> RankBounds:
+        """From the target's rank among some of the tokens."""
+        return RankBounds(question, COARSE_TOKENS, weighted=False)
+
+    def fine(self, question: Question) -> RankBounds:
+        """The same with more tokens."""
+        return RankBounds(question, FINE_TOKENS, weighted=False)
+
+    def scorer(self, question: Question) -> RankScores:
+        """From the target's rank among all tokens."""
+        return RankScores(question, weighted=False)
+
+
+class CoefficientOverRank(Searched):
+    """`|m| / rank of w in bs(v)` (docs/method.md#static-scores)."""
+
+    name = "coefficient-over-rank"
+    title = "h coefficient / rank"
+    formula = "|m| / rank of w in bs(v)"
+
+    def grid(self, question: Question) -> Grid:
+        """A post-norm's scale, which is positive, changes no rank, and `m` is what enters the projection."""
+        return replace(question.grid, scale=torch.ones_like(question.grid.scale))
+
+    def coarse(self, question: Question) -> RankBounds:
+        """From the target's rank among some of the tokens."""
+        return RankBounds(question, COARSE_TOKENS, weighted=True)
+
+    def fine(self, question: Question) -> RankBounds:
+        """The same with more tokens."""
+        return RankBounds(question, FINE_TOKENS, weighted=True)
+
+    def scorer(self, question: Question) -> RankScores:
+        """From the target's rank among all tokens."""
+        return RankScores(question, weighted=True)

@@ -1,24 +1,34 @@
-"""The methods by name: our own, and those that other packages add."""
+"""The registry of methods by name, ours and those of other packages, and their rankings."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Any
 
-from mnemoscope.attribution.methods.activation_gradient import ActivationGradient, ActivationGradientLast
-from mnemoscope.attribution.methods.base import Method
-from mnemoscope.attribution.methods.coefficient import Coefficient
-from mnemoscope.attribution.methods.coefficient_over_rank import CoefficientOverRank
-from mnemoscope.attribution.methods.integrated_gradients import IntegratedGradients
-from mnemoscope.attribution.methods.log_probability import LogProbability
-from mnemoscope.attribution.methods.log_probability_increase import LogProbabilityIncrease
-from mnemoscope.attribution.methods.norm import Norm
-from mnemoscope.attribution.methods.norm_times_coefficient import NormTimesCoefficient
-from mnemoscope.attribution.methods.probability_increase import ProbabilityIncrease
-from mnemoscope.attribution.methods.rank import Rank
-from mnemoscope.attribution.methods.single_ablation import SingleAblation
-from mnemoscope.attribution.methods.verified import Verified, VerifiedSpecific
+import pandas as pd
+
+from mnemoscope.attribution.methods.base import Estimate, Kind, Method, Question
+from mnemoscope.attribution.methods.causal import SingleAblation, Verified, VerifiedSpecific, parts_of
+from mnemoscope.attribution.methods.gradients import (
+    ActivationGradient,
+    ActivationGradientLast,
+    IntegratedGradients,
+)
+from mnemoscope.attribution.methods.ranks import CoefficientOverRank, Rank
+from mnemoscope.attribution.methods.static import (
+    Coefficient,
+    LogProbability,
+    LogProbabilityIncrease,
+    Norm,
+    NormTimesCoefficient,
+    ProbabilityIncrease,
+)
 from mnemoscope.errors import OptionError
+from mnemoscope.results.columns import records
+from mnemoscope.results.targets import Provenance, Targets
 
 GROUP = "mnemoscope.methods"
 
@@ -77,3 +87,56 @@ def method(name: str | Method) -> Method:
     if name not in methods():
         raise OptionError(f"there is no method {name!r}; give one of {', '.join(methods())}")
     return methods()[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The neurons that a method puts first, the same for every method.
+
+    Attributes:
+        prompt: the prompt as given.
+        tokens: the prompt's tokens as text.
+        targets: what was asked about.
+        method: name of the method.
+        kind: `"ffn"` or `"attention"` (attention neurons with their positions added up).
+        neurons: `layer, neuron, score, coefficient` (for attention `layer, head, dim, ...`), best first,
+            ties by index. A score's unit is the method's own.
+        estimate: what it was expected to cost.
+        seconds: what it took beyond the forward pass that all methods share.
+        provenance: model, versions and options.
+    """
+
+    prompt: str
+    tokens: tuple[str, ...]
+    targets: Targets
+    method: str
+    kind: Kind
+    neurons: pd.DataFrame
+    estimate: Estimate
+    seconds: float
+    provenance: Provenance
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain objects."""
+        return {
+            "model": self.provenance.model,
+            "revision": self.provenance.revision,
+            "prompt": self.prompt,
+            "tokens": list(self.tokens),
+            **self.targets.to_json(),
+            "method": self.method,
+            "kind": self.kind,
+            "estimate": vars(self.estimate).copy(),
+            "seconds": self.seconds,
+            "neurons": records(self.neurons, tuple(self.neurons.columns)),
+        }
+
+
+def rank(question: Question, method: Method, k: int) -> tuple[pd.DataFrame, float]:
+    """The k neurons a method puts first, as the table of a `Ranking`, and the seconds it took."""
+    start = time.perf_counter()
+    index, scores = method.top(question, k)
+    seconds = time.perf_counter() - start
+    named = pd.DataFrame([part.to_json() for part in parts_of(question, index)])
+    coefficients = question.coefficients_of(index)
+    return named.assign(score=scores.cpu().numpy(), coefficient=coefficients.cpu().numpy()), seconds

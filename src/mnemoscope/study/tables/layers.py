@@ -5,10 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mnemoscope.study.names import METHODS
-from mnemoscope.study.opened import Study
-from mnemoscope.study.schema import FACT, LAYERS, METHOD_NEURONS, PATH, QUERY_NEURONS, SUMS, VALUE_NEURONS
-from mnemoscope.study.tables.over_facts import groups, means_by_relation
+from mnemoscope.study.bootstrap import groups, means_by_relation
+from mnemoscope.study.results import Study
+from mnemoscope.study.schema import (
+    FACT,
+    LAYERS,
+    METHOD_NEURONS,
+    METHODS,
+    PATH,
+    QUERY_NEURONS,
+    SUMS,
+    VALUE_NEURONS,
+)
 from mnemoscope.study.tables.zeroing import title_of
 
 # So many layers of each relation are marked.

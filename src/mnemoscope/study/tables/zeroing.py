@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 
 from mnemoscope.attribution.methods.registry import method as find_method
-from mnemoscope.study.names import METHODS, NONE, RANDOM, SAME_LAYERS
-from mnemoscope.study.opened import Study
-from mnemoscope.study.plan import relation_heads
-from mnemoscope.study.schema import FACT, OUTCOMES
-from mnemoscope.study.tables.over_facts import groups, mean, relations, relative_drop
+from mnemoscope.study.bootstrap import groups, mean, relations, relative_drop
+from mnemoscope.study.results import Study
+from mnemoscope.study.schema import FACT, METHODS, NONE, OUTCOMES, RANDOM, SAME_LAYERS
+from mnemoscope.study.tasks import relation_heads
 
 _METRICS = ("reciprocal_rank", "probability", "log_probability")
 _LEVELS = tuple(f"{name}{end}" for name in ("mrr", "probability_percent") for end in ("_before", ""))

@@ -1,4 +1,4 @@
-// Token text made visible, by the same rules as `mnemoscope.view.tokens`.
+// Token text made visible, by the same rules as `mnemoscope.report.tokens`.
 
 import { element } from "./dom.js";
 

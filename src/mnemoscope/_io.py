@@ -1,0 +1,170 @@
+"""Atomic files and folders, strict JSON, checks of output paths, and progress bars."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from mnemoscope.errors import OutputError
+
+# Ends the name of a file that is still being written; a killed process leaves it behind.
+PARTIAL = ".part"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace the file (or what a link points to) in one step, so no reader sees half of it.
+
+    Raises:
+        OutputError: the folder cannot be written, or the disk is full; what was there is kept.
+    """
+    final = Path(os.path.realpath(path))
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another folder") from error
+
+
+def give_usual_modes(folder: Path) -> None:
+    """Give the weights in a model's folder the mode of its config, which follows the umask.
+
+    safetensors makes its files for the owner alone, whatever the umask.
+    """
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
+
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def json_text(value: Any, *, ascii_only: bool = False) -> str:
+    r"""Write plain objects and NumPy numbers as one line of strict JSON.
+
+    NaN becomes `null`, infinities become the strings `"Infinity"` and `"-Infinity"`, a lone
+    surrogate its `\uXXXX` escape.
+
+    >>> json_text({"score": float("nan"), "token": "é"})
+    '{"score": null, "token": "é"}'
+    """
+    try:
+        text = _strict(value, ascii_only)
+    except ValueError:
+        text = _strict(_finite(value), ascii_only)
+    return _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+
+
+def _strict(value: Any, ascii_only: bool) -> str:
+    return json.dumps(value, ensure_ascii=ascii_only, allow_nan=False, default=_to_plain)
+
+
+def _to_plain(value: Any) -> Any:
+    """A NumPy number or array as the Python object it stands for."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _finite(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+ATTRIBUTION_ENDINGS = (".json", ".parquet", ".html")
+CONTINUATION_ENDINGS = (".json",)
+LINKS_ENDINGS = (".json", ".graphml")
+CHART_FORMS = ("svg", "png")
+
+
+def check_destination(path: Path, endings: tuple[str, ...]) -> Path:
+    """Tell early that a result cannot be written there.
+
+    Returns:
+        The path itself, with a leading `~` expanded.
+
+    Raises:
+        OutputError: another ending than one of those, or no such folder.
+    """
+    path = path.expanduser()
+    if path.suffix.lower() not in endings:
+        raise OutputError(f"cannot write {path}: name a file that ends in {either(endings)}")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: create the folder {path.parent} first")
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder, choose another name")
+    return path
+
+
+def check_folder(folder: Path) -> Path:
+    """Tell early that files cannot be written there; the folder itself need not be there yet.
+
+    Returns:
+        The folder itself, with a leading `~` expanded.
+
+    Raises:
+        OutputError: its parent is not there, or there is a file of its name.
+    """
+    folder = folder.expanduser()
+    if not folder.parent.is_dir():
+        raise OutputError(f"cannot write {folder}: create the folder {folder.parent} first")
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"cannot write {folder}: it is a file, choose another name")
+    return folder
+
+
+def write_into(folder: Path, contents: Mapping[str, bytes]) -> Path:
+    """Write files by name into a folder, which is made if it is not there.
+
+    Raises:
+        OutputError: it cannot be made, or the disk is full.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {folder}: {error.strerror or error}; choose another folder"
+        ) from error
+    for name, content in contents.items():
+        write_atomically(folder / name, content)
+    return folder
+
+
+def either(endings: tuple[str, ...]) -> str:
+    """Such as `.json, .parquet or .html`."""
+    return " or ".join([", ".join(endings[:-1]), endings[-1]] if endings[1:] else endings)
+
+
+class ProgressBars:
+    """A progress bar for each kind of part, on stderr."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, tqdm] = {}
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """So many of so many columns of a kind are done."""
+        bar = self.bars.setdefault(name, tqdm(total=total, desc=name))
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()

@@ -1,0 +1,272 @@
+"""Grids of parts: every part adds `coefficient * column` to the residual stream.
+
+A coefficient is a value that enters the projection, times the frozen scale of the norm that the projection's
+output passes before it is added (1 without one; the norm's weight is in the columns).
+
+One shape serves them all (docs/method.md#parts), so that bounding, scoring and searching are written once:
+
+| grid | columns of a layer | values of a column |
+|---|---|---|
+| FFN neurons | rows of `W_down` | its coefficient m |
+| attention neurons | rows of `W_o` | `alpha * value` at each position, then their sum |
+| heads | each head's output | 1 |
+| heads at positions | each head's output from each position | 1 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from mnemoscope.model.activations import Trace
+from mnemoscope.model.gradients import TotalEffects
+from mnemoscope.model.structure import Anatomy, Block, Projection
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Parts arranged as `[n_layers, n_columns, n_coefficients]`; a flat index runs in that order.
+
+    Attributes:
+        n_layers, n_columns, n_coefficients: its shape.
+        columns: `columns(layer, index)` gives float32 `[n, d_model]`, all columns for `index=None`.
+        values: `values(layer)` gives what enters the projection, float32 `[n_columns, n_coefficients]`.
+        base: which base state each layer's parts are added to, `[n_layers]`.
+        scale: the factor by which each layer's values become coefficients, float32 `[n_layers]`.
+        weights: the projections whose rows the columns are, if they do not depend on the prompt.
+        active: layer and column of those that take part, `[n, 2]` in ascending order; None for all. The
+            others add nothing: neurons of experts that the token was not routed to, or that a ReLU silenced.
+    """
+
+    n_layers: int
+    n_columns: int
+    n_coefficients: int
+    columns: Callable[[int, Tensor | None], Tensor]
+    values: Callable[[int], Tensor]
+    base: Tensor
+    scale: Tensor
+    weights: tuple[Projection, ...] | None = None
+    active: Tensor | None = None
+
+    @cached_property
+    def present(self) -> Tensor:
+        """Columns that take part, as `layer * n_columns + column`, ascending, `[n]`."""
+        if self.active is None:
+            return torch.arange(self.n_layers * self.n_columns, device=self.base.device)
+        return self.active[:, 0] * self.n_columns + self.active[:, 1]
+
+    @cached_property
+    def existing(self) -> Tensor:
+        """Columns that there are, in the same way: layers may have fewer FFN neurons than others, `[n]`."""
+        number = torch.full((self.n_layers,), self.n_columns, device=self.base.device)
+        if self.weights is not None:
+            number = torch.tensor([projection.n_inputs for projection in self.weights], device=number.device)
+        place = torch.arange(self.n_columns, device=number.device)
+        return torch.nonzero((place < number[:, None]).flatten())[:, 0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(n_layers, n_columns, n_coefficients)`."""
+        return self.n_layers, self.n_columns, self.n_coefficients
+
+    @property
+    def size(self) -> int:
+        """Number of parts."""
+        return self.n_layers * self.n_columns * self.n_coefficients
+
+    def coefficients(self, layer: int) -> Tensor:
+        """What a layer's columns are multiplied with, `[n_columns, n_coefficients]`."""
+        return self.values(layer) * self.scale[layer]
+
+    def locate(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Layer, column and coefficient of flat indices."""
+        column = index.div(self.n_coefficients, rounding_mode="floor")
+        layer = column.div(self.n_columns, rounding_mode="floor")
+        return layer, column % self.n_columns, index % self.n_coefficients
+
+    def gather_columns(self, layer: Tensor, column: Tensor) -> Tensor:
+        """Columns of parts sorted by layer, `[n] -> [n, d_model]`."""
+        return torch.cat([self.columns(here, column[some]) for here, some in by_layer(layer)])
+
+    def gather_coefficients(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
+        """Coefficients of parts sorted by layer, `[n] -> [n]`."""
+        return self.gather_values(layer, column, coefficient) * self.scale[layer]
+
+    def gather_values(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
+        """What enters the projection for parts sorted by layer, `[n] -> [n]`."""
+        return torch.cat(
+            [self.values(here)[column[some], coefficient[some]] for here, some in by_layer(layer)]
+        )
+
+
+def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:
+    """Each layer that occurs in a sorted `[n]` tensor, with where it occurs."""
+    present, counts = layer.unique_consecutive(return_counts=True)
+    start = 0
+    for here, count in zip(present.tolist(), counts.tolist(), strict=True):
+        yield here, slice(start, start + count)
+        start += count
+
+
+def ffn_neurons(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+    """Every FFN neuron, `[n_layers, d_ff, 1]`; columns beyond a layer's own neurons are 0."""
+    weights = tuple(block.ffn_output for block in anatomy.blocks)
+
+    def columns(layer: int, index: Tensor | None) -> Tensor:
+        found = weights[layer].columns(index)
+        missing = anatomy.d_ff - anatomy.n_neurons(layer) if index is None else 0
+        return pad(found, (0, 0, 0, missing)) if missing else found
+
+    return Grid(
+        n_layers=trace.n_layers,
+        n_columns=anatomy.d_ff,
+        n_coefficients=1,
+        columns=columns,
+        values=lambda layer: trace.coefficients[layer][:, None],
+        base=base,
+        scale=trace.ffn_scale,
+        weights=weights,
+        active=torch.nonzero(trace.coefficients),
+    )
+
+
+def attention_neurons(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+    """Every attention neuron, `[n_layers, n_heads * d_head, n_tokens + 1]`; the last is the sum."""
+
+    def values(layer: int) -> Tensor:
+        by_position = trace.weighted_values(layer).flatten(0, 1)
+        return torch.cat([by_position, by_position.sum(-1, keepdim=True)], dim=-1)
+
+    weights = tuple(block.attention_output for block in anatomy.blocks)
+    return Grid(
+        n_layers=trace.n_layers,
+        n_columns=anatomy.n_heads * anatomy.d_head,
+        n_coefficients=len(trace.token_ids) + 1,
+        columns=lambda layer, index: weights[layer].columns(index),
+        values=values,
+        base=base,
+        scale=trace.attention_scale,
+        weights=weights,
+    )
+
+
+def attention_neurons_summed(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+    """Every attention neuron with its positions added up, `[n_layers, n_heads * d_head, 1]`."""
+    weights = tuple(block.attention_output for block in anatomy.blocks)
+    return Grid(
+        n_layers=trace.n_layers,
+        n_columns=anatomy.n_heads * anatomy.d_head,
+        n_coefficients=1,
+        columns=lambda layer, index: weights[layer].columns(index),
+        values=lambda layer: trace.weighted_values(layer).sum(-1).flatten()[:, None],
+        base=base,
+        scale=trace.attention_scale,
+        weights=weights,
+    )
+
+
+def heads(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+    """Every head, `[n_layers, n_heads, 1]`."""
+
+    @cache
+    def outputs(layer: int) -> Tensor:
+        return _outputs(trace.weighted_values(layer).sum(-1, keepdim=True), anatomy.blocks[layer])[:, 0]
+
+    def columns(layer: int, index: Tensor | None) -> Tensor:
+        return outputs(layer) if index is None else outputs(layer)[index]
+
+    return _of_ones(trace, anatomy.n_heads, columns, base)
+
+
+def heads_at_positions(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+    """Every head at every position, `[n_layers, n_heads * n_tokens, 1]`."""
+
+    def columns(layer: int, index: Tensor | None) -> Tensor:
+        outputs = _outputs(trace.weighted_values(layer), anatomy.blocks[layer]).flatten(0, 1)
+        return outputs if index is None else outputs[index]
+
+    return _of_ones(trace, anatomy.n_heads * len(trace.token_ids), columns, base)
+
+
+def _outputs(weighted_values: Tensor, block: Block) -> Tensor:
+    """What heads write at scale 1, `[n_heads, d_head, n] -> [n_heads, n, d_model]`."""
+    n_heads, d_head, _ = weighted_values.shape
+    directions = block.attention_output.columns().view(n_heads, d_head, -1)
+    return weighted_values.transpose(1, 2) @ directions
+
+
+def _of_ones(
+    trace: Trace, n_columns: int, columns: Callable[[int, Tensor | None], Tensor], base: Tensor
+) -> Grid:
+    """Parts of attention that are whole columns."""
+    ones = torch.ones(n_columns, 1, device=base.device)
+    return Grid(trace.n_layers, n_columns, 1, columns, lambda layer: ones, base, trace.attention_scale)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Total effects of the parts of one grid.
+
+    Attributes:
+        grid: the parts.
+        of_layer: a layer's effects, `[n_columns, n_coefficients]`, nats.
+    """
+
+    grid: Grid
+    of_layer: Callable[[int], Tensor]
+
+    def chosen(self, index: Tensor) -> Tensor:
+        """Effects of parts with these flat indices, in any order, `[n] -> [n]`."""
+        order = index.argsort()
+        layer, column, coefficient = self.grid.locate(index[order])
+        found = torch.empty(len(index), device=index.device)
+        found[order] = torch.cat(
+            [self.of_layer(here)[column[some], coefficient[some]] for here, some in by_layer(layer)]
+        )
+        return found
+
+    def best(self, top: int, sign: int, span: tuple[int, int]) -> Tensor:
+        """Flat indices of the parts with the highest (`sign` 1) or lowest (-1) effects, best first.
+
+        Args:
+            top: how many.
+            sign: which end.
+            span: which coefficients of a column belong to them.
+        """
+        size = self.grid.n_columns * self.grid.n_coefficients
+        place = torch.arange(size, device=self.grid.base.device).view(self.grid.shape[1:])
+        place = place[:, slice(*span)].flatten()
+        kept_index, kept_effect = [], []
+        for layer in range(self.grid.n_layers):
+            effect = self.of_layer(layer)[:, slice(*span)].flatten() * sign
+            order = effect.argsort(descending=True, stable=True)
+            order = order[effect[order] != 0][:top]  # what is silent everywhere, or not there, has none
+            kept_index.append(place[order] + layer * size)
+            kept_effect.append(effect[order])
+        order = torch.cat(kept_effect).argsort(descending=True, stable=True)[:top]
+        return torch.cat(kept_index)[order]
+
+
+def of_ffn_neurons(effects: TotalEffects, grid: Grid) -> Totals:
+    """Of every FFN neuron."""
+    return Totals(grid, lambda layer: effects.ffn[layer].sum(0)[:, None])
+
+
+def of_attention_neurons(effects: TotalEffects, grid: Grid) -> Totals:
+    """Of every attention neuron at each position it carries a value from, then of their sum."""
+
+    def of_layer(layer: int) -> Tensor:
+        by_source = effects.attention_by_source(layer).flatten(0, 1)
+        return torch.cat([by_source, by_source.sum(-1, keepdim=True)], dim=-1)
+
+    return Totals(grid, of_layer)
+
+
+def of_heads_at_positions(effects: TotalEffects, grid: Grid) -> Totals:
+    """Of every head at each position it carries values from."""
+    return Totals(grid, lambda layer: effects.attention_by_source(layer).sum(1).flatten()[:, None])

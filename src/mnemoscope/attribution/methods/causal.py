@@ -1,0 +1,300 @@
+"""Causal methods: exact ablation of single neurons, of all or of the most promising."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution.attribute import Best
+from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Kind, Method, Question
+from mnemoscope.attribution.methods.gradients import ActivationGradient
+from mnemoscope.attribution.methods.static import LogProbabilityIncrease
+from mnemoscope.errors import OptionError
+from mnemoscope.intervention.ablation import Manner, changed
+from mnemoscope.intervention.batch import Outcomes, ablate_each
+from mnemoscope.model.parts import neuron_part
+from mnemoscope.results.parts import Part
+
+
+def parts_of(question: Question, index: Tensor) -> list[Part]:
+    """The neurons that flat indices stand for."""
+    return [neuron_part(question.anatomy, question.kind, neuron) for neuron in index.tolist()]
+
+
+def outcomes(
+    question: Question, sets: Sequence[Sequence[Part]], done: int = 0, total: int | None = None
+) -> Outcomes:
+    """The objective after each set of neurons is zeroed at all positions.
+
+    Args:
+        question: whose objective.
+        sets: the neurons, by intervention.
+        done: interventions made before, for the report of progress.
+        total: interventions in all; None for these and those before.
+    """
+    in_all = done + len(sets) if total is None else total
+    report = question.report
+    prediction = question.prediction
+    return ablate_each(
+        prediction.language_model,
+        question.token_ids,
+        prediction.objective,
+        sets,
+        budget=prediction.budget,
+        report=None if report is None else lambda here, _: report(done + here, in_all),
+    )
+
+
+def drops(question: Question, index: Tensor, done: int = 0, total: int | None = None) -> Tensor:
+    """How far the objective falls without each neuron alone, `[n]`, nats; see `outcomes`."""
+    return outcomes(question, [[part] for part in parts_of(question, index)], done, total).drop
+
+
+class SingleAblation(Exhaustive):
+    """Fall of log p(w) when a neuron is zeroed at every position, nats (docs/method.md#total-effects)."""
+
+    name = "single-ablation"
+    title = "exact single ablation"
+    formula = "log p(w) - log p(w | neuron zeroed)"
+
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """One row of a batch per neuron, from the neuron's own layer on."""
+        n_layers, n_columns = question.grid.n_layers, question.grid.n_columns
+        return Estimate(n_columns * (n_layers + 1) / 2, question.prediction.budget, "every neuron in turn")
+
+    def all(self, question: Question) -> Tensor:
+        """Every neuron's true effect; 0 for columns beyond the neurons of a layer."""
+        existing = question.grid.existing
+        found = torch.zeros(question.grid.size, device=existing.device)
+        found[existing] = drops(question, existing)
+        return found
+
+    def scores(self, question: Question, index: Tensor) -> Tensor:
+        """Some neurons' true effects."""
+        return drops(question, index)
+
+
+# Share of a greedy search's budget that its first step may take.
+FIRST_STEP = 0.5
+# Candidates whose real effect on plain text is measured together.
+MEASURED_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Verified(Method):
+    """Neurons chosen by what their removal does.
+
+    Tried first are, half and half, the certified best by log-probability increase (direct effects) and the
+    best by activation x gradient (first-order total effects). *Greedily*, the neuron whose removal
+    hurts most is taken, then the one that hurts most once the first is gone, and so on. Later steps
+    try, half and half, what did most when last tried and what has the largest first-order effect now
+    that the others are gone: neurons that back a removed one up are found so.
+
+    Attributes:
+        budget: interventions to try, each a row of a batch that starts at the neuron's own layer.
+        greedily: False keeps the k whose removal one by one hurts most.
+        specificity: nats of the target's log probability to give up for one nat per token of expected
+            KL divergence on plain text; 0 looks at the target alone.
+
+    Raises:
+        OptionError: a budget below 1, or below the number of neurons to choose, or a negative specificity.
+    """
+
+    budget: int = 500
+    greedily: bool = True
+    specificity: float = 0.0
+
+    name = "verified"
+    title = "verified"
+    formula = "log p(w) - log p(w | chosen neurons zeroed), greedily"
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense."""
+        if self.budget < 1:
+            raise OptionError(f"the budget is {self.budget}; give 1 intervention or more")
+        if not self.specificity >= 0:
+            raise OptionError(f"the specificity is {self.specificity}; give 0 or more")
+
+    @property
+    def label(self) -> str:
+        """Such as `verified(specificity=10.0)`."""
+        usual = type(self)()
+        options = {option.name: getattr(self, option.name) for option in fields(self)}
+        unusual = [f"{name}={value}" for name, value in options.items() if value != getattr(usual, name)]
+        return f"{self.name}({', '.join(unusual)})" if unusual else self.name
+
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """The first candidates, then a row of a batch per intervention and a gradient per step."""
+        first, later = self._split(question, k)
+        steps = k - 1 if self.greedily else 0
+        gradient = ActivationGradient().estimate(question, k)
+        tried = first + later * steps
+        share = (question.grid.n_layers + 1) / (2 * question.grid.n_layers)
+        memory = max(gradient.memory, question.prediction.budget)
+        passes = gradient.passes * (1 + steps) + tried * share
+        return Estimate(passes, memory, f"tries {tried:,} interventions")
+
+    def top(self, question: Question, k: int) -> Best:
+        """The chosen neurons with what each took from the objective when it was chosen, in that order."""
+        device, k = question.grid.base.device, min(k, len(question.grid.existing))
+        first, later = self._split(question, k)
+        search = _Search(question, self.specificity, first + later * (k - 1 if self.greedily else 0))
+        direct, _ = LogProbabilityIncrease().top(question, first)
+        search.consider(_in_turn(direct, search.by_total(), first))
+        if not self.greedily:
+            index, gains = search.best(k)
+            return index.to(device), gains.to(device)
+        search.take()
+        while len(search.chosen) < k:
+            search.consider(_in_turn(search.by_gain(), search.by_total(), later))
+            search.take()
+        return torch.tensor(search.chosen, device=device), torch.tensor(search.gained, device=device)
+
+    def scores(self, question: Question, index: Tensor) -> None:
+        """It ranks what it tried; by itself a neuron's score would be the truth it is measured by."""
+
+    def _split(self, question: Question, k: int) -> tuple[int, int]:
+        """Divide the budget among the first step and each later one; never more than it in all.
+
+        Raises:
+            OptionError: the budget is below the number of neurons to choose.
+        """
+        n_neurons = len(question.grid.existing)
+        k = min(k, n_neurons)
+        if self.budget < k:
+            raise OptionError(
+                f"the budget is {self.budget}, and {k} neurons are to be chosen; "
+                f"give {k} interventions or more"
+            )
+        later_steps = k - 1 if self.greedily else 0
+        first = self.budget
+        if later_steps:
+            first = max(1, min(int(FIRST_STEP * self.budget), self.budget - later_steps))
+        first = min(first, n_neurons)
+        return first, (self.budget - first) // later_steps if later_steps else 0
+
+
+@dataclass(frozen=True)
+class VerifiedSpecific(Verified):
+    """The same with a weight on plain text: neurons that matter to this prediction above all."""
+
+    specificity: float = 30.0
+
+    name = "verified-specific"
+    title = "verified, specific"
+    formula = "the same less 30 x expected KL on plain text"
+
+
+class _Search:
+    """Neurons taken away so far, and what taking each other one away is known to do.
+
+    Attributes:
+        drops: of log p(target) when each neuron is taken away next, as it was when last tried; minus
+            infinity for those not tried and those taken, `[n_neurons]`.
+        chosen: the neurons taken, in order.
+        gained: what each took from the objective.
+    """
+
+    def __init__(self, question: Question, specificity: float, total: int) -> None:
+        self.question = question
+        self.drops = torch.full((question.grid.size,), -torch.inf)
+        self.chosen: list[int] = []
+        self.gained: list[float] = []
+        self._collateral = _Collateral(question, specificity)
+        self._existing = question.grid.existing.cpu()
+        self._latest = torch.empty(0, dtype=torch.long)
+        self._tried, self._total = 0, total
+
+    def by_gain(self) -> Tensor:
+        """Neurons tried and not taken, best first."""
+        order = (self.drops - self._collateral.costs()).argsort(descending=True, stable=True)
+        return order[: int(self.drops.isfinite().sum())]
+
+    def by_total(self) -> Tensor:
+        """Neurons not taken by their first-order effect with the others gone, best first.
+
+        What backs a removed neuron up shows here, though it did nothing before.
+        """
+        with self._taken_away():
+            effects = ActivationGradient().all(replace(self.question)).cpu() - self._collateral.costs()
+        left = self._existing[~torch.isin(self._existing, torch.tensor(self.chosen))]
+        return left[effects[left].argsort(descending=True, stable=True)]
+
+    def consider(self, index: Tensor) -> None:
+        """Try taking each of these neurons away, ascending indices."""
+        with self._taken_away():
+            self.drops[index] = drops(self.question, index, self._tried, self._total).cpu()
+        self._latest = index
+        self._tried += len(index)
+
+    def best(self, k: int) -> Best:
+        """The k best of those just tried, their collateral measured."""
+        while True:
+            gains = self.drops[self._latest] - self._collateral.costs()[self._latest]
+            order = gains.argsort(descending=True, stable=True)
+            index = self._latest[order]
+            if self._collateral.is_measured(index[:k]):
+                return index[:k], gains[order[:k]]
+            self._collateral.measure(index[: max(k, MEASURED_AT_ONCE)])
+
+    def take(self) -> None:
+        """Take the best of those just tried."""
+        index, gains = self.best(1)
+        self.chosen.append(int(index))
+        self.gained.append(float(gains))
+        self.drops[self.chosen[-1]] = -torch.inf
+        self._collateral.add(self.chosen[-1])
+
+    def _taken_away(self) -> AbstractContextManager[None]:
+        if not self.chosen:
+            return nullcontext()
+        parts = parts_of(self.question, torch.tensor(self.chosen))
+        return changed(self.question.prediction.language_model, parts, Manner())
+
+
+class _Collateral:
+    """What taking further neurons away is expected to cost on plain text, beside those already taken."""
+
+    def __init__(self, question: Question, weight: float) -> None:
+        self.weight = weight
+        self._kind: Kind = question.kind
+        # Without a weight plain text need not be asked, which takes a while.
+        self._sensitivity = question.sensitivity() if weight else None
+        self._nothing = torch.zeros(1, question.grid.size)
+        self._chosen: list[int] = []
+
+    @property
+    def _responses(self) -> Tensor:
+        return self._nothing if self._sensitivity is None else self._sensitivity.responses[self._kind]
+
+    def is_measured(self, neurons: Tensor) -> bool:
+        """Whether what is expected of all of them rests on their real removal."""
+        return self._sensitivity is None or bool(self._sensitivity.measured[self._kind][neurons].all())
+
+    def measure(self, neurons: Tensor) -> None:
+        """Make it so."""
+        if self._sensitivity is not None:
+            self._sensitivity.measure(self._kind, neurons.tolist())
+
+    def add(self, neuron: int) -> None:
+        """Take a neuron away."""
+        self._chosen.append(neuron)
+
+    def costs(self) -> Tensor:
+        """Weighted increase of the expected KL divergence by each neuron, `[n_neurons]`, nats."""
+        responses = self._responses
+        taken = responses[:, self._chosen].sum(1)
+        increase = responses.pow(2).mean(0) + 2 * (taken @ responses) / len(responses)
+        return self.weight * increase / 2
+
+
+def _in_turn(first: Tensor, second: Tensor, n: int) -> Tensor:
+    """The best of two lists in turn, n in all, ascending."""
+    length = min(len(first), len(second), n)
+    both = torch.stack([first[:length].cpu(), second[:length].cpu()], dim=1).flatten().tolist()
+    rest = [*first[length:n].tolist(), *second[length:n].tolist()]
+    return torch.tensor(sorted(list(dict.fromkeys([*both, *rest]))[:n]))

@@ -1,0 +1,137 @@
+"""Gradient methods: activation times gradient, and integrated gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Question
+from mnemoscope.model.activations import stack_padded
+from mnemoscope.model.gradients import in_float32
+from mnemoscope.model.readout import Norm
+from mnemoscope.model.replay import Replay
+
+
+class ActivationGradient(Exhaustive):
+    """`m d log p(w) / d m`, summed over all positions; in nats (docs/method.md#total-effects)."""
+
+    name = "activation-gradient"
+    title = "activation x gradient"
+    formula = "sum over positions of m d log p(w) / d m"
+
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """A forward and a backward pass that keep every activation."""
+        anatomy = question.anatomy
+        kept = anatomy.n_layers * len(question.token_ids) * (4 * anatomy.d_ff + 12 * anatomy.d_model)
+        return Estimate(3, 4 * kept)
+
+    def all(self, question: Question) -> Tensor:
+        """Every neuron's effect."""
+        return _of_kind(question).sum(1).flatten()
+
+
+class ActivationGradientLast(ActivationGradient):
+    """The same at the last position only, where the neuron writes to the prediction itself."""
+
+    name = "activation-gradient-last"
+    title = "activation x gradient, last position"
+    formula = "m d log p(w) / d m at the last position"
+
+    def all(self, question: Question) -> Tensor:
+        """Every neuron's effect."""
+        return _of_kind(question)[:, -1].flatten()
+
+
+def _of_kind(question: Question) -> Tensor:
+    """Effects by position, `[n_layers, n_tokens, n_columns]`."""
+    effects = question.total_effects
+    return effects.ffn if question.kind == "ffn" else effects.attention.flatten(2)
+
+
+class IntegratedGradients(Exhaustive):
+    """`a mean_k g(k a / m)`, summed over positions, in nats (docs/method.md#total-effects).
+
+    The coefficients of all neurons of a layer, at every position, go from zero to their value in m steps
+    at once; g is the gradient of log p(w) at each step. A layer's scores sum to what removing all its
+    neurons does, up to the coarseness of the steps. Where the layer's output passes a norm before it is
+    added, the norm's scale is that of the path's end: left free, it would make up for every step but the
+    first from zero. The steps of a layer are the rows of one batch.
+    """
+
+    name = "integrated-gradients"
+    title = "integrated gradients"
+    formula = "a mean over k of g(k a / 20)"
+    n_steps = 20
+
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """A forward and a backward pass for each step of each layer, from the layer on."""
+        anatomy = question.anatomy
+        rows = min(self.n_steps, _rows(question))
+        kept = rows * len(question.token_ids) * anatomy.n_layers * (4 * anatomy.d_ff + 12 * anatomy.d_model)
+        return Estimate(3 * self.n_steps * (anatomy.n_layers + 1) / 2, 4 * kept)
+
+    def all(self, question: Question) -> Tensor:
+        """Every neuron's score."""
+        language_model, n_layers = question.prediction.language_model, question.anatomy.n_layers
+        scores = []
+        with in_float32(language_model.model, question.anatomy):
+            replay = Replay(language_model, question.token_ids)
+            for layer in range(n_layers):
+                scores.append(self._layer(question, replay, layer))
+                if question.report is not None:
+                    question.report(layer + 1, n_layers)
+        return stack_padded(scores).flatten()
+
+    def _layer(self, question: Question, replay: Replay, layer: int) -> Tensor:
+        steps = torch.arange(1, self.n_steps + 1, device=question.grid.base.device) / self.n_steps
+        parts = [
+            _integral(question, replay, layer, some) * len(some) for some in steps.split(_rows(question))
+        ]
+        return torch.stack(parts).sum(0) / self.n_steps
+
+
+def _integral(question: Question, replay: Replay, layer: int, steps: Tensor) -> Tensor:
+    """Value times mean gradient of a layer's neurons over some steps, `[n_columns]`."""
+    block = question.anatomy.blocks[layer]
+    projection = block.ffn_output if question.kind == "ffn" else block.attention_output
+    norm = projection.norm
+    values, scaled, scales = [], [], []
+
+    def scale(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rows = args[0].detach().view(len(steps), -1, args[0].shape[-1])
+        values.append(rows[0].float())
+        if norm is not None:
+            scales.append(norm.scale(module.forward(args[0].detach(), *args[1:]).float()).detach())
+        scaled.append((rows * steps[:, None, None].to(rows)).requires_grad_())
+        return (scaled[0].view_as(args[0]), *args[1:])
+
+    with ExitStack() as stack, torch.enable_grad():
+        stack.callback(projection.module.register_forward_pre_hook(scale).remove)
+        if norm is not None:
+            stack.callback(projection.written.register_forward_hook(_with_scale(norm, scales)).remove)
+        value = question.prediction.objective.value(replay.log_probabilities([layer] * len(steps)))
+        (gradient,) = torch.autograd.grad(value.sum(), scaled)
+    return (values[0] * gradient.float().mean(0)).sum(0).to(steps.device)
+
+
+def _with_scale(norm: Norm, scales: list[Tensor]) -> Callable[..., Tensor]:
+    """A hook that gives a norm the scale that was kept."""
+
+    def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        device, states = norm.weight.device, args[0].float()
+        # Experts get the tokens of all rows in one.
+        scale = scales[0].view(states.shape[:-1])
+        return norm.frozen(states.to(device), scale.to(device)).to(output)
+
+    return hook
+
+
+def _rows(question: Question) -> int:
+    """How many steps keep the activations of all layers, and the logits, within the budget."""
+    anatomy = question.anatomy
+    kept = 4 * len(question.token_ids) * anatomy.n_layers * (4 * anatomy.d_ff + 12 * anatomy.d_model)
+    return max(1, question.prediction.budget // (kept + 12 * anatomy.n_vocabulary))

@@ -1,0 +1,217 @@
+"""Static methods a, b, c, d, e and g of the paper: log probability, probability, norms, coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution.bounds import Bounder, bounder
+from mnemoscope.attribution.grids import Grid
+from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Question, Searched, with_base
+from mnemoscope.attribution.prediction import COARSE_TOKENS, FINE_TOKENS
+from mnemoscope.attribution.scores import Observer, Scorer
+from mnemoscope.attribution.search import Bounds, Scores
+from mnemoscope.attribution.tails import split_tail
+from mnemoscope.errors import OptionError
+from mnemoscope.model.readout import Predicted
+
+
+class LogProbabilityIncrease(Searched):
+    """The paper's value score, `log p(w | x + v) - log p(w | x)` in nats (docs/method.md#value-score)."""
+
+    name = "log-probability-increase"
+    title = "a log-probability increase"
+    formula = "log p(w | x + v) - log p(w | x)"
+
+    def coarse(self, question: Question) -> Bounds[Grid]:
+        """See `mnemoscope.attribution.bounds`."""
+        return question.coarse
+
+    def fine(self, question: Question) -> Bounds[Grid]:
+        """The same with more tokens."""
+        return question.fine
+
+    def scorer(self, question: Question) -> Scorer:
+        """See `mnemoscope.attribution.scores`."""
+        return question.prediction.scorer()
+
+
+class LogProbability(Searched):
+    """`log p(w | v)` in nats, without the readout's constant (docs/method.md#static-scores).
+
+    Read out alone, a neuron is added to a state that predicts every token alike: the score is the
+    log-probability increase over that state, less the logarithm of the number of tokens.
+    """
+
+    name = "log-probability"
+    title = "b log probability"
+    formula = "log p(w | v)"
+
+    def grid(self, question: Question) -> Grid:
+        """All neurons are added to the one state."""
+        return with_base(question.grid, torch.zeros_like(question.grid.base))
+
+    def coarse(self, question: Question) -> Bounder:
+        """Bounds of the increase over the uniform state."""
+        return _bounder(question, COARSE_TOKENS)
+
+    def fine(self, question: Question) -> Bounder:
+        """The same with more tokens."""
+        return _bounder(question, FINE_TOKENS)
+
+    def scorer(self, question: Question) -> Scorer:
+        """The increase over the uniform state."""
+        prediction = question.prediction
+        focus = prediction.focus
+        return Scorer(
+            focus.readout, _uniform(question), focus.objective, prediction.budget, prediction.projected
+        )
+
+    def top(self, question: Question, k: int) -> tuple[Tensor, Tensor]:
+        """The proven best."""
+        index, increase = super().top(question, k)
+        return index, increase + _value(question)
+
+    def scores(self, question: Question, index: Tensor) -> Tensor:
+        """Exact scores of some neurons."""
+        return super().scores(question, index) + _value(question)
+
+
+def _bounder(question: Question, n_tokens: int) -> Bounder:
+    prediction = question.prediction
+    predicted = _uniform(question)
+    tail = partial(split_tail, predicted, prediction.readout.unembedding, n_tokens)
+    return bounder(prediction.focus, predicted, tail, {}, prediction.geometry, prediction.budget)
+
+
+def _uniform(question: Question) -> Predicted:
+    """What the state predicts that predicts every token in focus alike."""
+    return question.prediction.predicted.alike()
+
+
+def _value(question: Question) -> Tensor:
+    """Of the objective in that state, `[1]`."""
+    return question.prediction.focus.objective.value(_uniform(question).log_probabilities)
+
+
+class ProbabilityIncrease(Searched):
+    """`p(w | x + v) - p(w | x)`, bounded as Imp is (docs/method.md#static-scores).
+
+    It equals `p(w | x) (exp Imp - 1)`.
+    """
+
+    name = "probability-increase"
+    title = "c probability increase"
+    formula = "p(w | x + v) - p(w | x)"
+
+    def coarse(self, question: Question) -> Bounds[Grid]:
+        """Bounds of Imp, carried over."""
+        return _CarriedBounds(_Carry.of(question), question.coarse)
+
+    def fine(self, question: Question) -> Bounds[Grid]:
+        """The same with more tokens."""
+        return _CarriedBounds(_Carry.of(question), question.fine)
+
+    def scorer(self, question: Question) -> Scores:
+        """Exact Imp, carried over."""
+        return _CarriedScores(_Carry.of(question), question.prediction.scorer())
+
+
+@dataclass(frozen=True, eq=False)
+class _Carry:
+    """Turns increases of log p into increases of p, which keeps their order within a layer.
+
+    Attributes:
+        probability: of the target, or of all targets together, in each base state, `[n_states]`.
+    """
+
+    probability: Tensor
+
+    @staticmethod
+    def of(question: Question) -> _Carry:
+        prediction = question.prediction
+        if prediction.objective.against is not None:
+            raise OptionError("a probability increase is not defined for log-odds; leave `against` out")
+        return _Carry(prediction.values.exp())
+
+    def __call__(self, grid: Grid, index: Tensor, increase: Tensor) -> Tensor:
+        layer, _, _ = grid.locate(index)
+        return self.probability[grid.base[layer]] * increase.expm1()
+
+
+@dataclass(frozen=True)
+class _CarriedBounds:
+    carry: _Carry
+    inner: Bounds
+
+    def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Bounds of every neuron."""
+        for index, lower, upper in self.inner.all(grid):
+            yield index, self.carry(grid, index, lower), self.carry(grid, index, upper)
+
+    def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of some neurons."""
+        lower, upper = self.inner.chosen(grid, index)
+        return self.carry(grid, index, lower), self.carry(grid, index, upper)
+
+
+@dataclass(frozen=True)
+class _CarriedScores:
+    carry: _Carry
+    inner: Scores
+
+    def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
+        """Exact scores of some neurons."""
+        return self.carry(grid, index, self.inner.chosen(grid, index, observer))
+
+
+class Norm(Exhaustive):
+    """`||fc2||`: a property of the weights (and of a post-norm's scale), the same for every target."""
+
+    name = "norm"
+    title = "d norm"
+    formula = "||fc2||"
+
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """Reads the weights once."""
+        return Estimate(0, 4 * question.grid.size)
+
+    def all(self, question: Question) -> Tensor:
+        """Every column's length."""
+        return question.norms
+
+
+class Coefficient(Exhaustive):
+    """`|m|`: looks at the prompt and not at the target."""
+
+    name = "coefficient"
+    title = "e coefficient"
+    formula = "|m|"
+
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """Nothing beyond the forward pass."""
+        return Estimate(0, 4 * question.grid.size)
+
+    def all(self, question: Question) -> Tensor:
+        """Every coefficient's magnitude."""
+        return question.coefficients.abs()
+
+
+class NormTimesCoefficient(Exhaustive):
+    """`|m| ||fc2||`: looks at the prompt and not at the target."""
+
+    name = "norm-times-coefficient"
+    title = "g norm x coefficient"
+    formula = "|m| ||fc2||"
+
+    def estimate(self, question: Question, k: int) -> Estimate:
+        """Reads the weights once."""
+        return Estimate(0, 4 * question.grid.size)
+
+    def all(self, question: Question) -> Tensor:
+        """Every added vector's length."""
+        return question.coefficients.abs() * question.norms

@@ -1,0 +1,1 @@
+"""Query neurons: what activates value neurons (docs/method.md#query-score)."""

@@ -1,0 +1,246 @@
+"""Proof by intervention of query neurons: without them the coefficients of their value neurons fall.
+
+A query score says how much of what a value neuron reads was written by a query neuron. If that is so, zeroing
+query neurons lowers the coefficients by what they wrote, and with them the target's probability. What is
+predicted holds the norms and the attention weights fixed; what is measured holds nothing fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution.query.scores import (
+    QueryScores,
+    ValueNeurons,
+    inner_products,
+    readers_of,
+    subkeys,
+    value_index,
+)
+from mnemoscope.attribution.query.tables import attention_values, ffn_values
+from mnemoscope.errors import OptionError
+from mnemoscope.intervention.ablation import Manner, changed
+from mnemoscope.intervention.controls import ControlsFrom, matched_random
+from mnemoscope.model.activations import Components, Trace, capture_components
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.parts import sites
+from mnemoscope.model.structure import Anatomy
+from mnemoscope.results.ablation import Ablation
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.columns import COEFFICIENT_COLUMNS
+from mnemoscope.results.parts import FFNNeuron, Part
+from mnemoscope.results.query import Kind, QueryAblation
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to prove.
+
+    Attributes:
+        top: how many query neurons to zero.
+        values: how many value neurons of each kind.
+        of: of which kind those are whose query neurons are zeroed.
+        controls_from: where the parts of random controls are drawn.
+    """
+
+    top: int
+    values: int
+    of: Kind
+    controls_from: ControlsFrom = "same layers"
+
+
+class QueryProof:
+    """The query neurons to zero of one prompt, and what that does to its value neurons."""
+
+    def __init__(self, language_model: LanguageModel, result: Attribution, asked: Asked) -> None:
+        """Run the prompt as it is and choose the query neurons.
+
+        Raises:
+            OptionError: nothing activates the value neurons in the shallower half of the layers, or there is
+                no random control of the same size.
+            UnsupportedModelError: what the model's neurons read could not be found.
+        """
+        self.language_model, self.token_ids = language_model, result.token_ids
+        self.of: Kind = asked.of
+        self._controls_from: ControlsFrom = asked.controls_from
+        anatomy = language_model.anatomy
+        attention = result.attention_neurons.head(asked.values)
+        ffn = result.ffn_neurons.head(asked.values)
+        last = len(result.token_ids) - 1
+        positions = [*attention["position"], last]
+        self.components = capture_components(
+            language_model.model, anatomy, result.token_ids, [int(position) for position in positions]
+        )
+        groups = {
+            "attention": attention_values(attention, language_model),
+            "ffn": ffn_values(ffn, language_model, last),
+        }
+        self.parts = shallow_query_neurons(anatomy, self.components, groups[asked.of], asked.top)
+        if not self.parts:
+            raise OptionError(
+                "no FFN neuron in the shallower half of the layers activates the value neurons, so there is "
+                "none to zero"
+            )
+        # Refused before anything runs if there are too few others.
+        self._control(0)
+        ffn = ffn[~_among(self.parts, ffn)].assign(kind="ffn", position=last)
+        self.groups, self._named = [groups["attention"]], attention.assign(kind="attention", neuron=None)
+        if len(ffn):
+            self.groups.append(ffn_values(ffn, language_model, last))
+            self._named = pd.concat([self._named.drop(columns="neuron"), ffn], ignore_index=True)
+
+    def outcome(self, ablation: Ablation) -> QueryAblation:
+        """What zeroing the query neurons does, with the controls of an ablation of them."""
+        language_model, anatomy = self.language_model, self.language_model.anatomy
+        (trace,) = language_model.capture([self.token_ids])
+        drawn = [self._control(seed) for seed in ablation.controls["seed"].tolist()]
+        controls = pd.DataFrame([self._without(parts).tolist() for parts in drawn])
+        found = {
+            "before": measured(anatomy, trace, self.groups).tolist(),
+            "predicted": predicted(anatomy, self.components, trace, self.groups, self.parts).tolist(),
+            "after": self._without(self.parts).tolist(),
+            "control_mean": controls.mean(),
+            "control_standard_deviation": controls.std().fillna(0.0),
+        }
+        table = self._named.assign(**found)[list(COEFFICIENT_COLUMNS)]
+        nullable = dict.fromkeys(("head", "dim", "neuron"), "Int64")
+        return QueryAblation(self.of, ablation, table.astype(nullable))
+
+    def _control(self, seed: int) -> tuple[Part, ...]:
+        return matched_random(self.parts, self.language_model.anatomy, seed, self._controls_from)
+
+    def _without(self, parts: Sequence[Part]) -> Tensor:
+        """The coefficients while parts are zeroed, `[n]`; NaN for value neurons among the parts."""
+        with changed(self.language_model, parts, Manner()):
+            (trace,) = self.language_model.capture([self.token_ids])
+        found = measured(self.language_model.anatomy, trace, self.groups)
+        own = torch.tensor(_among(parts, self._named), device=found.device)
+        return found.masked_fill(own, torch.nan)
+
+
+def _among(parts: Sequence[Part], table: pd.DataFrame) -> np.ndarray:
+    """Whether each row of a table names one of the FFN neurons among some parts, `[n_rows]`."""
+    zeroed = {(part.layer, part.neuron) for part in parts if isinstance(part, FFNNeuron)}
+    pairs = zip(table["layer"], table["neuron"], strict=True)
+    return np.array([pair in zeroed for pair in pairs], dtype=bool)
+
+
+def shallow_query_neurons(
+    anatomy: Anatomy, components: Components, neurons: ValueNeurons, top: int
+) -> tuple[FFNNeuron, ...]:
+    """The FFN neurons of the shallower half of the layers with the highest query scores.
+
+    Best first, at most `top`, and none whose score is not above 0: it does not activate the value neurons.
+    """
+    scores = QueryScores(anatomy, components, [subkeys(anatomy, components, neurons, None)])
+    shallow = scores.ffn_neurons[0, 0, : anatomy.n_layers // 2].flatten()
+    order = shallow.argsort(descending=True, stable=True)[:top]
+    order = order[shallow[order] > 0]
+    return tuple(FFNNeuron(*divmod(index, anatomy.d_ff)) for index in order.tolist())
+
+
+def measured(anatomy: Anatomy, trace: Trace, groups: Sequence[ValueNeurons]) -> Tensor:
+    """The coefficients of groups of value neurons as the model computed them, `[n]`."""
+    return torch.cat([_measured(anatomy, trace, neurons) for neurons in groups])
+
+
+def predicted(
+    anatomy: Anatomy,
+    components: Components,
+    trace: Trace,
+    groups: Sequence[ValueNeurons],
+    parts: Sequence[FFNNeuron],
+) -> Tensor:
+    """The coefficients if only the stream that value neurons read were without what parts wrote, `[n]`.
+
+    The norms' scales, the attention weights and the router weights stay what they were, and so does all
+    that others wrote.
+
+    Args:
+        anatomy: of the model.
+        components: of the prompt, at the positions where the value neurons read.
+        trace: of the prompt.
+        groups: the value neurons.
+        parts: FFN neurons that are zeroed.
+    """
+    without = replace(components, ffn_out=components.ffn_out - _written(anatomy, components, parts))
+    found = []
+    for neurons in groups:
+        reading = _FrozenReading(anatomy, components, trace, neurons)
+        before, measured_before = reading.coefficients(components), _measured(anatomy, trace, neurons)
+        change = reading.coefficients(without) - before
+        found.append(measured_before + change * reading.later_factors(before, measured_before))
+    return torch.cat(found)
+
+
+def _written(anatomy: Anatomy, components: Components, parts: Sequence[FFNNeuron]) -> Tensor:
+    """What FFN neurons write, added up, `[n_layers, n_positions, d_model]`."""
+    written = torch.zeros_like(components.ffn_out)
+    for site in sites(parts, anatomy):
+        if site.inputs is not None:
+            index = site.inputs.to(written.device)
+            columns = anatomy.blocks[site.layer].ffn_output.columns(index)
+            written[site.layer] = components.ffn_coefficients[site.layer][:, index] @ columns
+    return written
+
+
+def _measured(anatomy: Anatomy, trace: Trace, neurons: ValueNeurons) -> Tensor:
+    if neurons.kind == "ffn":
+        return trace.coefficients[neurons.layer, neurons.index]
+    values = trace.values.transpose(2, 3).flatten(1, 2)
+    value = values[neurons.layer, value_index(anatomy, neurons.index), neurons.position]
+    return _value_factors(anatomy, trace, neurons) * value
+
+
+def _value_factors(anatomy: Anatomy, trace: Trace, neurons: ValueNeurons) -> Tensor:
+    """What values are multiplied with to enter the output projection, `[n]`."""
+    head = neurons.index.div(anatomy.d_head, rounding_mode="floor")
+    factors = trace.head_factors[neurons.layer, neurons.index]
+    return trace.patterns[neurons.layer, head, neurons.position] * factors
+
+
+class _FrozenReading:
+    """Value neurons that read any stream with the norms and attention weights of one prompt."""
+
+    def __init__(self, anatomy: Anatomy, components: Components, trace: Trace, neurons: ValueNeurons) -> None:
+        self.anatomy, self.trace, self.neurons = anatomy, trace, neurons
+        self.subkeys = subkeys(anatomy, components, neurons, None)
+
+    def coefficients(self, components: Components) -> Tensor:
+        """The coefficients that components give, `[n]` float32."""
+        read = inner_products(components, self.subkeys).total + self.subkeys.constants
+        if self.neurons.kind == "attention":
+            weights = _value_factors(self.anatomy, self.trace, self.neurons)
+            return weights * self._by_path("value", read)
+        up, gate = (self._by_path(path, read) for path in ("up", "gate"))
+        found = torch.empty_like(up)
+        for layer in self.neurons.layer.unique().tolist():
+            readers, rows = readers_of(self.anatomy)[layer], self.neurons.layer == layer
+            found[rows] = readers.coefficients(up[rows], None if readers.gate is None else gate[rows])
+        return found
+
+    def later_factors(self, read: Tensor, coefficients: Tensor) -> Tensor:
+        """The factor by which coefficients differ from what neurons make of what they read, `[n]`.
+
+        1 in FFNs without a router and without a norm before the down projection.
+        """
+        rescaled = torch.tensor(
+            [readers_of(self.anatomy)[layer].rescaled for layer in self.neurons.layer.tolist()],
+            device=read.device,
+        )
+        if self.neurons.kind == "attention" or not rescaled.any():
+            return torch.ones_like(read)
+        return torch.where(rescaled & (read != 0), coefficients / read, 1.0)
+
+    def _by_path(self, path: str, read: Tensor) -> Tensor:
+        """What each value neuron reads by a path, `[n]`; 0 if it has no such path."""
+        rows = torch.tensor([name == path for name in self.subkeys.path], device=read.device)
+        found = torch.zeros(len(self.neurons.layer), device=read.device)
+        found[self.subkeys.neuron[rows]] = read[rows].float()
+        return found

@@ -1,0 +1,359 @@
+"""Query scores: inner products of components with the subkeys of value neurons (docs/method.md#query-score).
+
+A value neuron reads the stream with a subkey: what a component of the stream gives it is an inner product,
+and the shares of all components sum to one. The query score of a component is the sum over value neurons of
+their score times its share. So that not every neuron has to meet every value neuron, the subkeys that read at
+one position are added up first, each weighted with `score / sum of inner products`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mnemoscope.errors import UnsupportedModelError
+from mnemoscope.model.activations import Components
+from mnemoscope.model.input_projections import Path, Readers
+from mnemoscope.model.structure import Anatomy, Projection
+from mnemoscope.results.query import Key, Kind
+
+SMALLEST_REMAINDER = 1e-2
+
+
+def readers_of(anatomy: Anatomy) -> tuple[Readers, ...]:
+    """What the neurons of every layer read with.
+
+    Raises:
+        UnsupportedModelError: in some layer it could not be found.
+    """
+    missing = [layer for layer, block in enumerate(anatomy.blocks) if block.readers is None]
+    if missing:
+        raise UnsupportedModelError(
+            f"what the neurons of layer {missing[0]} read of the residual stream could not be found, so what "
+            "activates them is not known; value neurons and interventions work without it"
+        )
+    return tuple(block.readers for block in anatomy.blocks if block.readers is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class ValueNeurons:
+    """The value neurons of one kind whose activation is to be explained.
+
+    Attributes:
+        kind: of the neurons.
+        layer: `[n]`.
+        index: FFN neuron, or head * d_head + dim, `[n]`.
+        position: where they read the stream, `[n]`.
+        score: their log-probability increase, `[n]`, nats.
+    """
+
+    kind: Kind
+    layer: Tensor
+    index: Tensor
+    position: Tensor
+    score: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Subkeys:
+    """Value neurons as they read the stream; gated FFN neurons do so by two paths.
+
+    Attributes:
+        neuron: which of the value neurons, `[n]`.
+        path: `"value"`, `"up"`, `"gate"` or `"down"`, by row.
+        keys: subkeys with the norm's weight and frozen scale, `[n, d_model]`: the inner product with a
+            component is what it adds to the pre-activation.
+        constants: what is added to the pre-activation whatever the stream holds, `[n]`.
+        layer: of the neuron, `[n]`.
+        position: index among the positions of the components, `[n]`.
+        after_attention: whether they read what the attention of their own layer wrote.
+        weight: score of the neuron in nats, shared equally among its paths, `[n]`.
+        n_paths: of each value neuron, `[n_value_neurons]`.
+        smallest_remainder: a neuron is skipped if its components cancel to less than this share of
+            their magnitudes: its shares would be rounding errors blown up.
+    """
+
+    neuron: Tensor
+    path: tuple[Path, ...]
+    keys: Tensor
+    constants: Tensor
+    layer: Tensor
+    position: Tensor
+    after_attention: bool
+    weight: Tensor
+    n_paths: Tensor
+    smallest_remainder: float
+
+    def sees(self, n_layers: int) -> Tensor:
+        """Whether what each layer's attention and FFN wrote is there to be read, `[n, n_layers, 2]`."""
+        layers = torch.arange(n_layers, device=self.layer.device)
+        ffn = layers < self.layer[:, None]
+        attention = layers <= self.layer[:, None] if self.after_attention else ffn
+        return torch.stack([attention, ffn], dim=-1)
+
+    def neurons_with(self, marked: Tensor) -> Tensor:
+        """Which value neurons have a marked path, `[n] -> [n_value_neurons]`."""
+        found = torch.zeros(len(self.n_paths), dtype=torch.bool, device=marked.device)
+        found[self.neuron[marked]] = True
+        return found
+
+
+def subkeys(anatomy: Anatomy, components: Components, neurons: ValueNeurons, key: Key | None) -> Subkeys:
+    """How value neurons read the stream.
+
+    Args:
+        anatomy: of the model.
+        components: at the neurons' positions.
+        neurons: the value neurons.
+        key: which path of gated FFN neurons; None takes half of the gate's and half of the up path's
+            shares. `"down"` takes the column of the down projection and skips no neuron, as the authors'
+            Llama notebook does, for reproduction only: it is not what the neuron reads.
+
+    Raises:
+        UnsupportedModelError: what the neurons read could not be found.
+    """
+    position = components.index(neurons.position)
+    pieces = [
+        _Piece(rows, path, *_read(anatomy, components, neurons, rows, position[rows], path))
+        for rows in _rows_by_layer(neurons.layer)
+        for path in _paths(anatomy, neurons, int(neurons.layer[rows[0]]), key)
+    ]
+    rows = torch.cat([piece.rows for piece in pieces])
+    n_paths = torch.bincount(rows, minlength=len(neurons.layer))
+    return Subkeys(
+        neuron=rows,
+        path=tuple(piece.path for piece in pieces for _ in piece.rows),
+        keys=torch.cat([piece.keys for piece in pieces]),
+        constants=torch.cat([piece.constants for piece in pieces]),
+        layer=neurons.layer[rows],
+        position=position[rows],
+        after_attention=neurons.kind == "ffn" and not anatomy.parallel,
+        weight=neurons.score[rows] / n_paths[rows],
+        n_paths=n_paths,
+        smallest_remainder=0.0 if key == "down" and neurons.kind == "ffn" else SMALLEST_REMAINDER,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """The subkeys of some value neurons of one layer by one path."""
+
+    rows: Tensor
+    path: Path
+    keys: Tensor
+    constants: Tensor
+
+
+def _rows_by_layer(layer: Tensor) -> list[Tensor]:
+    return [torch.nonzero(layer == here)[:, 0] for here in layer.unique().tolist()]
+
+
+def _paths(anatomy: Anatomy, neurons: ValueNeurons, layer: int, key: Key | None) -> Sequence[Path]:
+    if neurons.kind == "attention":
+        return ("value",)
+    available = readers_of(anatomy)[layer].ffn
+    return tuple(available) if key is None or (key == "gate" and "gate" not in available) else (key,)
+
+
+def _read(
+    anatomy: Anatomy,
+    components: Components,
+    neurons: ValueNeurons,
+    rows: Tensor,
+    position: Tensor,
+    path: Path,
+) -> tuple[Tensor, Tensor]:
+    """Scaled subkeys `[n, d_model]` and constants `[n]` of value neurons of one layer."""
+    layer, index = int(neurons.layer[rows[0]]), neurons.index[rows]
+    readers = readers_of(anatomy)[layer]
+    if path == "down":
+        columns = anatomy.blocks[layer].ffn_output.columns(index)
+        norm = readers.up.norm
+        keys = columns if norm is None else norm.centre(columns * norm.weight)
+        reader, constants = readers.up, torch.zeros(len(index), device=keys.device)
+    else:
+        reader = readers.value if path == "value" else readers.ffn[path]
+        index = value_index(anatomy, index) if path == "value" else index
+        keys, constants = reader.keys(index), reader.constants(index)
+    states = state_read(anatomy, components, neurons.kind, layer)[position]
+    return keys * reader.scale(states)[:, None], constants
+
+
+def value_index(anatomy: Anatomy, index: Tensor) -> Tensor:
+    """Which value (of the key/value heads) attention neurons `head * d_head + dim` carry, `[n] -> [n]`."""
+    head = index.div(anatomy.d_head, rounding_mode="floor")
+    kv_head = head.div(anatomy.n_heads // anatomy.n_kv_heads, rounding_mode="floor")
+    return kv_head * anatomy.d_head + index % anatomy.d_head
+
+
+def state_read(anatomy: Anatomy, components: Components, kind: Kind, layer: int) -> Tensor:
+    """The states that neurons of a kind read in a layer, `[n_positions, d_model]`."""
+    states = components.resid_pre[layer]
+    return states + components.attention_out[layer] if kind == "ffn" and not anatomy.parallel else states
+
+
+ATTENTION, FFN = 0, 1
+
+
+@dataclass(frozen=True, eq=False)
+class InnerProducts:
+    """Of subkeys with what was written before they read; 0 for what is written later.
+
+    Attributes:
+        embeddings: `[n]`.
+        layers: with the outputs of attention and FFN, biases included, `[n, n_layers, 2]`.
+    """
+
+    embeddings: Tensor
+    layers: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Sum over all components, `[n]`: the pre-activation without its constant."""
+        return self.embeddings + self.layers.sum((1, 2))
+
+    @property
+    def remainder(self) -> Tensor:
+        """What is left of the components' magnitudes when they are added up, from 0 to 1, `[n]`."""
+        magnitude = self.embeddings.abs() + self.layers.abs().sum((1, 2))
+        return self.total.abs() / magnitude.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def inner_products(components: Components, subkeys: Subkeys) -> InnerProducts:
+    """What each component of the stream gives to each subkey.
+
+    In float64, because sums of them are divided by and can be small beside what cancels in them.
+    """
+    n_positions, d_model = components.embeddings.shape
+    written = torch.cat([components.embeddings[None], components.attention_out, components.ffn_out])
+    products = subkeys.keys.double() @ written.view(-1, d_model).T.double()
+    products = products.view(len(products), -1, n_positions)
+    at_position = products[torch.arange(len(products)), :, subkeys.position]
+    layers = at_position[:, 1:].unflatten(1, (2, -1)).transpose(1, 2)
+    return InnerProducts(at_position[:, 0], layers * subkeys.sees(components.n_layers))
+
+
+class QueryScores:
+    """Query scores of every component, for several groups of value neurons in one pass over the weights.
+
+    Tensors begin with an axis of groups and an axis of two: the score in nats, and the mean over all value
+    neurons, skipped ones too, of the inner product towards the sign of its neuron's sum.
+    """
+
+    def __init__(self, anatomy: Anatomy, components: Components, groups: Sequence[Subkeys]) -> None:
+        """Read the stream.
+
+        Args:
+            anatomy: of the model.
+            components: of the prompt, at the positions where the value neurons read.
+            groups: the subkeys of each group of value neurons.
+        """
+        self.anatomy, self.components = anatomy, components
+        self.products = [inner_products(components, group) for group in groups]
+        self.skipped = [
+            group.neurons_with(products.remainder < group.smallest_remainder)
+            for group, products in zip(groups, self.products, strict=True)
+        ]
+        self._weights = [_weights(*group) for group in zip(groups, self.products, self.skipped, strict=True)]
+        self._pooled = torch.stack([self._pool(*group) for group in zip(groups, self._weights, strict=True)])
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """Of the token and position embeddings, `[n_groups, 2]`."""
+        weighted = zip(self._weights, self.products, strict=True)
+        return torch.stack([weights @ products.embeddings.float() for weights, products in weighted])
+
+    @cached_property
+    def layers(self) -> Tensor:
+        """Of attention and FFN outputs, biases included, `[n_groups, 2, n_layers, 2]`."""
+        return self._with(self.components.attention_out, self.components.ffn_out)
+
+    @cached_property
+    def biases(self) -> Tensor:
+        """The part of `layers` that belongs to biases and to no neuron, `[n_groups, 2, n_layers, 2]`."""
+        return self._with(self.components.attention_constant, self.components.ffn_constant)
+
+    @cached_property
+    def attention_neurons(self) -> Tensor:
+        """Of attention neurons, source positions added up, `[n_groups, 2, n_layers, n_heads * d_head]`."""
+        return self._neurons(ATTENTION)
+
+    @cached_property
+    def heads(self) -> Tensor:
+        """Of heads, `[n_groups, 2, n_layers, n_heads]`."""
+        by_head = (self.anatomy.n_heads, self.anatomy.d_head)
+        return self.attention_neurons.unflatten(-1, by_head).sum(-1)
+
+    @cached_property
+    def ffn_neurons(self) -> Tensor:
+        """Of FFN neurons, `[n_groups, 2, n_layers, d_ff]`."""
+        return self._neurons(FFN)
+
+    def by_position(self, group: int, which: int, layer: Tensor, index: Tensor) -> Tensor:
+        """Scores of chosen neurons by the position where they are read.
+
+        Args:
+            group: of value neurons.
+            which: `ATTENTION` or `FFN`.
+            layer: of the neurons, `[n]`.
+            index: of the neurons in their layers, `[n]`.
+
+        Returns:
+            `[n, n_positions]`, nats.
+        """
+        columns = torch.empty(len(layer), self._pooled.shape[-1], device=layer.device)
+        for here in layer.unique().tolist():
+            rows = torch.nonzero(layer == here)[:, 0]
+            columns[rows] = self._projection(which, here).columns(index[rows])
+        products = (self._pooled[group, 0, layer, which] @ columns[..., None])[..., 0]
+        return products * self._coefficients(which)[layer, :, index]
+
+    def _neurons(self, which: int) -> Tensor:
+        layers = range(self.components.n_layers)
+        return torch.stack([self._of_layer(which, layer) for layer in layers], dim=2)
+
+    def _of_layer(self, which: int, layer: int) -> Tensor:
+        """Of neurons of a layer, `[n_groups, 2, n]`."""
+        pooled, coefficients = self._pooled[:, :, layer, which], self._coefficients(which)[layer]
+        active = torch.nonzero(coefficients.any(0))[:, 0]
+        everywhere = len(active) == coefficients.shape[1]
+        columns = self._projection(which, layer).columns(None if everywhere else active)
+        products = (pooled.flatten(0, 2) @ columns.T).view(*pooled.shape[:3], -1)
+        found = pooled.new_zeros(*pooled.shape[:2], coefficients.shape[1])
+        found[..., active] = (products * coefficients[:, active]).sum(2)
+        return found
+
+    def _coefficients(self, which: int) -> Tensor:
+        """`[n_layers, n_positions, n]`."""
+        return (self.components.attention_coefficients, self.components.ffn_coefficients)[which]
+
+    def _projection(self, which: int, layer: int) -> Projection:
+        block = self.anatomy.blocks[layer]
+        return block.attention_output if which == ATTENTION else block.ffn_output
+
+    def _with(self, attention: Tensor, ffn: Tensor) -> Tensor:
+        """Of what attention and FFN wrote, `[n_layers, n_positions, d_model]` each."""
+        return (self._pooled * torch.stack([attention, ffn], dim=1)).sum((-1, -2))
+
+    def _pool(self, subkeys: Subkeys, weights: Tensor) -> Tensor:
+        """Weighted sums of the subkeys that read at a position after something was written.
+
+        Returns:
+            `[2, n_layers, 2, n_positions, d_model]`: score and mean; after each layer's attention and FFN.
+        """
+        n_positions, n_layers = len(self.components.positions), self.components.n_layers
+        places = torch.nn.functional.one_hot(subkeys.position, n_positions).T.float()
+        sees = subkeys.sees(n_layers).permute(1, 2, 0)
+        factors = weights[:, None, None, None] * sees[:, :, None] * places
+        return (factors.flatten(0, -2) @ subkeys.keys).view(2, n_layers, 2, n_positions, -1)
+
+
+def _weights(subkeys: Subkeys, products: InnerProducts, skipped: Tensor) -> Tensor:
+    """What makes scores and mean inner products of inner products, `[2, n]` float32."""
+    share = (subkeys.weight / products.total).masked_fill(skipped[subkeys.neuron], 0.0)
+    mean = products.total.sign() / (len(skipped) * subkeys.n_paths[subkeys.neuron])
+    return torch.stack([share, mean]).float()

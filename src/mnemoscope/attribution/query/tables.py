@@ -1,0 +1,230 @@
+"""Query scores as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution.query.scores import ATTENTION, FFN, QueryScores, Subkeys, ValueNeurons, subkeys
+from mnemoscope.attribution.tables import with_experts
+from mnemoscope.model.activations import Components, capture_components
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.results.columns import SPLIT_COLUMNS
+from mnemoscope.results.query import Key, QueryNeurons, QueryTables
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to ask of a result.
+
+    Attributes:
+        values: how many value neurons of each kind (the paper takes 30).
+        top: how many query neurons of each kind to list.
+        key: as for `subkeys`.
+    """
+
+    values: int
+    top: int
+    key: Key | None = None
+
+
+def query_neurons(
+    language_model: LanguageModel,
+    token_ids: Sequence[int],
+    tokens: Sequence[str],
+    value_tables: tuple[pd.DataFrame, pd.DataFrame],
+    asked: Asked,
+    everywhere: Components | None = None,
+) -> QueryNeurons:
+    """Find what activates value neurons.
+
+    Args:
+        language_model: the model.
+        token_ids: the prompt.
+        tokens: its tokens as text.
+        value_tables: attention neurons (at positions) and FFN neurons, best first.
+        asked: what is wanted.
+        everywhere: what was written at every position of the prompt; None runs it once more, and keeps that
+            at the positions that the value neurons read.
+
+    Raises:
+        UnsupportedModelError: what the neurons read could not be found.
+    """
+    attention, ffn = value_tables
+    groups = [
+        attention_values(attention.head(asked.values), language_model),
+        ffn_values(ffn.head(asked.values), language_model, len(tokens) - 1),
+    ]
+    anatomy = language_model.anatomy
+    positions = torch.cat([group.position for group in groups]).unique()
+    if everywhere is None:
+        components = capture_components(language_model.model, anatomy, token_ids, positions.tolist())
+    else:
+        components = everywhere.at(positions)
+    keys = [subkeys(anatomy, components, group, asked.key) for group in groups]
+    scores = QueryScores(anatomy, components, keys)
+    makers = (
+        _Tables(scores, number, group, read, tokens, asked.top, ffn)
+        for number, (group, read) in enumerate(zip(groups, keys, strict=True))
+    )
+    return QueryNeurons(*(maker.tables() for maker in makers))
+
+
+def attention_values(table: pd.DataFrame, language_model: LanguageModel) -> ValueNeurons:
+    """The rows of a table of attention neurons at positions as value neurons."""
+    anatomy = language_model.anatomy
+    index = table["head"] * anatomy.d_head + table["dim"]
+    device = anatomy.readout.unembedding.device
+    columns = (table["layer"], index, table["position"], table["score"])
+    return ValueNeurons("attention", *(_tensor(column, device) for column in columns))
+
+
+def ffn_values(table: pd.DataFrame, language_model: LanguageModel, last: int) -> ValueNeurons:
+    """The rows of a table of FFN neurons as value neurons, which read the last position."""
+    device = language_model.anatomy.readout.unembedding.device
+    layer, neuron, score = (_tensor(table[name], device) for name in ("layer", "neuron", "score"))
+    return ValueNeurons("ffn", layer, neuron, torch.full_like(layer, last), score)
+
+
+def _tensor(column: pd.Series, device: torch.device) -> Tensor:
+    found = torch.as_tensor(column.to_numpy().copy(), device=device)
+    return found.float() if found.is_floating_point() else found.long()
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """Makes the tables of one group of value neurons."""
+
+    scores: QueryScores
+    group: int
+    neurons: ValueNeurons
+    subkeys: Subkeys
+    tokens: Sequence[str]
+    top: int
+    ffn_value_table: pd.DataFrame
+
+    def tables(self) -> QueryTables:
+        return QueryTables(
+            self._layers(), self._heads(), self._ffn_neurons(), self._attention_neurons(), self._values()
+        )
+
+    def _layers(self) -> pd.DataFrame:
+        scores = self.scores
+        values, bias = scores.layers[self.group], scores.biases[self.group, 0]
+        n_layers = len(bias)
+        embeddings = scores.embeddings[self.group]
+        table = pd.DataFrame(
+            {
+                "layer": [-1, *(layer for layer in range(n_layers) for _ in range(2))],
+                "kind": ["embeddings", *["attention", "ffn"] * n_layers],
+                "score": [float(embeddings[0]), *values[0].flatten().tolist()],
+                "inner_product": [float(embeddings[1]), *values[1].flatten().tolist()],
+                "bias": [0.0, *bias.flatten().tolist()],
+            }
+        )
+        return _best_first(table)
+
+    def _heads(self) -> pd.DataFrame:
+        score, raw = self.scores.heads[self.group]
+        layer, head = torch.meshgrid(torch.arange(len(score)), torch.arange(score.shape[1]), indexing="ij")
+        columns = {"layer": layer, "head": head, "score": score, "inner_product": raw}
+        return _best_first(_frame({name: values.flatten() for name, values in columns.items()}))
+
+    def _ffn_neurons(self) -> pd.DataFrame:
+        table = self._neurons(FFN, self.scores.ffn_neurons[self.group])
+        known = set(zip(self.ffn_value_table["layer"], self.ffn_value_table["neuron"], strict=True))
+        also = [pair in known for pair in zip(table["layer"], table["index"], strict=True)]
+        table = table.rename(columns={"index": "neuron"}).assign(value_neuron=also)
+        return with_experts(table, self.scores.anatomy)
+
+    def _attention_neurons(self) -> pd.DataFrame:
+        table = self._neurons(ATTENTION, self.scores.attention_neurons[self.group])
+        d_head = self.scores.anatomy.d_head
+        table.insert(1, "head", table["index"] // d_head)
+        table.insert(2, "dim", table["index"] % d_head)
+        return table.drop(columns="index")
+
+    def _neurons(self, which: int, both: Tensor) -> pd.DataFrame:
+        """The neurons with the highest scores, `[2, n_layers, n]`; none that nothing reads."""
+        score, raw = both.flatten(1)
+        order = _highest(score, self.top)
+        order = order[score[order] != 0]
+        layer, index = order.div(both.shape[2], rounding_mode="floor"), order % both.shape[2]
+        components = self.scores.components
+        place = self.scores.by_position(self.group, which, layer, index).abs().argmax(dim=1)
+        position = components.positions[place]
+        kept = (components.attention_coefficients, components.ffn_coefficients)[which]
+        scales = (components.attention_scales, components.ffn_scales)[which]
+        coefficient = kept[layer, place, index] / scales[layer, place]
+        frame = _frame(
+            {
+                "layer": layer,
+                "index": index,
+                "score": score[order],
+                "inner_product": raw[order],
+                "position": position,
+            }
+        )
+        frame["token"] = [self.tokens[i] for i in position.tolist()]
+        return frame.assign(coefficient=coefficient.cpu().numpy())
+
+    def _values(self) -> pd.DataFrame:
+        rows, neurons = self.subkeys.neuron, self.neurons
+        products = self.scores.products[self.group]
+        position = neurons.position[rows]
+        index = neurons.index[rows]
+        d_head = self.scores.anatomy.d_head
+        attention = {"head": index.div(d_head, rounding_mode="floor"), "dim": index % d_head}
+        names = attention if neurons.kind == "attention" else {"neuron": index}
+        frame = _frame({"layer": neurons.layer[rows], **names, "position": position})
+        return frame.assign(
+            token=[self.tokens[i] for i in position.tolist()],
+            score=neurons.score[rows].cpu().numpy(),
+            path=list(self.subkeys.path),
+            inner_product=products.total.cpu().numpy(),
+            constant=self.subkeys.constants.cpu().numpy(),
+            remainder=products.remainder.cpu().numpy(),
+            skipped=self.scores.skipped[self.group][rows].cpu().numpy(),
+        )
+
+
+def _frame(columns: dict[str, Tensor]) -> pd.DataFrame:
+    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+
+
+def _highest(scores: Tensor, top: int) -> Tensor:
+    """Indices of the highest scores `[n]`, best first and ties by index; only as many are sorted."""
+    least = scores.topk(min(top, len(scores))).values[-1]
+    among = torch.nonzero(scores >= least)[:, 0]
+    return among[scores[among].argsort(descending=True, stable=True)[:top]]
+
+
+def _best_first(table: pd.DataFrame) -> pd.DataFrame:
+    return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+
+
+def split_by_layer(value_neurons: pd.DataFrame, query_neurons: pd.DataFrame, n_layers: int) -> pd.DataFrame:
+    """Count the FFN neurons of two lists by layer: in the second alone, in both, in the first alone.
+
+    Args:
+        value_neurons: a table of FFN neurons, by `layer` and `neuron`.
+        query_neurons: the same.
+        n_layers: of the model.
+
+    Returns:
+        One row for each layer with the columns of `SPLIT_COLUMNS`.
+    """
+    value, query = (
+        set(zip(table["layer"].tolist(), table["neuron"].tolist(), strict=True))
+        for table in (value_neurons, query_neurons)
+    )
+    found = {"query_only": query - value, "query_value": query & value, "value_only": value - query}
+    counts = {name: [0] * n_layers for name in found}
+    for name, neurons in found.items():
+        for layer, _ in neurons:
+            counts[name][layer] += 1
+    return pd.DataFrame({"layer": range(n_layers), **counts}, columns=list(SPLIT_COLUMNS))

@@ -1,0 +1,355 @@
+"""Log-probability increase of parts (docs/method.md#value-score), for some or for all of them.
+
+The before-softmax values of a neuron's column depend on the weights alone, but for the scale of the final
+norm (docs/method.md#bound), and facts of one type have many of their best neurons in common.
+
+`Imp(v; x) = bs_w(v) - log E_{k ~ p(.|x)}[exp bs_k(v)]`: one projection to the vocabulary per
+column, shared by all coefficients of that column, then one log-sum-exp per part. Log-odds are
+projected to their own tokens alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemoscope.attribution.grids import Grid, by_layer
+from mnemoscope.model.activations import Trace
+from mnemoscope.model.objective import Group, Objective
+from mnemoscope.model.readout import FrozenReadout, Predicted, Readout
+
+# Sums of exponentials between this and its inverse have lost nothing that float32 could tell.
+SAFE = 1e-20
+
+
+@dataclass(frozen=True, eq=False)
+class BaseStates:
+    """Every state of the last position that a part is added to or that results from it.
+
+    States are read out once and shared: in sequential blocks `resid_mid` is both the result of adding
+    the attention output and the base of the FFN.
+
+    Attributes:
+        states: `[n_states, d_model]`; the first is the embeddings'.
+        attention: index of the state each layer's attention parts are added to, `[n_layers]`.
+        ffn: the same for FFN parts, `[n_layers]`.
+        after_attention: index of that state plus the whole attention output, `[n_layers]`.
+        after_ffn: index of that state plus the whole FFN output, `[n_layers]`.
+    """
+
+    states: Tensor
+    attention: Tensor
+    ffn: Tensor
+    after_attention: Tensor
+    after_ffn: Tensor
+
+    def layer_scores(self, values: Tensor) -> Tensor:
+        """How each layer's attention and FFN output change a value `[n_states]`, `[n_layers, 2]`."""
+        attention = values[self.after_attention] - values[self.attention]
+        return torch.stack([attention, values[self.after_ffn] - values[self.ffn]], dim=1)
+
+
+def base_states(trace: Trace) -> BaseStates:
+    """The states of a trace (docs/method.md#value-score says which state belongs to which part)."""
+    n_layers = trace.n_layers
+    stream = torch.cat([trace.resid_pre, trace.final_state[None]])
+    layers = torch.arange(n_layers, device=stream.device)
+    if not trace.parallel:
+        mid = layers + n_layers + 1
+        states = torch.cat([stream, trace.resid_mid])
+        return BaseStates(states, attention=layers, ffn=mid, after_attention=mid, after_ffn=layers + 1)
+    plus_attention = trace.resid_pre + trace.attention_out
+    plus_ffn = trace.resid_pre + trace.ffn_out
+    return BaseStates(
+        states=torch.cat([stream, plus_attention, plus_ffn]),
+        attention=layers,
+        ffn=layers,
+        after_attention=layers + n_layers + 1,
+        after_ffn=layers + 2 * n_layers + 1,
+    )
+
+
+def log_sum_exp(fill: Callable[[], Tensor]) -> Tensor:
+    """`logsumexp` over the last axis of exponents.
+
+    To subtract the largest first takes two more passes over them and is needed only where a sum leaves the
+    middle of float32; whether it is depends on a sum alone and not on its neighbours.
+
+    Args:
+        fill: makes the exponents, which are overwritten; called once more where it is needed.
+    """
+    sums = fill().exp_().sum(-1)
+    safe = (sums > SAFE) & (sums < 1 / SAFE)
+    logs = sums.log_()
+    if bool(safe.all()):
+        return logs
+    exponents = fill()
+    largest = exponents.amax(-1, keepdim=True)
+    shifted = exponents.sub_(largest).exp_().sum(-1).log_() + largest[..., 0]
+    return torch.where(safe, logs, shifted)
+
+
+# Rows that one call may ask for: as many as are scored at once.
+MAX_ROWS = 144
+# Some libraries compute products of fewer rows in another order, with another rounding; with at least this
+# many, equal neurons get equal values whatever block they are in.
+MIN_ROWS = 16
+
+
+class ProjectedColumns:
+    """Before-softmax values at scale 1 of columns of weights.
+
+    Attributes:
+        readout: of the model.
+        n_rows: how many columns there is room for.
+        values: `[n_rows, n_vocabulary]` float32, to be read at the places that `places` gives.
+    """
+
+    def __init__(self, readout: Readout, budget: int) -> None:
+        """Room for as many rows as a budget of bytes has, two blocks at least."""
+        self.readout = readout
+        n_vocabulary = len(readout.unembedding)
+        self.n_rows = max(2 * MAX_ROWS, budget // (4 * n_vocabulary))
+        self.values = torch.empty(self.n_rows, n_vocabulary, device=readout.unembedding.device)
+        self._unscaled = FrozenReadout(
+            readout.norm, readout.unembedding, torch.zeros(()), torch.ones((), device=self.values.device)
+        )
+        self._place: dict[tuple[int, int], int] = {}
+        self._n_filled = 0
+
+    def places(self, grid: Grid, columns: Tensor) -> Tensor:
+        """The rows where the values of columns are, `[n] -> [n]`; those not there are projected.
+
+        Args:
+            grid: a grid of weights.
+            columns: `layer * n_columns + column`, ascending, at most `n_rows`.
+        """
+        keys = self._keys(grid, columns)
+        # In the order in which they were last asked for.
+        self._place.update((key, self._place.pop(key)) for key in keys if key in self._place)
+        missing = [number for number, key in enumerate(keys) if key not in self._place]
+        for start in range(0, len(missing), MAX_ROWS):
+            some = missing[start : start + MAX_ROWS]
+            chosen = columns[torch.tensor(some, device=columns.device)]
+            room = self.values[self._n_filled :]
+            rows = [self._free_row() for _ in some]
+            if len(room) >= max(len(some), MIN_ROWS):
+                project_columns(self._unscaled, grid, chosen, room)
+            else:
+                self.values[rows] = project_columns(self._unscaled, grid, chosen)
+            self._place.update((keys[number], row) for number, row in zip(some, rows, strict=True))
+        return torch.tensor([self._place[key] for key in keys], device=columns.device)
+
+    def _keys(self, grid: Grid, columns: Tensor) -> list[tuple[int, int]]:
+        """What columns are known by: the module that holds them, and their number in it."""
+        assert grid.weights is not None
+        places = (divmod(number, grid.n_columns) for number in columns.tolist())
+        return [(id(grid.weights[layer].module), column) for layer, column in places]
+
+    def _free_row(self) -> int:
+        """A row that was never filled, or that of the column that was not asked for for longest."""
+        if self._n_filled == len(self.values):
+            return self._place.pop(next(iter(self._place)))
+        self._n_filled += 1
+        return self._n_filled - 1
+
+
+def project_columns(readout: FrozenReadout, grid: Grid, columns: Tensor, out: Tensor | None = None) -> Tensor:
+    """Before-softmax values of columns (layer * n_columns + column, ascending), `[n, n_vocabulary]`."""
+    layer = columns.div(grid.n_columns, rounding_mode="floor")
+    folded = readout.fold(grid.gather_columns(layer, columns % grid.n_columns))
+    n_rows = max(len(folded), MIN_ROWS)
+    padded = torch.nn.functional.pad(folded, (0, 0, 0, n_rows - len(folded)))
+    return readout.project(padded, out=None if out is None else out[:n_rows])[: len(folded)]
+
+
+# Blocks of values held at once where changes of logits under a soft-cap are made of them.
+CAPPED_BLOCKS = 6
+
+# Shown the columns of a block (layer * n_columns + column, ascending) and their before-softmax
+# values `[n, n_vocabulary]` (those of the readout's tokens), to be read and not kept.
+Observer = Callable[[Tensor, Tensor], None]
+# Of parts whose columns are rows of values `[n_rows, n_vocabulary]`: from the values, each part's row,
+# coefficient and state, `[n]`, the latter ascending.
+Compute = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class Scorer:
+    """Scores parts of one prediction exactly.
+
+    Two blocks of `[rows, n_vocabulary]` are made once and used for every part: fresh memory of that
+    size costs as much time as the arithmetic.
+    """
+
+    def __init__(
+        self,
+        readout: FrozenReadout,
+        predicted: Predicted,
+        objective: Objective,
+        budget: int,
+        projected: ProjectedColumns | None = None,
+    ) -> None:
+        """Prepare for one prediction.
+
+        Args:
+            readout: the frozen readout of the tokens that the objective depends on.
+            predicted: what each base state predicts of the same tokens.
+            objective: what scores are changes of, its tokens numbered as the readout's rows.
+            budget: bytes that the blocks may take.
+            projected: columns that earlier predictions projected to the whole vocabulary.
+        """
+        self.readout = readout
+        is_all = projected is not None and readout.unembedding is projected.readout.unembedding
+        self._projected = projected if is_all else None
+        self.predicted = predicted
+        self.answers = Group.of(objective.answers, predicted)
+        self.against = None
+        if objective.against is not None:
+            self.against = Group.of(objective.against, predicted)
+        log_probabilities = predicted.log_probabilities
+        n_vocabulary = log_probabilities.shape[1]
+        self.rows = _rows_within(budget // (2 if predicted.logits is None else CAPPED_BLOCKS), n_vocabulary)
+        self._values = log_probabilities.new_empty(self.rows, n_vocabulary)
+        # Few rows stay in the processor's cache while they are worked on.
+        self._exponents = log_probabilities.new_empty(MIN_ROWS, n_vocabulary)
+
+    def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
+        """Scores of the parts with these flat indices, ascending and unique, `[n] -> [n]`, nats."""
+        return self._of_each(self._score, grid, index, observer)
+
+    def log_sums(self, grid: Grid) -> Tensor:
+        """What every part raises the log-sum over the whole vocabulary by, whatever the objective, nats.
+
+        Returns:
+            `[n_layers, n_columns, n_coefficients]`, of a grid whose parts all take part.
+        """
+        index = torch.arange(grid.size, device=grid.base.device)
+        return self._of_each(self._rise_of_all, grid, index).view(grid.shape)
+
+    def rises(self, grid: Grid) -> Tensor:
+        """What every part raises the answers by, `[n_layers, n_columns, n_coefficients]`, nats.
+
+        Scores of log probability are these less `log_sums`.
+        """
+        rows = self.readout.unembedding[self.answers.tokens].float()
+        made = []
+        for layer in range(grid.n_layers):
+            values = self.readout.fold(grid.columns(layer, None)) @ rows.T
+            added = grid.coefficients(layer)[..., None] * values[:, None]
+            made.append(self.answers.rise(added, grid.base[layer].expand(added.shape[:2])))
+        return torch.stack(made)
+
+    def _of_each(
+        self, compute: Compute, grid: Grid, index: Tensor, observer: Observer | None = None
+    ) -> Tensor:
+        """A number for each of the parts with these flat indices, ascending and unique, `[n] -> [n]`."""
+        layer, column, coefficient = grid.locate(index)
+        factors = grid.gather_coefficients(layer, column, coefficient)
+        states = grid.base[layer]
+        columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
+        scores = torch.empty(len(index), device=index.device)
+        n_blocks = -(-len(columns) // self.rows)
+        start = 0
+        for block in columns.tensor_split(max(n_blocks, 1)):
+            values, place, scale = self._values_of(grid, block, observer)
+            inside = torch.nonzero((rank >= start) & (rank < start + len(block)))[:, 0]
+            for some in inside.split(MIN_ROWS):
+                rows = place[rank[some] - start]
+                scores[some] = compute(values, rows, factors[some] * scale, states[some])
+            start += len(block)
+        return scores
+
+    def _values_of(
+        self, grid: Grid, block: Tensor, observer: Observer | None
+    ) -> tuple[Tensor, Tensor, Tensor | float]:
+        """Before-softmax values, the row where each column's are `[n]`, and what to multiply them with."""
+        if self._projected is None or grid.weights is None:
+            values = project_columns(self.readout, grid, block, self._values)
+            place, scale = torch.arange(len(block), device=block.device), 1.0
+        else:
+            place, scale = self._projected.places(grid, block), self.readout.scale
+            values = self._projected.values
+        if observer is not None:
+            observer(block, _rows(values, place))
+        return values, place, scale
+
+    def all(self, grid: Grid, report: Callable[[int], None] | None = None) -> Tensor:
+        """Scores of every part, `[n_layers, n_columns, n_coefficients]`, in nats; 0 of what takes no part.
+
+        Args:
+            grid: the parts.
+            report: told the number of columns done after each block.
+        """
+        scores = torch.zeros(grid.size, device=grid.base.device)
+        coefficient = torch.arange(grid.n_coefficients, device=grid.base.device)
+        index = grid.present[:, None] * grid.n_coefficients + coefficient
+        for block in index.tensor_split(-(-max(len(index), 1) // self.rows)):
+            scores[block.flatten()] = self.chosen(grid, block.flatten())
+            if report is not None:
+                report(len(block))
+        return scores.view(grid.shape)
+
+    def _score(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
+        """Scores of parts whose column is row `rank` of `values` and whose states ascend, `[n]`."""
+        rise = self._rise_of(self.answers, values, rank, factors, states)
+        if self.against is None:
+            return rise - self._rise_of_all(values, rank, factors, states)
+        return rise - self._rise_of(self.against, values, rank, factors, states)
+
+    def _rise_of(self, group: Group, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
+        """Rise of the log of some tokens' total weight, `[n]`."""
+        return group.rise(factors[:, None] * values[rank[:, None], group.tokens], states)
+
+    def _rise_of_all(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
+        """The same of the whole vocabulary, in the block that is kept for it."""
+        n_parts, logits = len(rank), self.predicted.logits
+        exponents = self._exponents[:n_parts]
+
+        def fill() -> Tensor:
+            # The whole block is summed however many parts there are, so that all sums are in one order.
+            self._exponents[n_parts:] = 0
+            if _consecutive(rank):
+                torch.mul(_rows(values, rank), factors[:, None], out=exponents)
+            else:
+                torch.index_select(values, 0, rank, out=exponents)
+                exponents.mul_(factors[:, None])
+            for state, some in by_layer(states):
+                if logits is not None:
+                    exponents[some] = logits.change(exponents[some], state)
+                exponents[some] += self.predicted.log_probabilities[state]
+            return self._exponents
+
+        return log_sum_exp(fill)[:n_parts] - self.predicted.log_total[states]
+
+
+def show(readout: FrozenReadout, grid: Grid, columns: Tensor, observer: Observer, budget: int) -> None:
+    """Show an observer columns (layer * n_columns + column, ascending) that nothing is scored of.
+
+    Args:
+        readout: the frozen readout of the tokens to show their values for.
+        grid: where the columns are.
+        columns: which.
+        observer: shown some at a time.
+        budget: bytes that a block of values may take.
+    """
+    for block in columns.split(_rows_within(budget, len(readout.unembedding))):
+        observer(block, project_columns(readout, grid, block))
+
+
+def _rows_within(budget: int, n_vocabulary: int) -> int:
+    """How many rows of values a budget has room for, within limits."""
+    return max(MIN_ROWS, min(MAX_ROWS, budget // (4 * n_vocabulary)))
+
+
+def _rows(values: Tensor, rank: Tensor) -> Tensor:
+    """`values[rank]`, without a copy where the ranks are consecutive."""
+    if not _consecutive(rank):
+        return values.index_select(0, rank)
+    return values[int(rank[0]) : int(rank[-1]) + 1]
+
+
+def _consecutive(rank: Tensor) -> bool:
+    return int(rank[-1]) - int(rank[0]) + 1 == len(rank) and bool((rank.diff() == 1).all())

@@ -1,0 +1,199 @@
+"""Changing parts while a model runs, and leaving nothing behind (docs/method.md#interventions)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mnemoscope._arguments import whole_number
+from mnemoscope.errors import OptionError
+from mnemoscope.model.experts import running_mixtures
+from mnemoscope.model.hooks import hidden_states
+from mnemoscope.model.isolation import are_suspended, held
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.parts import Site
+from mnemoscope.model.structure import Anatomy
+
+# The positions of a prompt, counted from 0 or from the end; None for all.
+Positions = Sequence[int] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """Values to put in the place of those that a site carries.
+
+    Attributes:
+        values: `[n_values, n_inputs of the site]`; a mean is a single row.
+        seed: decides which row each position gets.
+    """
+
+    values: Tensor
+    seed: int = 0
+
+    def rows(self, n_tokens: int) -> Tensor:
+        """The values for each position, `[n_tokens, n_inputs of the site]`.
+
+        The draw depends on the seed and the number of values alone, so all sites draw the same rows,
+        and a longer text begins with what a shorter one gets.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randint(len(self.values), (n_tokens,), generator=generator)
+        return self.values[drawn.to(self.values.device)]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to a site.
+
+    Attributes:
+        site: where.
+        factor: what the values are multiplied with; 0 is the paper's zeroing.
+        replacement: what is put in their place instead; None to scale.
+    """
+
+    site: Site
+    factor: float
+    replacement: Replacement | None = None
+
+    def apply(self, values: Tensor, positions: Positions) -> Tensor:
+        """Changed copy of the values at a site, `[n_prompts, n_tokens, n]`."""
+        n_tokens = values.shape[1]
+        check_positions(positions, n_tokens)
+        where = slice(None) if positions is None else [position % n_tokens for position in positions]
+        inputs = slice(None) if self.site.inputs is None else self.site.inputs.to(values.device)
+        changed = values.clone()
+        block = changed[:, where]
+        if self.replacement is None:
+            block[..., inputs] = block[..., inputs] * self.factor
+        else:
+            block[..., inputs] = self.replacement.rows(n_tokens)[where].to(values)
+        changed[:, where] = block
+        return changed
+
+
+def listed_positions(positions: Any) -> tuple[int, ...] | None:
+    """Positions as whole numbers; a list, a range, an array or a tensor `[n]` of them, or None for all.
+
+    Raises:
+        OptionError: no list, an empty one, or an item that is no whole number.
+    """
+    if positions is None:
+        return None
+    if (
+        isinstance(positions, str)
+        or getattr(positions, "ndim", 1) != 1
+        or not isinstance(positions, Iterable)
+    ):
+        raise OptionError(f"positions is {positions!r}; give a list, such as [-1], or None for all positions")
+    found = []
+    for position in positions:
+        number = whole_number(position)
+        if number is None:
+            raise OptionError(f"position {position!r} is no whole number; give one such as -1 for the last")
+        found.append(number)
+    if not found:
+        raise OptionError("positions is empty, so nothing would change; name one, or None for all positions")
+    return tuple(found)
+
+
+def check_positions(positions: Positions, n_tokens: int) -> None:
+    """Refuse positions outside a prompt.
+
+    Raises:
+        OptionError: there is one.
+    """
+    for position in positions or ():
+        if not -n_tokens <= position < n_tokens:
+            raise OptionError(
+                f"position {position} is outside the prompt of {n_tokens} tokens; "
+                f"give one from 0 to {n_tokens - 1}, or -1 for the last"
+            )
+
+
+@contextmanager
+def applied(
+    language_model: LanguageModel, changes: Sequence[Change], positions: Positions = None
+) -> Iterator[None]:
+    """Apply changes to every forward pass while the context lasts."""
+    anatomy = language_model.anatomy
+    # Experts run in our code also in passes that the caller makes with the transformers model itself.
+    with running_mixtures(language_model.model), ExitStack() as stack:
+        for change in changes:
+            hooks = _Hooks(language_model.model, change, positions)
+            block = anatomy.blocks[change.site.layer].module
+            module = change.site.module(anatomy)
+            handles = [block.register_forward_pre_hook(hooks.on_block, with_kwargs=True)]
+            if change.site.inputs is None:
+                handles.append(module.register_forward_hook(hooks.on_output))
+            else:
+                handles.append(module.register_forward_pre_hook(hooks.on_input))
+            for handle in handles:
+                stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def unchanged(model: PreTrainedModel) -> Iterator[None]:
+    """Run a model as it is without any intervention while the context lasts."""
+    with held(model) as hold:
+        hold.suspends = True
+        yield
+
+
+@dataclass
+class _Hooks:
+    """One change as hooks.
+
+    Attributes:
+        model: the transformers model.
+        change: what is done.
+        positions: at which positions.
+        shape: `(n_prompts, n_tokens)` of the forward pass that runs, for families (OPT) whose FFN
+            gets the tokens of all prompts in one row.
+    """
+
+    model: PreTrainedModel
+    change: Change
+    positions: Positions
+    shape: tuple[int, ...] = ()
+
+    def on_block(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.shape = tuple(hidden_states(args, kwargs).shape[:2])
+
+    def on_input(self, module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self._changed(args[0]), *args[1:])
+
+    def on_output(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return self._changed(output)
+
+    def _changed(self, values: Tensor) -> Tensor:
+        if are_suspended(self.model):
+            return values
+        changed = self.change.apply(values.reshape(*self.shape, values.shape[-1]), self.positions)
+        return changed.view_as(values)
+
+
+@contextmanager
+def observed_inputs(
+    anatomy: Anatomy, sites: Sequence[Site], kept: dict[Site, list[Tensor]]
+) -> Iterator[None]:
+    """Keep what sites carry in every forward pass, `[n_prompts * n_tokens, n]` each."""
+
+    def keep(site: Site) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
+            values = output if site.inputs is None else args[0][..., site.inputs.to(output.device)]
+            kept.setdefault(site, []).append(values.detach().flatten(0, -2).float())
+
+        return hook
+
+    with ExitStack() as stack:
+        for site in sites:
+            handle = site.module(anatomy).register_forward_hook(keep(site))
+            stack.callback(handle.remove)
+        yield

@@ -1,0 +1,117 @@
+"""Predictions under whatever interventions are active, in float32 from the final states.
+
+A model in half precision rounds its own logits, so that different tokens tie; `predict` and all that is
+measured of interventions read the final state out in float32 instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+
+from mnemoscope.model.hooks import evaluating, running_alike
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.loading import quiet
+from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.weights import input_device
+
+if TYPE_CHECKING:
+    pass
+
+
+def states_after(language_model: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Run texts of one length up to the final norm, `[n_texts, n_tokens, d_model]` float32."""
+    model, anatomy = language_model.model, language_model.anatomy
+    tokens = torch.tensor([list(row) for row in rows], device=input_device(model))
+    with _final_states(anatomy) as seen, torch.no_grad(), running_alike(model):
+        model.base_model(input_ids=tokens, use_cache=False)
+    return seen[-1].float().view(*tokens.shape, anatomy.d_model)
+
+
+def log_probabilities(language_model: LanguageModel, states: Tensor) -> Tensor:
+    """Read final states out, `[..., d_model] -> [..., n_vocabulary]` float32."""
+    readout = language_model.anatomy.readout
+    with torch.no_grad():
+        return readout.log_probabilities(states.flatten(0, -2)).view(*states.shape[:-1], -1)
+
+
+def next_token(language_model: LanguageModel, token_ids: Sequence[int]) -> Tensor:
+    """Log probabilities of the next token, `[n_vocabulary]` float32."""
+    return log_probabilities(language_model, states_after(language_model, [token_ids])[:, -1])[0]
+
+
+def continuation(
+    language_model: LanguageModel, token_ids: Sequence[int], n_tokens: int, *, use_cache: bool
+) -> list[int]:
+    """The likeliest next tokens one after the other, by the model alone.
+
+    Nothing that its checkpoint sets for generation has a say, such as penalties of repetition or
+    suppressed tokens, but the tokens that end a text.
+
+    Args:
+        language_model: the model.
+        token_ids: the text so far.
+        n_tokens: how many to add; fewer come back where the model ends the text.
+        use_cache: False runs the whole text again for every token.
+    """
+    model: Any = language_model.model
+    tokens = torch.tensor([list(token_ids)], device=input_device(model))
+    with quiet(), evaluating(model), _plain_generation(model), _final_states(language_model.anatomy) as seen:
+
+        def read_out(ids: Tensor, scores: Tensor) -> Tensor:
+            states = seen.pop().float().view(1, -1, language_model.anatomy.d_model)
+            seen.clear()
+            return log_probabilities(language_model, states[:, -1]).to(scores)
+
+        found = model.generate(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            logits_processor=LogitsProcessorList([read_out]),
+            max_new_tokens=n_tokens,
+            use_cache=use_cache,
+        )
+    return found[0, len(token_ids) :].tolist()
+
+
+@contextmanager
+def _final_states(anatomy: Anatomy) -> Iterator[list[Tensor]]:
+    """Collect what the final norm is given in every forward pass."""
+    seen: list[Tensor] = []
+
+    def see(module: Any, args: tuple[Tensor, ...]) -> None:
+        seen.append(args[0].detach().to(anatomy.device))
+
+    handle = anatomy.final_norm.register_forward_pre_hook(see)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[None]:
+    """Greedy generation, of the checkpoint's own settings only the tokens that end a text."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def metrics(log_probabilities: Tensor, target: int) -> dict[str, float]:
+    """Reciprocal rank, probability and log probability of a target, from `[n_vocabulary]`."""
+    value = log_probabilities[target]
+    rank = int((log_probabilities > value).sum()) + 1
+    return {
+        "reciprocal_rank": 1 / rank,
+        "probability": float(value.exp()),
+        "log_probability": float(value),
+    }

@@ -1,0 +1,1 @@
+"""Discovery of a model's structure from one recorded forward pass."""

@@ -1,0 +1,172 @@
+"""What one forward pass of a model does, block by block: the raw material of discovery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mnemoscope.model.attention import AttentionCall
+from mnemoscope.model.experts import Mixture, mixtures_of
+from mnemoscope.model.hooks import first_tensor, hidden_states, observed_attention
+from mnemoscope.model.readout import Norm
+from mnemoscope.model.weights import is_adapted, output_device
+
+# Relative to the largest value: what a formula may be off by from what a module did.
+TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+@dataclass(eq=False)
+class Step:
+    """One thing that happened: a module without modules of its own ran, or attention was called.
+
+    Attributes:
+        name: the module's path in the model.
+        module: what ran.
+        given: its first argument, `[..., n]`; of a call the values.
+        output: what it gave; None of a call.
+        call: what attention was handed; None of other modules.
+        routing: router weights that it was given, `[n_tokens, n_experts]`; None but of a mixture of experts.
+    """
+
+    name: str
+    module: nn.Module
+    given: Tensor
+    output: Tensor | None
+    call: AttentionCall | None = None
+    routing: Tensor | None = None
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it multiplied with a matrix."""
+        return self.output is not None and (_n_axes(self.module) == 2 or isinstance(self.module, Mixture))
+
+    @property
+    def states_given(self) -> Tensor:
+        """What it was given, `[n_tokens, n]`."""
+        return self.given.reshape(-1, self.given.shape[-1])
+
+    @property
+    def states(self) -> Tensor:
+        """What it gave, `[n_tokens, n]`."""
+        if self.output is None:
+            raise TypeError("an attention call gave no states")
+        return self.output.reshape(-1, self.output.shape[-1])
+
+    def norm(self) -> Norm | None:
+        """The norm that it is as a formula; None if it is none.
+
+        A module with a weight vector is taken for one: the proof finds out if it does something else. One
+        without any weights must do what a norm of weight 1 does.
+        """
+        if self.output is None or self.given.shape != self.output.shape:
+            return None
+        if _n_axes(self.module) == 1:
+            return Norm.recognise(self.module, self.states_given, self.states)[0]
+        if any(True for _ in self.module.parameters()) or torch.equal(self.given, self.output):
+            return None
+        norm, error = Norm.recognise(self.module, self.states_given, self.states)
+        return norm if error < TOLERANCES.get(self.given.dtype, TOLERANCES[torch.bfloat16]) else None
+
+
+@dataclass(eq=False)
+class Story:
+    """What one forward pass did.
+
+    Attributes:
+        device: where the head reads states; all that was seen is brought there.
+        steps: what ran in each block, in order.
+        block_inputs: the stream that each block started from, `[1, n_tokens, d_model]`.
+        block_outputs: the stream that it left.
+        outside: what ran outside of all blocks, in order.
+        logits: the model's own, `[n_tokens, n_vocabulary]`.
+    """
+
+    device: torch.device
+    steps: dict[int, list[Step]] = field(default_factory=dict)
+    block_inputs: dict[int, Tensor] = field(default_factory=dict)
+    block_outputs: dict[int, Tensor] = field(default_factory=dict)
+    outside: list[Step] = field(default_factory=list)
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def watch(model: PreTrainedModel, layers: nn.ModuleList, probe: Tensor) -> Story:
+    """Run a model once on `probe`, token ids `[1, n_tokens]`."""
+    story = Story(output_device(model), steps={i: [] for i in range(len(layers))})
+    owner = {id(m): i for i, layer in enumerate(layers) for m in layer.modules()}
+    with ExitStack() as stack:
+        for i, layer in enumerate(layers):
+            stack.enter_context(_watch_block(layer, story, i))
+        for name, module in _leaves(model):
+            steps = story.steps[owner[id(module)]] if id(module) in owner else story.outside
+            stack.enter_context(_watch_leaf(name, module, steps, story.device))
+        for mixture in mixtures_of(model):
+            steps = story.steps[owner[id(mixture.matrix.module)]]
+            stack.enter_context(_watch_leaf(mixture.name, mixture, steps, story.device))
+
+        def on_call(call: AttentionCall) -> None:
+            if id(call.module) in owner:
+                step = Step("", call.module, call.value.to(story.device), None, call)
+                story.steps[owner[id(call.module)]].append(step)
+
+        stack.enter_context(observed_attention(model, on_call))
+        with torch.no_grad():
+            story.logits = model(input_ids=probe, use_cache=False).logits[0].to(story.device)
+    return story
+
+
+def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """What counts as one module: those without modules of their own, and linear layers with adapters."""
+    inside: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        if module in inside:
+            continue
+        if is_adapted(module):
+            inside.update(module.modules())
+        if is_adapted(module) or not any(True for _ in module.children()):
+            yield name, module
+
+
+@contextmanager
+def _watch_leaf(name: str, module: nn.Module, steps: list[Step], device: torch.device) -> Iterator[None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        gave = first_tensor(output)  # routers of experts give their choice beside their logits
+        if args and isinstance(args[0], Tensor) and isinstance(gave, Tensor):
+            # Falcon goes on to add the attention's output to the FFN's in place.
+            routing = args[1].detach().to(device) if isinstance(module, Mixture) else None
+            given, output = args[0].detach().to(device), gave.detach().clone().to(device)
+            steps.append(Step(name, module, given, output, routing=routing))
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _watch_block(layer: nn.Module, story: Story, index: int) -> Iterator[None]:
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        story.block_inputs[index] = hidden_states(args, kwargs).detach().clone().to(story.device)
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        left = first_tensor(tuple(output) if isinstance(output, list) else output)
+        story.block_outputs[index] = left.detach().clone().to(story.device)
+
+    handles = layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _n_axes(module: nn.Module) -> int:
+    """Of a module's weight; 0 if it has none."""
+    weight = getattr(module, "weight", None)
+    return weight.ndim if isinstance(weight, Tensor) else 0

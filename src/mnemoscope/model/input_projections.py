@@ -1,0 +1,216 @@
+"""Input projections of the neurons: rows that turn the normed stream into values and pre-activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from mnemoscope.model.experts import Experts
+from mnemoscope.model.readout import Norm
+from mnemoscope.model.weights import Rows
+
+# How a neuron reads the stream; `"down"` is how the authors' Llama notebook takes it to.
+Path = Literal["value", "up", "gate", "down"]
+# What FFN neurons become of what they read by the up path and, if there is one, by the gate.
+Activation = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """The usual activation: of the gate, which the up path is multiplied with, or of the only path.
+
+    Attributes:
+        function: its name in transformers, or the model's own module.
+    """
+
+    function: str | nn.Module
+
+    def __call__(self, up: Tensor, gate: Tensor | None) -> Tensor:
+        """What enters the down projection, of any shape."""
+        activate = ACT2FN[self.function] if isinstance(self.function, str) else self.function
+        with torch.no_grad():
+            # An activation with weights of its own gives its outputs where they are.
+            active = activate(up if gate is None else gate).to(up.device)
+            return active if gate is None else active * up
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Rows that read the stream: `value[n] = scale(x) * <keys[n], x> + constants[n]` for a state x.
+
+    Attributes:
+        matrix: what multiplies with the stream.
+        outputs: which of its outputs belong to the neurons, in their order, `[n]`; what is read is where
+            they are.
+        norm: what the stream passes before; None if it is read as it is.
+    """
+
+    matrix: Rows
+    outputs: Tensor
+    norm: Norm | None
+
+    def rows(self, neurons: Tensor | None = None) -> Tensor:
+        """The weights that read for each neuron, `[n, d_model]` float32, of all for None."""
+        index = self.outputs if neurons is None else self.outputs[neurons]
+        return self.matrix.rows(index).to(self.outputs.device)
+
+    def keys(self, neurons: Tensor | None = None) -> Tensor:
+        """Subkeys: what neurons read of the stream but for the norm's scale, `[n, d_model]` float32.
+
+        The inner product with a component of the stream, times the scale, is what it contributes: the norm's
+        weight is absorbed, and for LayerNorm the mean is taken away.
+        """
+        rows = self.rows(neurons)
+        return rows if self.norm is None else self.norm.centre(rows * self.norm.weight)
+
+    def constants(self, neurons: Tensor) -> Tensor:
+        """What neurons get whatever the stream holds, `[n]`: the bias, and what they read of the norm's."""
+        bias = self.matrix.constant()
+        found = torch.zeros(len(neurons), device=self.outputs.device)
+        if bias is not None:
+            found = found + bias.to(found.device)[self.outputs[neurons]]
+        if self.norm is not None and self.norm.bias is not None:
+            found = found + self.rows(neurons) @ self.norm.bias
+        return found
+
+    def read(self, states: Tensor) -> Tensor:
+        """What all its neurons read of states, `[n_states, d_model] -> [n_states, n]`."""
+        every = torch.arange(len(self.outputs), device=self.outputs.device)
+        return self.scale(states)[:, None] * (states @ self.keys().T) + self.constants(every)
+
+    def scale(self, states: Tensor) -> Tensor:
+        """The norm's frozen factor at states, `[..., d_model] -> [...]`; 1 if they are read as they are."""
+        return states.new_ones(states.shape[:-1]) if self.norm is None else self.norm.scale(states)
+
+
+@dataclass(frozen=True)
+class Readers:
+    """What the neurons of one layer read with.
+
+    Attributes:
+        value: the attention's values, in the order of `[n_kv_heads, d_head]`; reads `resid_pre`.
+        up: pre-activations of FFN neurons, or the factor beside the gate.
+        gate: pre-activations of the gate; None in FFNs without one.
+        activation: what FFN neurons become of what they read.
+        rescaled: whether that is then multiplied with a number that is not theirs alone: a router weight, or
+            what a norm before the down projection multiplies with.
+    """
+
+    value: Reader
+    up: Reader
+    gate: Reader | None
+    activation: Activation
+    rescaled: bool = False
+
+    @property
+    def ffn(self) -> dict[Path, Reader]:
+        """The paths by which the stream reaches FFN neurons."""
+        return {"up": self.up} if self.gate is None else {"up": self.up, "gate": self.gate}
+
+    def coefficients(self, up: Tensor, gate: Tensor | None) -> Tensor:
+        """What enters the down projection, from what was read, `[n] -> [n]`, if it is not rescaled."""
+        return self.activation(up, gate)
+
+
+@dataclass(frozen=True)
+class ExpertRows(Rows):
+    """Rows of all routed experts by one path, `expert * d_expert + n` for neuron n.
+
+    Attributes:
+        experts: whose.
+        is_gate: whether they are the gate's, or the up path's.
+    """
+
+    experts: Experts
+    is_gate: bool
+
+    def rows(self, outputs: Tensor | None = None) -> Tensor:
+        """What neurons read, float32 `[n, d_model]`."""
+        rows = self.experts.read_rows
+        expert, place = self._places(self._all() if outputs is None else outputs.to(rows.device))
+        return rows[expert, place].detach().float()
+
+    def constant(self, routing: Tensor | None = None) -> Tensor | None:
+        """What is added to what neurons read, float32 `[n_experts * d_expert]`, or None."""
+        if self.experts.up_bias is None:
+            return None
+        expert, place = self._places(self._all())
+        return self.experts.up_bias[expert, place].detach().float()
+
+    def _all(self) -> Tensor:
+        n_routed = self.experts.n_experts * self.experts.d_expert
+        return torch.arange(n_routed, device=self.experts.read_rows.device)
+
+    def _places(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
+        """Expert, and place among what it reads, gate and up stored together."""
+        d_expert = self.experts.d_expert
+        expert, neuron = neurons.div(d_expert, rounding_mode="floor"), neurons % d_expert
+        if not self.experts.is_concatenated:
+            return expert, 2 * neuron + (0 if self.is_gate else 1)
+        return expert, neuron + (0 if self.is_gate else d_expert)
+
+
+@dataclass(frozen=True, eq=False)
+class JointRows(Rows):
+    """Rows of routed experts and then of a shared one.
+
+    Attributes:
+        routed, shared: of each.
+        n_routed: how many belong to routed experts.
+        of_shared: which of the shared module's outputs belong to its neurons, `[n_shared]`.
+    """
+
+    routed: Rows
+    shared: Rows
+    n_routed: int
+    of_shared: Tensor
+
+    def rows(self, outputs: Tensor | None = None) -> Tensor:
+        """What neurons read, float32 `[n, d_model]`."""
+        if outputs is None:
+            return torch.cat([self.routed.rows(), self.shared.rows(self.of_shared)])
+        inside = outputs < self.n_routed
+        routed = self.routed.rows(outputs[inside])
+        shared = self.shared.rows(self.of_shared[outputs[~inside] - self.n_routed])
+        found = torch.empty(len(outputs), max(routed.shape[1], shared.shape[1]), device=outputs.device)
+        found[inside], found[~inside] = routed.to(found.device), shared.to(found.device)
+        return found
+
+    def constant(self, routing: Tensor | None = None) -> Tensor | None:
+        """What is added to what neurons read, float32 `[n_routed + n_shared]`, or None."""
+        routed, shared = self.routed.constant(), self.shared.constant()
+        if routed is None and shared is None:
+            return None
+        found = torch.zeros(self.n_routed + len(self.of_shared), device=self.of_shared.device)
+        if routed is not None:
+            found[: self.n_routed] = routed
+        if shared is not None:
+            found[self.n_routed :] = shared.to(found.device)[self.of_shared]
+        return found
+
+
+@dataclass(frozen=True)
+class ExpertActivation:
+    """What neurons of gated experts become of what they read.
+
+    Attributes:
+        experts: whose.
+    """
+
+    experts: Experts
+
+    def __call__(self, up: Tensor, gate: Tensor | None) -> Tensor:
+        """What enters the down projection but for the router weight, `[..., n] -> [..., n]`."""
+        if gate is None:
+            raise TypeError("experts with a gate read by two paths")
+        if self.experts.is_concatenated:
+            read = torch.cat([gate, up], dim=-1)
+        else:
+            read = torch.stack([gate, up], dim=-1).flatten(-2)
+        with torch.no_grad():
+            return self.experts.activate(read)

@@ -1,0 +1,170 @@
+"""The objective of a prediction: a token's log probability, that of any of several, or log-odds.
+
+The value of a prediction is the log of the total probability of the answers; with tokens to compare them
+with, less the log of the total probability of those. A part changes it by what it adds to the logits:
+`R(answers) - R(rest)`, where R(G) is the rise of `log sum_{k in G} exp(logit_k)` and the rest is the
+tokens compared with, or the whole vocabulary without any. One answer and no others give the
+log-probability increase of docs/method.md#value-score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import SupportsIndex, cast
+
+import torch
+from torch import Tensor
+
+from mnemoscope._arguments import whole_number
+from mnemoscope.errors import TargetError
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.readout import CappedLogits, FrozenReadout, Predicted, log_softmax
+from mnemoscope.model.tokens import Prompt, encode_target, token_text
+
+# A token by its text, leading space included, or by its id (an int, or a number of numpy or torch); or
+# several of them, in a list, a tensor, an array or a column.
+Answers = str | SupportsIndex | Iterable[str | SupportsIndex]
+
+
+def encode_targets(
+    language_model: LanguageModel, prompt: Prompt, targets: Answers, name: str = "target"
+) -> tuple[int, ...]:
+    """The ids of one target or of several.
+
+    Args:
+        language_model: whose tokenizer to use.
+        prompt: what comes before.
+        targets: one or more, each a text or an id.
+        name: of the argument, for messages.
+
+    Raises:
+        TargetError: there is none, one is given twice, one is not one token that can follow the prompt, or
+            the argument is neither a token nor several.
+    """
+    if isinstance(targets, str | bytes | bool) or whole_number(targets) is not None:
+        given = [cast("str | SupportsIndex", targets)]
+    elif isinstance(targets, Iterable) and not isinstance(targets, Mapping) and getattr(targets, "ndim", 1):
+        given = list(targets)
+    else:
+        raise TargetError(f"the {name} is {targets!r}; give a token's text or id, or a list of these")
+    if not given:
+        raise TargetError(f"the list for {name} is empty; give one token or more, or leave it out")
+    ids = tuple(encode_target(language_model, prompt, target) for target in given)
+    twice = next((token for token in ids if ids.count(token) > 1), None)
+    if twice is not None:
+        raise TargetError(f"{_named(language_model, twice)} is given twice as {name}; give each token once")
+    return ids
+
+
+def check_apart(language_model: LanguageModel, answers: tuple[int, ...], against: tuple[int, ...]) -> None:
+    """Refuse tokens that are on both sides of a comparison.
+
+    Raises:
+        TargetError: there is one.
+    """
+    for token in against:
+        if token in answers:
+            raise TargetError(
+                f"{_named(language_model, token)} is a target and among those it is compared with; "
+                "take it out of one of the two"
+            )
+
+
+def _named(language_model: LanguageModel, token: int) -> str:
+    return f"{token_text(language_model.tokenizer, token)!r} (id {token})"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What scores are changes of.
+
+    Attributes:
+        answers: token ids, one or more.
+        against: ids of the tokens they are compared with, none of them an answer; None for log
+            probability, which compares them with the whole vocabulary.
+    """
+
+    answers: tuple[int, ...]
+    against: tuple[int, ...] | None = None
+
+    @property
+    def token(self) -> int | None:
+        """The one token whose log probability is asked for; None if something else is."""
+        return self.answers[0] if len(self.answers) == 1 and self.against is None else None
+
+    def value(self, log_probabilities: Tensor) -> Tensor:
+        """Of predictions, `[..., n_vocabulary] -> [...]`, nats; gradients flow."""
+        answers = log_probabilities[..., list(self.answers)].logsumexp(-1)
+        if self.against is None:
+            return answers
+        return answers - log_probabilities[..., list(self.against)].logsumexp(-1)
+
+    def rank(self, log_probabilities: Tensor) -> Tensor:
+        """Of the likeliest answer in predictions, `[..., n_vocabulary] -> [...]`, counted from 1."""
+        best = log_probabilities[..., list(self.answers)].amax(-1, keepdim=True)
+        return (log_probabilities > best).sum(-1) + 1
+
+    def focus(self, readout: FrozenReadout) -> Focus:
+        """The readout of the tokens that the value depends on: in log-odds all others cancel."""
+        if self.against is None:
+            return Focus(readout, self)
+        ids = torch.tensor([*self.answers, *self.against], device=readout.unembedding.device)
+        own = replace(readout, unembedding=readout.unembedding[ids].float(), constant=readout.constant[ids])
+        n = len(self.answers)
+        return Focus(own, Objective(tuple(range(n)), tuple(range(n, len(ids)))))
+
+
+@dataclass(frozen=True)
+class Focus:
+    """An objective with the readout of the tokens it depends on, in whose numbering it is.
+
+    Attributes:
+        readout: of the whole vocabulary for log probability, of the objective's own tokens for log-odds.
+        objective: its tokens numbered as the readout's rows.
+    """
+
+    readout: FrozenReadout
+    objective: Objective
+
+    @property
+    def is_all(self) -> bool:
+        """Whether that is the whole vocabulary."""
+        return self.objective.against is None
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Tokens whose total probability counts, as base states see them.
+
+    Attributes:
+        tokens: their numbers among the rows of the readout, `[n]`.
+        log_shares: log of each one's share of their total probability, `[n_states, n]`.
+        logits: where theirs stand before the soft-cap; None without one.
+    """
+
+    tokens: Tensor
+    log_shares: Tensor
+    logits: CappedLogits | None
+
+    @staticmethod
+    def of(tokens: Sequence[int], predicted: Predicted) -> Group:
+        """Made from what each base state predicts."""
+        own = predicted.log_probabilities[:, list(tokens)]
+        shares = log_softmax(own)
+        logits = predicted.logits
+        if logits is not None:
+            logits = CappedLogits(logits.cap, logits.before[:, list(tokens)])
+        return Group(torch.tensor(list(tokens), device=own.device), shares, logits)
+
+    def rise(self, added: Tensor, state: Tensor) -> Tensor:
+        """R(tokens): how `log sum exp(logit)` over the tokens answers to what is added.
+
+        Exactly the change of the logit itself where there is one token.
+
+        Args:
+            added: to the tokens' before-softmax values, `[..., n]`.
+            state: which base state each is added to, `[...]` or broadcast to it.
+        """
+        changes = added if self.logits is None else self.logits.change(added, state)
+        return (self.log_shares[state] + changes).logsumexp(-1)

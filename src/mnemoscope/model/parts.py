@@ -1,0 +1,95 @@
+"""Parts of a model as inputs of its projections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mnemoscope.errors import OptionError
+from mnemoscope.model.structure import Anatomy, Projection
+from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Layer, Part
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """The inputs of one projection that belong to a set of parts, or all that it adds to the stream.
+
+    Attributes:
+        layer: of the projection.
+        kind: which of its two projections.
+        inputs: indices of inputs, ascending and unique; None for all that is added.
+    """
+
+    layer: int
+    kind: Literal["attention", "ffn"]
+    inputs: Tensor | None
+
+    def projection(self, anatomy: Anatomy) -> Projection:
+        """The projection in question."""
+        block = anatomy.blocks[self.layer]
+        return block.attention_output if self.kind == "attention" else block.ffn_output
+
+    def module(self, anatomy: Anatomy) -> nn.Module:
+        """The module whose inputs, or whose output, it is."""
+        projection = self.projection(anatomy)
+        return projection.written if self.inputs is None else projection.module
+
+
+def neuron_part(anatomy: Anatomy, kind: str, index: int) -> Part:
+    """The neuron of a flat index `[n_layers, d_ff]` (kind `"ffn"`) or `[n_layers, n_heads, d_head]`."""
+    if kind == "ffn":
+        return FFNNeuron(*divmod(index, anatomy.d_ff))
+    layer, place = divmod(index, anatomy.n_heads * anatomy.d_head)
+    return AttentionNeuron(layer, *divmod(place, anatomy.d_head))
+
+
+def sites(parts: Sequence[Part], anatomy: Anatomy) -> tuple[Site, ...]:
+    """Where in a model the parts are.
+
+    Raises:
+        OptionError: a part that the model does not have.
+    """
+    inputs: dict[tuple[int, str], set[int]] = {}
+    whole: set[tuple[int, str]] = set()
+    for part in parts:
+        check_part(part, anatomy)
+        if isinstance(part, Layer):
+            whole.add((part.layer, part.kind))
+        elif isinstance(part, FFNNeuron):
+            inputs.setdefault((part.layer, "ffn"), set()).add(part.neuron)
+        else:
+            first = part.head * anatomy.d_head
+            dims = [part.dim] if isinstance(part, AttentionNeuron) else range(anatomy.d_head)
+            inputs.setdefault((part.layer, "attention"), set()).update(first + dim for dim in dims)
+    found = []
+    for layer, kind in sorted(whole | inputs.keys()):
+        index = None if (layer, kind) in whole else torch.tensor(sorted(inputs[layer, kind]))
+        found.append(Site(layer, "ffn" if kind == "ffn" else "attention", index))
+    return tuple(found)
+
+
+def check_part(part: Part, anatomy: Anatomy) -> None:
+    """Refuse a part that the model does not have.
+
+    Raises:
+        OptionError: it has none of that number.
+    """
+    _within(part, "layer", part.layer, anatomy.n_layers)
+    if isinstance(part, FFNNeuron):
+        _within(part, "neuron", part.neuron, anatomy.n_neurons(part.layer))
+    elif isinstance(part, Layer):
+        if part.kind not in ("attention", "ffn"):
+            raise OptionError(f"{part} has no such kind; give 'attention' or 'ffn'")
+    else:
+        _within(part, "head", part.head, anatomy.n_heads)
+        if isinstance(part, AttentionNeuron):
+            _within(part, "dim", part.dim, anatomy.d_head)
+
+
+def _within(part: Part, name: str, value: int, size: int) -> None:
+    if not 0 <= value < size:
+        raise OptionError(f"the model has no {part}: {name} goes from 0 to {size - 1}; name another")

@@ -1,0 +1,361 @@
+"""Where the parts of a model live, found by watching one forward pass rather than by a table of names.
+
+In every block the order of execution says which module is which: the first projection back to
+`d_model` after the attention function writes the heads' outputs to the residual stream, the last one
+writes the FFN's; a norm that reads just what one of them gave stands between it and the stream, one that
+gave just what it reads before it. What is found here is only a conjecture; `proof` then checks that the parts
+sum to what the model computes, and a model for which they do not is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mnemoscope.errors import UnsupportedModelError
+from mnemoscope.model.discovery.inputs import Watched, find_readers
+from mnemoscope.model.discovery.layout import Seen, find_blocks, find_readout, find_wiring
+from mnemoscope.model.discovery.recording import Step, Story, watch
+from mnemoscope.model.experts import Mixture
+from mnemoscope.model.input_projections import Readers
+from mnemoscope.model.readout import Norm, Readout
+from mnemoscope.model.weights import get_weight, matrix_of, refuse_storage
+
+
+@dataclass(frozen=True)
+class InnerNorm:
+    """A norm between what heads or FFN neurons give and the projection that it enters.
+
+    Attributes:
+        module: the norm.
+        formula: the same as a formula.
+    """
+
+    module: nn.Module
+    formula: Norm
+
+    def factors(self, given: Tensor) -> Tensor:
+        """What each value is multiplied with, frozen at what the norm was given, `[..., n] -> [..., n]`."""
+        return self.formula.scale(given)[..., None] * self.formula.weight
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A module that writes to the residual stream: `added = scale * sum_n input[n] * column(n) + constant`.
+
+    Where the output passes a norm before it is added (a post-norm), the norm is frozen: its weight is
+    folded into the columns, and its scale is a number for each position. Without one the scale is 1. Where a
+    constant times the output is added, the constant is folded into columns and constant. Where heads or FFN
+    neurons pass a norm first (an inner norm), the inputs are what it gives.
+
+    Attributes:
+        name: its path in the model.
+        module: what multiplies with the matrix.
+        written: the module whose output is added to the stream: the post-norm, or `module` itself.
+        norm: the post-norm as a formula, or None.
+        multiplier: what the output of `written` is multiplied with when it is added.
+        inner_norm: the norm that its inputs come from, or None.
+        device: where columns and constant are brought; None leaves them where the weights are.
+    """
+
+    name: str
+    module: nn.Module
+    written: nn.Module
+    norm: Norm | None = None
+    multiplier: float = 1.0
+    inner_norm: InnerNorm | None = None
+    device: torch.device | None = None
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of columns."""
+        return matrix_of(self.module).n_inputs
+
+    @property
+    def entrance(self) -> nn.Module:
+        """The module that is given what heads or FFN neurons give: the inner norm, or `module` itself."""
+        return self.module if self.inner_norm is None else self.inner_norm.module
+
+    def input_factors(self, given: Tensor) -> Tensor:
+        """What values are multiplied with before they are inputs, frozen, `[..., n] -> [..., n]` float32.
+
+        Args:
+            given: what `entrance` is given, all of a position's values together.
+        """
+        return torch.ones_like(given) if self.inner_norm is None else self.inner_norm.factors(given)
+
+    def scale(self, outputs: Tensor) -> Tensor:
+        """The factor by which outputs of `module` enter the stream, `[..., d_model] -> [...]`."""
+        return outputs.new_ones(outputs.shape[:-1]) if self.norm is None else self.norm.scale(outputs)
+
+    def constant(self, scale: Tensor, routing: Tensor | None = None) -> Tensor | None:
+        """What is added whatever the inputs are, given frozen scales, `[...] -> [..., d_model]` float32.
+
+        A part of its own: the bias, through the post-norm with the norm's bias; `[d_model]` where it does
+        not depend on the scale, None if there is neither.
+
+        Args:
+            scale: of the post-norm, `[...]`.
+            routing: router weights, `[..., n_experts]`, of a mixture of experts.
+        """
+        bias = matrix_of(self.module).constant(routing)
+        bias = None if bias is None else bias.to(device=self.device)
+        if self.norm is not None:
+            bias = self.norm.bias if bias is None else self.norm.frozen(bias, scale)
+        return None if bias is None else self._multiplied(bias)
+
+    def columns(self, index: Tensor | None = None) -> Tensor:
+        """The direction each input writes, float32 `[n, d_model]`, of all inputs or those in `index`."""
+        columns = matrix_of(self.module).columns(index).to(device=self.device)
+        return self._multiplied(
+            columns if self.norm is None else self.norm.centre(columns) * self.norm.weight
+        )
+
+    def reread(self) -> Projection:
+        """The same after weights of its modules were changed in place."""
+        if self.norm is None:
+            return self
+        bias, device = getattr(self.written, "bias", None), self.device
+        norm = replace(
+            self.norm,
+            weight=get_weight(self.written).detach().float().to(device=device) + self.norm.offset,
+            bias=bias.detach().float().to(device=device) if isinstance(bias, Tensor) else None,
+        )
+        return replace(self, norm=norm)
+
+    def _multiplied(self, vectors: Tensor) -> Tensor:
+        return vectors if self.multiplier == 1 else vectors * self.multiplier
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer.
+
+    Attributes:
+        module: the block itself; its input and output are the residual stream.
+        attention: the module that called the attention function.
+        attention_output: writes the heads' outputs; input n = head * d_head + dim.
+        ffn_output: writes the FFN's output; input n is neuron n's coefficient.
+        readers: what its neurons read of the stream; None if that could not be found.
+    """
+
+    module: nn.Module
+    attention: nn.Module
+    attention_output: Projection
+    ffn_output: Projection
+    readers: Readers | None = None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A model seen as parts.
+
+    Attributes:
+        blocks: one per layer.
+        final_norm: the module whose input is the final state.
+        readout: final norm and head as formulas.
+        parallel: whether the FFN reads the block's input instead of `resid_mid`.
+        n_heads, n_kv_heads, d_head, d_ff, d_model, n_vocabulary: sizes; `d_ff` of the layer with the most
+            FFN neurons, where layers differ.
+    """
+
+    blocks: tuple[Block, ...]
+    final_norm: nn.Module
+    readout: Readout
+    parallel: bool
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_ff: int
+    d_model: int
+    n_vocabulary: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where what blocks on several devices did is brought together: where the unembedding is."""
+        return self.readout.unembedding.device
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def mixtures(self) -> dict[int, Mixture]:
+        """The FFNs that are mixtures of experts, by layer."""
+        modules = {layer: block.ffn_output.module for layer, block in enumerate(self.blocks)}
+        return {layer: module for layer, module in modules.items() if isinstance(module, Mixture)}
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it was found what the neurons of every layer read."""
+        return all(block.readers is not None for block in self.blocks)
+
+    def n_neurons(self, layer: int) -> int:
+        """FFN neurons of a layer, those of all its experts together."""
+        return self._n_neurons[layer]
+
+    @cached_property
+    def _n_neurons(self) -> tuple[int, ...]:
+        return tuple(block.ffn_output.n_inputs for block in self.blocks)
+
+
+def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
+    """Find the parts of a model by running it once on `probe`, token ids `[1, n_tokens]`.
+
+    Raises:
+        UnsupportedModelError: no stack of blocks, a block without attention or without
+            projections to the residual stream, blocks of different sizes or wired in another way than
+            all known ones, or no recognisable final norm or head.
+    """
+    refuse_storage(model)
+    name, layers = find_blocks(model)
+    story = watch(model, layers, probe)
+    found = [_block(name, i, layer, story) for i, layer in enumerate(layers)]
+    wirings = find_wiring([_seen(name, i, block, story) for i, block in enumerate(found)])
+    blocks = [
+        replace(
+            block,
+            attention_output=replace(block.attention_output, multiplier=wiring.attention),
+            ffn_output=replace(block.ffn_output, multiplier=wiring.ffn),
+        )
+        for block, wiring in zip(found, wirings, strict=True)
+    ]
+    n_heads, n_kv_heads, d_head, d_ff = _sizes(blocks, story)
+    final_norm, readout = find_readout(model, story)
+    parallel = wirings[0].parallel
+    return Anatomy(
+        blocks=tuple(_with_readers(block, i, story, parallel) for i, block in enumerate(blocks)),
+        final_norm=final_norm,
+        readout=readout,
+        parallel=parallel,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        d_head=d_head,
+        d_ff=d_ff,
+        d_model=readout.unembedding.shape[1],
+        n_vocabulary=readout.unembedding.shape[0],
+    )
+
+
+def _block(name: str, index: int, layer: nn.Module, story: Story) -> Block:
+    steps = story.steps[index]
+    called = [i for i, step in enumerate(steps) if step.call is not None]
+    where = f"layer {index} ({name}.{index}, {type(layer).__name__})"
+    if len(called) > 1:
+        raise UnsupportedModelError(
+            f"{where} called an attention function {len(called)} times in one pass, not once: layers that "
+            "run several times or attend twice have no single set of heads; see `mnemoscope models` for what "
+            "is supported"
+        )
+    if not called:
+        raise UnsupportedModelError(
+            f"{where} called no attention function: recurrent and state-space layers cannot be attributed to "
+            "heads, nor flash attention in a model's own code (load it with attn_implementation='eager'); "
+            "see `mnemoscope models` for what is supported"
+        )
+    d_model = story.block_inputs[index].shape[-1]
+    later = steps[called[0] + 1 :]
+    writers = [
+        place for place, step in enumerate(later) if step.is_matrix and step.states.shape[-1] == d_model
+    ]
+    if len(writers) < 2:
+        raise UnsupportedModelError(
+            f"{where} has {len(writers)} "
+            "projections back to the "
+            "residual stream after its attention, not an attention output and an FFN output; "
+            "see `mnemoscope models` for what is supported"
+        )
+    attention_output, ffn_output = (_projection(later, place) for place in (writers[0], writers[-1]))
+    inner_norm = attention_output.inner_norm
+    if inner_norm is not None and (inner_norm.formula.kind != "rms" or inner_norm.formula.bias is not None):
+        raise UnsupportedModelError(
+            f"{where} has a norm between its heads and their output projection that does more than scale "
+            "what they give, so what its attention neurons write does not add up; "
+            "see `mnemoscope models` for what is supported"
+        )
+    return Block(layer, steps[called[0]].module, attention_output, ffn_output)
+
+
+def _projection(steps: list[Step], place: int) -> Projection:
+    """The projection that ran at a place, with the norms that gave what it read and read what it gave."""
+    writer, inner_norm = steps[place], _inner_norm(steps[:place], steps[place].given)
+    plain = Projection(
+        writer.name, writer.module, writer.module, inner_norm=inner_norm, device=writer.given.device
+    )
+    for step in steps[place + 1 :]:
+        weight = getattr(step.module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 1 and _same(step.states_given, writer.states):
+            return replace(plain, written=step.module, norm=step.norm())
+    return plain
+
+
+def _inner_norm(steps: list[Step], entered: Tensor) -> InnerNorm | None:
+    """The norm that gave what entered a projection, if any did."""
+    for step in steps:
+        norm = step.norm() if _same(entered, step.output) else None
+        if norm is not None:
+            return InnerNorm(step.module, norm)
+    return None
+
+
+def _same(found: Tensor, expected: Tensor | None) -> bool:
+    return expected is not None and found.shape == expected.shape and torch.allclose(found, expected)
+
+
+def _seen(name: str, index: int, block: Block, story: Story) -> Seen:
+    """What was seen of a block, for the arithmetic."""
+    steps = story.steps[index]
+    written = {step.module: step for step in steps if step.call is None}
+    writers = {p.module for p in (block.attention_output, block.ffn_output)}
+    return Seen(
+        name=f"layer {index} ({name}.{index}, {type(block.module).__name__})",
+        before=story.block_inputs[index].flatten(0, -2),
+        after=story.block_outputs[index].flatten(0, -2),
+        attention=written[block.attention_output.written].states,
+        ffn=written[block.ffn_output.written].states,
+        steps=[step for step in steps if step.module not in writers],
+        attention_module=block.attention,
+    )
+
+
+def _sizes(blocks: list[Block], story: Story) -> tuple[int, int, int, int]:
+    """Heads, key/value heads and head size of every layer, and the most FFN neurons of one."""
+    calls = [step.call for i in range(len(blocks)) for step in story.steps[i] if step.call is not None]
+    found = [(call.n_heads, call.value.shape[1], call.value.shape[-1]) for call in calls]
+    if len(set(found)) > 1:
+        names = ("heads", "key/value heads", "values of a head")
+        other = next(sizes for sizes in found if sizes != found[0])
+        differing = [name for name, a, b in zip(names, found[0], other, strict=True) if a != b]
+        raise UnsupportedModelError(
+            f"the layers differ in their number of {', '.join(differing)}, which is not supported yet; "
+            "see `mnemoscope models` for what is"
+        )
+    return *found[0], max(block.ffn_output.n_inputs for block in blocks)
+
+
+def _with_readers(block: Block, index: int, story: Story, parallel: bool) -> Block:
+    ran = [step for step in story.steps[index] if step.call is None]
+    values = next(step.given for step in story.steps[index] if step.call is not None)
+    by_module = {step.module: step for step in ran}
+    attention = block.attention_output
+    attention_out = by_module[attention.written].states * attention.multiplier
+    resid_pre = story.block_inputs[index].flatten(0, -2)
+    ffn = by_module[block.ffn_output.module]
+    watched = Watched(
+        steps=ran,
+        resid_pre=resid_pre,
+        ffn_base=resid_pre if parallel else resid_pre + attention_out,
+        values=values[0].transpose(0, 1).flatten(1),
+        coefficients=by_module[block.ffn_output.entrance].states_given,
+        mixture=ffn.module if isinstance(ffn.module, Mixture) else None,
+        routing=ffn.routing,
+    )
+    readers = find_readers(watched)
+    if readers is not None and block.ffn_output.inner_norm is not None:
+        readers = replace(readers, rescaled=True)
+    return replace(block, readers=readers)

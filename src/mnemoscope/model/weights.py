@@ -1,0 +1,332 @@
+"""Weights as float32 matrices, however and wherever they are stored: packed, tied or offloaded.
+
+What is unpacked or fetched is not kept, so that never more than one module's weight takes memory twice.
+
+What is read is where the weights are, or are fetched to; indices may be anywhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from mnemoscope.errors import UnsupportedModelError
+
+
+def read_parameter(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter of a module as a plain tensor without gradients; None if it has none of that name."""
+    stored = getattr(module, name, None)
+    if not isinstance(stored, Tensor):
+        return None
+    if stored.device.type == "meta":
+        stored = _fetched(module, name)
+    return _unpacked(stored)
+
+
+def read_weight(module: nn.Module) -> Tensor:
+    """A module's weight as a plain tensor without gradients.
+
+    Raises:
+        TypeError: it has none.
+    """
+    weight = read_parameter(module, "weight")
+    if weight is None:
+        raise TypeError(f"{type(module).__name__} has no weight")
+    return weight
+
+
+def refuse_storage(model: PreTrainedModel) -> None:
+    """Refuse weights that cannot be read where they lie, or whose products are not linear in what enters.
+
+    Raises:
+        UnsupportedModelError: weights lie on several devices with nothing to move states between them, or
+            a layer rounds activations to 8 bits.
+    """
+    devices = {str(weight.device) for weight in model.parameters()} - {"meta"}
+    if len(devices) > 1 and not hasattr(model, "hf_device_map"):
+        raise UnsupportedModelError(
+            f"the weights of {type(model).__name__} lie on several devices ({', '.join(sorted(devices))}), "
+            "and nothing moves states from one to the other; load it with device_map='auto'"
+        )
+    for name, module in model.named_modules():
+        how = _rounds_activations(module) or _is_repacked(module)
+        if how is not None:
+            raise UnsupportedModelError(f"{name} of {type(model).__name__} {how}")
+
+
+def _is_repacked(module: nn.Module) -> str | None:
+    """Keep bitsandbytes from repacking a layer; say so if it has been repacked already, else None.
+
+    On processors with bfloat16 instructions, a layer of 4 bits in memory repacks its weights in place at its
+    first pass, rounds their scales and computes in bfloat16; what it holds then cannot be read.
+    """
+    bitsandbytes: Any = sys.modules.get("bitsandbytes")
+    if bitsandbytes is None or not isinstance(module, bitsandbytes.nn.Linear4bit):
+        return None
+    layer: Any = module
+    if getattr(layer.weight.quant_state, "packing_format_for_cpu", False):
+        return (
+            "was repacked by bitsandbytes for this processor when it first ran, which rounds its weights; "
+            "load the model anew and open it before its first pass, or load it unpacked"
+        )
+    layer.support_avx512bf16_for_cpu = False
+    return None
+
+
+def _rounds_activations(module: nn.Module) -> str | None:
+    """How a layer rounds what enters it and what to do; None if it does not."""
+    bitsandbytes: Any = sys.modules.get("bitsandbytes")
+    if bitsandbytes is not None and isinstance(module, bitsandbytes.nn.Linear8bitLt):
+        return (
+            "is packed by bitsandbytes in 8 bits, which rounds what enters it by all tokens together, so "
+            "that no sum of parts is exact; load it in 4 bits (load_in_4bit), with torchao's weight-only "
+            "types, or unpacked"
+        )
+    bitnet: Any = sys.modules.get("transformers.integrations.bitnet")
+    if bitnet is not None and isinstance(module, (bitnet.BitLinear, bitnet.AutoBitLinear)):
+        return (
+            "is one of BitNet's quantised layers, which round what enters them to 8 bits, so that no sum of "
+            "parts is exact; load a checkpoint without a quantization_config"
+        )
+    return None
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model takes token ids, also if its embeddings are offloaded."""
+    return _running_device(model.get_input_embeddings())
+
+
+def output_device(model: PreTrainedModel) -> torch.device:
+    """Where a model's head reads states, also if it is offloaded; where token ids go if there is no head."""
+    head = model.get_output_embeddings()
+    return input_device(model) if head is None else _running_device(head)
+
+
+def _running_device(module: nn.Module) -> torch.device:
+    device = module.get_parameter("weight").device
+    if device.type != "meta":
+        return device
+    hook: Any = getattr(module, "_hf_hook", None)
+    return torch.device(hook.execution_device)
+
+
+def is_plain(weight: Tensor) -> bool:
+    """Whether a parameter holds the numbers themselves, in memory."""
+    in_memory = weight.device.type != "meta"
+    return in_memory and type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
+
+
+def refuse_stored_otherwise(model: PreTrainedModel) -> None:
+    """Refuse a model whose weights cannot be changed in place.
+
+    Raises:
+        UnsupportedModelError: some are packed or offloaded, or two modules share one.
+    """
+    for name, weight in model.named_parameters():
+        if is_plain(weight):
+            continue
+        how = "offloaded" if weight.device.type == "meta" else "packed"
+        raise UnsupportedModelError(
+            f"the weights of {type(model).__name__} are {how} (first {name}), so they cannot be edited; use "
+            "`ablate`, which changes none, or load the model unpacked and in memory"
+        )
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    owners: dict[int, str] = {}
+    for name, module in model.named_modules():
+        for weight in () if module in ends else module.parameters(recurse=False):
+            if owners.setdefault(id(weight), name) != name:
+                raise UnsupportedModelError(
+                    f"{owners[id(weight)]} and {name} share a weight, so editing one "
+                    "would change the other; use `ablate`, which changes none, or give each its own copy"
+                )
+
+
+def _fetched(module: nn.Module, name: str) -> Tensor:
+    """A parameter that accelerate brings only while the module runs."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    for part in (hook, *getattr(hook, "hooks", ())):
+        kept = getattr(part, "weights_map", None)
+        if kept is not None:
+            return kept[name].to(part.execution_device)
+    raise TypeError(f"{type(module).__name__} has its {name} nowhere; load the model with its weights")
+
+
+def _unpacked(stored: Tensor) -> Tensor:
+    if type(stored) in (Tensor, nn.Parameter):
+        return stored.detach()
+    bitsandbytes: Any = sys.modules.get("bitsandbytes")
+    if bitsandbytes is not None and isinstance(stored, bitsandbytes.nn.Params4bit):
+        packed: Any = stored
+        return bitsandbytes.functional.dequantize_4bit(packed.data, packed.quant_state).detach()
+    return stored.dequantize().detach()
+
+
+class Rows(ABC):
+    """What outputs of a linear map are made of."""
+
+    @abstractmethod
+    def rows(self, outputs: Tensor | None = None) -> Tensor:
+        """What each output reads, float32 `[n, n_inputs]`, of all outputs or those chosen."""
+
+    @abstractmethod
+    def constant(self, routing: Tensor | None = None) -> Tensor | None:
+        """What it adds whatever it reads, float32 `[n_outputs]`, or None.
+
+        Args:
+            routing: router weights of tokens, `[..., n_experts]`, on which it depends in a mixture of
+                experts; it is then `[..., n_outputs]`.
+        """
+
+
+class Matrix(Rows):
+    """A linear map from inputs to outputs, with a bias or without."""
+
+    @property
+    @abstractmethod
+    def n_inputs(self) -> int:
+        """How many values it reads."""
+
+    @abstractmethod
+    def columns(self, inputs: Tensor | None = None) -> Tensor:
+        """What each input writes, float32 `[n, n_outputs]`, of all inputs or those chosen."""
+
+    @abstractmethod
+    def scale_inputs(self, inputs: Tensor, factor: float) -> None:
+        """Change the weights in place so that chosen inputs count `factor` times."""
+
+    @abstractmethod
+    def scale(self, factor: float) -> None:
+        """Change the weights in place so that all that it gives counts `factor` times."""
+
+
+@dataclass(frozen=True)
+class Linear(Matrix):
+    """Of an `nn.Linear`, or of a `Conv1D`, whose weight is stored transposed."""
+
+    module: nn.Module
+
+    @property
+    def n_inputs(self) -> int:
+        """How many values it reads."""
+        if isinstance(self.module, Conv1D):
+            return get_weight(self.module).shape[0]
+        # The shape of packed weights is that of the packing.
+        return getattr(self.module, "in_features", get_weight(self.module).shape[1])
+
+    def constant(self, routing: Tensor | None = None) -> Tensor | None:
+        """What it adds whatever it reads, float32 `[n_outputs]`, or None."""
+        bias = read_parameter(self.module, "bias")
+        return None if bias is None else bias.float()
+
+    def columns(self, inputs: Tensor | None = None) -> Tensor:
+        """What each input writes, float32 `[n, n_outputs]`, of all inputs or those chosen."""
+        stored = self._by_input()
+        return (stored if inputs is None else stored[inputs.to(stored.device)]).float()
+
+    def rows(self, outputs: Tensor | None = None) -> Tensor:
+        """What each output reads, float32 `[n, n_inputs]`, of all outputs or those chosen."""
+        stored = self._by_input().T
+        return (stored if outputs is None else stored[outputs.to(stored.device)]).float()
+
+    def scale_inputs(self, inputs: Tensor, factor: float) -> None:
+        """Change the weights in place so that chosen inputs count `factor` times."""
+        with torch.no_grad():
+            stored = self._by_input()
+            stored[inputs.to(stored.device)] *= factor
+
+    def scale(self, factor: float) -> None:
+        """Change the weights in place so that all that it gives counts `factor` times."""
+        with torch.no_grad():
+            get_weight(self.module).mul_(factor)
+            bias = getattr(self.module, "bias", None)
+            if isinstance(bias, Tensor):
+                bias.mul_(factor)
+
+    def _by_input(self) -> Tensor:
+        weight = read_weight(self.module)
+        return weight if isinstance(self.module, Conv1D) else weight.T
+
+
+@dataclass(frozen=True)
+class LowRank(Matrix):
+    """Of a linear layer that adapters add low-rank matrices to while it runs: what they make together.
+
+    It is put together whenever it is asked for and never kept, so of one layer at a time.
+    """
+
+    module: Any
+
+    @property
+    def n_inputs(self) -> int:
+        """How many values it reads."""
+        return Linear(self.module.get_base_layer()).n_inputs
+
+    def constant(self, routing: Tensor | None = None) -> Tensor | None:
+        """What it adds whatever it reads, float32 `[n_outputs]`, or None."""
+        found = Linear(self.module.get_base_layer()).constant()
+        for name in self._added():
+            bias = self.module.lora_B[name].bias
+            if bias is not None:
+                found = (0 if found is None else found) + bias.detach().float() * self.module.scaling[name]
+        return found
+
+    def columns(self, inputs: Tensor | None = None) -> Tensor:
+        """What each input writes, float32 `[n, n_outputs]`, of all inputs or those chosen."""
+        stored = self._by_input()
+        return stored if inputs is None else stored[inputs.to(stored.device)]
+
+    def rows(self, outputs: Tensor | None = None) -> Tensor:
+        """What each output reads, float32 `[n, n_inputs]`, of all outputs or those chosen."""
+        stored = self._by_input().T
+        return stored if outputs is None else stored[outputs.to(stored.device)]
+
+    def scale_inputs(self, inputs: Tensor, factor: float) -> None:
+        """Refused: weights are changed in a merged copy."""
+        raise TypeError("merge the adapters before weights are changed")
+
+    def scale(self, factor: float) -> None:
+        """Refused: weights are changed in a merged copy."""
+        raise TypeError("merge the adapters before weights are changed")
+
+    def _by_input(self) -> Tensor:
+        base = self.module.get_base_layer()
+        with torch.no_grad():
+            stored = read_weight(base).float()
+            for name in self._added():
+                stored = stored + self.module.get_delta_weight(name).float()
+        return stored if isinstance(base, Conv1D) else stored.T
+
+    def _added(self) -> list[str]:
+        """The adapters that are added while it runs; what was merged in place is in the weight already."""
+        if self.module.disable_adapters or self.module.merged:
+            return []
+        return [name for name in self.module.active_adapters if name in self.module.lora_A]
+
+
+def is_adapted(module: nn.Module) -> bool:
+    """Whether it is a linear layer with low-rank adapters; there are none where peft was never imported."""
+    lora: Any = sys.modules.get("peft.tuners.lora.layer")
+    return lora is not None and isinstance(module, lora.Linear) and not module.lora_variant
+
+
+def matrix_of(module: nn.Module) -> Matrix:
+    """The matrix of a module that has one."""
+    matrix = getattr(module, "matrix", None)
+    if isinstance(matrix, Matrix):
+        return matrix
+    return LowRank(module) if is_adapted(module) else Linear(module)
+
+
+def get_weight(module: nn.Module) -> Tensor:
+    """A module's weight, of which a type checker knows nothing."""
+    weight = module.weight
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{type(module).__name__} has no weight")
+    return weight

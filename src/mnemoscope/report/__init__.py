@@ -1,0 +1,1 @@
+"""Results for people: terminal, charts, HTML pages, notebooks and exported files."""

@@ -1,0 +1,175 @@
+"""Value neurons and what activates them as a flow: tokens across, layers upwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from mnemoscope.report.charts.theme import TEXT, data, housed, signs
+from mnemoscope.report.charts.words import about, at_position, shortened
+from mnemoscope.report.terminal.depth import LOWERS, RAISES
+from mnemoscope.results.query import Links
+
+_SLOT, _ROW, _LEFT = 58, 46, 92
+_TOP = 34  # for the tokens
+_GAP = 18  # between the columns of two tokens
+_LETTER = 6.2  # pixels of one in the font of the tokens
+_WIDEST = 6.0  # line of the largest share
+_SHAPES = {
+    "ffn": "circle",
+    "attention": "diamond",
+    "head": "square",
+    "embeddings": "triangle-up",
+    "biases": "cross",
+}
+_BOTTOM = "embeddings"
+
+
+def links(graph: Links) -> Any:
+    """Every part at the token it reads and in its layer; a line leads from what writes to what reads it.
+
+    The width of a line is the share of what the reader reads; where the share works against the reader
+    the line is broken. Value neurons, from which the links were followed back, have a ring.
+    """
+    nodes = _placed(graph)
+    edges = _lines(graph, nodes)
+    width = float(nodes["right"].max()) if len(nodes) else _LEFT
+    levels = nodes.drop_duplicates("level")
+    height = _TOP + _ROW * len(levels)
+    # Every layer has the same scales, in pixels from the top left corner.
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, width], nice=False, zero=False))
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[height, 0], nice=False, zero=False))
+    chart = alt.layer(
+        *_grid(nodes, levels, x, y),
+        _edge_marks(edges, x, y),
+        *_node_marks(nodes, x, y),
+    ).properties(width=width, height=height)
+    return housed(chart, "What activates the value neurons", about(graph.prompt, graph.targets))
+
+
+def _placed(graph: Links) -> pd.DataFrame:
+    """The nodes with their places: a column for each token that is read, two rows for each layer."""
+    nodes = graph.nodes.copy()
+    nodes["level"] = [_level(row) for row in nodes.itertuples()]
+    # The FFN of a layer reads what its attention wrote.
+    nodes["depth_of_level"] = nodes["layer"].astype("Float64").fillna(-1) + 0.5 * (nodes["kind"] == "ffn")
+    nodes = nodes.sort_values(["depth_of_level", "position", "kind", "head", "neuron"], kind="stable")
+    cells = nodes.groupby(["depth_of_level", "position"], sort=False)
+    nodes["slot"], nodes["in_cell"] = cells.cumcount(), cells["id"].transform("size")
+    widths = nodes.groupby("position")["in_cell"].max() * _SLOT
+    left = _LEFT + (widths + _GAP).cumsum() - widths - _GAP
+    levels = sorted(nodes["depth_of_level"].unique(), reverse=True)
+    free = nodes["position"].map(widths) - nodes["in_cell"] * _SLOT
+    nodes["left"] = nodes["position"].map(left)
+    nodes["right"] = nodes["left"] + nodes["position"].map(widths)
+    nodes["x"] = nodes["left"] + free / 2 + (nodes["slot"] + 0.5) * _SLOT
+    nodes["y"] = _TOP + (nodes["depth_of_level"].map(levels.index) + 0.4) * _ROW
+    nodes["name"] = [_name(row) for row in nodes.itertuples()]
+    nodes["reads"] = [at_position(row.position, str(row.token)) for row in nodes.itertuples()]
+    nodes["gives"] = nodes["value_score"].fillna(0) + nodes["query_score"].fillna(0)
+    nodes["does"] = nodes["gives"].ge(0).map({True: "raises", False: "lowers"})
+    return nodes
+
+
+def _level(row: Any) -> str:
+    if pd.isna(row.layer):
+        return _BOTTOM
+    return f"{row.layer} {'FFN' if row.kind == 'ffn' else 'attention'}"
+
+
+def _name(row: Any) -> str:
+    if row.kind == "ffn":
+        return f"{row.layer}.{row.neuron}"
+    if row.kind == "attention":
+        return f"{row.layer}.{row.head}.{row.dim}"
+    return f"{row.layer}.{row.head}" if row.kind == "head" else row.kind
+
+
+def _lines(graph: Links, nodes: pd.DataFrame) -> pd.DataFrame:
+    """The links between the places of their ends, the strongest last, so that it is on top."""
+    ends = nodes.set_index("id")
+    edges = graph.edges.iloc[::-1].copy()
+    for end, (x, y) in {"source": ("x", "y"), "target": ("x2", "y2")}.items():
+        edges[x], edges[y] = edges[end].map(ends["x"]), edges[end].map(ends["y"])
+        edges[f"{end}_name"] = edges[end].map(ends["kind"] + " " + ends["name"])
+    edges["magnitude"] = edges["share"].abs()
+    return edges
+
+
+def _grid(nodes: pd.DataFrame, levels: pd.DataFrame, x: alt.X, y: alt.Y) -> list[Any]:
+    """The tokens above their columns, with a line between two of them, and the layers beside their rows."""
+    columns = nodes.drop_duplicates("position").sort_values("position")
+    room = ((columns["right"] - columns["left"]) / _LETTER).astype(int)
+    tokens = columns.assign(
+        text=[shortened(text, fits) for text, fits in zip(columns["reads"], room, strict=True)],
+        x=(columns["left"] + columns["right"]) / 2,
+        y=10,
+    )
+    between = columns.iloc[1:].assign(x=lambda rows: rows["left"] - _GAP / 2)
+    names = levels.assign(x=0, text=levels["level"])
+    heading = pd.DataFrame({"x": [0], "y": [10], "text": ["layer"]})
+    return [
+        alt.Chart(data(between.loc[:, ["x"]])).mark_rule(color=TEXT, opacity=0.25, aria=False).encode(x=x),
+        _texts(tokens, "center", x, y, 11),
+        _texts(pd.concat([heading, names.loc[:, ["x", "y", "text"]]]), "left", x, y, 11),
+    ]
+
+
+def _texts(table: pd.DataFrame, align: Any, x: alt.X, y: alt.Y, size: int) -> alt.Chart:
+    mark = alt.Chart(data(table.loc[:, ["x", "y", "text"]])).mark_text(
+        align=align, baseline="middle", color=TEXT, fontSize=size, aria=False
+    )
+    return mark.encode(x=x, y=y, text="text:N")
+
+
+def _edge_marks(edges: pd.DataFrame, x: alt.X, y: alt.Y) -> alt.Chart:
+    columns = ["x", "y", "x2", "y2", "source_name", "target_name", "share", "score", "magnitude"]
+    largest = float(edges["magnitude"].max()) if len(edges) else 1.0
+    raises = "datum.share >= 0"
+    return (
+        alt.Chart(data(edges.loc[:, columns]))
+        .mark_rule(opacity=0.45, aria=False)
+        .encode(
+            x=x,
+            y=y,
+            x2="x2:Q",
+            y2="y2:Q",
+            strokeWidth=alt.StrokeWidth(
+                "magnitude:Q", legend=None, scale=alt.Scale(domain=[0, largest], range=[0.4, _WIDEST])
+            ),
+            color=alt.condition(raises, alt.value(RAISES), alt.value(LOWERS)),
+            strokeDash=alt.condition(raises, alt.value([1, 0]), alt.value([4, 3])),
+            tooltip=[
+                alt.Tooltip("source_name:N", title="from"),
+                alt.Tooltip("target_name:N", title="to"),
+                alt.Tooltip("share:Q", format="+.1%"),
+                alt.Tooltip("score:Q", title="score (nats)", format="+.4f"),
+            ],
+        )
+    )
+
+
+def _node_marks(nodes: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    columns = ["x", "y", "kind", "name", "reads", "writes", "depth", "gives", "does", "explained"]
+    base = alt.Chart(data(nodes.loc[:, columns])).encode(x=x, y=y)
+    scale = alt.Scale(domain=list(_SHAPES), range=list(_SHAPES.values()))
+    ring = base.transform_filter("datum.depth == 0").mark_point(
+        shape="circle", size=260, color=TEXT, strokeWidth=1.5, opacity=1, aria=False
+    )
+    points = base.mark_point(filled=True, color=TEXT, size=80, opacity=1, aria=False).encode(
+        shape=alt.Shape("kind:N", title=None, legend=alt.Legend(orient="bottom"), scale=scale),
+        color=signs("does"),
+        tooltip=[
+            "kind:N",
+            "name:N",
+            alt.Tooltip("reads:N", title="at token"),
+            alt.Tooltip("writes:O", title="writes at position"),
+            alt.Tooltip("gives:Q", title="gives (nats)", format="+.4f"),
+            alt.Tooltip("explained:Q", title="explained by its links", format=".1%"),
+        ],
+    )
+    named = nodes.loc[~nodes["kind"].isin([_BOTTOM, "biases"])]
+    names = _texts(named.assign(y=named["y"] + 17, text=named["name"]), "center", x, y, 10)
+    return [ring, points, names]

@@ -1,0 +1,208 @@
+"""Results in a notebook: a few small tables and a picture, static and whole in themselves."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass, field
+from functools import singledispatch
+from typing import Any
+
+from markupsafe import Markup
+from rich.console import Console
+
+from mnemoscope.report.charts import figures
+from mnemoscope.report.charts.theme import svg
+from mnemoscope.report.html import templates
+from mnemoscope.report.terminal.ablation import parts_words, render_ablation
+from mnemoscope.report.terminal.attribution import render_attribution, render_prediction
+from mnemoscope.report.text import (
+    NAMES,
+    Effects,
+    divergence,
+    percent,
+    places,
+    plain_number,
+    signed,
+    targets_words,
+    value_facts,
+)
+from mnemoscope.report.tokens import middle_left_out, visible
+from mnemoscope.results.ablation import Ablation
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.columns import METRICS, records
+from mnemoscope.results.prediction import Prediction
+
+_ROWS = 5
+_MOST_TOKENS = 6
+_WIDTH = 100  # cells of the text
+_LONGEST_PROMPT = 400  # characters
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A small table; cells are texts or, in markup, tokens."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: list[tuple[str | Markup, ...]]
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """What is shown of a result.
+
+    Attributes:
+        tokens: of the prompt.
+        target: what is asked of it, in words.
+        facts: numbers by name.
+        tables: the tables.
+        picture: name, alternative text and address of a picture; empty if there is none.
+        note: the last line.
+    """
+
+    tokens: tuple[str, ...]
+    target: str
+    facts: dict[str, str]
+    tables: list[_Table]
+    picture: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+def summary_html(shown: object) -> str:
+    """A result as a fragment of HTML, without scripts."""
+    summary = _summary(shown)
+    head, tail = middle_left_out([len(visible(token)) for token in summary.tokens], _LONGEST_PROMPT)
+    tokens = [_token(text) for text in summary.tokens]
+    return (
+        templates()
+        .get_template("notebook.html")
+        .render(
+            summary=summary,
+            start=tokens[:head],
+            end=tokens[len(tokens) - tail :],
+            left_out=len(tokens) - head - tail,
+        )
+    )
+
+
+@singledispatch
+def summary_text(shown: object) -> str:
+    """A result as the command line shows it, without colours."""
+    raise TypeError(f"{type(shown).__name__} has no summary")
+
+
+@singledispatch
+def _summary(shown: object) -> _Summary:
+    raise TypeError(f"{type(shown).__name__} has no summary")
+
+
+@summary_text.register
+def _(shown: Attribution) -> str:
+    return _drawn(lambda console: render_attribution(shown, console, _ROWS))
+
+
+@summary_text.register
+def _(shown: Prediction) -> str:
+    return _drawn(lambda console: render_prediction(shown, console))
+
+
+@summary_text.register
+def _(shown: Ablation) -> str:
+    return _drawn(lambda console: render_ablation(shown, console))
+
+
+def _drawn(draw: Any) -> str:
+    stream = io.StringIO()
+    draw(Console(file=stream, width=_WIDTH, color_system=None, highlight=False))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+@_summary.register
+def _(shown: Attribution) -> _Summary:
+    origin = shown.provenance
+    proven = "certified" if shown.certified else "not certified"
+    return _Summary(
+        tokens=shown.tokens,
+        target=targets_words(shown.targets),
+        facts=value_facts(shown.targets),
+        tables=[
+            _parts(shown, "heads", "Heads", ("layer", "head"), ""),
+            _parts(shown, "ffn_neurons", "FFN neurons", ("layer", "neuron"), "promotes"),
+            _parts(shown, "attention_neurons", "Attention neurons", ("layer", "head", "dim"), "token"),
+        ],
+        picture=_picture(shown),
+        note=f"{visible(origin.model)} · {visible(origin.architecture)} · {origin.dtype} · lists {proven}",
+    )
+
+
+@_summary.register
+def _(shown: Prediction) -> _Summary:
+    rows: list[tuple[str | Markup, ...]] = [
+        (
+            str(row["rank"]),
+            _token(row["token"]),
+            percent(row["probability"]),
+            plain_number(row["log_probability"]),
+        )
+        for row in records(shown.table, tuple(shown.table.columns))
+    ]
+    table = _Table("Likeliest next tokens", ("rank", "token", "probability", "log p"), rows)
+    return _Summary(tokens=shown.tokens, target="", facts={}, tables=[table])
+
+
+@_summary.register
+def _(shown: Ablation) -> _Summary:
+    written = {
+        "reciprocal_rank": "{:.3f}".format,
+        "probability": percent,
+        "log_probability": signed,
+        "kl": divergence,
+    }
+    mean, spread = shown.controls_mean, shown.controls_standard_deviation
+    several = len(shown.controls) > 1
+    random = [
+        written[name](mean[name]) + (f" ± {written[name](spread[name]).lstrip('+')}" if several else "")
+        for name in written
+    ]
+    rows: list[tuple[str | Markup, ...]] = [
+        ("before", *(written[name](shown.before[name]) for name in METRICS), ""),
+        ("after", *(written[name](shown.after[name]) for name in METRICS), divergence(shown.plain_text.kl)),
+        (f"{len(shown.controls)} random", *random),
+    ]
+    headings = ("", "1 / rank", "probability", "log p", "KL on plain text (nats per token)")
+    return _Summary(
+        tokens=shown.tokens,
+        target=visible(shown.target[1]),
+        facts={},
+        tables=[_Table(f"{parts_words(shown)}, {shown.how}", headings, rows)],
+        note="random: parts of the same kind and layers" + (", mean ± standard deviation" if several else ""),
+    )
+
+
+def _parts(result: Attribution, name: str, title: str, index: tuple[str, ...], words: str) -> _Table:
+    """The first rows of one of the lists, with what its parts promote or carry."""
+    effects = Effects.of(result)
+    rows = records(getattr(result, name).head(_ROWS), tuple(getattr(result, name)))
+    decimals = places(row[effects.order] for row in rows)
+    cells: list[tuple[str | Markup, ...]] = []
+    for row in rows:
+        named = (".".join(str(row[part]) for part in index), signed(row[effects.order], decimals))
+        tokens = row[words][:_MOST_TOKENS] if words == "promotes" else [row[words]] if words else []
+        cells.append((*named, Markup(" ").join(map(_token, tokens))) if words else named)
+    headings = (".".join(index), f"{NAMES[effects.order]} (nats)", *([words] if words else []))
+    return _Table(title, headings, cells)
+
+
+def _picture(result: Attribution) -> dict[str, str]:
+    """The layers; as an image, so that several of them in one notebook share no names."""
+    figure = figures(result)[0]
+    content = svg(figure.chart(result).to_dict(), figure.name).encode()
+    return {
+        "words": f"{figure.title}. {figure.words}",
+        "address": f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}",
+    }
+
+
+def _token(text: str) -> Markup:
+    return Markup('<bdi class="token">{}</bdi>').format(visible(text))

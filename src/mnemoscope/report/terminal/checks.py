@@ -1,0 +1,127 @@
+"""Validation of a model and estimates of an attribution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from mnemoscope.model.estimate import Estimate
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.structure import Anatomy
+from mnemoscope.report.terminal import Column, Row, table_of, title_text
+from mnemoscope.report.terminal.depth import LOWERS, RAISES
+
+
+def checks_json(language_model: LanguageModel) -> dict[str, Any]:
+    """The object that `mnemoscope models check --json` prints."""
+    return {
+        "model": language_model.name,
+        "revision": language_model.revision,
+        "architecture": type(language_model.model).__name__,
+        "dtype": str(language_model.model.dtype).removeprefix("torch."),
+        "passed": language_model.proof.passed,
+        "found": _found(language_model),
+        "checks": _rows(language_model),
+    }
+
+
+def render_checks(language_model: LanguageModel, console: Console) -> None:
+    """Show what was found of a model, and whether its parts add up to what it computes."""
+    described = checks_json(language_model)
+    origin = (described[name] for name in ("model", "architecture", "dtype"))
+    console.print(Text(" · ".join(origin), "dim"))
+    console.print()
+    for name, value in described["found"].items():
+        console.print(Text.assemble((f"{name:12} ", "dim"), str(value)))
+    console.print()
+    columns = [
+        Column("what must add up", lambda row: Text(row["check"], "bold")),
+        Column("error", lambda row: f"{row['error']:.1e}", right=True),
+        Column("allowed", lambda row: f"{row['tolerance']:.0e}", right=True),
+        Column("", _verdict, stretches=True),
+    ]
+    title = title_text("Proof", "errors relative to the largest value, on a probe of 9 tokens")
+    console.print(table_of(title, _rows(language_model), columns))
+
+
+def _rows(language_model: LanguageModel) -> list[Row]:
+    return [
+        {"check": check.name, "error": check.error, "tolerance": check.tolerance, "passed": check.passed}
+        for check in language_model.proof.checks
+    ]
+
+
+def _verdict(row: Row) -> Text:
+    return Text("adds up", RAISES) if row["passed"] else Text("does not add up", f"bold {LOWERS}")
+
+
+def _found(language_model: LanguageModel) -> dict[str, str]:
+    """What the anatomy says, in words."""
+    anatomy = language_model.anatomy
+    block = anatomy.blocks[0]
+    post_norms = block.attention_output.norm is not None or block.ffn_output.norm is not None
+    readers = block.readers
+    if readers is None:
+        reading = "what neurons read could not be found, so there are no query neurons"
+    else:
+        reading = "gated FFN" if readers.gate is not None else "FFN without a gate"
+    return {
+        "layers": f"{anatomy.n_layers}, {'parallel' if anatomy.parallel else 'sequential'}"
+        + (", with norms behind attention or FFN" if post_norms else ""),
+        "attention": f"{anatomy.n_heads} heads of {anatomy.d_head}, {anatomy.n_kv_heads} for keys and values",
+        "FFN": f"{anatomy.d_ff:,} neurons{_experts(anatomy)}, {reading}",
+        "stream": f"{anatomy.d_model:,} wide, {anatomy.readout.norm.kind} norm before the head",
+        "vocabulary": f"{anatomy.n_vocabulary:,} tokens",
+    }
+
+
+def _experts(anatomy: Anatomy) -> str:
+    if not anatomy.mixtures:
+        return ""
+    mixture = next(iter(anatomy.mixtures.values()))
+    shared = f" and {mixture.n_shared:,} of a shared one" if mixture.n_shared else ""
+    layers = f" in {len(anatomy.mixtures)} of {anatomy.n_layers} layers"
+    return f": {mixture.n_experts} experts of {mixture.d_expert:,}{shared}{layers}"
+
+
+_GIGABYTE = 2**30
+_MINUTE = 60.0
+
+
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """The object that `mnemoscope attribute --dry-run --json` prints; bytes and seconds."""
+    return {
+        "n_tokens": estimate.n_tokens,
+        "dtype": estimate.dtype,
+        **vars(estimate.sizes),
+        "weight_bytes": estimate.weight_bytes,
+        "working_bytes": estimate.working_bytes,
+        "forward_seconds": estimate.forward_seconds,
+        "first_seconds": estimate.first_seconds,
+        "seconds": estimate.seconds,
+    }
+
+
+def render_estimate(estimate: Estimate, console: Console) -> None:
+    """Show what the work would take; nothing has been opened."""
+    sizes = estimate.sizes
+    rows = {
+        "model": f"{sizes.n_parameters:,} parameters in {estimate.dtype}, {sizes.n_layers} layers",
+        "prompt": f"{estimate.n_tokens} tokens",
+        "memory": f"{_size(estimate.weight_bytes)} of weights, about {_size(estimate.working_bytes)} above",
+        "time": f"about {_time(estimate.first_seconds)}, {_time(estimate.seconds)} for every further prompt",
+        "forward pass": f"about {_time(estimate.forward_seconds)}",
+    }
+    console.print(title_text("What it would take", "on this machine's CPU; reading the weights comes on top"))
+    for name, value in rows.items():
+        console.print(Text.assemble((f"{name:14}", "dim"), value))
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / _GIGABYTE:.1f} GB" if n_bytes >= _GIGABYTE else f"{n_bytes / 2**20:.0f} MB"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < _MINUTE else f"{seconds / _MINUTE:.0f} min"

@@ -1,0 +1,127 @@
+"""Parts of a model, named one by one or taken from a table of a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from mnemoscope._arguments import whole_number
+from mnemoscope.errors import OptionError
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A part of a layer; parts are equal if their types and all their fields are.
+
+    Attributes:
+        layer: counted from 0; fields are whole numbers of any library and become `int`.
+    """
+
+    layer: int
+
+    def __post_init__(self) -> None:
+        """Make whole numbers of the fields.
+
+        Raises:
+            OptionError: one of them is no whole number.
+        """
+        for name, value in vars(self).items():
+            if name == "kind":
+                continue
+            number = whole_number(value)
+            if number is None:
+                raise OptionError(
+                    f"the {name} of {type(self).__name__} is {value!r}; give a whole number, such as 3"
+                )
+            object.__setattr__(self, name, number)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    @property
+    def name(self) -> str:
+        """Its fields as the command line writes them, such as `23.4`; the type is not in it."""
+        return ".".join(map(str, vars(self).values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields by name."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, eq=False)
+class FFNNeuron(_Part):
+    """One FFN neuron: one input of the down projection."""
+
+    neuron: int
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionNeuron(_Part):
+    """One attention neuron: one input of the attention's output projection."""
+
+    head: int
+    dim: int
+
+
+@dataclass(frozen=True, eq=False)
+class Head(_Part):
+    """One head: all its attention neurons."""
+
+    head: int
+
+
+@dataclass(frozen=True, eq=False)
+class Layer(_Part):
+    """All that a layer's attention or FFN adds to the stream: behind a post-norm, biases included."""
+
+    kind: Literal["attention", "ffn"]
+
+
+Part = FFNNeuron | AttentionNeuron | Head | Layer
+Parts = Iterable[Part] | pd.DataFrame
+
+
+def listed(parts: Parts) -> tuple[Part, ...]:
+    """Parts as a tuple; a table's rows become parts by the columns it has.
+
+    `neuron`: FFN neurons; `dim`: attention neurons, whatever their position; `head`: heads;
+    `kind`: layers.
+
+    Raises:
+        OptionError: no parts, no list, or a table or item that names none.
+    """
+    if isinstance(parts, (str, _Part)) or not isinstance(parts, Iterable):
+        raise OptionError(f"the parts are {parts!r}, which is no list; give a list, such as [Head(23, 4)]")
+    found = _from_table(parts) if isinstance(parts, pd.DataFrame) else tuple(parts)
+    if not found:
+        raise OptionError("there are no parts to intervene on; name at least one neuron, head or layer")
+    for part in found:
+        if not isinstance(part, (FFNNeuron, AttentionNeuron, Head, Layer)):
+            raise OptionError(
+                f"{part!r} is no part; give FFNNeuron(layer, neuron), AttentionNeuron(layer, head, dim), "
+                "Head(layer, head) or Layer(layer, kind), or a table of a result"
+            )
+    return tuple(dict.fromkeys(found))
+
+
+def _from_table(table: pd.DataFrame) -> tuple[Part, ...]:
+    kinds: dict[str, tuple[type[Part], tuple[str, ...]]] = {
+        "neuron": (FFNNeuron, ("layer", "neuron")),
+        "dim": (AttentionNeuron, ("layer", "head", "dim")),
+        "head": (Head, ("layer", "head")),
+        "kind": (Layer, ("layer", "kind")),
+    }
+    for column, (kind, names) in kinds.items():
+        if column in table and set(names) <= set(table.columns):
+            rows = zip(*(table[name].tolist() for name in names), strict=True)
+            return tuple(kind(*row) for row in rows)
+    raise OptionError(
+        f"a table with the columns {', '.join(map(str, table.columns))} names no parts; "
+        "give ffn_neurons, attention_neurons, heads or layers of a result"
+    )

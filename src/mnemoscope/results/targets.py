@@ -1,0 +1,131 @@
+"""Targets of a prediction, and the provenance and cost of a result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mnemoscope.errors import OptionError
+
+# A target of a lower rank is more often a slip than what a user wants explained.
+UNLIKELY_RANK = 1000
+
+
+def unlikely(text: str, rank: int) -> str:
+    """A sentence about a target that the model finds very unlikely; empty for ranks up to `UNLIKELY_RANK`."""
+    if rank <= UNLIKELY_RANK:
+        return ""
+    return (
+        f"the target {text!r} is number {rank:,} of the model's next tokens; "
+        "check that it is spelt as the model would write it, capitals and leading space included"
+    )
+
+
+@dataclass(frozen=True)
+class Target:
+    """A token that a prediction is asked about.
+
+    Attributes:
+        id: its index in the vocabulary.
+        text: its text, with the leading space if it has one.
+        rank: 1 for the likeliest next token.
+        probability: the model's own probability of it after the prompt.
+        log_probability: the same in nats.
+    """
+
+    id: int
+    text: str
+    rank: int
+    probability: float
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a prediction is asked: a log probability, or log-odds.
+
+    Attributes:
+        answers: the tokens whose total probability counts.
+        against: the tokens they are compared with; none for log probability.
+        value: log of the answers' total probability, less that of `against` if there are any, nats.
+    """
+
+    answers: tuple[Target, ...]
+    against: tuple[Target, ...]
+    value: float
+
+    @property
+    def one(self) -> Target | None:
+        """The token whose log probability is asked for; None for a set of answers and for log-odds."""
+        return self.answers[0] if len(self.answers) == 1 and not self.against else None
+
+    @property
+    def text(self) -> str:
+        """The tokens in a few words, such as `' Paris' over ' London'`."""
+        return " over ".join(_any_of(side) for side in (self.answers, self.against) if side)
+
+    @property
+    def warning(self) -> str:
+        """A sentence about the first answer, or token of `against`, of rank 1,001 or lower; else empty."""
+        warnings = (unlikely(target.text, target.rank) for target in (*self.answers, *self.against))
+        return next(filter(None, warnings), "")
+
+    def only(self) -> Target:
+        """The token whose log probability is asked for.
+
+        Raises:
+            OptionError: something else is.
+        """
+        if self.one is None:
+            raise OptionError(
+                f"this is for one target token, and the result is of {self.text}; "
+                "attribute with one target and nothing against it"
+            )
+        return self.one
+
+    def to_json(self) -> dict[str, Any]:
+        """`target`, which is null where more than one token is asked about, and `targets`, with them all."""
+        sides = {"answers": self.answers, "against": self.against}
+        listed = {name: [vars(target).copy() for target in side] for name, side in sides.items()}
+        return {
+            "target": None if self.one is None else vars(self.one).copy(),
+            "targets": {**listed, "value": self.value},
+        }
+
+
+def _any_of(side: tuple[Target, ...]) -> str:
+    return ("any of " if len(side) > 1 else "") + ", ".join(repr(target.text) for target in side)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What is needed to repeat a result.
+
+    Attributes:
+        model: the name it was loaded by.
+        revision: commit of the hub repository, or a digest of the local files' names and sizes.
+        architecture: the class of the transformers model.
+        dtype: type of the weights the forward pass ran in; scores are computed in float32.
+        versions: version of each package that takes part.
+        options: the options of the call.
+    """
+
+    model: str
+    revision: str
+    architecture: str
+    dtype: str
+    versions: dict[str, str]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """How much work a search did.
+
+    Attributes:
+        parts: number of neurons (or heads at positions) that could have been scored.
+        exact: number of them scored exactly; the others were excluded by a bound.
+    """
+
+    parts: int
+    exact: int

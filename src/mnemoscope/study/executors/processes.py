@@ -1,0 +1,122 @@
+"""Several processes of this machine do the pieces of a study."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection, get_context, parent_process
+from typing import Any
+
+from mnemoscope.errors import WorkerError
+from mnemoscope.study.executors import MOST_DEATHS, Engine
+from mnemoscope.study.tasks import Setup, Worker
+
+
+class Processes(Engine):
+    """Several processes of this machine, each with a model of its own.
+
+    If one dies the others are ended too and all begin anew, with what is not done. None outlives this
+    process.
+    """
+
+    def __init__(self, setup: Setup, n_workers: int) -> None:
+        """Start them when they are needed."""
+        self._setup, self._n_workers = setup, n_workers
+        self._pool = self._started()
+
+    def close(self) -> None:
+        """End the workers, whatever they are doing."""
+        for process in list((self._pool._processes or {}).values()):  # there is no public way before 3.14
+            process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _each(
+        self, method: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        left = dict(enumerate(calls))
+        deaths = 0
+        while left:
+            try:
+                for number, result in self._tried(method, dict(left)):
+                    del left[number]
+                    deaths = 0
+                    yield number, result
+            except BrokenProcessPool as error:
+                deaths += 1
+                if deaths == MOST_DEATHS:
+                    raise WorkerError(
+                        f"workers were killed {deaths} times with nothing done in between, most likely for "
+                        "want of memory; run the same command again with fewer --workers"
+                    ) from error
+                self._pool.shutdown(wait=True, cancel_futures=True)
+                self._pool = self._started()
+
+    def _tried(
+        self, method: Callable[..., Any], calls: dict[int, tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        """As `_each`, as long as no worker dies."""
+        waiting = iter(calls.items())
+        running: dict[Future[Any], int] = {}
+        while True:
+            for number, arguments in waiting:
+                with _interrupts_held_back():
+                    running[self._pool.submit(_called, method, arguments)] = number
+                # One more than there are workers, so that none waits for this process.
+                if len(running) > self._n_workers:
+                    break
+            if not running:
+                return
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield running.pop(future), future.result()
+
+    def _started(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            self._n_workers, get_context("spawn"), initializer=_prepare, initargs=(self._setup,)
+        )
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """A process started meanwhile never sees Ctrl-C; this process, which is to answer it, sees it after."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_setup: Setup | None = None
+_worker: Worker | None = None
+
+
+def _prepare(setup: Setup) -> None:
+    """In a new process: what it is for. The model is opened later, where an error can be told."""
+    global _setup  # noqa: PLW0603 - a process has one worker
+    _setup = setup
+    parent = parent_process()
+    if parent is not None:
+        # A worker whose parent was killed would wait for work for ever.
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def _called(method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """In a worker's process: what its worker answers."""
+    global _worker  # noqa: PLW0603
+    if _worker is None:
+        assert _setup is not None
+        _worker = Worker(_setup)
+    return method(_worker, *arguments)

@@ -1,0 +1,237 @@
+"""Items of JSON lines, JSON, CSV and Parquet files, and of data sets on the hub."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow
+from pyarrow import parquet
+
+from mnemoscope.errors import FactsError, MnemoscopeError, missing_extra
+from mnemoscope.study.formats.base import Item
+
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_PARQUET = b"PAR1"
+# Where a document of several keys keeps its items: TriviaQA, FreebaseQA.
+_LISTS = ("Data", "Questions")
+
+
+def file_items(path: Path, keys: frozenset[str]) -> Iterator[Item]:
+    """What a file holds, by its ending, or by how it begins if its ending says nothing.
+
+    Args:
+        path: the file.
+        keys: the columns of a Parquet file to read.
+
+    Raises:
+        FactsError: it cannot be read, or is of no kind that is known.
+    """
+    with opened(path) as stream:
+        kind = path.suffix.lower() if path.suffix.lower() in ENDINGS else _kind(path, stream)
+        if kind in (".jsonl", ".ndjson"):
+            yield from json_lines(stream)
+        elif kind == ".json":
+            yield from json_document(stream)
+        elif kind == ".parquet":
+            yield from parquet_rows(stream, keys)
+        else:
+            yield from csv_rows(stream, "\t" if kind == ".tsv" else ",")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read bytes of.
+
+    Raises:
+        FactsError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            yield cast(BinaryIO, stream)
+    except MnemoscopeError:
+        raise
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        reason = str(getattr(error, "strerror", None) or error).partition("\n")[0]
+        raise FactsError(f"cannot read {path}: {reason}; name a file of facts") from error
+
+
+def json_lines(stream: BinaryIO) -> Iterator[Item]:
+    """The objects of JSON lines; empty lines are none."""
+    for number, line in enumerate(stream, 1):
+        content = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+        if not content.strip():
+            continue
+        try:
+            yield Item(number, _parsed(content))
+        except ValueError as error:
+            yield Item(number, problem=f"{error}; write one object a line")
+
+
+def json_document(stream: BinaryIO) -> Iterator[Item]:
+    """The items of a JSON document, or the lines of a file that is JSON lines under a document's name."""
+    content = stream.read().removeprefix(_BYTE_ORDER_MARK)
+    if not content.strip():
+        return
+    try:
+        document = _parsed(content)
+    except ValueError as error:
+        if _is_object(content.lstrip().partition(b"\n")[0]):
+            yield from json_lines(io.BytesIO(content))
+        else:
+            line = getattr(error.__cause__, "lineno", 1)
+            yield Item(line, problem=f"{error}; mend the file, or write one object a line")
+        return
+    yield from (Item(number, value, unit="item") for number, value in enumerate(_unfolded(document), 1))
+
+
+def csv_rows(stream: BinaryIO, delimiter: str) -> Iterator[Item]:
+    """The rows under a header, numbered by the line that each begins on; an empty cell is no value."""
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    rows = csv.reader(text, delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        number = rows.line_num + 1
+        try:
+            cells = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield Item(number, problem=f"it is not valid CSV ({error}); look at its quotes")
+            continue
+        if not any(cell.strip() for cell in cells):
+            continue
+        if header is None:
+            header = [cell.strip() for cell in cells]
+        else:
+            yield _csv_row(number, header, cells)
+
+
+def parquet_rows(stream: BinaryIO, keys: frozenset[str]) -> Iterator[Item]:
+    """The rows of a Parquet file, of those columns that are among the keys."""
+    file = parquet.ParquetFile(stream)
+    columns = [name for name in file.schema_arrow.names if name in keys]
+    number = 0
+    for batch in file.iter_batches(columns=columns):
+        for row in batch.to_pylist():
+            number += 1
+            yield Item(number, row, unit="row")
+
+
+def _kind(path: Path, stream: BinaryIO) -> str:
+    beginning = cast(io.BufferedReader, stream).peek(len(_PARQUET))
+    if beginning.startswith(_PARQUET):
+        return ".parquet"
+    content = beginning.removeprefix(_BYTE_ORDER_MARK).lstrip()
+    if not content or content.startswith((b"{", b"[")):
+        return ".json"
+    raise FactsError(
+        f"{path} is no JSON or Parquet file and its ending is none of {', '.join(ENDINGS)}; "
+        "give it the ending of what it is"
+    )
+
+
+def _parsed(content: bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is no JSON; the message is the reason of a bad line.
+    """
+    try:
+        return json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not valid UTF-8; save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "a value too long or too deep"
+        raise ValueError(f"it is not valid JSON ({reason})") from error
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(_parsed(line), dict)
+    except ValueError:
+        return False
+
+
+def _unfolded(document: Any) -> list[Any]:
+    """The items of a document: of its list, or the samples of a relation with what they have in common."""
+    if isinstance(document, list):
+        return document
+    if not isinstance(document, dict):
+        return [document]
+    samples = document.get("samples")
+    if isinstance(samples, list) and "prompt_templates" in document:
+        common = {key: document[key] for key in ("name", "prompt_templates") if key in document}
+        return [{**common, **sample} if isinstance(sample, dict) else sample for sample in samples]
+    return next((document[key] for key in _LISTS if isinstance(document.get(key), list)), [document])
+
+
+def _csv_row(number: int, header: list[str], cells: list[str]) -> Item:
+    if len(cells) != len(header):
+        named = f"it has {len(cells)} cells and the header {len(header)}"
+        return Item(number, problem=f"{named}; put a cell that holds the delimiter in double quotes")
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return Item(number, problem="it is not valid UTF-8; save the file as UTF-8")
+    return Item(number, {name: cell for name, cell in zip(header, cells, strict=True) if cell.strip()})
+
+
+PREFIX = "hub:"
+NOTATION = f"{PREFIX}OWNER/NAME[@REVISION][:CONFIG[:SPLIT]]"
+_SOURCE = re.compile(
+    r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^:@]+))?(:(?P<config>[^:]*)(:(?P<split>[\w.-]+))?)?"
+)
+
+
+def hub_rows(source: str, keys: frozenset[str]) -> Iterator[Item]:
+    """The rows of one split of a data set.
+
+    Args:
+        source: as `NOTATION` says; config and split may be left out where there is one only.
+        keys: the columns to read.
+
+    Raises:
+        FactsError: it is written otherwise, cannot be fetched or has several splits, or the package is
+            absent.
+    """
+    asked = _SOURCE.fullmatch(source.removeprefix(PREFIX))
+    if asked is None:
+        raise FactsError(f"{source!r} names no data set; write {NOTATION}")
+    dataset = _fetched(source, asked["name"], asked["config"] or None, asked["split"], asked["revision"])
+    columns = [name for name in dataset.column_names if name in keys]
+    for number, row in enumerate(dataset.select_columns(columns), 1):
+        yield Item(number, dict(row), unit="row")
+
+
+def _fetched(source: str, name: str, config: str | None, split: str | None, revision: str | None) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise FactsError(missing_extra(f"{source}, a data set of the hub,", "study")) from error
+    if Path(name).exists():
+        raise FactsError(
+            f"{source} cannot be told from the folder {name} here, which would be read instead; go elsewhere"
+        )
+    try:
+        found = datasets.load_dataset(name, config, split=split, revision=revision)
+    except Exception as error:  # the package's parts each raise their own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FactsError(
+            f"cannot read {source}: {reason}; check name, config and split ({NOTATION}), the network and, "
+            "for a private one, your access token"
+        ) from error
+    if not isinstance(found, datasets.DatasetDict):
+        return found
+    splits = list(map(str, found))
+    if len(splits) > 1:
+        named = f"{PREFIX}{name}{f'@{revision}' if revision else ''}:{config or ''}:{splits[0]}"
+        raise FactsError(f"{source} has the splits {', '.join(splits)}; name one, as in {named}")
+    return found[splits[0]]

@@ -1,0 +1,197 @@
+"""Rows of prompts with targets, and relations of subjects and objects: ROME, LRE and ParaRel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mnemoscope.study.facts import Fact
+from mnemoscope.study.formats import base as fields
+from mnemoscope.study.formats.base import Format, Item, Options
+from mnemoscope.study.formats.files import json_lines, opened
+
+_WIKIDATA = ("relation_id",)
+
+
+def _of_row(item: Item, options: Options) -> list[Fact]:
+    row = item.value
+    return [
+        item.fact(
+            fields.text(row, "prompt"),
+            fields.text(row, "target"),
+            fields.relation(row, options.relation),
+            fields.optional(row, "subject"),
+            fields.optional(row, "template"),
+            fields.texts(row, "aliases"),
+        )
+    ]
+
+
+def _known(item: Item, options: Options) -> list[Fact]:
+    row = item.value
+    subject, template = fields.text(row, "subject"), fields.optional(row, "template")
+    prompt = fields.text(row, "prompt")
+    # The prompt goes on where the template ends: "{} is in the continent", "Peru is in the continent of".
+    beginning = template.replace("{}", subject)
+    asked = template + prompt.removeprefix(beginning) if prompt.startswith(beginning) and template else ""
+    relation = fields.relation(row, options.relation, _WIKIDATA)
+    return [item.fact(prompt, fields.text(row, "attribute"), relation, subject, asked)]
+
+
+def _counterfact(item: Item, options: Options) -> list[Fact]:
+    row = item.value
+    if "requested_rewrite" not in row:
+        return [_flat_counterfact(item, options)]
+    asked = fields.child(row, "requested_rewrite")
+    subject, template = fields.text(asked, "subject"), fields.text(asked, "prompt")
+    target = fields.text(fields.child(asked, "target_true"), "str")
+    relation = fields.relation(asked, options.relation, _WIKIDATA)
+    wordings = {fields.filled(template, subject): template}
+    for prompt in fields.texts(row, "paraphrase_prompts"):
+        wordings.setdefault(prompt, _wording(prompt, subject))
+    return [item.fact(prompt, target, relation, subject, wording) for prompt, wording in wordings.items()]
+
+
+def _flat_counterfact(item: Item, options: Options) -> Fact:
+    """Of a row with its keys in a line, as the hub's copies for tracing have them."""
+    row = item.value
+    prompt, subject = fields.text(row, "prompt"), fields.text(row, "subject")
+    relation = fields.relation(row, options.relation, _WIKIDATA)
+    return item.fact(prompt, fields.text(row, "target_true"), relation, subject, _wording(prompt, subject))
+
+
+def _wording(prompt: str, subject: str) -> str:
+    return prompt.replace(subject, "{}") if subject in prompt else ""
+
+
+def _is_counterfact(row: dict[str, Any]) -> bool:
+    return "requested_rewrite" in row or {"prompt", "target_true"} <= row.keys()
+
+
+FACTS = Format(
+    "facts",
+    '{"prompt": "The capital of France is", "target": "Paris", "relation": "capital"}',
+    frozenset({"prompt", "target", *fields.RELATION_KEYS, "subject", "template", "aliases"}),
+    lambda row: {"prompt", "target"} <= row.keys(),
+    _of_row,
+)
+KNOWN = Format(
+    "known_1000",
+    '{"subject": "MacApp", "attribute": "Apple", "prompt": "MacApp, created by", "relation_id": "P178"}',
+    frozenset({"prompt", "subject", "attribute", "template", "relation_id"}),
+    lambda row: {"prompt", "attribute"} <= row.keys(),
+    _known,
+)
+COUNTERFACT = Format(
+    "counterfact",
+    '{"requested_rewrite": {"prompt": "{} is in", "subject": "Lyon", "target_true": {"str": "France"}, '
+    '"relation_id": "P17"}}',
+    frozenset({"requested_rewrite", "paraphrase_prompts", "prompt", "subject", "target_true", "relation_id"}),
+    _is_counterfact,
+    _counterfact,
+)
+
+
+PARAREL_DATA = "trex_lms_vocab"
+PARAREL_PATTERNS = "graphs"
+_ENDS_IN_OBJECT = re.compile(r"(?P<before>.*\[X\].*?)\s*\[Y\][\s.,;:!?]*", re.DOTALL)
+
+
+def _relation(item: Item, options: Options) -> list[Fact]:
+    row = item.value
+    subject, target = fields.text(row, "subject"), fields.text(row, "object")
+    relation = fields.relation(row, options.relation, ("name",))
+    templates = dict.fromkeys(fields.texts(row, "prompt_templates"))
+    if not templates:
+        raise ValueError('its relation has no "prompt_templates"; add wordings with {} for the subject')
+    return [
+        item.fact(fields.filled(template, subject), target, relation, subject, template)
+        for template in templates
+    ]
+
+
+def _pararel(item: Item, _: Options) -> list[Fact]:
+    row = item.value
+    subject, target = fields.text(row, "sub_label"), fields.text(row, "obj_label")
+    return [
+        item.fact(fields.filled(template, subject), target, row["relation"], subject, template)
+        for template in row["templates"]
+    ]
+
+
+def pararel_items(folder: Path) -> Iterator[Item]:
+    """What a folder of ParaRel holds: patterns that give no prompt, and each subject with all that do."""
+    patterns = {path.stem: path for path in _pattern_files(folder)}
+    for data in _data_files(folder):
+        name = str(data.relative_to(folder))
+        if data.stem not in patterns:
+            wanted = f"{PARAREL_PATTERNS}*/{data.name}"
+            yield Item(1, problem=f"its relation has no patterns; put them in {wanted}", file=name)
+            continue
+        of_relation = patterns[data.stem]
+        with opened(of_relation) as stream:
+            found = [_template(item, str(of_relation.relative_to(folder))) for item in json_lines(stream)]
+        yield from (item for item in found if isinstance(item, Item))
+        templates = list(dict.fromkeys(template for template in found if isinstance(template, str)))
+        with opened(data) as stream:
+            for item in json_lines(stream):
+                if isinstance(item.value, dict):
+                    more = {"relation": data.stem, "templates": templates}
+                    yield replace(item, value={**item.value, **more}, file=name)
+                else:
+                    yield replace(item, file=name)
+
+
+def is_pararel(folder: Path) -> bool:
+    """Whether a folder has the two kinds of files of ParaRel."""
+    return bool(_pattern_files(folder) and _data_files(folder))
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.jsonl") if path.parent.name == PARAREL_DATA)
+
+
+def _pattern_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.jsonl") if path.parent.name.startswith(PARAREL_PATTERNS))
+
+
+def _template(item: Item, file: str) -> str | Item:
+    """The wording that a pattern gives, or why it gives none."""
+    if item.problem:
+        return replace(item, file=file)
+    try:
+        if not isinstance(item.value, dict):
+            raise ValueError('it is not an object; write one like {"pattern": "[X] is in [Y]."}')
+        pattern = fields.text(item.value, "pattern")
+    except ValueError as error:
+        return replace(item, problem=str(error), file=file)
+    found = _ENDS_IN_OBJECT.fullmatch(pattern)
+    if found is None or "[Y]" in found["before"]:
+        reason = f"the pattern {pattern!r} does not end in its only [Y], so no text before it is a prompt"
+        return replace(item, problem=reason, promptless=True, file=file)
+    return found["before"].replace("[X]", "{}")
+
+
+def _is_relation(row: dict[str, Any]) -> bool:
+    return {"prompt_templates", "subject"} <= row.keys()
+
+
+LRE = Format(
+    "lre",
+    '{"name": "capital", "prompt_templates": ["The capital of {} is"], '
+    '"samples": [{"subject": "Peru", "object": "Lima"}]}',
+    frozenset({"name", "prompt_templates", "subject", "object"}),
+    _is_relation,
+    _relation,
+)
+PARAREL = Format(
+    "pararel",
+    f'a folder with {PARAREL_PATTERNS}*/P17.jsonl of {{"pattern": "[X] is in [Y]."}} and '
+    f'{PARAREL_DATA}/P17.jsonl of {{"sub_label": "Lyon", "obj_label": "France"}}',
+    frozenset({"sub_label", "obj_label", "relation", "templates"}),
+    lambda row: {"sub_label", "templates"} <= row.keys(),
+    _pararel,
+)

@@ -1,1 +1,0 @@
-"""Charts of results, all in one look."""

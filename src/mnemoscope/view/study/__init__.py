@@ -1,1 +1,0 @@
-"""A study for people: charts, one HTML page, files for papers."""

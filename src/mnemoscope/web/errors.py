@@ -1,0 +1,95 @@
+"""What is answered instead of a result, always as JSON with a reason and, where there is one, a remedy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from mnemoscope._io import json_text
+from mnemoscope.errors import MnemoscopeError
+
+DOCUMENT = "/api/openapi.json"
+
+_log = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """A request that is not answered with a result.
+
+    Attributes:
+        status: of HTTP.
+        error: what is wrong.
+        remedy: what to do; None where the error says it.
+        headers: that the answer has beside the usual ones.
+    """
+
+    def __init__(
+        self, status: int, error: str, remedy: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+        self.remedy = remedy
+        self.headers = dict(headers or {})
+
+    def to_json(self) -> dict[str, Any]:
+        """`error` and, if there is one, `remedy`."""
+        said = {"error": self.error, "remedy": self.remedy}
+        return {name: text for name, text in said.items() if text is not None}
+
+    def response(self) -> Response:
+        """The same as an answer."""
+        content = json_text(self.to_json()).encode()
+        return Response(content, self.status, self.headers, media_type="application/json")
+
+
+def come_again(status: int, error: str, remedy: str, seconds: int) -> Refused:
+    """A refusal of what may fare better after so many seconds."""
+    return Refused(status, error, remedy, {"Retry-After": str(seconds)})
+
+
+def refusal_of(error: BaseException) -> Refused:
+    """How an error of a call is told: mistakes in their own words, failures of ours to the log."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, MnemoscopeError):
+        return Refused(400, str(error))
+    _log.error("a request failed", exc_info=error)
+    return Refused(
+        500,
+        f"the server failed ({type(error).__name__}); this is a fault of Mnemoscope",
+        "look at what the server wrote to its terminal, and report it",
+    )
+
+
+def refusal_of_http(error: HTTPException) -> Refused:
+    """An unknown path, a method that it does not have, or a body that is no JSON."""
+    told = _OF_HTTP.get(error.status_code, str(error.detail))
+    return Refused(error.status_code, told, f"see {DOCUMENT} for what there is", error.headers)
+
+
+def refusal_of_fields(error: RequestValidationError) -> Refused:
+    """Fields that are missing, unknown, of the wrong type or out of bounds; their values are not repeated."""
+    found = [f"{_place(each['loc'])}: {each['msg']}" for each in error.errors()[:_MOST_FIELDS]]
+    more = len(error.errors()) - len(found)
+    told = "; ".join(found) + (f"; and {more} more" if more > 0 else "")
+    return Refused(422, told, f"see {DOCUMENT} for what each field may be")
+
+
+_MOST_FIELDS = 5
+_OF_HTTP = {
+    400: "the body is no JSON",
+    404: "there is nothing at this address",
+    405: "this address is asked in another way",
+}
+
+
+def _place(location: Sequence[str | int]) -> str:
+    """Such as `parts.0.layer`; names that the caller made up are cut and made plain."""
+    inside = [str(each) for each in location if each not in ("body", "header")]
+    return ".".join(name[:40].encode("ascii", "backslashreplace").decode() for name in inside) or "the body"

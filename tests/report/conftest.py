@@ -1,0 +1,161 @@
+"""A result with everything that can go wrong on a screen or in a file, built by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.columns import QUERY_TABLES, TABLES
+from mnemoscope.results.query import QueryNeurons
+from mnemoscope.results.targets import Cost, Provenance, Target, Targets
+
+TOKENS = ("The", " capital", "\n", "\t", "[bold]", "\u202eabc", "🙂", " of")
+DTYPES: dict[str, str] = {
+    **dict.fromkeys(("layer", "head", "neuron", "dim", "position"), "int64"),
+    **dict.fromkeys(("score", "total", "mediated", "coefficient", "attention", "lower", "upper"), "float32"),
+    **dict.fromkeys(("inner_product", "bias", "constant", "remainder"), "float64"),
+    **dict.fromkeys(("kind", "token", "path"), "str"),
+    **dict.fromkeys(("value_neuron", "skipped"), "bool"),
+    **dict.fromkeys(("promotes", "demotes"), "object"),
+}
+_COLUMNS = TABLES | QUERY_TABLES
+MakeResult = Callable[..., Attribution]
+
+
+def _table(name: str, n_rows: int, shape: dict[str, int], tokens: tuple[str, ...]) -> pd.DataFrame:
+    random = np.random.default_rng(list(name.encode()))
+    lowers = name.startswith("suppressing_")
+    words = [" Tokyo", "[/red]", "日本", " of\u200b", "<script>alert(1)</script>", "e\u0301"]
+    columns: dict[str, Any] = {}
+    names = _COLUMNS[name]
+    for column in names:
+        if column == "token":
+            columns[column] = [tokens[position] for position in columns["position"]]
+        elif DTYPES[column] == "int64":
+            columns[column] = random.integers(0, shape[column], n_rows)
+        elif column in ("promotes", "demotes"):
+            columns[column] = [list(random.permutation(words)) for _ in range(n_rows)]
+            columns[column] = [[str(word) for word in row] for row in columns[column]]
+        elif column in ("kind", "path"):
+            columns[column] = ["ffn" if column == "kind" else "up"] * n_rows
+        elif column in ("value_neuron", "skipped"):
+            columns[column] = np.arange(n_rows) == 1
+        elif column == "score":
+            scores = -np.sort(-np.abs(random.standard_normal(n_rows)))
+            columns[column] = -scores if lowers else scores
+        elif column == "mediated":
+            columns[column] = columns["total"] - columns["score"]
+        else:
+            columns[column] = random.standard_normal(n_rows)
+    frame = pd.DataFrame(columns)
+    return frame.astype({column: DTYPES[column] for column in names})
+
+
+def _every_part(shape: dict[str, int], names: tuple[str, ...], **labels: list[Any]) -> pd.DataFrame:
+    """One row for each part, with random effects of both signs, best score first."""
+    grids = [labels.get(name, list(range(shape.get(name, 0)))) for name in names]
+    frame = pd.MultiIndex.from_product(grids, names=names).to_frame(index=False)
+    random = np.random.default_rng(7)
+    frame["score"] = random.standard_normal(len(frame)).astype("float32")
+    frame["total"] = random.standard_normal(len(frame)).astype("float32")
+    frame["mediated"] = frame["total"] - frame["score"]
+    return frame.sort_values("score", ascending=False, ignore_index=True)
+
+
+@pytest.fixture(scope="session")
+def make_result() -> MakeResult:
+    """A maker of results of any size: `make_result(n_layers=6, n_heads=4, n_rows=5, **fields)`."""
+
+    def make(
+        n_layers: int = 6,
+        n_heads: int = 4,
+        n_rows: int = 5,
+        tokens: tuple[str, ...] = TOKENS,
+        **fields: Any,
+    ) -> Attribution:
+        shape = {
+            "layer": n_layers,
+            "head": n_heads,
+            "neuron": 64,
+            "dim": 16,
+            "position": len(tokens),
+        }
+        tables = {name: _table(name, n_rows, shape, tokens) for name in TABLES}
+        tables["layers"] = _every_part(shape, ("layer", "kind"), kind=["attention", "ffn"]).astype(
+            {"kind": "str"}
+        )
+        tables["heads"] = _every_part(shape, ("layer", "head"))
+        tables["ffn_scores"] = tables["ffn_scores"].iloc[:0]
+        tables["attention_scores"] = tables["attention_scores"].iloc[:0]
+        values: dict[str, Any] = {
+            "prompt": "".join(tokens),
+            "tokens": tokens,
+            "token_ids": tuple(range(len(tokens))),
+            "targets": Targets((Target(7, " Tokyo", 1, 0.854, -0.158),), (), -0.158),
+            "certified": True,
+            "tolerance": 4e-4,
+            **tables,
+            "query_neurons": None,
+            "value_of_embeddings": -12.5,
+            "telescoping_error": 3e-6,
+            "costs": {name: Cost(46080, 200) for name in TABLES if "neurons" in name},
+            "provenance": Provenance(
+                "demo",
+                "abc123",
+                "LlamaForCausalLM",
+                "float32",
+                {"torch": "2"},
+                {"top": n_rows, "by": "direct", "effects": True},
+            ),
+        }
+        return Attribution(**{**values, **fields})
+
+    return make
+
+
+@pytest.fixture
+def result(make_result: MakeResult) -> Attribution:
+    """A small result with odd tokens."""
+    return make_result()
+
+
+@pytest.fixture
+def queried(result: Attribution) -> Attribution:
+    """The same result with query neurons; the second value neuron of each kind was skipped."""
+    shape = {"layer": 6, "head": 4, "neuron": 64, "dim": 16, "position": len(result.tokens)}
+    tables = {name: _table(name, 9, shape, result.tokens) for name in QUERY_TABLES}
+    for name, table in tables.items():
+        if name.startswith("query_layers"):
+            table.loc[0, ["layer", "kind"]] = [-1, "embeddings"]
+    return replace(result, query_neurons=QueryNeurons.of_tables(tables))
+
+
+@pytest.fixture
+def ordered_by_total(result: Attribution) -> Attribution:
+    """The same result as `attribute(by="total")` gives it, every list in the order of its totals."""
+    tables = {
+        name: table.sort_values("total", ascending=name.startswith("suppressing_"), ignore_index=True)
+        for name, table in result.tables().items()
+        if "total" in table
+    }
+    options = {**result.provenance.options, "by": "total"}
+    return replace(result, **tables, provenance=replace(result.provenance, options=options))
+
+
+@pytest.fixture
+def without_effects(result: Attribution) -> Attribution:
+    """The same result as `attribute(effects=False)` gives it."""
+    unknown = np.float32("nan")
+    tables = {
+        name: table.assign(total=unknown, mediated=unknown)
+        for name, table in result.tables().items()
+        if "total" in table
+    }
+    options = {**result.provenance.options, "effects": False}
+    return replace(result, **tables, provenance=replace(result.provenance, options=options))

@@ -1,0 +1,76 @@
+"""What a terminal shows of a target of several tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+import mnemoscope as ms
+from mnemoscope.report.terminal.continuation import render_continuation
+from mnemoscope.results.attribution import ContinuationAttribution
+from support import words
+
+
+@pytest.fixture(scope="module")
+def result(llama: ms.Model) -> ContinuationAttribution:
+    """Three tokens after four."""
+    return llama.attribute_continuation(words(5, 17, 80, 33), " w40 w7 w66", top=12, query=False)
+
+
+def shown(result: ContinuationAttribution, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    with console.capture() as capture:
+        render_continuation(result, console)
+    return capture.get()
+
+
+def test_the_tokens_come_with_their_log_probabilities(result: ContinuationAttribution) -> None:
+    text = shown(result)
+    assert "w5 w17 w80 w33 ▸ w40 w7 w66" in text
+    assert f"log p {result.log_probability:.3g}".replace("-", "−") in text
+    for number, target in enumerate(result.targets):
+        row = next(line for line in text.splitlines() if line.startswith(f"{number}  {target.text} "))
+        assert f"{target.log_probability:.3f}".replace("-", "−") in row
+        assert row.split()[-1] == str(target.id)
+
+
+def test_tables_have_sums_and_each_tokens_scores(result: ContinuationAttribution) -> None:
+    text = shown(result)
+    best = result.ffn_neurons.iloc[0]
+    of_neurons = text[text.index("FFN neurons  that raise") :].splitlines()
+    row = next(line for line in of_neurons if line.startswith(f"{best['layer']}.{best['neuron']} "))
+    numbers = [f"{best[name]:+.3f}".replace("-", "−") for name in ("score", "score_0", "score_1", "score_2")]
+    assert [word for word in row.split() if word in numbers] == numbers
+    assert " ".join(best["promotes"][:3]) in row
+    assert text.index("0 w40") < text.index("1 w7") < text.index("2 w66")
+    for what in ("Heads", "FFN neurons", "Attention neurons"):
+        for verb in ("raise", "lower"):
+            assert f"{what}  that {verb} w40 w7 w66, by the sum of direct effects" in text
+
+
+def test_it_says_what_is_proven(result: ContinuationAttribution) -> None:
+    text = " ".join(shown(result).split())
+    n_exact = result.costs["ffn_neurons"].exact
+    certified = f"certified to {result.tolerance:.0e} nats: exact top and bottom 12 of"
+    assert f"{certified} 144 FFN neurons by sum, {n_exact} scored exactly at every" in text
+    assert "nats: exact top and bottom 12 of 96 attention neurons by sum" in text
+    assert "the layers add up to the difference within" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_lines_keep_within_the_width(result: ContinuationAttribution, width: int) -> None:
+    assert max(cell_len(line) for line in shown(result, width).splitlines()) <= width
+
+
+def test_tokens_cannot_restyle_the_terminal(result: ContinuationAttribution) -> None:
+    first = result.attributions[0]
+    target = dataclasses.replace(first.target, text="[red]x[/red]\x1b[2J")
+    targets = dataclasses.replace(first.targets, answers=(target,))
+    hostile = (dataclasses.replace(first, targets=targets), *result.attributions[1:])
+    text = shown(dataclasses.replace(result, attributions=hostile), 160)
+    assert "0 [red]x[/red" in text
+    assert "\x1b" not in text

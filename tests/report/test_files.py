@@ -1,0 +1,213 @@
+"""What is saved is what is loaded, and what cannot be read is told in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pyarrow import parquet
+
+from mnemoscope.errors import OutputError
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.columns import TABLES
+from mnemoscope.results.io import load, save
+from mnemoscope.results.targets import Target, Targets
+
+READABLE = [".json", ".parquet"]
+
+
+def assert_equal(first: Attribution, second: Attribution) -> None:
+    for field in dataclasses.fields(Attribution):
+        one, other = getattr(first, field.name), getattr(second, field.name)
+        if field.name in TABLES:
+            pd.testing.assert_frame_equal(one, other, check_exact=True)
+        elif field.name == "query_neurons" and one is not None:
+            for name, table in one.tables().items():
+                pd.testing.assert_frame_equal(table, other.tables()[name], check_exact=True)
+        else:
+            assert one == other, field.name
+
+
+@pytest.mark.parametrize("ending", READABLE)
+@pytest.mark.parametrize("n_rows", [0, 1, 7])
+def test_loads_what_was_saved(
+    tmp_path: Path, make_result: Callable[..., Attribution], ending: str, n_rows: int
+) -> None:
+    result = make_result(n_rows=n_rows)
+    path = result.save(tmp_path / f"tokyo{ending}")
+    assert path == tmp_path / f"tokyo{ending}"
+    assert_equal(result, Attribution.load(path))
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("ending", READABLE)
+def test_keeps_numbers_that_json_does_not_have(
+    tmp_path: Path, make_result: Callable[..., Attribution], ending: str
+) -> None:
+    scores = pd.DataFrame(
+        {
+            "layer": [0, 1, 2],
+            "neuron": [1, 2, 3],
+            "lower": np.array([-np.inf, np.nan, 1e-45], "float32"),
+            "upper": np.array([np.inf, 0.1, -0.0], "float32"),
+            "coefficient": np.array([1 / 3, 0, 1e300], "float64"),
+        }
+    )
+    result = make_result(
+        ffn_scores=scores,
+        value_of_embeddings=float("-inf"),
+        targets=Targets((Target(1, "\n", 49152, 0.0, float("-inf")),), (), float("-inf")),
+        telescoping_error=None,
+    )
+    assert_equal(result, load(save(result, tmp_path / f"result{ending}")))
+
+
+@pytest.mark.parametrize("ending", READABLE)
+def test_keeps_effects_that_were_not_computed(
+    tmp_path: Path, without_effects: Attribution, ending: str
+) -> None:
+    assert_equal(without_effects, load(save(without_effects, tmp_path / f"result{ending}")))
+
+
+@pytest.mark.parametrize("ending", READABLE)
+def test_keeps_query_neurons(tmp_path: Path, queried: Attribution, ending: str) -> None:
+    assert_equal(queried, load(save(queried, tmp_path / f"result{ending}")))
+
+
+@pytest.mark.parametrize("ending", READABLE)
+def test_keeps_the_types_of_empty_tables(
+    tmp_path: Path, make_result: Callable[..., Attribution], ending: str
+) -> None:
+    untyped = {name: pd.DataFrame({column: [] for column in TABLES[name]}) for name in TABLES}
+    for result in (make_result(**untyped), make_result(ffn_scores=untyped["ffn_scores"])):
+        assert_equal(result, load(save(result, tmp_path / f"result{ending}")))
+
+
+@pytest.mark.parametrize("ending", READABLE)
+def test_keeps_a_prompt_with_a_lone_surrogate(
+    tmp_path: Path, make_result: Callable[..., Attribution], ending: str
+) -> None:
+    result = make_result(prompt="a\ud800b \u2028 🙂")
+    assert_equal(result, load(save(result, tmp_path / f"result{ending}")))
+
+
+def test_json_file_holds_all_that_the_command_prints(tmp_path: Path, result: Attribution) -> None:
+    document = json.loads(save(result, tmp_path / "result.json").read_text(encoding="utf-8"))
+    for key, value in result.to_json().items():
+        if key in TABLES:
+            assert all(row.items() <= full.items() for row, full in zip(value, document[key], strict=True))
+        else:
+            assert document[key] == value
+
+
+def test_parquet_is_one_table_for_any_reader(tmp_path: Path, result: Attribution) -> None:
+    frame = parquet.read_table(save(result, tmp_path / "result.parquet")).to_pandas()
+    neurons = frame[frame["table"] == "ffn_neurons"]
+    assert neurons["neuron"].tolist() == result.ffn_neurons["neuron"].tolist()
+    assert list(neurons["promotes"].iloc[0]) == result.ffn_neurons["promotes"].iloc[0]
+    assert set(frame["table"]) == {name for name, table in result.tables().items() if len(table)}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("result.csv", "ends in .json, .parquet or .html"),
+        ("result", "ends in .json, .parquet or .html"),
+        ("missing/result.json", "create the folder"),
+        ("folder.json", "it is a folder"),
+    ],
+)
+def test_refuses_a_destination(tmp_path: Path, result: Attribution, name: str, message: str) -> None:
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(OutputError, match=message):
+        save(result, tmp_path / name)
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, result: Attribution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("old")
+
+    def disk_full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", disk_full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        save(result, path)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_writes_through_a_link(tmp_path: Path, result: Attribution) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    save(result, tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert_equal(result, load(tmp_path / "real.json"))
+
+
+@pytest.mark.parametrize("ending", READABLE)
+@pytest.mark.parametrize("kept", [0, 1, 40, 0.5, 0.99])
+def test_refuses_a_truncated_file(tmp_path: Path, result: Attribution, ending: str, kept: float) -> None:
+    path = save(result, tmp_path / f"result{ending}")
+    content = path.read_bytes()
+    path.write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
+    with pytest.raises(OutputError, match="damaged"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 99}, "upgrade"),
+        ({"schema_version": 1}, "attribute the prompt again"),
+        ({"schema_version": "1"}, "damaged"),
+        ({"format": "other"}, "not a result"),
+        ({"layers": [{"layer": 0}]}, "damaged"),
+        ({"targets": None}, "damaged"),
+        ({"costs": [1]}, "damaged"),
+        ({"dtypes": {}}, "damaged"),
+    ],
+)
+def test_refuses_what_is_not_ours(
+    tmp_path: Path, result: Attribution, change: dict[str, Any], message: str
+) -> None:
+    path = save(result, tmp_path / "result.json")
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}))
+    with pytest.raises(OutputError, match=message):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("list.json", "[1, 2]", "not a result"),
+        ("deep.json", "[" * 100_000, "damaged"),
+        ("bytes.json", "\xff", "not a result|damaged"),
+        ("text.parquet", "text", "damaged"),
+        ("page.html", "<html>", "only .json or .parquet"),
+    ],
+)
+def test_refuses_other_files(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content, encoding="latin-1")
+    with pytest.raises(OutputError, match=message):
+        load(tmp_path / name)
+
+
+def test_refuses_a_foreign_parquet_file(tmp_path: Path) -> None:
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(OutputError, match="not a result"):
+        load(tmp_path / "other.parquet")
+
+
+def test_says_that_there_is_no_such_file(tmp_path: Path) -> None:
+    for ending in READABLE:
+        with pytest.raises(OutputError, match="No such file"):
+            load(tmp_path / f"nothing{ending}")

@@ -1,0 +1,159 @@
+"""What a terminal and files show of links."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import networkx
+import pandas as pd
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from mnemoscope.errors import OutputError
+from mnemoscope.report.export import save_links
+from mnemoscope.report.terminal.graph import render_links
+from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS
+from mnemoscope.results.query import Links
+from mnemoscope.results.targets import Provenance, Target, Targets
+
+TOKENS = ("The", "\x00[bold]\uffff\r", " of")
+
+
+def node(name: str, depth: int, value: float = 0.0, query: float = 0.0, **fields: Any) -> dict[str, Any]:
+    kind, _, index = name.partition(" ")
+    layer, *rest = (int(part) for part in index.split(".")) if index else (None, None)
+    number = {"neuron" if kind == "ffn" else "head": rest[0]} if rest else {}
+    return {
+        **dict.fromkeys(NODE_COLUMNS),
+        "id": name,
+        "kind": kind,
+        "layer": layer,
+        **number,
+        "dim": 5 if kind == "attention" else None,
+        "position": 2,
+        "token": TOKENS[2],
+        "writes": 2,
+        "depth": depth,
+        "value_score": value,
+        "query_score": query,
+        "explained": float("nan"),
+        "skipped": False,
+        **fields,
+    }
+
+
+def edge(source: str, target: str, score: float, share: float) -> dict[str, Any]:
+    return {**dict.fromkeys(EDGE_COLUMNS), "source": source, "target": target, "score": score, "share": share}
+
+
+@pytest.fixture
+def links() -> Links:
+    odd = {"position": 1, "token": TOKENS[1]}
+    nodes = [
+        node("ffn 5.7", 0, 2.0, explained=0.75),
+        node("ffn 4.3", 0, 1.0, 0.5, explained=-0.25),
+        node("attention 3.1", 0, 0.25, skipped=True),
+        node("head 3.2", 1, 0.0, 1.0, explained=0.1, **odd),
+        node("ffn 2.8", 1, 0.0, -0.5, explained=1.5),
+        node("embeddings", 2, 0.0, 0.1, **odd),
+        node("biases", 2, 0.0, 0.1),
+    ]
+    edges = [
+        edge("head 3.2", "ffn 5.7", 1.0, 0.5),
+        edge("ffn 4.3", "ffn 5.7", 0.5, 0.25),
+        edge("ffn 2.8", "ffn 4.3", -0.375, -0.25),
+        edge("ffn 2.8", "head 3.2", 0.05, 0.05),
+        edge("embeddings", "head 3.2", 0.05, 0.05),
+        edge("biases", "ffn 2.8", -0.02, 0.04),
+    ]
+    table = pd.DataFrame(nodes, columns=list(NODE_COLUMNS))
+    for name in ("layer", "neuron", "head", "dim"):
+        table[name] = table[name].astype("Int64")
+    origin = Provenance("demo", "abc", "A", "float32", {}, {"values": 2, "depth": 2, "width": 2})
+    return Links(
+        prompt="".join(TOKENS) + "\ud800",
+        tokens=TOKENS,
+        targets=Targets((Target(7, " Tokyo", 1, 0.854, -0.158),), (), -0.158),
+        nodes=table,
+        edges=pd.DataFrame(edges, columns=list(EDGE_COLUMNS)).astype(dict.fromkeys(EDGE_COLUMNS[2:], float)),
+        explained=0.345,
+        provenance=origin,
+    )
+
+
+def shown(links: Links, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    with console.capture() as capture:
+        render_links(links, console)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def test_draws_every_part_with_its_links_once(links: Links) -> None:
+    odd = "1 \\u0000[bold]\uffff\\u000d"
+    trees = (
+        "+2.000  ffn 5.7 at 2 ␣of · links explain 75.0 %",
+        f"├── +50.0 %  +1.000  head 3.2 from {odd} · links explain 10.0 %",
+        "│   ├──  +5.0 %  +0.050  ffn 2.8 at 2 ␣of · see below",
+        f"│   └──  +5.0 %  +0.050  embeddings at {odd}",
+        "└── +25.0 %  +0.500  ffn 4.3 at 2 ␣of · value neuron, see below",
+        "",
+        "+1.000  ffn 4.3 at 2 ␣of · gives others +0.500 · links explain −25.0 %",
+        "└── −25.0 %  −0.375  ffn 2.8 at 2 ␣of · links explain 150.0 %",
+        "    └──  +4.0 %  −0.020  biases at 2 ␣of",
+        "",
+        "+0.250  attention 3.1.5 at 2 ␣of · skipped, what it reads nearly cancels",
+        "",
+    )
+    assert "\n".join(trees) in shown(links)
+
+
+def test_says_what_is_shown_and_what_is_not(links: Links) -> None:
+    text = shown(links)
+    assert "of ␣Tokyo, 2 of each kind, 2 steps back, 2 links each" in text
+    assert "the links shown explain 34.5 % of the value neurons' scores" in text
+    assert "weights of attention and of norms are held fixed" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 140])
+def test_keeps_within_the_width_and_what_matters(links: Links, width: int) -> None:
+    links.nodes["token"] = "a very long token " * 20
+    text = shown(links, width)
+    assert all(cell_len(line) <= width for line in text.splitlines())
+    if width >= 80:
+        assert len(re.findall(r"…? · (?:value neuron, )?see below", text)) == 2
+        assert "links explain 150.0 %" in text
+
+
+def test_writes_no_control_characters(links: Links) -> None:
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", shown(links))
+
+
+def test_json_is_what_the_command_prints(links: Links, tmp_path: Path) -> None:
+    path = save_links(links, tmp_path / "links.json")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["nodes"][3]["token"] == TOKENS[1]
+    assert document["edges"] == links.to_json()["edges"]
+    assert [file.name for file in tmp_path.iterdir()] == ["links.json"]
+
+
+def test_graphml_is_read_back_by_networkx(links: Links, tmp_path: Path) -> None:
+    graph = networkx.read_graphml(save_links(links, tmp_path / "links.GraphML"))
+    assert set(graph) == set(links.nodes["id"])
+    assert graph.nodes["head 3.2"]["token"] == "\\u0000[bold]\\uffff\\u000d"
+    assert graph.nodes["ffn 5.7"]["token"] == " of"
+    assert graph.nodes["attention 3.1"]["skipped"] is True
+    assert graph.edges["ffn 2.8", "ffn 4.3"]["share"] == -0.25
+    assert graph.graph["explained"] == 0.345
+    assert graph.graph["prompt"].endswith(" of\\ud800")
+
+
+@pytest.mark.parametrize("name", ["links.parquet", "links", "no/links.json"])
+def test_refuses_other_files(links: Links, tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        save_links(links, tmp_path / name)
+    assert not list(tmp_path.iterdir())

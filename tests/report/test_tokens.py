@@ -1,0 +1,60 @@
+"""Nothing in a token is hidden from the reader or obeyed by the screen."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given, strategies as st
+
+from mnemoscope.report.tokens import in_ascii, middle_left_out, visible
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Tokyo", "Tokyo"),
+        (" Tokyo", "␣Tokyo"),
+        ("a b ", "a b␣"),
+        ("   ", "␣␣␣"),
+        ("", "∅"),
+        ("\n\n\t", "⏎⏎⇥"),
+        (" \r\n", "␣\\u000d⏎"),
+        ("\x1b[31m", "\\u001b[31m"),
+        ("\u202eabc", "\\u202eabc"),
+        ("\ufffd", "\\ufffd"),
+        ("a\u00a0b\u200b", "a\\u00a0b\\u200b"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0041", "\\U000e0041"),
+        ("\u0301x", "◌\u0301x"),
+        ("e\u0301", "e\u0301"),
+        ("日本 🙂 مرحبا", "日本 🙂 مرحبا"),
+        ("[bold]", "[bold]"),
+    ],
+)
+def test_shows_every_character(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@given(st.text())
+def test_leaves_nothing_that_has_no_shape(text: str) -> None:
+    shown = visible(text)
+    assert shown
+    assert shown == shown.strip()
+    assert all(c == " " or unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Zs"} for c in shown)
+
+
+@given(st.lists(st.integers(1, 30), max_size=60), st.integers(0, 300))
+def test_leaves_out_the_middle(widths: list[int], room: int) -> None:
+    head, tail = middle_left_out(widths, room)
+    assert head + tail <= len(widths)
+    if sum(widths) <= room:
+        assert head + tail == len(widths)
+    else:
+        assert tail >= 1
+        assert tail - head in (0, 1)
+        assert tail == 1 or sum(widths[:head]) + sum(widths[-tail:]) <= room
+
+
+def test_signs_have_ascii_replacements() -> None:
+    assert in_ascii("␣Tokyo ⏎ −0.158 █▌│▒ ■·□ … 0–8 ━╸╍ → ±").isascii()
