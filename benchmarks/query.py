@@ -24,11 +24,11 @@ SAMPLE = 4
 
 def notebook_seconds(model: ms.Model, result: ms.Attribution) -> float:
     """Time the notebooks' way for the value neurons of a result, from some of them."""
-    anatomy = model.language_model.anatomy
+    structure = model.language_model.structure
     (trace,) = model.language_model.capture([result.token_ids])
     depths = [*result.attention_neurons["layer"].head(VALUES), *result.ffn_neurons["layer"].head(VALUES)]
-    weights = [block.ffn_output.columns().T for block in anatomy.blocks]
-    key = torch.randn(anatomy.d_model)
+    weights = [block.ffn_output.columns().T for block in structure.blocks]
+    key = torch.randn(structure.d_model)
 
     def one(depth: int) -> None:
         for layer in range(depth):
@@ -54,7 +54,7 @@ def main() -> None:
     calls = {
         "plain forward pass": forward,
         f"query scores for {VALUES} + {VALUES} value neurons": lambda: result.query(values=VALUES),
-        "links, two steps back from 5 + 5 value neurons": lambda: model.links(result),
+        "links, two steps back from 5 + 5 value neurons": lambda: model.query_graph(result),
     }
     write(
         f"{model!r}; {tokens.shape[1]} tokens, {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -16,7 +16,7 @@ import torch
 
 import mnemoscope as ms
 from measuring import write
-from mnemoscope.study.builtin_facts import own_facts
+from mnemoscope.study.builtin_facts import builtin_facts
 from mnemoscope.study.facts import ResolvedFact, resolve
 from mnemoscope.study.filter import known_facts
 from mnemoscope.study.measure import attributed, measured
@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(StudyOptions().threads)
     model = ms.load("demo")
-    resolved, _ = resolve(model.language_model, own_facts([arguments.relation]))
+    resolved, _ = resolve(model.language_model, builtin_facts([arguments.relation]))
     known, _ = known_facts(model.language_model, resolved)
     similar = sorted(known, key=lambda fact: (fact.target, len(fact.prompt.ids), fact.fact.line))
     batches = [

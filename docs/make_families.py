@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import transformers
 
-from mnemoscope.model.families import OURS, prove_families
+from mnemoscope.model.families import OURS, validate_families
 from mnemoscope.model.families.unsupported import UNSUPPORTED
 
 PAGE = Path(__file__).parent / "families.md"
@@ -13,7 +13,7 @@ PAGE = Path(__file__).parent / "families.md"
 
 def main() -> None:
     """Write the page's two tables anew."""
-    PAGE.write_text(page(prove_families()), encoding="utf-8")
+    PAGE.write_text(page(validate_families()), encoding="utf-8")
 
 
 def page(proven: pd.DataFrame) -> str:

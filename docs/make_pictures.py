@@ -27,7 +27,7 @@ def main() -> None:
     """Write `pictures/attribute.svg` and `pictures/links.svg`."""
     model = ms.load("demo")
     result = model.attribute("The capital of Japan is the city of", " Tokyo", top=10)
-    links = model.links(result, values=2, width=4)
+    links = model.query_graph(result, values=2, width=4)
     FOLDER.mkdir(exist_ok=True)
     draw("attribute", lambda console: render_attribution(result, console))
     draw("links", lambda console: render_links(links, console))

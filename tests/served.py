@@ -50,7 +50,7 @@ def watched(model: ms.Model) -> Iterator[Gate]:
     """An open gate before every block of a model."""
     gate = Gate()
     gate.open()
-    blocks = model.language_model.anatomy.blocks
+    blocks = model.language_model.structure.blocks
     handles = [block.module.register_forward_pre_hook(gate.pass_through) for block in blocks]
     model.prompt("w5")  # the model is validated anew with the hooks
     gate.n_blocks = 0

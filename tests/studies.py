@@ -18,12 +18,12 @@ from pathlib import Path
 import psutil
 
 from mnemoscope.study import tasks as plan
-from mnemoscope.study.executors.ray import RayCluster
+from mnemoscope.study.executors.ray import RayExecutor
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.runner import Source, run_study
 from mnemoscope.study.store import TABLES
-from mnemoscope.study.tasks import ModelSpec, Setup
+from mnemoscope.study.tasks import ModelSpec, WorkerConfig
 from support import built, word_tokenizer
 
 N_SUBJECTS, N_RELATIONS = 6, 3
@@ -84,15 +84,15 @@ def arguments(model: Path, facts: Path, out: Path) -> list[str]:
     return ["study", "run", f"--model={model}", f"--facts={facts}", f"--out={out}", *given]
 
 
-def worker_setup(model: Path, threads: int = 1) -> Setup:
+def worker_setup(model: Path, threads: int = 1) -> WorkerConfig:
     """What a worker of the study is given."""
-    return Setup(ModelSpec(str(model)), FACTS, replace(OPTIONS, threads=threads))
+    return WorkerConfig(ModelSpec(str(model)), FACTS, replace(OPTIONS, threads=threads))
 
 
 def drive(model: Path, out: Path, n_workers: int = 1, on_ray: bool = False) -> None:
     """Run the study in small pieces, or go on with it."""
     plan.MEASURED_AT_ONCE = AT_ONCE
-    engine = RayCluster if on_ray else None
+    engine = RayExecutor if on_ray else None
     run_study(ModelSpec(str(model)), SOURCE, out, OPTIONS, workers=n_workers, engine=engine)
 
 

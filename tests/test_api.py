@@ -97,7 +97,7 @@ def test_promoted_tokens_follow_the_sign_of_the_coefficient(llama: ms.Model) -> 
     neurons = llama.attribute(PROMPT, 40, top=40).ffn_neurons
     assert (neurons["coefficient"] < 0).any()
     for row in neurons.itertuples():
-        reading = llama.neuron(row.layer, row.neuron)
+        reading = llama.neuron_tokens(row.layer, row.neuron)
         sides = [token for token, _ in reading.promotes], [token for token, _ in reading.demotes]
         up, down = sides if row.coefficient > 0 else sides[::-1]
         assert row.promotes == up
@@ -128,8 +128,8 @@ def test_top_tokens_are_those_of_a_plain_sort(n_vocabulary: int, sign: int) -> N
         (lambda m: m.attribute(PROMPT, top=-3), ms.OptionError, "top is -3"),
         (lambda m: m.attribute(PROMPT, neurons="some"), ms.OptionError, "neurons is 'some'"),
         (lambda m: m.predict(PROMPT, top=0), ms.OptionError, "top is 0"),
-        (lambda m: m.neuron(3, 0), ms.OptionError, "no layer 3"),
-        (lambda m: m.neuron(0, 48), ms.OptionError, "no neuron 48"),
+        (lambda m: m.neuron_tokens(3, 0), ms.OptionError, "no layer 3"),
+        (lambda m: m.neuron_tokens(0, 48), ms.OptionError, "no neuron 48"),
         (lambda m: m.attribute(PROMPT, 4, top=1).sum_of_scores("ffn"), ms.OptionError, "bounds"),
     ],
 )

@@ -50,13 +50,13 @@ def test_mistakes_are_told_in_one_line(llama_folder: str, arguments: list[str], 
 def test_json_is_what_python_gives(llama_folder: str) -> None:
     model = ms.load(llama_folder)
     through = json.loads(printed("neuron", "0.3", "--through", "2.1", "--json", "--model", llama_folder))
-    neuron = model.neuron(0, 3, through=(2, 1)).to_json()
+    neuron = model.neuron_tokens(0, 3, through=(2, 1)).to_json()
     assert list(through) == list(neuron)
     assert through["through"] == {"layer": 2, "head": 1}
     assert [row["token"] for row in through["promotes"]] == [row["token"] for row in neuron["promotes"]]
     assert through["norm"] == pytest.approx(neuron["norm"])
     head = json.loads(printed("head", "2.1", PROMPT, "--top", "2", "--json", "--model", llama_folder))
-    expected = model.read_head(PROMPT, 2, 1, top=2).to_json()
+    expected = model.head_tokens(PROMPT, 2, 1, top=2).to_json()
     assert list(head) == list(expected)
     for found, row in zip(head["positions"], expected["positions"], strict=True):
         assert list(found) == list(row)

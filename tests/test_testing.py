@@ -174,7 +174,7 @@ def first_order_drop(planted: Opened, fact: PlantedFact) -> list[float]:
     def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         coefficients.append(args[0])
 
-    blocks = planted.model.language_model.anatomy.blocks
+    blocks = planted.model.language_model.structure.blocks
     handles = [block.ffn_output.module.register_forward_pre_hook(keep) for block in blocks]
     ids = planted.planted.tokenizer(fact.prompt, return_tensors="pt").input_ids
     target = planted.planted.tokenizer(fact.target).input_ids[0]

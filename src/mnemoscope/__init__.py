@@ -44,13 +44,13 @@ if TYPE_CHECKING:
         Layer as Layer,
     )
     from mnemoscope.results.prediction import (
-        HeadReading as HeadReading,
-        NeuronReading as NeuronReading,
+        HeadTokens as HeadTokens,
+        NeuronTokens as NeuronTokens,
         Prediction as Prediction,
     )
     from mnemoscope.results.query import (
-        Links as Links,
         QueryAblation as QueryAblation,
+        QueryGraph as QueryGraph,
         QueryNeurons as QueryNeurons,
         QueryTables as QueryTables,
     )
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
         Target as Target,
         Targets as Targets,
     )
-    from mnemoscope.study.builtin_facts import own_facts as own_facts
+    from mnemoscope.study.builtin_facts import builtin_facts as builtin_facts
     from mnemoscope.study.facts import Fact as Fact, FactFile as FactFile
     from mnemoscope.study.formats import read_facts as read_facts
     from mnemoscope.study.options import StudyOptions as StudyOptions
@@ -85,16 +85,15 @@ _PUBLIC = {
     "FactsError": "mnemoscope.errors",
     "Family": "mnemoscope.model.families",
     "Head": "mnemoscope.results.parts",
-    "HeadReading": "mnemoscope.results.prediction",
+    "HeadTokens": "mnemoscope.results.prediction",
     "KnownFact": "mnemoscope.intervention.side_effects",
     "Layer": "mnemoscope.results.parts",
-    "Links": "mnemoscope.results.query",
     "Method": "mnemoscope.attribution.methods.base",
     "MnemoscopeError": "mnemoscope.errors",
     "Model": "mnemoscope.api",
     "ModelFileError": "mnemoscope.errors",
     "ModelSpec": "mnemoscope.study.tasks",
-    "NeuronReading": "mnemoscope.results.prediction",
+    "NeuronTokens": "mnemoscope.results.prediction",
     "OptionError": "mnemoscope.errors",
     "OutputError": "mnemoscope.errors",
     "PlainText": "mnemoscope.intervention.side_effects",
@@ -102,6 +101,7 @@ _PUBLIC = {
     "PromptError": "mnemoscope.errors",
     "Provenance": "mnemoscope.results.targets",
     "QueryAblation": "mnemoscope.results.query",
+    "QueryGraph": "mnemoscope.results.query",
     "QueryNeurons": "mnemoscope.results.query",
     "QueryTables": "mnemoscope.results.query",
     "Ranking": "mnemoscope.attribution.methods.registry",
@@ -119,9 +119,9 @@ _PUBLIC = {
     "UnsupportedModelError": "mnemoscope.errors",
     "Verified": "mnemoscope.attribution.methods.causal",
     "WorkerError": "mnemoscope.errors",
+    "builtin_facts": "mnemoscope.study.builtin_facts",
     "estimate": "mnemoscope.api.estimating",
     "load": "mnemoscope.api",
-    "own_facts": "mnemoscope.study.builtin_facts",
     "read_facts": "mnemoscope.study.formats",
     "run_study": "mnemoscope.study.runner",
 }

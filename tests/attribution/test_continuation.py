@@ -64,7 +64,7 @@ def test_the_log_probability_is_the_models_own(tiny: ms.Model) -> None:
     assert result.tokens["log_probability"].to_numpy() == pytest.approx(own.numpy(), abs=1e-4)
     assert result.log_probability == pytest.approx(float(own.sum()), abs=1e-4)
     if result.telescoping_error is None:
-        assert tiny.language_model.anatomy.parallel
+        assert tiny.language_model.structure.parallel
     else:
         rise = result.log_probability - result.log_probability_of_embeddings
         assert result.layers["score"].sum() == pytest.approx(rise, abs=1e-4)
@@ -119,7 +119,7 @@ def test_lists_of_sums_are_those_of_all_neurons(family: Family, kind: Kind) -> N
     assert lowest["score"].tolist() == pytest.approx(
         sums.flatten().topk(12, largest=False).values.tolist(), abs=1e-5
     )
-    d_head = model.language_model.anatomy.d_head
+    d_head = model.language_model.structure.d_head
     for table in (found, lowest):
         column = table["neuron"] if kind == "ffn" else table["head"] * d_head + table["dim"]
         for number, (question, scores) in enumerate(zip(questions, every, strict=True)):
@@ -148,7 +148,7 @@ def test_promoted_tokens_have_the_sign_of_the_largest_score(llama: ms.Model) -> 
     flipped = 0
     for row in table.to_dict("records"):
         largest = max(range(len(TARGET_IDS)), key=lambda number, row=row: abs(row[f"score_{number}"]))
-        reading = llama.neuron(row["layer"], row["neuron"])
+        reading = llama.neuron_tokens(row["layer"], row["neuron"])
         sides = [token for token, _ in reading.promotes], [token for token, _ in reading.demotes]
         up, down = sides if row[f"coefficient_{largest}"] > 0 else sides[::-1]
         assert (row["promotes"], row["demotes"]) == (up, down)

@@ -21,7 +21,7 @@ TARGET = 40
 def effects_of(model: ms.Model) -> TotalEffects:
     opened = model.language_model
     return total_effects(
-        opened.model, opened.anatomy, model.predict(PROMPT).token_ids, Objective((TARGET,)).value
+        opened.model, opened.structure, model.predict(PROMPT).token_ids, Objective((TARGET,)).value
     )
 
 
@@ -50,9 +50,9 @@ def test_totals_are_the_slope_of_scaling_the_part(tiny: ms.Model) -> None:
 
 
 def test_totals_add_up(tiny: ms.Model) -> None:
-    found, anatomy = effects_of(tiny), tiny.language_model.anatomy
+    found, structure = effects_of(tiny), tiny.language_model.structure
     scale = float(found.attention.abs().sum())
-    for layer, block in enumerate(anatomy.blocks):
+    for layer, block in enumerate(structure.blocks):
         by_source = found.attention_by_source(layer)
         assert torch.allclose(by_source.sum(-1), found.attention[layer].sum(0), atol=1e-5 * scale)
         of_all = {block.attention_output: found.heads[layer].sum(), block.ffn_output: found.ffn[layer].sum()}
@@ -68,7 +68,7 @@ def test_totals_add_up(tiny: ms.Model) -> None:
 def test_the_bias_is_what_is_left_of_a_layers_total() -> None:
     model = open_tiny(built("gpt_neox"))
     found = effects_of(model)
-    module = model.language_model.anatomy.blocks[1].ffn_output.module
+    module = model.language_model.structure.blocks[1].ffn_output.module
     with torch.no_grad():
         bias = module.bias.clone()
         changes = []

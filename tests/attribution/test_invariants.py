@@ -9,7 +9,7 @@ from torch import Tensor
 import mnemoscope as ms
 from mnemoscope.attribution import grids as parts
 from mnemoscope.attribution.scores import base_states
-from mnemoscope.model.activations import Trace
+from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.families import Family
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Objective
@@ -19,7 +19,7 @@ from support import EVERY_REPRESENTATIVE, chosen_on_push, open_tiny, words
 PROMPT = (5, 17, 80, 33, 5, 61, 9)
 
 
-def trace_of(model: ms.Model, prompt: tuple[int, ...] = PROMPT) -> tuple[LanguageModel, Trace]:
+def trace_of(model: ms.Model, prompt: tuple[int, ...] = PROMPT) -> tuple[LanguageModel, ActivationCache]:
     language_model = model.language_model
     return language_model, language_model.capture([prompt])[0]
 
@@ -32,7 +32,7 @@ def test_the_readout_of_the_final_state_is_the_models_own_prediction(tiny: ms.Mo
     language_model, trace = trace_of(tiny)
     with torch.no_grad():
         logits = language_model.model(torch.tensor([PROMPT])).logits[0, -1]
-    frozen = language_model.anatomy.readout.freeze(trace.final_state)
+    frozen = language_model.structure.readout.freeze(trace.final_state)
     found = capped(frozen.uncapped_logits(trace.final_state[None]), frozen.soft_cap)[0]
     assert close(found, logits)
     assert close(frozen.log_probabilities(trace.final_state[None])[0], logits.log_softmax(-1))
@@ -40,12 +40,12 @@ def test_the_readout_of_the_final_state_is_the_models_own_prediction(tiny: ms.Mo
 
 def test_embeddings_and_all_parts_sum_to_the_final_state(tiny: ms.Model) -> None:
     language_model, trace = trace_of(tiny)
-    anatomy = language_model.anatomy
-    nowhere = torch.zeros(anatomy.n_layers, dtype=torch.long)
+    structure = language_model.structure
+    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
     total = trace.resid_pre[0].clone()
-    ffn = parts.ffn_neurons(trace, anatomy, nowhere)
-    attention = parts.attention_neurons(trace, anatomy, nowhere)
-    for layer, block in enumerate(anatomy.blocks):
+    ffn = parts.ffn_neurons(trace, structure, nowhere)
+    attention = parts.attention_neurons(trace, structure, nowhere)
+    for layer, block in enumerate(structure.blocks):
         total += (ffn.columns(layer, None) * ffn.coefficients(layer)).sum(0)
         by_position = attention.coefficients(layer)[:, :-1].sum(1, keepdim=True)
         total += (attention.columns(layer, None) * by_position).sum(0)
@@ -59,18 +59,18 @@ def test_embeddings_and_all_parts_sum_to_the_final_state(tiny: ms.Model) -> None
 
 def test_heads_are_the_sum_of_their_neurons_and_of_their_positions(tiny: ms.Model) -> None:
     language_model, trace = trace_of(tiny)
-    anatomy = language_model.anatomy
-    nowhere = torch.zeros(anatomy.n_layers, dtype=torch.long)
-    heads = parts.heads(trace, anatomy, nowhere)
-    positions = parts.heads_at_positions(trace, anatomy, nowhere)
-    neurons = parts.attention_neurons(trace, anatomy, nowhere)
-    for layer in range(anatomy.n_layers):
+    structure = language_model.structure
+    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
+    heads = parts.heads(trace, structure, nowhere)
+    positions = parts.heads_at_positions(trace, structure, nowhere)
+    neurons = parts.attention_neurons(trace, structure, nowhere)
+    for layer in range(structure.n_layers):
         whole = heads.columns(layer, None) * heads.coefficients(layer)
         by_position = positions.columns(layer, None) * positions.coefficients(layer)
-        by_position = by_position.view(anatomy.n_heads, len(PROMPT), -1)
+        by_position = by_position.view(structure.n_heads, len(PROMPT), -1)
         by_neuron = neurons.columns(layer, None) * neurons.coefficients(layer)[:, -1:]
         assert close(by_position.sum(1), whole)
-        assert close(by_neuron.view(anatomy.n_heads, anatomy.d_head, -1).sum(1), whole)
+        assert close(by_neuron.view(structure.n_heads, structure.d_head, -1).sum(1), whole)
 
 
 def test_attention_looks_back_only_and_sums_to_one(tiny: ms.Model) -> None:
@@ -82,11 +82,11 @@ def test_attention_looks_back_only_and_sums_to_one(tiny: ms.Model) -> None:
 
 def test_layer_scores_telescope(tiny: ms.Model) -> None:
     result = tiny.attribute(words(*PROMPT), 40, top=3)
-    if tiny.language_model.anatomy.parallel:  # both are added to the same state, so nothing telescopes
+    if tiny.language_model.structure.parallel:  # both are added to the same state, so nothing telescopes
         assert result.telescoping_error is None
         return
     language_model, trace = trace_of(tiny)
-    frozen = language_model.anatomy.readout.freeze(trace.final_state)
+    frozen = language_model.structure.readout.freeze(trace.final_state)
     ends = frozen.log_probabilities(torch.stack([trace.final_state, trace.resid_pre[0]]))[:, 40]
     assert abs(result.layers["score"].sum() - float(ends[0] - ends[1])) < 1e-4
     assert result.telescoping_error is not None
@@ -95,7 +95,7 @@ def test_layer_scores_telescope(tiny: ms.Model) -> None:
 
 def test_layer_scores_follow_their_definition(tiny: ms.Model) -> None:
     language_model, trace = trace_of(tiny)
-    frozen = language_model.anatomy.readout.freeze(trace.final_state)
+    frozen = language_model.structure.readout.freeze(trace.final_state)
     base = base_states(trace)
     values = Objective((40,)).value(frozen.log_probabilities(base.states))
     found = base.layer_scores(values)
@@ -104,7 +104,7 @@ def test_layer_scores_follow_their_definition(tiny: ms.Model) -> None:
         return frozen.log_probabilities(states)[:, 40]
 
     mid = trace.resid_pre + trace.attention_out
-    base = trace.resid_pre if language_model.anatomy.parallel else mid
+    base = trace.resid_pre if language_model.structure.parallel else mid
     expected = torch.stack(
         [log_p(mid) - log_p(trace.resid_pre), log_p(base + trace.ffn_out) - log_p(base)], dim=1
     )

@@ -27,10 +27,10 @@ def test_results_are_those_of_one_prompt_at_a_time(family: Family) -> None:
 
 
 def test_passes_are_of_one_length_and_fit_a_budget(llama: ms.Model) -> None:
-    anatomy, ids = llama.language_model.anatomy, [[5] * length for length in (4, 4, 1, 4, 3, 3, 3)]
-    assert list(batches(ids, anatomy, 2**30)) == [range(2), range(2, 3), range(3, 4), range(4, 7)]
-    assert list(batches(ids, anatomy, 1)) == [range(i, i + 1) for i in range(7)]
-    assert list(batches([], anatomy, 1)) == []
+    structure, ids = llama.language_model.structure, [[5] * length for length in (4, 4, 1, 4, 3, 3, 3)]
+    assert list(batches(ids, structure, 2**30)) == [range(2), range(2, 3), range(3, 4), range(4, 7)]
+    assert list(batches(ids, structure, 1)) == [range(i, i + 1) for i in range(7)]
+    assert list(batches([], structure, 1)) == []
     for result, alone in zip(
         llama.attribute_many(PROMPTS, top=3, query=False, memory_budget=1),
         (llama.attribute(prompt, top=3, query=False) for prompt in PROMPTS),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.attribution.methods.base import Question
+from mnemoscope.attribution.methods.base import MethodInput
 from mnemoscope.attribution.methods.causal import parts_of
 from mnemoscope.attribution.methods.gradients import IntegratedGradients
 from mnemoscope.attribution.methods.registry import method, methods
@@ -33,18 +33,18 @@ def model(request: pytest.FixtureRequest) -> ms.Model:
 
 
 @pytest.fixture(params=["ffn", "attention"])
-def question(model: ms.Model, request: pytest.FixtureRequest) -> Question:
+def question(model: ms.Model, request: pytest.FixtureRequest) -> MethodInput:
     return model.question(PROMPT, TARGET, kind=request.param)
 
 
-def prediction_scale(question: Question) -> Tensor:
+def prediction_scale(question: MethodInput) -> Tensor:
     """What post-norms multiply each neuron by at the last position, `[n_neurons]` float64."""
     trace, n_columns = question.prediction.trace, question.grid.n_columns
     scale = trace.ffn_scale if question.kind == "ffn" else trace.attention_scale
     return scale.double().repeat_interleave(n_columns)
 
 
-def static_scores(question: Question) -> dict[str, Tensor]:
+def static_scores(question: MethodInput) -> dict[str, Tensor]:
     """Methods a to h of every neuron, straight from their formulas, in float64."""
     prediction, grid = question.prediction, question.grid
     readout, predicted = prediction.readout, prediction.predicted
@@ -89,7 +89,7 @@ STATIC = [
 
 @pytest.mark.parametrize("name", STATIC)
 @pytest.mark.parametrize("k", [1, 12])
-def test_static_methods_are_their_formulas(question: Question, name: str, k: int) -> None:
+def test_static_methods_are_their_formulas(question: MethodInput, name: str, k: int) -> None:
     expected = static_scores(question)[name]
     index, scores = method(name).top(question, k)
     assert scores.tolist() == pytest.approx(expected.topk(k).values.tolist(), abs=1e-5)
@@ -101,14 +101,14 @@ def test_static_methods_are_their_formulas(question: Question, name: str, k: int
 
 
 @pytest.mark.parametrize("name", ["rank", "norm"])
-def test_ties_are_ordered_by_index(question: Question, name: str) -> None:
+def test_ties_are_ordered_by_index(question: MethodInput, name: str) -> None:
     index, scores = method(name).top(question, question.grid.size)
     pairs = [(-score, place) for score, place in zip(scores.tolist(), index.tolist(), strict=True)]
     assert pairs == sorted(pairs)
     assert sorted(index.tolist()) == list(range(question.grid.size))
 
 
-def log_p(model: ms.Model, question: Question, index: int, factor: float) -> float:
+def log_p(model: ms.Model, question: MethodInput, index: int, factor: float) -> float:
     with model.ablate(parts_of(question, torch.tensor([index])), factor=factor):
         return _value(model)
 
@@ -118,7 +118,7 @@ def _value(model: ms.Model) -> float:
     return float(table.loc[table["id"] == TARGET, "log_probability"].iloc[0])
 
 
-def test_activation_gradient_is_the_slope_of_removal(model: ms.Model, question: Question) -> None:
+def test_activation_gradient_is_the_slope_of_removal(model: ms.Model, question: MethodInput) -> None:
     scores = method("activation-gradient").scores(question, torch.arange(question.grid.size))
     assert scores is not None
     for index in (0, 50, question.grid.size - 1):
@@ -127,7 +127,7 @@ def test_activation_gradient_is_the_slope_of_removal(model: ms.Model, question: 
         assert float(scores[index]) == pytest.approx((up - down) / (2 * step), abs=2e-3, rel=1e-2)
 
 
-def test_activation_gradient_at_the_last_position(model: ms.Model, question: Question) -> None:
+def test_activation_gradient_at_the_last_position(model: ms.Model, question: MethodInput) -> None:
     last = method("activation-gradient-last").scores(question, torch.arange(question.grid.size))
     assert last is not None
     part = parts_of(question, torch.tensor([50]))
@@ -139,7 +139,7 @@ def test_activation_gradient_at_the_last_position(model: ms.Model, question: Que
 
 
 def test_integrated_gradients_sum_to_what_removing_the_layer_does(
-    model: ms.Model, question: Question
+    model: ms.Model, question: MethodInput
 ) -> None:
     fine = IntegratedGradients()
     fine.n_steps = 4000
@@ -158,7 +158,7 @@ def test_integrated_gradients_do_not_depend_on_the_budget(model: ms.Model) -> No
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_single_ablation_is_the_truth(model: ms.Model, question: Question) -> None:
+def test_single_ablation_is_the_truth(model: ms.Model, question: MethodInput) -> None:
     index, scores = method("single-ablation").top(question, 5)
     every = method("single-ablation").scores(question, torch.arange(question.grid.size))
     assert every is not None
@@ -167,7 +167,7 @@ def test_single_ablation_is_the_truth(model: ms.Model, question: Question) -> No
         assert score == pytest.approx(_value(model) - log_p(model, question, place, 0.0), abs=1e-4)
 
 
-def greedy(model: ms.Model, question: Question, k: int) -> list[int]:
+def greedy(model: ms.Model, question: MethodInput, k: int) -> list[int]:
     """Greedy search over every neuron, one forward pass at a time."""
     chosen: list[int] = []
     for _ in range(k):
@@ -237,7 +237,7 @@ def test_planted_neurons_are_all_found(architecture: str, name: str) -> None:
     planted = planted_model(architecture)
     model = ms.load((planted.model, planted.tokenizer))
     for fact in planted.facts:
-        neurons = model.rank(fact.prompt, fact.target, method=name, top=len(fact.ffn_neurons)).neurons
+        neurons = model.rank_neurons(fact.prompt, fact.target, method=name, top=len(fact.ffn_neurons)).neurons
         found = set(zip(neurons["layer"], neurons["neuron"], strict=True))
         assert found == set(fact.ffn_neurons)
 
@@ -245,7 +245,7 @@ def test_planted_neurons_are_all_found(architecture: str, name: str) -> None:
 def test_verified_finds_both_of_a_pair_that_backs_each_other_up() -> None:
     planted = backup_pair()
     model, fact = ms.load((planted.model, planted.tokenizer)), planted.facts[0]
-    neurons = model.rank(fact.prompt, fact.target, method="verified", top=6).neurons
+    neurons = model.rank_neurons(fact.prompt, fact.target, method="verified", top=6).neurons
     found = set(zip(neurons["layer"], neurons["neuron"], strict=True))
     assert set(fact.ffn_neurons) <= found
 
@@ -253,7 +253,7 @@ def test_verified_finds_both_of_a_pair_that_backs_each_other_up() -> None:
 def test_every_method_gives_the_same_kind_of_result(model: ms.Model) -> None:
     for name, one in methods().items():
         for kind, columns in (("ffn", ["neuron"]), ("attention", ["head", "dim"])):
-            found = model.rank(PROMPT, TARGET, method=name, kind=kind, top=4)
+            found = model.rank_neurons(PROMPT, TARGET, method=name, kind=kind, top=4)
             assert list(found.neurons.columns) == ["layer", *columns, "score", "coefficient"]
             assert len(found.neurons) == 4
             assert found.neurons["score"].is_monotonic_decreasing or name.startswith("verified")
@@ -278,9 +278,9 @@ def test_estimates_grow_with_the_work(llama: ms.Model) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.rank(PROMPT, TARGET, method="nonsense"), "no method 'nonsense'"),
-        (lambda m: m.rank(PROMPT, TARGET, kind="heads"), "kind is 'heads'"),
-        (lambda m: m.rank(PROMPT, TARGET, top=0), "top is 0"),
+        (lambda m: m.rank_neurons(PROMPT, TARGET, method="nonsense"), "no method 'nonsense'"),
+        (lambda m: m.rank_neurons(PROMPT, TARGET, kind="heads"), "kind is 'heads'"),
+        (lambda m: m.rank_neurons(PROMPT, TARGET, top=0), "top is 0"),
         (lambda m: ms.Verified(budget=0), "budget is 0"),
         (lambda m: ms.Verified(specificity=-1.0), "specificity is -1"),
         (lambda m: ms.Verified(specificity=math.nan), "specificity is nan"),

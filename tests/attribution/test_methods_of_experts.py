@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.attribution.methods.base import Question
+from mnemoscope.attribution.methods.base import MethodInput
 from mnemoscope.attribution.methods.causal import Verified
 from mnemoscope.attribution.methods.registry import method, methods
 from support import built, open_tiny, words
@@ -75,20 +75,22 @@ def pair(request: pytest.FixtureRequest) -> tuple[ms.Model, Reference]:
     return open_tiny(built(request.param)), Reference(request.param)
 
 
-def all_of(question: Question, name: str) -> list[Tensor]:
+def all_of(question: MethodInput, name: str) -> list[Tensor]:
     """A method's scores by layer, of the neurons that there are."""
-    existing, anatomy = question.grid.existing, question.anatomy
+    existing, structure = question.grid.existing, question.structure
     scores = method(name).scores(question, existing)
     assert scores is not None
-    rows = torch.zeros(question.grid.size).scatter(0, existing, scores).view(anatomy.n_layers, anatomy.d_ff)
-    return [row[: anatomy.n_neurons(layer)].double() for layer, row in enumerate(rows)]
+    rows = (
+        torch.zeros(question.grid.size).scatter(0, existing, scores).view(structure.n_layers, structure.d_ff)
+    )
+    return [row[: structure.n_neurons(layer)].double() for layer, row in enumerate(rows)]
 
 
 def test_layers_differ_in_width(pair: tuple[ms.Model, Reference]) -> None:
     model, reference = pair
     widths = [sum(w.numel() // w.shape[-2] for w in weights) for weights in reference.weights]
-    anatomy = model.language_model.anatomy
-    assert widths == [anatomy.n_neurons(layer) for layer in range(anatomy.n_layers)]
+    structure = model.language_model.structure
+    assert widths == [structure.n_neurons(layer) for layer in range(structure.n_layers)]
     assert len(set(widths)) > 1
 
 

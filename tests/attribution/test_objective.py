@@ -44,15 +44,15 @@ def test_scores_are_what_adding_the_part_does_to_the_models_logits(
     def value(state: torch.Tensor) -> float:
         return float(objective(asked).value(readout.log_probabilities(state[None])[0].double()))
 
-    anatomy = tiny.language_model.anatomy
-    ffn = parts.ffn_neurons(trace, anatomy, base.ffn)
+    structure = tiny.language_model.structure
+    ffn = parts.ffn_neurons(trace, structure, base.ffn)
     for table in (result.ffn_neurons, result.suppressing_ffn_neurons):
         for row in table.itertuples():
-            state = trace.resid_pre[row.layer] if anatomy.parallel else trace.resid_mid[row.layer]
+            state = trace.resid_pre[row.layer] if structure.parallel else trace.resid_mid[row.layer]
             column = torch.tensor([row.neuron])
             part = ffn.columns(row.layer, column)[0] * ffn.coefficients(row.layer)[row.neuron, 0]
             assert row.score == pytest.approx(value(state + part) - value(state), abs=2e-5)
-    heads = parts.heads(trace, anatomy, base.attention)
+    heads = parts.heads(trace, structure, base.attention)
     for row in result.heads.itertuples():
         part = heads.columns(row.layer, torch.tensor([row.head]))[0] * heads.coefficients(row.layer)[row.head]
         state = trace.resid_pre[row.layer]
@@ -142,7 +142,7 @@ def test_totals_are_the_gradient_of_the_objective(llama: ms.Model, asked: dict[s
     result = llama.attribute(PROMPT, **asked, top=5, by="total")
     row = result.ffn_neurons.iloc[0]
     opened, ids = llama.language_model, llama.predict(PROMPT).token_ids
-    found = total_effects(opened.model, opened.anatomy, ids, objective(asked).value)
+    found = total_effects(opened.model, opened.structure, ids, objective(asked).value)
     assert row["total"] == pytest.approx(float(found.ffn.sum(1).max()), abs=1e-6)
     part, step = ms.FFNNeuron(int(row["layer"]), int(row["neuron"])), 0.01
     values = []
@@ -177,7 +177,7 @@ def test_methods_answer_what_they_are_asked(llama: ms.Model, asked: dict[str, An
     whole = float(wanted.value(_log_p(llama)))
     for place, drop in zip(index.tolist(), drops.tolist(), strict=True):
         layer, column = divmod(place, grid.n_columns)
-        d_head = llama.language_model.anatomy.d_head
+        d_head = llama.language_model.structure.d_head
         part = (
             ms.FFNNeuron(layer, column)
             if kind == "ffn"
@@ -213,7 +213,7 @@ def test_query_neurons_and_links_follow(llama: ms.Model) -> None:
     value_neurons = result.query_neurons.of_ffn.value_neurons.set_index(["layer", "neuron"])["score"]
     scores = result.ffn_neurons.set_index(["layer", "neuron"])["score"]
     assert value_neurons.drop_duplicates().sort_values().tolist() == sorted(scores.tolist())
-    links = llama.links(result, values=2, width=2)
+    links = llama.query_graph(result, values=2, width=2)
     assert links.to_json()["targets"] == result.to_json()["targets"]
     assert links.to_networkx().graph["target"] == result.targets.text
 

@@ -27,7 +27,7 @@ def wide() -> ms.Model:
 @given(seed=st.integers(0, 10**6), sizes=st.lists(st.integers(1, 2 * MAX_ROWS), min_size=1, max_size=6))
 def test_values_are_those_of_the_columns(wide: ms.Model, seed: int, sizes: list[int]) -> None:
     grid = wide.question("w5 w6", 7).grid
-    readout = wide.language_model.anatomy.readout
+    readout = wide.language_model.structure.readout
     projected = ProjectedColumns(readout, 0)
     n_columns = grid.n_layers * grid.n_columns
     assert n_columns > projected.n_rows == 2 * MAX_ROWS

@@ -12,8 +12,8 @@ import torch
 import mnemoscope as ms
 from mnemoscope.attribution.query.scores import QueryScores, Subkeys, ValueNeurons, state_read, subkeys
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
-from mnemoscope.model.activations import Components, capture_components
-from mnemoscope.model.input_projections import Reader
+from mnemoscope.model.activations import ResidualDecomposition, capture_components
+from mnemoscope.model.input_projections import InputProjection
 from mnemoscope.model.weights import Linear, get_weight
 from support import EVERY_REPRESENTATIVE, chosen_on_push, words
 
@@ -25,10 +25,10 @@ def result(tiny: ms.Model) -> ms.Attribution:
     return tiny.attribute(PROMPT, top=40, effects=False, suppressing=False, query=False)
 
 
-def components_of(model: ms.Model, result: ms.Attribution) -> Components:
+def components_of(model: ms.Model, result: ms.Attribution) -> ResidualDecomposition:
     language_model = model.language_model
     positions = range(len(result.tokens))
-    return capture_components(language_model.model, language_model.anatomy, result.token_ids, positions)
+    return capture_components(language_model.model, language_model.structure, result.token_ids, positions)
 
 
 def groups_of(model: ms.Model, result: ms.Attribution) -> list[ValueNeurons]:
@@ -41,15 +41,15 @@ def groups_of(model: ms.Model, result: ms.Attribution) -> list[ValueNeurons]:
 def scores_of(
     model: ms.Model, result: ms.Attribution
 ) -> tuple[QueryScores, list[Subkeys], list[ValueNeurons]]:
-    anatomy, components = model.language_model.anatomy, components_of(model, result)
+    structure, components = model.language_model.structure, components_of(model, result)
     groups = groups_of(model, result)
-    keys = [subkeys(anatomy, components, group, None) for group in groups]
-    return QueryScores(anatomy, components, keys), keys, groups
+    keys = [subkeys(structure, components, group, None) for group in groups]
+    return QueryScores(structure, components, keys), keys, groups
 
 
 def test_shares_of_every_value_neuron_sum_to_one(tiny: ms.Model, result: ms.Attribution) -> None:
     """Embeddings, heads, FFN neurons and biases, each met with each subkey one by one."""
-    anatomy = tiny.language_model.anatomy
+    structure = tiny.language_model.structure
     scores, keys, _ = scores_of(tiny, result)
     components = scores.components
     for group, products, skipped in zip(keys, scores.products, scores.skipped, strict=True):
@@ -57,7 +57,7 @@ def test_shares_of_every_value_neuron_sum_to_one(tiny: ms.Model, result: ms.Attr
         for row in torch.nonzero(~skipped[group.neuron])[:, 0].tolist():
             key, position, layer = group.keys[row].double(), group.position[row], int(group.layer[row])
             parts = [key @ components.embeddings[position].double()]
-            for i, block in enumerate(anatomy.blocks[: layer + 1]):
+            for i, block in enumerate(structure.blocks[: layer + 1]):
                 if i < layer or group.after_attention:
                     parts.append(key @ components.attention_constant[i, position].double())
                     columns = block.attention_output.columns().double()
@@ -90,12 +90,12 @@ def test_tables_hold_the_shares_times_scores_one_by_one(tiny: ms.Model, result: 
     """The pooled subkeys give what every value neuron met with a query neuron gives."""
     found = tiny.query(result, values=40, top=10)
     scores, keys, _ = scores_of(tiny, result)
-    anatomy, components = tiny.language_model.anatomy, scores.components
+    structure, components = tiny.language_model.structure, scores.components
     for tables, group, products, skipped in zip(
         (found.of_attention, found.of_ffn), keys, scores.products, scores.skipped, strict=True
     ):
         for row in tables.ffn_neurons.itertuples():
-            column = anatomy.blocks[row.layer].ffn_output.columns(torch.tensor([row.neuron]))[0]
+            column = structure.blocks[row.layer].ffn_output.columns(torch.tensor([row.neuron]))[0]
             coefficient = components.ffn_coefficients[row.layer, group.position, row.neuron]
             inner = (group.keys @ column * coefficient).double() * (group.layer > row.layer)
             share = torch.where(skipped[group.neuron], 0.0, inner / products.total)
@@ -108,7 +108,7 @@ def test_tables_hold_the_shares_times_scores_one_by_one(tiny: ms.Model, result: 
             )
 
 
-def outputs_of(reader: Reader, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+def outputs_of(reader: InputProjection, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
     """What the reader's own module gives for a state whose norm is frozen at another one."""
     given = state
     if reader.norm is not None:
@@ -125,29 +125,29 @@ def test_a_component_taken_out_lowers_the_pre_activation_by_its_inner_product(
     tiny: ms.Model, result: ms.Attribution
 ) -> None:
     """Through the model's own modules, with the norm frozen at the whole state."""
-    anatomy = tiny.language_model.anatomy
+    structure = tiny.language_model.structure
     scores, keys, groups = scores_of(tiny, result)
     components = scores.components
     for group, neurons, products in zip(keys, groups, scores.products, strict=True):
         for row in range(0, len(group.path), 7):
             layer, position, path = int(group.layer[row]), group.position[row], group.path[row]
-            readers = anatomy.blocks[layer].readers
+            readers = structure.blocks[layer].readers
             assert readers is not None
-            state = state_read(anatomy, components, neurons.kind, layer)[position]
+            state = state_read(structure, components, neurons.kind, layer)[position]
             reader = readers.value if path == "value" else readers.ffn[path]
             index = int(neurons.index[group.neuron[row]])
             if path == "value":
-                head = index // anatomy.d_head
-                per_group = anatomy.n_heads // anatomy.n_kv_heads
-                index = head // per_group * anatomy.d_head + index % anatomy.d_head
+                head = index // structure.d_head
+                per_group = structure.n_heads // structure.n_kv_heads
+                index = head // per_group * structure.d_head + index % structure.d_head
             whole = outputs_of(reader, state, state)[index]
             assert float(products.total[row] + group.constants[row]) == pytest.approx(
                 float(whole), rel=1e-4, abs=1e-4
             )
             key = group.keys[row]
-            for below, block in enumerate(anatomy.blocks[:layer]):
-                neuron = torch.tensor([(5 * row + below) % anatomy.d_ff])
-                head = torch.arange(anatomy.d_head) + row % anatomy.n_heads * anatomy.d_head
+            for below, block in enumerate(structure.blocks[:layer]):
+                neuron = torch.tensor([(5 * row + below) % structure.d_ff])
+                head = torch.arange(structure.d_head) + row % structure.n_heads * structure.d_head
                 ffn = components.ffn_coefficients[below, position, neuron]
                 attention = components.attention_coefficients[below, position, head]
                 vectors = {
@@ -167,9 +167,9 @@ def test_a_component_taken_out_lowers_the_pre_activation_by_its_inner_product(
 
 def test_readers_give_what_the_model_computes(tiny: ms.Model) -> None:
     """Values and coefficients of another prompt than the one the readers were found on."""
-    anatomy = tiny.language_model.anatomy
+    structure = tiny.language_model.structure
     (trace,) = tiny.language_model.capture([tiny.attribute(PROMPT, top=1).token_ids])
-    for layer, block in enumerate(anatomy.blocks):
+    for layer, block in enumerate(structure.blocks):
         readers = block.readers
         assert readers is not None
         state = trace.resid_pre[layer]
@@ -178,7 +178,7 @@ def test_readers_give_what_the_model_computes(tiny: ms.Model) -> None:
         assert values == pytest.approx(trace.values[layer, :, -1].flatten(), rel=1e-4, abs=1e-4)
         base = trace.ffn_base[layer]
         read = {
-            path: reader.scale(base) * (reader.keys() @ base) + reader.constants(torch.arange(anatomy.d_ff))
+            path: reader.scale(base) * (reader.keys() @ base) + reader.constants(torch.arange(structure.d_ff))
             for path, reader in readers.ffn.items()
         }
         found = readers.coefficients(read["up"], read.get("gate"))
@@ -241,14 +241,14 @@ def test_value_neurons_among_the_query_neurons_are_told(llama: ms.Model) -> None
 def test_a_neuron_whose_components_cancel_is_skipped_and_named(llama: ms.Model) -> None:
     """The stream is made orthogonal to what one value neuron reads."""
     result = llama.attribute(PROMPT, top=80, effects=False, suppressing=False, query=False)
-    anatomy, components = llama.language_model.anatomy, components_of(llama, result)
+    structure, components = llama.language_model.structure, components_of(llama, result)
     neurons = attention_values(result.attention_neurons, llama.language_model)
-    key = subkeys(anatomy, components, neurons, None)
+    key = subkeys(structure, components, neurons, None)
     row = int(torch.nonzero(key.layer > 0)[0, 0])
-    products = QueryScores(anatomy, components, [key]).products[0]
+    products = QueryScores(structure, components, [key]).products[0]
     direction = key.keys[row] / key.keys[row].norm() ** 2
     components.embeddings[key.position[row]] -= direction * float(products.total[row])
-    scores = QueryScores(anatomy, components, [key])
+    scores = QueryScores(structure, components, [key])
     assert bool(scores.skipped[0][key.neuron[row]])
     assert scores.ffn_neurons.isfinite().all()
     assert scores.ffn_neurons.abs().max() < 100
@@ -284,7 +284,7 @@ def test_the_result_of_another_model_is_refused(llama: ms.Model, tiny: ms.Model)
 
 
 def test_links_lead_back_from_value_neurons(tiny: ms.Model, result: ms.Attribution) -> None:
-    links = tiny.links(result, values=3, depth=3, width=4)
+    links = tiny.query_graph(result, values=3, depth=3, width=4)
     roots = links.nodes[links.nodes["depth"] == 0]
     assert set(roots["kind"]) == {"ffn", "attention"}
     assert len(roots) == 6
@@ -307,7 +307,7 @@ def test_links_lead_back_from_value_neurons(tiny: ms.Model, result: ms.Attributi
 )
 def test_all_links_of_a_node_explain_it_wholly(tiny: ms.Model, result: ms.Attribution) -> None:
     """Neurons, heads by position, embeddings, biases: with all of them as links nothing is missing."""
-    links = tiny.links(result, values=1, depth=2, width=5000)
+    links = tiny.query_graph(result, values=1, depth=2, width=5000)
     taken_apart = links.nodes[links.nodes["explained"].notna() & ~links.nodes["skipped"]]
     assert len(taken_apart[taken_apart["depth"] == 1]) > 20
     strong = taken_apart[(taken_apart["value_score"] + taken_apart["query_score"]).abs() > 1e-4]
@@ -317,7 +317,7 @@ def test_all_links_of_a_node_explain_it_wholly(tiny: ms.Model, result: ms.Attrib
 
 
 def test_links_agree_with_query_scores(tiny: ms.Model, result: ms.Attribution) -> None:
-    links = tiny.links(result, values=5, depth=1, width=5000)
+    links = tiny.query_graph(result, values=5, depth=1, width=5000)
     queried = tiny.query(result, values=5, top=10)
     readers = links.edges["target"].str.split().str[0]
     sources = links.nodes.set_index("id")
@@ -339,7 +339,7 @@ def test_links_agree_with_query_scores(tiny: ms.Model, result: ms.Attribution) -
 
 def test_links_as_networkx_and_json(llama: ms.Model) -> None:
     result = llama.attribute(PROMPT, top=5, query=False)
-    links = result_links = llama.links(result, values=2, depth=2, width=3)
+    links = result_links = llama.query_graph(result, values=2, depth=2, width=3)
     graph = links.to_networkx()
     assert graph.number_of_nodes() == len(links.nodes)
     assert graph.number_of_edges() == len(links.edges)
@@ -351,4 +351,4 @@ def test_links_as_networkx_and_json(llama: ms.Model) -> None:
 def test_a_prompt_too_long_for_the_budget_is_told(llama: ms.Model) -> None:
     result = llama.attribute(PROMPT, top=3, query=False)
     with pytest.raises(ms.OptionError, match="memory_budget"):
-        llama.links(result, memory_budget=1000)
+        llama.query_graph(result, memory_budget=1000)

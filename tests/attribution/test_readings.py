@@ -15,7 +15,7 @@ from torch import Tensor
 import mnemoscope as ms
 from mnemoscope.attribution import grids as parts
 from mnemoscope.attribution.vocabulary import HeadVectors, head_vectors, through_head
-from mnemoscope.model.activations import Trace
+from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.attention import AttentionCall, QueryKeyCall, WeightsCall
 from mnemoscope.model.families import Family
 from mnemoscope.model.gradients import key_gradients, watched_block
@@ -39,7 +39,7 @@ def stream_replaced(model: ms.Model, layer: int, states: Tensor) -> Iterator[Non
             return (states.to(args[0].dtype)[None], *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": states.to(kwargs["hidden_states"].dtype)[None]}
 
-    block = model.language_model.anatomy.blocks[layer].module
+    block = model.language_model.structure.blocks[layer].module
     handle = block.register_forward_pre_hook(replaced, with_kwargs=True)
     try:
         yield
@@ -55,15 +55,15 @@ def run(model: ms.Model, ids: tuple[int, ...]) -> None:
 
 def head_output(model: ms.Model, layer: int, head: int, state: Tensor) -> Tensor:
     """What a head writes at a lone position whose stream is `state`, before any post-norm, `[d_model]`."""
-    anatomy = model.language_model.anatomy
-    projection = anatomy.blocks[layer].attention_output
+    structure = model.language_model.structure
+    projection = structure.blocks[layer].attention_output
     seen: list[Tensor] = []
     handle = projection.module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with stream_replaced(model, layer, state[None]):
         run(model, (5,))
     handle.remove()
     kept = torch.zeros_like(seen[0])
-    dims = slice(head * anatomy.d_head, (head + 1) * anatomy.d_head)
+    dims = slice(head * structure.d_head, (head + 1) * structure.d_head)
     kept[..., dims] = seen[0][..., dims]
     with torch.no_grad():
         return projection.module(kept)[0, 0]
@@ -75,7 +75,7 @@ def written_by_modules(model: ms.Model, layer: int, head: int, column: Tensor) -
     A zero state leaves the biases alone, which are taken away; a post-norm then only scales and
     weighs what is left.
     """
-    projection = model.language_model.anatomy.blocks[layer].attention_output
+    projection = model.language_model.structure.blocks[layer].attention_output
     made = head_output(model, layer, head, column) - head_output(model, layer, head, 0 * column)
     if projection.norm is not None:
         with torch.no_grad():
@@ -91,18 +91,18 @@ def best(model: ms.Model, values: Tensor, sign: int = 1) -> list[str]:
 
 
 def test_a_neuron_is_read_through_a_head_as_the_modules_would(tiny: ms.Model) -> None:
-    anatomy = tiny.language_model.anatomy
-    norm = anatomy.readout.norm
+    structure = tiny.language_model.structure
+    norm = structure.readout.norm
     for layer, head, neuron in ((LAYER, HEAD, 7), (1, 1, 30)):
-        column = anatomy.blocks[0].ffn_output.columns(torch.tensor([neuron]))
+        column = structure.blocks[0].ffn_output.columns(torch.tensor([neuron]))
         expected = written_by_modules(tiny, layer, head, column[0])
-        found = through_head(anatomy, column, ms.Head(layer, head))[0]
+        found = through_head(structure, column, ms.Head(layer, head))[0]
         assert torch.allclose(found / found.norm(), expected, atol=2e-5)
         opposite = written_by_modules(tiny, layer, head, -column[0])
         assert torch.allclose(opposite, -expected, atol=2e-5)
 
-        reading = tiny.neuron(0, neuron, top=3, through=(layer, head))
-        values = anatomy.readout.unembedding @ (norm.centre(expected) * norm.weight)
+        reading = tiny.neuron_tokens(0, neuron, top=3, through=(layer, head))
+        values = structure.readout.unembedding @ (norm.centre(expected) * norm.weight)
         assert [token for token, _ in reading.promotes] == best(tiny, values)
         assert [token for token, _ in reading.demotes] == best(tiny, values, -1)
         assert reading.norm == pytest.approx(float(found.norm()))
@@ -111,28 +111,28 @@ def test_a_neuron_is_read_through_a_head_as_the_modules_would(tiny: ms.Model) ->
 
 
 def test_a_neuron_itself_is_read_through_no_head(llama: ms.Model) -> None:
-    reading = llama.neuron(0, 7)
+    reading = llama.neuron_tokens(0, 7)
     assert reading.to_json()["through"] is None
-    assert reading != llama.neuron(0, 7, through=(1, 0))
-    assert llama.neuron(0, 7, through=ms.Head(1, 0)) == llama.neuron(0, 7, through=(1, 0))
+    assert reading != llama.neuron_tokens(0, 7, through=(1, 0))
+    assert llama.neuron_tokens(0, 7, through=ms.Head(1, 0)) == llama.neuron_tokens(0, 7, through=(1, 0))
 
 
-def vectors_of(model: ms.Model, layer: int, head: int) -> tuple[Trace, HeadVectors]:
+def vectors_of(model: ms.Model, layer: int, head: int) -> tuple[ActivationCache, HeadVectors]:
     language_model = model.language_model
-    with watched_block(language_model.anatomy.blocks[layer].module) as call:
+    with watched_block(language_model.structure.blocks[layer].module) as call:
         (trace,) = language_model.capture([IDS])
     return trace, head_vectors(language_model, trace, call, layer, head)
 
 
 def test_what_a_head_brings_sums_to_what_it_adds(tiny: ms.Model) -> None:
-    anatomy = tiny.language_model.anatomy
-    nowhere = torch.zeros(anatomy.n_layers, dtype=torch.long)
+    structure = tiny.language_model.structure
+    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
     for layer, head in ((LAYER, HEAD), (0, 1)):
         trace, vectors = vectors_of(tiny, layer, head)
-        heads = parts.heads(trace, anatomy, nowhere)
+        heads = parts.heads(trace, structure, nowhere)
         added = (heads.columns(layer, None) * heads.coefficients(layer))[head]
         assert torch.allclose(vectors.value.sum(0), added, atol=1e-5 * float(added.abs().max()))
-        table = tiny.read_head(PROMPT, layer, head).table
+        table = tiny.head_tokens(PROMPT, layer, head).table
         assert table["value_norm"].tolist() == pytest.approx(vectors.value.norm(dim=-1).tolist(), rel=1e-4)
         assert table["attention"].sum() == pytest.approx(1, abs=1e-5)
 
@@ -155,8 +155,8 @@ def test_keys_are_the_slopes_of_attention_scores(family: Family) -> None:
         pytest.skip("transformers' XGLM does not run in double precision")
     step, tolerance = 3e-3, 3e-4
     model = open_tiny(family.build().double())
-    language_model, anatomy = model.language_model, model.language_model.anatomy
-    with watched_block(anatomy.blocks[LAYER].module) as watched:
+    language_model, structure = model.language_model, model.language_model.structure
+    with watched_block(structure.blocks[LAYER].module) as watched:
         language_model.capture([IDS])
     states = watched.states[0].double()
     found = key_gradients(language_model, LAYER, HEAD, watched).double()
@@ -169,7 +169,7 @@ def test_keys_are_the_slopes_of_attention_scores(family: Family) -> None:
         changed[position] += change
         call = scores(model, LAYER, changed)
         if isinstance(call, QueryKeyCall) and isinstance(plain, QueryKeyCall):
-            key = call.key[0, HEAD // (anatomy.n_heads // call.key.shape[1]), position]
+            key = call.key[0, HEAD // (structure.n_heads // call.key.shape[1]), position]
             return float(capped(key @ plain.query[0, HEAD, -1] * plain.scaling, plain.soft_cap))
         # Weights alone are known, whose logs are scores but for what all have in common.
         row = call.pattern(last)[0, HEAD].double().log()
@@ -177,7 +177,7 @@ def test_keys_are_the_slopes_of_attention_scores(family: Family) -> None:
 
     # Weights tell nothing of the last position's key, whose stream makes the query too.
     for position in range(len(IDS) - isinstance(plain, WeightsCall)):
-        direction = torch.randn(anatomy.d_model, dtype=torch.float64)
+        direction = torch.randn(structure.d_model, dtype=torch.float64)
         slope = (score(position, step * direction) - score(position, -step * direction)) / (2 * step)
         if seen[position]:
             assert float(found[position] @ direction) == pytest.approx(
@@ -189,7 +189,7 @@ def test_keys_are_the_slopes_of_attention_scores(family: Family) -> None:
 
 def test_a_position_that_the_head_cannot_see_says_nothing() -> None:
     model = open_tiny(built("mistral"))  # each token sees the last four
-    table = model.read_head(PROMPT, LAYER, HEAD).table
+    table = model.head_tokens(PROMPT, LAYER, HEAD).table
     hidden, seen = table[table["attention"] == 0], table[table["attention"] > 0]
     assert hidden["position"].tolist() == [0, 1, 2]
     for name in ("key", "value", "demotes"):
@@ -200,10 +200,10 @@ def test_a_position_that_the_head_cannot_see_says_nothing() -> None:
 
 def test_the_lists_are_the_ends_of_the_vocabulary(tiny: ms.Model) -> None:
     language_model = tiny.language_model
-    readout = language_model.anatomy.readout
+    readout = language_model.structure.readout
     trace, vectors = vectors_of(tiny, LAYER, HEAD)
     frozen = readout.freeze(trace.final_state)
-    table = tiny.read_head(PROMPT, LAYER, HEAD, top=3).table
+    table = tiny.head_tokens(PROMPT, LAYER, HEAD, top=3).table
     assert tuple(table.columns) == COLUMNS
     assert table["token"].str.strip().tolist() == [f"w{i}" for i in IDS]
     for row in table.itertuples():
@@ -224,10 +224,10 @@ def test_reading_a_head_leaves_the_model_as_it_was(tiny: ms.Model) -> None:
     model = tiny.language_model.model
     before = [(weight.requires_grad, weight.grad) for weight in model.parameters()]
     with torch.no_grad():
-        first = tiny.read_head(PROMPT, 1, 2)
+        first = tiny.head_tokens(PROMPT, 1, 2)
     assert [(weight.requires_grad, weight.grad) for weight in model.parameters()] == before
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    pd.testing.assert_frame_equal(first.table, tiny.read_head(PROMPT, 1, 2).table)
+    pd.testing.assert_frame_equal(first.table, tiny.head_tokens(PROMPT, 1, 2).table)
 
 
 @pytest.mark.parametrize(
@@ -235,22 +235,22 @@ def test_reading_a_head_leaves_the_model_as_it_was(tiny: ms.Model) -> None:
 )
 def test_half_precision_is_read_in_float32(family: Family) -> None:
     model = open_tiny(family.build().to(torch.bfloat16))
-    table = model.read_head(PROMPT, 1, 0).table
+    table = model.head_tokens(PROMPT, 1, 0).table
     assert table["value_norm"].dtype == table["attention"].dtype == "float32"
-    assert model.neuron(0, 3, through=(1, 0)).through == ms.Head(1, 0)
+    assert model.neuron_tokens(0, 3, through=(1, 0)).through == ms.Head(1, 0)
 
 
 def test_a_head_is_read_without_what_is_taken_away(llama: ms.Model) -> None:
-    plain = llama.read_head(PROMPT, 1, 0)
+    plain = llama.head_tokens(PROMPT, 1, 0)
     with llama.ablate([ms.FFNNeuron(0, n) for n in range(llama.d_ff)]):
-        without = llama.read_head(PROMPT, 1, 0)
+        without = llama.head_tokens(PROMPT, 1, 0)
     assert not plain.table["attention"].equals(without.table["attention"])
     with llama.ablate([ms.Head(0, 0)]), pytest.raises(ms.OptionError, match="would not add up"):
-        llama.read_head(PROMPT, 1, 0)
+        llama.head_tokens(PROMPT, 1, 0)
 
 
 def test_the_json_object_has_the_agreed_keys(llama: ms.Model) -> None:
-    found = llama.read_head(PROMPT, 1, 0, top=2).to_json()
+    found = llama.head_tokens(PROMPT, 1, 0, top=2).to_json()
     assert list(found) == ["layer", "head", "prompt", "tokens", "token_ids", "positions"]
     assert [tuple(row) for row in found["positions"]] == [COLUMNS] * len(IDS)
     assert found["token_ids"] == list(IDS)
@@ -259,15 +259,19 @@ def test_the_json_object_has_the_agreed_keys(llama: ms.Model) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m: m.neuron(1, 0, through=(1, 0)), ms.OptionError, "give one of layer 2 or above"),
-        (lambda m: m.neuron(1, 0, through=(0, 3)), ms.OptionError, "head 0.3 reads the stream before"),
-        (lambda m: m.neuron(2, 0, through=(2, 0)), ms.OptionError, "no head comes after the last layer"),
-        (lambda m: m.neuron(1, 0, through=(3, 0)), ms.OptionError, "there is no layer 3"),
-        (lambda m: m.neuron(1, 0, through=(2, 4)), ms.OptionError, "layer 2 has no head 4"),
-        (lambda m: m.read_head(PROMPT, 3, 0), ms.OptionError, "there is no layer 3"),
-        (lambda m: m.read_head(PROMPT, 0, -1), ms.OptionError, "layer 0 has no head -1"),
-        (lambda m: m.read_head(PROMPT, 0, 0, top=0), ms.OptionError, "top is 0"),
-        (lambda m: m.read_head("", 0, 0), ms.PromptError, "prompt is empty"),
+        (lambda m: m.neuron_tokens(1, 0, through=(1, 0)), ms.OptionError, "give one of layer 2 or above"),
+        (lambda m: m.neuron_tokens(1, 0, through=(0, 3)), ms.OptionError, "head 0.3 reads the stream before"),
+        (
+            lambda m: m.neuron_tokens(2, 0, through=(2, 0)),
+            ms.OptionError,
+            "no head comes after the last layer",
+        ),
+        (lambda m: m.neuron_tokens(1, 0, through=(3, 0)), ms.OptionError, "there is no layer 3"),
+        (lambda m: m.neuron_tokens(1, 0, through=(2, 4)), ms.OptionError, "layer 2 has no head 4"),
+        (lambda m: m.head_tokens(PROMPT, 3, 0), ms.OptionError, "there is no layer 3"),
+        (lambda m: m.head_tokens(PROMPT, 0, -1), ms.OptionError, "layer 0 has no head -1"),
+        (lambda m: m.head_tokens(PROMPT, 0, 0, top=0), ms.OptionError, "top is 0"),
+        (lambda m: m.head_tokens("", 0, 0), ms.PromptError, "prompt is empty"),
     ],
 )
 def test_a_callers_mistake_gets_one_line_with_a_remedy(
@@ -280,17 +284,17 @@ def test_a_callers_mistake_gets_one_line_with_a_remedy(
 
 def test_heads_whose_values_are_not_known_are_refused() -> None:
     model = open_tiny(built("llama"))
-    anatomy = model.language_model.anatomy
-    blocks = (*anatomy.blocks[:-1], replace(anatomy.blocks[-1], readers=None))
-    model.language_model = replace(model.language_model, anatomy=replace(anatomy, blocks=blocks))
-    assert model.neuron(0, 0).through is None
+    structure = model.language_model.structure
+    blocks = (*structure.blocks[:-1], replace(structure.blocks[-1], readers=None))
+    model.language_model = replace(model.language_model, structure=replace(structure, blocks=blocks))
+    assert model.neuron_tokens(0, 0).through is None
     with pytest.raises(ms.UnsupportedModelError, match="layer 2"):
-        model.neuron(0, 0, through=(2, 0))
+        model.neuron_tokens(0, 0, through=(2, 0))
 
 
 @pytest.mark.demo
 def test_the_head_that_looks_at_japan_brings_tokyo(demo: ms.Model) -> None:
-    table = demo.read_head("The capital of Japan is the city of", 23, 4).table
+    table = demo.head_tokens("The capital of Japan is the city of", 23, 4).table
     japan = table.loc[3]
     assert japan["token"] == " Japan"
     assert japan["attention"] > 0.8
@@ -300,7 +304,7 @@ def test_the_head_that_looks_at_japan_brings_tokyo(demo: ms.Model) -> None:
 
 @pytest.mark.demo
 def test_a_neuron_that_says_nothing_by_itself_says_japan_through_that_head(demo: ms.Model) -> None:
-    itself, through = demo.neuron(14, 813, top=5), demo.neuron(14, 813, top=5, through=(23, 4))
+    itself, through = demo.neuron_tokens(14, 813, top=5), demo.neuron_tokens(14, 813, top=5, through=(23, 4))
     japan = {" Japanese", " Japan", " Tokyo"}
     assert not japan & {token for token, _ in (*itself.promotes, *itself.demotes)}
     assert japan <= {token for token, _ in through.promotes}

@@ -77,7 +77,7 @@ def look_at_the_best_head(page: Page, llama: ms.Model, result: ms.Attribution) -
     cell.click()
     expect(page.locator("#detail caption")).to_have_text("Where it looks, and what it brings from there")
     complete(page)
-    positions = llama.read_head(OTHER, head.layer, head.head).to_json()["positions"]
+    positions = llama.head_tokens(OTHER, head.layer, head.head).to_json()["positions"]
     most = max(positions, key=lambda position: position["attention"])
     row = page.locator("#detail tbody tr").first
     expect(row).to_contain_text(percent(most["attention"]))
@@ -99,7 +99,7 @@ def look_at_the_best_neuron(page: Page, llama: ms.Model, result: ms.Attribution)
     expect(page.locator("#detail-title")).to_have_text(name)
     expect(page.locator("#detail .tree").first).to_be_visible()
     complete(page)
-    read = llama.neuron(neuron.layer, neuron.neuron).to_json()
+    read = llama.neuron_tokens(neuron.layer, neuron.neuron).to_json()
     promoted = read["promotes"] if best["coefficient"] > 0 else read["demotes"]
     expect(page.locator("#detail h3:text('promotes') + p")).to_contain_text(visible(promoted[0]["token"]))
     page.get_by_role("button", name="Close").click()
@@ -143,7 +143,7 @@ def test_links_are_drawn(visit: Visitor, address: str, llama: ms.Model) -> None:
     page = visit(address)
     page.get_by_role("button", name="Follow the links").click()
     expect(page.locator("#links-result details[open] .flow")).to_be_visible()
-    links = llama.links(llama.attribute(PROMPT, top=5, query=False), values=5, depth=2, width=5)
+    links = llama.query_graph(llama.attribute(PROMPT, top=5, query=False), values=5, depth=2, width=5)
     roots = links.nodes[links.nodes["depth"] == 0].sort_values("value_score", ascending=False)["id"].tolist()
     graph = links.to_networkx()
     root = max(roots, key=lambda node: len(nx.ancestors(graph, node)))

@@ -15,7 +15,7 @@ import pytest
 
 from command_line import COMMAND
 from mnemoscope.errors import UnknownModelError, WorkerError
-from mnemoscope.study.executors.processes import Processes
+from mnemoscope.study.executors.processes import ProcessExecutor
 from studies import (
     arguments,
     driver,
@@ -96,13 +96,13 @@ def _check_part(folder: Path, unbroken: dict[str, bytes]) -> None:
 
 
 def test_an_error_of_a_worker_is_told_as_it_was(tmp_path: Path) -> None:
-    with Processes(worker_setup(tmp_path / "missing"), 2) as workers, pytest.raises(UnknownModelError):
+    with ProcessExecutor(worker_setup(tmp_path / "missing"), 2) as workers, pytest.raises(UnknownModelError):
         workers.about()
 
 
 def test_workers_that_die_again_and_again_are_given_up(model: Path) -> None:
     with (
-        Processes(worker_setup(model), 1) as workers,
+        ProcessExecutor(worker_setup(model), 1) as workers,
         killing_workers(0.05),
         pytest.raises(WorkerError, match=r"killed 3 times .* --workers"),
     ):

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from mnemoscope.errors import OptionError, UnknownModelError, WorkerError
-from mnemoscope.study.executors.ray import RayCluster
+from mnemoscope.study.executors.ray import RayExecutor
 from studies import driver, kill, killing_workers, left_after, tables, worker_setup, workers_of
 
 pytestmark = pytest.mark.ray
@@ -66,7 +66,7 @@ def _wait(folder: Path, pattern: str, n_files: int = 1) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_an_error_of_a_worker_names_its_machine(tmp_path: Path) -> None:
     with (
-        RayCluster(worker_setup(tmp_path / "missing"), 1) as workers,
+        RayExecutor(worker_setup(tmp_path / "missing"), 1) as workers,
         pytest.raises(UnknownModelError, match=r"^on the machine \d+\.\d+\.\d+\.\d+: .*missing"),
     ):
         workers.about()
@@ -75,7 +75,7 @@ def test_an_error_of_a_worker_names_its_machine(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_with_other_packages_is_refused(model: Path) -> None:
-    with RayCluster(worker_setup(model), 1) as workers:
+    with RayExecutor(worker_setup(model), 1) as workers:
         workers.about()["versions"]["torch"] = "0.1"
         with pytest.raises(WorkerError, match=r"torch is .* and elsewhere 0\.1, .* install the same"):
             workers.about()
@@ -84,7 +84,7 @@ def test_a_worker_with_other_packages_is_refused(model: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_workers_that_die_again_and_again_are_given_up(model: Path) -> None:
     with (
-        RayCluster(worker_setup(model), 1) as workers,
+        RayExecutor(worker_setup(model), 1) as workers,
         killing_workers(0.1),
         pytest.raises(WorkerError, match=r"killed 3 times .* --workers"),
     ):
@@ -95,17 +95,17 @@ def test_workers_that_die_again_and_again_are_given_up(model: Path) -> None:
 def test_refuses_workers_that_no_machine_has_room_for(model: Path) -> None:
     setup = worker_setup(model, threads=1000)
     with pytest.raises(OptionError, match=r"1000 CPUs .* fewer --threads"):
-        RayCluster(setup, 1)
+        RayExecutor(setup, 1)
 
 
 def test_refuses_a_cluster_that_is_not_there(model: Path) -> None:
     ray.shutdown()
     with pytest.raises(OptionError, match=r"127\.0\.0\.1:1 .*refused.* check the address"):
-        RayCluster(worker_setup(model), 1, "127.0.0.1:1")
+        RayExecutor(worker_setup(model), 1, "127.0.0.1:1")
     assert not ray.is_initialized()
 
 
 def test_tells_how_to_install_ray(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mnemoscope.study.executors.ray.find_spec", lambda _: None)
     with pytest.raises(OptionError, match=r"pip install '\.\[ray\]'"):
-        RayCluster(worker_setup(model), 1)
+        RayExecutor(worker_setup(model), 1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.model.activations import Trace
+from mnemoscope.model.activations import ActivationCache
 
 pytestmark = [pytest.mark.demo, pytest.mark.timeout(1800)]
 PROMPTS = (
@@ -30,7 +30,9 @@ ASKED = (
 )
 
 
-def true_scores(model: ms.Model, trace: Trace, target: int, layer: Tensor, neuron: Tensor) -> Tensor:
+def true_scores(
+    model: ms.Model, trace: ActivationCache, target: int, layer: Tensor, neuron: Tensor
+) -> Tensor:
     """Log-probability increase of FFN neurons sorted by layer, in float64, `[n]`."""
     transformer = model.language_model.model
     head = transformer.lm_head.weight.detach().double()

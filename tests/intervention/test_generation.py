@@ -85,7 +85,7 @@ def test_positions_are_those_of_the_whole_text(model: ms.Model, how: dict[str, o
 
 def test_the_cache_is_left_out_only_where_it_must_be(llama: ms.Model) -> None:
     lengths: list[int] = []
-    block = llama.language_model.anatomy.blocks[0].attention_output.module
+    block = llama.language_model.structure.blocks[0].attention_output.module
     handle = block.register_forward_pre_hook(lambda module, args: lengths.append(args[0].shape[1]))
     llama.prompt(PROMPT)  # the model is validated anew with the hook
     lengths.clear()

@@ -143,13 +143,13 @@ def test_tables_of_a_result_name_their_parts(llama: ms.Model) -> None:
 
 def test_controls_match_in_kind_number_and_layer(llama: ms.Model) -> None:
     parts = [*PARTS["FFN neurons"], *PARTS["attention neurons"], *PARTS["heads"]]
-    drawn = matched_random(parts, llama.language_model.anatomy, seed=3)
+    drawn = matched_random(parts, llama.language_model.structure, seed=3)
     assert sorted((type(p).__name__, p.layer) for p in drawn) == sorted(
         (type(p).__name__, p.layer) for p in parts
     )
     assert not set(drawn) & set(parts)
-    assert drawn == matched_random(parts, llama.language_model.anatomy, seed=3)
-    assert drawn != matched_random(parts, llama.language_model.anatomy, seed=4)
+    assert drawn == matched_random(parts, llama.language_model.structure, seed=3)
+    assert drawn != matched_random(parts, llama.language_model.structure, seed=4)
 
 
 def test_the_comparison_reports_before_after_and_controls(llama: ms.Model) -> None:

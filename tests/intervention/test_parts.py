@@ -160,9 +160,9 @@ def test_a_control_is_as_large_as_the_intervention_or_refused(llama: ms.Model, w
     with pytest.raises(ms.OptionError, match="random control of the same size") as caught:
         llama.compare_ablation(PROMPT, TARGET, parts, seeds=1)
     assert "\n" not in str(caught.value)
-    anatomy, in_layer = llama.language_model.anatomy, 0
+    structure, in_layer = llama.language_model.structure, 0
     for seed in range(5):
-        drawn = matched_random(parts, anatomy, seed, "any layer")
+        drawn = matched_random(parts, structure, seed, "any layer")
         assert Counter(map(type, drawn)) == Counter(map(type, parts))
         assert len(set(drawn)) == len(parts)
         assert not set(drawn) & set(parts)
@@ -194,7 +194,7 @@ def test_a_control_shares_no_input_with_the_intervention(llama: ms.Model) -> Non
         ms.Layer(0, "attention"),
     ]
     for seed in range(20):
-        drawn = matched_random(parts, llama.language_model.anatomy, seed)
+        drawn = matched_random(parts, llama.language_model.structure, seed)
         # The attention neuron inside the head adds nothing.
         assert Counter(map(type, drawn)) == {ms.Head: 1, ms.AttentionNeuron: 1, ms.Layer: 1}
         layer, head, neuron = drawn
@@ -211,20 +211,20 @@ def test_comparisons_and_studies_refuse_before_any_work(llama: ms.Model) -> None
     facts, _ = resolve(llama.language_model, [Fact(1, PROMPT, "w40", "number")])
     with pytest.raises(ms.OptionError, match="give at most 24 or draw the rest from other layers"):
         compare_methods(llama, facts, Terms(top=25))
-    Terms(top=72, controls_from="any layer").check(llama.language_model.anatomy)
+    Terms(top=72, controls_from="any layer").check(llama.language_model.structure)
     with pytest.raises(ms.OptionError, match="give at most 72"):
-        Terms(top=73, controls_from="any layer").check(llama.language_model.anatomy)
-    StudyOptions(attention_neurons=48, ffn_neurons=72).check_controls(llama.language_model.anatomy)
+        Terms(top=73, controls_from="any layer").check(llama.language_model.structure)
+    StudyOptions(attention_neurons=48, ffn_neurons=72).check_controls(llama.language_model.structure)
     with pytest.raises(ms.OptionError, match="attention_neurons is 49"):
-        StudyOptions(attention_neurons=49, ffn_neurons=72).check_controls(llama.language_model.anatomy)
+        StudyOptions(attention_neurons=49, ffn_neurons=72).check_controls(llama.language_model.structure)
 
 
 def test_neurons_of_silent_experts_are_no_control() -> None:
     model = open_tiny(built("mixtral"))
-    anatomy = model.language_model.anatomy
-    size = anatomy.mixtures[0].d_expert
+    structure = model.language_model.structure
+    size = structure.mixtures[0].d_expert
     parts = [ms.FFNNeuron(0, size + n) for n in range(size - 3)]
     with pytest.raises(ms.OptionError, match=f"of the {size} FFN neurons of an expert of layer 0"):
-        matched_random(parts, anatomy, 0)
+        matched_random(parts, structure, 0)
     with pytest.raises(ms.OptionError, match="too few other FFN neurons"):
-        matched_random(parts, anatomy, 0, "any layer")
+        matched_random(parts, structure, 0, "any layer")

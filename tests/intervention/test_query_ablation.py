@@ -17,10 +17,10 @@ from mnemoscope.attribution.query.ablation import measured, predicted, shallow_q
 from mnemoscope.attribution.query.scores import ValueNeurons, state_read, value_index
 from mnemoscope.attribution.query.tables import attention_values, ffn_values, split_by_layer
 from mnemoscope.intervention.controls import matched_random
-from mnemoscope.model.activations import Components, Trace, capture_components
+from mnemoscope.model.activations import ActivationCache, ResidualDecomposition, capture_components
 from mnemoscope.model.families import FAMILIES
-from mnemoscope.model.input_projections import Reader
-from mnemoscope.model.structure import Anatomy, Block
+from mnemoscope.model.input_projections import InputProjection
+from mnemoscope.model.structure import Block, ModelStructure
 from mnemoscope.model.weights import Linear, get_weight
 from mnemoscope.results.columns import COEFFICIENT_COLUMNS
 from mnemoscope.results.parts import FFNNeuron, Part
@@ -42,11 +42,13 @@ def attributed(model: ms.Model, neurons: str = "top") -> ms.Attribution:
     )
 
 
-def seen(model: ms.Model, result: ms.Attribution) -> tuple[Components, Trace, list[ValueNeurons]]:
+def seen(
+    model: ms.Model, result: ms.Attribution
+) -> tuple[ResidualDecomposition, ActivationCache, list[ValueNeurons]]:
     language_model = model.language_model
     last = len(result.tokens) - 1
     components = capture_components(
-        language_model.model, language_model.anatomy, result.token_ids, range(len(result.tokens))
+        language_model.model, language_model.structure, result.token_ids, range(len(result.tokens))
     )
     (trace,) = language_model.capture([result.token_ids])
     groups = [
@@ -56,7 +58,7 @@ def seen(model: ms.Model, result: ms.Attribution) -> tuple[Components, Trace, li
     return components, trace, groups
 
 
-def outputs_of(reader: Reader, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+def outputs_of(reader: InputProjection, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
     """What the reader's own module gives for a state whose norm is frozen at another one."""
     given = state
     if reader.norm is not None:
@@ -74,11 +76,11 @@ def activation_of(block: Block) -> torch.nn.Module:
     return next(module for name, module in block.module.named_modules() if "act" in name.split(".")[-1])
 
 
-def made_of(anatomy: Anatomy, layer: int, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+def made_of(structure: ModelStructure, layer: int, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
     """What a layer's own modules make of a state whose norm is frozen at another one, `[d_ff]`."""
-    readers = anatomy.blocks[layer].readers
+    readers = structure.blocks[layer].readers
     assert readers is not None
-    activate = activation_of(anatomy.blocks[layer])
+    activate = activation_of(structure.blocks[layer])
     up = outputs_of(readers.up, state, frozen)
     gate = readers.gate and outputs_of(readers.gate, state, frozen)
     with torch.no_grad():
@@ -87,32 +89,32 @@ def made_of(anatomy: Anatomy, layer: int, state: torch.Tensor, frozen: torch.Ten
 
 def test_predicted_is_what_the_modules_give_without_what_one_neuron_wrote(tiny: ms.Model) -> None:
     """With the norms frozen at the whole stream, and the attention weights as they were."""
-    anatomy = tiny.language_model.anatomy
+    structure = tiny.language_model.structure
     components, trace, groups = seen(tiny, attributed(tiny))
     upstream = FFNNeuron(0, int(components.ffn_coefficients[0].abs().amax(0).argmax()))
-    found = predicted(anatomy, components, trace, groups, [upstream]).split(40)
-    before = measured(anatomy, trace, groups).split(40)
-    column = anatomy.blocks[0].ffn_output.columns(torch.tensor([upstream.neuron]))[0]
+    found = predicted(structure, components, trace, groups, [upstream]).split(40)
+    before = measured(structure, trace, groups).split(40)
+    column = structure.blocks[0].ffn_output.columns(torch.tensor([upstream.neuron]))[0]
     changes = 0
     for neurons, after, unchanged in zip(groups, found, before, strict=True):
         for row in range(len(neurons.layer)):
             layer, index, position = (
                 int(values[row]) for values in (neurons.layer, neurons.index, neurons.position)
             )
-            readers = anatomy.blocks[layer].readers
+            readers = structure.blocks[layer].readers
             assert readers is not None
-            state = state_read(anatomy, components, neurons.kind, layer)[position]
+            state = state_read(structure, components, neurons.kind, layer)[position]
             written = column * components.ffn_coefficients[0, position, upstream.neuron] * (layer > 0)
             if neurons.kind == "attention":
-                carried = int(value_index(anatomy, neurons.index)[row])
+                carried = int(value_index(structure, neurons.index)[row])
                 value = outputs_of(readers.value, state - written, state)[carried]
                 factor = trace.head_factors[layer, index]
-                expected = factor * trace.patterns[layer, index // anatomy.d_head, position] * value
+                expected = factor * trace.patterns[layer, index // structure.d_head, position] * value
             else:
-                factors = anatomy.blocks[layer].ffn_output.input_factors(
-                    made_of(anatomy, layer, state, state)
+                factors = structure.blocks[layer].ffn_output.input_factors(
+                    made_of(structure, layer, state, state)
                 )
-                expected = (factors * made_of(anatomy, layer, state - written, state))[index]
+                expected = (factors * made_of(structure, layer, state - written, state))[index]
             assert float(after[row]) == pytest.approx(float(expected), rel=1e-3, abs=1e-4)
             changes += abs(float(after[row] - unchanged[row])) > 1e-3
             assert layer > 0 or after[row] == unchanged[row]
@@ -133,19 +135,19 @@ def test_where_nothing_lies_between_the_prediction_is_the_measurement(family: st
         if hasattr(module, "scaling"):
             module.scaling = 1e-9
     opened = open_tiny(model)
-    anatomy = opened.language_model.anatomy
+    structure = opened.language_model.structure
     result = attributed(opened, neurons="all")
     next_layer = result.attention_scores[result.attention_scores["layer"] == 1]
     ffn_layer = result.ffn_scores[result.ffn_scores["layer"] == 1]
     components, trace, _ = seen(opened, result)
     groups = [attention_values(next_layer.assign(score=0.0), opened.language_model)]
-    if anatomy.parallel:
+    if structure.parallel:
         groups.append(ffn_values(ffn_layer.assign(score=0.0), opened.language_model, len(result.tokens) - 1))
-    parts = [FFNNeuron(0, neuron) for neuron in range(0, anatomy.d_ff, 3)]
+    parts = [FFNNeuron(0, neuron) for neuron in range(0, structure.d_ff, 3)]
     with opened.ablate(parts):
         (changed,) = opened.language_model.capture([result.token_ids])
-    before, after = (measured(anatomy, each, groups) for each in (trace, changed))
-    assert predicted(anatomy, components, trace, groups, parts).numpy() == pytest.approx(
+    before, after = (measured(structure, each, groups) for each in (trace, changed))
+    assert predicted(structure, components, trace, groups, parts).numpy() == pytest.approx(
         after.numpy(), abs=1e-4 * float(before.abs().max())
     )
     assert (after - before).abs().max() > 0.1 * before.abs().max()
@@ -174,10 +176,10 @@ def test_coefficients_are_those_of_edited_models(tiny: ms.Model) -> None:
     assert table["before"].tolist() == pytest.approx(coefficients_of(tiny, table), **near)
     assert table["after"].tolist() == pytest.approx(coefficients_of(tiny.edit(parts), table), **near)
     assert not table["after"].equals(table["before"])
-    anatomy = tiny.language_model.anatomy
+    structure = tiny.language_model.structure
     draws = []
     for seed in range(2):
-        drawn = matched_random(parts, anatomy, seed)
+        drawn = matched_random(parts, structure, seed)
         own = [pair in pairs_of(drawn) for pair in zip(table["layer"], table["neuron"], strict=True)]
         coefficients = pd.Series(coefficients_of(tiny.edit(drawn), table))
         draws.append(coefficients.mask(pd.Series(own)))
@@ -205,7 +207,7 @@ def test_zeroes_the_shallow_neurons_with_the_highest_query_scores(tiny: ms.Model
 def test_what_does_not_activate_the_value_neurons_is_left_alone(tiny: ms.Model) -> None:
     result = attributed(tiny)
     components, _, (neurons, _) = seen(tiny, result)
-    parts = shallow_query_neurons(tiny.language_model.anatomy, components, neurons, 1000)
+    parts = shallow_query_neurons(tiny.language_model.structure, components, neurons, 1000)
     every = tiny.query(result, values=40, top=tiny.n_layers * tiny.d_ff).of_attention.ffn_neurons
     first = every[every["layer"] == 0]
     assert (first["score"] < 0).any()
@@ -217,7 +219,7 @@ def test_what_does_not_activate_the_value_neurons_is_left_alone(tiny: ms.Model) 
 
 def test_controls_have_the_same_layers(llama: ms.Model) -> None:
     parts = llama.compare_query_ablation(attributed(llama), top=20, seeds=1).ablation.parts
-    drawn = matched_random(parts, llama.language_model.anatomy, seed=0)
+    drawn = matched_random(parts, llama.language_model.structure, seed=0)
     assert Counter(part.layer for part in drawn) == Counter(part.layer for part in parts)
     assert not set(drawn) & set(parts)
 

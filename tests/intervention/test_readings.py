@@ -31,7 +31,7 @@ def read_out(model: ms.Model, states: torch.Tensor) -> torch.Tensor:
     name = next(
         n
         for n, m in model.language_model.model.named_modules()
-        if m is model.language_model.anatomy.final_norm
+        if m is model.language_model.structure.final_norm
     )
     logits = own.get_output_embeddings()(own.get_submodule(name)(states.double()))
     cap = getattr(own.config, "final_logit_softcapping", None)
@@ -173,7 +173,7 @@ class Mixed:
 def test_a_mean_is_put_at_tokens_that_an_expert_does_not_get(expert: int) -> None:
     references = (3, 4, 5, 90, 12, 44, 71)
     mixed, opened = Mixed(1, expert, 2), open_tiny(built("mixtral"))
-    size = opened.language_model.anatomy.mixtures[1].d_expert
+    size = opened.language_model.structure.mixtures[1].d_expert
     part = ms.FFNNeuron(1, expert * size + 2)
     mean = mixed.mean_of(references)
     expected = mixed.log_p(mean)

@@ -35,10 +35,10 @@ def logits(model: ms.Model) -> torch.Tensor:
 def drawn_rows(model: ms.Model, parts: list[Part], **how: object) -> list[list[int | None]]:
     """For each site, which row of the references each position carries; None if it is none of them."""
     lm = model.language_model
-    at = sites(parts, lm.anatomy)
+    at = sites(parts, lm.structure)
     pool = reference_values(lm, at, [lm.tokenizer(text).input_ids for text in REFERENCES])
     kept: dict = {}
-    with model.ablate(parts, resample_from=REFERENCES, **how), observed_inputs(lm.anatomy, at, kept):
+    with model.ablate(parts, resample_from=REFERENCES, **how), observed_inputs(lm.structure, at, kept):
         logits(model)
     found = []
     for site in at:

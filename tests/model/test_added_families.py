@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 import mnemoscope as ms
-from mnemoscope.model.families import FAMILIES, added_families, prove_families
+from mnemoscope.model.families import FAMILIES, added_families, validate_families
 from support import built, open_tiny, word_tokenizer, words
 
 PACKAGE = """
 import mnemoscope as ms
-from mnemoscope.model.anatomy import discover
+from mnemoscope.model.structure import discover
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 class TheirConfig(LlamaConfig):
@@ -41,9 +41,9 @@ def ours_and_remember(model, probe):
 
 def swapped(model, probe):
     from dataclasses import replace
-    anatomy = discover(model, probe)
-    first, *others = anatomy.blocks
-    return replace(anatomy, blocks=(replace(first, ffn_output=others[0].ffn_output), *others))
+    structure = discover(model, probe)
+    first, *others = structure.blocks
+    return replace(structure, blocks=(replace(first, ffn_output=others[0].ffn_output), *others))
 
 def broken(model, probe):
     raise KeyError("no such layer")
@@ -99,7 +99,7 @@ def test_a_family_of_another_package_is_listed_proven_and_opened(
 ) -> None:
     package.names("their_families:FAMILY", "their_families:UNKNOWN")
     monkeypatch.setattr("mnemoscope.model.families.FAMILIES", FAMILIES[:2])  # the others are proven elsewhere
-    table = prove_families()
+    table = validate_families()
     theirs = table[table["package"] == "their-families 1.2"]
     assert theirs["status"].iloc[0] == "proven"
     assert theirs["status"].iloc[1].startswith("not in transformers")

@@ -70,7 +70,7 @@ def test_a_changed_model_is_that_of_the_changed_weights(change: Callable[[nn.Mod
     model = open_tiny(built("llama"))
     transformer = model.language_model.model
     model.attribute(PROMPT, 7, top=5, neurons="bounds")
-    model.rank(PROMPT, 7, method="rank")
+    model.rank_neurons(PROMPT, 7, method="rank")
     assert model.plain_text.perplexity > 1
     change(transformer)
     fresh = open_tiny(transformer)
@@ -164,9 +164,9 @@ def test_what_does_not_add_up_any_more_is_refused(change: Callable[[nn.Module], 
     for call in checked:
         with pytest.raises(ms.UnsupportedModelError, match="remove hooks"):
             call()
-    (trace,) = capture(model.language_model.model, model.language_model.anatomy, [[5, 17, 80, 33]])
+    (trace,) = capture(model.language_model.model, model.language_model.structure, [[5, 17, 80, 33]])
     with pytest.raises(ms.UnsupportedModelError, match=f"do not add up on this prompt.*{what}"):
-        require_sums(trace, model.language_model.model, model.language_model.anatomy, neurons=True)
+        require_sums(trace, model.language_model.model, model.language_model.structure, neurons=True)
 
 
 def test_a_changed_neuron_still_adds_up_where_a_hook_says_what_enters() -> None:
@@ -231,7 +231,7 @@ def test_a_hook_that_scales_the_logits_is_found_as_a_logit_scale() -> None:
 def test_a_method_alone_follows_changes_out_of_sight(method: str) -> None:
     """Nothing else has measured the weights when they are changed through .data."""
     model = open_tiny(built("llama"))
-    before = model.rank(PROMPT, 7, method=method).neurons
+    before = model.rank_neurons(PROMPT, 7, method=method).neurons
     weight = model.language_model.model.model.layers[1].mlp.down_proj.weight.data
     weight[:, ::2] *= -40.0
     fresh = open_tiny(copy.deepcopy(model.language_model.model))

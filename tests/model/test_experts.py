@@ -48,11 +48,11 @@ def test_mixtures_give_what_the_models_own_code_gives(model: ms.Model) -> None:
 
 
 def test_a_mixture_is_seen_as_the_neurons_of_all_its_experts(shared: ms.Model) -> None:
-    anatomy = shared.language_model.anatomy
-    assert [anatomy.n_neurons(layer) for layer in range(3)] == [6 * 16 + 20, 24, 6 * 16 + 20]
-    assert anatomy.d_ff == shared.d_ff == 116
-    assert sorted(anatomy.mixtures) == [0, 2]
-    mixture = anatomy.mixtures[0]
+    structure = shared.language_model.structure
+    assert [structure.n_neurons(layer) for layer in range(3)] == [6 * 16 + 20, 24, 6 * 16 + 20]
+    assert structure.d_ff == shared.d_ff == 116
+    assert sorted(structure.mixtures) == [0, 2]
+    mixture = structure.mixtures[0]
     assert [mixture.expert(neuron) for neuron in (0, 15, 16, 95, 96)] == [0, 0, 1, 5, None]
 
 
@@ -98,14 +98,14 @@ def test_a_neuron_beyond_those_of_its_layer_is_refused(shared: ms.Model) -> None
     ):
         pass
     with pytest.raises(ms.OptionError, match="layer 1 has no neuron 24"):
-        shared.neuron(1, 24)
+        shared.neuron_tokens(1, 24)
 
 
 def test_random_controls_are_of_the_same_expert(shared: ms.Model) -> None:
-    anatomy = shared.language_model.anatomy
+    structure = shared.language_model.structure
     parts = [ms.FFNNeuron(0, 20), ms.FFNNeuron(0, 21), ms.FFNNeuron(0, 100), ms.FFNNeuron(1, 3)]
     for seed in range(5):
-        drawn: Any = matched_random(parts, anatomy, seed)
+        drawn: Any = matched_random(parts, structure, seed)
         assert not set(drawn) & set(parts)
         places = sorted((part.layer, part.neuron // 16 if part.layer == 0 else -1) for part in drawn)
         assert places[0] == (0, 1) == places[1]
@@ -114,7 +114,7 @@ def test_random_controls_are_of_the_same_expert(shared: ms.Model) -> None:
 
 
 def test_ablating_reaches_the_transformers_model_itself(model: ms.Model) -> None:
-    layer = max(model.language_model.anatomy.mixtures)
+    layer = max(model.language_model.structure.mixtures)
     (trace,) = model.language_model.capture([IDS])
     neuron = int(trace.coefficients[layer].abs().argmax())
     before = own_logits(model)

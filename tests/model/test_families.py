@@ -12,12 +12,12 @@ from made_up_interface import CHOIR
 from mnemoscope.attribution import grids as parts
 from mnemoscope.attribution.query.scores import QueryScores, subkeys
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
-from mnemoscope.model.activations import Trace, capture_components
+from mnemoscope.model.activations import ActivationCache, capture_components
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.families import FAMILIES, Family
 from mnemoscope.model.readout import capped
 from mnemoscope.model.structure import discover
-from mnemoscope.model.validation import probe_tokens, prove
+from mnemoscope.model.validation import probe_tokens, validate
 from support import family_id, open_tiny, words
 
 IDS = (5, 17, 80, 33, 5, 61, 9)
@@ -51,13 +51,13 @@ def hooks(model: ms.Model) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
 
 
-def sum_of_parts(model: ms.Model, trace: Trace) -> Tensor:
-    anatomy = model.language_model.anatomy
-    nowhere = torch.zeros(anatomy.n_layers, dtype=torch.long)
-    ffn = parts.ffn_neurons(trace, anatomy, nowhere)
-    heads = parts.heads(trace, anatomy, nowhere)
+def sum_of_parts(model: ms.Model, trace: ActivationCache) -> Tensor:
+    structure = model.language_model.structure
+    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
+    ffn = parts.ffn_neurons(trace, structure, nowhere)
+    heads = parts.heads(trace, structure, nowhere)
     total = trace.resid_pre[0].clone()
-    for layer in range(anatomy.n_layers):
+    for layer in range(structure.n_layers):
         total += (ffn.columns(layer, None) * ffn.coefficients(layer)).sum(0)
         total += (heads.columns(layer, None) * heads.coefficients(layer)).sum(0)
         total += trace.attention_constant[layer] + trace.ffn_constant[layer]
@@ -70,9 +70,9 @@ def test_the_parts_add_up_to_the_models_own_prediction(model: ms.Model) -> None:
     language_model = model.language_model
     (trace,) = language_model.capture([IDS])
     assert close(sum_of_parts(model, trace), trace.final_state)
-    frozen = language_model.anatomy.readout.freeze(trace.final_state)
+    frozen = language_model.structure.readout.freeze(trace.final_state)
     assert close(capped(frozen.uncapped_logits(trace.final_state[None]), frozen.soft_cap)[0], logits(model))
-    unfrozen = language_model.anatomy.readout.log_probabilities(trace.final_state[None])[0]
+    unfrozen = language_model.structure.readout.log_probabilities(trace.final_state[None])[0]
     assert close(unfrozen, logits(model).log_softmax(-1))
 
 
@@ -82,7 +82,7 @@ def test_certified_lists_equal_exhaustive_ones_and_layers_telescope(model: ms.Mo
     for name, table in certified.tables().items():
         if not name.endswith("_scores"):
             assert table.equals(exhaustive.tables()[name]), name
-    if model.language_model.anatomy.parallel:
+    if model.language_model.structure.parallel:
         assert certified.telescoping_error is None
     else:
         assert certified.telescoping_error is not None
@@ -92,21 +92,21 @@ def test_certified_lists_equal_exhaustive_ones_and_layers_telescope(model: ms.Mo
 
 def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model) -> None:
     language_model = model.language_model
-    anatomy = language_model.anatomy
+    structure = language_model.structure
     if family.model_type in LATENT_ATTENTION:
-        assert all(block.readers is None for block in anatomy.blocks)
+        assert all(block.readers is None for block in structure.blocks)
         return
-    assert all(block.readers is not None for block in anatomy.blocks)
+    assert all(block.readers is not None for block in structure.blocks)
     result = model.attribute(PROMPT, TARGET, top=30, effects=False, suppressing=False, query=False)
-    components = capture_components(language_model.model, anatomy, IDS, range(len(IDS)))
+    components = capture_components(language_model.model, structure, IDS, range(len(IDS)))
     (trace,) = language_model.capture([IDS])
     assert close(components.resid_pre[:, -1], trace.resid_pre)
     groups = [
         attention_values(result.attention_neurons, language_model),
         ffn_values(result.ffn_neurons, language_model, len(IDS) - 1),
     ]
-    keys = [subkeys(anatomy, components, group, None) for group in groups]
-    scores = QueryScores(anatomy, components, keys)
+    keys = [subkeys(structure, components, group, None) for group in groups]
+    scores = QueryScores(structure, components, keys)
     for i, (neurons, skipped) in enumerate(zip(groups, scores.skipped, strict=True)):
         assert int((~skipped).sum()) > 15
         total = float(neurons.score[~skipped].sum())
@@ -118,11 +118,11 @@ def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model)
 
 def test_components_come_with_traces_as_they_come_alone(model: ms.Model) -> None:
     language_model = model.language_model
-    anatomy, prompts = language_model.anatomy, [IDS, IDS[::-1]]
+    structure, prompts = language_model.structure, [IDS, IDS[::-1]]
     traces, components = language_model.capture_with_components(prompts)
     for ids, trace, everywhere in zip(prompts, traces, components, strict=True):
         some = torch.tensor([0, len(ids) - 1])
-        alone = capture_components(language_model.model, anatomy, ids, some.tolist())
+        alone = capture_components(language_model.model, structure, ids, some.tolist())
         found = everywhere.at(some)
         for name, values in vars(alone).items():
             assert name == "calls" or close(getattr(found, name), values), name
@@ -131,8 +131,8 @@ def test_components_come_with_traces_as_they_come_alone(model: ms.Model) -> None
 
 def test_readers_give_what_the_model_computes(family: Family, model: ms.Model) -> None:
     (trace,) = model.language_model.capture([IDS])
-    anatomy = model.language_model.anatomy
-    for layer, block in enumerate(anatomy.blocks):
+    structure = model.language_model.structure
+    for layer, block in enumerate(structure.blocks):
         readers = block.readers
         if family.model_type in LATENT_ATTENTION:
             assert readers is None
@@ -142,15 +142,15 @@ def test_readers_give_what_the_model_computes(family: Family, model: ms.Model) -
         values = readers.value.scale(state) * (readers.value.keys() @ state)
         values = values + readers.value.constants(torch.arange(len(values)))
         assert close(values, trace.values[layer, :, -1].flatten(), 1e-4)
-        every = torch.arange(anatomy.n_neurons(layer))
+        every = torch.arange(structure.n_neurons(layer))
         read = {
             path: reader.scale(base) * (reader.keys() @ base) + reader.constants(every)
             for path, reader in readers.ffn.items()
         }
         made = readers.coefficients(read["up"], read.get("gate"))
-        coefficients = trace.coefficients[layer, : anatomy.n_neurons(layer)]
-        if layer in anatomy.mixtures:
-            made = made * router_weights(anatomy.mixtures[layer], made, coefficients)
+        coefficients = trace.coefficients[layer, : structure.n_neurons(layer)]
+        if layer in structure.mixtures:
+            made = made * router_weights(structure.mixtures[layer], made, coefficients)
         made = made * block.ffn_output.input_factors(made)
         assert close(made, coefficients, 1e-4)
 
@@ -206,10 +206,10 @@ def test_a_batch_gives_what_single_prompts_give(model: ms.Model) -> None:
 
 
 def test_half_precision_is_understood_alike(family: Family, model: ms.Model) -> None:
-    expected = model.language_model.anatomy
+    expected = model.language_model.structure
     half = family.build().to(torch.bfloat16)
     found = discover(half, probe_tokens(half))
-    assert prove(half, found).passed
+    assert validate(half, found).passed
     assert found.parallel == expected.parallel
     assert found.readout.logit_scale == pytest.approx(expected.readout.logit_scale, rel=5e-3)
     for block, other in zip(found.blocks, expected.blocks, strict=True):

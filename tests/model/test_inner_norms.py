@@ -42,7 +42,7 @@ def model(request: pytest.FixtureRequest) -> ms.Model:
 
 
 def projections(model: ms.Model, kind: str) -> list[Projection]:
-    blocks = model.language_model.anatomy.blocks
+    blocks = model.language_model.structure.blocks
     return [block.attention_output if kind == "attention" else block.ffn_output for block in blocks]
 
 
@@ -82,12 +82,12 @@ def test_coefficients_are_what_enters_the_projections(model: ms.Model) -> None:
 
 def test_heads_and_neurons_write_what_their_layer_adds(model: ms.Model) -> None:
     (trace,) = model.language_model.capture([IDS])
-    anatomy = model.language_model.anatomy
-    nowhere = torch.zeros(anatomy.n_layers, dtype=torch.long)
-    for layer in range(anatomy.n_layers):
+    structure = model.language_model.structure
+    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
+    for layer in range(structure.n_layers):
         for grid, added in (
-            (parts.heads_at_positions(trace, anatomy, nowhere), trace.attention_out),
-            (parts.ffn_neurons(trace, anatomy, nowhere), trace.ffn_out),
+            (parts.heads_at_positions(trace, structure, nowhere), trace.attention_out),
+            (parts.ffn_neurons(trace, structure, nowhere), trace.ffn_out),
         ):
             total = (grid.columns(layer, None) * grid.coefficients(layer)).sum(0)
             assert (total - added[layer]).abs().max() <= 1e-5 * added[layer].abs().max()
@@ -112,7 +112,7 @@ def value_scaled(model: ms.Model, layer: int, position: int, dim: int, factor: f
         changed[:, position, dim] *= factor
         return changed
 
-    block = model.language_model.anatomy.blocks[layer].module
+    block = model.language_model.structure.blocks[layer].module
     handle = block.get_submodule("self_attn.v_proj").register_forward_hook(hook)
     try:
         yield
@@ -129,7 +129,7 @@ def log_p(model: ms.Model) -> float:
 def test_total_effects_by_source_are_slopes_with_the_norm_frozen(model: ms.Model) -> None:
     """Of scaling a value at the position that it comes from, for both query heads that read it."""
     opened, layer, step = model.language_model, 1, 2e-3
-    found = total_effects(opened.model, opened.anatomy, IDS, Objective((TARGET,)).value)
+    found = total_effects(opened.model, opened.structure, IDS, Objective((TARGET,)).value)
     by_source = found.attention_by_source(layer)
     norm = projections(model, "attention")[layer].inner_norm
     assert norm is not None

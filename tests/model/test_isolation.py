@@ -207,7 +207,7 @@ def test_errors_in_the_middle_of_a_pass_leave_nothing(opened: ms.Model, error: B
 
 def test_a_hook_that_calls_the_model_anew_is_refused_in_one_sentence(opened: ms.Model) -> None:
     hf = opened.language_model.model
-    block = opened.language_model.anatomy.blocks[1].module
+    block = opened.language_model.structure.blocks[1].module
     with left_alone(hf):
         handle = block.register_forward_hook(lambda *_: opened.predict(OTHER) and None)
         with pytest.raises(ms.OptionError, match="a hook calls the model anew while it runs"):
@@ -219,7 +219,7 @@ def test_a_hook_may_call_the_model_in_a_pass_of_the_users_own(opened: ms.Model) 
     hf = opened.language_model.model
     expected, alone = logits(hf), CALLS["attribute"](opened)
     left, found = [opened], []
-    block = opened.language_model.anatomy.blocks[1].module
+    block = opened.language_model.structure.blocks[1].module
     handle = block.register_forward_hook(
         lambda *_: found.append(CALLS["attribute"](left.pop())) if left else None
     )
@@ -294,7 +294,7 @@ def test_train_mode_after_opening_changes_no_number(opened: ms.Model) -> None:
     hf = opened.language_model.model
     expected = {name: call(opened) for name, call in CALLS.items()}
     hf.train()
-    block = opened.language_model.anatomy.blocks[0].module
+    block = opened.language_model.structure.blocks[0].module
     block.eval()
     for module in hf.modules():
         if isinstance(module, nn.Dropout):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.model.activations import Trace
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.activations import ActivationCache
+from mnemoscope.model.structure import ModelStructure
 from support import open_tiny, words
 from wrong_parrots import ODD, WRONG, LongPrompts, parrot_of
 
@@ -22,9 +22,9 @@ def test_what_the_parts_do_not_explain_is_refused(name: str) -> None:
         open_tiny(parrot_of(*parts))
 
 
-def everything_added(trace: Trace, anatomy: Anatomy) -> Tensor:
+def everything_added(trace: ActivationCache, structure: ModelStructure) -> Tensor:
     total = trace.resid_pre[0].clone()
-    for layer, block in enumerate(anatomy.blocks):
+    for layer, block in enumerate(structure.blocks):
         heard = trace.weighted_values(layer).sum(-1).flatten() @ block.attention_output.columns()
         thought = trace.coefficients[layer] @ block.ffn_output.columns()
         total += trace.attention_scale[layer] * heard + trace.attention_constant[layer]
@@ -39,11 +39,11 @@ def test_what_only_looks_wrong_adds_up_on_prompts_of_every_length(name: str) -> 
     for n_tokens in (1, 2, 5, 17, 40):
         prompt = torch.randint(97, (1, n_tokens), generator=generator)
         (trace,) = opened.capture(prompt.tolist())
-        total = everything_added(trace, opened.anatomy)
+        total = everything_added(trace, opened.structure)
         assert torch.allclose(total, trace.final_state, rtol=1e-4, atol=1e-5)
         with torch.no_grad():
             own = opened.model(prompt).logits[0, -1].log_softmax(-1)
-        assert torch.allclose(opened.anatomy.readout.log_probabilities(total[None])[0], own, atol=1e-4)
+        assert torch.allclose(opened.structure.readout.log_probabilities(total[None])[0], own, atol=1e-4)
 
 
 def test_what_no_probe_shows_is_refused_where_it_happens() -> None:

@@ -19,22 +19,22 @@ from mnemoscope.model.attention import (
     AttentionCall,
     QueryKeyCall,
     WeightsCall,
-    has_own_attention,
-    watched_own_attention,
+    has_custom_attention,
+    watched_custom_attention,
 )
 from mnemoscope.model.families import FAMILIES, Family
 from mnemoscope.model.gradients import key_gradients, total_effects, watched_block
 from mnemoscope.model.hooks import observed_attention
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.structure import discover
-from mnemoscope.model.validation import probe_tokens, prove
+from mnemoscope.model.validation import probe_tokens, validate
 from mnemoscope.model.weights import get_weight
 from mnemoscope.results.parts import Part
 from support import family_id, open_tiny, words
 
 OWN_CODE = {"gptj", "codegen", "gpt_neo", "bloom", "mpt", "falcon", "xglm"}
 # GPT-J and CodeGen call attention through transformers' interface since transformers 5.24.
-OWN = tuple(f for f in FAMILIES if f.model_type in OWN_CODE and has_own_attention(f.build()))
+OWN = tuple(f for f in FAMILIES if f.model_type in OWN_CODE and has_custom_attention(f.build()))
 # Those that have a fused form too which does the same: with ALiBi the eager one adds its biases twice.
 FUSED = [family for family in OWN if family.model_type == "falcon" and not family.config["alibi"]]
 
@@ -85,19 +85,19 @@ def is_clean(model: nn.Module) -> bool:
 @pytest.mark.parametrize("implementation", ["default", "eager"])
 def test_every_family_is_proven(family: Family, implementation: str) -> None:
     model = family.build() if implementation == "default" else eager(family)
-    assert has_own_attention(model)
+    assert has_custom_attention(model)
     before = model.config._attn_implementation
-    anatomy = discover(model, probe_tokens(model))
-    proof = prove(model, anatomy)
+    structure = discover(model, probe_tokens(model))
+    proof = validate(model, structure)
     assert proof.passed, proof.worst
     assert proof.worst.error < 1e-4
     assert model.config._attn_implementation == before
-    assert (anatomy.n_heads, anatomy.d_head, anatomy.n_layers) == (4, 8, 3)
-    assert anatomy.parallel == (
+    assert (structure.n_heads, structure.d_head, structure.n_layers) == (4, 8, 3)
+    assert structure.parallel == (
         family.model_type in {"gptj", "codegen"}
         or (family.model_type == "falcon" and family.config.get("parallel_attn", True))
     )
-    assert all(block.readers is not None for block in anatomy.blocks)
+    assert all(block.readers is not None for block in structure.blocks)
 
 
 def test_patterns_are_those_the_model_gives_out(family: Family) -> None:
@@ -136,25 +136,25 @@ def test_observing_changes_nothing(own: ms.Model) -> None:
 def test_a_batch_gives_what_single_prompts_give(own: ms.Model) -> None:
     prompts = [IDS[:4], IDS[3:], IDS[2:6]]
     opened = own.language_model
-    batch = capture(opened.model, opened.anatomy, prompts)
+    batch = capture(opened.model, opened.structure, prompts)
     for trace, prompt in zip(batch, prompts, strict=True):
-        (single,) = capture(opened.model, opened.anatomy, [prompt])
+        (single,) = capture(opened.model, opened.structure, [prompt])
         for name in ("patterns", "values", "coefficients", "attention_out", "ffn_out", "final_state"):
             assert torch.allclose(getattr(trace, name), getattr(single, name), atol=1e-4, rtol=1e-4), name
 
 
 def test_components_add_up(own: ms.Model) -> None:
     opened = own.language_model
-    found = capture_components(opened.model, opened.anatomy, IDS, range(len(IDS)), calls=True)
+    found = capture_components(opened.model, opened.structure, IDS, range(len(IDS)), calls=True)
     assert len(found.calls) == 3
     for layer, call in enumerate(found.calls):
         values = call.value[0].repeat_interleave(4 // call.value.shape[1], dim=0)
         heads = (call.patterns()[0] @ values).transpose(0, 1).flatten(1)
         assert torch.allclose(heads, found.attention_coefficients[layer], atol=1e-4)
-        projection = opened.anatomy.blocks[layer].attention_output
+        projection = opened.structure.blocks[layer].attention_output
         added = heads @ projection.columns() + found.attention_constant[layer]
         assert torch.allclose(added, found.attention_out[layer], atol=1e-4)
-    (trace,) = capture(opened.model, opened.anatomy, [IDS])
+    (trace,) = capture(opened.model, opened.structure, [IDS])
     assert torch.allclose(found.resid_pre[:, -1], trace.resid_pre, atol=1e-4)
 
 
@@ -167,7 +167,7 @@ def log_p(model: ms.Model, parts: Sequence[Part], factor: float) -> float:
 def test_total_effects_are_slopes_and_add_up(own: ms.Model) -> None:
     opened = own.language_model
     found = total_effects(
-        opened.model, opened.anatomy, own.predict(PROMPT).token_ids, Objective((TARGET,)).value
+        opened.model, opened.structure, own.predict(PROMPT).token_ids, Objective((TARGET,)).value
     )
     expected = {
         ms.FFNNeuron(1, 7): found.ffn[1, :, 7].sum(),
@@ -180,7 +180,7 @@ def test_total_effects_are_slopes_and_add_up(own: ms.Model) -> None:
         slope = (log_p(own, [part], 1.02) - log_p(own, [part], 0.98)) / 0.04
         assert float(total) == pytest.approx(slope, abs=2e-3, rel=1e-2)
     scale = float(found.attention.abs().sum())
-    for layer, block in enumerate(opened.anatomy.blocks):
+    for layer, block in enumerate(opened.structure.blocks):
         by_source = found.attention_by_source(layer)
         assert torch.allclose(by_source.sum(-1), found.attention[layer].sum(0), atol=1e-5 * scale)
         of_all = {block.attention_output: found.heads[layer].sum(), block.ffn_output: found.ffn[layer].sum()}
@@ -191,7 +191,7 @@ def test_total_effects_are_slopes_and_add_up(own: ms.Model) -> None:
 
 def test_ablating_a_head_is_zeroing_its_columns(own: ms.Model) -> None:
     found = log_p(own, [ms.Head(LAYER, HEAD)], 0.0)
-    projection = own.language_model.anatomy.blocks[LAYER].attention_output.module
+    projection = own.language_model.structure.blocks[LAYER].attention_output.module
     weight, dims = get_weight(projection), slice(HEAD * 8, HEAD * 8 + 8)
     with torch.no_grad():
         before = weight.clone()
@@ -224,9 +224,9 @@ def test_certified_neurons_are_the_best_of_all(own: ms.Model) -> None:
 def test_keys_are_the_slopes_of_attention_scores(own: ms.Model) -> None:
     """By finite differences: log weights are scores but for what a row has in common."""
     opened = own.language_model
-    block, step = opened.anatomy.blocks[LAYER].module, 1e-2
+    block, step = opened.structure.blocks[LAYER].module, 1e-2
     with watched_block(block) as watched:
-        capture(opened.model, opened.anatomy, [IDS])
+        capture(opened.model, opened.structure, [IDS])
     gradients = key_gradients(opened, LAYER, HEAD, watched)
     args, kwargs = watched.others
 
@@ -256,8 +256,8 @@ def test_the_query_is_held_fixed_for_the_last_position(falcon: ms.Model) -> None
     plain = open_tiny(eager(next(f for f in OWN if f.variant.startswith("grouped"))))
     found = []
     for model in (opened, plain.language_model):
-        with watched_block(model.anatomy.blocks[LAYER].module) as watched:
-            capture(model.model, model.anatomy, [IDS])
+        with watched_block(model.structure.blocks[LAYER].module) as watched:
+            capture(model.model, model.structure, [IDS])
         found.append(key_gradients(model, LAYER, HEAD, watched))
     assert torch.allclose(found[0], found[1], atol=1e-5)
     assert found[0][-1].any()
@@ -278,7 +278,7 @@ def test_nothing_is_left_behind(own: ms.Model) -> None:
 @pytest.mark.parametrize("where", ["observer", "module"])
 def test_nothing_is_left_behind_by_an_exception(own: ms.Model, where: str) -> None:
     opened = own.language_model
-    broken = opened.anatomy.blocks[1].attention_output.module
+    broken = opened.structure.blocks[1].attention_output.module
 
     def fail(*_: object) -> None:
         raise RuntimeError("in the middle of a block")
@@ -318,7 +318,7 @@ class Fused(nn.Module):
 def test_the_fused_function_is_understood_however_it_is_called(how: dict[str, object]) -> None:
     module, states = Fused(**how), torch.randn(2, 3, 5, 4)
     calls: list[AttentionCall] = []
-    with watched_own_attention(module, calls.append):
+    with watched_custom_attention(module, calls.append):
         output = module(states)
     (call,) = calls
     assert torch.allclose(call.patterns() @ call.value, output, atol=1e-5)

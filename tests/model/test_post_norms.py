@@ -13,7 +13,7 @@ from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 import mnemoscope as ms
 from mnemoscope.attribution import grids as parts
-from mnemoscope.model.activations import Trace
+from mnemoscope.model.activations import ActivationCache
 from support import built, open_tiny, word_tokenizer, words
 
 IDS = (5, 17, 80, 33, 61)
@@ -40,7 +40,7 @@ def model(request: pytest.FixtureRequest) -> ms.Model:
     return open_tiny(with_biases() if request.param == "with biases" else built(request.param))
 
 
-def trace_of(model: ms.Model) -> Trace:
+def trace_of(model: ms.Model) -> ActivationCache:
     return model.language_model.capture([IDS])[0]
 
 
@@ -49,12 +49,12 @@ def close(found: Tensor, expected: Tensor) -> bool:
 
 
 def test_neurons_and_constants_sum_to_what_is_added(model: ms.Model) -> None:
-    trace, anatomy = trace_of(model), model.language_model.anatomy
+    trace, structure = trace_of(model), model.language_model.structure
     assert model.proof.worst.error < 1e-5
-    nowhere = torch.zeros(anatomy.n_layers, dtype=torch.long)
-    ffn = parts.ffn_neurons(trace, anatomy, nowhere)
-    attention = parts.attention_neurons_summed(trace, anatomy, nowhere)
-    for layer, block in enumerate(anatomy.blocks):
+    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
+    ffn = parts.ffn_neurons(trace, structure, nowhere)
+    attention = parts.attention_neurons_summed(trace, structure, nowhere)
+    for layer, block in enumerate(structure.blocks):
         for grid, projection, added in (
             (ffn, block.ffn_output, trace.ffn_out),
             (attention, block.attention_output, trace.attention_out),

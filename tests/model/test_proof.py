@@ -16,7 +16,7 @@ from mnemoscope.model.families import FAMILIES
 from mnemoscope.model.hooks import _attention
 from mnemoscope.model.readout import Norm
 from mnemoscope.model.structure import discover
-from mnemoscope.model.validation import probe_tokens, prove, require
+from mnemoscope.model.validation import probe_tokens, require, validate
 from support import EVERY_REPRESENTATIVE, built, open_tiny, word_tokenizer
 
 
@@ -130,7 +130,7 @@ def _own_log_probabilities(model: PreTrainedModel, ids: list[int]) -> torch.Tens
 def _read_out(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
     opened = ms.load((model, word_tokenizer())).language_model
     (trace,) = opened.capture([ids])
-    return opened.anatomy.readout.log_probabilities(trace.final_state[None])[0].double()
+    return opened.structure.readout.log_probabilities(trace.final_state[None])[0].double()
 
 
 def test_masked_and_massive_models_are_opened_and_read_out_right() -> None:
@@ -203,9 +203,9 @@ def test_a_norm_is_recognised_beside_a_massive_activation(kind: str, dtype: torc
 
 def test_a_wrong_anatomy_is_found_out() -> None:
     model = _llama()
-    anatomy = discover(model, probe_tokens(model))
-    swapped = [replace(block, ffn_output=anatomy.blocks[0].ffn_output) for block in anatomy.blocks]
-    proof = prove(model, replace(anatomy, blocks=tuple(swapped)))
+    structure = discover(model, probe_tokens(model))
+    swapped = [replace(block, ffn_output=structure.blocks[0].ffn_output) for block in structure.blocks]
+    proof = validate(model, replace(structure, blocks=tuple(swapped)))
     assert not proof.passed
 
 
@@ -239,7 +239,7 @@ def test_half_precision_weights_pass_with_a_wider_tolerance(seed: int) -> None:
     for family in EVERY_REPRESENTATIVE:
         for dtype in (torch.bfloat16, torch.float16):
             model = family.build(seed).to(dtype)
-            proof = prove(model, discover(model, probe_tokens(model)))
+            proof = validate(model, discover(model, probe_tokens(model)))
             require(proof, model)
             assert proof.passed
 
@@ -286,5 +286,5 @@ def test_parallel_blocks_are_told_from_sequential_ones() -> None:
     model = _llama()
     assert not discover(model, probe_tokens(model)).parallel
     opened = open_tiny(built("gpt_neox"))
-    assert opened.language_model.anatomy.parallel
+    assert opened.language_model.structure.parallel
     assert opened.proof.passed

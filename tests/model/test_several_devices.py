@@ -122,9 +122,9 @@ USES: dict[str, Callable[[ms.Model], Any]] = {
     "contrast": lambda model: model.attribute(PROMPT, TARGET, against=41, top=5).ffn_neurons,
     "several prompts": lambda model: model.attribute_many([PROMPT, OTHER], [TARGET, 41])[1].ffn_neurons,
     "continuation": lambda model: model.attribute_continuation(PROMPT, " " + words(9, 44), top=5).ffn_neurons,
-    "links": lambda model: model.links(model.attribute(PROMPT, TARGET, top=5)).edges,
-    "neuron": lambda model: model.neuron(0, 7, through=(2, 1)).to_json(),
-    "head": lambda model: model.read_head(PROMPT, 2, 1).table,
+    "links": lambda model: model.query_graph(model.attribute(PROMPT, TARGET, top=5)).edges,
+    "neuron": lambda model: model.neuron_tokens(0, 7, through=(2, 1)).to_json(),
+    "head": lambda model: model.head_tokens(PROMPT, 2, 1).table,
     "single ablations": lambda model: model.single_ablations(
         PROMPT, TARGET, [ms.FFNNeuron(0, 3), ms.Head(2, 1), ms.Layer(1, "ffn")]
     ),
@@ -133,7 +133,7 @@ USES: dict[str, Callable[[ms.Model], Any]] = {
     "resampling": lambda model: ablated(model, resample_from=[OTHER], seed=3),
     "comparison": lambda model: model.compare_ablation(PROMPT, TARGET, [ms.Head(2, 1)], seeds=1).to_json(),
     "verified at once": lambda model: (
-        model.rank(PROMPT, TARGET, method=ms.Verified(greedily=False), top=5).neurons
+        model.rank_neurons(PROMPT, TARGET, method=ms.Verified(greedily=False), top=5).neurons
     ),
     "query proof": lambda model: (
         model.compare_query_ablation(
@@ -173,7 +173,8 @@ def test_whatever_is_done_gives_the_same(memory: ms.Model, spread_out: ms.Model,
 )
 def test_every_method_ranks_the_same(memory: ms.Model, spread_out: ms.Model, method: str, kind: Any) -> None:
     found, expected = (
-        model.rank(PROMPT, TARGET, method=method, kind=kind, top=5).neurons for model in (spread_out, memory)
+        model.rank_neurons(PROMPT, TARGET, method=method, kind=kind, top=5).neurons
+        for model in (spread_out, memory)
     )
     same(found, expected)
 
@@ -194,11 +195,11 @@ def test_an_edit_of_a_dispatched_model_is_a_copy_of_its_own() -> None:
 def test_columns_are_scaled_where_they_are(name: str) -> None:
     model = open_tiny(spread(built(name)))
     index = torch.tensor([1, 45], device=DEVICES[0])
-    for projection in (model.language_model.anatomy.blocks[layer].ffn_output for layer in (0, 2)):
+    for projection in (model.language_model.structure.blocks[layer].ffn_output for layer in (0, 2)):
         matrix, before = matrix_of(projection.module), projection.columns().clone()
         matrix.scale_inputs(index, 0.5)
         after = projection.columns()
-        assert after.device == before.device == model.language_model.anatomy.device
+        assert after.device == before.device == model.language_model.structure.device
         changed = (after != before).any(1).nonzero()[:, 0]
         assert changed.tolist() == index.tolist()
         assert torch.equal(after[index.to(after.device)], 0.5 * before[index.to(after.device)])

@@ -64,7 +64,7 @@ def test_a_cap_that_nothing_computes_is_refused_in_words() -> None:
 def test_the_cap_of_logits_is_found_and_matters(model_type: str) -> None:
     model = built(model_type)
     opened = open_tiny(model)
-    readout = opened.language_model.anatomy.readout
+    readout = opened.language_model.structure.readout
     assert readout.soft_cap == 5.0
     assert readout.logit_scale == 1.0
     (trace,) = opened.language_model.capture([IDS[0].tolist()])
@@ -80,7 +80,7 @@ def test_the_cap_of_logits_is_found_and_matters(model_type: str) -> None:
 def test_a_scale_before_the_cap_is_found() -> None:
     model = built("nanochat")
     model.lm_head.register_forward_hook(lambda module, args, output: 1.7 * output)
-    readout = open_tiny(model).language_model.anatomy.readout
+    readout = open_tiny(model).language_model.structure.readout
     assert readout.logit_scale == pytest.approx(1.7, rel=1e-5)
     assert readout.soft_cap == 5.0
 

@@ -53,7 +53,7 @@ def test_layers_on_disk_beside_layers_in_memory(tmp_path: Path) -> None:
     places: Any = {"model.layers.1": "disk", "lm_head": "cpu"} | {f"model.{name}": "cpu" for name in kept}
     model = open_tiny(AutoModelForCausalLM.from_pretrained(tmp_path, device_map=places))
     weights = [
-        block.ffn_output.module.get_parameter("weight") for block in model.language_model.anatomy.blocks
+        block.ffn_output.module.get_parameter("weight") for block in model.language_model.structure.blocks
     ]
     assert [weight.device.type for weight in weights] == ["cpu", "meta", "cpu"]
     table = model.attribute(PROMPT, TARGET, top=5).ffn_neurons

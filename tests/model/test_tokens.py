@@ -125,7 +125,9 @@ def test_special_tokens_can_be_left_out(opened: ms.Model) -> None:
     assert result.target.log_probability == pytest.approx(float(expected), abs=1e-5)
     (target,) = own_ids(opened, " Tokyo")
     assert result.target.id == target
-    assert opened.rank(prompt, " Tokyo", top=1).targets.value == pytest.approx(float(expected), abs=1e-5)
+    assert opened.rank_neurons(prompt, " Tokyo", top=1).targets.value == pytest.approx(
+        float(expected), abs=1e-5
+    )
     assert opened.prompt(opened.prompt(TEXT), add_special_tokens=False) == prompt
     assert opened.generate(prompt, 2) == opened.generate(list(prompt.ids), 2)
 
@@ -208,7 +210,7 @@ def test_ids_that_are_not_the_tokens_of_their_text_are_read_as_given(opened: ms.
     ],
 )
 def test_what_is_no_prompt_is_refused_in_one_sentence(opened: ms.Model, prompt: Any, told: str) -> None:
-    for call in (opened.predict, opened.run, opened.generate, lambda p: opened.read_head(p, 0, 0)):
+    for call in (opened.predict, opened.run, opened.generate, lambda p: opened.head_tokens(p, 0, 0)):
         with pytest.raises(ms.PromptError, match=told) as refused:
             call(prompt)
         assert "\n" not in str(refused.value)

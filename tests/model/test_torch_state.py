@@ -121,9 +121,9 @@ CALLS: dict[str, Callable[[ms.Model], Any]] = {
     "run": lambda m: m.run(PROMPT).attribute(40, top=2),
     "query": lambda m: m.query(m.attribute(PROMPT, 40, top=2), values=2, top=3).tables(),
     "query split": lambda m: m.query_split(m.attribute(PROMPT, 40, top=2), values=2, top=3),
-    "links": lambda m: m.links(m.attribute(PROMPT, 40, top=2), values=2, depth=1, width=2).edges,
-    "neuron": lambda m: m.neuron(1, 3, 3, through=(2, 1)).to_json(),
-    "head": lambda m: m.read_head(PROMPT, 1, 2, 3).table,
+    "links": lambda m: m.query_graph(m.attribute(PROMPT, 40, top=2), values=2, depth=1, width=2).edges,
+    "neuron": lambda m: m.neuron_tokens(1, 3, 3, through=(2, 1)).to_json(),
+    "head": lambda m: m.head_tokens(PROMPT, 1, 2, 3).table,
     "ablate": predicted_inside,
     "compare": lambda m: fresh(m).compare_ablation(PROMPT, 40, [ms.FFNNeuron(1, 3)], seeds=1).to_json(),
     "each": lambda m: m.ablate_each(PROMPT, 40, [PARTS, [ms.Layer(1, "ffn")]]),
@@ -177,9 +177,9 @@ def test_every_call_gives_the_same_to_the_bit_under_all_states_at_once(model: ms
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_the_same_to_the_bit(model: ms.Model, method: str) -> None:
-    expected = model.rank(PROMPT, 40, method=method, top=3).neurons
+    expected = model.rank_neurons(PROMPT, 40, method=method, top=3).neurons
     with all_at_once():
-        found = model.rank(PROMPT, 40, method=method, top=3).neurons
+        found = model.rank_neurons(PROMPT, 40, method=method, top=3).neurons
     assert exact(found) == exact(expected)
 
 

@@ -15,7 +15,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import mnemoscope as ms
-from mnemoscope.model.families import FAMILIES, NOT_THERE, OURS, prove_families, with_random_weights
+from mnemoscope.model.families import FAMILIES, NOT_THERE, OURS, validate_families, with_random_weights
 from mnemoscope.model.families.unsupported import UNSUPPORTED, Unsupported
 from support import open_tiny, words
 
@@ -30,7 +30,7 @@ NOT_PROVEN_WITH_OLDEST = {"gemma2", "vaultgemma", "granitemoe", "deepseek_v2"}
 @pytest.fixture(scope="module")
 def proven() -> pd.DataFrame:
     told: list[str] = []
-    table = prove_families(told.append)
+    table = validate_families(told.append)
     assert len(told) == len(table)
     return table[table["package"] == OURS]
 

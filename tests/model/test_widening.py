@@ -85,7 +85,7 @@ def test_weights_are_put_back_after_an_error() -> None:
     opened = open_tiny(half)
     with (
         pytest.raises(KeyboardInterrupt),
-        in_float32(half, opened.language_model.anatomy),
+        in_float32(half, opened.language_model.structure),
     ):
         raise KeyboardInterrupt
     assert all(parameter.dtype == torch.bfloat16 for parameter in half.parameters())

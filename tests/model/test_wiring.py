@@ -12,19 +12,19 @@ from transformers import PreTrainedModel
 
 import mnemoscope as ms
 from mnemoscope.model.families import FAMILIES
-from mnemoscope.model.structure import Anatomy, discover
-from mnemoscope.model.validation import probe_tokens, prove
+from mnemoscope.model.structure import ModelStructure, discover
+from mnemoscope.model.validation import probe_tokens, validate
 from support import built, open_tiny, words
 
 PROMPT = words(5, 17, 80, 33, 61)
 
 
-def found(model: PreTrainedModel) -> Anatomy:
+def found(model: PreTrainedModel) -> ModelStructure:
     return discover(model, probe_tokens(model))
 
 
-def multipliers(anatomy: Anatomy) -> list[tuple[float, float]]:
-    return [(b.attention_output.multiplier, b.ffn_output.multiplier) for b in anatomy.blocks]
+def multipliers(structure: ModelStructure) -> list[tuple[float, float]]:
+    return [(b.attention_output.multiplier, b.ffn_output.multiplier) for b in structure.blocks]
 
 
 def multiplied(model: PreTrainedModel, layer: int, name: str, factor: float) -> None:
@@ -39,10 +39,10 @@ def multiplied(model: PreTrainedModel, layer: int, name: str, factor: float) -> 
 
 def test_the_multipliers_of_granite_are_found() -> None:
     model = next(f for f in FAMILIES if f.variant == "multipliers, biases").build()
-    anatomy = found(model)
-    assert torch.tensor(multipliers(anatomy)) == pytest.approx(torch.full((3, 2), 0.5), rel=1e-6)
-    assert anatomy.readout.logit_scale == pytest.approx(1 / 3, rel=1e-6)
-    assert not anatomy.parallel
+    structure = found(model)
+    assert torch.tensor(multipliers(structure)) == pytest.approx(torch.full((3, 2), 0.5), rel=1e-6)
+    assert structure.readout.logit_scale == pytest.approx(1 / 3, rel=1e-6)
+    assert not structure.parallel
     half = found(model.bfloat16())
     assert torch.tensor(multipliers(half)) == pytest.approx(torch.full((3, 2), 0.5), rel=2e-3)
     assert half.readout.logit_scale == pytest.approx(1 / 3, rel=2e-3)
@@ -51,9 +51,9 @@ def test_the_multipliers_of_granite_are_found() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_where_nothing_is_multiplied_the_multiplier_is_exactly_one(dtype: torch.dtype) -> None:
     for model_type in ("llama", "gpt_neox", "opt", "gemma3_text"):
-        anatomy = found(built(model_type).to(dtype))
-        assert multipliers(anatomy) == [(1, 1)] * 3
-        assert anatomy.readout.logit_scale == 1
+        structure = found(built(model_type).to(dtype))
+        assert multipliers(structure) == [(1, 1)] * 3
+        assert structure.readout.logit_scale == 1
 
 
 @pytest.mark.parametrize("factor", [0.03, 0.5, 7.0, -0.5])
@@ -62,22 +62,22 @@ def test_each_layer_has_its_own(factor: float) -> None:
     multiplied(model, 1, "self_attn", factor)
     multiplied(model, 2, "mlp", 2 * factor)
     model.lm_head.register_forward_hook(lambda module, args, output: 3 * output)
-    anatomy = found(model)
+    structure = found(model)
     expected = torch.tensor([(1, 1), (factor, 1), (1, 2 * factor)])
-    assert torch.tensor(multipliers(anatomy)) == pytest.approx(expected, rel=1e-6)
-    assert anatomy.readout.logit_scale == pytest.approx(3, rel=1e-6)
-    assert prove(model, anatomy).worst.error < 1e-5
-    assert all(block.readers is not None for block in anatomy.blocks)
+    assert torch.tensor(multipliers(structure)) == pytest.approx(expected, rel=1e-6)
+    assert structure.readout.logit_scale == pytest.approx(3, rel=1e-6)
+    assert validate(model, structure).worst.error < 1e-5
+    assert all(block.readers is not None for block in structure.blocks)
 
 
 def test_parallel_blocks_have_multipliers_too() -> None:
     model = built("cohere")
     multiplied(model, 1, "self_attn", 0.4)
     multiplied(model, 1, "mlp", 0.7)
-    anatomy = found(model)
-    assert anatomy.parallel
-    assert torch.tensor(multipliers(anatomy)[1]) == pytest.approx(torch.tensor([0.4, 0.7]), rel=1e-5)
-    assert prove(model, anatomy).worst.error < 1e-5
+    structure = found(model)
+    assert structure.parallel
+    assert torch.tensor(multipliers(structure)[1]) == pytest.approx(torch.tensor([0.4, 0.7]), rel=1e-5)
+    assert validate(model, structure).worst.error < 1e-5
 
 
 def test_giant_elements_of_the_stream_do_not_blur_the_multipliers() -> None:
@@ -85,8 +85,8 @@ def test_giant_elements_of_the_stream_do_not_blur_the_multipliers() -> None:
     model = next(f for f in FAMILIES if f.variant == "multipliers of stream and logits").build()
     model.model.embed_tokens.weight.data[:, 3] = 3000
     for dtype in (torch.float32, torch.bfloat16):
-        anatomy = found(model.to(dtype))
-        assert torch.tensor(multipliers(anatomy)) == pytest.approx(torch.full((3, 2), 0.5), rel=5e-3)
+        structure = found(model.to(dtype))
+        assert torch.tensor(multipliers(structure)) == pytest.approx(torch.full((3, 2), 0.5), rel=5e-3)
 
 
 def _shifted_ffn(model: PreTrainedModel) -> None:
@@ -145,9 +145,9 @@ def test_a_layer_that_adds_nothing_is_wired_like_the_others() -> None:
     model = next(f for f in FAMILIES if f.variant == "multipliers of stream and logits").build()
     for name in ("self_attn.o_proj", "mlp.down_proj"):
         model.model.layers[0].get_submodule(name).weight.data.zero_()
-    anatomy = found(model)
-    assert not anatomy.parallel
-    assert torch.tensor(multipliers(anatomy)) == pytest.approx(torch.full((3, 2), 0.5), rel=1e-6)
+    structure = found(model)
+    assert not structure.parallel
+    assert torch.tensor(multipliers(structure)) == pytest.approx(torch.full((3, 2), 0.5), rel=1e-6)
 
 
 def test_a_layer_is_scaled_at_what_it_adds() -> None:

@@ -20,12 +20,12 @@ from mnemoscope.report.charts import figures, save_charts
 from mnemoscope.report.charts.graph import links
 from mnemoscope.report.charts.layers import layers, path
 from mnemoscope.report.charts.parts import MOST_HEADS, MOST_TOKENS, heads, neurons, positions
-from mnemoscope.report.charts.theme import housed, svg
+from mnemoscope.report.charts.theme import apply_theme, svg
 from mnemoscope.report.charts.words import at_position, shortened
 from mnemoscope.report.terminal.depth import QUIET
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TABLES
-from mnemoscope.results.query import Links
+from mnemoscope.results.query import QueryGraph
 from support import built, open_tiny, words
 
 Make = Callable[..., Attribution]
@@ -63,7 +63,7 @@ def picture_of(chart: Any) -> str:
 
 def texts(chart: Any) -> list[str]:
     """What can be read in the picture."""
-    return [text.text or "" for text in ET.fromstring(picture_of(housed(chart))).iter(f"{SVG}text")]
+    return [text.text or "" for text in ET.fromstring(picture_of(apply_theme(chart))).iter(f"{SVG}text")]
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def found(llama: ms.Model) -> Attribution:
 
 
 @pytest.fixture(scope="module")
-def graph(llama: ms.Model, found: Attribution) -> Links:
-    return llama.links(found, values=3, depth=2, width=4)
+def graph(llama: ms.Model, found: Attribution) -> QueryGraph:
+    return llama.query_graph(found, values=3, depth=2, width=4)
 
 
 def test_layers_have_a_bar_for_every_block(found: Attribution) -> None:
@@ -90,7 +90,7 @@ def test_layers_have_a_bar_for_every_block(found: Attribution) -> None:
 
 def test_bars_that_lower_are_hollow(make_result: Make) -> None:
     result = make_result(n_layers=9)
-    picture = picture_of(housed(layers(result)))
+    picture = picture_of(apply_theme(layers(result)))
     opacities = re.findall(r'fill-opacity="([\d.]+)"', picture)
     n_lower = int((result.layers["score"] < 0).sum())
     assert opacities.count("0.35") == n_lower
@@ -121,7 +121,7 @@ def test_heads_have_a_cell_each_and_a_stroke_where_they_lower(make_result: Make)
     drawn = {(row["layer"], row["head"]): row["effect"] for row in rows(heads(result), "layer", "head")}
     for row in loud.itertuples():
         assert drawn[row.layer, row.head] == pytest.approx(row.score)
-    picture = picture_of(housed(heads(result)))
+    picture = picture_of(apply_theme(heads(result)))
     strokes = re.findall(r'stroke="white" stroke-width="2.2"', picture)
     assert len(strokes) == int((loud["score"] < 0).sum()) > 0
 
@@ -222,7 +222,7 @@ def test_pictures_say_what_they_show(result: Attribution) -> None:
         assert picture.attrib["aria-label"] == f"{figure.title}. {figure.words}"
 
 
-def test_links_have_every_part_and_link_at_its_place(graph: Links) -> None:
+def test_links_have_every_part_and_link_at_its_place(graph: QueryGraph) -> None:
     chart = links(graph)
     nodes = rows(chart, "kind", "name", "reads")
     assert len(nodes) == len({(row["x"], row["y"]) for row in nodes}) == len(graph.nodes)
@@ -246,7 +246,7 @@ def test_links_have_every_part_and_link_at_its_place(graph: Links) -> None:
         assert max(columns[left]) < min(columns[right])
 
 
-def test_links_against_a_part_are_broken_and_widths_are_shares(graph: Links) -> None:
+def test_links_against_a_part_are_broken_and_widths_are_shares(graph: QueryGraph) -> None:
     against = int((graph.edges["share"] < 0).sum())
     assert 0 < against < len(graph.edges)
     picture = picture_of(links(graph))

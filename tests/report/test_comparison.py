@@ -17,12 +17,12 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from mnemoscope.attribution.methods.base import Estimate
+from mnemoscope.attribution.methods.base import MethodCost
 from mnemoscope.attribution.methods.causal import Verified
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OutputError
 from mnemoscope.report.charts.comparison import chart
-from mnemoscope.report.charts.parts import Place, label_places
+from mnemoscope.report.charts.parts import LabelPosition, label_places
 from mnemoscope.report.terminal.methods import render_comparison, render_estimates, render_methods
 from mnemoscope.results.targets import Provenance
 from mnemoscope.study.comparison import CONTROLS, MEASURES, NONE, Comparison, Terms
@@ -191,7 +191,7 @@ def test_labels_hide_neither_each_other_nor_points() -> None:
     labels = [f"a method of the name {i}" for i in range(12)]
     places = label_places(points, labels, 400, 320)
 
-    def box(place: Place, label: str) -> tuple[float, float, float, float]:
+    def box(place: LabelPosition, label: str) -> tuple[float, float, float, float]:
         length = 5.5 * len(label)
         left = place.x - length * {"left": 0, "center": 0.5, "right": 1}[place.align]
         return left, left + length, place.y - 5, place.y + 5
@@ -227,7 +227,7 @@ def test_a_wrong_destination_is_told(make: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [60, 100, 160])
 def test_methods_and_costs_fit_the_width(width: int) -> None:
     console = Console(width=width, file=io.StringIO(), highlight=False)
-    estimates = [(m, Estimate(12345.6, 3 * 10**8, "tries 50 interventions")) for m in METHODS]
+    estimates = [(m, MethodCost(12345.6, 3 * 10**8, "tries 50 interventions")) for m in METHODS]
     with console.capture() as text:
         render_methods(METHODS, console)
         render_estimates(estimates, 1, console)

@@ -18,7 +18,7 @@ from mnemoscope.errors import OutputError
 from mnemoscope.report.export import save_links
 from mnemoscope.report.terminal.graph import render_links
 from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS
-from mnemoscope.results.query import Links
+from mnemoscope.results.query import QueryGraph
 from mnemoscope.results.targets import Provenance, Target, Targets
 
 TOKENS = ("The", "\x00[bold]\uffff\r", " of")
@@ -52,7 +52,7 @@ def edge(source: str, target: str, score: float, share: float) -> dict[str, Any]
 
 
 @pytest.fixture
-def links() -> Links:
+def links() -> QueryGraph:
     odd = {"position": 1, "token": TOKENS[1]}
     nodes = [
         node("ffn 5.7", 0, 2.0, explained=0.75),
@@ -75,7 +75,7 @@ def links() -> Links:
     for name in ("layer", "neuron", "head", "dim"):
         table[name] = table[name].astype("Int64")
     origin = Provenance("demo", "abc", "A", "float32", {}, {"values": 2, "depth": 2, "width": 2})
-    return Links(
+    return QueryGraph(
         prompt="".join(TOKENS) + "\ud800",
         tokens=TOKENS,
         targets=Targets((Target(7, " Tokyo", 1, 0.854, -0.158),), (), -0.158),
@@ -86,14 +86,14 @@ def links() -> Links:
     )
 
 
-def shown(links: Links, width: int = 100) -> str:
+def shown(links: QueryGraph, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     with console.capture() as capture:
         render_links(links, console)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
-def test_draws_every_part_with_its_links_once(links: Links) -> None:
+def test_draws_every_part_with_its_links_once(links: QueryGraph) -> None:
     odd = "1 \\u0000[bold]\uffff\\u000d"
     trees = (
         "+2.000  ffn 5.7 at 2 ␣of · links explain 75.0 %",
@@ -112,7 +112,7 @@ def test_draws_every_part_with_its_links_once(links: Links) -> None:
     assert "\n".join(trees) in shown(links)
 
 
-def test_says_what_is_shown_and_what_is_not(links: Links) -> None:
+def test_says_what_is_shown_and_what_is_not(links: QueryGraph) -> None:
     text = shown(links)
     assert "of ␣Tokyo, 2 of each kind, 2 steps back, 2 links each" in text
     assert "the links shown explain 34.5 % of the value neurons' scores" in text
@@ -120,7 +120,7 @@ def test_says_what_is_shown_and_what_is_not(links: Links) -> None:
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 140])
-def test_keeps_within_the_width_and_what_matters(links: Links, width: int) -> None:
+def test_keeps_within_the_width_and_what_matters(links: QueryGraph, width: int) -> None:
     links.nodes["token"] = "a very long token " * 20
     text = shown(links, width)
     assert all(cell_len(line) <= width for line in text.splitlines())
@@ -129,11 +129,11 @@ def test_keeps_within_the_width_and_what_matters(links: Links, width: int) -> No
         assert "links explain 150.0 %" in text
 
 
-def test_writes_no_control_characters(links: Links) -> None:
+def test_writes_no_control_characters(links: QueryGraph) -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", shown(links))
 
 
-def test_json_is_what_the_command_prints(links: Links, tmp_path: Path) -> None:
+def test_json_is_what_the_command_prints(links: QueryGraph, tmp_path: Path) -> None:
     path = save_links(links, tmp_path / "links.json")
     document = json.loads(path.read_text(encoding="utf-8"))
     assert document["nodes"][3]["token"] == TOKENS[1]
@@ -141,7 +141,7 @@ def test_json_is_what_the_command_prints(links: Links, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["links.json"]
 
 
-def test_graphml_is_read_back_by_networkx(links: Links, tmp_path: Path) -> None:
+def test_graphml_is_read_back_by_networkx(links: QueryGraph, tmp_path: Path) -> None:
     graph = networkx.read_graphml(save_links(links, tmp_path / "links.GraphML"))
     assert set(graph) == set(links.nodes["id"])
     assert graph.nodes["head 3.2"]["token"] == "\\u0000[bold]\\uffff\\u000d"
@@ -153,7 +153,7 @@ def test_graphml_is_read_back_by_networkx(links: Links, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["links.parquet", "links", "no/links.json"])
-def test_refuses_other_files(links: Links, tmp_path: Path, name: str) -> None:
+def test_refuses_other_files(links: QueryGraph, tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         save_links(links, tmp_path / name)
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from rich.console import Console
 from mnemoscope.report.terminal.vocabulary import render_head, render_neuron
 from mnemoscope.results.columns import COLUMNS
 from mnemoscope.results.parts import Head
-from mnemoscope.results.prediction import HeadReading, NeuronReading
+from mnemoscope.results.prediction import HeadTokens, NeuronTokens
 
 ODD = ("The", "\n", "日本", "[bold]", "\u202eabc", " שלום", "\ufffd", " " * 30, "e\u0301", "x" * 60)
 
@@ -27,7 +27,7 @@ def drawn(draw: Callable[[Console], None], width: int) -> str:
     return capture.get()
 
 
-def head_reading(tokens: tuple[str, ...] = ODD) -> HeadReading:
+def head_reading(tokens: tuple[str, ...] = ODD) -> HeadTokens:
     n_tokens = len(tokens)
     attention = np.linspace(1, 2, n_tokens, dtype="float32")
     lists = [[tokens[(p + i) % n_tokens] for i in range(5)] for p in range(n_tokens)]
@@ -38,7 +38,7 @@ def head_reading(tokens: tuple[str, ...] = ODD) -> HeadReading:
         "attention": attention / attention.sum(),
         "value_norm": 10 * attention,
     }
-    return HeadReading(23, 4, "", tokens, tuple(range(n_tokens)), pd.DataFrame(columns)[list(COLUMNS)])
+    return HeadTokens(23, 4, "", tokens, tuple(range(n_tokens)), pd.DataFrame(columns)[list(COLUMNS)])
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
@@ -69,8 +69,8 @@ def test_positions_with_little_attention_are_counted() -> None:
 
 
 def test_a_neuron_read_through_a_head_says_so() -> None:
-    plain = NeuronReading(14, 813, 1.5, ((" a", 2.5),), (("\n", -2.0),))
-    through = NeuronReading(14, 813, 1.5, ((" a", 2.5),), (("\n", -2.0),), Head(23, 4))
+    plain = NeuronTokens(14, 813, 1.5, ((" a", 2.5),), (("\n", -2.0),))
+    through = NeuronTokens(14, 813, 1.5, ((" a", 2.5),), (("\n", -2.0),), Head(23, 4))
     by_itself = drawn(lambda console: render_neuron(plain, console), 100)
     by_head = drawn(lambda console: render_neuron(through, console), 100)
     assert by_itself.startswith("FFN neuron 14.813")

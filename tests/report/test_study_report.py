@@ -16,7 +16,7 @@ from markupsafe import escape
 from made_study import made_study
 from mnemoscope.errors import OptionError, OutputError
 from mnemoscope.report.charts.study import CHARTS
-from mnemoscope.report.charts.theme import housed, png, svg
+from mnemoscope.report.charts.theme import apply_theme, png, svg
 from mnemoscope.report.export import export
 from mnemoscope.report.study_html import render_report, write_report
 from mnemoscope.study.results import Study
@@ -95,7 +95,7 @@ def test_refuses_other_names(study: Study, tmp_path: Path) -> None:
 
 def test_the_same_chart_is_the_same_file(study: Study) -> None:
     shown = next(shown for item in ITEMS for shown in item.tables if shown.name == "overlap")
-    chart = housed(CHARTS["overlap"](shown.of(study)), "a <title>", "b & c")
+    chart = apply_theme(CHARTS["overlap"](shown.of(study)), "a <title>", "b & c")
     first = svg(chart.to_dict(), "overlap")
     assert 'id="overlap_0"' in first
     ET.fromstring(first)

@@ -233,7 +233,7 @@ def test_prediction_shows_each_token() -> None:
 
 @pytest.mark.parametrize("width", [40, 100])
 def test_neuron_shows_both_ends(width: int) -> None:
-    reading = ms.NeuronReading(layer=3, neuron=14, norm=1.5, promotes=((" a", 2.5),), demotes=(("\n", -2.0),))
+    reading = ms.NeuronTokens(layer=3, neuron=14, norm=1.5, promotes=((" a", 2.5),), demotes=(("\n", -2.0),))
     text = drawn(lambda console: render_neuron(reading, console), width)
     assert "FFN neuron 3.14" in text
     assert "+2.50" in text

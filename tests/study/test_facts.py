@@ -19,7 +19,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.study import facts as study
 from mnemoscope.study.facts import Fact, ResolvedFact, answers_of, resolve, spread
-from mnemoscope.study.filter import Dropped, judged, known_facts
+from mnemoscope.study.filter import Dropped, filter_facts, known_facts
 from mnemoscope.study.formats import read_facts
 from support import N_WORDS, built, open_tiny, words
 
@@ -186,7 +186,7 @@ def test_rounding_in_a_batch_turns_no_verdict(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(study, "_log_probabilities", rounding)
     with torch.no_grad():  # all tokens are nearly, but not exactly, as likely
-        unembedding = model.language_model.anatomy.readout.unembedding
+        unembedding = model.language_model.structure.readout.unembedding
         unembedding[:] = unembedding[3] * (1 + 2e-5 * torch.randperm(N_WORDS)[:, None])
     resolved = mixed_facts(model)
     for rank in (1, 10, 40):
@@ -231,31 +231,31 @@ def test_keeps_nothing_on_the_word_of_a_broken_model(
     kept, dropped = known_facts(llama.language_model, resolved)
     assert not kept
     assert all("check the weights" in drop.reason for drop in dropped)
-    for verdict in judged(llama.language_model, resolved):
+    for verdict in filter_facts(llama.language_model, resolved):
         assert verdict.rank == 0
         assert math.isnan(verdict.probability)
 
 
 def test_a_part_of_the_facts_is_judged_as_the_whole(llama: ms.Model) -> None:
     resolved = mixed_facts(llama, 80)
-    whole = judged(llama.language_model, resolved, rank=20)
+    whole = filter_facts(llama.language_model, resolved, rank=20)
     answers = answers_of(resolved)
     parts, alone = [], []
     for start in range(0, len(resolved), 7):
         part = resolved[start : start + 7]
-        parts += judged(llama.language_model, part, rank=20, answers=answers)
-        alone += judged(llama.language_model, part, rank=20)
+        parts += filter_facts(llama.language_model, part, rank=20, answers=answers)
+        alone += filter_facts(llama.language_model, part, rank=20)
     assert [verdict.fact for verdict in parts] == resolved
     assert [verdict.reason for verdict in parts] == [verdict.reason for verdict in whole]
     assert [verdict.rank for verdict in parts] == [verdict.rank for verdict in whole]
     assert [verdict.reason for verdict in alone] != [verdict.reason for verdict in whole]
     with pytest.raises(OptionError, match="the answers lack the relation 'a'"):
-        judged(llama.language_model, resolved, answers={})
+        filter_facts(llama.language_model, resolved, answers={})
 
 
 def test_a_verdict_tells_rank_and_probability(tiny: ms.Model) -> None:
     resolved = mixed_facts(tiny)
-    for verdict in judged(tiny.language_model, resolved):
+    for verdict in filter_facts(tiny.language_model, resolved):
         logits = own_logits(tiny, verdict.fact.prompt.ids)
         assert verdict.rank == int((logits > logits[verdict.fact.target]).sum()) + 1
         assert verdict.probability == pytest.approx(float(logits.softmax(0)[verdict.fact.target]), rel=1e-3)
@@ -264,7 +264,7 @@ def test_a_verdict_tells_rank_and_probability(tiny: ms.Model) -> None:
 def test_rivals_need_not_be_beaten(llama: ms.Model) -> None:
     resolved = mixed_facts(llama)
     kept, _ = known_facts(llama.language_model, resolved, rank=40, rivals=False)
-    within = [verdict.fact for verdict in judged(llama.language_model, resolved) if verdict.rank <= 40]
+    within = [verdict.fact for verdict in filter_facts(llama.language_model, resolved) if verdict.rank <= 40]
     assert kept == within
     assert len(kept) > len(known_facts(llama.language_model, resolved, rank=40)[0])
 
@@ -276,7 +276,7 @@ def test_facts_of_no_relation_have_no_rivals(llama: ms.Model) -> None:
     assert answers_of(nameless) == {}
     expected = known_facts(llama.language_model, nameless, rivals=False)
     assert known_facts(llama.language_model, nameless) == expected
-    assert judged(llama.language_model, nameless, answers={})[0].fact == nameless[0]
+    assert filter_facts(llama.language_model, nameless, answers={})[0].fact == nameless[0]
 
 
 def test_refuses_a_rank_of_none(llama: ms.Model) -> None:

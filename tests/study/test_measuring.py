@@ -179,7 +179,9 @@ def test_methods_are_those_of_rank(
     for fact in facts[-2:]:
         found = of(tables, "method_neurons", fact)
         for method in METHODS:
-            ranking = model.rank(fact.fact.prompt, fact.target, method=method, top=OPTIONS.method_neurons)
+            ranking = model.rank_neurons(
+                fact.fact.prompt, fact.target, method=method, top=OPTIONS.method_neurons
+            )
             close(found.query("method == @method")["score"], ranking.neurons["score"])
 
 
@@ -219,7 +221,7 @@ def test_a_whole_study(model: ms.Model, facts: list[ResolvedFact], tmp_path: Pat
         assert outcomes[(3, "heads", relation, 0)] == pytest.approx(expected, abs=1e-4)
     readings = found["readings"].query("relation == 'month' and list == 'ffn_value' and place == 1").iloc[0]
     assert readings["n_facts"] == round(3 * readings["share"])
-    reading = model.neuron(int(readings["layer"]), int(readings["neuron"]), top=1)
+    reading = model.neuron_tokens(int(readings["layer"]), int(readings["neuron"]), top=1)
     first = reading.promotes if readings["mean_coefficient"] > 0 else reading.demotes
     assert readings["promotes"][0] == first[0][0]
 

@@ -15,7 +15,7 @@ import pytest
 
 import mnemoscope as ms
 from mnemoscope.errors import OptionError
-from mnemoscope.study.builtin_facts import RELATIONS, own_facts
+from mnemoscope.study.builtin_facts import RELATIONS, builtin_facts
 from mnemoscope.study.facts import resolve, spread
 from mnemoscope.study.filter import known_facts
 
@@ -41,7 +41,7 @@ def test_the_script_makes_the_same_bytes(script: ModuleType) -> None:
 
 
 def test_every_subject_is_asked_in_every_wording() -> None:
-    facts = own_facts()
+    facts = builtin_facts()
     assert [fact.line for fact in facts] == list(range(1, len(facts) + 1))
     assert {fact.relation for fact in facts} == set(RELATIONS)
     wordings: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -54,16 +54,16 @@ def test_every_subject_is_asked_in_every_wording() -> None:
 
 
 def test_subjects_are_many() -> None:
-    subjects = {relation: {f.subject for f in own_facts([relation])} for relation in RELATIONS}
+    subjects = {relation: {f.subject for f in builtin_facts([relation])} for relation in RELATIONS}
     assert min(len(found) for found in subjects.values()) >= 200
-    places = {f.subject for f in own_facts(["language"]) if "official language" in f.template}
+    places = {f.subject for f in builtin_facts(["language"]) if "official language" in f.template}
     assert len(places) >= 200  # without the names of weekdays
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
 def test_no_prompt_gives_its_answer_away(relation: str) -> None:
     answers: dict[str, set[str]] = defaultdict(set)
-    for fact in own_facts([relation]):
+    for fact in builtin_facts([relation]):
         for answer in (fact.target, *fact.aliases):
             assert not re.search(rf"\b{re.escape(plain(answer))}", plain(fact.prompt)), fact
         assert not plain(fact.target).startswith(plain(fact.subject.removeprefix("the "))), fact
@@ -95,30 +95,30 @@ def test_no_prompt_gives_its_answer_away(relation: str) -> None:
     ],
 )
 def test_facts_are_true_and_clear(relation: str, subject: str, target: str | None) -> None:
-    found = {fact.target for fact in own_facts([relation]) if fact.subject == subject}
+    found = {fact.target for fact in builtin_facts([relation]) if fact.subject == subject}
     assert found == ({target} if target else set())
 
 
 def test_aliases_are_other_names() -> None:
-    with_aliases = [fact for fact in own_facts() if fact.aliases]
+    with_aliases = [fact for fact in builtin_facts() if fact.aliases]
     assert {"Czech Republic"} == {a for f in with_aliases if f.target == "Czechia" for a in f.aliases}
     assert all(fact.target not in fact.aliases for fact in with_aliases)
 
 
 def test_chosen_relations_keep_their_lines() -> None:
-    every = {fact.line: fact for fact in own_facts()}
-    chosen = own_facts(["month", "capital"])
+    every = {fact.line: fact for fact in builtin_facts()}
+    chosen = builtin_facts(["month", "capital"])
     assert {fact.relation for fact in chosen} == {"month", "capital"}
     assert all(every[fact.line] == fact for fact in chosen)
     assert [fact.line for fact in chosen] == sorted(fact.line for fact in chosen)
-    assert own_facts([]) == ()
+    assert builtin_facts([]) == ()
 
 
 def test_refuses_an_unknown_relation() -> None:
     with pytest.raises(
         OptionError, match=r"'city'; give some of language, capital, country, color, number, month"
     ):
-        own_facts(["capital", "city"])
+        builtin_facts(["capital", "city"])
 
 
 def test_the_licences_travel_with_the_facts() -> None:
@@ -131,7 +131,7 @@ def test_the_licences_travel_with_the_facts() -> None:
 
 @pytest.mark.demo
 def test_demo_model_knows_some_of_every_type(demo: ms.Model) -> None:
-    resolved, bad_lines = resolve(demo.language_model, own_facts()[::10])
+    resolved, bad_lines = resolve(demo.language_model, builtin_facts()[::10])
     assert len(resolved) > len(bad_lines)
     kept, _ = known_facts(demo.language_model, spread(resolved, 60))
     assert {fact.fact.relation for fact in kept} == set(RELATIONS)

@@ -116,17 +116,17 @@ def test_a_mixture_of_experts_names_the_expert() -> None:
 def test_links_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
     found = ask(client, "links", prompt=PROMPT, target=" w40", values=2, depth=2, width=3)
     result = llama.attribute(PROMPT, " w40", top=2, effects=False, suppressing=False, query=False)
-    close(found, plain(llama.links(result, values=2, depth=2, width=3).to_json()))
+    close(found, plain(llama.query_graph(result, values=2, depth=2, width=3).to_json()))
     responses.Links.model_validate(found)
 
 
 def test_readings_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
     neuron = ask(client, "neuron", layer=0, neuron=3, top=4, through={"layer": 2, "head": 1})
-    close(neuron, plain(llama.neuron(0, 3, 4, through=(2, 1)).to_json()))
+    close(neuron, plain(llama.neuron_tokens(0, 3, 4, through=(2, 1)).to_json()))
     responses.Neuron.model_validate(neuron)
     responses.Neuron.model_validate(ask(client, "neuron", layer=0, neuron=3))
     head = ask(client, "head", prompt=PROMPT, layer=2, head=1, top=2)
-    close(head, plain(llama.read_head(PROMPT, 2, 1, top=2).to_json()))
+    close(head, plain(llama.head_tokens(PROMPT, 2, 1, top=2).to_json()))
     responses.Head.model_validate(head)
 
 

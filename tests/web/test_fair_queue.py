@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mnemoscope.errors import PromptError
-from mnemoscope.web.errors import Refused
+from mnemoscope.web.errors import ApiError
 from mnemoscope.web.handlers import Latest
 from mnemoscope.web.queue import Call, FairQueue, Limits, Step
 
@@ -62,8 +62,8 @@ async def until(happened: threading.Event) -> None:
         await asyncio.sleep(0.001)
 
 
-async def refused(answer: Awaitable[Any]) -> Refused:
-    with pytest.raises(Refused) as told:
+async def refused(answer: Awaitable[Any]) -> ApiError:
+    with pytest.raises(ApiError) as told:
         await answer
     return told.value
 
@@ -135,10 +135,10 @@ def test_too_many_waiting_calls_are_refused_with_a_time_to_come_again() -> None:
         queue.submit("me", None, held)
         await until(held.begun)
         calls = [queue.submit("me", "lane" if i else None, Work()) for i in range(2)]
-        with pytest.raises(Refused) as own:
+        with pytest.raises(ApiError) as own:
             queue.submit("me", None, Work())
         queue.submit("you", None, Work())
-        with pytest.raises(Refused) as all_together:
+        with pytest.raises(ApiError) as all_together:
             queue.submit("she", None, Work())
         # One that takes the place of another needs no place of its own.
         queue.submit("me", "lane", Work())
@@ -157,7 +157,7 @@ def test_a_refused_call_replaces_nothing() -> None:
         running = queue.submit("me", "lane", held)
         await until(held.begun)
         queue.submit("me", None, Work())
-        with pytest.raises(Refused):
+        with pytest.raises(ApiError):
             queue.submit("me", "lane", Work())
         assert not running.outcome.done()
 

@@ -279,7 +279,7 @@ def test_a_fault_is_told_without_its_inside(
     def fail(*_: object) -> None:
         raise RuntimeError("secret")
 
-    handle = llama.language_model.anatomy.blocks[1].module.register_forward_pre_hook(fail)
+    handle = llama.language_model.structure.blocks[1].module.register_forward_pre_hook(fail)
     try:
         answer = client.post("/api/predict", json={"prompt": PROMPT})
     finally:

@@ -10,12 +10,12 @@ import pandas as pd
 from typing_extensions import TypedDict, Unpack
 
 from mnemoscope._io import ProgressBars
-from mnemoscope.api.opened import MEMORY_BUDGET, Asked
+from mnemoscope.api.opened import MEMORY_BUDGET, TargetSpec
 from mnemoscope.api.querying import Querying, check_counts
 from mnemoscope.attribution import attribute as attribution
 from mnemoscope.attribution.continuation import put_together, summed_neurons
-from mnemoscope.attribution.prediction import Prediction
-from mnemoscope.attribution.query.tables import Asked as AskedOfQuery, query_neurons
+from mnemoscope.attribution.prediction import TargetPrediction
+from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
 from mnemoscope.errors import OptionError
 from mnemoscope.model.activations import numbers_kept
 from mnemoscope.model.isolation import isolated_call
@@ -30,7 +30,7 @@ from mnemoscope.model.tokens import (
 )
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import TOP_LISTS
-from mnemoscope.results.prediction import Prediction as Predicted
+from mnemoscope.results.prediction import Prediction
 
 # As many value neurons as the paper asks what activates them.
 VALUES = 30
@@ -191,7 +191,7 @@ class Attributing(Querying):
         encoded = encode_prompt(self.language_model, prompt)
         ids = encode_continuation(self.language_model, encoded, target)
         before = prefixes(self.language_model, encoded, ids)
-        asked = [Asked(each, (token,)) for each, token in zip(before, ids, strict=True)]
+        asked = [TargetSpec(each, (token,)) for each, token in zip(before, ids, strict=True)]
         predictions = list(self.predictions(asked, memory_budget // len(ids), chosen.norm_bias))
         report = ProgressBars() if progress else None
         attributions = [
@@ -232,14 +232,14 @@ class Attributing(Querying):
     def attributed(
         self,
         prompt: Prompt,
-        prediction: Prediction,
+        prediction: TargetPrediction,
         options: Options,
         report: attribution.Report | None = None,
     ) -> Attribution:
         """The result for one prediction."""
-        queried = options.query and self.language_model.anatomy.is_readable
+        queried = options.query and self.language_model.structure.is_readable
         searched = max(options.top, VALUES) if queried else options.top
-        wanted = attribution.Wanted(
+        wanted = attribution.AttributionOptions(
             searched, options.neurons, options.by, options.effects, options.suppressing
         )
         made = attribution.attribute(prediction, wanted, report)
@@ -252,7 +252,7 @@ class Attributing(Querying):
                 prompt.ids,
                 prompt.tokens,
                 value_tables,
-                AskedOfQuery(VALUES, options.top),
+                QueryOptions(VALUES, options.top),
                 prediction.components,
             )
         targets = self._describe(prediction)
@@ -292,10 +292,10 @@ class Run:
         self._model, self._prompt = model, prompt
         self._norm_bias, self._memory_budget = norm_bias, memory_budget
         self._in_force, self._version = model.in_force, model.language_model.version
-        self._prediction: Prediction | None = None
+        self._prediction: TargetPrediction | None = None
 
     @isolated_call
-    def predict(self, top: int = 10) -> Predicted:
+    def predict(self, top: int = 10) -> Prediction:
         """What `Model.predict` gives.
 
         Raises:
@@ -314,7 +314,7 @@ class Run:
                 "log_probability": best.values.tolist(),
             }
         )
-        return Predicted(self._prompt.text, self._prompt.tokens, self._prompt.ids, table)
+        return Prediction(self._prompt.text, self._prompt.tokens, self._prompt.ids, table)
 
     @isolated_call
     def attribute(
@@ -337,7 +337,9 @@ class Run:
         prediction = self._asked(target, against, chosen.query)
         return self._model.attributed(self._prompt, prediction, chosen, ProgressBars() if progress else None)
 
-    def _asked(self, target: Answers | None, against: Answers | None, query: bool = False) -> Prediction:
+    def _asked(
+        self, target: Answers | None, against: Answers | None, query: bool = False
+    ) -> TargetPrediction:
         now = self._model.in_force, self._model.language_model.version
         if now != (self._in_force, self._version):
             raise OptionError(
@@ -345,14 +347,16 @@ class Run:
             )
         asked = self._model.ask(self._prompt, target, against)
         if self._prediction is None:
-            anatomy = self._model.language_model.anatomy
+            structure = self._model.language_model.structure
             # Query neurons then need no pass of their own, where a prompt is not too long for that.
-            fits = 4 * len(self._prompt.ids) * numbers_kept(anatomy) <= COMPONENTS_SHARE * self._memory_budget
+            fits = (
+                4 * len(self._prompt.ids) * numbers_kept(structure) <= COMPONENTS_SHARE * self._memory_budget
+            )
             (self._prediction,) = self._model.predictions(
                 [asked],
                 self._memory_budget,
                 self._norm_bias,
-                components=query and anatomy.is_readable and fits,
+                components=query and structure.is_readable and fits,
             )
             return self._prediction
         log_p = self._prediction.log_probabilities

@@ -12,16 +12,22 @@ import torch
 from torch import Tensor
 from typing_extensions import Self, TypedDict, Unpack
 
-from mnemoscope.api.opened import MEMORY_BUDGET, InForce, OpenedModel
+from mnemoscope.api.opened import MEMORY_BUDGET, ActiveIntervention, OpenedModel
 from mnemoscope.errors import OptionError
-from mnemoscope.intervention.ablation import Manner, changes_to, compare
+from mnemoscope.intervention.ablation import AblationOptions, changes_to, compare
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import ControlsFrom, check_controls_from, matched_random
 from mnemoscope.intervention.editing import edited_copy, save_checkpoint
-from mnemoscope.intervention.hooks import applied, listed_positions, unchanged
+from mnemoscope.intervention.hooks import apply_interventions, listed_positions, without_interventions
 from mnemoscope.intervention.predictions import continuation, next_token
 from mnemoscope.intervention.sensitivity import Sensitivity
-from mnemoscope.intervention.side_effects import Besides, KnownFact, PlainText, beginnings, shipped_passages
+from mnemoscope.intervention.side_effects import (
+    KnownFact,
+    PlainText,
+    SideEffectProbes,
+    beginnings,
+    shipped_passages,
+)
 from mnemoscope.model.isolation import held, isolated_call
 from mnemoscope.model.language_model import weights_fingerprint
 from mnemoscope.model.objective import Objective
@@ -80,7 +86,7 @@ class Intervening(OpenedModel):
         self._forget_other_weights()
         if self._sensitivity is None:
             texts = beginnings(self.language_model, shipped_passages()[N_PASSAGES:])
-            with unchanged(self.language_model.model):
+            with without_interventions(self.language_model.model):
                 self._sensitivity = Sensitivity(self.language_model, texts, budget=MEMORY_BUDGET)
         return self._sensitivity
 
@@ -129,8 +135,8 @@ class Intervening(OpenedModel):
                 manner = self._manner(factor, mean_of, resample_from, seed, positions)
                 done = changes_to(self.language_model, named, manner)
             opaque = any(not isinstance(part, FFNNeuron) for part in named)
-            hold.intervention = InForce(opaque, manner.by_position)
-            with applied(self.language_model, done, manner.positions):
+            hold.intervention = ActiveIntervention(opaque, manner.by_position)
+            with apply_interventions(self.language_model, done, manner.positions):
                 yield self
 
     @isolated_call
@@ -181,7 +187,7 @@ class Intervening(OpenedModel):
             )
         named = listed(parts)
         drawn = [
-            matched_random(named, self.language_model.anatomy, seed, controls_from) for seed in range(seeds)
+            matched_random(named, self.language_model.structure, seed, controls_from) for seed in range(seeds)
         ]
         encoded = encode_prompt(self.language_model, prompt)
         if target is None:
@@ -193,7 +199,7 @@ class Intervening(OpenedModel):
             named,
             self._manner(**how),
             drawn,
-            Besides(self.plain_text, tuple(facts), relation or ""),
+            SideEffectProbes(self.plain_text, tuple(facts), relation or ""),
         )
 
     @isolated_call
@@ -342,7 +348,7 @@ class Intervening(OpenedModel):
             raise OptionError(
                 "a copy made during an ablation would keep it; edit after the ablation has ended"
             )
-        at = sites(listed(parts), self.language_model.anatomy)
+        at = sites(listed(parts), self.language_model.structure)
         copied = edited_copy(self.language_model, at, factor)
         if save_to is not None:
             save_checkpoint(copied, Path(save_to))
@@ -362,7 +368,7 @@ class Intervening(OpenedModel):
         resample_from: Sequence[PromptInput] = (),
         seed: int = 0,
         positions: Sequence[int] | None = None,
-    ) -> Manner:
+    ) -> AblationOptions:
         given = {"factor": factor != 0, "mean_of": len(mean_of) > 0, "resample_from": len(resample_from) > 0}
         names = [name for name, is_given in given.items() if is_given]
         if len(names) > 1:
@@ -370,7 +376,9 @@ class Intervening(OpenedModel):
                 f"{' and '.join(names)} cannot be done at once to the same parts; give one of them"
             )
         references = self._token_ids(mean_of if len(mean_of) else resample_from)
-        return Manner(factor, references, listed_positions(positions), seed if len(resample_from) else None)
+        return AblationOptions(
+            factor, references, listed_positions(positions), seed if len(resample_from) else None
+        )
 
     def _token_ids(self, prompts: Sequence[PromptInput]) -> list[tuple[int, ...]]:
         if isinstance(prompts, str | Prompt):

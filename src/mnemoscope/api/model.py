@@ -14,7 +14,7 @@ from mnemoscope.api.query_proving import QueryProving
 from mnemoscope.api.querying import check_counts
 from mnemoscope.api.reading import Reading
 from mnemoscope.attribution import attribute as attribution
-from mnemoscope.attribution.methods.base import Kind, Method, Question, Report
+from mnemoscope.attribution.methods.base import Kind, Method, MethodInput, Report
 from mnemoscope.attribution.methods.registry import Ranking, method as find_method, rank
 from mnemoscope.errors import OptionError
 from mnemoscope.model.isolation import isolated_call
@@ -80,7 +80,7 @@ class Model(Attributing, QueryProving, Reading):
     was measured of them is measured again. Calls of several threads run one after the other.
 
     Attributes:
-        language_model: the transformers model, tokenizer and anatomy behind it.
+        language_model: the transformers model, tokenizer and structure behind it.
     """
 
     @isolated_call
@@ -171,8 +171,8 @@ class Model(Attributing, QueryProving, Reading):
         kind: Kind = "ffn",
         memory_budget: int = MEMORY_BUDGET,
         report: Report | None = None,
-    ) -> Question:
-        """A prediction as methods are asked about it; `rank` asks one.
+    ) -> MethodInput:
+        """A prediction as methods are asked about it; `rank_neurons` asks one.
 
         Args:
             prompt: as for `attribute`.
@@ -191,10 +191,10 @@ class Model(Attributing, QueryProving, Reading):
         self.check_parts_add_up()
         encoded = encode_prompt(self.language_model, prompt)
         (prediction,) = self.predictions([self.ask(encoded, target, against)], memory_budget)
-        return Question(prediction, kind, lambda: self.sensitivity, report)
+        return MethodInput(prediction, kind, lambda: self.sensitivity, report)
 
     @isolated_call
-    def rank(
+    def rank_neurons(
         self,
         prompt: PromptInput,
         target: Answers | None = None,
@@ -224,7 +224,7 @@ class Model(Attributing, QueryProving, Reading):
                 below 1.
             PromptError, TargetError: as `attribute` does.
 
-        >>> model.rank("The capital of Japan is the city of", " Tokyo", method="verified")  # doctest: +SKIP
+        >>> model.rank_neurons("Tokyo is in", " Japan", method="verified")  # doctest: +SKIP
         """
         check_counts(top=top)
         chosen = find_method(method)

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 from mnemoscope.attribution.geometry import Geometry
-from mnemoscope.attribution.prediction import Prediction, Shared
+from mnemoscope.attribution.prediction import PromptCache, TargetPrediction
 from mnemoscope.attribution.scores import ProjectedColumns
 from mnemoscope.errors import OptionError, PromptError
-from mnemoscope.model.activations import Components, Trace, batches
+from mnemoscope.model.activations import ActivationCache, ResidualDecomposition, batches
 from mnemoscope.model.encoding import Message, user_says
 from mnemoscope.model.isolation import interventions_on, isolated, isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
-from mnemoscope.model.validation import Proof
+from mnemoscope.model.validation import Validation
 from mnemoscope.results.targets import Provenance, Target, Targets
 
 PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
@@ -45,14 +45,14 @@ class Read:
         components: what is written at every position; None if it is not asked for.
     """
 
-    trace: Trace
+    trace: ActivationCache
     readout: FrozenReadout
     log_probabilities: torch.Tensor
-    components: Components | None
+    components: ResidualDecomposition | None
 
 
 @dataclass(frozen=True, eq=False)
-class InForce:
+class ActiveIntervention:
     """An intervention while it lasts; each is one of its own.
 
     Attributes:
@@ -65,7 +65,7 @@ class InForce:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TargetSpec:
     """What is asked of one prediction.
 
     Attributes:
@@ -83,7 +83,7 @@ class OpenedModel:
     """A proven language model.
 
     Attributes:
-        language_model: the transformers model, tokenizer and anatomy behind it.
+        language_model: the transformers model, tokenizer and structure behind it.
     """
 
     def __init__(self, language_model: LanguageModel) -> None:
@@ -112,39 +112,39 @@ class OpenedModel:
         return type(self.language_model.model).__name__
 
     @property
-    def proof(self) -> Proof:
+    def proof(self) -> Validation:
         """The checks that the model passed when it was opened."""
         return self.language_model.proof
 
     @property
     def n_layers(self) -> int:
         """Number of layers."""
-        return self.language_model.anatomy.n_layers
+        return self.language_model.structure.n_layers
 
     @property
     def n_heads(self) -> int:
         """Number of query heads in a layer."""
-        return self.language_model.anatomy.n_heads
+        return self.language_model.structure.n_heads
 
     @property
     def n_kv_heads(self) -> int:
         """Number of key/value heads in a layer."""
-        return self.language_model.anatomy.n_kv_heads
+        return self.language_model.structure.n_kv_heads
 
     @property
     def d_ff(self) -> int:
         """Number of FFN neurons in a layer."""
-        return self.language_model.anatomy.d_ff
+        return self.language_model.structure.d_ff
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return self.language_model.anatomy.d_model
+        return self.language_model.structure.d_model
 
     @property
     def n_vocabulary(self) -> int:
         """Number of tokens the model can predict."""
-        return self.language_model.anatomy.n_vocabulary
+        return self.language_model.structure.n_vocabulary
 
     def __repr__(self) -> str:
         return (
@@ -155,11 +155,11 @@ class OpenedModel:
     def geometry(self) -> Geometry:
         """Measure the weights for the bounds, or take what was measured if they have not changed since."""
         if self._geometry is None or not self._geometry.holds():
-            anatomy = self.language_model.anatomy
+            structure = self.language_model.structure
             written = [
-                each for block in anatomy.blocks for each in (block.attention_output, block.ffn_output)
+                each for block in structure.blocks for each in (block.attention_output, block.ffn_output)
             ]
-            self._geometry = Geometry(anatomy.readout, written)
+            self._geometry = Geometry(structure.readout, written)
         return self._geometry
 
     @isolated_call
@@ -207,8 +207,8 @@ class OpenedModel:
 
         `everywhere` is whether to keep what is written at every position.
         """
-        anatomy = self.language_model.anatomy
-        for some in batches([prompt.ids for prompt in prompts], anatomy, budget, everywhere):
+        structure = self.language_model.structure
+        for some in batches([prompt.ids for prompt in prompts], structure, budget, everywhere):
             # Held for a batch, not while the caller looks at what it gave.
             with isolated(self.language_model.model):
                 found = self._read_batch([prompts[i] for i in some], norm_bias, everywhere)
@@ -218,7 +218,7 @@ class OpenedModel:
         """Run prompts in one forward pass."""
         traces, written = self._captured([prompt.ids for prompt in prompts], everywhere)
         readouts = [
-            self.language_model.anatomy.readout.freeze(trace.final_state, norm_bias) for trace in traces
+            self.language_model.structure.readout.freeze(trace.final_state, norm_bias) for trace in traces
         ]
         log_p = log_probabilities_of_each(readouts, [trace.final_state for trace in traces])
         for prompt, predicted in zip(prompts, log_p, strict=True):
@@ -232,27 +232,27 @@ class OpenedModel:
 
     def _captured(
         self, ids: Sequence[Sequence[int]], everywhere: bool
-    ) -> tuple[list[Trace], Sequence[Components | None]]:
+    ) -> tuple[list[ActivationCache], Sequence[ResidualDecomposition | None]]:
         if everywhere:
             return self.language_model.capture_with_components(ids)
         return self.language_model.capture(ids), [None] * len(ids)
 
-    def ask(self, prompt: Prompt, target: Answers | None, against: Answers | None = None) -> Asked:
+    def ask(self, prompt: Prompt, target: Answers | None, against: Answers | None = None) -> TargetSpec:
         """What is asked of a prompt's prediction, as token ids."""
         answers = None if target is None else encode_targets(self.language_model, prompt, target)
         others = None
         if against is not None:
             others = encode_targets(self.language_model, prompt, against, "against")
-        return Asked(prompt, answers, others)
+        return TargetSpec(prompt, answers, others)
 
     def predictions(
         self,
-        asked: Sequence[Asked],
+        asked: Sequence[TargetSpec],
         budget: int = MEMORY_BUDGET,
         norm_bias: bool = True,
         projected: ProjectedColumns | None = None,
         components: bool = False,
-    ) -> Iterator[Prediction]:
+    ) -> Iterator[TargetPrediction]:
         """Run prompts and make them ready to be scored, in order.
 
         Args:
@@ -267,28 +267,28 @@ class OpenedModel:
         """
         all_read = self._read_each([each.prompt for each in asked], budget, norm_bias, components)
         for each, read in zip(asked, all_read, strict=True):
-            yield Prediction(
+            yield TargetPrediction(
                 language_model=self.language_model,
                 geometry=cache(self.geometry),
                 tokens=each.prompt.tokens,
                 trace=read.trace,
                 readout=read.readout,
                 log_probabilities=read.log_probabilities,
-                shared=Shared(self.language_model.anatomy, read.trace, read.readout),
+                shared=PromptCache(self.language_model.structure, read.trace, read.readout),
                 objective=self.objective(each, read.log_probabilities),
                 budget=budget,
                 projected=projected,
                 components=read.components,
             )
 
-    def objective(self, asked: Asked, log_p: torch.Tensor) -> Objective:
+    def objective(self, asked: TargetSpec, log_p: torch.Tensor) -> Objective:
         """What is asked of a prediction `[n_vocabulary]`."""
         answers = (int(log_p.argmax()),) if asked.answers is None else asked.answers
         if asked.against is not None:
             check_apart(self.language_model, answers, asked.against)
         return Objective(answers, asked.against)
 
-    def _describe(self, prediction: Prediction) -> Targets:
+    def _describe(self, prediction: TargetPrediction) -> Targets:
         """What is asked of a prediction, and its answer."""
         objective, log_p = prediction.objective, prediction.log_probabilities
         return Targets(
@@ -319,7 +319,7 @@ class OpenedModel:
         )
 
     @property
-    def in_force(self) -> tuple[InForce, ...]:
+    def in_force(self) -> tuple[ActiveIntervention, ...]:
         """The interventions that last now, whichever `Model` of the transformers model began them."""
         return tuple(interventions_on(self.language_model.model))
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mnemoscope.api.intervening import Intervening
 from mnemoscope.api.querying import Querying, check_counts
-from mnemoscope.attribution.query.ablation import Asked, QueryProof
+from mnemoscope.attribution.query.ablation import QueryAblationOptions, QueryAblationTask
 from mnemoscope.attribution.query.tables import split_by_layer
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import ControlsFrom, check_controls_from
@@ -63,7 +63,9 @@ class QueryProving(Querying, Intervening):
         self.check_parts_add_up()
         check_controls_from(controls_from)
         target = result.target.id
-        proof = QueryProof(self.language_model, result, Asked(top, values, of, controls_from))
+        proof = QueryAblationTask(
+            self.language_model, result, QueryAblationOptions(top, values, of, controls_from)
+        )
         prompt = Prompt(result.prompt, result.token_ids, result.tokens)
         return proof.outcome(
             self.compare_ablation(prompt, target, proof.parts, seeds=seeds, controls_from=controls_from)

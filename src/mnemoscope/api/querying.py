@@ -6,11 +6,11 @@ from typing import get_args
 
 from mnemoscope.api.opened import MEMORY_BUDGET, OpenedModel
 from mnemoscope.attribution.query.graph_tables import Extent, follow, share_explained, tables_of
-from mnemoscope.attribution.query.tables import Asked, query_neurons
+from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
 from mnemoscope.errors import OptionError
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.query import Key, Links, QueryNeurons
+from mnemoscope.results.query import Key, QueryGraph, QueryNeurons
 
 
 class Querying(OpenedModel):
@@ -44,11 +44,11 @@ class Querying(OpenedModel):
         self._check_is_ours(result)
         self.check_parts_add_up()
         value_tables = (result.attention_neurons, result.ffn_neurons)
-        asked = Asked(values, top, key)
+        asked = QueryOptions(values, top, key)
         return query_neurons(self.language_model, result.token_ids, result.tokens, value_tables, asked)
 
     @isolated_call
-    def links(
+    def query_graph(
         self,
         result: Attribution,
         *,
@@ -56,7 +56,7 @@ class Querying(OpenedModel):
         depth: int = 2,
         width: int = 5,
         memory_budget: int = MEMORY_BUDGET,
-    ) -> Links:
+    ) -> QueryGraph:
         """Value neurons of a result and what activates them, several steps back, as a graph.
 
         Args:
@@ -71,15 +71,15 @@ class Querying(OpenedModel):
                 prompt does not fit the budget.
             UnsupportedModelError: what the model's neurons read could not be found.
 
-        >>> model.links(result, depth=3).edges.head()  # doctest: +SKIP
+        >>> model.query_graph(result, depth=3).edges.head()  # doctest: +SKIP
         """
         check_counts(values=values, depth=depth, width=width)
         self._check_is_ours(result)
         self.check_parts_add_up()
         extent = Extent(values, depth, width)
         graph = follow(self.language_model, result, extent, memory_budget)
-        nodes, edges = tables_of(graph, self.language_model.anatomy.d_head, result.tokens)
-        return Links(
+        nodes, edges = tables_of(graph, self.language_model.structure.d_head, result.tokens)
+        return QueryGraph(
             prompt=result.prompt,
             tokens=result.tokens,
             targets=result.targets,

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mnemoscope.attribution import grids as effects, tables
 from mnemoscope.attribution.grids import Grid, Totals
-from mnemoscope.attribution.prediction import Prediction
+from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.scores import Observer, show
 from mnemoscope.attribution.search import Pool, search
-from mnemoscope.attribution.tables import Found, with_experts
+from mnemoscope.attribution.tables import RankedParts, with_experts
 from mnemoscope.attribution.vocabulary import TokenReader
 from mnemoscope.results.columns import FFN_TABLES, TABLES
 from mnemoscope.results.targets import Cost
@@ -37,7 +37,7 @@ Spans = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AttributionOptions:
     """What to find.
 
     Attributes:
@@ -60,7 +60,7 @@ class Wanted:
 Best = tuple[Tensor, Tensor]
 
 
-class Explorer:
+class TopKFinder:
     """Finds the best parts of a prediction: by bounds, by scoring every one, or by total effect.
 
     What it finds is named after the tables of the result, `suppressing_` in front for the lowest.
@@ -72,14 +72,16 @@ class Explorer:
         tolerance: the largest rounding error that a score in `found` may have, nats.
     """
 
-    def __init__(self, prediction: Prediction, wanted: Wanted, report: Report | None) -> None:
+    def __init__(
+        self, prediction: TargetPrediction, wanted: AttributionOptions, report: Report | None
+    ) -> None:
         """See `attribute`."""
         self.wanted = wanted
         self.signs = {"": 1, "suppressing_": -1} if wanted.suppressing else {"": 1}
         self.report = report
         self.scorer = prediction.scorer()
         self._prediction = prediction
-        self.found: dict[str, Found] = {}
+        self.found: dict[str, RankedParts] = {}
         self.intervals: dict[str, tuple[Tensor, Tensor]] = {}
         self.costs: dict[str, Cost] = {}
         self.tolerance = 0.0
@@ -174,7 +176,7 @@ class Explorer:
             total = torch.full_like(score, torch.nan) if totals is None else totals.chosen(index)
             order = total if totals is not None and self.wanted.by == "total" else score
             rows = order < 0 if table.startswith("suppressing_") else order > 0
-            self.found[table] = Found(index[rows], score[rows], total[rows])
+            self.found[table] = RankedParts(index[rows], score[rows], total[rows])
 
     def _show(self, grid: Grid, best: dict[str, Best], observer: Observer | None) -> None:
         """Show an observer the best, which it has not seen while they were scored."""
@@ -224,7 +226,9 @@ class Attributed:
     tolerance: float
 
 
-def attribute(prediction: Prediction, wanted: Wanted, report: Report | None = None) -> Attributed:
+def attribute(
+    prediction: TargetPrediction, wanted: AttributionOptions, report: Report | None = None
+) -> Attributed:
     """Score, search and tabulate the parts of a prediction.
 
     Args:
@@ -233,8 +237,8 @@ def attribute(prediction: Prediction, wanted: Wanted, report: Report | None = No
         report: told of progress through all neurons.
     """
     language_model, shared, tokens = prediction.language_model, prediction.shared, prediction.tokens
-    anatomy = language_model.anatomy
-    n_tokens, d_head = len(tokens), anatomy.d_head
+    structure = language_model.structure
+    n_tokens, d_head = len(tokens), structure.d_head
     ffn, attention = shared.ffn_neurons, shared.attention_neurons
     positions = shared.heads_at_positions
     total = prediction.total_effects() if wanted.effects else None
@@ -242,7 +246,7 @@ def attribute(prediction: Prediction, wanted: Wanted, report: Report | None = No
     of_attention = total and effects.of_attention_neurons(total, attention)
     of_positions = total and effects.of_heads_at_positions(total, positions)
 
-    explorer = Explorer(prediction, wanted, report)
+    explorer = TopKFinder(prediction, wanted, report)
     reader = TokenReader(N_READ)
     explorer.explore("FFN neurons", ffn, of_ffn, {"ffn_neurons": (0, 1)}, reader)
     spans = {
@@ -272,7 +276,7 @@ def attribute(prediction: Prediction, wanted: Wanted, report: Report | None = No
         lower, upper = (side[..., :n_tokens] for side in explorer.intervals["attention neurons"])
         made["attention_scores"] = tables.attention_scores(attention, d_head, lower, upper)
     for table in FFN_TABLES:
-        made[table] = with_experts(made[table], anatomy)
+        made[table] = with_experts(made[table], structure)
     explorer.allow_rounding(shared.heads, torch.arange(shared.heads.size, device=shared.heads.base.device))
     of_states = 2 * float(prediction.predicted.rounding.max())
     return Attributed(made, explorer.costs, max(explorer.tolerance, of_states))

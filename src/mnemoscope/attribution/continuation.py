@@ -21,7 +21,7 @@ from mnemoscope.attribution import tables
 from mnemoscope.attribution.attribute import N_READ
 from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.prediction import Prediction
+from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.scores import Observer, Scorer
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import with_experts
@@ -89,7 +89,7 @@ class SummedScores:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class RankedSums:
     """Neurons with the highest or lowest sums, best first.
 
     Attributes:
@@ -125,10 +125,10 @@ class Summed:
     tolerance: float
 
 
-class SumExplorer:
+class TopKSumFinder:
     """Finds the neurons with the highest and the lowest sums of scores."""
 
-    def __init__(self, predictions: Sequence[Prediction], top: int, suppressing: bool) -> None:
+    def __init__(self, predictions: Sequence[TargetPrediction], top: int, suppressing: bool) -> None:
         """Prepare for predictions of one model, made with one budget.
 
         Args:
@@ -143,7 +143,7 @@ class SumExplorer:
         self._coarse = SummedBounds(tuple(prediction.coarse for prediction in predictions))
         self.tolerance = 0.0
 
-    def find(self, grids: Grids, observer: Observer | None = None) -> tuple[dict[str, Found], Cost]:
+    def find(self, grids: Grids, observer: Observer | None = None) -> tuple[dict[str, RankedSums], Cost]:
         """The best of each direction, by the prefix of its table, and what the search cost."""
         pools = {prefix: Pool(self._top, sign, 0, 1) for prefix, sign in self._signs.items()}
         scored = search(
@@ -157,7 +157,7 @@ class SumExplorer:
         found = {prefix: self._found(grids, *pool.best()) for prefix, pool in pools.items()}
         return found, Cost(len(grids[0].present), len(scored))
 
-    def _found(self, grids: Grids, index: Tensor, total: Tensor) -> Found:
+    def _found(self, grids: Grids, index: Tensor, total: Tensor) -> RankedSums:
         ascending, place = index.sort()
         each = self._scores.each(grids, ascending)
         if len(index):
@@ -166,10 +166,10 @@ class SumExplorer:
             self.tolerance = max(self.tolerance, float(errors.max()))
         scores = torch.stack([score[place.argsort()] for score in each])
         coefficients = torch.stack([tables.coefficients(grid, index) for grid in grids])
-        return Found(index, total, scores, coefficients)
+        return RankedSums(index, total, scores, coefficients)
 
 
-def summed_neurons(predictions: Sequence[Prediction], top: int, suppressing: bool) -> Summed:
+def summed_neurons(predictions: Sequence[TargetPrediction], top: int, suppressing: bool) -> Summed:
     """Find the neurons with the highest and the lowest sums of scores.
 
     Args:
@@ -177,9 +177,9 @@ def summed_neurons(predictions: Sequence[Prediction], top: int, suppressing: boo
         top: how many of each kind and direction.
         suppressing: whether to find the lowest too.
     """
-    explorer, reader = SumExplorer(predictions, top, suppressing), TokenReader(N_READ)
+    explorer, reader = TopKSumFinder(predictions, top, suppressing), TokenReader(N_READ)
     language_model = predictions[0].language_model
-    anatomy = language_model.anatomy
+    structure = language_model.structure
     ffn = same_columns([prediction.shared.ffn_neurons for prediction in predictions])
     attention = same_columns([prediction.shared.attention_neurons_summed for prediction in predictions])
     of_ffn, ffn_cost = explorer.find(ffn, reader)
@@ -192,10 +192,10 @@ def summed_neurons(predictions: Sequence[Prediction], top: int, suppressing: boo
             language_model, reader, found.index, found.coefficient_of_the_largest
         )
         table = table.assign(promotes=promotes, demotes=demotes)
-        made[f"{prefix}ffn_neurons"] = with_experts(table, anatomy)
+        made[f"{prefix}ffn_neurons"] = with_experts(table, structure)
     for prefix, found in of_attention.items():
         layer, column, _ = attention[0].locate(found.index)
-        head, dim = column.div(anatomy.d_head, rounding_mode="floor"), column % anatomy.d_head
+        head, dim = column.div(structure.d_head, rounding_mode="floor"), column % structure.d_head
         made[f"{prefix}attention_neurons_summed"] = _neurons(
             {"layer": layer, "head": head, "dim": dim}, found
         )
@@ -237,7 +237,7 @@ def in_order(values: Iterable[Tensor]) -> Tensor:
     return first
 
 
-def _neurons(names: dict[str, Tensor], found: Found) -> pd.DataFrame:
+def _neurons(names: dict[str, Tensor], found: RankedSums) -> pd.DataFrame:
     columns = {**names, "score": found.total}
     columns |= {f"score_{number}": row for number, row in enumerate(found.scores)}
     columns |= {f"coefficient_{number}": row for number, row in enumerate(found.coefficients)}

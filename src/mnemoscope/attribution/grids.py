@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mnemoscope.model.activations import Trace
+from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.gradients import TotalEffects
-from mnemoscope.model.structure import Anatomy, Block, Projection
+from mnemoscope.model.structure import Block, ModelStructure, Projection
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,18 +113,18 @@ def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:
         start += count
 
 
-def ffn_neurons(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+def ffn_neurons(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Every FFN neuron, `[n_layers, d_ff, 1]`; columns beyond a layer's own neurons are 0."""
-    weights = tuple(block.ffn_output for block in anatomy.blocks)
+    weights = tuple(block.ffn_output for block in structure.blocks)
 
     def columns(layer: int, index: Tensor | None) -> Tensor:
         found = weights[layer].columns(index)
-        missing = anatomy.d_ff - anatomy.n_neurons(layer) if index is None else 0
+        missing = structure.d_ff - structure.n_neurons(layer) if index is None else 0
         return pad(found, (0, 0, 0, missing)) if missing else found
 
     return Grid(
         n_layers=trace.n_layers,
-        n_columns=anatomy.d_ff,
+        n_columns=structure.d_ff,
         n_coefficients=1,
         columns=columns,
         values=lambda layer: trace.coefficients[layer][:, None],
@@ -135,17 +135,17 @@ def ffn_neurons(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
     )
 
 
-def attention_neurons(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+def attention_neurons(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Every attention neuron, `[n_layers, n_heads * d_head, n_tokens + 1]`; the last is the sum."""
 
     def values(layer: int) -> Tensor:
         by_position = trace.weighted_values(layer).flatten(0, 1)
         return torch.cat([by_position, by_position.sum(-1, keepdim=True)], dim=-1)
 
-    weights = tuple(block.attention_output for block in anatomy.blocks)
+    weights = tuple(block.attention_output for block in structure.blocks)
     return Grid(
         n_layers=trace.n_layers,
-        n_columns=anatomy.n_heads * anatomy.d_head,
+        n_columns=structure.n_heads * structure.d_head,
         n_coefficients=len(trace.token_ids) + 1,
         columns=lambda layer, index: weights[layer].columns(index),
         values=values,
@@ -155,12 +155,12 @@ def attention_neurons(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
     )
 
 
-def attention_neurons_summed(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+def attention_neurons_summed(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Every attention neuron with its positions added up, `[n_layers, n_heads * d_head, 1]`."""
-    weights = tuple(block.attention_output for block in anatomy.blocks)
+    weights = tuple(block.attention_output for block in structure.blocks)
     return Grid(
         n_layers=trace.n_layers,
-        n_columns=anatomy.n_heads * anatomy.d_head,
+        n_columns=structure.n_heads * structure.d_head,
         n_coefficients=1,
         columns=lambda layer, index: weights[layer].columns(index),
         values=lambda layer: trace.weighted_values(layer).sum(-1).flatten()[:, None],
@@ -170,27 +170,27 @@ def attention_neurons_summed(trace: Trace, anatomy: Anatomy, base: Tensor) -> Gr
     )
 
 
-def heads(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+def heads(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Every head, `[n_layers, n_heads, 1]`."""
 
     @cache
     def outputs(layer: int) -> Tensor:
-        return _outputs(trace.weighted_values(layer).sum(-1, keepdim=True), anatomy.blocks[layer])[:, 0]
+        return _outputs(trace.weighted_values(layer).sum(-1, keepdim=True), structure.blocks[layer])[:, 0]
 
     def columns(layer: int, index: Tensor | None) -> Tensor:
         return outputs(layer) if index is None else outputs(layer)[index]
 
-    return _of_ones(trace, anatomy.n_heads, columns, base)
+    return _of_ones(trace, structure.n_heads, columns, base)
 
 
-def heads_at_positions(trace: Trace, anatomy: Anatomy, base: Tensor) -> Grid:
+def heads_at_positions(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Every head at every position, `[n_layers, n_heads * n_tokens, 1]`."""
 
     def columns(layer: int, index: Tensor | None) -> Tensor:
-        outputs = _outputs(trace.weighted_values(layer), anatomy.blocks[layer]).flatten(0, 1)
+        outputs = _outputs(trace.weighted_values(layer), structure.blocks[layer]).flatten(0, 1)
         return outputs if index is None else outputs[index]
 
-    return _of_ones(trace, anatomy.n_heads * len(trace.token_ids), columns, base)
+    return _of_ones(trace, structure.n_heads * len(trace.token_ids), columns, base)
 
 
 def _outputs(weighted_values: Tensor, block: Block) -> Tensor:
@@ -201,7 +201,7 @@ def _outputs(weighted_values: Tensor, block: Block) -> Tensor:
 
 
 def _of_ones(
-    trace: Trace, n_columns: int, columns: Callable[[int, Tensor | None], Tensor], base: Tensor
+    trace: ActivationCache, n_columns: int, columns: Callable[[int, Tensor | None], Tensor], base: Tensor
 ) -> Grid:
     """Parts of attention that are whole columns."""
     ones = torch.ones(n_columns, 1, device=base.device)

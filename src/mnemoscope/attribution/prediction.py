@@ -14,24 +14,24 @@ from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.scores import BaseStates, ProjectedColumns, Scorer, base_states
 from mnemoscope.attribution.tails import Tail, split_tail
-from mnemoscope.model.activations import Components, Trace
+from mnemoscope.model.activations import ActivationCache, ResidualDecomposition
 from mnemoscope.model.gradients import TotalEffects, total_effects
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Focus, Objective
 from mnemoscope.model.readout import FrozenReadout, Predicted
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 
 # Tokens summed exactly by the first bound of every part and by the second of those left.
 COARSE_TOKENS = 32
 FINE_TOKENS = 1024
 
 
-class Shared:
+class PromptCache:
     """What is the same whatever is asked of a prompt's prediction; made when it is first needed."""
 
-    def __init__(self, anatomy: Anatomy, trace: Trace, readout: FrozenReadout) -> None:
+    def __init__(self, structure: ModelStructure, trace: ActivationCache, readout: FrozenReadout) -> None:
         """Nothing is made yet."""
-        self._anatomy, self._trace, self._readout = anatomy, trace, readout
+        self._anatomy, self._trace, self._readout = structure, trace, readout
         self._tails: dict[int, Tail] = {}
         self._head_log_sums: Tensor | None = None
         self._sums: dict[int, Sums] = {}
@@ -89,7 +89,7 @@ class Shared:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class TargetPrediction:
     """One prediction to attribute, read out and ready to be scored.
 
     Attributes:
@@ -109,16 +109,16 @@ class Prediction:
     language_model: LanguageModel
     geometry: Callable[[], Geometry]
     tokens: tuple[str, ...]
-    trace: Trace
+    trace: ActivationCache
     readout: FrozenReadout
     log_probabilities: Tensor
-    shared: Shared
+    shared: PromptCache
     objective: Objective
     budget: int
     projected: ProjectedColumns | None = None
-    components: Components | None = None
+    components: ResidualDecomposition | None = None
 
-    def asking(self, objective: Objective) -> Prediction:
+    def asking(self, objective: Objective) -> TargetPrediction:
         """The same prediction asked something else; what is shared is not made again."""
         return replace(self, objective=objective)
 
@@ -173,5 +173,5 @@ class Prediction:
 
     def total_effects(self) -> TotalEffects:
         """First-order total effects, by one more forward pass and a backward one."""
-        model, anatomy = self.language_model.model, self.language_model.anatomy
-        return total_effects(model, anatomy, self.trace.token_ids.tolist(), self.objective.value)
+        model, structure = self.language_model.model, self.language_model.structure
+        return total_effects(model, structure, self.trace.token_ids.tolist(), self.objective.value)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.grids import Grid, by_layer
-from mnemoscope.model.activations import Trace
+from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.objective import Group, Objective
 from mnemoscope.model.readout import FrozenReadout, Predicted, Readout
 
@@ -52,7 +52,7 @@ class BaseStates:
         return torch.stack([attention, values[self.after_ffn] - values[self.ffn]], dim=1)
 
 
-def base_states(trace: Trace) -> BaseStates:
+def base_states(trace: ActivationCache) -> BaseStates:
     """The states of a trace (docs/method.md#value-score says which state belongs to which part)."""
     n_layers = trace.n_layers
     stream = torch.cat([trace.resid_pre, trace.final_state[None]])

@@ -12,13 +12,13 @@ from torch import Tensor
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.vocabulary import TokenReader
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results.columns import TABLES
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class RankedParts:
     """Parts that were found, best first.
 
     Attributes:
@@ -54,7 +54,9 @@ def heads(scores: Tensor, total: Tensor) -> pd.DataFrame:
     )
 
 
-def heads_at_positions(grid: Grid, patterns: Tensor, tokens: tuple[str, ...], found: Found) -> pd.DataFrame:
+def heads_at_positions(
+    grid: Grid, patterns: Tensor, tokens: tuple[str, ...], found: RankedParts
+) -> pd.DataFrame:
     """Chosen heads at positions, with their attention weights `[n_layers, n_heads, n_tokens]`."""
     layer, column, _ = grid.locate(found.index)
     head, position = column.div(len(tokens), rounding_mode="floor"), column % len(tokens)
@@ -69,7 +71,9 @@ def heads_at_positions(grid: Grid, patterns: Tensor, tokens: tuple[str, ...], fo
     )
 
 
-def ffn_neurons(grid: Grid, language_model: LanguageModel, reader: TokenReader, found: Found) -> pd.DataFrame:
+def ffn_neurons(
+    grid: Grid, language_model: LanguageModel, reader: TokenReader, found: RankedParts
+) -> pd.DataFrame:
     """Chosen FFN neurons with the tokens they promote and demote, their coefficient's sign included."""
     layer, neuron, _ = grid.locate(found.index)
     coefficient = coefficients(grid, found.index)
@@ -85,7 +89,7 @@ def ffn_neurons(grid: Grid, language_model: LanguageModel, reader: TokenReader, 
     )
 
 
-def attention_neurons(grid: Grid, d_head: int, tokens: tuple[str, ...], found: Found) -> pd.DataFrame:
+def attention_neurons(grid: Grid, d_head: int, tokens: tuple[str, ...], found: RankedParts) -> pd.DataFrame:
     """Chosen attention neurons at positions."""
     layer, column, position = grid.locate(found.index)
     return _frame(
@@ -100,7 +104,7 @@ def attention_neurons(grid: Grid, d_head: int, tokens: tuple[str, ...], found: F
     )
 
 
-def attention_neurons_summed(grid: Grid, d_head: int, found: Found) -> pd.DataFrame:
+def attention_neurons_summed(grid: Grid, d_head: int, found: RankedParts) -> pd.DataFrame:
     """Chosen attention neurons with their positions summed."""
     layer, column, _ = grid.locate(found.index)
     return _frame(
@@ -193,16 +197,16 @@ def _effects(score: Tensor, total: Tensor) -> dict[str, Tensor]:
     return {"score": score, "total": total, "mediated": total - score}
 
 
-def with_experts(table: pd.DataFrame, anatomy: Anatomy) -> pd.DataFrame:
+def with_experts(table: pd.DataFrame, structure: ModelStructure) -> pd.DataFrame:
     """FFN neurons with the expert that each belongs to, where some layer is a mixture of experts.
 
     -1 for neurons of dense layers and of shared experts.
     """
-    if not anatomy.mixtures:
+    if not structure.mixtures:
         return table
     layers, neurons = table["layer"].to_numpy(), table["neuron"].to_numpy()
     experts = np.full(len(table), -1)
-    for layer, mixture in anatomy.mixtures.items():
+    for layer, mixture in structure.mixtures.items():
         routed = (layers == layer) & (neurons < mixture.n_experts * mixture.d_expert)
         experts[routed] = neurons[routed] // mixture.d_expert
     with_column = table.copy()

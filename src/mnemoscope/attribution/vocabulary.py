@@ -8,17 +8,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.query.scores import readers_of, value_index
+from mnemoscope.attribution.query.scores import input_projections_of, value_index
 from mnemoscope.errors import OptionError
-from mnemoscope.model.activations import Trace
+from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.gradients import BlockCall, key_gradients
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.readout import FrozenReadout
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.tokens import Prompt, token_text
 from mnemoscope.results.columns import COLUMNS
 from mnemoscope.results.parts import Head
-from mnemoscope.results.prediction import NeuronReading
+from mnemoscope.results.prediction import NeuronTokens
 
 CHUNK = 128
 
@@ -49,7 +49,7 @@ class TokenReader:
 
 def read_neuron(
     language_model: LanguageModel, layer: int, neuron: int, top: int, through: tuple[int, int] | None = None
-) -> NeuronReading:
+) -> NeuronTokens:
     """Project a neuron's column, or what a head makes of it, into the vocabulary (docs/method.md#vocabulary).
 
     Outside a prompt the final norm has no scale of its own, so it is that of the vector which is read; the
@@ -59,28 +59,28 @@ def read_neuron(
         OptionError: no such layer, neuron or head, a head that is not above the neuron, or `top` below 1.
         UnsupportedModelError: what heads read of the stream could not be found.
     """
-    anatomy = language_model.anatomy
-    check_layer(anatomy, layer)
-    n_neurons = anatomy.n_neurons(layer)
+    structure = language_model.structure
+    check_layer(structure, layer)
+    n_neurons = structure.n_neurons(layer)
     if not 0 <= neuron < n_neurons:
         raise OptionError(f"layer {layer} has no neuron {neuron}; give one from 0 to {n_neurons - 1}")
     check_top(top)
-    head = None if through is None else _checked_reader(anatomy, layer, _named_head(through))
-    device = anatomy.readout.unembedding.device
-    written = anatomy.blocks[layer].ffn_output.columns(torch.tensor([neuron], device=device))
+    head = None if through is None else _checked_reader(structure, layer, _named_head(through))
+    device = structure.readout.unembedding.device
+    written = structure.blocks[layer].ffn_output.columns(torch.tensor([neuron], device=device))
     if head is not None:
-        written = through_head(anatomy, written, head)
-    frozen = anatomy.readout.freeze(written[0])
+        written = through_head(structure, written, head)
+    frozen = structure.readout.freeze(written[0])
     values = frozen.project(frozen.fold(written))
 
     def named(sign: int) -> tuple[tuple[str, float], ...]:
         ids = top_tokens(values, top, sign)[0].tolist()
         return tuple((token_text(language_model.tokenizer, i), float(values[0, i])) for i in ids)
 
-    return NeuronReading(layer, neuron, float(written.norm()), named(1), named(-1), head)
+    return NeuronTokens(layer, neuron, float(written.norm()), named(1), named(-1), head)
 
 
-def through_head(anatomy: Anatomy, vectors: Tensor, head: Head) -> Tensor:
+def through_head(structure: ModelStructure, vectors: Tensor, head: Head) -> Tensor:
     """What a head's value-output map makes of vectors of the stream, `[n, d_model] -> [n, d_model]`.
 
     `W_o W_v norm(v)`, linear: the norms' frozen scales (of a norm before `W_o` too) and the attention weight,
@@ -89,10 +89,10 @@ def through_head(anatomy: Anatomy, vectors: Tensor, head: Head) -> Tensor:
     Raises:
         UnsupportedModelError: what heads read of the stream could not be found.
     """
-    first = head.head * anatomy.d_head
-    dims = torch.arange(first, first + anatomy.d_head, device=vectors.device)
-    keys = readers_of(anatomy)[head.layer].value.keys(value_index(anatomy, dims))
-    projection = anatomy.blocks[head.layer].attention_output
+    first = head.head * structure.d_head
+    dims = torch.arange(first, first + structure.d_head, device=vectors.device)
+    keys = input_projections_of(structure)[head.layer].value.keys(value_index(structure, dims))
+    projection = structure.blocks[head.layer].attention_output
     values = vectors @ keys.T
     if projection.inner_norm is not None:
         values = values * projection.inner_norm.formula.weight[dims]
@@ -109,37 +109,37 @@ def check_top(top: int) -> None:
         raise OptionError(f"top is {top}; give 1 or more")
 
 
-def check_layer(anatomy: Anatomy, layer: int) -> None:
+def check_layer(structure: ModelStructure, layer: int) -> None:
     """Refuse a layer that the model does not have.
 
     Raises:
         OptionError: it has none of that number.
     """
-    if not 0 <= layer < anatomy.n_layers:
-        raise OptionError(f"there is no layer {layer}; give one from 0 to {anatomy.n_layers - 1}")
+    if not 0 <= layer < structure.n_layers:
+        raise OptionError(f"there is no layer {layer}; give one from 0 to {structure.n_layers - 1}")
 
 
-def check_head(anatomy: Anatomy, layer: int, head: int) -> None:
+def check_head(structure: ModelStructure, layer: int, head: int) -> None:
     """Refuse a head that the model does not have.
 
     Raises:
         OptionError: it has no such layer, or the layer no such head.
     """
-    check_layer(anatomy, layer)
-    if not 0 <= head < anatomy.n_heads:
-        raise OptionError(f"layer {layer} has no head {head}; give one from 0 to {anatomy.n_heads - 1}")
+    check_layer(structure, layer)
+    if not 0 <= head < structure.n_heads:
+        raise OptionError(f"layer {layer} has no head {head}; give one from 0 to {structure.n_heads - 1}")
 
 
 def _named_head(head: Head | tuple[int, int]) -> Head:
     return head if isinstance(head, Head) else Head(*head)
 
 
-def _checked_reader(anatomy: Anatomy, layer: int, head: Head) -> Head:
+def _checked_reader(structure: ModelStructure, layer: int, head: Head) -> Head:
     """A head that reads what the FFN of a layer writes."""
-    check_head(anatomy, head.layer, head.head)
+    check_head(structure, head.layer, head.head)
     if head.layer > layer:
         return head
-    is_last = layer + 1 == anatomy.n_layers
+    is_last = layer + 1 == structure.n_layers
     raise OptionError(
         f"head {head.layer}.{head.head} reads the stream before the neurons of layer {layer} write to it; "
         + ("no head comes after the last layer" if is_last else f"give one of layer {layer + 1} or above")
@@ -190,7 +190,7 @@ class HeadVectors:
 
 
 def head_vectors(
-    language_model: LanguageModel, trace: Trace, call: BlockCall, layer: int, head: int
+    language_model: LanguageModel, trace: ActivationCache, call: BlockCall, layer: int, head: int
 ) -> HeadVectors:
     """The vectors of a head.
 
@@ -201,19 +201,19 @@ def head_vectors(
         layer: of the head.
         head: its index in the layer.
     """
-    d_head = language_model.anatomy.d_head
-    projection = language_model.anatomy.blocks[layer].attention_output
+    d_head = language_model.structure.d_head
+    projection = language_model.structure.blocks[layer].attention_output
     dims = torch.arange(head * d_head, (head + 1) * d_head, device=trace.values.device)
     written = trace.weighted_values(layer)[head].T @ projection.columns(dims)
     return HeadVectors(
         attention=trace.patterns[layer, head],
-        resid_pre=call.states[0].float().to(language_model.anatomy.device),
+        resid_pre=call.states[0].float().to(language_model.structure.device),
         key=key_gradients(language_model, layer, head, call),
         value=written * trace.attention_scale[layer],
     )
 
 
-def read_head(
+def head_tokens(
     language_model: LanguageModel, readout: FrozenReadout, vectors: HeadVectors, prompt: Prompt, top: int
 ) -> pd.DataFrame:
     """The table of a `HeadReading`.

@@ -80,7 +80,7 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
             query=False,
         )
         tell_warning(result.targets.warning)
-        found = opened.links(result, values=values, depth=depth, width=width)
+        found = opened.query_graph(result, values=values, depth=depth, width=width)
     if json:
         write_json(found.to_json())
     elif out is not None:

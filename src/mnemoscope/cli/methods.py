@@ -126,7 +126,7 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
         folder = None if out is None else _checked_folder(out)
         file = None if facts is None else _read(facts, relation)
         opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
-        terms.check(opened.language_model.anatomy)
+        terms.check(opened.language_model.structure)
         if facts is not None and file is not None:
             asked, any_bad = _known(opened, file, facts, limit)
         else:

@@ -24,7 +24,7 @@ commands.add_typer(models, name="models")
 
 
 @models.callback(invoke_without_command=True, epilog=example("mnemoscope models"))
-def prove_families(context: typer.Context, json: Json = False, threads: Threads = None) -> None:
+def validate_families(context: typer.Context, json: Json = False, threads: Threads = None) -> None:
     """Prove the supported families on tiny models, here and now."""
     if context.invoked_subcommand is not None:
         return
@@ -33,7 +33,7 @@ def prove_families(context: typer.Context, json: Json = False, threads: Threads 
         from mnemoscope.model import families
         from mnemoscope.results.columns import records
 
-        proven = families.prove_families(tell)
+        proven = families.validate_families(tell)
     if json:
         write_json({"families": records(proven, tuple(proven.columns))})
     else:

@@ -52,7 +52,7 @@ def neuron(  # noqa: PLR0913, PLR0917 - each is an option of the command
     head = None if through is None else _layer_and_head(through)
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
-        reading = opened.neuron(layer, index, top, head)
+        reading = opened.neuron_tokens(layer, index, top, head)
     if json:
         write_json(reading.to_json())
     else:
@@ -81,7 +81,7 @@ def head(  # noqa: PLR0913, PLR0917 - each is an option of the command
     refuse_several(chat=chat, no_special_tokens=no_special_tokens)
     with stdout_kept_clean():
         opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
-        reading = opened.read_head(read_prompt(opened, prompt, chat, no_special_tokens), layer, index, top)
+        reading = opened.head_tokens(read_prompt(opened, prompt, chat, no_special_tokens), layer, index, top)
     if json:
         write_json(reading.to_json())
     else:

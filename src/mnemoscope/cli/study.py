@@ -252,12 +252,12 @@ def _source(
     """The facts that are asked for; what is left out of a file is told.
 
     Raises:
-        FactsError, OptionError: as `read_facts` and `own_facts` do, or no fact is of a relation in `only`.
+        FactsError, OptionError: as `read_facts` and `builtin_facts`, or no fact has a relation in `only`.
     """
     from mnemoscope.study.runner import Source
 
     if name == OWN:
-        from mnemoscope.study.builtin_facts import own_facts
+        from mnemoscope.study.builtin_facts import builtin_facts
 
         given = {
             "--format": format,
@@ -268,7 +268,7 @@ def _source(
         useless = [option for option, value in given.items() if value is not None]
         if useless:
             raise OptionError(f"{useless[0]} is about facts of a file; name one with --facts")
-        return Source(OWN, own_facts(only))
+        return Source(OWN, builtin_facts(only))
     from mnemoscope.study.formats import read_facts
     from mnemoscope.study.formats.questions import QUESTION_TEMPLATE
 
@@ -307,6 +307,6 @@ def _engine(name: str, address: str | None):  # noqa: ANN202 - a type that costs
         return None
     from functools import partial
 
-    from mnemoscope.study.executors.ray import RayCluster
+    from mnemoscope.study.executors.ray import RayExecutor
 
-    return partial(RayCluster, address=address)
+    return partial(RayExecutor, address=address)

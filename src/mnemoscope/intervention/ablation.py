@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.intervention.controls import described
-from mnemoscope.intervention.hooks import Change, Positions, Replacement, applied, observed_inputs
+from mnemoscope.intervention.hooks import Change, Positions, Replacement, apply_interventions, observed_inputs
 from mnemoscope.intervention.predictions import metrics, next_token, states_after
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.parts import Site, sites
@@ -26,7 +26,7 @@ from mnemoscope.results.columns import METRICS
 from mnemoscope.results.parts import Part
 
 if TYPE_CHECKING:
-    from mnemoscope.intervention.side_effects import Besides
+    from mnemoscope.intervention.side_effects import SideEffectProbes
     from mnemoscope.results.ablation import TextEffect
 
 
@@ -38,14 +38,14 @@ def reference_values(
     A row is the same prompt and position at every site.
     """
     kept: dict[Site, list[Tensor]] = {}
-    with observed_inputs(language_model.anatomy, at, kept):
+    with observed_inputs(language_model.structure, at, kept):
         for token_ids in references:
             states_after(language_model, [token_ids])
     return {site: torch.cat(values) for site, values in kept.items()}
 
 
 @dataclass(frozen=True)
-class Manner:
+class AblationOptions:
     """What is done to parts and where.
 
     Attributes:
@@ -87,18 +87,18 @@ class Manner:
         return Replacement(values, self.seed)
 
 
-def changes_to(language_model: LanguageModel, parts: Sequence[Part], manner: Manner) -> list[Change]:
+def changes_to(language_model: LanguageModel, parts: Sequence[Part], manner: AblationOptions) -> list[Change]:
     """Return the change of each site of the parts; runs the prompts of `manner.references`."""
-    at = sites(parts, language_model.anatomy)
+    at = sites(parts, language_model.structure)
     values = reference_values(language_model, at, manner.references)
     instead = {site: manner.replacement(found) for site, found in values.items()}
     return [Change(site, manner.factor, instead.get(site)) for site in at]
 
 
 @contextmanager
-def changed(language_model: LanguageModel, parts: Sequence[Part], manner: Manner) -> Iterator[None]:
+def changed(language_model: LanguageModel, parts: Sequence[Part], manner: AblationOptions) -> Iterator[None]:
     """Change parts in every forward pass while the context lasts."""
-    with applied(language_model, changes_to(language_model, parts, manner), manner.positions):
+    with apply_interventions(language_model, changes_to(language_model, parts, manner), manner.positions):
         yield
 
 
@@ -107,9 +107,9 @@ def compare(
     prompt: Prompt,
     target: int,
     parts: Sequence[Part],
-    manner: Manner,
+    manner: AblationOptions,
     drawn: Sequence[Sequence[Part]],
-    besides: Besides,
+    besides: SideEffectProbes,
 ) -> Ablation:
     """Compare a target before and after an intervention, and after random ones.
 
@@ -145,7 +145,7 @@ def compare(
         before=metrics(next_token(language_model, prompt.ids), target),
         after=after(parts),
         controls=pd.DataFrame(controls, columns=["seed", *METRICS, "kl"]),
-        controls_from=described(parts, drawn[0], language_model.anatomy),
+        controls_from=described(parts, drawn[0], language_model.structure),
         plain_text=on_text(parts),
         facts=facts,
     )

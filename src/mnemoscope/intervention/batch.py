@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mnemoscope.intervention.hooks import Positions, check_positions, unchanged
+from mnemoscope.intervention.hooks import Positions, check_positions, without_interventions
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.parts import Site, sites
 from mnemoscope.model.replay import Replay, begun
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.parts import Part
 
 # Told how many rows are done and how many there are.
@@ -70,11 +70,11 @@ def ablate_each(
         OptionError: a part or position that is not there.
         UnsupportedModelError: the model's blocks cannot be run on their own.
     """
-    anatomy = language_model.anatomy
-    device = anatomy.readout.unembedding.device
+    structure = language_model.structure
+    device = structure.readout.unembedding.device
     check_positions(positions, len(token_ids))
-    where = [sites(parts, anatomy) for parts in interventions]
-    first = torch.tensor([min((site.layer for site in row), default=anatomy.n_layers - 1) for row in where])
+    where = [sites(parts, structure) for parts in interventions]
+    first = torch.tensor([min((site.layer for site in row), default=structure.n_layers - 1) for row in where])
     replay = Replay(language_model, token_ids)
     value = torch.empty(len(where), device=device)
     rank = torch.empty(len(where), dtype=torch.long, device=device)
@@ -84,7 +84,7 @@ def ablate_each(
         for some in first.argsort(stable=True).split(replay.rows_within(budget)):
             starts = first[some].tolist()
             rows = [where[i] for i in some.tolist()]
-            with _each_row_scaled(anatomy, rows, starts, factor, positions):
+            with _each_row_scaled(structure, rows, starts, factor, positions):
                 log_p = replay.log_probabilities(starts)
             value[some.to(device)] = objective.value(log_p)
             rank[some.to(device)] = objective.rank(log_p)
@@ -102,10 +102,10 @@ class TextProbe:
 
     def __init__(self, language_model: LanguageModel, token_ids: Sequence[int]) -> None:
         """Run the text once, kept at every layer, so that a change costs the layers from its own on."""
-        self._readout = language_model.anatomy.readout
-        self._anatomy = language_model.anatomy
+        self._readout = language_model.structure.readout
+        self._anatomy = language_model.structure
         self._model = language_model.model
-        with unchanged(self._model), torch.no_grad():
+        with without_interventions(self._model), torch.no_grad():
             self._replay = Replay(language_model, token_ids)
             self._own = self._readout.log_probabilities(self._replay.states([0])[0])
 
@@ -121,7 +121,7 @@ class TextProbe:
         where = [sites(parts, self._anatomy) for parts in interventions]
         first = torch.tensor([min(site.layer for site in row) for row in where])
         found = torch.empty(len(where))
-        with unchanged(self._model), torch.no_grad():
+        with without_interventions(self._model), torch.no_grad():
             for some in first.argsort(stable=True).split(max(1, budget // (16 * self._own.numel()))):
                 starts = first[some].tolist()
                 with _each_row_scaled(self._anatomy, [where[i] for i in some.tolist()], starts, 0.0, None):
@@ -146,7 +146,7 @@ def divergence(own: Tensor, changed: Tensor) -> Tensor:
 
 @contextmanager
 def _each_row_scaled(
-    anatomy: Anatomy,
+    structure: ModelStructure,
     rows: Sequence[Sequence[Site]],
     first: Sequence[int],
     factor: float,
@@ -158,7 +158,7 @@ def _each_row_scaled(
     n_rows: dict[nn.Module, int] = {}
     for row, places in enumerate(rows):
         for site in places:
-            module = site.module(anatomy)
+            module = site.module(structure)
             n_rows[module] = begun(first, site.layer)
             if site.inputs is None:
                 whole.setdefault(module, []).append(row)

@@ -12,7 +12,7 @@ from torch import Tensor
 from mnemoscope.errors import OptionError
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.parts import check_part
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Head, Layer, Part
 
 # Where the parts of a control may be drawn from.
@@ -36,7 +36,7 @@ def check_controls_from(controls_from: str) -> None:
 
 
 def matched_random(
-    parts: Sequence[Part], anatomy: Anatomy, seed: int, controls_from: ControlsFrom = "same layers"
+    parts: Sequence[Part], structure: ModelStructure, seed: int, controls_from: ControlsFrom = "same layers"
 ) -> tuple[Part, ...]:
     """Draw as many other parts of each kind in each layer and expert; none shares an input with `parts`.
 
@@ -46,7 +46,7 @@ def matched_random(
 
     Args:
         parts: what the control is for.
-        anatomy: of the model.
+        structure: of the model.
         seed: of the draw.
         controls_from: `"any layer"` draws what a layer or an expert has too few others for from all layers,
             but not from experts that none of the parts is in.
@@ -54,12 +54,12 @@ def matched_random(
     Raises:
         OptionError: a part that the model does not have, or too few others.
     """
-    draw = _Draw(parts, anatomy, seed)
+    draw = _Draw(parts, structure, seed)
     for group, number in draw.wanted.items():
         n_found = draw.take(_pairs(group, draw.choices(group)), group[0], number)
         if n_found < number:
             if controls_from == "same layers" and group[0] is not Layer:
-                raise OptionError(_too_few(group, number, n_found, anatomy))
+                raise OptionError(_too_few(group, number, n_found, structure))
             draw.missing[group[0]] += number - n_found
     for kind, number in draw.missing.items():
         if draw.take(draw.elsewhere(kind), kind, number) < number:
@@ -70,39 +70,39 @@ def matched_random(
     return tuple(draw.found)
 
 
-def described(parts: Sequence[Part], drawn: Sequence[Part], anatomy: Anatomy) -> str:
+def described(parts: Sequence[Part], drawn: Sequence[Part], structure: ModelStructure) -> str:
     """Say where the parts of a control are from, such as `the same layers, 2 of 3 from other layers`."""
     if all(isinstance(part, Layer) for part in parts):
         return "other layers"
-    n_elsewhere = number_elsewhere(parts, drawn, anatomy)
+    n_elsewhere = number_elsewhere(parts, drawn, structure)
     of_all = f", {n_elsewhere} of {len(drawn)} from other layers" if n_elsewhere else ""
     return f"the same layers{of_all}"
 
 
-def number_elsewhere(parts: Sequence[Part], drawn: Sequence[Part], anatomy: Anatomy) -> int:
+def number_elsewhere(parts: Sequence[Part], drawn: Sequence[Part], structure: ModelStructure) -> int:
     """Count the parts of a control drawn for a layer or an expert that had too few others."""
-    own = Counter(_group(part, anatomy) for part in parts)
-    return (Counter(_group(part, anatomy) for part in drawn) - own).total()
+    own = Counter(_group(part, structure) for part in parts)
+    return (Counter(_group(part, structure) for part in drawn) - own).total()
 
 
-def smallest_group(anatomy: Anatomy, kind: Literal["ffn", "attention"]) -> int:
+def smallest_group(structure: ModelStructure, kind: Literal["ffn", "attention"]) -> int:
     """Neurons of the layer, or of the expert of a layer, that has the fewest."""
     if kind == "attention":
-        return anatomy.n_heads * anatomy.d_head
+        return structure.n_heads * structure.d_head
     return min(
-        len(some) for layer in range(anatomy.n_layers) for some in _ranges(layer, anatomy) if len(some)
+        len(some) for layer in range(structure.n_layers) for some in _ranges(layer, structure) if len(some)
     )
 
 
-def number_alike(anatomy: Anatomy, kind: Literal["ffn", "attention"]) -> int:
+def number_alike(structure: ModelStructure, kind: Literal["ffn", "attention"]) -> int:
     """Neurons of a kind that a control may be drawn from, whatever experts its parts are in.
 
     Of a mixture these are those of one expert and of the shared one.
     """
     if kind == "attention":
-        return anatomy.n_layers * anatomy.n_heads * anatomy.d_head
-    every = [_ranges(layer, anatomy) for layer in range(anatomy.n_layers)]
-    return max(sum(len(some[-1]) for some in every), smallest_group(anatomy, kind))
+        return structure.n_layers * structure.n_heads * structure.d_head
+    every = [_ranges(layer, structure) for layer in range(structure.n_layers)]
+    return max(sum(len(some[-1]) for some in every), smallest_group(structure, kind))
 
 
 class _Draw:
@@ -114,15 +114,15 @@ class _Draw:
         found: the parts drawn.
     """
 
-    def __init__(self, parts: Sequence[Part], anatomy: Anatomy, seed: int) -> None:
+    def __init__(self, parts: Sequence[Part], structure: ModelStructure, seed: int) -> None:
         for part in parts:
-            check_part(part, anatomy)
-        self._anatomy = anatomy
+            check_part(part, structure)
+        self._anatomy = structure
         self._generator = torch.Generator().manual_seed(seed)
         self._free: dict[tuple[int, str], Tensor] = {}
         named = set(parts)
         outermost = [part for part in dict.fromkeys(parts) if not _is_inside(part, named)]
-        groups = Counter(_group(part, anatomy) for part in outermost)
+        groups = Counter(_group(part, structure) for part in outermost)
         self.wanted = dict(sorted(groups.items(), key=lambda item: _KINDS.index(item[0][0])))
         self.missing: Counter[type[Part]] = Counter()
         self.found: list[Part] = []
@@ -168,9 +168,9 @@ class _Draw:
         return torch.cat([_pairs(group, self.choices(group)) for group in groups])
 
     def _of(self, layer: int, kind: str) -> Tensor:
-        anatomy = self._anatomy
+        structure = self._anatomy
         if (layer, kind) not in self._free:
-            n = anatomy.n_neurons(layer) if kind == "ffn" else anatomy.n_heads * anatomy.d_head
+            n = structure.n_neurons(layer) if kind == "ffn" else structure.n_heads * structure.d_head
             self._free[layer, kind] = torch.ones(n, dtype=torch.bool)
         return self._free[layer, kind]
 
@@ -193,23 +193,23 @@ def _is_inside(part: Part, named: set[Part]) -> bool:
     return isinstance(part, AttentionNeuron) and Head(part.layer, part.head) in named
 
 
-def _group(part: Part, anatomy: Anatomy) -> Group:
+def _group(part: Part, structure: ModelStructure) -> Group:
     """The parts that a match of this one is drawn from."""
     if isinstance(part, Layer):
-        return Layer, 0, range(2 * anatomy.n_layers)
+        return Layer, 0, range(2 * structure.n_layers)
     if isinstance(part, FFNNeuron):
-        return FFNNeuron, part.layer, next(r for r in _ranges(part.layer, anatomy) if part.neuron in r)
-    return type(part), part.layer, _numbers(type(part), anatomy)
+        return FFNNeuron, part.layer, next(r for r in _ranges(part.layer, structure) if part.neuron in r)
+    return type(part), part.layer, _numbers(type(part), structure)
 
 
-def _numbers(kind: type[Part], anatomy: Anatomy) -> range:
+def _numbers(kind: type[Part], structure: ModelStructure) -> range:
     """Number the heads or attention neurons of a layer."""
-    return range(anatomy.n_heads if kind is Head else anatomy.n_heads * anatomy.d_head)
+    return range(structure.n_heads if kind is Head else structure.n_heads * structure.d_head)
 
 
-def _ranges(layer: int, anatomy: Anatomy) -> list[range]:
+def _ranges(layer: int, structure: ModelStructure) -> list[range]:
     """The FFN neurons of a layer by expert, those of the shared expert or of a dense layer last."""
-    n_neurons, module = anatomy.n_neurons(layer), anatomy.blocks[layer].ffn_output.module
+    n_neurons, module = structure.n_neurons(layer), structure.blocks[layer].ffn_output.module
     if not isinstance(module, Mixture):
         return [range(n_neurons)]
     routed, size = module.n_experts * module.d_expert, module.d_expert
@@ -221,20 +221,20 @@ def _pairs(group: Group, numbers: Tensor) -> Tensor:
     return torch.stack([torch.full_like(numbers, group[1]), numbers], dim=1)
 
 
-def _part(kind: type[Part], layer: int, index: int, anatomy: Anatomy) -> Part:
+def _part(kind: type[Part], layer: int, index: int, structure: ModelStructure) -> Part:
     """The part of a kind with a number in its layer; of whole layers, among all."""
     if kind is FFNNeuron:
         return FFNNeuron(layer, index)
     if kind is AttentionNeuron:
-        return AttentionNeuron(layer, *divmod(index, anatomy.d_head))
+        return AttentionNeuron(layer, *divmod(index, structure.d_head))
     if kind is Head:
         return Head(layer, index)
     return Layer(index // 2, "ffn" if index % 2 else "attention")
 
 
-def _too_few(group: Group, number: int, n_others: int, anatomy: Anatomy) -> str:
+def _too_few(group: Group, number: int, n_others: int, structure: ModelStructure) -> str:
     kind, layer, numbers = group
-    module = anatomy.blocks[layer].ffn_output.module
+    module = structure.blocks[layer].ffn_output.module
     is_expert = kind is FFNNeuron and isinstance(module, Mixture)
     where = f"an expert of layer {layer}" if is_expert else f"layer {layer}"
     return (

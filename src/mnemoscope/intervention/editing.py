@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 
 from mnemoscope._io import give_usual_modes
 from mnemoscope.errors import OutputError
-from mnemoscope.model.families import anatomy_of
+from mnemoscope.model.families import structure_of
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
 from mnemoscope.model.parts import Site
 from mnemoscope.model.peft import merge_layers
 from mnemoscope.model.structure import Projection
-from mnemoscope.model.validation import prove
+from mnemoscope.model.validation import validate
 from mnemoscope.model.weights import matrix_of, refuse_stored_otherwise
 
 
@@ -35,7 +35,7 @@ def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: fl
     refuse_stored_otherwise(language_model.model)
     model: PreTrainedModel = copy.deepcopy(language_model.model)
     merge_layers(model)
-    before = anatomy_of(model)
+    before = structure_of(model)
     with torch.no_grad():
         for site in sites:
             projection = site.projection(before)
@@ -43,19 +43,19 @@ def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: fl
                 _scale_all(projection, factor)
             else:
                 matrix_of(projection.module).scale_inputs(site.inputs, factor)
-    # What is zeroed could not be discovered again; weights of norms are part of an anatomy.
+    # What is zeroed could not be discovered again; weights of norms are part of an structure.
     blocks = [
         replace(block, attention_output=block.attention_output.reread(), ffn_output=block.ffn_output.reread())
         for block in before.blocks
     ]
-    anatomy = replace(before, blocks=tuple(blocks))
+    structure = replace(before, blocks=tuple(blocks))
     return LanguageModel(
         name=f"{language_model.name} (edited)",
         revision=f"{language_model.revision}, edited",
         model=model,
         tokenizer=language_model.tokenizer,
-        anatomy=anatomy,
-        proof=prove(model, anatomy),
+        structure=structure,
+        proof=validate(model, structure),
     )
 
 

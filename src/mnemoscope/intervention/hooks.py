@@ -18,7 +18,7 @@ from mnemoscope.model.hooks import hidden_states
 from mnemoscope.model.isolation import are_suspended, held
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.parts import Site
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 
 # The positions of a prompt, counted from 0 or from the end; None for all.
 Positions = Sequence[int] | None
@@ -117,17 +117,17 @@ def check_positions(positions: Positions, n_tokens: int) -> None:
 
 
 @contextmanager
-def applied(
+def apply_interventions(
     language_model: LanguageModel, changes: Sequence[Change], positions: Positions = None
 ) -> Iterator[None]:
     """Apply changes to every forward pass while the context lasts."""
-    anatomy = language_model.anatomy
+    structure = language_model.structure
     # Experts run in our code also in passes that the caller makes with the transformers model itself.
     with running_mixtures(language_model.model), ExitStack() as stack:
         for change in changes:
             hooks = _Hooks(language_model.model, change, positions)
-            block = anatomy.blocks[change.site.layer].module
-            module = change.site.module(anatomy)
+            block = structure.blocks[change.site.layer].module
+            module = change.site.module(structure)
             handles = [block.register_forward_pre_hook(hooks.on_block, with_kwargs=True)]
             if change.site.inputs is None:
                 handles.append(module.register_forward_hook(hooks.on_output))
@@ -139,7 +139,7 @@ def applied(
 
 
 @contextmanager
-def unchanged(model: PreTrainedModel) -> Iterator[None]:
+def without_interventions(model: PreTrainedModel) -> Iterator[None]:
     """Run a model as it is without any intervention while the context lasts."""
     with held(model) as hold:
         hold.suspends = True
@@ -181,7 +181,7 @@ class _Hooks:
 
 @contextmanager
 def observed_inputs(
-    anatomy: Anatomy, sites: Sequence[Site], kept: dict[Site, list[Tensor]]
+    structure: ModelStructure, sites: Sequence[Site], kept: dict[Site, list[Tensor]]
 ) -> Iterator[None]:
     """Keep what sites carry in every forward pass, `[n_prompts * n_tokens, n]` each."""
 
@@ -194,6 +194,6 @@ def observed_inputs(
 
     with ExitStack() as stack:
         for site in sites:
-            handle = site.module(anatomy).register_forward_hook(keep(site))
+            handle = site.module(structure).register_forward_hook(keep(site))
             stack.callback(handle.remove)
         yield

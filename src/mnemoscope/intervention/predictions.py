@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from mnemoscope.model.hooks import evaluating, running_alike
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.weights import input_device
 
 if TYPE_CHECKING:
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 def states_after(language_model: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
     """Run texts of one length up to the final norm, `[n_texts, n_tokens, d_model]` float32."""
-    model, anatomy = language_model.model, language_model.anatomy
+    model, structure = language_model.model, language_model.structure
     tokens = torch.tensor([list(row) for row in rows], device=input_device(model))
-    with _final_states(anatomy) as seen, torch.no_grad(), running_alike(model):
+    with _final_states(structure) as seen, torch.no_grad(), running_alike(model):
         model.base_model(input_ids=tokens, use_cache=False)
-    return seen[-1].float().view(*tokens.shape, anatomy.d_model)
+    return seen[-1].float().view(*tokens.shape, structure.d_model)
 
 
 def log_probabilities(language_model: LanguageModel, states: Tensor) -> Tensor:
     """Read final states out, `[..., d_model] -> [..., n_vocabulary]` float32."""
-    readout = language_model.anatomy.readout
+    readout = language_model.structure.readout
     with torch.no_grad():
         return readout.log_probabilities(states.flatten(0, -2)).view(*states.shape[:-1], -1)
 
@@ -61,10 +61,15 @@ def continuation(
     """
     model: Any = language_model.model
     tokens = torch.tensor([list(token_ids)], device=input_device(model))
-    with quiet(), evaluating(model), _plain_generation(model), _final_states(language_model.anatomy) as seen:
+    with (
+        quiet(),
+        evaluating(model),
+        _plain_generation(model),
+        _final_states(language_model.structure) as seen,
+    ):
 
         def read_out(ids: Tensor, scores: Tensor) -> Tensor:
-            states = seen.pop().float().view(1, -1, language_model.anatomy.d_model)
+            states = seen.pop().float().view(1, -1, language_model.structure.d_model)
             seen.clear()
             return log_probabilities(language_model, states[:, -1]).to(scores)
 
@@ -79,14 +84,14 @@ def continuation(
 
 
 @contextmanager
-def _final_states(anatomy: Anatomy) -> Iterator[list[Tensor]]:
+def _final_states(structure: ModelStructure) -> Iterator[list[Tensor]]:
     """Collect what the final norm is given in every forward pass."""
     seen: list[Tensor] = []
 
     def see(module: Any, args: tuple[Tensor, ...]) -> None:
-        seen.append(args[0].detach().to(anatomy.device))
+        seen.append(args[0].detach().to(structure.device))
 
-    handle = anatomy.final_norm.register_forward_pre_hook(see)
+    handle = structure.final_norm.register_forward_pre_hook(see)
     try:
         yield seen
     finally:

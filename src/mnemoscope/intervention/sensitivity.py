@@ -56,10 +56,10 @@ class Sensitivity:
             budget: bytes that the activations of a batch may take.
             seed: of the positions and tokens that are drawn.
         """
-        anatomy = language_model.anatomy
+        structure = language_model.structure
         generator = torch.Generator().manual_seed(seed)
         longest = max(map(len, texts))
-        kept = 4 * longest * anatomy.n_layers * (4 * anatomy.d_ff + 12 * anatomy.d_model)
+        kept = 4 * longest * structure.n_layers * (4 * structure.d_ff + 12 * structure.d_model)
         rows = max(1, budget // kept)
         samples: dict[str, list[Tensor]] = {"ffn": [], "attention": []}
         for start in range(0, len(texts), rows):
@@ -83,7 +83,7 @@ class Sensitivity:
         new = [neuron for neuron in neurons if not self.measured[kind][neuron]]
         if not new:
             return
-        parts = [[neuron_part(self.language_model.anatomy, kind, neuron)] for neuron in new]
+        parts = [[neuron_part(self.language_model.structure, kind, neuron)] for neuron in new]
         each = [probe.divergences(parts, budget=self._budget) for probe in self._probes]
         found = torch.stack(each).mean(0)
         expected = self.responses[kind][:, new].pow(2).mean(0) / 2
@@ -105,20 +105,20 @@ class _Batch:
             mask[row, : len(text)] = 1
         self.recording = Recording()
         with ExitStack() as stack, torch.enable_grad():
-            for handle in self.recording.hooks(language_model.anatomy):
+            for handle in self.recording.hooks(language_model.structure):
                 stack.callback(handle.remove)
             stack.enter_context(evaluating(model))
             model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw a position and a token of each text; its responses `[n_texts, n_neurons]` by kind."""
-        anatomy, states = self.language_model.anatomy, self.recording.final_states
+        structure, states = self.language_model.structure, self.recording.final_states
         position = [
             int(torch.randint(min(FIRST_POSITION, length - 1), length, (1,), generator=generator))
             for length in self.lengths
         ]
         with torch.enable_grad():
-            log_p = anatomy.readout.log_probabilities(states[range(len(position)), position])
+            log_p = structure.readout.log_probabilities(states[range(len(position)), position])
             token = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator)
             drawn = log_p.gather(1, token.to(log_p.device)).sum()
         inputs = {place: seen for place, seen in self.recording.seen.items() if place[0].endswith("input")}
@@ -130,7 +130,7 @@ class _Batch:
             .cpu()
             for (place, values), gradient in zip(inputs.items(), gradients, strict=True)
         }
-        layers = range(anatomy.n_layers)
+        layers = range(structure.n_layers)
         return {
             kind: stack_padded([responses[f"{kind} input", layer] for layer in layers])
             .movedim(0, 1)

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.batch import divergence
-from mnemoscope.intervention.hooks import unchanged
+from mnemoscope.intervention.hooks import without_interventions
 from mnemoscope.intervention.predictions import log_probabilities, metrics, states_after
 from mnemoscope.model.encoding import encode_text
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.ablation import TextEffect
 from mnemoscope.results.columns import FACT_COLUMNS, GROUPS, METRICS
 
@@ -49,7 +49,7 @@ class KnownFact(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Besides:
+class SideEffectProbes:
     """What is looked at besides the target of an intervention.
 
     Attributes:
@@ -133,8 +133,8 @@ class PlainText:
         self.language_model = language_model
         self.texts = beginnings(language_model, passages, n_tokens)
         self.n_predictions = sum(len(ids) - 1 for ids in self.texts)
-        self._batches = list(_batches(self.texts, language_model.anatomy, budget))
-        keep = 4 * self.n_predictions * language_model.anatomy.n_vocabulary <= budget
+        self._batches = list(_batches(self.texts, language_model.structure, budget))
+        keep = 4 * self.n_predictions * language_model.structure.n_vocabulary <= budget
         self._kept: dict[int, Tensor] = {}
         self.perplexity = self._run_unchanged(keep)
 
@@ -175,7 +175,7 @@ class PlainText:
         """The unchanged model's log probabilities in each text, `[n_tokens - 1, n_vocabulary]`."""
         if self._kept.keys() >= set(batch):
             return [self._kept[place] for place in batch]
-        with unchanged(self.language_model.model):
+        with without_interventions(self.language_model.model):
             return self._predicted(batch)
 
     def _predicted(self, batch: Sequence[int]) -> Tensor:
@@ -213,7 +213,7 @@ def fact_effects(
         OptionError: a fact without a prompt or with a target outside the vocabulary.
     """
     _check(facts, language_model)
-    with unchanged(language_model.model):
+    with without_interventions(language_model.model):
         before = _fact_metrics(language_model, facts, budget)
     found = {"before": before, "after": _fact_metrics(language_model, facts, budget)}
     same = [fact.relation == relation for fact in facts]
@@ -232,7 +232,7 @@ def fact_effects(
 
 
 def _check(facts: Sequence[KnownFact], language_model: LanguageModel) -> None:
-    size = language_model.anatomy.n_vocabulary
+    size = language_model.structure.n_vocabulary
     for number, fact in enumerate(facts):
         if not fact.token_ids:
             raise OptionError(f"fact {number} has no tokens; give each the token ids of its prompt")
@@ -249,21 +249,21 @@ def _fact_metrics(
     """The metrics of each fact's target, in the order of the facts."""
     prompts = [fact.token_ids for fact in facts]
     found: list[dict[str, float]] = [{}] * len(facts)
-    for batch in _batches(prompts, language_model.anatomy, budget):
+    for batch in _batches(prompts, language_model.structure, budget):
         last = states_after(language_model, [prompts[place] for place in batch])[:, -1]
         for place, log_p in zip(batch, log_probabilities(language_model, last), strict=True):
             found[place] = metrics(log_p, facts[place].target)
     return found
 
 
-def _batches(texts: Sequence[Sequence[int]], anatomy: Anatomy, budget: int) -> Iterator[list[int]]:
+def _batches(texts: Sequence[Sequence[int]], structure: ModelStructure, budget: int) -> Iterator[list[int]]:
     """Places of texts of one length, as many together as the budget of bytes allows."""
     by_length: dict[int, list[int]] = {}
     for place, text in enumerate(texts):
         by_length.setdefault(len(text), []).append(place)
     # A token's logits and log probabilities, of the changed model and perhaps of the unchanged one, and a
     # block's activations.
-    token = 16 * anatomy.n_vocabulary + 4 * (4 * anatomy.d_ff + 8 * anatomy.d_model)
+    token = 16 * structure.n_vocabulary + 4 * (4 * structure.d_ff + 8 * structure.d_model)
     for length, places in by_length.items():
         n_rows = max(1, budget // (token * length))
         for start in range(0, len(places), n_rows):

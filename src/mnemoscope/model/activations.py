@@ -16,12 +16,12 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from mnemoscope.model.hooks import AttentionCall, evaluating, hidden_states, observed_attention
-from mnemoscope.model.structure import Anatomy, Projection
+from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.model.weights import input_device
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
+class ActivationCache:
     """What one forward pass did at the last position of one prompt, in float32.
 
     Attributes:
@@ -88,7 +88,9 @@ class Trace:
         return pattern[:, None, :] * (values.transpose(1, 2) * factors[..., None])
 
 
-def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]) -> list[Trace]:
+def capture(
+    model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
+) -> list[ActivationCache]:
     """Run prompts of one length, given as token ids, in one forward pass.
 
     None is padded: interventions at positions counted from the end would act on padding, and rotary factors
@@ -99,14 +101,16 @@ def capture(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence
     """
     tokens = torch.tensor(prompts, device=input_device(model))
     n_prompts, n_tokens = tokens.shape
-    recording = _Recording(n_prompts, n_tokens, anatomy.device)
+    recording = _Recording(n_prompts, n_tokens, structure.device)
     with ExitStack() as stack, torch.no_grad():
-        for handle in recording.hooks(anatomy):
+        for handle in recording.hooks(structure):
             stack.callback(handle.remove)
         stack.enter_context(observed_attention(model, recording.see_attention))
         logits = model(input_ids=tokens, use_cache=False, **_only_the_last(model)).logits[:, -1].float()
     return [
-        recording.trace(row, tokens[row].to(anatomy.device), logits[row].to(anatomy.device), anatomy.parallel)
+        recording.trace(
+            row, tokens[row].to(structure.device), logits[row].to(structure.device), structure.parallel
+        )
         for row in range(n_prompts)
     ]
 
@@ -116,21 +120,23 @@ def _only_the_last(model: PreTrainedModel) -> dict[str, int]:
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
-def final_states(model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]) -> Tensor:
+def final_states(
+    model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
+) -> Tensor:
     """What the final norm is given at the last position of prompts of one length, `[n_prompts, d_model]`.
 
     Nothing else of the pass is seen or checked.
     """
-    recording = _Recording(len(prompts), len(prompts[0]), anatomy.device)
+    recording = _Recording(len(prompts), len(prompts[0]), structure.device)
     with ExitStack() as stack, torch.no_grad():
-        stack.callback(recording.final_state_hook(anatomy).remove)
+        stack.callback(recording.final_state_hook(structure).remove)
         stack.enter_context(evaluating(model))
         model.base_model(input_ids=torch.tensor(prompts, device=input_device(model)), use_cache=False)
     return recording.sites["final_state"][-1]
 
 
 def batches(
-    prompts: Sequence[Sequence[int]], anatomy: Anatomy, budget: int, everywhere: bool = False
+    prompts: Sequence[Sequence[int]], structure: ModelStructure, budget: int, everywhere: bool = False
 ) -> Iterator[range]:
     """Group prompts that stand together and have one length, as many as a budget of bytes has room for.
 
@@ -138,11 +144,11 @@ def batches(
     weights and values that are seen there, and what is kept of each prompt, or of each of its positions if it
     is kept everywhere.
     """
-    head_values = anatomy.n_layers * anatomy.n_kv_heads * anatomy.d_head
-    kept = numbers_kept(anatomy)
+    head_values = structure.n_layers * structure.n_kv_heads * structure.d_head
+    kept = numbers_kept(structure)
     start = 0
     for length, group in groupby(map(len, prompts)):
-        of_token = 4 * anatomy.d_ff + 8 * anatomy.d_model + head_values + 2 * anatomy.n_heads * length
+        of_token = 4 * structure.d_ff + 8 * structure.d_model + head_values + 2 * structure.n_heads * length
         of_prompt = length * (of_token + kept) if everywhere else length * of_token + kept
         stop, most = start + len(list(group)), max(1, budget // (4 * of_prompt))
         for first in range(start, stop, most):
@@ -150,9 +156,9 @@ def batches(
         start = stop
 
 
-def numbers_kept(anatomy: Anatomy) -> int:
+def numbers_kept(structure: ModelStructure) -> int:
     """Count the numbers that are kept of what a pass writes at a position."""
-    return anatomy.n_layers * (anatomy.d_ff + 8 * anatomy.d_model)
+    return structure.n_layers * (structure.d_ff + 8 * structure.d_model)
 
 
 @dataclass(eq=False)
@@ -164,9 +170,9 @@ class _Recording:
     device: torch.device
     sites: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def hooks(self, anatomy: Anatomy) -> list[Any]:
+    def hooks(self, structure: ModelStructure) -> list[Any]:
         handles = []
-        for block in anatomy.blocks:
+        for block in structure.blocks:
             attention, ffn = block.attention_output, block.ffn_output
             handles += [
                 block.module.register_forward_pre_hook(self._block_input, with_kwargs=True),
@@ -177,20 +183,20 @@ class _Recording:
                 ffn.module.register_forward_hook(self._frozen("ffn", ffn)),
                 ffn.written.register_forward_hook(self._added("ffn_out", ffn)),
             ]
-        return [*handles, self.final_state_hook(anatomy)]
+        return [*handles, self.final_state_hook(structure)]
 
-    def final_state_hook(self, anatomy: Anatomy) -> Any:
-        return anatomy.final_norm.register_forward_pre_hook(self._input("final_state"))
+    def final_state_hook(self, structure: ModelStructure) -> Any:
+        return structure.final_norm.register_forward_pre_hook(self._input("final_state"))
 
     def see_attention(self, call: AttentionCall) -> None:
         last = torch.full((self.n_prompts,), self.n_tokens - 1, device=call.value.device)
         self._keep("patterns", call.pattern(last))
         self._keep("values", call.value.float())
 
-    def trace(self, row: int, token_ids: Tensor, logits: Tensor, parallel: bool) -> Trace:
+    def trace(self, row: int, token_ids: Tensor, logits: Tensor, parallel: bool) -> ActivationCache:
         kept = {name: stack_padded([t[row] for t in seen]) for name, seen in self.sites.items()}
         kept["final_state"] = kept["final_state"][-1]
-        return Trace(token_ids=token_ids, logits=logits, parallel=parallel, **kept)
+        return ActivationCache(token_ids=token_ids, logits=logits, parallel=parallel, **kept)
 
     def _keep(self, site: str, values: Tensor) -> None:
         self.sites.setdefault(site, []).append(values.detach().to(self.device))
@@ -229,7 +235,7 @@ def stack_padded(layers: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Components:
+class ResidualDecomposition:
     """What was added to the stream at some positions of one prompt, in float32.
 
     Attributes:
@@ -273,7 +279,7 @@ class Components:
         added = (self.attention_out + self.ffn_out).cumsum(0)
         return torch.cat([self.embeddings[None], self.embeddings + added[:-1]])
 
-    def at(self, positions: Tensor) -> Components:
+    def at(self, positions: Tensor) -> ResidualDecomposition:
         """The same at some of the positions, ascending, `[n]`; the calls are those of all."""
         some = self.index(positions)
         kept = {name: values[:, some] for name, values in vars(self).items() if name in _BY_LAYER}
@@ -285,31 +291,31 @@ class Components:
 
 
 # The fields that have a layer and then a position.
-_BY_LAYER = {field.name for field in fields(Components)} - {"positions", "embeddings", "calls"}
+_BY_LAYER = {field.name for field in fields(ResidualDecomposition)} - {"positions", "embeddings", "calls"}
 
 
 def capture_components(
     model: PreTrainedModel,
-    anatomy: Anatomy,
+    structure: ModelStructure,
     token_ids: Sequence[int],
     positions: Sequence[int],
     *,
     calls: bool = False,
-) -> Components:
+) -> ResidualDecomposition:
     """Run a prompt once and keep what is written at some of its positions.
 
     Args:
         model: the model.
-        anatomy: of the model.
+        structure: of the model.
         token_ids: the prompt.
         positions: of the prompt.
         calls: keep the attention calls too, which hold keys and values of every token.
     """
     tokens = torch.tensor([list(token_ids)], device=input_device(model))
-    chosen = torch.tensor(sorted(set(positions)), device=anatomy.device)
+    chosen = torch.tensor(sorted(set(positions)), device=structure.device)
     recording = _ComponentRecording(chosen)
     with ExitStack() as stack, torch.no_grad():
-        for handle in recording.hooks(anatomy):
+        for handle in recording.hooks(structure):
             stack.callback(handle.remove)
         see = recording.calls.append if calls else lambda call: None
         stack.enter_context(observed_attention(model, see))
@@ -319,16 +325,16 @@ def capture_components(
 
 
 def capture_with_components(
-    model: PreTrainedModel, anatomy: Anatomy, prompts: Sequence[Sequence[int]]
-) -> tuple[list[Trace], list[Components]]:
+    model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
+) -> tuple[list[ActivationCache], list[ResidualDecomposition]]:
     """Keep what `capture` does of prompts of one length, and all that is written at every position."""
     n_tokens = len(prompts[0])
-    recording = _ComponentRecording(torch.arange(len(prompts) * n_tokens, device=anatomy.device))
+    recording = _ComponentRecording(torch.arange(len(prompts) * n_tokens, device=structure.device))
     with ExitStack() as stack:
-        for handle in recording.hooks(anatomy):
+        for handle in recording.hooks(structure):
             stack.callback(handle.remove)
-        traces = capture(model, anatomy, prompts)
-    return traces, recording.components([torch.arange(n_tokens, device=anatomy.device)] * len(prompts))
+        traces = capture(model, structure, prompts)
+    return traces, recording.components([torch.arange(n_tokens, device=structure.device)] * len(prompts))
 
 
 @dataclass(eq=False)
@@ -339,10 +345,10 @@ class _ComponentRecording:
     seen: dict[str, list[Tensor]] = field(default_factory=dict)
     calls: list[AttentionCall] = field(default_factory=list)
 
-    def hooks(self, anatomy: Anatomy) -> list[Any]:
-        first = anatomy.blocks[0].module
+    def hooks(self, structure: ModelStructure) -> list[Any]:
+        first = structure.blocks[0].module
         handles = [first.register_forward_pre_hook(self._embeddings, with_kwargs=True)]
-        for block in anatomy.blocks:
+        for block in structure.blocks:
             attention = block.attention_output
             handles.append(attention.entrance.register_forward_pre_hook(self._head_factors(attention)))
             for kind, projection in (("attention", attention), ("ffn", block.ffn_output)):
@@ -351,7 +357,7 @@ class _ComponentRecording:
                 handles += [entered, added]
         return handles
 
-    def components(self, positions: Sequence[Tensor]) -> list[Components]:
+    def components(self, positions: Sequence[Tensor]) -> list[ResidualDecomposition]:
         """Of each prompt, whose positions these are."""
         embeddings = self.seen.pop("embeddings")[0]
         stacked = {name: stack_padded(seen) for name, seen in self.seen.items()}
@@ -360,7 +366,9 @@ class _ComponentRecording:
             some = slice(start, start + len(own))
             kept = {name: values[:, some] for name, values in stacked.items()}
             found.append(
-                Components(positions=own, embeddings=embeddings[some], calls=tuple(self.calls), **kept)
+                ResidualDecomposition(
+                    positions=own, embeddings=embeddings[some], calls=tuple(self.calls), **kept
+                )
             )
             start += len(own)
         return found

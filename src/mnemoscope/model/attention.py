@@ -204,14 +204,14 @@ SOFTMAX = "softmax"
 WHOLE_ATTENTION = "scaled_dot_product_attention"
 
 
-def has_own_attention(model: PreTrainedModel) -> bool:
+def has_custom_attention(model: PreTrainedModel) -> bool:
     """Whether no part of a model's code calls attention functions through transformers' interface."""
     sources = {type(module).__module__ for module in model.modules()}
     return not any(hasattr(sys.modules.get(name), "ALL_ATTENTION_FUNCTIONS") for name in sources)
 
 
 @contextmanager
-def watched_own_attention(model: nn.Module, observer: Callable[[AttentionCall], None]) -> Iterator[None]:
+def watched_custom_attention(model: nn.Module, observer: Callable[[AttentionCall], None]) -> Iterator[None]:
     """Tell `observer` of the attention that a model's modules compute while the context lasts."""
     watch = _Watch(observer)
     with ExitStack() as stack:

@@ -23,7 +23,7 @@ from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError
 from mnemoscope.model import cache
 from mnemoscope.model.cache import check_sizes, reason_of, sha256_of, write_manifest
 from mnemoscope.model.gguf_conversion import convert_gguf, float32_bytes, parsed_once
-from mnemoscope.model.sources import CONFIG, Place, check_weights
+from mnemoscope.model.sources import CONFIG, Location, check_weights
 
 _logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def cache_limit() -> int:
 
 
 @contextlib.contextmanager
-def kept(place: Place, *, make: bool = True) -> Iterator[Place]:
+def kept(place: Location, *, make: bool = True) -> Iterator[Location]:
     """Give the place of a GGUF file's conversion, which nobody removes within the context.
 
     The place comes back as it is where it has no GGUF file, or where the file's conversion cannot be kept.
@@ -216,7 +216,7 @@ def _is_whole(folder: Path, digest: str) -> bool:
     """Say whether a file's conversion is there whole, and made by this version of transformers."""
     try:
         check_sizes(folder, required=(CONFIG, "tokenizer_config.json"))
-        check_weights(Place(folder.name, str(folder)))
+        check_weights(Location(folder.name, str(folder)))
         said = json.loads((folder / cache.MANIFEST).read_bytes())
     except (MnemoscopeError, OSError):
         return False

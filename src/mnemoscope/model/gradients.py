@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 from mnemoscope.model.activations import stack_padded
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention, running_alike
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.structure import Anatomy, Projection
+from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.model.weights import input_device
 
 HALF = (torch.float16, torch.bfloat16)
@@ -44,7 +44,7 @@ def can_widen(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def in_float32(model: PreTrainedModel, anatomy: Anatomy) -> Iterator[None]:
+def in_float32(model: PreTrainedModel, structure: ModelStructure) -> Iterator[None]:
     """Compute in float32 what runs through a model's body while the context lasts, backward passes included.
 
     A model of float32 or wider runs as ever. So does one whose weights are packed or offloaded: gradients
@@ -53,7 +53,7 @@ def in_float32(model: PreTrainedModel, anatomy: Anatomy) -> Iterator[None]:
     if not can_widen(model):
         yield
         return
-    blocks = [block.module for block in anatomy.blocks]
+    blocks = [block.module for block in structure.blocks]
     inside = {module for block in blocks for module in block.modules()}
     with ExitStack() as stack:
         # What a backward pass runs again has to run as it did at first, for as long as there can be one.
@@ -150,7 +150,7 @@ class TotalEffects:
 
 def total_effects(
     model: PreTrainedModel,
-    anatomy: Anatomy,
+    structure: ModelStructure,
     token_ids: Sequence[int],
     objective: Callable[[Tensor], Tensor],
 ) -> TotalEffects:
@@ -160,31 +160,31 @@ def total_effects(
 
     Args:
         model: the model.
-        anatomy: where its parts are.
+        structure: where its parts are.
         token_ids: the prompt.
         objective: a function of the log probabilities of the next token, `[n_vocabulary] -> []`.
     """
     recording = Recording()
     tokens = torch.tensor([list(token_ids)], device=input_device(model))
     with ExitStack() as stack, torch.enable_grad():
-        stack.enter_context(in_float32(model, anatomy))
-        for handle in recording.hooks(anatomy):
+        stack.enter_context(in_float32(model, structure))
+        for handle in recording.hooks(structure):
             stack.callback(handle.remove)
         stack.enter_context(observed_attention(model, recording.see_attention))
         model.base_model(input_ids=tokens, use_cache=False)
-        value = objective(anatomy.readout.log_probabilities(recording.final_states[:, -1])[0])
+        value = objective(structure.readout.log_probabilities(recording.final_states[:, -1])[0])
         recording.done = True
         seen, calls, factors = recording.seen, recording.calls, recording.head_factors
         found = torch.autograd.grad(value, list(seen.values()))
     gradients = {
-        place: gradient.float().to(anatomy.device) for place, gradient in zip(seen, found, strict=True)
+        place: gradient.float().to(structure.device) for place, gradient in zip(seen, found, strict=True)
     }
     effects = {
-        place: seen[place].detach().float().to(anatomy.device) * gradient
+        place: seen[place].detach().float().to(structure.device) * gradient
         for place, gradient in gradients.items()
     }
-    layers = range(anatomy.n_layers)
-    by_head = (len(token_ids), anatomy.n_heads, anatomy.d_head)
+    layers = range(structure.n_layers)
+    by_head = (len(token_ids), structure.n_heads, structure.d_head)
     # By what heads give, with the norm before their projection frozen.
     slopes = [gradients["attention input", i] * factors[i] for i in layers]
     return TotalEffects(
@@ -223,11 +223,11 @@ class Recording:
         """What the final norm read, where the head reads it, `[n_prompts, n_tokens, d_model]`."""
         return self._final[-1]
 
-    def hooks(self, anatomy: Anatomy) -> list[Any]:
+    def hooks(self, structure: ModelStructure) -> list[Any]:
         """Register the hooks; their handles."""
         # The graph begins at the first block's input, whether or not the weights ask for gradients.
-        handles = [anatomy.blocks[0].module.register_forward_pre_hook(_begin_graph, with_kwargs=True)]
-        for layer, block in enumerate(anatomy.blocks):
+        handles = [structure.blocks[0].module.register_forward_pre_hook(_begin_graph, with_kwargs=True)]
+        for layer, block in enumerate(structure.blocks):
             attention = block.attention_output
             handles.append(attention.entrance.register_forward_pre_hook(self._head_factors(attention)))
             for kind, projection in (("attention", attention), ("ffn", block.ffn_output)):
@@ -235,7 +235,7 @@ class Recording:
                     projection.module.register_forward_hook(self._input(f"{kind} input", layer)),
                     projection.written.register_forward_hook(self._output(f"{kind} output", layer)),
                 ]
-        handles.append(anatomy.final_norm.register_forward_pre_hook(self._final_state(anatomy.device)))
+        handles.append(structure.final_norm.register_forward_pre_hook(self._final_state(structure.device)))
         return handles
 
     def see_attention(self, call: AttentionCall) -> None:
@@ -333,8 +333,8 @@ def key_gradients(language_model: LanguageModel, layer: int, head: int, call: Bl
     seen: list[AttentionCall] = []
     states = call.states.detach().requires_grad_()
     args, kwargs = call.others
-    block = language_model.anatomy.blocks[layer].module
+    block = language_model.structure.blocks[layer].module
     with observed_attention(language_model.model, seen.append), torch.enable_grad():
         block(states, *args, **kwargs)
         (gradients,) = torch.autograd.grad(seen[0].score_by_keys(head), states)
-    return gradients[0].float().to(language_model.anatomy.device)
+    return gradients[0].float().to(language_model.structure.device)

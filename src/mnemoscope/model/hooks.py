@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.attention import AttentionCall, QueryKeyCall, has_own_attention, watched_own_attention
+from mnemoscope.model.attention import (
+    AttentionCall,
+    QueryKeyCall,
+    has_custom_attention,
+    watched_custom_attention,
+)
 from mnemoscope.model.experts import running_mixtures
 from mnemoscope.model.isolation import Hold, held
 
@@ -144,8 +149,8 @@ def observed_attention(
         runs: False only prepares for passes that contexts within this one run.
     """
     with _evaluating(model, runs) as hold:
-        if has_own_attention(model):
-            with watched_own_attention(model, observer):
+        if has_custom_attention(model):
+            with watched_custom_attention(model, observer):
                 yield
             return
         token = _observer.set(observer)
@@ -164,7 +169,7 @@ def running_alike(model: PreTrainedModel, *, runs: bool = True) -> Iterator[None
         model: the model.
         runs: as for `observed_attention`.
     """
-    if has_own_attention(model):
+    if has_custom_attention(model):
         with _evaluating(model, runs):
             yield
         return

@@ -40,7 +40,7 @@ class Elementwise:
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
+class InputProjection:
     """Rows that read the stream: `value[n] = scale(x) * <keys[n], x> + constants[n]` for a state x.
 
     Attributes:
@@ -89,7 +89,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Readers:
+class InputProjections:
     """What the neurons of one layer read with.
 
     Attributes:
@@ -101,14 +101,14 @@ class Readers:
             what a norm before the down projection multiplies with.
     """
 
-    value: Reader
-    up: Reader
-    gate: Reader | None
+    value: InputProjection
+    up: InputProjection
+    gate: InputProjection | None
     activation: Activation
     rescaled: bool = False
 
     @property
-    def ffn(self) -> dict[Path, Reader]:
+    def ffn(self) -> dict[Path, InputProjection]:
         """The paths by which the stream reaches FFN neurons."""
         return {"up": self.up} if self.gate is None else {"up": self.up, "gate": self.gate}
 

@@ -12,11 +12,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.activations import Components, Trace, capture, capture_with_components
-from mnemoscope.model.families import anatomy_of
+from mnemoscope.model.activations import (
+    ActivationCache,
+    ResidualDecomposition,
+    capture,
+    capture_with_components,
+)
+from mnemoscope.model.families import structure_of
 from mnemoscope.model.isolation import held, interventions_on, is_ours
-from mnemoscope.model.structure import Anatomy
-from mnemoscope.model.validation import Proof, prove, require, require_sums
+from mnemoscope.model.structure import ModelStructure
+from mnemoscope.model.validation import Validation, require, require_sums, validate
 from mnemoscope.model.weights import is_plain
 
 # Identifies the weights and hooks of a model while it is in memory.
@@ -94,7 +99,7 @@ class LanguageModel:
         revision: hub commit, or a digest of the local files.
         model: the transformers model, untouched.
         tokenizer: its tokenizer.
-        anatomy: where its parts are, and copies of its norms.
+        structure: where its parts are, and copies of its norms.
         proof: the checks it passed.
         replayed: the sorts of arguments with which its blocks have been seen to run on their own.
         version: of the weights and hooks that all of this is about.
@@ -104,8 +109,8 @@ class LanguageModel:
     revision: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    anatomy: Anatomy
-    proof: Proof
+    structure: ModelStructure
+    proof: Validation
     replayed: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     version: ModelVersion = field(init=False, repr=False, compare=False)
 
@@ -124,8 +129,8 @@ class LanguageModel:
             try:
                 with held(self.model) as hold:
                     hold.suspends = True
-                    anatomy = anatomy_of(self.model)
-                    proof = prove(self.model, anatomy)
+                    structure = structure_of(self.model)
+                    proof = validate(self.model, structure)
                     require(proof, self.model)
             except UnsupportedModelError as error:
                 reason = str(error).partition(";")[0]
@@ -133,7 +138,7 @@ class LanguageModel:
                     f"the model was changed after it was opened, and now {reason}; remove hooks that were "
                     "registered since then, or undo the change of its weights"
                 ) from error
-            self.anatomy, self.proof, self.version = anatomy, proof, version
+            self.structure, self.proof, self.version = structure, proof, version
             self.replayed.clear()
 
     @property
@@ -150,25 +155,25 @@ class LanguageModel:
         longest = getattr(config, "max_position_embeddings", None)
         return getattr(config, "max_seq_len", None) if longest is None else longest
 
-    def capture(self, prompts: Sequence[Sequence[int]]) -> list[Trace]:
+    def capture(self, prompts: Sequence[Sequence[int]]) -> list[ActivationCache]:
         """Run prompts of one length in one forward pass; see `mnemoscope.model.activations.capture`.
 
         Raises:
             UnsupportedModelError: on one of them the parts do not add up.
         """
-        traces = capture(self.model, self.anatomy, prompts)
+        traces = capture(self.model, self.structure, prompts)
         self._require_sums(traces)
         return traces
 
     def capture_with_components(
         self, prompts: Sequence[Sequence[int]]
-    ) -> tuple[list[Trace], list[Components]]:
+    ) -> tuple[list[ActivationCache], list[ResidualDecomposition]]:
         """Do the same, and keep what is written at every position of each prompt, from the same pass."""
-        traces, components = capture_with_components(self.model, self.anatomy, prompts)
+        traces, components = capture_with_components(self.model, self.structure, prompts)
         self._require_sums(traces)
         return traces, components
 
-    def _require_sums(self, traces: Sequence[Trace]) -> None:
+    def _require_sums(self, traces: Sequence[ActivationCache]) -> None:
         neurons = not any(intervention.opaque for intervention in interventions_on(self.model))
         for trace in traces:
-            require_sums(trace, self.model, self.anatomy, neurons)
+            require_sums(trace, self.model, self.structure, neurons)

@@ -30,17 +30,17 @@ from transformers.utils import logging as transformers_logging
 
 from mnemoscope._arguments import AUTO, device_name, dtype_name
 from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError, UnsupportedModelError
-from mnemoscope.model.families import added_families, anatomy_of
+from mnemoscope.model.families import added_families, structure_of
 from mnemoscope.model.gguf_cache import kept
 from mnemoscope.model.gguf_conversion import correct_tokenizer, parsed_once, read_converted_tokenizer
 from mnemoscope.model.isolation import held
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loaded import is_name, loaded
 from mnemoscope.model.peft import find_adapter, merge
-from mnemoscope.model.sources import Place, check_weights, find
+from mnemoscope.model.sources import Location, check_weights, find
 from mnemoscope.model.tokens import check_tokenizer
 from mnemoscope.model.torch_state import ProcessSettings, Setting, default_torch_state
-from mnemoscope.model.validation import prove, require
+from mnemoscope.model.validation import require, validate
 
 Source = str | Path | tuple[nn.Module, PreTrainedTokenizerBase]
 # Each of the ways that a tokenizer is stored has one of these.
@@ -182,12 +182,12 @@ def _examined(read: _Read) -> LanguageModel:
         )
     check_tokenizer(read.name, read.model, read.tokenizer)
     with held(read.model):
-        anatomy = anatomy_of(read.model)
-        proof = prove(read.model, anatomy)
-    return LanguageModel(read.name, read.revision, read.model, read.tokenizer, anatomy, proof)
+        structure = structure_of(read.model)
+        proof = validate(read.model, structure)
+    return LanguageModel(read.name, read.revision, read.model, read.tokenizer, structure, proof)
 
 
-def _read(place: Place, way: _Way) -> _Read:
+def _read(place: Location, way: _Way) -> _Read:
     adapter = find_adapter(place)
     if adapter is None:
         return _read_model(place, way)
@@ -202,7 +202,7 @@ def _read(place: Place, way: _Way) -> _Read:
     return _Read(f"{place.name} on {base.name}", f"{place.digest} on {base.revision}", model, tokenizer)
 
 
-def _read_model(place: Place, way: _Way) -> _Read:
+def _read_model(place: Location, way: _Way) -> _Read:
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(_opening(place))
         config = _config(place, way)
@@ -217,7 +217,7 @@ def _read_model(place: Place, way: _Way) -> _Read:
 
 
 @contextlib.contextmanager
-def _opening(place: Place, *, make: bool = True) -> Iterator[Place]:
+def _opening(place: Location, *, make: bool = True) -> Iterator[Location]:
     """Give the place whose files are opened: a GGUF file's conversion, or the file where none is kept."""
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(kept(place, make=make))
@@ -226,7 +226,7 @@ def _opening(place: Place, *, make: bool = True) -> Iterator[Place]:
         yield opened
 
 
-def _config(place: Place, way: _Way) -> Any:
+def _config(place: Location, way: _Way) -> Any:
     added_families()  # whose packages register what transformers does not have
     with _file_errors(place, "config"):
         config = AutoConfig.from_pretrained(
@@ -236,11 +236,11 @@ def _config(place: Place, way: _Way) -> Any:
     return config
 
 
-def _has_tokenizer(place: Place) -> bool:
+def _has_tokenizer(place: Location) -> bool:
     return place.gguf_file is not None or any(place.file(name) for name in TOKENIZER_FILES)
 
 
-def _tokenizer(place: Place, config: Any, way: _Way) -> PreTrainedTokenizerBase:
+def _tokenizer(place: Location, config: Any, way: _Way) -> PreTrainedTokenizerBase:
     if not _has_tokenizer(place):
         raise ModelFileError(
             f"{place.name} has no tokenizer; copy that of the model it was made from there "
@@ -257,7 +257,7 @@ def _tokenizer(place: Place, config: Any, way: _Way) -> PreTrainedTokenizerBase:
         return tokenizer
 
 
-def _model(place: Place, config: Any, way: _Way) -> PreTrainedModel:
+def _model(place: Location, config: Any, way: _Way) -> PreTrainedModel:
     usual = torch.float32 if place.gguf_file else "auto"
     sees = not _is_causal(config) and config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     kind: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
@@ -348,7 +348,7 @@ def quiet() -> contextlib.AbstractContextManager[None]:
 
 
 @contextlib.contextmanager
-def _file_errors(place: Place, what: str) -> Iterator[None]:
+def _file_errors(place: Location, what: str) -> Iterator[None]:
     """What transformers raises about files, told in one line with a remedy."""
     try:
         yield

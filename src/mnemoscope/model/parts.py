@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mnemoscope.errors import OptionError
-from mnemoscope.model.structure import Anatomy, Projection
+from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Layer, Part
 
 
@@ -28,26 +28,26 @@ class Site:
     kind: Literal["attention", "ffn"]
     inputs: Tensor | None
 
-    def projection(self, anatomy: Anatomy) -> Projection:
+    def projection(self, structure: ModelStructure) -> Projection:
         """The projection in question."""
-        block = anatomy.blocks[self.layer]
+        block = structure.blocks[self.layer]
         return block.attention_output if self.kind == "attention" else block.ffn_output
 
-    def module(self, anatomy: Anatomy) -> nn.Module:
+    def module(self, structure: ModelStructure) -> nn.Module:
         """The module whose inputs, or whose output, it is."""
-        projection = self.projection(anatomy)
+        projection = self.projection(structure)
         return projection.written if self.inputs is None else projection.module
 
 
-def neuron_part(anatomy: Anatomy, kind: str, index: int) -> Part:
+def neuron_part(structure: ModelStructure, kind: str, index: int) -> Part:
     """The neuron of a flat index `[n_layers, d_ff]` (kind `"ffn"`) or `[n_layers, n_heads, d_head]`."""
     if kind == "ffn":
-        return FFNNeuron(*divmod(index, anatomy.d_ff))
-    layer, place = divmod(index, anatomy.n_heads * anatomy.d_head)
-    return AttentionNeuron(layer, *divmod(place, anatomy.d_head))
+        return FFNNeuron(*divmod(index, structure.d_ff))
+    layer, place = divmod(index, structure.n_heads * structure.d_head)
+    return AttentionNeuron(layer, *divmod(place, structure.d_head))
 
 
-def sites(parts: Sequence[Part], anatomy: Anatomy) -> tuple[Site, ...]:
+def sites(parts: Sequence[Part], structure: ModelStructure) -> tuple[Site, ...]:
     """Where in a model the parts are.
 
     Raises:
@@ -56,14 +56,14 @@ def sites(parts: Sequence[Part], anatomy: Anatomy) -> tuple[Site, ...]:
     inputs: dict[tuple[int, str], set[int]] = {}
     whole: set[tuple[int, str]] = set()
     for part in parts:
-        check_part(part, anatomy)
+        check_part(part, structure)
         if isinstance(part, Layer):
             whole.add((part.layer, part.kind))
         elif isinstance(part, FFNNeuron):
             inputs.setdefault((part.layer, "ffn"), set()).add(part.neuron)
         else:
-            first = part.head * anatomy.d_head
-            dims = [part.dim] if isinstance(part, AttentionNeuron) else range(anatomy.d_head)
+            first = part.head * structure.d_head
+            dims = [part.dim] if isinstance(part, AttentionNeuron) else range(structure.d_head)
             inputs.setdefault((part.layer, "attention"), set()).update(first + dim for dim in dims)
     found = []
     for layer, kind in sorted(whole | inputs.keys()):
@@ -72,22 +72,22 @@ def sites(parts: Sequence[Part], anatomy: Anatomy) -> tuple[Site, ...]:
     return tuple(found)
 
 
-def check_part(part: Part, anatomy: Anatomy) -> None:
+def check_part(part: Part, structure: ModelStructure) -> None:
     """Refuse a part that the model does not have.
 
     Raises:
         OptionError: it has none of that number.
     """
-    _within(part, "layer", part.layer, anatomy.n_layers)
+    _within(part, "layer", part.layer, structure.n_layers)
     if isinstance(part, FFNNeuron):
-        _within(part, "neuron", part.neuron, anatomy.n_neurons(part.layer))
+        _within(part, "neuron", part.neuron, structure.n_neurons(part.layer))
     elif isinstance(part, Layer):
         if part.kind not in ("attention", "ffn"):
             raise OptionError(f"{part} has no such kind; give 'attention' or 'ffn'")
     else:
-        _within(part, "head", part.head, anatomy.n_heads)
+        _within(part, "head", part.head, structure.n_heads)
         if isinstance(part, AttentionNeuron):
-            _within(part, "dim", part.dim, anatomy.d_head)
+            _within(part, "dim", part.dim, structure.d_head)
 
 
 def _within(part: Part, name: str, value: int, size: int) -> None:

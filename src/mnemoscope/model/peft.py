@@ -30,7 +30,7 @@ from mnemoscope.model.sources import (
     PICKLES,
     WEIGHTS,
     WEIGHTS_INDEX,
-    Place,
+    Location,
     check_tensors,
     find,
 )
@@ -50,11 +50,11 @@ class Adapter:
         base: where the model is that it was made for.
     """
 
-    place: Place
-    base: Place
+    place: Location
+    base: Location
 
 
-def find_adapter(place: Place) -> Adapter | None:
+def find_adapter(place: Location) -> Adapter | None:
     """The adapter at a place; None where there is none.
 
     Raises:
@@ -81,7 +81,7 @@ def find_adapter(place: Place) -> Adapter | None:
     return Adapter(place, base)
 
 
-def _base(place: Place, config: Path) -> Place:
+def _base(place: Location, config: Path) -> Location:
     try:
         said = json.loads(config.read_bytes())
         name, revision = said["base_model_name_or_path"], said.get("revision")
@@ -247,7 +247,7 @@ def _n_tokens(weights: Mapping[str, Tensor], name: str, *, stored: bool) -> int 
     return None
 
 
-def _adapter_weights(place: Place) -> Path:
+def _adapter_weights(place: Location) -> Path:
     path = place.file(ADAPTER_WEIGHTS)
     if path is not None:
         check_tensors(path)

@@ -52,7 +52,7 @@ class Replay:
     @property
     def own(self) -> Tensor:
         """The model's own log probabilities, `[1, n_vocabulary]` float32."""
-        return self.language_model.anatomy.readout.log_probabilities(self._final[-1])
+        return self.language_model.structure.readout.log_probabilities(self._final[-1])
 
     def log_probabilities(self, first: Sequence[int]) -> Tensor:
         """Take the pass up in several rows, `[n_rows, n_vocabulary]` float32.
@@ -63,12 +63,12 @@ class Replay:
             first: the layer that each row begins with, ascending. A layer is given the rows that have begun,
                 which are the first ones (`begun`).
         """
-        return self.language_model.anatomy.readout.log_probabilities(self.states(first)[:, -1])
+        return self.language_model.structure.readout.log_probabilities(self.states(first)[:, -1])
 
     def states(self, first: Sequence[int]) -> Tensor:
         """The same before the final norm and at every position, `[n_rows, n_tokens, d_model]`."""
         model = self.language_model.model
-        blocks = self.language_model.anatomy.blocks
+        blocks = self.language_model.structure.blocks
         states = self._inputs[first[0]][:0]
         with running_alike(model):
             for layer in range(first[0], len(blocks)):
@@ -80,13 +80,13 @@ class Replay:
                 others = [value for name, value in given.items() if isinstance(name, int)]
                 named = {name: value for name, value in given.items() if isinstance(name, str)}
                 states = first_tensor(blocks[layer].module(states, *others, **named))
-        return states.to(self.language_model.anatomy.device)
+        return states.to(self.language_model.structure.device)
 
     def rows_within(self, budget: int) -> int:
         """How many rows keep the activations of a block and the logits within a budget of bytes."""
-        anatomy = self.language_model.anatomy
-        activations = 4 * self.n_tokens * (4 * anatomy.d_ff + 8 * anatomy.d_model)
-        return max(1, min(128, budget // (activations + 12 * anatomy.n_vocabulary)))
+        structure = self.language_model.structure
+        activations = 4 * self.n_tokens * (4 * structure.d_ff + 8 * structure.d_model)
+        return max(1, min(128, budget // (activations + 12 * structure.n_vocabulary)))
 
     def _check(self) -> None:
         with torch.no_grad():
@@ -106,14 +106,14 @@ class Replay:
         return value.repeat(rows, *[1] * (value.ndim - 1))
 
     def _run(self, token_ids: Sequence[int]) -> None:
-        model, anatomy = self.language_model.model, self.language_model.anatomy
+        model, structure = self.language_model.model, self.language_model.structure
         tokens = torch.tensor([list(token_ids)], device=input_device(model))
         with ExitStack() as stack, torch.no_grad():
-            for block in anatomy.blocks:
+            for block in structure.blocks:
                 handle = block.module.register_forward_pre_hook(self._keep, with_kwargs=True)
                 stack.callback(handle.remove)
-            handle = anatomy.final_norm.register_forward_pre_hook(
-                lambda module, args: self._final.append(args[0][:, -1].to(anatomy.device))
+            handle = structure.final_norm.register_forward_pre_hook(
+                lambda module, args: self._final.append(args[0][:, -1].to(structure.device))
             )
             stack.callback(handle.remove)
             stack.enter_context(running_alike(model))
@@ -136,7 +136,7 @@ class Replay:
             seen.append(_others(args, kwargs))
             raise _ReachedError
 
-        handle = self.language_model.anatomy.blocks[0].module.register_forward_pre_hook(
+        handle = self.language_model.structure.blocks[0].module.register_forward_pre_hook(
             stop, with_kwargs=True
         )
         try:

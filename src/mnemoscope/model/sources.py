@@ -35,7 +35,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a model or an adapter is.
 
     Attributes:
@@ -104,7 +104,7 @@ class Place:
                 return None
 
 
-def find(source: str | Path, revision: str | None) -> Place:
+def find(source: str | Path, revision: str | None) -> Location:
     """Where a model or an adapter is.
 
     Raises:
@@ -112,7 +112,7 @@ def find(source: str | Path, revision: str | None) -> Place:
         ModelFileError: the demo model is damaged.
     """
     if source == "demo":
-        return Place("demo", str(ensure_demo(report=_logger.warning)))
+        return Location("demo", str(ensure_demo(report=_logger.warning)))
     path = Path(source).expanduser()
     name = str(source)
     if path.is_file():
@@ -120,15 +120,15 @@ def find(source: str | Path, revision: str | None) -> Place:
             raise UnknownModelError(
                 f"{name} is a file but not a .gguf; give a model's folder or a .gguf file"
             )
-        return Place(name, str(path.parent), path.name)
+        return Location(name, str(path.parent), path.name)
     if path.is_dir():
-        return _checked_folder(Place(name, str(path)), path)
+        return _checked_folder(Location(name, str(path)), path)
     if path.suffix == ".gguf" or path.is_absolute() or name.startswith((".", "~")):
         raise UnknownModelError(f"there is no file or folder {name}; check the path, or give a hub id")
-    return _on_hub(Place(name, name, revision=revision))
+    return _on_hub(Location(name, name, revision=revision))
 
 
-def _checked_folder(place: Place, folder: Path) -> Place:
+def _checked_folder(place: Location, folder: Path) -> Location:
     if place.file(CONFIG) or place.file(ADAPTER_CONFIG):
         return place
     found = sorted(path.name for path in folder.glob("*.gguf"))
@@ -136,7 +136,7 @@ def _checked_folder(place: Place, folder: Path) -> Place:
     raise UnknownModelError(f"the folder {folder} has no {CONFIG}; {remedy}")
 
 
-def _on_hub(place: Place) -> Place:
+def _on_hub(place: Location) -> Location:
     """The place at the commit that its revision is now, so that all its files are of one."""
     asked = _asked(place)
     # By its own name for the revision, which the cache then knows: without the hub it must find that too.
@@ -151,7 +151,7 @@ def _on_hub(place: Place) -> Place:
     )
 
 
-def _asked(place: Place) -> Place:
+def _asked(place: Location) -> Location:
     """Ask the hub once whether it has a repository, where for a file it would be asked for half a minute."""
     with _hub_errors(place):
         try:
@@ -163,7 +163,7 @@ def _asked(place: Place) -> Place:
     return place
 
 
-def _not_at_hand(place: Place, what: str) -> UnknownModelError:
+def _not_at_hand(place: Location, what: str) -> UnknownModelError:
     """That the hub cannot be asked and the cache does not have something."""
     where = f"no model {place.name!r} can be opened: there is no such folder, the hub's cache lacks {what}"
     if constants.is_offline_mode():
@@ -176,7 +176,7 @@ def _not_at_hand(place: Place, what: str) -> UnknownModelError:
 
 
 @contextlib.contextmanager
-def _hub_errors(place: Place) -> Iterator[None]:
+def _hub_errors(place: Location) -> Iterator[None]:
     """What the hub refuses, told apart."""
     try:
         yield
@@ -202,7 +202,7 @@ def _hub_errors(place: Place) -> Iterator[None]:
         ) from error
 
 
-def check_weights(place: Place) -> None:
+def check_weights(place: Location) -> None:
     """Have all weight files of a model at hand, and their headers read.
 
     A header tells where every tensor lies and must cover the file to its last byte, so a file that was
@@ -231,7 +231,7 @@ def check_tensors(path: Path) -> None:
         ) from error
 
 
-def _weight_files(place: Place) -> list[Path]:
+def _weight_files(place: Location) -> list[Path]:
     if single := place.file(WEIGHTS):
         return [single]
     index = place.file(WEIGHTS_INDEX)
@@ -253,7 +253,7 @@ def _weight_files(place: Place) -> list[Path]:
     return [path for path in found.values() if path is not None]
 
 
-def _no_weights(place: Place) -> MnemoscopeError:
+def _no_weights(place: Location) -> MnemoscopeError:
     if place.folder is None:
         if place.cached_only:
             return _not_at_hand(place, "its weights file")

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.discovery.inputs import Watched, find_readers
+from mnemoscope.model.discovery.inputs import Watched, find_input_projections
 from mnemoscope.model.discovery.layout import Seen, find_blocks, find_readout, find_wiring
-from mnemoscope.model.discovery.recording import Step, Story, watch
+from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall, record_forward
 from mnemoscope.model.experts import Mixture
-from mnemoscope.model.input_projections import Readers
+from mnemoscope.model.input_projections import InputProjections
 from mnemoscope.model.readout import Norm, Readout
 from mnemoscope.model.weights import get_weight, matrix_of, refuse_storage
 
@@ -147,11 +147,11 @@ class Block:
     attention: nn.Module
     attention_output: Projection
     ffn_output: Projection
-    readers: Readers | None = None
+    readers: InputProjections | None = None
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelStructure:
     """A model seen as parts.
 
     Attributes:
@@ -204,7 +204,7 @@ class Anatomy:
         return tuple(block.ffn_output.n_inputs for block in self.blocks)
 
 
-def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
+def discover(model: PreTrainedModel, probe: Tensor) -> ModelStructure:
     """Find the parts of a model by running it once on `probe`, token ids `[1, n_tokens]`.
 
     Raises:
@@ -214,7 +214,7 @@ def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
     """
     refuse_storage(model)
     name, layers = find_blocks(model)
-    story = watch(model, layers, probe)
+    story = record_forward(model, layers, probe)
     found = [_block(name, i, layer, story) for i, layer in enumerate(layers)]
     wirings = find_wiring([_seen(name, i, block, story) for i, block in enumerate(found)])
     blocks = [
@@ -228,7 +228,7 @@ def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
     n_heads, n_kv_heads, d_head, d_ff = _sizes(blocks, story)
     final_norm, readout = find_readout(model, story)
     parallel = wirings[0].parallel
-    return Anatomy(
+    return ModelStructure(
         blocks=tuple(_with_readers(block, i, story, parallel) for i, block in enumerate(blocks)),
         final_norm=final_norm,
         readout=readout,
@@ -242,7 +242,7 @@ def discover(model: PreTrainedModel, probe: Tensor) -> Anatomy:
     )
 
 
-def _block(name: str, index: int, layer: nn.Module, story: Story) -> Block:
+def _block(name: str, index: int, layer: nn.Module, story: ForwardRecord) -> Block:
     steps = story.steps[index]
     called = [i for i, step in enumerate(steps) if step.call is not None]
     where = f"layer {index} ({name}.{index}, {type(layer).__name__})"
@@ -281,7 +281,7 @@ def _block(name: str, index: int, layer: nn.Module, story: Story) -> Block:
     return Block(layer, steps[called[0]].module, attention_output, ffn_output)
 
 
-def _projection(steps: list[Step], place: int) -> Projection:
+def _projection(steps: list[ModuleCall], place: int) -> Projection:
     """The projection that ran at a place, with the norms that gave what it read and read what it gave."""
     writer, inner_norm = steps[place], _inner_norm(steps[:place], steps[place].given)
     plain = Projection(
@@ -294,7 +294,7 @@ def _projection(steps: list[Step], place: int) -> Projection:
     return plain
 
 
-def _inner_norm(steps: list[Step], entered: Tensor) -> InnerNorm | None:
+def _inner_norm(steps: list[ModuleCall], entered: Tensor) -> InnerNorm | None:
     """The norm that gave what entered a projection, if any did."""
     for step in steps:
         norm = step.norm() if _same(entered, step.output) else None
@@ -307,7 +307,7 @@ def _same(found: Tensor, expected: Tensor | None) -> bool:
     return expected is not None and found.shape == expected.shape and torch.allclose(found, expected)
 
 
-def _seen(name: str, index: int, block: Block, story: Story) -> Seen:
+def _seen(name: str, index: int, block: Block, story: ForwardRecord) -> Seen:
     """What was seen of a block, for the arithmetic."""
     steps = story.steps[index]
     written = {step.module: step for step in steps if step.call is None}
@@ -323,7 +323,7 @@ def _seen(name: str, index: int, block: Block, story: Story) -> Seen:
     )
 
 
-def _sizes(blocks: list[Block], story: Story) -> tuple[int, int, int, int]:
+def _sizes(blocks: list[Block], story: ForwardRecord) -> tuple[int, int, int, int]:
     """Heads, key/value heads and head size of every layer, and the most FFN neurons of one."""
     calls = [step.call for i in range(len(blocks)) for step in story.steps[i] if step.call is not None]
     found = [(call.n_heads, call.value.shape[1], call.value.shape[-1]) for call in calls]
@@ -338,7 +338,7 @@ def _sizes(blocks: list[Block], story: Story) -> tuple[int, int, int, int]:
     return *found[0], max(block.ffn_output.n_inputs for block in blocks)
 
 
-def _with_readers(block: Block, index: int, story: Story, parallel: bool) -> Block:
+def _with_readers(block: Block, index: int, story: ForwardRecord, parallel: bool) -> Block:
     ran = [step for step in story.steps[index] if step.call is None]
     values = next(step.given for step in story.steps[index] if step.call is not None)
     by_module = {step.module: step for step in ran}
@@ -355,7 +355,7 @@ def _with_readers(block: Block, index: int, story: Story, parallel: bool) -> Blo
         mixture=ffn.module if isinstance(ffn.module, Mixture) else None,
         routing=ffn.routing,
     )
-    readers = find_readers(watched)
+    readers = find_input_projections(watched)
     if readers is not None and block.ffn_output.inner_norm is not None:
         readers = replace(readers, rescaled=True)
     return replace(block, readers=readers)

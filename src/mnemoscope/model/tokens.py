@@ -321,7 +321,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _checked_id(language_model: LanguageModel, token_id: int) -> int:
-    size = language_model.anatomy.n_vocabulary
+    size = language_model.structure.n_vocabulary
     if not 0 <= token_id < size:
         raise TargetError(f"the target id {token_id} is not in the vocabulary; give one from 0 to {size - 1}")
     return token_id

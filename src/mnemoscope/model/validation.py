@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.activations import Trace, capture
+from mnemoscope.model.activations import ActivationCache, capture
 from mnemoscope.model.hooks import evaluation_mode, observed_attention
-from mnemoscope.model.structure import Anatomy, Projection
+from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.model.tolerances import largest_error, logit_error, tolerance_of
 from mnemoscope.model.weights import get_weight, input_device, is_plain
 
@@ -43,7 +43,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Proof:
+class Validation:
     """All checks of one model."""
 
     checks: tuple[Check, ...]
@@ -67,8 +67,8 @@ def probe_tokens(model: PreTrainedModel) -> Tensor:
     return spread.long()[order][None].to(input_device(model))
 
 
-def prove(model: PreTrainedModel, anatomy: Anatomy) -> Proof:
-    """Check on a probe prompt that the anatomy is right.
+def validate(model: PreTrainedModel, structure: ModelStructure) -> Validation:
+    """Check on a probe prompt that the structure is right.
 
     - *attention function*: observing attention, and running experts in our own code, changes no logits;
     - *causality*: leaving out later tokens does not change the logits before;
@@ -87,19 +87,19 @@ def prove(model: PreTrainedModel, anatomy: Anatomy) -> Proof:
         with observed_attention(model, lambda call: None):
             observed = model(input_ids=tokens, use_cache=False).logits[0].float()
     prompt = tokens[0].tolist()
-    traces = [trace for n in range(1, len(prompt) + 1) for trace in capture(model, anatomy, [prompt[:n]])]
+    traces = [trace for n in range(1, len(prompt) + 1) for trace in capture(model, structure, [prompt[:n]])]
     errors = {
         "attention function": logit_error(observed, own),
         "causality": logit_error(alone, own[:N_ALONE]),
-        "attention neurons": _attention_error(anatomy, traces, model.dtype),
-        "FFN neurons": _ffn_error(anatomy, traces, model.dtype),
+        "attention neurons": _attention_error(structure, traces, model.dtype),
+        "FFN neurons": _ffn_error(structure, traces, model.dtype),
         "residual stream": max(_stream_error(trace, model.dtype) for trace in traces),
-        "readout": _readout_error(anatomy, traces, own),
+        "readout": _readout_error(structure, traces, own),
     }
-    return Proof(tuple(Check(name, error, tolerance_of(model.dtype)) for name, error in errors.items()))
+    return Validation(tuple(Check(name, error, tolerance_of(model.dtype)) for name, error in errors.items()))
 
 
-def require(proof: Proof, model: PreTrainedModel) -> None:
+def require(proof: Validation, model: PreTrainedModel) -> None:
     """Refuse a model that fails, saying which sum and by how much.
 
     Raises:
@@ -138,9 +138,11 @@ def _percent(check: Check) -> str:
     return f"{100 * check.error:.2g} %"
 
 
-def _attention_error(anatomy: Anatomy, traces: Sequence[Trace], dtype: torch.dtype) -> float:
+def _attention_error(
+    structure: ModelStructure, traces: Sequence[ActivationCache], dtype: torch.dtype
+) -> float:
     errors = []
-    for layer, block in enumerate(anatomy.blocks):
+    for layer, block in enumerate(structure.blocks):
         values = [trace.weighted_values(layer) for trace in traces]
         added, sizes = _added(
             block.attention_output,
@@ -154,9 +156,9 @@ def _attention_error(anatomy: Anatomy, traces: Sequence[Trace], dtype: torch.dty
     return max(errors)
 
 
-def _ffn_error(anatomy: Anatomy, traces: Sequence[Trace], dtype: torch.dtype) -> float:
+def _ffn_error(structure: ModelStructure, traces: Sequence[ActivationCache], dtype: torch.dtype) -> float:
     errors = []
-    for layer, block in enumerate(anatomy.blocks):
+    for layer, block in enumerate(structure.blocks):
         coefficients = torch.stack([trace.coefficients[layer] for trace in traces])
         scales = torch.stack([trace.ffn_scale[layer] for trace in traces])
         added, sizes = _added(block.ffn_output, coefficients, coefficients.abs(), scales)
@@ -191,13 +193,15 @@ def _added(
     return scales * (coefficients[:, active] @ columns), scales.abs() * squares.sqrt()
 
 
-def require_sums(trace: Trace, model: PreTrainedModel, anatomy: Anatomy, neurons: bool) -> None:
+def require_sums(
+    trace: ActivationCache, model: PreTrainedModel, structure: ModelStructure, neurons: bool
+) -> None:
     """Refuse a prompt on which the parts do not add up, though they did on the probe.
 
     Args:
         trace: of the prompt.
         model: the model.
-        anatomy: of the model.
+        structure: of the model.
         neurons: whether the neurons must sum to what is added, as they do unless interventions change heads,
             attention neurons or layers.
 
@@ -208,11 +212,11 @@ def require_sums(trace: Trace, model: PreTrainedModel, anatomy: Anatomy, neurons
         return  # whoever reads the state out says so
     errors = {
         "residual stream": _stream_error(trace, model.dtype),
-        "readout": _readout_error(anatomy, [trace], trace.logits[None]),
+        "readout": _readout_error(structure, [trace], trace.logits[None]),
     }
     if neurons:
         errors |= {"attention neurons": 0.0, "FFN neurons": 0.0}
-        for layer, block in enumerate(anatomy.blocks):
+        for layer, block in enumerate(structure.blocks):
             values = trace.weighted_values(layer).sum(-1).flatten()
             added = _sum(block.attention_output, values, trace.attention_scale[layer])
             error = _row_error(added + trace.attention_constant[layer], trace.attention_out[layer])
@@ -245,13 +249,13 @@ def _row_error(found: Tensor, expected: Tensor) -> float:
     return float(torch.nan_to_num(errors, nan=torch.inf).max())
 
 
-def _stream_error(trace: Trace, dtype: torch.dtype) -> float:
+def _stream_error(trace: ActivationCache, dtype: torch.dtype) -> float:
     parts = torch.stack([trace.resid_pre, trace.attention_out, trace.ffn_out])
     expected = torch.cat([trace.resid_pre[1:], trace.final_state[None]])
     return largest_error(parts.sum(0), expected, parts.abs().sum(0), dtype)
 
 
-def _readout_error(anatomy: Anatomy, traces: Sequence[Trace], own: Tensor) -> float:
+def _readout_error(structure: ModelStructure, traces: Sequence[ActivationCache], own: Tensor) -> float:
     states = torch.stack([trace.final_state for trace in traces])
-    found = anatomy.readout.log_probabilities(states)
+    found = structure.readout.log_probabilities(states)
     return logit_error(found, own.to(states.device).double().log_softmax(-1))

@@ -13,9 +13,9 @@ import pandas as pd
 from mnemoscope._io import LINKS_ENDINGS, PARTIAL, check_destination, json_text, write_atomically, write_into
 from mnemoscope.errors import OptionError, OutputError
 from mnemoscope.report.charts.study import CHARTS
-from mnemoscope.report.charts.theme import housed, png, svg
+from mnemoscope.report.charts.theme import apply_theme, png, svg
 from mnemoscope.report.tokens import visible
-from mnemoscope.results.query import Links
+from mnemoscope.results.query import QueryGraph
 from mnemoscope.study.results import Study
 from mnemoscope.study.store import encoded
 from mnemoscope.study.tables import ITEMS, Item, Shown
@@ -49,7 +49,7 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
 _NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def save_links(links: Links, path: Path) -> Path:
+def save_links(links: QueryGraph, path: Path) -> Path:
     r"""Write links in the form that the ending names, whole or not at all.
 
     What a token has that XML cannot hold is in a `.graphml` file as its `\uXXXX` escape.
@@ -61,7 +61,7 @@ def save_links(links: Links, path: Path) -> Path:
         OutputError: another ending, or a folder that does not exist or cannot be written.
     """
     path = check_destination(path, LINKS_ENDINGS)
-    writers: dict[str, Callable[[Links], str]] = {
+    writers: dict[str, Callable[[QueryGraph], str]] = {
         ".json": lambda links: json_text(links.to_json()),
         ".graphml": _graphml,
     }
@@ -69,7 +69,7 @@ def save_links(links: Links, path: Path) -> Path:
     return path
 
 
-def _graphml(links: Links) -> str:
+def _graphml(links: QueryGraph) -> str:
     import networkx
 
     graph = links.to_networkx()
@@ -235,7 +235,7 @@ def _latex(table: pd.DataFrame) -> bytes:
 
 
 def _chart(study: Study, shown: Shown, table: pd.DataFrame) -> Any:
-    return housed(CHARTS[shown.name](table), shown.title, subtitle(study))
+    return apply_theme(CHARTS[shown.name](table), shown.title, subtitle(study))
 
 
 def subtitle(study: Study) -> str:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from mnemoscope._io import check_destination, write_atomically
 from mnemoscope.report.charts.study import CHARTS
-from mnemoscope.report.charts.theme import housed, svg_in_page
+from mnemoscope.report.charts.theme import apply_theme, svg_in_page
 from mnemoscope.report.export import EDITING, csv_bytes, file_name, flat, json_bytes
 from mnemoscope.report.html import digest, templates
 from mnemoscope.report.text import plain_number
@@ -108,7 +108,7 @@ def _of(paper: tuple[Published, ...], item: Item) -> list[Published]:
 
 def _sheet(study: Study, item: Item, shown: Shown) -> Sheet:
     table = shown.of(study)
-    chart = svg_in_page(housed(CHARTS[shown.name](table)).to_dict(), shown.name)
+    chart = svg_in_page(apply_theme(CHARTS[shown.name](table)).to_dict(), shown.name)
     content = csv_bytes(table)
     address = _address("text/csv", content) if len(content) <= _MOST_BYTES else ""
     rows, note = _first(table)

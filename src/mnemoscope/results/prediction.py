@@ -1,4 +1,4 @@
-"""Results of `predict`, `neuron` and `read_head`: next tokens, and parts as tokens."""
+"""Results of `predict`, `neuron` and `head_tokens`: next tokens, and parts as tokens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Prediction(Displayed):
 
 
 @dataclass(frozen=True)
-class NeuronReading:
+class NeuronTokens:
     """What one FFN neuron writes when its coefficient is positive; a negative one swaps the two lists.
 
     Attributes:
@@ -76,7 +76,7 @@ class NeuronReading:
 
 
 @dataclass(frozen=True, eq=False)
-class HeadReading:
+class HeadTokens:
     """What one head does with each position of a prompt, seen from the last position.
 
     Each list of tokens *reads* a vector: those that it favours most when it goes through the final

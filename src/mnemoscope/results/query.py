@@ -112,7 +112,7 @@ def _attribute(name: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Links:
+class QueryGraph:
     """Value neurons and what activates them, as a directed graph.
 
     A link goes from what writes to the residual stream to what reads it. Its `score` is the part of the
@@ -162,7 +162,7 @@ class Links:
 
         >>> links.chart().save("links.svg")  # doctest: +SKIP
         """
-        return report("charts.graph").links(self)
+        return report("charts.graph").query_graph(self)
 
     def to_networkx(self) -> networkx.DiGraph:
         """The graph with every column as an attribute of its nodes and edges; missing ones are left out.

@@ -13,7 +13,7 @@ from mnemoscope.study.facts import Fact
 RELATIONS = ("language", "capital", "country", "color", "number", "month")
 
 
-def own_facts(relations: Sequence[str] | None = None) -> tuple[Fact, ...]:
+def builtin_facts(relations: Sequence[str] | None = None) -> tuple[Fact, ...]:
     """Every subject in every wording (docs/method.md#experiments); `docs/facts.md` is the datasheet.
 
     Args:
@@ -37,7 +37,7 @@ def own_facts(relations: Sequence[str] | None = None) -> tuple[Fact, ...]:
 
 @cache
 def _all_facts() -> tuple[Fact, ...]:
-    text = (files("mnemoscope.study") / "own_facts.json").read_text(encoding="utf-8")
+    text = (files("mnemoscope.study") / "builtin_facts.json").read_text(encoding="utf-8")
     asked = (
         (question["name"], sample, template)
         for question in json.loads(text)["relations"]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.api import Model
-from mnemoscope.attribution.methods.base import Kind, Method, Question
+from mnemoscope.attribution.methods.base import Kind, Method, MethodInput
 from mnemoscope.attribution.methods.causal import drops, parts_of
 from mnemoscope.attribution.methods.registry import methods as every_method
 from mnemoscope.errors import OptionError
@@ -34,7 +34,7 @@ from mnemoscope.intervention.controls import (
 )
 from mnemoscope.intervention.predictions import next_token
 from mnemoscope.model.isolation import isolated_call
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results import render
 from mnemoscope.results.columns import records
 from mnemoscope.results.parts import Part
@@ -88,7 +88,7 @@ class Terms:
     n_controls: int = 5
     controls_from: ControlsFrom = "same layers"
 
-    def check(self, anatomy: Anatomy) -> None:
+    def check(self, structure: ModelStructure) -> None:
         """Refuse sets that could leave no room for controls of the same size, before any work.
 
         Raises:
@@ -96,13 +96,13 @@ class Terms:
                 layer or an expert, or with `"any layer"` the model, has.
         """
         check_controls_from(self.controls_from)
-        most = smallest_group(anatomy, self.kind)
+        most = smallest_group(structure, self.kind)
         where, remedy = (
             "a layer or an expert",
             ' or draw the rest from other layers (controls_from="any layer")',
         )
         if self.controls_from == "any layer":
-            most, where, remedy = number_alike(anatomy, self.kind), "the model", ""
+            most, where, remedy = number_alike(structure, self.kind), "the model", ""
         if 2 * self.top > most:
             raise OptionError(
                 f"top is {self.top}, and {where} has {most} such neurons, which could leave too few others "
@@ -202,7 +202,7 @@ def compare_methods(
         UnsupportedModelError: the model's blocks cannot be run on their own.
     """
     terms = terms or Terms()
-    terms.check(model.language_model.anatomy)
+    terms.check(model.language_model.structure)
     provenance = model.provenance({"terms": terms.to_json()})
     if out is None:
         tables = []
@@ -256,7 +256,7 @@ def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
     return table.assign(**told).reindex(columns=columns).reset_index(drop=True)
 
 
-def _question(model: Model, fact: ResolvedFact, kind: Kind) -> Question:
+def _question(model: Model, fact: ResolvedFact, kind: Kind) -> MethodInput:
     return model.question(fact.prompt, fact.target, kind=kind)
 
 
@@ -270,7 +270,7 @@ def _seconds_of_a_pass(model: Model, fact: ResolvedFact) -> float:
 
 
 def _agreement(
-    fact: ResolvedFact, terms: Terms, asked: Sequence[tuple[Method, Question, Tensor]]
+    fact: ResolvedFact, terms: Terms, asked: Sequence[tuple[Method, MethodInput, Tensor]]
 ) -> dict[str, list[float]]:
     """Spearman correlation and top-k recall of each method against exact removal.
 
@@ -304,8 +304,8 @@ def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequ
         parts_of(question, existing[torch.randperm(len(existing), generator=generator)[: terms.top]])
         for _ in range(terms.n_controls)
     ]
-    anatomy = model.language_model.anatomy
-    alike = [matched_random(parts, anatomy, fact.fact.line, terms.controls_from) for parts in sets]
+    structure = model.language_model.structure
+    alike = [matched_random(parts, structure, fact.fact.line, terms.controls_from) for parts in sets]
     every = [*sets, *anywhere, *alike]
     prediction = question.prediction
     outcomes = ablate_each(

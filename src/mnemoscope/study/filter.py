@@ -30,7 +30,7 @@ TOKENS_PER_PASS = 256  # a trace keeps the values of every position, half a mega
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FilterResult:
     """What the model makes of a fact. Batches differ by rounding, and so may rank and probability.
 
     Attributes:
@@ -59,13 +59,13 @@ class Dropped:
     reason: str
 
 
-def judged(
+def filter_facts(
     language_model: LanguageModel,
     resolved: Sequence[ResolvedFact],
     rank: int = 10,
     rivals: bool = True,
     answers: Mapping[str, Sequence[int]] | None = None,
-) -> list[Verdict]:
+) -> list[FilterResult]:
     """Judge facts by the paper's filter (docs/method.md#experiments).
 
     A fact is known if its target is among the model's `rank` likeliest next tokens and likelier than
@@ -93,13 +93,13 @@ def judged(
     missing = {fact.fact.relation for fact in resolved} - {"", *competing}
     if rivals and missing:
         raise OptionError(f"the answers lack the relation {min(missing)!r}; give answers_of all facts")
-    return _Judge(language_model, competing if rivals else {}, rank).verdicts(resolved)
+    return _Filter(language_model, competing if rivals else {}, rank).verdicts(resolved)
 
 
 def known_facts(
     language_model: LanguageModel, resolved: Sequence[ResolvedFact], rank: int = 10, rivals: bool = True
 ) -> tuple[list[ResolvedFact], list[Dropped]]:
-    """The facts that the model knows, as `judged` finds.
+    """The facts that the model knows, as `filter_facts` finds.
 
     Returns:
         The facts kept and the facts dropped, each in the order given.
@@ -108,7 +108,7 @@ def known_facts(
         OptionError: `rank` is below 1.
     """
     kept, dropped = [], []
-    for verdict in judged(language_model, resolved, rank, rivals):
+    for verdict in filter_facts(language_model, resolved, rank, rivals):
         if verdict.reason is None:
             kept.append(verdict.fact)
         else:
@@ -128,13 +128,13 @@ def _batches(resolved: Sequence[ResolvedFact]) -> Iterator[list[int]]:
 
 def _log_probabilities(language_model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Of the next token after prompts of one length, `[n_prompts, n_vocabulary]`, in one pass."""
-    states = final_states(language_model.model, language_model.anatomy, prompts)
+    states = final_states(language_model.model, language_model.structure, prompts)
     # An axis of one makes the norm's scale [n_prompts, 1]: each state is read out with its own.
-    return language_model.anatomy.readout.freeze(states[:, None]).log_probabilities(states)
+    return language_model.structure.readout.freeze(states[:, None]).log_probabilities(states)
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _Filter:
     """Decides which facts a model knows.
 
     Attributes:
@@ -148,9 +148,9 @@ class _Judge:
     rank: int
 
     @isolated_call
-    def verdicts(self, resolved: Sequence[ResolvedFact]) -> list[Verdict]:
+    def verdicts(self, resolved: Sequence[ResolvedFact]) -> list[FilterResult]:
         """One for each fact, in their order."""
-        verdicts: dict[int, Verdict] = {}
+        verdicts: dict[int, FilterResult] = {}
         for batch in _batches(resolved):
             prompts = [resolved[index].prompt.ids for index in batch]
             for index, row in zip(batch, _log_probabilities(self.language_model, prompts), strict=True):
@@ -182,9 +182,9 @@ class _Judge:
         rivals = others[self._rivals(fact)]
         return bool((others > value).sum() < self.rank and (rivals < value).all())
 
-    def _verdict(self, fact: ResolvedFact, log_p: Tensor) -> Verdict:
+    def _verdict(self, fact: ResolvedFact, log_p: Tensor) -> FilterResult:
         if not log_p.isfinite().all():
-            return Verdict(
+            return FilterResult(
                 fact,
                 0,
                 math.nan,
@@ -194,7 +194,7 @@ class _Judge:
         value, others = log_p[fact.target], self._others(fact, log_p)
         found = int((others > value).sum()) + 1
         reason = None if self._passes(fact, value, others) else self._reason(fact, others, found)
-        return Verdict(fact, found, float(value.exp()), reason)
+        return FilterResult(fact, found, float(value.exp()), reason)
 
     def _reason(self, fact: ResolvedFact, others: Tensor, found: int) -> str:
         """Why a fact whose target is number `found` is dropped."""
@@ -207,7 +207,7 @@ class _Judge:
         return f"{rival!r}, another answer of the relation, is as likely as {target} or more"
 
 
-def judged_facts(
+def filtered_table(
     model: Model,
     resolved: Mapping[int, ResolvedFact],
     unread: Mapping[int, str],
@@ -227,7 +227,7 @@ def judged_facts(
     """
     readable = [resolved[number] for number in numbers if number in resolved]
     answers = answers_of(list(resolved.values()))
-    verdicts = judged(model.language_model, readable, options.rank, options.rivals, answers)
+    verdicts = filter_facts(model.language_model, readable, options.rank, options.rivals, answers)
     by_number = {verdict.fact.fact.line: verdict for verdict in verdicts}
     rows = [
         {**_written(facts[number]), **_found(model, by_number.get(number), unread.get(number, ""))}
@@ -248,7 +248,7 @@ def _written(fact: Fact) -> dict[str, object]:
     }
 
 
-def _found(model: Model, verdict: Verdict | None, why_unread: str) -> dict[str, object]:
+def _found(model: Model, verdict: FilterResult | None, why_unread: str) -> dict[str, object]:
     if verdict is None:
         nothing = dict.fromkeys(("token_id", "token", "n_tokens", "rank", "probability"))
         return {**nothing, "kept": False, "reason": why_unread}
@@ -273,7 +273,7 @@ def to_measure(facts: pd.DataFrame) -> pd.DataFrame:
     return kept.loc[_wording(kept) == 0].reset_index(drop=True)
 
 
-def to_reword(facts: pd.DataFrame, options: StudyOptions) -> pd.DataFrame:
+def to_paraphrase(facts: pd.DataFrame, options: StudyOptions) -> pd.DataFrame:
     """Those rows of `FACTS` that are further wordings to compare with, by number."""
     kept = _kept(facts)
     wording = _wording(kept)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from mnemoscope.api import Model
-from mnemoscope.api.opened import MEMORY_BUDGET, Asked
-from mnemoscope.attribution.methods.base import Question
+from mnemoscope.api.opened import MEMORY_BUDGET, TargetSpec
+from mnemoscope.attribution.methods.base import MethodInput
 from mnemoscope.attribution.methods.causal import parts_of
 from mnemoscope.attribution.methods.registry import method as find_method
-from mnemoscope.attribution.prediction import Prediction
+from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.query.scores import QueryScores, ValueNeurons, subkeys
 from mnemoscope.attribution.scores import ProjectedColumns
 from mnemoscope.attribution.search import Pool
@@ -111,12 +111,12 @@ def attributed(
     model: Model, facts: Sequence[ResolvedFact], options: StudyOptions
 ) -> Iterator[tuple[Measurement, Query | None]]:
     """Value neurons of facts, and what activates them, from one forward pass for all."""
-    anatomy = model.language_model.anatomy
-    projected = ProjectedColumns(anatomy.readout, MEMORY_BUDGET)
+    structure = model.language_model.structure
+    projected = ProjectedColumns(structure.readout, MEMORY_BUDGET)
     # Prompts of one length behind each other, which run together.
     facts = sorted(facts, key=lambda fact: len(fact.prompt.ids))
-    asked = [Asked(fact.prompt, (fact.target,)) for fact in facts]
-    predictions = model.predictions(asked, projected=projected, components=anatomy.is_readable)
+    asked = [TargetSpec(fact.prompt, (fact.target,)) for fact in facts]
+    predictions = model.predictions(asked, projected=projected, components=structure.is_readable)
     each = [Measurement(model, *pair, options) for pair in zip(facts, predictions, strict=True)]
     settle_all([measurement.searches for measurement in each], projected)
     for measurement in each:
@@ -135,11 +135,11 @@ class Measurement:
     """One fact, whose value neurons are known once its searches are settled."""
 
     def __init__(
-        self, model: Model, fact: ResolvedFact, prediction: Prediction, options: StudyOptions
+        self, model: Model, fact: ResolvedFact, prediction: TargetPrediction, options: StudyOptions
     ) -> None:
         self.model, self.fact, self.prediction, self.options = model, fact, prediction, options
-        self.anatomy = model.language_model.anatomy
-        self._question = Question(prediction, "ffn", lambda: model.sensitivity)
+        self.structure = model.language_model.structure
+        self._question = MethodInput(prediction, "ffn", lambda: model.sensitivity)
         ffn, attention = prediction.shared.ffn_neurons, prediction.shared.attention_neurons
         of_ffn = Pool(options.ffn_neurons, 1, 0, 1)
         # Behind the positions stands their sum.
@@ -175,7 +175,10 @@ class Measurement:
         positions = torch.cat([group.position for group in groups]).unique()
         kept = self.prediction.components.at(positions)
         return Query(
-            *(QueryScores(self.anatomy, kept, [subkeys(self.anatomy, kept, group, None)]) for group in groups)
+            *(
+                QueryScores(self.structure, kept, [subkeys(self.structure, kept, group, None)])
+                for group in groups
+            )
         )
 
     def attribution(self, query: Query | None) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -203,7 +206,7 @@ class Measurement:
         return Values(layer, column, position, score, coefficients(grid, index))
 
     def _value_neurons(self, attention: Values, ffn: Values) -> pd.DataFrame:
-        d_head = self.anatomy.d_head
+        d_head = self.structure.d_head
         of_attention = _frame(
             layer=attention.layer,
             head=attention.index.div(d_head, rounding_mode="floor"),
@@ -245,9 +248,9 @@ class Measurement:
 
     def _shallow(self, scores: Tensor) -> list[Part]:
         """The FFN neurons of the shallower half of the layers with the highest query scores."""
-        shallow = scores[: self.anatomy.n_layers // 2]
+        shallow = scores[: self.structure.n_layers // 2]
         # A control needs as many others.
-        n_neurons = sum(self.anatomy.n_neurons(layer) for layer in range(len(shallow)))
+        n_neurons = sum(self.structure.n_neurons(layer) for layer in range(len(shallow)))
         layer, neuron, _ = _highest(shallow, min(self.options.shallow_query_neurons, n_neurons // 4))
         return _ffn_parts(layer, neuron)
 
@@ -270,7 +273,7 @@ class Measurement:
 
     def _attention_parts(self, attention: Values) -> list[Part]:
         """The neurons of attention, each once, whatever the positions they are listed for."""
-        d_head = self.anatomy.d_head
+        d_head = self.structure.d_head
         pairs = zip(attention.layer.tolist(), attention.index.tolist(), strict=True)
         return [AttentionNeuron(layer, *divmod(index, d_head)) for layer, index in dict.fromkeys(pairs)]
 
@@ -303,8 +306,8 @@ class Measurement:
             yield experiment, name, 0, 0, chosen
         for draw in range(self.options.controls):
             seed = self.fact.fact.line * self.options.controls + draw
-            drawn = matched_random(chosen, self.anatomy, seed, "any layer")
-            yield experiment, SAME_LAYERS, draw, number_elsewhere(chosen, drawn, self.anatomy), drawn
+            drawn = matched_random(chosen, self.structure, seed, "any layer")
+            yield experiment, SAME_LAYERS, draw, number_elsewhere(chosen, drawn, self.structure), drawn
 
 
 def outcomes(model: Model, fact: ResolvedFact, interventions: Iterator[Intervention]) -> pd.DataFrame:

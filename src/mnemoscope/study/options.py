@@ -7,7 +7,7 @@ from typing import Any
 
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import number_alike
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class StudyOptions:
         if not 0 < self.head_share < 1:
             raise OptionError(f"head_share is {self.head_share}; give a share such as the paper's 0.01")
 
-    def check_controls(self, anatomy: Anatomy) -> None:
+    def check_controls(self, structure: ModelStructure) -> None:
         """Refuse sets of neurons that could leave too few others for controls of the same size.
 
         Raises:
             OptionError: one could.
         """
-        ffn, attention = number_alike(anatomy, "ffn"), number_alike(anatomy, "attention")
+        ffn, attention = number_alike(structure, "ffn"), number_alike(structure, "attention")
         alike = {"method_neurons": ffn, "ffn_neurons": ffn, "attention_neurons": attention}
         for name, most in alike.items():
             number = getattr(self, name)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import dataset
 
 from mnemoscope.errors import OptionError, OutputError, missing_extra
-from mnemoscope.study.filter import to_measure, to_reword
+from mnemoscope.study.filter import to_measure, to_paraphrase
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.schema import FACT, FACTS, KIND, OUTCOMES, READINGS, SUMS, TABLES, VALUE_NEURONS
 from mnemoscope.study.store import KEY, MANIFEST, read_manifest, read_table, shards
@@ -102,7 +102,7 @@ class Study:
     @cached_property
     def reworded(self) -> pd.DataFrame:
         """Further wordings of facts, of which only value and query neurons are found; rows of `facts`."""
-        wanted = to_reword(self.table(FACTS.name), self.options)
+        wanted = to_paraphrase(self.table(FACTS.name), self.options)
         found = set(self.table(VALUE_NEURONS.name)[FACT]) - set(self.known[FACT])
         return wanted.loc[wanted[FACT].isin(found)].reset_index(drop=True)
 
@@ -112,7 +112,7 @@ class Study:
         kept = to_measure(self.table(FACTS.name))
         if kept.empty or len(self.known) < len(kept):
             return f"unfinished: {len(self.known):,} of {len(kept):,} known facts are measured"
-        wordings = to_reword(self.table(FACTS.name), self.options)
+        wordings = to_paraphrase(self.table(FACTS.name), self.options)
         wanted = {
             "the other wordings": set(wordings[FACT]) <= set(self.table(VALUE_NEURONS.name)[FACT]),
             "the sums of all neurons": len(self.table(SUMS.name)[FACT].unique()) == self._n_summed(kept),

@@ -13,13 +13,13 @@ from typing import Any
 from mnemoscope.api import Model
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study import tasks as plan
-from mnemoscope.study.executors import Engine, OneProcess
-from mnemoscope.study.executors.processes import Processes
+from mnemoscope.study.executors import Executor, OneProcess
+from mnemoscope.study.executors.processes import ProcessExecutor
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.schema import KIND
 from mnemoscope.study.store import Store, check_folder
-from mnemoscope.study.tasks import LAST, ModelSpec, Piece, Setup
+from mnemoscope.study.tasks import LAST, ModelSpec, Task, WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def run_study(
     options: StudyOptions | None = None,
     *,
     workers: int = 1,
-    engine: Callable[[Setup, int], Engine] | None = None,
+    engine: Callable[[WorkerConfig, int], Executor] | None = None,
     report: Report | None = None,
 ) -> Path:
     """Run a study, or go on with one that was interrupted.
@@ -102,9 +102,9 @@ def run_study(
         }
         with Store.open(out, manifest) as store:
             phases = (
-                ("finding known facts", lambda: plan.judging(source.facts, options)),
-                ("measuring facts", lambda: plan.measuring(store.folder, options)),
-                ("comparing relations", lambda: plan.comparing(store.folder, options)),
+                ("finding known facts", lambda: plan.filter_tasks(source.facts, options)),
+                ("measuring facts", lambda: plan.measure_tasks(store.folder, options)),
+                ("comparing relations", lambda: plan.compare_tasks(store.folder, options)),
             )
             for name, pieces in phases:
                 _run(store, workforce, pieces(), _Counting(name, source, report))
@@ -137,14 +137,14 @@ def _engine(
     source: Source,
     options: StudyOptions,
     workers: int,
-    engine: Callable[[Setup, int], Engine] | None,
-) -> Engine:
+    engine: Callable[[WorkerConfig, int], Executor] | None,
+) -> Executor:
     if isinstance(model, Model):
-        return OneProcess(Setup(ModelSpec(model.name), source.facts, options), model)
-    setup = Setup(model, source.facts, options)
+        return OneProcess(WorkerConfig(ModelSpec(model.name), source.facts, options), model)
+    setup = WorkerConfig(model, source.facts, options)
     if engine is not None:
         return engine(setup, workers)
-    return OneProcess(setup) if workers == 1 else Processes(setup, workers)
+    return OneProcess(setup) if workers == 1 else ProcessExecutor(setup, workers)
 
 
 class _Counting:
@@ -156,14 +156,14 @@ class _Counting:
         self._total: Counter[str] = Counter()
         self._done: Counter[str] = Counter()
 
-    def begin(self, pieces: Sequence[Piece], done: Sequence[Piece]) -> None:
+    def begin(self, pieces: Sequence[Task], done: Sequence[Task]) -> None:
         """So many pieces there are, and so many an earlier run has done."""
         for counter, some in ((self._total, pieces), (self._done, done)):
             for piece in some:
                 counter.update(self._relation[fact] for fact in piece.facts)
         self._tell()
 
-    def add(self, piece: Piece) -> None:
+    def add(self, piece: Task) -> None:
         """One more is done."""
         self._done.update(self._relation[fact] for fact in piece.facts)
         self._tell()
@@ -174,7 +174,7 @@ class _Counting:
             self._report(Progress(self._phase, self._done.total(), self._total.total(), relations))
 
 
-def _run(store: Store, workforce: Engine, pieces: Sequence[Piece], counting: _Counting) -> None:
+def _run(store: Store, workforce: Executor, pieces: Sequence[Task], counting: _Counting) -> None:
     """Do those pieces of a phase that are not there."""
     there = {work: store.done(table) for work, table in LAST.items()}
     done = [piece for piece in pieces if piece.key in there[piece.work]]

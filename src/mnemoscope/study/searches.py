@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.prediction import Prediction
+from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.scores import ProjectedColumns, Scorer
 from mnemoscope.attribution.search import Bounds, Pool, bound, settle
 
@@ -23,7 +23,7 @@ class Search:
         pool: what is looked for; its best are proven once the search is settled.
     """
 
-    def __init__(self, prediction: Prediction, grid: Grid, pool: Pool, coarse: Bounds[Grid]) -> None:
+    def __init__(self, prediction: TargetPrediction, grid: Grid, pool: Pool, coarse: Bounds[Grid]) -> None:
         """Bound every neuron."""
         self.prediction, self.grid, self.pool = prediction, grid, pool
         bound(grid, [pool], coarse)

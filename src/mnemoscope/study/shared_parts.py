@@ -110,14 +110,14 @@ def read_neurons(model: Model, neurons: Sequence[Mapping[str, Any]]) -> dict[str
         neurons: rows of `READINGS` without these tokens.
     """
     table = pd.DataFrame(neurons)
-    anatomy, tokenizer = model.language_model.anatomy, model.language_model.tokenizer
+    structure, tokenizer = model.language_model.structure, model.language_model.tokenizer
     directions = torch.cat([_direction(model, row) for row in neurons])
     signs = torch.tensor([-1.0 if (row["mean_coefficient"] or 0) < 0 else 1.0 for row in neurons])
     promotes: list[list[str]] = []
     demotes: list[list[str]] = []
     for some in (directions * signs.to(directions.device)[:, None]).split(N_AT_ONCE):
         # The order of the tokens does not depend on the norm's scale, whose state is any of them.
-        readout = anatomy.readout.freeze(some[0])
+        readout = structure.readout.freeze(some[0])
         values = readout.project(readout.fold(some))
         for texts, sign in ((promotes, 1), (demotes, -1)):
             ids = top_tokens(values, N_TOKENS, sign).tolist()
@@ -128,9 +128,9 @@ def read_neurons(model: Model, neurons: Sequence[Mapping[str, Any]]) -> dict[str
 
 def _direction(model: Model, row: Mapping[str, Any]) -> Tensor:
     """What a neuron adds to the stream for a coefficient of 1, `[1, d_model]`."""
-    anatomy = model.language_model.anatomy
-    block = anatomy.blocks[row["layer"]]
+    structure = model.language_model.structure
+    block = structure.blocks[row["layer"]]
     is_ffn = row["neuron"] is not None
-    index = row["neuron"] if is_ffn else row["head"] * anatomy.d_head + row["dim"]
+    index = row["neuron"] if is_ffn else row["head"] * structure.d_head + row["dim"]
     projection = block.ffn_output if is_ffn else block.attention_output
-    return projection.columns(torch.tensor([index], device=anatomy.readout.unembedding.device))
+    return projection.columns(torch.tensor([index], device=structure.readout.unembedding.device))

@@ -21,7 +21,7 @@ from mnemoscope.api import Model, load
 from mnemoscope.errors import FactsError
 from mnemoscope.model.isolation import isolated
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
-from mnemoscope.study.filter import to_measure, to_reword
+from mnemoscope.study.filter import to_measure, to_paraphrase
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.schema import FACT, FACTS, HEADS, QUERY_NEURONS, TABLES, VALUE_NEURONS
 from mnemoscope.study.store import read_table
@@ -49,7 +49,7 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class Setup:
+class WorkerConfig:
     """What every worker is given once.
 
     Attributes:
@@ -64,7 +64,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Task:
     """One piece of work; the same piece gives the same bytes, whoever does it.
 
     Attributes:
@@ -83,13 +83,13 @@ class Piece:
 class Worker:
     """A model, and what it is asked about."""
 
-    def __init__(self, setup: Setup, model: Model | None = None) -> None:
+    def __init__(self, setup: WorkerConfig, model: Model | None = None) -> None:
         """Open the model if it is not given."""
         self.options = setup.options
         self.facts = {fact.line: fact for fact in setup.facts}
         self.model = setup.model.open() if model is None else model
 
-    def __call__(self, piece: Piece) -> dict[str, bytes]:
+    def __call__(self, piece: Task) -> dict[str, bytes]:
         """Do a piece; the tables that it gives, as Parquet files."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.options.threads)
@@ -106,7 +106,7 @@ class Worker:
         Raises:
             OptionError: the model has too few neurons for the controls of what the options zero.
         """
-        self.options.check_controls(self.model.language_model.anatomy)
+        self.options.check_controls(self.model.language_model.structure)
         provenance = self.model.provenance({})
         return {
             "model": provenance.model,
@@ -116,7 +116,7 @@ class Worker:
             "versions": provenance.versions,
             "n_layers": self.model.n_layers,
             "n_heads": self.model.n_heads,
-            "d_head": self.model.language_model.anatomy.d_head,
+            "d_head": self.model.language_model.structure.d_head,
             "d_ff": self.model.d_ff,
         }
 
@@ -132,43 +132,43 @@ class Worker:
         return {fact.fact.line: fact for fact in found}, {bad.line: bad.reason for bad in unread}
 
 
-def _judge(worker: Worker, piece: Piece) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.filter import judged_facts
+def _judge(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
+    from mnemoscope.study.filter import filtered_table
 
-    return judged_facts(worker.model, *worker.everything, worker.facts, piece.facts, worker.options)
+    return filtered_table(worker.model, *worker.everything, worker.facts, piece.facts, worker.options)
 
 
-def _measure(worker: Worker, piece: Piece) -> dict[str, pd.DataFrame]:
+def _measure(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
     from mnemoscope.study.measure import measured
 
     return measured(worker.model, worker.resolved(piece.facts), worker.options)
 
 
-def _reword(worker: Worker, piece: Piece) -> dict[str, pd.DataFrame]:
+def _reword(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
     from mnemoscope.study.measure import neurons_alone
 
     return neurons_alone(worker.model, worker.resolved(piece.facts), worker.options)
 
 
-def _sum(worker: Worker, piece: Piece) -> dict[str, pd.DataFrame]:
+def _sum(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
     from mnemoscope.study.shared_parts import summed
 
     return summed(worker.model, worker.resolved(piece.facts), worker.options)
 
 
-def _without_heads(worker: Worker, piece: Piece) -> dict[str, pd.DataFrame]:
+def _without_heads(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
     from mnemoscope.study.shared_parts import without_heads
 
     return without_heads(worker.model, worker.resolved(piece.facts), piece.given, worker.options)
 
 
-def _read(worker: Worker, piece: Piece) -> dict[str, pd.DataFrame]:
+def _read(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
     from mnemoscope.study.shared_parts import read_neurons
 
     return read_neurons(worker.model, piece.given)
 
 
-WORK: dict[str, Callable[[Worker, Piece], dict[str, pd.DataFrame]]] = {
+WORK: dict[str, Callable[[Worker, Task], dict[str, pd.DataFrame]]] = {
     "judge": _judge,
     "measure": _measure,
     "reword": _reword,
@@ -193,7 +193,7 @@ MEASURED_AT_ONCE = 16
 SUMMED_AT_ONCE = 2
 
 
-def judging(facts: Sequence[Fact], options: StudyOptions) -> list[Piece]:
+def filter_tasks(facts: Sequence[Fact], options: StudyOptions) -> list[Task]:
     """The first phase: which facts the model knows."""
     relations: dict[str, list[int]] = {}
     for fact in facts:
@@ -205,7 +205,7 @@ def judging(facts: Sequence[Fact], options: StudyOptions) -> list[Piece]:
     return _pieces("judge", [fact.line for fact in similar if fact.line in tried], JUDGED_AT_ONCE)
 
 
-def measuring(folder: Path, options: StudyOptions) -> list[Piece]:
+def measure_tasks(folder: Path, options: StudyOptions) -> list[Task]:
     """The second phase: what is measured fact by fact, similar facts together.
 
     Raises:
@@ -218,7 +218,7 @@ def measuring(folder: Path, options: StudyOptions) -> list[Piece]:
             f"the model knows none of the {len(reasons)} facts; the first: {reasons.iloc[0]}; "
             "give facts that it knows, or a higher --rank"
         )
-    reworded = to_reword(read_table(folder, FACTS.name), options)
+    reworded = to_paraphrase(read_table(folder, FACTS.name), options)
     summed = [
         fact
         for _, group in known.groupby("relation", sort=True)
@@ -231,7 +231,7 @@ def measuring(folder: Path, options: StudyOptions) -> list[Piece]:
     ]
 
 
-def comparing(folder: Path, options: StudyOptions) -> list[Piece]:
+def compare_tasks(folder: Path, options: StudyOptions) -> list[Task]:
     """The third phase: what facts of a relation share."""
     known = known_facts(folder)
     heads = relation_heads(folder, options)
@@ -239,7 +239,7 @@ def comparing(folder: Path, options: StudyOptions) -> list[Piece]:
     return [
         *_pieces("heads", similar[FACT].tolist(), MEASURED_AT_ONCE, heads),
         *(
-            Piece("read", f"read-{number:06d}", (), rows)
+            Task("read", f"read-{number:06d}", (), rows)
             for number, rows in enumerate(shared_neurons(folder, options))
         ),
     ]
@@ -315,9 +315,9 @@ def _similar(facts: pd.DataFrame) -> list[int]:
     return facts.sort_values(["relation", "token_id", "n_tokens", FACT])[FACT].tolist()
 
 
-def _pieces(work: str, facts: Sequence[int], at_once: int, given: Any = None) -> list[Piece]:
+def _pieces(work: str, facts: Sequence[int], at_once: int, given: Any = None) -> list[Task]:
     return [
-        Piece(work, f"{work}-{number:06d}", tuple(facts[start : start + at_once]), given)
+        Task(work, f"{work}-{number:06d}", tuple(facts[start : start + at_once]), given)
         for number, start in enumerate(range(0, len(facts), at_once))
     ]
 

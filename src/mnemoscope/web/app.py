@@ -19,10 +19,10 @@ import mnemoscope
 from mnemoscope.api import Model
 from mnemoscope.errors import OptionError
 from mnemoscope.web import requests, responses
-from mnemoscope.web.errors import DOCUMENT, Refused, refusal_of, refusal_of_fields, refusal_of_http
+from mnemoscope.web.errors import DOCUMENT, ApiError, refusal_of, refusal_of_fields, refusal_of_http
 from mnemoscope.web.handlers import MEDIA_TYPES, json_answer
 from mnemoscope.web.queue import Limits
-from mnemoscope.web.security import Guard, Names
+from mnemoscope.web.security import Names, SecurityMiddleware
 from mnemoscope.web.server import Asking, Server
 from mnemoscope.web.streaming import EVENTS, answered
 
@@ -121,7 +121,7 @@ def make_app(
     app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
     app.mount("/static", StaticFiles(directory=STATIC))
     _tell_refusals(app)
-    app.add_middleware(Guard, names=names or Names())
+    app.add_middleware(SecurityMiddleware, names=names or Names())
     return app
 
 
@@ -188,17 +188,17 @@ def _asking(server: Server) -> APIRouter:
 
 def _tell_refusals(app: FastAPI) -> None:
     """Every refusal is JSON with a reason; what is no refusal is the guard's to tell."""
-    known: dict[type[Exception], Callable[[Any], Refused]] = {
+    known: dict[type[Exception], Callable[[Any], ApiError]] = {
         RequestValidationError: refusal_of_fields,
         HTTPException: refusal_of_http,
         OptionError: refusal_of,
-        Refused: refusal_of,
+        ApiError: refusal_of,
     }
     for kind, refusal in known.items():
         app.add_exception_handler(kind, _telling(refusal))
 
 
-def _telling(refusal: Callable[[Any], Refused]) -> Callable[[Request, Any], Awaitable[Response]]:
+def _telling(refusal: Callable[[Any], ApiError]) -> Callable[[Request, Any], Awaitable[Response]]:
     async def tell(_: Request, error: Any) -> Response:
         return refusal(error).response()
 

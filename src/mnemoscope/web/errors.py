@@ -18,7 +18,7 @@ DOCUMENT = "/api/openapi.json"
 _log = logging.getLogger(__name__)
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """A request that is not answered with a result.
 
     Attributes:
@@ -48,37 +48,37 @@ class Refused(Exception):
         return Response(content, self.status, self.headers, media_type="application/json")
 
 
-def come_again(status: int, error: str, remedy: str, seconds: int) -> Refused:
+def come_again(status: int, error: str, remedy: str, seconds: int) -> ApiError:
     """A refusal of what may fare better after so many seconds."""
-    return Refused(status, error, remedy, {"Retry-After": str(seconds)})
+    return ApiError(status, error, remedy, {"Retry-After": str(seconds)})
 
 
-def refusal_of(error: BaseException) -> Refused:
+def refusal_of(error: BaseException) -> ApiError:
     """How an error of a call is told: mistakes in their own words, failures of ours to the log."""
-    if isinstance(error, Refused):
+    if isinstance(error, ApiError):
         return error
     if isinstance(error, MnemoscopeError):
-        return Refused(400, str(error))
+        return ApiError(400, str(error))
     _log.error("a request failed", exc_info=error)
-    return Refused(
+    return ApiError(
         500,
         f"the server failed ({type(error).__name__}); this is a fault of Mnemoscope",
         "look at what the server wrote to its terminal, and report it",
     )
 
 
-def refusal_of_http(error: HTTPException) -> Refused:
+def refusal_of_http(error: HTTPException) -> ApiError:
     """An unknown path, a method that it does not have, or a body that is no JSON."""
     told = _OF_HTTP.get(error.status_code, str(error.detail))
-    return Refused(error.status_code, told, f"see {DOCUMENT} for what there is", error.headers)
+    return ApiError(error.status_code, told, f"see {DOCUMENT} for what there is", error.headers)
 
 
-def refusal_of_fields(error: RequestValidationError) -> Refused:
+def refusal_of_fields(error: RequestValidationError) -> ApiError:
     """Fields that are missing, unknown, of the wrong type or out of bounds; their values are not repeated."""
     found = [f"{_place(each['loc'])}: {each['msg']}" for each in error.errors()[:_MOST_FIELDS]]
     more = len(error.errors()) - len(found)
     told = "; ".join(found) + (f"; and {more} more" if more > 0 else "")
-    return Refused(422, told, f"see {DOCUMENT} for what each field may be")
+    return ApiError(422, told, f"see {DOCUMENT} for what each field may be")
 
 
 _MOST_FIELDS = 5

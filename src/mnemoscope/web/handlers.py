@@ -143,7 +143,7 @@ def stepping(model: Model, step: Callable[[], None]) -> Iterator[None]:
         step()
 
     with ExitStack() as stack:
-        for block in model.language_model.anatomy.blocks:
+        for block in model.language_model.structure.blocks:
             stack.callback(block.module.register_forward_pre_hook(before).remove)
         yield
 
@@ -193,18 +193,18 @@ class Answers:
         result = self._run(model, asked.prompt).attribute(
             target, against=against, top=asked.values, effects=False, suppressing=False, query=False
         )
-        found = model.links(result, values=asked.values, depth=asked.depth, width=asked.width)
+        found = model.query_graph(result, values=asked.values, depth=asked.depth, width=asked.width)
         return json_answer(found.to_json())
 
     def neuron(self, model: Model, asked: requests.NeuronRequest) -> Answer:
         """The object of `mnemoscope neuron --json`."""
         through = None if asked.through is None else (asked.through.layer, asked.through.head)
-        return json_answer(model.neuron(asked.layer, asked.neuron, asked.top, through).to_json())
+        return json_answer(model.neuron_tokens(asked.layer, asked.neuron, asked.top, through).to_json())
 
     def head(self, model: Model, asked: requests.HeadRequest) -> Answer:
         """The object of `mnemoscope head --json`."""
         _check_length(model, asked.prompt)
-        return json_answer(model.read_head(asked.prompt, asked.layer, asked.head, asked.top).to_json())
+        return json_answer(model.head_tokens(asked.prompt, asked.layer, asked.head, asked.top).to_json())
 
     def ablate(self, model: Model, asked: requests.AblateRequest) -> Answer:
         """The object of `mnemoscope ablate --json`, and the likeliest tokens before and after."""
@@ -257,7 +257,7 @@ class Answers:
 def describe(model: Model) -> dict[str, Any]:
     """What a model is, and which requests it can answer in full."""
     language_model = model.language_model
-    readable = all(block.readers is not None for block in language_model.anatomy.blocks)
+    readable = all(block.readers is not None for block in language_model.structure.blocks)
     return {
         "name": model.name,
         "revision": model.revision,
@@ -268,7 +268,7 @@ def describe(model: Model) -> dict[str, Any]:
         "n_kv_heads": model.n_kv_heads,
         "d_model": model.d_model,
         "d_ff": model.d_ff,
-        "d_head": language_model.anatomy.d_head,
+        "d_head": language_model.structure.d_head,
         "n_vocabulary": model.n_vocabulary,
         "context": language_model.context,
         "can": {"query": readable, "links": readable},

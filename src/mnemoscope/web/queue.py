@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mnemoscope.web.errors import Refused, come_again
+from mnemoscope.web.errors import ApiError, come_again
 
 T = TypeVar("T")
 Step = Callable[[], None]
@@ -83,7 +83,7 @@ class Call(Generic[T]):
             raise Stopped
         self.steps += 1
 
-    def stop(self, reason: Refused | None) -> None:
+    def stop(self, reason: ApiError | None) -> None:
         """Answer with a reason, or not at all; work that has begun ends at its next step."""
         self._stopped = True
         if self.outcome.done():
@@ -131,9 +131,9 @@ class FairQueue:
     def stop_lane(self, client: str, lane: str | None) -> None:
         """Stop the calls whose place a newer one takes."""
         for call in self._in_lane(client, lane):
-            self.stop(call, Refused(409, "a newer request of the same client and lane took its place"))
+            self.stop(call, ApiError(409, "a newer request of the same client and lane took its place"))
 
-    def stop(self, call: Call, reason: Refused | None = None) -> None:
+    def stop(self, call: Call, reason: ApiError | None = None) -> None:
         """Take a call out of the queue, or end it at its next step if it runs; done ones stay as they are."""
         call.stop(reason)
         own = self._waiting.get(call.client)
@@ -219,7 +219,7 @@ class FairQueue:
     def _retry_after(self, n_calls: int) -> int:
         return min(max(1, math.ceil(n_calls * self._usual_seconds)), LONGEST_RETRY)
 
-    def _too_long(self) -> Refused:
+    def _too_long(self) -> ApiError:
         return come_again(
             503,
             f"the request took longer than {self.limits.seconds:g} s and was stopped",

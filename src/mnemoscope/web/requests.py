@@ -89,7 +89,7 @@ def _examples(*examples: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": list(examples)})
 
 
-class Asked(BaseModel):
+class PromptRequest(BaseModel):
     """What every request to a model has in common."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -103,7 +103,7 @@ class Asked(BaseModel):
     ] = None
 
 
-class PredictRequest(Asked):
+class PredictRequest(PromptRequest):
     """What comes next?"""
 
     model_config = _examples({"prompt": TOKYO})
@@ -112,7 +112,7 @@ class PredictRequest(Asked):
     top: Annotated[Top, Field(description="How many tokens.")] = 10
 
 
-class Question(Asked):
+class Question(PromptRequest):
     """A prediction that is explained."""
 
     prompt: PromptText
@@ -178,7 +178,7 @@ class HeadPlace(BaseModel):
     head: Index
 
 
-class NeuronRequest(Asked):
+class NeuronRequest(PromptRequest):
     """What does an FFN neuron promote?"""
 
     model_config = _examples({"layer": 14, "neuron": 813, "through": {"layer": 23, "head": 4}})
@@ -191,7 +191,7 @@ class NeuronRequest(Asked):
     ] = None
 
 
-class HeadRequest(Asked):
+class HeadRequest(PromptRequest):
     """What does a head look at and bring, position by position?"""
 
     model_config = _examples({"prompt": TOKYO, "layer": 23, "head": 4})
@@ -256,7 +256,7 @@ class Layer(_PartOfModel):
 Part = Annotated[FFNNeuron | AttentionNeuron | Head | Layer, Field(discriminator="part")]
 
 
-class AblateRequest(Asked):
+class AblateRequest(PromptRequest):
     """What changes without some parts, or with more of them?"""
 
     model_config = _examples(
@@ -288,7 +288,7 @@ class AblateRequest(Asked):
     top: Annotated[Top, Field(description="How many likeliest tokens to list before and after.")] = 10
 
 
-class MethodsRequest(Asked):
+class MethodsRequest(PromptRequest):
     """What does zeroing the neurons that each method finds do?"""
 
     model_config = _examples(

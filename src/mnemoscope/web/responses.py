@@ -19,13 +19,13 @@ Nats = Annotated[
 Kind = Literal["attention", "ffn"]
 
 
-class Told(BaseModel):
+class ResponseModel(BaseModel):
     """An object with these fields and no others."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Target(Told):
+class Target(ResponseModel):
     """A token and what the model says of it after the prompt."""
 
     id: int
@@ -35,7 +35,7 @@ class Target(Told):
     log_probability: Nats
 
 
-class Targets(Told):
+class Targets(ResponseModel):
     """What is asked of a prediction; `value` is a log probability or log-odds."""
 
     answers: list[Target]
@@ -43,7 +43,7 @@ class Targets(Told):
     value: Nats
 
 
-class _Effects(Told):
+class _Effects(ResponseModel):
     score: Annotated[Nats, Field(description="the direct effect")]
     total: Nats
     mediated: Nats
@@ -93,7 +93,7 @@ class AttentionNeuronEffect(_Effects):
     token: str = ""
 
 
-class _Query(Told):
+class _Query(ResponseModel):
     score: Annotated[Nats, Field(description="the query score")]
     inner_product: Number
 
@@ -134,7 +134,7 @@ class QueryAttentionNeuron(_QueryNeuron):
     dim: int
 
 
-class _QueriedNeuron(Told):
+class _QueriedNeuron(ResponseModel):
     layer: int
     position: int
     token: str
@@ -159,7 +159,7 @@ class QueriedFFNNeuron(_QueriedNeuron):
     neuron: int
 
 
-class Error(Told):
+class Error(ResponseModel):
     """Why there is no result."""
 
     error: Annotated[
@@ -168,14 +168,14 @@ class Error(Told):
     remedy: Annotated[str, Field(description="What to do.")] = ""
 
 
-class Can(Told):
+class Can(ResponseModel):
     """What a model can be asked in full."""
 
     query: Annotated[bool, Field(description="Whether what activates value neurons can be found.")]
     links: Annotated[bool, Field(description="Whether links can be followed.")]
 
 
-class ModelFacts(Told):
+class ModelFacts(ResponseModel):
     """An opened model."""
 
     name: str
@@ -193,7 +193,7 @@ class ModelFacts(Told):
     can: Can
 
 
-class LimitsOfRequests(Told):
+class LimitsOfRequests(ResponseModel):
     """What the server refuses to go beyond."""
 
     body_bytes: int
@@ -205,7 +205,7 @@ class LimitsOfRequests(Told):
     seconds: float
 
 
-class MethodFacts(Told):
+class MethodFacts(ResponseModel):
     """A method that scores neurons."""
 
     name: str
@@ -213,7 +213,7 @@ class MethodFacts(Told):
     formula: str
 
 
-class Models(Told):
+class Models(ResponseModel):
     """What the server was started with; the first model answers where none is named."""
 
     version: str
@@ -222,7 +222,7 @@ class Models(Told):
     limits: LimitsOfRequests
 
 
-class PredictedToken(Told):
+class PredictedToken(ResponseModel):
     """A next token; rank 1 is the likeliest."""
 
     rank: int
@@ -232,7 +232,7 @@ class PredictedToken(Told):
     log_probability: Nats
 
 
-class Prediction(Told):
+class Prediction(ResponseModel):
     """The object of `mnemoscope predict --json`."""
 
     prompt: str
@@ -241,7 +241,7 @@ class Prediction(Told):
     predictions: list[PredictedToken]
 
 
-class Attribution(Told):
+class Attribution(ResponseModel):
     """The object of `mnemoscope attribute --json`, and the tables of positions and of what lowers the target.
 
     Lists are sorted best first.
@@ -276,7 +276,7 @@ class Attribution(Told):
     query_value_neurons_of_ffn: list[QueriedFFNNeuron]
 
 
-class ContinuationTarget(Told):
+class ContinuationTarget(ResponseModel):
     """A target of several tokens."""
 
     text: str
@@ -297,38 +297,38 @@ class Continuation(BaseModel):
     attributions: list[dict[str, Any]]
 
 
-class Charts(Told):
+class Charts(ResponseModel):
     """Vega-Lite specifications by the names of the charts."""
 
     charts: dict[str, dict[str, Any]]
 
 
-class ReadToken(Told):
+class ReadToken(ResponseModel):
     """A token and its before-softmax value."""
 
     token: str
     value: Number
 
 
-class Place(Told):
+class HeadPlace(ResponseModel):
     """A head by its place."""
 
     layer: int
     head: int
 
 
-class Neuron(Told):
+class Neuron(ResponseModel):
     """The object of `mnemoscope neuron --json`."""
 
     layer: int
     neuron: int
-    through: Place | None
+    through: HeadPlace | None
     norm: Number
     promotes: list[ReadToken]
     demotes: list[ReadToken]
 
 
-class HeadPosition(Told):
+class HeadPosition(ResponseModel):
     """What a head makes of one position; the lists are tokens that read its vectors."""
 
     position: int
@@ -341,7 +341,7 @@ class HeadPosition(Told):
     value_norm: Number
 
 
-class Head(Told):
+class Head(ResponseModel):
     """The object of `mnemoscope head --json`."""
 
     layer: int
@@ -352,7 +352,7 @@ class Head(Told):
     positions: list[HeadPosition]
 
 
-class Metrics(Told):
+class Metrics(ResponseModel):
     """Of the target."""
 
     reciprocal_rank: Number
@@ -372,7 +372,7 @@ class Control(ControlMetrics):
     seed: int
 
 
-class PlainText(Told):
+class PlainText(ResponseModel):
     """What the intervention does to text that has nothing to do with the target."""
 
     kl: Annotated[Number, Field(description="nats per token")]
@@ -380,14 +380,14 @@ class PlainText(Told):
     perplexity_after: Number
 
 
-class AblationTarget(Told):
+class AblationTarget(ResponseModel):
     """A token."""
 
     id: int
     text: str
 
 
-class Ablation(Told):
+class Ablation(ResponseModel):
     """The object of `mnemoscope ablate --json`, and the likeliest next tokens before and after."""
 
     prompt: str
@@ -407,7 +407,7 @@ class Ablation(Told):
     predictions_after: list[PredictedToken]
 
 
-class Comparison(Told):
+class Comparison(ResponseModel):
     """The object of `mnemoscope methods PROMPT --json`."""
 
     model: str
@@ -418,7 +418,7 @@ class Comparison(Told):
     outcomes: list[dict[str, Any]]
 
 
-class Links(Told):
+class Links(ResponseModel):
     """The object of `mnemoscope links --json`: edges go from what writes to what reads."""
 
     model: str

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mnemoscope.web.errors import Refused, refusal_of
+from mnemoscope.web.errors import ApiError, refusal_of
 
 MOST_BODY_BYTES = 64 * 2**10
 MOST_BODY_SECONDS = 10
@@ -60,7 +60,7 @@ class Names:
         return self.any_address
 
 
-class Guard:
+class SecurityMiddleware:
     """ASGI middleware around the whole application."""
 
     def __init__(self, app: ASGIApp, names: Names) -> None:
@@ -93,14 +93,14 @@ def check_sender(headers: Headers, names: Names) -> None:
     """
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not names.include(hosts[0]):
-        raise Refused(
+        raise ApiError(
             403, "this server goes by another name", "open it by the address that it wrote when it started"
         )
     for origin in headers.getlist("origin"):
         if origin.lower() not in (f"http://{hosts[0].lower()}", f"https://{hosts[0].lower()}"):
-            raise Refused(403, "pages of other sites may not ask this server", "ask from its own page")
+            raise ApiError(403, "pages of other sites may not ask this server", "ask from its own page")
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not _opens_a_page(headers):
-        raise Refused(403, "pages of other sites may not ask this server", "ask from its own page")
+        raise ApiError(403, "pages of other sites may not ask this server", "ask from its own page")
 
 
 def _opens_a_page(headers: Headers) -> bool:
@@ -120,7 +120,7 @@ async def _body(headers: Headers, receive: Receive) -> bytes | None:
     Raises:
         Refused: 413, 415 or 408 if it is too large, no JSON or too slow.
     """
-    too_large = Refused(
+    too_large = ApiError(
         413, f"the body is larger than {MOST_BODY_BYTES:,} bytes", "ask with a shorter prompt or fewer parts"
     )
     length = headers.get("content-length", "0")
@@ -128,14 +128,14 @@ async def _body(headers: Headers, receive: Receive) -> bytes | None:
         raise too_large
     has_body = int(length) > 0 or "transfer-encoding" in headers
     if has_body and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "the body is not said to be JSON", "send it with Content-Type: application/json")
+        raise ApiError(415, "the body is not said to be JSON", "send it with Content-Type: application/json")
     try:
         return await asyncio.wait_for(_read(receive, too_large), MOST_BODY_SECONDS)
     except asyncio.TimeoutError:
-        raise Refused(408, "the body did not come", "send it at once") from None
+        raise ApiError(408, "the body did not come", "send it at once") from None
 
 
-async def _read(receive: Receive, too_large: Refused) -> bytes | None:
+async def _read(receive: Receive, too_large: ApiError) -> bytes | None:
     chunks, size, more = [], 0, True
     while more:
         message = await receive()

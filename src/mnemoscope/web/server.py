@@ -37,7 +37,7 @@ from mnemoscope.web.streaming import EVENTS, Awaited, answered
 MOST_ANSWERS = 64
 MOST_ANSWER_BYTES = 32 * 2**20
 
-AskedOf = TypeVar("AskedOf", bound=requests.Asked)
+AskedOf = TypeVar("AskedOf", bound=requests.PromptRequest)
 _CLIENT_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 

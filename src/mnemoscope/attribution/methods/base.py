@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from mnemoscope.attribution import grids as parts, tables
 from mnemoscope.attribution.attribute import Best
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.prediction import Prediction
+from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.search import Bounds, Pool, Scores, search
 from mnemoscope.errors import OptionError
 from mnemoscope.model.gradients import TotalEffects
@@ -34,7 +34,7 @@ Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MethodCost:
     """What a method costs, told before it runs.
 
     Attributes:
@@ -50,7 +50,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class MethodInput:
     """One prediction, and which of its neurons are asked about.
 
     Attributes:
@@ -60,7 +60,7 @@ class Question:
         report: told of progress of methods that take long.
     """
 
-    prediction: Prediction
+    prediction: TargetPrediction
     kind: Kind
     sensitivity: Callable[[], Sensitivity]
     report: Report | None = None
@@ -74,9 +74,9 @@ class Question:
         return shared.ffn_neurons if self.kind == "ffn" else shared.attention_neurons_summed
 
     @property
-    def anatomy(self) -> parts.Anatomy:
+    def structure(self) -> parts.ModelStructure:
         """Where the model's parts are."""
-        return self.prediction.language_model.anatomy
+        return self.prediction.language_model.structure
 
     @property
     def token_ids(self) -> list[int]:
@@ -172,15 +172,15 @@ class Method(ABC):
         return self.name
 
     @abstractmethod
-    def estimate(self, question: Question, k: int) -> Estimate:
+    def estimate(self, question: MethodInput, k: int) -> MethodCost:
         """What `top` will cost."""
 
     @abstractmethod
-    def top(self, question: Question, k: int) -> Best:
+    def top(self, question: MethodInput, k: int) -> Best:
         """Flat indices and scores of the k neurons with the highest scores, best first, ties by index."""
 
     @abstractmethod
-    def scores(self, question: Question, index: Tensor) -> Tensor | None:
+    def scores(self, question: MethodInput, index: Tensor) -> Tensor | None:
         """Scores of the neurons with these ascending flat indices, `[n]`; None if it has no such thing."""
 
 
@@ -188,17 +188,17 @@ class Exhaustive(Method):
     """A method that scores all neurons at once."""
 
     @abstractmethod
-    def all(self, question: Question) -> Tensor:
+    def all(self, question: MethodInput) -> Tensor:
         """Every neuron's score, `[n_neurons]`."""
 
-    def top(self, question: Question, k: int) -> Best:
+    def top(self, question: MethodInput, k: int) -> Best:
         """The highest of all scores."""
         index = question.grid.existing
         scores = question.scored(self)[index]
         order = scores.argsort(descending=True, stable=True)[:k]
         return index[order], scores[order]
 
-    def scores(self, question: Question, index: Tensor) -> Tensor:
+    def scores(self, question: MethodInput, index: Tensor) -> Tensor:
         """Some of all scores."""
         return question.scored(self)[index]
 
@@ -213,27 +213,29 @@ class Searched(Method):
 
     lists_silent: ClassVar[bool] = True
 
-    def grid(self, question: Question) -> Grid:
+    def grid(self, question: MethodInput) -> Grid:
         """The neurons, added to the states that this method adds them to."""
         return question.grid
 
     @abstractmethod
-    def coarse(self, question: Question) -> Bounds[Grid]:
+    def coarse(self, question: MethodInput) -> Bounds[Grid]:
         """Quick bounds of its scores."""
 
     @abstractmethod
-    def fine(self, question: Question) -> Bounds[Grid]:
+    def fine(self, question: MethodInput) -> Bounds[Grid]:
         """Tighter ones, made when a search needs them."""
 
     @abstractmethod
-    def scorer(self, question: Question) -> Scores:
+    def scorer(self, question: MethodInput) -> Scores:
         """Its exact scores."""
 
-    def estimate(self, question: Question, k: int) -> Estimate:
+    def estimate(self, question: MethodInput, k: int) -> MethodCost:
         """No further pass through the model."""
-        return Estimate(0, question.prediction.budget, "bounds every neuron and scores the few left exactly")
+        return MethodCost(
+            0, question.prediction.budget, "bounds every neuron and scores the few left exactly"
+        )
 
-    def top(self, question: Question, k: int) -> Best:
+    def top(self, question: MethodInput, k: int) -> Best:
         """The proven best."""
         pool = Pool(k, 1, 0, 1)
         search(
@@ -245,7 +247,7 @@ class Searched(Method):
         )
         return self._with_silent(question, pool.best(), k) if self.lists_silent else pool.best()
 
-    def _with_silent(self, question: Question, best: Best, k: int) -> Best:
+    def _with_silent(self, question: MethodInput, best: Best, k: int) -> Best:
         """The best among those and the silent neurons."""
         grid = question.grid
         silent = grid.existing[~torch.isin(grid.existing, grid.present)][:k]
@@ -257,7 +259,7 @@ class Searched(Method):
         order = by_index[scores[by_index].argsort(descending=True, stable=True)][:k]
         return index[order], scores[order]
 
-    def scores(self, question: Question, index: Tensor) -> Tensor:
+    def scores(self, question: MethodInput, index: Tensor) -> Tensor:
         """Exact scores of some neurons."""
         return self.scorer(question).chosen(self.grid(question), index)
 

@@ -10,23 +10,23 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.attribute import Best
-from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Kind, Method, Question
+from mnemoscope.attribution.methods.base import Exhaustive, Kind, Method, MethodCost, MethodInput
 from mnemoscope.attribution.methods.gradients import ActivationGradient
 from mnemoscope.attribution.methods.static import LogProbabilityIncrease
 from mnemoscope.errors import OptionError
-from mnemoscope.intervention.ablation import Manner, changed
+from mnemoscope.intervention.ablation import AblationOptions, changed
 from mnemoscope.intervention.batch import Outcomes, ablate_each
 from mnemoscope.model.parts import neuron_part
 from mnemoscope.results.parts import Part
 
 
-def parts_of(question: Question, index: Tensor) -> list[Part]:
+def parts_of(question: MethodInput, index: Tensor) -> list[Part]:
     """The neurons that flat indices stand for."""
-    return [neuron_part(question.anatomy, question.kind, neuron) for neuron in index.tolist()]
+    return [neuron_part(question.structure, question.kind, neuron) for neuron in index.tolist()]
 
 
 def outcomes(
-    question: Question, sets: Sequence[Sequence[Part]], done: int = 0, total: int | None = None
+    question: MethodInput, sets: Sequence[Sequence[Part]], done: int = 0, total: int | None = None
 ) -> Outcomes:
     """The objective after each set of neurons is zeroed at all positions.
 
@@ -49,7 +49,7 @@ def outcomes(
     )
 
 
-def drops(question: Question, index: Tensor, done: int = 0, total: int | None = None) -> Tensor:
+def drops(question: MethodInput, index: Tensor, done: int = 0, total: int | None = None) -> Tensor:
     """How far the objective falls without each neuron alone, `[n]`, nats; see `outcomes`."""
     return outcomes(question, [[part] for part in parts_of(question, index)], done, total).drop
 
@@ -61,19 +61,19 @@ class SingleAblation(Exhaustive):
     title = "exact single ablation"
     formula = "log p(w) - log p(w | neuron zeroed)"
 
-    def estimate(self, question: Question, k: int) -> Estimate:
+    def estimate(self, question: MethodInput, k: int) -> MethodCost:
         """One row of a batch per neuron, from the neuron's own layer on."""
         n_layers, n_columns = question.grid.n_layers, question.grid.n_columns
-        return Estimate(n_columns * (n_layers + 1) / 2, question.prediction.budget, "every neuron in turn")
+        return MethodCost(n_columns * (n_layers + 1) / 2, question.prediction.budget, "every neuron in turn")
 
-    def all(self, question: Question) -> Tensor:
+    def all(self, question: MethodInput) -> Tensor:
         """Every neuron's true effect; 0 for columns beyond the neurons of a layer."""
         existing = question.grid.existing
         found = torch.zeros(question.grid.size, device=existing.device)
         found[existing] = drops(question, existing)
         return found
 
-    def scores(self, question: Question, index: Tensor) -> Tensor:
+    def scores(self, question: MethodInput, index: Tensor) -> Tensor:
         """Some neurons' true effects."""
         return drops(question, index)
 
@@ -127,7 +127,7 @@ class Verified(Method):
         unusual = [f"{name}={value}" for name, value in options.items() if value != getattr(usual, name)]
         return f"{self.name}({', '.join(unusual)})" if unusual else self.name
 
-    def estimate(self, question: Question, k: int) -> Estimate:
+    def estimate(self, question: MethodInput, k: int) -> MethodCost:
         """The first candidates, then a row of a batch per intervention and a gradient per step."""
         first, later = self._split(question, k)
         steps = k - 1 if self.greedily else 0
@@ -136,9 +136,9 @@ class Verified(Method):
         share = (question.grid.n_layers + 1) / (2 * question.grid.n_layers)
         memory = max(gradient.memory, question.prediction.budget)
         passes = gradient.passes * (1 + steps) + tried * share
-        return Estimate(passes, memory, f"tries {tried:,} interventions")
+        return MethodCost(passes, memory, f"tries {tried:,} interventions")
 
-    def top(self, question: Question, k: int) -> Best:
+    def top(self, question: MethodInput, k: int) -> Best:
         """The chosen neurons with what each took from the objective when it was chosen, in that order."""
         device, k = question.grid.base.device, min(k, len(question.grid.existing))
         first, later = self._split(question, k)
@@ -154,10 +154,10 @@ class Verified(Method):
             search.take()
         return torch.tensor(search.chosen, device=device), torch.tensor(search.gained, device=device)
 
-    def scores(self, question: Question, index: Tensor) -> None:
+    def scores(self, question: MethodInput, index: Tensor) -> None:
         """It ranks what it tried; by itself a neuron's score would be the truth it is measured by."""
 
-    def _split(self, question: Question, k: int) -> tuple[int, int]:
+    def _split(self, question: MethodInput, k: int) -> tuple[int, int]:
         """Divide the budget among the first step and each later one; never more than it in all.
 
         Raises:
@@ -199,7 +199,7 @@ class _Search:
         gained: what each took from the objective.
     """
 
-    def __init__(self, question: Question, specificity: float, total: int) -> None:
+    def __init__(self, question: MethodInput, specificity: float, total: int) -> None:
         self.question = question
         self.drops = torch.full((question.grid.size,), -torch.inf)
         self.chosen: list[int] = []
@@ -253,13 +253,13 @@ class _Search:
         if not self.chosen:
             return nullcontext()
         parts = parts_of(self.question, torch.tensor(self.chosen))
-        return changed(self.question.prediction.language_model, parts, Manner())
+        return changed(self.question.prediction.language_model, parts, AblationOptions())
 
 
 class _Collateral:
     """What taking further neurons away is expected to cost on plain text, beside those already taken."""
 
-    def __init__(self, question: Question, weight: float) -> None:
+    def __init__(self, question: MethodInput, weight: float) -> None:
         self.weight = weight
         self._kind: Kind = question.kind
         # Without a weight plain text need not be asked, which takes a while.

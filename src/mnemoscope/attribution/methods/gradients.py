@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Question
+from mnemoscope.attribution.methods.base import Exhaustive, MethodCost, MethodInput
 from mnemoscope.model.activations import stack_padded
 from mnemoscope.model.gradients import in_float32
 from mnemoscope.model.readout import Norm
@@ -23,13 +23,13 @@ class ActivationGradient(Exhaustive):
     title = "activation x gradient"
     formula = "sum over positions of m d log p(w) / d m"
 
-    def estimate(self, question: Question, k: int) -> Estimate:
+    def estimate(self, question: MethodInput, k: int) -> MethodCost:
         """A forward and a backward pass that keep every activation."""
-        anatomy = question.anatomy
-        kept = anatomy.n_layers * len(question.token_ids) * (4 * anatomy.d_ff + 12 * anatomy.d_model)
-        return Estimate(3, 4 * kept)
+        structure = question.structure
+        kept = structure.n_layers * len(question.token_ids) * (4 * structure.d_ff + 12 * structure.d_model)
+        return MethodCost(3, 4 * kept)
 
-    def all(self, question: Question) -> Tensor:
+    def all(self, question: MethodInput) -> Tensor:
         """Every neuron's effect."""
         return _of_kind(question).sum(1).flatten()
 
@@ -41,12 +41,12 @@ class ActivationGradientLast(ActivationGradient):
     title = "activation x gradient, last position"
     formula = "m d log p(w) / d m at the last position"
 
-    def all(self, question: Question) -> Tensor:
+    def all(self, question: MethodInput) -> Tensor:
         """Every neuron's effect."""
         return _of_kind(question)[:, -1].flatten()
 
 
-def _of_kind(question: Question) -> Tensor:
+def _of_kind(question: MethodInput) -> Tensor:
     """Effects by position, `[n_layers, n_tokens, n_columns]`."""
     effects = question.total_effects
     return effects.ffn if question.kind == "ffn" else effects.attention.flatten(2)
@@ -67,18 +67,23 @@ class IntegratedGradients(Exhaustive):
     formula = "a mean over k of g(k a / 20)"
     n_steps = 20
 
-    def estimate(self, question: Question, k: int) -> Estimate:
+    def estimate(self, question: MethodInput, k: int) -> MethodCost:
         """A forward and a backward pass for each step of each layer, from the layer on."""
-        anatomy = question.anatomy
+        structure = question.structure
         rows = min(self.n_steps, _rows(question))
-        kept = rows * len(question.token_ids) * anatomy.n_layers * (4 * anatomy.d_ff + 12 * anatomy.d_model)
-        return Estimate(3 * self.n_steps * (anatomy.n_layers + 1) / 2, 4 * kept)
+        kept = (
+            rows
+            * len(question.token_ids)
+            * structure.n_layers
+            * (4 * structure.d_ff + 12 * structure.d_model)
+        )
+        return MethodCost(3 * self.n_steps * (structure.n_layers + 1) / 2, 4 * kept)
 
-    def all(self, question: Question) -> Tensor:
+    def all(self, question: MethodInput) -> Tensor:
         """Every neuron's score."""
-        language_model, n_layers = question.prediction.language_model, question.anatomy.n_layers
+        language_model, n_layers = question.prediction.language_model, question.structure.n_layers
         scores = []
-        with in_float32(language_model.model, question.anatomy):
+        with in_float32(language_model.model, question.structure):
             replay = Replay(language_model, question.token_ids)
             for layer in range(n_layers):
                 scores.append(self._layer(question, replay, layer))
@@ -86,7 +91,7 @@ class IntegratedGradients(Exhaustive):
                     question.report(layer + 1, n_layers)
         return stack_padded(scores).flatten()
 
-    def _layer(self, question: Question, replay: Replay, layer: int) -> Tensor:
+    def _layer(self, question: MethodInput, replay: Replay, layer: int) -> Tensor:
         steps = torch.arange(1, self.n_steps + 1, device=question.grid.base.device) / self.n_steps
         parts = [
             _integral(question, replay, layer, some) * len(some) for some in steps.split(_rows(question))
@@ -94,9 +99,9 @@ class IntegratedGradients(Exhaustive):
         return torch.stack(parts).sum(0) / self.n_steps
 
 
-def _integral(question: Question, replay: Replay, layer: int, steps: Tensor) -> Tensor:
+def _integral(question: MethodInput, replay: Replay, layer: int, steps: Tensor) -> Tensor:
     """Value times mean gradient of a layer's neurons over some steps, `[n_columns]`."""
-    block = question.anatomy.blocks[layer]
+    block = question.structure.blocks[layer]
     projection = block.ffn_output if question.kind == "ffn" else block.attention_output
     norm = projection.norm
     values, scaled, scales = [], [], []
@@ -130,8 +135,8 @@ def _with_scale(norm: Norm, scales: list[Tensor]) -> Callable[..., Tensor]:
     return hook
 
 
-def _rows(question: Question) -> int:
+def _rows(question: MethodInput) -> int:
     """How many steps keep the activations of all layers, and the logits, within the budget."""
-    anatomy = question.anatomy
-    kept = 4 * len(question.token_ids) * anatomy.n_layers * (4 * anatomy.d_ff + 12 * anatomy.d_model)
-    return max(1, question.prediction.budget // (kept + 12 * anatomy.n_vocabulary))
+    structure = question.structure
+    kept = 4 * len(question.token_ids) * structure.n_layers * (4 * structure.d_ff + 12 * structure.d_model)
+    return max(1, question.prediction.budget // (kept + 12 * structure.n_vocabulary))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mnemoscope.attribution.geometry import Geometry, unit
 from mnemoscope.attribution.grids import Grid, by_layer
-from mnemoscope.attribution.methods.base import Question, Searched
+from mnemoscope.attribution.methods.base import MethodInput, Searched
 from mnemoscope.attribution.scores import MAX_ROWS, Observer, project_columns
 from mnemoscope.model.readout import FrozenReadout, Readout, project
 from mnemoscope.model.structure import Projection
@@ -154,7 +154,7 @@ class Standings:
 class RankBounds:
     """Bounds of `1 / rank`, or of `|m| / rank`."""
 
-    def __init__(self, question: Question, n_tokens: int, weighted: bool) -> None:
+    def __init__(self, question: MethodInput, n_tokens: int, weighted: bool) -> None:
         """Look at so many tokens."""
         geometry = question.prediction.geometry()
         self.weighted = weighted
@@ -220,7 +220,7 @@ class Ranks:
 class RankScores:
     """`1 / rank`, or `|m| / rank`, from the whole vocabulary; equal values count in the target's favour."""
 
-    def __init__(self, question: Question, weighted: bool) -> None:
+    def __init__(self, question: MethodInput, weighted: bool) -> None:
         """Prepare for one prediction."""
         token = question.one_token("a rank")
         self._ranks = question.prediction.geometry().latest("ranks", token, lambda: Ranks(token))
@@ -249,15 +249,15 @@ class Rank(Searched):
     # What adds nothing promotes no token above another.
     lists_silent = False
 
-    def coarse(self, question: Question) -> RankBounds:
+    def coarse(self, question: MethodInput) -> RankBounds:
         """From the target's rank among some of the tokens."""
         return RankBounds(question, COARSE_TOKENS, weighted=False)
 
-    def fine(self, question: Question) -> RankBounds:
+    def fine(self, question: MethodInput) -> RankBounds:
         """The same with more tokens."""
         return RankBounds(question, FINE_TOKENS, weighted=False)
 
-    def scorer(self, question: Question) -> RankScores:
+    def scorer(self, question: MethodInput) -> RankScores:
         """From the target's rank among all tokens."""
         return RankScores(question, weighted=False)
 
@@ -269,18 +269,18 @@ class CoefficientOverRank(Searched):
     title = "h coefficient / rank"
     formula = "|m| / rank of w in bs(v)"
 
-    def grid(self, question: Question) -> Grid:
+    def grid(self, question: MethodInput) -> Grid:
         """A post-norm's scale, which is positive, changes no rank, and `m` is what enters the projection."""
         return replace(question.grid, scale=torch.ones_like(question.grid.scale))
 
-    def coarse(self, question: Question) -> RankBounds:
+    def coarse(self, question: MethodInput) -> RankBounds:
         """From the target's rank among some of the tokens."""
         return RankBounds(question, COARSE_TOKENS, weighted=True)
 
-    def fine(self, question: Question) -> RankBounds:
+    def fine(self, question: MethodInput) -> RankBounds:
         """The same with more tokens."""
         return RankBounds(question, FINE_TOKENS, weighted=True)
 
-    def scorer(self, question: Question) -> RankScores:
+    def scorer(self, question: MethodInput) -> RankScores:
         """From the target's rank among all tokens."""
         return RankScores(question, weighted=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mnemoscope.attribution.methods.base import Estimate, Kind, Method, Question
+from mnemoscope.attribution.methods.base import Kind, Method, MethodCost, MethodInput
 from mnemoscope.attribution.methods.causal import SingleAblation, Verified, VerifiedSpecific, parts_of
 from mnemoscope.attribution.methods.gradients import (
     ActivationGradient,
@@ -112,7 +112,7 @@ class Ranking:
     method: str
     kind: Kind
     neurons: pd.DataFrame
-    estimate: Estimate
+    estimate: MethodCost
     seconds: float
     provenance: Provenance
 
@@ -132,7 +132,7 @@ class Ranking:
         }
 
 
-def rank(question: Question, method: Method, k: int) -> tuple[pd.DataFrame, float]:
+def rank(question: MethodInput, method: Method, k: int) -> tuple[pd.DataFrame, float]:
     """The k neurons a method puts first, as the table of a `Ranking`, and the seconds it took."""
     start = time.perf_counter()
     index, scores = method.top(question, k)

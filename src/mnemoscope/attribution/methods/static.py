@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.methods.base import Estimate, Exhaustive, Question, Searched, with_base
+from mnemoscope.attribution.methods.base import Exhaustive, MethodCost, MethodInput, Searched, with_base
 from mnemoscope.attribution.prediction import COARSE_TOKENS, FINE_TOKENS
 from mnemoscope.attribution.scores import Observer, Scorer
 from mnemoscope.attribution.search import Bounds, Scores
@@ -27,15 +27,15 @@ class LogProbabilityIncrease(Searched):
     title = "a log-probability increase"
     formula = "log p(w | x + v) - log p(w | x)"
 
-    def coarse(self, question: Question) -> Bounds[Grid]:
+    def coarse(self, question: MethodInput) -> Bounds[Grid]:
         """See `mnemoscope.attribution.bounds`."""
         return question.coarse
 
-    def fine(self, question: Question) -> Bounds[Grid]:
+    def fine(self, question: MethodInput) -> Bounds[Grid]:
         """The same with more tokens."""
         return question.fine
 
-    def scorer(self, question: Question) -> Scorer:
+    def scorer(self, question: MethodInput) -> Scorer:
         """See `mnemoscope.attribution.scores`."""
         return question.prediction.scorer()
 
@@ -51,19 +51,19 @@ class LogProbability(Searched):
     title = "b log probability"
     formula = "log p(w | v)"
 
-    def grid(self, question: Question) -> Grid:
+    def grid(self, question: MethodInput) -> Grid:
         """All neurons are added to the one state."""
         return with_base(question.grid, torch.zeros_like(question.grid.base))
 
-    def coarse(self, question: Question) -> Bounder:
+    def coarse(self, question: MethodInput) -> Bounder:
         """Bounds of the increase over the uniform state."""
         return _bounder(question, COARSE_TOKENS)
 
-    def fine(self, question: Question) -> Bounder:
+    def fine(self, question: MethodInput) -> Bounder:
         """The same with more tokens."""
         return _bounder(question, FINE_TOKENS)
 
-    def scorer(self, question: Question) -> Scorer:
+    def scorer(self, question: MethodInput) -> Scorer:
         """The increase over the uniform state."""
         prediction = question.prediction
         focus = prediction.focus
@@ -71,29 +71,29 @@ class LogProbability(Searched):
             focus.readout, _uniform(question), focus.objective, prediction.budget, prediction.projected
         )
 
-    def top(self, question: Question, k: int) -> tuple[Tensor, Tensor]:
+    def top(self, question: MethodInput, k: int) -> tuple[Tensor, Tensor]:
         """The proven best."""
         index, increase = super().top(question, k)
         return index, increase + _value(question)
 
-    def scores(self, question: Question, index: Tensor) -> Tensor:
+    def scores(self, question: MethodInput, index: Tensor) -> Tensor:
         """Exact scores of some neurons."""
         return super().scores(question, index) + _value(question)
 
 
-def _bounder(question: Question, n_tokens: int) -> Bounder:
+def _bounder(question: MethodInput, n_tokens: int) -> Bounder:
     prediction = question.prediction
     predicted = _uniform(question)
     tail = partial(split_tail, predicted, prediction.readout.unembedding, n_tokens)
     return bounder(prediction.focus, predicted, tail, {}, prediction.geometry, prediction.budget)
 
 
-def _uniform(question: Question) -> Predicted:
+def _uniform(question: MethodInput) -> Predicted:
     """What the state predicts that predicts every token in focus alike."""
     return question.prediction.predicted.alike()
 
 
-def _value(question: Question) -> Tensor:
+def _value(question: MethodInput) -> Tensor:
     """Of the objective in that state, `[1]`."""
     return question.prediction.focus.objective.value(_uniform(question).log_probabilities)
 
@@ -108,15 +108,15 @@ class ProbabilityIncrease(Searched):
     title = "c probability increase"
     formula = "p(w | x + v) - p(w | x)"
 
-    def coarse(self, question: Question) -> Bounds[Grid]:
+    def coarse(self, question: MethodInput) -> Bounds[Grid]:
         """Bounds of Imp, carried over."""
         return _CarriedBounds(_Carry.of(question), question.coarse)
 
-    def fine(self, question: Question) -> Bounds[Grid]:
+    def fine(self, question: MethodInput) -> Bounds[Grid]:
         """The same with more tokens."""
         return _CarriedBounds(_Carry.of(question), question.fine)
 
-    def scorer(self, question: Question) -> Scores:
+    def scorer(self, question: MethodInput) -> Scores:
         """Exact Imp, carried over."""
         return _CarriedScores(_Carry.of(question), question.prediction.scorer())
 
@@ -132,7 +132,7 @@ class _Carry:
     probability: Tensor
 
     @staticmethod
-    def of(question: Question) -> _Carry:
+    def of(question: MethodInput) -> _Carry:
         prediction = question.prediction
         if prediction.objective.against is not None:
             raise OptionError("a probability increase is not defined for log-odds; leave `against` out")
@@ -176,11 +176,11 @@ class Norm(Exhaustive):
     title = "d norm"
     formula = "||fc2||"
 
-    def estimate(self, question: Question, k: int) -> Estimate:
+    def estimate(self, question: MethodInput, k: int) -> MethodCost:
         """Reads the weights once."""
-        return Estimate(0, 4 * question.grid.size)
+        return MethodCost(0, 4 * question.grid.size)
 
-    def all(self, question: Question) -> Tensor:
+    def all(self, question: MethodInput) -> Tensor:
         """Every column's length."""
         return question.norms
 
@@ -192,11 +192,11 @@ class Coefficient(Exhaustive):
     title = "e coefficient"
     formula = "|m|"
 
-    def estimate(self, question: Question, k: int) -> Estimate:
+    def estimate(self, question: MethodInput, k: int) -> MethodCost:
         """Nothing beyond the forward pass."""
-        return Estimate(0, 4 * question.grid.size)
+        return MethodCost(0, 4 * question.grid.size)
 
-    def all(self, question: Question) -> Tensor:
+    def all(self, question: MethodInput) -> Tensor:
         """Every coefficient's magnitude."""
         return question.coefficients.abs()
 
@@ -208,10 +208,10 @@ class NormTimesCoefficient(Exhaustive):
     title = "g norm x coefficient"
     formula = "|m| ||fc2||"
 
-    def estimate(self, question: Question, k: int) -> Estimate:
+    def estimate(self, question: MethodInput, k: int) -> MethodCost:
         """Reads the weights once."""
-        return Estimate(0, 4 * question.grid.size)
+        return MethodCost(0, 4 * question.grid.size)
 
-    def all(self, question: Question) -> Tensor:
+    def all(self, question: MethodInput) -> Tensor:
         """Every added vector's length."""
         return question.coefficients.abs() * question.norms

@@ -19,18 +19,18 @@ from mnemoscope.attribution.query.scores import (
     QueryScores,
     ValueNeurons,
     inner_products,
-    readers_of,
+    input_projections_of,
     subkeys,
     value_index,
 )
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
 from mnemoscope.errors import OptionError
-from mnemoscope.intervention.ablation import Manner, changed
+from mnemoscope.intervention.ablation import AblationOptions, changed
 from mnemoscope.intervention.controls import ControlsFrom, matched_random
-from mnemoscope.model.activations import Components, Trace, capture_components
+from mnemoscope.model.activations import ActivationCache, ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.parts import sites
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import COEFFICIENT_COLUMNS
@@ -39,7 +39,7 @@ from mnemoscope.results.query import Kind, QueryAblation
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryAblationOptions:
     """What to prove.
 
     Attributes:
@@ -55,10 +55,12 @@ class Asked:
     controls_from: ControlsFrom = "same layers"
 
 
-class QueryProof:
+class QueryAblationTask:
     """The query neurons to zero of one prompt, and what that does to its value neurons."""
 
-    def __init__(self, language_model: LanguageModel, result: Attribution, asked: Asked) -> None:
+    def __init__(
+        self, language_model: LanguageModel, result: Attribution, asked: QueryAblationOptions
+    ) -> None:
         """Run the prompt as it is and choose the query neurons.
 
         Raises:
@@ -69,19 +71,19 @@ class QueryProof:
         self.language_model, self.token_ids = language_model, result.token_ids
         self.of: Kind = asked.of
         self._controls_from: ControlsFrom = asked.controls_from
-        anatomy = language_model.anatomy
+        structure = language_model.structure
         attention = result.attention_neurons.head(asked.values)
         ffn = result.ffn_neurons.head(asked.values)
         last = len(result.token_ids) - 1
         positions = [*attention["position"], last]
         self.components = capture_components(
-            language_model.model, anatomy, result.token_ids, [int(position) for position in positions]
+            language_model.model, structure, result.token_ids, [int(position) for position in positions]
         )
         groups = {
             "attention": attention_values(attention, language_model),
             "ffn": ffn_values(ffn, language_model, last),
         }
-        self.parts = shallow_query_neurons(anatomy, self.components, groups[asked.of], asked.top)
+        self.parts = shallow_query_neurons(structure, self.components, groups[asked.of], asked.top)
         if not self.parts:
             raise OptionError(
                 "no FFN neuron in the shallower half of the layers activates the value neurons, so there is "
@@ -97,13 +99,13 @@ class QueryProof:
 
     def outcome(self, ablation: Ablation) -> QueryAblation:
         """What zeroing the query neurons does, with the controls of an ablation of them."""
-        language_model, anatomy = self.language_model, self.language_model.anatomy
+        language_model, structure = self.language_model, self.language_model.structure
         (trace,) = language_model.capture([self.token_ids])
         drawn = [self._control(seed) for seed in ablation.controls["seed"].tolist()]
         controls = pd.DataFrame([self._without(parts).tolist() for parts in drawn])
         found = {
-            "before": measured(anatomy, trace, self.groups).tolist(),
-            "predicted": predicted(anatomy, self.components, trace, self.groups, self.parts).tolist(),
+            "before": measured(structure, trace, self.groups).tolist(),
+            "predicted": predicted(structure, self.components, trace, self.groups, self.parts).tolist(),
             "after": self._without(self.parts).tolist(),
             "control_mean": controls.mean(),
             "control_standard_deviation": controls.std().fillna(0.0),
@@ -113,13 +115,13 @@ class QueryProof:
         return QueryAblation(self.of, ablation, table.astype(nullable))
 
     def _control(self, seed: int) -> tuple[Part, ...]:
-        return matched_random(self.parts, self.language_model.anatomy, seed, self._controls_from)
+        return matched_random(self.parts, self.language_model.structure, seed, self._controls_from)
 
     def _without(self, parts: Sequence[Part]) -> Tensor:
         """The coefficients while parts are zeroed, `[n]`; NaN for value neurons among the parts."""
-        with changed(self.language_model, parts, Manner()):
+        with changed(self.language_model, parts, AblationOptions()):
             (trace,) = self.language_model.capture([self.token_ids])
-        found = measured(self.language_model.anatomy, trace, self.groups)
+        found = measured(self.language_model.structure, trace, self.groups)
         own = torch.tensor(_among(parts, self._named), device=found.device)
         return found.masked_fill(own, torch.nan)
 
@@ -132,28 +134,28 @@ def _among(parts: Sequence[Part], table: pd.DataFrame) -> np.ndarray:
 
 
 def shallow_query_neurons(
-    anatomy: Anatomy, components: Components, neurons: ValueNeurons, top: int
+    structure: ModelStructure, components: ResidualDecomposition, neurons: ValueNeurons, top: int
 ) -> tuple[FFNNeuron, ...]:
     """The FFN neurons of the shallower half of the layers with the highest query scores.
 
     Best first, at most `top`, and none whose score is not above 0: it does not activate the value neurons.
     """
-    scores = QueryScores(anatomy, components, [subkeys(anatomy, components, neurons, None)])
-    shallow = scores.ffn_neurons[0, 0, : anatomy.n_layers // 2].flatten()
+    scores = QueryScores(structure, components, [subkeys(structure, components, neurons, None)])
+    shallow = scores.ffn_neurons[0, 0, : structure.n_layers // 2].flatten()
     order = shallow.argsort(descending=True, stable=True)[:top]
     order = order[shallow[order] > 0]
-    return tuple(FFNNeuron(*divmod(index, anatomy.d_ff)) for index in order.tolist())
+    return tuple(FFNNeuron(*divmod(index, structure.d_ff)) for index in order.tolist())
 
 
-def measured(anatomy: Anatomy, trace: Trace, groups: Sequence[ValueNeurons]) -> Tensor:
+def measured(structure: ModelStructure, trace: ActivationCache, groups: Sequence[ValueNeurons]) -> Tensor:
     """The coefficients of groups of value neurons as the model computed them, `[n]`."""
-    return torch.cat([_measured(anatomy, trace, neurons) for neurons in groups])
+    return torch.cat([_measured(structure, trace, neurons) for neurons in groups])
 
 
 def predicted(
-    anatomy: Anatomy,
-    components: Components,
-    trace: Trace,
+    structure: ModelStructure,
+    components: ResidualDecomposition,
+    trace: ActivationCache,
     groups: Sequence[ValueNeurons],
     parts: Sequence[FFNNeuron],
 ) -> Tensor:
@@ -163,44 +165,46 @@ def predicted(
     that others wrote.
 
     Args:
-        anatomy: of the model.
+        structure: of the model.
         components: of the prompt, at the positions where the value neurons read.
         trace: of the prompt.
         groups: the value neurons.
         parts: FFN neurons that are zeroed.
     """
-    without = replace(components, ffn_out=components.ffn_out - _written(anatomy, components, parts))
+    without = replace(components, ffn_out=components.ffn_out - _written(structure, components, parts))
     found = []
     for neurons in groups:
-        reading = _FrozenReading(anatomy, components, trace, neurons)
-        before, measured_before = reading.coefficients(components), _measured(anatomy, trace, neurons)
+        reading = _FrozenReading(structure, components, trace, neurons)
+        before, measured_before = reading.coefficients(components), _measured(structure, trace, neurons)
         change = reading.coefficients(without) - before
         found.append(measured_before + change * reading.later_factors(before, measured_before))
     return torch.cat(found)
 
 
-def _written(anatomy: Anatomy, components: Components, parts: Sequence[FFNNeuron]) -> Tensor:
+def _written(
+    structure: ModelStructure, components: ResidualDecomposition, parts: Sequence[FFNNeuron]
+) -> Tensor:
     """What FFN neurons write, added up, `[n_layers, n_positions, d_model]`."""
     written = torch.zeros_like(components.ffn_out)
-    for site in sites(parts, anatomy):
+    for site in sites(parts, structure):
         if site.inputs is not None:
             index = site.inputs.to(written.device)
-            columns = anatomy.blocks[site.layer].ffn_output.columns(index)
+            columns = structure.blocks[site.layer].ffn_output.columns(index)
             written[site.layer] = components.ffn_coefficients[site.layer][:, index] @ columns
     return written
 
 
-def _measured(anatomy: Anatomy, trace: Trace, neurons: ValueNeurons) -> Tensor:
+def _measured(structure: ModelStructure, trace: ActivationCache, neurons: ValueNeurons) -> Tensor:
     if neurons.kind == "ffn":
         return trace.coefficients[neurons.layer, neurons.index]
     values = trace.values.transpose(2, 3).flatten(1, 2)
-    value = values[neurons.layer, value_index(anatomy, neurons.index), neurons.position]
-    return _value_factors(anatomy, trace, neurons) * value
+    value = values[neurons.layer, value_index(structure, neurons.index), neurons.position]
+    return _value_factors(structure, trace, neurons) * value
 
 
-def _value_factors(anatomy: Anatomy, trace: Trace, neurons: ValueNeurons) -> Tensor:
+def _value_factors(structure: ModelStructure, trace: ActivationCache, neurons: ValueNeurons) -> Tensor:
     """What values are multiplied with to enter the output projection, `[n]`."""
-    head = neurons.index.div(anatomy.d_head, rounding_mode="floor")
+    head = neurons.index.div(structure.d_head, rounding_mode="floor")
     factors = trace.head_factors[neurons.layer, neurons.index]
     return trace.patterns[neurons.layer, head, neurons.position] * factors
 
@@ -208,20 +212,26 @@ def _value_factors(anatomy: Anatomy, trace: Trace, neurons: ValueNeurons) -> Ten
 class _FrozenReading:
     """Value neurons that read any stream with the norms and attention weights of one prompt."""
 
-    def __init__(self, anatomy: Anatomy, components: Components, trace: Trace, neurons: ValueNeurons) -> None:
-        self.anatomy, self.trace, self.neurons = anatomy, trace, neurons
-        self.subkeys = subkeys(anatomy, components, neurons, None)
+    def __init__(
+        self,
+        structure: ModelStructure,
+        components: ResidualDecomposition,
+        trace: ActivationCache,
+        neurons: ValueNeurons,
+    ) -> None:
+        self.structure, self.trace, self.neurons = structure, trace, neurons
+        self.subkeys = subkeys(structure, components, neurons, None)
 
-    def coefficients(self, components: Components) -> Tensor:
+    def coefficients(self, components: ResidualDecomposition) -> Tensor:
         """The coefficients that components give, `[n]` float32."""
         read = inner_products(components, self.subkeys).total + self.subkeys.constants
         if self.neurons.kind == "attention":
-            weights = _value_factors(self.anatomy, self.trace, self.neurons)
+            weights = _value_factors(self.structure, self.trace, self.neurons)
             return weights * self._by_path("value", read)
         up, gate = (self._by_path(path, read) for path in ("up", "gate"))
         found = torch.empty_like(up)
         for layer in self.neurons.layer.unique().tolist():
-            readers, rows = readers_of(self.anatomy)[layer], self.neurons.layer == layer
+            readers, rows = input_projections_of(self.structure)[layer], self.neurons.layer == layer
             found[rows] = readers.coefficients(up[rows], None if readers.gate is None else gate[rows])
         return found
 
@@ -231,7 +241,7 @@ class _FrozenReading:
         1 in FFNs without a router and without a norm before the down projection.
         """
         rescaled = torch.tensor(
-            [readers_of(self.anatomy)[layer].rescaled for layer in self.neurons.layer.tolist()],
+            [input_projections_of(self.structure)[layer].rescaled for layer in self.neurons.layer.tolist()],
             device=read.device,
         )
         if self.neurons.kind == "attention" or not rescaled.any():

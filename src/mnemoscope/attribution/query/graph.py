@@ -20,12 +20,12 @@ from mnemoscope.attribution.query.scores import (
     Subkeys,
     ValueNeurons,
     inner_products,
-    readers_of,
+    input_projections_of,
     subkeys,
     value_index,
 )
-from mnemoscope.model.activations import Components
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.activations import ResidualDecomposition
+from mnemoscope.model.structure import ModelStructure
 
 NodeKind = Literal["ffn", "attention", "head", "embeddings", "biases"]
 
@@ -34,7 +34,7 @@ NodeKind = Literal["ffn", "attention", "head", "embeddings", "biases"]
 _SOURCES: tuple[NodeKind, ...] = ("ffn", "head", "embeddings", "biases")
 
 
-class Place(NamedTuple):
+class NodePlace(NamedTuple):
     """Which node.
 
     Attributes:
@@ -91,8 +91,8 @@ class Edge:
             pre-activation. Empty if the target is a head, which has no pre-activation of its own.
     """
 
-    source: Place
-    target: Place
+    source: NodePlace
+    target: NodePlace
     score: float
     share: float
     inner_products: dict[str, float]
@@ -102,7 +102,7 @@ class Edge:
 class Graph:
     """Nodes and edges, in the order in which they were found."""
 
-    nodes: dict[Place, Node] = field(default_factory=dict)
+    nodes: dict[NodePlace, Node] = field(default_factory=dict)
     edges: list[Edge] = field(default_factory=list)
 
 
@@ -118,7 +118,7 @@ class _Readings:
         subkeys: of neurons, whose rows belong to these nodes; None for heads.
     """
 
-    places: Sequence[Place]
+    places: Sequence[NodePlace]
     keys: Tensor
     position: Tensor
     constants: Tensor
@@ -128,17 +128,19 @@ class _Readings:
 class Linker:
     """Follows value neurons back through the stream."""
 
-    def __init__(self, anatomy: Anatomy, components: Components, depth: int, width: int) -> None:
+    def __init__(
+        self, structure: ModelStructure, components: ResidualDecomposition, depth: int, width: int
+    ) -> None:
         """Prepare for one prompt.
 
         Args:
-            anatomy: of the model.
+            structure: of the model.
             components: of the prompt, at every position and with its attention calls.
             depth: how many steps to go back.
             width: how many links to keep of each node.
         """
-        self.anatomy, self.components, self.depth, self.width = anatomy, components, depth, width
-        self.readers = readers_of(anatomy)
+        self.structure, self.components, self.depth, self.width = structure, components, depth, width
+        self.readers = input_projections_of(structure)
         self.graph = Graph()
 
     def link(self, groups: Sequence[ValueNeurons]) -> Graph:
@@ -149,7 +151,7 @@ class Linker:
             for layer, index, position, score in zip(
                 *(column.tolist() for column in columns), group.score.tolist(), strict=True
             ):
-                place = Place(group.kind, layer, index, position, last)
+                place = NodePlace(group.kind, layer, index, position, last)
                 self.graph.nodes[place] = Node(depth=0, value_score=score)
         for layer in reversed(range(self.components.n_layers)):
             # In sequential blocks an FFN reads what the attention of its layer wrote, so it comes first.
@@ -159,17 +161,17 @@ class Linker:
                     self._take_apart(self._read(places))
         return self.graph
 
-    def _to_take_apart(self, layer: int, kind: NodeKind) -> list[Place]:
+    def _to_take_apart(self, layer: int, kind: NodeKind) -> list[NodePlace]:
         return [
             place
             for place, node in self.graph.nodes.items()
             if place.layer == layer and place.kind == kind and node.depth < self.depth
         ]
 
-    def _read(self, places: list[Place]) -> _Readings:
+    def _read(self, places: list[NodePlace]) -> _Readings:
         return self._read_heads(places) if places[0].kind == "head" else self._read_neurons(places)
 
-    def _read_neurons(self, places: list[Place]) -> _Readings:
+    def _read_neurons(self, places: list[NodePlace]) -> _Readings:
         device = self.components.positions.device
         layer, index, position = (
             torch.tensor([place[i] for place in places], device=device) for i in (1, 2, 3)
@@ -177,7 +179,7 @@ class Linker:
         score = torch.tensor([self.graph.nodes[place].score for place in places], device=device)
         kind = "ffn" if places[0].kind == "ffn" else "attention"
         neurons = ValueNeurons(kind, layer, index, position, score)
-        read = subkeys(self.anatomy, self.components, neurons, None)
+        read = subkeys(self.structure, self.components, neurons, None)
         products = inner_products(self.components, read)
         skipped = read.neurons_with(products.remainder < read.smallest_remainder)
         for place, is_skipped in zip(places, skipped.tolist(), strict=True):
@@ -187,13 +189,13 @@ class Linker:
         keys.index_add_(0, read.neuron, read.keys * weight[:, None])
         return _Readings(places, keys, position, torch.zeros_like(score), read)
 
-    def _read_heads(self, places: list[Place]) -> _Readings:
-        layer, d_head = places[0].layer, self.anatomy.d_head
+    def _read_heads(self, places: list[NodePlace]) -> _Readings:
+        layer, d_head = places[0].layer, self.structure.d_head
         reader, device = self.readers[layer].value, self.components.positions.device
         head = torch.tensor([place.number for place in places], device=device)
         position = torch.tensor([place.reads for place in places], device=device)
         dims = head[:, None] * d_head + torch.arange(d_head, device=device)
-        values = value_index(self.anatomy, dims.flatten())
+        values = value_index(self.structure, dims.flatten())
         pulled = torch.stack([self._pulled(place) for place in places])
         by_dim = reader.keys(values).view(*dims.shape, -1)
         scale = reader.scale(self.components.resid_pre[layer, position])
@@ -201,7 +203,7 @@ class Linker:
         constants = (pulled * reader.constants(values).view(dims.shape)).sum(-1)
         return _Readings(places, keys, position, constants, None)
 
-    def _pulled(self, place: Place) -> Tensor:
+    def _pulled(self, place: NodePlace) -> Tensor:
         pulled = self.graph.nodes[place].pulled
         if pulled is None:
             raise TypeError(f"{place} is no head")
@@ -224,11 +226,11 @@ class Linker:
                     raw = self._inner_products(source, readings, row)
                     self.graph.edges.append(Edge(source, target, score, share, raw))
 
-    def _place(self, code: Sequence[int], writes: int) -> Place:
+    def _place(self, code: Sequence[int], writes: int) -> NodePlace:
         kind, layer, number, reads = code
-        return Place(_SOURCES[kind], layer, number, reads, writes)
+        return NodePlace(_SOURCES[kind], layer, number, reads, writes)
 
-    def _give(self, source: Place, score: float, depth: int, key: Tensor) -> None:
+    def _give(self, source: NodePlace, score: float, depth: int, key: Tensor) -> None:
         """Add to a node what one of its readers gets from it."""
         node = self.graph.nodes.setdefault(source, Node(depth))
         node.depth = min(node.depth, depth)
@@ -256,7 +258,7 @@ class Linker:
 
     def _sees(self, readings: _Readings, layer: int, *, attention: bool) -> bool:
         own, kind = readings.places[0].layer, readings.places[0].kind
-        same_layer = attention and kind == "ffn" and not self.anatomy.parallel
+        same_layer = attention and kind == "ffn" and not self.structure.parallel
         return layer < own or (same_layer and layer == own)
 
     def _single(self, readings: _Readings, kind: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -286,7 +288,7 @@ class Linker:
         """The strongest FFN neurons of a layer."""
         coefficients = self.components.ffn_coefficients[layer, readings.position]
         active = torch.nonzero(coefficients.any(0))[:, 0]
-        columns = self.anatomy.blocks[layer].ffn_output.columns(active)
+        columns = self.structure.blocks[layer].ffn_output.columns(active)
         scores = (readings.keys @ columns.T) * coefficients[:, active]
         order = _largest(scores, self.width)
         position = readings.position[:, None].expand_as(order)
@@ -294,8 +296,8 @@ class Linker:
 
     def _heads(self, readings: _Readings, layer: int) -> tuple[Tensor, Tensor]:
         """The strongest heads of a layer, by the position that they bring something from."""
-        n_heads, d_head = self.anatomy.n_heads, self.anatomy.d_head
-        columns = self.anatomy.blocks[layer].attention_output.columns()
+        n_heads, d_head = self.structure.n_heads, self.structure.d_head
+        columns = self.structure.blocks[layer].attention_output.columns()
         factors = self._factors(layer)[readings.position]
         by_dim = (readings.keys @ columns.T * factors).view(-1, n_heads, d_head)
         brought = torch.einsum("nhd,htd->nht", by_dim, self._values(layer))
@@ -308,7 +310,7 @@ class Linker:
     def _patterns(self, layer: int) -> Tensor:
         """Attention weights of what heads bring, `[n_tokens (writes), n_heads, n_tokens (reads)]`."""
         patterns = self.components.calls[layer].patterns()[0].transpose(0, 1)
-        return patterns.to(self.anatomy.device)
+        return patterns.to(self.structure.device)
 
     def _factors(self, layer: int) -> Tensor:
         """Of the frozen norms around the output projection, `[n_tokens (writes), n_heads * d_head]`."""
@@ -319,17 +321,17 @@ class Linker:
 
     def _values(self, layer: int) -> Tensor:
         """What heads can bring, `[n_heads, n_tokens, d_head]`."""
-        values = self.components.calls[layer].value[0].float().to(self.anatomy.device)
-        return values.repeat_interleave(self.anatomy.n_heads // len(values), dim=0)
+        values = self.components.calls[layer].value[0].float().to(self.structure.device)
+        return values.repeat_interleave(self.structure.n_heads // len(values), dim=0)
 
-    def _head_columns(self, source: Place) -> Tensor:
+    def _head_columns(self, source: NodePlace) -> Tensor:
         """What each dim of a head writes where it does, by the value that it brings, `[d_head, d_model]`."""
-        dims = torch.arange(self.anatomy.d_head, device=self.components.positions.device)
-        dims = source.number * self.anatomy.d_head + dims
-        columns = self.anatomy.blocks[source.layer].attention_output.columns(dims)
+        dims = torch.arange(self.structure.d_head, device=self.components.positions.device)
+        dims = source.number * self.structure.d_head + dims
+        columns = self.structure.blocks[source.layer].attention_output.columns(dims)
         return columns * self._factors(source.layer)[source.writes, dims][:, None]
 
-    def _inner_products(self, source: Place, readings: _Readings, row: int) -> dict[str, float]:
+    def _inner_products(self, source: NodePlace, readings: _Readings, row: int) -> dict[str, float]:
         """Of the subkeys of one node with what a source writes."""
         if readings.subkeys is None:
             return {}
@@ -338,11 +340,11 @@ class Linker:
         paths = (readings.subkeys.path[i] for i in own.tolist())
         return dict(zip(paths, products.tolist(), strict=True))
 
-    def _vector(self, source: Place, readings: _Readings) -> Tensor:
+    def _vector(self, source: NodePlace, readings: _Readings) -> Tensor:
         """What a source writes where it is read, `[d_model]`."""
         if source.kind == "ffn":
             index = torch.tensor([source.number], device=readings.position.device)
-            column = self.anatomy.blocks[source.layer].ffn_output.columns(index)[0]
+            column = self.structure.blocks[source.layer].ffn_output.columns(index)[0]
             return column * self.components.ffn_coefficients[source.layer, source.writes, source.number]
         if source.kind == "head":
             values = self._values(source.layer)[source.number, source.reads]

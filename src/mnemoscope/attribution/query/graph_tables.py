@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from mnemoscope.attribution.query.graph import Graph, Linker, Place
+from mnemoscope.attribution.query.graph import Graph, Linker, NodePlace
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
 from mnemoscope.errors import OptionError
 from mnemoscope.model.activations import capture_components
@@ -42,9 +42,9 @@ def follow(language_model: LanguageModel, result: Attribution, extent: Extent, b
         OptionError: what is kept of the prompt would not fit the budget, in bytes.
         UnsupportedModelError: what the model's neurons read could not be found.
     """
-    anatomy, n_tokens = language_model.anatomy, len(result.tokens)
-    width = anatomy.d_ff + 3 * anatomy.n_heads * anatomy.d_head + 6 * anatomy.d_model
-    needed = 4 * n_tokens * anatomy.n_layers * width
+    structure, n_tokens = language_model.structure, len(result.tokens)
+    width = structure.d_ff + 3 * structure.n_heads * structure.d_head + 6 * structure.d_model
+    needed = 4 * n_tokens * structure.n_layers * width
     if needed > budget:
         raise OptionError(
             f"to follow links through {n_tokens} tokens {needed / 2**20:.0f} MiB are needed, the budget is "
@@ -55,10 +55,10 @@ def follow(language_model: LanguageModel, result: Attribution, extent: Extent, b
         ffn_values(result.ffn_neurons.head(extent.values), language_model, n_tokens - 1),
     ]
     components = capture_components(
-        language_model.model, anatomy, result.token_ids, range(n_tokens), calls=True
+        language_model.model, structure, result.token_ids, range(n_tokens), calls=True
     )
     with torch.no_grad():
-        return Linker(anatomy, components, extent.depth, extent.width).link(groups)
+        return Linker(structure, components, extent.depth, extent.width).link(groups)
 
 
 def tables_of(graph: Graph, d_head: int, tokens: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -100,7 +100,7 @@ def tables_of(graph: Graph, d_head: int, tokens: tuple[str, ...]) -> tuple[pd.Da
     return node_table.loc[order].reset_index(drop=True), edge_table.sort_values("score", **strength)
 
 
-def name_of(place: Place, d_head: int) -> str:
+def name_of(place: NodePlace, d_head: int) -> str:
     """A node's name, such as `ffn 24.1005 @7` or `head 23.4 @3>7` (reads position 3, writes position 7)."""
     at = f"@{place.writes}" if place.reads == place.writes else f"@{place.reads}>{place.writes}"
     if place.kind in ("embeddings", "biases"):
@@ -109,7 +109,7 @@ def name_of(place: Place, d_head: int) -> str:
     return f"{place.kind} {place.layer}.{index} {at}"
 
 
-def _numbers(place: Place, d_head: int) -> dict[str, Any]:
+def _numbers(place: NodePlace, d_head: int) -> dict[str, Any]:
     """What names a place, by column; None where a kind has no such number."""
     is_head = place.kind == "head"
     is_neuron = place.kind == "attention"

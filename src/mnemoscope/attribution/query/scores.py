@@ -16,27 +16,27 @@ import torch
 from torch import Tensor
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.activations import Components
-from mnemoscope.model.input_projections import Path, Readers
-from mnemoscope.model.structure import Anatomy, Projection
+from mnemoscope.model.activations import ResidualDecomposition
+from mnemoscope.model.input_projections import InputProjections, Path
+from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.results.query import Key, Kind
 
 SMALLEST_REMAINDER = 1e-2
 
 
-def readers_of(anatomy: Anatomy) -> tuple[Readers, ...]:
+def input_projections_of(structure: ModelStructure) -> tuple[InputProjections, ...]:
     """What the neurons of every layer read with.
 
     Raises:
         UnsupportedModelError: in some layer it could not be found.
     """
-    missing = [layer for layer, block in enumerate(anatomy.blocks) if block.readers is None]
+    missing = [layer for layer, block in enumerate(structure.blocks) if block.readers is None]
     if missing:
         raise UnsupportedModelError(
             f"what the neurons of layer {missing[0]} read of the residual stream could not be found, so what "
             "activates them is not known; value neurons and interventions work without it"
         )
-    return tuple(block.readers for block in anatomy.blocks if block.readers is not None)
+    return tuple(block.readers for block in structure.blocks if block.readers is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +102,13 @@ class Subkeys:
         return found
 
 
-def subkeys(anatomy: Anatomy, components: Components, neurons: ValueNeurons, key: Key | None) -> Subkeys:
+def subkeys(
+    structure: ModelStructure, components: ResidualDecomposition, neurons: ValueNeurons, key: Key | None
+) -> Subkeys:
     """How value neurons read the stream.
 
     Args:
-        anatomy: of the model.
+        structure: of the model.
         components: at the neurons' positions.
         neurons: the value neurons.
         key: which path of gated FFN neurons; None takes half of the gate's and half of the up path's
@@ -118,9 +120,9 @@ def subkeys(anatomy: Anatomy, components: Components, neurons: ValueNeurons, key
     """
     position = components.index(neurons.position)
     pieces = [
-        _Piece(rows, path, *_read(anatomy, components, neurons, rows, position[rows], path))
+        _Piece(rows, path, *_read(structure, components, neurons, rows, position[rows], path))
         for rows in _rows_by_layer(neurons.layer)
-        for path in _paths(anatomy, neurons, int(neurons.layer[rows[0]]), key)
+        for path in _paths(structure, neurons, int(neurons.layer[rows[0]]), key)
     ]
     rows = torch.cat([piece.rows for piece in pieces])
     n_paths = torch.bincount(rows, minlength=len(neurons.layer))
@@ -131,7 +133,7 @@ def subkeys(anatomy: Anatomy, components: Components, neurons: ValueNeurons, key
         constants=torch.cat([piece.constants for piece in pieces]),
         layer=neurons.layer[rows],
         position=position[rows],
-        after_attention=neurons.kind == "ffn" and not anatomy.parallel,
+        after_attention=neurons.kind == "ffn" and not structure.parallel,
         weight=neurons.score[rows] / n_paths[rows],
         n_paths=n_paths,
         smallest_remainder=0.0 if key == "down" and neurons.kind == "ffn" else SMALLEST_REMAINDER,
@@ -152,16 +154,16 @@ def _rows_by_layer(layer: Tensor) -> list[Tensor]:
     return [torch.nonzero(layer == here)[:, 0] for here in layer.unique().tolist()]
 
 
-def _paths(anatomy: Anatomy, neurons: ValueNeurons, layer: int, key: Key | None) -> Sequence[Path]:
+def _paths(structure: ModelStructure, neurons: ValueNeurons, layer: int, key: Key | None) -> Sequence[Path]:
     if neurons.kind == "attention":
         return ("value",)
-    available = readers_of(anatomy)[layer].ffn
+    available = input_projections_of(structure)[layer].ffn
     return tuple(available) if key is None or (key == "gate" and "gate" not in available) else (key,)
 
 
 def _read(
-    anatomy: Anatomy,
-    components: Components,
+    structure: ModelStructure,
+    components: ResidualDecomposition,
     neurons: ValueNeurons,
     rows: Tensor,
     position: Tensor,
@@ -169,31 +171,33 @@ def _read(
 ) -> tuple[Tensor, Tensor]:
     """Scaled subkeys `[n, d_model]` and constants `[n]` of value neurons of one layer."""
     layer, index = int(neurons.layer[rows[0]]), neurons.index[rows]
-    readers = readers_of(anatomy)[layer]
+    readers = input_projections_of(structure)[layer]
     if path == "down":
-        columns = anatomy.blocks[layer].ffn_output.columns(index)
+        columns = structure.blocks[layer].ffn_output.columns(index)
         norm = readers.up.norm
         keys = columns if norm is None else norm.centre(columns * norm.weight)
         reader, constants = readers.up, torch.zeros(len(index), device=keys.device)
     else:
         reader = readers.value if path == "value" else readers.ffn[path]
-        index = value_index(anatomy, index) if path == "value" else index
+        index = value_index(structure, index) if path == "value" else index
         keys, constants = reader.keys(index), reader.constants(index)
-    states = state_read(anatomy, components, neurons.kind, layer)[position]
+    states = state_read(structure, components, neurons.kind, layer)[position]
     return keys * reader.scale(states)[:, None], constants
 
 
-def value_index(anatomy: Anatomy, index: Tensor) -> Tensor:
+def value_index(structure: ModelStructure, index: Tensor) -> Tensor:
     """Which value (of the key/value heads) attention neurons `head * d_head + dim` carry, `[n] -> [n]`."""
-    head = index.div(anatomy.d_head, rounding_mode="floor")
-    kv_head = head.div(anatomy.n_heads // anatomy.n_kv_heads, rounding_mode="floor")
-    return kv_head * anatomy.d_head + index % anatomy.d_head
+    head = index.div(structure.d_head, rounding_mode="floor")
+    kv_head = head.div(structure.n_heads // structure.n_kv_heads, rounding_mode="floor")
+    return kv_head * structure.d_head + index % structure.d_head
 
 
-def state_read(anatomy: Anatomy, components: Components, kind: Kind, layer: int) -> Tensor:
+def state_read(
+    structure: ModelStructure, components: ResidualDecomposition, kind: Kind, layer: int
+) -> Tensor:
     """The states that neurons of a kind read in a layer, `[n_positions, d_model]`."""
     states = components.resid_pre[layer]
-    return states + components.attention_out[layer] if kind == "ffn" and not anatomy.parallel else states
+    return states + components.attention_out[layer] if kind == "ffn" and not structure.parallel else states
 
 
 ATTENTION, FFN = 0, 1
@@ -223,7 +227,7 @@ class InnerProducts:
         return self.total.abs() / magnitude.clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def inner_products(components: Components, subkeys: Subkeys) -> InnerProducts:
+def inner_products(components: ResidualDecomposition, subkeys: Subkeys) -> InnerProducts:
     """What each component of the stream gives to each subkey.
 
     In float64, because sums of them are divided by and can be small beside what cancels in them.
@@ -244,15 +248,17 @@ class QueryScores:
     neurons, skipped ones too, of the inner product towards the sign of its neuron's sum.
     """
 
-    def __init__(self, anatomy: Anatomy, components: Components, groups: Sequence[Subkeys]) -> None:
+    def __init__(
+        self, structure: ModelStructure, components: ResidualDecomposition, groups: Sequence[Subkeys]
+    ) -> None:
         """Read the stream.
 
         Args:
-            anatomy: of the model.
+            structure: of the model.
             components: of the prompt, at the positions where the value neurons read.
             groups: the subkeys of each group of value neurons.
         """
-        self.anatomy, self.components = anatomy, components
+        self.structure, self.components = structure, components
         self.products = [inner_products(components, group) for group in groups]
         self.skipped = [
             group.neurons_with(products.remainder < group.smallest_remainder)
@@ -285,7 +291,7 @@ class QueryScores:
     @cached_property
     def heads(self) -> Tensor:
         """Of heads, `[n_groups, 2, n_layers, n_heads]`."""
-        by_head = (self.anatomy.n_heads, self.anatomy.d_head)
+        by_head = (self.structure.n_heads, self.structure.d_head)
         return self.attention_neurons.unflatten(-1, by_head).sum(-1)
 
     @cached_property
@@ -332,7 +338,7 @@ class QueryScores:
         return (self.components.attention_coefficients, self.components.ffn_coefficients)[which]
 
     def _projection(self, which: int, layer: int) -> Projection:
-        block = self.anatomy.blocks[layer]
+        block = self.structure.blocks[layer]
         return block.attention_output if which == ATTENTION else block.ffn_output
 
     def _with(self, attention: Tensor, ffn: Tensor) -> Tensor:

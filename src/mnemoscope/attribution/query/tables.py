@@ -11,14 +11,14 @@ from torch import Tensor
 
 from mnemoscope.attribution.query.scores import ATTENTION, FFN, QueryScores, Subkeys, ValueNeurons, subkeys
 from mnemoscope.attribution.tables import with_experts
-from mnemoscope.model.activations import Components, capture_components
+from mnemoscope.model.activations import ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.columns import SPLIT_COLUMNS
 from mnemoscope.results.query import Key, QueryNeurons, QueryTables
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryOptions:
     """What to ask of a result.
 
     Attributes:
@@ -37,8 +37,8 @@ def query_neurons(
     token_ids: Sequence[int],
     tokens: Sequence[str],
     value_tables: tuple[pd.DataFrame, pd.DataFrame],
-    asked: Asked,
-    everywhere: Components | None = None,
+    asked: QueryOptions,
+    everywhere: ResidualDecomposition | None = None,
 ) -> QueryNeurons:
     """Find what activates value neurons.
 
@@ -59,14 +59,14 @@ def query_neurons(
         attention_values(attention.head(asked.values), language_model),
         ffn_values(ffn.head(asked.values), language_model, len(tokens) - 1),
     ]
-    anatomy = language_model.anatomy
+    structure = language_model.structure
     positions = torch.cat([group.position for group in groups]).unique()
     if everywhere is None:
-        components = capture_components(language_model.model, anatomy, token_ids, positions.tolist())
+        components = capture_components(language_model.model, structure, token_ids, positions.tolist())
     else:
         components = everywhere.at(positions)
-    keys = [subkeys(anatomy, components, group, asked.key) for group in groups]
-    scores = QueryScores(anatomy, components, keys)
+    keys = [subkeys(structure, components, group, asked.key) for group in groups]
+    scores = QueryScores(structure, components, keys)
     makers = (
         _Tables(scores, number, group, read, tokens, asked.top, ffn)
         for number, (group, read) in enumerate(zip(groups, keys, strict=True))
@@ -76,16 +76,16 @@ def query_neurons(
 
 def attention_values(table: pd.DataFrame, language_model: LanguageModel) -> ValueNeurons:
     """The rows of a table of attention neurons at positions as value neurons."""
-    anatomy = language_model.anatomy
-    index = table["head"] * anatomy.d_head + table["dim"]
-    device = anatomy.readout.unembedding.device
+    structure = language_model.structure
+    index = table["head"] * structure.d_head + table["dim"]
+    device = structure.readout.unembedding.device
     columns = (table["layer"], index, table["position"], table["score"])
     return ValueNeurons("attention", *(_tensor(column, device) for column in columns))
 
 
 def ffn_values(table: pd.DataFrame, language_model: LanguageModel, last: int) -> ValueNeurons:
     """The rows of a table of FFN neurons as value neurons, which read the last position."""
-    device = language_model.anatomy.readout.unembedding.device
+    device = language_model.structure.readout.unembedding.device
     layer, neuron, score = (_tensor(table[name], device) for name in ("layer", "neuron", "score"))
     return ValueNeurons("ffn", layer, neuron, torch.full_like(layer, last), score)
 
@@ -139,11 +139,11 @@ class _Tables:
         known = set(zip(self.ffn_value_table["layer"], self.ffn_value_table["neuron"], strict=True))
         also = [pair in known for pair in zip(table["layer"], table["index"], strict=True)]
         table = table.rename(columns={"index": "neuron"}).assign(value_neuron=also)
-        return with_experts(table, self.scores.anatomy)
+        return with_experts(table, self.scores.structure)
 
     def _attention_neurons(self) -> pd.DataFrame:
         table = self._neurons(ATTENTION, self.scores.attention_neurons[self.group])
-        d_head = self.scores.anatomy.d_head
+        d_head = self.scores.structure.d_head
         table.insert(1, "head", table["index"] // d_head)
         table.insert(2, "dim", table["index"] % d_head)
         return table.drop(columns="index")
@@ -177,7 +177,7 @@ class _Tables:
         products = self.scores.products[self.group]
         position = neurons.position[rows]
         index = neurons.index[rows]
-        d_head = self.scores.anatomy.d_head
+        d_head = self.scores.structure.d_head
         attention = {"head": index.div(d_head, rounding_mode="floor"), "dim": index % d_head}
         names = attention if neurons.kind == "attention" else {"neuron": index}
         frame = _frame({"layer": neurons.layer[rows], **names, "position": position})

@@ -1,4 +1,4 @@
-"""Finding what neurons read, by watching one forward pass, like the anatomy.
+"""Finding what neurons read, by watching one forward pass, like the structure.
 
 Whatever module computes them, fused with others, interleaved or not, some of its outputs *are* the values
 that attention was given, and some, passed through an activation, *are* the coefficients that enter the down
@@ -15,16 +15,16 @@ from itertools import permutations
 import torch
 from torch import Tensor, nn
 
-from mnemoscope.model.discovery.recording import TOLERANCES, Step
+from mnemoscope.model.discovery.recording import TOLERANCES, ModuleCall
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.input_projections import (
     Activation,
     Elementwise,
     ExpertActivation,
     ExpertRows,
+    InputProjection,
+    InputProjections,
     JointRows,
-    Reader,
-    Readers,
 )
 from mnemoscope.model.readout import Norm
 from mnemoscope.model.tolerances import largest_error
@@ -49,7 +49,7 @@ class Watched:
         routing: router weights, `[n_tokens, n_experts]`, if it is one.
     """
 
-    steps: Sequence[Step]
+    steps: Sequence[ModuleCall]
     resid_pre: Tensor
     ffn_base: Tensor
     values: Tensor
@@ -72,7 +72,7 @@ class Watched:
 class _Track:
     """Outputs of a matrix that could be a factor of the coefficients, one for each."""
 
-    step: Step
+    step: ModuleCall
     outputs: Tensor
 
     @cached_property
@@ -81,7 +81,7 @@ class _Track:
         return self.step.states[:, self.outputs].float()
 
 
-def find_readers(watched: Watched) -> Readers | None:
+def find_input_projections(watched: Watched) -> InputProjections | None:
     """The readers of a block; None if its values or its coefficients cannot be told from the stream."""
     value = _find_value(watched)
     if value is None:
@@ -92,10 +92,12 @@ def find_readers(watched: Watched) -> Readers | None:
     if ffn is None:
         return None
     activation, up, gate = ffn
-    return Readers(value, up, gate, activation)
+    return InputProjections(value, up, gate, activation)
 
 
-def _find_experts(watched: Watched, mixture: Mixture, routing: Tensor, value: Reader) -> Readers | None:
+def _find_experts(
+    watched: Watched, mixture: Mixture, routing: Tensor, value: InputProjection
+) -> InputProjections | None:
     """The readers of a mixture of gated experts; None if the formula does not give its coefficients.
 
     Router weights are taken as they were, and of the shared expert what enters its own down projection.
@@ -121,11 +123,11 @@ def _find_experts(watched: Watched, mixture: Mixture, routing: Tensor, value: Re
     x = watched.ffn_base.float()
     every = torch.arange(experts.n_inputs, device=x.device)
     for norm in (*_norms(watched), None):
-        up, gate = (Reader(by_path[path], every, norm) for path in ("up", "gate"))
+        up, gate = (InputProjection(by_path[path], every, norm) for path in ("up", "gate"))
         made = activation(up.read(x), gate.read(x)) * weights
         sizes = _sizes(up, x) * _sizes(gate, x) * weights
         if largest_error(made, entered, sizes, watched.dtype) < watched.tolerance:
-            return Readers(value, up, gate, activation, rescaled=True)
+            return InputProjections(value, up, gate, activation, rescaled=True)
     return None
 
 
@@ -137,7 +139,7 @@ def _norms(watched: Watched) -> Iterator[Norm]:
             yield norm
 
 
-def _find_value(watched: Watched) -> Reader | None:
+def _find_value(watched: Watched) -> InputProjection | None:
     for step in _matrices(watched.steps):
         found = _same_columns(step.states, watched.values)
         reader = None if found is None else _reader(watched, step, found, watched.resid_pre)
@@ -146,7 +148,7 @@ def _find_value(watched: Watched) -> Reader | None:
     return None
 
 
-def _find_ffn(watched: Watched) -> tuple[Activation, Reader, Reader | None] | None:
+def _find_ffn(watched: Watched) -> tuple[Activation, InputProjection, InputProjection | None] | None:
     """Activation, up and gate of the outputs that make the coefficients best, if they do."""
     d_ff = watched.coefficients.shape[-1]
     tracks = [
@@ -199,28 +201,28 @@ def _tracks(n_outputs: int, d_ff: int) -> Iterator[tuple[int, int]]:
         yield from ((0, 1), (d_ff, 1), (0, 2), (1, 2))
 
 
-def _reader(watched: Watched, step: Step, outputs: Tensor, states: Tensor) -> Reader | None:
+def _reader(watched: Watched, step: ModuleCall, outputs: Tensor, states: Tensor) -> InputProjection | None:
     """The reader of some outputs of a module, with the norm by which the formula gives them from states."""
     given, after = step.states_given, step.states[:, outputs].float()
     if given.shape != states.shape:
         return None
     norms = [norm.norm() for norm in watched.steps if not norm.is_matrix and _same(norm.states, given)]
     for norm in (*(norm for norm in norms if norm is not None), None):
-        reader = Reader(matrix_of(step.module), outputs, norm)
+        reader = InputProjection(matrix_of(step.module), outputs, norm)
         x = states.float()
         if largest_error(reader.read(x), after, _sizes(reader, x), watched.dtype) < watched.tolerance:
             return reader
     return None
 
 
-def _sizes(reader: Reader, states: Tensor) -> Tensor:
+def _sizes(reader: InputProjection, states: Tensor) -> Tensor:
     """Root of the sum of squares of the terms of what neurons read of states, `[n_states, n]`."""
     every = torch.arange(len(reader.outputs), device=reader.outputs.device)
     terms = (states.pow(2) @ reader.keys().pow(2).T).sqrt()
     return reader.scale(states)[:, None] * terms + reader.constants(every).abs()
 
 
-def _matrices(steps: Sequence[Step]) -> Iterator[Step]:
+def _matrices(steps: Sequence[ModuleCall]) -> Iterator[ModuleCall]:
     return (step for step in steps if step.is_matrix)
 
 

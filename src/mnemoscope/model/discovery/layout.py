@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.discovery.recording import TOLERANCES, Step, Story
+from mnemoscope.model.discovery.recording import TOLERANCES, ForwardRecord, ModuleCall
 from mnemoscope.model.readout import Norm, Readout, capped
 from mnemoscope.model.tolerances import logit_error
 from mnemoscope.model.weights import read_parameter, read_weight
@@ -98,7 +98,7 @@ class Seen:
     after: Tensor
     attention: Tensor
     ffn: Tensor
-    steps: Sequence[Step]
+    steps: Sequence[ModuleCall]
     attention_module: nn.Module
 
     @property
@@ -219,7 +219,7 @@ def _same(found: Tensor, expected: Tensor) -> bool:
 TOLD_BELOW = 0.9
 
 
-def find_readout(model: PreTrainedModel, story: Story) -> tuple[nn.Module, Readout]:
+def find_readout(model: PreTrainedModel, story: ForwardRecord) -> tuple[nn.Module, Readout]:
     """The module whose input is the final state, and what becomes of its output.
 
     Raises:
@@ -244,7 +244,7 @@ def find_readout(model: PreTrainedModel, story: Story) -> tuple[nn.Module, Reado
     return last.module, replace(readout, logit_scale=_logit_scale(readout, last.states_given, story.logits))
 
 
-def _final_norm(model: PreTrainedModel, story: Story) -> tuple[Step, Norm]:
+def _final_norm(model: PreTrainedModel, story: ForwardRecord) -> tuple[ModuleCall, Norm]:
     """The last norm outside of all blocks."""
     body = set(model.base_model.modules())
     for step in reversed(story.outside):

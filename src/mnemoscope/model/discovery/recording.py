@@ -22,7 +22,7 @@ TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-3, tor
 
 
 @dataclass(eq=False)
-class Step:
+class ModuleCall:
     """One thing that happened: a module without modules of its own ran, or attention was called.
 
     Attributes:
@@ -75,7 +75,7 @@ class Step:
 
 
 @dataclass(eq=False)
-class Story:
+class ForwardRecord:
     """What one forward pass did.
 
     Attributes:
@@ -88,16 +88,16 @@ class Story:
     """
 
     device: torch.device
-    steps: dict[int, list[Step]] = field(default_factory=dict)
+    steps: dict[int, list[ModuleCall]] = field(default_factory=dict)
     block_inputs: dict[int, Tensor] = field(default_factory=dict)
     block_outputs: dict[int, Tensor] = field(default_factory=dict)
-    outside: list[Step] = field(default_factory=list)
+    outside: list[ModuleCall] = field(default_factory=list)
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def watch(model: PreTrainedModel, layers: nn.ModuleList, probe: Tensor) -> Story:
+def record_forward(model: PreTrainedModel, layers: nn.ModuleList, probe: Tensor) -> ForwardRecord:
     """Run a model once on `probe`, token ids `[1, n_tokens]`."""
-    story = Story(output_device(model), steps={i: [] for i in range(len(layers))})
+    story = ForwardRecord(output_device(model), steps={i: [] for i in range(len(layers))})
     owner = {id(m): i for i, layer in enumerate(layers) for m in layer.modules()}
     with ExitStack() as stack:
         for i, layer in enumerate(layers):
@@ -111,7 +111,7 @@ def watch(model: PreTrainedModel, layers: nn.ModuleList, probe: Tensor) -> Story
 
         def on_call(call: AttentionCall) -> None:
             if id(call.module) in owner:
-                step = Step("", call.module, call.value.to(story.device), None, call)
+                step = ModuleCall("", call.module, call.value.to(story.device), None, call)
                 story.steps[owner[id(call.module)]].append(step)
 
         stack.enter_context(observed_attention(model, on_call))
@@ -133,14 +133,16 @@ def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 @contextmanager
-def _watch_leaf(name: str, module: nn.Module, steps: list[Step], device: torch.device) -> Iterator[None]:
+def _watch_leaf(
+    name: str, module: nn.Module, steps: list[ModuleCall], device: torch.device
+) -> Iterator[None]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         gave = first_tensor(output)  # routers of experts give their choice beside their logits
         if args and isinstance(args[0], Tensor) and isinstance(gave, Tensor):
             # Falcon goes on to add the attention's output to the FFN's in place.
             routing = args[1].detach().to(device) if isinstance(module, Mixture) else None
             given, output = args[0].detach().to(device), gave.detach().clone().to(device)
-            steps.append(Step(name, module, given, output, routing=routing))
+            steps.append(ModuleCall(name, module, given, output, routing=routing))
 
     handle = module.register_forward_hook(hook)
     try:
@@ -150,7 +152,7 @@ def _watch_leaf(name: str, module: nn.Module, steps: list[Step], device: torch.d
 
 
 @contextmanager
-def _watch_block(layer: nn.Module, story: Story, index: int) -> Iterator[None]:
+def _watch_block(layer: nn.Module, story: ForwardRecord, index: int) -> Iterator[None]:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         story.block_inputs[index] = hidden_states(args, kwargs).detach().clone().to(story.device)
 

@@ -25,10 +25,10 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from mnemoscope.errors import MnemoscopeError, UnsupportedModelError
 from mnemoscope.model.families.dense import TABLE
 from mnemoscope.model.families.moe import EXPERT_TABLE
-from mnemoscope.model.structure import Anatomy, discover
-from mnemoscope.model.validation import Proof, probe_tokens, prove
+from mnemoscope.model.structure import ModelStructure, discover
+from mnemoscope.model.validation import Validation, probe_tokens, validate
 
-Discovery = Callable[[PreTrainedModel, Tensor], Anatomy]
+Discovery = Callable[[PreTrainedModel, Tensor], ModelStructure]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def added_families() -> tuple[AddedFamily, ...]:
     return tuple(found)
 
 
-def anatomy_of(model: PreTrainedModel) -> Anatomy:
+def structure_of(model: PreTrainedModel) -> ModelStructure:
     """The parts of a model: what a package's own discovery for its type finds, else what ours does.
 
     Raises:
@@ -157,7 +157,7 @@ NOT_THERE = "not in transformers"
 FAMILIES: tuple[Family, ...] = tuple(Family(*row) for row in (*TABLE, *EXPERT_TABLE))
 
 
-def prove_families(report: Callable[[str], None] | None = None) -> pd.DataFrame:
+def validate_families(report: Callable[[str], None] | None = None) -> pd.DataFrame:
     """Prove every family on a tiny random model of it, here and now.
 
     Args:
@@ -183,20 +183,20 @@ def _proven(family: Family) -> dict[str, Any]:
         return {"status": f"{NOT_THERE} {transformers.__version__}"}
     try:
         model = family.build()
-        anatomy = anatomy_of(model)
-        return _summary(anatomy, prove(model, anatomy))
+        structure = structure_of(model)
+        return _summary(structure, validate(model, structure))
     except UnsupportedModelError as error:
         return {"status": str(error)}
     except Exception as error:  # noqa: BLE001 (of transformers' or another package's code)
         return {"status": f"failed: {type(error).__name__}: {error}"}
 
 
-def _summary(anatomy: Anatomy, proof: Proof) -> dict[str, Any]:
-    kinds = {anatomy.n_heads: "one per head", 1: "one for all"}
+def _summary(structure: ModelStructure, proof: Validation) -> dict[str, Any]:
+    kinds = {structure.n_heads: "one per head", 1: "one for all"}
     return {
-        "attention": f"{anatomy.n_heads} heads, key/values "
-        + kinds.get(anatomy.n_kv_heads, f"in {anatomy.n_kv_heads} groups"),
-        "norm": {"rms": "RMSNorm", "layer": "LayerNorm"}[anatomy.readout.norm.kind],
+        "attention": f"{structure.n_heads} heads, key/values "
+        + kinds.get(structure.n_kv_heads, f"in {structure.n_kv_heads} groups"),
+        "norm": {"rms": "RMSNorm", "layer": "LayerNorm"}[structure.readout.norm.kind],
         "checks": len(proof.checks),
         "worst_check": proof.worst.name,
         "worst_error": proof.worst.error,

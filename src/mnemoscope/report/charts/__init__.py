@@ -11,7 +11,7 @@ from mnemoscope._io import CHART_FORMS, check_folder, write_into
 from mnemoscope.errors import OptionError
 from mnemoscope.report.charts.layers import layers, path
 from mnemoscope.report.charts.parts import heads, neurons, positions
-from mnemoscope.report.charts.theme import housed, png, svg
+from mnemoscope.report.charts.theme import apply_theme, png, svg
 from mnemoscope.report.charts.words import about
 from mnemoscope.results.attribution import Attribution
 
@@ -34,12 +34,12 @@ class Figure:
 
     def chart(self, result: Attribution) -> Any:
         """The chart without a title, for a place that has one."""
-        return housed(self.draw(result).properties(description=f"{self.title}. {self.words}"))
+        return apply_theme(self.draw(result).properties(description=f"{self.title}. {self.words}"))
 
     def alone(self, result: Attribution) -> Any:
         """The chart with its title, prompt and target."""
         chart = self.draw(result).properties(description=f"{self.title}. {self.words}")
-        return housed(chart, self.title, about(result.prompt, result.targets))
+        return apply_theme(chart, self.title, about(result.prompt, result.targets))
 
 
 _LAYERS = Figure(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from mnemoscope.report.charts.parts import label_places
-from mnemoscope.report.charts.theme import CONTROL, PIXELS, TEXT, housed
+from mnemoscope.report.charts.theme import CONTROL, PIXELS, TEXT, apply_theme
 from mnemoscope.report.terminal.depth import RAISES
 from mnemoscope.report.terminal.methods import KINDS, name_of
 from mnemoscope.report.tokens import visible
@@ -39,7 +39,7 @@ def chart(comparison: Comparison) -> Chart:
     left = _effects(rows, height, several=comparison.n_facts > 1)
     weighed = [row for row in rows if math.isfinite(row["drop"]) and row["kl"] > 0]
     panels = alt.hconcat(left, _against_collateral(weighed, height), spacing=40) if weighed else left
-    return housed(panels.properties(title=_title(comparison)))
+    return apply_theme(panels.properties(title=_title(comparison)))
 
 
 def chart_bytes(comparison: Comparison, form: str) -> bytes:

@@ -7,10 +7,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from mnemoscope.report.charts.theme import TEXT, data, housed, signs
+from mnemoscope.report.charts.theme import TEXT, apply_theme, data, signs
 from mnemoscope.report.charts.words import about, at_position, shortened
 from mnemoscope.report.terminal.depth import LOWERS, RAISES
-from mnemoscope.results.query import Links
+from mnemoscope.results.query import QueryGraph
 
 _SLOT, _ROW, _LEFT = 58, 46, 92
 _TOP = 34  # for the tokens
@@ -27,7 +27,7 @@ _SHAPES = {
 _BOTTOM = "embeddings"
 
 
-def links(graph: Links) -> Any:
+def links(graph: QueryGraph) -> Any:
     """Every part at the token it reads and in its layer; a line leads from what writes to what reads it.
 
     The width of a line is the share of what the reader reads; where the share works against the reader
@@ -46,10 +46,10 @@ def links(graph: Links) -> Any:
         _edge_marks(edges, x, y),
         *_node_marks(nodes, x, y),
     ).properties(width=width, height=height)
-    return housed(chart, "What activates the value neurons", about(graph.prompt, graph.targets))
+    return apply_theme(chart, "What activates the value neurons", about(graph.prompt, graph.targets))
 
 
-def _placed(graph: Links) -> pd.DataFrame:
+def _placed(graph: QueryGraph) -> pd.DataFrame:
     """The nodes with their places: a column for each token that is read, two rows for each layer."""
     nodes = graph.nodes.copy()
     nodes["level"] = [_level(row) for row in nodes.itertuples()]
@@ -87,7 +87,7 @@ def _name(row: Any) -> str:
     return f"{row.layer}.{row.head}" if row.kind == "head" else row.kind
 
 
-def _lines(graph: Links, nodes: pd.DataFrame) -> pd.DataFrame:
+def _lines(graph: QueryGraph, nodes: pd.DataFrame) -> pd.DataFrame:
     """The links between the places of their ends, the strongest last, so that it is on top."""
     ends = nodes.set_index("id")
     edges = graph.edges.iloc[::-1].copy()

@@ -92,7 +92,7 @@ _DIRECTIONS = 16
 
 
 @dataclass(frozen=True)
-class Place:
+class LabelPosition:
     """Where a label is anchored, in pixels from the top left corner.
 
     Attributes:
@@ -128,14 +128,14 @@ class _Box:
 
 def label_places(
     points: Sequence[tuple[float, float]], labels: Sequence[str], width: float, height: float
-) -> list[Place]:
+) -> list[LabelPosition]:
     """Places for labels, as near to their points as the other labels, the points and the edges let them be.
 
     The most crowded points choose last, as they have to go far anyway.
     """
     panel = _Box(0, 0, width, height)
     taken = [_Box(x - 5, y - 5, x + 5, y + 5) for x, y in points]
-    places: dict[int, Place] = {}
+    places: dict[int, LabelPosition] = {}
     for index in sorted(range(len(points)), key=lambda i: _crowd(points, i)):
         point, label = points[index], labels[index]
         costs = [(_cost(place, label, point, taken, panel), place) for place in _candidates(point)]
@@ -149,7 +149,7 @@ def _crowd(points: Sequence[tuple[float, float]], index: int) -> float:
     return sum(1 / (1 + math.dist(points[index], other)) for other in points)
 
 
-def _candidates(point: tuple[float, float]) -> Iterator[Place]:
+def _candidates(point: tuple[float, float]) -> Iterator[LabelPosition]:
     x, y = point
     for distance in _DISTANCES:
         for step in range(_DIRECTIONS):
@@ -158,16 +158,16 @@ def _candidates(point: tuple[float, float]) -> Iterator[Place]:
             is_far = distance > _DISTANCES[0]
             # A line to the middle of a text would run into it.
             align: Align = "center" if abs(dx) < 1 and not is_far else "left" if dx > -1 else "right"
-            yield Place(x + dx, y + dy, align, is_far)
+            yield LabelPosition(x + dx, y + dy, align, is_far)
 
 
-def _box(place: Place, label: str) -> _Box:
+def _box(place: LabelPosition, label: str) -> _Box:
     length = _CHARACTER * len(label)
     left = place.x - length * {"left": 0, "center": 0.5, "right": 1}[place.align]
     return _Box(left, place.y - _LINE / 2, left + length, place.y + _LINE / 2)
 
 
-def _line(point: tuple[float, float], place: Place) -> list[_Box]:
+def _line(point: tuple[float, float], place: LabelPosition) -> list[_Box]:
     """What the line to a far label covers, as small boxes along it."""
     if not place.is_far:
         return []
@@ -179,7 +179,9 @@ def _line(point: tuple[float, float], place: Place) -> list[_Box]:
     return [_Box(x - 2, y - 2, x + 2, y + 2) for x, y in along]
 
 
-def _cost(place: Place, label: str, point: tuple[float, float], taken: list[_Box], panel: _Box) -> float:
+def _cost(
+    place: LabelPosition, label: str, point: tuple[float, float], taken: list[_Box], panel: _Box
+) -> float:
     box = _box(place, label)
     hidden = sum(box.overlap(other) for other in taken) + (box.area - box.overlap(panel))
     # The line begins on its own point, which it may cover.

@@ -30,7 +30,7 @@ _NAME_SPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
 _ID = re.compile(r"\b(?:gradient_|clip)\d+\b")
 
 
-def housed(chart: Any, title: str = "", subtitle: str = "") -> Any:
+def apply_theme(chart: Any, title: str = "", subtitle: str = "") -> Any:
     """A chart in the look of all, with a title if it is to stand alone."""
     if title:
         chart = chart.properties(title=alt.TitleParams(title, subtitle=visible(subtitle), limit=900))

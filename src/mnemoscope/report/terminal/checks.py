@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mnemoscope.model.estimate import Estimate
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.structure import Anatomy
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.report.terminal import Column, Row, table_of, title_text
 from mnemoscope.report.terminal.depth import LOWERS, RAISES
 
@@ -58,9 +58,9 @@ def _verdict(row: Row) -> Text:
 
 
 def _found(language_model: LanguageModel) -> dict[str, str]:
-    """What the anatomy says, in words."""
-    anatomy = language_model.anatomy
-    block = anatomy.blocks[0]
+    """What the structure says, in words."""
+    structure = language_model.structure
+    block = structure.blocks[0]
     post_norms = block.attention_output.norm is not None or block.ffn_output.norm is not None
     readers = block.readers
     if readers is None:
@@ -68,21 +68,22 @@ def _found(language_model: LanguageModel) -> dict[str, str]:
     else:
         reading = "gated FFN" if readers.gate is not None else "FFN without a gate"
     return {
-        "layers": f"{anatomy.n_layers}, {'parallel' if anatomy.parallel else 'sequential'}"
+        "layers": f"{structure.n_layers}, {'parallel' if structure.parallel else 'sequential'}"
         + (", with norms behind attention or FFN" if post_norms else ""),
-        "attention": f"{anatomy.n_heads} heads of {anatomy.d_head}, {anatomy.n_kv_heads} for keys and values",
-        "FFN": f"{anatomy.d_ff:,} neurons{_experts(anatomy)}, {reading}",
-        "stream": f"{anatomy.d_model:,} wide, {anatomy.readout.norm.kind} norm before the head",
-        "vocabulary": f"{anatomy.n_vocabulary:,} tokens",
+        "attention": f"{structure.n_heads} heads of {structure.d_head}, "
+        f"{structure.n_kv_heads} for keys and values",
+        "FFN": f"{structure.d_ff:,} neurons{_experts(structure)}, {reading}",
+        "stream": f"{structure.d_model:,} wide, {structure.readout.norm.kind} norm before the head",
+        "vocabulary": f"{structure.n_vocabulary:,} tokens",
     }
 
 
-def _experts(anatomy: Anatomy) -> str:
-    if not anatomy.mixtures:
+def _experts(structure: ModelStructure) -> str:
+    if not structure.mixtures:
         return ""
-    mixture = next(iter(anatomy.mixtures.values()))
+    mixture = next(iter(structure.mixtures.values()))
     shared = f" and {mixture.n_shared:,} of a shared one" if mixture.n_shared else ""
-    layers = f" in {len(anatomy.mixtures)} of {anatomy.n_layers} layers"
+    layers = f" in {len(structure.mixtures)} of {structure.n_layers} layers"
     return f": {mixture.n_experts} experts of {mixture.d_expert:,}{shared}{layers}"
 
 

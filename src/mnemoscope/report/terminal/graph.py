@@ -14,7 +14,7 @@ from mnemoscope.report.terminal import Row, prompt_text, title_text, token_text
 from mnemoscope.report.terminal.depth import LOWERS, RAISES
 from mnemoscope.report.text import places, signed, targets_text
 from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS, records
-from mnemoscope.results.query import Links
+from mnemoscope.results.query import QueryGraph
 
 _GUIDE = 4  # cells that the lines of a tree take for each step back
 _LEAST_TOKEN = 4
@@ -29,7 +29,7 @@ _NAMES = {
 }
 
 
-def render_links(links: Links, console: Console) -> None:
+def render_links(links: QueryGraph, console: Console) -> None:
     """Show every value neuron, the strongest first, with its links and what they lead back to."""
     target = targets_text(links.targets)
     console.print(prompt_text(links.tokens, console.width) + Text(" ▸ ", "dim") + target)
@@ -66,7 +66,7 @@ class _Trees:
     drawn: set[str]
 
     @classmethod
-    def of(cls, links: Links, width: int) -> _Trees:
+    def of(cls, links: QueryGraph, width: int) -> _Trees:
         by_target: dict[str, list[Row]] = defaultdict(list)
         edges = records(links.edges, EDGE_COLUMNS)
         for edge in edges:
@@ -164,13 +164,13 @@ def _colour(score: float) -> str:
     return RAISES if score > 0 else LOWERS
 
 
-def _extent(links: Links) -> str:
+def _extent(links: QueryGraph) -> str:
     asked = links.provenance.options
     back = "1 step" if asked["depth"] == 1 else f"{asked['depth']} steps"
     return f", {asked['values']} of each kind, {back} back, {asked['width']} links each"
 
 
-def _closing(links: Links) -> Text:
+def _closing(links: QueryGraph) -> Text:
     lines = (
         "share: how much of what a part reads comes from the link; nats: that share of the part's score",
         "the weights of attention and of norms are held fixed; a negative share works against the part",

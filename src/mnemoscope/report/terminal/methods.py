@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.text import Text
 
-from mnemoscope.attribution.methods.base import Estimate, Method
+from mnemoscope.attribution.methods.base import Method, MethodCost
 from mnemoscope.report.terminal import Column, Row, prompt_text, table_of, title_text, token_text
 from mnemoscope.report.text import divergence, percent, plain_number, signed
 from mnemoscope.report.tokens import visible
@@ -50,7 +50,7 @@ def render_methods(methods: Iterable[Method], console: Console) -> None:
     console.print(Text(_SYMBOLS, "dim"))
 
 
-def render_estimates(estimates: Sequence[tuple[Method, Estimate]], n_facts: int, console: Console) -> None:
+def render_estimates(estimates: Sequence[tuple[Method, MethodCost]], n_facts: int, console: Console) -> None:
     """Show what each method is going to take."""
     rows: list[Row] = [{"method": method, "cost": estimate} for method, estimate in estimates]
     columns = [

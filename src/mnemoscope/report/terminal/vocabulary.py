@@ -23,7 +23,7 @@ from mnemoscope.report.text import percent, plain_number, signed
 from mnemoscope.results.columns import records
 
 if TYPE_CHECKING:
-    from mnemoscope.results.prediction import HeadReading, NeuronReading
+    from mnemoscope.results.prediction import HeadTokens, NeuronTokens
 
 
 _IN_ONE_TABLE = 130  # cells from which what a head meets and what it brings stand in one table
@@ -39,7 +39,7 @@ _WORDS = (
 )
 
 
-def render_neuron(reading: NeuronReading, console: Console) -> None:
+def render_neuron(reading: NeuronTokens, console: Console) -> None:
     """Show what an FFN neuron writes, or what a head makes of it: the tokens at both ends."""
     if reading.through is not None:
         name = f"Through head {reading.through.layer}.{reading.through.head}"
@@ -52,7 +52,7 @@ def render_neuron(reading: NeuronReading, console: Console) -> None:
     console.print(abreast(tables, console.width, 60))
 
 
-def render_head(reading: HeadReading, console: Console, rows: int = 20) -> None:
+def render_head(reading: HeadTokens, console: Console, rows: int = 20) -> None:
     """Show a head at the positions that it pays most attention to, in the order of the prompt."""
     shown = reading.table.nlargest(rows, "attention").sort_index()
     console.print(prompt_text(reading.tokens, console.width))
@@ -77,7 +77,7 @@ def _ends(title: str, tokens: tuple[tuple[str, float], ...]) -> RenderableType:
     return table_of(title_text(title), rows, columns)
 
 
-def _tables(reading: HeadReading, shown: pd.DataFrame, width: int) -> list[RenderableType]:
+def _tables(reading: HeadTokens, shown: pd.DataFrame, width: int) -> list[RenderableType]:
     rows = records(shown, tuple(shown.columns))
     title = title_text(f"Head {reading.layer}.{reading.head}", "seen from the last position")
     brings = [_words(*_BRINGS), Column("norm", lambda row: plain_number(row["value_norm"]), right=True)]

@@ -9,14 +9,14 @@ from typing import Any
 from typing_extensions import Self
 
 from mnemoscope.api import Model
-from mnemoscope.study.tasks import Piece, Setup, Worker
+from mnemoscope.study.tasks import Task, Worker, WorkerConfig
 
-Done = tuple[Piece, dict[str, bytes]]
+Done = tuple[Task, dict[str, bytes]]
 # So often may workers die over one piece before the study gives up.
 MOST_DEATHS = 3
 
 
-class Engine(ABC):
+class Executor(ABC):
     """Workers that do pieces; a context that ends them.
 
     Pieces come back in whatever order they are done. Nothing that is written depends on the engine.
@@ -32,7 +32,7 @@ class Engine(ABC):
         ((_, about),) = self._each(Worker.about, [()])
         return about
 
-    def run(self, pieces: Sequence[Piece]) -> Iterator[Done]:
+    def run(self, pieces: Sequence[Task]) -> Iterator[Done]:
         """Do pieces; each is given back once, as soon as it is done, with the files it makes by table.
 
         Raises:
@@ -59,10 +59,10 @@ class Engine(ABC):
         """Call a method of any worker with each of some arguments; number and result of each call, once."""
 
 
-class OneProcess(Engine):
+class OneProcess(Executor):
     """This process does all, one piece after the other."""
 
-    def __init__(self, setup: Setup, model: Model | None = None) -> None:
+    def __init__(self, setup: WorkerConfig, model: Model | None = None) -> None:
         """Open the model if it is not given."""
         self._worker = Worker(setup, model)
 

@@ -13,18 +13,18 @@ from multiprocessing import connection, get_context, parent_process
 from typing import Any
 
 from mnemoscope.errors import WorkerError
-from mnemoscope.study.executors import MOST_DEATHS, Engine
-from mnemoscope.study.tasks import Setup, Worker
+from mnemoscope.study.executors import MOST_DEATHS, Executor
+from mnemoscope.study.tasks import Worker, WorkerConfig
 
 
-class Processes(Engine):
+class ProcessExecutor(Executor):
     """Several processes of this machine, each with a model of its own.
 
     If one dies the others are ended too and all begin anew, with what is not done. None outlives this
     process.
     """
 
-    def __init__(self, setup: Setup, n_workers: int) -> None:
+    def __init__(self, setup: WorkerConfig, n_workers: int) -> None:
         """Start them when they are needed."""
         self._setup, self._n_workers = setup, n_workers
         self._pool = self._started()
@@ -94,11 +94,11 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_setup: Setup | None = None
+_setup: WorkerConfig | None = None
 _worker: Worker | None = None
 
 
-def _prepare(setup: Setup) -> None:
+def _prepare(setup: WorkerConfig) -> None:
     """In a new process: what it is for. The model is opened later, where an error can be told."""
     global _setup  # noqa: PLW0603 - a process has one worker
     _setup = setup

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 
 from mnemoscope.errors import MnemoscopeError, OptionError, WorkerError, missing_extra
-from mnemoscope.study.executors import MOST_DEATHS, Engine
-from mnemoscope.study.tasks import Setup, Worker
+from mnemoscope.study.executors import MOST_DEATHS, Executor
+from mnemoscope.study.tasks import Worker, WorkerConfig
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -27,14 +27,14 @@ LOCAL = "local"
 CALL, RESULT = "call", "result"
 
 
-class RayCluster(Engine):
+class RayExecutor(Executor):
     """Actors of Ray Data, each with a model of its own; Ray replaces one that dies and does its piece again.
 
     They write nothing: what they make comes back to this process. Each phase of a study has a pool of actors
     of its own, so a model is opened once a worker and phase.
     """
 
-    def __init__(self, setup: Setup, n_workers: int, address: str | None = None) -> None:
+    def __init__(self, setup: WorkerConfig, n_workers: int, address: str | None = None) -> None:
         """Connect, where this process is not connected already.
 
         Args:
@@ -136,7 +136,7 @@ class _Starts:
 class _Actor:
     """In a process of the cluster: a worker, opened with its first call, where an error can be told."""
 
-    def __init__(self, setup: Setup, about: dict[str, Any] | None, starts: Any) -> None:
+    def __init__(self, setup: WorkerConfig, about: dict[str, Any] | None, starts: Any) -> None:
         self._setup, self._about, self._starts = setup, about, starts
         self._worker: Worker | None = None
 
@@ -237,7 +237,7 @@ def _environment(**variables: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _needed(setup: Setup) -> tuple[int, int]:
+def _needed(setup: WorkerConfig) -> tuple[int, int]:
     """CPUs and GPUs that a worker takes: its threads, and one GPU if the model is for one and there are any.
 
     Raises:
