@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from mnemoscope.study.tables.across import depth_profiles, overlap_of_studies
 
 from made_study import BEFORE, KEPT, made_study
 from mnemoscope.errors import OutputError
 from mnemoscope.study import tables as heads, tables as known, tables as readings
 from mnemoscope.study.bootstrap import RESAMPLES, in_order
-from mnemoscope.study.results import Studies, Study
+from mnemoscope.study.results import Study
 from mnemoscope.study.schema import METHODS
 from mnemoscope.study.tables import ITEMS, layers, sharing, zeroing
 from mnemoscope.study.tables.exports import editing, published
@@ -270,26 +269,3 @@ def test_the_paper_s_numbers_are_of_its_models_alone() -> None:
     assert (first.item, first.mrr, first.probability_percent) == (1, 0.201, 3.4)
     assert published("huggyllama/llama-7b")[0].mrr == 0.551
     assert published("gpt2") == ()
-
-
-def test_depth_profiles_compare_models_of_any_depth(tmp_path: Path) -> None:
-    made_study(tmp_path / "one")
-    made_study(tmp_path / "deep", n_layers=4)
-    table = depth_profiles(Studies.open([tmp_path / "one", tmp_path / "deep"]))
-    capital = rows_of(table, relation="capital", kind="ffn").set_index(["study", "depth"])["share"]
-    # Mean scores of capitals: 3 and 4 of attention, 4 and 5 of FFN.
-    assert capital.to_dict() == pytest.approx(
-        {("one", 0.0): 4 / 16, ("one", 0.5): 5 / 16, ("deep", 0.0): 4 / 16, ("deep", 0.2): 5 / 16}
-    )
-
-
-def test_studies_of_one_shape_are_compared_neuron_by_neuron(tmp_path: Path) -> None:
-    made_study(tmp_path / "one")
-    made_study(tmp_path / "two", leave_out=("query_neurons",))
-    made_study(tmp_path / "wide", d_ff=16)
-    table = overlap_of_studies(Studies.open([tmp_path / name for name in ("one", "two", "wide")]))
-    assert set(table["study"]) == {"one"}
-    assert set(table["other"]) == {"two"}
-    value = row_of(table, relation="capital", list="value")
-    assert value[["n_neurons", "n_other", "n_common", "jaccard"]].to_list() == [3, 3, 3, 1]
-    assert row_of(table, relation="capital", list="query")["jaccard"] == 0
