@@ -19,7 +19,7 @@ from mnemoscope.model.families import FAMILIES, NOT_THERE, OURS, validate_famili
 from mnemoscope.model.families.unsupported import UNSUPPORTED, Unsupported
 from support import open_tiny, words
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OLDEST = re.findall(r'"transformers>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())[0]
 IS_OLDEST = transformers.__version__.startswith(f"{OLDEST}.")
 # What docs/families.md says of the oldest version: default attention without soft-caps, experts stored

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from cli.test_cli import TOKYO, printed, refused
 from mnemoscope.testing import words
-from test_cli import TOKYO, printed, refused
 
 
 @pytest.mark.parametrize(

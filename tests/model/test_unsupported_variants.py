@@ -1,4 +1,4 @@
-"""An architecture that nobody has seen is analysed if its parts add up, and refused if they do not."""
+"""An unknown architecture is analysed if its parts add up, and refused if they do not."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import mnemoscope as ms
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.structure import ModelStructure
 from support import open_tiny, words
-from wrong_parrots import ODD, WRONG, LongPrompts, parrot_of
+from unsupported_variants import UNSUPPORTED, UNUSUAL, ScaledBeyondProbe, toy_model
 
 TARGET = 40
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", UNSUPPORTED)
 def test_what_the_parts_do_not_explain_is_refused(name: str) -> None:
-    parts, reason = WRONG[name]
+    parts, reason = UNSUPPORTED[name]
     with pytest.raises(ms.UnsupportedModelError, match=reason):
-        open_tiny(parrot_of(*parts))
+        open_tiny(toy_model(*parts))
 
 
 def everything_added(trace: ActivationCache, structure: ModelStructure) -> Tensor:
     total = trace.resid_pre[0].clone()
     for layer, block in enumerate(structure.blocks):
-        heard = trace.weighted_values(layer).sum(-1).flatten() @ block.attention_output.columns()
-        thought = trace.coefficients[layer] @ block.ffn_output.columns()
-        total += trace.attention_scale[layer] * heard + trace.attention_constant[layer]
-        total += trace.ffn_scale[layer] * thought + trace.ffn_constant[layer]
+        attention = trace.weighted_values(layer).sum(-1).flatten() @ block.attention_output.columns()
+        ffn = trace.coefficients[layer] @ block.ffn_output.columns()
+        total += trace.attention_scale[layer] * attention + trace.attention_constant[layer]
+        total += trace.ffn_scale[layer] * ffn + trace.ffn_constant[layer]
     return total
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", UNUSUAL)
 def test_what_only_looks_wrong_adds_up_on_prompts_of_every_length(name: str) -> None:
-    opened = open_tiny(parrot_of(ODD[name])).language_model
+    opened = open_tiny(toy_model(UNUSUAL[name])).language_model
     generator = torch.Generator().manual_seed(5)
     for n_tokens in (1, 2, 5, 17, 40):
         prompt = torch.randint(97, (1, n_tokens), generator=generator)
@@ -47,7 +47,7 @@ def test_what_only_looks_wrong_adds_up_on_prompts_of_every_length(name: str) -> 
 
 
 def test_what_no_probe_shows_is_refused_where_it_happens() -> None:
-    model = open_tiny(parrot_of(LongPrompts))
+    model = open_tiny(toy_model(ScaledBeyondProbe))
     model.attribute(words(*range(5, 18)), TARGET)
     with pytest.raises(ms.UnsupportedModelError, match=r"on this prompt of 14 tokens.*residual stream"):
         model.attribute(words(*range(5, 19)), TARGET)

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from made_up import PARROT
-from made_up_interface import CHOIR
 from mnemoscope.attribution import grids as parts
 from mnemoscope.attribution.query.scores import QueryScores, subkeys
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
@@ -19,6 +17,8 @@ from mnemoscope.model.readout import capped
 from mnemoscope.model.structure import discover
 from mnemoscope.model.validation import probe_tokens, validate
 from support import family_id, open_tiny, words
+from toy_transformer import TOY
+from toy_transformer_interface import TOY_PARALLEL
 
 IDS = (5, 17, 80, 33, 5, 61, 9)
 PROMPT = words(*IDS)
@@ -27,7 +27,7 @@ TARGET = 40
 LATENT_ATTENTION = {"deepseek_v2", "deepseek_v3", "glm4_moe_lite"}
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, PARROT, CHOIR], ids=family_id)
+@pytest.fixture(scope="module", params=[*FAMILIES, TOY, TOY_PARALLEL], ids=family_id)
 def family(request: pytest.FixtureRequest) -> Family:
     return request.param
 

@@ -16,7 +16,7 @@ from mnemoscope.study.formats import FORMATS, read_facts
 from mnemoscope.study.formats.files import parquet_rows
 from mnemoscope.study.formats.questions import QUESTION_TEMPLATE
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 DANIELLE = {
     "case_id": 0,
     "requested_rewrite": {
