@@ -125,7 +125,7 @@ def workers_of(process: int) -> list[psutil.Process]:
         except psutil.Error:  # it ended meanwhile
             continue
         # Ray names what an actor is doing; one that is only starting is not at work.
-        if "spawn_main" in command or re.match(r"ray::MapWorker(?!.*__init__)", command):
+        if "spawn_main" in command or re.match(r"ray::StudyWorker(?!.*__init__)", command):
             found.append(child)
     return found
 

@@ -41,7 +41,7 @@ configs:
 READ_ALL = """if True:
     import json, sys
     import mnemoscope as ms
-    from mnemoscope.study.reading import read_facts
+    from mnemoscope.study.formats import read_facts
     for source in sys.argv[1:]:
         try:
             found = read_facts(source, question_template="{question}")
