@@ -58,7 +58,7 @@ SOURCE = Source("facts.jsonl", FACTS)
 AT_ONCE = 2
 # What a driver needs, imported once for all of them: its own start is no part of a study.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["studies", "mnemoscope.study.measure", "mnemoscope.study.shared_parts"])
+_FORKS.set_forkserver_preload(["studies", "mnemoscope.study.measure", "mnemoscope.study.measure_relations"])
 
 
 def save_tiny(folder: Path) -> Path:

@@ -20,7 +20,7 @@ from mnemoscope.report.charts.theme import apply_theme, png, svg
 from mnemoscope.report.export import export
 from mnemoscope.report.study_html import render_report, write_report
 from mnemoscope.study.results import Study
-from mnemoscope.study.tables import ITEMS
+from mnemoscope.study.items import ITEMS
 
 FORMS = ("csv", "parquet", "tex")
 

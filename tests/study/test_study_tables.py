@@ -14,10 +14,11 @@ from made_study import BEFORE, KEPT, made_study
 from mnemoscope.errors import OutputError
 from mnemoscope.study import tables as heads, tables as known, tables as readings
 from mnemoscope.study.bootstrap import RESAMPLES, in_order
+from mnemoscope.study.columns import METHODS
+from mnemoscope.study.items import layers, sharing, zeroing
+from mnemoscope.study.items.exports import editing, published
 from mnemoscope.study.results import Studies, Study
-from mnemoscope.study.schema import METHODS
-from mnemoscope.study.tables import ITEMS, layers, sharing, zeroing
-from mnemoscope.study.tables.exports import editing, published
+from mnemoscope.study.items import ITEMS
 
 
 @pytest.fixture(scope="module")
