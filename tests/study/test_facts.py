@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 import mnemoscope as ms
 from mnemoscope.errors import OptionError
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.study import facts as study
+from mnemoscope.study import filter as study
 from mnemoscope.study.facts import Fact, ResolvedFact, answers_of, resolve, spread
 from mnemoscope.study.filter import Dropped, filter_facts, known_facts
 from mnemoscope.study.formats import read_facts

@@ -8,17 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from mnemoscope.study.tables.across import depth_profiles, overlap_of_studies
 
 from made_study import BEFORE, KEPT, made_study
 from mnemoscope.errors import OutputError
-from mnemoscope.study import tables as heads, tables as known, tables as readings
+from mnemoscope.study import items
 from mnemoscope.study.bootstrap import RESAMPLES, in_order
 from mnemoscope.study.columns import METHODS
-from mnemoscope.study.items import layers, sharing, zeroing
+from mnemoscope.study.items import ITEMS, layers, sharing, zeroing
 from mnemoscope.study.items.exports import editing, published
-from mnemoscope.study.results import Studies, Study
-from mnemoscope.study.items import ITEMS
+from mnemoscope.study.results import Study
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +105,7 @@ def test_value_sums(study: Study) -> None:
 
 
 def test_heads(study: Study) -> None:
-    table = heads.heads(study)
+    table = items.heads(study)
     best = row_of(table, relation="capital", layer=1, head=0)
     assert (best["score"], best["place"], best["zeroed"]) == (1, 1, True)
     assert rows_of(table, zeroed=True)[["relation", "layer", "head"]].to_numpy().tolist() == [
@@ -215,16 +213,16 @@ def test_paraphrases(study: Study) -> None:
 
 
 def test_readings(study: Study) -> None:
-    table = readings.readings(study)
+    table = items.readings(study)
     assert table["relation"].to_list() == ["capital", "color"]
     assert list(table["promotes"].iloc[0]) == [" Tokyo", "\n", "<b>"]
 
 
 def test_facts_kept_and_dropped(study: Study) -> None:
-    kept = known.facts_kept(study).set_index("relation")
+    kept = items.facts_kept(study).set_index("relation")
     assert kept.loc["all", ["n_tried", "n_kept", "n_facts"]].to_list() == [6, 5, 5]
     assert kept.loc["capital", ["n_subjects", "n_prompts"]].to_list() == [2, 3]
-    dropped = known.facts_dropped(study)
+    dropped = items.facts_dropped(study)
     assert dropped["reason"].to_list() == ["… is number … of the model's next tokens, not among the first …"]
     assert dropped["n_dropped"].to_list() == [1]
 
@@ -271,26 +269,3 @@ def test_the_paper_s_numbers_are_of_its_models_alone() -> None:
     assert (first.item, first.mrr, first.probability_percent) == (1, 0.201, 3.4)
     assert published("huggyllama/llama-7b")[0].mrr == 0.551
     assert published("gpt2") == ()
-
-
-def test_depth_profiles_compare_models_of_any_depth(tmp_path: Path) -> None:
-    made_study(tmp_path / "one")
-    made_study(tmp_path / "deep", n_layers=4)
-    table = depth_profiles(Studies.open([tmp_path / "one", tmp_path / "deep"]))
-    capital = rows_of(table, relation="capital", kind="ffn").set_index(["study", "depth"])["share"]
-    # Mean scores of capitals: 3 and 4 of attention, 4 and 5 of FFN.
-    assert capital.to_dict() == pytest.approx(
-        {("one", 0.0): 4 / 16, ("one", 0.5): 5 / 16, ("deep", 0.0): 4 / 16, ("deep", 0.2): 5 / 16}
-    )
-
-
-def test_studies_of_one_shape_are_compared_neuron_by_neuron(tmp_path: Path) -> None:
-    made_study(tmp_path / "one")
-    made_study(tmp_path / "two", leave_out=("query_neurons",))
-    made_study(tmp_path / "wide", d_ff=16)
-    table = overlap_of_studies(Studies.open([tmp_path / name for name in ("one", "two", "wide")]))
-    assert set(table["study"]) == {"one"}
-    assert set(table["other"]) == {"two"}
-    value = row_of(table, relation="capital", list="value")
-    assert value[["n_neurons", "n_other", "n_common", "jaccard"]].to_list() == [3, 3, 3, 1]
-    assert row_of(table, relation="capital", list="query")["jaccard"] == 0
