@@ -16,8 +16,7 @@ import torch
 
 import mnemoscope as ms
 from measuring import write
-from mnemoscope.study.builtin_facts import builtin_facts
-from mnemoscope.study.facts import ResolvedFact, resolve
+from mnemoscope.study.facts import ResolvedFact, builtin_facts, resolve
 from mnemoscope.study.filter import known_facts
 from mnemoscope.study.measure import attributed, measured
 from mnemoscope.study.options import StudyOptions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mnemoscope.study.schema import TABLES
+from mnemoscope.study.columns import TABLES
 from mnemoscope.study.store import SCHEMA_VERSION
 
 PAGE = Path(__file__).with_name("studies_schema.md")

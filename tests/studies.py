@@ -58,7 +58,7 @@ SOURCE = Source("facts.jsonl", FACTS)
 AT_ONCE = 2
 # What a driver needs, imported once for all of them: its own start is no part of a study.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["studies", "mnemoscope.study.measure", "mnemoscope.study.shared_parts"])
+_FORKS.set_forkserver_preload(["studies", "mnemoscope.study.measure", "mnemoscope.study.measure_relations"])
 
 
 def save_tiny(folder: Path) -> Path:
@@ -125,7 +125,7 @@ def workers_of(process: int) -> list[psutil.Process]:
         except psutil.Error:  # it ended meanwhile
             continue
         # Ray names what an actor is doing; one that is only starting is not at work.
-        if "spawn_main" in command or re.match(r"ray::MapWorker(?!.*__init__)", command):
+        if "spawn_main" in command or re.match(r"ray::StudyWorker(?!.*__init__)", command):
             found.append(child)
     return found
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from command_line import printed, refused, run
-from mnemoscope.study.schema import TABLES
+from mnemoscope.study.columns import TABLES
 from mnemoscope.testing import trained_model
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(1000)]

@@ -15,8 +15,7 @@ import pytest
 
 import mnemoscope as ms
 from mnemoscope.errors import OptionError
-from mnemoscope.study.builtin_facts import RELATIONS, builtin_facts
-from mnemoscope.study.facts import resolve, spread
+from mnemoscope.study.facts import RELATIONS, builtin_facts, resolve, spread
 from mnemoscope.study.filter import known_facts
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -13,13 +13,13 @@ import mnemoscope as ms
 from mnemoscope.attribution.query.tables import split_by_layer
 from mnemoscope.results.parts import Head, listed
 from mnemoscope.study import tasks as plan
+from mnemoscope.study.columns import METHODS, TABLES
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
+from mnemoscope.study.items.sharing import paraphrases
 from mnemoscope.study.measure import measured
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.runner import Progress, Source, run_study
-from mnemoscope.study.schema import METHODS, TABLES
 from mnemoscope.study.store import read_table
-from mnemoscope.study.tables.sharing import paraphrases
 from support import built, open_tiny, words
 
 # Every fact is kept: a random model knows none.

@@ -12,8 +12,8 @@ import pytest
 
 from made_study import KEPT, made_study, made_tables
 from mnemoscope.errors import OptionError, OutputError
+from mnemoscope.study.columns import TABLES
 from mnemoscope.study.results import Studies, Study
-from mnemoscope.study.schema import TABLES
 from mnemoscope.study.store import SCHEMA_VERSION, Store
 
 

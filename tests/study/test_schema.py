@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mnemoscope.study.schema import HEADS, TABLES
+from mnemoscope.study.columns import HEADS, TABLES
 
 DOCS = Path(__file__).parents[2] / "docs"
 

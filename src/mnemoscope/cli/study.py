@@ -257,7 +257,7 @@ def _source(
     from mnemoscope.study.runner import Source
 
     if name == OWN:
-        from mnemoscope.study.builtin_facts import builtin_facts
+        from mnemoscope.study.facts import builtin_facts
 
         given = {
             "--format": format,

@@ -16,10 +16,10 @@ from mnemoscope.report.charts.study import CHARTS
 from mnemoscope.report.charts.theme import apply_theme, png, svg
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.query import QueryGraph
+from mnemoscope.study.items import ITEMS, Item, Shown
+from mnemoscope.study.items.exports import editing
 from mnemoscope.study.results import Study
 from mnemoscope.study.store import encoded
-from mnemoscope.study.tables import ITEMS, Item, Shown
-from mnemoscope.study.tables.exports import editing
 
 if TYPE_CHECKING:
     from mnemoscope.study.comparison import Comparison

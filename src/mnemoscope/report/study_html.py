@@ -18,9 +18,9 @@ from mnemoscope.report.export import EDITING, csv_bytes, file_name, flat, json_b
 from mnemoscope.report.html import digest, templates
 from mnemoscope.report.text import plain_number
 from mnemoscope.report.tokens import visible
+from mnemoscope.study.items import ITEMS, Item, Shown
+from mnemoscope.study.items.exports import CAUTION, Published, editing, published
 from mnemoscope.study.results import Study
-from mnemoscope.study.tables import ITEMS, Item, Shown
-from mnemoscope.study.tables.exports import CAUTION, Published, editing, published
 
 _MOST_ROWS = 60
 # A longer table makes the page too heavy to open; `study export` writes it.

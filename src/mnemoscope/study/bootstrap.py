@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from mnemoscope.study.builtin_facts import RELATIONS
+from mnemoscope.study.columns import FACT
+from mnemoscope.study.facts import RELATIONS
 from mnemoscope.study.results import Study
-from mnemoscope.study.schema import FACT
 
 RESAMPLES = 2000
 INTERVAL = 0.95

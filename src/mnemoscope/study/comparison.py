@@ -40,8 +40,8 @@ from mnemoscope.results.columns import records
 from mnemoscope.results.parts import Part
 from mnemoscope.results.targets import Provenance
 from mnemoscope.study.bootstrap import ends, resampled_means
+from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.facts import ResolvedFact
-from mnemoscope.study.schema import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.store import Store, encoded, read_table
 
 # The table of a comparison that is kept in a folder.

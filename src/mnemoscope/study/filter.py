@@ -22,9 +22,9 @@ from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import token_text
 from mnemoscope.model.tolerances import tolerance_of
+from mnemoscope.study.columns import FACT, FACTS
 from mnemoscope.study.facts import Fact, ResolvedFact, answers_of
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.schema import FACT, FACTS
 
 TOKENS_PER_PASS = 256  # a trace keeps the values of every position, half a megabyte each in a 7B model
 

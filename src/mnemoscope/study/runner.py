@@ -13,11 +13,11 @@ from typing import Any
 from mnemoscope.api import Model
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study import tasks as plan
+from mnemoscope.study.columns import KIND
 from mnemoscope.study.executors import Executor, OneProcess
 from mnemoscope.study.executors.processes import ProcessExecutor
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.schema import KIND
 from mnemoscope.study.store import Store, check_folder
 from mnemoscope.study.tasks import LAST, ModelSpec, Task, WorkerConfig
 

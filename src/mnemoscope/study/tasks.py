@@ -20,10 +20,10 @@ import torch
 from mnemoscope.api import Model, load
 from mnemoscope.errors import FactsError
 from mnemoscope.model.isolation import isolated
+from mnemoscope.study.columns import FACT, FACTS, HEADS, QUERY_NEURONS, TABLES, VALUE_NEURONS
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
 from mnemoscope.study.filter import to_measure, to_paraphrase
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.schema import FACT, FACTS, HEADS, QUERY_NEURONS, TABLES, VALUE_NEURONS
 from mnemoscope.study.store import read_table
 
 
@@ -151,19 +151,19 @@ def _reword(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
 
 
 def _sum(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.shared_parts import summed
+    from mnemoscope.study.measure_relations import summed
 
     return summed(worker.model, worker.resolved(piece.facts), worker.options)
 
 
 def _without_heads(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.shared_parts import without_heads
+    from mnemoscope.study.measure_relations import without_heads
 
     return without_heads(worker.model, worker.resolved(piece.facts), piece.given, worker.options)
 
 
 def _read(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.shared_parts import read_neurons
+    from mnemoscope.study.measure_relations import read_neurons
 
     return read_neurons(worker.model, piece.given)
 

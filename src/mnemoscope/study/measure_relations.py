@@ -13,10 +13,10 @@ from mnemoscope.api import Model
 from mnemoscope.attribution.vocabulary import top_tokens
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results.parts import Head
+from mnemoscope.study.columns import FACT, OUTCOMES, RANDOM, READINGS, SUMS
 from mnemoscope.study.facts import ResolvedFact
 from mnemoscope.study.measure import Intervention, outcomes
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.schema import FACT, OUTCOMES, RANDOM, READINGS, SUMS
 
 
 def summed(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> dict[str, pd.DataFrame]:

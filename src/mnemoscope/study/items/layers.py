@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mnemoscope.study.bootstrap import groups, means_by_relation
-from mnemoscope.study.results import Study
-from mnemoscope.study.schema import (
+from mnemoscope.study.columns import (
     FACT,
     LAYERS,
     METHOD_NEURONS,
@@ -17,7 +16,8 @@ from mnemoscope.study.schema import (
     SUMS,
     VALUE_NEURONS,
 )
-from mnemoscope.study.tables.zeroing import title_of
+from mnemoscope.study.items.zeroing import title_of
+from mnemoscope.study.results import Study
 
 # So many layers of each relation are marked.
 N_MARKED = 10

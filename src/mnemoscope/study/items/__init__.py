@@ -10,9 +10,9 @@ import pandas as pd
 
 from mnemoscope.errors import OutputError
 from mnemoscope.study.bootstrap import ALL, in_order, means_by_relation
+from mnemoscope.study.columns import FACT, FACTS, HEADS, READINGS
+from mnemoscope.study.items import layers, sharing, zeroing
 from mnemoscope.study.results import Study
-from mnemoscope.study.schema import FACT, FACTS, HEADS, READINGS
-from mnemoscope.study.tables import layers, sharing, zeroing
 from mnemoscope.study.tasks import relation_heads
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from mnemoscope.study.bootstrap import relations
+from mnemoscope.study.items import heads
+from mnemoscope.study.items.layers import query_layers, value_layers
+from mnemoscope.study.items.sharing import shared_neurons
 from mnemoscope.study.results import Study
-from mnemoscope.study.tables import heads
-from mnemoscope.study.tables.layers import query_layers, value_layers
-from mnemoscope.study.tables.sharing import shared_neurons
 
 FORMAT = "mnemoscope editing"
 VERSION = 1

@@ -9,8 +9,8 @@ import pandas as pd
 
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.study.bootstrap import groups, mean, relations, relative_drop
+from mnemoscope.study.columns import FACT, METHODS, NONE, OUTCOMES, RANDOM, SAME_LAYERS
 from mnemoscope.study.results import Study
-from mnemoscope.study.schema import FACT, METHODS, NONE, OUTCOMES, RANDOM, SAME_LAYERS
 from mnemoscope.study.tasks import relation_heads
 
 _METRICS = ("reciprocal_rank", "probability", "log_probability")

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from mnemoscope.study.bootstrap import LEAST_FACTS, draws, ends, mean, relations
+from mnemoscope.study.columns import FACT, QUERY_NEURONS, VALUE_NEURONS
 from mnemoscope.study.filter import ONE_FACT
 from mnemoscope.study.results import Study
-from mnemoscope.study.schema import FACT, QUERY_NEURONS, VALUE_NEURONS
 
 LISTS = ("value", "query")
 # What a neuron is found by; -1 where a kind has no such number.
