@@ -195,18 +195,21 @@ def test_the_model_is_left_as_it_was(
 def test_many_calls_do_not_grow_memory(llama: ms.Model) -> None:
     process = psutil.Process()
 
-    def call(times: int) -> int:
+    def call(times: int) -> tuple[int, int, int]:
         for _ in range(times):
             llama.attribute(PROMPT, 40, top=5)
         gc.collect()
-        return process.memory_info().rss
+        kinds = [type(each) for each in gc.get_objects()]
+        tensors = sum(issubclass(kind, torch.Tensor) for kind in kinds)
+        return process.memory_info().rss, len(kinds), tensors
 
-    before = call(20)
-    assert call(100) - before < 20 * 2**20  # what other tests freed comes and goes by some megabytes
-    gc.collect()
-    tensors = sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
-    call(5)
-    assert sum(isinstance(o, torch.Tensor) for o in gc.get_objects()) <= tensors
+    resident, objects, tensors = call(5)
+    resident_after, objects_after, tensors_after = call(25)
+    assert (
+        resident_after - resident < 10 * 2**20
+    )  # other tests' freed memory comes and goes by some megabytes
+    assert objects_after - objects < 25  # less than one a call
+    assert tensors_after <= tensors
 
 
 def test_the_same_call_gives_the_same_numbers(llama: ms.Model) -> None:

@@ -274,7 +274,7 @@ def test_missing_extras_are_told_alike() -> None:
         for path in package.rglob("*.py")
         if "pip install" in path.read_text(encoding="utf-8")
     }
-    assert told == {"installing.py"}
+    assert told == {"errors.py"}
 
 
 def test_serving_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import pandas as pd
 import typer
 
 from mnemoscope.cli.facts import tell_left_out
@@ -15,6 +14,8 @@ from mnemoscope.cli.output import stdout_kept_clean, tell, write
 from mnemoscope.errors import FactsError, OptionError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mnemoscope.study.facts import Fact
     from mnemoscope.study.options import StudyOptions
     from mnemoscope.study.results import Study
