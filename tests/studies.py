@@ -84,7 +84,7 @@ def arguments(model: Path, facts: Path, out: Path) -> list[str]:
     return ["study", "run", f"--model={model}", f"--facts={facts}", f"--out={out}", *given]
 
 
-def worker_setup(model: Path, threads: int = 1) -> WorkerConfig:
+def worker_config(model: Path, threads: int = 1) -> WorkerConfig:
     """What a worker of the study is given."""
     return WorkerConfig(ModelSpec(str(model)), FACTS, replace(OPTIONS, threads=threads))
 

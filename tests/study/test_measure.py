@@ -16,7 +16,7 @@ from mnemoscope.study import tasks as plan
 from mnemoscope.study.columns import METHODS, TABLES
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
 from mnemoscope.study.items.sharing import paraphrases
-from mnemoscope.study.measure import measured
+from mnemoscope.study.measure import measure_facts
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.runner import Progress, Source, run_study
 from mnemoscope.study.store import read_table
@@ -71,7 +71,7 @@ def facts(model: ms.Model) -> list[ResolvedFact]:
 
 @pytest.fixture(scope="module")
 def tables(model: ms.Model, facts: list[ResolvedFact]) -> dict[str, pd.DataFrame]:
-    return measured(model, facts, OPTIONS)
+    return measure_facts(model, facts, OPTIONS)
 
 
 def of(tables: dict[str, pd.DataFrame], name: str, fact: ResolvedFact) -> pd.DataFrame:
@@ -239,7 +239,7 @@ def test_a_further_wording_has_its_neurons_and_nothing_else(
         name for name in TABLES if name != "facts" and other.line in set(study.table(name).get("fact", ()))
     }
     assert names == {"value_neurons", "query_neurons"}
-    expected = measured(model, facts[:2], OPTIONS)
+    expected = measure_facts(model, facts[:2], OPTIONS)
     for name in names:
         found = study.table(name).query("fact == @other.line")
         rows = expected[name].query("fact == @other.line")

@@ -52,7 +52,7 @@ Intervention = tuple[str, str, int, int, Sequence[Part]]
 
 
 @dataclass(frozen=True, eq=False)
-class Values:
+class FoundNeurons:
     """The value neurons of one kind of a prediction, best first, `[n]` each.
 
     Attributes:
@@ -69,12 +69,12 @@ class Values:
     score: Tensor
     coefficient: Tensor
 
-    def head(self, n: int) -> Values:
+    def head(self, n: int) -> FoundNeurons:
         """The first n."""
-        return Values(*(values[:n] for values in vars(self).values()))
+        return FoundNeurons(*(values[:n] for values in vars(self).values()))
 
 
-def measured(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> Tables:
+def measure_facts(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> Tables:
     """All that is measured of facts one by one, by table.
 
     Args:
@@ -84,15 +84,15 @@ def measured(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions)
     """
     return _together(
         (measurement.fact, (*measurement.attribution(query), *measurement.experiments(query)))
-        for measurement, query in attributed(model, facts, options)
+        for measurement, query in attribute_facts(model, facts, options)
     )
 
 
-def neurons_alone(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> Tables:
-    """The value and query neurons of facts, and nothing else of them; arguments as for `measured`."""
+def measure_neurons(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> Tables:
+    """The value and query neurons of facts, and nothing else of them; arguments as for `measure_facts`."""
     found = _together(
         (measurement.fact, measurement.attribution(query))
-        for measurement, query in attributed(model, facts, options)
+        for measurement, query in attribute_facts(model, facts, options)
     )
     names = [name for name in (QUERY_NEURONS.name, VALUE_NEURONS.name) if name in found]
     return {name: found[name] for name in names}
@@ -107,9 +107,9 @@ def _together(of_facts: Iterable[tuple[ResolvedFact, Iterable[tuple[str, pd.Data
     return {name: pd.concat(tables, ignore_index=True) for name, tables in collected.items()}
 
 
-def attributed(
+def attribute_facts(
     model: Model, facts: Sequence[ResolvedFact], options: StudyOptions
-) -> Iterator[tuple[Measurement, Query | None]]:
+) -> Iterator[tuple[Measurement, QueryOfKinds | None]]:
     """Value neurons of facts, and what activates them, from one forward pass for all."""
     structure = model.language_model.structure
     projected = ProjectedColumns(structure.readout, MEMORY_BUDGET)
@@ -118,13 +118,13 @@ def attributed(
     asked = [TargetSpec(fact.prompt, (fact.target,)) for fact in facts]
     predictions = model.predictions(asked, projected=projected, components=structure.is_readable)
     each = [Measurement(model, *pair, options) for pair in zip(facts, predictions, strict=True)]
-    settle_all([measurement.searches for measurement in each], projected)
+    settle_searches([measurement.searches for measurement in each], projected)
     for measurement in each:
         yield measurement, measurement.query()
 
 
 @dataclass(frozen=True)
-class Query:
+class QueryOfKinds:
     """What activates the value neurons of a prediction, those of attention and those of FFNs."""
 
     of_attention: QueryScores
@@ -145,17 +145,17 @@ class Measurement:
         # Behind the positions stands their sum.
         of_attention = Pool(options.attention_neurons, 1, 0, attention.n_coefficients - 1)
         self.searches = (
-            Search(prediction, ffn, of_ffn, self._question.coarse),
-            Search(prediction, attention, of_attention, prediction.coarse),
+            NeuronSearch(prediction, ffn, of_ffn, self._question.coarse),
+            NeuronSearch(prediction, attention, of_attention, prediction.coarse),
         )
 
     @cached_property
-    def ffn(self) -> Values:
+    def ffn(self) -> FoundNeurons:
         """The FFN value neurons."""
         return self._found(self.searches[0])
 
     @cached_property
-    def attention(self) -> Values:
+    def attention(self) -> FoundNeurons:
         """The attention value neurons, each at a position."""
         return self._found(self.searches[1])
 
@@ -167,28 +167,28 @@ class Measurement:
             ValueNeurons("ffn", ffn.layer, ffn.index, ffn.position, ffn.score),
         )
 
-    def query(self) -> Query | None:
+    def query(self) -> QueryOfKinds | None:
         """What activates the value neurons; None if what neurons read cannot be found."""
         if self.prediction.components is None:
             return None
         groups = self.values(self.options.query_values)
         positions = torch.cat([group.position for group in groups]).unique()
         kept = self.prediction.components.at(positions)
-        return Query(
+        return QueryOfKinds(
             *(
                 QueryScores(self.structure, kept, [subkeys(self.structure, kept, group, None)])
                 for group in groups
             )
         )
 
-    def attribution(self, query: Query | None) -> Iterator[tuple[str, pd.DataFrame]]:
+    def attribution(self, query: QueryOfKinds | None) -> Iterator[tuple[str, pd.DataFrame]]:
         """The tables of value and query neurons."""
         yield VALUE_NEURONS.name, self._value_neurons(self.attention, self.ffn)
         yield LAYERS.name, self._layers(query)
         if query is not None:
             yield QUERY_NEURONS.name, self._query_neurons(query.of_attention.ffn_neurons[0, 0])
 
-    def experiments(self, query: Query | None) -> Iterator[tuple[str, pd.DataFrame]]:
+    def experiments(self, query: QueryOfKinds | None) -> Iterator[tuple[str, pd.DataFrame]]:
         """The other tables: heads, methods, the path, and what is zeroed."""
         yield HEADS.name, self._heads()
         table, of_methods = self._methods()
@@ -196,16 +196,19 @@ class Measurement:
         yield PATH.name, self._path()
         values = [*self._attention_parts(self.attention), *_ffn_parts(self.ffn.layer, self.ffn.index)]
         shallow = [] if query is None else self._shallow(query.of_attention.ffn_neurons[0, 0])
-        yield OUTCOMES.name, outcomes(self.model, self.fact, self._interventions(of_methods, values, shallow))
+        yield (
+            OUTCOMES.name,
+            ablation_outcomes(self.model, self.fact, self._interventions(of_methods, values, shallow)),
+        )
 
-    def _found(self, search: Search) -> Values:
+    def _found(self, search: NeuronSearch) -> FoundNeurons:
         grid, (index, score) = search.grid, search.pool.best()
         layer, column, place = grid.locate(index)
         last = len(self.fact.prompt.ids) - 1
         position = place if grid.n_coefficients > 1 else torch.full_like(layer, last)
-        return Values(layer, column, position, score, coefficients(grid, index))
+        return FoundNeurons(layer, column, position, score, coefficients(grid, index))
 
-    def _value_neurons(self, attention: Values, ffn: Values) -> pd.DataFrame:
+    def _value_neurons(self, attention: FoundNeurons, ffn: FoundNeurons) -> pd.DataFrame:
         d_head = self.structure.d_head
         of_attention = _frame(
             layer=attention.layer,
@@ -220,7 +223,7 @@ class Measurement:
         table = pd.concat(both, ignore_index=True)
         return table.astype(dict.fromkeys(("neuron", "head", "dim", "position"), "Int32"))
 
-    def _layers(self, query: Query | None) -> pd.DataFrame:
+    def _layers(self, query: QueryOfKinds | None) -> pd.DataFrame:
         scores = self.prediction.layer_scores()
         n_layers = len(scores)
         table = pd.DataFrame(
@@ -271,7 +274,7 @@ class Measurement:
         log_p = readout.log_probabilities(states)[:, self.fact.target]
         return _frame(way=way, log_probability=log_p, probability=log_p.exp())
 
-    def _attention_parts(self, attention: Values) -> list[Part]:
+    def _attention_parts(self, attention: FoundNeurons) -> list[Part]:
         """The neurons of attention, each once, whatever the positions they are listed for."""
         d_head = self.structure.d_head
         pairs = zip(attention.layer.tolist(), attention.index.tolist(), strict=True)
@@ -310,7 +313,9 @@ class Measurement:
             yield experiment, SAME_LAYERS, draw, number_elsewhere(chosen, drawn, self.structure), drawn
 
 
-def outcomes(model: Model, fact: ResolvedFact, interventions: Iterator[Intervention]) -> pd.DataFrame:
+def ablation_outcomes(
+    model: Model, fact: ResolvedFact, interventions: Iterator[Intervention]
+) -> pd.DataFrame:
     """The target after each intervention alone, as rows of `OUTCOMES` without the fact's number."""
     asked = list(interventions)
     found = ablate_each(
@@ -356,7 +361,7 @@ def _placed(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(place=range(1, len(table) + 1))
 
 
-class Search:
+class NeuronSearch:
     """The search for the best neurons of one kind of a prediction, halted before anything is scored.
 
     Attributes:
@@ -380,7 +385,7 @@ class Search:
         settle(self.grid, [self.pool], lambda: self.prediction.fine, scorer)
 
 
-def settle_all(of_predictions: Sequence[Sequence[Search]], projected: ProjectedColumns) -> None:
+def settle_searches(of_predictions: Sequence[Sequence[NeuronSearch]], projected: ProjectedColumns) -> None:
     """Settle the searches of several predictions, which share what is projected to the vocabulary.
 
     A product of many columns costs less for each of them.
@@ -399,9 +404,11 @@ def settle_all(of_predictions: Sequence[Sequence[Search]], projected: ProjectedC
                 search.settle(scorer)
 
 
-def _fitting(of_predictions: Sequence[Sequence[Search]], most: int) -> Iterator[list[Sequence[Search]]]:
+def _fitting(
+    of_predictions: Sequence[Sequence[NeuronSearch]], most: int
+) -> Iterator[list[Sequence[NeuronSearch]]]:
     """Neighbours whose first columns are no more than so many together; one prediction at least."""
-    group: list[Sequence[Search]] = []
+    group: list[Sequence[NeuronSearch]] = []
     for searches in of_predictions:
         if group and sum(map(len, _first([*group, searches]))) > most:
             yield group
@@ -411,6 +418,6 @@ def _fitting(of_predictions: Sequence[Sequence[Search]], most: int) -> Iterator[
         yield group
 
 
-def _first(group: Sequence[Sequence[Search]]) -> list[Tensor]:
+def _first(group: Sequence[Sequence[NeuronSearch]]) -> list[Tensor]:
     """The columns that several predictions score first, of each kind."""
     return [torch.cat([search.first for search in of_kind]).unique() for of_kind in zip(*group, strict=True)]

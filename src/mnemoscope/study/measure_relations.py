@@ -15,11 +15,11 @@ from mnemoscope.model.tokens import token_text
 from mnemoscope.results.parts import Head
 from mnemoscope.study.columns import FACT, OUTCOMES, RANDOM, READINGS, SUMS
 from mnemoscope.study.facts import ResolvedFact
-from mnemoscope.study.measure import Intervention, outcomes
+from mnemoscope.study.measure import Intervention, ablation_outcomes
 from mnemoscope.study.options import StudyOptions
 
 
-def summed(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> dict[str, pd.DataFrame]:
+def sum_scores(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> dict[str, pd.DataFrame]:
     """The rows of `SUMS`: of all neurons, of the positive ones, and of the first of each kind.
 
     Bounds of sums over tens of thousands of neurons take seconds a fact, so a study has them of some facts of
@@ -72,7 +72,7 @@ N_AT_ONCE = 64
 Heads = Sequence[tuple[int, int]]
 
 
-def without_heads(
+def ablate_heads(
     model: Model, facts: Sequence[ResolvedFact], heads: Mapping[str, Heads], options: StudyOptions
 ) -> dict[str, pd.DataFrame]:
     """The rows of `OUTCOMES` after the heads of each relation are zeroed, and random ones.
@@ -84,7 +84,9 @@ def without_heads(
         options: of the study.
     """
     tables = [
-        outcomes(model, fact, _interventions(model, fact, heads, options)).assign(**{FACT: fact.fact.line})
+        ablation_outcomes(model, fact, _interventions(model, fact, heads, options)).assign(
+            **{FACT: fact.fact.line}
+        )
         for fact in facts
     ]
     return {OUTCOMES.name: pd.concat(tables, ignore_index=True)}
@@ -102,7 +104,7 @@ def _interventions(
         yield "heads", RANDOM, draw, 0, [Head(*divmod(head, model.n_heads)) for head in drawn.tolist()]
 
 
-def read_neurons(model: Model, neurons: Sequence[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
+def project_neurons(model: Model, neurons: Sequence[Mapping[str, Any]]) -> dict[str, pd.DataFrame]:
     """The rows of `READINGS`: neurons with the tokens their directions promote and demote.
 
     Args:

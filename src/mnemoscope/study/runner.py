@@ -14,7 +14,7 @@ from mnemoscope.api import Model
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study import tasks as plan
 from mnemoscope.study.columns import KIND
-from mnemoscope.study.executors import Executor, OneProcess
+from mnemoscope.study.executors import Executor, SequentialExecutor
 from mnemoscope.study.executors.processes import ProcessExecutor
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.options import StudyOptions
@@ -140,11 +140,11 @@ def _engine(
     engine: Callable[[WorkerConfig, int], Executor] | None,
 ) -> Executor:
     if isinstance(model, Model):
-        return OneProcess(WorkerConfig(ModelSpec(model.name), source.facts, options), model)
+        return SequentialExecutor(WorkerConfig(ModelSpec(model.name), source.facts, options), model)
     setup = WorkerConfig(model, source.facts, options)
     if engine is not None:
         return engine(setup, workers)
-    return OneProcess(setup) if workers == 1 else ProcessExecutor(setup, workers)
+    return SequentialExecutor(setup) if workers == 1 else ProcessExecutor(setup, workers)
 
 
 class _Counting:

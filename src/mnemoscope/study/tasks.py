@@ -139,33 +139,33 @@ def _judge(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
 
 
 def _measure(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.measure import measured
+    from mnemoscope.study.measure import measure_facts
 
-    return measured(worker.model, worker.resolved(piece.facts), worker.options)
+    return measure_facts(worker.model, worker.resolved(piece.facts), worker.options)
 
 
 def _reword(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.measure import neurons_alone
+    from mnemoscope.study.measure import measure_neurons
 
-    return neurons_alone(worker.model, worker.resolved(piece.facts), worker.options)
+    return measure_neurons(worker.model, worker.resolved(piece.facts), worker.options)
 
 
 def _sum(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.measure_relations import summed
+    from mnemoscope.study.measure_relations import sum_scores
 
-    return summed(worker.model, worker.resolved(piece.facts), worker.options)
+    return sum_scores(worker.model, worker.resolved(piece.facts), worker.options)
 
 
 def _without_heads(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.measure_relations import without_heads
+    from mnemoscope.study.measure_relations import ablate_heads
 
-    return without_heads(worker.model, worker.resolved(piece.facts), piece.given, worker.options)
+    return ablate_heads(worker.model, worker.resolved(piece.facts), piece.given, worker.options)
 
 
 def _read(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.measure_relations import read_neurons
+    from mnemoscope.study.measure_relations import project_neurons
 
-    return read_neurons(worker.model, piece.given)
+    return project_neurons(worker.model, piece.given)
 
 
 WORK: dict[str, Callable[[Worker, Task], dict[str, pd.DataFrame]]] = {
@@ -219,7 +219,7 @@ def measure_tasks(folder: Path, options: StudyOptions) -> list[Task]:
             "give facts that it knows, or a higher --rank"
         )
     reworded = to_paraphrase(read_table(folder, FACTS.name), options)
-    summed = [
+    sum_scores = [
         fact
         for _, group in known.groupby("relation", sort=True)
         for fact in _evenly(group[FACT].tolist(), options.summed)
@@ -227,7 +227,7 @@ def measure_tasks(folder: Path, options: StudyOptions) -> list[Task]:
     return [
         *_pieces("measure", _similar(known), MEASURED_AT_ONCE),
         *_pieces("reword", _similar(reworded), MEASURED_AT_ONCE),
-        *_pieces("sum", summed, SUMMED_AT_ONCE),
+        *_pieces("sum", sum_scores, SUMMED_AT_ONCE),
     ]
 
 

@@ -24,7 +24,7 @@ from studies import (
     left_after,
     save_facts,
     tables,
-    worker_setup,
+    worker_config,
     workers_of,
 )
 
@@ -96,13 +96,13 @@ def _check_part(folder: Path, unbroken: dict[str, bytes]) -> None:
 
 
 def test_an_error_of_a_worker_is_told_as_it_was(tmp_path: Path) -> None:
-    with ProcessExecutor(worker_setup(tmp_path / "missing"), 2) as workers, pytest.raises(UnknownModelError):
+    with ProcessExecutor(worker_config(tmp_path / "missing"), 2) as workers, pytest.raises(UnknownModelError):
         workers.about()
 
 
 def test_workers_that_die_again_and_again_are_given_up(model: Path) -> None:
     with (
-        ProcessExecutor(worker_setup(model), 1) as workers,
+        ProcessExecutor(worker_config(model), 1) as workers,
         killing_workers(0.05),
         pytest.raises(WorkerError, match=r"killed 3 times .* --workers"),
     ):

@@ -14,7 +14,7 @@ import ray
 
 from mnemoscope.errors import OptionError, UnknownModelError, WorkerError
 from mnemoscope.study.executors.ray import RayExecutor
-from studies import driver, kill, killing_workers, left_after, tables, worker_setup, workers_of
+from studies import driver, kill, killing_workers, left_after, tables, worker_config, workers_of
 
 pytestmark = pytest.mark.ray
 SECONDS = 300  # that nothing here takes
@@ -73,7 +73,7 @@ def _two_workers_of(process: int) -> list[psutil.Process]:
 @pytest.mark.usefixtures("cluster")
 def test_an_error_of_a_worker_names_its_machine(tmp_path: Path) -> None:
     with (
-        RayExecutor(worker_setup(tmp_path / "missing"), 1) as workers,
+        RayExecutor(worker_config(tmp_path / "missing"), 1) as workers,
         pytest.raises(UnknownModelError, match=r"^on the machine \d+\.\d+\.\d+\.\d+: .*missing"),
     ):
         workers.about()
@@ -82,7 +82,7 @@ def test_an_error_of_a_worker_names_its_machine(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_with_other_packages_is_refused(model: Path) -> None:
-    with RayExecutor(worker_setup(model), 1) as workers:
+    with RayExecutor(worker_config(model), 1) as workers:
         workers.about()["versions"]["torch"] = "0.1"
         with pytest.raises(WorkerError, match=r"torch is .* and elsewhere 0\.1, .* install the same"):
             workers.about()
@@ -91,7 +91,7 @@ def test_a_worker_with_other_packages_is_refused(model: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_workers_that_die_again_and_again_are_given_up(model: Path) -> None:
     with (
-        RayExecutor(worker_setup(model), 1) as workers,
+        RayExecutor(worker_config(model), 1) as workers,
         killing_workers(0.1),
         pytest.raises(WorkerError, match=r"killed 3 times .* --workers"),
     ):
@@ -100,7 +100,7 @@ def test_workers_that_die_again_and_again_are_given_up(model: Path) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_refuses_workers_that_no_machine_has_room_for(model: Path) -> None:
-    setup = worker_setup(model, threads=1000)
+    setup = worker_config(model, threads=1000)
     with pytest.raises(OptionError, match=r"1000 CPUs .* fewer --threads"):
         RayExecutor(setup, 1)
 
@@ -108,11 +108,11 @@ def test_refuses_workers_that_no_machine_has_room_for(model: Path) -> None:
 def test_refuses_a_cluster_that_is_not_there(model: Path) -> None:
     ray.shutdown()
     with pytest.raises(OptionError, match=r"127\.0\.0\.1:1 .*refused.* check the address"):
-        RayExecutor(worker_setup(model), 1, "127.0.0.1:1")
+        RayExecutor(worker_config(model), 1, "127.0.0.1:1")
     assert not ray.is_initialized()
 
 
 def test_tells_how_to_install_ray(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mnemoscope.study.executors.ray.find_spec", lambda _: None)
     with pytest.raises(OptionError, match=r"pip install '\.\[ray\]'"):
-        RayExecutor(worker_setup(model), 1)
+        RayExecutor(worker_config(model), 1)

@@ -12,7 +12,7 @@ import pytest
 from made_study import BEFORE, KEPT, made_study
 from mnemoscope.errors import OutputError
 from mnemoscope.study import items
-from mnemoscope.study.bootstrap import RESAMPLES, in_order
+from mnemoscope.study.bootstrap import RESAMPLES, order_relations
 from mnemoscope.study.columns import METHODS
 from mnemoscope.study.items import ITEMS, layers, sharing, zeroing
 from mnemoscope.study.items.exports import editing, published
@@ -260,8 +260,8 @@ def test_all_eleven_items_are_there() -> None:
 
 
 def test_the_paper_s_relations_are_in_its_order() -> None:
-    assert in_order(["month", "capital", "language"]) == ["language", "capital", "month"]
-    assert in_order(["month", "capital", "age"]) == ["age", "capital", "month"]
+    assert order_relations(["month", "capital", "language"]) == ["language", "capital", "month"]
+    assert order_relations(["month", "capital", "age"]) == ["age", "capital", "month"]
 
 
 def test_the_paper_s_numbers_are_of_its_models_alone() -> None:

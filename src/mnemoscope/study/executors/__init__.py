@@ -59,7 +59,7 @@ class Executor(ABC):
         """Call a method of any worker with each of some arguments; number and result of each call, once."""
 
 
-class OneProcess(Executor):
+class SequentialExecutor(Executor):
     """This process does all, one piece after the other."""
 
     def __init__(self, setup: WorkerConfig, model: Model | None = None) -> None:

@@ -55,7 +55,7 @@ class RayExecutor(Executor):
             self.close()
             raise
         self._config = ray.put(config)
-        self._actor_class = ray.remote(StudyWorker).options(num_cpus=n_cpus, num_gpus=n_gpus)
+        self._actor_class: Any = ray.remote(StudyWorker).options(num_cpus=n_cpus, num_gpus=n_gpus)
 
     def about(self) -> dict[str, Any]:
         """Return a worker's description of its model; from then on, workers that differ are refused."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mnemoscope.errors import OutputError
-from mnemoscope.study.bootstrap import ALL, in_order, means_by_relation
+from mnemoscope.study.bootstrap import ALL, means_by_relation, order_relations
 from mnemoscope.study.columns import FACT, FACTS, HEADS, READINGS
 from mnemoscope.study.items import layers, sharing, zeroing
 from mnemoscope.study.results import Study
@@ -44,7 +44,7 @@ def facts_kept(study: Study) -> pd.DataFrame:
     """
     facts = study.table(FACTS.name)
     rows = []
-    for relation in [ALL, *in_order(facts["relation"])]:
+    for relation in [ALL, *order_relations(facts["relation"])]:
         tried = facts if relation == ALL else facts.loc[facts["relation"] == relation]
         measured = tried.loc[tried[FACT].isin(study.known[FACT])]
         rows.append(
@@ -77,14 +77,14 @@ _LISTS = ("ffn_value", "attention_value", "ffn_query")
 def readings(study: Study) -> pd.DataFrame:
     """Item 11: columns as in the stored table `readings`, by relation, list and place."""
     table = study.table(READINGS.name)
-    table["relation"] = pd.Categorical(table["relation"], in_order(table["relation"]))
+    table["relation"] = pd.Categorical(table["relation"], order_relations(table["relation"]))
     table["list"] = pd.Categorical(table["list"], _LISTS)
     table = table.sort_values(["relation", "list", "place"], ignore_index=True)
     return table.astype({"relation": str, "list": str})
 
 
 @dataclass(frozen=True)
-class Shown:
+class ItemTable:
     """One table of an item.
 
     Attributes:
@@ -111,7 +111,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Item:
+class StudyItem:
     """One thing that a study shows.
 
     Attributes:
@@ -127,11 +127,11 @@ class Item:
     title: str
     shows: str
     does_not_show: str
-    tables: tuple[Shown, ...]
+    tables: tuple[ItemTable, ...]
 
 
 ITEMS = (
-    Item(
+    StudyItem(
         0,
         "What the model knows",
         "How many facts were tried and kept, and why others were dropped. All that follows rests on the "
@@ -139,11 +139,11 @@ ITEMS = (
         "How much the model knows of the world: the filter asks for the target among its likeliest next "
         "tokens, in this wording, and the sources' facts are no sample of all facts.",
         (
-            Shown("facts_kept", "Facts by relation", facts_kept),
-            Shown("facts_dropped", "Why facts were dropped", facts_dropped),
+            ItemTable("facts_kept", "Facts by relation", facts_kept),
+            ItemTable("facts_dropped", "Why facts were dropped", facts_dropped),
         ),
     ),
-    Item(
+    StudyItem(
         1,
         "What zeroing each method's neurons does",
         "Each method puts some FFN neurons of a fact first. They are zeroed together, and the target is "
@@ -153,25 +153,25 @@ ITEMS = (
         "Which method is right about single neurons: they are zeroed together, and neurons that replace "
         "each other hide each other. A fall may also come from damage to everything else; mnemoscope "
         "methods measures that.",
-        (Shown("methods", "The target after each method's neurons are zeroed", zeroing.methods),),
+        (ItemTable("methods", "The target after each method's neurons are zeroed", zeroing.methods),),
     ),
-    Item(
+    StudyItem(
         2,
         "In which layers each method finds its neurons",
         "The share of each method's neurons that lie in each layer, averaged over facts.",
         "How much the neurons there matter: a method may look in layers where little is to be found.",
-        (Shown("method_layers", "Layers of each method's neurons", layers.method_layers),),
+        (ItemTable("method_layers", "Layers of each method's neurons", layers.method_layers),),
     ),
-    Item(
+    StudyItem(
         3,
         "From the embeddings to the final state",
         "Log p and p of the target on the straight way from the embeddings to the final state at the last "
         "position. Log p rises steadily where p stays near 0 for most of the way: why scores are "
         "differences of log p.",
         "What the model goes through: its layers do not follow the straight way.",
-        (Shown("path", "The target along the way", layers.path),),
+        (ItemTable("path", "The target along the way", layers.path),),
     ),
-    Item(
+    StudyItem(
         4,
         "Value layers",
         "How much log p of the target rises with each layer's attention and FFN output; the first 10 are "
@@ -180,11 +180,11 @@ ITEMS = (
         "What a layer does through later layers: the score is its direct effect. The sum of neurons' scores "
         "is not the score of their layer, because log p is not linear in them.",
         (
-            Shown("value_layers", "Score of each layer", layers.value_layers),
-            Shown("value_sums", "Scores of neurons added up", layers.value_sums),
+            ItemTable("value_layers", "Score of each layer", layers.value_layers),
+            ItemTable("value_sums", "Scores of neurons added up", layers.value_sums),
         ),
     ),
-    Item(
+    StudyItem(
         5,
         "Heads",
         "The mean score of every head by relation, and what happens to the facts of a relation when its own "
@@ -192,88 +192,94 @@ ITEMS = (
         "That a head stores facts of one relation: relations share heads (a column counts them), and "
         "relations that ask for alike answers are hurt by each other's heads.",
         (
-            Shown("heads", "Score of each head", heads),
-            Shown(
+            ItemTable("heads", "Score of each head", heads),
+            ItemTable(
                 "heads_zeroed", "Heads of one relation zeroed on the facts of another", zeroing.heads_zeroed
             ),
-            Shown("heads_within_and_across", "Within and across relations", zeroing.heads_within_and_across),
+            ItemTable(
+                "heads_within_and_across", "Within and across relations", zeroing.heads_within_and_across
+            ),
         ),
     ),
-    Item(
+    StudyItem(
         6,
         "Value neurons zeroed",
         "How far the target falls when the first attention and FFN value neurons are zeroed together, "
         "beside as many random neurons of the same layers.",
         "That only these facts are lost: a few hundred neurons that write what comes next may be needed for "
         "more.",
-        (Shown("value_zeroed", "The target after value neurons are zeroed", zeroing.value_zeroed),),
+        (ItemTable("value_zeroed", "The target after value neurons are zeroed", zeroing.value_zeroed),),
     ),
-    Item(
+    StudyItem(
         7,
         "Query layers",
         "Which layers activate the first attention and FFN value neurons: the share of their input that "
         "each layer writes, weighted by their scores. The first 10 are marked.",
         "What a layer does through other layers before the value neurons read it.",
-        (Shown("query_layers", "Query score of each layer", layers.query_layers),),
+        (ItemTable("query_layers", "Query score of each layer", layers.query_layers),),
     ),
-    Item(
+    StudyItem(
         8,
         "Query neurons zeroed",
         "How far the target falls when the FFN neurons of the shallower half that activate the attention "
         "value neurons most are zeroed, beside as many random neurons of the same layers.",
         "That they act by these value neurons alone: shallow neurons feed everything after them, and the "
         "fall with random neurons says how much of it that is.",
-        (Shown("query_zeroed", "The target after shallow query neurons are zeroed", zeroing.query_zeroed),),
+        (
+            ItemTable(
+                "query_zeroed", "The target after shallow query neurons are zeroed", zeroing.query_zeroed
+            ),
+        ),
     ),
-    Item(
+    StudyItem(
         9,
         "Value and query neurons by depth",
         "How many FFN neurons of a fact are value neurons alone, query neurons alone, or both, in each "
         "layer.",
         "How strong they are: each counts as one. The lists have a fixed length, so their totals say "
         "nothing.",
-        (Shown("roles_by_depth", "Number of a fact's neurons in each layer", layers.roles_by_depth),),
+        (ItemTable("roles_by_depth", "Number of a fact's neurons in each layer", layers.roles_by_depth),),
     ),
-    Item(
+    StudyItem(
         10,
         "Neurons that most facts of a relation share",
         "What share of a fact's value and query neurons more than half of its relation's facts list too, "
         "beside what would be expected of random neurons in the same layers.",
         "What they have in common: the same wording makes neurons alike as well as the same sort of answer "
         "does (item 13 sets them apart). With few facts the share is high by itself.",
-        (Shown("shared", "Share of neurons in more than half of the facts", sharing.shared),),
+        (ItemTable("shared", "Share of neurons in more than half of the facts", sharing.shared),),
     ),
-    Item(
+    StudyItem(
         11,
         "Neurons in vocabulary space",
         "The neurons that most facts of a relation list, with the tokens that their output directions "
         "promote and demote, the sign of the mean coefficient included.",
         "What a neuron means: a direction far from all tokens also has first tokens, and often odd ones.",
-        (Shown("readings", "The neurons that most facts share, and their tokens", readings),),
+        (ItemTable("readings", "The neurons that most facts share, and their tokens", readings),),
     ),
-    Item(
+    StudyItem(
         12,
         "How alike the neurons of two relations are",
         "How much of their neurons facts of two relations share (Jaccard: what both have, as a part of what "
         "either has), beside other facts of the same relation.",
         "That shared neurons do the same for both: only that both list them.",
-        (Shown("overlap", "Neurons in common", sharing.overlap),),
+        (ItemTable("overlap", "Neurons in common", sharing.overlap),),
     ),
-    Item(
+    StudyItem(
         13,
         "How alike the neurons of two wordings are",
         "How much of their neurons two wordings of one fact share, beside other facts in the same wording, "
         "other facts in other wordings, and facts of other relations.",
         "That what wordings share is the fact: compare with other facts in the same wording. A relation "
         "whose facts have one answer shares the answer's neurons.",
-        (Shown("paraphrases", "Neurons in common by what the facts share", sharing.paraphrases),),
+        (ItemTable("paraphrases", "Neurons in common by what the facts share", sharing.paraphrases),),
     ),
-    Item(
+    StudyItem(
         14,
         "Neurons shared by most facts of a relation",
         "Every neuron that more than half of a relation's facts list, most shared first; what "
         "editing.json lists.",
         "That editing them edits the facts.",
-        (Shown("shared_neurons", "Neurons in more than half of the facts", sharing.shared_neurons),),
+        (ItemTable("shared_neurons", "Neurons in more than half of the facts", sharing.shared_neurons),),
     ),
 )

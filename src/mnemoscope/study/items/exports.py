@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mnemoscope.study.bootstrap import relations
+from mnemoscope.study.bootstrap import relations_of
 from mnemoscope.study.items import heads
 from mnemoscope.study.items.layers import query_layers, value_layers
 from mnemoscope.study.items.sharing import shared_neurons
@@ -33,7 +33,7 @@ def editing(study: Study) -> dict[str, Any]:
     values, queries = value_layers(study), query_layers(study)
     head, neurons = heads(study), shared_neurons(study)
     found = {}
-    for relation in relations(study):
+    for relation in relations_of(study):
         value = values.loc[values["relation"] == relation]
         query = queries.loc[queries["relation"] == relation]
         own_heads = head.loc[(head["relation"] == relation) & head["zeroed"]].sort_values("place")

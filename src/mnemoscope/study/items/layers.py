@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mnemoscope.study.bootstrap import groups, means_by_relation
+from mnemoscope.study.bootstrap import fact_groups, means_by_relation
 from mnemoscope.study.columns import (
     FACT,
     LAYERS,
@@ -55,7 +55,7 @@ def path(study: Study) -> pd.DataFrame:
     merged = found[0].merge(found[1], on=["relation", "way", "n_facts"])
     for name in names:
         wide = table.pivot(index=FACT, columns="way", values=name)
-        parts = [wide.reindex(facts).quantile(QUANTILES).T for _, facts in groups(study)]
+        parts = [wide.reindex(facts).quantile(QUANTILES).T for _, facts in fact_groups(study)]
         for quantile in QUANTILES:
             merged[f"{name}_q{round(100 * quantile):02d}"] = np.concatenate(
                 [part[quantile] for part in parts]

@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from mnemoscope.study.bootstrap import LEAST_FACTS, draws, ends, mean, relations
+from mnemoscope.study.bootstrap import LEAST_FACTS, interval, mean_and_interval, relations_of, resample_counts
 from mnemoscope.study.columns import FACT, QUERY_NEURONS, VALUE_NEURONS
-from mnemoscope.study.filter import ONE_FACT
+from mnemoscope.study.filter import PARAPHRASE_KEY
 from mnemoscope.study.results import Study
 
 LISTS = ("value", "query")
@@ -23,7 +23,7 @@ _COLUMNS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
-class Sets:
+class NeuronSets:
     """The neurons that each of some facts lists.
 
     Attributes:
@@ -36,17 +36,17 @@ class Sets:
     neurons: pd.DataFrame
     listed: np.ndarray
 
-    def of(self, facts: np.ndarray) -> Sets:
+    def of(self, facts: np.ndarray) -> NeuronSets:
         """Of some facts, by their rows; neurons that none of them lists are left out."""
         listed = self.listed[facts]
         there = listed.any(axis=0)
-        return Sets(
+        return NeuronSets(
             self.facts.iloc[facts].reset_index(drop=True),
             self.neurons.loc[there].reset_index(drop=True),
             listed[:, there],
         )
 
-    def of_relation(self, relation: str) -> Sets:
+    def of_relation(self, relation: str) -> NeuronSets:
         """Of the facts of one relation."""
         return self.of(np.flatnonzero(self.facts["relation"] == relation))
 
@@ -76,7 +76,7 @@ class Sets:
         return np.divide(common, either, out=np.full_like(common, np.nan), where=either > 0).astype(float)
 
 
-def listings(study: Study, which: str, facts: pd.DataFrame) -> pd.DataFrame:
+def listed_neurons(study: Study, which: str, facts: pd.DataFrame) -> pd.DataFrame:
     """Which fact lists which neuron: `fact`, the columns of `NEURON`, and `score` (nats).
 
     Args:
@@ -96,20 +96,20 @@ def listings(study: Study, which: str, facts: pd.DataFrame) -> pd.DataFrame:
     return table.astype({"score": float}).groupby([FACT, *NEURON], as_index=False)["score"].sum()
 
 
-def sets(study: Study, which: str, facts: pd.DataFrame) -> Sets:
-    """The sets of facts; arguments as for `listings`."""
-    found = listings(study, which, facts)
+def neuron_sets(study: Study, which: str, facts: pd.DataFrame) -> NeuronSets:
+    """The sets of facts; arguments as for `listed_neurons`."""
+    found = listed_neurons(study, which, facts)
     neurons = found.loc[:, NEURON].drop_duplicates().sort_values(NEURON, ignore_index=True)
     column = found.merge(neurons.reset_index(names="column"), on=NEURON, how="left")["column"].to_numpy()
     listed = np.zeros((len(facts), len(neurons)), bool)
     listed[pd.Index(facts[FACT]).get_indexer(pd.Index(found[FACT])), column] = True
-    return Sets(facts, neurons, listed)
+    return NeuronSets(facts, neurons, listed)
 
 
-def few_of_each(study: Study, found: Sets) -> Sets:
+def few_of_each(study: Study, found: NeuronSets) -> NeuronSets:
     """The sets of at most `MOST_FACTS` facts of each relation, at even distances, relation by relation."""
     chosen = []
-    for relation in relations(study):
+    for relation in relations_of(study):
         rows = np.flatnonzero(found.facts["relation"] == relation)
         few = min(len(rows), MOST_FACTS)
         chosen.append(rows[np.arange(few) * len(rows) // few])
@@ -133,8 +133,8 @@ def shared(study: Study) -> pd.DataFrame:
     """
     rows = []
     for which in LISTS:
-        found = sets(study, which, study.known)
-        for relation in relations(study):
+        found = neuron_sets(study, which, study.known)
+        for relation in relations_of(study):
             own = found.of_relation(relation)
             if not own.listed.any():
                 continue
@@ -165,11 +165,11 @@ def shared_neurons(study: Study) -> pd.DataFrame:
     """
     facts = study.known[[FACT, "relation"]]
     facts = facts.assign(size=facts.groupby("relation")[FACT].transform("count"))
-    order = {name: place for place, name in enumerate(relations(study))}
+    order = {name: place for place, name in enumerate(relations_of(study))}
     tables = []
     for which in LISTS:
         grouped = (
-            listings(study, which, study.known)
+            listed_neurons(study, which, study.known)
             .merge(facts, on=FACT)
             .groupby(["relation", "size", *NEURON])["score"]
         )
@@ -199,16 +199,18 @@ def overlap(study: Study) -> pd.DataFrame:
     """
     rows = []
     for which in LISTS:
-        every = sets(study, which, study.known)
+        every = neuron_sets(study, which, study.known)
         if not every.listed.any():
             continue
         found = few_of_each(study, every)
         alike = found.jaccard()
         np.fill_diagonal(alike, np.nan)
         relation_of = found.facts["relation"].to_numpy()
-        most = {name: own.keys(own.shared) for name in relations(study) for own in [every.of_relation(name)]}
-        for relation in relations(study):
-            for other in relations(study):
+        most = {
+            name: own.keys(own.shared) for name in relations_of(study) for own in [every.of_relation(name)]
+        }
+        for relation in relations_of(study):
+            for other in relations_of(study):
                 block = alike[np.ix_(relation_of == relation, relation_of == other)]
                 both, either = most[relation] & most[other], most[relation] | most[other]
                 row = {"list": which, "relation": relation, "other": other, **_mean_of_facts(block)}
@@ -237,13 +239,13 @@ def paraphrases(study: Study) -> pd.DataFrame:
     facts = _worded(study)
     rows = []
     for which in LISTS:
-        found = sets(study, which, facts)
+        found = neuron_sets(study, which, facts)
         if not found.listed.any():
             continue
         alike = found.jaccard()
         np.fill_diagonal(alike, np.nan)
         partners = _partners(found.facts)
-        for relation in relations(study):
+        for relation in relations_of(study):
             own = (found.facts["relation"] == relation).to_numpy()
             for pairs, mask in partners.items():
                 block = np.where(mask, alike, np.nan)[own]
@@ -265,7 +267,7 @@ def _few_worded(facts: pd.DataFrame) -> pd.DataFrame:
     if len(facts) <= MOST_FACTS:
         return facts
     told = facts.loc[facts["subject"] != ""]
-    several = [rows for _, rows in told.groupby(ONE_FACT) if len(rows) > 1]
+    several = [rows for _, rows in told.groupby(PARAPHRASE_KEY) if len(rows) > 1]
     few = min(len(several), MOST_FACTS // 2)
     return pd.concat([facts.head(0), *(several[place * len(several) // few] for place in range(few))])
 
@@ -302,26 +304,26 @@ def _mean_of_facts(alike: np.ndarray) -> dict[str, float]:
     means = np.nansum(alike[with_any], axis=1) / there[with_any].sum(axis=1)
     if not len(means):
         return {"n_facts": 0, **dict.fromkeys(("jaccard", "jaccard_low", "jaccard_high"), math.nan)}
-    (middle,), (low,), (high,) = mean(means[:, None])
+    (middle,), (low,), (high,) = mean_and_interval(means[:, None])
     return {"n_facts": len(means), "jaccard": middle, "jaccard_low": low, "jaccard_high": high}
 
 
-def _shares(own: Sets) -> tuple[float, float]:
+def _shares(own: NeuronSets) -> tuple[float, float]:
     """The ends of the interval of the share that more than half of resampled facts list, percent."""
     n_facts = len(own.facts)
     if n_facts < LEAST_FACTS:
         return math.nan, math.nan
-    counts = draws(n_facts).astype(np.float32)
+    counts = resample_counts(n_facts).astype(np.float32)
     n_shared = np.zeros(len(counts))
     for start in range(0, own.listed.shape[1], 1024):  # sums of whole numbers are exact in any order
         some = own.listed[:, start : start + 1024].astype(np.float32)
         n_shared += (2 * (counts @ some) > n_facts).sum(axis=1)
     n_listed = counts @ own.listed.sum(axis=1).astype(np.float32) / n_facts
-    (low,), (high,) = ends(100 * (n_shared / n_listed)[:, None])
+    (low,), (high,) = interval(100 * (n_shared / n_listed)[:, None])
     return float(low), float(high)
 
 
-def _by_chance(study: Study, own: Sets) -> float:
+def _by_chance(study: Study, own: NeuronSets) -> float:
     """How many neurons most facts would list if each drew as many in every layer at random."""
     n_facts = len(own.facts)
     sizes = {

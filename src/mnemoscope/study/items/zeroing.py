@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mnemoscope.attribution.methods.registry import method as find_method
-from mnemoscope.study.bootstrap import groups, mean, relations, relative_drop
+from mnemoscope.study.bootstrap import fact_groups, mean_and_interval, relations_of, relative_drop
 from mnemoscope.study.columns import FACT, METHODS, NONE, OUTCOMES, RANDOM, SAME_LAYERS
 from mnemoscope.study.results import Study
 from mnemoscope.study.tasks import relation_heads
@@ -33,7 +33,7 @@ def methods(study: Study) -> pd.DataFrame:
     """
     outcomes = _outcomes(study, "methods")
     rows = []
-    for relation, facts in groups(study):
+    for relation, facts in fact_groups(study):
         for name in (NONE, RANDOM, SAME_LAYERS, *METHODS):
             of_method = outcomes[name].reindex(facts)
             row = {"relation": relation, "method": name, "title": title_of(name), "n_facts": len(facts)}
@@ -61,7 +61,7 @@ def zeroed(study: Study, experiment: str) -> pd.DataFrame:
     """
     outcomes = _outcomes(study, experiment)
     rows = []
-    for relation, facts in groups(study):
+    for relation, facts in fact_groups(study):
         for name in [name for name in outcomes if name != NONE]:
             after = outcomes[name].reindex(facts).dropna()
             if after.empty:
@@ -81,8 +81,8 @@ def heads_zeroed(study: Study) -> pd.DataFrame:
     outcomes = _outcomes(study, "heads")
     chosen = {name: set(heads) for name, heads in relation_heads(study.folder, study.options).items()}
     rows = []
-    for relation, facts in list(groups(study))[1:]:
-        for name in [*relations(study), RANDOM]:
+    for relation, facts in list(fact_groups(study))[1:]:
+        for name in [*relations_of(study), RANDOM]:
             if name not in outcomes:
                 continue
             after = outcomes[name].reindex(facts).dropna()
@@ -99,12 +99,12 @@ def heads_zeroed(study: Study) -> pd.DataFrame:
 def heads_within_and_across(study: Study) -> pd.DataFrame:
     """Item 5: the same over all facts: their own relation's heads, those of other relations, random ones.
 
-    Columns: `heads, n_facts`, then as in `zeroed`. For `of other relations` the outcomes of a fact are
+    Columns: `heads, n_facts`, then as in `zeroed`. For `of other relations_of` the outcomes of a fact are
     averaged over the other relations first.
     """
     outcomes = _outcomes(study, "heads")
     known = study.known.set_index(FACT)["relation"]
-    names = [name for name in relations(study) if name in outcomes]
+    names = [name for name in relations_of(study) if name in outcomes]
     own = [outcomes[name].reindex(known.index[known == name]) for name in names]
     others = [outcomes[name].reindex(known.index[known != name]) for name in names]
     sets = {WITHIN: own, ACROSS: others, RANDOM: [outcomes[RANDOM]] if RANDOM in outcomes else []}
@@ -151,7 +151,7 @@ def _falls(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:
 
 def _with_ends(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
     found: dict[str, float] = {}
-    for name, *numbers in zip(names, *mean(values), strict=True):
+    for name, *numbers in zip(names, *mean_and_interval(values), strict=True):
         found |= _named(name, numbers)
     return found
 
