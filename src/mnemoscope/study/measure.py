@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.api import Model
-from mnemoscope.api.opened import MEMORY_BUDGET, TargetSpec
+from mnemoscope.api.requests import MEMORY_BUDGET, TargetSpec, predictions
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.methods.base import MethodInput
 from mnemoscope.attribution.methods.causal import parts_of
@@ -116,8 +116,8 @@ def attribute_facts(
     # Prompts of one length behind each other, which run together.
     facts = sorted(facts, key=lambda fact: len(fact.prompt.ids))
     asked = [TargetSpec(fact.prompt, (fact.target,)) for fact in facts]
-    predictions = model.predictions(asked, projected=projected, components=structure.is_readable)
-    each = [Measurement(model, *pair, options) for pair in zip(facts, predictions, strict=True)]
+    found = predictions(model.language_model, asked, projected=projected, components=structure.is_readable)
+    each = [Measurement(model, *pair, options) for pair in zip(facts, found, strict=True)]
     settle_searches([measurement.searches for measurement in each], projected)
     for measurement in each:
         yield measurement, measurement.query()
@@ -139,7 +139,7 @@ class Measurement:
     ) -> None:
         self.model, self.fact, self.prediction, self.options = model, fact, prediction, options
         self.structure = model.language_model.structure
-        self._question = MethodInput(prediction, "ffn", lambda: model.sensitivity)
+        self._question = MethodInput(prediction, "ffn", model.sensitivity)
         ffn, attention = prediction.shared.ffn_neurons, prediction.shared.attention_neurons
         of_ffn = Pool(options.ffn_neurons, 1, 0, 1)
         # Behind the positions stands their sum.

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from mnemoscope.api import Model, load
+from mnemoscope.api.requests import provenance as provenance_of
 from mnemoscope.errors import FactsError
 from mnemoscope.model.isolation import isolated
 from mnemoscope.study.columns import FACT, FACTS, HEADS, QUERY_NEURONS, TABLES, VALUE_NEURONS
@@ -107,7 +108,7 @@ class Worker:
             OptionError: the model has too few neurons for the controls of what the options zero.
         """
         self.options.check_controls(self.model.language_model.structure)
-        provenance = self.model.provenance({})
+        provenance = provenance_of(self.model.language_model, {})
         return {
             "model": provenance.model,
             "revision": provenance.revision,

@@ -1,4 +1,4 @@
-"""What an attribution will take, before a model's weights are read."""
+"""Estimates of the memory and time of an attribution, before a model's weights are read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mnemoscope.api.opened import MEMORY_BUDGET
+from mnemoscope.api.requests import MEMORY_BUDGET
 from mnemoscope.model.encoding import user_says
 from mnemoscope.model.estimate import Estimate, estimate as estimate_of, sizes_of
 from mnemoscope.model.loading import describe
@@ -25,7 +25,7 @@ def estimate(  # noqa: PLR0913 - each is a choice of its own
     trust_remote_code: bool = False,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Estimate:
-    """Memory and time that `Model.attribute` takes on this machine's CPU, its weights unread.
+    """Estimate the memory and time that `Model.attribute` takes on this machine's CPU, its weights unread.
 
     Counts are exact, memory and time are estimates: see `docs/models.md` for how near they come.
 
