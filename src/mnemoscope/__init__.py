@@ -61,8 +61,7 @@ if TYPE_CHECKING:
         Target as Target,
         Targets as Targets,
     )
-    from mnemoscope.study.builtin_facts import builtin_facts as builtin_facts
-    from mnemoscope.study.facts import Fact as Fact, FactFile as FactFile
+    from mnemoscope.study.facts import Fact as Fact, FactFile as FactFile, builtin_facts as builtin_facts
     from mnemoscope.study.formats import read_facts as read_facts
     from mnemoscope.study.options import StudyOptions as StudyOptions
     from mnemoscope.study.results import Studies as Studies, Study as Study
@@ -121,7 +120,7 @@ _PUBLIC = {
     "UnsupportedModelError": "mnemoscope.errors",
     "Verified": "mnemoscope.attribution.methods.causal",
     "WorkerError": "mnemoscope.errors",
-    "builtin_facts": "mnemoscope.study.builtin_facts",
+    "builtin_facts": "mnemoscope.study.facts",
     "estimate": "mnemoscope.api.estimate",
     "load": "mnemoscope.api",
     "read_facts": "mnemoscope.study.formats",

@@ -1,4 +1,4 @@
-"""Checks of callers' arguments that need no torch: whole numbers, weight types, devices."""
+"""Checks of callers' arguments: whole numbers, weight types, devices; imports neither numpy nor torch."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class SourceOptions:
         from mnemoscope.study.runner import Source
 
         if self.facts == OWN:
-            from mnemoscope.study.builtin_facts import builtin_facts
+            from mnemoscope.study.facts import builtin_facts
 
             for name in ("format", "relation", "question_template", "strict"):
                 if getattr(self, name) not in (None, False):
@@ -193,7 +193,7 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
             executor = partial(RayExecutor, address=address)
         with StudyProgress() as report:
-            run_study(spec, source, out, options, workers=workers, engine=executor, report=report)
+            run_study(spec, source, out, options, workers=workers, executor=executor, report=report)
     tell(f"done: {out}; see it with `mnemoscope study report {out}`")
 
 

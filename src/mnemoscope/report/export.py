@@ -16,10 +16,10 @@ from mnemoscope.report.charts.study import CHARTS
 from mnemoscope.report.charts.theme import apply_theme, png, svg
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.query import QueryGraph
+from mnemoscope.study.items import ITEMS, ItemTable, StudyItem
+from mnemoscope.study.items.exports import editing
 from mnemoscope.study.results import Study
 from mnemoscope.study.store import encoded
-from mnemoscope.study.tables import ITEMS, Item, Shown
-from mnemoscope.study.tables.exports import editing
 
 if TYPE_CHECKING:
     from mnemoscope.study.comparison import Comparison
@@ -154,7 +154,7 @@ FORMAT = "mnemoscope export"
 ABOUT, EDITING = "about.json", "editing.json"
 
 
-def file_name(item: Item, shown: Shown, form: str) -> str:
+def file_name(item: StudyItem, shown: ItemTable, form: str) -> str:
     """Such as `01_methods.csv`."""
     return f"{item.number:02d}_{shown.name}.{form}"
 
@@ -234,7 +234,7 @@ def _latex(table: pd.DataFrame) -> bytes:
     return body.encode()
 
 
-def _chart(study: Study, shown: Shown, table: pd.DataFrame) -> Any:
+def _chart(study: Study, shown: ItemTable, table: pd.DataFrame) -> Any:
     return apply_theme(CHARTS[shown.name](table), shown.title, subtitle(study))
 
 
@@ -243,7 +243,7 @@ def subtitle(study: Study) -> str:
     return f"{study.manifest['model']}, {len(study.known):,} facts"
 
 
-FORMATS: dict[str, Callable[[Study, Shown, pd.DataFrame], bytes]] = {
+FORMATS: dict[str, Callable[[Study, ItemTable, pd.DataFrame], bytes]] = {
     "csv": lambda _study, _shown, table: csv_bytes(table),
     "parquet": lambda _study, _shown, table: encoded(table),
     "svg": lambda study, shown, table: svg(_chart(study, shown, table).to_dict(), shown.name).encode(),

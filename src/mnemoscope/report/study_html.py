@@ -18,9 +18,9 @@ from mnemoscope.report.export import EDITING, csv_bytes, file_name, flat, json_b
 from mnemoscope.report.html import digest, templates
 from mnemoscope.report.text import plain_number
 from mnemoscope.report.tokens import visible
+from mnemoscope.study.items import ITEMS, ItemTable, StudyItem
+from mnemoscope.study.items.exports import CAUTION, Published, editing, published
 from mnemoscope.study.results import Study
-from mnemoscope.study.tables import ITEMS, Item, Shown
-from mnemoscope.study.tables.exports import CAUTION, Published, editing, published
 
 _MOST_ROWS = 60
 # A longer table makes the page too heavy to open; `study export` writes it.
@@ -51,7 +51,7 @@ class Sheet:
         download: name and address of its data; the address is empty if it is too long for the page.
     """
 
-    shown: Shown
+    shown: ItemTable
     headings: list[str]
     rows: list[list[str]]
     texts: list[bool]
@@ -102,11 +102,11 @@ def render_report(study: Study) -> str:
     )
 
 
-def _of(paper: tuple[Published, ...], item: Item) -> list[Published]:
+def _of(paper: tuple[Published, ...], item: StudyItem) -> list[Published]:
     return [number for number in paper if number.item == item.number]
 
 
-def _sheet(study: Study, item: Item, shown: Shown) -> Sheet:
+def _sheet(study: Study, item: StudyItem, shown: ItemTable) -> Sheet:
     table = shown.of(study)
     chart = svg_in_page(apply_theme(CHARTS[shown.name](table)).to_dict(), shown.name)
     content = csv_bytes(table)

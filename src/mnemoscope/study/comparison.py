@@ -40,9 +40,9 @@ from mnemoscope.results import render
 from mnemoscope.results.columns import records
 from mnemoscope.results.parts import Part
 from mnemoscope.results.targets import Provenance
-from mnemoscope.study.bootstrap import ends, resampled_means
+from mnemoscope.study.bootstrap import interval, resampled_means
+from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.facts import ResolvedFact
-from mnemoscope.study.schema import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.store import Store, encoded, read_table
 
 # The table of a comparison that is kept in a folder.
@@ -352,7 +352,7 @@ def _interval(name: str, values: np.ndarray) -> dict[str, float]:
     """Mean of values, those that are not there left out, and its bootstrap interval."""
     there = values[~np.isnan(values)]
     mean = float(there.mean()) if len(there) else float("nan")
-    (low,), (high,) = ends(resampled_means(values[:, None]))
+    (low,), (high,) = interval(resampled_means(values[:, None]))
     return {name: mean, f"{name}_low": float(low), f"{name}_high": float(high)}
 
 

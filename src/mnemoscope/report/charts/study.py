@@ -22,9 +22,9 @@ from mnemoscope.report.charts.theme import (
 from mnemoscope.report.terminal.depth import LOWERS, RAISES
 from mnemoscope.report.tokens import visible
 from mnemoscope.study.bootstrap import ALL
-from mnemoscope.study.schema import NONE, RANDOM, SAME_LAYERS
-from mnemoscope.study.tables.layers import ROLES
-from mnemoscope.study.tables.sharing import PAIRS
+from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
+from mnemoscope.study.items.layers import ROLES
+from mnemoscope.study.items.sharing import PAIRS
 
 KINDS = {"attention": "attention", "ffn": "FFN"}
 _N_READ = 5
