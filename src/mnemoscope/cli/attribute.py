@@ -45,7 +45,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
         Literal["svg", "png"] | None, typer.Option(help="Form of the charts.", show_default="svg")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only estimate the memory and time of the attribution.")
+        bool, typer.Option("--dry-run", help="Only estimate the memory, from the config.")
     ] = False,
     prompt: PromptOptions,
     json: Json = False,
@@ -60,7 +60,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
     if chart_form is not None and charts is None:
         raise OptionError("--chart-form needs charts; name their folder with --charts")
     if dry_run:
-        _estimate(options.top, prompt, model, json)
+        _estimate(prompt, model, json)
         return
     _check_outputs(out, charts)
     with stdout_kept_clean():
@@ -90,7 +90,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
         write_drawn(partial(_draw, result))
 
 
-def _estimate(top: int, prompt: PromptOptions, model: ModelOptions, json: bool) -> None:
+def _estimate(prompt: PromptOptions, model: ModelOptions, json: bool) -> None:
     with stdout_kept_clean():
         from mnemoscope.api.estimate import estimate
         from mnemoscope.report.terminal.checks import estimate_json, render_estimate
@@ -98,7 +98,6 @@ def _estimate(top: int, prompt: PromptOptions, model: ModelOptions, json: bool) 
         found = estimate(
             model.model,
             prompt.prompt,
-            top=top,
             chat=prompt.chat,
             add_special_tokens=not prompt.no_special_tokens,
             revision=model.revision,

@@ -27,7 +27,7 @@ commands.add_typer(models, name="models")
 
 @models.callback(invoke_without_command=True, epilog=example("mnemoscope models"))
 def validate_families(context: typer.Context, json: Json = False, threads: Threads = None) -> None:
-    """Validate the supported families on tiny models, here and now."""
+    """Validate the supported families on tiny models, on this machine."""
     if context.invoked_subcommand is not None:
         return
     with stdout_kept_clean():
@@ -52,7 +52,7 @@ def check(
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Validate one model: every sum with its error, whether it passes or not."""
+    """Validate one model: print every sum with its error, whether it passes or not."""
     with stdout_kept_clean():
         set_threads(threads)
         from mnemoscope.model.loading import examine
