@@ -1,11 +1,9 @@
-"""Log-probability increase of parts (docs/method.md#value-score), for some or for all of them.
+"""Exact log-probability increases of parts (docs/method.md#value-score).
 
-The before-softmax values of a neuron's column depend on the weights alone, but for the scale of the final
-norm (docs/method.md#bound), and facts of one type have many of their best neurons in common.
-
-`Imp(v; x) = bs_w(v) - log E_{k ~ p(.|x)}[exp bs_k(v)]`: one projection to the vocabulary per
-column, shared by all coefficients of that column, then one log-sum-exp per part. Log-odds are
-projected to their own tokens alone.
+One projection to the vocabulary per column serves all coefficients of that column; then every part takes one
+log-sum-exp. Log-odds need the projection to their own tokens alone. The before-softmax values of a neuron's
+column depend on the weights alone, but for the scale of the final norm, and facts of one type have many of
+their best neurons in common: `ProjectedColumns` keeps them from prompt to prompt.
 """
 
 from __future__ import annotations
@@ -23,6 +21,53 @@ from mnemoscope.model.readout import FrozenReadout, Predicted, Readout
 
 # Sums of exponentials between this and its inverse have lost nothing that float32 could tell.
 SAFE = 1e-20
+
+
+def log_probability_increase(rise: Tensor, log_weights: Callable[[], Tensor], log_total: Tensor) -> Tensor:
+    """Compute the value score of parts, in nats; positive raises the target (docs/method.md#value-score).
+
+    With p = p(. | x) and b = bs(v) we have p(w | x + v) = p_w exp(b_w) / sum_k p_k exp(b_k), hence
+
+        Imp(v; x) = log p(w | x + v) - log p(w | x) = b_w - log sum_k p_k exp(b_k)
+
+    Under a soft-cap b stands for the change of the logits.
+
+    Args:
+        rise: b_w, `[n]`; of several answers, the rise of the log of their total weight.
+        log_weights: as for `log_partition_increase`.
+        log_total: as for `log_partition_increase`.
+    """
+    return rise - log_partition_increase(log_weights, log_total)
+
+
+def log_partition_increase(log_weights: Callable[[], Tensor], log_total: Tensor) -> Tensor:
+    """Compute `log sum_k p_k exp(b_k)`, which does not depend on the target, `[n]`, nats.
+
+    Args:
+        log_weights: makes `log p_k + b_k`, `[n or more, n_vocabulary]`, to be overwritten.
+        log_total: log of the sum of the p_k, 0 but for rounding, `[n]`.
+    """
+    return log_sum_exp(log_weights)[: len(log_total)] - log_total
+
+
+def log_sum_exp(fill: Callable[[], Tensor]) -> Tensor:
+    """Compute `logsumexp` over the last axis.
+
+    Subtracting the largest exponent first takes two more passes and is done only where a sum leaves the
+    middle of float32, which depends on that sum alone and not on its neighbours.
+
+    Args:
+        fill: makes the exponents, which are overwritten; called once more where it is needed.
+    """
+    sums = fill().exp_().sum(-1)
+    safe = (sums > SAFE) & (sums < 1 / SAFE)
+    logs = sums.log_()
+    if bool(safe.all()):
+        return logs
+    exponents = fill()
+    largest = exponents.amax(-1, keepdim=True)
+    shifted = exponents.sub_(largest).exp_().sum(-1).log_() + largest[..., 0]
+    return torch.where(safe, logs, shifted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,26 +115,6 @@ def base_states(trace: ActivationCache) -> BaseStates:
         after_attention=layers + n_layers + 1,
         after_ffn=layers + 2 * n_layers + 1,
     )
-
-
-def log_sum_exp(fill: Callable[[], Tensor]) -> Tensor:
-    """`logsumexp` over the last axis of exponents.
-
-    To subtract the largest first takes two more passes over them and is needed only where a sum leaves the
-    middle of float32; whether it is depends on a sum alone and not on its neighbours.
-
-    Args:
-        fill: makes the exponents, which are overwritten; called once more where it is needed.
-    """
-    sums = fill().exp_().sum(-1)
-    safe = (sums > SAFE) & (sums < 1 / SAFE)
-    logs = sums.log_()
-    if bool(safe.all()):
-        return logs
-    exponents = fill()
-    largest = exponents.amax(-1, keepdim=True)
-    shifted = exponents.sub_(largest).exp_().sum(-1).log_() + largest[..., 0]
-    return torch.where(safe, logs, shifted)
 
 
 # Rows that one call may ask for: as many as are scored at once.
@@ -293,24 +318,30 @@ class Scorer:
         return scores.view(grid.shape)
 
     def _score(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
-        """Scores of parts whose column is row `rank` of `values` and whose states ascend, `[n]`."""
+        """Score parts whose columns are the rows `rank` of `values` and whose states ascend, `[n]`, nats."""
         rise = self._rise_of(self.answers, values, rank, factors, states)
-        if self.against is None:
-            return rise - self._rise_of_all(values, rank, factors, states)
-        return rise - self._rise_of(self.against, values, rank, factors, states)
+        if self.against is not None:
+            return rise - self._rise_of(self.against, values, rank, factors, states)
+        log_weights = self._log_weights(values, rank, factors, states)
+        return log_probability_increase(rise, log_weights, self.predicted.log_total[states])
 
     def _rise_of(self, group: Group, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
-        """Rise of the log of some tokens' total weight, `[n]`."""
+        """Compute the rise of the log of a group's total weight, `[n]`."""
         return group.rise(factors[:, None] * values[rank[:, None], group.tokens], states)
 
     def _rise_of_all(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
-        """The same of the whole vocabulary, in the block that is kept for it."""
-        n_parts, logits = len(rank), self.predicted.logits
-        exponents = self._exponents[:n_parts]
+        log_weights = self._log_weights(values, rank, factors, states)
+        return log_partition_increase(log_weights, self.predicted.log_total[states])
+
+    def _log_weights(
+        self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor
+    ) -> Callable[[], Tensor]:
+        """Return a function that makes `log p_k + b_k` of parts in the block that is kept for it."""
+        exponents, logits = self._exponents[: len(rank)], self.predicted.logits
 
         def fill() -> Tensor:
             # The whole block is summed however many parts there are, so that all sums are in one order.
-            self._exponents[n_parts:] = 0
+            self._exponents[len(rank) :] = 0
             if _consecutive(rank):
                 torch.mul(_rows(values, rank), factors[:, None], out=exponents)
             else:
@@ -322,7 +353,7 @@ class Scorer:
                 exponents[some] += self.predicted.log_probabilities[state]
             return self._exponents
 
-        return log_sum_exp(fill)[:n_parts] - self.predicted.log_total[states]
+        return fill
 
 
 def show(readout: FrozenReadout, grid: Grid, columns: Tensor, observer: Observer, budget: int) -> None:

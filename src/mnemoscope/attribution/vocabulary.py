@@ -16,7 +16,7 @@ from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.readout import FrozenReadout
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.tokens import Prompt, token_text
-from mnemoscope.results.columns import COLUMNS
+from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS
 from mnemoscope.results.parts import Head
 from mnemoscope.results.prediction import NeuronTokens
 
@@ -246,4 +246,4 @@ def head_tokens(
         "demotes": read(vectors.value, sign=-1),
         "value_norm": vectors.value.norm(dim=-1).cpu().numpy(),
     }
-    return pd.DataFrame(columns, columns=list(COLUMNS))
+    return pd.DataFrame(columns, columns=list(HEAD_TOKEN_COLUMNS))

@@ -12,13 +12,19 @@ from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
+from mnemoscope._io import (
+    ATTRIBUTION_ENDINGS,
+    CONTINUATION_ENDINGS,
+    check_destination,
+    json_text,
+    write_atomically,
+)
 from mnemoscope.errors import OptionError
+from mnemoscope.results import io
 from mnemoscope.results.columns import QUERY_TABLES, SUMS, TABLES, records
 from mnemoscope.results.query import Key, QueryNeurons
 from mnemoscope.results.render import Displayed, report
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
-
-SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +95,7 @@ class Attribution(Displayed):
     costs: dict[str, Cost]
     provenance: Provenance
     _query: Callable[..., QueryNeurons] | None = field(default=None, repr=False, compare=False)
-    schema_version: ClassVar[int] = SCHEMA_VERSION
+    schema_version: ClassVar[int] = io.SCHEMA_VERSION
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy in another process is without the model, like one that was read from a file."""
@@ -162,15 +168,71 @@ class Attribution(Displayed):
             **lists,
         }
 
+    def json_bytes(self) -> bytes:
+        """Encode the whole result as the content of a `.json` file."""
+        return io.json_bytes(self._description(), self.tables(), self.to_json())
+
     def save(self, path: str | Path) -> Path:
         """Write the result to a `.json`, `.parquet` or `.html` file, whole or not at all.
+
+        Returns:
+            The path of the file.
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
         """
-        from mnemoscope.results.io import save
+        path = check_destination(Path(path), ATTRIBUTION_ENDINGS)
+        ending = path.suffix.lower()
+        if ending == ".html":
+            content = report("html").render_html(self).encode("utf-8", "xmlcharrefreplace")
+        elif ending == ".json":
+            content = self.json_bytes()
+        else:
+            content = io.parquet_bytes(self._description(), self.tables())
+        write_atomically(path, content)
+        return path
 
-        return save(self, Path(path))
+    @staticmethod
+    def load(path: str | Path) -> Attribution:
+        """Read a result from a `.json` or `.parquet` file that `save` wrote.
+
+        Raises:
+            OutputError: the file is missing, damaged, of another program, or of another schema version.
+        """
+        return io.load(Path(path), Attribution._restored)
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt,
+            "tokens": list(self.tokens),
+            "token_ids": list(self.token_ids),
+            **self.targets.to_json(),
+            "certified": self.certified,
+            "tolerance": self.tolerance,
+            "value_of_embeddings": self.value_of_embeddings,
+            "telescoping_error": self.telescoping_error,
+            "costs": {name: vars(cost) for name, cost in self.costs.items()},
+            "provenance": vars(self.provenance),
+        }
+
+    @staticmethod
+    def _restored(description: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Attribution:
+        value_tables: dict[str, Any] = {name: tables[name] for name in TABLES}
+        rounding = description["telescoping_error"]
+        return Attribution(
+            prompt=description["prompt"],
+            tokens=tuple(description["tokens"]),
+            token_ids=tuple(description["token_ids"]),
+            targets=Targets.from_json(description["targets"]),
+            certified=description["certified"],
+            tolerance=description.get("tolerance"),
+            value_of_embeddings=io.number(description["value_of_embeddings"]),
+            telescoping_error=None if rounding is None else io.number(rounding),
+            costs={name: Cost(**cost) for name, cost in description["costs"].items()},
+            provenance=Provenance(**description["provenance"]),
+            query_neurons=QueryNeurons.of_tables(tables) if set(QUERY_TABLES) <= set(tables) else None,
+            **value_tables,
+        )
 
     def charts(self) -> dict[str, Any]:
         """Altair charts of the layers, the heads and the neurons, by name; a notebook shows them.
@@ -190,17 +252,6 @@ class Attribution(Displayed):
             OutputError: the folder's parent is not there, or it cannot be written.
         """
         return report("charts").save_charts(self, Path(folder), form)
-
-    @staticmethod
-    def load(path: str | Path) -> Attribution:
-        """Read a result back from a `.json` or `.parquet` file that `save` wrote.
-
-        Raises:
-            OutputError: no such file, or not one of ours, or written by a newer version.
-        """
-        from mnemoscope.results.io import load
-
-        return load(Path(path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,8 +359,6 @@ class ContinuationAttribution:
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
         """
-        from mnemoscope._io import CONTINUATION_ENDINGS, check_destination, json_text, write_atomically
-
         path = check_destination(Path(path), CONTINUATION_ENDINGS)
         write_atomically(path, (json_text(self.to_json()) + "\n").encode("utf-8"))
         return path

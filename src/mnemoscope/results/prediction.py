@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from mnemoscope.results.columns import COLUMNS, records
+from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS, records
 from mnemoscope.results.parts import Head
 from mnemoscope.results.render import Displayed
 
@@ -123,5 +123,5 @@ class HeadTokens:
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             "token_ids": list(self.token_ids),
-            "positions": records(self.table, COLUMNS),
+            "positions": records(self.table, HEAD_TOKEN_COLUMNS),
         }

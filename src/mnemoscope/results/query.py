@@ -14,11 +14,11 @@ import pandas as pd
 
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.columns import (
-    _OF_FFN,
     AGREEMENT_COLUMNS,
     COEFFICIENT_COLUMNS,
     EDGE_COLUMNS,
     NODE_COLUMNS,
+    OF_FFN,
     QUERY_TABLES,
     records,
 )
@@ -85,9 +85,9 @@ class QueryNeurons:
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table by its name in files, in the order of `QUERY_TABLES`."""
-        sides = {"": self.of_attention, _OF_FFN: self.of_ffn}
+        sides = {"": self.of_attention, OF_FFN: self.of_ffn}
         return {
-            name: getattr(sides[_OF_FFN if name.endswith(_OF_FFN) else ""], _attribute(name))
+            name: getattr(sides[OF_FFN if name.endswith(OF_FFN) else ""], _attribute(name))
             for name in QUERY_TABLES
         }
 
@@ -99,16 +99,16 @@ class QueryNeurons:
                 **{
                     _attribute(name): tables[name]
                     for name in QUERY_TABLES
-                    if name.endswith(_OF_FFN) == (ending == _OF_FFN)
+                    if name.endswith(OF_FFN) == (ending == OF_FFN)
                 }
             )
-            for ending in ("", _OF_FFN)
+            for ending in ("", OF_FFN)
         )
         return QueryNeurons(*sides)
 
 
 def _attribute(name: str) -> str:
-    return name.removeprefix("query_").removesuffix(_OF_FFN)
+    return name.removeprefix("query_").removesuffix(OF_FFN)
 
 
 @dataclass(frozen=True, eq=False)

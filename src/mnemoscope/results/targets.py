@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnemoscope.errors import OptionError
+from mnemoscope.results.io import number
 
 # A target of a lower rank is more often a slip than what a user wants explained.
 UNLIKELY_RANK = 1000
+_PROBABILITIES = ("probability", "log_probability")
 
 
 def unlikely(text: str, rank: int) -> str:
@@ -82,6 +84,18 @@ class Targets:
                 "attribute with one target and nothing against it"
             )
         return self.one
+
+    @staticmethod
+    def from_json(described: dict[str, Any]) -> Targets:
+        """Restore targets from the `targets` of `to_json`."""
+        answers, against = (
+            tuple(
+                Target(**(target | {name: number(target[name]) for name in _PROBABILITIES}))
+                for target in described[side]
+            )
+            for side in ("answers", "against")
+        )
+        return Targets(answers, against, number(described["value"]))
 
     def to_json(self) -> dict[str, Any]:
         """`target`, which is null where more than one token is asked about, and `targets`, with them all."""

@@ -89,8 +89,8 @@ def tables_of(graph: Graph, d_head: int, tokens: tuple[str, ...]) -> tuple[pd.Da
     nodes = pd.DataFrame(columns, columns=list(NODE_COLUMNS))
     edges = pd.concat(graph.edges)
     names = nodes["id"].to_numpy()
-    edges = edges.assign(source=names[edges["source"]], target=names[edges["target"]])[list(EDGE_COLUMNS)]
-    return _strongest_first(nodes, graph.score), _strongest_first(edges, edges["score"].to_numpy())
+    edges = edges.assign(source=names[edges["source"]], target=names[edges["target"]]).filter(EDGE_COLUMNS)
+    return _strongest_first(nodes, graph.score), _strongest_first(edges, np.asarray(edges["score"]))
 
 
 def _strongest_first(table: pd.DataFrame, score: np.ndarray) -> pd.DataFrame:
