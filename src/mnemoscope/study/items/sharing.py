@@ -258,7 +258,7 @@ def paraphrases(study: Study) -> pd.DataFrame:
 
 def _worded(study: Study) -> pd.DataFrame:
     """Facts in all wordings whose neurons are known; where they are many, some of those with several."""
-    facts = pd.concat([study.known, study.reworded]).sort_values(FACT, ignore_index=True)
+    facts = pd.concat([study.known, study.paraphrases]).sort_values(FACT, ignore_index=True)
     few = [_few_worded(rows) for _, rows in facts.groupby("relation")]
     return pd.concat(few).sort_values(FACT, ignore_index=True)
 
