@@ -173,8 +173,7 @@ def _check_destination_of_several_tokens(out: Path | None, charts: Path | None) 
 
 
 def _draw(result: Attribution | ContinuationAttribution, console: Console) -> None:
-    from mnemoscope.report.terminal.attribution import render_attribution
-    from mnemoscope.report.terminal.continuation import render_continuation
+    from mnemoscope.report.terminal.attribution import render_attribution, render_continuation
     from mnemoscope.results.attribution import Attribution
 
     if isinstance(result, Attribution):
@@ -205,6 +204,6 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option of the command
     if json:
         write_json(prediction.to_json())
     else:
-        from mnemoscope.report.terminal.attribution import render_prediction
+        from mnemoscope.report.terminal.vocabulary import render_prediction
 
         write_drawn(lambda console: render_prediction(prediction, console))

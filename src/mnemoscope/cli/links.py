@@ -88,7 +88,7 @@ def links(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
         write(f"saved {save_links(found, out)}\n")
     else:
-        from mnemoscope.report.terminal.graph import render_links
+        from mnemoscope.report.terminal.query import render_links
 
         write_drawn(lambda console: render_links(found, console))
 

@@ -37,7 +37,7 @@ def validate_families(context: typer.Context, json: Json = False, threads: Threa
     if json:
         write_json({"families": records(proven, tuple(proven.columns))})
     else:
-        from mnemoscope.report.terminal.attribution import render_families
+        from mnemoscope.report.terminal.checks import render_families
 
         write_drawn(lambda console: render_families(proven, console))
 

@@ -177,7 +177,7 @@ class Attribution(Displayed):
 
         >>> result.charts()["neurons"]  # doctest: +SKIP
         """
-        return report("charts").charts(self)
+        return report("charts.attribution").charts(self)
 
     def save_charts(self, folder: str | Path, form: Literal["svg", "png"] = "svg") -> Path:
         """Write every chart to a file of its name in a folder, which is made if it is not there.
@@ -189,7 +189,7 @@ class Attribution(Displayed):
             OptionError: another form.
             OutputError: the folder's parent is not there, or it cannot be written.
         """
-        return report("charts").save_charts(self, Path(folder), form)
+        return report("charts.attribution").save_charts(self, Path(folder), form)
 
     @staticmethod
     def load(path: str | Path) -> Attribution:
