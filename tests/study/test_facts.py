@@ -19,7 +19,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.study import filter as study
 from mnemoscope.study.facts import Fact, ResolvedFact, answers_of, resolve, spread
-from mnemoscope.study.filter import Dropped, filter_facts, known_facts
+from mnemoscope.study.filter import DroppedFact, filter_facts, known_facts
 from mnemoscope.study.formats import read_facts
 from support import N_WORDS, built, open_tiny, words
 
@@ -137,7 +137,7 @@ def expected_lines(model: ms.Model, resolved: list[ResolvedFact], rank: int) -> 
     return lines
 
 
-def check(model: ms.Model, rank: int) -> tuple[list[ResolvedFact], list[Dropped]]:
+def check(model: ms.Model, rank: int) -> tuple[list[ResolvedFact], list[DroppedFact]]:
     resolved = mixed_facts(model)
     kept, dropped = known_facts(model.language_model, resolved, rank)
     lines = [found.fact.line for found in kept]

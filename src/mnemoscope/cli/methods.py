@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mnemoscope.model.tokens import Prompt as EncodedPrompt
     from mnemoscope.study.comparison import Comparison, Terms
     from mnemoscope.study.facts import FactFile, ResolvedFact
-    from mnemoscope.study.filter import Dropped
+    from mnemoscope.study.filter import DroppedFact
 
 
 commands = typer.Typer()
@@ -277,7 +277,7 @@ def _known(model: Model, file: FactFile, path: Path, limit: int | None) -> tuple
     return chosen, bool(bad_lines)
 
 
-def _first(dropped: Sequence[Dropped]) -> str:
+def _first(dropped: Sequence[DroppedFact]) -> str:
     return f"{dropped[0].fact.where}: {dropped[0].reason}"
 
 

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import pandas as pd
 import typer
 
 from mnemoscope.cli.facts import tell_left_out
@@ -15,6 +14,8 @@ from mnemoscope.cli.output import stdout_kept_clean, tell, write
 from mnemoscope.errors import FactsError, OptionError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mnemoscope.study.facts import Fact
     from mnemoscope.study.options import StudyOptions
     from mnemoscope.study.results import Study
@@ -161,7 +162,13 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
             ensure_demo(report=tell)
         with StudyProgress() as report:
             run_study(
-                spec, source, out, options, workers=workers, engine=_engine(engine, address), report=report
+                spec,
+                source,
+                out,
+                options,
+                workers=workers,
+                executor=_executor(engine, address),
+                report=report,
             )
     tell(f"done: {out}; see it with `mnemoscope study report {out}`")
 
@@ -257,7 +264,7 @@ def _source(
     from mnemoscope.study.runner import Source
 
     if name == OWN:
-        from mnemoscope.study.builtin_facts import builtin_facts
+        from mnemoscope.study.facts import builtin_facts
 
         given = {
             "--format": format,
@@ -302,7 +309,7 @@ def _tell_what_is_asked(source: Source, options: StudyOptions) -> None:
     tell(f"tried: {tried}; kept: target among the {options.rank} likeliest next tokens{rivals}")
 
 
-def _engine(name: str, address: str | None):  # noqa: ANN202 - a type that costs imports
+def _executor(name: str, address: str | None):  # noqa: ANN202 - a type that costs imports
     if name == "local":
         return None
     from functools import partial

@@ -19,10 +19,10 @@ from mnemoscope.report.tokens import visible
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import SUMS
 from mnemoscope.results.query import QueryGraph
+from mnemoscope.study.items import ITEMS, ItemTable, StudyItem
+from mnemoscope.study.items.exports import editing
 from mnemoscope.study.results import Study
 from mnemoscope.study.store import encoded
-from mnemoscope.study.tables import ITEMS, Item, Shown
-from mnemoscope.study.tables.exports import editing
 
 if TYPE_CHECKING:
     from mnemoscope.study.comparison import Comparison
@@ -143,7 +143,7 @@ FORMAT = "mnemoscope export"
 ABOUT, EDITING = "about.json", "editing.json"
 
 
-def file_name(item: Item, shown: Shown, form: str) -> str:
+def file_name(item: StudyItem, shown: ItemTable, form: str) -> str:
     """Name the file of a table or chart, such as `01_methods.csv`."""
     return f"{item.number:02d}_{shown.name}.{form}"
 
@@ -217,12 +217,12 @@ def _latex(table: pd.DataFrame) -> bytes:
     return body.encode()
 
 
-def _chart(study: Study, shown: Shown, table: pd.DataFrame) -> Any:
+def _chart(study: Study, shown: ItemTable, table: pd.DataFrame) -> Any:
     subtitle = f"{study.manifest['model']}, {len(study.known):,} facts"
     return apply_theme(CHARTS[shown.name](table), shown.title, subtitle)
 
 
-FORMATS: dict[str, Callable[[Study, Shown, pd.DataFrame], bytes]] = {
+FORMATS: dict[str, Callable[[Study, ItemTable, pd.DataFrame], bytes]] = {
     "csv": lambda _study, _shown, table: csv_bytes(table),
     "parquet": lambda _study, _shown, table: encoded(table),
     "svg": lambda study, shown, table: svg(_chart(study, shown, table).to_dict(), shown.name).encode(),

@@ -17,9 +17,9 @@ from mnemoscope.report.export import EDITING, csv_bytes, file_name, flat, json_b
 from mnemoscope.report.html import data_address, origin_rows, page
 from mnemoscope.report.text import plain_number
 from mnemoscope.report.tokens import visible
+from mnemoscope.study.items import ITEMS, ItemTable, StudyItem
+from mnemoscope.study.items.exports import CAUTION, editing, published
 from mnemoscope.study.results import Study
-from mnemoscope.study.tables import ITEMS, Item, Shown
-from mnemoscope.study.tables.exports import CAUTION, editing, published
 
 _MOST_ROWS = 60
 # Longer tables would make the page too heavy to open; `study export` writes them.
@@ -50,7 +50,7 @@ class Sheet:
         download: name and address of the data; the address is empty if the data are too long for the page.
     """
 
-    shown: Shown
+    shown: ItemTable
     headings: list[str]
     rows: list[list[str]]
     texts: list[bool]
@@ -100,7 +100,7 @@ def render_report(study: Study) -> str:
     )
 
 
-def _sheet(study: Study, item: Item, shown: Shown) -> Sheet:
+def _sheet(study: Study, item: StudyItem, shown: ItemTable) -> Sheet:
     table = shown.of(study)
     rows, note = _first(table)
     cells = _cells(flat(rows))

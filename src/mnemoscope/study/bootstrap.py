@@ -8,16 +8,16 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from mnemoscope.study.builtin_facts import RELATIONS
+from mnemoscope.study.columns import FACT
+from mnemoscope.study.facts import RELATIONS
 from mnemoscope.study.results import Study
-from mnemoscope.study.schema import FACT
 
 RESAMPLES = 2000
 INTERVAL = 0.95
 
 
 @cache
-def draws(n_facts: int) -> np.ndarray:
+def resample_counts(n_facts: int) -> np.ndarray:
     """How often each resample has each fact, `[RESAMPLES, n_facts]`; the same on every call."""
     drawn = np.random.default_rng(0).integers(n_facts, size=(RESAMPLES, n_facts))
     counts = np.zeros((RESAMPLES, n_facts))
@@ -27,14 +27,14 @@ def draws(n_facts: int) -> np.ndarray:
 
 def resampled_means(values: np.ndarray) -> np.ndarray:
     """Means of every resample, `[RESAMPLES, k]`, of values `[n_facts, k]`; NaN is left out."""
-    counts, there = draws(len(values)), ~np.isnan(values)
+    counts, there = resample_counts(len(values)), ~np.isnan(values)
     sums = _product(counts, np.where(there, values, 0.0))
     numbers = np.full_like(sums, len(values)) if there.all() else _product(counts, there.astype(float))
     with np.errstate(invalid="ignore"):
         return sums / numbers
 
 
-def ends(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The lower and upper end of the interval of every column, `[k]` each, of `[RESAMPLES, k]`."""
     tail = (1 - INTERVAL) / 2
     there = ~np.isnan(samples).all(axis=0)
@@ -54,26 +54,26 @@ ALL = "all"
 LEAST_FACTS = 3
 
 
-def in_order(relations: Iterable[str]) -> list[str]:
+def order_relations(relations_of: Iterable[str]) -> list[str]:
     """The paper's six in its order, else by name."""
-    names = set(relations)
+    names = set(relations_of)
     return [name for name in RELATIONS if name in names] if names <= set(RELATIONS) else sorted(names)
 
 
-def relations(study: Study) -> list[str]:
+def relations_of(study: Study) -> list[str]:
     """The relations of the facts that are measured, in their order."""
-    return in_order(study.known["relation"])
+    return order_relations(study.known["relation"])
 
 
-def groups(study: Study) -> Iterator[tuple[str, pd.Index]]:
+def fact_groups(study: Study) -> Iterator[tuple[str, pd.Index]]:
     """All relations together, then each: its name and the numbers of its facts."""
     known = study.known
     yield ALL, pd.Index(known[FACT])
-    for relation in relations(study):
+    for relation in relations_of(study):
         yield relation, pd.Index(known.loc[known["relation"] == relation, FACT])
 
 
-def mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means over facts and the ends of their intervals, `[k]` each, of `[n_facts, k]`; NaN is left out."""
     n_values = (~np.isnan(values)).sum(axis=0)
     found = np.full(values.shape[1], np.nan)
@@ -108,10 +108,10 @@ def means_by_relation(
     """
     wide = table.pivot(index=FACT, columns=list(cells), values=value).sort_index(axis=1)
     found = []
-    for relation, facts in groups(study):
+    for relation, facts in fact_groups(study):
         values = wide.reindex(facts).to_numpy(dtype=float, na_value=np.nan)
         values = np.where(np.isnan(values), absent, values)
-        means, low, high = mean(values)
+        means, low, high = mean_and_interval(values)
         rows = wide.columns.to_frame(index=False).assign(n_facts=(~np.isnan(values)).sum(axis=0))
         rows = rows.assign(**{value: means, f"{value}_low": low, f"{value}_high": high})
         rows.insert(0, "relation", relation)
@@ -120,6 +120,6 @@ def means_by_relation(
 
 
 def _where_enough(n_values: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = ends(samples)
+    low, high = interval(samples)
     enough = n_values >= LEAST_FACTS
     return np.where(enough, low, np.nan), np.where(enough, high, np.nan)

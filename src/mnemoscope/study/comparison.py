@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.api import Model
+from mnemoscope.api.requests import provenance as provenance_of
 from mnemoscope.attribution.methods.base import Kind, Method, MethodInput
 from mnemoscope.attribution.methods.causal import drops, parts_of
 from mnemoscope.attribution.methods.registry import methods as every_method
@@ -39,9 +40,9 @@ from mnemoscope.results import render
 from mnemoscope.results.columns import records
 from mnemoscope.results.parts import Part
 from mnemoscope.results.targets import Provenance
-from mnemoscope.study.bootstrap import ends, resampled_means
+from mnemoscope.study.bootstrap import interval, resampled_means
+from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.facts import ResolvedFact
-from mnemoscope.study.schema import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.store import Store, encoded, read_table
 
 # The table of a comparison that is kept in a folder.
@@ -203,7 +204,7 @@ def compare_methods(
     """
     terms = terms or Terms()
     terms.check(model.language_model.structure)
-    provenance = model.provenance({"terms": terms.to_json()})
+    provenance = provenance_of(model.language_model, {"terms": terms.to_json()})
     if out is None:
         tables = []
         for done, fact in enumerate(facts, 1):
@@ -335,7 +336,7 @@ def _divergences(model: Model, sets: Sequence[Sequence[Part]], kinds: Sequence[s
         if kind != "method":
             seen.add(kind)
         with model.ablate(parts):
-            found.append(model.plain_text.effect().kl)
+            found.append(model.plain_text().effect().kl)
     return found
 
 
@@ -351,7 +352,7 @@ def _interval(name: str, values: np.ndarray) -> dict[str, float]:
     """Mean of values, those that are not there left out, and its bootstrap interval."""
     there = values[~np.isnan(values)]
     mean = float(there.mean()) if len(there) else float("nan")
-    (low,), (high,) = ends(resampled_means(values[:, None]))
+    (low,), (high,) = interval(resampled_means(values[:, None]))
     return {name: mean, f"{name}_low": float(low), f"{name}_high": float(high)}
 
 

@@ -22,9 +22,9 @@ from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import token_text
 from mnemoscope.model.tolerances import tolerance_of
+from mnemoscope.study.columns import FACT, FACTS
 from mnemoscope.study.facts import Fact, ResolvedFact, answers_of
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.schema import FACT, FACTS
 
 TOKENS_PER_PASS = 256  # a trace keeps the values of every position, half a megabyte each in a 7B model
 
@@ -47,7 +47,7 @@ class FilterResult:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DroppedFact:
     """A fact that the filter takes out.
 
     Attributes:
@@ -98,7 +98,7 @@ def filter_facts(
 
 def known_facts(
     language_model: LanguageModel, resolved: Sequence[ResolvedFact], rank: int = 10, rivals: bool = True
-) -> tuple[list[ResolvedFact], list[Dropped]]:
+) -> tuple[list[ResolvedFact], list[DroppedFact]]:
     """The facts that the model knows, as `filter_facts` finds.
 
     Returns:
@@ -112,7 +112,7 @@ def known_facts(
         if verdict.reason is None:
             kept.append(verdict.fact)
         else:
-            dropped.append(Dropped(verdict.fact.fact, verdict.reason))
+            dropped.append(DroppedFact(verdict.fact.fact, verdict.reason))
     return kept, dropped
 
 
@@ -264,7 +264,7 @@ def _found(model: Model, verdict: FilterResult | None, why_unread: str) -> dict[
 
 
 # What wordings of one fact have in common.
-ONE_FACT = ["relation", "subject", "target"]
+PARAPHRASE_KEY = ["relation", "subject", "target"]
 
 
 def to_measure(facts: pd.DataFrame) -> pd.DataFrame:
@@ -287,4 +287,4 @@ def _kept(facts: pd.DataFrame) -> pd.DataFrame:
 def _wording(kept: pd.DataFrame) -> pd.Series:
     """Which of the known wordings of its fact each row is, from 0."""
     # Without a subject nobody says which prompts ask for the same fact.
-    return kept.groupby(ONE_FACT).cumcount().where(kept["subject"] != "", 0)
+    return kept.groupby(PARAPHRASE_KEY).cumcount().where(kept["subject"] != "", 0)

@@ -13,9 +13,9 @@ import pyarrow as pa
 from pyarrow import dataset
 
 from mnemoscope.errors import OptionError, OutputError, missing_extra
+from mnemoscope.study.columns import FACT, FACTS, KIND, OUTCOMES, READINGS, SUMS, TABLES, VALUE_NEURONS
 from mnemoscope.study.filter import to_measure, to_paraphrase
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.schema import FACT, FACTS, KIND, OUTCOMES, READINGS, SUMS, TABLES, VALUE_NEURONS
 from mnemoscope.study.store import KEY, MANIFEST, read_manifest, read_table, shards
 
 if TYPE_CHECKING:

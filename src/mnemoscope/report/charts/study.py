@@ -19,9 +19,9 @@ from mnemoscope.report.charts import (
 from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, THIRD
 from mnemoscope.report.tokens import visible
 from mnemoscope.study.bootstrap import ALL
-from mnemoscope.study.schema import NONE, RANDOM, SAME_LAYERS
-from mnemoscope.study.tables.layers import ROLES
-from mnemoscope.study.tables.sharing import PAIRS
+from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
+from mnemoscope.study.items.layers import ROLES
+from mnemoscope.study.items.sharing import PAIRS
 
 _N_READ = 5
 _N_TOKENS = 6

@@ -10,7 +10,7 @@ from typing import Any
 
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study.facts import BadLine, Fact, FactFile
-from mnemoscope.study.formats.base import Format, Item, Options
+from mnemoscope.study.formats.base import Format, FormatOptions, SourceItem
 from mnemoscope.study.formats.files import PREFIX, file_items, hub_rows, json_document, opened
 from mnemoscope.study.formats.questions import (
     FREEBASEQA,
@@ -70,7 +70,7 @@ def read_facts(
     """
     if relation is not None and not relation.strip():
         raise OptionError("the relation is empty; name one, such as capital, or leave it out")
-    options = Options(relation, check_template(question_template))
+    options = FormatOptions(relation, check_template(question_template))
     chosen, items = _found(source, None if format is None else _named(format))
     facts: list[Fact] = []
     bad_lines: list[BadLine] = []
@@ -94,7 +94,7 @@ def _named(name: str) -> Format:
     return FORMATS[name]
 
 
-def _found(source: str | Path, asked: Format | None) -> tuple[Format, Iterator[Item]]:
+def _found(source: str | Path, asked: Format | None) -> tuple[Format, Iterator[SourceItem]]:
     """The format of a source and what it holds."""
     folder = None if str(source).startswith(PREFIX) else Path(source).expanduser()
     if folder is not None and _is_folder(folder):
@@ -113,7 +113,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _in_folder(folder: Path, asked: Format | None) -> tuple[Format, Iterator[Item]]:
+def _in_folder(folder: Path, asked: Format | None) -> tuple[Format, Iterator[SourceItem]]:
     chosen = asked or (PARAREL if is_pararel(folder) else LRE)
     if chosen is PARAREL and is_pararel(folder):
         return PARAREL, pararel_items(folder)
@@ -125,14 +125,14 @@ def _in_folder(folder: Path, asked: Format | None) -> tuple[Format, Iterator[Ite
     )
 
 
-def _relation_files(folder: Path) -> Iterator[Item]:
+def _relation_files(folder: Path) -> Iterator[SourceItem]:
     for path in sorted(folder.rglob("*.json")):
         with opened(path) as stream:
             for item in json_document(stream):
                 yield replace(item, file=str(path.relative_to(folder)))
 
 
-def _recognised(source: str | Path, items: Iterator[Item]) -> tuple[Format, Iterator[Item]]:
+def _recognised(source: str | Path, items: Iterator[SourceItem]) -> tuple[Format, Iterator[SourceItem]]:
     """The format of the first item that is of one, and all items."""
     first = list(itertools.islice(items, _LOOKED_AT))
     objects = [item.value for item in first if isinstance(item.value, dict)]
@@ -156,7 +156,7 @@ def _keys(row: dict[str, Any]) -> str:
     return "the keys " + ", ".join(map(repr, list(row)[:8])) if row else "no keys"
 
 
-def _facts(form: Format, item: Item, options: Options) -> Iterable[Fact]:
+def _facts(form: Format, item: SourceItem, options: FormatOptions) -> Iterable[Fact]:
     if item.problem:
         raise ValueError(item.problem)
     if not isinstance(item.value, dict):

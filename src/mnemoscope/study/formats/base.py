@@ -132,7 +132,7 @@ def checked(value: Any, key: str) -> str:
 
 
 @dataclass(frozen=True)
-class Item:
+class SourceItem:
     """One of the things that a source holds.
 
     Attributes:
@@ -171,7 +171,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Options:
+class FormatOptions:
     """What a user may set about the facts to be made.
 
     Attributes:
@@ -199,4 +199,4 @@ class Format:
     example: str
     keys: frozenset[str]
     recognises: Callable[[dict[str, Any]], bool]
-    facts: Callable[[Item, Options], list[Fact]]
+    facts: Callable[[SourceItem, FormatOptions], list[Fact]]

@@ -15,7 +15,7 @@ import pyarrow
 from pyarrow import parquet
 
 from mnemoscope.errors import FactsError, MnemoscopeError, missing_extra
-from mnemoscope.study.formats.base import Item
+from mnemoscope.study.formats.base import SourceItem
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -24,7 +24,7 @@ _PARQUET = b"PAR1"
 _LISTS = ("Data", "Questions")
 
 
-def file_items(path: Path, keys: frozenset[str]) -> Iterator[Item]:
+def file_items(path: Path, keys: frozenset[str]) -> Iterator[SourceItem]:
     """What a file holds, by its ending, or by how it begins if its ending says nothing.
 
     Args:
@@ -63,19 +63,19 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise FactsError(f"cannot read {path}: {reason}; name a file of facts") from error
 
 
-def json_lines(stream: BinaryIO) -> Iterator[Item]:
+def json_lines(stream: BinaryIO) -> Iterator[SourceItem]:
     """The objects of JSON lines; empty lines are none."""
     for number, line in enumerate(stream, 1):
         content = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
         if not content.strip():
             continue
         try:
-            yield Item(number, _parsed(content))
+            yield SourceItem(number, _parsed(content))
         except ValueError as error:
-            yield Item(number, problem=f"{error}; write one object a line")
+            yield SourceItem(number, problem=f"{error}; write one object a line")
 
 
-def json_document(stream: BinaryIO) -> Iterator[Item]:
+def json_document(stream: BinaryIO) -> Iterator[SourceItem]:
     """The items of a JSON document, or the lines of a file that is JSON lines under a document's name."""
     content = stream.read().removeprefix(_BYTE_ORDER_MARK)
     if not content.strip():
@@ -87,12 +87,12 @@ def json_document(stream: BinaryIO) -> Iterator[Item]:
             yield from json_lines(io.BytesIO(content))
         else:
             line = getattr(error.__cause__, "lineno", 1)
-            yield Item(line, problem=f"{error}; mend the file, or write one object a line")
+            yield SourceItem(line, problem=f"{error}; mend the file, or write one object a line")
         return
-    yield from (Item(number, value, unit="item") for number, value in enumerate(_unfolded(document), 1))
+    yield from (SourceItem(number, value, unit="item") for number, value in enumerate(_unfolded(document), 1))
 
 
-def csv_rows(stream: BinaryIO, delimiter: str) -> Iterator[Item]:
+def csv_rows(stream: BinaryIO, delimiter: str) -> Iterator[SourceItem]:
     """The rows under a header, numbered by the line that each begins on; an empty cell is no value."""
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     rows = csv.reader(text, delimiter=delimiter, strict=True)
@@ -104,7 +104,7 @@ def csv_rows(stream: BinaryIO, delimiter: str) -> Iterator[Item]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield Item(number, problem=f"it is not valid CSV ({error}); look at its quotes")
+            yield SourceItem(number, problem=f"it is not valid CSV ({error}); look at its quotes")
             continue
         if not any(cell.strip() for cell in cells):
             continue
@@ -114,7 +114,7 @@ def csv_rows(stream: BinaryIO, delimiter: str) -> Iterator[Item]:
             yield _csv_row(number, header, cells)
 
 
-def parquet_rows(stream: BinaryIO, keys: frozenset[str]) -> Iterator[Item]:
+def parquet_rows(stream: BinaryIO, keys: frozenset[str]) -> Iterator[SourceItem]:
     """The rows of a Parquet file, of those columns that are among the keys."""
     file = parquet.ParquetFile(stream)
     columns = [name for name in file.schema_arrow.names if name in keys]
@@ -122,7 +122,7 @@ def parquet_rows(stream: BinaryIO, keys: frozenset[str]) -> Iterator[Item]:
     for batch in file.iter_batches(columns=columns):
         for row in batch.to_pylist():
             number += 1
-            yield Item(number, row, unit="row")
+            yield SourceItem(number, row, unit="row")
 
 
 def _kind(path: Path, stream: BinaryIO) -> str:
@@ -173,15 +173,15 @@ def _unfolded(document: Any) -> list[Any]:
     return next((document[key] for key in _LISTS if isinstance(document.get(key), list)), [document])
 
 
-def _csv_row(number: int, header: list[str], cells: list[str]) -> Item:
+def _csv_row(number: int, header: list[str], cells: list[str]) -> SourceItem:
     if len(cells) != len(header):
         named = f"it has {len(cells)} cells and the header {len(header)}"
-        return Item(number, problem=f"{named}; put a cell that holds the delimiter in double quotes")
+        return SourceItem(number, problem=f"{named}; put a cell that holds the delimiter in double quotes")
     try:
         "".join(cells).encode()
     except UnicodeEncodeError:
-        return Item(number, problem="it is not valid UTF-8; save the file as UTF-8")
-    return Item(number, {name: cell for name, cell in zip(header, cells, strict=True) if cell.strip()})
+        return SourceItem(number, problem="it is not valid UTF-8; save the file as UTF-8")
+    return SourceItem(number, {name: cell for name, cell in zip(header, cells, strict=True) if cell.strip()})
 
 
 PREFIX = "hub:"
@@ -191,7 +191,7 @@ _SOURCE = re.compile(
 )
 
 
-def hub_rows(source: str, keys: frozenset[str]) -> Iterator[Item]:
+def hub_rows(source: str, keys: frozenset[str]) -> Iterator[SourceItem]:
     """The rows of one split of a data set.
 
     Args:
@@ -208,7 +208,7 @@ def hub_rows(source: str, keys: frozenset[str]) -> Iterator[Item]:
     dataset = _fetched(source, asked["name"], asked["config"] or None, asked["split"], asked["revision"])
     columns = [name for name in dataset.column_names if name in keys]
     for number, row in enumerate(dataset.select_columns(columns), 1):
-        yield Item(number, dict(row), unit="row")
+        yield SourceItem(number, dict(row), unit="row")
 
 
 def _fetched(source: str, name: str, config: str | None, split: str | None, revision: str | None) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from mnemoscope.errors import OptionError
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.formats import base as fields
-from mnemoscope.study.formats.base import Format, Item, Options
+from mnemoscope.study.formats.base import Format, FormatOptions, SourceItem
 
 PLACE = "{question}"
 QUESTION_TEMPLATE = (
@@ -34,8 +34,8 @@ def check_template(template: str) -> str:
 
 
 def _fact(
-    item: Item,
-    options: Options,
+    item: SourceItem,
+    options: FormatOptions,
     question: str,
     answers: tuple[str, ...],
     relation: str = "",
@@ -50,7 +50,7 @@ def _fact(
     return item.fact(prompt, answers[0], relation or options.relation or "", subject, aliases=answers[1:])
 
 
-def _of_line(item: Item, options: Options) -> list[Fact]:
+def _of_line(item: SourceItem, options: FormatOptions) -> list[Fact]:
     row = item.value
     answers = row.get("answer")
     told = fields.texts(row, "answer") if isinstance(answers, list) else (fields.text(row, "answer"),)
@@ -58,7 +58,7 @@ def _of_line(item: Item, options: Options) -> list[Fact]:
     return [_fact(item, options, fields.text(row, "question"), answers, fields.own_relation(row))]
 
 
-def _trivia(item: Item, options: Options) -> list[Fact]:
+def _trivia(item: SourceItem, options: FormatOptions) -> list[Fact]:
     row = item.value
     names = ("Question", "Answer", "Value", "Aliases")
     question, answer, value, aliases = names if "Question" in row else tuple(map(str.lower, names))
@@ -66,7 +66,7 @@ def _trivia(item: Item, options: Options) -> list[Fact]:
     return [_fact(item, options, asked, (fields.text(told, value), *fields.texts(told, aliases)))]
 
 
-def _freebase(item: Item, options: Options) -> list[Fact]:
+def _freebase(item: SourceItem, options: FormatOptions) -> list[Fact]:
     row = item.value
     parses = fields.children(row, "Parses")
     answers = [
