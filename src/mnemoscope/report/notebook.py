@@ -166,8 +166,7 @@ def _(shown: Ablation) -> _Summary:
         target=visible(shown.target[1]),
         facts={},
         tables=[_Table(f"{parts_words(shown)}, {shown.how}", headings, rows)],
-        note=f"random: parts of the same kind and layers"
-        + (", mean ± standard deviation" if several else ""),
+        note="random: parts of the same kind and layers" + (", mean ± standard deviation" if several else ""),
     )
 
 

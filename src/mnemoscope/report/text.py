@@ -13,7 +13,7 @@ from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.query import QueryTables
 from mnemoscope.results.targets import Cost, Target, Targets
-from mnemoscope.study.schema import NONE, RANDOM, SAME_LAYERS
+from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 
 if TYPE_CHECKING:
     from mnemoscope.study.comparison import Comparison
