@@ -78,7 +78,7 @@ def test_a_changed_model_is_that_of_the_changed_weights(change: Callable[[nn.Mod
     check_alike(found, fresh.attribute(PROMPT, 7, top=5, neurons="bounds"))
     exact = fresh.attribute(PROMPT, 7, top=5, neurons="all").ffn_scores["lower"]
     assert ((found.ffn_scores["lower"] <= exact) & (exact <= found.ffn_scores["upper"])).all()
-    ranked, expected = (each.rank(PROMPT, 7, method="rank").neurons for each in (model, fresh))
+    ranked, expected = (each.rank_neurons(PROMPT, 7, method="rank").neurons for each in (model, fresh))
     assert ranked.equals(expected)
     assert model.plain_text.perplexity == pytest.approx(fresh.plain_text.perplexity, rel=1e-5)
 
@@ -205,7 +205,7 @@ def test_switching_adapters_is_followed() -> None:
         exact = fresh.attribute(PROMPT, 7, top=5, neurons="all").ffn_scores["lower"]
         assert ((found.ffn_scores["lower"] <= exact) & (exact <= found.ffn_scores["upper"])).all()
         for method in ("rank", "norm", "coefficient-over-rank"):
-            ranked, right = (each.rank(PROMPT, 7, method=method).neurons for each in (model, fresh))
+            ranked, right = (each.rank_neurons(PROMPT, 7, method=method).neurons for each in (model, fresh))
             assert ranked.equals(right), method
         with torch.no_grad():
             own = adapted(torch.tensor([found.token_ids])).logits[0, -1].double().log_softmax(-1)[7]
@@ -235,6 +235,6 @@ def test_a_method_alone_follows_changes_out_of_sight(method: str) -> None:
     weight = model.language_model.model.model.layers[1].mlp.down_proj.weight.data
     weight[:, ::2] *= -40.0
     fresh = open_tiny(copy.deepcopy(model.language_model.model))
-    found, expected = (each.rank(PROMPT, 7, method=method).neurons for each in (model, fresh))
+    found, expected = (each.rank_neurons(PROMPT, 7, method=method).neurons for each in (model, fresh))
     assert found.equals(expected)
     assert not found.equals(before)
