@@ -1,11 +1,11 @@
-"""Write the tables of `families.md` from validations on this machine: `python docs/make_families.py`."""
+"""Write the tables of `families.md` from validations run on this machine: `python docs/make_families.py`."""
 
 from pathlib import Path
 
 import pandas as pd
 import transformers
 
-from mnemoscope.model.families import OURS, validate_families
+from mnemoscope.model.families import OURS, VALIDATED, validate_families
 from mnemoscope.model.families.unsupported import UNSUPPORTED
 
 PAGE = Path(__file__).parent / "families.md"
@@ -24,7 +24,7 @@ def page(validated: pd.DataFrame) -> str:
 
 
 def _validated_rows(validated: pd.DataFrame) -> list[str]:
-    failed = validated[validated["status"] != "proven"]
+    failed = validated[validated["status"] != VALIDATED]
     if len(failed):
         raise SystemExit(f"not validated here: {', '.join(failed['family'])}")
     worst = validated["worst_error"].max()

@@ -54,7 +54,7 @@ FACTS = tuple(
     for number, subject in enumerate([*range(N_SUBJECTS), *range(N_FACTS - N_SUBJECTS)])
 )
 SOURCE = Source("facts.jsonl", FACTS)
-# Facts of a piece, so few that a study has a dozen pieces.
+# Facts of a task, so few that a study has a dozen tasks.
 AT_ONCE = 2
 # What a driver needs, imported once for all of them: its own start is no part of a study.
 _FORKS = multiprocessing.get_context("forkserver")
@@ -90,10 +90,10 @@ def worker_config(model: Path, threads: int = 1) -> WorkerConfig:
 
 
 def drive(model: Path, out: Path, n_workers: int = 1, on_ray: bool = False) -> None:
-    """Run the study in small pieces, or go on with it."""
+    """Run the study in small tasks, or go on with it."""
     plan.MEASURED_AT_ONCE = AT_ONCE
-    engine = RayExecutor if on_ray else None
-    run_study(ModelSpec(str(model)), SOURCE, out, OPTIONS, workers=n_workers, engine=engine)
+    executor = RayExecutor if on_ray else None
+    run_study(ModelSpec(str(model)), SOURCE, out, OPTIONS, workers=n_workers, executor=executor)
 
 
 @contextmanager

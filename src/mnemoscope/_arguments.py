@@ -20,14 +20,14 @@ def whole_number(value: Any) -> int | None:
     Returns:
         The integer; None for everything else, booleans and text among it.
     """
-    if getattr(value, "ndim", 0):
-        return None
-    if hasattr(value, "item"):  # a tensor, an array or a numpy scalar
+    if hasattr(value, "ndim"):
+        if value.ndim:
+            return None
         value = value.item()
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
-        return int(value) if value.is_integer() else None
+        return int(value) if float(value).is_integer() else None
     try:
         return operator.index(value)
     except TypeError:
@@ -40,7 +40,7 @@ def whole_numbers(values: Any) -> list[int] | None:
     Returns:
         The integers; None where a value is no integer, or the values are not of one row.
     """
-    if hasattr(values, "reshape"):  # a tensor or an array
+    if hasattr(values, "reshape"):
         rows = values.reshape(-1) if values.ndim == 2 and len(values) == 1 else values
         if rows.ndim != 1:
             return None

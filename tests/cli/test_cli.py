@@ -343,14 +343,14 @@ def test_ablate_replaces_by_the_mean_over_prompts(llama_folder: str) -> None:
 
 
 @pytest.mark.parametrize("n", [3, pytest.param(len(FAMILIES), marks=pytest.mark.nightly)])
-def test_models_are_proven(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # `test_transformers_versions` has the others proven on each push, by the function that is called here.
+def test_models_are_validated(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # `test_transformers_versions` has the others validated on each push, by the function that is called here.
     monkeypatch.setattr(families, "FAMILIES", FAMILIES[:n])
     done = run("models", "--json")
     assert done.returncode == 0
-    proven = json.loads(done.stdout)["families"]
-    assert [family["family"] for family in proven] == [family.name for family in FAMILIES[:n]]
-    assert {family["status"] for family in proven} == {"proven"}
+    validated = json.loads(done.stdout)["families"]
+    assert [family["family"] for family in validated] == [family.name for family in FAMILIES[:n]]
+    assert {family["status"] for family in validated} == {"validated"}
     assert done.stderr.splitlines() == [f"{family.name} ({family.variant})" for family in FAMILIES[:n]]
 
 

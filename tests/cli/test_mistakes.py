@@ -206,7 +206,7 @@ def test_other_names_of_devices(given: object, remedy: str) -> None:
 def test_types_and_devices_of_torch_open_a_model(llama_folder: str) -> None:
     model = ms.load(llama_folder, dtype=torch.bfloat16, device=torch.device("cpu"))
     assert next(model.language_model.model.parameters()).dtype == torch.bfloat16
-    assert model.provenance({}).dtype == "bfloat16"
+    assert model.dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("option", [{"dtype": "float32"}, {"device": "cpu"}, {"revision": "main"}])

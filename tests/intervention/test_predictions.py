@@ -67,7 +67,7 @@ def test_ablating_each_is_ablating_one_by_one_in_float32(tiny: ms.Model) -> None
 
 
 def test_plain_text_and_facts_are_read_out_in_float32(half: ms.Model) -> None:
-    text = half.plain_text
+    text = half.plain_text()
     surprise, kl = 0.0, 0.0
     parts = [ms.FFNNeuron(1, 3), ms.Head(0, 1)]
     for ids in text.texts:

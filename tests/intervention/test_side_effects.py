@@ -76,7 +76,7 @@ def equal(found: TextEffect, expected: TextEffect) -> None:
 
 
 def test_no_intervention_does_nothing_at_all(tiny: ms.Model) -> None:
-    found = tiny.plain_text.effect()
+    found = tiny.plain_text().effect()
     assert found.kl == 0
     assert found.perplexity_after == found.perplexity_before > 1
     assert hooks(tiny) == 0
@@ -126,9 +126,9 @@ def test_a_divergence_beyond_float32_exponentials_is_finite(llama: ms.Model) -> 
 
 def test_a_layer_does_much_and_a_neuron_little(llama: ms.Model) -> None:
     with llama.ablate(STRONG):
-        layer = llama.plain_text.effect().kl
+        layer = llama.plain_text().effect().kl
     with llama.ablate([ms.FFNNeuron(0, 3)]):
-        neuron = llama.plain_text.effect().kl
+        neuron = llama.plain_text().effect().kl
     assert layer > 0.1
     assert 0 < neuron < 0.05 * layer
 
@@ -213,7 +213,7 @@ def test_the_comparison_reports_specificity(llama: ms.Model) -> None:
     parts = [ms.FFNNeuron(1, 1), ms.Head(0, 1)]
     found = llama.compare_ablation(PROMPT, 40, parts, seeds=3, facts=FACTS, relation="capital")
     with llama.ablate(parts):
-        assert found.plain_text == llama.plain_text.effect()
+        assert found.plain_text == llama.plain_text().effect()
         assert found.facts.equals(fact_effects(llama.language_model, FACTS, "capital"))
     assert list(found.controls.columns) == ["seed", "reciprocal_rank", "probability", "log_probability", "kl"]
     assert found.controls["kl"].nunique() == 3
@@ -239,7 +239,7 @@ def test_chosen_positions_are_the_facts_own_but_text_is_changed_throughout(llama
     with llama.ablate(STRONG, positions=[-1]):
         assert found.facts.equals(fact_effects(llama.language_model, FACTS, "capital"))
     with llama.ablate(STRONG):
-        assert found.plain_text == llama.plain_text.effect()
+        assert found.plain_text == llama.plain_text().effect()
 
 
 @pytest.mark.parametrize(
@@ -264,10 +264,10 @@ def test_the_neurons_of_a_fact_do_less_to_plain_text_than_a_layer(demo: ms.Model
     effects = {}
     for name, parts in {"neurons": neurons, "layer": [ms.Layer(24, "ffn")], "nothing": None}.items():
         if parts is None:
-            effects[name] = demo.plain_text.effect()
+            effects[name] = demo.plain_text().effect()
         else:
             with demo.ablate(parts):
-                effects[name] = demo.plain_text.effect()
+                effects[name] = demo.plain_text().effect()
     assert effects["nothing"].kl == 0
     assert 0 < effects["neurons"].kl < 0.7 * effects["layer"].kl
     assert effects["neurons"].perplexity_after < effects["layer"].perplexity_after

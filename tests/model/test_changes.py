@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import mnemoscope as ms
+from mnemoscope.api.requests import geometry
 from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.model.activations import capture
 from mnemoscope.model.validation import require_sums
@@ -71,7 +72,7 @@ def test_a_changed_model_is_that_of_the_changed_weights(change: Callable[[nn.Mod
     transformer = model.language_model.model
     model.attribute(PROMPT, 7, top=5, neurons="bounds")
     model.rank_neurons(PROMPT, 7, method="rank")
-    assert model.plain_text.perplexity > 1
+    assert model.plain_text().perplexity > 1
     change(transformer)
     fresh = open_tiny(transformer)
     found = model.attribute(PROMPT, 7, top=5, neurons="bounds")
@@ -80,19 +81,19 @@ def test_a_changed_model_is_that_of_the_changed_weights(change: Callable[[nn.Mod
     assert ((found.ffn_scores["lower"] <= exact) & (exact <= found.ffn_scores["upper"])).all()
     ranked, expected = (each.rank_neurons(PROMPT, 7, method="rank").neurons for each in (model, fresh))
     assert ranked.equals(expected)
-    assert model.plain_text.perplexity == pytest.approx(fresh.plain_text.perplexity, rel=1e-5)
+    assert model.plain_text().perplexity == pytest.approx(fresh.plain_text().perplexity, rel=1e-5)
 
 
 def test_measured_weights_hold_until_they_are_changed() -> None:
     model = open_tiny(built("llama"))
-    geometry = model.geometry()
+    found = geometry(model.language_model)
     model.attribute(PROMPT, 7, top=5)
-    assert model.geometry() is geometry
-    assert geometry.holds()
+    assert geometry(model.language_model) is found
+    assert found.holds()
     scale_one_neuron(model.language_model.model)
-    assert not geometry.holds()
-    assert isinstance(model.geometry(), Geometry)
-    assert model.geometry() is not geometry
+    assert not found.holds()
+    assert isinstance(geometry(model.language_model), Geometry)
+    assert geometry(model.language_model) is not found
 
 
 def test_a_run_of_other_weights_is_refused() -> None:

@@ -75,7 +75,7 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
         Literal["svg", "png"] | None, typer.Option(help="Form of the charts.", show_default="svg")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what memory and time it would take.")
+        bool, typer.Option("--dry-run", help="Only estimate the memory, from the config.")
     ] = False,
     chat: Chat = False,
     no_special_tokens: NoSpecialTokens = False,
@@ -105,7 +105,6 @@ def attribute(  # noqa: PLR0913, PLR0917 - each is an option of the command
             found = estimate(
                 model,
                 prompt,
-                top=top,
                 chat=chat,
                 add_special_tokens=not no_special_tokens,
                 revision=revision,

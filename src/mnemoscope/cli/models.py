@@ -25,7 +25,7 @@ commands.add_typer(models, name="models")
 
 @models.callback(invoke_without_command=True, epilog=example("mnemoscope models"))
 def validate_families(context: typer.Context, json: Json = False, threads: Threads = None) -> None:
-    """Prove the supported families on tiny models, here and now."""
+    """Validate the supported families on tiny models, on this machine."""
     if context.invoked_subcommand is not None:
         return
     with stdout_kept_clean():
@@ -33,13 +33,13 @@ def validate_families(context: typer.Context, json: Json = False, threads: Threa
         from mnemoscope.model import families
         from mnemoscope.results.columns import records
 
-        proven = families.validate_families(tell)
+        validated = families.validate_families(tell)
     if json:
-        write_json({"families": records(proven, tuple(proven.columns))})
+        write_json({"families": records(validated, tuple(validated.columns))})
     else:
         from mnemoscope.report.terminal.attribution import render_families
 
-        write_drawn(lambda console: render_families(proven, console))
+        write_drawn(lambda console: render_families(validated, console))
 
 
 @models.command(epilog=example("mnemoscope models check path/to/my-finetuned-llama"))
@@ -52,7 +52,7 @@ def check(
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Prove one model: every sum with its error, whether it passes or not."""
+    """Validate one model: print every sum with its error, whether it passes or not."""
     with stdout_kept_clean():
         set_threads(threads)
         from mnemoscope.model.loading import examine

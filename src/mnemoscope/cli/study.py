@@ -162,7 +162,13 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
             ensure_demo(report=tell)
         with StudyProgress() as report:
             run_study(
-                spec, source, out, options, workers=workers, engine=_engine(engine, address), report=report
+                spec,
+                source,
+                out,
+                options,
+                workers=workers,
+                executor=_executor(engine, address),
+                report=report,
             )
     tell(f"done: {out}; see it with `mnemoscope study report {out}`")
 
@@ -303,7 +309,7 @@ def _tell_what_is_asked(source: Source, options: StudyOptions) -> None:
     tell(f"tried: {tried}; kept: target among the {options.rank} likeliest next tokens{rivals}")
 
 
-def _engine(name: str, address: str | None):  # noqa: ANN202 - a type that costs imports
+def _executor(name: str, address: str | None):  # noqa: ANN202 - a type that costs imports
     if name == "local":
         return None
     from functools import partial

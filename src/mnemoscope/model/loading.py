@@ -81,7 +81,7 @@ def open_model(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """Open and prove a model; `mnemoscope.load` documents the arguments and errors."""
+    """Open and validate a model; `mnemoscope.load` documents the arguments and errors."""
     found = examine(
         source, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code
     )
@@ -183,8 +183,8 @@ def _examined(read: _Read) -> LanguageModel:
     check_tokenizer(read.name, read.model, read.tokenizer)
     with held(read.model):
         structure = structure_of(read.model)
-        proof = validate(read.model, structure)
-    return LanguageModel(read.name, read.revision, read.model, read.tokenizer, structure, proof)
+        validation = validate(read.model, structure)
+    return LanguageModel(read.name, read.revision, read.model, read.tokenizer, structure, validation)
 
 
 def _read(place: Location, way: _Way) -> _Read:

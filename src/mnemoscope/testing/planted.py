@@ -23,23 +23,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope.errors import OptionError
-from mnemoscope.testing.vocabulary import (
-    N_WORDS,
-    Fact,
-    draw_prompts,
-    shuffled_words,
-    word_tokenizer,
-    words,
-)
-from mnemoscope.testing.weights import (
-    D_FF,
-    D_HEAD,
-    D_MODEL,
-    N_HEADS,
-    N_LAYERS,
-    Architecture,
-    noisy_model,
-)
+from mnemoscope.testing.vocabulary import N_WORDS, Fact, draw_prompts, shuffled_words, word_tokenizer, words
+from mnemoscope.testing.weights import D_FF, D_HEAD, D_MODEL, N_HEADS, N_LAYERS, Architecture, noisy_model
 
 N_RELATIONS = 2
 MOST_FACTS = 16
@@ -263,10 +248,7 @@ class _Builder:
         )
 
     def tune(
-        self,
-        facts: Sequence[PlantedFact],
-        neurons: Sequence[Sequence[tuple[int, int]]],
-        probability: float,
+        self, facts: Sequence[PlantedFact], neurons: Sequence[Sequence[tuple[int, int]]], probability: float
     ) -> None:
         """Let each fact's neurons write its answer, as strongly as its probability demands.
 

@@ -209,7 +209,7 @@ def test_specificity_spares_plain_text(llama: ms.Model) -> None:
     found = {}
     for weight in (0.0, 1e4):
         neurons = llama.rank_neurons(PROMPT, TARGET, method=ms.Verified(specificity=weight), top=5).neurons
-        responses = llama.sensitivity.responses["ffn"][
+        responses = llama.sensitivity().responses["ffn"][
             :, (neurons["layer"] * llama.d_ff + neurons["neuron"]).tolist()
         ]
         found[weight] = float(responses.sum(1).pow(2).mean())
@@ -220,13 +220,13 @@ def test_expected_divergence_is_that_of_small_removals(
     llama: ms.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sensitivity, "N_DRAWS", 400)
-    texts = llama.plain_text.texts
+    texts = llama.plain_text().texts
     responses = Sensitivity(llama.language_model, texts, budget=2**28).responses["ffn"]
     neurons = responses.pow(2).mean(0).topk(20).indices
     expected = float(responses[:, neurons].sum(1).pow(2).mean()) / 2
     step = 0.05
     with llama.ablate([ms.FFNNeuron(*divmod(i, llama.d_ff)) for i in neurons.tolist()], factor=1 - step):
-        found = llama.plain_text.effect().kl / step**2
+        found = llama.plain_text().effect().kl / step**2
     # Draws leave out the first predictions of a text, so the two agree roughly.
     assert expected == pytest.approx(found, rel=0.35)
 

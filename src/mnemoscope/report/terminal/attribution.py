@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mnemoscope.model.families import OURS
+from mnemoscope.model.families import OURS, VALIDATED
 from mnemoscope.report.terminal import (
     Column,
     Row,
@@ -97,7 +97,7 @@ def render_prediction(prediction: Prediction, console: Console) -> None:
 
 
 def render_families(families: pd.DataFrame, console: Console) -> None:
-    """Show which model families were proven, and how exactly."""
+    """Print the validated model families and the largest error of each."""
     rows = records(families, tuple(families.columns))
     columns = [
         Column("family", _family),
@@ -106,7 +106,9 @@ def render_families(families: pd.DataFrame, console: Console) -> None:
         Column("", _status),
         Column("variant", _variant, stretches=True),
     ]
-    title = title_text("Proven families", "a tiny random model of each, proven on this machine just now")
+    title = title_text(
+        "Validated families", "a tiny random model of each, validated on this machine just now"
+    )
     console.print(table_of(title, rows, columns))
 
 
@@ -231,11 +233,11 @@ def _worst_error(row: Row) -> str:
 
 
 def _status(row: Row) -> Text:
-    is_proven = row["status"] == "proven"
-    return Text("proven" if is_proven else "not proven", RAISES if is_proven else f"bold {LOWERS}")
+    passed = row["status"] == VALIDATED
+    return Text(VALIDATED if passed else f"not {VALIDATED}", RAISES if passed else f"bold {LOWERS}")
 
 
 def _variant(row: Row) -> Text:
-    """What sets the configuration apart, and why it is not proven if it is not."""
+    """Return a configuration's variant, with the reason where its validation failed."""
     variant = Text(visible(row["variant"]))
-    return variant if row["status"] == "proven" else variant.append(f": {visible(row['status'])}", LOWERS)
+    return variant if row["status"] == VALIDATED else variant.append(f": {visible(row['status'])}", LOWERS)

@@ -326,10 +326,7 @@ def _shares(own: NeuronSets) -> tuple[float, float]:
 def _by_chance(study: Study, own: NeuronSets) -> float:
     """How many neurons most facts would list if each drew as many in every layer at random."""
     n_facts = len(own.facts)
-    sizes = {
-        "attention": study.manifest["n_heads"] * study.manifest["d_head"],
-        "ffn": study.manifest["d_ff"],
-    }
+    sizes = {"attention": study.manifest["n_heads"] * study.manifest["d_head"], "ffn": study.manifest["d_ff"]}
     expected = 0.0
     counted = own.neurons.assign(number=own.n_facts_listing)
     for _, rows in counted.groupby(["kind", "layer"]):
