@@ -42,7 +42,6 @@ from mnemoscope.report.text import (
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import QUERY_TABLES, records
-from mnemoscope.results.io import json_bytes
 from mnemoscope.results.query import QueryTables
 
 _FILTERS: dict[str, Callable[..., Any]] = {
@@ -269,7 +268,7 @@ def render_html(result: Attribution) -> str:
 
 def _downloads(result: Attribution) -> dict[str, str]:
     """The address of each file that the page holds, by name; empty where it would be too long for it."""
-    files = {"result.json": ("application/json", json_bytes(result))}
+    files = {"result.json": ("application/json", result.json_bytes())}
     for name, table in result.tables().items():
         if len(table):
             files[f"{name}.csv"] = ("text/csv", csv_bytes(table))
