@@ -1,4 +1,4 @@
-"""A user's script: every public call, with the type of its result. `test_user_script.py` runs and checks it."""
+"""User script: every public call with the type of its result, checked by `test_user_script.py`."""
 
 from __future__ import annotations
 

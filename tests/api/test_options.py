@@ -1,4 +1,4 @@
-"""The options of an attribution are those of `AttributionOptions` in the API, the command line and the web."""
+"""Options of an attribution: the same in the API, the command line and the web requests."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_the_top_can_be_ablated(llama: ms.Model) -> None:
 
 def test_more_than_the_result_lists_is_refused(llama: ms.Model) -> None:
     result = llama.attribute(PROMPT, 40, top=5, query=False)
-    with pytest.raises(ms.OptionError, match="lists 5 neurons of each kind; .*attribute with top=6"):
+    with pytest.raises(ms.OptionError, match=r"lists 5 neurons of each kind; .*attribute with top=6"):
         result.top(6)
     with pytest.raises(ms.OptionError, match="k is 0"):
         result.top(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,12 +42,25 @@ def test_the_script_runs(llama_folder: str, tmp_path: Path) -> None:
 def test_a_type_checker_knows_the_type_of_every_call(tmp_path: Path) -> None:
     rules = ("UnknownVariableType", "UnknownMemberType", "UnknownArgumentType", "UnknownParameterType")
     config = {
-        "include": [str(SCRIPT)],
+        "include": [SCRIPT.name],
         "extraPaths": [str(ROOT / "src")],
         "typeCheckingMode": "standard",
+        "strictListInference": True,
         **{f"report{rule}": "error" for rule in rules},
     }
+    shutil.copy(SCRIPT, tmp_path)
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "--project", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "pyright",
+        "--pythonpath",
+        sys.executable,
+        "--project",
+        str(tmp_path),
+        "--outputjson",
+    ]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode == 0, done.stdout
+    report = json.loads(done.stdout)
+    assert report["summary"]["filesAnalyzed"] == 1
+    assert not [each["message"] for each in report["generalDiagnostics"]]
