@@ -53,7 +53,7 @@ def _refused_rows() -> list[str]:
 
 
 def _between(text: str, name: str, lines: list[str]) -> str:
-    """The text with these lines between the two comments of a name."""
+    """Replace the lines between the two comments of a name."""
     start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
     before, _, rest = text.partition(start)
     _, _, after = rest.partition(end)

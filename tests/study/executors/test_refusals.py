@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import COMMAND
+from command_line import COMMAND, run
 from mnemoscope.cli import main
 from mnemoscope.errors import OutputError
 from mnemoscope.study.runner import Source, run_study
@@ -36,7 +36,7 @@ def study(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole study."""
     folder = tmp_path_factory.mktemp("whole")
     facts = save_facts(folder / "facts.jsonl", FEW)
-    subprocess.run([*COMMAND, *arguments(model, facts, folder / "study")], check=True, capture_output=True)
+    assert run(*arguments(model, facts, folder / "study")).returncode == 0
     return folder / "study"
 
 
@@ -145,10 +145,14 @@ def _not_root() -> Iterator[None]:
 
 def test_a_full_disk_costs_what_is_not_written(model: Path, facts: Path, study: Path, tmp_path: Path) -> None:
     out = tmp_path / "full"
-    command = [*COMMAND, *arguments(model, facts, out)]
+    command = arguments(model, facts, out)
     # No file can become so long: the manifest and the first shards can be written, and a later one cannot.
     told = subprocess.run(
-        command, capture_output=True, text=True, preexec_fn=lambda: _limit_files(4096), check=False
+        [*COMMAND, *command],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: _limit_files(4096),
+        check=False,
     )
     assert told.returncode == 2
     *_, line = told.stderr.splitlines()
@@ -157,7 +161,7 @@ def test_a_full_disk_costs_what_is_not_written(model: Path, facts: Path, study: 
     written, whole = tables(out), tables(study)
     assert 0 < len(written) < len(whole)
     assert written.items() <= whole.items()
-    subprocess.run(command, capture_output=True, check=True)
+    assert run(*command).returncode == 0
     assert tables(out) == whole
 
 
