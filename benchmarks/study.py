@@ -16,10 +16,9 @@ import torch
 
 import mnemoscope as ms
 from measuring import write
-from mnemoscope.study.builtin_facts import builtin_facts
-from mnemoscope.study.facts import ResolvedFact, resolve
+from mnemoscope.study.facts import ResolvedFact, builtin_facts, resolve
 from mnemoscope.study.filter import known_facts
-from mnemoscope.study.measure import attributed, measured
+from mnemoscope.study.measure import attribute_facts, measure_facts
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.tasks import MEASURED_AT_ONCE
 
@@ -43,7 +42,7 @@ def main() -> None:
     ways: dict[str, Callable[[Sequence[ResolvedFact]], object]] = {
         "plain batched forward passes": lambda facts: forward(model, facts),
         "value and query attribution": lambda facts: attribution(model, facts, options),
-        "all that a study measures of a fact": lambda facts: measured(model, facts, options),
+        "all that a study measures of a fact": lambda facts: measure_facts(model, facts, options),
     }
     seconds = dict.fromkeys(ways, 0.0)
     for way in ways.values():
@@ -73,7 +72,7 @@ def forward(model: ms.Model, facts: Sequence[ResolvedFact]) -> None:
 
 def attribution(model: ms.Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> None:
     """The tables of value and query neurons."""
-    for measurement, query in attributed(model, facts, options):
+    for measurement, query in attribute_facts(model, facts, options):
         list(measurement.attribution(query))
 
 

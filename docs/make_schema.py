@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mnemoscope.study.schema import TABLES
+from mnemoscope.study.columns import TABLES
 from mnemoscope.study.store import SCHEMA_VERSION
 
 PAGE = Path(__file__).with_name("studies_schema.md")
@@ -21,7 +21,7 @@ def page() -> str:
         "",
         "```text",
         "DIR/manifest.json               model, revision, dtype, versions, options, hash of the facts",
-        "DIR/tables/TABLE/KEY.parquet    rows of a table; a file (a shard) for each finished piece of work",
+        "DIR/tables/TABLE/KEY.parquet    rows of a table; a file (a shard) for each finished task",
         "```",
         "",
         "All shards of a table together are the table. `fact` joins them. Layers, heads, dims, neurons and",

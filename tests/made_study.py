@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from mnemoscope.study.columns import METHODS, NONE, RANDOM, SAME_LAYERS, TABLES
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.schema import METHODS, NONE, RANDOM, SAME_LAYERS, TABLES
 from mnemoscope.study.store import Store
 
 MANIFEST: dict[str, Any] = {

@@ -54,11 +54,11 @@ FACTS = tuple(
     for number, subject in enumerate([*range(N_SUBJECTS), *range(N_FACTS - N_SUBJECTS)])
 )
 SOURCE = Source("facts.jsonl", FACTS)
-# Facts of a piece, so few that a study has a dozen pieces.
+# Facts of a task, so few that a study has a dozen tasks.
 AT_ONCE = 2
 # What a driver needs, imported once for all of them: its own start is no part of a study.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["studies", "mnemoscope.study.measure", "mnemoscope.study.shared_parts"])
+_FORKS.set_forkserver_preload(["studies", "mnemoscope.study.measure", "mnemoscope.study.measure_relations"])
 
 
 def save_tiny(folder: Path) -> Path:
@@ -84,16 +84,16 @@ def arguments(model: Path, facts: Path, out: Path) -> list[str]:
     return ["study", "run", f"--model={model}", f"--facts={facts}", f"--out={out}", *given]
 
 
-def worker_setup(model: Path, threads: int = 1) -> WorkerConfig:
+def worker_config(model: Path, threads: int = 1) -> WorkerConfig:
     """What a worker of the study is given."""
     return WorkerConfig(ModelSpec(str(model)), FACTS, replace(OPTIONS, threads=threads))
 
 
 def drive(model: Path, out: Path, n_workers: int = 1, on_ray: bool = False) -> None:
-    """Run the study in small pieces, or go on with it."""
+    """Run the study in small tasks, or go on with it."""
     plan.MEASURED_AT_ONCE = AT_ONCE
-    engine = RayExecutor if on_ray else None
-    run_study(ModelSpec(str(model)), SOURCE, out, OPTIONS, workers=n_workers, engine=engine)
+    executor = RayExecutor if on_ray else None
+    run_study(ModelSpec(str(model)), SOURCE, out, OPTIONS, workers=n_workers, executor=executor)
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def workers_of(process: int) -> list[psutil.Process]:
         except psutil.Error:  # it ended meanwhile
             continue
         # Ray names what an actor is doing; one that is only starting is not at work.
-        if "spawn_main" in command or re.match(r"ray::MapWorker(?!.*__init__)", command):
+        if "spawn_main" in command or re.match(r"ray::StudyWorker(?!.*__init__)", command):
             found.append(child)
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import pandas as pd
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from mnemoscope.attribution import grids as effects, tables
 from mnemoscope.attribution.grids import Grid, Totals
+from mnemoscope.attribution.options import AttributionOptions
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.scores import Observer, show
 from mnemoscope.attribution.search import Pool, search
@@ -21,8 +21,6 @@ from mnemoscope.attribution.vocabulary import TokenReader
 from mnemoscope.results.columns import FFN_TABLES, TABLES
 from mnemoscope.results.targets import Cost
 
-Neurons = Literal["top", "all", "bounds"]
-Order = Literal["direct", "total"]
 # Told what is being scored, how many columns are done and how many there are.
 Report = Callable[[str, int, int], None]
 
@@ -34,26 +32,6 @@ N_POSITIONS = 30
 N_READ = 10
 # Which coefficients of a column belong to each table.
 Spans = dict[str, tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class AttributionOptions:
-    """Options of an attribution.
-
-    Attributes:
-        top: number of parts of each kind and direction.
-        neurons: `"top"` finds them by bounds; `"all"` scores every neuron; `"bounds"` adds to `"top"` an
-            interval for every neuron.
-        by: the effect that orders the lists.
-        effects: whether to compute total effects.
-        suppressing: whether to find those that lower the target most too.
-    """
-
-    top: int
-    neurons: Neurons = "top"
-    by: Order = "direct"
-    effects: bool = True
-    suppressing: bool = True
 
 
 # Flat indices of parts and their scores, best first.

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mnemoscope._io import (
     ATTRIBUTION_ENDINGS,
@@ -98,6 +100,44 @@ class Attribution(Displayed):
             OptionError: there are several; see `targets`.
         """
         return self.targets.only()
+
+    @property
+    def layer_scores(self) -> NDArray[np.float64]:
+        """Scores of the attention and FFN outputs, `[n_layers, 2]` (attention, FFN), nats."""
+        return _pivoted(self.layers, "kind")
+
+    @property
+    def head_scores(self) -> NDArray[np.float64]:
+        """Scores of the heads, `[n_layers, n_heads]`, nats."""
+        return _pivoted(self.heads, "head")
+
+    def top(self, k: int) -> pd.DataFrame:
+        """Merge the lists of FFN and attention neurons into one of the best k, best first.
+
+        Returns:
+            Columns `kind, layer, neuron, head, dim, position, score, total, mediated, coefficient`; NA where
+            a kind has no such number. Fewer rows than k where fewer neurons raise the target.
+
+        Raises:
+            OptionError: k is below 1, or the result lists fewer neurons of each kind.
+
+        >>> with model.ablate(result.top(10)):  # doctest: +SKIP
+        ...     model.predict("The capital of Japan is the city of")
+        """
+        listed = self.provenance.options.get("top", k)
+        if not 1 <= k <= listed:
+            raise OptionError(
+                f"k is {k}, and the result lists {listed} neurons of each kind; give 1 to {listed}, or "
+                f"attribute with top={max(k, 1)}"
+            )
+        order = "total" if self.provenance.options.get("by") == "total" else "score"
+        both = [self.attention_neurons.assign(kind="attention"), self.ffn_neurons.assign(kind="ffn")]
+        numbers = ("layer", "neuron", "head", "dim", "position")
+        columns = ["kind", *numbers, "score", "total", "mediated", "coefficient"]
+        merged = pd.concat(
+            [table.reindex(columns=columns).astype(dict.fromkeys(numbers, "Int64")) for table in both]
+        )
+        return merged.sort_values(order, ascending=False, kind="stable", ignore_index=True).head(k)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, in the order of `TABLES` and `QUERY_TABLES`."""
@@ -228,7 +268,7 @@ class Attribution(Displayed):
 
         >>> result.charts()["neurons"]  # doctest: +SKIP
         """
-        return report("charts").charts(self)
+        return report("charts.attribution").charts(self)
 
     def save_charts(self, folder: str | Path, form: Literal["svg", "png"] = "svg") -> Path:
         """Write every chart to a file of its name in a folder, which is made if necessary.
@@ -240,7 +280,7 @@ class Attribution(Displayed):
             OptionError: another form.
             OutputError: the folder's parent does not exist, or the folder cannot be written.
         """
-        return report("charts").save_charts(self, Path(folder), form)
+        return report("charts.attribution").save_charts(self, Path(folder), form)
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,6 +385,10 @@ class ContinuationAttribution:
         path = check_destination(Path(path), CONTINUATION_ENDINGS)
         write_atomically(path, (json_text(self.to_json()) + "\n").encode("utf-8"))
         return path
+
+
+def _pivoted(table: pd.DataFrame, columns: str) -> NDArray[np.float64]:
+    return table.pivot(index="layer", columns=columns, values="score").to_numpy(dtype=np.float64)
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -110,6 +110,11 @@ def listed(parts: Parts) -> tuple[Part, ...]:
 
 
 def _from_table(table: pd.DataFrame) -> tuple[Part, ...]:
+    if {"neuron", "head", "dim"} <= set(table.columns):  # neurons of both kinds
+        return tuple(
+            AttentionNeuron(layer, head, dim) if pd.isna(neuron) else FFNNeuron(layer, neuron)
+            for layer, neuron, head, dim in table[["layer", "neuron", "head", "dim"]].itertuples(index=False)
+        )
     kinds: dict[str, tuple[type[Part], tuple[str, ...]]] = {
         "neuron": (FFNNeuron, ("layer", "neuron")),
         "dim": (AttentionNeuron, ("layer", "head", "dim")),

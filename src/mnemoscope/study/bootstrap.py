@@ -1,4 +1,4 @@
-"""Means over the facts of each relation with bootstrap intervals."""
+"""Means over the facts of each relation, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from mnemoscope.study.builtin_facts import RELATIONS
+from mnemoscope.study.columns import FACT
+from mnemoscope.study.facts import RELATIONS
 from mnemoscope.study.results import Study
-from mnemoscope.study.schema import FACT
 
 RESAMPLES = 2000
 INTERVAL = 0.95
+ALL = "all"  # stands for all relations together
+LEAST_FACTS = 3  # means of fewer facts have no interval
 
 
 @cache
-def draws(n_facts: int) -> np.ndarray:
-    """How often each resample has each fact, `[RESAMPLES, n_facts]`; the same on every call."""
+def resample_counts(n_facts: int) -> np.ndarray:
+    """Return how often each resample has each fact, `[RESAMPLES, n_facts]`; deterministic."""
     drawn = np.random.default_rng(0).integers(n_facts, size=(RESAMPLES, n_facts))
     counts = np.zeros((RESAMPLES, n_facts))
     np.add.at(counts, (np.arange(RESAMPLES)[:, None], drawn), 1)
@@ -26,16 +28,21 @@ def draws(n_facts: int) -> np.ndarray:
 
 
 def resampled_means(values: np.ndarray) -> np.ndarray:
-    """Means of every resample, `[RESAMPLES, k]`, of values `[n_facts, k]`; NaN is left out."""
-    counts, there = draws(len(values)), ~np.isnan(values)
+    """Return the mean of each resample, `[RESAMPLES, k]`, of values `[n_facts, k]`; NaN is left out."""
+    counts, there = resample_counts(len(values)), ~np.isnan(values)
     sums = _product(counts, np.where(there, values, 0.0))
     numbers = np.full_like(sums, len(values)) if there.all() else _product(counts, there.astype(float))
     with np.errstate(invalid="ignore"):
         return sums / numbers
 
 
-def ends(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The lower and upper end of the interval of every column, `[k]` each, of `[RESAMPLES, k]`."""
+def _product(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Multiply matrices with a fixed order of summation, whatever the number of threads."""
+    return np.einsum("rn,nk->rk", counts, values, optimize=False)
+
+
+def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lower and upper end of each column's interval, `[k]` each, of samples `[RESAMPLES, k]`."""
     tail = (1 - INTERVAL) / 2
     there = ~np.isnan(samples).all(axis=0)
     found = np.full((2, samples.shape[1]), np.nan)
@@ -43,38 +50,27 @@ def ends(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found[0], found[1]
 
 
-def _product(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The matrix product in one order of adding up, whatever the machine's number of threads."""
-    return np.einsum("rn,nk->rk", counts, values, optimize=False)
-
-
-# Stands for all relations together.
-ALL = "all"
-# Fewer facts say nothing about others: their means have no interval.
-LEAST_FACTS = 3
-
-
-def in_order(relations: Iterable[str]) -> list[str]:
-    """The paper's six in its order, else by name."""
+def order_relations(relations: Iterable[str]) -> list[str]:
+    """Order relations as the paper does if all are the paper's, else by name."""
     names = set(relations)
     return [name for name in RELATIONS if name in names] if names <= set(RELATIONS) else sorted(names)
 
 
-def relations(study: Study) -> list[str]:
-    """The relations of the facts that are measured, in their order."""
-    return in_order(study.known["relation"])
+def relations_of(study: Study) -> list[str]:
+    """Return the relations of the measured facts, in order."""
+    return order_relations(study.known["relation"])
 
 
-def groups(study: Study) -> Iterator[tuple[str, pd.Index]]:
-    """All relations together, then each: its name and the numbers of its facts."""
+def fact_groups(study: Study) -> Iterator[tuple[str, pd.Index]]:
+    """Yield the name and fact numbers of all relations together, then of each."""
     known = study.known
     yield ALL, pd.Index(known[FACT])
-    for relation in relations(study):
+    for relation in relations_of(study):
         yield relation, pd.Index(known.loc[known["relation"] == relation, FACT])
 
 
-def mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means over facts and the ends of their intervals, `[k]` each, of `[n_facts, k]`; NaN is left out."""
+def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return means over facts and ends of their intervals, `[k]` each, of `[n_facts, k]` without NaN."""
     n_values = (~np.isnan(values)).sum(axis=0)
     found = np.full(values.shape[1], np.nan)
     np.divide(np.nansum(values, axis=0), n_values, out=found, where=n_values > 0)
@@ -82,7 +78,7 @@ def mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def relative_drop(before: np.ndarray, after: np.ndarray) -> tuple[float, float, float]:
-    """By how many percent a mean over facts falls, and the ends of its interval, of `[n_facts]` each."""
+    """Return the fall of a mean over facts in percent, and the ends of its interval, of `[n_facts]` each."""
     means = resampled_means(np.stack([before, after], axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
         drop = 100 * (1 - after.mean() / before.mean())
@@ -94,24 +90,24 @@ def relative_drop(before: np.ndarray, after: np.ndarray) -> tuple[float, float, 
 def means_by_relation(
     study: Study, table: pd.DataFrame, cells: Sequence[str], value: str, absent: float = np.nan
 ) -> pd.DataFrame:
-    """Means of one column over facts, for all relations together and for each.
+    """Average a column over facts, for all relations together and for each.
 
     Args:
         study: whose facts.
         table: one row for each fact and cell.
-        cells: columns that say what the value is of.
-        value: the column.
-        absent: what stands for a row that is not there.
+        cells: the columns that define a cell.
+        value: the column to average.
+        absent: the value of a row that is missing.
 
     Returns:
         The columns `relation`, the cells, `n_facts` with a value, `value`, `value_low` and `value_high`.
     """
     wide = table.pivot(index=FACT, columns=list(cells), values=value).sort_index(axis=1)
     found = []
-    for relation, facts in groups(study):
+    for relation, facts in fact_groups(study):
         values = wide.reindex(facts).to_numpy(dtype=float, na_value=np.nan)
         values = np.where(np.isnan(values), absent, values)
-        means, low, high = mean(values)
+        means, low, high = mean_and_interval(values)
         rows = wide.columns.to_frame(index=False).assign(n_facts=(~np.isnan(values)).sum(axis=0))
         rows = rows.assign(**{value: means, f"{value}_low": low, f"{value}_high": high})
         rows.insert(0, "relation", relation)
@@ -120,6 +116,6 @@ def means_by_relation(
 
 
 def _where_enough(n_values: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = ends(samples)
+    low, high = interval(samples)
     enough = n_values >= LEAST_FACTS
     return np.where(enough, low, np.nan), np.where(enough, high, np.nan)

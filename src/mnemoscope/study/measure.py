@@ -1,4 +1,4 @@
-"""What a study measures of facts that the model knows: the paper's numbers, fact by fact."""
+"""Measurements of single facts, as rows of a study's tables (docs/method.md#experiments)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ import torch
 from torch import Tensor
 
 from mnemoscope.api import Model
-from mnemoscope.api.opened import MEMORY_BUDGET, TargetSpec
-from mnemoscope.attribution.methods.base import MethodInput
+from mnemoscope.api.requests import MEMORY_BUDGET, TargetSpec, predictions
+from mnemoscope.attribution.grids import Grid
+from mnemoscope.attribution.methods.base import Kind, MethodInput
 from mnemoscope.attribution.methods.causal import parts_of
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.query.scores import QueryScores, ValueNeurons, subkeys
-from mnemoscope.attribution.scores import ProjectedColumns
-from mnemoscope.attribution.search import Pool
+from mnemoscope.attribution.scores import ProjectedColumns, Scorer
+from mnemoscope.attribution.search import Bounds, Pool, bound, settle
 from mnemoscope.attribution.tables import coefficients
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import matched_random, number_elsewhere
 from mnemoscope.model.objective import Objective
 from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Part
-from mnemoscope.study.facts import ResolvedFact
-from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.schema import (
+from mnemoscope.study.columns import (
     FACT,
     HEADS,
     LAYERS,
@@ -40,27 +39,70 @@ from mnemoscope.study.schema import (
     SAME_LAYERS,
     VALUE_NEURONS,
 )
-from mnemoscope.study.searches import Search, settle_all
+from mnemoscope.study.facts import ResolvedFact
+from mnemoscope.study.options import StudyOptions
 
-# Points on the way from the embeddings to the final state.
+# Points on the straight path from the embeddings to the final state.
 N_POINTS = 11
 
 Tables = dict[str, pd.DataFrame]
-# An intervention: the experiment, what is zeroed in words, number of the draw, how many of a control's parts
-# are from other layers than its own, and the parts.
+# Experiment, name of the ablated set, number of the draw, how many of a control's parts are from other layers
+# than the set's, and the parts.
 Intervention = tuple[str, str, int, int, Sequence[Part]]
 
 
+def measure_facts(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> Tables:
+    """Measure facts; return the rows of all tables of the second phase but `sums`, by table."""
+    return _rows_of(
+        (measurement.fact, (*measurement.attribution(query), *measurement.experiments(query)))
+        for measurement, query in attribute_facts(model, facts, options)
+    )
+
+
+def measure_neurons(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> Tables:
+    """Return the value and query neurons of facts, by table."""
+    found = _rows_of(
+        (measurement.fact, measurement.attribution(query))
+        for measurement, query in attribute_facts(model, facts, options)
+    )
+    return {name: found[name] for name in (QUERY_NEURONS.name, VALUE_NEURONS.name) if name in found}
+
+
+def _rows_of(of_facts: Iterable[tuple[ResolvedFact, Iterable[tuple[str, pd.DataFrame]]]]) -> Tables:
+    """Concatenate the rows of several facts by table, with the facts' numbers."""
+    collected: dict[str, list[pd.DataFrame]] = {}
+    for fact, tables in of_facts:
+        for name, table in tables:
+            collected.setdefault(name, []).append(table.assign(**{FACT: fact.fact.line}))
+    return {name: pd.concat(tables, ignore_index=True) for name, tables in collected.items()}
+
+
+def attribute_facts(
+    model: Model, facts: Sequence[ResolvedFact], options: StudyOptions
+) -> Iterator[tuple[Measurement, QueryOfKinds | None]]:
+    """Find the value neurons of facts and their query scores, after batched forward passes."""
+    structure = model.language_model.structure
+    projected = ProjectedColumns(structure.readout, MEMORY_BUDGET)
+    # Prompts of one length run in one batch.
+    facts = sorted(facts, key=lambda fact: len(fact.prompt.ids))
+    targets = [TargetSpec(fact.prompt, (fact.target,)) for fact in facts]
+    found = predictions(model.language_model, targets, projected=projected, components=structure.is_readable)
+    each = [Measurement(model, *pair, options) for pair in zip(facts, found, strict=True)]
+    settle_searches([measurement.searches for measurement in each], projected)
+    for measurement in each:
+        yield measurement, measurement.query()
+
+
 @dataclass(frozen=True, eq=False)
-class Values:
-    """The value neurons of one kind of a prediction, best first, `[n]` each.
+class FoundNeurons:
+    """Value neurons of one kind, best first, `[n]` each.
 
     Attributes:
         layer: of each.
         index: FFN neuron, or head * d_head + dim.
-        position: token that is read; the last one for FFN neurons.
+        position: of the token that is read; the last one for FFN neurons.
         score: log-probability increase, nats.
-        coefficient: what enters the output projection.
+        coefficient: the value that enters the output projection.
     """
 
     layer: Tensor
@@ -69,144 +111,94 @@ class Values:
     score: Tensor
     coefficient: Tensor
 
-    def head(self, n: int) -> Values:
-        """The first n."""
-        return Values(*(values[:n] for values in vars(self).values()))
-
-
-def measured(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> Tables:
-    """All that is measured of facts one by one, by table.
-
-    Args:
-        model: the model.
-        facts: those of one piece of work, similar ones behind each other.
-        options: of the study.
-    """
-    return _together(
-        (measurement.fact, (*measurement.attribution(query), *measurement.experiments(query)))
-        for measurement, query in attributed(model, facts, options)
-    )
-
-
-def neurons_alone(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> Tables:
-    """The value and query neurons of facts, and nothing else of them; arguments as for `measured`."""
-    found = _together(
-        (measurement.fact, measurement.attribution(query))
-        for measurement, query in attributed(model, facts, options)
-    )
-    names = [name for name in (QUERY_NEURONS.name, VALUE_NEURONS.name) if name in found]
-    return {name: found[name] for name in names}
-
-
-def _together(of_facts: Iterable[tuple[ResolvedFact, Iterable[tuple[str, pd.DataFrame]]]]) -> Tables:
-    """The rows of several facts by table, with their numbers."""
-    collected: dict[str, list[pd.DataFrame]] = {}
-    for fact, tables in of_facts:
-        for name, table in tables:
-            collected.setdefault(name, []).append(table.assign(**{FACT: fact.fact.line}))
-    return {name: pd.concat(tables, ignore_index=True) for name, tables in collected.items()}
-
-
-def attributed(
-    model: Model, facts: Sequence[ResolvedFact], options: StudyOptions
-) -> Iterator[tuple[Measurement, Query | None]]:
-    """Value neurons of facts, and what activates them, from one forward pass for all."""
-    structure = model.language_model.structure
-    projected = ProjectedColumns(structure.readout, MEMORY_BUDGET)
-    # Prompts of one length behind each other, which run together.
-    facts = sorted(facts, key=lambda fact: len(fact.prompt.ids))
-    asked = [TargetSpec(fact.prompt, (fact.target,)) for fact in facts]
-    predictions = model.predictions(asked, projected=projected, components=structure.is_readable)
-    each = [Measurement(model, *pair, options) for pair in zip(facts, predictions, strict=True)]
-    settle_all([measurement.searches for measurement in each], projected)
-    for measurement in each:
-        yield measurement, measurement.query()
-
 
 @dataclass(frozen=True)
-class Query:
-    """What activates the value neurons of a prediction, those of attention and those of FFNs."""
+class QueryOfKinds:
+    """Query scores for the attention and for the FFN value neurons (docs/method.md#query-score)."""
 
     of_attention: QueryScores
     of_ffn: QueryScores
 
 
 class Measurement:
-    """One fact, whose value neurons are known once its searches are settled."""
+    """Measurement of one fact; its value neurons are available once its searches are settled."""
 
     def __init__(
         self, model: Model, fact: ResolvedFact, prediction: TargetPrediction, options: StudyOptions
     ) -> None:
         self.model, self.fact, self.prediction, self.options = model, fact, prediction, options
         self.structure = model.language_model.structure
-        self._question = MethodInput(prediction, "ffn", lambda: model.sensitivity)
+        self._input = MethodInput(prediction, "ffn", model.sensitivity)
         ffn, attention = prediction.shared.ffn_neurons, prediction.shared.attention_neurons
-        of_ffn = Pool(options.ffn_neurons, 1, 0, 1)
-        # Behind the positions stands their sum.
+        # The last coefficient of an attention neuron is the sum over its positions, which is not listed.
         of_attention = Pool(options.attention_neurons, 1, 0, attention.n_coefficients - 1)
         self.searches = (
-            Search(prediction, ffn, of_ffn, self._question.coarse),
-            Search(prediction, attention, of_attention, prediction.coarse),
+            NeuronSearch(prediction, ffn, Pool(options.ffn_neurons, 1, 0, 1), self._input.coarse),
+            NeuronSearch(prediction, attention, of_attention, prediction.coarse),
         )
 
     @cached_property
-    def ffn(self) -> Values:
-        """The FFN value neurons."""
+    def ffn(self) -> FoundNeurons:
+        """FFN value neurons."""
         return self._found(self.searches[0])
 
     @cached_property
-    def attention(self) -> Values:
-        """The attention value neurons, each at a position."""
+    def attention(self) -> FoundNeurons:
+        """Attention value neurons, each at a position."""
         return self._found(self.searches[1])
 
-    def values(self, n: int) -> tuple[ValueNeurons, ValueNeurons]:
-        """The first n value neurons of each kind."""
-        attention, ffn = self.attention.head(n), self.ffn.head(n)
-        return (
-            ValueNeurons("attention", attention.layer, attention.index, attention.position, attention.score),
-            ValueNeurons("ffn", ffn.layer, ffn.index, ffn.position, ffn.score),
-        )
-
-    def query(self) -> Query | None:
-        """What activates the value neurons; None if what neurons read cannot be found."""
-        if self.prediction.components is None:
-            return None
-        groups = self.values(self.options.query_values)
-        positions = torch.cat([group.position for group in groups]).unique()
-        kept = self.prediction.components.at(positions)
-        return Query(
-            *(
-                QueryScores(self.structure, kept, [subkeys(self.structure, kept, group, None)])
-                for group in groups
-            )
-        )
-
-    def attribution(self, query: Query | None) -> Iterator[tuple[str, pd.DataFrame]]:
-        """The tables of value and query neurons."""
-        yield VALUE_NEURONS.name, self._value_neurons(self.attention, self.ffn)
-        yield LAYERS.name, self._layers(query)
-        if query is not None:
-            yield QUERY_NEURONS.name, self._query_neurons(query.of_attention.ffn_neurons[0, 0])
-
-    def experiments(self, query: Query | None) -> Iterator[tuple[str, pd.DataFrame]]:
-        """The other tables: heads, methods, the path, and what is zeroed."""
-        yield HEADS.name, self._heads()
-        table, of_methods = self._methods()
-        yield METHOD_NEURONS.name, table
-        yield PATH.name, self._path()
-        values = [*self._attention_parts(self.attention), *_ffn_parts(self.ffn.layer, self.ffn.index)]
-        shallow = [] if query is None else self._shallow(query.of_attention.ffn_neurons[0, 0])
-        yield OUTCOMES.name, outcomes(self.model, self.fact, self._interventions(of_methods, values, shallow))
-
-    def _found(self, search: Search) -> Values:
+    def _found(self, search: NeuronSearch) -> FoundNeurons:
         grid, (index, score) = search.grid, search.pool.best()
         layer, column, place = grid.locate(index)
         last = len(self.fact.prompt.ids) - 1
         position = place if grid.n_coefficients > 1 else torch.full_like(layer, last)
-        return Values(layer, column, position, score, coefficients(grid, index))
+        return FoundNeurons(layer, column, position, score, coefficients(grid, index))
 
-    def _value_neurons(self, attention: Values, ffn: Values) -> pd.DataFrame:
+    def query(self) -> QueryOfKinds | None:
+        """Compute query scores for the first value neurons; None if the inputs of neurons are unknown."""
+        if self.prediction.components is None:
+            return None
+        n = self.options.query_values
+        kinds: dict[Kind, FoundNeurons] = {"attention": self.attention, "ffn": self.ffn}
+        groups = [
+            ValueNeurons(kind, found.layer[:n], found.index[:n], found.position[:n], found.score[:n])
+            for kind, found in kinds.items()
+        ]
+        kept = self.prediction.components.at(torch.cat([group.position for group in groups]).unique())
+        of_kinds = (
+            QueryScores(self.structure, kept, [subkeys(self.structure, kept, group, None)])
+            for group in groups
+        )
+        return QueryOfKinds(*of_kinds)
+
+    def attribution(self, query: QueryOfKinds | None) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Yield the tables of value neurons, layers and query neurons."""
+        yield VALUE_NEURONS.name, self._value_neurons()
+        yield LAYERS.name, self._layers(query)
+        if query is not None:
+            yield QUERY_NEURONS.name, self._query_neurons(query.of_attention.ffn_neurons[0, 0])
+
+    def experiments(self, query: QueryOfKinds | None) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Yield the tables of heads, methods, the path and ablations."""
+        scores = self.prediction.head_scores(self.prediction.scorer())
+        layer, head = torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij")
+        yield HEADS.name, _frame(layer=layer.flatten(), head=head.flatten(), score=scores.flatten())
+        table, of_methods = self._methods()
+        yield METHOD_NEURONS.name, table
+        yield PATH.name, self._path()
         d_head = self.structure.d_head
+        pairs = zip(self.attention.layer.tolist(), self.attention.index.tolist(), strict=True)
+        values = [
+            # Each attention neuron once, whatever the positions that it is listed for.
+            *(AttentionNeuron(layer, *divmod(index, d_head)) for layer, index in dict.fromkeys(pairs)),
+            *_ffn_parts(self.ffn.layer, self.ffn.index),
+        ]
+        shallow = [] if query is None else self._shallow(query.of_attention.ffn_neurons[0, 0])
+        interventions = self._interventions(of_methods, values, shallow)
+        yield OUTCOMES.name, ablation_outcomes(self.model, self.fact, interventions)
+
+    def _value_neurons(self) -> pd.DataFrame:
+        attention, ffn, d_head = self.attention, self.ffn, self.structure.d_head
         of_attention = _frame(
             layer=attention.layer,
             head=attention.index.div(d_head, rounding_mode="floor"),
@@ -220,48 +212,43 @@ class Measurement:
         table = pd.concat(both, ignore_index=True)
         return table.astype(dict.fromkeys(("neuron", "head", "dim", "position"), "Int32"))
 
-    def _layers(self, query: Query | None) -> pd.DataFrame:
+    def _layers(self, query: QueryOfKinds | None) -> pd.DataFrame:
+        def of_layers(scores: QueryScores) -> list[float]:
+            return [float(scores.embeddings[0, 0]), *scores.layers[0, 0].flatten().tolist()]
+
         scores = self.prediction.layer_scores()
-        n_layers = len(scores)
-        table = pd.DataFrame(
+        return pd.DataFrame(
             {
-                "layer": [-1, *(layer for layer in range(n_layers) for _ in range(2))],
-                "kind": ["embeddings", *["attention", "ffn"] * n_layers],
+                "layer": [-1, *(layer for layer in range(len(scores)) for _ in range(2))],
+                "kind": ["embeddings", *["attention", "ffn"] * len(scores)],
                 "score": [None, *scores.flatten().tolist()],
+                "query_of_attention": None if query is None else of_layers(query.of_attention),
+                "query_of_ffn": None if query is None else of_layers(query.of_ffn),
             }
         )
-        of_attention = None if query is None else _of_layers(query.of_attention)
-        of_ffn = None if query is None else _of_layers(query.of_ffn)
-        return table.assign(query_of_attention=of_attention, query_of_ffn=of_ffn)
-
-    def _heads(self) -> pd.DataFrame:
-        scores = self.prediction.head_scores(self.prediction.scorer())
-        layer, head = torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij")
-        return _frame(layer=layer.flatten(), head=head.flatten(), score=scores.flatten())
 
     def _query_neurons(self, scores: Tensor) -> pd.DataFrame:
-        """Those with the highest of query scores `[n_layers, d_ff]`."""
+        """Return the neurons with the highest query scores, of scores `[n_layers, d_ff]`."""
         layer, neuron, best = _highest(scores, self.options.query_neurons)
         n_neurons = scores.shape[1]
         also = torch.isin(layer * n_neurons + neuron, self.ffn.layer * n_neurons + self.ffn.index)
         return _placed(_frame(layer=layer, neuron=neuron, score=best, value_neuron=also))
 
     def _shallow(self, scores: Tensor) -> list[Part]:
-        """The FFN neurons of the shallower half of the layers with the highest query scores."""
+        """Return the FFN neurons of the shallower half of the layers with the highest query scores."""
         shallow = scores[: self.structure.n_layers // 2]
-        # A control needs as many others.
+        # A quarter at most: a control needs as many others.
         n_neurons = sum(self.structure.n_neurons(layer) for layer in range(len(shallow)))
         layer, neuron, _ = _highest(shallow, min(self.options.shallow_query_neurons, n_neurons // 4))
         return _ffn_parts(layer, neuron)
 
     def _methods(self) -> tuple[pd.DataFrame, dict[str, list[Part]]]:
-        question = self._question
         tables, found = [], {}
         for name in METHODS:
-            index, score = find_method(name).top(question, self.options.method_neurons)
-            layer, neuron, _ = question.grid.locate(index)
+            index, score = find_method(name).top(self._input, self.options.method_neurons)
+            layer, neuron, _ = self._input.grid.locate(index)
             tables.append(_placed(_frame(layer=layer, neuron=neuron, score=score)).assign(method=name))
-            found[name] = parts_of(question, index)
+            found[name] = parts_of(self._input, index)
         return pd.concat(tables, ignore_index=True), found
 
     def _path(self) -> pd.DataFrame:
@@ -271,59 +258,44 @@ class Measurement:
         log_p = readout.log_probabilities(states)[:, self.fact.target]
         return _frame(way=way, log_probability=log_p, probability=log_p.exp())
 
-    def _attention_parts(self, attention: Values) -> list[Part]:
-        """The neurons of attention, each once, whatever the positions they are listed for."""
-        d_head = self.structure.d_head
-        pairs = zip(attention.layer.tolist(), attention.index.tolist(), strict=True)
-        return [AttentionNeuron(layer, *divmod(index, d_head)) for layer, index in dict.fromkeys(pairs)]
-
     def _interventions(
         self, of_methods: dict[str, list[Part]], values: list[Part], shallow: list[Part]
     ) -> Iterator[Intervention]:
         yield NONE, NONE, 0, 0, ()
         for name, chosen in of_methods.items():
             yield "methods", name, 0, 0, chosen
-        existing = self._question.grid.existing.cpu()
+        existing = self._input.grid.existing.cpu()
         generator = torch.Generator().manual_seed(self.fact.fact.line)
         for draw in range(self.options.controls):
-            drawn = existing[
-                torch.randperm(len(existing), generator=generator)[: self.options.method_neurons]
-            ]
-            yield "methods", RANDOM, draw, 0, parts_of(self._question, drawn)
-        yield from self._with_controls("methods", None, of_methods[METHODS[0]])
-        yield from self._with_controls("value_neurons", "value neurons", values)
+            order = torch.randperm(len(existing), generator=generator)
+            drawn = existing[order[: self.options.method_neurons]]
+            yield "methods", RANDOM, draw, 0, parts_of(self._input, drawn)
+        yield from self._controls("methods", of_methods[METHODS[0]])
+        yield "value_neurons", "value neurons", 0, 0, values
+        yield from self._controls("value_neurons", values)
         if shallow:
-            yield from self._with_controls("query_neurons", "query neurons", shallow)
+            yield "query_neurons", "query neurons", 0, 0, shallow
+            yield from self._controls("query_neurons", shallow)
 
-    def _with_controls(
-        self, experiment: str, name: str | None, chosen: Sequence[Part]
-    ) -> Iterator[Intervention]:
-        """Parts, if they have a name, and random ones of the same layers.
-
-        Of what a layer has too few others for, the rest are from other layers, and counted.
-        """
-        if name is not None:
-            yield experiment, name, 0, 0, chosen
+    def _controls(self, experiment: str, chosen: Sequence[Part]) -> Iterator[Intervention]:
+        """Draw random parts of the same layers, or of others where a layer has too few."""
         for draw in range(self.options.controls):
             seed = self.fact.fact.line * self.options.controls + draw
             drawn = matched_random(chosen, self.structure, seed, "any layer")
             yield experiment, SAME_LAYERS, draw, number_elsewhere(chosen, drawn, self.structure), drawn
 
 
-def outcomes(model: Model, fact: ResolvedFact, interventions: Iterator[Intervention]) -> pd.DataFrame:
-    """The target after each intervention alone, as rows of `OUTCOMES` without the fact's number."""
-    asked = list(interventions)
+def ablation_outcomes(
+    model: Model, fact: ResolvedFact, interventions: Iterable[Intervention]
+) -> pd.DataFrame:
+    """Ablate the parts of each intervention alone; return rows of `OUTCOMES` without the fact's number."""
+    *labels, ablated = zip(*interventions, strict=True)
     found = ablate_each(
-        model.language_model,
-        fact.prompt.ids,
-        Objective((fact.target,)),
-        [chosen for *_, chosen in asked],
-        budget=MEMORY_BUDGET,
+        model.language_model, fact.prompt.ids, Objective((fact.target,)), ablated, budget=MEMORY_BUDGET
     )
     names = ("experiment", "parts", "draw", "n_elsewhere")
-    table = pd.DataFrame([row[:-1] for row in asked], columns=list(names))
-    return table.assign(
-        n_parts=[len(chosen) for *_, chosen in asked],
+    return pd.DataFrame(dict(zip(names, labels, strict=True))).assign(
+        n_parts=list(map(len, ablated)),
         reciprocal_rank=(1 / found.rank).tolist(),
         probability=found.value.exp().tolist(),
         log_probability=found.value.tolist(),
@@ -331,16 +303,11 @@ def outcomes(model: Model, fact: ResolvedFact, interventions: Iterator[Intervent
 
 
 def _highest(scores: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Layer, neuron and score of the n highest of `[n_layers, n_neurons]`, ties by index; all above 0."""
+    """Return layer, neuron and score of the n highest above 0 of `[n_layers, n_neurons]`, ties by index."""
     flat = scores.flatten()
     order = flat.argsort(descending=True, stable=True)[:n]
     order = order[flat[order] > 0]
     return order.div(scores.shape[1], rounding_mode="floor"), order % scores.shape[1], flat[order]
-
-
-def _of_layers(query: QueryScores) -> list[float]:
-    """Of the embeddings, then of each layer's attention and FFN."""
-    return [float(query.embeddings[0, 0]), *query.layers[0, 0].flatten().tolist()]
 
 
 def _ffn_parts(layer: Tensor, neuron: Tensor) -> list[Part]:
@@ -352,5 +319,64 @@ def _frame(**columns: Tensor) -> pd.DataFrame:
 
 
 def _placed(table: pd.DataFrame) -> pd.DataFrame:
-    """With the place of each row, from 1."""
     return table.assign(place=range(1, len(table) + 1))
+
+
+class NeuronSearch:
+    """Search for the best neurons of one kind of a prediction, halted before any is scored.
+
+    Attributes:
+        prediction: whose neurons are searched.
+        grid: the neurons.
+        pool: the wanted neurons; its best are certified once the search is settled.
+    """
+
+    def __init__(self, prediction: TargetPrediction, grid: Grid, pool: Pool, coarse: Bounds[Grid]) -> None:
+        """Bound the score of every neuron."""
+        self.prediction, self.grid, self.pool = prediction, grid, pool
+        bound(grid, [pool], coarse)
+
+    @cached_property
+    def first(self) -> Tensor:
+        """Columns to score first, ascending, `[n]`."""
+        return self.pool.next_round().div(self.grid.n_coefficients, rounding_mode="floor").unique()
+
+    def settle(self, scorer: Scorer) -> None:
+        """Score neurons until the best are certified (docs/method.md#bound)."""
+        settle(self.grid, [self.pool], lambda: self.prediction.fine, scorer)
+
+
+def settle_searches(of_predictions: Sequence[Sequence[NeuronSearch]], projected: ProjectedColumns) -> None:
+    """Settle the searches of several predictions, whose first columns are projected in one product.
+
+    Args:
+        of_predictions: the searches of each prediction, in the same order of kinds.
+        projected: cache of projected columns that the predictions use.
+    """
+    for group in _fitting(of_predictions, projected.n_rows):
+        for columns, search in zip(_first(group), group[0], strict=True):
+            projected.places(search.grid, columns[: projected.n_rows])
+        for searches in group:
+            # Not kept: the blocks of all scorers at once would be most of the memory.
+            scorer = searches[0].prediction.scorer()
+            for search in searches:
+                search.settle(scorer)
+
+
+def _fitting(
+    of_predictions: Sequence[Sequence[NeuronSearch]], most: int
+) -> Iterator[list[Sequence[NeuronSearch]]]:
+    """Group neighbours whose first columns together are at most `most`, or one prediction."""
+    group: list[Sequence[NeuronSearch]] = []
+    for searches in of_predictions:
+        if group and sum(map(len, _first([*group, searches]))) > most:
+            yield group
+            group = []
+        group.append(searches)
+    if group:
+        yield group
+
+
+def _first(group: Sequence[Sequence[NeuronSearch]]) -> list[Tensor]:
+    """Return the columns that several predictions score first, of each kind."""
+    return [torch.cat([search.first for search in of_kind]).unique() for of_kind in zip(*group, strict=True)]

@@ -1,4 +1,4 @@
-"""What a study measures, with the paper's numbers as defaults."""
+"""Options of a study, with the paper's numbers as defaults (docs/method.md#experiments)."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ from mnemoscope.model.structure import ModelStructure
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """All that the results of a study depend on beside the model and the facts.
+    """Settings that determine a study's results, beside the model and the facts.
 
     Attributes:
-        rank: a fact is kept if its target is among so many of the model's likeliest next tokens,
-        rivals: and, if this is set, likelier than all other answers of its relation.
-        wordings: known prompts of one fact (relation, subject and target) whose neurons are compared; it
-            is measured in the first of them.
-        limit: prompts to try of each relation, spread evenly over the source; None for all.
-        attention_neurons: value neurons to list and to zero together, at positions.
-        ffn_neurons: the same of FFN neurons.
-        method_neurons: FFN neurons to zero of each method.
-        query_values: value neurons of each kind that are asked what activates them.
+        rank: a fact is kept if its target is among this many of the model's likeliest next tokens,
+        rivals: and, if set, likelier than all other answers of its relation.
+        wordings: known paraphrases of one fact whose neurons are compared; the first one is measured.
+        limit: prompts to try of each relation, evenly spaced in the source; None for all.
+        attention_neurons: attention value neurons, at positions, to list and to ablate together.
+        ffn_neurons: FFN value neurons to list and to ablate together.
+        method_neurons: FFN neurons of each method to ablate together.
+        query_values: value neurons of each kind whose query neurons are found.
         query_neurons: FFN query neurons to list.
-        shallow_query_neurons: FFN query neurons of the shallower half of the layers to zero.
-        head_share: share of all heads to zero of each relation.
-        controls: random draws beside every intervention that has its own controls.
-        summed: facts of each relation of which the scores of all neurons are added up.
-        read: neurons to read in vocabulary space, of each relation and list.
-        threads: threads of a worker on the CPU. Sums in another order differ in the last bits, so results are
-            the same bytes only for the same number.
+        shallow_query_neurons: FFN query neurons of the shallower half of the layers to ablate.
+        head_share: share of all heads to ablate for each relation.
+        controls: random draws for each ablation that has controls of its own.
+        summed: facts of each relation for which the scores of all neurons are summed.
+        read: neurons of each relation and list to project to the vocabulary.
+        threads: CPU threads of a worker. The order of sums depends on the number, and so do the last bits.
     """
 
     rank: int = 10
@@ -51,11 +49,7 @@ class StudyOptions:
     threads: int = 1
 
     def check(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises:
-            OptionError: a number below 1, or a share that is none.
-        """
+        """Raise OptionError if a number is below 1 or a share is not between 0 and 1."""
         for name, value in self.to_json().items():
             if name != "head_share" and type(value) is int and value < 1:
                 raise OptionError(f"{name} is {value}; give 1 or more")
@@ -63,14 +57,9 @@ class StudyOptions:
             raise OptionError(f"head_share is {self.head_share}; give a share such as the paper's 0.01")
 
     def check_controls(self, structure: ModelStructure) -> None:
-        """Refuse sets of neurons that could leave too few others for controls of the same size.
-
-        Raises:
-            OptionError: one could.
-        """
+        """Raise OptionError if an ablated set could leave too few neurons for a control of the same size."""
         ffn, attention = number_alike(structure, "ffn"), number_alike(structure, "attention")
-        alike = {"method_neurons": ffn, "ffn_neurons": ffn, "attention_neurons": attention}
-        for name, most in alike.items():
+        for name, most in {"method_neurons": ffn, "ffn_neurons": ffn, "attention_neurons": attention}.items():
             number = getattr(self, name)
             if 2 * number > most:
                 raise OptionError(
@@ -79,9 +68,9 @@ class StudyOptions:
                 )
 
     def quick(self) -> StudyOptions:
-        """The same with few prompts, to see everything once: no basis for a conclusion."""
+        """Return the options with few prompts: a preview, no basis for a conclusion."""
         return replace(self, limit=8, controls=1, summed=1, read=5)
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values, for the manifest."""
+        """Return the options as plain values for the manifest."""
         return asdict(self)

@@ -13,21 +13,21 @@ from typing import Any
 from mnemoscope.api import Model
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study import tasks as plan
-from mnemoscope.study.executors import Executor, OneProcess
+from mnemoscope.study.columns import KIND
+from mnemoscope.study.executors import Executor, SequentialExecutor
 from mnemoscope.study.executors.processes import ProcessExecutor
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.schema import KIND
 from mnemoscope.study.store import Store, check_folder
 from mnemoscope.study.tasks import LAST, ModelSpec, Task, WorkerConfig
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a phase of a study is.
+    """Progress of one phase of a study.
 
     Attributes:
-        phase: what is being done, in words.
+        phase: its name.
         done: prompts done.
         total: prompts in all.
         relations: prompts done and in all, by relation.
@@ -39,23 +39,15 @@ class Progress:
     relations: dict[str, tuple[int, int]]
 
 
-Report = Callable[[Progress], None]
-
-
 @dataclass(frozen=True)
 class Source:
-    """Facts and where they are from.
-
-    Attributes:
-        name: of the file or set.
-        facts: in their order.
-    """
+    """A named sequence of facts, such as a file."""
 
     name: str
     facts: tuple[Fact, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Name, number and a hash of all that the facts say."""
+        """Return name, number and SHA-256 of the facts."""
         content = json.dumps([asdict(fact) for fact in self.facts], ensure_ascii=False).encode()
         return {"name": self.name, "n": len(self.facts), "sha256": hashlib.sha256(content).hexdigest()}
 
@@ -67,36 +59,44 @@ def run_study(
     options: StudyOptions | None = None,
     *,
     workers: int = 1,
-    engine: Callable[[WorkerConfig, int], Executor] | None = None,
-    report: Report | None = None,
+    executor: Callable[[WorkerConfig, int], Executor] | None = None,
+    report: Callable[[Progress], None] | None = None,
 ) -> Path:
-    """Run a study, or go on with one that was interrupted.
+    """Run a study, or continue one that was interrupted.
 
     Args:
-        model: how to open the model, or an opened one, which this process alone can use.
+        model: how to open the model, or an opened one, which allows only one worker.
         source: the facts.
-        out: the study's folder, new or of the same study.
-        options: what to measure.
-        workers: how many work at once, each with a model of its own.
-        engine: who works; None for processes of this machine.
-        report: told of progress.
+        out: a new folder, or the folder of the same study.
+        options: of the study.
+        workers: number of workers, each with a model of its own.
+        executor: makes the executor from the config and the number of workers; None for processes of this
+            machine.
+        report: called with the progress after each task.
 
     Returns:
         The folder.
 
     Raises:
-        OptionError: an option makes no sense, or workers are to use an opened model.
-        FactsError: there are no facts, or the model knows none of them.
+        OptionError: an option is out of range, or an opened model is to be used by several workers.
+        FactsError: there are no facts, two have one number, or the model knows none of them.
         OutputError: the folder holds something else, is in use or cannot be written.
     """
     options, out = options or StudyOptions(), Path(out)
     options.check()
-    _check(model, source, workers)
+    check_workers(workers)
+    if isinstance(model, Model) and workers > 1:
+        raise OptionError("an opened model is used by one worker; give the model's name, or workers=1")
+    if not source.facts:
+        raise FactsError(f"there are no facts in {source.name}; give some")
+    (line, number), *_ = Counter(fact.line for fact in source.facts).most_common(1)
+    if number > 1:
+        raise FactsError(f"{number} facts of {source.name} have the number {line}; give each its own")
     check_folder(out)
-    with _engine(model, source, options, workers, engine) as workforce:
+    with _executor(model, source, options, workers, executor) as running:
         manifest = {
             "kind": KIND,
-            **workforce.about(),
+            **running.about(),
             "options": options.to_json(),
             "facts": source.to_json(),
         }
@@ -106,82 +106,57 @@ def run_study(
                 ("measuring facts", lambda: plan.measure_tasks(store.folder, options)),
                 ("comparing relations", lambda: plan.compare_tasks(store.folder, options)),
             )
-            for name, pieces in phases:
-                _run(store, workforce, pieces(), _Counting(name, source, report))
+            for name, tasks in phases:
+                _run(store, running, tasks(), _Counter(name, source, report))
             return store.folder
 
 
 def check_workers(workers: int) -> None:
-    """Refuse a number of workers that is none.
-
-    Raises:
-        OptionError: it is below 1.
-    """
+    """Raise OptionError if the number of workers is below 1."""
     if workers < 1:
         raise OptionError(f"workers is {workers}; give 1 or more")
 
 
-def _check(model: ModelSpec | Model, source: Source, workers: int) -> None:
-    check_workers(workers)
-    if isinstance(model, Model) and workers > 1:
-        raise OptionError("an opened model is used by one worker; give the model's name, or workers=1")
-    if not source.facts:
-        raise FactsError(f"there are no facts in {source.name}; give some")
-    (line, number), *_ = Counter(fact.line for fact in source.facts).most_common(1)
-    if number > 1:
-        raise FactsError(f"{number} facts of {source.name} have the number {line}; give each its own")
-
-
-def _engine(
+def _executor(
     model: ModelSpec | Model,
     source: Source,
     options: StudyOptions,
     workers: int,
-    engine: Callable[[WorkerConfig, int], Executor] | None,
+    make: Callable[[WorkerConfig, int], Executor] | None,
 ) -> Executor:
     if isinstance(model, Model):
-        return OneProcess(WorkerConfig(ModelSpec(model.name), source.facts, options), model)
-    setup = WorkerConfig(model, source.facts, options)
-    if engine is not None:
-        return engine(setup, workers)
-    return OneProcess(setup) if workers == 1 else ProcessExecutor(setup, workers)
+        return SequentialExecutor(WorkerConfig(ModelSpec(model.name), source.facts, options), model)
+    config = WorkerConfig(model, source.facts, options)
+    if make is not None:
+        return make(config, workers)
+    return SequentialExecutor(config) if workers == 1 else ProcessExecutor(config, workers)
 
 
-class _Counting:
-    """Counts the prompts of a phase that are done."""
+class _Counter:
+    """Counter of the prompts of a phase that are done."""
 
-    def __init__(self, phase: str, source: Source, report: Report | None) -> None:
+    def __init__(self, phase: str, source: Source, report: Callable[[Progress], None] | None) -> None:
         self._phase, self._report = phase, report
         self._relation = {fact.line: fact.relation for fact in source.facts}
-        self._total: Counter[str] = Counter()
-        self._done: Counter[str] = Counter()
+        self.total: Counter[str] = Counter()
+        self.done: Counter[str] = Counter()
 
-    def begin(self, pieces: Sequence[Task], done: Sequence[Task]) -> None:
-        """So many pieces there are, and so many an earlier run has done."""
-        for counter, some in ((self._total, pieces), (self._done, done)):
-            for piece in some:
-                counter.update(self._relation[fact] for fact in piece.facts)
-        self._tell()
-
-    def add(self, piece: Task) -> None:
-        """One more is done."""
-        self._done.update(self._relation[fact] for fact in piece.facts)
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._report is not None:
-            relations = {name: (self._done[name], total) for name, total in self._total.items()}
-            self._report(Progress(self._phase, self._done.total(), self._total.total(), relations))
+    def add(self, counter: Counter[str], tasks: Sequence[Task]) -> None:
+        """Add the prompts of tasks to `total` or `done`, and report."""
+        for task in tasks:
+            counter.update(self._relation[fact] for fact in task.facts)
+        if self._report is not None and counter is self.done:
+            relations = {name: (self.done[name], total) for name, total in self.total.items()}
+            self._report(Progress(self._phase, self.done.total(), self.total.total(), relations))
 
 
-def _run(store: Store, workforce: Executor, pieces: Sequence[Task], counting: _Counting) -> None:
-    """Do those pieces of a phase that are not there."""
-    there = {work: store.done(table) for work, table in LAST.items()}
-    done = [piece for piece in pieces if piece.key in there[piece.work]]
-    left = [piece for piece in pieces if piece.key not in there[piece.work]]
-    counting.begin(pieces, done)
-    for piece, tables in workforce.run(left):
-        last = LAST[piece.work]
+def _run(store: Store, executor: Executor, tasks: Sequence[Task], counter: _Counter) -> None:
+    """Run the tasks of a phase that are not stored yet."""
+    stored = {work: store.done(table) for work, table in LAST.items()}
+    counter.add(counter.total, tasks)
+    counter.add(counter.done, [task for task in tasks if task.key in stored[task.work]])
+    for task, tables in executor.run([task for task in tasks if task.key not in stored[task.work]]):
+        last = LAST[task.work]
         for name in sorted(tables, key=lambda name: (name == last, name)):
-            store.write(name, piece.key, tables[name])
-        counting.add(piece)
+            store.write(name, task.key, tables[name])
+        counter.add(counter.done, [task])

@@ -1,14 +1,14 @@
-"""Tasks of a study: their split, and the worker that runs one with a model of its own.
+"""Tasks of a study: how a study is split, and the worker that runs a task.
 
-Three phases follow each other, because each rests on the tables of those before: which facts the model knows;
-what is measured fact by fact; what relations have in common.
+Three phases follow each other, each split from the tables of those before: the filter of known facts, the
+measurements of single facts, and the measurements of relations.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -18,18 +18,21 @@ import pandas as pd
 import torch
 
 from mnemoscope.api import Model, load
+from mnemoscope.api.requests import provenance as provenance_of
 from mnemoscope.errors import FactsError
 from mnemoscope.model.isolation import isolated
+from mnemoscope.study.columns import FACT, FACTS, HEADS, QUERY_NEURONS, TABLES, VALUE_NEURONS
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
-from mnemoscope.study.filter import to_measure, to_paraphrase
+from mnemoscope.study.filter import filtered_table, to_measure, to_paraphrase
+from mnemoscope.study.measure import Tables, measure_facts, measure_neurons
+from mnemoscope.study.measure_relations import ablate_heads, project_neurons, sum_scores
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.schema import FACT, FACTS, HEADS, QUERY_NEURONS, TABLES, VALUE_NEURONS
 from mnemoscope.study.store import read_table
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How a worker opens the model; the arguments of `mnemoscope.load`."""
+    """Arguments of `mnemoscope.load`, with which each worker opens the model."""
 
     model: str = "demo"
     revision: str | None = None
@@ -38,25 +41,13 @@ class ModelSpec:
     trust_remote_code: bool = False
 
     def open(self) -> Model:
-        """Open it."""
-        return load(
-            self.model,
-            revision=self.revision,
-            dtype=self.dtype,
-            device=self.device,
-            trust_remote_code=self.trust_remote_code,
-        )
+        """Open the model."""
+        return load(**asdict(self))
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What every worker is given once.
-
-    Attributes:
-        model: the model.
-        facts: all facts of the source.
-        options: of the study.
-    """
+    """Model, facts of the source and options of a study, passed once to every worker."""
 
     model: ModelSpec
     facts: tuple[Fact, ...]
@@ -65,13 +56,13 @@ class WorkerConfig:
 
 @dataclass(frozen=True)
 class Task:
-    """One piece of work; the same piece gives the same bytes, whoever does it.
+    """A unit of work whose output bytes do not depend on the worker that runs it.
 
     Attributes:
-        work: what is to be done, a key of `WORK`.
-        key: of the shards that it gives.
-        facts: numbers of the facts it is about.
-        given: what else it needs, found in the tables of earlier phases.
+        work: a key of `WORK`.
+        key: of the shards that the task writes.
+        facts: numbers of the facts.
+        given: further input, computed from the tables of earlier phases.
     """
 
     work: str
@@ -81,102 +72,63 @@ class Task:
 
 
 class Worker:
-    """A model, and what it is asked about."""
+    """A model that runs tasks of one study."""
 
-    def __init__(self, setup: WorkerConfig, model: Model | None = None) -> None:
-        """Open the model if it is not given."""
-        self.options = setup.options
-        self.facts = {fact.line: fact for fact in setup.facts}
-        self.model = setup.model.open() if model is None else model
+    def __init__(self, config: WorkerConfig, model: Model | None = None) -> None:
+        """Open the model unless one is passed."""
+        self.options = config.options
+        self.facts = {fact.line: fact for fact in config.facts}
+        self.model = config.model.open() if model is None else model
 
-    def __call__(self, piece: Task) -> dict[str, bytes]:
-        """Do a piece; the tables that it gives, as Parquet files."""
+    def __call__(self, task: Task) -> dict[str, bytes]:
+        """Run a task and return its tables as Parquet files, by name."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.options.threads)
         try:
             with isolated(self.model.language_model.model):
-                tables = WORK[piece.work](self, piece)
+                tables = WORK[task.work](self, task)
         finally:
             torch.set_num_threads(before)
         return {name: TABLES[name].encode(table) for name, table in tables.items()}
 
     def about(self) -> dict[str, Any]:
-        """The model and the packages, for the manifest.
+        """Describe the model and the package versions for the manifest.
 
         Raises:
-            OptionError: the model has too few neurons for the controls of what the options zero.
+            OptionError: the model has too few neurons for controls as large as the ablated sets.
         """
-        self.options.check_controls(self.model.language_model.structure)
-        provenance = self.model.provenance({})
+        structure = self.model.language_model.structure
+        self.options.check_controls(structure)
+        provenance = provenance_of(self.model.language_model, {})
+        names = ("model", "revision", "architecture", "dtype", "versions")
         return {
-            "model": provenance.model,
-            "revision": provenance.revision,
-            "architecture": provenance.architecture,
-            "dtype": provenance.dtype,
-            "versions": provenance.versions,
+            **{name: getattr(provenance, name) for name in names},
             "n_layers": self.model.n_layers,
             "n_heads": self.model.n_heads,
-            "d_head": self.model.language_model.structure.d_head,
+            "d_head": structure.d_head,
             "d_ff": self.model.d_ff,
         }
 
-    def resolved(self, numbers: Sequence[int]) -> list[ResolvedFact]:
-        """Facts that are known to be one token after their prompt."""
-        found, _ = resolve(self.model.language_model, [self.facts[number] for number in numbers])
-        return found
+    def resolved(self, task: Task) -> list[ResolvedFact]:
+        """Resolve a task's facts, whose targets are known to be one token."""
+        return resolve(self.model.language_model, [self.facts[number] for number in task.facts])[0]
 
     @cached_property
-    def everything(self) -> tuple[dict[int, ResolvedFact], dict[int, str]]:
-        """All facts as the model reads them, and why it cannot read the others, by number."""
+    def all_facts(self) -> tuple[dict[int, ResolvedFact], dict[int, str]]:
+        """All facts that resolve, and the reasons why the others do not, by number."""
         found, unread = resolve(self.model.language_model, self.facts.values())
         return {fact.fact.line: fact for fact in found}, {bad.line: bad.reason for bad in unread}
 
 
-def _judge(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.filter import filtered_table
-
-    return filtered_table(worker.model, *worker.everything, worker.facts, piece.facts, worker.options)
-
-
-def _measure(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.measure import measured
-
-    return measured(worker.model, worker.resolved(piece.facts), worker.options)
-
-
-def _reword(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.measure import neurons_alone
-
-    return neurons_alone(worker.model, worker.resolved(piece.facts), worker.options)
-
-
-def _sum(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.shared_parts import summed
-
-    return summed(worker.model, worker.resolved(piece.facts), worker.options)
-
-
-def _without_heads(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.shared_parts import without_heads
-
-    return without_heads(worker.model, worker.resolved(piece.facts), piece.given, worker.options)
-
-
-def _read(worker: Worker, piece: Task) -> dict[str, pd.DataFrame]:
-    from mnemoscope.study.shared_parts import read_neurons
-
-    return read_neurons(worker.model, piece.given)
-
-
-WORK: dict[str, Callable[[Worker, Task], dict[str, pd.DataFrame]]] = {
-    "judge": _judge,
-    "measure": _measure,
-    "reword": _reword,
-    "sum": _sum,
-    "heads": _without_heads,
-    "read": _read,
+WORK: dict[str, Callable[[Worker, Task], Tables]] = {
+    "judge": lambda w, task: filtered_table(w.model, *w.all_facts, w.facts, task.facts, w.options),
+    "measure": lambda w, task: measure_facts(w.model, w.resolved(task), w.options),
+    "reword": lambda w, task: measure_neurons(w.model, w.resolved(task), w.options),
+    "sum": lambda w, task: sum_scores(w.model, w.resolved(task), w.options),
+    "heads": lambda w, task: ablate_heads(w.model, w.resolved(task), task.given, w.options),
+    "read": lambda w, task: project_neurons(w.model, task.given),
 }
-# The table of each sort of work that is written last: a piece whose shard is there is done.
+# The table that each kind of work writes last: a task is done if its shard of it exists.
 LAST = {
     "judge": "facts",
     "measure": "outcomes",
@@ -186,58 +138,54 @@ LAST = {
     "read": "readings",
 }
 
-
-# Facts of one piece: what a kill costs at most, by worker.
+# Facts of one task: what a kill costs at most, for each worker.
 JUDGED_AT_ONCE = 64
 MEASURED_AT_ONCE = 16
 SUMMED_AT_ONCE = 2
 
 
 def filter_tasks(facts: Sequence[Fact], options: StudyOptions) -> list[Task]:
-    """The first phase: which facts the model knows."""
+    """Split the first phase: the filter of the facts that the model knows."""
     relations: dict[str, list[int]] = {}
     for fact in facts:
         relations.setdefault(fact.relation, []).append(fact.line)
     limit = len(facts) if options.limit is None else options.limit
     tried = {line for lines in relations.values() for line in _evenly(lines, limit)}
-    # Prompts of about the same length, which run together.
+    # Prompts of similar length run in one batch.
     similar = sorted(facts, key=lambda fact: (len(fact.prompt), fact.line))
-    return _pieces("judge", [fact.line for fact in similar if fact.line in tried], JUDGED_AT_ONCE)
+    return _split("judge", [fact.line for fact in similar if fact.line in tried], JUDGED_AT_ONCE)
 
 
 def measure_tasks(folder: Path, options: StudyOptions) -> list[Task]:
-    """The second phase: what is measured fact by fact, similar facts together.
+    """Split the second phase: the measurements of single facts, similar facts together.
 
     Raises:
-        FactsError: the model knows none of them.
+        FactsError: the model knows none of the facts.
     """
-    known = known_facts(folder)
+    facts = read_table(folder, FACTS.name)
+    known = to_measure(facts)
     if known.empty:
-        reasons = read_table(folder, FACTS.name)["reason"]
         raise FactsError(
-            f"the model knows none of the {len(reasons)} facts; the first: {reasons.iloc[0]}; "
+            f"the model knows none of the {len(facts)} facts; the first: {facts['reason'].iloc[0]}; "
             "give facts that it knows, or a higher --rank"
         )
-    reworded = to_paraphrase(read_table(folder, FACTS.name), options)
     summed = [
         fact
         for _, group in known.groupby("relation", sort=True)
         for fact in _evenly(group[FACT].tolist(), options.summed)
     ]
     return [
-        *_pieces("measure", _similar(known), MEASURED_AT_ONCE),
-        *_pieces("reword", _similar(reworded), MEASURED_AT_ONCE),
-        *_pieces("sum", summed, SUMMED_AT_ONCE),
+        *_split("measure", _similar(known), MEASURED_AT_ONCE),
+        *_split("reword", _similar(to_paraphrase(facts, options)), MEASURED_AT_ONCE),
+        *_split("sum", summed, SUMMED_AT_ONCE),
     ]
 
 
 def compare_tasks(folder: Path, options: StudyOptions) -> list[Task]:
-    """The third phase: what facts of a relation share."""
-    known = known_facts(folder)
-    heads = relation_heads(folder, options)
-    similar = known.sort_values(["n_tokens", FACT])
+    """Split the third phase: the measurements of relations."""
+    known = to_measure(read_table(folder, FACTS.name)).sort_values(["n_tokens", FACT])
     return [
-        *_pieces("heads", similar[FACT].tolist(), MEASURED_AT_ONCE, heads),
+        *_split("heads", known[FACT].tolist(), MEASURED_AT_ONCE, relation_heads(folder, options)),
         *(
             Task("read", f"read-{number:06d}", (), rows)
             for number, rows in enumerate(shared_neurons(folder, options))
@@ -245,18 +193,13 @@ def compare_tasks(folder: Path, options: StudyOptions) -> list[Task]:
     ]
 
 
-def known_facts(folder: Path) -> pd.DataFrame:
-    """The rows of `FACTS` that the study rests on, by number."""
-    return to_measure(read_table(folder, FACTS.name))
-
-
 def _relations(folder: Path) -> pd.DataFrame:
-    """Number and relation of these facts."""
-    return known_facts(folder).filter([FACT, "relation"])
+    """Return number and relation of the known facts."""
+    return to_measure(read_table(folder, FACTS.name)).filter([FACT, "relation"])
 
 
 def relation_heads(folder: Path, options: StudyOptions) -> dict[str, list[tuple[int, int]]]:
-    """The heads with the highest mean score over the facts of each relation, a share of all heads."""
+    """Return (layer, head) of the heads with the highest mean score of each relation, `head_share` of all."""
     heads = read_table(folder, HEADS.name).merge(_relations(folder), on=FACT)
     found = {}
     for relation, group in heads.groupby("relation", sort=True):
@@ -268,9 +211,8 @@ def relation_heads(folder: Path, options: StudyOptions) -> dict[str, list[tuple[
 
 
 def shared_neurons(folder: Path, options: StudyOptions) -> Iterator[list[dict[str, Any]]]:
-    """For each relation the neurons in most of its facts' lists, as rows of `READINGS` without tokens."""
+    """Yield each relation's most frequently listed neurons, as rows of `READINGS` without tokens."""
     known = _relations(folder)
-    sizes = Counter(known["relation"].tolist())
     values = read_table(folder, VALUE_NEURONS.name).merge(known, on=FACT)
     queries = read_table(folder, QUERY_NEURONS.name)
     lists = {
@@ -279,7 +221,7 @@ def shared_neurons(folder: Path, options: StudyOptions) -> Iterator[list[dict[st
     }
     if not queries.empty:
         lists["ffn_query"] = queries.merge(known, on=FACT)
-    for relation, n_facts in sorted(sizes.items()):
+    for relation, n_facts in sorted(Counter(known["relation"].tolist()).items()):
         rows = []
         for name, table in lists.items():
             rows += _most_shared(table.query("relation == @relation"), name, n_facts, options.read)
@@ -287,10 +229,9 @@ def shared_neurons(folder: Path, options: StudyOptions) -> Iterator[list[dict[st
 
 
 def _most_shared(table: pd.DataFrame, name: str, n_facts: int, most: int) -> list[dict[str, Any]]:
-    """The neurons of a list that most facts have; a neuron at several positions counts once a fact."""
     names = ["layer", "head", "dim"] if name == "attention_value" else ["layer", "neuron"]
     measures = [column for column in ("score", "coefficient") if column in table]
-    # A neuron at several positions adds up to what it does as a whole.
+    # A neuron listed at several positions counts once a fact, its scores added up.
     of_facts = table.groupby([FACT, *names], as_index=False).agg(dict.fromkeys(measures, "sum"))
     found = of_facts.groupby(names, as_index=False).agg({**dict.fromkeys(measures, "mean"), FACT: "count"})
     found = found.rename(columns={FACT: "n_facts"})
@@ -311,11 +252,11 @@ def _most_shared(table: pd.DataFrame, name: str, n_facts: int, most: int) -> lis
 
 
 def _similar(facts: pd.DataFrame) -> list[int]:
-    """Numbers of facts, those that have much in common behind each other."""
+    """Return the numbers of facts, with facts of one relation, target and length behind each other."""
     return facts.sort_values(["relation", "token_id", "n_tokens", FACT])[FACT].tolist()
 
 
-def _pieces(work: str, facts: Sequence[int], at_once: int, given: Any = None) -> list[Task]:
+def _split(work: str, facts: Sequence[int], at_once: int, given: Any = None) -> list[Task]:
     return [
         Task(work, f"{work}-{number:06d}", tuple(facts[start : start + at_once]), given)
         for number, start in enumerate(range(0, len(facts), at_once))
@@ -323,6 +264,6 @@ def _pieces(work: str, facts: Sequence[int], at_once: int, given: Any = None) ->
 
 
 def _evenly(values: Sequence[int], n: int) -> list[int]:
-    """At most n of some values, at even distances."""
+    """Return at most n of the values, evenly spaced."""
     share = min(n, len(values))
     return [values[i * len(values) // share] for i in range(share)]

@@ -11,36 +11,34 @@ from typing_extensions import Self
 from mnemoscope.api import Model
 from mnemoscope.study.tasks import Task, Worker, WorkerConfig
 
-Done = tuple[Task, dict[str, bytes]]
-# So often may workers die over one piece before the study gives up.
-MOST_DEATHS = 3
+MOST_DEATHS = 3  # of workers over one task, before the study ends with an error
 
 
 class Executor(ABC):
-    """Workers that do pieces; a context that ends them.
+    """Base class of the executors that run a study's tasks; a context that ends the workers.
 
-    Pieces come back in whatever order they are done. Nothing that is written depends on the engine.
+    Results come in the order of completion. No stored byte depends on the executor.
     """
 
     def about(self) -> dict[str, Any]:
-        """What a worker says of its model.
+        """Return a worker's description of its model.
 
         Raises:
-            MnemoscopeError: what a worker raised, as it was.
+            MnemoscopeError: as raised in the worker.
             WorkerError: workers were killed again and again.
         """
         ((_, about),) = self._each(Worker.about, [()])
         return about
 
-    def run(self, pieces: Sequence[Task]) -> Iterator[Done]:
-        """Do pieces; each is given back once, as soon as it is done, with the files it makes by table.
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, bytes]]]:
+        """Run tasks; yield each with its files by table, as soon as it is done.
 
         Raises:
-            MnemoscopeError: what a worker raised, as it was.
+            MnemoscopeError: as raised in the worker.
             WorkerError: workers were killed again and again.
         """
-        for number, tables in self._each(Worker.__call__, [(piece,) for piece in pieces]):
-            yield pieces[number], tables
+        for number, tables in self._each(Worker.__call__, [(task,) for task in tasks]):
+            yield tasks[number], tables
 
     def __enter__(self) -> Self:
         return self
@@ -48,26 +46,22 @@ class Executor(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @abstractmethod
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - there may be none
         """End the workers, whatever they are doing."""
 
     @abstractmethod
     def _each(
         self, method: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
-        """Call a method of any worker with each of some arguments; number and result of each call, once."""
+        """Call a method of any worker with each tuple of arguments; yield number and result of each call."""
 
 
-class OneProcess(Executor):
-    """This process does all, one piece after the other."""
+class SequentialExecutor(Executor):
+    """Runs all tasks in this process, one after the other."""
 
-    def __init__(self, setup: WorkerConfig, model: Model | None = None) -> None:
-        """Open the model if it is not given."""
-        self._worker = Worker(setup, model)
-
-    def close(self) -> None:
-        """There are no workers to end."""
+    def __init__(self, config: WorkerConfig, model: Model | None = None) -> None:
+        """Open the model unless one is passed."""
+        self._worker = Worker(config, model)
 
     def _each(
         self, method: Callable[..., Any], calls: Sequence[tuple[Any, ...]]

@@ -1,4 +1,4 @@
-"""Several processes of this machine do the pieces of a study."""
+"""Executor on several processes of this machine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from mnemoscope.study.tasks import Worker, WorkerConfig
 
 
 class ProcessExecutor(Executor):
-    """Several processes of this machine, each with a model of its own.
+    """Worker processes of this machine, each with a model of its own; none outlives this process.
 
-    If one dies the others are ended too and all begin anew, with what is not done. None outlives this
-    process.
+    When one dies, all are replaced and the unfinished calls repeated.
     """
 
-    def __init__(self, setup: WorkerConfig, n_workers: int) -> None:
-        """Start them when they are needed."""
-        self._setup, self._n_workers = setup, n_workers
+    def __init__(self, config: WorkerConfig, n_workers: int) -> None:
+        """Make the pool, which starts its processes with the first calls."""
+        self._config, self._n_workers = config, n_workers
         self._pool = self._started()
 
     def close(self) -> None:
@@ -59,14 +58,18 @@ class ProcessExecutor(Executor):
     def _tried(
         self, method: Callable[..., Any], calls: dict[int, tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
-        """As `_each`, as long as no worker dies."""
+        """Do as `_each` until a worker dies.
+
+        Raises:
+            BrokenProcessPool: a worker died.
+        """
         waiting = iter(calls.items())
         running: dict[Future[Any], int] = {}
         while True:
             for number, arguments in waiting:
                 with _interrupts_held_back():
                     running[self._pool.submit(_called, method, arguments)] = number
-                # One more than there are workers, so that none waits for this process.
+                # One call more than workers, so that none waits for this process.
                 if len(running) > self._n_workers:
                     break
             if not running:
@@ -77,13 +80,13 @@ class ProcessExecutor(Executor):
 
     def _started(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
-            self._n_workers, get_context("spawn"), initializer=_prepare, initargs=(self._setup,)
+            self._n_workers, get_context("spawn"), initializer=_prepare, initargs=(self._config,)
         )
 
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """A process started meanwhile never sees Ctrl-C; this process, which is to answer it, sees it after."""
+    """Block SIGINT: processes started meanwhile never see Ctrl-C, and this process sees it afterwards."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
@@ -94,17 +97,17 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_setup: WorkerConfig | None = None
+_config: WorkerConfig | None = None
 _worker: Worker | None = None
 
 
-def _prepare(setup: WorkerConfig) -> None:
-    """In a new process: what it is for. The model is opened later, where an error can be told."""
-    global _setup  # noqa: PLW0603 - a process has one worker
-    _setup = setup
+def _prepare(config: WorkerConfig) -> None:
+    """Initialise a worker process. The first call opens the model, since it can return an error."""
+    global _config  # noqa: PLW0603 - a process has one worker
+    _config = config
     parent = parent_process()
     if parent is not None:
-        # A worker whose parent was killed would wait for work for ever.
+        # A worker whose parent was killed would wait for calls for ever.
         threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
 
 
@@ -114,9 +117,9 @@ def _die_with(sentinel: int) -> None:
 
 
 def _called(method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """In a worker's process: what its worker answers."""
+    """Call a method of this process's worker."""
     global _worker  # noqa: PLW0603
     if _worker is None:
-        assert _setup is not None
-        _worker = Worker(_setup)
+        assert _config is not None
+        _worker = Worker(_config)
     return method(_worker, *arguments)

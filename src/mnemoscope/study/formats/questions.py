@@ -1,4 +1,4 @@
-"""Questions with their answers, made prompts by a few worked questions before them."""
+"""Formats of questions with answers; a template with worked questions makes prompts of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from mnemoscope.errors import OptionError
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.formats import base as fields
-from mnemoscope.study.formats.base import Format, Item, Options
+from mnemoscope.study.formats.base import Format, FormatOptions, SourceItem
 
 PLACE = "{question}"
 QUESTION_TEMPLATE = (
@@ -15,16 +15,12 @@ QUESTION_TEMPLATE = (
     "Question: Which animal barks?\nAnswer: dog\n\n"
     f"Question: {PLACE}\nAnswer:"
 )
-# What the hub's copy of TriviaQA writes where the answer is kept back.
+# Answer of the hub's copy of TriviaQA where the true one is withheld.
 _UNTOLD = "<unk>"
 
 
 def check_template(template: str) -> str:
-    """The template, if a question has one place in it.
-
-    Raises:
-        OptionError: it has none or several.
-    """
+    """Return the template; raise OptionError unless it has `{question}` once."""
     if template.count(PLACE) != 1:
         raise OptionError(
             f"the question template has {template.count(PLACE)} places for a question; write {PLACE} in it "
@@ -34,14 +30,14 @@ def check_template(template: str) -> str:
 
 
 def _fact(
-    item: Item,
-    options: Options,
+    item: SourceItem,
+    options: FormatOptions,
     question: str,
     answers: tuple[str, ...],
     relation: str = "",
     subject: str = "",
 ) -> Fact:
-    """A question with no type gets the one given for all, or none: it then competes with no other."""
+    """Make the fact of a question, which competes with no other unless it or the options name a relation."""
     if not answers:
         raise ValueError("it has no answer; add one, or leave this out of the file")
     if _UNTOLD in answers:
@@ -50,7 +46,7 @@ def _fact(
     return item.fact(prompt, answers[0], relation or options.relation or "", subject, aliases=answers[1:])
 
 
-def _of_line(item: Item, options: Options) -> list[Fact]:
+def _of_line(item: SourceItem, options: FormatOptions) -> list[Fact]:
     row = item.value
     answers = row.get("answer")
     told = fields.texts(row, "answer") if isinstance(answers, list) else (fields.text(row, "answer"),)
@@ -58,7 +54,7 @@ def _of_line(item: Item, options: Options) -> list[Fact]:
     return [_fact(item, options, fields.text(row, "question"), answers, fields.own_relation(row))]
 
 
-def _trivia(item: Item, options: Options) -> list[Fact]:
+def _trivia(item: SourceItem, options: FormatOptions) -> list[Fact]:
     row = item.value
     names = ("Question", "Answer", "Value", "Aliases")
     question, answer, value, aliases = names if "Question" in row else tuple(map(str.lower, names))
@@ -66,7 +62,7 @@ def _trivia(item: Item, options: Options) -> list[Fact]:
     return [_fact(item, options, asked, (fields.text(told, value), *fields.texts(told, aliases)))]
 
 
-def _freebase(item: Item, options: Options) -> list[Fact]:
+def _freebase(item: SourceItem, options: FormatOptions) -> list[Fact]:
     row = item.value
     parses = fields.children(row, "Parses")
     answers = [

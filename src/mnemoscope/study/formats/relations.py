@@ -1,4 +1,4 @@
-"""Rows of prompts with targets, and relations of subjects and objects: ROME, LRE and ParaRel."""
+"""Formats of prompts with targets, and of relations of subjects and objects: ROME, LRE and ParaRel."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.formats import base as fields
-from mnemoscope.study.formats.base import Format, Item, Options
+from mnemoscope.study.formats.base import Format, FormatOptions, SourceItem
 from mnemoscope.study.formats.files import json_lines, opened
 
 _WIKIDATA = ("relation_id",)
 
 
-def _of_row(item: Item, options: Options) -> list[Fact]:
+def _of_row(item: SourceItem, options: FormatOptions) -> list[Fact]:
     row = item.value
     return [
         item.fact(
@@ -30,7 +30,7 @@ def _of_row(item: Item, options: Options) -> list[Fact]:
     ]
 
 
-def _known(item: Item, options: Options) -> list[Fact]:
+def _known(item: SourceItem, options: FormatOptions) -> list[Fact]:
     row = item.value
     subject, template = fields.text(row, "subject"), fields.optional(row, "template")
     prompt = fields.text(row, "prompt")
@@ -41,7 +41,7 @@ def _known(item: Item, options: Options) -> list[Fact]:
     return [item.fact(prompt, fields.text(row, "attribute"), relation, subject, asked)]
 
 
-def _counterfact(item: Item, options: Options) -> list[Fact]:
+def _counterfact(item: SourceItem, options: FormatOptions) -> list[Fact]:
     row = item.value
     if "requested_rewrite" not in row:
         return [_flat_counterfact(item, options)]
@@ -55,8 +55,8 @@ def _counterfact(item: Item, options: Options) -> list[Fact]:
     return [item.fact(prompt, target, relation, subject, wording) for prompt, wording in wordings.items()]
 
 
-def _flat_counterfact(item: Item, options: Options) -> Fact:
-    """Of a row with its keys in a line, as the hub's copies for tracing have them."""
+def _flat_counterfact(item: SourceItem, options: FormatOptions) -> Fact:
+    """Make the fact of a flat row, as in the hub's copies for causal tracing."""
     row = item.value
     prompt, subject = fields.text(row, "prompt"), fields.text(row, "subject")
     relation = fields.relation(row, options.relation, _WIKIDATA)
@@ -100,7 +100,7 @@ PARAREL_PATTERNS = "graphs"
 _ENDS_IN_OBJECT = re.compile(r"(?P<before>.*\[X\].*?)\s*\[Y\][\s.,;:!?]*", re.DOTALL)
 
 
-def _relation(item: Item, options: Options) -> list[Fact]:
+def _relation(item: SourceItem, options: FormatOptions) -> list[Fact]:
     row = item.value
     subject, target = fields.text(row, "subject"), fields.text(row, "object")
     relation = fields.relation(row, options.relation, ("name",))
@@ -113,7 +113,7 @@ def _relation(item: Item, options: Options) -> list[Fact]:
     ]
 
 
-def _pararel(item: Item, _: Options) -> list[Fact]:
+def _pararel(item: SourceItem, _: FormatOptions) -> list[Fact]:
     row = item.value
     subject, target = fields.text(row, "sub_label"), fields.text(row, "obj_label")
     return [
@@ -122,19 +122,19 @@ def _pararel(item: Item, _: Options) -> list[Fact]:
     ]
 
 
-def pararel_items(folder: Path) -> Iterator[Item]:
-    """What a folder of ParaRel holds: patterns that give no prompt, and each subject with all that do."""
+def pararel_items(folder: Path) -> Iterator[SourceItem]:
+    """Yield items of a folder of ParaRel: patterns without a prompt, and each subject with all templates."""
     patterns = {path.stem: path for path in _pattern_files(folder)}
     for data in _data_files(folder):
         name = str(data.relative_to(folder))
         if data.stem not in patterns:
             wanted = f"{PARAREL_PATTERNS}*/{data.name}"
-            yield Item(1, problem=f"its relation has no patterns; put them in {wanted}", file=name)
+            yield SourceItem(1, problem=f"its relation has no patterns; put them in {wanted}", file=name)
             continue
         of_relation = patterns[data.stem]
         with opened(of_relation) as stream:
             found = [_template(item, str(of_relation.relative_to(folder))) for item in json_lines(stream)]
-        yield from (item for item in found if isinstance(item, Item))
+        yield from (item for item in found if isinstance(item, SourceItem))
         templates = list(dict.fromkeys(template for template in found if isinstance(template, str)))
         with opened(data) as stream:
             for item in json_lines(stream):
@@ -146,7 +146,7 @@ def pararel_items(folder: Path) -> Iterator[Item]:
 
 
 def is_pararel(folder: Path) -> bool:
-    """Whether a folder has the two kinds of files of ParaRel."""
+    """Return whether a folder has both kinds of files of ParaRel."""
     return bool(_pattern_files(folder) and _data_files(folder))
 
 
@@ -158,8 +158,8 @@ def _pattern_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.jsonl") if path.parent.name.startswith(PARAREL_PATTERNS))
 
 
-def _template(item: Item, file: str) -> str | Item:
-    """The wording that a pattern gives, or why it gives none."""
+def _template(item: SourceItem, file: str) -> str | SourceItem:
+    """Return the template that a pattern gives, or an item with the reason why it gives none."""
     if item.problem:
         return replace(item, file=file)
     try:
