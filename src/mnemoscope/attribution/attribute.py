@@ -191,10 +191,10 @@ class TopKFinder:
 
 @dataclass(frozen=True, eq=False)
 class Attributed:
-    """Tables of one prediction.
+    """Tables of one prediction, or of sums over several.
 
     Attributes:
-        tables: every table of a result, by name.
+        tables: by name.
         costs: cost of each search, by table.
         tolerance: largest rounding error that a score in the tables may have, nats.
     """

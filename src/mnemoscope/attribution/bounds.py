@@ -96,7 +96,7 @@ class Bounder(ABC):
     @property
     @abstractmethod
     def _n_values(self) -> int:
-        """How many numbers about a part are held at once, for the budget."""
+        """Numbers about a part that are held at once, for the budget."""
 
     @abstractmethod
     def _bounds(self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:

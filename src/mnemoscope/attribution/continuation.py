@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution import tables
-from mnemoscope.attribution.attribute import N_READ
+from mnemoscope.attribution.attribute import N_READ, Attributed
 from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
@@ -107,21 +107,6 @@ class RankedSums:
         return self.coefficients.gather(0, self.scores.abs().argmax(0, keepdim=True))[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Summed:
-    """Neurons with the highest and lowest sums of scores.
-
-    Attributes:
-        tables: by name.
-        costs: cost of the search, by kind.
-        tolerance: largest rounding error that a listed sum may have, nats.
-    """
-
-    tables: dict[str, pd.DataFrame]
-    costs: dict[str, Cost]
-    tolerance: float
-
-
 class TopKSumFinder:
     """Search for the neurons with the highest and the lowest sums of scores."""
 
@@ -166,7 +151,7 @@ class TopKSumFinder:
         return RankedSums(index, total, scores, coefficients)
 
 
-def summed_neurons(predictions: Sequence[TargetPrediction], top: int, suppressing: bool) -> Summed:
+def summed_neurons(predictions: Sequence[TargetPrediction], top: int, suppressing: bool) -> Attributed:
     """Find the neurons with the highest and the lowest sums of scores.
 
     Args:
@@ -197,7 +182,7 @@ def summed_neurons(predictions: Sequence[TargetPrediction], top: int, suppressin
             {"layer": layer, "head": head, "dim": dim}, found
         )
     costs = {"ffn_neurons": ffn_cost, "attention_neurons_summed": attention_cost}
-    return Summed(made, costs, explorer.tolerance)
+    return Attributed(made, costs, explorer.tolerance)
 
 
 def summed_table(complete: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
@@ -245,7 +230,7 @@ def put_together(
     prompt: str,
     text: str,
     attributions: Sequence[Attribution],
-    summed: Summed,
+    summed: Attributed,
 ) -> ContinuationAttribution:
     """Join the results of each token.
 

@@ -16,7 +16,7 @@ One shape serves them all (docs/method.md#parts), so that bounding, scoring and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import torch
@@ -157,16 +157,10 @@ def attention_neurons(trace: ActivationCache, structure: ModelStructure, base: T
 
 def attention_neurons_summed(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Return every attention neuron, positions added up, `[n_layers, n_heads * d_head, 1]`."""
-    weights = tuple(block.attention_output for block in structure.blocks)
-    return Grid(
-        n_layers=trace.n_layers,
-        n_columns=structure.n_heads * structure.d_head,
+    return replace(
+        attention_neurons(trace, structure, base),
         n_coefficients=1,
-        columns=lambda layer, index: weights[layer].columns(index),
         values=lambda layer: trace.weighted_values(layer).sum(-1).flatten()[:, None],
-        base=base,
-        scale=trace.attention_scale,
-        weights=weights,
     )
 
 

@@ -62,7 +62,11 @@ def read_neuron(
     if not 0 <= neuron < n_neurons:
         raise OptionError(f"layer {layer} has no neuron {neuron}; give one from 0 to {n_neurons - 1}")
     check_top(top)
-    head = None if through is None else _checked_reader(structure, layer, _named_head(through))
+    head = (
+        None
+        if through is None
+        else _checked_reader(structure, layer, through if isinstance(through, Head) else Head(*through))
+    )
     device = structure.readout.unembedding.device
     written = structure.blocks[layer].ffn_output.columns(torch.tensor([neuron], device=device))
     if head is not None:
@@ -124,10 +128,6 @@ def check_head(structure: ModelStructure, layer: int, head: int) -> None:
     check_layer(structure, layer)
     if not 0 <= head < structure.n_heads:
         raise OptionError(f"layer {layer} has no head {head}; give one from 0 to {structure.n_heads - 1}")
-
-
-def _named_head(head: Head | tuple[int, int]) -> Head:
-    return head if isinstance(head, Head) else Head(*head)
 
 
 def _checked_reader(structure: ModelStructure, layer: int, head: Head) -> Head:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -187,6 +187,10 @@ class Method(ABC):
 class Exhaustive(Method):
     """Method that scores all neurons at once."""
 
+    def estimate(self, question: MethodInput, k: int) -> MethodCost:
+        """Estimate no further pass through the model."""
+        return MethodCost(0, 4 * question.grid.size)
+
     @abstractmethod
     def all(self, question: MethodInput) -> Tensor:
         """Score every neuron, `[n_neurons]`."""
@@ -218,12 +222,8 @@ class Searched(Method):
         return question.grid
 
     @abstractmethod
-    def coarse(self, question: MethodInput) -> Bounds[Grid]:
-        """Return coarse bounds of its scores."""
-
-    @abstractmethod
-    def fine(self, question: MethodInput) -> Bounds[Grid]:
-        """Return tighter bounds, made when a search needs them."""
+    def bounds(self, question: MethodInput, *, fine: bool) -> Bounds[Grid]:
+        """Return bounds of its scores; fine ones are tighter and made when a search needs them."""
 
     @abstractmethod
     def scorer(self, question: MethodInput) -> Scores:
@@ -241,8 +241,8 @@ class Searched(Method):
         search(
             self.grid(question),
             [pool],
-            self.coarse(question),
-            lambda: self.fine(question),
+            self.bounds(question, fine=False),
+            lambda: self.bounds(question, fine=True),
             self.scorer(question),
         )
         return self._with_silent(question, pool.best(), k) if self.lists_silent else pool.best()
@@ -262,8 +262,3 @@ class Searched(Method):
     def scores(self, question: MethodInput, index: Tensor) -> Tensor:
         """Score some neurons exactly."""
         return self.scorer(question).chosen(self.grid(question), index)
-
-
-def with_base(grid: Grid, base: Tensor) -> Grid:
-    """The same neurons, added to other states."""
-    return replace(grid, base=base)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 
@@ -15,7 +14,7 @@ from mnemoscope.attribution.methods.gradients import ActivationGradient
 from mnemoscope.attribution.methods.static import LogProbabilityIncrease
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import AblationOptions, changed
-from mnemoscope.intervention.batch import Outcomes, ablate_each
+from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.model.parts import neuron_part
 from mnemoscope.results.parts import Part
 
@@ -25,33 +24,25 @@ def parts_of(question: MethodInput, index: Tensor) -> list[Part]:
     return [neuron_part(question.structure, question.kind, neuron) for neuron in index.tolist()]
 
 
-def outcomes(
-    question: MethodInput, sets: Sequence[Sequence[Part]], done: int = 0, total: int | None = None
-) -> Outcomes:
-    """Measure the objective after each set of neurons is zeroed at all positions.
+def drops(question: MethodInput, index: Tensor, done: int = 0, total: int | None = None) -> Tensor:
+    """Measure the fall of the objective when each neuron alone is zeroed at all positions, `[n]`, nats.
 
     Args:
         question: prediction and kind of neurons.
-        sets: the neurons, by intervention.
+        index: flat indices.
         done: interventions made before, for the report of progress.
         total: interventions in all; None for these and those before.
     """
-    in_all = done + len(sets) if total is None else total
-    report = question.report
-    prediction = question.prediction
+    in_all = done + len(index) if total is None else total
+    report, prediction = question.report, question.prediction
     return ablate_each(
         prediction.language_model,
         question.token_ids,
         prediction.objective,
-        sets,
+        [[part] for part in parts_of(question, index)],
         budget=prediction.budget,
         report=None if report is None else lambda here, _: report(done + here, in_all),
-    )
-
-
-def drops(question: MethodInput, index: Tensor, done: int = 0, total: int | None = None) -> Tensor:
-    """Measure the fall of the objective without each neuron alone, `[n]`, nats; see `outcomes`."""
-    return outcomes(question, [[part] for part in parts_of(question, index)], done, total).drop
+    ).drop
 
 
 class SingleAblation(Exhaustive):

@@ -232,49 +232,33 @@ class RankScores:
 
 
 class Rank(Searched):
-    """`1 / rank of w in bs(v)` (docs/method.md#static-scores).
-
-    A negative coefficient turns the order around.
-    """
+    """`1 / rank of w in bs(v)` (docs/method.md#static-scores); a negative m turns the order around."""
 
     name = "rank"
     title = "f rank"
     formula = "1 / rank of w in bs(v)"
     # What adds nothing promotes no token above another.
     lists_silent = False
+    weighted = False
 
-    def coarse(self, question: MethodInput) -> RankBounds:
+    def bounds(self, question: MethodInput, *, fine: bool) -> RankBounds:
         """Return bounds from the target's rank among some of the tokens."""
-        return RankBounds(question, COARSE_TOKENS, weighted=False)
-
-    def fine(self, question: MethodInput) -> RankBounds:
-        """Return tighter bounds."""
-        return RankBounds(question, FINE_TOKENS, weighted=False)
+        return RankBounds(question, FINE_TOKENS if fine else COARSE_TOKENS, self.weighted)
 
     def scorer(self, question: MethodInput) -> RankScores:
         """Return scores from the target's rank among all tokens."""
-        return RankScores(question, weighted=False)
+        return RankScores(question, self.weighted)
 
 
-class CoefficientOverRank(Searched):
+class CoefficientOverRank(Rank):
     """`|m| / rank of w in bs(v)` (docs/method.md#static-scores)."""
 
     name = "coefficient-over-rank"
     title = "h coefficient / rank"
     formula = "|m| / rank of w in bs(v)"
+    lists_silent = True
+    weighted = True
 
     def grid(self, question: MethodInput) -> Grid:
         """Drop a post-norm's scale, which changes no rank: `m` is what enters the projection."""
         return replace(question.grid, scale=torch.ones_like(question.grid.scale))
-
-    def coarse(self, question: MethodInput) -> RankBounds:
-        """Return bounds from the target's rank among some of the tokens."""
-        return RankBounds(question, COARSE_TOKENS, weighted=True)
-
-    def fine(self, question: MethodInput) -> RankBounds:
-        """Return tighter bounds."""
-        return RankBounds(question, FINE_TOKENS, weighted=True)
-
-    def scorer(self, question: MethodInput) -> RankScores:
-        """Return scores from the target's rank among all tokens."""
-        return RankScores(question, weighted=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.methods.base import Exhaustive, MethodCost, MethodInput, Searched, with_base
+from mnemoscope.attribution.methods.base import Exhaustive, MethodInput, Searched
 from mnemoscope.attribution.prediction import COARSE_TOKENS, FINE_TOKENS
 from mnemoscope.attribution.scores import Observer, Scorer
 from mnemoscope.attribution.search import Bounds, Scores
@@ -27,13 +27,9 @@ class LogProbabilityIncrease(Searched):
     title = "a log-probability increase"
     formula = "log p(w | x + v) - log p(w | x)"
 
-    def coarse(self, question: MethodInput) -> Bounds[Grid]:
+    def bounds(self, question: MethodInput, *, fine: bool) -> Bounds[Grid]:
         """Return the bounds of `mnemoscope.attribution.bounds`."""
-        return question.coarse
-
-    def fine(self, question: MethodInput) -> Bounds[Grid]:
-        """Return tighter bounds."""
-        return question.fine
+        return question.fine if fine else question.coarse
 
     def scorer(self, question: MethodInput) -> Scorer:
         """Return the scores of `mnemoscope.attribution.scores`."""
@@ -53,15 +49,14 @@ class LogProbability(Searched):
 
     def grid(self, question: MethodInput) -> Grid:
         """Return the neurons, all added to one state."""
-        return with_base(question.grid, torch.zeros_like(question.grid.base))
+        return replace(question.grid, base=torch.zeros_like(question.grid.base))
 
-    def coarse(self, question: MethodInput) -> Bounder:
+    def bounds(self, question: MethodInput, *, fine: bool) -> Bounder:
         """Return bounds of the increase over the uniform state."""
-        return _bounder(question, COARSE_TOKENS)
-
-    def fine(self, question: MethodInput) -> Bounder:
-        """Return tighter bounds."""
-        return _bounder(question, FINE_TOKENS)
+        prediction, predicted = question.prediction, _uniform(question)
+        n_tokens = FINE_TOKENS if fine else COARSE_TOKENS
+        tail = partial(split_tail, predicted, prediction.readout.unembedding, n_tokens)
+        return bounder(prediction.focus, predicted, tail, {}, prediction.geometry, prediction.budget)
 
     def scorer(self, question: MethodInput) -> Scorer:
         """Return the increase over the uniform state."""
@@ -81,13 +76,6 @@ class LogProbability(Searched):
         return super().scores(question, index) + _value(question)
 
 
-def _bounder(question: MethodInput, n_tokens: int) -> Bounder:
-    prediction = question.prediction
-    predicted = _uniform(question)
-    tail = partial(split_tail, predicted, prediction.readout.unembedding, n_tokens)
-    return bounder(prediction.focus, predicted, tail, {}, prediction.geometry, prediction.budget)
-
-
 def _uniform(question: MethodInput) -> Predicted:
     """Return the prediction of a state that predicts every token in focus alike."""
     return question.prediction.predicted.alike()
@@ -105,13 +93,9 @@ class ProbabilityIncrease(Searched):
     title = "c probability increase"
     formula = "p(w | x + v) - p(w | x)"
 
-    def coarse(self, question: MethodInput) -> Bounds[Grid]:
+    def bounds(self, question: MethodInput, *, fine: bool) -> Bounds[Grid]:
         """Return bounds of Imp, carried over."""
-        return _CarriedBounds(_Carry.of(question), question.coarse)
-
-    def fine(self, question: MethodInput) -> Bounds[Grid]:
-        """Return tighter bounds."""
-        return _CarriedBounds(_Carry.of(question), question.fine)
+        return _CarriedBounds(_Carry.of(question), question.fine if fine else question.coarse)
 
     def scorer(self, question: MethodInput) -> Scores:
         """Return exact Imp, carried over."""
@@ -173,10 +157,6 @@ class Norm(Exhaustive):
     title = "d norm"
     formula = "||fc2||"
 
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """Estimate one pass over the weights."""
-        return MethodCost(0, 4 * question.grid.size)
-
     def all(self, question: MethodInput) -> Tensor:
         """Return every column's norm."""
         return question.norms
@@ -189,10 +169,6 @@ class Coefficient(Exhaustive):
     title = "e coefficient"
     formula = "|m|"
 
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """Estimate nothing beyond the forward pass."""
-        return MethodCost(0, 4 * question.grid.size)
-
     def all(self, question: MethodInput) -> Tensor:
         """Return every coefficient's magnitude."""
         return question.coefficients.abs()
@@ -204,10 +180,6 @@ class NormTimesCoefficient(Exhaustive):
     name = "norm-times-coefficient"
     title = "g norm x coefficient"
     formula = "|m| ||fc2||"
-
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """Estimate one pass over the weights."""
-        return MethodCost(0, 4 * question.grid.size)
 
     def all(self, question: MethodInput) -> Tensor:
         """Return the norm of every added vector."""

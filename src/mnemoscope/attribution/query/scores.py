@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -121,17 +122,18 @@ def subkeys(
     """
     position = components.index(neurons.position)
     pieces = [
-        _Piece(rows, path, *_read(structure, components, neurons, rows, position[rows], path))
-        for rows in _rows_by_layer(neurons.layer)
+        (rows, [path] * len(rows), *_read(structure, components, neurons, rows, position[rows], path))
+        for rows in (torch.nonzero(neurons.layer == here)[:, 0] for here in neurons.layer.unique().tolist())
         for path in _paths(structure, neurons, int(neurons.layer[rows[0]]), key)
     ]
-    rows = torch.cat([piece.rows for piece in pieces])
+    every_row, paths, keys, constants = zip(*pieces, strict=True)
+    rows = torch.cat(every_row)
     n_paths = torch.bincount(rows, minlength=len(neurons.layer))
     return Subkeys(
         neuron=rows,
-        path=tuple(piece.path for piece in pieces for _ in piece.rows),
-        keys=torch.cat([piece.keys for piece in pieces]),
-        constants=torch.cat([piece.constants for piece in pieces]),
+        path=tuple(chain.from_iterable(paths)),
+        keys=torch.cat(keys),
+        constants=torch.cat(constants),
         layer=neurons.layer[rows],
         position=position[rows],
         after_attention=neurons.kind == "ffn" and not structure.parallel,
@@ -139,20 +141,6 @@ def subkeys(
         n_paths=n_paths,
         smallest_remainder=0.0 if key == "down" and neurons.kind == "ffn" else SMALLEST_REMAINDER,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """Subkeys of some value neurons of one layer by one path."""
-
-    rows: Tensor
-    path: Path
-    keys: Tensor
-    constants: Tensor
-
-
-def _rows_by_layer(layer: Tensor) -> list[Tensor]:
-    return [torch.nonzero(layer == here)[:, 0] for here in layer.unique().tolist()]
 
 
 def _paths(structure: ModelStructure, neurons: ValueNeurons, layer: int, key: Key | None) -> Sequence[Path]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.query.scores import ATTENTION, FFN, QueryScores, Subkeys, ValueNeurons, subkeys
-from mnemoscope.attribution.tables import with_experts
+from mnemoscope.attribution.tables import sorted_best_first, with_experts
 from mnemoscope.model.activations import ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.columns import SPLIT_COLUMNS
@@ -125,13 +125,14 @@ class _Tables:
                 "bias": [0.0, *bias.flatten().tolist()],
             }
         )
-        return _best_first(table)
+        return sorted_best_first(table, "score")
 
     def _heads(self) -> pd.DataFrame:
         score, raw = self.scores.heads[self.group]
         layer, head = torch.meshgrid(torch.arange(len(score)), torch.arange(score.shape[1]), indexing="ij")
         columns = {"layer": layer, "head": head, "score": score, "inner_product": raw}
-        return _best_first(_frame({name: values.flatten() for name, values in columns.items()}))
+        table = _frame({name: values.flatten() for name, values in columns.items()})
+        return sorted_best_first(table, "score")
 
     def _ffn_neurons(self) -> pd.DataFrame:
         table = self._neurons(FFN, self.scores.ffn_neurons[self.group])
@@ -200,10 +201,6 @@ def _highest(scores: Tensor, top: int) -> Tensor:
     least = scores.topk(min(top, len(scores))).values[-1]
     among = torch.nonzero(scores >= least)[:, 0]
     return among[scores[among].argsort(descending=True, stable=True)[:top]]
-
-
-def _best_first(table: pd.DataFrame) -> pd.DataFrame:
-    return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 
 def split_by_layer(value_neurons: pd.DataFrame, query_neurons: pd.DataFrame, n_layers: int) -> pd.DataFrame:
