@@ -10,8 +10,8 @@ QUIETLY := .ci/quietly
 OLDEST := build/oldest
 PACKED := build/packed
 LOWEST := build/lowest
-LOWEST_TESTS := tests/attribution tests/study/test_store.py tests/test_cli_mistakes.py tests/report
-OLDEST_TESTS := tests/model/test_transformers_versions.py tests/model/test_own_attention.py
+LOWEST_TESTS := tests/attribution tests/study/test_store.py tests/cli/test_mistakes.py tests/report
+OLDEST_TESTS := tests/model/families/test_transformers_versions.py tests/model/test_custom_attention.py
 
 # uv compiles no module when it installs it, so the first process that imports one must be let write it; else each
 # process compiles torch and transformers anew, which takes it ten seconds.

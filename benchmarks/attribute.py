@@ -22,7 +22,7 @@ import torch
 
 import mnemoscope as ms
 from measuring import medians, write
-from mnemoscope.attribution.attribute import Neurons
+from mnemoscope.attribution.options import Neurons
 from reference import time_reference
 
 PROMPT = "In Japan, the capital is the city of"

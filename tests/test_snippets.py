@@ -28,19 +28,19 @@ from snippets import LANGUAGES, PAGES, ROOT, Block, Command, blocks, commands
 
 # Pages that take more than 5 processor seconds, and what makes the same calls of the demo model on each push.
 NIGHTLY_PYTHON = {
-    "charts": "the notebooks, test_cli_charts",
+    "charts": "the notebooks, tests/cli/test_charts",
     "interventions": "the README's Python, tests/intervention",
     "models": "test_chat",
-    "query": "the notebook query_links, test_cli_query_ablation",
+    "query": "the notebook query_links, tests/cli/test_query_ablation",
     "scores": "the README's Python, test_continuation",
-    "studies_tables": "tests/view/test_study_report and tests/study, on the same study",
+    "studies_tables": "tests/report/test_study_report and tests/study, on the same study",
 }
 NIGHTLY_COMMANDS = {
-    "README": "test_cli, test_cli_links, test_cli_readings, test_cli_targets, tests/integration",
-    "charts": "test_cli, test_cli_charts",
+    "README": "tests/cli, tests/integration",
+    "charts": "tests/cli",
     "models": "test_chat",
-    "scores": "test_cli_readings, test_cli_targets, tests/integration/test_continuation",
-    "studies": "test_cli_study; tests/view/test_study_report, on the same study",
+    "scores": "tests/cli/test_readings, tests/cli/test_targets, tests/integration/test_continuation",
+    "studies": "tests/cli/test_study; tests/report/test_study_report, on the same study",
 }
 PYTHON_WITHOUT_DEMO = {"families", "studies", "studies_cluster", "studies_tables", "serve"}
 COMMANDS_WITHOUT_DEMO = {"methods", "studies"}

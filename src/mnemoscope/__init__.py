@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mnemoscope.api import Model as Model, load as load
-    from mnemoscope.api.attributing import Run as Run
-    from mnemoscope.api.estimating import estimate as estimate
+    from mnemoscope.api.estimate import estimate as estimate
+    from mnemoscope.api.run import Run as Run
     from mnemoscope.attribution.methods.base import Method as Method
     from mnemoscope.attribution.methods.causal import Verified as Verified
     from mnemoscope.attribution.methods.registry import Ranking as Ranking
+    from mnemoscope.attribution.options import AttributionOptions as AttributionOptions
     from mnemoscope.errors import (
         FactsError as FactsError,
         MnemoscopeError as MnemoscopeError,
@@ -75,6 +76,7 @@ _PUBLIC = {
     "Ablation": "mnemoscope.results.ablation",
     "AttentionNeuron": "mnemoscope.results.parts",
     "Attribution": "mnemoscope.results.attribution",
+    "AttributionOptions": "mnemoscope.attribution.options",
     "ContinuationAttribution": "mnemoscope.results.attribution",
     "Cost": "mnemoscope.results.targets",
     "Estimate": "mnemoscope.model.estimate",
@@ -104,7 +106,7 @@ _PUBLIC = {
     "QueryNeurons": "mnemoscope.results.query",
     "QueryTables": "mnemoscope.results.query",
     "Ranking": "mnemoscope.attribution.methods.registry",
-    "Run": "mnemoscope.api.attributing",
+    "Run": "mnemoscope.api.run",
     "Sizes": "mnemoscope.model.estimate",
     "Source": "mnemoscope.study.runner",
     "Studies": "mnemoscope.study.results",
@@ -119,7 +121,7 @@ _PUBLIC = {
     "Verified": "mnemoscope.attribution.methods.causal",
     "WorkerError": "mnemoscope.errors",
     "builtin_facts": "mnemoscope.study.facts",
-    "estimate": "mnemoscope.api.estimating",
+    "estimate": "mnemoscope.api.estimate",
     "load": "mnemoscope.api",
     "read_facts": "mnemoscope.study.formats",
     "run_study": "mnemoscope.study.runner",

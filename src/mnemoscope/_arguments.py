@@ -1,13 +1,10 @@
-"""Checks of callers' arguments that need no torch: whole numbers, weight types, devices."""
+"""Checks of callers' arguments: whole numbers, weight types, devices; imports neither numpy nor torch."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
 
 from mnemoscope.errors import OptionError
 
@@ -23,13 +20,13 @@ def whole_number(value: Any) -> int | None:
     Returns:
         The integer; None for everything else, booleans and text among it.
     """
-    if isinstance(value, torch.Tensor | np.ndarray):
+    if hasattr(value, "ndim"):
         if value.ndim:
             return None
         value = value.item()
-    if isinstance(value, bool | np.bool_):
+    if isinstance(value, bool):
         return None
-    if isinstance(value, float | np.floating):
+    if isinstance(value, float):
         return int(value) if float(value).is_integer() else None
     try:
         return operator.index(value)
@@ -43,7 +40,7 @@ def whole_numbers(values: Any) -> list[int] | None:
     Returns:
         The integers; None where a value is no integer, or the values are not of one row.
     """
-    if isinstance(values, torch.Tensor | np.ndarray):
+    if hasattr(values, "reshape"):
         rows = values.reshape(-1) if values.ndim == 2 and len(values) == 1 else values
         if rows.ndim != 1:
             return None

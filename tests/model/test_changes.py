@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import mnemoscope as ms
+from mnemoscope.api.requests import geometry
 from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.model.activations import capture
 from mnemoscope.model.validation import require_sums
@@ -71,28 +72,28 @@ def test_a_changed_model_is_that_of_the_changed_weights(change: Callable[[nn.Mod
     transformer = model.language_model.model
     model.attribute(PROMPT, 7, top=5, neurons="bounds")
     model.rank_neurons(PROMPT, 7, method="rank")
-    assert model.plain_text.perplexity > 1
+    assert model.plain_text().perplexity > 1
     change(transformer)
     fresh = open_tiny(transformer)
     found = model.attribute(PROMPT, 7, top=5, neurons="bounds")
     check_alike(found, fresh.attribute(PROMPT, 7, top=5, neurons="bounds"))
     exact = fresh.attribute(PROMPT, 7, top=5, neurons="all").ffn_scores["lower"]
     assert ((found.ffn_scores["lower"] <= exact) & (exact <= found.ffn_scores["upper"])).all()
-    ranked, expected = (each.rank(PROMPT, 7, method="rank").neurons for each in (model, fresh))
+    ranked, expected = (each.rank_neurons(PROMPT, 7, method="rank").neurons for each in (model, fresh))
     assert ranked.equals(expected)
-    assert model.plain_text.perplexity == pytest.approx(fresh.plain_text.perplexity, rel=1e-5)
+    assert model.plain_text().perplexity == pytest.approx(fresh.plain_text().perplexity, rel=1e-5)
 
 
 def test_measured_weights_hold_until_they_are_changed() -> None:
     model = open_tiny(built("llama"))
-    geometry = model.geometry()
+    found = geometry(model.language_model)
     model.attribute(PROMPT, 7, top=5)
-    assert model.geometry() is geometry
-    assert geometry.holds()
+    assert geometry(model.language_model) is found
+    assert found.holds()
     scale_one_neuron(model.language_model.model)
-    assert not geometry.holds()
-    assert isinstance(model.geometry(), Geometry)
-    assert model.geometry() is not geometry
+    assert not found.holds()
+    assert isinstance(geometry(model.language_model), Geometry)
+    assert geometry(model.language_model) is not found
 
 
 def test_a_run_of_other_weights_is_refused() -> None:
@@ -205,7 +206,7 @@ def test_switching_adapters_is_followed() -> None:
         exact = fresh.attribute(PROMPT, 7, top=5, neurons="all").ffn_scores["lower"]
         assert ((found.ffn_scores["lower"] <= exact) & (exact <= found.ffn_scores["upper"])).all()
         for method in ("rank", "norm", "coefficient-over-rank"):
-            ranked, right = (each.rank(PROMPT, 7, method=method).neurons for each in (model, fresh))
+            ranked, right = (each.rank_neurons(PROMPT, 7, method=method).neurons for each in (model, fresh))
             assert ranked.equals(right), method
         with torch.no_grad():
             own = adapted(torch.tensor([found.token_ids])).logits[0, -1].double().log_softmax(-1)[7]
@@ -235,6 +236,6 @@ def test_a_method_alone_follows_changes_out_of_sight(method: str) -> None:
     weight = model.language_model.model.model.layers[1].mlp.down_proj.weight.data
     weight[:, ::2] *= -40.0
     fresh = open_tiny(copy.deepcopy(model.language_model.model))
-    found, expected = (each.rank(PROMPT, 7, method=method).neurons for each in (model, fresh))
+    found, expected = (each.rank_neurons(PROMPT, 7, method=method).neurons for each in (model, fresh))
     assert found.equals(expected)
     assert not found.equals(before)

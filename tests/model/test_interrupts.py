@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import mnemoscope as ms
-from mnemoscope.model.isolation import _Turns
+from mnemoscope.model.isolation import _Turns, interventions_on
 from mnemoscope.model.torch_state import ProcessSettings
 from model.test_isolation import CALLS, HEAD, KINDS, PARTS, PROMPT, condition, left_alone
 from support import built, open_tiny
@@ -86,7 +86,7 @@ def test_an_interrupt_at_any_line_leaves_nothing(opened: ms.Model) -> None:
     for at in points[KINDS.index(hf.config.model_type) :: len(KINDS)]:
         Interrupter(at).run(lambda: nested(opened))
         assert condition(hf) == before, trace.lines[at]
-        assert not opened.in_force, trace.lines[at]
+        assert not interventions_on(opened.hf_model), trace.lines[at]
     hf.eval()
     with left_alone(hf):
         assert CALLS["predict"](opened) == alone
@@ -95,6 +95,7 @@ def test_an_interrupt_at_any_line_leaves_nothing(opened: ms.Model) -> None:
 INTERRUPTED = """
 import random, signal, sys, time
 import mnemoscope as ms
+from mnemoscope.model.isolation import interventions_on
 from support import built, open_tiny, words
 from model.test_isolation import PARTS, HEAD, PROMPT, CALLS, condition, logits
 
@@ -118,7 +119,7 @@ while time.monotonic() < end:
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         interrupted += 1
-    assert not model.in_force
+    assert not interventions_on(model.hf_model)
     assert condition(hf) == before
 assert logits(hf).equal(own)
 assert CALLS["attribute"](model) == alone

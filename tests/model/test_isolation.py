@@ -16,10 +16,10 @@ from torch.overrides import _get_current_function_mode_stack
 from transformers import Gemma3Config, PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.api.attributing import Run
+from mnemoscope.api.requests import TargetSpec, predictions
+from mnemoscope.api.run import Run
 from mnemoscope.intervention.side_effects import PlainText
-from mnemoscope.model.isolation import held
-from mnemoscope.model.tokens import encode_prompt
+from mnemoscope.model.isolation import held, interventions_on
 from support import built, open_tiny, words
 
 IDS = (5, 17, 80, 33)
@@ -158,19 +158,20 @@ def test_models_that_share_a_config_take_turns() -> None:
             assert {**result, "revision": 0, "model": 0} == {**alone, "revision": 0, "model": 0}
     # An intervention on one of them is none on the other.
     with models[0].ablate(HEAD):
-        assert (len(models[0].in_force), len(models[1].in_force)) == (1, 0)
+        assert (len(interventions_on(models[0].hf_model)), len(interventions_on(models[1].hf_model))) == (
+            1,
+            0,
+        )
 
 
 def test_every_method_that_uses_the_model_takes_turns() -> None:
-    # These read what was found out at opening, name it, or only make a text of a chat message.
-    free = {"chat_prompt", "check_parts_add_up", "provenance", "in_force", "geometry"}
-    # `ablate` holds the model itself, `predictions` for each batch; methods call the others.
-    own = {"ablate", "predictions", "attributed", "ask", "objective"}
-    plain = {"name", "revision", "dtype", "architecture", "proof", "n_layers", "n_heads", "n_kv_heads"}
+    # `chat_prompt` calls `prompt`; `ablate` holds the model itself.
+    own = {"chat_prompt", "ablate"}
+    plain = {"hf_model", "tokenizer", "dtype", "architecture", "proof", "n_layers", "n_heads", "n_kv_heads"}
     plain |= {"d_ff", "d_model", "n_vocabulary"}
     for owner in (ms.Model, Run, PlainText):
         for name in dir(owner):
-            if name.startswith("_") or name in free | own | plain:
+            if name.startswith("_") or name in own | plain:
                 continue
             member = getattr(owner, name)
             call = member.fget if isinstance(member, property) else member
@@ -243,7 +244,7 @@ def test_contexts_may_end_in_any_order(opened: ms.Model) -> None:
         outer.__exit__(None, None, None)
         # The second one lasts, also in passes of the user's own, for which experts run in our code.
         assert (CALLS["predict"](opened), logits(hf).tolist()) == (only[0], only[1].tolist())
-        assert len(opened.in_force) == 1
+        assert len(interventions_on(opened.hf_model)) == 1
         inner.__exit__(None, None, None)
         assert CALLS["predict"](opened) == alone
 
@@ -258,10 +259,10 @@ def test_contexts_and_iterators_that_are_thrown_away_leave_nothing(opened: ms.Mo
         gc.collect()
         contexts.clear()
         gc.collect()
-        assert not opened.in_force
+        assert not interventions_on(opened.hf_model)
     with left_alone(hf):
-        asked = [opened.ask(encode_prompt(opened.language_model, text), None) for text in (PROMPT, OTHER)]
-        half_read = opened.predictions(asked, budget=1)
+        specs = [TargetSpec(opened.prompt(text), None) for text in (PROMPT, OTHER)]
+        half_read = predictions(opened.language_model, specs, budget=1)
         next(half_read)
         # Between two of its steps the model is free for others.
         with ThreadPoolExecutor(1) as pool:
@@ -274,13 +275,13 @@ def test_a_context_that_another_thread_ends_leaves_nothing(opened: ms.Model) -> 
         context = opened.ablate(HEAD)
         pool.submit(context.__enter__).result(timeout=10)
         context.__exit__(None, None, None)
-        assert not opened.in_force
+        assert not interventions_on(opened.hf_model)
 
 
 def test_an_intervention_is_in_force_for_every_wrapper_of_the_model(llama: ms.Model) -> None:
     other = ms.load((llama.language_model.model, llama.language_model.tokenizer))
     with llama.ablate(HEAD):
-        assert len(other.in_force) == 1
+        assert len(interventions_on(other.hf_model)) == 1
         with pytest.raises(ms.OptionError, match="the parts would not add up"):
             other.attribute(PROMPT)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def predicted_inside(model: ms.Model) -> Any:
 
 def fresh(model: ms.Model) -> ms.Model:
     """The same transformers model, nothing of which has been measured."""
-    return ms.Model(model.language_model)
+    return ms.Model(replace(model.language_model))
 
 
 def fact_table(model: ms.Model) -> Any:
@@ -131,7 +132,7 @@ CALLS: dict[str, Callable[[ms.Model], Any]] = {
     "generate": lambda m: m.generate(PROMPT, 3),
     "edit": lambda m: m.edit(PARTS).predict(PROMPT, 3),
     "plain text": lambda m: PlainText(m.language_model, [PROMPT, OTHER]).perplexity,
-    "sensitivity": lambda m: fresh(m).sensitivity.responses["ffn"],
+    "sensitivity": lambda m: fresh(m).sensitivity().responses["ffn"],
     "facts": lambda m: known_facts(m.language_model, resolve(m.language_model, FACTS)[0], rank=97),
     "methods": fact_table,
 }

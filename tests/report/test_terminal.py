@@ -15,10 +15,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import mnemoscope as ms
-from mnemoscope.report.terminal.attribution import render_attribution, render_families, render_prediction
-from mnemoscope.report.terminal.depth import Depth, Scale, depth_chart
-from mnemoscope.report.terminal.vocabulary import render_neuron
+from mnemoscope.report.terminal.attribution import render_attribution
+from mnemoscope.report.terminal.checks import render_families
+from mnemoscope.report.terminal.depth import Scale, depth_chart
+from mnemoscope.report.terminal.vocabulary import render_neuron, render_prediction
 from mnemoscope.report.text import plain_number
+from mnemoscope.report.theme import Depth
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TABLES
 from mnemoscope.results.targets import Cost, Target, Targets
@@ -245,10 +247,10 @@ def test_families_show_what_failed() -> None:
     families = pd.DataFrame(
         [
             {"family": "Llama", "variant": "a", "package": "mnemoscope", "norm": "RMSNorm"}
-            | {"worst_error": 2e-7, "status": "proven"},
+            | {"worst_error": 2e-7, "status": "validated"},
             {"family": "Odd", "variant": "b", "package": "odd 1.2", "status": "no [blocks] found"},
         ]
     )
     text = drawn(lambda console: render_families(families, console))
-    assert re.search(r"Llama +RMSNorm +2e-07 +proven +a", text)
-    assert re.search(r"Odd · odd 1\.2 +not proven +b: no \[blocks\] found", text)
+    assert re.search(r"Llama +RMSNorm +2e-07 +validated +a", text)
+    assert re.search(r"Odd · odd 1\.2 +not validated +b: no \[blocks\] found", text)

@@ -95,7 +95,7 @@ def test_an_outcome_is_what_zeroing_the_neurons_does(model: ms.Model, comparison
         neurons = [FFNNeuron(*map(int, str(name).split("."))) for name in row.neurons]
         with model.ablate(neurons):
             table = model.predict(row.prompt, top=97).table.set_index("token")
-            divergence = model.plain_text.effect().kl
+            divergence = model.plain_text().effect().kl
         after = table.loc[row.target]
         assert row.log_probability == pytest.approx(after["log_probability"], abs=1e-5)
         assert row.probability == pytest.approx(after["probability"], rel=1e-4)

@@ -1,4 +1,4 @@
-"""The model as people use it: `mnemoscope.load(...)` and what can be asked of the result."""
+"""The API: `load`, and the `Model` that it returns."""
 
 from mnemoscope.api.model import Model, load
 

@@ -1,20 +1,25 @@
-"""Many interventions on one prompt, each in a row of a batch that starts where the first of them acts."""
+"""Many interventions on one prompt: each is a row of a batch that starts at the first layer it changes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mnemoscope.intervention.hooks import Positions, check_positions, without_interventions
+from mnemoscope.intervention.hooks import (
+    Change,
+    Positions,
+    apply_interventions,
+    check_positions,
+    without_interventions,
+)
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.parts import Site, sites
-from mnemoscope.model.replay import Replay, begun
-from mnemoscope.model.structure import ModelStructure
+from mnemoscope.model.replay import Replay
 from mnemoscope.results.parts import Part
 
 # Told how many rows are done and how many there are.
@@ -23,12 +28,12 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """An objective after each of many interventions.
+    """Objective after each of many interventions.
 
     Attributes:
-        before: its value without any, such as the log probability of a target, nats.
-        value: after each, `[n_interventions]` float32, nats.
-        rank: of the likeliest answer after each, `[n_interventions]`, 1 for the likeliest token.
+        before: value of the objective without any, nats.
+        value: value after each, `[n_interventions]` float32, nats.
+        rank: rank of the likeliest answer after each, `[n_interventions]`, 1 for the likeliest token.
     """
 
     before: float
@@ -37,7 +42,7 @@ class Outcomes:
 
     @property
     def drop(self) -> Tensor:
-        """How far each lowers the value, `[n_interventions]`, nats."""
+        """Fall of the value by each intervention, `[n_interventions]`, nats."""
         return self.before - self.value
 
 
@@ -52,22 +57,20 @@ def ablate_each(
     budget: int,
     report: Report | None = None,
 ) -> Outcomes:
-    """An objective after each intervention alone; none is in force while another is.
-
-    A row is computed from the first layer that its parts are in; below it nothing changes.
+    """Measure an objective after each intervention alone.
 
     Args:
         language_model: the model.
         token_ids: the prompt.
-        objective: what is looked at.
+        objective: the value to measure.
         interventions: the parts that each one scales, all at once.
-        factor: what they are multiplied with.
-        positions: where; None for all.
+        factor: multiplier of their values.
+        positions: the positions to change; None for all.
         budget: bytes that a batch may take.
-        report: told of progress.
+        report: called with the numbers of interventions done and of all.
 
     Raises:
-        OptionError: a part or position that is not there.
+        OptionError: a part or position does not exist.
         UnsupportedModelError: the model's blocks cannot be run on their own.
     """
     structure = language_model.structure
@@ -84,7 +87,7 @@ def ablate_each(
         for some in first.argsort(stable=True).split(replay.rows_within(budget)):
             starts = first[some].tolist()
             rows = [where[i] for i in some.tolist()]
-            with _each_row_scaled(structure, rows, starts, factor, positions):
+            with apply_interventions(language_model, _scaled_by_row(rows, factor), positions):
                 log_p = replay.log_probabilities(starts)
             value[some.to(device)] = objective.value(log_p)
             rank[some.to(device)] = objective.rank(log_p)
@@ -95,36 +98,31 @@ def ablate_each(
 
 
 class TextProbe:
-    """A text, and what zeroing parts alone does to the model's predictions in it.
-
-    Other interventions that are in force are suspended.
-    """
+    """Text on which the effect of zeroing parts alone is measured; other interventions are suspended."""
 
     def __init__(self, language_model: LanguageModel, token_ids: Sequence[int]) -> None:
-        """Run the text once, kept at every layer, so that a change costs the layers from its own on."""
+        """Run the text once and keep every layer's input, so that a change costs only the layers above it."""
         self._readout = language_model.structure.readout
-        self._anatomy = language_model.structure
-        self._model = language_model.model
-        with without_interventions(self._model), torch.no_grad():
+        self._language_model = language_model
+        with without_interventions(language_model.model), torch.no_grad():
             self._replay = Replay(language_model, token_ids)
             self._own = self._readout.log_probabilities(self._replay.states([0])[0])
 
     def divergences(self, interventions: Sequence[Sequence[Part]], *, budget: int) -> Tensor:
-        """Mean KL divergence of the changed predictions from the unchanged ones, `[n_interventions]`.
-
-        In nats per token.
+        """Compute the mean KL(unchanged || changed) of predictions, `[n_interventions]`, nats per token.
 
         Args:
             interventions: the parts that each one zeroes at all positions.
             budget: bytes that a batch may take.
         """
-        where = [sites(parts, self._anatomy) for parts in interventions]
+        where = [sites(parts, self._language_model.structure) for parts in interventions]
         first = torch.tensor([min(site.layer for site in row) for row in where])
         found = torch.empty(len(where))
-        with without_interventions(self._model), torch.no_grad():
+        with without_interventions(self._language_model.model), torch.no_grad():
             for some in first.argsort(stable=True).split(max(1, budget // (16 * self._own.numel()))):
                 starts = first[some].tolist()
-                with _each_row_scaled(self._anatomy, [where[i] for i in some.tolist()], starts, 0.0, None):
+                changes = _scaled_by_row([where[i] for i in some.tolist()], 0.0)
+                with apply_interventions(self._language_model, changes):
                     states = self._replay.states(starts)
                 for place, row in zip(some.tolist(), states, strict=True):
                     changed = self._readout.log_probabilities(row)
@@ -133,9 +131,9 @@ class TextProbe:
 
 
 def divergence(own: Tensor, changed: Tensor) -> Tensor:
-    """KL(own || changed) of log probabilities, `[n, n_vocabulary] -> [n]`, nats.
+    """Compute KL(own || changed) from log probabilities, `[n, n_vocabulary] -> [n]`, nats.
 
-    The probabilities' difference sums to 0 but for rounding; adding it cancels the rounding of both
+    The difference of the probabilities sums to 0 but for rounding; adding it cancels the rounding of both
     normalisers, which would hide the divergence of a single neuron. Where they hardly differ it is computed
     from the difference of their logarithms.
     """
@@ -144,65 +142,18 @@ def divergence(own: Tensor, changed: Tensor) -> Tensor:
     return (risen - torch.where(p > 0, p * difference, 0)).sum(-1)
 
 
-@contextmanager
-def _each_row_scaled(
-    structure: ModelStructure,
-    rows: Sequence[Sequence[Site]],
-    first: Sequence[int],
-    factor: float,
-    positions: Positions,
-) -> Iterator[None]:
-    """Scale each row's own sites in what passes through the model; rows begin with the layers `first`."""
-    inputs: dict[nn.Module, list[tuple[int, Tensor]]] = {}
-    whole: dict[nn.Module, list[int]] = {}
-    n_rows: dict[nn.Module, int] = {}
+def _scaled_by_row(rows: Sequence[Sequence[Site]], factor: float) -> list[Change]:
+    """Return one change for each module that scales the sites of every row of a batch in that row alone."""
+    members: dict[tuple[int, Literal["attention", "ffn"], bool], list[tuple[int, Site]]] = {}
     for row, places in enumerate(rows):
         for site in places:
-            module = site.module(structure)
-            n_rows[module] = begun(first, site.layer)
-            if site.inputs is None:
-                whole.setdefault(module, []).append(row)
-            else:
-                inputs.setdefault(module, []).append((row, site.inputs))
-    with ExitStack() as stack:
-        for module, pairs in inputs.items():
-            index = torch.cat([chosen for _, chosen in pairs])
-            row = torch.cat([torch.full_like(chosen, row) for row, chosen in pairs])
-            hook = _scaling(n_rows[module], row, index, factor, positions)
-            stack.callback(module.register_forward_pre_hook(hook).remove)
-        for module, chosen in whole.items():
-            hook = _scaling_output(n_rows[module], torch.tensor(chosen), factor, positions)
-            stack.callback(module.register_forward_hook(hook).remove)
-        yield
-
-
-def _scaling(
-    n_rows: int, row: Tensor, index: Tensor, factor: float, positions: Positions
-) -> Callable[..., tuple[Tensor, ...]]:
-    """A pre-hook that scales input `index[i]` of row `row[i]`, both `[n]`."""
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        values = args[0].view(n_rows, -1, args[0].shape[-1]).clone()
-        where = _where(positions, values.shape[1])
-        values[row[:, None], where, index[:, None]] *= factor
-        return (values.view_as(args[0]), *args[1:])
-
-    return hook
-
-
-def _scaling_output(n_rows: int, row: Tensor, factor: float, positions: Positions) -> Callable[..., Tensor]:
-    """A hook that scales the whole output of some rows, `[n]`."""
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        changed = output.view(n_rows, -1, output.shape[-1]).clone()
-        changed[row[:, None], _where(positions, changed.shape[1])] *= factor
-        return changed.view_as(output)
-
-    return hook
-
-
-def _where(positions: Positions, n_tokens: int) -> Tensor:
-    """The chosen positions, counted from 0, `[1, n_positions]`."""
-    if positions is None:
-        return torch.arange(n_tokens)[None]
-    return torch.tensor([position % n_tokens for position in positions]).unique()[None]
+            members.setdefault((site.layer, site.kind, site.inputs is None), []).append((row, site))
+    changes = []
+    for (layer, kind, _), found in members.items():
+        row = torch.tensor([row for row, _ in found])
+        inputs = [site.inputs for _, site in found if site.inputs is not None]
+        if inputs:
+            row = row.repeat_interleave(torch.tensor([len(each) for each in inputs]))
+        index = torch.cat(inputs) if inputs else None
+        changes.append(Change(Site(layer, kind, index), factor, rows=row))
+    return changes

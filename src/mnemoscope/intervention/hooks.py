@@ -1,4 +1,4 @@
-"""Changing parts while a model runs, and leaving nothing behind (docs/method.md#interventions)."""
+"""Hooks that change parts while a model runs, and are removed afterwards (docs/method.md#interventions)."""
 
 from __future__ import annotations
 
@@ -26,59 +26,64 @@ Positions = Sequence[int] | None
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """Values to put in the place of those that a site carries.
+    """Values that replace those of a site.
 
     Attributes:
         values: `[n_values, n_inputs of the site]`; a mean is a single row.
-        seed: decides which row each position gets.
+        seed: seed of the draw of a row for each position.
     """
 
     values: Tensor
     seed: int = 0
 
     def rows(self, n_tokens: int) -> Tensor:
-        """The values for each position, `[n_tokens, n_inputs of the site]`.
+        """Draw the values for each position, `[n_tokens, n_inputs of the site]`.
 
-        The draw depends on the seed and the number of values alone, so all sites draw the same rows,
-        and a longer text begins with what a shorter one gets.
+        The draw depends on the seed and the number of values alone: all sites draw the same rows, and a
+            longer
+        text begins with those of a shorter one.
         """
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randint(len(self.values), (n_tokens,), generator=generator)
         return self.values[drawn.to(self.values.device)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Change:
-    """What is done to a site.
+    """Change of the values at one site, in every row of a batch or in chosen ones.
 
     Attributes:
-        site: where.
-        factor: what the values are multiplied with; 0 is the paper's zeroing.
-        replacement: what is put in their place instead; None to scale.
+        site: the inputs or the output of a projection.
+        factor: multiplier of the values; 0 is the paper's zeroing (docs/method.md#interventions).
+        replacement: values put in their place; None to scale.
+        rows: None for every row; else the row in which each of the site's inputs changes, `[n_inputs]`, or
+            the rows in which the whole output changes, `[n]`.
     """
 
     site: Site
     factor: float
     replacement: Replacement | None = None
+    rows: Tensor | None = None
 
     def apply(self, values: Tensor, positions: Positions) -> Tensor:
-        """Changed copy of the values at a site, `[n_prompts, n_tokens, n]`."""
+        """Return a changed copy of the values at the site, `[n_rows, n_tokens, n]`."""
         n_tokens = values.shape[1]
         check_positions(positions, n_tokens)
-        where = slice(None) if positions is None else [position % n_tokens for position in positions]
-        inputs = slice(None) if self.site.inputs is None else self.site.inputs.to(values.device)
+        where = range(n_tokens) if positions is None else [position % n_tokens for position in positions]
+        rows = slice(None) if self.rows is None else self.rows[:, None]
+        inputs = () if self.site.inputs is None else (self.site.inputs[:, None],)
+        index = (rows, torch.tensor([*where])[None], *inputs)
         changed = values.clone()
-        block = changed[:, where]
         if self.replacement is None:
-            block[..., inputs] = block[..., inputs] * self.factor
+            changed[index] *= self.factor
         else:
-            block[..., inputs] = self.replacement.rows(n_tokens)[where].to(values)
-        changed[:, where] = block
+            given = self.replacement.rows(n_tokens)[[*where]].to(values)
+            changed[index] = given.T if inputs else given
         return changed
 
 
 def listed_positions(positions: Any) -> tuple[int, ...] | None:
-    """Positions as whole numbers; a list, a range, an array or a tensor `[n]` of them, or None for all.
+    """Convert positions (a list, range, array or tensor `[n]`) to whole numbers; None means all.
 
     Raises:
         OptionError: no list, an empty one, or an item that is no whole number.
@@ -106,7 +111,7 @@ def check_positions(positions: Positions, n_tokens: int) -> None:
     """Refuse positions outside a prompt.
 
     Raises:
-        OptionError: there is one.
+        OptionError: a position is outside.
     """
     for position in positions or ():
         if not -n_tokens <= position < n_tokens:
@@ -120,60 +125,61 @@ def check_positions(positions: Positions, n_tokens: int) -> None:
 def apply_interventions(
     language_model: LanguageModel, changes: Sequence[Change], positions: Positions = None
 ) -> Iterator[None]:
-    """Apply changes to every forward pass while the context lasts."""
-    structure = language_model.structure
+    """Apply changes to every forward pass while the context lasts.
+
+    `without_interventions` suspends them, unless they begin inside of it.
+    """
+    structure, model = language_model.structure, language_model.model
+    began_suspended = are_suspended(model)
     # Experts run in our code also in passes that the caller makes with the transformers model itself.
-    with running_mixtures(language_model.model), ExitStack() as stack:
+    with running_mixtures(model), ExitStack() as stack:
         for change in changes:
-            hooks = _Hooks(language_model.model, change, positions)
+            hook = _Hook(model, change, positions, began_suspended)
             block = structure.blocks[change.site.layer].module
+            stack.callback(block.register_forward_pre_hook(hook.on_block, with_kwargs=True).remove)
             module = change.site.module(structure)
-            handles = [block.register_forward_pre_hook(hooks.on_block, with_kwargs=True)]
             if change.site.inputs is None:
-                handles.append(module.register_forward_hook(hooks.on_output))
+                stack.callback(module.register_forward_hook(hook.on_output).remove)
             else:
-                handles.append(module.register_forward_pre_hook(hooks.on_input))
-            for handle in handles:
-                stack.callback(handle.remove)
+                stack.callback(module.register_forward_pre_hook(hook.on_input).remove)
         yield
 
 
 @contextmanager
 def without_interventions(model: PreTrainedModel) -> Iterator[None]:
-    """Run a model as it is without any intervention while the context lasts."""
+    """Suspend the interventions on a model while the context lasts."""
     with held(model) as hold:
         hold.suspends = True
         yield
 
 
 @dataclass
-class _Hooks:
-    """One change as hooks.
+class _Hook:
+    """Hook of one change.
 
     Attributes:
         model: the transformers model.
-        change: what is done.
-        positions: at which positions.
-        shape: `(n_prompts, n_tokens)` of the forward pass that runs, for families (OPT) whose FFN
-            gets the tokens of all prompts in one row.
+        change: the change.
+        positions: the positions at which it applies.
+        began_suspended: whether interventions were suspended when it was registered.
+        shape: `(n_rows, n_tokens)` of the forward pass that runs, for families (OPT) whose FFN gets the
+            tokens of all rows in one.
     """
 
     model: PreTrainedModel
     change: Change
     positions: Positions
+    began_suspended: bool
     shape: tuple[int, ...] = ()
 
     def on_block(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.shape = tuple(hidden_states(args, kwargs).shape[:2])
 
     def on_input(self, module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (self._changed(args[0]), *args[1:])
+        return (self.on_output(module, (), args[0]), *args[1:])
 
-    def on_output(self, module: Any, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return self._changed(output)
-
-    def _changed(self, values: Tensor) -> Tensor:
-        if are_suspended(self.model):
+    def on_output(self, module: Any, args: tuple[Any, ...], values: Tensor) -> Tensor:
+        if are_suspended(self.model) and not self.began_suspended:
             return values
         changed = self.change.apply(values.reshape(*self.shape, values.shape[-1]), self.positions)
         return changed.view_as(values)
@@ -183,7 +189,7 @@ class _Hooks:
 def observed_inputs(
     structure: ModelStructure, sites: Sequence[Site], kept: dict[Site, list[Tensor]]
 ) -> Iterator[None]:
-    """Keep what sites carry in every forward pass, `[n_prompts * n_tokens, n]` each."""
+    """Collect the values of sites in every forward pass in `kept`, `[n_prompts * n_tokens, n]` each."""
 
     def keep(site: Site) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:

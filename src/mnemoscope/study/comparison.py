@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.api import Model
+from mnemoscope.api.requests import provenance as provenance_of
 from mnemoscope.attribution.methods.base import Kind, Method, MethodInput
 from mnemoscope.attribution.methods.causal import drops, parts_of
 from mnemoscope.attribution.methods.registry import methods as every_method
@@ -200,7 +201,7 @@ def compare_methods(
     """
     terms = terms or Terms()
     terms.check(model.language_model.structure)
-    provenance = model.provenance({"terms": terms.to_json()})
+    provenance = provenance_of(model.language_model, {"terms": terms.to_json()})
     tables = []
     with nullcontext() if out is None else Store.open(out, _manifest(provenance, terms, facts)) as store:
         for done, fact in enumerate(facts, 1):
@@ -327,7 +328,7 @@ def _divergences(model: Model, sets: Sequence[Sequence[Part]], kinds: Sequence[s
         if kind != "method":
             seen.add(kind)
         with model.ablate(parts):
-            found.append(model.plain_text.effect().kl)
+            found.append(model.plain_text().effect().kl)
     return found
 
 

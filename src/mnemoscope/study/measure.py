@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.api import Model
-from mnemoscope.api.opened import MEMORY_BUDGET, TargetSpec
+from mnemoscope.api.requests import MEMORY_BUDGET, TargetSpec, predictions
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.methods.base import Kind, MethodInput
 from mnemoscope.attribution.methods.causal import parts_of
@@ -86,8 +86,8 @@ def attribute_facts(
     # Prompts of one length run in one batch.
     facts = sorted(facts, key=lambda fact: len(fact.prompt.ids))
     targets = [TargetSpec(fact.prompt, (fact.target,)) for fact in facts]
-    predictions = model.predictions(targets, projected=projected, components=structure.is_readable)
-    each = [Measurement(model, *pair, options) for pair in zip(facts, predictions, strict=True)]
+    found = predictions(model.language_model, targets, projected=projected, components=structure.is_readable)
+    each = [Measurement(model, *pair, options) for pair in zip(facts, found, strict=True)]
     settle_searches([measurement.searches for measurement in each], projected)
     for measurement in each:
         yield measurement, measurement.query()
@@ -128,7 +128,7 @@ class Measurement:
     ) -> None:
         self.model, self.fact, self.prediction, self.options = model, fact, prediction, options
         self.structure = model.language_model.structure
-        self._input = MethodInput(prediction, "ffn", lambda: model.sensitivity)
+        self._input = MethodInput(prediction, "ffn", model.sensitivity)
         ffn, attention = prediction.shared.ffn_neurons, prediction.shared.attention_neurons
         # The last coefficient of an attention neuron is the sum over its positions, which is not listed.
         of_attention = Pool(options.attention_neurons, 1, 0, attention.n_coefficients - 1)

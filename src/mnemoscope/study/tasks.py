@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from mnemoscope.api import Model, load
+from mnemoscope.api.requests import provenance as provenance_of
 from mnemoscope.errors import FactsError
 from mnemoscope.model.isolation import isolated
 from mnemoscope.study.columns import FACT, FACTS, HEADS, QUERY_NEURONS, TABLES, VALUE_NEURONS
@@ -98,7 +99,7 @@ class Worker:
         """
         structure = self.model.language_model.structure
         self.options.check_controls(structure)
-        provenance = self.model.provenance({})
+        provenance = provenance_of(self.model.language_model, {})
         names = ("model", "revision", "architecture", "dtype", "versions")
         return {
             **{name: getattr(provenance, name) for name in names},

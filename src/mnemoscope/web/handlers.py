@@ -17,7 +17,7 @@ import pandas as pd
 
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
-from mnemoscope.api.attributing import Run
+from mnemoscope.api.run import Run
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.model.tokens import encode_prompt, token_text

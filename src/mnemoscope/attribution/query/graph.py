@@ -1,4 +1,4 @@
-"""The query graph: value neurons and what activates them, several steps back.
+"""The query graph: value neurons and what activates them, several steps back (docs/method.md#query-score).
 
 Every node reads the stream at one position with one vector, scaled so that its inner products with the
 components sum to the node's score: for a neuron that is its subkeys divided by the sum of their inner
@@ -9,12 +9,14 @@ through from the last one down, so that a node has its whole score before it is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mnemoscope.attribution.query.scores import (
     Subkeys,
@@ -26,106 +28,109 @@ from mnemoscope.attribution.query.scores import (
 )
 from mnemoscope.model.activations import ResidualDecomposition
 from mnemoscope.model.structure import ModelStructure
+from mnemoscope.results.columns import EDGE_COLUMNS
 
-NodeKind = Literal["ffn", "attention", "head", "embeddings", "biases"]
-
-
-# What can be at the end of a link, by the number that stands for it in a code.
-_SOURCES: tuple[NodeKind, ...] = ("ffn", "head", "embeddings", "biases")
-
-
-class NodePlace(NamedTuple):
-    """Which node.
-
-    Attributes:
-        kind: of the node.
-        layer: -1 for embeddings and biases.
-        number: FFN neuron, head * d_head + dim, or head; 0 for embeddings and biases.
-        reads: the position at which it reads the stream.
-        writes: the position at which it writes to it.
-    """
-
-    kind: NodeKind
-    layer: int
-    number: int
-    reads: int
-    writes: int
+# Kinds of nodes, and the number that stands for each in a place.
+KINDS = ("ffn", "head", "embeddings", "biases", "attention")
+FFN, HEAD, EMBEDDINGS, BIASES, ATTENTION = range(len(KINDS))
+# Columns of the nodes, with what they are for a node that was just found.
+_NEW = {"depth": 10**9, "value_score": 0.0, "query_score": 0.0, "explained": np.nan, "skipped": False}
 
 
-@dataclass(eq=False)
-class Node:
-    """A part of the prediction and how much of the value neurons' scores goes through it.
+class Graph:
+    """Nodes and edges of a query graph, in the order in which they were found.
 
     Attributes:
-        depth: steps from the nearest value neuron.
-        value_score: its own log-probability increase if it is one of the value neurons, nats.
-        query_score: what it gives to the nodes that read it, nats.
-        explained: the share of its score that the links to it explain; None if it was not taken apart.
-        skipped: whether it could not be, because its components cancel.
-        pulled: for a head, what its readers read of each of its values, `[d_head]`.
+        place: `[n_nodes, 5]`: kind; layer (-1 for embeddings and biases); FFN neuron, `head * d_head + dim`
+            or head (else 0); the position where the node reads the stream, and that where it writes to it.
+        nodes: columns of the nodes, `[n_nodes]` each. `depth`: steps from the nearest value neuron;
+            `value_score`: a value neuron's log-probability increase and `query_score`: what the node gives to
+            its readers, nats; `explained`: the share of both that the edges to it explain (NaN if it was not
+            taken apart); `skipped`: whether it could not be, because its components cancel.
+        pulled: what the readers of each head read of each of its values, `[n_nodes, d_head]`.
+        edges: tables with the rows of `place` of `source` (writes) and `target` (reads), the `score` that
+            goes through in nats, its `share` of the target's score, and the raw `inner_product` and
+            `gate_inner_product` with the target's subkeys, NaN for paths that it does not have.
     """
 
-    depth: int
-    value_score: float = 0.0
-    query_score: float = 0.0
-    explained: float | None = None
-    skipped: bool = False
-    pulled: Tensor | None = None
+    def __init__(self, d_head: int, device: torch.device) -> None:
+        self._row: dict[tuple[int, ...], int] = {}
+        self.place = np.empty((0, 5), dtype=int)
+        self.nodes = {name: np.full(0, value) for name, value in _NEW.items()}
+        self.pulled = torch.empty(0, d_head, device=device)
+        empty = {name: np.empty(0, int if name in ("source", "target") else float) for name in EDGE_COLUMNS}
+        self.edges = [pd.DataFrame(empty)]
 
     @property
-    def score(self) -> float:
-        """Both scores together, nats."""
-        return self.value_score + self.query_score
+    def score(self) -> np.ndarray:
+        """Both scores of every node together, `[n_nodes]`, nats."""
+        return self.nodes["value_score"] + self.nodes["query_score"]
 
-
-@dataclass(frozen=True)
-class Edge:
-    """One node gives to what another reads.
-
-    Attributes:
-        source: the node that writes.
-        target: the node that reads.
-        score: what goes through, nats.
-        share: of the target's score.
-        inner_products: of the target's subkeys with the source's vector, by path; raw, in units of the
-            pre-activation. Empty if the target is a head, which has no pre-activation of its own.
-    """
-
-    source: NodePlace
-    target: NodePlace
-    score: float
-    share: float
-    inner_products: dict[str, float]
-
-
-@dataclass
-class Graph:
-    """Nodes and edges, in the order in which they were found."""
-
-    nodes: dict[NodePlace, Node] = field(default_factory=dict)
-    edges: list[Edge] = field(default_factory=list)
+    def rows(self, places: Tensor) -> np.ndarray:
+        """Return the rows of places `[n, 5]`, which are made nodes if they are none yet."""
+        found = [self._row.setdefault(place, len(self._row)) for place in map(tuple, places.tolist())]
+        n_old, n_new = len(self.place), len(self._row) - len(self.place)
+        self.place = np.concatenate([self.place, np.array([*self._row][n_old:], dtype=int).reshape(-1, 5)])
+        self.nodes = {
+            name: np.concatenate([values, np.full(n_new, _NEW[name])]) for name, values in self.nodes.items()
+        }
+        self.pulled = pad(self.pulled, (0, 0, 0, n_new))
+        return np.array(found, dtype=int)
 
 
 @dataclass(frozen=True, eq=False)
 class _Readings:
-    """Nodes of one layer that read the same state.
+    """Nodes of one kind in one layer, as they read the stream.
 
     Attributes:
-        places: the nodes.
+        kind, layer: of the nodes.
+        rows: their rows in the graph, `[n]`.
         keys: scaled so that inner products are scores, `[n, d_model]`.
-        position: where they read, `[n]`.
-        constants: the part of their scores that they have whatever the stream holds, `[n]`.
-        subkeys: of neurons, whose rows belong to these nodes; None for heads.
+        position: the position where each reads, `[n]`.
+        constants: the part of their scores that does not depend on the stream, `[n]`.
+        subkeys: of neurons, whose numbers are places in `rows`; None for heads.
     """
 
-    places: Sequence[NodePlace]
+    kind: int
+    layer: int
+    rows: np.ndarray
     keys: Tensor
     position: Tensor
     constants: Tensor
     subkeys: Subkeys | None
 
+    def by_path(self, path: str) -> Tensor | None:
+        """Return the nodes' subkeys of a path, `[n, d_model]`; None if they have no such path."""
+        if self.subkeys is None or path not in self.subkeys.path:
+            return None
+        some = torch.tensor([name == path for name in self.subkeys.path], device=self.keys.device)
+        return torch.zeros_like(self.keys).index_copy_(0, self.subkeys.neuron[some], self.subkeys.keys[some])
 
-class Linker:
+
+@dataclass(frozen=True, eq=False)
+class _Links:
+    """Edges from components to nodes that read them, `[n_edges]` each.
+
+    Attributes:
+        node: the number of each edge's target among the nodes that read.
+        kind, layer, number, reads: place of its source.
+        writes: where the source writes and the target reads.
+    """
+
+    node: Tensor
+    kind: Tensor
+    layer: Tensor
+    number: Tensor
+    reads: Tensor
+    writes: Tensor
+
+    def by_layer(self, kind: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield each layer with sources of a kind, and which edges are from there, `[n]`."""
+        for layer in self.layer[self.kind == kind].unique().tolist():
+            yield layer, torch.nonzero((self.kind == kind) & (self.layer == layer))[:, 0]
+
+
+class GraphBuilder:
     """Follows value neurons back through the stream."""
 
     def __init__(
@@ -134,233 +139,194 @@ class Linker:
         """Prepare for one prompt.
 
         Args:
-            structure: of the model.
+            structure: the model's structure.
             components: of the prompt, at every position and with its attention calls.
             depth: how many steps to go back.
-            width: how many links to keep of each node.
+            width: how many edges to keep of each node.
         """
         self.structure, self.components, self.depth, self.width = structure, components, depth, width
-        self.readers = input_projections_of(structure)
-        self.graph = Graph()
+        self.device = components.positions.device
+        self.graph = Graph(structure.d_head, self.device)
 
-    def link(self, groups: Sequence[ValueNeurons]) -> Graph:
-        """The graph of value neurons."""
-        last = len(self.components.positions) - 1
+    def build(self, groups: Sequence[ValueNeurons]) -> Graph:
+        """Return the graph of value neurons."""
+        graph = self.graph
         for group in groups:
-            columns = (group.layer, group.index, group.position)
-            for layer, index, position, score in zip(
-                *(column.tolist() for column in columns), group.score.tolist(), strict=True
-            ):
-                place = NodePlace(group.kind, layer, index, position, last)
-                self.graph.nodes[place] = Node(depth=0, value_score=score)
+            kind = torch.full_like(group.layer, KINDS.index(group.kind))
+            last = torch.full_like(kind, len(self.components.positions) - 1)
+            rows = graph.rows(torch.stack([kind, group.layer, group.index, group.position, last], dim=1))
+            graph.nodes["depth"][rows] = 0
+            graph.nodes["value_score"][rows] = group.score.cpu().numpy()
         for layer in reversed(range(self.components.n_layers)):
             # In sequential blocks an FFN reads what the attention of its layer wrote, so it comes first.
-            for kind in ("ffn", "attention", "head"):
-                places = self._to_take_apart(layer, kind)
-                if places:
-                    self._take_apart(self._read(places))
-        return self.graph
+            for kind in (FFN, ATTENTION, HEAD):
+                is_here = (graph.place[:, 0] == kind) & (graph.place[:, 1] == layer)
+                rows = np.flatnonzero(is_here & (graph.nodes["depth"] < self.depth))
+                if len(rows):
+                    read = self._read_heads if kind == HEAD else self._read_neurons
+                    self._take_apart(read(kind, layer, rows))
+        return graph
 
-    def _to_take_apart(self, layer: int, kind: NodeKind) -> list[NodePlace]:
-        return [
-            place
-            for place, node in self.graph.nodes.items()
-            if place.layer == layer and place.kind == kind and node.depth < self.depth
-        ]
-
-    def _read(self, places: list[NodePlace]) -> _Readings:
-        return self._read_heads(places) if places[0].kind == "head" else self._read_neurons(places)
-
-    def _read_neurons(self, places: list[NodePlace]) -> _Readings:
-        device = self.components.positions.device
-        layer, index, position = (
-            torch.tensor([place[i] for place in places], device=device) for i in (1, 2, 3)
-        )
-        score = torch.tensor([self.graph.nodes[place].score for place in places], device=device)
-        kind = "ffn" if places[0].kind == "ffn" else "attention"
-        neurons = ValueNeurons(kind, layer, index, position, score)
+    def _read_neurons(self, kind: int, layer: int, rows: np.ndarray) -> _Readings:
+        _, layers, index, position, _ = torch.from_numpy(self.graph.place[rows].T.copy()).to(self.device)
+        score = torch.tensor(self.graph.score[rows], dtype=torch.float32, device=self.device)
+        neurons = ValueNeurons("ffn" if kind == FFN else "attention", layers, index, position, score)
         read = subkeys(self.structure, self.components, neurons, None)
         products = inner_products(self.components, read)
         skipped = read.neurons_with(products.remainder < read.smallest_remainder)
-        for place, is_skipped in zip(places, skipped.tolist(), strict=True):
-            self.graph.nodes[place].skipped = is_skipped
+        self.graph.nodes["skipped"][rows] = skipped.cpu().numpy()
         weight = (read.weight / products.total).masked_fill(skipped[read.neuron], 0.0).float()
-        keys = torch.zeros(len(places), read.keys.shape[1], device=device)
+        keys = torch.zeros(len(rows), read.keys.shape[1], device=self.device)
         keys.index_add_(0, read.neuron, read.keys * weight[:, None])
-        return _Readings(places, keys, position, torch.zeros_like(score), read)
+        return _Readings(kind, layer, rows, keys, position, torch.zeros_like(score), read)
 
-    def _read_heads(self, places: list[NodePlace]) -> _Readings:
-        layer, d_head = places[0].layer, self.structure.d_head
-        reader, device = self.readers[layer].value, self.components.positions.device
-        head = torch.tensor([place.number for place in places], device=device)
-        position = torch.tensor([place.reads for place in places], device=device)
-        dims = head[:, None] * d_head + torch.arange(d_head, device=device)
+    def _read_heads(self, kind: int, layer: int, rows: np.ndarray) -> _Readings:
+        _, _, head, position, _ = torch.from_numpy(self.graph.place[rows].T.copy()).to(self.device)
+        reader, d_head = input_projections_of(self.structure)[layer].value, self.structure.d_head
+        dims = head[:, None] * d_head + torch.arange(d_head, device=self.device)
         values = value_index(self.structure, dims.flatten())
-        pulled = torch.stack([self._pulled(place) for place in places])
+        pulled = self.graph.pulled[torch.from_numpy(rows).to(self.device)]
         by_dim = reader.keys(values).view(*dims.shape, -1)
         scale = reader.scale(self.components.resid_pre[layer, position])
         keys = (pulled[:, None] @ by_dim)[:, 0] * scale[:, None]
         constants = (pulled * reader.constants(values).view(dims.shape)).sum(-1)
-        return _Readings(places, keys, position, constants, None)
-
-    def _pulled(self, place: NodePlace) -> Tensor:
-        pulled = self.graph.nodes[place].pulled
-        if pulled is None:
-            raise TypeError(f"{place} is no head")
-        return pulled
+        return _Readings(kind, layer, rows, keys, position, constants, None)
 
     def _take_apart(self, readings: _Readings) -> None:
         """Link nodes to the strongest of their components."""
-        scores, codes = self._strongest(readings)
-        for row, target in enumerate(readings.places):
-            node = self.graph.nodes[target]
-            if node.skipped or node.score == 0:
-                continue
-            node.explained = 0.0
-            for score, code in zip(scores[row].tolist(), codes[row].tolist(), strict=True):
-                if score != 0:
-                    source = self._place(code, writes=target.reads)
-                    share = score / node.score
-                    node.explained += share
-                    self._give(source, score, node.depth + 1, readings.keys[row])
-                    raw = self._inner_products(source, readings, row)
-                    self.graph.edges.append(Edge(source, target, score, share, raw))
+        graph, biases = self.graph, self._biases(readings)
+        total = graph.score[readings.rows]
+        apart = ~graph.nodes["skipped"][readings.rows] & (total != 0)
+        graph.nodes["explained"][readings.rows[apart]] = 0.0
+        scores, codes = self._strongest(readings, biases)
+        kept = (scores != 0) & torch.from_numpy(apart).to(scores.device)[:, None]
+        node = torch.nonzero(kept)[:, 0]
+        links = _Links(node, *codes[kept].T, writes=readings.position[node])
+        number, score = node.cpu().numpy(), scores[kept].double().cpu().numpy()
+        place = torch.stack([links.kind, links.layer, links.number, links.reads, links.writes], dim=1)
+        source, target = graph.rows(place), readings.rows[number]
+        share = score / total[number]
+        np.add.at(graph.nodes["explained"], target, share)
+        np.add.at(graph.nodes["query_score"], source, score)
+        np.minimum.at(graph.nodes["depth"], source, graph.nodes["depth"][target] + 1)
+        for layer, some in links.by_layer(HEAD):
+            pulled = self._by_dim(readings.keys, layer, links, some) * self._weights(layer, links, some)
+            graph.pulled.index_add_(0, torch.from_numpy(source).to(self.device)[some], pulled)
+        edges = {"source": source, "target": target, "score": score, "share": share}
+        for name, paths in (("inner_product", ("value", "up")), ("gate_inner_product", ("gate",))):
+            keys = next((keys for path in paths if (keys := readings.by_path(path)) is not None), None)
+            products = np.nan if keys is None else self._products(keys, links, biases).cpu().numpy()
+            edges[name] = np.broadcast_to(products, len(score)).astype(float)
+        graph.edges.append(pd.DataFrame(edges))
 
-    def _place(self, code: Sequence[int], writes: int) -> NodePlace:
-        kind, layer, number, reads = code
-        return NodePlace(_SOURCES[kind], layer, number, reads, writes)
-
-    def _give(self, source: NodePlace, score: float, depth: int, key: Tensor) -> None:
-        """Add to a node what one of its readers gets from it."""
-        node = self.graph.nodes.setdefault(source, Node(depth))
-        node.depth = min(node.depth, depth)
-        node.query_score += score
-        if source.kind == "head":
-            weight = self._attention(source.layer, source.number, source.writes)[source.reads]
-            pulled = self._head_columns(source) @ key * weight
-            node.pulled = pulled if node.pulled is None else node.pulled + pulled
-
-    def _strongest(self, readings: _Readings) -> tuple[Tensor, Tensor]:
-        """The `width` largest components of each node with their signs, and codes of their places.
+    def _strongest(self, readings: _Readings, biases: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the `width` largest components of each node, whatever their sign.
 
         Returns:
-            `[n, width]` scores in nats and `[n, width, 4]` codes: kind, layer, index, position read.
+            `[n, width]` scores in nats and `[n, width, 4]` places: kind, layer, number, position read.
         """
-        found = [self._single(readings, 2, self.components.embeddings), self._biases(readings)]
-        for layer in range(readings.places[0].layer + 1):
-            if self._sees(readings, layer, attention=True):
-                found.append(self._heads(readings, layer))
-            if self._sees(readings, layer, attention=False):
-                found.append(self._ffn(readings, layer))
-        scores, codes = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        position = readings.position[:, None]
+        found = []
+        for kind, vectors, constants in (
+            (EMBEDDINGS, self.components.embeddings, torch.zeros_like(readings.constants)),
+            (BIASES, biases, readings.constants),
+        ):
+            scores = (readings.keys * vectors[readings.position]).sum(-1) + constants
+            found.append((scores[:, None], _places(kind, -1, torch.zeros_like(position), position)))
+        for layer, kind in self._seen(readings):
+            found.append((self._heads if kind == HEAD else self._ffn)(readings, layer))
+        scores, places = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         order = _largest(scores, self.width)
-        return scores.gather(1, order), codes.gather(1, order[..., None].expand(-1, -1, 4))
+        return scores.gather(1, order), places.gather(1, order[..., None].expand(-1, -1, 4))
 
-    def _sees(self, readings: _Readings, layer: int, *, attention: bool) -> bool:
-        own, kind = readings.places[0].layer, readings.places[0].kind
-        same_layer = attention and kind == "ffn" and not self.structure.parallel
-        return layer < own or (same_layer and layer == own)
+    def _seen(self, readings: _Readings) -> Iterator[tuple[int, int]]:
+        """Yield layer and kind (`HEAD` or `FFN`) of all that wrote to the stream before nodes read it."""
+        for layer in range(readings.layer):
+            yield layer, HEAD
+            yield layer, FFN
+        if readings.kind == FFN and not self.structure.parallel:
+            yield readings.layer, HEAD
 
-    def _single(self, readings: _Readings, kind: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """A component that there is once at each position, `[n_positions, d_model]`."""
-        scores = (readings.keys * vectors[readings.position]).sum(-1, keepdim=True)
-        nothing = torch.full_like(readings.position, -1)
-        parts = (torch.full_like(nothing, kind), nothing, torch.zeros_like(nothing), readings.position)
-        return scores, torch.stack(parts, dim=-1)[:, None]
-
-    def _biases(self, readings: _Readings) -> tuple[Tensor, Tensor]:
-        """Of all biases together, with what the nodes have whatever the stream holds."""
-        scores, codes = self._single(readings, 3, self._constants(readings))
-        return scores + readings.constants[:, None], codes
-
-    def _constants(self, readings: _Readings) -> Tensor:
-        """What biases wrote before nodes read, `[n_positions, d_model]`."""
-        layers = range(readings.places[0].layer + 1)
-        seen = [self.components.embeddings * 0]
-        for layer in layers:
-            if self._sees(readings, layer, attention=True):
-                seen.append(self.components.attention_constant[layer])
-            if self._sees(readings, layer, attention=False):
-                seen.append(self.components.ffn_constant[layer])
-        return torch.stack(seen).sum(0)
+    def _biases(self, readings: _Readings) -> Tensor:
+        """Add up what biases wrote before nodes read, `[n_positions, d_model]`."""
+        components = self.components
+        by_kind = {HEAD: components.attention_constant, FFN: components.ffn_constant}
+        seen = [by_kind[kind][layer] for layer, kind in self._seen(readings)]
+        return torch.stack([torch.zeros_like(components.embeddings), *seen]).sum(0)
 
     def _ffn(self, readings: _Readings, layer: int) -> tuple[Tensor, Tensor]:
-        """The strongest FFN neurons of a layer."""
+        """Find the strongest FFN neurons of a layer."""
         coefficients = self.components.ffn_coefficients[layer, readings.position]
         active = torch.nonzero(coefficients.any(0))[:, 0]
         columns = self.structure.blocks[layer].ffn_output.columns(active)
         scores = (readings.keys @ columns.T) * coefficients[:, active]
         order = _largest(scores, self.width)
         position = readings.position[:, None].expand_as(order)
-        return scores.gather(1, order), _codes(0, layer, active[order], position)
+        return scores.gather(1, order), _places(FFN, layer, active[order], position)
 
     def _heads(self, readings: _Readings, layer: int) -> tuple[Tensor, Tensor]:
-        """The strongest heads of a layer, by the position that they bring something from."""
-        n_heads, d_head = self.structure.n_heads, self.structure.d_head
-        columns = self.structure.blocks[layer].attention_output.columns()
-        factors = self._factors(layer)[readings.position]
-        by_dim = (readings.keys @ columns.T * factors).view(-1, n_heads, d_head)
+        """Find the strongest heads of a layer, by the position from which they bring something."""
+        by_dim = self._by_head(readings.keys, layer) * self._factors(layer)[readings.position]
         brought = torch.einsum("nhd,htd->nht", by_dim, self._values(layer))
         scores = brought * self._patterns(layer)[readings.position]
         order = _largest(scores.flatten(1), self.width)
         n_tokens = scores.shape[2]
         head = order.div(n_tokens, rounding_mode="floor")
-        return scores.flatten(1).gather(1, order), _codes(1, layer, head, order % n_tokens)
+        return scores.flatten(1).gather(1, order), _places(HEAD, layer, head, order % n_tokens)
+
+    def _products(self, keys: Tensor, links: _Links, biases: Tensor) -> Tensor:
+        """Compute the inner products of the targets' keys with what the sources write, `[n_edges]`."""
+        found = torch.zeros(len(links.node), device=self.device)
+        for kind, vectors in ((EMBEDDINGS, self.components.embeddings), (BIASES, biases)):
+            some = torch.nonzero(links.kind == kind)[:, 0]
+            found[some] = (keys[links.node[some]] * vectors[links.writes[some]]).sum(-1)
+        for layer, some in links.by_layer(FFN):
+            number, place = links.number[some].unique(return_inverse=True)
+            columns = self.structure.blocks[layer].ffn_output.columns(number)
+            coefficients = self.components.ffn_coefficients[layer, links.writes[some], links.number[some]]
+            found[some] = (keys @ columns.T)[links.node[some], place] * coefficients
+        for layer, some in links.by_layer(HEAD):
+            values = self._values(layer)[links.number[some], links.reads[some]]
+            brought = (self._by_dim(keys, layer, links, some) * values).sum(-1)
+            found[some] = brought * self._weights(layer, links, some)[:, 0]
+        return found
+
+    def _by_dim(self, keys: Tensor, layer: int, links: _Links, some: Tensor) -> Tensor:
+        """Compute what the targets' keys read of each value of the sources, some heads, `[n, d_head]`."""
+        node, head = links.node[some], links.number[some]
+        return self._by_head(keys, layer)[node, head] * self._factors(layer)[links.writes[some], head]
+
+    def _by_head(self, keys: Tensor, layer: int) -> Tensor:
+        """Multiply keys with the columns of the output projection, `[n, n_heads, d_head]`."""
+        columns = self.structure.blocks[layer].attention_output.columns()
+        return (keys @ columns.T).view(-1, self.structure.n_heads, self.structure.d_head)
+
+    def _factors(self, layer: int) -> Tensor:
+        """Return factors of the norms around the projection, `[n_tokens (writes), n_heads, d_head]`."""
+        factors = self.components.head_factors[layer] * self.components.attention_scales[layer, :, None]
+        return factors.unflatten(1, (self.structure.n_heads, self.structure.d_head))
 
     def _patterns(self, layer: int) -> Tensor:
-        """Attention weights of what heads bring, `[n_tokens (writes), n_heads, n_tokens (reads)]`."""
+        """Return attention weights, `[n_tokens (writes), n_heads, n_tokens (reads)]`."""
         patterns = self.components.calls[layer].patterns()[0].transpose(0, 1)
         return patterns.to(self.structure.device)
 
-    def _factors(self, layer: int) -> Tensor:
-        """Of the frozen norms around the output projection, `[n_tokens (writes), n_heads * d_head]`."""
-        return self.components.head_factors[layer] * self.components.attention_scales[layer, :, None]
-
-    def _attention(self, layer: int, head: int, writes: int) -> Tensor:
-        return self._patterns(layer)[writes, head]
+    def _weights(self, layer: int, links: _Links, some: Tensor) -> Tensor:
+        """Return the attention weights of sources, some heads, `[n, 1]`."""
+        return self._patterns(layer)[links.writes[some], links.number[some], links.reads[some], None]
 
     def _values(self, layer: int) -> Tensor:
-        """What heads can bring, `[n_heads, n_tokens, d_head]`."""
+        """Return the values of heads, `[n_heads, n_tokens, d_head]`."""
         values = self.components.calls[layer].value[0].float().to(self.structure.device)
         return values.repeat_interleave(self.structure.n_heads // len(values), dim=0)
 
-    def _head_columns(self, source: NodePlace) -> Tensor:
-        """What each dim of a head writes where it does, by the value that it brings, `[d_head, d_model]`."""
-        dims = torch.arange(self.structure.d_head, device=self.components.positions.device)
-        dims = source.number * self.structure.d_head + dims
-        columns = self.structure.blocks[source.layer].attention_output.columns(dims)
-        return columns * self._factors(source.layer)[source.writes, dims][:, None]
-
-    def _inner_products(self, source: NodePlace, readings: _Readings, row: int) -> dict[str, float]:
-        """Of the subkeys of one node with what a source writes."""
-        if readings.subkeys is None:
-            return {}
-        own = torch.nonzero(readings.subkeys.neuron == row)[:, 0]
-        products = readings.subkeys.keys[own] @ self._vector(source, readings)
-        paths = (readings.subkeys.path[i] for i in own.tolist())
-        return dict(zip(paths, products.tolist(), strict=True))
-
-    def _vector(self, source: NodePlace, readings: _Readings) -> Tensor:
-        """What a source writes where it is read, `[d_model]`."""
-        if source.kind == "ffn":
-            index = torch.tensor([source.number], device=readings.position.device)
-            column = self.structure.blocks[source.layer].ffn_output.columns(index)[0]
-            return column * self.components.ffn_coefficients[source.layer, source.writes, source.number]
-        if source.kind == "head":
-            values = self._values(source.layer)[source.number, source.reads]
-            weight = self._attention(source.layer, source.number, source.writes)[source.reads]
-            return values @ self._head_columns(source) * weight
-        if source.kind == "embeddings":
-            return self.components.embeddings[source.writes]
-        return self._constants(readings)[source.writes]
-
 
 def _largest(scores: Tensor, width: int) -> Tensor:
-    """Indices of the largest absolute values of each row, `[n, m] -> [n, min(width, m)]`."""
+    """Return indices of the largest absolute values of each row, `[n, m] -> [n, min(width, m)]`."""
     return scores.abs().topk(min(width, scores.shape[1]), dim=1).indices
 
 
-def _codes(kind: int, layer: int, index: Tensor, reads: Tensor) -> Tensor:
-    """Codes of places, `[n, m] -> [n, m, 4]`."""
-    same = torch.full_like(index, layer)
-    return torch.stack([torch.full_like(index, kind), same, index, reads], dim=-1)
+def _places(kind: int, layer: int, number: Tensor, reads: Tensor) -> Tensor:
+    """Join kind, layer, number and position read, `[n, m] -> [n, m, 4]`."""
+    same = torch.full_like(number, layer)
+    return torch.stack([torch.full_like(number, kind), same, number, reads], dim=-1)

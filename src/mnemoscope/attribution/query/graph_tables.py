@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 
-from mnemoscope.attribution.query.graph import Graph, Linker, NodePlace
+from mnemoscope.attribution.query.graph import (
+    ATTENTION,
+    BIASES,
+    EMBEDDINGS,
+    FFN,
+    HEAD,
+    KINDS,
+    Graph,
+    GraphBuilder,
+)
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
 from mnemoscope.errors import OptionError
 from mnemoscope.model.activations import capture_components
@@ -16,18 +27,15 @@ from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Extent:
-    """How far to follow.
+    """Extent of a query graph.
 
     Attributes:
-        values: how many value neurons of each kind to begin with.
-        depth: how many steps to go back.
-        width: how many links to keep of each node.
+        values: number of value neurons of each kind to begin with.
+        depth: number of steps to go back.
+        width: number of edges to keep of each node.
     """
 
     values: int
@@ -36,11 +44,11 @@ class Extent:
 
 
 def follow(language_model: LanguageModel, result: Attribution, extent: Extent, budget: int) -> Graph:
-    """The graph of a result's value neurons, by one forward pass kept at every position.
+    """Build the graph of a result's value neurons, by one forward pass kept at every position.
 
     Raises:
-        OptionError: what is kept of the prompt would not fit the budget, in bytes.
-        UnsupportedModelError: what the model's neurons read could not be found.
+        OptionError: the kept activations do not fit the budget, in bytes.
+        UnsupportedModelError: the input projections could not be found.
     """
     structure, n_tokens = language_model.structure, len(result.tokens)
     width = structure.d_ff + 3 * structure.n_heads * structure.d_head + 6 * structure.d_model
@@ -58,74 +66,55 @@ def follow(language_model: LanguageModel, result: Attribution, extent: Extent, b
         language_model.model, structure, result.token_ids, range(n_tokens), calls=True
     )
     with torch.no_grad():
-        return Linker(structure, components, extent.depth, extent.width).link(groups)
+        return GraphBuilder(structure, components, extent.depth, extent.width).build(groups)
 
 
 def tables_of(graph: Graph, d_head: int, tokens: tuple[str, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Nodes and edges of a graph as tables, the strongest first."""
-    nodes = [
-        {
-            "id": name_of(place, d_head),
-            **_numbers(place, d_head),
-            "token": tokens[place.reads],
-            "depth": node.depth,
-            "value_score": node.value_score,
-            "query_score": node.query_score,
-            "explained": node.explained,
-            "skipped": node.skipped,
-        }
-        for place, node in graph.nodes.items()
-    ]
-    edges = [
-        {
-            "source": name_of(edge.source, d_head),
-            "target": name_of(edge.target, d_head),
-            "score": edge.score,
-            "share": edge.share,
-            "inner_product": edge.inner_products.get("value", edge.inner_products.get("up")),
-            "gate_inner_product": edge.inner_products.get("gate"),
-        }
-        for edge in graph.edges
-    ]
-    node_table = pd.DataFrame(nodes, columns=list(NODE_COLUMNS))
-    for name in ("layer", "neuron", "head", "dim"):
-        node_table[name] = node_table[name].astype("Int64")
-    node_table["explained"] = node_table["explained"].astype(float)
-    edge_table = pd.DataFrame(edges, columns=list(EDGE_COLUMNS))
-    for name in EDGE_COLUMNS[2:]:
-        edge_table[name] = edge_table[name].astype(float)
-    strength = {"key": lambda column: -column.abs(), "kind": "stable", "ignore_index": True}
-    score = node_table["value_score"] + node_table["query_score"]
-    order = score.abs().sort_values(ascending=False, kind="stable").index
-    return node_table.loc[order].reset_index(drop=True), edge_table.sort_values("score", **strength)
-
-
-def name_of(place: NodePlace, d_head: int) -> str:
-    """A node's name, such as `ffn 24.1005 @7` or `head 23.4 @3>7` (reads position 3, writes position 7)."""
-    at = f"@{place.writes}" if place.reads == place.writes else f"@{place.reads}>{place.writes}"
-    if place.kind in ("embeddings", "biases"):
-        return f"{place.kind} {at}"
-    index = f"{place.number // d_head}.{place.number % d_head}" if place.kind == "attention" else place.number
-    return f"{place.kind} {place.layer}.{index} {at}"
-
-
-def _numbers(place: NodePlace, d_head: int) -> dict[str, Any]:
-    """What names a place, by column; None where a kind has no such number."""
-    is_head = place.kind == "head"
-    is_neuron = place.kind == "attention"
-    return {
-        "kind": place.kind,
-        "layer": None if place.layer < 0 else place.layer,
-        "neuron": place.number if place.kind == "ffn" else None,
-        "head": place.number if is_head else place.number // d_head if is_neuron else None,
-        "dim": place.number % d_head if is_neuron else None,
-        "position": place.reads,
-        "writes": place.writes,
+    """Return the nodes and the edges of a graph as tables, the strongest first."""
+    kind, layer, number, reads, writes = graph.place.T
+    columns = {
+        "id": [name_of(place, d_head) for place in graph.place.tolist()],
+        "kind": [KINDS[i] for i in kind],
+        "layer": _known(layer, layer >= 0),
+        "neuron": _known(number, kind == FFN),
+        "head": _known(
+            np.where(kind == ATTENTION, number // d_head, number), np.isin(kind, (HEAD, ATTENTION))
+        ),
+        "dim": _known(number % d_head, kind == ATTENTION),
+        "position": reads,
+        "token": [tokens[position] for position in reads],
+        "writes": writes,
+        **graph.nodes,
     }
+    nodes = pd.DataFrame(columns, columns=list(NODE_COLUMNS))
+    edges = pd.concat(graph.edges)
+    names = nodes["id"].to_numpy()
+    edges = edges.assign(source=names[edges["source"]], target=names[edges["target"]]).filter(EDGE_COLUMNS)
+    return _strongest_first(nodes, graph.score), _strongest_first(edges, np.asarray(edges["score"]))
+
+
+def _strongest_first(table: pd.DataFrame, score: np.ndarray) -> pd.DataFrame:
+    return table.iloc[np.argsort(-np.abs(score), kind="stable")].reset_index(drop=True)
+
+
+def _known(numbers: np.ndarray, known: np.ndarray) -> pd.Series:
+    """Return whole numbers as a column that lacks those that are not known."""
+    return pd.Series(numbers).astype("Int64").where(known)
+
+
+def name_of(place: Sequence[int], d_head: int) -> str:
+    """Name a node, such as `ffn 24.1005 @7` or `head 23.4 @3>7` (reads position 3, writes position 7)."""
+    kind, layer, number, reads, writes = place
+    at = f"@{writes}" if reads == writes else f"@{reads}>{writes}"
+    if kind in (EMBEDDINGS, BIASES):
+        return f"{KINDS[kind]} {at}"
+    index = f"{number // d_head}.{number % d_head}" if kind == ATTENTION else number
+    return f"{KINDS[kind]} {layer}.{index} {at}"
 
 
 def share_explained(graph: Graph) -> float:
-    """The share of all value neurons' scores that the links to them explain."""
-    roots = [node for node in graph.nodes.values() if node.depth == 0]
-    total = sum(node.score for node in roots)
-    return sum(node.score * (node.explained or 0.0) for node in roots) / total if total else 0.0
+    """Compute the share of all value neurons' scores that the edges to them explain."""
+    roots = graph.nodes["depth"] == 0
+    score, explained = graph.score[roots].tolist(), np.nan_to_num(graph.nodes["explained"][roots]).tolist()
+    total = sum(score)
+    return sum(map(operator.mul, score, explained)) / total if total else 0.0

@@ -3,8 +3,8 @@
 A package names an object that is a `Family` under `mnemoscope.families`. One that transformers does not have
 registers its config and its model with `AutoConfig` and `AutoModelForCausalLM` when it is imported.
 
-Discovery needs no table: a family that is not here is analysed too if it passes the proof. What is
-listed here is what every test runs on and what `mnemoscope models` proves on the user's machine.
+Discovery needs no table: a family that is not listed here is analysed too if it passes its validation. The
+tests and `mnemoscope models` run on the families listed here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Family:
         variant: what sets this configuration apart within the family.
         config: settings of a tiny model of it.
         discover: finds the parts of models of this type, given a model and a probe `[1, n_tokens]`, where
-            `mnemoscope.model.structure.discover` cannot; what it finds is proven like everything else.
+            `mnemoscope.model.structure.discover` cannot; what it finds is validated like everything else.
     """
 
     name: str
@@ -152,20 +152,22 @@ def _package(entry: EntryPoint) -> str:
 
 
 OURS = "mnemoscope"
+# The status of a family that passed.
+VALIDATED = "validated"
 # The status of a family that the installed transformers does not have begins with this.
 NOT_THERE = "not in transformers"
 FAMILIES: tuple[Family, ...] = tuple(Family(*row) for row in (*TABLE, *EXPERT_TABLE))
 
 
 def validate_families(report: Callable[[str], None] | None = None) -> pd.DataFrame:
-    """Prove every family on a tiny random model of it, here and now.
+    """Validate every family on a tiny random model of it.
 
     Args:
-        report: told each family's name before its proof.
+        report: called with each family's name before its validation.
 
     Returns:
         One row per configuration: `family, model_type, variant, package` (`"mnemoscope"`, or what added it)
-        `attention, norm, checks, worst_check, worst_error, status` (`"proven"`, or what failed).
+        `attention, norm, checks, worst_check, worst_error, status` (`"validated"`, or what failed).
     """
     listed = [(family, OURS) for family in FAMILIES]
     listed += [(added.family, added.package) for added in added_families()]
@@ -174,11 +176,11 @@ def validate_families(report: Callable[[str], None] | None = None) -> pd.DataFra
         if report is not None:
             report(f"{family.name} ({family.variant})")
         described = {"family": family.name, "model_type": family.model_type, "variant": family.variant}
-        rows.append({**described, "package": package, **_proven(family)})
+        rows.append({**described, "package": package, **_validated(family)})
     return pd.DataFrame(rows)
 
 
-def _proven(family: Family) -> dict[str, Any]:
+def _validated(family: Family) -> dict[str, Any]:
     if not family.is_in_transformers:
         return {"status": f"{NOT_THERE} {transformers.__version__}"}
     try:
@@ -191,14 +193,14 @@ def _proven(family: Family) -> dict[str, Any]:
         return {"status": f"failed: {type(error).__name__}: {error}"}
 
 
-def _summary(structure: ModelStructure, proof: Validation) -> dict[str, Any]:
+def _summary(structure: ModelStructure, validation: Validation) -> dict[str, Any]:
     kinds = {structure.n_heads: "one per head", 1: "one for all"}
     return {
         "attention": f"{structure.n_heads} heads, key/values "
         + kinds.get(structure.n_kv_heads, f"in {structure.n_kv_heads} groups"),
         "norm": {"rms": "RMSNorm", "layer": "LayerNorm"}[structure.readout.norm.kind],
-        "checks": len(proof.checks),
-        "worst_check": proof.worst.name,
-        "worst_error": proof.worst.error,
-        "status": "proven" if proof.passed else f"failed: {proof.worst.name}",
+        "checks": len(validation.checks),
+        "worst_check": validation.worst.name,
+        "worst_error": validation.worst.error,
+        "status": VALIDATED if validation.passed else f"failed: {validation.worst.name}",
     }

@@ -80,7 +80,12 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
             "activation_sparsity_pattern": [0.0] * 3,
         },
     ),
-    Unsupported("Gemma 4", "gemma4_text", "has heads of other sizes from layer to layer", _GROUPED),
+    Unsupported(
+        "Gemma 4",
+        "gemma4_text",
+        "has heads of other sizes from layer to layer",
+        {**_GROUPED, "vocab_size_per_layer_input": 97, "hidden_size_per_layer_input": 8},
+    ),
     Unsupported(
         "GPT-1",
         "openai-gpt",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
 from mnemoscope.model.estimate import Estimate
+from mnemoscope.model.families import OURS, VALIDATED
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.report.terminal import Column, Row, table_of, title_text
-from mnemoscope.report.terminal.depth import LOWERS, RAISES
+from mnemoscope.report.theme import LOWERS, RAISES
+from mnemoscope.report.tokens import visible
+from mnemoscope.results.columns import records
 
 
 def checks_json(language_model: LanguageModel) -> dict[str, Any]:
@@ -42,7 +46,7 @@ def render_checks(language_model: LanguageModel, console: Console) -> None:
         Column("allowed", lambda row: f"{row['tolerance']:.0e}", right=True),
         Column("", _verdict, stretches=True),
     ]
-    title = title_text("Proof", "errors relative to the largest value, on a probe of 9 tokens")
+    title = title_text("Validation", "errors relative to the largest value, on a probe of 9 tokens")
     console.print(table_of(title, _rows(language_model), columns))
 
 
@@ -55,6 +59,43 @@ def _rows(language_model: LanguageModel) -> list[Row]:
 
 def _verdict(row: Row) -> Text:
     return Text("adds up", RAISES) if row["passed"] else Text("does not add up", f"bold {LOWERS}")
+
+
+def render_families(families: pd.DataFrame, console: Console) -> None:
+    """Print the model families with the result of their validation."""
+    columns = [
+        Column("family", _family),
+        # A family that could not be built has neither norm nor error.
+        Column("norm", lambda row: row["norm"] if isinstance(row["norm"], str) else ""),
+        Column(
+            "worst error",
+            lambda row: "" if pd.isna(row["worst_error"]) else f"{row['worst_error']:.0e}",
+            right=True,
+        ),
+        Column("", _status),
+        Column("variant", _variant, stretches=True),
+    ]
+    title = title_text(
+        "Validated families", "a tiny random model of each, validated on this machine just now"
+    )
+    console.print(table_of(title, records(families, tuple(families.columns)), columns))
+
+
+def _family(row: Row) -> Text:
+    """Return the family's name, and its package unless the package is Mnemoscope."""
+    name = Text(visible(row["family"]), "bold")
+    return name if row["package"] == OURS else name.append(f" · {visible(row['package'])}", "not bold dim")
+
+
+def _status(row: Row) -> Text:
+    passed = row["status"] == VALIDATED
+    return Text(VALIDATED if passed else f"not {VALIDATED}", RAISES if passed else f"bold {LOWERS}")
+
+
+def _variant(row: Row) -> Text:
+    """Return the variant, and the reason where its validation failed."""
+    variant = Text(visible(row["variant"]))
+    return variant if row["status"] == VALIDATED else variant.append(f": {visible(row['status'])}", LOWERS)
 
 
 def _found(language_model: LanguageModel) -> dict[str, str]:
@@ -88,41 +129,31 @@ def _experts(structure: ModelStructure) -> str:
 
 
 _GIGABYTE = 2**30
-_MINUTE = 60.0
 
 
 def estimate_json(estimate: Estimate) -> dict[str, Any]:
-    """The object that `mnemoscope attribute --dry-run --json` prints; bytes and seconds."""
+    """Return the object that `mnemoscope attribute --dry-run --json` prints."""
     return {
         "n_tokens": estimate.n_tokens,
         "dtype": estimate.dtype,
         **vars(estimate.sizes),
         "weight_bytes": estimate.weight_bytes,
         "working_bytes": estimate.working_bytes,
-        "forward_seconds": estimate.forward_seconds,
-        "first_seconds": estimate.first_seconds,
-        "seconds": estimate.seconds,
     }
 
 
 def render_estimate(estimate: Estimate, console: Console) -> None:
-    """Show what the work would take; nothing has been opened."""
+    """Print the sizes of a model and the memory that an attribution would take."""
     sizes = estimate.sizes
     rows = {
         "model": f"{sizes.n_parameters:,} parameters in {estimate.dtype}, {sizes.n_layers} layers",
         "prompt": f"{estimate.n_tokens} tokens",
         "memory": f"{_size(estimate.weight_bytes)} of weights, about {_size(estimate.working_bytes)} above",
-        "time": f"about {_time(estimate.first_seconds)}, {_time(estimate.seconds)} for every further prompt",
-        "forward pass": f"about {_time(estimate.forward_seconds)}",
     }
-    console.print(title_text("What it would take", "on this machine's CPU; reading the weights comes on top"))
+    console.print(title_text("Estimated memory", "on the CPU; no weights were read"))
     for name, value in rows.items():
-        console.print(Text.assemble((f"{name:14}", "dim"), value))
+        console.print(Text.assemble((f"{name:8}", "dim"), value))
 
 
 def _size(n_bytes: int) -> str:
     return f"{n_bytes / _GIGABYTE:.1f} GB" if n_bytes >= _GIGABYTE else f"{n_bytes / 2**20:.0f} MB"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < _MINUTE else f"{seconds / _MINUTE:.0f} min"

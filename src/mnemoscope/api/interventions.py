@@ -1,0 +1,244 @@
+"""Interventions of a model: ablation, comparison with random controls, generation and editing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import SupportsIndex, TypedDict
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mnemoscope.api.requests import MEMORY_BUDGET
+from mnemoscope.errors import OptionError
+from mnemoscope.intervention.ablation import AblationOptions, changes_to, compare
+from mnemoscope.intervention.batch import ablate_each as ablate_batch
+from mnemoscope.intervention.controls import ControlsFrom, check_controls_from, matched_random
+from mnemoscope.intervention.editing import edited_copy, save_checkpoint
+from mnemoscope.intervention.hooks import apply_interventions, listed_positions, without_interventions
+from mnemoscope.intervention.predictions import continuation, next_token
+from mnemoscope.intervention.sensitivity import Sensitivity
+from mnemoscope.intervention.side_effects import (
+    KnownFact,
+    PlainText,
+    SideEffectProbes,
+    beginnings,
+    shipped_passages,
+)
+from mnemoscope.model.isolation import held, interventions_on
+from mnemoscope.model.language_model import LanguageModel, weights_fingerprint
+from mnemoscope.model.objective import Objective
+from mnemoscope.model.parts import sites
+from mnemoscope.model.tokens import Prompt, PromptInput, added_text, encode_prompt, encode_target
+from mnemoscope.model.torch_state import default_torch_state
+from mnemoscope.results.ablation import Ablation
+from mnemoscope.results.parts import FFNNeuron, Parts, listed
+
+# Number of passages in a comparison, which runs all of them once for every control.
+N_PASSAGES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class ActiveIntervention:
+    """An intervention in force; compared by identity.
+
+    Attributes:
+        opaque: whether parts other than FFN neurons are changed, so that parts do not add up.
+        by_position: whether positions of a text are treated differently.
+    """
+
+    opaque: bool
+    by_position: bool
+
+
+class PlainTextProbes:
+    """Plain text with the model's unchanged predictions, computed lazily and cached for the same weights."""
+
+    def __init__(self, language_model: LanguageModel) -> None:
+        """Compute nothing yet."""
+        self._language_model = language_model
+        self._plain_text: PlainText | None = None
+        self._sensitivity: Sensitivity | None = None
+        self._fingerprint: Tensor | None = None
+
+    def plain_text(self) -> PlainText:
+        """Return the first passages of the package."""
+        self._drop_stale()
+        if self._plain_text is None:
+            passages = shipped_passages()[:N_PASSAGES]
+            self._plain_text = PlainText(self._language_model, passages, budget=MEMORY_BUDGET)
+        return self._plain_text
+
+    def sensitivity(self) -> Sensitivity:
+        """Return the response of the other passages to the removal of each neuron."""
+        self._drop_stale()
+        if self._sensitivity is None:
+            texts = beginnings(self._language_model, shipped_passages()[N_PASSAGES:])
+            with without_interventions(self._language_model.model):
+                self._sensitivity = Sensitivity(self._language_model, texts, budget=MEMORY_BUDGET)
+        return self._sensitivity
+
+    def _drop_stale(self) -> None:
+        now = weights_fingerprint(self._language_model.model)
+        if self._fingerprint is None or not torch.equal(now, self._fingerprint):
+            self._plain_text = self._sensitivity = None
+            self._fingerprint = now
+
+
+@dataclass(frozen=True)
+class AblationRequest:
+    """Parts and the values that take their place, as given to `Model.ablate`."""
+
+    parts: Parts
+    factor: float = 0.0
+    mean_of: Sequence[PromptInput] = ()
+    resample_from: Sequence[PromptInput] = ()
+    seed: int = 0
+    positions: Sequence[int] | None = None
+
+    def options(self, language_model: LanguageModel) -> AblationOptions:
+        """Check the arguments and encode the prompts.
+
+        Raises:
+            OptionError, PromptError: as `Model.ablate` does.
+        """
+        given = {
+            "factor": self.factor != 0,
+            "mean_of": len(self.mean_of) > 0,
+            "resample_from": len(self.resample_from) > 0,
+        }
+        names = [name for name, is_given in given.items() if is_given]
+        if len(names) > 1:
+            raise OptionError(
+                f"{' and '.join(names)} cannot be done at once to the same parts; give one of them"
+            )
+        prompts = self.mean_of if len(self.mean_of) else self.resample_from
+        if isinstance(prompts, str | Prompt):
+            raise OptionError(f"{prompts!r} is one prompt; give a list of prompts")
+        references = [encode_prompt(language_model, prompt).ids for prompt in prompts]
+        seed = self.seed if len(self.resample_from) else None
+        return AblationOptions(self.factor, references, listed_positions(self.positions), seed)
+
+
+class AblationKeywords(TypedDict, total=False):
+    """Fields of `AblationRequest`, beside the parts, as keyword arguments."""
+
+    factor: float
+    mean_of: Sequence[PromptInput]
+    resample_from: Sequence[PromptInput]
+    seed: int
+    positions: Sequence[int] | None
+
+
+@contextmanager
+def ablation(language_model: LanguageModel, request: AblationRequest) -> Iterator[None]:
+    """Ablate parts while the context lasts; see `Model.ablate`."""
+    with held(language_model.model) as hold:
+        with default_torch_state():
+            parts = listed(request.parts)
+            options = request.options(language_model)
+            changes = changes_to(language_model, parts, options)
+        opaque = any(not isinstance(part, FFNNeuron) for part in parts)
+        hold.intervention = ActiveIntervention(opaque, options.by_position)
+        with apply_interventions(language_model, changes, options.positions):
+            yield
+
+
+def compare_ablation(  # noqa: PLR0913 - the arguments of Model.compare_ablation
+    language_model: LanguageModel,
+    prompt: PromptInput,
+    target: str | SupportsIndex | None,
+    request: AblationRequest,
+    *,
+    seeds: int,
+    controls_from: ControlsFrom,
+    facts: Sequence[KnownFact],
+    relation: str | None,
+    plain_text: Callable[[], PlainText],
+) -> Ablation:
+    """Compare an ablation with random controls; see `Model.compare_ablation`."""
+    if seeds < 1:
+        raise OptionError(f"seeds is {seeds}; give 1 or more random controls")
+    check_controls_from(controls_from)
+    if facts and relation is None:
+        raise OptionError("the facts come without a relation; give the one that the target is of")
+    if facts and any(position >= 0 for position in listed_positions(request.positions) or ()):
+        raise OptionError(
+            "positions counted from the start belong to one prompt, and facts have others; "
+            "count from the end (-1 for the last), or leave the facts out"
+        )
+    parts = listed(request.parts)
+    drawn = [matched_random(parts, language_model.structure, seed, controls_from) for seed in range(seeds)]
+    encoded = encode_prompt(language_model, prompt)
+    if target is None:
+        target = int(next_token(language_model, encoded.ids).argmax())
+    return compare(
+        language_model,
+        encoded,
+        encode_target(language_model, encoded, target),
+        parts,
+        request.options(language_model),
+        drawn,
+        SideEffectProbes(plain_text(), tuple(facts), relation or ""),
+    )
+
+
+def generate(language_model: LanguageModel, prompt: PromptInput, n_tokens: int) -> str:
+    """Continue a prompt greedily; see `Model.generate`."""
+    encoded = encode_prompt(language_model, prompt)
+    if n_tokens < 1:
+        raise OptionError(f"n_tokens is {n_tokens}; give 1 or more tokens to add")
+    context = language_model.context
+    if context is not None and len(encoded.ids) + n_tokens > context:
+        raise OptionError(
+            f"n_tokens is {n_tokens}, but after a prompt of {len(encoded.ids)} tokens the model has room "
+            f"for {context - len(encoded.ids)}; ask for fewer, or shorten the prompt"
+        )
+    # A step with a key/value cache sees one token only, so its positions would be counted wrongly.
+    use_cache = not any(change.by_position for change in interventions_on(language_model.model))
+    added = continuation(language_model, encoded.ids, n_tokens, use_cache=use_cache)
+    return added_text(language_model.tokenizer, encoded.ids, added)
+
+
+def ablate_each(
+    language_model: LanguageModel,
+    prompt: PromptInput,
+    target: str | SupportsIndex,
+    interventions: Sequence[Parts],
+    factor: float,
+    positions: Sequence[int] | None,
+    memory_budget: int,
+) -> pd.DataFrame:
+    """Ablate sets of parts one set at a time; see `Model.ablate_each`."""
+    encoded = encode_prompt(language_model, prompt)
+    outcomes = ablate_batch(
+        language_model,
+        encoded.ids,
+        Objective((encode_target(language_model, encoded, target),)),
+        [listed(parts) for parts in interventions],
+        factor=factor,
+        positions=listed_positions(positions),
+        budget=memory_budget,
+    )
+    columns = {
+        "reciprocal_rank": 1 / outcomes.rank,
+        "probability": outcomes.value.exp(),
+        "log_probability": outcomes.value,
+        "drop": outcomes.drop,
+    }
+    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+
+
+def edited(
+    language_model: LanguageModel, parts: Parts, factor: float, save_to: str | Path | None
+) -> LanguageModel:
+    """Scale the weights of parts in a copy; see `Model.edit`."""
+    if interventions_on(language_model.model):
+        raise OptionError("a copy made during an ablation would keep it; edit after the ablation has ended")
+    copied = edited_copy(language_model, sites(listed(parts), language_model.structure), factor)
+    if save_to is not None:
+        save_checkpoint(copied, Path(save_to))
+    return copied

@@ -1,0 +1,118 @@
+"""Queries of a result or a prompt: query neurons, head readings and neurons ranked by a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+from mnemoscope.api.requests import (
+    check_parts_add_up,
+    check_result,
+    describe_targets,
+    provenance,
+    run_prompts,
+)
+from mnemoscope.attribution.methods.base import Method, MethodInput
+from mnemoscope.attribution.methods.registry import Ranking, rank
+from mnemoscope.attribution.options import check_counts
+from mnemoscope.attribution.query.ablation import QueryAblationOptions, QueryAblationTask
+from mnemoscope.attribution.query.graph_tables import Extent, follow, share_explained, tables_of
+from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
+from mnemoscope.attribution.vocabulary import check_head, check_top, head_tokens as table_of, head_vectors
+from mnemoscope.errors import OptionError
+from mnemoscope.intervention.controls import check_controls_from
+from mnemoscope.model.gradients import watched_block
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt
+from mnemoscope.results.ablation import Ablation
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.parts import Part
+from mnemoscope.results.prediction import HeadTokens
+from mnemoscope.results.query import Key, Kind, QueryAblation, QueryGraph, QueryNeurons
+
+
+def query(language_model: LanguageModel, result: Attribution, options: QueryOptions) -> QueryNeurons:
+    """Find the query neurons of a result; see `Model.query`."""
+    check_counts(values=options.values, top=options.top)
+    if options.key not in (None, *get_args(Key)):
+        raise OptionError(f'key is {options.key!r}; give "gate", "up", "down" or None')
+    check_result(language_model, result)
+    value_tables = (result.attention_neurons, result.ffn_neurons)
+    return query_neurons(language_model, result.token_ids, result.tokens, value_tables, options)
+
+
+def query_graph(
+    language_model: LanguageModel, result: Attribution, extent: Extent, memory_budget: int
+) -> QueryGraph:
+    """Build the query graph of a result; see `Model.query_graph`."""
+    check_counts(**vars(extent))
+    check_result(language_model, result)
+    graph = follow(language_model, result, extent, memory_budget)
+    nodes, edges = tables_of(graph, language_model.structure.d_head, result.tokens)
+    return QueryGraph(
+        prompt=result.prompt,
+        tokens=result.tokens,
+        targets=result.targets,
+        nodes=nodes,
+        edges=edges,
+        explained=share_explained(graph),
+        provenance=provenance(language_model, vars(extent).copy()),
+    )
+
+
+def compare_query_ablation(
+    language_model: LanguageModel,
+    result: Attribution,
+    options: QueryAblationOptions,
+    compare: Callable[[Prompt, int, Sequence[Part]], Ablation],
+) -> QueryAblation:
+    """Ablate shallow query neurons; see `Model.compare_query_ablation`.
+
+    Args:
+        language_model: the model.
+        result: result of the model.
+        options: query neurons to ablate.
+        compare: compares an ablation of parts with random controls, given prompt, target and parts.
+    """
+    if options.of not in get_args(Kind):
+        raise OptionError(f'of is {options.of!r}; give "attention" or "ffn"')
+    check_result(language_model, result)
+    check_controls_from(options.controls_from)
+    target = result.target.id
+    task = QueryAblationTask(language_model, result, options)
+    prompt = Prompt(result.prompt, result.token_ids, result.tokens)
+    return task.outcome(compare(prompt, target, task.parts))
+
+
+def head_tokens(
+    language_model: LanguageModel, prompt: PromptInput, layer: int, head: int, top: int
+) -> HeadTokens:
+    """Read the vectors of a head at each position as tokens; see `Model.head_tokens`."""
+    check_top(top)
+    structure = language_model.structure
+    check_head(structure, layer, head)
+    check_parts_add_up(language_model)
+    encoded = encode_prompt(language_model, prompt)
+    with watched_block(structure.blocks[layer].module) as call:
+        run = next(run_prompts(language_model, [encoded]))
+    vectors = head_vectors(language_model, run.trace, call, layer, head)
+    table = table_of(language_model, run.readout, vectors, encoded, top)
+    return HeadTokens(layer, head, encoded.text, encoded.tokens, encoded.ids, table)
+
+
+def ranking(prompt: Prompt, question: MethodInput, method: Method, top: int) -> Ranking:
+    """Rank the neurons of a prediction by a method; see `Model.rank_neurons`."""
+    prediction = question.prediction
+    neurons, seconds = rank(question, method, top)
+    options = {"method": method.label, "kind": question.kind, "top": top}
+    return Ranking(
+        prompt=prompt.text,
+        tokens=prediction.tokens,
+        targets=describe_targets(prediction),
+        method=method.label,
+        kind=question.kind,
+        neurons=neurons,
+        estimate=method.estimate(question, top),
+        seconds=seconds,
+        provenance=provenance(prediction.language_model, options),
+    )

@@ -1,0 +1,248 @@
+"""Requests: prompts and targets resolved, run, and prepared for scoring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import version
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from mnemoscope.attribution.geometry import Geometry
+from mnemoscope.attribution.prediction import PromptCache, TargetPrediction
+from mnemoscope.attribution.scores import ProjectedColumns
+from mnemoscope.errors import OptionError, PromptError
+from mnemoscope.model.activations import ActivationCache, ResidualDecomposition, batches
+from mnemoscope.model.isolation import interventions_on, isolated
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets
+from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
+from mnemoscope.model.tokens import Prompt, token_text
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.targets import Provenance, Target, Targets
+
+PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
+MEMORY_BUDGET = 200 * 2**20
+
+_geometries: WeakKeyDictionary[LanguageModel, Geometry] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """Prompt and target tokens of one prediction.
+
+    Attributes:
+        prompt: text before the target.
+        answers: ids of the target tokens; None for the likeliest token.
+        against: ids of the tokens that the target is compared with; None for log probability.
+    """
+
+    prompt: Prompt
+    answers: tuple[int, ...] | None
+    against: tuple[int, ...] | None = None
+
+    def objective(self, language_model: LanguageModel, log_p: torch.Tensor) -> Objective:
+        """Return the objective, given the next token's log probabilities `[n_vocabulary]`.
+
+        Raises:
+            TargetError: a token is in `answers` and in `against`.
+        """
+        answers = (int(log_p.argmax()),) if self.answers is None else self.answers
+        if self.against is not None:
+            check_apart(language_model, answers, self.against)
+        return Objective(answers, self.against)
+
+
+def target_spec(
+    language_model: LanguageModel, prompt: Prompt, target: Answers | None, against: Answers | None = None
+) -> TargetSpec:
+    """Encode targets after a prompt as token ids.
+
+    Raises:
+        TargetError: as `encode_targets` does.
+    """
+    answers = None if target is None else encode_targets(language_model, prompt, target)
+    others = None if against is None else encode_targets(language_model, prompt, against, "against")
+    return TargetSpec(prompt, answers, others)
+
+
+@dataclass(frozen=True, eq=False)
+class PromptRun:
+    """Result of one prompt's forward pass.
+
+    Attributes:
+        trace: activations at the last position.
+        readout: frozen at the final state.
+        log_probabilities: of the next token, `[n_vocabulary]`.
+        components: writes to the residual stream at every position; None unless requested.
+    """
+
+    trace: ActivationCache
+    readout: FrozenReadout
+    log_probabilities: torch.Tensor
+    components: ResidualDecomposition | None
+
+
+def run_prompts(
+    language_model: LanguageModel,
+    prompts: Sequence[Prompt],
+    budget: int = MEMORY_BUDGET,
+    norm_bias: bool = True,
+    components: bool = False,
+) -> Iterator[PromptRun]:
+    """Run prompts, those of equal length in one forward pass as far as a memory budget allows.
+
+    Args:
+        language_model: the model.
+        prompts: encoded prompts.
+        budget: bytes that temporary tensors may take.
+        norm_bias: whether the final norm keeps its bias.
+        components: whether to keep the writes to the residual stream at every position.
+
+    Raises:
+        PromptError: the model predicts NaN or infinite values after a prompt.
+    """
+    for batch in batches([prompt.ids for prompt in prompts], language_model.structure, budget, components):
+        # The model is held for a batch only, not while the caller uses its results.
+        with isolated(language_model.model):
+            runs = _run_batch(language_model, [prompts[i] for i in batch], norm_bias, components)
+        yield from runs
+
+
+def _run_batch(
+    language_model: LanguageModel, prompts: Sequence[Prompt], norm_bias: bool, components: bool
+) -> list[PromptRun]:
+    ids = [prompt.ids for prompt in prompts]
+    written: Sequence[ResidualDecomposition | None] = [None] * len(ids)
+    if components:
+        traces, written = language_model.capture_with_components(ids)
+    else:
+        traces = language_model.capture(ids)
+    readouts = [language_model.structure.readout.freeze(trace.final_state, norm_bias) for trace in traces]
+    log_p = log_probabilities_of_each(readouts, [trace.final_state for trace in traces])
+    for prompt, predicted in zip(prompts, log_p, strict=True):
+        if not predicted.isfinite().all():
+            raise PromptError(
+                f"the model predicts NaN or infinite values after {prompt.text!r}; check the weights, or "
+                "load half-precision weights as float32"
+            )
+    return [PromptRun(*run) for run in zip(traces, readouts, log_p, written, strict=True)]
+
+
+def predictions(
+    language_model: LanguageModel,
+    specs: Sequence[TargetSpec],
+    budget: int = MEMORY_BUDGET,
+    norm_bias: bool = True,
+    projected: ProjectedColumns | None = None,
+    components: bool = False,
+) -> Iterator[TargetPrediction]:
+    """Run prompts and prepare their predictions for scoring, in order.
+
+    Args:
+        language_model: the model.
+        specs: prompt and targets of each prediction.
+        budget: as for `run_prompts`.
+        norm_bias: as for `run_prompts`.
+        projected: columns projected to the vocabulary that the predictions share.
+        components: as for `run_prompts`.
+
+    Raises:
+        PromptError: as `run_prompts` does.
+        TargetError: as `TargetSpec.objective` does.
+    """
+    runs = run_prompts(language_model, [spec.prompt for spec in specs], budget, norm_bias, components)
+    for spec, run in zip(specs, runs, strict=True):
+        yield TargetPrediction(
+            language_model=language_model,
+            geometry=cache(partial(geometry, language_model)),
+            tokens=spec.prompt.tokens,
+            trace=run.trace,
+            readout=run.readout,
+            log_probabilities=run.log_probabilities,
+            shared=PromptCache(language_model.structure, run.trace, run.readout),
+            objective=spec.objective(language_model, run.log_probabilities),
+            budget=budget,
+            projected=projected,
+            components=run.components,
+        )
+
+
+def geometry(language_model: LanguageModel) -> Geometry:
+    """Return the measures of the weights that bounds need, cached until the weights change."""
+    found = _geometries.get(language_model)
+    if found is None or not found.holds():
+        structure = language_model.structure
+        written = [each for block in structure.blocks for each in (block.attention_output, block.ffn_output)]
+        found = _geometries[language_model] = Geometry(structure.readout, written)
+    return found
+
+
+def describe_targets(prediction: TargetPrediction) -> Targets:
+    """Describe the targets of a prediction with their ranks and probabilities."""
+    objective, log_p = prediction.objective, prediction.log_probabilities
+    tokenizer = prediction.language_model.tokenizer
+
+    def describe(token: int) -> Target:
+        return Target(
+            id=token,
+            text=token_text(tokenizer, token),
+            rank=int((log_p > log_p[token]).sum()) + 1,
+            probability=float(log_p[token].exp()),
+            log_probability=float(log_p[token]),
+        )
+
+    return Targets(
+        answers=tuple(map(describe, objective.answers)),
+        against=tuple(map(describe, objective.against or ())),
+        value=float(objective.value(log_p)),
+    )
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    # Cached, because each is a file parsed as mail headers.
+    return tuple((package, version(package)) for package in PACKAGES)
+
+
+def provenance(language_model: LanguageModel, options: dict[str, Any]) -> Provenance:
+    """Return the model, the package versions and the options of a call, for its result."""
+    return Provenance(
+        model=language_model.name,
+        revision=language_model.revision,
+        architecture=type(language_model.model).__name__,
+        dtype=str(language_model.model.dtype).removeprefix("torch."),
+        versions=dict(_versions()),
+        options=options,
+    )
+
+
+def check_parts_add_up(language_model: LanguageModel) -> None:
+    """Refuse to decompose a model while an intervention changes more than FFN neurons.
+
+    Raises:
+        OptionError: such an intervention is active.
+    """
+    if any(change.opaque for change in interventions_on(language_model.model)):
+        raise OptionError(
+            "heads, attention neurons or layers are being changed, so the parts would not add up; "
+            "attribute outside the ablation, or attribute the model that edit() returns"
+        )
+
+
+def check_result(language_model: LanguageModel, result: Attribution) -> None:
+    """Refuse a result of another model, and one that the active interventions do not allow.
+
+    Raises:
+        OptionError: the result is of another model, or as `check_parts_add_up` does.
+    """
+    origin = result.provenance
+    if (origin.model, origin.revision) != (language_model.name, language_model.revision):
+        raise OptionError(
+            f"the result is of {origin.model} ({origin.revision[:12]}), this model is {language_model.name} "
+            f"({language_model.revision[:12]}); open that model, or attribute with this one"
+        )
+    check_parts_add_up(language_model)

@@ -1,0 +1,261 @@
+"""Runs of prompts, and the attributions computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pandas as pd
+from typing_extensions import Unpack
+
+from mnemoscope._io import ProgressBars
+from mnemoscope.api.requests import (
+    TargetSpec,
+    check_parts_add_up,
+    describe_targets,
+    predictions,
+    provenance,
+    target_spec,
+)
+from mnemoscope.attribution.attribute import Report, attribute
+from mnemoscope.attribution.continuation import put_together, summed_neurons
+from mnemoscope.attribution.options import AttributionOptions, RunKeywords, check_counts
+from mnemoscope.attribution.prediction import TargetPrediction
+from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
+from mnemoscope.errors import OptionError
+from mnemoscope.model.activations import numbers_kept
+from mnemoscope.model.isolation import interventions_on, isolated_call
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.objective import Answers
+from mnemoscope.model.tokens import (
+    Prompt,
+    PromptInput,
+    encode_continuation,
+    encode_prompt,
+    prefixes,
+    token_text,
+)
+from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.columns import TOP_LISTS
+from mnemoscope.results.prediction import Prediction
+from mnemoscope.results.query import QueryNeurons
+
+# Number of value neurons whose query neurons are found, as in the paper.
+VALUES = 30
+# Share of the memory budget that the writes at every position of a prompt may take.
+COMPONENTS_SHARE = 1 / 8
+
+QueryCall = Callable[..., QueryNeurons]
+
+
+class Run:
+    """A prompt whose forward pass runs at the first call and is kept for the later ones.
+
+    Total effects and query neurons take further passes of the model. A run is therefore refused once other
+    interventions are active, or the weights differ, than when it began.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        prompt: Prompt,
+        norm_bias: bool,
+        memory_budget: int,
+        query: QueryCall,
+    ) -> None:
+        """See `Model.run`; `query` is that of results read later."""
+        self.language_model = language_model
+        self._prompt, self._norm_bias, self._memory_budget = prompt, norm_bias, memory_budget
+        self._query = query
+        self._begun = self._state()
+        self._prediction: TargetPrediction | None = None
+
+    @isolated_call
+    def predict(self, top: int = 10) -> Prediction:
+        """Predict the next token, as `Model.predict` does.
+
+        Raises:
+            OptionError: `top` is below 1, or the model differs from when the run began.
+        """
+        check_counts(top=top)
+        log_p = self._predicted(None, None).log_probabilities
+        best = log_p.topk(min(top, len(log_p)))
+        ids = best.indices.tolist()
+        table = pd.DataFrame(
+            {
+                "rank": range(1, len(ids) + 1),
+                "id": ids,
+                "token": [token_text(self.language_model.tokenizer, i) for i in ids],
+                "probability": best.values.exp().tolist(),
+                "log_probability": best.values.tolist(),
+            }
+        )
+        return Prediction(self._prompt.text, self._prompt.tokens, self._prompt.ids, table)
+
+    @isolated_call
+    def attribute(
+        self,
+        target: Answers | None = None,
+        *,
+        against: Answers | None = None,
+        progress: bool = False,
+        **options: Unpack[RunKeywords],
+    ) -> Attribution:
+        """Attribute the prediction of a target; arguments as for `Model.attribute`.
+
+        Raises:
+            TargetError, OptionError: as `Model.attribute` does; and OptionError if the model differs from
+                when the run began.
+        """
+        chosen = AttributionOptions(**options, norm_bias=self._norm_bias)
+        chosen.check()
+        check_parts_add_up(self.language_model)
+        prediction = self._predicted(target, against, chosen.query)
+        report = ProgressBars() if progress else None
+        return attribute_prediction(self._prompt, prediction, chosen, self._query, report)
+
+    def _state(self) -> tuple[object, object]:
+        return tuple(interventions_on(self.language_model.model)), self.language_model.version
+
+    def _predicted(
+        self, target: Answers | None, against: Answers | None, query: bool = False
+    ) -> TargetPrediction:
+        if self._state() != self._begun:
+            raise OptionError(
+                "the model is changed otherwise than when this run was begun; begin another run of the prompt"
+            )
+        spec = target_spec(self.language_model, self._prompt, target, against)
+        if self._prediction is not None:
+            log_p = self._prediction.log_probabilities
+            return self._prediction.asking(spec.objective(self.language_model, log_p))
+        structure = self.language_model.structure
+        # With the writes at every position kept, query neurons need no pass of their own.
+        kept = 4 * len(self._prompt.ids) * numbers_kept(structure)
+        (self._prediction,) = predictions(
+            self.language_model,
+            [spec],
+            self._memory_budget,
+            self._norm_bias,
+            components=query and structure.is_readable and kept <= COMPONENTS_SHARE * self._memory_budget,
+        )
+        return self._prediction
+
+
+def attribute_prediction(
+    prompt: Prompt,
+    prediction: TargetPrediction,
+    options: AttributionOptions,
+    query: QueryCall,
+    report: Report | None = None,
+) -> Attribution:
+    """Attribute one prediction, query neurons included.
+
+    Args:
+        prompt: prompt of the prediction.
+        prediction: prepared by `predictions`.
+        options: checked options.
+        query: `Model.query`, for `Attribution.query`.
+        report: called with the progress through all neurons.
+    """
+    language_model = prediction.language_model
+    queried = options.query and language_model.structure.is_readable
+    found = attribute(
+        prediction, replace(options, top=max(options.top, VALUES) if queried else options.top), report
+    )
+    tables = found.tables
+    queries = None
+    if queried:
+        queries = query_neurons(
+            language_model,
+            prompt.ids,
+            prompt.tokens,
+            (tables["attention_neurons"], tables["ffn_neurons"]),
+            QueryOptions(VALUES, options.top),
+            prediction.components,
+        )
+    targets = describe_targets(prediction)
+    of_embeddings = float(prediction.values[0])
+    # Layer scores of sequential blocks telescope: sum(scores) = value - value of the embeddings
+    # (docs/method.md#value-score).
+    error = float(tables["layers"]["score"].sum()) - (targets.value - of_embeddings)
+    return Attribution(
+        prompt=prompt.text,
+        tokens=prompt.tokens,
+        token_ids=prompt.ids,
+        targets=targets,
+        certified=True,
+        tolerance=found.tolerance,
+        value_of_embeddings=of_embeddings,
+        telescoping_error=None if prediction.trace.parallel else error,
+        costs=found.costs,
+        provenance=provenance(language_model, vars(options).copy()),
+        query_neurons=queries,
+        _query=query,
+        **{name: table.head(options.top) if name in TOP_LISTS else table for name, table in tables.items()},
+    )
+
+
+def attribute_prompts(
+    language_model: LanguageModel,
+    prompts: Iterable[PromptInput],
+    targets: Iterable[Answers | None] | None,
+    options: AttributionOptions,
+    memory_budget: int,
+    query: QueryCall,
+) -> list[Attribution]:
+    """Attribute several prompts; see `Model.attribute_many`."""
+    options.check()
+    for name, given in (("prompts", prompts), ("targets", targets)):
+        if isinstance(given, str | Prompt):
+            raise OptionError(f"{name} is {given!r}, one text; give a list")
+    prompts = list(prompts)
+    of_each = [None] * len(prompts) if targets is None else list(targets)
+    if len(of_each) != len(prompts):
+        raise OptionError(
+            f"there are {len(prompts)} prompts and {len(of_each)} targets; give a target for each, "
+            "None for the model's own top prediction"
+        )
+    check_parts_add_up(language_model)
+    specs = [
+        target_spec(language_model, encode_prompt(language_model, prompt), target)
+        for prompt, target in zip(prompts, of_each, strict=True)
+    ]
+    # Prompts of one length are adjacent, so that they run together.
+    order = sorted(range(len(specs)), key=lambda i: len(specs[i].prompt.ids))
+    found = predictions(language_model, [specs[i] for i in order], memory_budget, options.norm_bias)
+    results = {
+        i: attribute_prediction(specs[i].prompt, prediction, options, query)
+        for i, prediction in zip(order, found, strict=True)
+    }
+    return [results[i] for i in range(len(specs))]
+
+
+def attribute_tokens(
+    language_model: LanguageModel,
+    prompt: PromptInput,
+    target: str,
+    options: AttributionOptions,
+    memory_budget: int,
+    query: QueryCall,
+    progress: bool,
+) -> ContinuationAttribution:
+    """Attribute a target of several tokens; see `Model.attribute_continuation`."""
+    options.check()
+    if options.by == "total":
+        raise OptionError(
+            "the parts of a target of several tokens are ordered by the sum of direct scores; "
+            'by "total" is for one token'
+        )
+    check_parts_add_up(language_model)
+    encoded = encode_prompt(language_model, prompt)
+    ids = encode_continuation(language_model, encoded, target)
+    before = prefixes(language_model, encoded, ids)
+    specs = [TargetSpec(prefix, (token,)) for prefix, token in zip(before, ids, strict=True)]
+    found = list(predictions(language_model, specs, memory_budget // len(ids), options.norm_bias))
+    report = ProgressBars() if progress else None
+    attributions = [
+        attribute_prediction(prefix, prediction, options, query, report)
+        for prefix, prediction in zip(before, found, strict=True)
+    ]
+    summed = summed_neurons(found, options.top, options.suppressing)
+    return put_together(encoded.text, target, attributions, summed)

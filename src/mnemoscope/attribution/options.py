@@ -1,0 +1,103 @@
+"""Options of an attribution: the one definition of their names, types, defaults and bounds.
+
+The API, the command line and the web requests derive theirs from here. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict, get_args
+
+from mnemoscope.errors import OptionError
+
+Neurons = Literal["top", "all", "bounds"]
+Order = Literal["direct", "total"]
+
+
+def _shown(description: str, flag: str | None = None, minimum: int | None = None) -> dict[str, Any]:
+    """Return a field's metadata; `flag` declares it on the command line, None leaves it out there."""
+    return {"description": description, "flag": flag, "minimum": minimum}
+
+
+@dataclass(frozen=True)
+class AttributionOptions:
+    """Options of an attribution.
+
+    Attributes:
+        top: number of neurons listed of each kind and direction (of heads at positions at most 30). Fewer
+            are listed where fewer raise, or lower, the target.
+        neurons: `"top"` finds the best neurons by bounds; `"all"` also scores every neuron; `"bounds"`
+            also gives an interval for every neuron.
+        by: effect that orders the lists, best first: `"direct"`, the score, or `"total"`.
+        effects: also give every listed part its first-order total effect, by one more forward pass and a
+            backward one, in float32 unless weights are packed or offloaded.
+        suppressing: also list the parts that lower the target most; False saves a third of the time.
+        query: also find what activates the first 30 value neurons of each kind, whatever `top`
+            (docs/method.md#query-score). Models whose input projections were not found give None.
+        norm_bias: False leaves the final norm's bias out of what states predict, as the authors' GPT-2
+            notebook does; for reproduction only.
+    """
+
+    top: int = field(
+        default=100,
+        metadata=_shown("Number of neurons to list of each kind and direction.", "--top", minimum=1),
+    )
+    neurons: Neurons = field(
+        default="top",
+        metadata=_shown("Find the top neurons; also score all of them; or also bound all.", "--neurons"),
+    )
+    by: Order = field(
+        default="direct", metadata=_shown("Order of the lists: direct score or total effect.", "--by")
+    )
+    effects: bool = field(default=True, metadata=_shown("Also give total effects.", "--effects/--no-effects"))
+    suppressing: bool = field(default=True, metadata=_shown("Also list what lowers the target most."))
+    query: bool = field(
+        default=True, metadata=_shown("Also find what activates the value neurons.", "--query/--no-query")
+    )
+    norm_bias: bool = field(default=True, metadata=_shown("Keep the final norm's bias in the readout."))
+
+    def check(self) -> None:
+        """Check the values.
+
+        Raises:
+            OptionError: `top` is below 1, `neurons` or `by` is unknown, or `by="total"` without effects.
+        """
+        check_counts(top=self.top)
+        if self.neurons not in get_args(Neurons):
+            raise OptionError(f'neurons is {self.neurons!r}; give "top", "all" or "bounds"')
+        if self.by not in get_args(Order):
+            raise OptionError(f'by is {self.by!r}; give "direct" or "total"')
+        if self.by == "total" and not self.effects:
+            raise OptionError('by="total" needs the total effects; leave effects=False out')
+
+
+class RunKeywords(TypedDict, total=False):
+    """Options as keyword arguments of `Run.attribute`, whose run has fixed `norm_bias`."""
+
+    top: int
+    neurons: Neurons
+    by: Order
+    effects: bool
+    suppressing: bool
+    query: bool
+
+
+class AttributionKeywords(RunKeywords, total=False):
+    """All options as keyword arguments."""
+
+    norm_bias: bool
+
+
+DEFAULTS = AttributionOptions()
+OPTIONS = {option.name: option for option in fields(AttributionOptions)}
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse counts below 1, naming the first.
+
+    Raises:
+        OptionError: a count is below 1.
+    """
+    for name, number in counts.items():
+        if number < 1:
+            raise OptionError(f"{name} is {number}; give 1 or more")
