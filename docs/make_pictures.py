@@ -10,7 +10,7 @@ from rich.terminal_theme import TerminalTheme
 
 import mnemoscope as ms
 from mnemoscope.report.terminal.attribution import render_attribution
-from mnemoscope.report.terminal.graph import render_links
+from mnemoscope.report.terminal.query import render_links
 
 FOLDER = Path(__file__).parent / "pictures"
 THEME = TerminalTheme(

@@ -53,8 +53,8 @@ def give_usual_modes(folder: Path) -> None:
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def json_text(value: Any, *, ascii_only: bool = False) -> str:
-    r"""Write plain objects and NumPy numbers as one line of strict JSON.
+def json_text(value: Any, *, ascii_only: bool = False, indent: int | None = None) -> str:
+    r"""Write plain objects and NumPy numbers as strict JSON, on one line unless `indent` is given.
 
     NaN becomes `null`, infinities become the strings `"Infinity"` and `"-Infinity"`, a lone
     surrogate its `\uXXXX` escape.
@@ -63,14 +63,14 @@ def json_text(value: Any, *, ascii_only: bool = False) -> str:
     '{"score": null, "token": "é"}'
     """
     try:
-        text = _strict(value, ascii_only)
+        text = _strict(value, ascii_only, indent)
     except ValueError:
-        text = _strict(_finite(value), ascii_only)
+        text = _strict(_finite(value), ascii_only, indent)
     return _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
-def _strict(value: Any, ascii_only: bool) -> str:
-    return json.dumps(value, ensure_ascii=ascii_only, allow_nan=False, default=_to_plain)
+def _strict(value: Any, ascii_only: bool, indent: int | None) -> str:
+    return json.dumps(value, ensure_ascii=ascii_only, allow_nan=False, default=_to_plain, indent=indent)
 
 
 def _to_plain(value: Any) -> Any:

@@ -16,13 +16,21 @@ import pytest
 
 import mnemoscope as ms
 from mnemoscope.errors import OptionError, OutputError
-from mnemoscope.report.charts import figures, save_charts
-from mnemoscope.report.charts.graph import links
-from mnemoscope.report.charts.layers import layers, path
-from mnemoscope.report.charts.parts import MOST_HEADS, MOST_TOKENS, heads, neurons, positions
-from mnemoscope.report.charts.theme import apply_theme, svg
-from mnemoscope.report.charts.words import at_position, shortened
-from mnemoscope.report.terminal.depth import QUIET
+from mnemoscope.report.charts import apply_theme, svg
+from mnemoscope.report.charts.attribution import (
+    MOST_HEADS,
+    MOST_POSITIONS,
+    figures,
+    heads,
+    layers,
+    neurons,
+    path,
+    positions,
+    save_charts,
+)
+from mnemoscope.report.charts.graph import query_graph
+from mnemoscope.report.theme import QUIET
+from mnemoscope.report.tokens import at_position, shortened
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TABLES
 from mnemoscope.results.query import QueryGraph
@@ -148,14 +156,14 @@ def test_of_a_long_prompt_the_tokens_that_matter_are_shown(make_result: Make) ->
     result = make_result(n_layers=12, n_heads=12, n_rows=150, tokens=(" same",) * 200)
     shown = [row["token"] for row in rows(positions(result), "head", "token")]
     places = [int(token.split()[0]) for token in dict.fromkeys(shown)]
-    assert len(places) <= MOST_TOKENS
+    assert len(places) <= MOST_POSITIONS
     best = result.positions.iloc[0]
     assert best["position"] in places
     assert f"{best['layer']}.{best['head']}" in {row["head"] for row in rows(positions(result), "head")}
     words = texts(positions(result))
     n_read = result.positions["position"].nunique()
-    assert n_read > MOST_TOKENS
-    assert f"token (the strongest {MOST_TOKENS} of 200)" in words
+    assert n_read > MOST_POSITIONS
+    assert f"token (the strongest {MOST_POSITIONS} of 200)" in words
     assert any(word.startswith(f"head (the strongest {MOST_HEADS} of ") for word in words)
     labels = [word for word in words if word.endswith(" same")]
     assert [int(label.split()[0]) for label in labels] == sorted({int(label.split()[0]) for label in labels})
@@ -223,7 +231,7 @@ def test_pictures_say_what_they_show(result: Attribution) -> None:
 
 
 def test_links_have_every_part_and_link_at_its_place(graph: QueryGraph) -> None:
-    chart = links(graph)
+    chart = graph.chart()
     nodes = rows(chart, "kind", "name", "reads")
     assert len(nodes) == len({(row["x"], row["y"]) for row in nodes}) == len(graph.nodes)
     ends = {(row["x"], row["y"]): row for row in nodes}
@@ -249,7 +257,7 @@ def test_links_have_every_part_and_link_at_its_place(graph: QueryGraph) -> None:
 def test_links_against_a_part_are_broken_and_widths_are_shares(graph: QueryGraph) -> None:
     against = int((graph.edges["share"] < 0).sum())
     assert 0 < against < len(graph.edges)
-    picture = picture_of(links(graph))
+    picture = picture_of(query_graph(graph))
     assert picture.count('stroke-dasharray="4,3"') == against
     lines = re.findall(r'stroke-width="([\d.]+)"[^>]*stroke-dasharray="[14],[03]"', picture)
     lines += re.findall(r'stroke-dasharray="[14],[03]"[^>]*stroke-width="([\d.]+)"', picture)

@@ -22,7 +22,6 @@ from mnemoscope.attribution.methods.causal import Verified
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OutputError
 from mnemoscope.report.charts.comparison import chart
-from mnemoscope.report.charts.parts import LabelPosition, label_places
 from mnemoscope.report.terminal.methods import render_comparison, render_estimates, render_methods
 from mnemoscope.results.targets import Provenance
 from mnemoscope.study.comparison import CONTROLS, MEASURES, NONE, Comparison, Terms
@@ -185,24 +184,19 @@ def test_a_chart_without_collateral_has_one_panel(make: Make) -> None:
     assert chart(make(2, kl=0.001, drop=0.5)).to_dict()["hconcat"]
 
 
-def test_labels_hide_neither_each_other_nor_points() -> None:
-    random = np.random.default_rng(1)
-    points = [(200 + 30 * x, 160 + 30 * y) for x, y in random.standard_normal((12, 2))]
-    labels = [f"a method of the name {i}" for i in range(12)]
-    places = label_places(points, labels, 400, 320)
-
-    def box(place: LabelPosition, label: str) -> tuple[float, float, float, float]:
-        length = 5.5 * len(label)
-        left = place.x - length * {"left": 0, "center": 0.5, "right": 1}[place.align]
-        return left, left + length, place.y - 5, place.y + 5
-
-    boxes = [box(place, label) for place, label in zip(places, labels, strict=True)]
-    for i, (left, right, top, bottom) in enumerate(boxes):
-        assert left >= -40
-        assert right <= 440
-        assert not any(left < x < right and top < y < bottom for x, y in points)
-        for other in boxes[:i]:
-            assert left >= other[1] or right <= other[0] or top >= other[3] or bottom <= other[2]
+def test_the_strongest_methods_have_labels_inside_the_panel(make: Make) -> None:
+    panel = chart(make(2)).to_dict()["hconcat"][1]
+    left, right, points = panel["layer"]
+    rows = points["data"]["values"] if "data" in points else panel["data"]["values"]
+    assert {row["name"]: row["label"] for row in rows} == {
+        **dict.fromkeys(CONTROLS[1:], ""),
+        **dict(zip(NAMES, NAMES, strict=True)),
+    }
+    assert (left["mark"]["align"], right["mark"]["align"]) == ("left", "right")
+    middle = np.mean([math.log10(end) for end in points["encoding"]["x"]["scale"]["domain"]])
+    for row in rows:
+        assert row["at_right"] == (math.log10(row["kl"]) > middle)
+    assert points["encoding"]["tooltip"][0]["field"] == "name"
 
 
 def test_data_files_hold_the_outcomes(make: Make, tmp_path: Path) -> None:

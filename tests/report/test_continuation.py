@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import mnemoscope as ms
-from mnemoscope.report.terminal.continuation import render_continuation
+from mnemoscope.report.terminal.attribution import render_continuation
 from mnemoscope.results.attribution import ContinuationAttribution
 from support import words
 

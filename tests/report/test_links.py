@@ -16,7 +16,7 @@ from rich.console import Console
 
 from mnemoscope.errors import OutputError
 from mnemoscope.report.export import save_links
-from mnemoscope.report.terminal.graph import render_links
+from mnemoscope.report.terminal.query import render_links
 from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS
 from mnemoscope.results.query import QueryGraph
 from mnemoscope.results.targets import Provenance, Target, Targets

@@ -15,8 +15,8 @@ from markupsafe import escape
 
 from made_study import made_study
 from mnemoscope.errors import OptionError, OutputError
+from mnemoscope.report.charts import apply_theme, png, svg
 from mnemoscope.report.charts.study import CHARTS
-from mnemoscope.report.charts.theme import apply_theme, png, svg
 from mnemoscope.report.export import export
 from mnemoscope.report.study_html import render_report, write_report
 from mnemoscope.study.items import ITEMS

@@ -15,10 +15,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import mnemoscope as ms
-from mnemoscope.report.terminal.attribution import render_attribution, render_families, render_prediction
-from mnemoscope.report.terminal.depth import Depth, Scale, depth_chart
-from mnemoscope.report.terminal.vocabulary import render_neuron
+from mnemoscope.report.terminal.attribution import render_attribution
+from mnemoscope.report.terminal.checks import render_families
+from mnemoscope.report.terminal.depth import Scale, depth_chart
+from mnemoscope.report.terminal.vocabulary import render_neuron, render_prediction
 from mnemoscope.report.text import plain_number
+from mnemoscope.report.theme import Depth
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TABLES
 from mnemoscope.results.targets import Cost, Target, Targets

@@ -133,8 +133,7 @@ def _check_outputs_of_several_tokens(out: Path | None, charts: Path | None) -> N
 
 
 def _draw(result: Attribution | ContinuationAttribution, console: Console) -> None:
-    from mnemoscope.report.terminal.attribution import render_attribution
-    from mnemoscope.report.terminal.continuation import render_continuation
+    from mnemoscope.report.terminal.attribution import render_attribution, render_continuation
     from mnemoscope.results.attribution import Attribution
 
     if isinstance(result, Attribution):

@@ -48,7 +48,7 @@ def links(
 
         check_destination(out, LINKS_ENDINGS)
     with stdout_kept_clean():
-        from mnemoscope.report.terminal.graph import render_links
+        from mnemoscope.report.terminal.query import render_links
 
         opened = model.open()
         result = opened.attribute(

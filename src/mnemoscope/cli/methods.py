@@ -184,7 +184,7 @@ def _with(chosen: tuple[Method, ...], takes: Callable[[Method], bool], **option:
 
 
 def _checked_folder(out: Path) -> Path:
-    from mnemoscope.report.export import check_folder
+    from mnemoscope._io import check_folder
 
     return check_folder(out)
 

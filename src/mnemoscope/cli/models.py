@@ -33,7 +33,7 @@ def validate_families(context: typer.Context, json: Json = False, threads: Threa
     with stdout_kept_clean():
         set_threads(threads)
         from mnemoscope.model import families
-        from mnemoscope.report.terminal.attribution import render_families
+        from mnemoscope.report.terminal.checks import render_families
         from mnemoscope.results.columns import records
 
         table = families.validate_families(tell)

@@ -23,7 +23,7 @@ def predict(
 ) -> None:
     """Show the likeliest next tokens."""
     with stdout_kept_clean():
-        from mnemoscope.report.terminal.attribution import render_prediction
+        from mnemoscope.report.terminal.vocabulary import render_prediction
 
         opened = model.open()
         prediction = opened.predict(prompt.read(opened), top)

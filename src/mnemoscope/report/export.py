@@ -12,9 +12,12 @@ import pandas as pd
 
 from mnemoscope._io import LINKS_ENDINGS, PARTIAL, check_destination, json_text, write_atomically, write_into
 from mnemoscope.errors import OptionError, OutputError
+from mnemoscope.report.charts import apply_theme, png, svg
+from mnemoscope.report.charts.comparison import chart, chart_html
 from mnemoscope.report.charts.study import CHARTS
-from mnemoscope.report.charts.theme import apply_theme, png, svg
 from mnemoscope.report.tokens import visible
+from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.columns import SUMS
 from mnemoscope.results.query import QueryGraph
 from mnemoscope.study.items import ITEMS, ItemTable, StudyItem
 from mnemoscope.study.items.exports import editing
@@ -25,129 +28,115 @@ if TYPE_CHECKING:
     from mnemoscope.study.comparison import Comparison
 
 
-_DIGITS = "%.6g"
-
-
 def csv_bytes(table: pd.DataFrame) -> bytes:
-    """Six digits of every number, tokens with their hidden signs visible."""
-    return (
-        flat(table)
-        .to_csv(index=False, float_format=_DIGITS, lineterminator="\n")
-        .encode("utf-8", "backslashreplace")
-    )
+    """Write a table as CSV with six digits of each number; lists of tokens become visible text."""
+    return _csv(flat(table), float_format="%.6g")
 
 
 def flat(table: pd.DataFrame) -> pd.DataFrame:
-    """With lists of tokens as one text each."""
+    """Replace each list of tokens by one visible text."""
     lists = [name for name in ("promotes", "demotes") if name in table]
     return table.assign(
         **{name: table[name].map(lambda tokens: " ".join(map(visible, tokens))) for name in lists}
     )
 
 
+def long_csv_bytes(result: Attribution | ContinuationAttribution) -> bytes:
+    """Write all tables as one CSV; the column `table` names each row's table, lists of tokens are JSON."""
+    tables = {name: table.copy() for name, table in tables_of(result).items() if not table.empty}
+    for name, table in tables.items():
+        table.insert(0, "table", name)
+        for column in {"promotes", "demotes"} & set(table):
+            table[column] = table[column].map(json_text)
+    return _csv(pd.concat(tables.values(), ignore_index=True))
+
+
+def tables_of(result: Attribution | ContinuationAttribution) -> dict[str, pd.DataFrame]:
+    """Return the tables of a result by name."""
+    if isinstance(result, Attribution):
+        return result.tables()
+    return {name: getattr(result, name) for name in SUMS}
+
+
+def _csv(table: pd.DataFrame, **options: Any) -> bytes:
+    return table.to_csv(index=False, lineterminator="\n", **options).encode("utf-8", "backslashreplace")
+
+
+def json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """Write plain objects as a JSON file."""
+    return f"{json_text(value, indent=indent)}\n".encode()
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    return table.to_parquet(engine="pyarrow", index=False, write_page_checksum=True)
+
+
 # Characters that XML 1.0 cannot hold, whatever their escape, and the one that its readers change.
 _NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def save_links(links: QueryGraph, path: Path) -> Path:
-    r"""Write links in the form that the ending names, whole or not at all.
+def save_links(graph: QueryGraph, path: Path) -> Path:
+    r"""Write the query graph as `.json` or `.graphml`, atomically.
 
-    What a token has that XML cannot hold is in a `.graphml` file as its `\uXXXX` escape.
+    In `.graphml` files characters that XML cannot hold are `\uXXXX` escapes.
 
     Returns:
         The path of the file.
 
     Raises:
-        OutputError: another ending, or a folder that does not exist or cannot be written.
+        OutputError: the ending is another, or the folder does not exist or cannot be written.
     """
     path = check_destination(path, LINKS_ENDINGS)
-    writers: dict[str, Callable[[QueryGraph], str]] = {
-        ".json": lambda links: json_text(links.to_json()),
-        ".graphml": _graphml,
-    }
-    write_atomically(path, f"{writers[path.suffix.lower()](links)}\n".encode())
+    is_json = path.suffix.lower() == ".json"
+    write_atomically(path, json_bytes(graph.to_json()) if is_json else _graphml(graph))
     return path
 
 
-def _graphml(links: QueryGraph) -> str:
+def _graphml(graph: QueryGraph) -> bytes:
     import networkx
 
-    graph = links.to_networkx()
-    every_part = (graph.graph, *graph.nodes.values(), *graph.edges.values())
-    for attributes in every_part:
-        attributes.update({name: _for_xml(value) for name, value in attributes.items()})
-    return "\n".join(networkx.generate_graphml(graph))
+    found = graph.to_networkx()
+    for attributes in (found.graph, *found.nodes.values(), *found.edges.values()):
+        for name, value in attributes.items():
+            if isinstance(value, str):
+                attributes[name] = _NOT_IN_XML.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
+    return ("\n".join(networkx.generate_graphml(found)) + "\n").encode()
 
 
-def _for_xml(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    return _NOT_IN_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", value)
-
-
-ENDINGS = (".json", ".parquet", ".svg", ".png", ".html")
+_COMPARISON: dict[str, Callable[[Comparison], bytes]] = {
+    ".json": lambda comparison: json_bytes(comparison.to_json()),
+    ".parquet": lambda comparison: _parquet(comparison.outcomes),
+    ".svg": lambda comparison: svg(chart(comparison).to_dict(), "comparison").encode(),
+    ".png": lambda comparison: png(chart(comparison)),
+    ".html": lambda comparison: chart_html(comparison).encode(),
+}
 
 
 def save(comparison: Comparison, path: Path) -> Path:
-    """Write a comparison in the form its ending names, whole or not at all.
+    """Write a comparison's data (.json, .parquet) or chart (.svg, .png, .html), atomically.
 
     Returns:
         The path of the file.
 
     Raises:
-        OutputError: another ending, no such folder, it cannot be written, or the disk is full.
+        OutputError: the ending is another, the folder does not exist or is read-only, or the disk is full.
     """
-    path = check_destination(path, ENDINGS)
-    ending = path.suffix.lower()
-    if ending == ".json":
-        content = _json_bytes(comparison.to_json())
-    elif ending == ".parquet":
-        content = _parquet_bytes(comparison.outcomes)
-    else:
-        from mnemoscope.report.charts.comparison import chart_bytes
-
-        content = chart_bytes(comparison, ending.removeprefix("."))
-    write_atomically(path, content)
+    path = check_destination(path, tuple(_COMPARISON))
+    write_atomically(path, _COMPARISON[path.suffix.lower()](comparison))
     return path
 
 
-def check_folder(folder: Path) -> Path:
-    """Tell early, before a model is opened, that a comparison cannot be kept in a folder.
-
-    Returns:
-        The folder, with a leading `~` expanded; it need not be there yet.
-
-    Raises:
-        OutputError: it is a file, or there is no folder that it could be made in.
-    """
-    folder = folder.expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"cannot write {folder}: it is a file; name a folder")
-    if not folder.parent.is_dir():
-        raise OutputError(f"cannot write {folder}: create the folder {folder.parent} first")
-    return folder
-
-
 def save_summary(comparison: Comparison, folder: Path) -> None:
-    """Write what a comparison came to into a folder: its summary, all outcomes and the chart.
+    """Write the summary of a comparison, all outcomes and the chart into a folder.
 
     Raises:
         OutputError: the folder cannot be written, or the disk is full.
     """
-    summary = comparison.summary()
     about = {key: value for key, value in comparison.to_json().items() if key != "outcomes"}
-    write_atomically(folder / "summary.parquet", _parquet_bytes(summary))
-    write_atomically(folder / "summary.json", _json_bytes(about))
+    write_atomically(folder / "summary.parquet", _parquet(comparison.summary()))
+    write_atomically(folder / "summary.json", json_bytes(about))
     save(comparison, folder / "outcomes.parquet")
     save(comparison, folder / "chart.svg")
-
-
-def _json_bytes(value: dict[str, object]) -> bytes:
-    return (json_text(value) + "\n").encode()
-
-
-def _parquet_bytes(table: pd.DataFrame) -> bytes:
-    return table.to_parquet(engine="pyarrow", index=False, write_page_checksum=True)
 
 
 FORMAT = "mnemoscope export"
@@ -155,48 +144,47 @@ ABOUT, EDITING = "about.json", "editing.json"
 
 
 def file_name(item: StudyItem, shown: ItemTable, form: str) -> str:
-    """Such as `01_methods.csv`."""
+    """Name the file of a table or chart, such as `01_methods.csv`."""
     return f"{item.number:02d}_{shown.name}.{form}"
 
 
 def export(study: Study, folder: str | Path, formats: Sequence[str] = ()) -> Path:
-    """Write every table and chart, what to edit (`editing.json`) and what they are of (`about.json`).
+    """Write all tables and charts, the parts to edit (`editing.json`) and the manifest (`about.json`).
 
     Args:
         study: the study.
-        folder: a new or empty folder, or one with an export of the same study, whose files are replaced.
-        formats: of `FORMATS`; none for all.
+        folder: a new or empty folder, or a folder with an export of this study, which is replaced.
+        formats: some of `FORMATS`; all if empty.
 
     Returns:
         The folder.
 
     Raises:
-        OptionError: another format.
-        OutputError: the folder holds something else or cannot be written, the disk is full, or the study
-            cannot be read or has no measured fact.
+        OptionError: a format is none of `FORMATS`.
+        OutputError: the folder holds other files or cannot be written, the disk is full, or the study cannot
+            be read or has no measured fact.
     """
     chosen = tuple(dict.fromkeys(formats)) or tuple(FORMATS)
     for form in chosen:
         if form not in FORMATS:
             raise OptionError(f"there is no format {form!r}; give some of {', '.join(FORMATS)}")
     folder = Path(folder).expanduser()
-    about = {"format": FORMAT, "study": study.manifest}
-    check_export_folder(study, folder)
-    contents: dict[str, bytes] = {ABOUT: json_bytes(about)}
+    _check_export_folder(study, folder)
+    contents: dict[str, bytes] = {ABOUT: json_bytes({"format": FORMAT, "study": study.manifest}, indent=1)}
     for item in ITEMS:
         for shown in item.tables:
             table = shown.of(study)
             for form in chosen:
                 contents[file_name(item, shown, form)] = FORMATS[form](study, shown, table)
-    contents[EDITING] = json_bytes(editing(study))
+    contents[EDITING] = json_bytes(editing(study), indent=1)
     return write_into(folder, contents)
 
 
-def check_export_folder(study: Study, folder: Path) -> None:
-    """Refuse a folder that holds anything but an export of this study; nothing is written.
+def _check_export_folder(study: Study, folder: Path) -> None:
+    """Refuse a folder with other files than an export of this study; nothing is written.
 
     Raises:
-        OutputError: it holds something else or cannot be read, or its parent is not there.
+        OutputError: the folder holds other files or cannot be read, or its parent does not exist.
     """
     if not folder.parent.is_dir():
         raise OutputError(f"cannot write {folder}: create the folder {folder.parent} first")
@@ -222,11 +210,6 @@ def check_export_folder(study: Study, folder: Path) -> None:
         )
 
 
-def json_bytes(value: Any) -> bytes:
-    """Readable JSON of plain values."""
-    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode()
-
-
 def _latex(table: pd.DataFrame) -> bytes:
     body = flat(table).to_latex(
         index=False, escape=True, na_rep="", float_format="%.4g", longtable=len(table) > 40
@@ -235,12 +218,8 @@ def _latex(table: pd.DataFrame) -> bytes:
 
 
 def _chart(study: Study, shown: ItemTable, table: pd.DataFrame) -> Any:
-    return apply_theme(CHARTS[shown.name](table), shown.title, subtitle(study))
-
-
-def subtitle(study: Study) -> str:
-    """What stands under the title of every chart."""
-    return f"{study.manifest['model']}, {len(study.known):,} facts"
+    subtitle = f"{study.manifest['model']}, {len(study.known):,} facts"
+    return apply_theme(CHARTS[shown.name](table), shown.title, subtitle)
 
 
 FORMATS: dict[str, Callable[[Study, ItemTable, pd.DataFrame], bytes]] = {

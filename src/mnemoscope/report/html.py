@@ -1,11 +1,11 @@
-"""A result as one HTML page that opens offline."""
+"""A result as one HTML page that opens offline, and the frame of all pages."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,8 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mnemoscope._io import json_text
-from mnemoscope.report.charts import figures
-from mnemoscope.report.charts.theme import svg_in_page
+from mnemoscope.report.charts import svg_in_page
+from mnemoscope.report.charts.attribution import figures
 from mnemoscope.report.export import csv_bytes
 from mnemoscope.report.text import (
     NAMES,
@@ -26,6 +26,7 @@ from mnemoscope.report.text import (
     Effects,
     any_of,
     effect_text,
+    list_certificates,
     percent,
     places,
     plain_number,
@@ -37,24 +38,16 @@ from mnemoscope.report.text import (
     value_facts,
     value_neurons_asked,
     value_neurons_skipped,
-    what_is_proven,
 )
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import QUERY_TABLES, records
 from mnemoscope.results.query import QueryTables
 
-_FILTERS: dict[str, Callable[..., Any]] = {
-    "percent": percent,
-    "plain_number": plain_number,
-    "signed": signed,
-    "visible": visible,
-}
-
 
 @cache
 def templates() -> Environment:
-    """The templates of all pages; nothing they are given becomes markup unless it is `Markup`."""
+    """Return the templates of all pages; only `Markup` values are markup, all others are escaped."""
     environment = Environment(
         loader=PackageLoader("mnemoscope.report"),
         autoescape=True,
@@ -62,54 +55,68 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(_FILTERS)
+    environment.filters.update(percent=percent, plain_number=plain_number, signed=signed, visible=visible)
     return environment
 
 
-def digest(text: str) -> str:
-    """By which the policy of a page knows its own style or script."""
+def page(template: str, styles: tuple[str, ...], scripts: str = "", **values: Any) -> str:
+    """Render a page whose policy allows its own style and scripts only, by their SHA-256."""
+    style = Markup("".join(templates().get_template(name).render() for name in styles))
+    return (
+        templates()
+        .get_template(template)
+        .render(
+            style=style,
+            style_hash=_digest(style),
+            script=scripts,
+            script_hash=_digest(scripts),
+            **values,
+        )
+    )
+
+
+def _digest(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-@dataclass(frozen=True)
-class ReportChart:
-    """A chart of the page.
-
-    Attributes:
-        name: of the figure.
-        title: its heading.
-        words: what it shows.
-        picture: the chart as SVG.
-        spec: the same for Vega-Lite.
-    """
-
-    name: str
-    title: str
-    words: str
-    picture: Markup
-    spec: dict[str, Any]
+def data_address(kind: str, content: bytes, most: float = math.inf) -> str:
+    """Return a file of a media type as a `data:` address, empty if the file has more than `most` bytes."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}" if len(content) <= most else ""
 
 
-def report_charts(result: Attribution) -> dict[str, ReportChart]:
-    """The charts that the result has something for, by name."""
+def origin_rows(about: Mapping[str, Any], **more: str) -> dict[str, str]:
+    """Return the model, versions and options of a provenance or manifest by heading."""
+    return {
+        "model": about["model"],
+        "revision": str(about["revision"]),
+        "architecture": about["architecture"],
+        "weights": about["dtype"],
+        **more,
+        **{f"version of {name}": version for name, version in about["versions"].items()},
+        **{f"option {name}": str(value) for name, value in about["options"].items()},
+    }
+
+
+def _report_charts(result: Attribution) -> dict[str, dict[str, Any]]:
+    """Return each figure's name, title, words, Vega-Lite specification and SVG picture, by name."""
     found = {}
     for figure in figures(result):
         spec = figure.chart(result).to_dict()
-        del spec["$schema"]  # an address, which nothing in the page is to have
+        del spec["$schema"]  # a web address, which the page must not contain
         picture = svg_in_page(spec, figure.name)
-        found[figure.name] = ReportChart(figure.name, figure.title, figure.words, picture, spec)
+        found[figure.name] = {
+            "name": figure.name,
+            "title": figure.title,
+            "words": figure.words,
+            "picture": picture,
+            "spec": spec,
+        }
     return found
 
 
-def specs_text(charts: dict[str, ReportChart]) -> Markup:
-    """All charts as JSON for a script element, which no token can end: only texts hold the sign of tags."""
-    text = json_text({name: chart.spec for name, chart in charts.items()})
-    return Markup(text.replace("<", r"\u003c"))
-
-
 @cache
-def script() -> Markup:
-    """The one script of the page: Vega-Lite with all it needs, and what upgrades the pictures."""
+def _script() -> Markup:
+    """Return the script of the page: Vega-Lite, and the code that replaces pictures by live charts."""
     import vl_convert
 
     upgrade = resources.files("mnemoscope.report") / "templates" / "report.js"
@@ -117,42 +124,37 @@ def script() -> Markup:
 
 
 _MOST_ROWS = 50
-# A longer file makes the page too heavy to open and to send.
+# Longer files would make the page too heavy to open and to send.
 _MOST_BYTES = 700_000
 
-_RAISING, _LOWERING = "Raising", "Lowering"
+# Title, table, explanation and chart of each group of tables.
 _GROUPS = (
     (
         "FFN neurons",
         "ffn_neurons",
         "Each adds its column of the down projection, times its coefficient, at the last position. "
         "The tokens it promotes and demotes take the coefficient's sign into account.",
+        "neurons",
     ),
     (
         "Attention neurons",
         "attention_neurons",
         "One dimension of a head's value at one position of the prompt, weighted by attention.",
+        "",
     ),
     (
         "Attention neurons, positions added up",
         "attention_neurons_summed",
         "The same neurons with all positions of the prompt together.",
+        "",
     ),
     (
         "Heads at positions",
         "positions",
         "What a head brings from one token, and the share of its attention that the token gets.",
+        "positions",
     ),
 )
-# The chart that stands before the tables of a group.
-_CHART_OF = {"ffn_neurons": "neurons", "positions": "positions"}
-# What activates value neurons of one kind: the title of each sheet by the table it shows.
-_QUERY_SHEETS = {
-    "query_layers": "Layers",
-    "query_heads": "Heads",
-    "query_ffn_neurons": "FFN neurons",
-    "query_attention_neurons": "Attention neurons",
-}
 _QUERY_HEADINGS = {
     "score": "query score",
     "inner_product": "inner product",
@@ -165,13 +167,13 @@ class Sheet:
     """A table of the page.
 
     Attributes:
-        name: of the result's table.
-        title: its heading.
-        headings: of its columns, by name.
+        name: name of the result's table.
+        title: the heading.
+        headings: headings of the columns, by name.
         rows: the first rows.
         left_out: number of further rows.
-        decimals: places of each effect.
-        order: the effect that the rows are ordered by, which has bars.
+        decimals: decimal places of each effect.
+        order: effect that orders the rows and has bars.
         largest: its largest magnitude.
     """
 
@@ -186,98 +188,92 @@ class Sheet:
 
     @classmethod
     def of(cls, result: Attribution, name: str, title: str) -> Sheet:
-        """The first rows of one of the result's tables."""
+        """Take the first rows of one of the result's tables."""
         effects = Effects.of(result)
         shown = effects.with_mediated()
-        table: pd.DataFrame = getattr(result, name)
-        columns = tuple(name for name in map(str, table) if name in shown or name not in NAMES)
-        rows = records(table.head(_MOST_ROWS), columns)
-        for row in rows:
-            if row.get("expert", 0) < 0:
-                row["expert"] = ""  # of a dense layer or a shared expert
-        ordering = [abs(row[effects.order]) for row in rows if math.isfinite(row[effects.order])]
-        return cls(
-            name=name,
-            title=title,
-            headings={column: NAMES.get(column, column) for column in columns},
-            rows=rows,
-            left_out=len(table) - len(rows),
-            decimals={column: places(row[column] for row in rows) for column in shown},
-            order=effects.order,
-            largest=max(ordering, default=0.0),
-        )
+        table = getattr(result, name)
+        headings = {column: NAMES.get(column, column) for column in map(str, table)}
+        headings = {
+            column: text for column, text in headings.items() if column in shown or column not in NAMES
+        }
+        return cls._of(name, table, title, headings, shown, effects.order)
 
     @classmethod
     def of_query(cls, name: str, table: pd.DataFrame, title: str, headings: dict[str, str]) -> Sheet:
-        """The first rows of a table of query neurons, or of the value neurons they were asked of."""
-        columns = QUERY_TABLES[name]
-        rows = records(table.head(_MOST_ROWS), columns)
-        scores = [row["score"] for row in rows]
+        """Take the first rows of a table of query neurons or of their value neurons."""
+        named = {column: headings.get(column, column.replace("_", " ")) for column in QUERY_TABLES[name]}
+        return cls._of(name, table, title, named, ("score",), "score")
+
+    @classmethod
+    def _of(
+        cls,
+        name: str,
+        table: pd.DataFrame,
+        title: str,
+        headings: dict[str, str],
+        scores: tuple[str, ...],
+        order: str,
+    ) -> Sheet:
+        rows = records(table.head(_MOST_ROWS), tuple(headings))
+        for row in rows:
+            if row.get("expert", 0) < 0:
+                row["expert"] = ""  # of a dense layer or a shared expert
         return cls(
             name=name,
             title=title,
-            headings={column: headings.get(column, column.replace("_", " ")) for column in columns},
+            headings=headings,
             rows=rows,
             left_out=len(table) - len(rows),
-            decimals={"score": places(scores)},
-            order="score",
-            largest=max((abs(score) for score in scores if math.isfinite(score)), default=0.0),
+            decimals={column: places(row[column] for row in rows) for column in scores},
+            order=order,
+            largest=max((abs(row[order]) for row in rows if math.isfinite(row[order])), default=0.0),
         )
 
 
 def render_html(result: Attribution) -> str:
-    """The whole page as text."""
-    style = templates().get_template("report.css").render()
+    """Return the page of a result."""
     effects = Effects.of(result)
-    charts = report_charts(result)
-    return (
-        templates()
-        .get_template("report.html")
-        .render(
-            result=result,
-            style=Markup(style),
-            style_hash=digest(style),
-            script=script(),
-            script_hash=digest(script()),
-            charts=charts,
-            specs=specs_text(charts),
-            downloads=_downloads(result),
-            effects=effects,
-            effect_text=effect_text,
-            share=_share,
-            sign=_sign,
-            meanings=effects.meanings(effects.with_mediated()),
-            asked=targets_words(result.targets),
-            any_of=any_of,
-            value_facts=value_facts(result.targets),
-            target_facts=target_facts,
-            depth_sheets=[
-                Sheet.of(result, "layers", "Layers"),
-                Sheet.of(result, "heads", "Heads"),
-            ],
-            groups=_groups(result),
-            query_sides=_query_sides(result),
-            query_score=QUERY_SCORE,
-            nothing_read=NOTHING_READ if queries_are_missing(result) else "",
-            proven=what_is_proven(result),
-            sum_of_layers=sum_of_layers(result),
-            origin=_origin(result),
-        )
+    charts = _report_charts(result)
+    # Only texts contain the sign that begins tags, so no token can end the script element.
+    specs = json_text({name: chart["spec"] for name, chart in charts.items()}).replace("<", r"\u003c")
+    return page(
+        "report.html",
+        ("report.css",),
+        _script(),
+        result=result,
+        charts=charts,
+        specs=Markup(specs),
+        downloads=_downloads(result),
+        effects=effects,
+        effect_text=effect_text,
+        share=_share,
+        meanings=effects.meanings(effects.with_mediated()),
+        asked=targets_words(result.targets),
+        any_of=any_of,
+        value_facts=value_facts(result.targets),
+        target_facts=target_facts,
+        depth_sheets=[Sheet.of(result, "layers", "Layers"), Sheet.of(result, "heads", "Heads")],
+        groups=_groups(result),
+        query_sides=_query_sides(result),
+        query_score=QUERY_SCORE,
+        nothing_read=NOTHING_READ if queries_are_missing(result) else "",
+        certificates=[*list_certificates(result), sum_of_layers(result)],
+        origin=origin_rows(vars(result.provenance)),
     )
 
 
+def _share(score: float, largest: float) -> float:
+    """Return the length of a bar as a share of the longest."""
+    return round(abs(score) / largest, 4) if largest and math.isfinite(score) else 0.0
+
+
 def _downloads(result: Attribution) -> dict[str, str]:
-    """The address of each file that the page holds, by name; empty where it would be too long for it."""
-    files = {"result.json": ("application/json", result.json_bytes())}
+    """Return the address of each file of the page by name, empty for files too long for the page."""
+    files = {"result.json": data_address("application/json", result.json_bytes(), _MOST_BYTES)}
     for name, table in result.tables().items():
         if len(table):
-            files[f"{name}.csv"] = ("text/csv", csv_bytes(table))
-    return {
-        name: f"data:{kind};base64,{base64.b64encode(content).decode()}"
-        if len(content) <= _MOST_BYTES
-        else ""
-        for name, (kind, content) in files.items()
-    }
+            files[f"{name}.csv"] = data_address("text/csv", csv_bytes(table), _MOST_BYTES)
+    return files
 
 
 def _groups(result: Attribution) -> list[dict[str, Any]]:
@@ -286,14 +282,14 @@ def _groups(result: Attribution) -> list[dict[str, Any]]:
             "title": title,
             "text": text,
             "name": name,
-            "chart": _CHART_OF.get(name, ""),
+            "chart": chart,
             "wide": name == "ffn_neurons",
             "sheets": [
-                Sheet.of(result, name, _RAISING),
-                Sheet.of(result, f"suppressing_{name}", _LOWERING),
+                Sheet.of(result, name, "Raising"),
+                Sheet.of(result, f"suppressing_{name}", "Lowering"),
             ],
         }
-        for title, name, text in _GROUPS
+        for title, name, text, chart in _GROUPS
     ]
 
 
@@ -307,40 +303,21 @@ def _query_sides(result: Attribution) -> list[dict[str, Any]]:
 
 
 def _query_side(title: str, tables: QueryTables, ending: str) -> dict[str, Any]:
-    """What activates value neurons of one kind, and who was asked."""
+    """Return the query tables of value neurons of one kind, and those value neurons."""
     asked = tables.value_neurons.sort_values("score", ascending=False, kind="stable")
+    sheets = {
+        "query_layers": ("Layers", tables.layers),
+        "query_heads": ("Heads", tables.heads),
+        "query_ffn_neurons": ("FFN neurons", tables.ffn_neurons),
+        "query_attention_neurons": ("Attention neurons", tables.attention_neurons),
+    }
     return {
         "title": title,
         "asked": value_neurons_asked(tables),
         "skipped": value_neurons_skipped(tables),
         "sheets": [
             Sheet.of_query(f"{name}{ending}", table, heading, _QUERY_HEADINGS)
-            for (name, heading), table in zip(
-                _QUERY_SHEETS.items(),
-                (tables.layers, tables.heads, tables.ffn_neurons, tables.attention_neurons),
-                strict=True,
-            )
+            for name, (heading, table) in sheets.items()
         ],
         "value_neurons": Sheet.of_query(f"query_value_neurons{ending}", asked, title, {"score": "direct"}),
     }
-
-
-def _origin(result: Attribution) -> dict[str, str]:
-    origin = result.provenance
-    return {
-        "model": origin.model,
-        "revision": origin.revision,
-        "architecture": origin.architecture,
-        "weights": origin.dtype,
-        **{f"version of {name}": version for name, version in origin.versions.items()},
-        **{f"option {name}": str(value) for name, value in origin.options.items()},
-    }
-
-
-def _share(score: float, largest: float) -> float:
-    """Length of a bar as a part of the longest."""
-    return round(abs(score) / largest, 4) if largest and math.isfinite(score) else 0.0
-
-
-def _sign(score: float) -> str:
-    return "raises" if score > 0 else "lowers"

@@ -1,21 +1,20 @@
-"""Results in a notebook: a few small tables and a picture, static and whole in themselves."""
+"""Results in a notebook: a few small tables and a static picture, as one HTML fragment."""
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import dataclass, field
 from functools import singledispatch
-from typing import Any
 
 from markupsafe import Markup
 from rich.console import Console
 
-from mnemoscope.report.charts import figures
-from mnemoscope.report.charts.theme import svg
-from mnemoscope.report.html import templates
-from mnemoscope.report.terminal.ablation import parts_words, render_ablation
-from mnemoscope.report.terminal.attribution import render_attribution, render_prediction
+from mnemoscope.report.charts import svg
+from mnemoscope.report.charts.attribution import figures
+from mnemoscope.report.html import data_address, templates
+from mnemoscope.report.terminal.ablation import parts_words, render_ablation, with_spread
+from mnemoscope.report.terminal.attribution import render_attribution
+from mnemoscope.report.terminal.vocabulary import render_prediction
 from mnemoscope.report.text import (
     NAMES,
     Effects,
@@ -23,6 +22,7 @@ from mnemoscope.report.text import (
     percent,
     places,
     plain_number,
+    reciprocal_rank,
     signed,
     targets_words,
     value_facts,
@@ -35,13 +35,13 @@ from mnemoscope.results.prediction import Prediction
 
 _ROWS = 5
 _MOST_TOKENS = 6
-_WIDTH = 100  # cells of the text
+_WIDTH = 100  # cells of the plain text
 _LONGEST_PROMPT = 400  # characters
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A small table; cells are texts or, in markup, tokens."""
+    """A small table; cells are texts or, as markup, tokens."""
 
     title: str
     headings: tuple[str, ...]
@@ -50,14 +50,14 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Summary:
-    """What is shown of a result.
+    """The parts of a result that a notebook shows.
 
     Attributes:
-        tokens: of the prompt.
-        target: what is asked of it, in words.
+        tokens: tokens of the prompt.
+        target: the target in words.
         facts: numbers by name.
         tables: the tables.
-        picture: name, alternative text and address of a picture; empty if there is none.
+        picture: alternative text and address of a picture; empty if there is none.
         note: the last line.
     """
 
@@ -70,7 +70,7 @@ class _Summary:
 
 
 def summary_html(shown: object) -> str:
-    """A result as a fragment of HTML, without scripts."""
+    """Return a result as a fragment of HTML without scripts."""
     summary = _summary(shown)
     head, tail = middle_left_out([len(visible(token)) for token in summary.tokens], _LONGEST_PROMPT)
     tokens = [_token(text) for text in summary.tokens]
@@ -86,10 +86,19 @@ def summary_html(shown: object) -> str:
     )
 
 
-@singledispatch
-def summary_text(shown: object) -> str:
-    """A result as the command line shows it, without colours."""
-    raise TypeError(f"{type(shown).__name__} has no summary")
+def summary_text(shown: Attribution | Prediction | Ablation) -> str:
+    """Return a result as the terminal shows it, without colours."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False)
+    if isinstance(shown, Attribution):
+        render_attribution(shown, console, _ROWS)
+    elif isinstance(shown, Prediction):
+        render_prediction(shown, console)
+    elif isinstance(shown, Ablation):
+        render_ablation(shown, console)
+    else:
+        raise TypeError(f"{type(shown).__name__} has no summary")
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 @singledispatch
@@ -97,31 +106,12 @@ def _summary(shown: object) -> _Summary:
     raise TypeError(f"{type(shown).__name__} has no summary")
 
 
-@summary_text.register
-def _(shown: Attribution) -> str:
-    return _drawn(lambda console: render_attribution(shown, console, _ROWS))
-
-
-@summary_text.register
-def _(shown: Prediction) -> str:
-    return _drawn(lambda console: render_prediction(shown, console))
-
-
-@summary_text.register
-def _(shown: Ablation) -> str:
-    return _drawn(lambda console: render_ablation(shown, console))
-
-
-def _drawn(draw: Any) -> str:
-    stream = io.StringIO()
-    draw(Console(file=stream, width=_WIDTH, color_system=None, highlight=False))
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
-
-
 @_summary.register
 def _(shown: Attribution) -> _Summary:
-    origin = shown.provenance
+    origin, figure = shown.provenance, figures(shown)[0]
     proven = "certified" if shown.certified else "not certified"
+    # An image, so that several pictures in one notebook share no ids.
+    picture = svg(figure.chart(shown).to_dict(), figure.name).encode()
     return _Summary(
         tokens=shown.tokens,
         target=targets_words(shown.targets),
@@ -131,7 +121,10 @@ def _(shown: Attribution) -> _Summary:
             _parts(shown, "ffn_neurons", "FFN neurons", ("layer", "neuron"), "promotes"),
             _parts(shown, "attention_neurons", "Attention neurons", ("layer", "head", "dim"), "token"),
         ],
-        picture=_picture(shown),
+        picture={
+            "words": f"{figure.title}. {figure.words}",
+            "address": data_address("image/svg+xml", picture),
+        },
         note=f"{visible(origin.model)} · {visible(origin.architecture)} · {origin.dtype} · lists {proven}",
     )
 
@@ -153,22 +146,19 @@ def _(shown: Prediction) -> _Summary:
 
 @_summary.register
 def _(shown: Ablation) -> _Summary:
-    written = {
-        "reciprocal_rank": "{:.3f}".format,
-        "probability": percent,
-        "log_probability": signed,
-        "kl": divergence,
-    }
+    written = dict(zip((*METRICS, "kl"), (reciprocal_rank, percent, signed, divergence), strict=True))
     mean, spread = shown.controls_mean, shown.controls_standard_deviation
     several = len(shown.controls) > 1
-    random = [
-        written[name](mean[name]) + (f" ± {written[name](spread[name]).lstrip('+')}" if several else "")
-        for name in written
-    ]
     rows: list[tuple[str | Markup, ...]] = [
         ("before", *(written[name](shown.before[name]) for name in METRICS), ""),
         ("after", *(written[name](shown.after[name]) for name in METRICS), divergence(shown.plain_text.kl)),
-        (f"{len(shown.controls)} random", *random),
+        (
+            f"{len(shown.controls)} random",
+            *(
+                with_spread(mean[name], spread[name] if several else None, write)
+                for name, write in written.items()
+            ),
+        ),
     ]
     headings = ("", "1 / rank", "probability", "log p", "KL on plain text (nats per token)")
     return _Summary(
@@ -181,7 +171,7 @@ def _(shown: Ablation) -> _Summary:
 
 
 def _parts(result: Attribution, name: str, title: str, index: tuple[str, ...], words: str) -> _Table:
-    """The first rows of one of the lists, with what its parts promote or carry."""
+    """Return the first rows of a list, with the tokens of the column `words`."""
     effects = Effects.of(result)
     rows = records(getattr(result, name).head(_ROWS), tuple(getattr(result, name)))
     decimals = places(row[effects.order] for row in rows)
@@ -192,16 +182,6 @@ def _parts(result: Attribution, name: str, title: str, index: tuple[str, ...], w
         cells.append((*named, Markup(" ").join(map(_token, tokens))) if words else named)
     headings = (".".join(index), f"{NAMES[effects.order]} (nats)", *([words] if words else []))
     return _Table(title, headings, cells)
-
-
-def _picture(result: Attribution) -> dict[str, str]:
-    """The layers; as an image, so that several of them in one notebook share no names."""
-    figure = figures(result)[0]
-    content = svg(figure.chart(result).to_dict(), figure.name).encode()
-    return {
-        "words": f"{figure.title}. {figure.words}",
-        "address": f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}",
-    }
 
 
 def _token(text: str) -> Markup:

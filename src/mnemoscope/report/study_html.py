@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,18 @@ import pandas as pd
 from markupsafe import Markup
 
 from mnemoscope._io import check_destination, write_atomically
+from mnemoscope.report.charts import apply_theme, svg_in_page
 from mnemoscope.report.charts.study import CHARTS
-from mnemoscope.report.charts.theme import apply_theme, svg_in_page
 from mnemoscope.report.export import EDITING, csv_bytes, file_name, flat, json_bytes
-from mnemoscope.report.html import digest, templates
+from mnemoscope.report.html import data_address, origin_rows, page
 from mnemoscope.report.text import plain_number
 from mnemoscope.report.tokens import visible
 from mnemoscope.study.items import ITEMS, ItemTable, StudyItem
-from mnemoscope.study.items.exports import CAUTION, Published, editing, published
+from mnemoscope.study.items.exports import CAUTION, editing, published
 from mnemoscope.study.results import Study
 
 _MOST_ROWS = 60
-# A longer table makes the page too heavy to open; `study export` writes it.
+# Longer tables would make the page too heavy to open; `study export` writes them.
 _MOST_BYTES = 1_000_000
 _CAUTIONS = (
     "Means have 95 % bootstrap intervals over facts; below three facts there is none, and with few facts "
@@ -42,13 +41,13 @@ class Sheet:
     """A table of the page.
 
     Attributes:
-        shown: which one.
-        headings: of its columns.
+        shown: the study's table.
+        headings: headings of the columns.
         rows: texts of the cells of the first rows.
-        texts: which columns are words rather than numbers.
-        note: what is left out, in words; empty if nothing.
-        chart: the chart, as SVG.
-        download: name and address of its data; the address is empty if it is too long for the page.
+        texts: whether each column holds words rather than numbers.
+        note: description of the rows left out, empty if there is none.
+        chart: the chart as SVG.
+        download: name and address of the data; the address is empty if the data are too long for the page.
     """
 
     shown: ItemTable
@@ -61,18 +60,14 @@ class Sheet:
 
 
 def write_report(study: Study, path: str | Path) -> Path:
-    """Write the page, whole or not at all.
-
-    Args:
-        study: the study.
-        path: of an `.html` file.
+    """Write the page to an `.html` file, atomically.
 
     Returns:
         The path of the file.
 
     Raises:
-        OutputError: another ending, no such folder, the disk is full, or the study cannot be read or has no
-            measured fact.
+        OutputError: the ending is another, the folder does not exist, the disk is full, or the study cannot
+            be read or has no measured fact.
     """
     path = check_destination(Path(path), (".html",))
     write_atomically(path, render_report(study).encode())
@@ -80,37 +75,33 @@ def write_report(study: Study, path: str | Path) -> Path:
 
 
 def render_report(study: Study) -> str:
-    """The whole page as text; the same study gives the same bytes."""
-    style = templates().get_template("report.css").render() + templates().get_template("study.css").render()
-    paper = published(study.manifest["model"])
-    return (
-        templates()
-        .get_template("study.html")
-        .render(
-            study=study,
-            model=study.manifest["model"],
-            style=Markup(style),
-            style_hash=digest(style),
-            items=[
-                (item, [_sheet(study, item, shown) for shown in item.tables], _of(paper, item))
-                for item in ITEMS
-            ],
-            editing=(EDITING, _address("application/json", json_bytes(editing(study)))),
-            cautions=_CAUTIONS,
-            origin=_origin(study),
-        )
+    """Return the page of a study; the page is deterministic."""
+    manifest = study.manifest
+    facts = manifest["facts"]
+    sizes = {name: str(manifest[name]) for name in ("n_layers", "n_heads", "d_head", "d_ff")}
+    about_facts = {"facts": f"{facts['name']}: {facts['n']:,}", "SHA-256 of the facts": facts["sha256"]}
+    paper = published(manifest["model"])
+    return page(
+        "study.html",
+        ("report.css", "study.css"),
+        study=study,
+        model=manifest["model"],
+        items=[
+            (
+                item,
+                [_sheet(study, item, shown) for shown in item.tables],
+                [number for number in paper if number.item == item.number],
+            )
+            for item in ITEMS
+        ],
+        editing=(EDITING, data_address("application/json", json_bytes(editing(study), indent=1))),
+        cautions=_CAUTIONS,
+        origin=origin_rows(manifest, **sizes, **about_facts),
     )
-
-
-def _of(paper: tuple[Published, ...], item: StudyItem) -> list[Published]:
-    return [number for number in paper if number.item == item.number]
 
 
 def _sheet(study: Study, item: StudyItem, shown: ItemTable) -> Sheet:
     table = shown.of(study)
-    chart = svg_in_page(apply_theme(CHARTS[shown.name](table)).to_dict(), shown.name)
-    content = csv_bytes(table)
-    address = _address("text/csv", content) if len(content) <= _MOST_BYTES else ""
     rows, note = _first(table)
     cells = _cells(flat(rows))
     return Sheet(
@@ -119,13 +110,13 @@ def _sheet(study: Study, item: StudyItem, shown: ItemTable) -> Sheet:
         rows=[list(row) for row in cells.itertuples(index=False, name=None)],
         texts=[not pd.api.types.is_numeric_dtype(rows[name]) for name in cells],
         note=note,
-        chart=chart,
-        download=(file_name(item, shown, "csv"), address),
+        chart=svg_in_page(apply_theme(CHARTS[shown.name](table)).to_dict(), shown.name),
+        download=(file_name(item, shown, "csv"), data_address("text/csv", csv_bytes(table), _MOST_BYTES)),
     )
 
 
 def _first(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The rows that a page has room for, and what is left out in words."""
+    """Return the first rows, of marked tables the first marked rows, and a note on the rows left out."""
     marks = [name for name in ("marked", "zeroed") if name in table]
     shown, words = table, "first"
     if marks:
@@ -137,18 +128,18 @@ def _first(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _cells(table: pd.DataFrame) -> pd.DataFrame:
-    """The cells as texts; an interval stands behind its mean."""
-    found = {}
-    for name in table:
-        if str(name).removesuffix("_low").removesuffix("_high") in table and str(name).endswith(
-            ("_low", "_high")
-        ):
-            continue
-        values = [_text(value) for value in table[name]]
-        if f"{name}_low" in table and f"{name}_high" in table:
-            ends = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
-            values = [value + _interval(*pair) for value, pair in zip(values, ends, strict=True)]
-        found[name] = values
+    """Write the cells as texts, each interval behind its mean."""
+    with_ends = [name for name in table if f"{name}_low" in table and f"{name}_high" in table]
+    ends = {f"{name}_{end}" for name in with_ends for end in ("low", "high")}
+    found = {name: [_text(value) for value in table[name]] for name in table if name not in ends}
+    for name in with_ends:
+        pairs = zip(found[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        found[name] = [
+            text
+            if math.isnan(low) or math.isnan(high)
+            else f"{text} [{plain_number(low)}, {plain_number(high)}]"
+            for text, low, high in pairs
+        ]
     return pd.DataFrame(found, dtype=object)
 
 
@@ -160,30 +151,3 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return plain_number(value)
     return f"{value:,}" if not isinstance(value, bool) else ("yes" if value else "")
-
-
-def _interval(low: float, high: float) -> str:
-    if math.isnan(low) or math.isnan(high):
-        return ""
-    return f" [{plain_number(low)}, {plain_number(high)}]"
-
-
-def _address(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _origin(study: Study) -> dict[str, str]:
-    manifest = study.manifest
-    facts = manifest["facts"]
-    sizes = ("n_layers", "n_heads", "d_head", "d_ff")
-    return {
-        "model": manifest["model"],
-        "revision": str(manifest["revision"]),
-        "architecture": manifest["architecture"],
-        "weights": manifest["dtype"],
-        **{name: str(manifest[name]) for name in sizes},
-        "facts": f"{facts['name']}: {facts['n']:,}",
-        "SHA-256 of the facts": facts["sha256"],
-        **{f"version of {name}": version for name, version in manifest["versions"].items()},
-        **{f"option {name}": str(value) for name, value in manifest["options"].items()},
-    }

@@ -1,70 +1,80 @@
-"""Words for results, the same on every surface: effects, certificates, targets, numbers."""
+"""Words for results in all reports: numbers, effects, certificates, targets."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
-
-from mnemoscope.report.tokens import visible
+from mnemoscope.report.tokens import shortened, unspaced, visible
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.query import QueryTables
 from mnemoscope.results.targets import Cost, Target, Targets
+from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from mnemoscope.study.comparison import Comparison
+
+_LONGEST_PROMPT = 90
 
 
 def places(scores: Iterable[float]) -> int:
-    """Decimal places that give the largest of the scores three significant digits, 3 to 8."""
+    """Return the decimal places that give the largest score three significant digits, 3 to 8."""
     largest = max((abs(score) for score in scores if math.isfinite(score)), default=0.0)
-    if largest == 0.0:
-        return 3
-    return min(max(3, 2 - math.floor(math.log10(largest))), 8)
+    return min(max(3, 2 - math.floor(math.log10(largest))), 8) if largest else 3
 
 
 def signed(score: float, decimals: int = 3) -> str:
-    """A score with its sign: `+2.067`, `−0.223`."""
+    """Write a score with its sign: `+2.067`, `−0.223`."""
     if math.isnan(score):
         return "n/a"
     if math.isinf(score):
         return "+∞" if score > 0 else "−∞"
-    # Adding nothing turns a negative zero into a positive one.
+    # Adding 0.0 turns a negative zero into a positive one.
     return f"{round(score, decimals) + 0.0:+.{decimals}f}".replace("-", "−")
 
 
 def plain_number(number: float, significant: int = 3) -> str:
-    """A number of any size, without a plus: `−0.158`, `3.1e−06`."""
+    """Write a number of any size without a plus: `−0.158`, `3.1e−06`."""
     return f"{number:.{significant}g}".replace("-", "−").replace("inf", "∞").replace("nan", "n/a")
 
 
 def percent(probability: float) -> str:
-    """A probability as `85.4 %`, or `2e−05 %` below a tenth of a percent."""
+    """Write a probability as `85.4 %`, or `2e−05 %` below a tenth of a percent."""
     hundredths = 100 * probability
     return f"{hundredths:.1f} %" if hundredths >= 0.1 else f"{plain_number(hundredths, 2)} %"
 
 
+def signed_percent(share: float) -> str:
+    """Write a share with its sign: `−45.0 %`."""
+    return f"{signed(100 * share, 1)} %"
+
+
 def divergence(nats: float) -> str:
-    """A KL divergence as `0.0123`, or `4.2e−05` below a thousandth of a nat."""
+    """Write a KL divergence as `0.0123`, or `4.2e−05` below a thousandth of a nat."""
     return f"{nats:.4f}" if nats >= 1e-3 or nats == 0 else plain_number(nats, 2)
 
 
-# What people read, by column of the tables.
+def reciprocal_rank(value: float) -> str:
+    """Write a reciprocal rank as `0.500`."""
+    return f"{value:.3f}"
+
+
+# Headings of the columns of effects.
 NAMES = {"score": "direct", "total": "total", "mediated": "mediated"}
 
 
 @dataclass(frozen=True)
 class Effects:
-    """The effects that there are to show.
+    """Effects of a result.
 
     Attributes:
-        order: the column that the lists are ordered by, best first.
-        totals: whether the total effects were computed.
-        value: what they are effects on, `"log p"` or `"log-odds"`.
+        order: column that orders the lists, best first.
+        totals: whether total effects were computed.
+        value: quantity that the effects change, `"log p"` or `"log-odds"`.
     """
 
     order: Literal["score", "total"]
@@ -73,25 +83,25 @@ class Effects:
 
     @classmethod
     def of(cls, result: Attribution) -> Effects:
-        """What the result was made with; the numbers decide, whatever its options say."""
+        """Read the effects off a result; totals count as computed if the table `layers` has any."""
         totals = bool(result.layers["total"].notna().any())
         by_total = totals and result.provenance.options.get("by") == "total"
         return cls("total" if by_total else "score", totals, value_name(result.targets))
 
     @property
     def name(self) -> str:
-        """Of the effect that the lists are ordered by."""
+        """Name of the effect that orders the lists."""
         return NAMES[self.order]
 
     @property
     def in_nats(self) -> str:
-        """What a number of that effect is, to be followed by the target."""
+        """Unit of the effect that orders the lists; the target follows."""
         if self.order == "score":
             return f"nats they add to {self.value} of "
         return f"nats lost without them, to first order, from {self.value} of "
 
     def meanings(self, columns: Iterable[str]) -> dict[str, str]:
-        """What some columns hold, by what they are called."""
+        """Return the meaning of each column by its heading."""
         meanings = {
             "score": "what the part itself writes towards the target",
             "total": f"how far {self.value} falls without it, to first order",
@@ -100,53 +110,51 @@ class Effects:
         return {NAMES[column]: meanings[column] for column in columns}
 
     def columns(self, both: bool = True) -> tuple[str, ...]:
-        """The columns to show where there is room for both effects, or for one only."""
+        """Return the columns for a place with room for both effects, or for one."""
         return ("score", "total") if self.totals and both else (self.order,)
 
     def with_mediated(self) -> tuple[str, ...]:
-        """The columns to show where there is room for all."""
+        """Return the columns for a place with room for all effects."""
         return (*self.columns(), "mediated") if self.totals else self.columns()
 
 
 def effect_text(column: str, value: float, decimals: int) -> str:
-    """An effect as a number; one that was not computed is nothing."""
+    """Write an effect; an effect that was not computed is empty."""
     return "" if column != "score" and math.isnan(value) else signed(value, decimals)
 
 
+def effect_title(result: Attribution) -> str:
+    """Return the title of an axis of effects, with the unit."""
+    effects = Effects.of(result)
+    return f"{effects.name} effect on {effects.value} (nats)"
+
+
 def value_name(targets: Targets) -> str:
-    """What scores are changes of, to be followed by the tokens."""
+    """Name the quantity that scores change."""
     return "log-odds" if targets.against else "log p"
 
 
 def targets_words(targets: Targets) -> str:
-    """Such as `␣Paris`, `any of ␣Paris, ␣Lutetia` or `␣Paris over ␣London`."""
+    """Name the targets: `␣Paris`, `any of ␣Paris, ␣Lutetia` or `␣Paris over ␣London`."""
     sides = (targets.answers, targets.against)
     return " over ".join(
         any_of(side) + ", ".join(visible(target.text) for target in side) for side in sides if side
     )
 
 
-def targets_text(targets: Targets) -> Text:
-    """The same for a terminal."""
-    from rich.text import Text
-
-    from mnemoscope.report.terminal import token_text
-
-    sides = [
-        Text(any_of(side), "dim") + Text(", ").join(token_text(target.text, "bold") for target in side)
-        for side in (targets.answers, targets.against)
-        if side
-    ]
-    return Text(" over ", "dim").join(sides)
-
-
 def any_of(side: tuple[Target, ...]) -> str:
-    """Words before the tokens of one side."""
+    """Return the words before the tokens of one side."""
     return "any of " if len(side) > 1 else ""
 
 
+def about(prompt: str, targets: Targets) -> str:
+    """Return prompt and targets in one line."""
+    shown = (unspaced(prompt), targets_words(targets))
+    return " → ".join(shortened(text, _LONGEST_PROMPT) for text in shown)
+
+
 def value_facts(targets: Targets) -> dict[str, str]:
-    """The value that scores are changes of, by what its numbers are called."""
+    """Return the value that scores change, and for one target its other numbers, by name."""
     if targets.one is not None:
         return target_facts(targets.one)
     if targets.against:
@@ -156,7 +164,7 @@ def value_facts(targets: Targets) -> dict[str, str]:
 
 
 def target_facts(target: Target) -> dict[str, str]:
-    """What the model says of one token."""
+    """Return rank, probability, log-probability and id of one target token, by name."""
     return {
         "rank": f"{target.rank:,}",
         "probability": percent(target.probability),
@@ -165,7 +173,7 @@ def target_facts(target: Target) -> dict[str, str]:
     }
 
 
-# The tables of parts that are searched for, with what they hold.
+# Tables of parts that are searched for, with the names of the parts.
 SEARCHED = {
     "ffn_neurons": "FFN neurons",
     "attention_neurons": "attention neurons at positions",
@@ -173,15 +181,9 @@ SEARCHED = {
     "positions": "heads at positions",
 }
 
-QUERY_SCORE = (
-    "query score: nats of the value neurons' scores that go through a part, by its share of what they read"
-)
-NOTHING_READ = "What activates the value neurons: what this model's neurons read could not be found."
-_VALUE_NEURON = ("layer", "neuron", "head", "dim", "position")
 
-
-def what_is_proven(result: Attribution) -> list[str]:
-    """How sure the top lists are, a line for each search."""
+def list_certificates(result: Attribution) -> list[str]:
+    """Describe the certificate of each top list, one line for each search."""
     by_total = Effects.of(result).order == "total"
     lines = []
     for name, what in SEARCHED.items():
@@ -196,7 +198,7 @@ def what_is_proven(result: Attribution) -> list[str]:
 
 
 def certificate(result: Attribution | ContinuationAttribution) -> str:
-    """Say how sure the lists are, such as `certified to 4e-04 nats: exact`."""
+    """Describe the certificate of the lists, such as `certified to 4e-04 nats: exact`."""
     if not result.certified:
         return "not certified: best found"
     within = "" if result.tolerance is None else f" to {result.tolerance:.0e} nats"
@@ -210,38 +212,68 @@ def found_words(verdict: str, both_ends: bool, n_listed: int, cost: Cost, what: 
 
 
 def sum_of_layers(result: Attribution) -> str:
-    """Where what is asked comes from, and what rounding the layers' sum leaves."""
+    """Describe the value after the embeddings and at the end, and the telescoping error of the layers' sum.
+
+    docs/method.md#telescoping.
+    """
     start, end = plain_number(result.value_of_embeddings), plain_number(result.targets.value)
-    asked = f"{value_name(result.targets)} of {targets_words(result.targets)}"
-    path = f"{asked}: {start} from embeddings, {end} at the end"
+    value = f"{value_name(result.targets)} of {targets_words(result.targets)}"
+    path = f"{value}: {start} from embeddings, {end} at the end"
     if result.telescoping_error is None:
         return path
     return f"{path}; the layers add up to the difference within {abs(result.telescoping_error):.0e}"
 
 
+QUERY_SCORE = (
+    "query score: nats of the value neurons' scores that go through a part, by its share of what they read"
+)
+NOTHING_READ = "What activates the value neurons: what this model's neurons read could not be found."
+_VALUE_NEURON = ("layer", "neuron", "head", "dim", "position")
+
+
 def queries_are_missing(result: Attribution) -> bool:
-    """Whether query neurons were asked for and could not be had."""
+    """Return whether query neurons were requested and could not be computed."""
     return result.query_neurons is None and bool(result.provenance.options.get("query"))
 
 
 def value_neurons_asked(tables: QueryTables) -> str:
-    """How many value neurons were asked what activates them, and how many of them were skipped."""
+    """Count the value neurons whose query neurons were sought, and those that were skipped."""
     names = [name for name in _VALUE_NEURON if name in tables.value_neurons]
     n_asked = len(tables.value_neurons[names].drop_duplicates())
     return f"{n_asked} asked, {len(tables.skipped) or 'none'} skipped"
 
 
 def value_neurons_skipped(tables: QueryTables) -> str:
-    """The value neurons that query scores leave out, by name; nothing if there is none."""
-    if tables.skipped.empty:
+    """Name the value neurons that query scores leave out; empty if there is none."""
+    rows = records(tables.skipped, tuple(tables.skipped.columns))
+    if not rows:
         return ""
-    names = ", ".join(_names(tables.skipped))
+    names = ", ".join(
+        f"{row['layer']}.{row['neuron']}"
+        if "neuron" in row
+        else f"{row['layer']}.{row['head']}.{row['dim']} at {row['position']}"
+        for row in rows
+    )
     return f"left out because what they read nearly cancels: {names}"
 
 
-def _names(neurons: pd.DataFrame) -> list[str]:
-    """Such as `24.1005`, or `23.4.51 at 3` for a neuron that reads the token at position 3."""
-    rows = records(neurons, tuple(neurons.columns))
-    if "neuron" in neurons:
-        return [f"{row['layer']}.{row['neuron']}" for row in rows]
-    return [f"{row['layer']}.{row['head']}.{row['dim']} at {row['position']}" for row in rows]
+def method_name(label: str, title: str) -> str:
+    """Name a method in tables and charts: its title, and the options that differ from the defaults."""
+    return f"{title}{re.sub('^[^(]*', '', label)}"
+
+
+def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the rows of `Comparison.summary` with the method's `name`, and `control` for control rows."""
+    summary = comparison.summary()
+    rows = records(summary, tuple(summary.columns))
+    for row in rows:
+        row["name"] = visible(method_name(row["method"], row["title"]))
+        row["control"] = row["method"] in (NONE, RANDOM, SAME_LAYERS)
+    return rows
+
+
+def zeroed_words(comparison: Comparison, of: str) -> str:
+    """Describe the neurons that a comparison zeroes."""
+    terms = comparison.terms
+    kind = {"ffn": "FFN neurons", "attention": "attention neurons"}[terms.kind]
+    return f"the first {terms.top:,} {kind} of {of} zeroed together"

@@ -1,9 +1,10 @@
-"""Token text made visible: what a screen would swallow or obey becomes a sign or an escape."""
+"""Visible text of tokens: characters that a screen hides or obeys become signs or escapes."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _SIGNS = {"\n": "⏎", "\t": "⇥"}
 _BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
@@ -13,7 +14,7 @@ _PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
 
 
 def visible(text: str) -> str:
-    r"""The text with nothing hidden: every character has a shape of its own.
+    r"""Replace every hidden character by a visible one.
 
     Spaces at either end become `␣`, a newline `⏎`, a tab `⇥`; other characters without a shape
     (controls, zero-width and bidirectional marks, unusual spaces, lone surrogates, and U+FFFD,
@@ -49,15 +50,15 @@ def _visible_character(character: str) -> str:
 
 
 def middle_left_out(widths: list[int], room: int) -> tuple[int, int]:
-    """How many items to show from the start and from the end so that they fit.
+    """Count the items from the start and from the end of a list that fit.
 
     Args:
-        widths: cells that each item takes.
-        room: cells there are.
+        widths: cells of each item.
+        room: cells for all items.
 
     Returns:
-        `(head, tail)`; `head + tail == len(widths)` if everything fits, else the tail is as long
-        as the head or one longer, and at least one item is shown at the end.
+        `(head, tail)`; `head + tail == len(widths)` if everything fits, else the tail is as long as the head
+        or one longer and holds at least one item.
     """
     if sum(widths) <= room:
         return len(widths), 0
@@ -86,5 +87,40 @@ _IN_ASCII = str.maketrans(
 
 
 def in_ascii(text: str) -> str:
-    """The signs that Mnemoscope draws with, replaced for a terminal that has none of them."""
+    """Replace the signs that Mnemoscope draws with, for terminals without them."""
     return text.translate(_IN_ASCII)
+
+
+_LONGEST_LABEL = 32
+
+
+def shortened(text: str, room: int) -> str:
+    """Leave out the middle of a text longer than `room` characters.
+
+    >>> shortened("a very long token", 9)
+    'a ve…oken'
+    """
+    if len(text) <= room:
+        return text
+    head = (room - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (room - 1 - head) :]}"
+
+
+def unspaced(text: str) -> str:
+    """Return visible text without spaces at its ends: few fonts have `␣`, and it changes a line's font."""
+    return visible(text.strip(" ") or text)
+
+
+def plain_token(token: str) -> str:
+    """Return a token as a chart's label: unspaced, at most 32 characters."""
+    return shortened(unspaced(token), _LONGEST_LABEL)
+
+
+def at_position(position: int, token: str) -> str:
+    """Return a label such as `3 Japan`; behind the number a right-to-left token does not move it."""
+    return f"{position} {plain_token(token)}"
+
+
+def token_list(tokens: Sequence[str], most: int) -> str:
+    """Return the first tokens of a list, separated by two spaces."""
+    return "  ".join(plain_token(token) for token in tokens[:most])

@@ -268,7 +268,7 @@ class Attribution(Displayed):
 
         >>> result.charts()["neurons"]  # doctest: +SKIP
         """
-        return report("charts").charts(self)
+        return report("charts.attribution").charts(self)
 
     def save_charts(self, folder: str | Path, form: Literal["svg", "png"] = "svg") -> Path:
         """Write every chart to a file of its name in a folder, which is made if necessary.
@@ -280,7 +280,7 @@ class Attribution(Displayed):
             OptionError: another form.
             OutputError: the folder's parent does not exist, or the folder cannot be written.
         """
-        return report("charts").save_charts(self, Path(folder), form)
+        return report("charts.attribution").save_charts(self, Path(folder), form)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,8 +23,7 @@ from mnemoscope.web.errors import DOCUMENT, ApiError, refusal_of, refusal_of_fie
 from mnemoscope.web.handlers import MEDIA_TYPES, json_answer
 from mnemoscope.web.queue import Limits
 from mnemoscope.web.security import Names, SecurityMiddleware
-from mnemoscope.web.server import Asking, Server
-from mnemoscope.web.streaming import EVENTS, answered
+from mnemoscope.web.server import EVENTS, Asking, Server, answered
 
 _RETRY = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
 _TO_RETRY = (429, 503)

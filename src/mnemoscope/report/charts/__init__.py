@@ -1,116 +1,276 @@
-"""Charts of a result by name."""
+"""Chart parts in one look for light and dark, legible without colour."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import io
+import json
+import re
+from collections.abc import Sequence
+from html import escape
 from typing import Any
 
-from mnemoscope._io import CHART_FORMS, check_folder, write_into
-from mnemoscope.errors import OptionError
-from mnemoscope.report.charts.layers import layers, path
-from mnemoscope.report.charts.parts import heads, neurons, positions
-from mnemoscope.report.charts.theme import apply_theme, png, svg
-from mnemoscope.report.charts.words import about
-from mnemoscope.results.attribution import Attribution
+import altair as alt
+import numpy as np
+import pandas as pd
+import vl_convert
+from markupsafe import Markup
+
+from mnemoscope.report.theme import DARK, LOWERS, QUIET, RAISES, TEXT, largest
+from mnemoscope.report.tokens import visible
+
+MOST_LABELS = 8  # points of a chart with a label; the others have tooltips
+_PIXELS = 2  # pixels of a PNG for one of the chart
+_WIDEST_LABEL = 260
+_STROKE = "M-1,1L1,-1"
+_NAME_SPACE = re.compile(r' xmlns(:xlink)?="[^"]*"')
+_ID = re.compile(r"\b(?:gradient_|clip)\d+\b")
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A chart of a result and what is said of it.
+def apply_theme(chart: Any, title: str = "", subtitle: str = "") -> Any:
+    """A chart in the look of all, with a title if it is to stand alone."""
+    if title:
+        chart = chart.properties(title=alt.TitleParams(title, subtitle=visible(subtitle), limit=900))
+    return (
+        chart.properties(background="transparent")
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelColor=TEXT,
+            titleColor=TEXT,
+            titleFontWeight="normal",
+            labelLimit=_WIDEST_LABEL,
+            domain=False,
+            ticks=False,
+            gridColor=TEXT,
+            gridOpacity=0.2,
+        )
+        .configure_header(labelColor=TEXT, titleColor=TEXT, labelLimit=_WIDEST_LABEL)
+        .configure_legend(
+            labelColor=TEXT,
+            titleColor=TEXT,
+            titleFontWeight="normal",
+            labelLimit=_WIDEST_LABEL,
+            symbolBaseFillColor=TEXT,
+            symbolBaseStrokeColor=TEXT,
+        )
+        .configure_title(color=TEXT, subtitleColor=TEXT, anchor="start", offset=14)
+        .configure_concat(spacing=24)
+    )
 
-    Attributes:
-        name: of the chart, and of its file.
-        title: its heading.
-        words: what it shows and how it is read, also for those who do not see it.
-        draw: makes the chart.
+
+def svg(spec: dict[str, Any], name: str) -> str:
+    """Return a chart as an SVG without a background, for light and dark pages; nothing is fetched.
+
+    The chart's description, if any, becomes the label for screen readers.
+
+    Args:
+        spec: the chart's `to_dict()`.
+        name: prefix of all ids, unique in a page.
     """
-
-    name: str
-    title: str
-    words: str
-    draw: Callable[[Attribution], Any]
-
-    def chart(self, result: Attribution) -> Any:
-        """The chart without a title, for a place that has one."""
-        return apply_theme(self.draw(result).properties(description=f"{self.title}. {self.words}"))
-
-    def alone(self, result: Attribution) -> Any:
-        """The chart with its title, prompt and target."""
-        chart = self.draw(result).properties(description=f"{self.title}. {self.words}")
-        return apply_theme(chart, self.title, about(result.prompt, result.targets))
+    text = vl_convert.vegalite_to_svg(spec)
+    if "description" in spec:
+        text = text.replace("<svg", f'<svg role="img" aria-label="{escape(spec["description"])}"', 1)
+    # Vega numbers ids across charts, so a second drawing of a chart would differ.
+    found = dict.fromkeys(_ID.findall(text))
+    places = {old: f"{name}_{place}" for place, old in enumerate(found)}
+    return _ID.sub(lambda match: places[match[0]], text)
 
 
-_LAYERS = Figure(
-    "layers",
-    "Attention and FFN along the depth",
-    "A bar for the attention and for the FFN of each layer, the first layer on the left; what raises the "
-    "target stands on the line, what lowers it hangs from it and is hollow.",
-    layers,
-)
-_PATH = Figure(
-    "path",
-    "From the embeddings to the prediction",
-    "What the final norm and head read out of the stream after the embeddings and after the attention and "
-    "FFN of each layer; the broken line is the model's own prediction.",
-    path,
-)
-_HEADS = Figure(
-    "heads",
-    "Heads",
-    "A cell for each head, layers from left to right and heads downwards; the stronger the head the more "
-    "solid its cell; those that lower the target are struck through.",
-    heads,
-)
-_POSITIONS = Figure(
-    "positions",
-    "Heads over the tokens",
-    "What the strongest heads, from left to right, bring from each token of the prompt, downwards with its "
-    "position; what lowers the target is struck through; what is not in the lists is left empty.",
-    positions,
-)
-_NEURONS = Figure(
-    "neurons",
-    "Neurons",
-    "A point for each neuron of the lists, its layer across and its effect upwards; FFN neurons are circles, "
-    "attention neurons diamonds; the strongest have their names, with the first token that an FFN neuron "
-    "promotes or the token whose value an attention neuron carries.",
-    neurons,
-)
+def svg_in_page(spec: dict[str, Any], name: str) -> Markup:
+    """Return a chart as an SVG element of an HTML page, without name spaces."""
+    return Markup(_NAME_SPACE.sub("", svg(spec, name)))
 
 
-def figures(result: Attribution) -> list[Figure]:
-    """The figures that a result has something for, in the order in which they are looked at."""
-    found = [_LAYERS]
-    if result.telescoping_error is not None:
-        found.append(_PATH)
-    found.append(_HEADS)
-    if len(result.positions) + len(result.suppressing_positions):
-        found.append(_POSITIONS)
-    return [*found, _NEURONS]
+def png(chart: Any) -> bytes:
+    """Return a chart as a PNG on white."""
+    stream = io.BytesIO()
+    chart.properties(background="white").save(stream, format="png", scale_factor=_PIXELS)
+    return stream.getvalue()
 
 
-def charts(result: Attribution) -> dict[str, Any]:
-    """An Altair chart by the name of each figure."""
-    return {figure.name: figure.alone(result) for figure in figures(result)}
+def data(table: pd.DataFrame) -> alt.Data:
+    """Return the rows of a table for Vega, with null for NaN and infinities."""
+    return alt.Data(values=json.loads(str(table.to_json(orient="records"))))
 
 
-def save_charts(result: Attribution, folder: str | Path, form: str = "svg") -> Path:
-    """Write each chart to a file of its name, without a browser.
+def with_n(table: pd.DataFrame, column: str = "relation") -> pd.DataFrame:
+    """Add the number of facts to each relation's name, as `capital (n = 12)`."""
+    n_facts = {name: max(rows["n_facts"]) for name, rows in table.groupby(column, sort=False)}
+    names = {name: f"{visible(str(name))} (n = {n:,})" for name, n in n_facts.items()}
+    return table.assign(**{column: table[column].map(names)})
 
-    Returns:
-        The folder, which is made if it is not there.
 
-    Raises:
-        OptionError: another form than `"svg"` and `"png"`.
-        OutputError: see `check_folder`; or the disk is full.
+def point_labels(base: alt.Chart) -> list[alt.Chart]:
+    """Draw the column `label` beside the points, on the left of points that are `at_right`."""
+    return [
+        base.transform_filter(f"datum.label && {side}")
+        .mark_text(align=align, dx=dx, baseline="middle", color=TEXT, fontSize=11, aria=False)
+        .encode(text="label:N")
+        for side, align, dx in (("!datum.at_right", "left", 8), ("datum.at_right", "right", -8))
+    ]
+
+
+def heatmap(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    value: str,
+    *,
+    size: tuple[float, float],
+    words: dict[str, str],
+    **options: Any,
+) -> alt.LayerChart:
+    """Cells whose colour is the sign and whose opacity the magnitude of a value.
+
+    Where there are both signs and no numbers in the cells, those that lower are struck through.
+
+    Args:
+        table: a row for each cell.
+        x: column, in the order of the rows.
+        y: column, in the order of the rows.
+        value: column.
+        size: of a cell in pixels.
+        words: titles of the axes and the legend by column; an axis without one has none.
+        options: `marked`, a truth column of cells to dot; `written`, a number format for the cells' text;
+            `largest`, the magnitude that is drawn solid; `tooltip`, what is told of a cell.
     """
-    if form not in CHART_FORMS:
-        raise OptionError(f"there is no form {form!r} of charts; give {' or '.join(CHART_FORMS)}")
-    folder = check_folder(Path(folder))
-    contents = {
-        f"{name}.{form}": png(chart) if form == "png" else svg(chart.to_dict(), name).encode()
-        for name, chart in charts(result).items()
-    }
-    return write_into(folder, contents)
+    reach = options.get("largest") or largest(table[value].to_numpy(float)) or 1.0
+    columns, rows = list(dict.fromkeys(table[x])), list(dict.fromkeys(table[y]))
+    signed, faint = bool((table[value] < 0).any()), "#f4f3ef" if "written" in options else ""
+    if not faint:  # what nobody can see would only make the file large
+        seen = table[value].abs().between(0.005 * reach, np.inf, inclusive="neither")
+        table = table.loc[seen | table[_named(options)].any(axis=1)]
+    across, down = alt.Scale(domain=columns), alt.Scale(domain=rows)
+    base = alt.Chart(data(table)).encode(
+        x=alt.X(f"{x}:O", sort=columns, scale=across, title=words.get(x), axis=_axis(columns, size[0])),
+        y=alt.Y(f"{y}:O", sort=rows, scale=down, title=words.get(y)),
+    )
+    color = alt.Color(f"{value}:Q", title=words[value], scale=_scale(reach, signed, faint))
+    cells = base.mark_rect(aria=False).encode(color=color)
+    layers = [cells.encode(tooltip=options["tooltip"]) if "tooltip" in options else cells]
+    if signed and not faint:
+        layers += _strikes(base, f"datum['{value}'] < {-QUIET * reach}", min(size))
+    if "marked" in options:
+        size_of_dot, line = min(size) * 1.8, min(size) / 14
+        dot = base.mark_circle(
+            size=size_of_dot, color=DARK, stroke="white", strokeWidth=line, opacity=1, aria=False
+        )
+        layers.append(dot.transform_filter(f"datum.{options['marked']}"))
+    if "written" in options:
+        solid = f"abs(datum['{value}']) > {0.55 * reach}"
+        text = base.mark_text(fontSize=11, aria=False).encode(
+            text=alt.Text(f"{value}:Q", format=options["written"]),
+            color=alt.condition(solid, alt.value("white"), alt.value(DARK)),
+        )
+        layers.append(text.transform_filter(f"isValid(datum['{value}'])"))
+    return alt.layer(*layers).properties(width=size[0] * len(columns), height=size[1] * len(rows))
+
+
+def dots(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    title: str,
+    *,
+    width: int = 260,
+    by: str = "",
+    colors: dict[str, str] | None = None,
+) -> alt.LayerChart:
+    """Means with their intervals, a row for each value of a column.
+
+    Args:
+        table: with the columns `x`, `x_low` and `x_high`.
+        x: column of the mean.
+        y: column, in the order of the rows.
+        title: of the axis.
+        width: in pixels.
+        by: a column by which colour, shape and place in the row differ; empty for none.
+        colors: of its values, in the order of the legend.
+    """
+    rows = list(dict.fromkeys(table[y]))
+    base = alt.Chart(data(table)).encode(
+        y=alt.Y(f"{y}:N", sort=rows, title=None, scale=alt.Scale(domain=rows))
+    )
+    names = list(colors or {})
+    # Alike but for what they encode, so that Vega makes one legend of them.
+    legend: dict[str, Any] = {"sort": names, "title": None}
+    if by:
+        scale = alt.Scale(domain=names, range=list((colors or {}).values()))
+        base = base.encode(color=alt.Color(f"{by}:N", scale=scale, **legend))
+    else:
+        base = base.encode(color=alt.value(RAISES))
+    if table[y].duplicated().any():
+        base = base.encode(yOffset=alt.YOffset(f"{by}:N", sort=names))
+    horizontal = alt.X(f"{x}:Q", title=title, scale=alt.Scale(zero=True))
+    lines = base.mark_rule(strokeWidth=2, aria=False).encode(
+        x=alt.X(f"{x}_low:Q", title=title), x2=f"{x}_high:Q"
+    )
+    points = base.mark_point(filled=True, opacity=1, size=56, aria=False).encode(x=horizontal)
+    if by:
+        points = points.encode(shape=alt.Shape(f"{by}:N", scale=alt.Scale(domain=names), **legend))
+    step = 24 if len(names) < 3 else 10 * len(names)
+    # Where no mean has an interval Vega would draw rules from nowhere.
+    with_ends = lines.transform_filter(f"isValid(datum['{x}_low']) && isValid(datum['{x}_high'])")
+    return alt.layer(with_ends, points).properties(width=width, height=step * len(rows))
+
+
+def layer_step(n_layers: int) -> float:
+    """Pixels from one layer to the next, in charts that are to stand below each other."""
+    return float(min(24, max(7, 720 // n_layers)))
+
+
+def layer_axis(n_layers: int) -> alt.Axis:
+    """An axis of layers with as many numbers as have room."""
+    return _axis(range(n_layers), layer_step(n_layers), grid=False)
+
+
+def panel_title(text: str) -> alt.TitleParams:
+    """What stands above one of several panels."""
+    return alt.TitleParams(text, fontSize=11, fontWeight="normal", offset=4)
+
+
+def signs(effect: str) -> alt.Color:
+    """Colours for a column that says `raises` or `lowers`; what else shows the sign needs no legend."""
+    scale = alt.Scale(domain=["raises", "lowers"], range=[RAISES, LOWERS])
+    return alt.Color(f"{effect}:N", scale=scale, legend=None)
+
+
+def cell_width(n_columns: int) -> float:
+    """That lets the columns of a model of usual depth fill half a page."""
+    return min(14.0, max(4.0, 420 / max(n_columns, 1)))
+
+
+def _strikes(base: alt.Chart, where: str, length: float) -> list[alt.Chart]:
+    """Strokes through some cells, dark with a light rim to stand out from any colour."""
+    shape = base.transform_filter(where)
+    size = (0.6 * length) ** 2
+    return [
+        shape.mark_point(
+            shape=_STROKE, size=size, stroke=color, strokeWidth=width, opacity=1, filled=False, aria=False
+        )
+        for color, width in (("white", 2.2), (DARK, 1.0))
+    ]
+
+
+def _named(options: dict[str, Any]) -> list[str]:
+    return [options["marked"]] if "marked" in options else []
+
+
+def _axis(columns: Sequence[Any], width: float, **options: Any) -> alt.Axis:
+    """Fewer labels than columns where they would run into each other."""
+    if not all(isinstance(column, int) for column in columns):
+        return alt.Axis(labelAngle=-40, **options)
+    every = next(n for n in (1, 2, 5, 10, 20, 50, 100) if n * width >= 24 or n == 100)
+    return alt.Axis(values=[column for column in columns if column % every == 0], labelAngle=0, **options)
+
+
+def _scale(reach: float, signed: bool, faint: str) -> alt.Scale:
+    """From the colour of what lowers over nothing (or a faint one, for text on it) to that of what raises."""
+    lowers, raises = faint or f"{LOWERS}00", faint or f"{RAISES}00"
+    if signed:
+        domain, colors = (
+            [-reach, -1e-9 * reach, 1e-9 * reach, reach],
+            [LOWERS, lowers, raises, RAISES],
+        )
+    else:
+        domain, colors = [0, reach], [raises, RAISES]
+    return alt.Scale(domain=domain, range=colors, clamp=True, interpolate="rgb")

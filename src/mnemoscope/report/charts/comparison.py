@@ -1,4 +1,4 @@
-"""A comparison of methods as one chart: what each does to the target, and what it costs plain text."""
+"""Chart of a comparison of methods: the fall of log p, and the collateral on plain text."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
+import pandas as pd
 
-from mnemoscope.report.charts.parts import label_places
-from mnemoscope.report.charts.theme import CONTROL, PIXELS, TEXT, apply_theme
-from mnemoscope.report.terminal.depth import RAISES
-from mnemoscope.report.terminal.methods import KINDS, name_of
-from mnemoscope.report.tokens import visible
-from mnemoscope.results.columns import records
+from mnemoscope.report.charts import MOST_LABELS, apply_theme, data, point_labels
+from mnemoscope.report.text import comparison_rows, zeroed_words
+from mnemoscope.report.theme import CONTROL, RAISES, TEXT
+from mnemoscope.report.tokens import unspaced, visible
 
 if TYPE_CHECKING:
     from mnemoscope.study.comparison import Comparison
@@ -26,15 +25,17 @@ _LOWEST = 320
 _FALL = "fall of log p of the target (nats)"
 _KL = "KL on plain text (nats per token, log scale)"
 
+_COLOR = alt.condition("datum.control", alt.value(CONTROL), alt.value(RAISES))
+
 Chart = alt.LayerChart | alt.HConcatChart
 
 
 def chart(comparison: Comparison) -> Chart:
-    """Effects of the methods beside each other (left), and against their collateral (right).
+    """Draw the fall of log p of each method (left), and the fall over the KL on plain text (right).
 
-    The right panel, and in it a method or control, is left out where no KL above 0 is known.
+    The right panel leaves out methods and controls without a KL above 0; without any the panel is left out.
     """
-    rows = _rows(comparison)
+    rows = comparison_rows(comparison)
     height = max(_LOWEST, _ROW * len(rows))
     left = _effects(rows, height, several=comparison.n_facts > 1)
     weighed = [row for row in rows if math.isfinite(row["drop"]) and row["kl"] > 0]
@@ -42,144 +43,92 @@ def chart(comparison: Comparison) -> Chart:
     return apply_theme(panels.properties(title=_title(comparison)))
 
 
-def chart_bytes(comparison: Comparison, form: str) -> bytes:
-    """The chart as the content of an `"svg"`, `"png"` or `"html"` file; none of them fetches anything."""
-    drawn = chart(comparison)
-    if form == "png":
-        image = io.BytesIO()
-        drawn.save(image, format="png", scale_factor=PIXELS)
-        return image.getvalue()
-    text = io.StringIO()
-    if form == "svg":
-        drawn.save(text, format="svg")
-    else:
-        # The menu's editor is a web page, which would be sent the data.
-        actions = {"export": True, "source": False, "compiled": False, "editor": False}
-        options = {"embed_options": {"actions": actions}, "json_kwds": {"cls": _ForScripts}}
-        drawn.save(text, format="html", inline=True, **options)
-    return text.getvalue().encode()
-
-
-class _ForScripts(json.JSONEncoder):
-    """JSON for a script element, which a prompt that holds `</script>` must not end."""
-
-    def encode(self, o: Any) -> str:
-        """Without the sign that tags begin with, which only texts hold."""
-        return super().encode(o).replace("<", r"\u003c")
-
-
-def _rows(comparison: Comparison) -> list[dict[str, Any]]:
-    from mnemoscope.study.comparison import CONTROLS
-
-    summary = comparison.summary()
-    rows = records(summary, ("method", "title", "drop", "drop_low", "drop_high", "kl"))
-    for row in rows:
-        row["name"] = visible(name_of(row["method"], row["title"]))
-        row["control"] = row["method"] in CONTROLS
-    return rows
-
-
 def _title(comparison: Comparison) -> alt.TitleParams:
-    terms, first = comparison.terms, comparison.outcomes.iloc[0]
+    first = comparison.outcomes.iloc[0]
     if comparison.n_facts == 1:
-        # Signs for spaces are in few fonts, and one of them turns the whole title into another.
-        prompt, target = (first[name].strip(" ") or first[name] for name in ("prompt", "target"))
-        about = f"{visible(prompt)} → {visible(target)}"
+        title = f"{unspaced(first['prompt'])} → {unspaced(first['target'])}"
     else:
-        about = f"{comparison.n_facts:,} facts, 95 % intervals"
-    zeroed = f"the first {terms.top:,} {KINDS[terms.kind]} of each method zeroed together"
-    model = visible(comparison.provenance.model)
-    return alt.TitleParams(about, subtitle=f"{model}, {zeroed}", limit=_LEFT + _RIGHT)
+        title = f"{comparison.n_facts:,} facts, 95 % intervals"
+    subtitle = f"{visible(comparison.provenance.model)}, {zeroed_words(comparison, 'each method')}"
+    return alt.TitleParams(title, subtitle=subtitle, limit=_LEFT + _RIGHT)
 
 
 def _effects(rows: list[dict[str, Any]], height: int, *, several: bool) -> alt.LayerChart:
-    there = [row for row in rows if math.isfinite(row["drop"])]
     names = [row["name"] for row in rows]
-    base = alt.Chart(_data(there)).encode(
-        y=alt.Y("name:N", sort=names, title=None, scale=alt.Scale(domain=names)), color=_color()
+    base = alt.Chart(_data([row for row in rows if math.isfinite(row["drop"])])).encode(
+        y=alt.Y("name:N", sort=names, title=None, scale=alt.Scale(domain=names)), color=_COLOR
     )
-    layers = [_zero("x")]
+    layers = [alt.Chart(_data([{"drop": 0}])).mark_rule(color=TEXT).encode(x="drop:Q")]
     if several:
-        layers.append(
-            base.mark_rule(strokeWidth=2).encode(x=alt.X("drop_low:Q", title=_FALL), x2="drop_high:Q")
-        )
+        intervals = base.mark_rule(strokeWidth=2)
+        layers.append(intervals.encode(x=alt.X("drop_low:Q", title=_FALL), x2="drop_high:Q"))
     layers.append(base.mark_point(filled=True, opacity=1, size=64).encode(x=alt.X("drop:Q", title=_FALL)))
     return alt.layer(*layers).properties(width=_LEFT, height=height)
 
 
 def _against_collateral(rows: list[dict[str, Any]], height: int) -> alt.LayerChart:
-    """One labelled point a method: the higher, the more effect; the further left, the less collateral."""
-    x_domain, y_domain = (
-        _padded([math.log10(row["kl"]) for row in rows]),
-        _padded([row["drop"] for row in rows]),
-    )
-    pixels = [
-        (
-            _RIGHT * (math.log10(row["kl"]) - x_domain[0]) / (x_domain[1] - x_domain[0]),
-            height * (y_domain[1] - row["drop"]) / (y_domain[1] - y_domain[0]),
+    """Draw a point for each method: higher for more effect, further left for less collateral."""
+    exponents = _padded([math.log10(row["kl"]) for row in rows])
+    scale = alt.Scale(type="log", domain=[10**end for end in exponents], nice=False)
+    ticks = alt.Axis(values=_round_numbers(exponents), format="~g")
+    y_scale = alt.Scale(domain=_padded([row["drop"] for row in rows]), nice=False)
+    # Controls often share one place; their names are in the left panel.
+    methods = [row for row in rows if not row["control"]]
+    strongest = sorted(methods, key=lambda row: -row["drop"])[:MOST_LABELS]
+    middle = sum(exponents) / 2
+    base = alt.Chart(
+        _data(
+            [
+                {
+                    **row,
+                    "label": row["name"] if row in strongest else "",
+                    "at_right": math.log10(row["kl"]) > middle,
+                }
+                for row in rows
+            ]
         )
-        for row in rows
-    ]
-    places = label_places(pixels, [row["name"] for row in rows], _RIGHT, height)
-    placed = [
-        {
-            **row,
-            "align": place.align,
-            "is_far": place.is_far,
-            "label_kl": 10 ** (x_domain[0] + place.x / _RIGHT * (x_domain[1] - x_domain[0])),
-            "label_drop": y_domain[1] - place.y / height * (y_domain[1] - y_domain[0]),
-        }
-        for row, place in zip(rows, places, strict=True)
-    ]
-    scale = alt.Scale(type="log", domain=[10**end for end in x_domain], nice=False)
-    x = {"scale": scale, "title": _KL, "axis": alt.Axis(values=_round_numbers(x_domain), format="~g")}
-    y = {"scale": alt.Scale(domain=y_domain, nice=False), "title": _FALL}
-    points = alt.Chart(_data(placed)).encode(x=alt.X("kl:Q", **x), y=alt.Y("drop:Q", **y), color=_color())
-    lines = (
-        alt.Chart(_data([row for row in placed if row["is_far"]]))
-        .mark_rule(color=TEXT, strokeWidth=0.75)
-        .encode(x=alt.X("kl:Q", **x), y=alt.Y("drop:Q", **y), x2="label_kl:Q", y2="label_drop:Q")
+    ).encode(
+        x=alt.X("kl:Q", scale=scale, title=_KL, axis=ticks), y=alt.Y("drop:Q", scale=y_scale, title=_FALL)
     )
-    labels = [
-        alt.Chart(_data([row for row in placed if row["align"] == align]))
-        .mark_text(align=align, baseline="middle", color=TEXT, fontSize=11)
-        .encode(x=alt.X("label_kl:Q", **x), y=alt.Y("label_drop:Q", **y), text="name:N")
-        for align in ("left", "center", "right")
-    ]
-    marks = points.mark_point(filled=True, opacity=1, size=64)
-    return alt.layer(lines, *labels, marks).properties(width=_RIGHT, height=height)
+    marks = base.mark_point(filled=True, opacity=1, size=64).encode(
+        color=_COLOR,
+        tooltip=["name:N", alt.Tooltip("drop:Q", format="+.3f"), alt.Tooltip("kl:Q", format=".2g")],
+    )
+    return alt.layer(*point_labels(base), marks).properties(width=_RIGHT, height=height)
 
 
 def _padded(values: list[float]) -> tuple[float, float]:
-    """From the least to the most, with room for labels."""
+    """Return the range of the values with room for labels."""
     low, high = min(values), max(values)
     room = 0.12 * (high - low) or 0.5
     return low - room, high + room
 
 
 def _round_numbers(domain: tuple[float, float]) -> list[float]:
-    """1, 2 and 5 times powers of ten, as few of them as say enough; the domain is of logarithms."""
+    """Return powers of ten, times 3 or 2 and 5 in narrow domains; the domain is of logarithms."""
     low, high = domain
     digits = (1,) if high - low > 3 else (1, 3) if high - low > 1.5 else (1, 2, 5)
     powers = range(math.floor(low), math.ceil(high))
     return [float(f"{digit}e{power}") for power in powers for digit in digits]
 
 
-def _zero(axis: str) -> alt.Chart:
-    return alt.Chart(_data([{"drop": 0}])).mark_rule(color=TEXT).encode(**{axis: "drop:Q"})
-
-
-def _color() -> Any:
-    return alt.condition("datum.control", alt.value(CONTROL), alt.value(RAISES))
-
-
 def _data(rows: list[dict[str, Any]]) -> alt.Data:
-    return alt.Data(values=[_finite(row) for row in rows])
+    return data(pd.DataFrame(rows))
 
 
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """NaN and infinities are no JSON."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in row.items()
-    }
+def chart_html(comparison: Comparison) -> str:
+    """Return the chart as a page that fetches nothing."""
+    # Vega's menu could send the data to an editor on the web.
+    actions = {"export": True, "source": False, "compiled": False, "editor": False}
+    options = {"embed_options": {"actions": actions}, "json_kwds": {"cls": _ForScripts}}
+    page = io.StringIO()
+    chart(comparison).save(page, format="html", inline=True, **options)
+    return page.getvalue()
+
+
+class _ForScripts(json.JSONEncoder):
+    """JSON encoder for script elements: a prompt with `</script>` must not end the element."""
+
+    def encode(self, o: Any) -> str:
+        """Escape the sign that begins tags; only texts contain it."""
+        return super().encode(o).replace("<", r"\u003c")

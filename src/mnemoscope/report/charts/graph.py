@@ -7,9 +7,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from mnemoscope.report.charts.theme import TEXT, apply_theme, data, signs
-from mnemoscope.report.charts.words import about, at_position, shortened
-from mnemoscope.report.terminal.depth import LOWERS, RAISES
+from mnemoscope.report.charts import apply_theme, data, signs
+from mnemoscope.report.text import about
+from mnemoscope.report.theme import LOWERS, RAISES, TEXT
+from mnemoscope.report.tokens import at_position, shortened
 from mnemoscope.results.query import QueryGraph
 
 _SLOT, _ROW, _LEFT = 58, 46, 92
@@ -27,7 +28,7 @@ _SHAPES = {
 _BOTTOM = "embeddings"
 
 
-def links(graph: QueryGraph) -> Any:
+def query_graph(graph: QueryGraph) -> Any:
     """Every part at the token it reads and in its layer; a line leads from what writes to what reads it.
 
     The width of a line is the share of what the reader reads; where the share works against the reader

@@ -8,10 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from mnemoscope.report.charts.theme import (
-    CONTROL,
-    TEXT,
-    THIRD,
+from mnemoscope.report.charts import (
     cell_width,
     data,
     dots,
@@ -19,14 +16,13 @@ from mnemoscope.report.charts.theme import (
     panel_title,
     with_n,
 )
-from mnemoscope.report.terminal.depth import LOWERS, RAISES
+from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, THIRD
 from mnemoscope.report.tokens import visible
 from mnemoscope.study.bootstrap import ALL
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.items.layers import ROLES
 from mnemoscope.study.items.sharing import PAIRS
 
-KINDS = {"attention": "attention", "ffn": "FFN"}
 _N_READ = 5
 _N_TOKENS = 6
 _NATS = "log-probability increase (nats)"

@@ -1,28 +1,33 @@
-"""Drawing in a terminal: tokens, bars, titles and tables.
+"""Text, bars and tables for a terminal.
 
-Every text that comes from a model or a caller goes through `visible` and into a `Text`, never into
-markup, so no token can restyle or steer the terminal.
+Every text of a model or a caller passes through `visible` into a `Text`, never into markup, so no token can
+restyle or steer the terminal.
 """
 
 from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+import pandas as pd
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mnemoscope.report.terminal.depth import LOWERS, RAISES
+from mnemoscope.report.text import any_of, plain_number
+from mnemoscope.report.theme import LOWERS, RAISES
 from mnemoscope.report.tokens import middle_left_out, visible
+from mnemoscope.results.columns import records
+from mnemoscope.results.targets import Provenance, Targets
 
 _BAR = 8
 _PROMPT_LINES = 4
 _LONGEST_TOKEN = 40
+_MOST_TOKENS = 12
 _RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
 _TURN_LEFT_TO_RIGHT = "\u200e"  # keeps a terminal from reordering what stands beside the token
 _MADE_UP = r"[␣⏎⇥∅]|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}"
@@ -30,21 +35,21 @@ _MADE_UP = r"[␣⏎⇥∅]|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}"
 Row = dict[str, Any]
 
 
-def token_text(token: str, style: str = "") -> Text:
-    """A token with its hidden characters made visible; the signs that stand for them are dim."""
+def token_text(token: str, style: str = "", most: int | None = None) -> Text:
+    """Return a token with its hidden characters visible, cut to `most` cells; signs for them are dim."""
     text = visible(token)
     if any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for character in text):
         text = f"{_TURN_LEFT_TO_RIGHT}{text}{_TURN_LEFT_TO_RIGHT}"
     shown = Text(text, style)
     shown.highlight_regex(_MADE_UP, "dim")
+    if most is not None:
+        shown.truncate(most, overflow="ellipsis")
     return shown
 
 
 def prompt_text(tokens: tuple[str, ...], width: int) -> Text:
-    """The prompt's tokens, a long prompt with its middle left out."""
-    texts = [token_text(token) for token in tokens]
-    for text in texts:
-        text.truncate(_LONGEST_TOKEN, overflow="ellipsis")
+    """Return the prompt's tokens; the middle of a long prompt is left out."""
+    texts = [token_text(token, most=_LONGEST_TOKEN) for token in tokens]
     widths = [text.cell_len + 1 for text in texts]
     head, tail = middle_left_out(widths, _PROMPT_LINES * (width - _LONGEST_TOKEN // 4))
     left_out = len(texts) - head - tail
@@ -52,13 +57,40 @@ def prompt_text(tokens: tuple[str, ...], width: int) -> Text:
     return Text(" ").join([*texts[:head], *gap, *texts[len(texts) - tail :]])
 
 
+def tokens_text(tokens: Iterable[str]) -> Text:
+    """Return the first tokens of a list, at most 12."""
+    return Text(" ").join(token_text(token) for token in list(tokens)[:_MOST_TOKENS])
+
+
+def targets_text(targets: Targets) -> Text:
+    """Return `targets_words` with the tokens in bold."""
+    sides = [
+        Text(any_of(side), "dim") + Text(", ").join(token_text(target.text, "bold") for target in side)
+        for side in (targets.answers, targets.against)
+        if side
+    ]
+    return Text(" over ", "dim").join(sides)
+
+
+def origin_text(origin: Provenance) -> Text:
+    """Return the model's name, revision, architecture and dtype."""
+    words = [origin.model, origin.revision[:12], origin.architecture, origin.dtype]
+    return Text(" · ".join(visible(word) for word in words if word), "dim")
+
+
+def question_text(tokens: tuple[str, ...], width: int, target: Text | None = None) -> Text:
+    """Return the prompt, an arrow, and the target unless it is None."""
+    arrow = Text(" ▸", "dim")
+    return prompt_text(tokens, width) + (arrow if target is None else arrow + Text(" ") + target)
+
+
 def title_text(title: str, note: str = "", token: Text | None = None, end: str = "") -> Text:
-    """A heading, then words about it, which may have a token among them."""
+    """Return a heading, then a dim note that may end in a token and further words."""
     return Text.assemble((title, "bold"), "  ", (note, "dim"), token or "", (end, "dim"))
 
 
 def score_bar(score: float, largest: float, cells: int = _BAR) -> Text:
-    """A line beside a number: unbroken for a raising score, broken for a lowering one."""
+    """Return a bar of at most `cells` cells: unbroken for a raising score, broken for a lowering one."""
     length = abs(score) / largest * cells if largest else 0.0
     if not math.isfinite(length):
         return Text()
@@ -73,10 +105,10 @@ class Column:
     """A column of a table.
 
     Attributes:
-        title: its heading.
-        cell: what it shows of a row.
-        right: whether it is flush right.
-        stretches: whether it takes the width that is left, and is cut to it.
+        title: the heading.
+        cell: returns the text of a row's cell.
+        right: whether the cells are flush right.
+        stretches: whether the column takes the width that is left and is cut to it.
     """
 
     title: str | Text
@@ -86,7 +118,7 @@ class Column:
 
 
 def table_of(title: Text, rows: list[Row], columns: list[Column]) -> RenderableType:
-    """A titled table without lines."""
+    """Return a titled table without lines."""
     if not rows:
         return Group(title, Text("none", "dim"))
     stretches = any(column.stretches for column in columns)
@@ -105,7 +137,7 @@ def table_of(title: Text, rows: list[Row], columns: list[Column]) -> RenderableT
 
 
 def abreast(tables: list[RenderableType], width: int, from_width: int) -> RenderableType:
-    """Tables side by side where the width allows, else one below the other."""
+    """Return tables side by side from a width on, else one below the other."""
     grid = Table.grid(expand=True, padding=(0, 3, 0, 0) if width >= from_width else 0)
     if width >= from_width:
         for _ in tables:
@@ -115,3 +147,46 @@ def abreast(tables: list[RenderableType], width: int, from_width: int) -> Render
     for index, table in enumerate(tables):
         grid.add_row(Padding(table, (1 if index else 0, 0, 0, 0)))
     return grid
+
+
+def print_blocks(console: Console, *blocks: RenderableType) -> None:
+    """Print blocks with an empty line between neighbours."""
+    for index, block in enumerate(blocks):
+        if index:
+            console.print()
+        console.print(block)
+
+
+def first_rows(table: pd.DataFrame, n_rows: int) -> list[Row]:
+    """Return the first rows of a table as plain objects."""
+    return records(table.head(n_rows), tuple(table.columns))
+
+
+def name_column(*index: str) -> Column:
+    """Return the column of the parts' names, such as `24.1005`."""
+    return Column(".".join(index), lambda row: ".".join(str(row[name]) for name in index))
+
+
+def expert_column(table: pd.DataFrame) -> list[Column]:
+    """Return the column of the experts of a mixture of experts; blank for shared experts and dense layers."""
+    if "expert" not in table:
+        return []
+    return [Column("expert", lambda row: "" if row["expert"] < 0 else str(row["expert"]), right=True)]
+
+
+def bar_column(name: str, rows: list[Row], cells: int = _BAR) -> Column:
+    """Return a column of bars of one of the numbers."""
+    largest = max((abs(row[name]) for row in rows if math.isfinite(row[name])), default=0.0)
+    return Column("", lambda row: score_bar(row[name], largest, cells))
+
+
+def coefficient_column() -> Column:
+    """Return the column of the neurons' coefficients."""
+    return Column("coefficient", lambda row: plain_number(row["coefficient"]), right=True)
+
+
+def position_column() -> Column:
+    """Return the column of the token at which a part reads, with its position."""
+    return Column(
+        "at token", lambda row: Text.assemble((f"{row['position']} ", "dim"), token_text(row["token"]))
+    )

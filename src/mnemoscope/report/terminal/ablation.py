@@ -1,4 +1,4 @@
-"""Ablations: the target before and after, random controls, and coefficients of value neurons."""
+"""Ablations in a terminal: the target, random controls, and coefficients of value neurons."""
 
 from __future__ import annotations
 
@@ -8,48 +8,74 @@ import pandas as pd
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from mnemoscope.report.terminal import Column, Row, prompt_text, table_of, title_text, token_text
-from mnemoscope.report.text import divergence, percent, plain_number, signed
+from mnemoscope.report.terminal import (
+    Column,
+    Row,
+    print_blocks,
+    question_text,
+    table_of,
+    title_text,
+    token_text,
+)
+from mnemoscope.report.text import (
+    divergence,
+    percent,
+    plain_number,
+    reciprocal_rank,
+    signed,
+    signed_percent,
+)
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.columns import AGREEMENT_COLUMNS, COEFFICIENT_COLUMNS, records
 from mnemoscope.results.query import QueryAblation, relative_changes
 
 _NAMED_PARTS = 20
-_WITH_LOG_P = 80  # cells from which the table of facts has room for it
+_WITH_LOG_P = 80  # cells from which the table of facts shows log p
 _KINDS = {
     "FFNNeuron": ("FFN neuron", "FFN neurons"),
     "AttentionNeuron": ("attention neuron", "attention neurons"),
     "Head": ("head", "heads"),
     "Layer": ("layer", "layers"),
 }
+# Heading and writer of each metric of the target.
+_METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "reciprocal_rank": ("1 / rank", reciprocal_rank),
+    "probability": ("probability", percent),
+    "log_probability": ("log p", signed),
+}
 
 
 def render_ablation(ablation: Ablation, console: Console) -> None:
-    """Show a target before and after an intervention, after random ones, and what else it does."""
+    """Print a target before and after an intervention and after random ones, and the side effects."""
+    print_blocks(console, *_blocks(ablation, console.width))
+
+
+def render_query_ablation(found: QueryAblation, console: Console) -> None:
+    """Print the ablation of query neurons, and the coefficients of their value neurons."""
+    print_blocks(
+        console,
+        *_blocks(found.ablation, console.width),
+        _coefficients_table(found.coefficients, found.ablation.tokens),
+        _agreement_table(found.agreement),
+    )
+
+
+def _blocks(ablation: Ablation, width: int) -> list[RenderableType]:
     target = token_text(ablation.target[1], "bold")
+    how = ablation.how
+    if ablation.controls_from != "the same layers":
+        how = f"{how}; random ones from {ablation.controls_from}"
     names = [part.name for part in ablation.parts]
-    console.print(prompt_text(ablation.tokens, console.width) + Text(" ▸ ", "dim") + target)
-    console.print()
-    console.print(title_text(parts_words(ablation), _how(ablation)))
-    console.print(Text(" ".join(names[:_NAMED_PARTS]) + (" …" if len(names) > _NAMED_PARTS else ""), "dim"))
-    console.print()
-    console.print(_target_table(ablation, target))
-    console.print()
-    console.print(_plain_text_table(ablation))
+    named = " ".join(names[:_NAMED_PARTS]) + (" …" if len(names) > _NAMED_PARTS else "")
+    parts = Text("\n").join([title_text(parts_words(ablation), how), Text(named, "dim")])
+    tables = [_target_table(ablation, target), _plain_text_table(ablation)]
     if not ablation.facts.empty:
-        console.print()
-        console.print(_facts_table(ablation.facts, console.width))
-
-
-def _how(ablation: Ablation) -> str:
-    """Describe the intervention, and the controls where not all are of the same layers."""
-    if ablation.controls_from == "the same layers":
-        return ablation.how
-    return f"{ablation.how}; random ones from {ablation.controls_from}"
+        tables.append(_facts_table(ablation.facts, width))
+    return [question_text(ablation.tokens, width, target), parts, *tables]
 
 
 def parts_words(ablation: Ablation) -> str:
-    """How many parts of which kinds: `1 head`, `3 parts: FFN neurons, heads`."""
+    """Count the parts by kind: `1 head`, `3 parts: FFN neurons, heads`."""
     n_parts = len(ablation.parts)
     found = list(dict.fromkeys(_KINDS[type(part).__name__] for part in ablation.parts))
     if len(found) > 1:
@@ -58,70 +84,54 @@ def parts_words(ablation: Ablation) -> str:
     return f"{n_parts} {one if n_parts == 1 else several}"
 
 
+def with_spread(mean: float, spread: float | None, written: Callable[[float], str]) -> str:
+    """Write a mean with its standard deviation unless that is None."""
+    return written(mean) if spread is None else f"{written(mean)} ± {written(spread).lstrip('+')}"
+
+
 def _target_table(ablation: Ablation, target: Text) -> RenderableType:
     mean, spread = ablation.controls_mean, ablation.controls_standard_deviation
     exact = dict.fromkeys(mean, 0.0)
     rows: list[Row] = [
-        {"what": "before", "value": ablation.before, "spread": exact},
-        {"what": "after", "value": ablation.after, "spread": exact},
-        {"what": _controls(ablation), "value": mean, "spread": spread},
+        {"when": "before", "value": ablation.before, "spread": exact},
+        {"when": "after", "value": ablation.after, "spread": exact},
+        {"when": f"{len(ablation.controls)} random", "value": mean, "spread": spread},
     ]
-    columns = [
-        Column("", lambda row: Text(row["what"], "bold" if row["what"] == "after" else "")),
-        Column("1 / rank", lambda row: _with_spread(row, "reciprocal_rank", _rank), right=True),
-        Column("probability", lambda row: _with_spread(row, "probability", percent), right=True),
-        Column("log p", lambda row: _with_spread(row, "log_probability", signed), right=True),
-    ]
-    return table_of(title_text("What it does to", token=target, end=_spread(ablation)), rows, columns)
+
+    def column(name: str, title: str, written: Callable[[float], str]) -> Column:
+        return Column(
+            title,
+            lambda row: with_spread(row["value"][name], row["spread"][name] or None, written),
+            right=True,
+        )
+
+    columns = [_when_column(), *(column(name, *metric) for name, metric in _METRICS.items())]
+    end = "  random ones: mean ± standard deviation" if len(ablation.controls) > 1 else ""
+    return table_of(title_text("What it does to", token=target, end=end), rows, columns)
+
+
+def _when_column() -> Column:
+    return Column("", lambda row: Text(row["when"], "bold" if row["when"] == "after" else ""))
 
 
 def _plain_text_table(ablation: Ablation) -> RenderableType:
-    """How far the predictions of unrelated text move, and how well the model still predicts it."""
+    """Return the KL divergence on unrelated text in nats per token, and the perplexity of that text."""
     text = ablation.plain_text
-    mean, spread = ablation.controls_mean, ablation.controls_standard_deviation
+    control = with_spread(
+        ablation.controls_mean["kl"], ablation.controls_standard_deviation["kl"] or None, divergence
+    )
     rows: list[Row] = [
-        {"what": "before", "perplexity": text.perplexity_before},
-        {
-            "what": "after",
-            "value": text._asdict(),
-            "perplexity": text.perplexity_after,
-            "spread": {"kl": 0.0},
-        },
-        {"what": _controls(ablation), "value": mean, "spread": spread},
+        {"when": "before", "kl": "", "perplexity": _perplexity(text.perplexity_before)},
+        {"when": "after", "kl": divergence(text.kl), "perplexity": _perplexity(text.perplexity_after)},
+        {"when": f"{len(ablation.controls)} random", "kl": control, "perplexity": ""},
     ]
     columns = [
-        Column("", lambda row: Text(row["what"], "bold" if row["what"] == "after" else "")),
-        Column(
-            "KL, nats per token",
-            lambda row: _with_spread(row, "kl", divergence) if "value" in row else "",
-            right=True,
-        ),
-        Column(
-            "perplexity",
-            lambda row: _perplexity(row["perplexity"]) if "perplexity" in row else "",
-            right=True,
-        ),
+        _when_column(),
+        Column("KL, nats per token", lambda row: row["kl"], right=True),
+        Column("perplexity", lambda row: row["perplexity"], right=True),
     ]
     note = "unrelated English prose, the parts changed at all positions"
     return table_of(title_text("What it does to plain text", note), rows, columns)
-
-
-def _controls(ablation: Ablation) -> str:
-    return f"{len(ablation.controls)} random"
-
-
-def _spread(ablation: Ablation) -> str:
-    """What the numbers of the controls are, if there are several."""
-    return "  random ones: mean ± standard deviation" if len(ablation.controls) > 1 else ""
-
-
-def _with_spread(row: Row, metric: str, written: Callable[[float], str]) -> str:
-    value, spread = written(row["value"][metric]), row["spread"][metric]
-    return f"{value} ± {written(spread).lstrip('+')}" if spread else value
-
-
-def _rank(reciprocal: float) -> str:
-    return f"{reciprocal:.3f}"
 
 
 def _perplexity(value: float) -> str:
@@ -129,52 +139,56 @@ def _perplexity(value: float) -> str:
 
 
 def _facts_table(facts: pd.DataFrame, width: int) -> RenderableType:
-    """Each group of facts before and after, side by side."""
+    """Return each group of facts with its means before and after."""
     by_group: dict[str, Row] = {}
     for row in records(facts, tuple(facts.columns)):
         group = by_group.setdefault(row["group"], {"group": row["group"], "n_facts": row["n_facts"]})
         group[row["when"]] = row
+
+    def column(name: str, title: str, written: Callable[[float], str]) -> Column:
+        return Column(
+            title,
+            lambda row: f"{written(row['before'][name])} → {written(row['after'][name])}",
+            right=True,
+        )
+
     columns = [
         Column("", lambda row: row["group"]),
         Column("facts", lambda row: f"{row['n_facts']:,}", right=True),
-        Column("1 / rank", lambda row: _change(row, "reciprocal_rank", _rank), right=True),
-        Column("probability", lambda row: _change(row, "probability", percent), right=True),
+        *(
+            column(name, *metric)
+            for name, metric in _METRICS.items()
+            if name != "log_probability" or width >= _WITH_LOG_P
+        ),
     ]
-    if width >= _WITH_LOG_P:
-        columns.append(Column("log p", lambda row: _change(row, "log_probability", signed), right=True))
     title = title_text("What it does to other facts", "means, before → after")
     return table_of(title, list(by_group.values()), columns)
-
-
-def _change(row: Row, metric: str, written: Callable[[float], str]) -> str:
-    return f"{written(row['before'][metric])} → {written(row['after'][metric])}"
 
 
 _ROWS = 10
 _KIND_TITLES = {"attention": "attention", "ffn": "FFN", "both": "in all"}
 
 
-def render_query_ablation(found: QueryAblation, console: Console) -> None:
-    """Show a target without query neurons, and the coefficients of its value neurons."""
-    render_ablation(found.ablation, console)
-    console.print()
-    console.print(_coefficients_table(found.coefficients, found.ablation.tokens))
-    console.print()
-    console.print(_agreement_table(found.agreement))
-
-
 def _coefficients_table(coefficients: pd.DataFrame, tokens: tuple[str, ...]) -> RenderableType:
-    """The value neurons whose coefficients changed most, relative to their size."""
+    """Return the value neurons whose coefficients changed most, relative to their size."""
     change = relative_changes(coefficients)["measured"].abs()
     most = coefficients.loc[change.sort_values(ascending=False, kind="stable").index[:_ROWS]]
     columns = [
         Column("neuron", _name),
         Column("kind", lambda row: _KIND_TITLES[row["kind"]]),
-        Column("before", lambda row: _number(row["before"]), right=True),
-        Column("predicted", lambda row: _number(row["predicted"]), right=True),
-        Column("after", lambda row: Text(_number(row["after"]), "bold"), right=True),
-        Column("random", _random, right=True),
-        Column("position", lambda row: _position(row, tokens), stretches=True),
+        Column("before", lambda row: signed(row["before"]), right=True),
+        Column("predicted", lambda row: signed(row["predicted"]), right=True),
+        Column("after", lambda row: Text(signed(row["after"]), "bold"), right=True),
+        Column(
+            "random",
+            lambda row: with_spread(row["control_mean"], row["control_standard_deviation"] or None, signed),
+            right=True,
+        ),
+        Column(
+            "position",
+            lambda row: Text.assemble((f"{row['position']} ", "dim"), token_text(tokens[row["position"]])),
+            stretches=True,
+        ),
     ]
     shown = f"{len(most)} of {len(coefficients)} value neurons, those whose changed most for their size"
     return table_of(title_text("Coefficients", shown), records(most, COEFFICIENT_COLUMNS), columns)
@@ -185,26 +199,12 @@ def _name(row: Row) -> str:
     return ".".join(str(row[name]) for name in names)
 
 
-def _number(coefficient: float) -> str:
-    return signed(coefficient)
-
-
-def _random(row: Row) -> str:
-    spread = row["control_standard_deviation"]
-    mean = _number(row["control_mean"])
-    return f"{mean} ± {_number(spread).lstrip('+')}" if spread else mean
-
-
-def _position(row: Row, tokens: tuple[str, ...]) -> Text:
-    return Text.assemble((f"{row['position']} ", "dim"), token_text(tokens[row["position"]]))
-
-
 def _agreement_table(agreement: pd.DataFrame) -> RenderableType:
-    """The mean change of the coefficients, and how well it was predicted."""
+    """Return the mean relative changes of the coefficients, and the correlations with the prediction."""
     columns = [
         Column("value neurons", lambda row: f"{row['n']:,} {_KIND_TITLES[row['kind']]}"),
         *(
-            Column(title, lambda row, name=name: _relative_change(row[name]), right=True)
+            Column(title, lambda row, name=name: signed_percent(row[name]), right=True)
             for title, name in (("predicted", "predicted"), ("measured", "measured"), ("random", "controls"))
         ),
         *(
@@ -212,11 +212,5 @@ def _agreement_table(agreement: pd.DataFrame) -> RenderableType:
             for name in ("pearson", "spearman")
         ),
     ]
-    note = "means; correlation of predicted and measured"
-    title = title_text("Change of the coefficients", note)
+    title = title_text("Change of the coefficients", "means; correlation of predicted and measured")
     return table_of(title, records(agreement, AGREEMENT_COLUMNS), columns)
-
-
-def _relative_change(relative: float) -> str:
-    """A relative change as `−45.0 %`."""
-    return f"{signed(100 * relative, 1)} %"

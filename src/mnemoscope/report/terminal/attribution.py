@@ -1,135 +1,89 @@
-"""What the commands show in a terminal, drawn with Rich."""
+"""Attributions in a terminal, of one token and of a target of several tokens."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import pandas as pd
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mnemoscope.model.families import OURS, VALIDATED
 from mnemoscope.report.terminal import (
     Column,
     Row,
     abreast,
-    prompt_text,
-    score_bar,
+    bar_column,
+    coefficient_column,
+    expert_column,
+    first_rows,
+    name_column,
+    origin_text,
+    position_column,
+    print_blocks,
+    question_text,
     table_of,
+    targets_text,
     title_text,
     token_text,
+    tokens_text,
 )
-from mnemoscope.report.terminal.depth import LOWERS, RAISES, Depth, depth_chart
-from mnemoscope.report.terminal.tables import PartTables, query_section
+from mnemoscope.report.terminal.depth import LEGEND, depth_chart
+from mnemoscope.report.terminal.query import query_section
 from mnemoscope.report.text import (
     NAMES,
     NOTHING_READ,
     Effects,
+    certificate,
     effect_text,
+    found_words,
+    list_certificates,
     percent,
     places,
+    plain_number,
     queries_are_missing,
     signed,
     sum_of_layers,
     target_facts,
-    targets_text,
     value_facts,
-    what_is_proven,
 )
-from mnemoscope.report.tokens import visible
-from mnemoscope.results.attribution import Attribution
+from mnemoscope.report.theme import Depth
+from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import records
-from mnemoscope.results.targets import Provenance
-
-if TYPE_CHECKING:
-    from mnemoscope.results.prediction import Prediction
-
 
 _BOTH_EFFECTS = 90  # cells from which direct and total effects stand side by side
 _TWO_ABREAST = 124  # cells from which two tables of attention parts stand side by side
 _TWO_FFN_ABREAST = 150
-_SECOND_EFFECT = 9  # cells that it takes in each of two such tables
+_SECOND_EFFECT = 9  # cells of the second effect in each of two such tables
+_WITH_DEMOTES = 80  # cells from which a table shows both lists of tokens
 
 
 def render_attribution(result: Attribution, console: Console, rows: int = 10) -> None:
-    """Show a result: the prediction, the model by depth, and the first rows of its tables."""
-    target = targets_text(result.targets)
-    effects = Effects.of(result)
-    console.print(origin_text(result.provenance))
-    console.print()
-    console.print(prompt_text(result.tokens, console.width) + Text(" ▸ ", "dim") + target)
-    console.print(_prediction_facts(result))
-    console.print()
-    console.print(title_text("Layers and heads", effects.in_nats, target))
-    console.print(depth_chart(Depth.of(result, effects.order), console.width))
-    console.print()
-    console.print(legend())
-    console.print()
-    console.print(_strongest_heads(result, effects, console.width))
-    for tables in _part_tables(result, effects, console.width, rows):
-        console.print()
-        console.print(tables)
-    if result.query_neurons is not None:
-        console.print()
-        console.print(query_section(result.query_neurons, console.width, rows))
-    console.print()
+    """Print a result: the prediction, the model by depth, and the first rows of the tables."""
+    target, effects, width = targets_text(result.targets), Effects.of(result), console.width
+    meanings = "; ".join(f"{name}: {text}" for name, text in effects.meanings(effects.columns()).items())
+    closing = [meanings, *list_certificates(result), sum_of_layers(result)]
     if queries_are_missing(result):
-        console.print(Text(NOTHING_READ, "dim"))
-    console.print(_closing(result, effects))
-
-
-def render_prediction(prediction: Prediction, console: Console) -> None:
-    """Show the likeliest next tokens."""
-    rows = records(prediction.table, tuple(prediction.table.columns))
-    largest = max((row["probability"] for row in rows), default=0.0)
-    columns = [
-        Column("rank", lambda row: str(row["rank"]), right=True),
-        Column("token", lambda row: token_text(row["token"], "bold")),
-        Column("probability", lambda row: percent(row["probability"]), right=True),
-        Column("", lambda row: score_bar(row["probability"], largest, 24)),
-        Column("log p", lambda row: signed(row["log_probability"]), right=True),
-        Column("id", lambda row: str(row["id"]), right=True),
-    ]
-    console.print(prompt_text(prediction.tokens, console.width) + Text(" ▸", "dim"))
-    console.print()
-    console.print(table_of(title_text("Likeliest next tokens"), rows, columns))
-
-
-def render_families(families: pd.DataFrame, console: Console) -> None:
-    """Print the validated model families and the largest error of each."""
-    rows = records(families, tuple(families.columns))
-    columns = [
-        Column("family", _family),
-        Column("norm", lambda row: _cell(row["norm"])),
-        Column("worst error", _worst_error, right=True),
-        Column("", _status),
-        Column("variant", _variant, stretches=True),
-    ]
-    title = title_text(
-        "Validated families", "a tiny random model of each, validated on this machine just now"
-    )
-    console.print(table_of(title, rows, columns))
-
-
-def origin_text(origin: Provenance) -> Text:
-    """The model that something was made with."""
-    words = [origin.model, origin.revision[:12], origin.architecture, origin.dtype]
-    return Text(" · ".join(visible(word) for word in words if word), "dim")
-
-
-def legend() -> Text:
-    """What the marks of a depth chart mean."""
-    return Text.assemble(
-        ("█ ■ ▪", RAISES),
-        (" raises   ", "dim"),
-        ("▒ □ ▫", LOWERS),
-        (" lowers   · near zero", "dim"),
+        closing.insert(0, NOTHING_READ)
+    queries = result.query_neurons
+    print_blocks(
+        console,
+        origin_text(result.provenance),
+        Group(question_text(result.tokens, width, target), _prediction_facts(result)),
+        Group(
+            title_text("Layers and heads", effects.in_nats, target),
+            depth_chart(Depth.of(result, effects.order), width),
+        ),
+        LEGEND,
+        _strongest_heads(result, effects, width),
+        *_part_tables(result, effects, width, rows),
+        *([] if queries is None else [query_section(queries, width, rows)]),
+        Text("\n".join(closing), "dim"),
     )
 
 
 def _prediction_facts(result: Attribution) -> Text:
-    """What the model says of what it is asked; of several tokens also what it says of each."""
+    """Return the value that scores are changes of; of several targets also each target's numbers."""
     targets = result.targets
     lines = [_facts_text(value_facts(targets))]
     if targets.one is None:
@@ -139,20 +93,26 @@ def _prediction_facts(result: Attribution) -> Text:
 
 
 def _facts_text(facts: dict[str, str]) -> Text:
-    parts = [Text.assemble((name + " ", "dim"), value) for name, value in facts.items()]
-    return Text("   ").join(parts)
+    return Text("   ").join(Text.assemble((f"{name} ", "dim"), value) for name, value in facts.items())
 
 
 def _strongest_heads(result: Attribution, effects: Effects, width: int) -> RenderableType:
-    """The heads at both ends by name, which the map shows only as places."""
+    """Name the heads at both ends; with both effects below each where the width allows."""
     ends = {"raise": result.heads, "lower": result.heads[::-1]}
     if effects.totals and width >= _BOTH_EFFECTS:
         return _heads_with_both(ends, effects, width)
-    return Text("\n").join(_heads_in_a_line(verb, heads, effects, width) for verb, heads in ends.items())
+    decimals = places(result.heads[effects.order])
+    lines = []
+    for verb, heads in ends.items():
+        line = Text.assemble((f"heads that {verb} most", "dim"))
+        for row in records(heads.head(max(1, (width - 24) // 15)), ("layer", "head", effects.order)):
+            number = signed(row[effects.order], decimals)
+            line += Text.assemble(f"  {row['layer']}.{row['head']} ", (number, "dim"))
+        lines.append(line)
+    return Text("\n").join(lines)
 
 
 def _heads_with_both(ends: dict[str, pd.DataFrame], effects: Effects, width: int) -> Table:
-    """A column for each head: its name, and both effects below it."""
     decimals = {name: places(ends["raise"][name]) for name in effects.columns()}
     n_heads = (width - len("heads that raise most")) // 9
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -166,78 +126,186 @@ def _heads_with_both(ends: dict[str, pd.DataFrame], effects: Effects, width: int
     return grid
 
 
-def _heads_in_a_line(verb: str, heads: pd.DataFrame, effects: Effects, width: int) -> Text:
-    decimals = places(heads[effects.order])
-    line = Text.assemble((f"heads that {verb} most", "dim"))
-    for row in records(heads.head(max(1, (width - 24) // 15)), ("layer", "head", effects.order)):
-        line += Text.assemble(
-            f"  {row['layer']}.{row['head']} ", (signed(row[effects.order], decimals), "dim")
-        )
-    return line
-
-
 def _part_tables(result: Attribution, effects: Effects, width: int, rows: int) -> list[RenderableType]:
-    """Each sort of part: those that raise the target, and half as many that lower it."""
+    """Return the tables of each sort of part: those that raise the target, and half as many that lower it."""
     target = targets_text(result.targets)
-    fewer = (rows + 1) // 2
-    tables = PartTables(effects, both=width >= _BOTH_EFFECTS)
+    tables = _PartTables(effects, both=width >= _BOTH_EFFECTS)
     more = 2 * _SECOND_EFFECT if effects.totals else 0
-    two_abreast, two_ffn_abreast = _TWO_ABREAST + more, _TWO_FFN_ABREAST + more
+    drawn = []
+    for what, name, draw, from_width in (
+        ("FFN neurons", "ffn_neurons", tables.ffn, _TWO_FFN_ABREAST + more),
+        ("Attention neurons", "attention_neurons", tables.attention, _TWO_ABREAST + more),
+        ("Heads at positions", "positions", tables.positions, _TWO_ABREAST + more),
+    ):
+        room = width // 2 if width >= from_width else width
+        pair = []
+        for verb, table, n_rows in (
+            ("raise", getattr(result, name), rows),
+            ("lower", getattr(result, f"suppressing_{name}"), (rows + 1) // 2),
+        ):
+            title = title_text(what, f"that {verb} ", target, f", by {effects.name} effect")
+            pair.append(draw(title, table, first_rows(table, n_rows), room))
+        drawn.append(abreast(pair, width, from_width))
+    return drawn
 
-    def raising(what: str) -> Text:
-        return title_text(what, "that raise ", target, f", by {effects.name} effect")
 
-    def lowering(what: str) -> Text:
-        return title_text(what, "that lower ", target, f", by {effects.name} effect")
+@dataclass(frozen=True)
+class _PartTables:
+    """Tables of parts.
 
-    ffn_width = width // 2 if width >= two_ffn_abreast else width
-    ffn = [
-        tables.ffn(raising("FFN neurons"), result.ffn_neurons, rows, ffn_width),
-        tables.ffn(lowering("FFN neurons"), result.suppressing_ffn_neurons, fewer, ffn_width),
+    Attributes:
+        effects: effects of the result.
+        both: whether both effects have room side by side.
+    """
+
+    effects: Effects
+    both: bool
+
+    def ffn(self, title: Text, table: pd.DataFrame, rows: list[Row], width: int) -> RenderableType:
+        """Return FFN neurons with the tokens they promote and, from a width on, demote."""
+        columns = [
+            name_column("layer", "neuron"),
+            *expert_column(table),
+            *self._effects(rows),
+            coefficient_column(),
+            *(
+                Column(words, lambda row, words=words: tokens_text(row[words]), stretches=True)
+                for words in (("promotes", "demotes") if width >= _WITH_DEMOTES else ("promotes",))
+            ),
+        ]
+        return table_of(title, rows, columns)
+
+    def attention(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
+        """Return attention neurons with the token whose value they carry."""
+        names = name_column("layer", "head", "dim")
+        return table_of(title, rows, [names, *self._effects(rows), coefficient_column(), position_column()])
+
+    def positions(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
+        """Return heads with the token at which they read and its share of their attention."""
+        attention = Column("attention", lambda row: percent(row["attention"]), right=True)
+        names = name_column("layer", "head")
+        return table_of(title, rows, [names, *self._effects(rows), attention, position_column()])
+
+    def _effects(self, rows: list[Row]) -> list[Column]:
+        """Return a column for each effect, with bars of the one that orders the rows."""
+        columns = []
+        for name in self.effects.columns(self.both):
+            columns.append(_effect_column(name, places(row[name] for row in rows)))
+            if name == self.effects.order:
+                columns.append(bar_column(name, rows))
+        return columns
+
+
+def _effect_column(name: str, decimals: int) -> Column:
+    return Column(NAMES[name], lambda row: effect_text(name, row[name], decimals), right=True)
+
+
+_BEFORE_TOKENS = 36  # cells of a part's name, its sum and a bar, at most
+_WORDS = 30  # cells for the tokens that a neuron promotes
+_OF_A_TOKEN = 10  # cells of a token's scores, at most
+_LONGEST_NAME = 12
+
+
+def render_continuation(result: ContinuationAttribution, console: Console, rows: int = 10) -> None:
+    """Print a result: the target's tokens, the model by depth, and the first rows of the tables of sums."""
+    target = Text(" ").join(token_text(token.text, "bold") for token in result.targets)
+    width = console.width
+    print_blocks(
+        console,
+        origin_text(result.provenance),
+        Group(
+            question_text(result.attributions[0].tokens, width, target),
+            Text.assemble(("log p ", "dim"), plain_number(result.log_probability)),
+        ),
+        _target_tokens(result),
+        Group(
+            title_text("Layers and heads", "nats they add to log p of all tokens of ", target),
+            depth_chart(Depth.of(result), width),
+        ),
+        LEGEND,
+        *_tables_of_sums(result, target, width, rows),
+        Text("\n".join(_closing_of_sums(result)), "dim"),
+    )
+
+
+def _target_tokens(result: ContinuationAttribution) -> RenderableType:
+    rows = [{"number": number, **vars(target)} for number, target in enumerate(result.targets)]
+    columns = [
+        Column("", lambda row: Text(str(row["number"]), "dim"), right=True),
+        Column("token", lambda row: token_text(row["text"], "bold")),
+        Column("rank", lambda row: f"{row['rank']:,}", right=True),
+        Column("probability", lambda row: percent(row["probability"]), right=True),
+        Column("log p", lambda row: signed(row["log_probability"]), right=True),
+        Column("id", lambda row: str(row["id"]), right=True),
     ]
-    neurons = [
-        tables.attention(raising("Attention neurons"), result.attention_neurons, rows),
-        tables.attention(lowering("Attention neurons"), result.suppressing_attention_neurons, fewer),
+    title = title_text("Tokens of the target", "each after the prompt and those before")
+    return table_of(title, rows, columns)
+
+
+def _tables_of_sums(
+    result: ContinuationAttribution, target: Text, width: int, rows: int
+) -> list[RenderableType]:
+    """Return the tables of each sort of part: those that raise the target, and half as many that lower it."""
+    summed = "attention_neurons_summed"
+    ends = {
+        ("Heads", ("layer", "head")): (result.heads, result.heads[::-1]),
+        ("FFN neurons", ("layer", "neuron")): (result.ffn_neurons, result.suppressing_ffn_neurons),
+        ("Attention neurons", ("layer", "head", "dim")): (
+            getattr(result, summed),
+            getattr(result, f"suppressing_{summed}"),
+        ),
+    }
+    texts = [token.text for token in result.targets]
+    drawn = []
+    for (what, index), (raising, lowering) in ends.items():
+        for verb, table, n_rows in (("raise", raising, rows), ("lower", lowering, (rows + 1) // 2)):
+            title = title_text(what, f"that {verb} ", target, ", by the sum of direct effects")
+            drawn.append(_sums_table(title, table.head(n_rows), index, texts, width))
+    return drawn
+
+
+def _sums_table(
+    title: Text, table: pd.DataFrame, index: tuple[str, ...], texts: list[str], width: int
+) -> RenderableType:
+    """Return parts with their sums and the scores of as many tokens as the width holds."""
+    rows = records(table, tuple(table.columns))
+    decimals = places(row["score"] for row in rows)
+    words = []
+    if "promotes" in table:
+        words = [Column("promotes", lambda row: tokens_text(row["promotes"]), stretches=True)]
+    room = width - _BEFORE_TOKENS - (_WORDS if words else 0)
+    n_tokens = min(max(1, room // _OF_A_TOKEN), len(texts))
+    columns = [
+        name_column(*index),
+        *expert_column(table),
+        Column("sum", lambda row: signed(row["score"], decimals), right=True),
+        bar_column("score", rows),
+        *(
+            Column(
+                Text(f"{number} ") + token_text(texts[number], most=_LONGEST_NAME),
+                lambda row, number=number: Text(signed(row[f"score_{number}"], decimals), "dim"),
+                right=True,
+            )
+            for number in range(n_tokens)
+        ),
+        *words,
     ]
-    heads = [
-        tables.positions(raising("Heads at positions"), result.positions, rows),
-        tables.positions(lowering("Heads at positions"), result.suppressing_positions, fewer),
+    return table_of(title, rows, columns)
+
+
+def _closing_of_sums(result: ContinuationAttribution) -> list[str]:
+    """Return the meaning of the numbers, the certificates of the lists, and the sum of the layers."""
+    lines = [
+        "sum: what a part itself writes towards each token, added up over the tokens; promotes: at the token "
+        "where the score is largest",
     ]
-    return [
-        abreast(ffn, width, two_ffn_abreast),
-        abreast(neurons, width, two_abreast),
-        abreast(heads, width, two_abreast),
-    ]
-
-
-def _closing(result: Attribution, effects: Effects) -> Text:
-    told = effects.meanings(effects.columns()).items()
-    meanings = "; ".join(f"{name}: {meaning}" for name, meaning in told)
-    lines = [meanings, *what_is_proven(result), sum_of_layers(result)]
-    return Text("\n").join(Text(line, "dim") for line in lines)
-
-
-def _cell(value: str | float) -> str:
-    """The text of a cell; a family that could not be built has none."""
-    return value if isinstance(value, str) else ""
-
-
-def _family(row: Row) -> Text:
-    """Its name, and what package it comes with if not with ours."""
-    name = Text(visible(row["family"]), "bold")
-    return name if row["package"] == OURS else name.append(f" · {visible(row['package'])}", "not bold dim")
-
-
-def _worst_error(row: Row) -> str:
-    return "" if pd.isna(row["worst_error"]) else f"{row['worst_error']:.0e}"
-
-
-def _status(row: Row) -> Text:
-    passed = row["status"] == VALIDATED
-    return Text(VALIDATED if passed else f"not {VALIDATED}", RAISES if passed else f"bold {LOWERS}")
-
-
-def _variant(row: Row) -> Text:
-    """Return a configuration's variant, with the reason where its validation failed."""
-    variant = Text(visible(row["variant"]))
-    return variant if row["status"] == VALIDATED else variant.append(f": {visible(row['status'])}", LOWERS)
+    for name, what in (("ffn_neurons", "FFN neurons"), ("attention_neurons_summed", "attention neurons")):
+        cost, listed = result.costs[name], len(getattr(result, name))
+        both_ends = not getattr(result, f"suppressing_{name}").empty
+        found = found_words(certificate(result), both_ends, listed, cost, what)
+        lines.append(f"{found} by sum, {cost.exact:,} scored exactly at every token")
+    start, end = plain_number(result.log_probability_of_embeddings), plain_number(result.log_probability)
+    path = f"log p of all tokens: {start} from embeddings, {end} at the end"
+    if result.telescoping_error is not None:
+        path += f"; the layers add up to the difference within {abs(result.telescoping_error):.0e}"
+    return [*lines, path]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
 from mnemoscope.model.estimate import Estimate
+from mnemoscope.model.families import OURS, VALIDATED
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.report.terminal import Column, Row, table_of, title_text
-from mnemoscope.report.terminal.depth import LOWERS, RAISES
+from mnemoscope.report.theme import LOWERS, RAISES
+from mnemoscope.report.tokens import visible
+from mnemoscope.results.columns import records
 
 
 def checks_json(language_model: LanguageModel) -> dict[str, Any]:
@@ -55,6 +59,41 @@ def _rows(language_model: LanguageModel) -> list[Row]:
 
 def _verdict(row: Row) -> Text:
     return Text("adds up", RAISES) if row["passed"] else Text("does not add up", f"bold {LOWERS}")
+
+
+def render_families(families: pd.DataFrame, console: Console) -> None:
+    """Print the model families with the result of their validation."""
+    columns = [
+        Column("family", _family),
+        # A family that could not be built has neither norm nor error.
+        Column("norm", lambda row: row["norm"] if isinstance(row["norm"], str) else ""),
+        Column(
+            "worst error",
+            lambda row: "" if pd.isna(row["worst_error"]) else f"{row['worst_error']:.0e}",
+            right=True,
+        ),
+        Column("", _status),
+        Column("variant", _variant, stretches=True),
+    ]
+    title = title_text("Validated families", "a tiny random model of each, validated on this machine just now")
+    console.print(table_of(title, records(families, tuple(families.columns)), columns))
+
+
+def _family(row: Row) -> Text:
+    """Return the family's name, and its package unless the package is Mnemoscope."""
+    name = Text(visible(row["family"]), "bold")
+    return name if row["package"] == OURS else name.append(f" · {visible(row['package'])}", "not bold dim")
+
+
+def _status(row: Row) -> Text:
+    passed = row["status"] == VALIDATED
+    return Text(VALIDATED if passed else f"not {VALIDATED}", RAISES if passed else f"bold {LOWERS}")
+
+
+def _variant(row: Row) -> Text:
+    """Return the variant, and the reason where its validation failed."""
+    variant = Text(visible(row["variant"]))
+    return variant if row["status"] == VALIDATED else variant.append(f": {visible(row['status'])}", LOWERS)
 
 
 def _found(language_model: LanguageModel) -> dict[str, str]:

@@ -1,20 +1,21 @@
-"""What `mnemoscope neuron` and `mnemoscope head` show in a terminal: parts read in vocabulary space."""
+"""Next tokens, and neurons and heads in vocabulary space, in a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from mnemoscope.report.terminal import (
     Column,
     Row,
     abreast,
+    bar_column,
+    print_blocks,
     prompt_text,
-    score_bar,
+    question_text,
     table_of,
     title_text,
     token_text,
@@ -23,101 +24,97 @@ from mnemoscope.report.text import percent, plain_number, signed
 from mnemoscope.results.columns import records
 
 if TYPE_CHECKING:
-    from mnemoscope.results.prediction import HeadTokens, NeuronTokens
+    from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 
-
-_IN_ONE_TABLE = 130  # cells from which what a head meets and what it brings stand in one table
+_TWO_ABREAST = 60  # cells from which promoted and demoted tokens stand side by side
+_IN_ONE_TABLE = 130  # cells from which the input, key and value of a head stand in one table
 _WITH_BARS = 60
 _LONGEST_TOKEN = 16
-_BRINGS = ("brings (value)", "value")
-_MEETS = (("meets (input)", "input"), ("looks for (key)", "key"))
 _WORDS = (
-    "tokens: the top ones of vectors read through the frozen final norm and the unembedding; no effects",
-    "brings: what it adds to the stream at the last position from there; norm: the length of that",
-    "meets: the stream before its layer",
-    "looks for: what would raise its attention score of the position the fastest",
+    "tokens: the top ones of vectors read through the frozen final norm and the unembedding; no effects\n"
+    "brings: what it adds to the stream at the last position from there; norm: the length of that\n"
+    "meets: the stream before its layer\n"
+    "looks for: what would raise its attention score of the position the fastest"
 )
 
 
+def render_prediction(prediction: Prediction, console: Console) -> None:
+    """Print the likeliest next tokens."""
+    rows = records(prediction.table, tuple(prediction.table.columns))
+    columns = [
+        Column("rank", lambda row: str(row["rank"]), right=True),
+        Column("token", lambda row: token_text(row["token"], "bold")),
+        Column("probability", lambda row: percent(row["probability"]), right=True),
+        bar_column("probability", rows, 24),
+        Column("log p", lambda row: signed(row["log_probability"]), right=True),
+        Column("id", lambda row: str(row["id"]), right=True),
+    ]
+    print_blocks(
+        console,
+        question_text(prediction.tokens, console.width),
+        table_of(title_text("Likeliest next tokens"), rows, columns),
+    )
+
+
 def render_neuron(reading: NeuronTokens, console: Console) -> None:
-    """Show what an FFN neuron writes, or what a head makes of it: the tokens at both ends."""
+    """Print the tokens that an FFN neuron promotes and demotes, directly or through a head."""
+    lines = [
+        title_text(f"FFN neuron {reading.layer}.{reading.neuron}", f"norm {plain_number(reading.norm)}"),
+        Text("A negative coefficient swaps the two lists.", "dim"),
+    ]
     if reading.through is not None:
         name = f"Through head {reading.through.layer}.{reading.through.head}"
-        console.print(title_text(name, "what its value-output map makes of the column of"))
-    name = f"FFN neuron {reading.layer}.{reading.neuron}"
-    console.print(title_text(name, f"norm {plain_number(reading.norm)}"))
-    console.print(Text("A negative coefficient swaps the two lists.", "dim"))
-    console.print()
-    tables = [_ends("promotes", reading.promotes), _ends("demotes", reading.demotes)]
-    console.print(abreast(tables, console.width, 60))
+        lines.insert(0, title_text(name, "what its value-output map makes of the column of"))
+    ends = []
+    for title, tokens in (("promotes", reading.promotes), ("demotes", reading.demotes)):
+        rows: list[Row] = [{"token": token, "value": value} for token, value in tokens]
+        columns = [
+            Column("token", lambda row: token_text(row["token"], "bold")),
+            Column("value", lambda row: signed(row["value"], 2), right=True),
+            bar_column("value", rows),
+        ]
+        ends.append(table_of(title_text(title), rows, columns))
+    print_blocks(console, Group(*lines), abreast(ends, console.width, _TWO_ABREAST))
 
 
 def render_head(reading: HeadTokens, console: Console, rows: int = 20) -> None:
-    """Show a head at the positions that it pays most attention to, in the order of the prompt."""
+    """Print a head at the positions with most of its attention, in the order of the prompt."""
     shown = reading.table.nlargest(rows, "attention").sort_index()
-    console.print(prompt_text(reading.tokens, console.width))
-    console.print()
-    for table in _tables(reading, shown, console.width):
-        console.print(table)
-        console.print()
     left_out = reading.table.drop(shown.index)
+    words = Text(_WORDS, "dim")
     if not left_out.empty:
-        console.print(Text(_left_out(left_out), "dim"))
-    console.print(Text("\n".join(_WORDS), "dim"))
-
-
-def _ends(title: str, tokens: tuple[tuple[str, float], ...]) -> RenderableType:
-    rows: list[Row] = [{"token": token, "value": value} for token, value in tokens]
-    largest = max((abs(value) for _, value in tokens), default=0.0)
-    columns = [
-        Column("token", lambda row: token_text(row["token"], "bold")),
-        Column("value", lambda row: signed(row["value"], 2), right=True),
-        Column("", lambda row: score_bar(row["value"], largest)),
-    ]
-    return table_of(title_text(title), rows, columns)
+        positions = "position" if len(left_out) == 1 else "positions"
+        rest = percent(left_out["attention"].sum())
+        words = Text(f"{len(left_out):,} more {positions} with {rest} of the attention\n", "dim") + words
+    prompt = prompt_text(reading.tokens, console.width)
+    print_blocks(console, prompt, *_tables(reading, shown, console.width), words)
 
 
 def _tables(reading: HeadTokens, shown: pd.DataFrame, width: int) -> list[RenderableType]:
     rows = records(shown, tuple(shown.columns))
     title = title_text(f"Head {reading.layer}.{reading.head}", "seen from the last position")
-    brings = [_words(*_BRINGS), Column("norm", lambda row: plain_number(row["value_norm"]), right=True)]
-    meets = [_words(*column) for column in _MEETS]
-    if width >= _IN_ONE_TABLE:
-        return [table_of(title, rows, [*_position(), *_attention(rows, width), *meets, *brings])]
-    return [
-        table_of(title, rows, [*_position(), *_attention(rows, width), *brings]),
-        table_of(title_text("What it meets and looks for", "there"), rows, [*_position(), *meets]),
-    ]
-
-
-def _position() -> list[Column]:
-    return [
+    position = [
         Column("", lambda row: Text(str(row["position"]), "dim"), right=True),
-        Column("token", lambda row: _cut(row["token"], "bold")),
+        Column("token", lambda row: token_text(row["token"], "bold", _LONGEST_TOKEN)),
+    ]
+    attention = [Column("attention", lambda row: percent(row["attention"]), right=True)]
+    if width >= _WITH_BARS:
+        attention.append(bar_column("attention", rows))
+    meets = [_tokens_column("meets (input)", "input"), _tokens_column("looks for (key)", "key")]
+    brings = [
+        _tokens_column("brings (value)", "value"),
+        Column("norm", lambda row: plain_number(row["value_norm"]), right=True),
+    ]
+    if width >= _IN_ONE_TABLE:
+        return [table_of(title, rows, [*position, *attention, *meets, *brings])]
+    return [
+        table_of(title, rows, [*position, *attention, *brings]),
+        table_of(title_text("What it meets and looks for", "there"), rows, [*position, *meets]),
     ]
 
 
-def _attention(rows: list[Row], width: int) -> list[Column]:
-    largest = max((row["attention"] for row in rows), default=0.0)
-    numbers = Column("attention", lambda row: percent(row["attention"]), right=True)
-    bars = Column("", lambda row: score_bar(row["attention"], largest))
-    return [numbers, bars] if width >= _WITH_BARS else [numbers]
+def _tokens_column(title: str, name: str) -> Column:
+    def cell(row: Row) -> Text:
+        return Text(" ").join(token_text(token, most=_LONGEST_TOKEN) for token in row[name])
 
-
-def _words(title: str, name: str) -> Column:
-    return Column(title, lambda row: _tokens(row[name]), stretches=True)
-
-
-def _tokens(tokens: Iterable[str]) -> Text:
-    return Text(" ").join(_cut(token) for token in tokens)
-
-
-def _cut(token: str, style: str = "") -> Text:
-    text = token_text(token, style)
-    text.truncate(_LONGEST_TOKEN, overflow="ellipsis")
-    return text
-
-
-def _left_out(table: pd.DataFrame) -> str:
-    positions = "position" if len(table) == 1 else "positions"
-    return f"{len(table):,} more {positions} with {percent(table['attention'].sum())} of the attention"
+    return Column(title, cell, stretches=True)
