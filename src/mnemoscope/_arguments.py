@@ -58,15 +58,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 # With this device accelerate lays out the weights over accelerator, memory and disk.
 AUTO = "auto"
 
-_MEANT_DTYPES = {
-    "fp32": "float32",
-    "f32": "float32",
-    "float": "float32",
-    "single": "float32",
+_OTHER_SPELLINGS = {
+    **dict.fromkeys(("fp32", "f32", "float", "single"), "float32"),
     "bf16": "bfloat16",
-    "fp16": "float16",
-    "f16": "float16",
-    "half": "float16",
+    **dict.fromkeys(("fp16", "f16", "half"), "float16"),
 }
 # Types of torch's devices that hold weights and compute; "meta" and the like hold none.
 _DEVICE_TYPES = frozenset({"cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "xla"})
@@ -88,7 +83,7 @@ def dtype_name(dtype: str | torch.dtype | None) -> str | None:
     plain = name.removeprefix("torch.")
     if plain in DTYPES:
         return plain
-    if meant := _MEANT_DTYPES.get(plain.lower()):
+    if meant := _OTHER_SPELLINGS.get(plain.lower()):
         raise OptionError(f"dtype is {name!r}; write {meant}")
     if plain == "auto":
         raise OptionError("dtype is 'auto'; leave it out to keep the checkpoint's own type")

@@ -44,7 +44,7 @@ class _Contents:
 
     Attributes:
         path: the file.
-        identity: its path, size, times, inode and device.
+        identity: size, times of modification and of change of status, inode and device.
         digest: SHA-256 of its contents.
     """
 
@@ -54,7 +54,7 @@ class _Contents:
 
     @property
     def folder(self) -> Path:
-        """The folder of its conversion."""
+        """Folder of the conversion."""
         return cache.cache_folder() / f"gguf-{self.digest[:16]}"
 
     def check_unchanged(self) -> None:
@@ -108,25 +108,19 @@ def kept(location: Location, *, make: bool = True) -> Iterator[Location]:
     reason = ""
     with contextlib.ExitStack() as stack:
         try:
-            found = _found(gguf, limit, stack) if make else _found_at_once(gguf, stack)
+            folder = _find_or_make(gguf, limit, stack) if make else _find(gguf, stack)
+            if folder is not None:
+                location = replace(location, path=str(folder), gguf_file=None, converted_from=gguf)
         except Exception as error:  # noqa: BLE001 - opening the file itself may succeed, or raises it again
-            found, reason = None, _line(error)
-        yield (
-            location
-            if found is None
-            else replace(location, path=str(found), gguf_file=None, converted_from=gguf)
-        )
+            reason = " ".join(str(error).split())[:200]
+            if isinstance(error, OSError) and not isinstance(error, MnemoscopeError):
+                reason = f"{reason_of(error)} in {cache.cache_folder()}"
+        yield location
     if reason and make:
         _logger.warning("%s is opened without keeping its conversion: %s", location.name, reason)
 
 
-def _line(error: Exception) -> str:
-    if isinstance(error, OSError) and not isinstance(error, MnemoscopeError):
-        return f"{reason_of(error)} in {cache.cache_folder()}"
-    return " ".join(str(error).split())[:200]
-
-
-def _found(gguf: Path, limit: int, stack: contextlib.ExitStack) -> Path:
+def _find_or_make(gguf: Path, limit: int, stack: contextlib.ExitStack) -> Path:
     """Find or make a GGUF file's conversion, and hold its lock until the stack ends.
 
     Raises:
@@ -142,25 +136,20 @@ def _found(gguf: Path, limit: int, stack: contextlib.ExitStack) -> Path:
                 stack.enter_context(opening.pop_all())
                 return contents.folder
         # Between the two locks is a gap, in which other processes may make or remove the conversion.
-        with cache.making(
-            contents.folder, _logger.warning, f"waiting for another process that converts {gguf}"
-        ):
+        waiting = f"waiting for another process that converts {gguf}"
+        with cache.making(contents.folder, _logger.warning, waiting):
             if not _is_whole(contents.folder, contents.digest):
                 _make(contents, limit)
     raise ModelFileError("other processes removed its conversion each time")
 
 
-def _found_at_once(gguf: Path, stack: contextlib.ExitStack) -> Path | None:
+def _find(gguf: Path, stack: contextlib.ExitStack) -> Path | None:
     """Find the conversion of a file whose digest is stored, and hold its lock until the stack ends."""
-    remembered = _remembered().get(_key(gguf))
-    if remembered is None or remembered[:-1] != _identity(gguf):
+    contents = _stored_contents(gguf)
+    if contents is None or not contents.folder.exists():
         return None
-    digest = str(remembered[-1])
-    folder = _Contents(gguf, remembered[:-1], digest).folder
-    if not folder.exists():
-        return None
-    stack.enter_context(cache.using(folder))
-    return folder if _is_whole(folder, digest) else None
+    stack.enter_context(cache.using(contents.folder))
+    return contents.folder if _is_whole(contents.folder, contents.digest) else None
 
 
 def _make(contents: _Contents, limit: int) -> None:
@@ -244,22 +233,27 @@ def _contents(gguf: Path) -> _Contents:
         ModelFileError: the file changes meanwhile.
         OSError: the file cannot be read.
     """
-    identity, remembered = _identity(gguf), _remembered()
-    known = remembered.get(_key(gguf))
-    if known is not None and known[:-1] == identity:
-        return _Contents(gguf, identity, str(known[-1]))
+    if stored := _stored_contents(gguf):
+        return stored
     started = time.time_ns()
+    identity = _identity(gguf)
     contents = _Contents(gguf, identity, sha256_of(gguf))
     contents.check_unchanged()
     status = gguf.stat()
     # On Windows the time of change of status is that of creation.
     if os.name != "nt" and started - max(status.st_ctime_ns, status.st_mtime_ns) > _SETTLED_NS:
-        still_there = {path: seen for path, seen in remembered.items() if Path(path).exists()}
-        text = json.dumps({**still_there, _key(gguf): [*identity, contents.digest]}, indent=1)
+        existing = {path: stored for path, stored in _digests().items() if Path(path).exists()}
+        text = json.dumps({**existing, os.path.realpath(gguf): [*identity, contents.digest]}, indent=1)
         with contextlib.suppress(MnemoscopeError, OSError):
             cache.cache_folder().mkdir(parents=True, exist_ok=True)
             write_atomically(cache.cache_folder() / _DIGESTS, text.encode())
     return contents
+
+
+def _stored_contents(gguf: Path) -> _Contents | None:
+    """Return a file with its stored digest; None if the file has none or has changed."""
+    *identity, digest = _digests().get(os.path.realpath(gguf)) or [""]
+    return _Contents(gguf, identity, str(digest)) if identity == _identity(gguf) else None
 
 
 def _identity(gguf: Path) -> list[str | int]:
@@ -267,14 +261,10 @@ def _identity(gguf: Path) -> list[str | int]:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]
 
 
-def _key(gguf: Path) -> str:
-    return os.path.realpath(gguf)
-
-
-def _remembered() -> dict[str, list[str | int]]:
+def _digests() -> dict[str, list[str | int]]:
     """Read the stored digests: by path, a file's identity followed by its digest."""
     try:
-        said = json.loads((cache.cache_folder() / _DIGESTS).read_bytes())
+        digests = json.loads((cache.cache_folder() / _DIGESTS).read_bytes())
     except (OSError, ValueError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return digests if isinstance(digests, dict) else {}
