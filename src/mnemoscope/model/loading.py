@@ -309,21 +309,16 @@ def _model(location: Location, config: Any, options: _ReadOptions) -> PreTrained
 
 def _refuse_kind(config: Any) -> None:
     kind = config.model_type
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(
-            f"{kind} is an encoder-decoder model; use a decoder-only model such as GPT-2 or Llama"
-        )
-    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
-        raise UnsupportedModelError(
-            f"{kind} is an encoder-only model, which predicts masked tokens and not the next one; "
-            "use a decoder-only model such as GPT-2 or Llama"
-        )
     known = _is_causal(config) or kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    if not known and not hasattr(config, "auto_map"):
-        raise UnsupportedModelError(
-            f"{kind} has no causal language model in transformers; "
-            "use a decoder-only model such as GPT-2 or Llama"
-        )
+    if getattr(config, "is_encoder_decoder", False):
+        reason = "is an encoder-decoder model"
+    elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        reason = "is an encoder-only model, which predicts masked tokens and not the next one"
+    elif not known and not hasattr(config, "auto_map"):
+        reason = "has no causal language model in transformers"
+    else:
+        return
+    raise UnsupportedModelError(f"{kind} {reason}; use a decoder-only model such as GPT-2 or Llama")
 
 
 def _is_causal(config: Any) -> bool:
