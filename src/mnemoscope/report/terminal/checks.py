@@ -75,7 +75,9 @@ def render_families(families: pd.DataFrame, console: Console) -> None:
         Column("", _status),
         Column("variant", _variant, stretches=True),
     ]
-    title = title_text("Validated families", "a tiny random model of each, validated on this machine just now")
+    title = title_text(
+        "Validated families", "a tiny random model of each, validated on this machine just now"
+    )
     console.print(table_of(title, records(families, tuple(families.columns)), columns))
 
 
