@@ -82,7 +82,7 @@ class _Track:
 
 
 def find_input_projections(watched: Watched) -> InputProjections | None:
-    """Find the input projections of a block; None if its values or coefficients do not follow from the stream."""
+    """Find the input projections of a block; None if they do not give its coefficients."""
     value = _find_value(watched)
     if value is None:
         return None
@@ -98,7 +98,7 @@ def find_input_projections(watched: Watched) -> InputProjections | None:
 def _find_experts(
     watched: Watched, mixture: Mixture, routing: Tensor, value: InputProjection
 ) -> InputProjections | None:
-    """Find the input projections of a mixture of gated experts; None if the formula does not give its coefficients.
+    """Find the input projections of gated experts; None if the formula does not give the coefficients.
 
     Router weights are taken as they were, and of the shared expert what enters its own down projection.
     """
@@ -206,7 +206,7 @@ def _tracks(n_outputs: int, d_ff: int) -> Iterator[tuple[int, int]]:
 def _projection(
     watched: Watched, step: ModuleCall, outputs: Tensor, states: Tensor
 ) -> InputProjection | None:
-    """The projection of some outputs of a module, with the norm by which the formula gives them from states."""
+    """Find the projection of some outputs of a module, with the norm that gives them from states."""
     given, after = step.states_given, step.states[:, outputs].float()
     if given.shape != states.shape:
         return None
