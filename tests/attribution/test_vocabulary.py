@@ -285,7 +285,7 @@ def test_a_callers_mistake_gets_one_line_with_a_remedy(
 def test_heads_whose_values_are_not_known_are_refused() -> None:
     model = open_tiny(built("llama"))
     structure = model.language_model.structure
-    blocks = (*structure.blocks[:-1], replace(structure.blocks[-1], readers=None))
+    blocks = (*structure.blocks[:-1], replace(structure.blocks[-1], input_projections=None))
     model.language_model = replace(model.language_model, structure=replace(structure, blocks=blocks))
     assert model.neuron_tokens(0, 0).through is None
     with pytest.raises(ms.UnsupportedModelError, match="layer 2"):

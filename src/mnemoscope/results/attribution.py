@@ -202,10 +202,7 @@ class Attribution(Displayed):
         return io.json_bytes(self._description(), self.tables(), self.to_json())
 
     def save(self, path: str | Path) -> Path:
-        """Write the result to a `.json`, `.parquet` or `.html` file, whole or not at all.
-
-        Returns:
-            The path of the file.
+        """Write the result to a `.json`, `.parquet` or `.html` file, whole or not at all; return its path.
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
@@ -271,10 +268,7 @@ class Attribution(Displayed):
         return report("charts.attribution").charts(self)
 
     def save_charts(self, folder: str | Path, form: Literal["svg", "png"] = "svg") -> Path:
-        """Write every chart to a file of its name in a folder, which is made if necessary.
-
-        Returns:
-            The folder.
+        """Write every chart to a file of its name in a folder, made if necessary, and return the folder.
 
         Raises:
             OptionError: another form.

@@ -1,4 +1,4 @@
-"""The application: routes, the page's files, and its OpenAPI document."""
+"""The web application: routes, files of the page, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TO_RETRY = (429, 503)
 
 
 def told(response: Any) -> dict[str, Any]:
-    """How a route tells its answer: as JSON, or as a line for every event."""
+    """Describe the responses of a route: JSON, or a line for each event."""
     lines = {"schema": {"type": "string", "description": "a JSON object on each line"}}
     return {"response_model": response, "responses": {200: {"content": {EVENTS: lines}}}}
 
@@ -87,12 +87,12 @@ STATIC = Path(__file__).parent / "static"
 def make_app(
     models: Mapping[str, Model], names: Names | None = None, limits: Limits | None = None
 ) -> FastAPI:
-    """The application for opened models.
+    """Make the application for opened models.
 
     Args:
-        models: by the names that requests may give; the first answers where none is given.
-        names: that the server may be reached by; those of this machine alone if None.
-        limits: of the queue.
+        models: models by name; the first is the default.
+        names: accepted names of the server; those of this machine if None.
+        limits: limits of the queue.
     """
     server = Server(models, limits or Limits())
 
@@ -125,7 +125,7 @@ def make_app(
 
 
 def _about(server: Server) -> APIRouter:
-    """What there is, without asking a model."""
+    """Make the route that describes the server."""
     routes = APIRouter(prefix="/api", responses=ERRORS)
 
     @routes.get(
@@ -138,7 +138,7 @@ def _about(server: Server) -> APIRouter:
 
 
 def _asking(server: Server) -> APIRouter:
-    """What is asked of a model, one call at a time."""
+    """Make the routes that run a model, one call at a time."""
     routes = APIRouter(prefix="/api", responses=ERRORS_OF_CALLS)
     answers = server.answers
 
@@ -186,7 +186,7 @@ def _asking(server: Server) -> APIRouter:
 
 
 def _tell_refusals(app: FastAPI) -> None:
-    """Every refusal is JSON with a reason; what is no refusal is the guard's to tell."""
+    """Answer every refusal with JSON; other errors are answered by the security middleware."""
     known: dict[type[Exception], Callable[[Any], ApiError]] = {
         RequestValidationError: refusal_of_fields,
         HTTPException: refusal_of_http,

@@ -1,4 +1,4 @@
-"""What is answered instead of a result, always as JSON with a reason and, where there is one, a remedy."""
+"""Errors of the API: JSON with a reason and, where there is one, a remedy."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _log = logging.getLogger(__name__)
 
 
 class ApiError(Exception):
-    """A request that is not answered with a result.
+    """A request that is refused or failed.
 
     Attributes:
-        status: of HTTP.
-        error: what is wrong.
-        remedy: what to do; None where the error says it.
-        headers: that the answer has beside the usual ones.
+        status: HTTP status.
+        error: reason.
+        remedy: remedy; None if the reason names it.
+        headers: additional headers of the response.
     """
 
     def __init__(
@@ -38,23 +38,23 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def to_json(self) -> dict[str, Any]:
-        """`error` and, if there is one, `remedy`."""
+        """Return `error` and, if there is one, `remedy`."""
         said = {"error": self.error, "remedy": self.remedy}
         return {name: text for name, text in said.items() if text is not None}
 
     def response(self) -> Response:
-        """The same as an answer."""
+        """Return the JSON response."""
         content = json_text(self.to_json()).encode()
         return Response(content, self.status, self.headers, media_type="application/json")
 
 
 def come_again(status: int, error: str, remedy: str, seconds: int) -> ApiError:
-    """A refusal of what may fare better after so many seconds."""
+    """Make a refusal of a request that may succeed after some seconds."""
     return ApiError(status, error, remedy, {"Retry-After": str(seconds)})
 
 
 def refusal_of(error: BaseException) -> ApiError:
-    """How an error of a call is told: mistakes in their own words, failures of ours to the log."""
+    """Convert an error of a call: errors of the caller keep their message, others go to the log."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, MnemoscopeError):
@@ -68,13 +68,13 @@ def refusal_of(error: BaseException) -> ApiError:
 
 
 def refusal_of_http(error: HTTPException) -> ApiError:
-    """An unknown path, a method that it does not have, or a body that is no JSON."""
+    """Convert an HTTP error: an unknown path, a method it does not have, or a body that is not JSON."""
     told = _OF_HTTP.get(error.status_code, str(error.detail))
     return ApiError(error.status_code, told, f"see {DOCUMENT} for what there is", error.headers)
 
 
 def refusal_of_fields(error: RequestValidationError) -> ApiError:
-    """Fields that are missing, unknown, of the wrong type or out of bounds; their values are not repeated."""
+    """Convert errors of fields: missing, unknown, of the wrong type or out of bounds; no values."""
     found = [f"{_place(each['loc'])}: {each['msg']}" for each in error.errors()[:_MOST_FIELDS]]
     more = len(error.errors()) - len(found)
     told = "; ".join(found) + (f"; and {more} more" if more > 0 else "")
@@ -90,6 +90,6 @@ _OF_HTTP = {
 
 
 def _place(location: Sequence[str | int]) -> str:
-    """Such as `parts.0.layer`; names that the caller made up are cut and made plain."""
+    """Return a field's path such as `parts.0.layer`, each name cut to 40 characters of ASCII."""
     inside = [str(each) for each in location if each not in ("body", "header")]
     return ".".join(name[:40].encode("ascii", "backslashreplace").decode() for name in inside) or "the body"

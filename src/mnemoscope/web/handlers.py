@@ -1,7 +1,4 @@
-"""Handlers: each request answered by the library.
-
-Everything here runs on the worker thread, one call at a time.
-"""
+"""Handlers: the library's answer to each request, computed on the worker thread, one call at a time."""
 
 from __future__ import annotations
 
@@ -13,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import pandas as pd
-
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
 from mnemoscope.api.run import Run
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.model.tokens import encode_prompt, token_text
+from mnemoscope.report.export import long_csv_bytes, tables_of
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
-from mnemoscope.results.columns import SUMS, records
+from mnemoscope.results.columns import records
 from mnemoscope.study.comparison import Terms, compare_methods
 from mnemoscope.study.facts import Fact, ResolvedFact
 from mnemoscope.web import requests
@@ -31,10 +27,9 @@ T = TypeVar("T")
 
 
 class Latest(Generic[T]):
-    """What was used last, by key; used by one thread only."""
+    """Least-recently-used cache of at most `most` values and `most_bytes` bytes; not thread-safe."""
 
     def __init__(self, most: int, most_bytes: int = 0) -> None:
-        """Keep no more than so many, and no more than so many bytes together where bytes are told."""
         self.most = most
         self.most_bytes = most_bytes
         self.n_bytes = 0
@@ -44,14 +39,14 @@ class Latest(Generic[T]):
         return len(self._kept)
 
     def get(self, key: Hashable) -> T | None:
-        """What is kept under a key, if it still is."""
+        """Return the value of a key, None if it was evicted."""
         if key not in self._kept:
             return None
         self._kept.move_to_end(key)
         return self._kept[key][0]
 
     def put(self, key: Hashable, value: T, n_bytes: int = 0) -> None:
-        """Keep a value of so many bytes; those not used for longest make room for it."""
+        """Keep a value of `n_bytes` bytes; the least recently used values are evicted."""
         if key in self._kept:
             self.n_bytes -= self._kept.pop(key)[1]
         if n_bytes > self.most_bytes:
@@ -62,45 +57,23 @@ class Latest(Generic[T]):
             self.n_bytes -= self._kept.popitem(last=False)[1][1]
 
 
-def csv_bytes(result: Attribution | ContinuationAttribution) -> bytes:
-    """Every table in one, the name of each row's table in the column `table`; lists of tokens as JSON."""
-    tables = [table.assign(table=name) for name, table in _tables(result).items() if not table.empty]
-    long_table = pd.concat([_plain(table) for table in tables], ignore_index=True)
-    long_table.insert(0, "table", long_table.pop("table"))
-    return long_table.to_csv(index=False).encode("utf-8", "backslashreplace")
-
-
 def n_bytes(result: Attribution | ContinuationAttribution) -> int:
-    """Memory that the tables of a result take."""
-    own = sum(int(table.memory_usage(deep=True).sum()) for table in _tables(result).values())
+    """Return the memory of a result's tables in bytes."""
+    own = sum(int(table.memory_usage(deep=True).sum()) for table in tables_of(result).values())
     inner = result.attributions if isinstance(result, ContinuationAttribution) else ()
     return own + sum(map(n_bytes, inner))
 
 
-def _tables(result: Attribution | ContinuationAttribution) -> dict[str, pd.DataFrame]:
-    if isinstance(result, Attribution):
-        return result.tables()
-    return {name: getattr(result, name) for name in SUMS}
-
-
-def _plain(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(**{name: table[name].map(_cell) for name in table})
-
-
-def _cell(value: object) -> object:
-    return json_text(value) if isinstance(value, (list, tuple)) else value
-
-
 MOST_PROMPT_TOKENS = 512
-# Each is attributed by itself, and keeps what all states along the way predict.
+# Each target token is attributed by itself.
 MOST_TARGET_TOKENS = 16
 MOST_RESULTS = 16
 MOST_RESULT_BYTES = 64 * 2**20
-# Prompts whose states are kept, so that another target does not run them again.
+# Prompts whose states are cached, so that another target does not run them again.
 MOST_RUNS = 2
 
 Result = Attribution | ContinuationAttribution
-# Of a result as lists of rows, beside what the command line prints.
+# Tables of a result that the command line does not print.
 MORE_TABLES = (
     "positions",
     "suppressing_positions",
@@ -117,12 +90,12 @@ MEDIA_TYPES = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What is sent.
+    """The body of a response.
 
     Attributes:
         content: one line of JSON, or a file.
-        media_type: of the content.
-        filename: what a file is to be saved as; None for JSON to be read at once.
+        media_type: media type of the content.
+        filename: name of a file to save; None for JSON.
     """
 
     content: bytes
@@ -131,13 +104,13 @@ class Answer:
 
 
 def json_answer(value: dict[str, Any]) -> Answer:
-    """An object as an answer."""
+    """Return an object as JSON."""
     return Answer(json_text(value).encode())
 
 
 @contextmanager
 def stepping(model: Model, step: Callable[[], None]) -> Iterator[None]:
-    """Tell of every block of a model before it runs, in whatever order and however often."""
+    """Call `step` before each run of a block of the model."""
 
     def before(*_: object) -> None:
         step()
@@ -149,18 +122,18 @@ def stepping(model: Model, step: Callable[[], None]) -> Iterator[None]:
 
 
 class Answers:
-    """The answers of the opened models, with the latest results at hand."""
+    """Handlers of all requests, with the latest results cached."""
 
     def __init__(self) -> None:
         self._latest: Latest[Result] = Latest(MOST_RESULTS, MOST_RESULT_BYTES)
         self._runs: Latest[Run] = Latest(MOST_RUNS)
 
     def predict(self, model: Model, asked: requests.PredictRequest) -> Answer:
-        """Tokens and the likeliest next ones."""
+        """Return the object of `mnemoscope predict --json`."""
         return json_answer(self._run(model, asked.prompt).predict(asked.top).to_json())
 
     def attribute(self, model: Model, asked: requests.AttributeRequest) -> Answer:
-        """The object of `mnemoscope attribute --json`, each attribution in it with its `MORE_TABLES`."""
+        """Return the object of `mnemoscope attribute --json`; each attribution has its `MORE_TABLES`."""
         result = self._attributed(model, asked)
         if isinstance(result, Attribution):
             return json_answer(_with_more_tables(result))
@@ -168,18 +141,18 @@ class Answers:
         return json_answer({**result.to_json(), "attributions": each})
 
     def export(self, model: Model, asked: requests.ExportRequest) -> Answer:
-        """The same result as a file."""
+        """Return the result of `attribute` as a file."""
         result = self._attributed(model, asked)
         if isinstance(result, ContinuationAttribution) and asked.format not in ("json", "csv"):
             raise OptionError(
                 "the target is several tokens, whose results are exported as json or csv; "
                 "ask for one of these, or for one token"
             )
-        content = csv_bytes(result) if asked.format == "csv" else _saved(result, asked.format)
+        content = long_csv_bytes(result) if asked.format == "csv" else _saved(result, asked.format)
         return Answer(content, MEDIA_TYPES[asked.format], f"mnemoscope.{asked.format}")
 
     def charts(self, model: Model, asked: requests.ChartsRequest) -> Answer:
-        """Every chart of the same result by name, as Vega-Lite."""
+        """Return the charts of the result of `attribute` by name, as Vega-Lite."""
         result = self._attributed(model, asked)
         if isinstance(result, ContinuationAttribution):
             raise OptionError(
@@ -188,7 +161,7 @@ class Answers:
         return json_answer({"charts": {name: chart.to_dict() for name, chart in result.charts().items()}})
 
     def links(self, model: Model, asked: requests.LinksRequest) -> Answer:
-        """The object of `mnemoscope links --json`."""
+        """Return the object of `mnemoscope links --json`."""
         target, against = asked.asked()
         result = self._run(model, asked.prompt).attribute(
             target, against=against, top=asked.values, effects=False, suppressing=False, query=False
@@ -197,17 +170,17 @@ class Answers:
         return json_answer(found.to_json())
 
     def neuron(self, model: Model, asked: requests.NeuronRequest) -> Answer:
-        """The object of `mnemoscope neuron --json`."""
+        """Return the object of `mnemoscope neuron --json`."""
         through = None if asked.through is None else (asked.through.layer, asked.through.head)
         return json_answer(model.neuron_tokens(asked.layer, asked.neuron, asked.top, through).to_json())
 
     def head(self, model: Model, asked: requests.HeadRequest) -> Answer:
-        """The object of `mnemoscope head --json`."""
+        """Return the object of `mnemoscope head --json`."""
         _check_length(model, asked.prompt)
         return json_answer(model.head_tokens(asked.prompt, asked.layer, asked.head, asked.top).to_json())
 
     def ablate(self, model: Model, asked: requests.AblateRequest) -> Answer:
-        """The object of `mnemoscope ablate --json`, and the likeliest tokens before and after."""
+        """Return the object of `mnemoscope ablate --json`, and the likeliest tokens before and after."""
         _check_length(model, asked.prompt)
         parts = [part.named() for part in asked.parts]
         found = model.compare_ablation(
@@ -224,7 +197,7 @@ class Answers:
         return json_answer({**found.to_json(), "predictions_before": before, "predictions_after": after})
 
     def methods(self, model: Model, asked: requests.MethodsRequest) -> Answer:
-        """The object of `mnemoscope methods PROMPT --json`."""
+        """Return the object of `mnemoscope methods PROMPT --json`."""
         _check_length(model, asked.prompt)
         names = dict.fromkeys(asked.methods or ())
         terms = Terms(tuple(map(method, names)) or Terms().methods, asked.kind, asked.top)
@@ -235,7 +208,7 @@ class Answers:
         return json_answer(compare_methods(model, [fact], terms).to_json())
 
     def _attributed(self, model: Model, asked: requests.AttributeRequest) -> Result:
-        """The result for a question, computed unless it is among the latest."""
+        """Return the result of a question, computed unless it is cached."""
         key = model.name, asked.model_dump_json(exclude={"model", "format"})
         known = self._latest.get(key)
         if known is not None:
@@ -245,7 +218,7 @@ class Answers:
         return result
 
     def _run(self, model: Model, prompt: str) -> Run:
-        """A prompt to ask of a model that nothing is done to now, run unless it is among the latest."""
+        """Return the run of a prompt without interventions, computed unless it is cached."""
         run = self._runs.get((model.name, prompt))
         if run is None:
             _check_length(model, prompt)
@@ -255,9 +228,9 @@ class Answers:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """What a model is, and which requests it can answer in full."""
+    """Return a model's name, sizes, and the requests it can answer in full."""
     language_model = model.language_model
-    readable = all(block.readers is not None for block in language_model.structure.blocks)
+    readable = all(block.input_projections is not None for block in language_model.structure.blocks)
     return {
         "name": model.name,
         "revision": model.revision,
@@ -296,10 +269,10 @@ def _with_more_tables(result: Attribution) -> dict[str, Any]:
 
 
 def _check_length(model: Model, prompt: str) -> None:
-    """Refuse what would keep others waiting for long.
+    """Check that a prompt has at most `MOST_PROMPT_TOKENS` tokens.
 
     Raises:
-        PromptError: the prompt has more tokens than this server takes.
+        PromptError: the prompt has more.
     """
     n_tokens = len(encode_prompt(model.language_model, prompt).ids)
     if n_tokens > MOST_PROMPT_TOKENS:

@@ -1,7 +1,7 @@
-"""One call of a model at a time: a queue in which clients take turns, before one worker thread.
+"""A fair queue before one worker thread: one call of a model at a time, clients take turns.
 
-A call can be stopped while it waits and between the steps of its work. Everything here runs on the event
-loop but `Call.run` and `Call.step`, which run on the worker thread.
+A call can be stopped while it waits and between the steps of its work. All methods run on the event loop
+except `Call.run` and `Call.step`, which run on the worker thread.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ LONGEST_RETRY = 60  # seconds that a client is told to wait, at most
 
 
 class Stopped(BaseException):
-    """A call is no longer wanted; no `Exception`, so that nothing takes it for a failure of the model."""
+    """Stop of a call; no `Exception`, so that no handler takes it for a failure of the model."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much the queue takes.
+    """Limits of the queue.
 
     Attributes:
-        waiting_of_client: calls of one client that may wait.
-        waiting: calls that may wait in all.
-        seconds: how long one call may run.
+        waiting_of_client: waiting calls of one client.
+        waiting: waiting calls of all clients.
+        seconds: seconds that one call may run.
     """
 
     waiting_of_client: int = 4
@@ -42,15 +42,15 @@ class Limits:
 
 
 class Call(Generic[T]):
-    """Something asked of a model.
+    """A call of a model.
 
     Attributes:
-        client: who asks.
-        lane: calls of a client in the same lane take each other's place; None for one that takes none.
-        outcome: the answer, or why there is none.
-        ahead: calls that were waiting or running when it came.
-        steps: blocks of the model that it has run, the one that runs now among them.
-        started: when its work began, by the clock of the event loop; None while it waits.
+        client: id of the client.
+        lane: a newer call of the client in the same lane replaces an older one; None for no lane.
+        outcome: the answer or the error.
+        ahead: calls that were waiting or running at submission.
+        steps: blocks of the model that were started.
+        started: start of the work by the clock of the event loop; None while the call waits.
     """
 
     def __init__(self, client: str, lane: str | None, work: Callable[[Step], T], ahead: int) -> None:
@@ -69,7 +69,7 @@ class Call(Generic[T]):
         """Do the work.
 
         Raises:
-            Stopped: the call was stopped on the way.
+            Stopped: the call was stopped during the work.
         """
         return self._work(self.step)
 
@@ -84,7 +84,7 @@ class Call(Generic[T]):
         self.steps += 1
 
     def stop(self, reason: ApiError | None) -> None:
-        """Answer with a reason, or not at all; work that has begun ends at its next step."""
+        """End the call with an error, or cancel it if there is none; running work ends at its next step."""
         self._stopped = True
         if self.outcome.done():
             return
@@ -94,7 +94,7 @@ class Call(Generic[T]):
             self.outcome.set_exception(reason)
 
     def finish(self, done: asyncio.Future[T]) -> None:
-        """Take over what the work came to, unless the call was stopped."""
+        """Take the outcome of the work unless the call was stopped."""
         error = done.exception()
         if self.outcome.done():
             return
@@ -105,7 +105,7 @@ class Call(Generic[T]):
 
 
 class FairQueue:
-    """Calls that wait for the one worker thread; clients take turns however many calls each has."""
+    """Queue of calls before one worker thread; clients take turns, however many calls each has."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -119,7 +119,7 @@ class FairQueue:
         """Put a call into the queue; an older one of the same client and lane is stopped.
 
         Raises:
-            Refused: 429 if the client has too many calls waiting, 503 if there are too many in all.
+            ApiError: 429 if the client has too many waiting calls, 503 if all clients have.
         """
         self._refuse_when_full(client, sum(call is not self._running for call in self._in_lane(client, lane)))
         self.stop_lane(client, lane)
@@ -129,12 +129,12 @@ class FairQueue:
         return call
 
     def stop_lane(self, client: str, lane: str | None) -> None:
-        """Stop the calls whose place a newer one takes."""
+        """Stop the calls of a lane that a newer call replaces."""
         for call in self._in_lane(client, lane):
             self.stop(call, ApiError(409, "a newer request of the same client and lane took its place"))
 
     def stop(self, call: Call, reason: ApiError | None = None) -> None:
-        """Take a call out of the queue, or end it at its next step if it runs; done ones stay as they are."""
+        """Remove a call from the queue, or end it at its next step if it runs; finished calls are left."""
         call.stop(reason)
         own = self._waiting.get(call.client)
         if own is not None and call in own:
@@ -144,11 +144,11 @@ class FairQueue:
 
     @property
     def n_waiting(self) -> int:
-        """How many calls wait."""
+        """Number of waiting calls."""
         return sum(map(len, self._waiting.values()))
 
     async def serve(self) -> None:
-        """Do the calls one after the other, for ever."""
+        """Run the calls one after the other, for ever."""
         while True:
             await self._came.wait()
             call = self._next()
@@ -158,7 +158,7 @@ class FairQueue:
                 await self._do(call)
 
     def close(self) -> None:
-        """Stop every call; work that has begun ends at its next step."""
+        """Stop every call; running work ends at its next step."""
         reason = come_again(503, "the server is stopping", "start it again", LONGEST_RETRY)
         for call in list(self._all()):
             self.stop(call, reason)
@@ -179,7 +179,7 @@ class FairQueue:
         self._usual_seconds += 0.2 * (loop.time() - call.started - self._usual_seconds)
 
     def _next(self) -> Call | None:
-        """The first call of the client whose turn it is; the client then goes to the end of the row."""
+        """Take the first call of the client whose turn it is, and move the client to the end."""
         if not self._waiting:
             return None
         client, own = self._waiting.popitem(last=False)

@@ -1,7 +1,6 @@
-"""What can be asked: every field with its bounds. Unknown fields are refused, and nothing is converted.
+"""Requests of the API: every field with its bounds. Unknown fields are refused, and nothing is converted.
 
-A prompt is looked at here as text only; how many tokens it may have is checked by `answers`, which has the
-tokenizer.
+A prompt is checked as text; the number of its tokens is checked by `handlers`, which have the tokenizer.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def _without_null(text: str) -> str:
 
 
 def _told_as(wanted: str) -> Callable[[Any, ValidatorFunctionWrapHandler], Any]:
-    """One message for what may be of several types, instead of one for each."""
+    """Validate a union with one message instead of one for each of its types."""
 
     def validated(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -102,7 +101,7 @@ def _option(name: str, most: int | None = None) -> Any:
 
 
 class PromptRequest(BaseModel):
-    """What every request to a model has in common."""
+    """Common field of all requests to a model."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -116,7 +115,7 @@ class PromptRequest(BaseModel):
 
 
 class PredictRequest(PromptRequest):
-    """What comes next?"""
+    """Request of the likeliest next tokens."""
 
     model_config = _examples({"prompt": TOKYO})
 
@@ -125,7 +124,7 @@ class PredictRequest(PromptRequest):
 
 
 class Question(PromptRequest):
-    """A prediction that is explained."""
+    """Common fields of requests that explain a prediction."""
 
     prompt: PromptText
     target: Annotated[
@@ -140,7 +139,7 @@ class Question(PromptRequest):
     ] = None
 
     def asked(self) -> tuple[str | int | Sequence[str | int] | None, str | int | Sequence[str | int] | None]:
-        """Target and against, a list of one text as that text."""
+        """Return target and against; a list of one token becomes that token."""
         return _alone(self.target), _alone(self.against)
 
 
@@ -149,7 +148,7 @@ def _alone(tokens: Any) -> Any:
 
 
 class AttributeRequest(Question):
-    """Which parts raise or lower the target?"""
+    """Request of the parts that raise or lower the target."""
 
     model_config = _examples({"prompt": TOKYO, "target": " Tokyo", "top": 30})
 
@@ -160,7 +159,7 @@ class AttributeRequest(Question):
 
 
 class ExportRequest(AttributeRequest):
-    """The answer to the same question as a file."""
+    """Request of an attribution as a file."""
 
     model_config = _examples({"prompt": TOKYO, "target": " Tokyo", "format": "html"})
 
@@ -168,11 +167,11 @@ class ExportRequest(AttributeRequest):
 
 
 class ChartsRequest(AttributeRequest):
-    """The answer to the same question as charts."""
+    """Request of an attribution as charts."""
 
 
 class LinksRequest(Question):
-    """What activates the value neurons, and that in turn?"""
+    """Request of the query graph."""
 
     model_config = _examples({"prompt": TOKYO, "target": " Tokyo", "values": 5, "depth": 2, "width": 5})
 
@@ -182,7 +181,7 @@ class LinksRequest(Question):
 
 
 class HeadPlace(BaseModel):
-    """A head by its place; both numbers count from 0."""
+    """A head by layer and number; both count from 0."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -191,7 +190,7 @@ class HeadPlace(BaseModel):
 
 
 class NeuronRequest(PromptRequest):
-    """What does an FFN neuron promote?"""
+    """Request of the tokens that an FFN neuron promotes and demotes."""
 
     model_config = _examples({"layer": 14, "neuron": 813, "through": {"layer": 23, "head": 4}})
 
@@ -204,7 +203,7 @@ class NeuronRequest(PromptRequest):
 
 
 class HeadRequest(PromptRequest):
-    """What does a head look at and bring, position by position?"""
+    """Request of a head's attention, input, key and value at each position."""
 
     model_config = _examples({"prompt": TOKYO, "layer": 23, "head": 4})
 
@@ -227,19 +226,19 @@ class FFNNeuron(_PartOfModel):
     neuron: Index
 
     def named(self) -> parts.Part:
-        """The part that the library knows."""
+        """Return the part of the library."""
         return parts.FFNNeuron(self.layer, self.neuron)
 
 
 class AttentionNeuron(_PartOfModel):
-    """An attention neuron, whatever position it is read at."""
+    """An attention neuron at all positions."""
 
     part: Literal["AttentionNeuron"]
     head: Index
     dim: Index
 
     def named(self) -> parts.Part:
-        """The part that the library knows."""
+        """Return the part of the library."""
         return parts.AttentionNeuron(self.layer, self.head, self.dim)
 
 
@@ -250,18 +249,18 @@ class Head(_PartOfModel):
     head: Index
 
     def named(self) -> parts.Part:
-        """The part that the library knows."""
+        """Return the part of the library."""
         return parts.Head(self.layer, self.head)
 
 
 class Layer(_PartOfModel):
-    """All that a layer's attention or FFN adds."""
+    """The attention or FFN of a layer."""
 
     part: Literal["Layer"]
     kind: Literal["attention", "ffn"]
 
     def named(self) -> parts.Part:
-        """The part that the library knows."""
+        """Return the part of the library."""
         return parts.Layer(self.layer, self.kind)
 
 
@@ -269,7 +268,7 @@ Part = Annotated[FFNNeuron | AttentionNeuron | Head | Layer, Field(discriminator
 
 
 class AblateRequest(PromptRequest):
-    """What changes without some parts, or with more of them?"""
+    """Request of an ablation or amplification of parts."""
 
     model_config = _examples(
         {
@@ -301,7 +300,7 @@ class AblateRequest(PromptRequest):
 
 
 class MethodsRequest(PromptRequest):
-    """What does zeroing the neurons that each method finds do?"""
+    """Request of a comparison of methods by zeroing the neurons that each finds."""
 
     model_config = _examples(
         {"prompt": TOKYO, "target": " Tokyo", "methods": ["log-probability-increase", "coefficient"]}

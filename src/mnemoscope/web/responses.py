@@ -1,22 +1,43 @@
-"""Responses, for the OpenAPI document; the tests hold every real answer to them.
+"""Responses of the API, for the OpenAPI document; the tests validate every real answer by them.
 
-Nothing is converted by them: the objects are those that the library writes, and what it has no number for is
-null there.
+Nothing is converted: the answers are the objects that the library writes, with null for missing numbers. A
+field has one type wherever it stands, and rows of tables have the columns of `mnemoscope.results.columns`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-Number = Annotated[
-    float | Literal["Infinity", "-Infinity"] | None, Field(description="null where there is no number")
-]
-Nats = Annotated[
-    float | Literal["Infinity", "-Infinity"] | None, Field(description="nats; null if not computed")
-]
-Kind = Literal["attention", "ffn"]
+from mnemoscope.results.columns import COLUMNS, METRICS, QUERY_TABLES, TABLES
+
+_NUMBER = float | Literal["Infinity", "-Infinity"] | None
+Number = Annotated[_NUMBER, Field(description="null where there is no number")]
+Nats = Annotated[_NUMBER, Field(description="nats; null if not computed")]
+KLDivergence = Annotated[_NUMBER, Field(description="nats per token")]
+DirectEffect = Annotated[_NUMBER, Field(description="nats, the direct effect; null if not computed")]
+QueryScore = Annotated[_NUMBER, Field(description="nats, the query score; null if not computed")]
+
+_FIELDS: dict[Any, str] = {
+    int: "layer head dim neuron position id rank seed n_facts "
+    "n_layers n_heads n_kv_heads d_model d_ff d_head n_vocabulary "
+    "body_bytes prompt_characters prompt_tokens target_tokens top parts",
+    float: "seconds",
+    str: "token path text prompt how model revision architecture dtype name title formula version",
+    bool: "value_neuron skipped certified",
+    list[str]: "tokens promotes demotes input key value",
+    list[int]: "token_ids",
+    Nats: "total mediated log_probability tolerance",
+    Number: "coefficient attention inner_product constant remainder bias value_norm norm "
+    "reciprocal_rank probability perplexity_before perplexity_after explained",
+    KLDivergence: "kl",
+    DirectEffect: "score",
+    Literal["attention", "ffn"]: "kind",
+    list[dict[str, Any]]: "attributions facts summary outcomes nodes edges",
+}
+_TYPES = {name: kind for kind, names in _FIELDS.items() for name in names.split()}
 
 
 class ResponseModel(BaseModel):
@@ -25,408 +46,238 @@ class ResponseModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Target(ResponseModel):
-    """A token and what the model says of it after the prompt."""
-
-    id: int
-    text: str
-    rank: int
-    probability: Number
-    log_probability: Nats
-
-
-class Targets(ResponseModel):
-    """What is asked of a prediction; `value` is a log probability or log-odds."""
-
-    answers: list[Target]
-    against: list[Target]
-    value: Nats
-
-
-class _Effects(ResponseModel):
-    score: Annotated[Nats, Field(description="the direct effect")]
-    total: Nats
-    mediated: Nats
-
-
-class LayerEffect(_Effects):
-    """What a layer's attention or FFN adds."""
-
-    layer: int
-    kind: Kind
-
-
-class HeadEffect(_Effects):
-    """A head."""
-
-    layer: int
-    head: int
-
-
-class PositionEffect(HeadEffect):
-    """A head at a position; `attention` is the share of its attention that the token gets."""
-
-    position: int
-    token: str
-    attention: Number
-
-
-class FFNNeuronEffect(_Effects):
-    """An FFN neuron; the tokens take its coefficient's sign into account."""
-
-    layer: int
-    neuron: int
-    coefficient: Number
-    promotes: list[str]
-    demotes: list[str]
-    expert: Annotated[int | None, Field(description="In a mixture of experts.")] = None
-
-
-class AttentionNeuronEffect(_Effects):
-    """An attention neuron at a position."""
-
-    layer: int
-    head: int
-    dim: int
-    position: int
-    coefficient: Number
-    token: str = ""
-
-
-class _Query(ResponseModel):
-    score: Annotated[Nats, Field(description="the query score")]
-    inner_product: Number
-
-
-class QueryLayer(_Query):
-    """A layer, or the embeddings or biases, as something that activates value neurons."""
-
-    layer: int | None
-    kind: str
-    bias: Number
-
-
-class QueryHead(_Query):
-    """A head as something that activates value neurons."""
-
-    layer: int
-    head: int
-
-
-class _QueryNeuron(_Query):
-    layer: int
-    position: int
-    token: str
-    coefficient: Number
-
-
-class QueryFFNNeuron(_QueryNeuron):
-    """An FFN neuron that activates value neurons; `value_neuron` says whether it is one itself."""
-
-    neuron: int
-    value_neuron: bool
-
-
-class QueryAttentionNeuron(_QueryNeuron):
-    """An attention neuron that activates value neurons."""
-
-    head: int
-    dim: int
-
-
-class _QueriedNeuron(ResponseModel):
-    layer: int
-    position: int
-    token: str
-    score: Nats
-    path: str
-    inner_product: Number
-    constant: Number
-    remainder: Number
-    skipped: bool
-
-
-class QueriedAttentionNeuron(_QueriedNeuron):
-    """An attention value neuron, and what its reading adds up to."""
-
-    head: int
-    dim: int
-
-
-class QueriedFFNNeuron(_QueriedNeuron):
-    """An FFN value neuron, and what its reading adds up to."""
-
-    neuron: int
-
-
-class Error(ResponseModel):
-    """Why there is no result."""
-
-    error: Annotated[
-        str, Field(description="What is wrong, and what to do where it is the caller's mistake.")
-    ]
-    remedy: Annotated[str, Field(description="What to do.")] = ""
-
-
-class Can(ResponseModel):
-    """What a model can be asked in full."""
-
-    query: Annotated[bool, Field(description="Whether what activates value neurons can be found.")]
-    links: Annotated[bool, Field(description="Whether links can be followed.")]
-
-
-class ModelFacts(ResponseModel):
-    """An opened model."""
-
-    name: str
-    revision: str
-    architecture: str
-    dtype: str
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    d_model: int
-    d_ff: int
-    d_head: int
-    n_vocabulary: int
-    context: int | None
-    can: Can
-
-
-class LimitsOfRequests(ResponseModel):
-    """What the server refuses to go beyond."""
-
-    body_bytes: int
-    prompt_characters: int
-    prompt_tokens: int
-    target_tokens: int
-    top: int
-    parts: int
-    seconds: float
-
-
-class MethodFacts(ResponseModel):
-    """A method that scores neurons."""
-
-    name: str
-    title: str
-    formula: str
-
-
-class Models(ResponseModel):
-    """What the server was started with; the first model answers where none is named."""
-
-    version: str
-    models: list[ModelFacts]
-    methods: list[MethodFacts]
-    limits: LimitsOfRequests
-
-
-class PredictedToken(ResponseModel):
-    """A next token; rank 1 is the likeliest."""
-
-    rank: int
-    id: int
-    token: str
-    probability: Number
-    log_probability: Nats
-
-
-class Prediction(ResponseModel):
-    """The object of `mnemoscope predict --json`."""
-
-    prompt: str
-    tokens: list[str]
-    token_ids: list[int]
-    predictions: list[PredictedToken]
-
-
-class Attribution(ResponseModel):
-    """The object of `mnemoscope attribute --json`, and the tables of positions and of what lowers the target.
-
-    Lists are sorted best first.
+def _object(
+    name: str,
+    meaning: str,
+    fields: str | Iterable[str],
+    base: type[BaseModel] = ResponseModel,
+    **more: Any,
+) -> type[BaseModel]:
+    """Make the model of an object or of a table's rows.
+
+    Args:
+        name: name in the OpenAPI document.
+        meaning: description in the OpenAPI document.
+        fields: names of fields with the types of `_TYPES`.
+        base: base class; with `BaseModel` further fields are allowed.
+        more: types of further fields, or of fields whose type differs here; a pair is a type and its default.
     """
-
-    model: str
-    revision: str
-    dtype: str
-    prompt: str
-    tokens: list[str]
-    target: Annotated[Target | None, Field(description="null where more than one token is asked about")]
-    targets: Targets
-    certified: bool
-    tolerance: Nats | None
-    layers: list[LayerEffect]
-    heads: list[HeadEffect]
-    positions: list[PositionEffect]
-    ffn_neurons: list[FFNNeuronEffect]
-    attention_neurons: list[AttentionNeuronEffect]
-    suppressing_positions: list[PositionEffect]
-    suppressing_ffn_neurons: list[FFNNeuronEffect]
-    suppressing_attention_neurons: list[AttentionNeuronEffect]
-    query_layers: list[QueryLayer]
-    query_heads: list[QueryHead]
-    query_ffn_neurons: list[QueryFFNNeuron]
-    query_attention_neurons: list[QueryAttentionNeuron]
-    query_value_neurons: list[QueriedAttentionNeuron]
-    query_layers_of_ffn: list[QueryLayer]
-    query_heads_of_ffn: list[QueryHead]
-    query_ffn_neurons_of_ffn: list[QueryFFNNeuron]
-    query_attention_neurons_of_ffn: list[QueryAttentionNeuron]
-    query_value_neurons_of_ffn: list[QueriedFFNNeuron]
+    names = fields.split() if isinstance(fields, str) else fields
+    types = {field: _TYPES[field] for field in names} | more
+    definitions: dict[str, Any] = {
+        field: kind if isinstance(kind, tuple) else (kind, ...) for field, kind in types.items()
+    }
+    return create_model(name, __base__=base, __doc__=meaning, **definitions)
 
 
-class ContinuationTarget(ResponseModel):
-    """A target of several tokens."""
-
-    text: str
-    log_probability: Nats
-    tokens: list[Target]
+def _lists(**rows: type[BaseModel]) -> dict[str, Any]:
+    return {name: list[row] for name, row in rows.items()}
 
 
-class Continuation(BaseModel):
-    """The object of `mnemoscope attribute --json` for a target of several tokens: sums, then each token's."""
-
-    model: str
-    revision: str
-    prompt: str
-    tokens: list[str]
-    target: ContinuationTarget
-    certified: bool
-    tolerance: Nats
-    attributions: list[dict[str, Any]]
+def _described(kind: Any, meaning: str) -> Any:
+    return Annotated[kind, Field(description=meaning)]
 
 
-class Charts(ResponseModel):
-    """Vega-Lite specifications by the names of the charts."""
+Error = _object(
+    "Error",
+    "An error instead of a result.",
+    "",
+    error=_described(str, "What is wrong, and what to do where it is the caller's mistake."),
+    remedy=(_described(str, "What to do."), ""),
+)
 
-    charts: dict[str, dict[str, Any]]
+Can = _object(
+    "Can",
+    "Requests that a model can answer in full.",
+    "",
+    query=_described(bool, "Whether the query neurons of value neurons can be found."),
+    links=_described(bool, "Whether links can be followed."),
+)
+ModelFacts = _object(
+    "ModelFacts",
+    "An opened model.",
+    "name revision architecture dtype n_layers n_heads n_kv_heads d_model d_ff d_head n_vocabulary",
+    context=int | None,
+    can=Can,
+)
+MethodFacts = _object("MethodFacts", "A method that scores neurons.", "name title formula")
+LimitsOfRequests = _object(
+    "LimitsOfRequests",
+    "The limits of requests.",
+    "body_bytes prompt_characters prompt_tokens target_tokens top parts seconds",
+)
+Models = _object(
+    "Models",
+    "The models, methods and limits of the server; the first model is the default.",
+    "version",
+    limits=LimitsOfRequests,
+    **_lists(models=ModelFacts, methods=MethodFacts),
+)
 
+PredictedToken = _object(
+    "PredictedToken", "A next token; rank 1 is the likeliest.", "rank id token probability log_probability"
+)
+Prediction = _object(
+    "Prediction",
+    "The object of `mnemoscope predict --json`.",
+    "prompt tokens token_ids",
+    **_lists(predictions=PredictedToken),
+)
 
-class ReadToken(ResponseModel):
-    """A token and its before-softmax value."""
+Target = _object(
+    "Target",
+    "A target token and its prediction after the prompt.",
+    "id text rank probability log_probability",
+)
+Targets = _object(
+    "Targets",
+    "The targets of a prediction; `value` is a log-probability or log-odds.",
+    "",
+    value=Nats,
+    **_lists(answers=Target, against=Target),
+)
+_TARGETS = {
+    "target": _described(Target | None, "null where more than one token is asked about"),
+    "targets": Targets,
+}
 
-    token: str
-    value: Number
-
-
-class HeadPlace(ResponseModel):
-    """A head by its place."""
-
-    layer: int
-    head: int
-
-
-class Neuron(ResponseModel):
-    """The object of `mnemoscope neuron --json`."""
-
-    layer: int
-    neuron: int
-    through: HeadPlace | None
-    norm: Number
-    promotes: list[ReadToken]
-    demotes: list[ReadToken]
-
-
-class HeadPosition(ResponseModel):
-    """What a head makes of one position; the lists are tokens that read its vectors."""
-
-    position: int
-    token: str
-    attention: Number
-    input: list[str]
-    key: list[str]
-    value: list[str]
-    demotes: list[str]
-    value_norm: Number
-
-
-class Head(ResponseModel):
-    """The object of `mnemoscope head --json`."""
-
-    layer: int
-    head: int
-    prompt: str
-    tokens: list[str]
-    token_ids: list[int]
-    positions: list[HeadPosition]
-
-
-class Metrics(ResponseModel):
-    """Of the target."""
-
-    reciprocal_rank: Number
-    probability: Number
-    log_probability: Nats
-
-
-class ControlMetrics(Metrics):
-    """The same after random interventions, with their effect on plain text."""
-
-    kl: Annotated[Number, Field(description="nats per token")]
-
-
-class Control(ControlMetrics):
-    """One matched random intervention."""
-
-    seed: int
-
-
-class PlainText(ResponseModel):
-    """What the intervention does to text that has nothing to do with the target."""
-
-    kl: Annotated[Number, Field(description="nats per token")]
-    perplexity_before: Number
-    perplexity_after: Number
-
-
-class AblationTarget(ResponseModel):
-    """A token."""
-
-    id: int
-    text: str
+_EFFECTS = {
+    "layers": _object("LayerEffect", "The attention or FFN of a layer.", TABLES["layers"]),
+    "heads": _object("HeadEffect", "A head.", TABLES["heads"]),
+    "positions": _object(
+        "PositionEffect",
+        "A head at a position; `attention` is the share of its attention that the token gets.",
+        TABLES["positions"],
+    ),
+    "ffn_neurons": _object(
+        "FFNNeuronEffect",
+        "An FFN neuron; the tokens take its coefficient's sign into account.",
+        TABLES["ffn_neurons"],
+        expert=(_described(int | None, "In a mixture of experts."), None),
+    ),
+    "attention_neurons": _object(
+        "AttentionNeuronEffect",
+        "An attention neuron at a position.",
+        TABLES["attention_neurons"],
+        token=(str, ""),
+    ),
+}
+_LOWERING = ("positions", "ffn_neurons", "attention_neurons")
 
 
-class Ablation(ResponseModel):
-    """The object of `mnemoscope ablate --json`, and the likeliest next tokens before and after."""
-
-    prompt: str
-    tokens: list[str]
-    target: AblationTarget
-    parts: list[dict[str, Any]]
-    how: str
-    before: Metrics
-    after: Metrics
-    controls: list[Control]
-    controls_from: Annotated[str, Field(description="Where the parts of the controls are from, in words.")]
-    controls_mean: ControlMetrics
-    controls_standard_deviation: ControlMetrics
-    plain_text: PlainText
-    facts: list[dict[str, Any]]
-    predictions_before: list[PredictedToken]
-    predictions_after: list[PredictedToken]
+def _query_row(table: str, name: str, meaning: str, **more: Any) -> type[BaseModel]:
+    return _object(
+        name, f"{meaning} that activates value neurons.", QUERY_TABLES[table], score=QueryScore, **more
+    )
 
 
-class Comparison(ResponseModel):
-    """The object of `mnemoscope methods PROMPT --json`."""
+_QUERIES = {
+    "query_layers": _query_row(
+        "query_layers",
+        "QueryLayer",
+        "A layer, or the embeddings or biases,",
+        layer=int | None,
+        kind=str,
+    ),
+    "query_heads": _query_row("query_heads", "QueryHead", "A head"),
+    "query_ffn_neurons": _query_row("query_ffn_neurons", "QueryFFNNeuron", "An FFN neuron"),
+    "query_attention_neurons": _query_row(
+        "query_attention_neurons", "QueryAttentionNeuron", "An attention neuron"
+    ),
+}
+Attribution = _object(
+    "Attribution",
+    "The object of `mnemoscope attribute --json`, and the tables of positions and of parts that lower the "
+    "target. Lists are sorted best first.",
+    "model revision dtype prompt tokens certified tolerance",
+    **_TARGETS,
+    **_lists(**_EFFECTS, **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING}),
+    **_lists(**_QUERIES, **{f"{name}_of_ffn": row for name, row in _QUERIES.items()}),
+    **_lists(
+        query_value_neurons=_object(
+            "QueriedAttentionNeuron",
+            "An attention value neuron, and the sum of what it reads.",
+            QUERY_TABLES["query_value_neurons"],
+        ),
+        query_value_neurons_of_ffn=_object(
+            "QueriedFFNNeuron",
+            "An FFN value neuron, and the sum of what it reads.",
+            QUERY_TABLES["query_value_neurons_of_ffn"],
+        ),
+    ),
+)
 
-    model: str
-    revision: str
-    terms: dict[str, Any]
-    n_facts: int
-    summary: list[dict[str, Any]]
-    outcomes: list[dict[str, Any]]
 
+Continuation = _object(
+    "Continuation",
+    "The object of `mnemoscope attribute --json` for a target of several tokens: sums, and the object of "
+    "each token.",
+    "model revision prompt tokens certified tolerance attributions",
+    base=BaseModel,
+    target=_object(
+        "ContinuationTarget", "A target of several tokens.", "text log_probability", **_lists(tokens=Target)
+    ),
+)
+Charts = _object(
+    "Charts", "Vega-Lite specifications by the names of the charts.", "", charts=dict[str, dict[str, Any]]
+)
 
-class Links(ResponseModel):
-    """The object of `mnemoscope links --json`: edges go from what writes to what reads."""
+HeadPlace = _object("HeadPlace", "A head by layer and number.", "layer head")
+ReadToken = _object("ReadToken", "A token and its before-softmax value.", "token", value=Number)
+Neuron = _object(
+    "Neuron",
+    "The object of `mnemoscope neuron --json`.",
+    "layer neuron norm",
+    through=HeadPlace | None,
+    **_lists(promotes=ReadToken, demotes=ReadToken),
+)
+HeadPosition = _object(
+    "HeadPosition", "A position that a head reads; the lists are the top tokens of its vectors.", COLUMNS
+)
+Head = _object(
+    "Head",
+    "The object of `mnemoscope head --json`.",
+    "layer head prompt tokens token_ids",
+    **_lists(positions=HeadPosition),
+)
 
-    model: str
-    revision: str
-    prompt: str
-    tokens: list[str]
-    target: Target | None
-    targets: Targets
-    explained: Number
-    nodes: list[dict[str, Any]]
-    edges: list[dict[str, Any]]
+Metrics = _object("Metrics", "Metrics of the target.", METRICS)
+ControlMetrics = _object(
+    "ControlMetrics",
+    "Metrics after random interventions, and their effect on plain text.",
+    (*METRICS, "kl"),
+)
+Ablation = _object(
+    "Ablation",
+    "The object of `mnemoscope ablate --json`, and the likeliest next tokens before and after.",
+    "prompt tokens how facts",
+    target=_object("AblationTarget", "A token.", "id text"),
+    parts=list[dict[str, Any]],
+    before=Metrics,
+    after=Metrics,
+    controls_from=_described(str, "Where the parts of the controls are from, in words."),
+    controls_mean=ControlMetrics,
+    controls_standard_deviation=ControlMetrics,
+    plain_text=_object(
+        "PlainText",
+        "The effect of the intervention on text that is unrelated to the target.",
+        "kl perplexity_before perplexity_after",
+    ),
+    **_lists(
+        controls=_object("Control", "A matched random intervention.", (*METRICS, "kl", "seed")),
+        predictions_before=PredictedToken,
+        predictions_after=PredictedToken,
+    ),
+)
+Comparison = _object(
+    "Comparison",
+    "The object of `mnemoscope methods PROMPT --json`.",
+    "model revision n_facts summary outcomes",
+    terms=dict[str, Any],
+)
+Links = _object(
+    "Links",
+    "The object of `mnemoscope links --json`: edges lead from the part that writes to its reader.",
+    "model revision prompt tokens explained nodes edges",
+    **_TARGETS,
+)

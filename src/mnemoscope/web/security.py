@@ -1,4 +1,4 @@
-"""What every request must be, whatever it asks, and what every answer says to the browser.
+"""Checks of every request, and security headers of every response.
 
 A page of another site may make a browser send requests to this server. So the name that it was reached
 by (`Host`, against DNS rebinding) and the page that asks (`Origin`, `Sec-Fetch-Site`) must be our own, and
@@ -38,18 +38,18 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Names:
-    """The names that the server may be reached by.
+    """Accepted names of the server.
 
     Attributes:
         hosts: names and addresses without a port, lower case.
-        any_address: whether any numeric address will do; such a one cannot be rebound.
+        any_address: whether any numeric address is accepted; numeric addresses cannot be rebound.
     """
 
     hosts: Collection[str] = LOOPBACK
     any_address: bool = False
 
     def include(self, host: str) -> bool:
-        """Whether a `Host` header names the server; its port does not matter, as it may be forwarded."""
+        """Return whether a `Host` header names the server; the port is ignored, as it may be forwarded."""
         name = _without_port(host.lower())
         if name in self.hosts:
             return True
@@ -68,7 +68,7 @@ class SecurityMiddleware:
         self.names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or refuse it before anything looks at it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -86,10 +86,10 @@ class SecurityMiddleware:
 
 
 def check_sender(headers: Headers, names: Names) -> None:
-    """Refuse what another site makes a browser send.
+    """Refuse requests that another site makes a browser send.
 
     Raises:
-        Refused: 403 if `Host`, `Origin` or `Sec-Fetch-Site` is not ours.
+        ApiError: 403 if `Host`, `Origin` or `Sec-Fetch-Site` is not the server's.
     """
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not names.include(hosts[0]):
@@ -104,7 +104,7 @@ def check_sender(headers: Headers, names: Names) -> None:
 
 
 def _opens_a_page(headers: Headers) -> bool:
-    """Whether somebody follows a link to here."""
+    """Return whether the request follows a link."""
     return headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
 
 
@@ -115,10 +115,10 @@ def _without_port(host: str) -> str:
 
 
 async def _body(headers: Headers, receive: Receive) -> bytes | None:
-    """The whole body; None if the client went away meanwhile.
+    """Read the body; None if the client disconnects.
 
     Raises:
-        Refused: 413, 415 or 408 if it is too large, no JSON or too slow.
+        ApiError: 413, 415 or 408 if the body is too large, not JSON or too slow.
     """
     too_large = ApiError(
         413, f"the body is larger than {MOST_BODY_BYTES:,} bytes", "ask with a shorter prompt or fewer parts"
@@ -150,7 +150,7 @@ async def _read(receive: Receive, too_large: ApiError) -> bytes | None:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """The body in one message, then whatever comes after it."""
+    """Return a receiver of the body in one message and of the messages after it."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -160,7 +160,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 class _Said:
-    """Sends with the headers that every answer has, and knows whether one has begun."""
+    """Sender that adds the security headers and records whether a response has begun."""
 
     def __init__(self, send: Send) -> None:
         self.begun = False

@@ -1,4 +1,4 @@
-"""Calls as HTTP answers: JSON when they are done, or a line for every event; a gone client stops its call."""
+"""The opened models behind their queue, calls as HTTP responses, and the socket that listens."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SECONDS_BETWEEN_EVENTS = 0.1
 
 
 def answered(answer: Answer, events: bool) -> Response:
-    """An answer that is there already."""
+    """Return a response of a computed answer."""
     if events and answer.filename is None:
         return Response(_result_line(answer), media_type=EVENTS)
     headers = {}
@@ -51,7 +51,10 @@ def answered(answer: Answer, events: bool) -> Response:
 
 
 class Awaited(Response):
-    """The answer of a call that waits or runs; it is stopped when its client goes away."""
+    """Response of a call that waits or runs: JSON at the end, or a line for each event.
+
+    A client that disconnects stops its call.
+    """
 
     def __init__(self, queue: FairQueue, call: Call[Answer], events: bool) -> None:
         super().__init__()
@@ -60,7 +63,7 @@ class Awaited(Response):
         self.events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer when it is there, and events on the way if they are asked for."""
+        """Send the answer, and before it the events if the client accepts them."""
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
             if self.events:
@@ -130,12 +133,12 @@ _CLIENT_NAME = r"^[A-Za-z0-9_-]{1,64}$"
 
 
 class Caller:
-    """Who asks, and how the answer is to come.
+    """Sender of a request, and the form of the response.
 
     Attributes:
-        client: the id that the caller gave itself, or its address.
-        lane: in which a newer request takes the place of an older one.
-        events: whether every event is to be told, not the result alone.
+        client: id in the request's header, or else the address.
+        lane: lane in which a newer request replaces an older one; None for no lane.
+        events: whether the response has a line for each event.
     """
 
     def __init__(
@@ -166,10 +169,10 @@ Asking = Annotated[Caller, Depends(Caller)]
 
 
 class Server:
-    """The opened models, the queue before them, and the latest answers."""
+    """Opened models, their queue, and a cache of answers."""
 
     def __init__(self, models: Mapping[str, Model], limits: Limits) -> None:
-        """Serve models by name; the first answers where none is named."""
+        """Serve models by name; the first is the default."""
         self.models = models
         self.limits = limits
         self.answers = Answers()
@@ -183,11 +186,11 @@ class Server:
         answer: Callable[[Model, AskedOf], Answer],
         events: bool,
     ) -> Response:
-        """The answer to a request: one of the latest, or that of a new call.
+        """Return the response to a request: a cached answer, or that of a new call.
 
         Raises:
-            OptionError: no model of that name is open.
-            Refused: too many calls are waiting.
+            OptionError: no open model has that name.
+            ApiError: too many calls are waiting.
         """
         key = type(asked), asked.model_dump_json()
         known = self._latest.get(key)
@@ -220,7 +223,7 @@ class Server:
         return self.models[name]
 
     def about(self) -> dict[str, Any]:
-        """The models, the methods, and what requests may ask at most."""
+        """Return the models, the methods and the limits of requests."""
         return {
             "version": mnemoscope.__version__,
             "models": [describe(model) | {"name": name} for name, model in self.models.items()],
@@ -241,14 +244,14 @@ SECONDS_TO_END = 5
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take an address, before anything slow is done; nobody can connect yet.
+    """Bind a socket before the models are opened; nobody can connect yet.
 
     Args:
-        host: a name or address.
-        port: 0 takes a free one.
+        host: name or address.
+        port: port; 0 for a free one.
 
     Raises:
-        OptionError: it is taken, or no address of this machine.
+        OptionError: the address is in use, or is no address of this machine.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -264,10 +267,10 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address.
+    """Return whether only this machine can reach an address.
 
     Raises:
-        OptionError: nothing is known of that name.
+        OptionError: the name cannot be resolved.
     """
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -277,25 +280,25 @@ def is_loopback(host: str) -> bool:
 
 
 def address_of(host: str, listening: socket.socket) -> str:
-    """What to open in a browser on this machine."""
+    """Return the address for a browser on this machine."""
     name = "127.0.0.1" if listens_everywhere(listening) else host
     return f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}/"
 
 
 def listens_everywhere(listening: socket.socket) -> bool:
-    """Whether a socket listens at all addresses of this machine."""
+    """Return whether a socket listens at all addresses of this machine."""
     return ipaddress.ip_address(listening.getsockname()[0]).is_unspecified
 
 
 def names_of(host: str, for_others: bool) -> Names:
-    """The names that a server at a host may be reached by: on this machine, or from other machines too."""
+    """Return the accepted names of a server: those of this machine, or also those for other machines."""
     if not for_others:
         return Names({*LOOPBACK, host.lower()})
     return Names({*LOOPBACK, host.lower(), socket.gethostname().lower()}, any_address=True)
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:
-    """What listens for an application: over HTTP alone, believing no proxy."""
+    """Make the HTTP server of an application; headers of proxies are ignored."""
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -312,9 +315,9 @@ def listen(app: FastAPI, listening: socket.socket, open_at: str | None) -> None:
     """Serve until interrupted.
 
     Args:
-        app: what answers.
-        listening: what `bind` took; whoever connects before the server runs waits for it.
-        open_at: what to open in the browser; None for nothing.
+        app: the application.
+        listening: socket of `bind`; connections made before the server runs wait.
+        open_at: address to open in the browser; None for none.
     """
     server = make_server(app)
     if open_at is not None:

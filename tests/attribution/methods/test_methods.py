@@ -293,7 +293,7 @@ def test_mistakes_are_told(llama: ms.Model, call: Callable[[ms.Model], object], 
 
 THIRD_PARTY = '''
 import torch
-from mnemoscope.attribution.methods.base import Estimate, Exhaustive
+from mnemoscope.attribution.methods.base import MethodCost, Exhaustive
 
 class First(Exhaustive):
     """The first neurons of the model."""
@@ -301,7 +301,7 @@ class First(Exhaustive):
     title = "first neurons"
     formula = "minus the index"
     def estimate(self, question, k):
-        return Estimate(0, 0)
+        return MethodCost(0, 0)
     def all(self, question):
         return -torch.arange(question.grid.size).float()
 '''

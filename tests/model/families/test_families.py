@@ -112,9 +112,9 @@ def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model)
     language_model = model.language_model
     structure = language_model.structure
     if family.model_type in LATENT_ATTENTION:
-        assert all(block.readers is None for block in structure.blocks)
+        assert all(block.input_projections is None for block in structure.blocks)
         return
-    assert all(block.readers is not None for block in structure.blocks)
+    assert all(block.input_projections is not None for block in structure.blocks)
     result = model.attribute(PROMPT, TARGET, top=30, effects=False, suppressing=False, query=False)
     components = capture_components(language_model.model, structure, IDS, range(len(IDS)))
     (trace,) = language_model.capture([IDS])
@@ -151,7 +151,7 @@ def test_readers_give_what_the_model_computes(family: Family, model: ms.Model) -
     (trace,) = model.language_model.capture([IDS])
     structure = model.language_model.structure
     for layer, block in enumerate(structure.blocks):
-        readers = block.readers
+        readers = block.input_projections
         if family.model_type in LATENT_ATTENTION:
             assert readers is None
             continue
@@ -233,7 +233,7 @@ def test_half_precision_is_understood_alike(family: Family, model: ms.Model) -> 
     assert found.parallel == expected.parallel
     assert found.readout.logit_scale == pytest.approx(expected.readout.logit_scale, rel=5e-3)
     for block, other in zip(found.blocks, expected.blocks, strict=True):
-        assert (block.readers is None) == (other.readers is None)
+        assert (block.input_projections is None) == (other.readers is None)
         for a, b in (
             (block.attention_output, other.attention_output),
             (block.ffn_output, other.ffn_output),

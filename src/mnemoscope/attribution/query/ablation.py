@@ -226,8 +226,8 @@ class _FrozenReading:
         up, gate = (self._by_path(path, read) for path in ("up", "gate"))
         found = torch.empty_like(up)
         for layer in self.neurons.layer.unique().tolist():
-            readers, rows = input_projections_of(self.structure)[layer], self.neurons.layer == layer
-            found[rows] = readers.coefficients(up[rows], None if readers.gate is None else gate[rows])
+            projections, rows = input_projections_of(self.structure)[layer], self.neurons.layer == layer
+            found[rows] = projections.coefficients(up[rows], None if projections.gate is None else gate[rows])
         return found
 
     def later_factors(self, read: Tensor, coefficients: Tensor) -> Tensor:

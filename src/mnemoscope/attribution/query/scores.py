@@ -31,13 +31,13 @@ def input_projections_of(structure: ModelStructure) -> tuple[InputProjections, .
     Raises:
         UnsupportedModelError: those of some layer could not be found.
     """
-    missing = [layer for layer, block in enumerate(structure.blocks) if block.readers is None]
+    missing = [layer for layer, block in enumerate(structure.blocks) if block.input_projections is None]
     if missing:
         raise UnsupportedModelError(
             f"what the neurons of layer {missing[0]} read of the residual stream could not be found, so what "
             "activates them is not known; value neurons and interventions work without it"
         )
-    return tuple(block.readers for block in structure.blocks if block.readers is not None)
+    return tuple(block.input_projections for block in structure.blocks if block.input_projections is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,18 +160,18 @@ def _read(
 ) -> tuple[Tensor, Tensor]:
     """Return scaled subkeys `[n, d_model]` and constants `[n]` of value neurons of one layer."""
     layer, index = int(neurons.layer[rows[0]]), neurons.index[rows]
-    readers = input_projections_of(structure)[layer]
+    projections = input_projections_of(structure)[layer]
     if path == "down":
         columns = structure.blocks[layer].ffn_output.columns(index)
-        norm = readers.up.norm
+        norm = projections.up.norm
         keys = columns if norm is None else norm.centre(columns * norm.weight)
-        reader, constants = readers.up, torch.zeros(len(index), device=keys.device)
+        projection, constants = projections.up, torch.zeros(len(index), device=keys.device)
     else:
-        reader = readers.value if path == "value" else readers.ffn[path]
+        projection = projections.value if path == "value" else projections.ffn[path]
         index = value_index(structure, index) if path == "value" else index
-        keys, constants = reader.keys(index), reader.constants(index)
+        keys, constants = projection.keys(index), projection.constants(index)
     states = state_read(structure, components, neurons.kind, layer)[position]
-    return keys * reader.scale(states)[:, None], constants
+    return keys * projection.scale(states)[:, None], constants
 
 
 def value_index(structure: ModelStructure, index: Tensor) -> Tensor:

@@ -103,11 +103,11 @@ def _found(language_model: LanguageModel) -> dict[str, str]:
     structure = language_model.structure
     block = structure.blocks[0]
     post_norms = block.attention_output.norm is not None or block.ffn_output.norm is not None
-    readers = block.readers
-    if readers is None:
+    projections = block.input_projections
+    if projections is None:
         reading = "what neurons read could not be found, so there are no query neurons"
     else:
-        reading = "gated FFN" if readers.gate is not None else "FFN without a gate"
+        reading = "gated FFN" if projections.gate is not None else "FFN without a gate"
     return {
         "layers": f"{structure.n_layers}, {'parallel' if structure.parallel else 'sequential'}"
         + (", with norms behind attention or FFN" if post_norms else ""),
