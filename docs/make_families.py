@@ -1,11 +1,11 @@
-"""Write the tables of `families.md` from proofs run here and now: `python docs/make_families.py`."""
+"""Write the tables of `families.md` from validations run on this machine: `python docs/make_families.py`."""
 
 from pathlib import Path
 
 import pandas as pd
 import transformers
 
-from mnemoscope.model.families import OURS, validate_families
+from mnemoscope.model.families import OURS, VALIDATED, validate_families
 from mnemoscope.model.families.unsupported import UNSUPPORTED
 
 PAGE = Path(__file__).parent / "families.md"
@@ -16,20 +16,20 @@ def main() -> None:
     PAGE.write_text(page(validate_families()), encoding="utf-8")
 
 
-def page(proven: pd.DataFrame) -> str:
-    """The page as it is, with tables of these proofs."""
+def page(validated: pd.DataFrame) -> str:
+    """Return the page with tables of these validations."""
     text = PAGE.read_text(encoding="utf-8")
-    text = _between(text, "proven", _proven_rows(proven[proven["package"] == OURS]))
+    text = _between(text, "validated", _validated_rows(validated[validated["package"] == OURS]))
     return _between(text, "refused", _refused_rows())
 
 
-def _proven_rows(proven: pd.DataFrame) -> list[str]:
-    failed = proven[proven["status"] != "proven"]
+def _validated_rows(validated: pd.DataFrame) -> list[str]:
+    failed = validated[validated["status"] != VALIDATED]
     if len(failed):
-        raise SystemExit(f"not proven here: {', '.join(failed['family'])}")
-    worst = proven["worst_error"].max()
+        raise SystemExit(f"not validated here: {', '.join(failed['family'])}")
+    worst = validated["worst_error"].max()
     return [
-        f"{len(proven)} configurations of {proven['family'].nunique()} families, proven with "
+        f"{len(validated)} configurations of {validated['family'].nunique()} families, validated with "
         f"transformers {transformers.__version__}; the largest error of any sum is {worst:.0e}.",
         "",
         "| family | type in transformers | variant | attention | final norm | worst error |",
@@ -37,7 +37,7 @@ def _proven_rows(proven: pd.DataFrame) -> list[str]:
         *(
             f"| {row.family} | `{row.model_type}` | {row.variant} | {row.attention} | {row.norm} "
             f"| {row.worst_error:.0e} |"
-            for row in proven.sort_values(
+            for row in validated.sort_values(
                 ["family", "variant"], key=lambda names: names.str.lower()
             ).itertuples()
         ),
@@ -53,7 +53,7 @@ def _refused_rows() -> list[str]:
 
 
 def _between(text: str, name: str, lines: list[str]) -> str:
-    """The text with these lines between the two comments of a name."""
+    """Replace the lines between the two comments of a name."""
     start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
     before, _, rest = text.partition(start)
     _, _, after = rest.partition(end)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
 import re
+import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
 
+from mnemoscope.cli import main
 from mnemoscope.study import tasks as plan
 from mnemoscope.study.executors.ray import RayExecutor
 from mnemoscope.study.facts import Fact
@@ -58,7 +63,7 @@ SOURCE = Source("facts.jsonl", FACTS)
 AT_ONCE = 2
 # What a driver needs, imported once for all of them: its own start is no part of a study.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["studies", "mnemoscope.study.measure", "mnemoscope.study.measure_relations"])
+_FORKS.set_forkserver_preload(["studies"])
 
 
 def save_tiny(folder: Path) -> Path:
@@ -94,6 +99,28 @@ def drive(model: Path, out: Path, n_workers: int = 1, on_ray: bool = False) -> N
     plan.MEASURED_AT_ONCE = AT_ONCE
     executor = RayExecutor if on_ray else None
     run_study(ModelSpec(str(model)), SOURCE, out, OPTIONS, workers=n_workers, executor=executor)
+
+
+def run_command(arguments: list[str], longest: int | None = None) -> tuple[int | None, str]:
+    """Run the command line in a process of its own, where no file can become longer; exit code and stderr."""
+    here, there = _FORKS.Pipe(duplex=False)
+    process = _FORKS.Process(target=_command, args=(arguments, there, longest))
+    process.start()
+    there.close()
+    told = here.recv()
+    process.join()
+    return process.exitcode, told
+
+
+def _command(arguments: list[str], told: Connection, longest: int | None) -> None:
+    if longest is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (longest, longest))
+    sys.argv = ["mnemoscope", *arguments]
+    sys.stderr = io.StringIO()
+    try:
+        main()
+    finally:
+        told.send(sys.stderr.getvalue())
 
 
 @contextmanager

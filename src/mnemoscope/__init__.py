@@ -70,62 +70,37 @@ if TYPE_CHECKING:
 
 __version__ = version("mnemoscope")
 
-# The public names and their modules. Torch and transformers take seconds to import, so a module is imported
-# when one of its names is first used. The imports above say the same to type checkers; a test compares them.
-_PUBLIC = {
-    "Ablation": "mnemoscope.results.ablation",
-    "AttentionNeuron": "mnemoscope.results.parts",
-    "Attribution": "mnemoscope.results.attribution",
-    "AttributionOptions": "mnemoscope.attribution.options",
-    "ContinuationAttribution": "mnemoscope.results.attribution",
-    "Cost": "mnemoscope.results.targets",
-    "Estimate": "mnemoscope.model.estimate",
-    "FFNNeuron": "mnemoscope.results.parts",
-    "Fact": "mnemoscope.study.facts",
-    "FactFile": "mnemoscope.study.facts",
-    "FactsError": "mnemoscope.errors",
-    "Family": "mnemoscope.model.families",
-    "Head": "mnemoscope.results.parts",
-    "HeadTokens": "mnemoscope.results.prediction",
-    "KnownFact": "mnemoscope.intervention.side_effects",
-    "Layer": "mnemoscope.results.parts",
-    "Method": "mnemoscope.attribution.methods.base",
-    "MnemoscopeError": "mnemoscope.errors",
-    "Model": "mnemoscope.api",
-    "ModelFileError": "mnemoscope.errors",
-    "ModelSpec": "mnemoscope.study.tasks",
-    "NeuronTokens": "mnemoscope.results.prediction",
-    "OptionError": "mnemoscope.errors",
-    "OutputError": "mnemoscope.errors",
-    "PlainText": "mnemoscope.intervention.side_effects",
-    "Prediction": "mnemoscope.results.prediction",
-    "PromptError": "mnemoscope.errors",
-    "Provenance": "mnemoscope.results.targets",
-    "QueryAblation": "mnemoscope.results.query",
-    "QueryGraph": "mnemoscope.results.query",
-    "QueryNeurons": "mnemoscope.results.query",
-    "QueryTables": "mnemoscope.results.query",
-    "Ranking": "mnemoscope.attribution.methods.registry",
-    "Run": "mnemoscope.api.run",
-    "Sizes": "mnemoscope.model.estimate",
-    "Source": "mnemoscope.study.runner",
-    "Studies": "mnemoscope.study.results",
-    "Study": "mnemoscope.study.results",
-    "StudyOptions": "mnemoscope.study.options",
-    "Target": "mnemoscope.results.targets",
-    "TargetError": "mnemoscope.errors",
-    "Targets": "mnemoscope.results.targets",
-    "TextEffect": "mnemoscope.results.ablation",
-    "UnknownModelError": "mnemoscope.errors",
-    "UnsupportedModelError": "mnemoscope.errors",
-    "Verified": "mnemoscope.attribution.methods.causal",
-    "WorkerError": "mnemoscope.errors",
-    "builtin_facts": "mnemoscope.study.facts",
-    "estimate": "mnemoscope.api.estimate",
-    "load": "mnemoscope.api",
-    "read_facts": "mnemoscope.study.formats",
-    "run_study": "mnemoscope.study.runner",
+# Public names by module. Torch and transformers take seconds to import, so a module is imported when one of
+# its names is first used. The imports above are for type checkers; a test compares them with the table.
+_MODULES = {
+    "api": "Model load",
+    "api.estimate": "estimate",
+    "api.run": "Run",
+    "attribution.methods.base": "Method",
+    "attribution.methods.causal": "Verified",
+    "attribution.methods.registry": "Ranking",
+    "attribution.options": "AttributionOptions",
+    "errors": (
+        "FactsError MnemoscopeError ModelFileError OptionError OutputError PromptError TargetError "
+        "UnknownModelError UnsupportedModelError WorkerError"
+    ),
+    "intervention.side_effects": "KnownFact PlainText",
+    "model.estimate": "Estimate Sizes",
+    "model.families": "Family",
+    "results.ablation": "Ablation TextEffect",
+    "results.attribution": "Attribution ContinuationAttribution",
+    "results.parts": "AttentionNeuron FFNNeuron Head Layer",
+    "results.prediction": "HeadTokens NeuronTokens Prediction",
+    "results.query": "QueryAblation QueryGraph QueryNeurons QueryTables",
+    "results.targets": "Cost Provenance Target Targets",
+    "study.facts": "Fact FactFile builtin_facts",
+    "study.formats": "read_facts",
+    "study.options": "StudyOptions",
+    "study.results": "Studies Study",
+    "study.runner": "Source run_study",
+    "study.tasks": "ModelSpec",
 }
+_PUBLIC = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll]
 

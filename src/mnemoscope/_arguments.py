@@ -1,4 +1,4 @@
-"""Checks of callers' arguments: whole numbers, weight types, devices; imports neither numpy nor torch."""
+"""Checks of arguments (whole numbers, weight types, devices); imports neither numpy nor torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def whole_number(value: Any) -> int | None:
-    """Return the integer that a value is: an int, a numpy integer, a single integer in a tensor or array.
+    """Convert an int, numpy integer, or tensor or array of one integer to an int.
 
-    Rows of a pandas table hold their integers as floats, so a float without a fraction counts too.
+    A float without a fraction is converted too, because rows of a pandas table store integers as floats.
 
     Returns:
-        The integer; None for everything else, booleans and text among it.
+        The integer; None for any other value, including booleans and text.
     """
     if hasattr(value, "ndim"):
         if value.ndim:
@@ -35,10 +35,10 @@ def whole_number(value: Any) -> int | None:
 
 
 def whole_numbers(values: Any) -> list[int] | None:
-    """Return the integers of a list, a tuple, a tensor or an array `[n]` or `[1, n]`.
+    """Convert a list, tuple, tensor or array `[n]` or `[1, n]` to integers.
 
     Returns:
-        The integers; None where a value is no integer, or the values are not of one row.
+        The integers; None if a value is no integer or there is more than one row.
     """
     if hasattr(values, "reshape"):
         rows = values.reshape(-1) if values.ndim == 2 and len(values) == 1 else values
@@ -55,7 +55,7 @@ def whole_numbers(values: Any) -> list[int] | None:
 
 
 DTYPES = ("float32", "bfloat16", "float16")
-# The device that leaves it to accelerate where weights lie: an accelerator, memory, or disk.
+# With this device accelerate lays out the weights over accelerator, memory and disk.
 AUTO = "auto"
 
 _MEANT_DTYPES = {
@@ -74,13 +74,13 @@ _KNOWN_DEVICES = "cpu, cuda (cuda:0 is the first GPU), mps or auto"
 
 
 def dtype_name(dtype: str | torch.dtype | None) -> str | None:
-    """Return the name of a type of weights; None stays None, the checkpoint's own type.
+    """Return the name of a weight type; None stays None and means the checkpoint's own type.
 
     Args:
         dtype: one of `DTYPES`, or the `torch.dtype` of that name.
 
     Raises:
-        OptionError: it is another type, or another spelling.
+        OptionError: the type is another one, or spelled otherwise.
     """
     if dtype is None:
         return None
@@ -96,16 +96,15 @@ def dtype_name(dtype: str | torch.dtype | None) -> str | None:
 
 
 def device_name(device: str | torch.device | None) -> str | None:
-    """Return the name of a device; None stays None, the CPU.
+    """Return the name of a device; None stays None and means the CPU.
 
-    Whether this machine has the device is known when the weights go there.
+    Whether the machine has the device is checked when the weights are moved there.
 
     Args:
-        device: `auto`, a type of device such as `cuda`, a type and a number such as `cuda:1`, or a
-            `torch.device`.
+        device: `auto`, a type such as `cuda`, a type and a number such as `cuda:1`, or a `torch.device`.
 
     Raises:
-        OptionError: no device is called that.
+        OptionError: no device has this name.
     """
     if device is None:
         return None

@@ -1,4 +1,4 @@
-"""Atomic files and folders, strict JSON, checks of output paths, and progress bars."""
+"""Atomic files, strict JSON, checks of output paths, and progress bars."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tqdm.auto import tqdm
 
 from mnemoscope.errors import OutputError
 
-# Ends the name of a file that is still being written; a killed process leaves it behind.
+# Suffix of a file that is being written; a killed process leaves it behind.
 PARTIAL = ".part"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file (or what a link points to) in one step, so no reader sees half of it.
+    """Replace a file (or the target of a link) in one step, so that no reader sees half of it.
 
     Raises:
-        OutputError: the folder cannot be written, or the disk is full; what was there is kept.
+        OutputError: the folder cannot be written, or the disk is full; the old file is kept.
     """
     final = Path(os.path.realpath(path))
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}{PARTIAL}")
@@ -41,9 +41,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def give_usual_modes(folder: Path) -> None:
-    """Give the weights in a model's folder the mode of its config, which follows the umask.
+    """Set the mode of the weight files in a model's folder to that of its config, which follows the umask.
 
-    safetensors makes its files for the owner alone, whatever the umask.
+    safetensors makes files that only their owner can read, whatever the umask.
     """
     mode = (folder / "config.json").stat().st_mode
     for path in folder.glob("*.safetensors"):
@@ -74,7 +74,7 @@ def _strict(value: Any, ascii_only: bool, indent: int | None) -> str:
 
 
 def _to_plain(value: Any) -> Any:
-    """A NumPy number or array as the Python object it stands for."""
+    """Convert a NumPy number or array to a Python object."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
@@ -99,13 +99,13 @@ CHART_FORMS = ("svg", "png")
 
 
 def check_destination(path: Path, endings: tuple[str, ...]) -> Path:
-    """Tell early that a result cannot be written there.
+    """Check before the work that a result can be written to a path.
 
     Returns:
-        The path itself, with a leading `~` expanded.
+        The path, with a leading `~` expanded.
 
     Raises:
-        OutputError: another ending than one of those, or no such folder.
+        OutputError: the path has another ending, is a folder, or its folder does not exist.
     """
     path = path.expanduser()
     if path.suffix.lower() not in endings:
@@ -118,13 +118,13 @@ def check_destination(path: Path, endings: tuple[str, ...]) -> Path:
 
 
 def check_folder(folder: Path) -> Path:
-    """Tell early that files cannot be written there; the folder itself need not be there yet.
+    """Check before the work that files can be written to a folder, which need not exist yet.
 
     Returns:
-        The folder itself, with a leading `~` expanded.
+        The folder, with a leading `~` expanded.
 
     Raises:
-        OutputError: its parent is not there, or there is a file of its name.
+        OutputError: the parent does not exist, or the path is a file.
     """
     folder = folder.expanduser()
     if not folder.parent.is_dir():
@@ -135,10 +135,10 @@ def check_folder(folder: Path) -> Path:
 
 
 def write_into(folder: Path, contents: Mapping[str, bytes]) -> Path:
-    """Write files by name into a folder, which is made if it is not there.
+    """Write files by name into a folder, which is created if need be.
 
     Raises:
-        OutputError: it cannot be made, or the disk is full.
+        OutputError: the folder cannot be created, or the disk is full.
     """
     try:
         folder.mkdir(exist_ok=True)
@@ -152,18 +152,18 @@ def write_into(folder: Path, contents: Mapping[str, bytes]) -> Path:
 
 
 def either(endings: tuple[str, ...]) -> str:
-    """Such as `.json, .parquet or .html`."""
+    """Join file endings for a message: `.json, .parquet or .html`."""
     return " or ".join([", ".join(endings[:-1]), endings[-1]] if endings[1:] else endings)
 
 
 class ProgressBars:
-    """A progress bar for each kind of part, on stderr."""
+    """Progress bars on stderr, one for each kind of part."""
 
     def __init__(self) -> None:
         self.bars: dict[str, tqdm] = {}
 
     def __call__(self, name: str, done: int, total: int) -> None:
-        """So many of so many columns of a kind are done."""
+        """Show that `done` of `total` columns of a kind are done."""
         bar = self.bars.setdefault(name, tqdm(total=total, desc=name))
         bar.update(done - bar.n)
         if done == total:

@@ -1,4 +1,4 @@
-"""Exceptions that Mnemoscope raises on purpose.
+"""The tree of exceptions that Mnemoscope raises on purpose.
 
     MnemoscopeError
     ├── PromptError            (ValueError)
@@ -11,61 +11,61 @@
     ├── OutputError            (OSError)
     └── WorkerError            (RuntimeError)
 
-Each message is one line that says what was wrong, where, and what to do. The command line prints it to stderr
-and exits with 2. The class in brackets is a second base, so that `except ValueError` works as people expect;
-code of this package that catches such a class lets a `MnemoscopeError` pass first.
+Each message is one line: what is wrong, where, what to do. The command line prints it to stderr and exits
+with code 2. The class in brackets is a second base, so that `except ValueError` works as usual; code of this
+package that catches such a class lets a `MnemoscopeError` pass first.
 """
 
 
 class MnemoscopeError(Exception):
-    """Base class of every error raised on purpose; its message is one line and ends with a remedy."""
+    """Base class; its message is one line and ends with a remedy."""
 
 
 class PromptError(MnemoscopeError, ValueError):
-    """The prompt is empty, too long for the model's context, or cannot be tokenised."""
+    """Prompt that is empty, too long for the model's context, or cannot be tokenised."""
 
 
 class TargetError(MnemoscopeError, ValueError):
-    """The target is not one token of the model's vocabulary that can follow the prompt."""
+    """Target that is not a token of the model's vocabulary or cannot follow the prompt."""
 
 
 class OptionError(MnemoscopeError, ValueError):
-    """An option has a value that is not allowed: `top` of 0, a neuron outside the model."""
+    """Option with a value that is not allowed: `top` of 0, a neuron outside the model."""
 
 
 class FactsError(MnemoscopeError, ValueError):
-    """A file of facts cannot be read, or no line of it can be used."""
+    """File of facts that cannot be read, or of which no line can be used."""
 
 
 class UnsupportedModelError(MnemoscopeError, ValueError):
-    """The model failed its validation, or is of a kind that has no such parts."""
+    """Model that failed its validation, or is of a kind without heads and neurons."""
 
 
 class UnknownModelError(MnemoscopeError, OSError):
-    """No model of that name or folder can be opened from here."""
+    """Name, folder or hub id under which no model can be opened."""
 
 
 class ModelFileError(MnemoscopeError, OSError):
-    """A model's files are there but cannot be used: damaged, incomplete, unsafe or of two models."""
+    """Model file that cannot be used: damaged, incomplete, unsafe or of another model."""
 
 
 class OutputError(MnemoscopeError, OSError):
-    """A result cannot be written to or read from the named file."""
+    """File that a result cannot be written to or read from."""
 
 
 class WorkerError(MnemoscopeError, RuntimeError):
-    """Workers of a study were killed again and again; what was done is kept."""
+    """Workers of a study killed repeatedly; finished tasks are kept."""
 
 
 UPGRADE = "upgrade it: pull its repository and run `pip install .` there"
 
 
 def missing_extra(what: str, extra: str) -> str:
-    """Say in one sentence that something needs an optional dependency, and how to install it.
+    """Return the message for a missing optional dependency.
 
     Args:
-        what: what was wanted, as the subject of the sentence, such as "serving".
-        extra: the extra of pyproject.toml that has the packages.
+        what: subject of the sentence, such as "serving".
+        extra: extra of pyproject.toml that has the packages.
     """
     return (
         f"{what} needs the extra {extra}, which is not installed; "

@@ -199,12 +199,12 @@ def _log_p(model: ms.Model) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["rank", "coefficient-over-rank"])
 def test_ranks_are_of_one_token(llama: ms.Model, asked: dict[str, Any], name: str) -> None:
     with pytest.raises(OptionError, match="one target token"):
-        llama.rank(PROMPT, **asked, method=name)
+        llama.rank_neurons(PROMPT, **asked, method=name)
 
 
 def test_a_probability_increase_is_not_of_log_odds(llama: ms.Model) -> None:
     with pytest.raises(OptionError, match="log-odds"):
-        llama.rank(PROMPT, A, against=B, method="probability-increase")
+        llama.rank_neurons(PROMPT, A, against=B, method="probability-increase")
 
 
 def test_query_neurons_and_links_follow(llama: ms.Model) -> None:

@@ -71,7 +71,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many interventions each step of the verified method tries."""
     tried, own = [], verified.drops
 
-    def drops(question: verified.Question, index: torch.Tensor, *rest: int) -> torch.Tensor:
+    def drops(question: verified.MethodInput, index: torch.Tensor, *rest: int) -> torch.Tensor:
         tried.append(len(index))
         return own(question, index, *rest)
 

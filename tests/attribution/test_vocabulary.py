@@ -22,7 +22,7 @@ from mnemoscope.model.gradients import key_gradients, watched_block
 from mnemoscope.model.hooks import observed_attention
 from mnemoscope.model.readout import capped
 from mnemoscope.model.tokens import token_text
-from mnemoscope.results.columns import COLUMNS
+from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS
 from support import EVERY_REPRESENTATIVE, REPRESENTATIVES, built, chosen_on_push, family_id, open_tiny, words
 
 IDS = (5, 17, 80, 33, 5, 61, 9)
@@ -204,7 +204,7 @@ def test_the_lists_are_the_ends_of_the_vocabulary(tiny: ms.Model) -> None:
     trace, vectors = vectors_of(tiny, LAYER, HEAD)
     frozen = readout.freeze(trace.final_state)
     table = tiny.head_tokens(PROMPT, LAYER, HEAD, top=3).table
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == HEAD_TOKEN_COLUMNS
     assert table["token"].str.strip().tolist() == [f"w{i}" for i in IDS]
     for row in table.itertuples():
         (prefix,) = language_model.capture([IDS[: row.position + 1]])
@@ -252,7 +252,7 @@ def test_a_head_is_read_without_what_is_taken_away(llama: ms.Model) -> None:
 def test_the_json_object_has_the_agreed_keys(llama: ms.Model) -> None:
     found = llama.head_tokens(PROMPT, 1, 0, top=2).to_json()
     assert list(found) == ["layer", "head", "prompt", "tokens", "token_ids", "positions"]
-    assert [tuple(row) for row in found["positions"]] == [COLUMNS] * len(IDS)
+    assert [tuple(row) for row in found["positions"]] == [HEAD_TOKEN_COLUMNS] * len(IDS)
     assert found["token_ids"] == list(IDS)
 
 
@@ -285,7 +285,7 @@ def test_a_callers_mistake_gets_one_line_with_a_remedy(
 def test_heads_whose_values_are_not_known_are_refused() -> None:
     model = open_tiny(built("llama"))
     structure = model.language_model.structure
-    blocks = (*structure.blocks[:-1], replace(structure.blocks[-1], readers=None))
+    blocks = (*structure.blocks[:-1], replace(structure.blocks[-1], input_projections=None))
     model.language_model = replace(model.language_model, structure=replace(structure, blocks=blocks))
     assert model.neuron_tokens(0, 0).through is None
     with pytest.raises(ms.UnsupportedModelError, match="layer 2"):

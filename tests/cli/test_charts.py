@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from command_line import printed, refused, run
+from mnemoscope.testing import words
 
 
 @pytest.mark.parametrize(
@@ -21,16 +22,15 @@ def test_refuses_early(arguments: tuple[str, ...], words: str) -> None:
     assert words in refused("attribute", "a prompt", "--model", "/no/such/model", *arguments)
 
 
-@pytest.mark.demo
-def test_writes_a_picture_of_every_chart(tmp_path: Path) -> None:
-    prompt = ("attribute", "The capital of Japan is the city of", "--top", "5", "--no-query", "--no-effects")
-    done = run(*prompt, "--json", "--charts", str(tmp_path / "charts"), "--chart-form", "png")
+def test_writes_a_picture_of_every_chart(tmp_path: Path, llama_folder: str) -> None:
+    short = ("attribute", words(5, 17, 80, 33), "--model", llama_folder, "--top", "5", "--no-query")
+    done = run(*short, "--json", "--charts", str(tmp_path / "charts"), "--chart-form", "png")
     assert done.returncode == 0
     assert done.stdout.startswith("{")
     assert f"saved charts in {tmp_path / 'charts'}" in done.stderr
     names = {path.name for path in (tmp_path / "charts").iterdir()}
     assert names == {f"{name}.png" for name in ("layers", "path", "heads", "positions", "neurons")}
     assert "--charts is for one target token" in refused(
-        *prompt, "--target", " New York City", "--charts", str(tmp_path / "others")
+        *short, "--target", f" {words(9, 44)}", "--charts", str(tmp_path / "others")
     )
     assert "--charts" in printed("attribute", "--help")

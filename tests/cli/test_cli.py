@@ -24,6 +24,8 @@ from mnemoscope.results.columns import QUERY_TABLES
 from mnemoscope.testing import words
 
 TOKYO = ["attribute", "The capital of Japan is the city of", "--target", " Tokyo"]
+PLAIN = ["attribute", words(5, 17, 80, 33), "--target", " w40"]
+LISTS = ("layers", "heads", "ffn_neurons", "attention_neurons")
 TOLD_AT_ONCE = [
     (["predict", "The", "--device", "toaster"], "toaster"),
     ([*TOKYO, "--json", "--out", "a.json"], "--json and --out"),
@@ -42,6 +44,12 @@ TOLD_AT_ONCE = [
 @pytest.fixture(scope="module")
 def tokyo() -> dict[str, Any]:
     return json.loads(printed(*TOKYO, "--json"))
+
+
+@pytest.fixture(scope="module")
+def plain(llama_folder: str) -> dict[str, Any]:
+    """Attribution of a tiny model, for options that do the same to every model."""
+    return json.loads(printed(*PLAIN, "--model", llama_folder, "--json"))
 
 
 @pytest.mark.parametrize(
@@ -180,45 +188,49 @@ def test_attribute_tells_what_activates_the_value_neurons(tokyo: dict[str, Any],
     assert sum(row["score"] for row in layers) == pytest.approx(sum(asked.values()), rel=1e-3)
 
 
-@pytest.mark.demo
-def test_query_neurons_can_be_left_out(tokyo: dict[str, Any]) -> None:
-    found = json.loads(printed(*TOKYO, "--no-query", "--json"))
-    assert found == {**tokyo, **{name: [] for name in QUERY_TABLES}}
-    assert "activates" not in printed(*TOKYO, "--no-query", "--top", "3")
+def test_query_neurons_can_be_left_out(llama_folder: str, plain: dict[str, Any]) -> None:
+    command = [*PLAIN, "--model", llama_folder, "--no-query"]
+    found = json.loads(printed(*command, "--json"))
+    assert found == {**plain, **{name: [] for name in QUERY_TABLES}}
+    assert "activates" not in printed(*command, "--top", "3")
 
 
-@pytest.mark.demo
-def test_lists_can_be_ordered_by_total_effect(tokyo: dict[str, Any]) -> None:
-    found = json.loads(printed(*TOKYO, "--by", "total", "--json"))
-    for name in ("layers", "heads", "ffn_neurons", "attention_neurons"):
-        for lists, order in ((tokyo, "score"), (found, "total")):
+def test_lists_can_be_ordered_by_total_effect(llama_folder: str, plain: dict[str, Any]) -> None:
+    found = json.loads(printed(*PLAIN, "--model", llama_folder, "--by", "total", "--json"))
+    for name in LISTS:
+        for lists, order in ((plain, "score"), (found, "total")):
             effects = [row[order] for row in lists[name]]
             assert effects == sorted(effects, reverse=True)
             for row in lists[name]:
                 assert row["mediated"] == pytest.approx(row["total"] - row["score"], abs=1e-5)
-    assert found["layers"] != tokyo["layers"]
+    assert found["layers"] != plain["layers"]
 
 
-@pytest.mark.demo
-def test_total_effects_can_be_left_out(tokyo: dict[str, Any]) -> None:
-    found = json.loads(printed(*TOKYO, "--no-effects", "--json"))
-    for name in ("layers", "heads", "ffn_neurons", "attention_neurons"):
+def test_total_effects_can_be_left_out(llama_folder: str, plain: dict[str, Any]) -> None:
+    found = json.loads(printed(*PLAIN, "--model", llama_folder, "--no-effects", "--json"))
+    for name in LISTS:
         assert {(row["total"], row["mediated"]) for row in found[name]} == {(None, None)}
-        assert [row["score"] for row in found[name]] == [row["score"] for row in tokyo[name]]
+        assert [row["score"] for row in found[name]] == [row["score"] for row in plain[name]]
 
 
-@pytest.mark.demo
-def test_target_by_id_and_by_default_are_the_same(tokyo: dict[str, Any]) -> None:
-    for target in (["--target-id", str(tokyo["target"]["id"])], []):
-        assert json.loads(printed(*TOKYO[:2], *target, "--json")) == tokyo
+def test_target_by_id_by_text_and_by_default_are_the_same(llama_folder: str) -> None:
+    command = [*PLAIN[:2], "--model", llama_folder, "--json"]
+    likeliest = json.loads(printed(*command))
+    assert likeliest["target"]["rank"] == 1
+    for target in (
+        ["--target-id", str(likeliest["target"]["id"])],
+        ["--target", f" {likeliest['target']['text']}"],
+    ):
+        assert json.loads(printed(*command, *target)) == likeliest
 
 
-@pytest.mark.demo
 @pytest.mark.parametrize("ending", [".json", ".parquet"])
-def test_out_holds_what_json_prints(tmp_path: Path, tokyo: dict[str, Any], ending: str) -> None:
-    path = tmp_path / f"tokyo{ending}"
-    assert printed(*TOKYO, "--out", str(path)) == f"saved {path}\n"
-    assert Attribution.load(path).to_json() == tokyo
+def test_out_holds_what_json_prints(
+    tmp_path: Path, llama_folder: str, plain: dict[str, Any], ending: str
+) -> None:
+    path = tmp_path / f"plain{ending}"
+    assert printed(*PLAIN, "--model", llama_folder, "--out", str(path)) == f"saved {path}\n"
+    assert Attribution.load(path).to_json() == plain
 
 
 def test_out_writes_a_page(tmp_path: Path, llama_folder: str) -> None:
@@ -331,14 +343,14 @@ def test_ablate_replaces_by_the_mean_over_prompts(llama_folder: str) -> None:
 
 
 @pytest.mark.parametrize("n", [3, pytest.param(len(FAMILIES), marks=pytest.mark.nightly)])
-def test_models_are_proven(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # `test_transformers_versions` has the others proven on each push, by the function that is called here.
+def test_models_are_validated(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # `test_transformers_versions` has the others validated on each push, by the function that is called here.
     monkeypatch.setattr(families, "FAMILIES", FAMILIES[:n])
     done = run("models", "--json")
     assert done.returncode == 0
-    proven = json.loads(done.stdout)["families"]
-    assert [family["family"] for family in proven] == [family.name for family in FAMILIES[:n]]
-    assert {family["status"] for family in proven} == {"proven"}
+    validated = json.loads(done.stdout)["families"]
+    assert [family["family"] for family in validated] == [family.name for family in FAMILIES[:n]]
+    assert {family["status"] for family in validated} == {"validated"}
     assert done.stderr.splitlines() == [f"{family.name} ({family.variant})" for family in FAMILIES[:n]]
 
 

@@ -10,10 +10,12 @@ import networkx
 import pytest
 
 from command_line import printed, refused
+from mnemoscope.testing import words
 
 PROMPT = "The capital of Japan is the city of"
 LINKS = ["links", PROMPT, "--target", " Tokyo"]
-SMALL = [*LINKS, "--values", "2", "--width", "3"]
+FEW = ["--values", "2", "--width", "3"]
+SMALL = [*LINKS, *FEW]
 
 
 @pytest.mark.parametrize(
@@ -52,19 +54,19 @@ def test_draws_a_tree_for_each_value_neuron() -> None:
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
-@pytest.mark.demo
-def test_json_and_files_hold_the_same_graph(tmp_path: Path) -> None:
-    found = json.loads(printed(*SMALL, "--json"))
+def test_json_and_files_hold_the_same_graph(tmp_path: Path, llama_folder: str) -> None:
+    links = ["links", words(5, 17, 80, 33), "--target", " w40", "--model", llama_folder, *FEW]
+    found = json.loads(printed(*links, "--json"))
     asked = ["model", "revision", "prompt", "tokens", "target", "targets"]
     assert list(found) == [*asked, "explained", "nodes", "edges"]
     value_neurons = [node for node in found["nodes"] if node["depth"] == 0]
     assert len(value_neurons) == 4
     assert {node["kind"] for node in value_neurons} == {"ffn", "attention"}
     for ending in ("json", "graphml"):
-        path = tmp_path / f"tokyo.{ending}"
-        assert printed(*SMALL, "--out", str(path)) == f"saved {path}\n"
-    assert json.loads((tmp_path / "tokyo.json").read_text(encoding="utf-8")) == found
-    graph = networkx.read_graphml(tmp_path / "tokyo.graphml")
+        path = tmp_path / f"graph.{ending}"
+        assert printed(*links, "--out", str(path)) == f"saved {path}\n"
+    assert json.loads((tmp_path / "graph.json").read_text(encoding="utf-8")) == found
+    graph = networkx.read_graphml(tmp_path / "graph.graphml")
     assert {name: dict(graph.nodes[name]) for name in graph} == {
         node["id"]: {name: value for name, value in node.items() if name != "id"} for node in found["nodes"]
     }

@@ -12,7 +12,7 @@ from mnemoscope.model.families import Family
 from support import built, save_tiny
 
 
-def test_a_folder_is_proven(tmp_path: Path) -> None:
+def test_a_folder_is_validated(tmp_path: Path) -> None:
     folder = save_tiny(built("granite"), tmp_path / "own")
     found = json.loads(printed("models", "check", str(folder), "--json"))
     assert found["passed"]

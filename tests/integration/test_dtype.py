@@ -18,7 +18,9 @@ ASKED = (
 
 
 @pytest.mark.parametrize("n_prompts", [1, pytest.param(len(ASKED), marks=pytest.mark.nightly)])
-@pytest.mark.parametrize(("dtype", "shared"), [("bfloat16", 90), ("float16", 97)])
+@pytest.mark.parametrize(
+    ("dtype", "shared"), [("bfloat16", 90), pytest.param("float16", 97, marks=pytest.mark.nightly)]
+)
 def test_half_precision_finds_nearly_the_same_neurons(
     demo: ms.Model, dtype: str, shared: int, n_prompts: int
 ) -> None:

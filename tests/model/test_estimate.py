@@ -1,8 +1,7 @@
-"""What an attribution would take is told from the config alone, and near what it then takes."""
+"""The sizes of a model and the memory of an attribution are told from the config alone."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,7 @@ def test_more_takes_more() -> None:
     sizes = sizes_of(built("llama").config)
     few, many = (estimate(sizes, n, dtype=torch.float32, memory_budget=BUDGET) for n in (5, 500))
     half = estimate(sizes, 5, dtype=torch.bfloat16, memory_budget=BUDGET)
-    assert many.forward_seconds > few.forward_seconds
     assert many.working_bytes > few.working_bytes > BUDGET
-    assert few.first_seconds > few.seconds > few.forward_seconds
     assert half.weight_bytes == few.weight_bytes // 2 == 2 * sizes.n_parameters
 
 
@@ -62,15 +59,3 @@ def test_a_folder_is_estimated_without_its_weights(tmp_path: Path) -> None:
         ms.estimate(tmp_path, "")
     with pytest.raises(ms.UnknownModelError):
         ms.estimate(tmp_path / "nowhere", "w1")
-
-
-@pytest.mark.demo
-def test_the_demo_takes_about_what_is_told(demo: ms.Model) -> None:
-    prompt = "The capital of Japan is the city of"
-    told = ms.estimate("demo", prompt)
-    demo.attribute(prompt, " Tokyo")
-    start = time.perf_counter()
-    demo.attribute(prompt, " Tokyo")
-    took = time.perf_counter() - start
-    # Other work on the machine slows the one or the other.
-    assert told.seconds / 6 < took < told.seconds * 6

@@ -153,7 +153,7 @@ def test_a_copy_has_mixtures_of_its_own(shared: ms.Model) -> None:
     ],
 )
 def test_methods_rank_only_neurons_that_there_are(shared: ms.Model, method: str) -> None:
-    table = shared.rank(PROMPT, TARGET, method=method, top=400).neurons
+    table = shared.rank_neurons(PROMPT, TARGET, method=method, top=400).neurons
     assert len(table) >= 128
     assert (table["neuron"][table["layer"] == 1] < 24).all()
     assert set(table["layer"]) == {0, 1, 2}

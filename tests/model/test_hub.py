@@ -17,22 +17,31 @@ from typing import Any
 import peft
 import pytest
 
-from command_line import run_apart, told
+from command_line import told
 from support import built, word_tokenizer
 
 pytestmark = pytest.mark.process
 COMMIT = "c0ffee" + "0" * 34
-# Opens each source in one process, as importing takes long, and prints what came of it.
+# huggingface_hub reads the environment when it is imported, which takes long: one process opens all the
+# sources of a line of stdin, or runs a command, and prints the results as a line.
 OPEN_ALL = """if True:
     import json, sys
     import mnemoscope as ms
-    for source, revision in json.loads(sys.argv[1]):
+    from command_line import run
+    def opened(source, revision):
         try:
             model = ms.load(source, revision=revision)
-            came = {"name": model.name, "revision": model.revision}
         except ms.MnemoscopeError as error:
-            came = {"error": type(error).__name__, "message": str(error)}
-        print(json.dumps(came))
+            return {"error": type(error).__name__, "message": str(error)}
+        return {"name": model.name, "revision": model.revision}
+    for line in sys.stdin:
+        given = json.loads(line)
+        if isinstance(given, dict):
+            done = run(*given.pop("command"), **given)
+            found = [done.returncode, done.stdout, done.stderr]
+        else:
+            found = [opened(*each) for each in given]
+        print(json.dumps(found), flush=True)
 """
 
 
@@ -104,31 +113,63 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+class Opener:
+    """A process that opens models of the hub.
+
+    Args:
+        cache: its cache folder.
+        environment: variables of its own.
+    """
+
+    def __init__(self, cache: Path, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", OPEN_ALL],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            env={**os.environ, "HF_HOME": str(cache), "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        )
+
+    def __call__(self, given: Any) -> list[Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{json.dumps(given)}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
 @pytest.fixture(scope="module")
-def hub(repositories: Path) -> Iterator[str]:
+def served(repositories: Path) -> Iterator[ThreadingHTTPServer]:
     handler = type("ServedHub", (Hub,), {"root": repositories})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield server
         server.shutdown()
         thread.join()
 
 
-def opened(sources: list[tuple[str, str | None]], cache: Path, **environment: str) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-c", OPEN_ALL, json.dumps(sources)],
-        capture_output=True,
-        encoding="utf-8",
-        env={**os.environ, "HF_HOME": str(cache), **environment},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
 
 
-def test_what_the_hub_answers_is_told_apart(hub: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def opened(served: ThreadingHTTPServer, cache: Path) -> Iterator[Opener]:
+    """A process to which the server is the hub."""
+    opener = Opener(cache, HF_ENDPOINT=address(served))
+    yield opener
+    opener.close()
+
+
+def address(server: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def test_what_the_hub_answers_is_told_apart(opened: Opener) -> None:
     cases = {
         ("us/gated", None): "the hub's us/gated is gated and you may not read it yet; ask for access",
         ("us/nothing", None): "no hub repository that you may read has this name",
@@ -137,29 +178,31 @@ def test_what_the_hub_answers_is_told_apart(hub: str, tmp_path: Path) -> None:
         ("us/pickled", None): "has no model.safetensors, and weights in pickles can run code",
         ("us/without-a-shard", None): "not there, first model-00002-of-00007.safetensors",
     }
-    for (source, _), came, message in zip(
-        cases, opened(list(cases), tmp_path, HF_ENDPOINT=hub), cases.values(), strict=True
-    ):
+    for (source, _), came, message in zip(cases, opened(list(cases)), cases.values(), strict=True):
         assert message in came.get("message", ""), (source, came)
         assert "\n" not in came["message"]
 
 
-def test_models_and_adapters_open_at_their_commit_and_again_offline(hub: str, tmp_path: Path) -> None:
+def test_a_gated_model_ends_the_command_with_one_line(opened: Opener) -> None:
+    command = ["predict", "w5", "--model", "us/gated"]
+    code, output, errors = opened({"command": command, "HF_TOKEN": "hf_of_somebody_without_access"})
+    assert "`hf auth login`" in told(subprocess.CompletedProcess(command, code, output, errors))
+
+
+def test_models_and_adapters_open_at_their_commit_and_again_offline(
+    opened: Opener, served: ThreadingHTTPServer, cache: Path
+) -> None:
     sources: list[tuple[str, str | None]] = [("us/whole", None), ("us/whole", COMMIT), ("us/adapter", None)]
-    online = opened(sources, tmp_path, HF_ENDPOINT=hub)
+    online = opened(sources)
     assert [came.get("revision", came) for came in online] == [COMMIT, COMMIT, f"{COMMIT} on {COMMIT}"]
     assert online[2]["name"] == "us/adapter on us/whole"
-    nobody = "http://127.0.0.1:1"
-    for offline in ({"HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": nobody}):
-        *again, other = opened([*sources, ("us/pickled", None)], tmp_path, **offline)
+    forbidden = Opener(cache, HF_ENDPOINT=address(served), HF_HUB_OFFLINE="1")
+    served.shutdown()
+    served.server_close()
+    for opener, reason in ((forbidden, "HF_HUB_OFFLINE forbids"), (opened, "the hub cannot be reached")):
+        *again, other = opener([*sources, ("us/nothing", None)])
         assert [came.get("revision", came) for came in again] == [came["revision"] for came in online]
         assert other["error"] == "UnknownModelError"
-        reason = "HF_HUB_OFFLINE forbids" if "HF_HUB_OFFLINE" in offline else "the hub cannot be reached"
         assert reason in other["message"]
         assert "\n" not in other["message"]
-
-
-def test_a_gated_model_ends_the_command_with_one_line(hub: str, tmp_path: Path) -> None:
-    there = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_TOKEN": "hf_of_somebody_without_access"}
-    done = run_apart("predict", "w5", "--model", "us/gated", **there)
-    assert "`hf auth login`" in told(done)
+    forbidden.close()

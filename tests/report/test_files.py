@@ -16,7 +16,6 @@ from pyarrow import parquet
 from mnemoscope.errors import OutputError
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TABLES
-from mnemoscope.results.io import load, save
 from mnemoscope.results.targets import Target, Targets
 
 READABLE = [".json", ".parquet"]
@@ -65,19 +64,19 @@ def test_keeps_numbers_that_json_does_not_have(
         targets=Targets((Target(1, "\n", 49152, 0.0, float("-inf")),), (), float("-inf")),
         telescoping_error=None,
     )
-    assert_equal(result, load(save(result, tmp_path / f"result{ending}")))
+    assert_equal(result, Attribution.load(result.save(tmp_path / f"result{ending}")))
 
 
 @pytest.mark.parametrize("ending", READABLE)
 def test_keeps_effects_that_were_not_computed(
     tmp_path: Path, without_effects: Attribution, ending: str
 ) -> None:
-    assert_equal(without_effects, load(save(without_effects, tmp_path / f"result{ending}")))
+    assert_equal(without_effects, Attribution.load(without_effects.save(tmp_path / f"result{ending}")))
 
 
 @pytest.mark.parametrize("ending", READABLE)
 def test_keeps_query_neurons(tmp_path: Path, queried: Attribution, ending: str) -> None:
-    assert_equal(queried, load(save(queried, tmp_path / f"result{ending}")))
+    assert_equal(queried, Attribution.load(queried.save(tmp_path / f"result{ending}")))
 
 
 @pytest.mark.parametrize("ending", READABLE)
@@ -86,7 +85,7 @@ def test_keeps_the_types_of_empty_tables(
 ) -> None:
     untyped = {name: pd.DataFrame({column: [] for column in TABLES[name]}) for name in TABLES}
     for result in (make_result(**untyped), make_result(ffn_scores=untyped["ffn_scores"])):
-        assert_equal(result, load(save(result, tmp_path / f"result{ending}")))
+        assert_equal(result, Attribution.load(result.save(tmp_path / f"result{ending}")))
 
 
 @pytest.mark.parametrize("ending", READABLE)
@@ -94,11 +93,11 @@ def test_keeps_a_prompt_with_a_lone_surrogate(
     tmp_path: Path, make_result: Callable[..., Attribution], ending: str
 ) -> None:
     result = make_result(prompt="a\ud800b \u2028 🙂")
-    assert_equal(result, load(save(result, tmp_path / f"result{ending}")))
+    assert_equal(result, Attribution.load(result.save(tmp_path / f"result{ending}")))
 
 
 def test_json_file_holds_all_that_the_command_prints(tmp_path: Path, result: Attribution) -> None:
-    document = json.loads(save(result, tmp_path / "result.json").read_text(encoding="utf-8"))
+    document = json.loads(result.save(tmp_path / "result.json").read_text(encoding="utf-8"))
     for key, value in result.to_json().items():
         if key in TABLES:
             assert all(row.items() <= full.items() for row, full in zip(value, document[key], strict=True))
@@ -107,7 +106,7 @@ def test_json_file_holds_all_that_the_command_prints(tmp_path: Path, result: Att
 
 
 def test_parquet_is_one_table_for_any_reader(tmp_path: Path, result: Attribution) -> None:
-    frame = parquet.read_table(save(result, tmp_path / "result.parquet")).to_pandas()
+    frame = parquet.read_table(result.save(tmp_path / "result.parquet")).to_pandas()
     neurons = frame[frame["table"] == "ffn_neurons"]
     assert neurons["neuron"].tolist() == result.ffn_neurons["neuron"].tolist()
     assert list(neurons["promotes"].iloc[0]) == result.ffn_neurons["promotes"].iloc[0]
@@ -126,7 +125,7 @@ def test_parquet_is_one_table_for_any_reader(tmp_path: Path, result: Attribution
 def test_refuses_a_destination(tmp_path: Path, result: Attribution, name: str, message: str) -> None:
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(OutputError, match=message):
-        save(result, tmp_path / name)
+        result.save(tmp_path / name)
 
 
 def test_a_failed_write_leaves_the_old_file(
@@ -140,7 +139,7 @@ def test_a_failed_write_leaves_the_old_file(
 
     monkeypatch.setattr("os.fsync", disk_full)
     with pytest.raises(OutputError, match="No space left on device"):
-        save(result, path)
+        result.save(path)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["result.json"]
 
@@ -148,19 +147,19 @@ def test_a_failed_write_leaves_the_old_file(
 def test_writes_through_a_link(tmp_path: Path, result: Attribution) -> None:
     (tmp_path / "real.json").write_text("old")
     (tmp_path / "link.json").symlink_to("real.json")
-    save(result, tmp_path / "link.json")
+    result.save(tmp_path / "link.json")
     assert (tmp_path / "link.json").is_symlink()
-    assert_equal(result, load(tmp_path / "real.json"))
+    assert_equal(result, Attribution.load(tmp_path / "real.json"))
 
 
 @pytest.mark.parametrize("ending", READABLE)
 @pytest.mark.parametrize("kept", [0, 1, 40, 0.5, 0.99])
 def test_refuses_a_truncated_file(tmp_path: Path, result: Attribution, ending: str, kept: float) -> None:
-    path = save(result, tmp_path / f"result{ending}")
+    path = result.save(tmp_path / f"result{ending}")
     content = path.read_bytes()
     path.write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
     with pytest.raises(OutputError, match="damaged"):
-        load(path)
+        Attribution.load(path)
 
 
 @pytest.mark.parametrize(
@@ -179,10 +178,10 @@ def test_refuses_a_truncated_file(tmp_path: Path, result: Attribution, ending: s
 def test_refuses_what_is_not_ours(
     tmp_path: Path, result: Attribution, change: dict[str, Any], message: str
 ) -> None:
-    path = save(result, tmp_path / "result.json")
+    path = result.save(tmp_path / "result.json")
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}))
     with pytest.raises(OutputError, match=message):
-        load(path)
+        Attribution.load(path)
 
 
 @pytest.mark.parametrize(
@@ -198,16 +197,16 @@ def test_refuses_what_is_not_ours(
 def test_refuses_other_files(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content, encoding="latin-1")
     with pytest.raises(OutputError, match=message):
-        load(tmp_path / name)
+        Attribution.load(tmp_path / name)
 
 
 def test_refuses_a_foreign_parquet_file(tmp_path: Path) -> None:
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(OutputError, match="not a result"):
-        load(tmp_path / "other.parquet")
+        Attribution.load(tmp_path / "other.parquet")
 
 
 def test_says_that_there_is_no_such_file(tmp_path: Path) -> None:
     for ending in READABLE:
         with pytest.raises(OutputError, match="No such file"):
-            load(tmp_path / f"nothing{ending}")
+            Attribution.load(tmp_path / f"nothing{ending}")

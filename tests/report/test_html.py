@@ -19,7 +19,6 @@ import pytest
 from mnemoscope.report.html import render_html
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import QUERY_TABLES, TABLES
-from mnemoscope.results.io import save
 from mnemoscope.results.targets import Provenance
 
 Make = Callable[..., Attribution]
@@ -277,5 +276,5 @@ def test_draws_empty_tables_and_scores_that_are_not_numbers(make_result: Make) -
 
 
 def test_is_saved_as_utf8_and_the_same_each_time(tmp_path: Path, text: str, result: Attribution) -> None:
-    path = save(result, tmp_path / "tokyo.HTML")
+    path = result.save(tmp_path / "tokyo.HTML")
     assert path.read_text(encoding="utf-8") == text

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from mnemoscope.report.terminal.vocabulary import render_head, render_neuron
-from mnemoscope.results.columns import COLUMNS
+from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS
 from mnemoscope.results.parts import Head
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens
 
@@ -38,7 +38,9 @@ def head_reading(tokens: tuple[str, ...] = ODD) -> HeadTokens:
         "attention": attention / attention.sum(),
         "value_norm": 10 * attention,
     }
-    return HeadTokens(23, 4, "", tokens, tuple(range(n_tokens)), pd.DataFrame(columns)[list(COLUMNS)])
+    return HeadTokens(
+        23, 4, "", tokens, tuple(range(n_tokens)), pd.DataFrame(columns)[list(HEAD_TOKEN_COLUMNS)]
+    )
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 160])

@@ -17,7 +17,6 @@ from mnemoscope.report.html import render_html
 from mnemoscope.report.terminal.attribution import render_attribution
 from mnemoscope.report.text import sum_of_layers, targets_words
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.io import load, save
 from mnemoscope.results.targets import Target, Targets
 
 Make = Callable[..., Attribution]
@@ -87,7 +86,7 @@ def test_files_bring_the_targets_back(
     make_result: Make, tmp_path: Path, targets: Targets, ending: str
 ) -> None:
     result = make_result(targets=targets)
-    found = load(save(result, tmp_path / f"result{ending}"))
+    found = Attribution.load(result.save(tmp_path / f"result{ending}"))
     assert found.targets == targets
     assert found.to_json() == result.to_json()
     assert found.to_json()["target"] is None

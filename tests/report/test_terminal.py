@@ -247,10 +247,10 @@ def test_families_show_what_failed() -> None:
     families = pd.DataFrame(
         [
             {"family": "Llama", "variant": "a", "package": "mnemoscope", "norm": "RMSNorm"}
-            | {"worst_error": 2e-7, "status": "proven"},
+            | {"worst_error": 2e-7, "status": "validated"},
             {"family": "Odd", "variant": "b", "package": "odd 1.2", "status": "no [blocks] found"},
         ]
     )
     text = drawn(lambda console: render_families(families, console))
-    assert re.search(r"Llama +RMSNorm +2e-07 +proven +a", text)
-    assert re.search(r"Odd · odd 1\.2 +not proven +b: no \[blocks\] found", text)
+    assert re.search(r"Llama +RMSNorm +2e-07 +validated +a", text)
+    assert re.search(r"Odd · odd 1\.2 +not validated +b: no \[blocks\] found", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -78,6 +79,15 @@ def of(tables: dict[str, pd.DataFrame], name: str, fact: ResolvedFact) -> pd.Dat
     return tables[name].query(f"fact == {fact.fact.line}").reset_index(drop=True)
 
 
+@pytest.fixture(scope="module")
+def whole(model: ms.Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Progress]]:
+    """The folder of a study of all facts, and what was told of its progress."""
+    told: list[Progress] = []
+    out = tmp_path_factory.mktemp("whole") / "study"
+    return run_study(model, Source("five", FACTS), out, OPTIONS, report=told.append), told
+
+
+@cache
 def alone(model: ms.Model, fact: ResolvedFact) -> ms.Attribution:
     return model.attribute(fact.fact.prompt, fact.target, top=50, effects=False)
 
@@ -197,9 +207,10 @@ def test_the_path_ends_where_the_model_does(
         )
 
 
-def test_a_whole_study(model: ms.Model, facts: list[ResolvedFact], tmp_path: Path) -> None:
-    told: list[Progress] = []
-    folder = run_study(model, Source("five", FACTS), tmp_path / "study", OPTIONS, report=told.append)
+def test_a_whole_study(
+    model: ms.Model, facts: list[ResolvedFact], whole: tuple[Path, list[Progress]]
+) -> None:
+    folder, told = whole
     found = {name: read_table(folder, name) for name in TABLES}
     assert all(len(table) for table in found.values())
     assert found["facts"]["kept"].all()
@@ -227,33 +238,32 @@ def test_a_whole_study(model: ms.Model, facts: list[ResolvedFact], tmp_path: Pat
 
 
 def test_a_further_wording_has_its_neurons_and_nothing_else(
-    model: ms.Model, facts: list[ResolvedFact], tmp_path: Path
+    model: ms.Model, tables: dict[str, pd.DataFrame], tmp_path: Path
 ) -> None:
     one, other = (replace(fact, subject="Japan") for fact in FACTS[:2])
     source = Source("five", (one, other, *FACTS[2:]))
     study = ms.Study.open(run_study(model, source, tmp_path / "study", OPTIONS))
     assert study.unfinished == ""
-    assert study.reworded["fact"].tolist() == [other.line]
+    assert study.paraphrases["fact"].tolist() == [other.line]
     assert study.known["fact"].tolist() == [fact.line for fact in FACTS if fact.line != other.line]
     names = {
         name for name in TABLES if name != "facts" and other.line in set(study.table(name).get("fact", ()))
     }
     assert names == {"value_neurons", "query_neurons"}
-    expected = measure_facts(model, facts[:2], OPTIONS)
     for name in names:
         found = study.table(name).query("fact == @other.line")
-        rows = expected[name].query("fact == @other.line")
+        rows = tables[name].query("fact == @other.line")
         assert found["score"].to_numpy() == pytest.approx(rows["score"].to_numpy(dtype=float), abs=1e-5)
     table = paraphrases(study).query("pairs == 'paraphrases of one fact' and list == 'value'")
     assert table["n_facts"].tolist() == [2]
 
-    alone = run_study(model, source, tmp_path / "alone", replace(OPTIONS, wordings=1))
-    assert other.line not in set(ms.Study.open(alone).table("value_neurons")["fact"])
+    few = Source("two", (one, other))
+    first = run_study(model, few, tmp_path / "first", replace(OPTIONS, wordings=1))
+    assert other.line not in set(ms.Study.open(first).table("value_neurons")["fact"])
 
 
-def test_sums_lie_between_their_bounds(model: ms.Model, tmp_path: Path) -> None:
-    folder = run_study(model, Source("five", FACTS), tmp_path / "study", OPTIONS)
-    sums = read_table(folder, "sums").set_index(["fact", "kind", "neurons"])
+def test_sums_lie_between_their_bounds(model: ms.Model, whole: tuple[Path, list[Progress]]) -> None:
+    sums = read_table(whole[0], "sums").set_index(["fact", "kind", "neurons"])
     fact = FACTS[0]
     result = model.attribute(
         fact.prompt, f" {fact.target}", top=OPTIONS.ffn_neurons, neurons="all", effects=False

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,61 +18,7 @@ from pyarrow import parquet
 
 from mnemoscope.errors import OptionError, OutputError
 from mnemoscope.study.store import TABLES, Store, encoded, read_manifest, read_table
-
-TABLE = "outcomes"
-MANIFEST = {"model": "demo", "options": {"rank": 10}, "facts": ["a", "b"]}
-N_SHARDS = 80
-
-# Writes the shards that are missing, slowly enough to be killed among them, and tells each.
-WORKER = f"""
-import sys
-from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_store import MANIFEST, N_SHARDS, shard
-from mnemoscope.study.store import Store, encoded
-exec(sys.argv[2])
-with Store.open(Path(sys.argv[1]), MANIFEST) as store:
-    done = store.done("outcomes")
-    for number in range(N_SHARDS):
-        key = f"fact-{{number:03}}"
-        if key not in done:
-            store.write("outcomes", key, encoded(shard(number)))
-            print(key, flush=True)
-"""
-
-# Python for a worker to run first: it is killed around the nth call of a function.
-KILLED_AT = """
-import os, pathlib, signal
-usual, calls = {owner}.{call}, []
-def killing(*args, **options):
-    calls.append(args)
-    if len(calls) == {nth} and "{moment}" == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = usual(*args, **options)
-    if len(calls) == {nth}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-{owner}.{call} = killing
-"""
-
-
-def shard(number: int) -> pd.DataFrame:
-    """Rows that do not compress, the same in every process."""
-    generator = np.random.default_rng(number)
-    n_rows = 10_000 + number
-    return pd.DataFrame(
-        {
-            "neuron": np.arange(n_rows),
-            "score": generator.standard_normal(n_rows).astype("float32"),
-            "token": np.where(generator.random(n_rows) < 0.5, " Tokyo", " Köln"),
-        }
-    )
-
-
-def worker(folder: Path, first: str = "") -> subprocess.Popen[str]:
-    """A process that writes the study, after running some Python."""
-    command = [sys.executable, "-c", WORKER, str(folder), first]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+from store_writer import MANIFEST, N_SHARDS, TABLE, rest_of, shard, writer
 
 
 @pytest.fixture
@@ -319,10 +263,11 @@ def test_a_second_process_is_told_at_once(store: Store) -> None:
     before = time.monotonic()
     fails_in_one_line(store.folder, "already open")
     assert time.monotonic() - before < 1
-    with worker(store.folder, "import os; os.dup2(1, 2)") as second:
-        told = second.communicate(timeout=60)[0]
-    assert second.returncode == 1
-    assert "already open" in told.splitlines()[-1]
+    with writer(store.folder) as (second, told):
+        (line,) = rest_of(told)
+        second.join(60)
+    assert second.exitcode == 1
+    assert "already open" in line
     store.close()
     Store.open(store.folder, MANIFEST).close()
 
@@ -340,9 +285,9 @@ def test_a_second_process_is_told_at_once(store: Store) -> None:
     ],
 )
 def test_survives_a_kill_at_each_step(folder: Path, owner: str, call: str, nth: int, moment: str) -> None:
-    with worker(folder, KILLED_AT.format(owner=owner, call=call, nth=nth, moment=moment)) as process:
-        process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    with writer(folder, (owner, call, nth, moment)) as (process, _):
+        process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     written = whole_shards(folder)
     assert written == ({"fact-000"} if (call, nth, moment) == ("replace", 2, "after") else set())
     with Store.open(folder, MANIFEST) as store:
@@ -362,19 +307,18 @@ def test_survives_kills_at_random_moments(tmp_path: Path, folder: Path, seed: in
     generator = random.Random(seed)
     reached = 0
     for _ in range(5):
-        with worker(folder) as process:
-            assert process.stdout is not None
-            for _ in range(generator.randint(1, 10)):
-                process.stdout.readline()
+        with writer(folder) as (process, told):
+            for _ in range(generator.randint(1, 5)):
+                told.recv()
             time.sleep(generator.uniform(0, 0.02))
             process.kill()
-        assert process.returncode == -signal.SIGKILL
+            process.join()
+        assert process.exitcode == -signal.SIGKILL
         written = whole_shards(folder)
         assert reached < len(written) < N_SHARDS
         reached = len(written)
-    with worker(folder) as process:
-        told = process.communicate(timeout=120)[0]
-    assert len(told.split()) == N_SHARDS - reached
+    with writer(folder) as (_, told):
+        assert len(rest_of(told)) == N_SHARDS - reached
     with Store.open(folder, MANIFEST) as store, Store.open(tmp_path / "unbroken", MANIFEST) as unbroken:
         for number in reversed(range(N_SHARDS)):
             unbroken.write(TABLE, f"fact-{number:03}", encoded(shard(number)))

@@ -1,4 +1,4 @@
-"""Estimates of the memory and time of an attribution, before a model's weights are read."""
+"""Estimate the memory of an attribution before a model's weights are read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from mnemoscope.model.loading import describe
 from mnemoscope.model.tokens import PromptInput, read_prompt
 
 
-def estimate(  # noqa: PLR0913 - each is a choice of its own
+def estimate(
     model: str | Path,
     prompt: PromptInput,
     *,
-    top: int = 100,
     chat: bool = False,
     add_special_tokens: bool = True,
     revision: str | None = None,
@@ -25,14 +24,13 @@ def estimate(  # noqa: PLR0913 - each is a choice of its own
     trust_remote_code: bool = False,
     memory_budget: int = MEMORY_BUDGET,
 ) -> Estimate:
-    """Estimate the memory and time that `Model.attribute` takes on this machine's CPU, its weights unread.
+    """Estimate the memory that `Model.attribute` takes on the CPU, without reading weights.
 
-    Counts are exact, memory and time are estimates: see `docs/models.md` for how near they come.
+    Counts are exact; `docs/models.md` compares the estimated memory with measured memory.
 
     Args:
         model: `"demo"`, a hub id, a folder or a `.gguf` file.
         prompt: as for `Model.attribute`.
-        top: how many parts are to be listed.
         chat: put the prompt into the model's chat template first.
         add_special_tokens: as for `Model.prompt`.
         revision: as for `load`.
@@ -51,6 +49,4 @@ def estimate(  # noqa: PLR0913 - each is a choice of its own
     found = describe(model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
     given = user_says(prompt) if chat and isinstance(prompt, str) else prompt
     _, ids, _ = read_prompt(found.name, found.tokenizer, given, add_special_tokens)
-    return estimate_of(
-        sizes_of(found.config), len(ids), dtype=found.dtype, top=top, memory_budget=memory_budget
-    )
+    return estimate_of(sizes_of(found.config), len(ids), dtype=found.dtype, memory_budget=memory_budget)

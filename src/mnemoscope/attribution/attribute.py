@@ -1,4 +1,4 @@
-"""From a trace to a result: base states, bounds, search, tables."""
+"""Attribution of one prediction: bounds, search, tables."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ Best = tuple[Tensor, Tensor]
 
 
 class TopKFinder:
-    """Finds the best parts of a prediction: by bounds, by scoring every one, or by total effect.
+    """Search for the best parts of a prediction: by bounds, by scoring every one, or by total effect.
 
-    What it finds is named after the tables of the result, `suppressing_` in front for the lowest.
+    Lists are named after the tables of the result, `suppressing_` in front for the lowest.
 
     Attributes:
         found: parts with their effects, by table.
         intervals: bounds of every part `[n_layers, n_columns, n_coefficients]`, by kind.
-        costs: what each search cost, by table.
-        tolerance: the largest rounding error that a score in `found` may have, nats.
+        costs: cost of each search, by table.
+        tolerance: largest rounding error that a score in `found` may have, nats.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class TopKFinder:
         Args:
             grid: the parts.
             totals: their total effects, if they are wanted.
-            top: how many of each direction.
+            top: number of parts of each direction.
             spans: the tables and which coefficients of a column belong to them.
-            observer: shown the values of what is scored, the best among them.
+            observer: called with the values of the scored columns, the best among them.
         """
         on_the_way = observer if self._prediction.focus.is_all else None
         if totals is not None and self.wanted.by == "total":
@@ -92,7 +92,7 @@ class TopKFinder:
     def explore(
         self, kind: str, grid: Grid, totals: Totals | None, spans: Spans, observer: Observer | None = None
     ) -> None:
-        """Find the best neurons and, if every neuron is asked for, score or bound all of a kind."""
+        """Find the best neurons and, if asked for, score or bound all of a kind."""
         if self.wanted.neurons != "all":
             self.find(grid, totals, self.wanted.top, spans, observer)
             if self.wanted.neurons == "bounds":
@@ -145,9 +145,9 @@ class TopKFinder:
             self.tolerance = max(self.tolerance, float(self._prediction.coarse.errors(grid, index).max()))
 
     def _keep(self, grid: Grid, totals: Totals | None, best: dict[str, Best]) -> None:
-        """Keep of each list what is ordered above 0, or below 0 where it lists what lowers the objective.
+        """Keep of each list the parts ordered above 0, or below 0 where it lists suppressing ones.
 
-        Silent neurons change nothing: they stand between the two, and no list holds what is beyond them.
+        Silent neurons change nothing: they stand between the two, and no list goes beyond them.
         """
         self.allow_rounding(grid, torch.cat([index for index, _ in best.values()]).unique())
         for table, (index, score) in best.items():
@@ -165,7 +165,7 @@ class TopKFinder:
             show(self._prediction.readout, grid, shown.unique(), observer, self._prediction.budget)
 
     def _intervals(self, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Bounds of every part, those with the widest intervals scored exactly."""
+        """Bound every part; score exactly those with the widest intervals."""
         low, high = (torch.zeros(grid.size, device=grid.base.device) for _ in range(2))
         for index, lower, upper in self._prediction.fine.all(grid):
             low[index], high[index] = lower, upper
@@ -191,12 +191,12 @@ class TopKFinder:
 
 @dataclass(frozen=True, eq=False)
 class Attributed:
-    """Everything found of one prediction.
+    """Tables of one prediction, or of sums over several.
 
     Attributes:
-        tables: every table of a result, by name.
-        costs: what each search cost, by table.
-        tolerance: the largest rounding error that a score in the tables may have, nats.
+        tables: by name.
+        costs: cost of each search, by table.
+        tolerance: largest rounding error that a score in the tables may have, nats.
     """
 
     tables: dict[str, pd.DataFrame]
@@ -210,9 +210,9 @@ def attribute(
     """Score, search and tabulate the parts of a prediction.
 
     Args:
-        prediction: what to attribute.
-        wanted: what to find.
-        report: told of progress through all neurons.
+        prediction: the prediction.
+        wanted: the options.
+        report: called with the progress through all neurons.
     """
     language_model, shared, tokens = prediction.language_model, prediction.shared, prediction.tokens
     structure = language_model.structure
@@ -261,12 +261,12 @@ def attribute(
 
 
 def _count(grid: Grid, span: tuple[int, int]) -> int:
-    """Number of parts that take part whose coefficient index lies in a span."""
+    """Count the parts that take part whose coefficient index lies in a span."""
     return len(grid.present) * (span[1] - span[0])
 
 
 def _best_of_all(scores: Tensor, grid: Grid, span: tuple[int, int], sign: int, top: int) -> Best:
-    """The best of exhaustive scores `[n_layers, n_columns, n_coefficients]` within a span."""
+    """Return the best of exhaustive scores `[n_layers, n_columns, n_coefficients]` within a span."""
     coefficient = torch.arange(*span, device=scores.device)
     index = (grid.present[:, None] * grid.n_coefficients + coefficient).flatten()
     flat = scores.flatten()[index]

@@ -1,16 +1,13 @@
-"""A lower and an upper bound of every part's score without projecting it to the vocabulary.
+"""Bounds of every part's score without projecting it to the vocabulary (docs/method.md#bound).
 
-Let p be what the base state predicts, b a part's before-softmax values and w the target:
+With p the prediction of the base state and b the part's before-softmax values,
 `Imp = b_w - log sum_k p_k exp b_k`. The K likeliest tokens of p are summed exactly; `tails` bounds the sum
-over the others from both sides. Its lower bound gives the upper bound of the score (docs/method.md#bound),
-its upper bound a lower bound, which the search for suppressing neurons needs. Where logits pass a soft-cap,
-all is true of the changes of logits in place of b.
+over the others from both sides: its lower bound gives the upper bound of the score, its upper bound a lower
+bound, which the search for suppressing neurons needs. Under a soft-cap b stands for the changes of logits.
 
-`b_w` stands for the rise of the answers' total probability before it is normalised, which is exact for any
-number of answers. In log-odds nothing is normalised, so their bounds are the scores up to rounding.
-
-Scores and bounds are computed in float32; `Rounding` bounds how far they are from exact arithmetic with the
-same states and weights (docs/search.md#rounding).
+Of several answers b_w is the rise of the log of their total weight, exact for any number. Log-odds need no
+normalisation, so their bounds are the scores up to rounding. Scores and bounds are float32; `Rounding` bounds
+their distance from exact arithmetic (docs/search.md#rounding).
 """
 
 from __future__ import annotations
@@ -40,7 +37,7 @@ Block = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Bounder(ABC):
-    """Bounds parts of one prediction.
+    """Bounds of the parts of one prediction.
 
     Attributes:
         readout: the frozen readout of the tokens that the objective depends on.
@@ -61,11 +58,11 @@ class Bounder(ABC):
         return self.rounding.of_scores(factors.abs() * self._norms(grid, layer, column), grid.base[layer])
 
     def _norms(self, grid: Grid, layer: Tensor, column: Tensor) -> Tensor:
-        """Norms of columns behind the frozen final norm, sorted by layer, `[n] -> [n]`."""
+        """Compute norms of columns behind the frozen final norm, sorted by layer, `[n] -> [n]`."""
         return self.readout.fold(grid.gather_columns(layer, column)).norm(dim=-1)
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Flat indices, lower and upper bounds of every part that takes part, some columns at a time.
+        """Yield flat indices, lower and upper bounds of every part that takes part, some columns at a time.
 
         Yields:
             Three `[n, n_coefficients]` tensors, in ascending order of the index; bounds in nats.
@@ -74,7 +71,7 @@ class Bounder(ABC):
             yield index, *self._bounds(grid, layer, column, factors)
 
     def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of the parts with these flat indices, ascending, `[n]` each."""
+        """Bound the parts with these flat indices, ascending, from below and above, `[n]` each."""
         lower, upper = [], []
         for some in index.split(self._columns_at_once(1)):
             layer, column, coefficient = grid.locate(some)
@@ -93,20 +90,20 @@ class Bounder(ABC):
             yield index + torch.arange(grid.n_coefficients, device=columns.device), layer, column, factors
 
     def _columns_at_once(self, n_coefficients: int) -> int:
-        """How many columns keep the largest temporary tensors within the budget."""
+        """Return how many columns keep the largest temporary tensors within the budget."""
         return max(1, self.budget // (4 * 4 * self._n_values * n_coefficients))
 
     @property
     @abstractmethod
     def _n_values(self) -> int:
-        """How many numbers about a part are held at once, for the budget."""
+        """Numbers about a part that are held at once, for the budget."""
 
     @abstractmethod
     def _bounds(self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of parts `factors[n, m] * columns[n]`, sorted by layer, `[n, m]` each."""
+        """Bound parts `factors[n, m] * columns[n]`, sorted by layer, `[n, m]` each."""
 
     def _products(self, vectors: Tensor, rows: Tensor) -> Tensor:
-        """Before-softmax values of vectors for rows of vocabulary directions, `[n_vectors, n_rows]`.
+        """Compute the values of vectors for rows of vocabulary directions, `[n_vectors, n_rows]`.
 
         The fewer of the two sides goes through the frozen norm.
         """
@@ -116,18 +113,18 @@ class Bounder(ABC):
         return (self.readout.pull_back(rows) @ vectors.T).T
 
     def _rows(self, tokens: Tensor) -> Tensor:
-        """Directions of some tokens, `[n, d_model]` float32."""
+        """Return the directions of some tokens, `[n, d_model]` float32."""
         return self.readout.unembedding.index_select(0, tokens).float()
 
 
 @dataclass(frozen=True)
 class LogProbabilityBounder(Bounder):
-    """Bounds changes of log probability: the rise of the answers less the log-sum over the vocabulary.
+    """Bounds of changes of log probability: the rise of the answers less the log-sum over the vocabulary.
 
     Attributes:
         geometry: of the model.
-        tail: how each base state's prediction was split.
-        sums: bounds of log-sums, the same for all objectives; grids are put in as they are bounded.
+        tail: split of each base state's prediction.
+        sums: bounds of log-sums, shared by all objectives; grids are put in as they are bounded.
     """
 
     geometry: Geometry
@@ -141,7 +138,7 @@ class LogProbabilityBounder(Bounder):
         return n_values if self.tail.slopes is None else 2 * n_values
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """As for every bounder; what does not depend on the answers is computed once for all objectives."""
+        """Yield as every bounder; log-sums, which do not depend on the answers, are computed once."""
         if grid in self.sums:
             yield from self._all_from_sums(grid, *self.sums[grid])
             return
@@ -179,7 +176,7 @@ class LogProbabilityBounder(Bounder):
     def _rise_and_sums(
         self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The rise of the answers, and a lower and an upper bound of the log-sum, `[n, m]` each."""
+        """Return the rise of the answers, and a lower and an upper bound of the log-sum, `[n, m]` each."""
         values, norms, squares = [], [], []
         for here, some in by_layer(layer):
             vectors = grid.columns(here, _whole_or_index(column[some], grid.n_columns))
@@ -191,7 +188,7 @@ class LogProbabilityBounder(Bounder):
         return self._inequalities(torch.cat(values), torch.cat(norms), torch.cat(squares), factors, state)
 
     def _norms(self, grid: Grid, layer: Tensor, column: Tensor) -> Tensor:
-        """Take the norms that were measured of weights."""
+        """Return the norms that were measured of weights."""
         if grid.weights is None:
             return super()._norms(grid, layer, column)
         kept = [
@@ -201,16 +198,16 @@ class LogProbabilityBounder(Bounder):
         return torch.cat(kept) * self.readout.scale
 
     def _measure(self, grid: Grid, layer: int, vectors: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Norms and squares of columns; those of weights are kept from prompt to prompt."""
+        """Measure columns; measures of weights are kept from prompt to prompt."""
         if grid.weights is None:
             return self.geometry.measure(vectors)
         norms, squares = self.geometry.measure_weights(grid.weights[layer])
         return norms[index], squares[index]
 
     def _values(self, vectors: Tensor, state: int) -> Tensor:
-        """Values of columns for the top tokens, the answers, the tail's mean and its offset from the mean.
+        """Compute values of columns for the top tokens, the answers, the tail's mean and its offset from it.
 
-        With a soft-cap the tail's mean by slope is the last.
+        Under a soft-cap the tail's mean by slope is the last.
         """
         mean = self.tail.mean[state]
         tokens = torch.cat([self.tail.tokens[state], self.answers.tokens])
@@ -256,7 +253,7 @@ class LogProbabilityBounder(Bounder):
 
 @dataclass(frozen=True)
 class LogOddsBounder(Bounder):
-    """Computes changes of log-odds, up to rounding, without the rest of the vocabulary.
+    """Changes of log-odds up to rounding, without the rest of the vocabulary.
 
     Attributes:
         against: the tokens that the answers are compared with.
@@ -291,14 +288,14 @@ def bounder(
     geometry: Callable[[], Geometry],
     budget: int,
 ) -> Bounder:
-    """Bounds of an objective's changes.
+    """Return bounds of an objective's changes.
 
     Args:
         focus: the objective.
-        predicted: what each base state predicts of the tokens in focus.
-        tail: splits each state's prediction, called where the bounds need it.
+        predicted: prediction of the tokens in focus from each base state.
+        tail: splits each state's prediction; called if the bounds need it.
         sums: of that tail, of grids that were bounded before.
-        geometry: of the model, asked for where the bounds need it.
+        geometry: returns the model's; called if the bounds need it.
         budget: bytes that temporary tensors may take.
     """
     readout, objective = focus.readout, focus.objective
@@ -314,6 +311,6 @@ def bounder(
 
 
 def _whole_or_index(index: Tensor, n_columns: int) -> Tensor | None:
-    """None for all columns in order, which need not be gathered."""
+    """Return None for all columns in order, which need not be gathered."""
     whole = len(index) == n_columns and bool(index[0] == 0) and bool((index.diff() == 1).all())
     return None if whole else index

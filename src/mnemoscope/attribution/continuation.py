@@ -1,11 +1,8 @@
-"""Targets of several tokens: sums of scores over the predictions of their tokens.
+"""Targets of several tokens: sums of scores over their predictions (docs/method.md#value-score).
 
-Each prediction has its own base states and coefficients; a part that is there in all of them (a layer, a
-head, a neuron with its positions added up) has the sum of its scores. The neurons with the highest sums
-need not be among the best of any single prediction. They are searched for like those of one: sums of
-bounds bound sums of scores.
-
-Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)` (docs/method.md#value-score).
+Each prediction has its own base states and coefficients. The neurons with the highest sums need not be among
+the best of any single prediction; they are searched for in the same way, because sums of bounds bound sums of
+scores.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution import tables
-from mnemoscope.attribution.attribute import N_READ
+from mnemoscope.attribution.attribute import N_READ, Attributed
 from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
@@ -38,25 +35,25 @@ Grids = tuple[Grid, ...]
 class SummedBounds:
     """Bounds of sums over predictions.
 
-    Float32 addition never turns an order around, so sums of bounds in one order hold sums of scores in
-    the same order, rounding included.
+    Float32 addition is monotonic, so sums of bounds in one order hold sums of scores in the same order,
+    rounding included.
 
     Attributes:
-        bounders: of each prediction, all with one budget and as many tokens, so that they take the
-            same columns at a time.
+        bounders: of each prediction, all with one budget and as many tokens, so that they take the same
+            columns at a time.
     """
 
     bounders: tuple[Bounder, ...]
 
     def all(self, grids: Grids, /) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Flat indices, lower and upper bounds, `[n, n_coefficients]` each, in ascending order."""
+        """Yield flat indices, lower and upper bounds, `[n, n_coefficients]` each, in ascending order."""
         each = (bounder.all(grid) for bounder, grid in zip(self.bounders, grids, strict=True))
         for found in zip(*each, strict=True):
             index, lower, upper = zip(*found, strict=True)
             yield index[0], in_order(lower), in_order(upper)
 
     def chosen(self, grids: Grids, index: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of parts with these ascending flat indices, `[n]` each."""
+        """Bound the parts with these ascending flat indices from below and above, `[n]` each."""
         each = (bounder.chosen(grid, index) for bounder, grid in zip(self.bounders, grids, strict=True))
         lower, upper = zip(*each, strict=True)
         return in_order(lower), in_order(upper)
@@ -73,14 +70,14 @@ class SummedScores:
     scorers: tuple[Scorer, ...]
 
     def chosen(self, grids: Grids, index: Tensor, observer: Observer | None = None, /) -> Tensor:
-        """Sums of the scores of parts with these ascending flat indices, `[n]`.
+        """Sum the scores of parts with these ascending flat indices, `[n]`.
 
-        An observer is shown values as the first prediction's final norm scales them.
+        An observer gets values at the scale of the first prediction's final norm.
         """
         return in_order(self.each(grids, index, observer))
 
     def each(self, grids: Grids, index: Tensor, observer: Observer | None = None) -> tuple[Tensor, ...]:
-        """The scores of the same parts in every prediction, `[n]` each."""
+        """Score the same parts in every prediction, `[n]` each."""
         first, *others = zip(self.scorers, grids, strict=True)
         return (
             first[0].chosen(first[1], index, observer),
@@ -106,34 +103,19 @@ class RankedSums:
 
     @property
     def coefficient_of_the_largest(self) -> Tensor:
-        """The coefficient where the score is largest in magnitude, `[n]`."""
+        """Coefficient where the score is largest in magnitude, `[n]`."""
         return self.coefficients.gather(0, self.scores.abs().argmax(0, keepdim=True))[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Summed:
-    """The neurons with the highest and lowest sums of scores.
-
-    Attributes:
-        tables: by name.
-        costs: what finding them cost, by kind.
-        tolerance: the largest rounding error that a listed sum may have, nats.
-    """
-
-    tables: dict[str, pd.DataFrame]
-    costs: dict[str, Cost]
-    tolerance: float
-
-
 class TopKSumFinder:
-    """Finds the neurons with the highest and the lowest sums of scores."""
+    """Search for the neurons with the highest and the lowest sums of scores."""
 
     def __init__(self, predictions: Sequence[TargetPrediction], top: int, suppressing: bool) -> None:
         """Prepare for predictions of one model, made with one budget.
 
         Args:
-            predictions: whose scores are summed.
-            top: how many neurons of each direction.
+            predictions: the predictions to sum over.
+            top: number of neurons of each direction.
             suppressing: whether to find the lowest too.
         """
         self._predictions = predictions
@@ -144,7 +126,7 @@ class TopKSumFinder:
         self.tolerance = 0.0
 
     def find(self, grids: Grids, observer: Observer | None = None) -> tuple[dict[str, RankedSums], Cost]:
-        """The best of each direction, by the prefix of its table, and what the search cost."""
+        """Return the best of each direction, by the prefix of its table, and the cost of the search."""
         pools = {prefix: Pool(self._top, sign, 0, 1) for prefix, sign in self._signs.items()}
         scored = search(
             grids,
@@ -169,12 +151,12 @@ class TopKSumFinder:
         return RankedSums(index, total, scores, coefficients)
 
 
-def summed_neurons(predictions: Sequence[TargetPrediction], top: int, suppressing: bool) -> Summed:
+def summed_neurons(predictions: Sequence[TargetPrediction], top: int, suppressing: bool) -> Attributed:
     """Find the neurons with the highest and the lowest sums of scores.
 
     Args:
-        predictions: whose scores are summed, of one model and made with one budget.
-        top: how many of each kind and direction.
+        predictions: the predictions to sum over, of one model and made with one budget.
+        top: number of each kind and direction.
         suppressing: whether to find the lowest too.
     """
     explorer, reader = TopKSumFinder(predictions, top, suppressing), TokenReader(N_READ)
@@ -200,11 +182,11 @@ def summed_neurons(predictions: Sequence[TargetPrediction], top: int, suppressin
             {"layer": layer, "head": head, "dim": dim}, found
         )
     costs = {"ffn_neurons": ffn_cost, "attention_neurons_summed": attention_cost}
-    return Summed(made, costs, explorer.tolerance)
+    return Attributed(made, costs, explorer.tolerance)
 
 
 def summed_table(complete: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
-    """Complete tables of the same parts, one for each prediction, as one with the sums, best first.
+    """Join complete tables of the same parts, one for each prediction, with their sums, best first.
 
     Args:
         complete: with the columns `names` and `score`.
@@ -220,7 +202,7 @@ def summed_table(complete: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.D
 
 
 def same_columns(grids: Sequence[Grid]) -> Grids:
-    """The grids with all columns that take part in any of them taking part in every one."""
+    """Return the grids with all columns that take part in any of them taking part in every one."""
     if all(grid.active is None for grid in grids):
         return tuple(grids)
     present = torch.cat([grid.present for grid in grids]).unique()
@@ -230,7 +212,7 @@ def same_columns(grids: Sequence[Grid]) -> Grids:
 
 
 def in_order(values: Iterable[Tensor]) -> Tensor:
-    """The sum of tensors, added one after the other."""
+    """Add tensors one after the other."""
     first, *others = values
     for other in others:
         first = first + other
@@ -248,9 +230,9 @@ def put_together(
     prompt: str,
     text: str,
     attributions: Sequence[Attribution],
-    summed: Summed,
+    summed: Attributed,
 ) -> ContinuationAttribution:
-    """A result from those of each token.
+    """Join the results of each token.
 
     Args:
         prompt: the prompt.

@@ -1,4 +1,4 @@
-"""Norms, sums and rounding errors that bounds of scores are made of: measured of a model's weights once."""
+"""Norms, sums and rounding errors of a model's weights, measured once, of which bounds of scores are made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def unit(n_terms: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Rounding:
-    """Bounds of the rounding errors of scores and bounds of one prediction.
+    """Bounds of the rounding errors of one prediction's scores and bounds (docs/search.md#rounding).
 
     Attributes:
         d_model: number of terms of an inner product.
@@ -51,8 +51,8 @@ class Rounding:
         """Bound the error of exact scores of parts with these norms, `[...] -> [...]`, nats.
 
         Args:
-            norms: of what each part adds, after the frozen final norm.
-            state: which base state each is added to, of the same shape or broadcast to it.
+            norms: norm of what each part adds, after the frozen final norm.
+            state: base state of each, of the same shape or broadcast to it.
         """
         reach = norms * self.longest
         # The base state's own errors cancel but for the share of the prediction that the part moves.
@@ -69,10 +69,7 @@ class Rounding:
 
 
 class Geometry:
-    """Norms and sums of a model's weights that bounds are made of; measured when they are first needed.
-
-    They rest on the weights as they were when this was made: `holds` says whether these are still the same.
-    """
+    """Measures of a model's weights, made when first needed; `holds` says whether the weights still agree."""
 
     def __init__(self, readout: Readout, projections: Sequence[Projection] = ()) -> None:
         """Measure the unembedding.
@@ -103,7 +100,7 @@ class Geometry:
         self._latest: dict[Hashable, tuple[Hashable, Any]] = {}
 
     def measure(self, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Norm and sum of squared centred before-softmax values of `[n, d_model]` columns, at scale 1."""
+        """Compute norm and sum of squared centred values of `[n, d_model]` columns, at scale 1."""
         folded = self.readout.norm.centre(columns) * self.readout.norm.weight
         norms = folded.norm(dim=-1)
         # The product may cancel, which leaves an error in proportion to the largest squares that it could be.
@@ -111,14 +108,14 @@ class Geometry:
         return norms, ((folded @ self.gram) * folded).sum(-1).clamp_min(0) + error
 
     def measure_weights(self, projection: Projection) -> tuple[Tensor, Tensor]:
-        """Measure all columns of a projection as `measure` does, and keep that for the next prompt."""
+        """Measure all columns of a projection as `measure` does; kept for the next prompt."""
         key = id(projection.module)
         if key not in self._measured:
             self._measured[key] = self.measure(projection.columns())
         return self._measured[key]
 
     def holds(self) -> bool:
-        """Read the weights once and say whether they are the same as when this was made."""
+        """Read the weights once and return whether they are unchanged."""
         return all(map(torch.equal, self._fingerprinted(), self._fingerprints))
 
     def _fingerprinted(self) -> Iterator[Tensor]:
@@ -127,19 +124,19 @@ class Geometry:
             yield fingerprint(projection.columns())
 
     def lengths(self, projection: Projection) -> Tensor:
-        """Length of what every column of a projection adds, `[n_columns]`, kept for the next prompt."""
+        """Return the norms of a projection's columns, `[n_columns]`; kept for the next prompt."""
         key = id(projection.module)
         if key not in self._lengths:
             self._lengths[key] = projection.columns().norm(dim=-1)
         return self._lengths[key]
 
     def latest(self, what: Hashable, of: Hashable, make: Callable[[], T]) -> T:
-        """Something made of the weights for a key such as a target; only the latest key's is kept.
+        """Return a value computed from the weights for a key; a new key evicts the old value.
 
         Args:
-            what: what sort of thing it is; one of each sort is kept.
-            of: the key.
-            make: makes it.
+            what: sort of value; one of each is kept.
+            of: the key, such as a target.
+            make: computes the value.
         """
         kept = self._latest.get(what)
         if kept is None or kept[0] != of:

@@ -16,7 +16,7 @@ One shape serves them all (docs/method.md#parts), so that bounding, scoring and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import torch
@@ -33,14 +33,14 @@ class Grid:
     """Parts arranged as `[n_layers, n_columns, n_coefficients]`; a flat index runs in that order.
 
     Attributes:
-        n_layers, n_columns, n_coefficients: its shape.
-        columns: `columns(layer, index)` gives float32 `[n, d_model]`, all columns for `index=None`.
-        values: `values(layer)` gives what enters the projection, float32 `[n_columns, n_coefficients]`.
-        base: which base state each layer's parts are added to, `[n_layers]`.
-        scale: the factor by which each layer's values become coefficients, float32 `[n_layers]`.
+        n_layers, n_columns, n_coefficients: the shape.
+        columns: `columns(layer, index)` returns float32 `[n, d_model]`, all columns for `index=None`.
+        values: `values(layer)` returns what enters the projection, float32 `[n_columns, n_coefficients]`.
+        base: base state of each layer's parts, `[n_layers]`.
+        scale: factor by which each layer's values become coefficients, float32 `[n_layers]`.
         weights: the projections whose rows the columns are, if they do not depend on the prompt.
-        active: layer and column of those that take part, `[n, 2]` in ascending order; None for all. The
-            others add nothing: neurons of experts that the token was not routed to, or that a ReLU silenced.
+        active: layer and column of those that take part, `[n, 2]` ascending; None for all. The others add
+            nothing: neurons of experts that the token was not routed to, or that a ReLU silenced.
     """
 
     n_layers: int
@@ -62,7 +62,7 @@ class Grid:
 
     @cached_property
     def existing(self) -> Tensor:
-        """Columns that there are, in the same way: layers may have fewer FFN neurons than others, `[n]`."""
+        """Columns that exist (layers may have fewer FFN neurons than others), in the same way, `[n]`."""
         number = torch.full((self.n_layers,), self.n_columns, device=self.base.device)
         if self.weights is not None:
             number = torch.tensor([projection.n_inputs for projection in self.weights], device=number.device)
@@ -80,32 +80,32 @@ class Grid:
         return self.n_layers * self.n_columns * self.n_coefficients
 
     def coefficients(self, layer: int) -> Tensor:
-        """What a layer's columns are multiplied with, `[n_columns, n_coefficients]`."""
+        """Return the coefficients of a layer, `[n_columns, n_coefficients]`."""
         return self.values(layer) * self.scale[layer]
 
     def locate(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Layer, column and coefficient of flat indices."""
+        """Split flat indices into layer, column and coefficient."""
         column = index.div(self.n_coefficients, rounding_mode="floor")
         layer = column.div(self.n_columns, rounding_mode="floor")
         return layer, column % self.n_columns, index % self.n_coefficients
 
     def gather_columns(self, layer: Tensor, column: Tensor) -> Tensor:
-        """Columns of parts sorted by layer, `[n] -> [n, d_model]`."""
+        """Gather columns of parts sorted by layer, `[n] -> [n, d_model]`."""
         return torch.cat([self.columns(here, column[some]) for here, some in by_layer(layer)])
 
     def gather_coefficients(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
-        """Coefficients of parts sorted by layer, `[n] -> [n]`."""
+        """Gather coefficients of parts sorted by layer, `[n] -> [n]`."""
         return self.gather_values(layer, column, coefficient) * self.scale[layer]
 
     def gather_values(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
-        """What enters the projection for parts sorted by layer, `[n] -> [n]`."""
+        """Gather what enters the projection for parts sorted by layer, `[n] -> [n]`."""
         return torch.cat(
             [self.values(here)[column[some], coefficient[some]] for here, some in by_layer(layer)]
         )
 
 
 def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:
-    """Each layer that occurs in a sorted `[n]` tensor, with where it occurs."""
+    """Yield each layer in a sorted `[n]` tensor with its slice."""
     present, counts = layer.unique_consecutive(return_counts=True)
     start = 0
     for here, count in zip(present.tolist(), counts.tolist(), strict=True):
@@ -114,7 +114,7 @@ def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:
 
 
 def ffn_neurons(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Every FFN neuron, `[n_layers, d_ff, 1]`; columns beyond a layer's own neurons are 0."""
+    """Return every FFN neuron, `[n_layers, d_ff, 1]`; columns beyond a layer's own neurons are 0."""
     weights = tuple(block.ffn_output for block in structure.blocks)
 
     def columns(layer: int, index: Tensor | None) -> Tensor:
@@ -136,7 +136,7 @@ def ffn_neurons(trace: ActivationCache, structure: ModelStructure, base: Tensor)
 
 
 def attention_neurons(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Every attention neuron, `[n_layers, n_heads * d_head, n_tokens + 1]`; the last is the sum."""
+    """Return every attention neuron, `[n_layers, n_heads * d_head, n_tokens + 1]`; the last is the sum."""
 
     def values(layer: int) -> Tensor:
         by_position = trace.weighted_values(layer).flatten(0, 1)
@@ -156,22 +156,16 @@ def attention_neurons(trace: ActivationCache, structure: ModelStructure, base: T
 
 
 def attention_neurons_summed(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Every attention neuron with its positions added up, `[n_layers, n_heads * d_head, 1]`."""
-    weights = tuple(block.attention_output for block in structure.blocks)
-    return Grid(
-        n_layers=trace.n_layers,
-        n_columns=structure.n_heads * structure.d_head,
+    """Return every attention neuron, positions added up, `[n_layers, n_heads * d_head, 1]`."""
+    return replace(
+        attention_neurons(trace, structure, base),
         n_coefficients=1,
-        columns=lambda layer, index: weights[layer].columns(index),
         values=lambda layer: trace.weighted_values(layer).sum(-1).flatten()[:, None],
-        base=base,
-        scale=trace.attention_scale,
-        weights=weights,
     )
 
 
 def heads(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Every head, `[n_layers, n_heads, 1]`."""
+    """Return every head, `[n_layers, n_heads, 1]`."""
 
     @cache
     def outputs(layer: int) -> Tensor:
@@ -184,7 +178,7 @@ def heads(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Gr
 
 
 def heads_at_positions(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Every head at every position, `[n_layers, n_heads * n_tokens, 1]`."""
+    """Return every head at every position, `[n_layers, n_heads * n_tokens, 1]`."""
 
     def columns(layer: int, index: Tensor | None) -> Tensor:
         outputs = _outputs(trace.weighted_values(layer), structure.blocks[layer]).flatten(0, 1)
@@ -194,7 +188,7 @@ def heads_at_positions(trace: ActivationCache, structure: ModelStructure, base: 
 
 
 def _outputs(weighted_values: Tensor, block: Block) -> Tensor:
-    """What heads write at scale 1, `[n_heads, d_head, n] -> [n_heads, n, d_model]`."""
+    """Compute what heads write at scale 1, `[n_heads, d_head, n] -> [n_heads, n, d_model]`."""
     n_heads, d_head, _ = weighted_values.shape
     directions = block.attention_output.columns().view(n_heads, d_head, -1)
     return weighted_values.transpose(1, 2) @ directions
@@ -203,25 +197,25 @@ def _outputs(weighted_values: Tensor, block: Block) -> Tensor:
 def _of_ones(
     trace: ActivationCache, n_columns: int, columns: Callable[[int, Tensor | None], Tensor], base: Tensor
 ) -> Grid:
-    """Parts of attention that are whole columns."""
+    """Return a grid of parts of attention that are whole columns."""
     ones = torch.ones(n_columns, 1, device=base.device)
     return Grid(trace.n_layers, n_columns, 1, columns, lambda layer: ones, base, trace.attention_scale)
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Total effects of the parts of one grid.
+    """Total effects of the parts of one grid (docs/method.md#total-effects).
 
     Attributes:
         grid: the parts.
-        of_layer: a layer's effects, `[n_columns, n_coefficients]`, nats.
+        of_layer: returns a layer's effects, `[n_columns, n_coefficients]`, nats.
     """
 
     grid: Grid
     of_layer: Callable[[int], Tensor]
 
     def chosen(self, index: Tensor) -> Tensor:
-        """Effects of parts with these flat indices, in any order, `[n] -> [n]`."""
+        """Return the effects of parts with these flat indices, in any order, `[n] -> [n]`."""
         order = index.argsort()
         layer, column, coefficient = self.grid.locate(index[order])
         found = torch.empty(len(index), device=index.device)
@@ -231,12 +225,12 @@ class Totals:
         return found
 
     def best(self, top: int, sign: int, span: tuple[int, int]) -> Tensor:
-        """Flat indices of the parts with the highest (`sign` 1) or lowest (-1) effects, best first.
+        """Return flat indices of the parts with the highest (`sign` 1) or lowest (-1) effects, best first.
 
         Args:
-            top: how many.
-            sign: which end.
-            span: which coefficients of a column belong to them.
+            top: number of parts.
+            sign: the end.
+            span: first and last (exclusive) coefficient of a column to look at.
         """
         size = self.grid.n_columns * self.grid.n_coefficients
         place = torch.arange(size, device=self.grid.base.device).view(self.grid.shape[1:])
@@ -253,12 +247,12 @@ class Totals:
 
 
 def of_ffn_neurons(effects: TotalEffects, grid: Grid) -> Totals:
-    """Of every FFN neuron."""
+    """Return the effects of every FFN neuron."""
     return Totals(grid, lambda layer: effects.ffn[layer].sum(0)[:, None])
 
 
 def of_attention_neurons(effects: TotalEffects, grid: Grid) -> Totals:
-    """Of every attention neuron at each position it carries a value from, then of their sum."""
+    """Return the effects of every attention neuron at each source position, then of their sum."""
 
     def of_layer(layer: int) -> Tensor:
         by_source = effects.attention_by_source(layer).flatten(0, 1)
@@ -268,5 +262,5 @@ def of_attention_neurons(effects: TotalEffects, grid: Grid) -> Totals:
 
 
 def of_heads_at_positions(effects: TotalEffects, grid: Grid) -> Totals:
-    """Of every head at each position it carries values from."""
+    """Return the effects of every head at each source position."""
     return Totals(grid, lambda layer: effects.attention_by_source(layer).sum(1).flatten()[:, None])

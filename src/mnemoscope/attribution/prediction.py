@@ -1,4 +1,4 @@
-"""One prediction, read out and ready to be scored, and what it has in common with others of its prompt."""
+"""One prediction, read out and ready to be scored, and the cache that it shares with others of its prompt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FINE_TOKENS = 1024
 
 
 class PromptCache:
-    """What is the same whatever is asked of a prompt's prediction; made when it is first needed."""
+    """Per-prompt quantities that do not depend on the target, computed lazily and cached."""
 
     def __init__(self, structure: ModelStructure, trace: ActivationCache, readout: FrozenReadout) -> None:
         """Nothing is made yet."""
@@ -38,12 +38,12 @@ class PromptCache:
 
     @cached_property
     def base(self) -> BaseStates:
-        """The states along the way."""
+        """Base states."""
         return base_states(self._trace)
 
     @cached_property
     def predicted(self) -> Predicted:
-        """What each of them predicts, of the whole vocabulary."""
+        """Prediction of each base state over the whole vocabulary."""
         return self._readout.predict(self.base.states)
 
     @cached_property
@@ -72,38 +72,38 @@ class PromptCache:
         return parts.heads_at_positions(self._trace, self._anatomy, self.base.attention)
 
     def head_log_sums(self, scorer: Scorer) -> Tensor:
-        """What every head raises the log-sum over the vocabulary by, `[n_layers, n_heads, 1]`, nats."""
+        """Compute every head's increase of the log-partition function, `[n_layers, n_heads, 1]`, nats."""
         if self._head_log_sums is None:
             self._head_log_sums = scorer.log_sums(self.heads)
         return self._head_log_sums
 
     def tail(self, n_tokens: int) -> Tail:
-        """What those predictions leave beside so many of their likeliest tokens."""
+        """Return the tails of the predictions beside so many of their likeliest tokens."""
         if n_tokens not in self._tails:
             self._tails[n_tokens] = split_tail(self.predicted, self._readout.unembedding, n_tokens)
         return self._tails[n_tokens]
 
     def sums(self, n_tokens: int) -> Sums:
-        """What was computed of the bounds with that tail."""
+        """Return the cache of bounds with that tail."""
         return self._sums.setdefault(n_tokens, {})
 
 
 @dataclass(frozen=True, eq=False)
 class TargetPrediction:
-    """One prediction to attribute, read out and ready to be scored.
+    """Prediction of a target, read out and ready to be scored.
 
     Attributes:
         language_model: the model.
-        geometry: what bounds of log probability need to know of its weights; log-odds do not ask.
+        geometry: returns measures of its weights for bounds of log probability; log-odds do not call it.
         tokens: texts of the prompt's tokens.
         trace: of the prompt.
         readout: frozen at its final state.
         log_probabilities: of the next token, `[n_vocabulary]`.
-        shared: with the predictions that `asking` makes of it.
-        objective: what is asked of it.
+        shared: cache shared with the predictions that `asking` makes of it.
+        objective: the objective.
         budget: bytes that temporary tensors may take.
-        projected: columns that earlier predictions projected to the vocabulary, and a place for more.
-        components: what is written at every position of the prompt; None unless it was asked for.
+        projected: columns that earlier predictions projected to the vocabulary, with room for more.
+        components: components at every position of the prompt; None unless asked for.
     """
 
     language_model: LanguageModel
@@ -119,43 +119,43 @@ class TargetPrediction:
     components: ResidualDecomposition | None = None
 
     def asking(self, objective: Objective) -> TargetPrediction:
-        """The same prediction asked something else; what is shared is not made again."""
+        """Return the prediction with another objective and the same cache."""
         return replace(self, objective=objective)
 
     @cached_property
     def focus(self) -> Focus:
-        """The tokens that scores depend on."""
+        """Tokens that the scores depend on."""
         return self.objective.focus(self.readout)
 
     @cached_property
     def predicted(self) -> Predicted:
-        """What each base state predicts of the tokens in focus."""
+        """Prediction of the tokens in focus from each base state."""
         if self.focus.is_all:
             return self.shared.predicted
         return self.focus.readout.predict(self.shared.base.states)
 
     @cached_property
     def values(self) -> Tensor:
-        """Of the objective in each base state, `[n_states]`, nats."""
+        """Value of the objective in each base state, `[n_states]`, nats."""
         return self.focus.objective.value(self.predicted.log_probabilities)
 
     def layer_scores(self) -> Tensor:
-        """Of each layer's attention and FFN output, `[n_layers, 2]`, nats."""
+        """Score each layer's attention and FFN output, `[n_layers, 2]`, nats."""
         return self.shared.base.layer_scores(self.values)
 
     def head_scores(self, scorer: Scorer) -> Tensor:
-        """Of every head by the prediction's scorer, `[n_layers, n_heads]`, nats."""
+        """Score every head with the prediction's scorer, `[n_layers, n_heads]`, nats."""
         heads = self.shared.heads
         if not self.focus.is_all:
             return scorer.all(heads)[..., 0]
         return (scorer.rises(heads) - self.shared.head_log_sums(scorer))[..., 0]
 
     def scorer(self) -> Scorer:
-        """Exact scores."""
+        """Return exact scores."""
         return Scorer(self.focus.readout, self.predicted, self.focus.objective, self.budget, self.projected)
 
     def _bounder(self, n_tokens: int) -> Bounder:
-        """Bounds that sum so many tokens of every base state exactly."""
+        """Return bounds that sum so many tokens of every base state exactly."""
         tail = partial(self.shared.tail, n_tokens)
         return bounder(
             self.focus, self.predicted, tail, self.shared.sums(n_tokens), self.geometry, self.budget
@@ -163,15 +163,15 @@ class TargetPrediction:
 
     @cached_property
     def coarse(self) -> Bounder:
-        """Quick bounds of every part."""
+        """Bounds of every part from `COARSE_TOKENS`."""
         return self._bounder(COARSE_TOKENS)
 
     @cached_property
     def fine(self) -> Bounder:
-        """Tighter bounds, made when a search needs them."""
+        """Bounds from `FINE_TOKENS`, made when a search needs them."""
         return self._bounder(FINE_TOKENS)
 
     def total_effects(self) -> TotalEffects:
-        """First-order total effects, by one more forward pass and a backward one."""
+        """Compute first-order total effects, by one more forward pass and a backward one."""
         model, structure = self.language_model.model, self.language_model.structure
         return total_effects(model, structure, self.trace.token_ids.tolist(), self.objective.value)

@@ -1,11 +1,9 @@
-"""Log-probability increase of parts (docs/method.md#value-score), for some or for all of them.
+"""Exact log-probability increases of parts (docs/method.md#value-score).
 
-The before-softmax values of a neuron's column depend on the weights alone, but for the scale of the final
-norm (docs/method.md#bound), and facts of one type have many of their best neurons in common.
-
-`Imp(v; x) = bs_w(v) - log E_{k ~ p(.|x)}[exp bs_k(v)]`: one projection to the vocabulary per
-column, shared by all coefficients of that column, then one log-sum-exp per part. Log-odds are
-projected to their own tokens alone.
+One projection to the vocabulary per column serves all coefficients of that column; then every part takes one
+log-sum-exp. Log-odds need the projection to their own tokens alone. The before-softmax values of a neuron's
+column depend on the weights alone, but for the scale of the final norm, and facts of one type have many of
+their best neurons in common: `ProjectedColumns` keeps them from prompt to prompt.
 """
 
 from __future__ import annotations
@@ -25,19 +23,63 @@ from mnemoscope.model.readout import FrozenReadout, Predicted, Readout
 SAFE = 1e-20
 
 
+def log_probability_increase(rise: Tensor, log_weights: Callable[[], Tensor], log_total: Tensor) -> Tensor:
+    """Compute the value score of parts, in nats; positive raises the target (docs/method.md#value-score).
+
+    With p = p(. | x) and b = bs(v) we have p(w | x + v) = p_w exp(b_w) / sum_k p_k exp(b_k), hence
+
+        Imp(v; x) = log p(w | x + v) - log p(w | x) = b_w - log sum_k p_k exp(b_k)
+
+    Under a soft-cap b stands for the change of the logits.
+
+    Args:
+        rise: b_w, `[n]`; of several answers, the rise of the log of their total weight.
+        log_weights: as for `log_partition_increase`.
+        log_total: as for `log_partition_increase`.
+    """
+    return rise - log_partition_increase(log_weights, log_total)
+
+
+def log_partition_increase(log_weights: Callable[[], Tensor], log_total: Tensor) -> Tensor:
+    """Compute `log sum_k p_k exp(b_k)`, which does not depend on the target, `[n]`, nats.
+
+    Args:
+        log_weights: makes `log p_k + b_k`, `[n or more, n_vocabulary]`, to be overwritten.
+        log_total: log of the sum of the p_k, 0 but for rounding, `[n]`.
+    """
+    return log_sum_exp(log_weights)[: len(log_total)] - log_total
+
+
+def log_sum_exp(fill: Callable[[], Tensor]) -> Tensor:
+    """Compute `logsumexp` over the last axis.
+
+    Subtracting the largest exponent first takes two more passes and is done only where a sum leaves the
+    middle of float32, which depends on that sum alone and not on its neighbours.
+
+    Args:
+        fill: makes the exponents, which are overwritten; called once more where it is needed.
+    """
+    sums = fill().exp_().sum(-1)
+    safe = (sums > SAFE) & (sums < 1 / SAFE)
+    logs = sums.log_()
+    if bool(safe.all()):
+        return logs
+    exponents = fill()
+    largest = exponents.amax(-1, keepdim=True)
+    shifted = exponents.sub_(largest).exp_().sum(-1).log_() + largest[..., 0]
+    return torch.where(safe, logs, shifted)
+
+
 @dataclass(frozen=True, eq=False)
 class BaseStates:
-    """Every state of the last position that a part is added to or that results from it.
-
-    States are read out once and shared: in sequential blocks `resid_mid` is both the result of adding
-    the attention output and the base of the FFN.
+    """States of the last position that parts are added to or that result from it; each is read out once.
 
     Attributes:
         states: `[n_states, d_model]`; the first is the embeddings'.
-        attention: index of the state each layer's attention parts are added to, `[n_layers]`.
-        ffn: the same for FFN parts, `[n_layers]`.
-        after_attention: index of that state plus the whole attention output, `[n_layers]`.
-        after_ffn: index of that state plus the whole FFN output, `[n_layers]`.
+        attention: index of the base state of each layer's attention parts, `[n_layers]`.
+        ffn: index of that of its FFN parts, `[n_layers]`.
+        after_attention: index of the first plus the whole attention output, `[n_layers]`.
+        after_ffn: index of the second plus the whole FFN output, `[n_layers]`.
     """
 
     states: Tensor
@@ -47,13 +89,13 @@ class BaseStates:
     after_ffn: Tensor
 
     def layer_scores(self, values: Tensor) -> Tensor:
-        """How each layer's attention and FFN output change a value `[n_states]`, `[n_layers, 2]`."""
+        """Compute how each layer's attention and FFN change a value `[n_states]`, `[n_layers, 2]`."""
         attention = values[self.after_attention] - values[self.attention]
         return torch.stack([attention, values[self.after_ffn] - values[self.ffn]], dim=1)
 
 
 def base_states(trace: ActivationCache) -> BaseStates:
-    """The states of a trace (docs/method.md#value-score says which state belongs to which part)."""
+    """Return the base states of a trace (docs/method.md#value-score)."""
     n_layers = trace.n_layers
     stream = torch.cat([trace.resid_pre, trace.final_state[None]])
     layers = torch.arange(n_layers, device=stream.device)
@@ -72,26 +114,6 @@ def base_states(trace: ActivationCache) -> BaseStates:
     )
 
 
-def log_sum_exp(fill: Callable[[], Tensor]) -> Tensor:
-    """`logsumexp` over the last axis of exponents.
-
-    To subtract the largest first takes two more passes over them and is needed only where a sum leaves the
-    middle of float32; whether it is depends on a sum alone and not on its neighbours.
-
-    Args:
-        fill: makes the exponents, which are overwritten; called once more where it is needed.
-    """
-    sums = fill().exp_().sum(-1)
-    safe = (sums > SAFE) & (sums < 1 / SAFE)
-    logs = sums.log_()
-    if bool(safe.all()):
-        return logs
-    exponents = fill()
-    largest = exponents.amax(-1, keepdim=True)
-    shifted = exponents.sub_(largest).exp_().sum(-1).log_() + largest[..., 0]
-    return torch.where(safe, logs, shifted)
-
-
 # Rows that one call may ask for: as many as are scored at once.
 MAX_ROWS = 144
 # Some libraries compute products of fewer rows in another order, with another rounding; with at least this
@@ -100,16 +122,16 @@ MIN_ROWS = 16
 
 
 class ProjectedColumns:
-    """Before-softmax values at scale 1 of columns of weights.
+    """Before-softmax values at scale 1 of columns of weights, kept from prompt to prompt.
 
     Attributes:
         readout: of the model.
-        n_rows: how many columns there is room for.
-        values: `[n_rows, n_vocabulary]` float32, to be read at the places that `places` gives.
+        n_rows: number of columns there is room for.
+        values: `[n_rows, n_vocabulary]` float32, in the rows that `places` returns.
     """
 
     def __init__(self, readout: Readout, budget: int) -> None:
-        """Room for as many rows as a budget of bytes has, two blocks at least."""
+        """Allocate as many rows as a budget of bytes allows, two blocks at least."""
         self.readout = readout
         n_vocabulary = len(readout.unembedding)
         self.n_rows = max(2 * MAX_ROWS, budget // (4 * n_vocabulary))
@@ -121,7 +143,7 @@ class ProjectedColumns:
         self._n_filled = 0
 
     def places(self, grid: Grid, columns: Tensor) -> Tensor:
-        """The rows where the values of columns are, `[n] -> [n]`; those not there are projected.
+        """Return the rows of columns' values, `[n] -> [n]`, projecting those not yet there.
 
         Args:
             grid: a grid of weights.
@@ -144,13 +166,13 @@ class ProjectedColumns:
         return torch.tensor([self._place[key] for key in keys], device=columns.device)
 
     def _keys(self, grid: Grid, columns: Tensor) -> list[tuple[int, int]]:
-        """What columns are known by: the module that holds them, and their number in it."""
+        """Identify columns by the module that holds them and their number in it."""
         assert grid.weights is not None
         places = (divmod(number, grid.n_columns) for number in columns.tolist())
         return [(id(grid.weights[layer].module), column) for layer, column in places]
 
     def _free_row(self) -> int:
-        """A row that was never filled, or that of the column that was not asked for for longest."""
+        """Return an unused row, or that of the column that was not asked for for longest."""
         if self._n_filled == len(self.values):
             return self._place.pop(next(iter(self._place)))
         self._n_filled += 1
@@ -158,7 +180,7 @@ class ProjectedColumns:
 
 
 def project_columns(readout: FrozenReadout, grid: Grid, columns: Tensor, out: Tensor | None = None) -> Tensor:
-    """Before-softmax values of columns (layer * n_columns + column, ascending), `[n, n_vocabulary]`."""
+    """Compute the values of columns (layer * n_columns + column, ascending), `[n, n_vocabulary]`."""
     layer = columns.div(grid.n_columns, rounding_mode="floor")
     folded = readout.fold(grid.gather_columns(layer, columns % grid.n_columns))
     n_rows = max(len(folded), MIN_ROWS)
@@ -178,10 +200,10 @@ Compute = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Scorer:
-    """Scores parts of one prediction exactly.
+    """Exact scores of the parts of one prediction.
 
-    Two blocks of `[rows, n_vocabulary]` are made once and used for every part: fresh memory of that
-    size costs as much time as the arithmetic.
+    Two blocks of `[rows, n_vocabulary]` serve every part: fresh memory of that size costs as much time as the
+    arithmetic.
     """
 
     def __init__(
@@ -196,8 +218,8 @@ class Scorer:
 
         Args:
             readout: the frozen readout of the tokens that the objective depends on.
-            predicted: what each base state predicts of the same tokens.
-            objective: what scores are changes of, its tokens numbered as the readout's rows.
+            predicted: prediction of the same tokens from each base state.
+            objective: the objective, its tokens numbered as the readout's rows.
             budget: bytes that the blocks may take.
             projected: columns that earlier predictions projected to the whole vocabulary.
         """
@@ -217,23 +239,16 @@ class Scorer:
         self._exponents = log_probabilities.new_empty(MIN_ROWS, n_vocabulary)
 
     def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
-        """Scores of the parts with these flat indices, ascending and unique, `[n] -> [n]`, nats."""
+        """Score the parts with these flat indices, ascending and unique, `[n] -> [n]`, nats."""
         return self._of_each(self._score, grid, index, observer)
 
     def log_sums(self, grid: Grid) -> Tensor:
-        """What every part raises the log-sum over the whole vocabulary by, whatever the objective, nats.
-
-        Returns:
-            `[n_layers, n_columns, n_coefficients]`, of a grid whose parts all take part.
-        """
+        """Compute the increase of the log-partition by every part, `[*grid.shape]`, nats; all take part."""
         index = torch.arange(grid.size, device=grid.base.device)
         return self._of_each(self._rise_of_all, grid, index).view(grid.shape)
 
     def rises(self, grid: Grid) -> Tensor:
-        """What every part raises the answers by, `[n_layers, n_columns, n_coefficients]`, nats.
-
-        Scores of log probability are these less `log_sums`.
-        """
+        """Compute every part's rise of the answers' log weight, `[*grid.shape]`, nats."""
         rows = self.readout.unembedding[self.answers.tokens].float()
         made = []
         for layer in range(grid.n_layers):
@@ -245,7 +260,7 @@ class Scorer:
     def _of_each(
         self, compute: Compute, grid: Grid, index: Tensor, observer: Observer | None = None
     ) -> Tensor:
-        """A number for each of the parts with these flat indices, ascending and unique, `[n] -> [n]`."""
+        """Compute a number for each of the parts with these ascending flat indices, `[n] -> [n]`."""
         layer, column, coefficient = grid.locate(index)
         factors = grid.gather_coefficients(layer, column, coefficient)
         states = grid.base[layer]
@@ -265,7 +280,7 @@ class Scorer:
     def _values_of(
         self, grid: Grid, block: Tensor, observer: Observer | None
     ) -> tuple[Tensor, Tensor, Tensor | float]:
-        """Before-softmax values, the row where each column's are `[n]`, and what to multiply them with."""
+        """Return before-softmax values, the row of each column `[n]`, and their scale."""
         if self._projected is None or grid.weights is None:
             values = project_columns(self.readout, grid, block, self._values)
             place, scale = torch.arange(len(block), device=block.device), 1.0
@@ -277,11 +292,11 @@ class Scorer:
         return values, place, scale
 
     def all(self, grid: Grid, report: Callable[[int], None] | None = None) -> Tensor:
-        """Scores of every part, `[n_layers, n_columns, n_coefficients]`, in nats; 0 of what takes no part.
+        """Score every part, `[*grid.shape]`, nats; 0 for those that take no part.
 
         Args:
             grid: the parts.
-            report: told the number of columns done after each block.
+            report: called with the number of columns done after each block.
         """
         scores = torch.zeros(grid.size, device=grid.base.device)
         coefficient = torch.arange(grid.n_coefficients, device=grid.base.device)
@@ -293,24 +308,30 @@ class Scorer:
         return scores.view(grid.shape)
 
     def _score(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
-        """Scores of parts whose column is row `rank` of `values` and whose states ascend, `[n]`."""
+        """Score parts whose columns are the rows `rank` of `values` and whose states ascend, `[n]`, nats."""
         rise = self._rise_of(self.answers, values, rank, factors, states)
-        if self.against is None:
-            return rise - self._rise_of_all(values, rank, factors, states)
-        return rise - self._rise_of(self.against, values, rank, factors, states)
+        if self.against is not None:
+            return rise - self._rise_of(self.against, values, rank, factors, states)
+        log_weights = self._log_weights(values, rank, factors, states)
+        return log_probability_increase(rise, log_weights, self.predicted.log_total[states])
 
     def _rise_of(self, group: Group, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
-        """Rise of the log of some tokens' total weight, `[n]`."""
+        """Compute the rise of the log of a group's total weight, `[n]`."""
         return group.rise(factors[:, None] * values[rank[:, None], group.tokens], states)
 
     def _rise_of_all(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
-        """The same of the whole vocabulary, in the block that is kept for it."""
-        n_parts, logits = len(rank), self.predicted.logits
-        exponents = self._exponents[:n_parts]
+        log_weights = self._log_weights(values, rank, factors, states)
+        return log_partition_increase(log_weights, self.predicted.log_total[states])
+
+    def _log_weights(
+        self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor
+    ) -> Callable[[], Tensor]:
+        """Return a function that makes `log p_k + b_k` of parts in the block that is kept for it."""
+        exponents, logits = self._exponents[: len(rank)], self.predicted.logits
 
         def fill() -> Tensor:
             # The whole block is summed however many parts there are, so that all sums are in one order.
-            self._exponents[n_parts:] = 0
+            self._exponents[len(rank) :] = 0
             if _consecutive(rank):
                 torch.mul(_rows(values, rank), factors[:, None], out=exponents)
             else:
@@ -322,17 +343,17 @@ class Scorer:
                 exponents[some] += self.predicted.log_probabilities[state]
             return self._exponents
 
-        return log_sum_exp(fill)[:n_parts] - self.predicted.log_total[states]
+        return fill
 
 
 def show(readout: FrozenReadout, grid: Grid, columns: Tensor, observer: Observer, budget: int) -> None:
-    """Show an observer columns (layer * n_columns + column, ascending) that nothing is scored of.
+    """Show an observer columns (layer * n_columns + column, ascending) without scoring them.
 
     Args:
         readout: the frozen readout of the tokens to show their values for.
-        grid: where the columns are.
-        columns: which.
-        observer: shown some at a time.
+        grid: the parts.
+        columns: the columns.
+        observer: called with some at a time.
         budget: bytes that a block of values may take.
     """
     for block in columns.split(_rows_within(budget, len(readout.unembedding))):
@@ -340,12 +361,12 @@ def show(readout: FrozenReadout, grid: Grid, columns: Tensor, observer: Observer
 
 
 def _rows_within(budget: int, n_vocabulary: int) -> int:
-    """How many rows of values a budget has room for, within limits."""
+    """Return how many rows of values a budget has room for, within limits."""
     return max(MIN_ROWS, min(MAX_ROWS, budget // (4 * n_vocabulary)))
 
 
 def _rows(values: Tensor, rank: Tensor) -> Tensor:
-    """`values[rank]`, without a copy where the ranks are consecutive."""
+    """Return `values[rank]`, without a copy where the ranks are consecutive."""
     if not _consecutive(rank):
         return values.index_select(0, rank)
     return values[int(rank[0]) : int(rank[-1]) + 1]

@@ -30,14 +30,14 @@ P_contra = TypeVar("P_contra", contravariant=True)
 
 
 class Bounds(Protocol[P_contra]):
-    """What is known of scores before they are computed."""
+    """Bounds of scores."""
 
     def all(self, grid: P_contra, /) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Flat indices, lower and upper bounds, `[n, n_coefficients]` each, in ascending order."""
+        """Yield flat indices, lower and upper bounds, `[n, n_coefficients]` each, in ascending order."""
         ...
 
     def chosen(self, grid: P_contra, index: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of parts with these ascending flat indices, `[n]` each."""
+        """Bound the parts with these ascending flat indices from below and above, `[n]` each."""
         ...
 
 
@@ -45,18 +45,18 @@ class Scores(Protocol[P_contra]):
     """Exact scores."""
 
     def chosen(self, grid: P_contra, index: Tensor, observer: Observer | None = None, /) -> Tensor:
-        """Scores of parts with these ascending flat indices, `[n]`."""
+        """Score the parts with these ascending flat indices, `[n]`."""
         ...
 
 
 @dataclass(eq=False)
 class Pool:
-    """The parts that may still be among the k best of one direction.
+    """Parts that may still be among the k best of one direction.
 
     Attributes:
-        k: how many are wanted.
+        k: number of parts wanted.
         sign: 1 for the highest scores, -1 for the lowest.
-        first, stop: which coefficients of a column belong to the pool.
+        first, stop: range of the coefficients of a column that belong to the pool.
         index: flat indices of the parts left, `[n]`.
         lower, upper: their bounds times `sign`, `[n]`, nats.
         exact: whether they have been scored, `[n]`.
@@ -72,7 +72,7 @@ class Pool:
     exact: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
 
     def add(self, index: Tensor, lower: Tensor, upper: Tensor) -> None:
-        """Take in parts with their bounds and leave out those that cannot be among the best."""
+        """Add parts with their bounds and leave out those that cannot be among the best."""
         lower, upper = (lower, upper) if self.sign > 0 else (-upper, -lower)
         keep = upper >= self.threshold
         self.index = torch.cat([self.index.to(index.device), index[keep]])
@@ -97,24 +97,24 @@ class Pool:
 
     @property
     def threshold(self) -> float:
-        """The k-th best lower bound; nothing whose upper bound is below it can be among the best."""
+        """The k-th best lower bound; no part with an upper bound below it can be among the best."""
         if len(self.lower) < self.k:
             return -torch.inf
         return float(self.lower.topk(self.k).values[-1])
 
     @property
     def unscored(self) -> Tensor:
-        """Flat indices of the parts left that have not been scored; none if the best are proven."""
+        """Flat indices of the parts left that have not been scored; none if the best are certified."""
         return self.index[~self.exact]
 
     def next_round(self) -> Tensor:
-        """The unscored parts to score next, most promising first."""
+        """Return the unscored parts to score next, most promising first."""
         wanted = ROUND if self.exact.any() else self.k + SPARE
         order = self.upper[~self.exact].argsort(descending=True, stable=True)
         return self.unscored[order[:wanted]]
 
     def best(self) -> tuple[Tensor, Tensor]:
-        """Flat indices and scores of the k best, best first, ties by index."""
+        """Return flat indices and scores of the k best, best first, ties by index."""
         order = self.index.argsort()
         index, score = self.index[order], self.lower[order]
         order = score.argsort(descending=True, stable=True)[: self.k]
@@ -134,15 +134,15 @@ def search(
     scorer: Scores[P],
     observer: Observer | None = None,
 ) -> Tensor:
-    """Narrow the pools down to their proven best parts.
+    """Narrow the pools down to their certified best parts.
 
     Args:
         grid: the parts.
-        pools: what is looked for; columns needed by several are scored once for all.
+        pools: the lists wanted; columns needed by several are scored once for all.
         coarse: bounds of every part, from few tokens.
         fine: makes bounds from more tokens, called if many parts are left.
         scorer: exact scores.
-        observer: shown the values of what is scored.
+        observer: called with the values of the scored columns.
 
     Returns:
         Flat indices of the parts that were scored exactly.
@@ -152,7 +152,7 @@ def search(
 
 
 def bound(grid: P, pools: Sequence[Pool], coarse: Bounds[P]) -> None:
-    """The first half of a search: put every part into the pools whose best it may be among."""
+    """Put every part into the pools whose best it may be among (the first half of `search`)."""
     for index, lower, upper in coarse.all(grid):
         for pool in pools:
             some = slice(pool.first, pool.stop)
@@ -166,7 +166,7 @@ def settle(
     scorer: Scores[P],
     observer: Observer | None = None,
 ) -> Tensor:
-    """The second half: score what is in the pools until their best are proven; see `search`."""
+    """Score what is in the pools until their best are certified (the second half of `search`)."""
     scored = [_score_round(grid, pools, scorer, observer)]
     left = _union([pool.unscored for pool in pools if len(pool.unscored) > WORTH_REFINING])
     if len(left):
@@ -179,7 +179,7 @@ def settle(
 
 
 def _score_round(grid: P, pools: Sequence[Pool], scorer: Scores[P], observer: Observer | None) -> Tensor:
-    """Score the most promising parts of every pool; which ones, none if all pools are proven."""
+    """Score the most promising parts of every pool; return them, none if all pools are certified."""
     index = _union([pool.next_round() for pool in pools])
     if len(index):
         scores = scorer.chosen(grid, index, observer)

@@ -19,12 +19,12 @@ from mnemoscope.results.columns import TABLES
 
 @dataclass(frozen=True, eq=False)
 class RankedParts:
-    """Parts that were found, best first.
+    """Parts of a list, best first.
 
     Attributes:
-        index: their flat indices, `[n]`.
-        score: their direct effects, `[n]`, nats.
-        total: their first-order total effects, `[n]`, nats; NaN if not asked for.
+        index: flat indices, `[n]`.
+        score: direct effects, `[n]`, nats.
+        total: first-order total effects, `[n]`, nats; NaN if not asked for.
     """
 
     index: Tensor
@@ -33,7 +33,7 @@ class RankedParts:
 
 
 def layers(scores: Tensor, total: Tensor) -> pd.DataFrame:
-    """Direct and total effects of attention and FFN by layer, `[n_layers, 2]` each."""
+    """Tabulate direct and total effects of attention and FFN by layer, `[n_layers, 2]` each."""
     n_layers = len(scores)
     return _frame(
         "layers",
@@ -44,7 +44,7 @@ def layers(scores: Tensor, total: Tensor) -> pd.DataFrame:
 
 
 def heads(scores: Tensor, total: Tensor) -> pd.DataFrame:
-    """Direct and total effects of heads, `[n_layers, n_heads]` each."""
+    """Tabulate direct and total effects of heads, `[n_layers, n_heads]` each."""
     n_layers, n_heads = scores.shape
     return _frame(
         "heads",
@@ -57,7 +57,7 @@ def heads(scores: Tensor, total: Tensor) -> pd.DataFrame:
 def heads_at_positions(
     grid: Grid, patterns: Tensor, tokens: tuple[str, ...], found: RankedParts
 ) -> pd.DataFrame:
-    """Chosen heads at positions, with their attention weights `[n_layers, n_heads, n_tokens]`."""
+    """Tabulate heads at positions, with attention weights of `[n_layers, n_heads, n_tokens]`."""
     layer, column, _ = grid.locate(found.index)
     head, position = column.div(len(tokens), rounding_mode="floor"), column % len(tokens)
     return _frame(
@@ -74,7 +74,7 @@ def heads_at_positions(
 def ffn_neurons(
     grid: Grid, language_model: LanguageModel, reader: TokenReader, found: RankedParts
 ) -> pd.DataFrame:
-    """Chosen FFN neurons with the tokens they promote and demote, their coefficient's sign included."""
+    """Tabulate FFN neurons with the tokens they promote and demote, their coefficient's sign included."""
     layer, neuron, _ = grid.locate(found.index)
     coefficient = coefficients(grid, found.index)
     promotes, demotes = promoted_and_demoted(language_model, reader, found.index, coefficient)
@@ -90,7 +90,7 @@ def ffn_neurons(
 
 
 def attention_neurons(grid: Grid, d_head: int, tokens: tuple[str, ...], found: RankedParts) -> pd.DataFrame:
-    """Chosen attention neurons at positions."""
+    """Tabulate attention neurons at positions."""
     layer, column, position = grid.locate(found.index)
     return _frame(
         "attention_neurons",
@@ -105,7 +105,7 @@ def attention_neurons(grid: Grid, d_head: int, tokens: tuple[str, ...], found: R
 
 
 def attention_neurons_summed(grid: Grid, d_head: int, found: RankedParts) -> pd.DataFrame:
-    """Chosen attention neurons with their positions summed."""
+    """Tabulate attention neurons with their positions summed."""
     layer, column, _ = grid.locate(found.index)
     return _frame(
         "attention_neurons_summed",
@@ -118,9 +118,9 @@ def attention_neurons_summed(grid: Grid, d_head: int, found: RankedParts) -> pd.
 
 
 def ffn_scores(grid: Grid, lower: Tensor, upper: Tensor) -> pd.DataFrame:
-    """An interval for every FFN neuron, `[n_layers, d_ff, 1]`, by layer and neuron.
+    """Tabulate an interval for every FFN neuron, `[n_layers, d_ff, 1]`, by layer and neuron.
 
-    Layers may have fewer neurons than `d_ff`; those of silent neurons are 0.
+    Layers may have fewer neurons than `d_ff`; intervals of silent neurons are 0.
     """
     index = grid.existing
     layer, neuron, _ = grid.locate(index)
@@ -135,7 +135,7 @@ def ffn_scores(grid: Grid, lower: Tensor, upper: Tensor) -> pd.DataFrame:
 
 
 def attention_scores(grid: Grid, d_head: int, lower: Tensor, upper: Tensor) -> pd.DataFrame:
-    """An interval for every attention neuron at every position, `[n_layers, n_columns, n_tokens]`."""
+    """Tabulate intervals for attention neurons at every position, `[n_layers, n_columns, n_tokens]`."""
     n_tokens = lower.shape[2]
     index = torch.arange(lower.numel(), device=lower.device)
     column = index.div(n_tokens, rounding_mode="floor")
@@ -155,17 +155,17 @@ def attention_scores(grid: Grid, d_head: int, lower: Tensor, upper: Tensor) -> p
 
 
 def empty(table: str) -> pd.DataFrame:
-    """A table without rows."""
+    """Return a table without rows."""
     return pd.DataFrame({name: [] for name in TABLES[table]})
 
 
 def sorted_best_first(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """A table with its rows in descending order of a column, ties as they were."""
+    """Sort the rows of a table in descending order of a column, ties as they were."""
     return table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
 
 
 def coefficients(grid: Grid, index: Tensor) -> Tensor:
-    """What enters the projection for parts in any order, `[n] -> [n]`; a post-norm's scale is not in it."""
+    """Return what enters the projection for parts in any order, `[n] -> [n]`, without post-norm scales."""
     order = index.argsort()
     found = torch.empty(len(index), device=index.device)
     found[order] = grid.gather_values(*grid.locate(index[order]))
@@ -175,7 +175,7 @@ def coefficients(grid: Grid, index: Tensor) -> Tensor:
 def promoted_and_demoted(
     language_model: LanguageModel, reader: TokenReader, columns: Tensor, coefficient: Tensor
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Texts of the tokens that columns with coefficients of these signs promote and demote, `[n, n_read]`."""
+    """Return the tokens that columns with coefficients of these signs promote and demote, `[n, n_read]`."""
     high, low = reader.read(columns)
     negative = (coefficient < 0)[:, None]
     sides = torch.where(negative, low, high), torch.where(negative, high, low)
@@ -198,10 +198,7 @@ def _effects(score: Tensor, total: Tensor) -> dict[str, Tensor]:
 
 
 def with_experts(table: pd.DataFrame, structure: ModelStructure) -> pd.DataFrame:
-    """FFN neurons with the expert that each belongs to, where some layer is a mixture of experts.
-
-    -1 for neurons of dense layers and of shared experts.
-    """
+    """Add the expert of each FFN neuron, if some layer is a mixture; -1 for dense and shared neurons."""
     if not structure.mixtures:
         return table
     layers, neurons = table["layer"].to_numpy(), table["neuron"].to_numpy()

@@ -1,4 +1,4 @@
-"""What a prediction leaves beside its likeliest tokens, and bounds of what a part makes of it.
+"""Tail of a prediction beside its likeliest tokens, and bounds of its weight after a part is added.
 
 Let P be the tail's total probability, E the mean over it, b_k what a part adds to the value of token k before
 the softmax. With mean m = E[b], variance s2 and largest deviation from the mean r,
@@ -48,7 +48,7 @@ MEAN_ROWS = 1024
 
 @dataclass(frozen=True, eq=False)
 class Added:
-    """What parts add to the values of a tail, one state for each row of parts, `[n, m]` each.
+    """Changes of the values of a tail by parts, one state for each row of parts, `[n, m]` each.
 
     Attributes:
         state: the base states, `[n]`.
@@ -67,7 +67,7 @@ class Added:
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """What a soft-cap makes of each base state's tail.
+    """Slopes of a soft-cap in each base state's tail.
 
     Attributes:
         top: the likeliest tokens' values before the cap.

@@ -16,7 +16,7 @@ from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.readout import FrozenReadout
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.tokens import Prompt, token_text
-from mnemoscope.results.columns import COLUMNS
+from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS
 from mnemoscope.results.parts import Head
 from mnemoscope.results.prediction import NeuronTokens
 
@@ -24,10 +24,7 @@ CHUNK = 128
 
 
 class TokenReader:
-    """Keeps what scored columns promote and demote, so that they need not be projected again.
-
-    An observer of `Scorer.chosen`.
-    """
+    """Observer of `Scorer.chosen` that keeps the promoted and demoted tokens of scored columns."""
 
     def __init__(self, top: int) -> None:
         """Keep the `top` most promoted and most demoted tokens of each column."""
@@ -35,12 +32,12 @@ class TokenReader:
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def __call__(self, columns: Tensor, values: Tensor) -> None:
-        """Read columns (layer * n_columns + column) with their values `[n, n_vocabulary]`."""
+        """Keep columns (layer * n_columns + column) with their values `[n, n_vocabulary]`."""
         highest, lowest = top_tokens(values, self.top), top_tokens(values, self.top, sign=-1)
         self._seen.append((columns, highest, lowest))
 
     def read(self, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Highest and lowest tokens of columns that were seen, `[n, top]` each."""
+        """Return the highest and lowest tokens of columns that were seen, `[n, top]` each."""
         seen, highest, lowest = (torch.cat(kept) for kept in zip(*self._seen, strict=True))
         order = seen.argsort()
         place = order[torch.searchsorted(seen[order], columns)]
@@ -50,14 +47,14 @@ class TokenReader:
 def read_neuron(
     language_model: LanguageModel, layer: int, neuron: int, top: int, through: tuple[int, int] | None = None
 ) -> NeuronTokens:
-    """Project a neuron's column, or what a head makes of it, into the vocabulary (docs/method.md#vocabulary).
+    """Project a neuron's column, or a head's output for it, to the vocabulary (docs/method.md#vocabulary).
 
-    Outside a prompt the final norm has no scale of its own, so it is that of the vector which is read; the
-    order of the tokens does not depend on it.
+    Outside a prompt the final norm takes its scale from the vector itself; the order of the tokens does not
+    depend on it.
 
     Raises:
         OptionError: no such layer, neuron or head, a head that is not above the neuron, or `top` below 1.
-        UnsupportedModelError: what heads read of the stream could not be found.
+        UnsupportedModelError: the input projections of heads could not be found.
     """
     structure = language_model.structure
     check_layer(structure, layer)
@@ -65,7 +62,11 @@ def read_neuron(
     if not 0 <= neuron < n_neurons:
         raise OptionError(f"layer {layer} has no neuron {neuron}; give one from 0 to {n_neurons - 1}")
     check_top(top)
-    head = None if through is None else _checked_reader(structure, layer, _named_head(through))
+    head = (
+        None
+        if through is None
+        else _checked_reader(structure, layer, through if isinstance(through, Head) else Head(*through))
+    )
     device = structure.readout.unembedding.device
     written = structure.blocks[layer].ffn_output.columns(torch.tensor([neuron], device=device))
     if head is not None:
@@ -81,13 +82,12 @@ def read_neuron(
 
 
 def through_head(structure: ModelStructure, vectors: Tensor, head: Head) -> Tensor:
-    """What a head's value-output map makes of vectors of the stream, `[n, d_model] -> [n, d_model]`.
+    """Apply a head's value-output map `W_o W_v norm(v)` to vectors, `[n, d_model] -> [n, d_model]`.
 
-    `W_o W_v norm(v)`, linear: the norms' frozen scales (of a norm before `W_o` too) and the attention weight,
-    which a prompt would give, are left out, and so are biases, which are not the vectors' own.
+    Biases, the norms' scales and the attention weight, which a prompt would give, are left out.
 
     Raises:
-        UnsupportedModelError: what heads read of the stream could not be found.
+        UnsupportedModelError: the input projections of heads could not be found.
     """
     first = head.head * structure.d_head
     dims = torch.arange(first, first + structure.d_head, device=vectors.device)
@@ -113,7 +113,7 @@ def check_layer(structure: ModelStructure, layer: int) -> None:
     """Refuse a layer that the model does not have.
 
     Raises:
-        OptionError: it has none of that number.
+        OptionError: there is no such layer.
     """
     if not 0 <= layer < structure.n_layers:
         raise OptionError(f"there is no layer {layer}; give one from 0 to {structure.n_layers - 1}")
@@ -123,19 +123,15 @@ def check_head(structure: ModelStructure, layer: int, head: int) -> None:
     """Refuse a head that the model does not have.
 
     Raises:
-        OptionError: it has no such layer, or the layer no such head.
+        OptionError: there is no such layer or head.
     """
     check_layer(structure, layer)
     if not 0 <= head < structure.n_heads:
         raise OptionError(f"layer {layer} has no head {head}; give one from 0 to {structure.n_heads - 1}")
 
 
-def _named_head(head: Head | tuple[int, int]) -> Head:
-    return head if isinstance(head, Head) else Head(*head)
-
-
 def _checked_reader(structure: ModelStructure, layer: int, head: Head) -> Head:
-    """A head that reads what the FFN of a layer writes."""
+    """Return a head if it reads the output of a layer's FFN; else refuse it."""
     check_head(structure, head.layer, head.head)
     if head.layer > layer:
         return head
@@ -147,10 +143,10 @@ def _checked_reader(structure: ModelStructure, layer: int, head: Head) -> Head:
 
 
 def top_tokens(values: Tensor, top: int, sign: int = 1) -> Tensor:
-    """Ids of the highest (`sign` 1) or lowest (-1) values of each row, `[n, n_vocabulary] -> [n, top]`.
+    """Return ids of the highest (`sign` 1) or lowest (-1) values, `[n, n_vocabulary] -> [n, top]`.
 
-    As `topk`, but several times faster on long rows: the best `top` values lie in the `top` chunks
-    with the best extremes, so only these are sorted.
+    Equal to `topk`, but several times faster on long rows: the best `top` values lie in the `top` chunks with
+    the best extremes, so only these are sorted.
     """
     n_vocabulary = values.shape[1]
     top = min(top, n_vocabulary)
@@ -174,12 +170,12 @@ _ROWS = 64  # positions whose whole vocabulary is held at once
 
 @dataclass(frozen=True, eq=False)
 class HeadVectors:
-    """What is read of a head, at each position.
+    """Vectors of a head at each position.
 
     Attributes:
         attention: weights from the last position, `[n_tokens]`.
-        resid_pre: the stream that its layer starts from, `[n_tokens, d_model]`.
-        key: gradient of its attention scores with respect to it, `[n_tokens, d_model]`.
+        resid_pre: the stream before its layer, `[n_tokens, d_model]`.
+        key: gradient of its attention scores by that stream, `[n_tokens, d_model]`.
         value: what it adds at the last position from each, `[n_tokens, d_model]`.
     """
 
@@ -192,12 +188,12 @@ class HeadVectors:
 def head_vectors(
     language_model: LanguageModel, trace: ActivationCache, call: BlockCall, layer: int, head: int
 ) -> HeadVectors:
-    """The vectors of a head.
+    """Compute the vectors of a head.
 
     Args:
-        language_model: whose head it is.
+        language_model: the model.
         trace: of the prompt.
-        call: what the layer's block was called with while the trace was taken.
+        call: arguments of the layer's block in the pass of the trace.
         layer: of the head.
         head: its index in the layer.
     """
@@ -216,15 +212,7 @@ def head_vectors(
 def head_tokens(
     language_model: LanguageModel, readout: FrozenReadout, vectors: HeadVectors, prompt: Prompt, top: int
 ) -> pd.DataFrame:
-    """The table of a `HeadReading`.
-
-    Args:
-        language_model: whose vocabulary it is.
-        readout: frozen at the prompt's final state.
-        vectors: of the head.
-        prompt: as the model read it.
-        top: how many tokens of each list.
-    """
+    """Tabulate the top tokens of a head's vectors, with the columns of `HEAD_TOKEN_COLUMNS`."""
 
     def read(directions: Tensor, sign: int = 1, constant: Tensor | None = None) -> list[list[str]]:
         lists = []
@@ -246,4 +234,4 @@ def head_tokens(
         "demotes": read(vectors.value, sign=-1),
         "value_norm": vectors.value.norm(dim=-1).cpu().numpy(),
     }
-    return pd.DataFrame(columns, columns=list(COLUMNS))
+    return pd.DataFrame(columns, columns=list(HEAD_TOKEN_COLUMNS))

@@ -1,7 +1,7 @@
-"""The command line: one command for each question to a model.
+"""The command line: one module for each command.
 
-Nothing heavy is imported before a command runs, so that help and mistakes come at once. Exit codes: 0 done,
-2 the caller's mistake (one line on stderr), 130 interrupted, 1 our fault.
+No heavy package is imported before a command runs, so that help and mistakes print at once. Exit codes: 0
+done, 1 a bug, 2 a mistake of the caller (one line on stderr), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,12 +12,25 @@ from typing import Annotated, Any
 import typer
 
 from mnemoscope import __version__
-from mnemoscope.cli import ablate, attribute, cache, links, methods, models, readings, serve, study
+from mnemoscope.cli import (
+    ablate,
+    attribute,
+    cache,
+    demo,
+    head,
+    links,
+    methods,
+    models,
+    neuron,
+    predict,
+    serve,
+    study,
+)
 from mnemoscope.cli.options import example
 from mnemoscope.cli.output import write
 from mnemoscope.errors import MnemoscopeError
 
-# The base of what click raises about the words of a command line; typer gives it no public name.
+# Base class of click's errors about the command line, which typer does not export.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
@@ -31,7 +44,7 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
-for group in (attribute, links, readings, ablate, methods, study, serve, models, cache):
+for group in (attribute, predict, links, neuron, head, ablate, methods, study, serve, models, demo, cache):
     app.add_typer(group.commands)
 
 
@@ -49,7 +62,7 @@ def main() -> None:
 
 
 def _misused(error: Any) -> int:
-    """Write in one line what is wrong with the words of a command line, and return the exit code."""
+    """Print a usage error in one line, and return the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
         error.show()
         return 2

@@ -1,4 +1,4 @@
-"""The models that are kept in the cache folder: `cache`."""
+"""`cache`: the converted models in the cache folder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnemoscope.cli.options import Json, example
+from mnemoscope.cli.options import Json, command
 from mnemoscope.cli.output import stdout_kept_clean, write, write_drawn, write_json
-from mnemoscope.errors import MnemoscopeError, ModelFileError, UnknownModelError
+from mnemoscope.errors import ModelFileError, UnknownModelError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 
-@commands.command(epilog=example("mnemoscope cache my-model.gguf --empty"))
+@command(commands, "mnemoscope cache my-model.gguf --empty")
 def cache(
     model: Annotated[
         str | None,
@@ -28,7 +28,7 @@ def cache(
     empty: Annotated[bool, typer.Option("--empty", help="Remove them.")] = False,
     json: Json = False,
 ) -> None:
-    """List the models that are kept converted, or remove them."""
+    """List the converted models in the cache folder, or remove them."""
     with stdout_kept_clean():
         from mnemoscope.model.cache import cache_folder, entries, remove_abandoned
         from mnemoscope.model.gguf_cache import cache_limit
@@ -65,7 +65,7 @@ def cache(
 
 
 def _remove(found: list[Entry]) -> None:
-    """Remove all that no process is opening.
+    """Remove the entries that no process is opening.
 
     Raises:
         ModelFileError: an entry is in use, or cannot be removed.
@@ -78,14 +78,12 @@ def _remove(found: list[Entry]) -> None:
             if not remove(entry.folder):
                 used.append(entry.source)
         except OSError as error:
-            raise _not_removed(entry, error) from error
+            reason = error.strerror or " ".join(str(error).split())
+            raise ModelFileError(
+                f"cannot remove {entry.folder} ({reason}); check who may write there"
+            ) from error
     if used:
         raise ModelFileError(f"{', '.join(used)}: in use by another process; try again when it has ended")
-
-
-def _not_removed(entry: Entry, error: OSError) -> MnemoscopeError:
-    reason = error.strerror or " ".join(str(error).split())
-    return ModelFileError(f"cannot remove {entry.folder} ({reason}); check who may write there")
 
 
 def _record(entry: Entry) -> dict[str, str | int]:

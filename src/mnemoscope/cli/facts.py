@@ -1,4 +1,4 @@
-"""Files of facts, as several commands read them: bad lines are told and the good ones are used."""
+"""Files of facts: bad lines are printed on stderr, and the good ones are used."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def resolved(model: Model, file: FactFile, path: Path) -> tuple[list[ResolvedFact], list[BadLine]]:
-    """The facts as the model reads them, and every bad line of the file; the new ones are told.
+    """Resolve the facts of a file for a model; return them with every bad line, and print the new ones.
 
     Raises:
-        FactsError: the model can read none of them.
+        FactsError: the model can read none of the facts.
     """
     from mnemoscope.study.facts import resolve
 
@@ -31,7 +31,7 @@ def resolved(model: Model, file: FactFile, path: Path) -> tuple[list[ResolvedFac
 
 
 def tell_left_out(file: FactFile, path: Path) -> None:
-    """Each bad line, and how much gives no prompt by its nature."""
+    """Print the bad lines of a file, and the number of wordings that give no prompt."""
     tell_bad(file.bad_lines, path)
     if file.promptless:
         first = file.promptless[0]
@@ -39,6 +39,6 @@ def tell_left_out(file: FactFile, path: Path) -> None:
 
 
 def tell_bad(lines: Sequence[BadLine], path: Path) -> None:
-    """Each bad line with its number and what is wrong with it."""
+    """Print each bad line with its number and its mistake."""
     for bad in lines:
         tell(f"{path}, {bad.where}, is left out: {bad.reason}")

@@ -1,10 +1,11 @@
-"""Methods that score neurons, listed and compared: `methods`."""
+"""`methods`: methods that score neurons, listed and compared."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -12,25 +13,17 @@ import typer
 
 from mnemoscope.cli.facts import resolved, tell_left_out
 from mnemoscope.cli.options import (
-    Chat,
-    Device,
-    Dtype,
+    ChatOptions,
+    ControlsFrom,
     Json,
-    ModelName,
-    NoSpecialTokens,
-    Revision,
-    Target,
-    TargetId,
-    Threads,
-    TrustRemoteCode,
-    example,
-    open_model,
-    prompt_given,
+    ModelOptions,
+    TargetOption,
+    command,
     read_prompt,
     refuse_several,
     tell_warning,
 )
-from mnemoscope.cli.output import stdout_kept_clean, tell, tell_drawn, write_drawn, write_json
+from mnemoscope.cli.output import stdout_kept_clean, tell, tell_drawn, write_result
 from mnemoscope.errors import FactsError, OptionError
 
 if TYPE_CHECKING:
@@ -41,28 +34,22 @@ if TYPE_CHECKING:
     from mnemoscope.study.facts import FactFile, ResolvedFact
     from mnemoscope.study.filter import DroppedFact
 
-
 commands = typer.Typer()
 
-# Their options say something only where methods are compared; --json is for the list as well.
-_OF_THE_LIST = frozenset({"json"})
 
-
-@commands.command(
-    epilog=example('mnemoscope methods "The capital of Japan is the city of" --target " Tokyo"')
-)
-def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
+@command(commands, 'mnemoscope methods "The capital of Japan is the city of" --target " Tokyo"')
+def methods(  # noqa: PLR0913 - each is an option of the command
+    *,
     context: typer.Context,
+    target: TargetOption,
     prompt: Annotated[
         str | None,
         typer.Argument(
             metavar="PROMPT",
             help="Compare the methods on what follows this text, in quotes; - reads it from stdin.",
-            callback=prompt_given,
+            callback=read_prompt,
         ),
     ] = None,
-    target: Target = None,
-    target_id: TargetId = None,
     facts: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Compare on those of many facts that the model knows: JSON lines."),
@@ -72,14 +59,14 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
         typer.Option(metavar="NAME", help="Relation of facts for which --facts names none."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="No more than so many facts, spread evenly over relations.")
+        int | None, typer.Option(min=1, help="Largest number of facts, spread evenly over relations.")
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A method to compare; may be repeated. Most of them if not given."),
     ] = None,
     kind: Annotated[Literal["ffn", "attention"], typer.Option(help="Which neurons.")] = "ffn",
-    top: Annotated[int, typer.Option(min=1, help="How many neurons of each method to zero together.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Number of neurons of each method to zero together.")] = 10,
     budget: Annotated[
         int | None, typer.Option(help="Interventions that the method 'verified' may try.")
     ] = None,
@@ -91,81 +78,56 @@ def methods(  # noqa: PLR0913, PLR0917 - each is an option of the command
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep every finished fact there; go on where it stopped."),
     ] = None,
-    controls_from: Annotated[
-        Literal["same layers", "any layer"],
-        typer.Option(
-            help="Where each method's random controls are drawn: any layer fills up what a layer has too few "
-            "others of, which is refused otherwise."
-        ),
-    ] = "same layers",
-    chat: Chat = False,
-    no_special_tokens: NoSpecialTokens = False,
+    controls_from: ControlsFrom = "same layers",
+    chat: ChatOptions,
     json: Json = False,
-    model: ModelName = "demo",
-    revision: Revision = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    threads: Threads = None,
-    trust_remote_code: TrustRemoteCode = False,
+    model: ModelOptions,
 ) -> None:
     """List the methods; with a prompt or facts, compare what zeroing the neurons that each finds does.
 
-    Bad lines of --facts are told on stderr; the command then ends with exit code 2 after its result.
+    Bad lines of --facts are printed on stderr; the command then ends with exit code 2 after its result.
     """
-    _check_what_is_asked(prompt, facts, target is not None or target_id is not None)
-    _check_needs_facts(facts, limit=limit, relation=relation)
-    refuse_several(target=target is not None, target_id=target_id is not None)
-    refuse_several(chat=chat, facts=facts is not None)
-    refuse_several(no_special_tokens=no_special_tokens, facts=facts is not None)
-    refuse_several(chat=chat, no_special_tokens=no_special_tokens)
+    if prompt is not None and facts is not None:
+        raise OptionError("PROMPT and --facts exclude each other; give one of them")
+    if facts is not None and target.answer is not None:
+        raise OptionError("--target is for a PROMPT, and --facts has targets of its own; leave it out")
+    for name, value in (("limit", limit), ("relation", relation)):
+        if value is not None and facts is None:
+            raise OptionError(f"--{name} says nothing without --facts; name a file of facts, or leave it out")
+    refuse_several(chat=chat.chat, facts=facts is not None)
+    refuse_several(no_special_tokens=chat.no_special_tokens, facts=facts is not None)
     if prompt is None and facts is None:
         _list_methods(_given(context), json)
         return
     with stdout_kept_clean():
+        from mnemoscope.report.terminal.methods import render_comparison
+
         terms = replace(_terms(method, kind, top, budget, specificity), controls_from=controls_from)
         folder = None if out is None else _checked_folder(out)
         file = None if facts is None else _read(facts, relation)
-        opened = open_model(model, revision, dtype, device, trust_remote_code, threads)
+        opened = model.open()
         terms.check(opened.language_model.structure)
         if facts is not None and file is not None:
-            asked, any_bad = _known(opened, file, facts, limit)
+            compared, any_bad = _known(opened, file, facts, limit)
         else:
-            read = read_prompt(opened, prompt or "", chat, no_special_tokens)
-            asked = [_single(opened, read, target if target_id is None else target_id)]
-            any_bad = False
-        _tell_estimates(opened, asked, terms)
-        found = _compared(opened, asked, terms, folder)
-    if json:
-        write_json(found.to_json())
-    else:
-        from mnemoscope.report.terminal.methods import render_comparison
-
-        write_drawn(lambda console: render_comparison(found, console))
+            encoded = chat.encode(opened, prompt or "")
+            compared, any_bad = [_single(opened, encoded, target.answer)], False
+        _tell_estimates(opened, compared, terms)
+        found = _compared(opened, compared, terms, folder)
+    write_result(json, found.to_json, partial(render_comparison, found))
     if any_bad:
         raise typer.Exit(2)
 
 
 def _given(context: typer.Context) -> list[str]:
-    """The options on the command line that a list of methods has no use for."""
-    names = [name for name in context.params if name not in _OF_THE_LIST]
+    """Return the options on the command line that a list of methods does not use: all but --json."""
     return [
         f"--{name.replace('_', '-')}"
-        for name in names
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+        for name in context.params
+        if name != "json"
+        and (source := context.get_parameter_source(name)) is not None
+        and source.name == "COMMANDLINE"
     ]
-
-
-def _check_what_is_asked(prompt: str | None, facts: Path | None, has_target: bool) -> None:
-    if prompt is not None and facts is not None:
-        raise OptionError("PROMPT and --facts exclude each other; give one of them")
-    if facts is not None and has_target:
-        raise OptionError("--target is for a PROMPT, and --facts has targets of its own; leave it out")
-
-
-def _check_needs_facts(facts: Path | None, **given: object) -> None:
-    for name, value in given.items():
-        if value is not None and facts is None:
-            raise OptionError(f"--{name} says nothing without --facts; name a file of facts, or leave it out")
 
 
 def _list_methods(given: Sequence[str], json: bool) -> None:
@@ -177,10 +139,9 @@ def _list_methods(given: Sequence[str], json: bool) -> None:
         from mnemoscope.report.terminal.methods import described, render_methods
 
         found = list(every_method().values())
-    if json:
-        write_json({"methods": [described(method) for method in found]})
-    else:
-        write_drawn(lambda console: render_methods(found, console))
+    write_result(
+        json, lambda: {"methods": [described(method) for method in found]}, partial(render_methods, found)
+    )
 
 
 def _terms(
@@ -190,7 +151,7 @@ def _terms(
     budget: int | None,
     specificity: float | None,
 ) -> Terms:
-    """What to compare on; `verified` gets its options.
+    """Make the terms of a comparison, with the options of `verified`.
 
     Raises:
         OptionError: no such method, or an option of `verified`, which takes no part or refuses it.
@@ -208,10 +169,10 @@ def _terms(
 
 
 def _with(chosen: tuple[Method, ...], takes: Callable[[Method], bool], **option: float) -> tuple[Method, ...]:
-    """The methods, those that take an option with it.
+    """Set an option in the methods that take it.
 
     Raises:
-        OptionError: none of them takes it, or it is out of range.
+        OptionError: no method takes the option, or its value is out of range.
     """
     if not any(map(takes, chosen)):
         name = next(iter(option))
@@ -237,7 +198,7 @@ def _read(path: Path, relation: str | None) -> FactFile:
 
 
 def _single(model: Model, prompt: EncodedPrompt, target: str | int | None) -> ResolvedFact:
-    """A prompt as the only fact; without a target it is about what the model predicts."""
+    """Make a fact of a prompt and its target; None takes the model's prediction."""
     from mnemoscope.model.tokens import token_text
     from mnemoscope.results.targets import unlikely
     from mnemoscope.study.facts import Fact, ResolvedFact
@@ -250,7 +211,7 @@ def _single(model: Model, prompt: EncodedPrompt, target: str | int | None) -> Re
 
 
 def _known(model: Model, file: FactFile, path: Path, limit: int | None) -> tuple[list[ResolvedFact], bool]:
-    """The facts of a file that the model knows, and whether there were bad lines; it tells of both.
+    """Return the facts of a file that the model knows, and whether it has bad lines; print both.
 
     Raises:
         FactsError: the model knows none of them.
@@ -307,7 +268,7 @@ def _compared(model: Model, facts: Sequence[ResolvedFact], terms: Terms, folder:
 
 
 def _progress(n_facts: int) -> Callable[[int, int], None] | None:
-    """A bar on stderr, there before the first fact is done, if somebody looks."""
+    """Return the callback of a progress bar on stderr; None where stderr is no terminal."""
     if not sys.stderr.isatty():
         return None
     from mnemoscope._io import ProgressBars

@@ -1,7 +1,8 @@
-"""What can be analysed here: `models` and `demo`."""
+"""`models`: validation of the supported families, or of one model."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -13,10 +14,11 @@ from mnemoscope.cli.options import (
     Revision,
     Threads,
     TrustRemoteCode,
+    command,
     example,
     set_threads,
 )
-from mnemoscope.cli.output import stdout_kept_clean, tell, write, write_drawn, write_json
+from mnemoscope.cli.output import stdout_kept_clean, tell, write_result
 
 commands = typer.Typer()
 models = typer.Typer()
@@ -25,24 +27,22 @@ commands.add_typer(models, name="models")
 
 @models.callback(invoke_without_command=True, epilog=example("mnemoscope models"))
 def validate_families(context: typer.Context, json: Json = False, threads: Threads = None) -> None:
-    """Prove the supported families on tiny models, here and now."""
+    """Validate the supported families on tiny models, on this machine."""
     if context.invoked_subcommand is not None:
         return
     with stdout_kept_clean():
         set_threads(threads)
         from mnemoscope.model import families
+        from mnemoscope.report.terminal.checks import render_families
         from mnemoscope.results.columns import records
 
-        proven = families.validate_families(tell)
-    if json:
-        write_json({"families": records(proven, tuple(proven.columns))})
-    else:
-        from mnemoscope.report.terminal.checks import render_families
-
-        write_drawn(lambda console: render_families(proven, console))
+        table = families.validate_families(tell)
+    write_result(
+        json, lambda: {"families": records(table, tuple(table.columns))}, partial(render_families, table)
+    )
 
 
-@models.command(epilog=example("mnemoscope models check path/to/my-finetuned-llama"))
+@command(models, "mnemoscope models check path/to/my-finetuned-llama")
 def check(
     model: Annotated[str, typer.Argument(help="'demo', a Hugging Face id, a folder or a .gguf file.")],
     json: Json = False,
@@ -52,7 +52,7 @@ def check(
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Prove one model: every sum with its error, whether it passes or not."""
+    """Validate one model: print every sum with its error, whether it passes or not."""
     with stdout_kept_clean():
         set_threads(threads)
         from mnemoscope.model.loading import examine
@@ -62,25 +62,5 @@ def check(
         found = examine(
             model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code
         )
-    if json:
-        write_json(checks_json(found))
-    else:
-        write_drawn(lambda console: render_checks(found, console))
+    write_result(json, partial(checks_json, found), partial(render_checks, found))
     require(found.proof, found.model)
-
-
-@commands.command(epilog=example("mnemoscope demo --verify"))
-def demo(
-    repair: Annotated[bool, typer.Option("--repair", help="Make it anew.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Check every byte of it.")] = False,
-) -> None:
-    """Fetch the demo model if need be, and say where it is."""
-    with stdout_kept_clean():
-        from mnemoscope.model.demo import ensure_demo, verify_demo
-
-        folder = ensure_demo(repair=repair, report=tell)
-        if verify:
-            verify_demo()
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    checked = ", every byte as it was made" if verify else ""
-    write(f"{folder}\n{size / 1e6:.0f} MB{checked}\n")

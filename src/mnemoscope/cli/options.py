@@ -1,12 +1,16 @@
-"""The options that several commands share, and what is checked of them before a model is opened."""
+"""Options that several commands share, and the decorator that turns dataclasses of options into flags."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -18,175 +22,103 @@ if TYPE_CHECKING:
     from mnemoscope.api import Model
     from mnemoscope.model.tokens import Prompt as EncodedPrompt
 
+# Surrogates that stand in arguments for bytes that Python could not decode.
+_UNDECODED = re.compile("[\udc80-\udcff]")
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
-def as_utf8(text: str) -> str:
+
+def command(
+    app: typer.Typer, usage: str, name: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command, with an example of its usage at the end of its help.
+
+    A parameter whose type is a dataclass becomes one option for each field. Fields are declared by
+    `Annotated` types, or by the metadata `flag`, `description` and `minimum` (a `flag` of None is left out).
+    """
+
+    def register(call: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(call, include_extras=True)
+        groups: dict[str, tuple[type[Any], list[Parameter]]] = {}
+        parameters: list[Parameter] = []
+        for parameter in signature(call).parameters.values():
+            hint = hints[parameter.name]
+            if is_dataclass(hint) and isinstance(hint, type):
+                groups[parameter.name] = hint, list(_options_of(hint))
+                parameters += groups[parameter.name][1]
+            else:
+                parameters.append(parameter.replace(annotation=hint, kind=Parameter.KEYWORD_ONLY))
+
+        @functools.wraps(call)
+        def wrapper(**given: Any) -> None:
+            for group, (kind, options) in groups.items():
+                names = [option.name for option in options if option.name in given]
+                given[group] = kind(**{name: given.pop(name) for name in names})
+            call(**given)
+
+        wrapper.__dict__["__signature__"] = Signature(parameters)
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return app.command(name, epilog=example(usage))(wrapper)
+
+    return register
+
+
+def _options_of(group: type[Any]) -> Iterator[Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    for field in fields(group):
+        hint = hints[field.name]
+        if field.metadata:
+            if field.metadata["flag"] is None:
+                continue
+            shown = field.metadata["description"]
+            flag = typer.Option(field.metadata["flag"], help=shown, min=field.metadata["minimum"])
+            hint = Annotated[hint, flag]
+        default = Parameter.empty if field.default is MISSING else field.default
+        yield Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+
+
+def example(usage: str) -> str:
+    """Return the end of a help text; the mark keeps its lines from being filled anew."""
+    return f"\b\nExample:\n  {usage}"
+
+
+def as_utf8(text: str | None) -> str | None:
     """Decode an argument as UTF-8 where Python could not decode its bytes in the terminal's locale."""
-    return os.fsencode(text).decode("utf-8", "surrogateescape") if _UNDECODED.search(text) else text
+    if text is None or not _UNDECODED.search(text):
+        return text
+    return os.fsencode(text).decode("utf-8", "surrogateescape")
 
 
-def each_as_utf8(texts: list[str] | None) -> list[str] | None:
+def each_as_utf8(texts: list[str] | None) -> list[str | None] | None:
     """Decode the texts of an option that may be repeated, each with `as_utf8`."""
     return None if texts is None else [as_utf8(text) for text in texts]
 
 
-def _one_as_utf8(text: str | None) -> str | None:
-    return None if text is None else as_utf8(text)
-
-
-def prompt_given(text: str | None) -> str | None:
-    """Return a PROMPT argument as text; for `-`, read stdin."""
-    return _from_stdin() if text == "-" else _one_as_utf8(text)
-
-
-def _from_stdin() -> str:
-    """Read a prompt from stdin, without the newline at its end.
+def read_prompt(text: str | None) -> str | None:
+    """Return a PROMPT argument as text; `-` reads stdin, without the newline at its end.
 
     Raises:
-        PromptError: it is not UTF-8.
+        PromptError: stdin is not UTF-8.
     """
+    if text != "-":
+        return as_utf8(text)
     try:
-        text = sys.stdin.buffer.read().decode("utf-8")
+        given = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise PromptError(
             f"the prompt on stdin is not UTF-8 (byte {error.start}); convert it, with iconv for instance"
         ) from error
-    return text.removesuffix("\n").removesuffix("\r")
+    return given.removesuffix("\n").removesuffix("\r")
 
 
-# Bytes that Python could not decode stand in arguments as these.
-_UNDECODED = re.compile("[\udc80-\udcff]")
-
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
-
-def _dtype(dtype: str | None) -> str | None:
-    return dtype_name(dtype)
-
-
-def _device(device: str | None) -> str | None:
-    return device_name(device)
-
-
-Prompt = Annotated[
-    str,
-    typer.Argument(
-        metavar="PROMPT",
-        help="The text before the token in question, in quotes; - reads it from stdin.",
-        callback=prompt_given,
-    ),
-]
-Chat = Annotated[
-    bool, typer.Option("--chat", help="Put the prompt into the model's chat template, as said by a user.")
-]
-NoSpecialTokens = Annotated[
-    bool,
-    typer.Option("--no-special-tokens", help="Put no special token, such as BOS, in front of the prompt."),
-]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        help="The next token as text, with the space in front that most words have; the model's own choice "
-        "if not given.",
-        callback=_one_as_utf8,
-    ),
-]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        metavar="TEXT",
-        help="The next token as text, with the space in front that most words have; several times for any "
-        "of several; the model's own choice if not given.",
-        callback=each_as_utf8,
-    ),
-]
-Against = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="TEXT",
-        help="A token to compare the target with, in log-odds; several times for several.",
-        callback=each_as_utf8,
-    ),
-]
-AgainstIds = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--against-id",
-        metavar="ID",
-        min=0,
-        help="A token to compare the target with, by its id; several times for several.",
-    ),
-]
-TargetId = Annotated[int | None, typer.Option(min=0, help="The next token by its id instead of its text.")]
-TargetIds = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--target-id",
-        metavar="ID",
-        min=0,
-        help="The next token by its id instead of its text; several times for any of several.",
-    ),
-]
-ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model", help="'demo', a .gguf file, or the folder or Hugging Face id of a model or PEFT adapter."
-    ),
-]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face repository.")]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TYPE",
-        help="Type of the weights: float32, bfloat16 or float16; the checkpoint's own if not given.",
-        callback=_dtype,
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DEVICE",
-        help="Such as cpu, cuda, cuda:1 or mps; cpu if not given. auto offloads what does not "
-        "fit on the GPU to memory or disk.",
-        callback=_device,
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="CPU threads; if not given OMP_NUM_THREADS, or else the CPUs that this process may use. "
-        "Fewer are quicker on a busy machine.",
-    ),
-]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
-
-def example(command: str) -> str:
-    """The end of a help text; the mark keeps its lines from being filled anew."""
-    return f"\b\nExample:\n  {command}"
-
-
-def refuse_several(**given: bool) -> None:
-    """Options that exclude each other, by the names of their variables.
+def refuse_several(**given: object) -> None:
+    """Refuse options that exclude each other, given by the names of their variables.
 
     Raises:
         OptionError: more than one of them is given.
     """
-    names = [f"--{name.replace('_', '-')}" for name, is_given in given.items() if is_given]
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
     if len(names) > 1:
         raise OptionError(f"{' and '.join(names)} exclude each other; give one of them")
-
-
-def read_prompt(model: Model, prompt: str, chat: bool, no_special_tokens: bool) -> EncodedPrompt:
-    """Tokenise the prompt of a command, in the model's chat template where that is asked for."""
-    if chat:
-        return model.chat_prompt(prompt)
-    return model.prompt(prompt, add_special_tokens=not no_special_tokens)
 
 
 def tell_warning(text: str) -> None:
@@ -196,7 +128,7 @@ def tell_warning(text: str) -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Let torch compute in so many threads; None takes what torch takes, within the CPUs it may use here.
+    """Set the number of torch's threads; None takes torch's own, within the CPUs this process may use.
 
     Raises:
         OptionError: the machine has fewer CPUs.
@@ -212,7 +144,7 @@ def set_threads(threads: int | None) -> None:
 
 
 def check_threads(threads: int) -> None:
-    """Refuse more threads than CPUs: they only wait for each other, and with many more the process dies.
+    """Refuse more threads than CPUs, which only wait for each other and with many more end the process.
 
     Raises:
         OptionError: the machine has fewer CPUs.
@@ -232,20 +164,208 @@ def usable_cpus() -> int:
         return n_cpus
 
 
-def open_model(
-    name: str,
-    revision: str | None,
-    dtype: str | None,
-    device: str | None,
-    trust: bool,
-    threads: int | None,
-) -> Model:
-    """Open a model to run in so many threads; where the demo model must be made first, that is told."""
-    set_threads(threads)
-    from mnemoscope.api import load
+def _dtype(name: str | None) -> str | None:
+    return dtype_name(name)
 
-    if name == "demo":
-        from mnemoscope.model.demo import ensure_demo
 
-        ensure_demo(report=tell)
-    return load(name, revision=revision, dtype=dtype, device=device, trust_remote_code=trust)
+def _device(name: str | None) -> str | None:
+    return device_name(name)
+
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", help="'demo', a .gguf file, or the folder or Hugging Face id of a model or PEFT adapter."
+    ),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face repository.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE",
+        help="Type of the weights: float32, bfloat16 or float16; the checkpoint's own if not given.",
+        callback=_dtype,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DEVICE",
+        help="Such as cpu, cuda, cuda:1 or mps; cpu if not given. auto offloads layers that do not fit on "
+        "the GPU to CPU memory or disk.",
+        callback=_device,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="CPU threads; if not given OMP_NUM_THREADS, or else the CPUs that this process may use. "
+        "Fewer are quicker on a busy machine.",
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+ControlsFrom = Annotated[
+    Literal["same layers", "any layer"],
+    typer.Option(
+        help="Layers that random controls are drawn from: any layer fills up what a layer has too few others "
+        "of, which is refused otherwise."
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model of a command, and the hardware it runs on."""
+
+    model: ModelName = "demo"
+    revision: Revision = None
+    dtype: Dtype = None
+    device: Device = None
+    threads: Threads = None
+    trust_remote_code: TrustRemoteCode = False
+
+    def open(self) -> Model:
+        """Open the model; the demo model is made first where it is missing, with lines on stderr."""
+        set_threads(self.threads)
+        from mnemoscope.api import load
+
+        if self.model == "demo":
+            from mnemoscope.model.demo import ensure_demo
+
+            ensure_demo(report=tell)
+        return load(
+            self.model,
+            revision=self.revision,
+            dtype=self.dtype,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions:
+    """Encoding of a prompt."""
+
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put the prompt into the model's chat template, as said by a user.")
+    ] = False
+    no_special_tokens: Annotated[
+        bool,
+        typer.Option(
+            "--no-special-tokens", help="Put no special token, such as BOS, in front of the prompt."
+        ),
+    ] = False
+
+    def __post_init__(self) -> None:
+        """Refuse both at once, as a chat template has special tokens of its own."""
+        refuse_several(chat=self.chat, no_special_tokens=self.no_special_tokens)
+
+    def encode(self, model: Model, prompt: str) -> EncodedPrompt:
+        """Encode a prompt, in the model's chat template with `--chat`."""
+        if self.chat:
+            return model.chat_prompt(prompt)
+        return model.prompt(prompt, add_special_tokens=not self.no_special_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(ChatOptions):
+    """The prompt of a command."""
+
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROMPT",
+            help="The text before the token in question, in quotes; - reads it from stdin.",
+            callback=read_prompt,
+        ),
+    ]
+
+    def read(self, model: Model) -> EncodedPrompt:
+        """Encode the prompt."""
+        return self.encode(model, self.prompt)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOption:
+    """One target token."""
+
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="The next token as text, with the space in front that most words have; the model's own "
+            "choice if not given.",
+            callback=as_utf8,
+        ),
+    ] = None
+    target_id: Annotated[
+        int | None, typer.Option(min=0, help="The next token by its id instead of its text.")
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse both at once."""
+        refuse_several(target=self.target is not None, target_id=self.target_id is not None)
+
+    @property
+    def answer(self) -> str | int | None:
+        """The token as text or id; None for the model's own choice."""
+        return self.target if self.target_id is None else self.target_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """Target tokens, and the tokens they are compared with."""
+
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="TEXT",
+            help="The next token as text, with the space in front that most words have; several times for "
+            "any of several; the model's own choice if not given.",
+            callback=each_as_utf8,
+        ),
+    ] = None
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A token to compare the target with, in log-odds; several times for several.",
+            callback=each_as_utf8,
+        ),
+    ] = None
+    against_id: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="ID",
+            min=0,
+            help="A token to compare the target with, by its id; several times for several.",
+        ),
+    ] = None
+    target_id: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="ID",
+            min=0,
+            help="The next token by its id instead of its text; several times for any of several.",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse text and ids at once."""
+        refuse_several(target=self.target, target_id=self.target_id)
+        refuse_several(against=self.against, against_id=self.against_id)
+
+    @property
+    def answers(self) -> list[str] | list[int] | None:
+        """Target tokens as texts or ids; None for the model's own choice."""
+        return self.target or self.target_id or None
+
+    @property
+    def others(self) -> list[str] | list[int] | None:
+        """Tokens that the target is compared with; None for log probability."""
+        return self.against or self.against_id or None

@@ -28,6 +28,14 @@ def stdout_kept_clean() -> Iterator[None]:
         yield
 
 
+def write_result(json: bool, to_json: Callable[[], dict[str, Any]], draw: Callable[[Console], None]) -> None:
+    """Write a result as one JSON object or drawn on a console."""
+    if json:
+        write_json(to_json())
+    else:
+        write_drawn(draw)
+
+
 def write_drawn(draw: Callable[[Console], None]) -> None:
     """Write what is drawn on a console as wide as the terminal."""
     write(_drawn(draw, sys.stdout))

@@ -1,13 +1,14 @@
-"""The web page and its JSON API: `serve`."""
+"""`serve`: the web page and its JSON API."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
-from mnemoscope.cli.options import Device, Dtype, Threads, TrustRemoteCode, example, open_model
+from mnemoscope.cli.options import Device, Dtype, ModelOptions, Threads, TrustRemoteCode, command
 from mnemoscope.cli.output import stdout_kept_clean, tell
 from mnemoscope.errors import OptionError, missing_extra
 
@@ -16,7 +17,7 @@ commands = typer.Typer()
 _HERE, _EVERYWHERE = "127.0.0.1", "0.0.0.0"
 
 
-@commands.command(epilog=example("mnemoscope serve --open"))
+@command(commands, "mnemoscope serve --open")
 def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
     model: Annotated[
         list[str] | None,
@@ -46,8 +47,11 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
 ) -> None:
     """Serve the web page and its JSON API to this machine, until Ctrl-C."""
     names = model or ["demo"]
-    _check_names(names)
-    _check_installed()
+    for name in names:
+        if names.count(name) > 1:
+            raise OptionError(f"--model {name} is given twice; give each model once")
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        raise OptionError(missing_extra("serving", "web"))
     with stdout_kept_clean():
         from mnemoscope.web.app import make_app
         from mnemoscope.web.queue import Limits
@@ -60,9 +64,10 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
                 f"--host {host} lets other machines in; add --allow-network if you mean it, or leave it out"
             )
         with bind(host, port) as listening:
-            models = {
-                name: open_model(name, None, dtype, device, trust_remote_code, threads) for name in names
-            }
+            options = ModelOptions(
+                dtype=dtype, device=device, threads=threads, trust_remote_code=trust_remote_code
+            )
+            models = {name: replace(options, model=name).open() for name in names}
             listening.listen()
             address = address_of(host, listening)
             if not here:
@@ -75,14 +80,3 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
             )
             app = make_app(models, names_of(host, not here), Limits(seconds=time_limit))
             listen(app, listening, address if open_browser else None)
-
-
-def _check_names(names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise OptionError(f"--model {name} is given twice; give each model once")
-
-
-def _check_installed() -> None:
-    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        raise OptionError(missing_extra("serving", "web"))

@@ -1,7 +1,7 @@
-"""Ablation of parts: the target before and after, beside random controls.
+"""Ablation of parts: the target before and after, beside random controls (docs/method.md#interventions).
 
-A model in half precision rounds its own logits, so that different tokens tie; `predict` and all that is
-measured of interventions read the final state out in float32 instead.
+A model in half precision rounds its own logits, so that different tokens tie. All measures therefore read the
+final state out in float32.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def reference_values(
     language_model: LanguageModel, at: Sequence[Site], references: Sequence[Sequence[int]]
 ) -> dict[Site, Tensor]:
-    """What sites carry at all positions of the reference prompts, `[n_positions, n]` each.
+    """Collect the values of sites at all positions of reference prompts, `[n_positions, n]` each.
 
     A row is the same prompt and position at every site.
     """
@@ -46,16 +46,14 @@ def reference_values(
 
 @dataclass(frozen=True)
 class AblationOptions:
-    """What is done to parts and where.
+    """Options of an ablation.
 
     Attributes:
-        factor: what their values are multiplied with.
-        references: token ids of prompts; if there are any, the values are replaced with values
-            from these prompts instead.
-        positions: which positions; None for all.
-        seed: None replaces with the mean over all positions of the references; a number draws a
-            prompt and position of the references for every position that is changed, the same for
-            all parts.
+        factor: multiplier of the parts' values.
+        references: token ids of prompts; if there are any, values from them replace the parts' values.
+        positions: the positions to change; None for all.
+        seed: None takes the mean over all positions of the references; a number draws a prompt and position
+            of them for every position that is changed, the same for all parts.
     """
 
     factor: float = 0.0
@@ -64,7 +62,7 @@ class AblationOptions:
     seed: int | None = None
 
     def __str__(self) -> str:
-        """In words."""
+        """Describe the options in words."""
         prompts = "1 prompt" if len(self.references) == 1 else f"{len(self.references)} prompts"
         if not self.references:
             what = f"factor {self.factor:g}"
@@ -77,11 +75,11 @@ class AblationOptions:
 
     @property
     def by_position(self) -> bool:
-        """Whether positions are not all treated alike, so that a model must see the whole text at once."""
+        """Whether the change depends on the position, so that a model must see the whole text at once."""
         return self.positions is not None or self.seed is not None
 
     def replacement(self, values: Tensor) -> Replacement:
-        """What takes the place of a site's values, from those of the references `[n_positions, n]`."""
+        """Return what replaces a site's values, from those of the references `[n_positions, n]`."""
         if self.seed is None:
             return Replacement(values.mean(0, keepdim=True))
         return Replacement(values, self.seed)
@@ -97,7 +95,7 @@ def changes_to(language_model: LanguageModel, parts: Sequence[Part], manner: Abl
 
 @contextmanager
 def changed(language_model: LanguageModel, parts: Sequence[Part], manner: AblationOptions) -> Iterator[None]:
-    """Change parts in every forward pass while the context lasts."""
+    """Ablate parts in every forward pass while the context lasts."""
     with apply_interventions(language_model, changes_to(language_model, parts, manner), manner.positions):
         yield
 
@@ -111,16 +109,16 @@ def compare(
     drawn: Sequence[Sequence[Part]],
     besides: SideEffectProbes,
 ) -> Ablation:
-    """Compare a target before and after an intervention, and after random ones.
+    """Measure a target before and after an ablation, and after random controls.
 
     Args:
         language_model: the model.
         prompt: the text before the target.
         target: token id.
-        parts: what to intervene on.
+        parts: the parts to ablate.
         manner: how and where.
-        drawn: the parts of the random interventions, `matched_random` of each seed from 0.
-        besides: the plain text and the facts on which the intervention is measured too.
+        drawn: the parts of each control, `matched_random` of each seed from 0.
+        besides: the plain text and the facts on which side effects are measured.
     """
 
     def after(chosen: Sequence[Part]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Many interventions on one prompt, each in a row of a batch that starts where the first of them acts."""
+"""Many interventions on one prompt: each is a row of a batch that starts at the first layer it changes."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """An objective after each of many interventions.
+    """Objective after each of many interventions.
 
     Attributes:
-        before: its value without any, such as the log probability of a target, nats.
-        value: after each, `[n_interventions]` float32, nats.
-        rank: of the likeliest answer after each, `[n_interventions]`, 1 for the likeliest token.
+        before: value of the objective without any, nats.
+        value: value after each, `[n_interventions]` float32, nats.
+        rank: rank of the likeliest answer after each, `[n_interventions]`, 1 for the likeliest token.
     """
 
     before: float
@@ -42,7 +42,7 @@ class Outcomes:
 
     @property
     def drop(self) -> Tensor:
-        """How far each lowers the value, `[n_interventions]`, nats."""
+        """Fall of the value by each intervention, `[n_interventions]`, nats."""
         return self.before - self.value
 
 
@@ -57,22 +57,20 @@ def ablate_each(
     budget: int,
     report: Report | None = None,
 ) -> Outcomes:
-    """An objective after each intervention alone; none is in force while another is.
-
-    A row is computed from the first layer that its parts are in; below it nothing changes.
+    """Measure an objective after each intervention alone.
 
     Args:
         language_model: the model.
         token_ids: the prompt.
-        objective: what is looked at.
+        objective: the value to measure.
         interventions: the parts that each one scales, all at once.
-        factor: what they are multiplied with.
-        positions: where; None for all.
+        factor: multiplier of their values.
+        positions: the positions to change; None for all.
         budget: bytes that a batch may take.
-        report: told of progress.
+        report: called with the numbers of interventions done and of all.
 
     Raises:
-        OptionError: a part or position that is not there.
+        OptionError: a part or position does not exist.
         UnsupportedModelError: the model's blocks cannot be run on their own.
     """
     structure = language_model.structure
@@ -100,13 +98,10 @@ def ablate_each(
 
 
 class TextProbe:
-    """A text, and what zeroing parts alone does to the model's predictions in it.
-
-    Other interventions that are in force are suspended.
-    """
+    """Text on which the effect of zeroing parts alone is measured; other interventions are suspended."""
 
     def __init__(self, language_model: LanguageModel, token_ids: Sequence[int]) -> None:
-        """Run the text once, kept at every layer, so that a change costs the layers from its own on."""
+        """Run the text once and keep every layer's input, so that a change costs only the layers above it."""
         self._readout = language_model.structure.readout
         self._language_model = language_model
         with without_interventions(language_model.model), torch.no_grad():
@@ -114,9 +109,7 @@ class TextProbe:
             self._own = self._readout.log_probabilities(self._replay.states([0])[0])
 
     def divergences(self, interventions: Sequence[Sequence[Part]], *, budget: int) -> Tensor:
-        """Mean KL divergence of the changed predictions from the unchanged ones, `[n_interventions]`.
-
-        In nats per token.
+        """Compute the mean KL(unchanged || changed) of predictions, `[n_interventions]`, nats per token.
 
         Args:
             interventions: the parts that each one zeroes at all positions.
@@ -138,9 +131,9 @@ class TextProbe:
 
 
 def divergence(own: Tensor, changed: Tensor) -> Tensor:
-    """KL(own || changed) of log probabilities, `[n, n_vocabulary] -> [n]`, nats.
+    """Compute KL(own || changed) from log probabilities, `[n, n_vocabulary] -> [n]`, nats.
 
-    The probabilities' difference sums to 0 but for rounding; adding it cancels the rounding of both
+    The difference of the probabilities sums to 0 but for rounding; adding it cancels the rounding of both
     normalisers, which would hide the divergence of a single neuron. Where they hardly differ it is computed
     from the difference of their logarithms.
     """

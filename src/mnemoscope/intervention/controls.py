@@ -1,4 +1,4 @@
-"""Random controls of an intervention: other parts, as many of each kind."""
+"""Random controls of an ablation: as many other parts of each kind."""
 
 from __future__ import annotations
 
@@ -40,19 +40,18 @@ def matched_random(
 ) -> tuple[Part, ...]:
     """Draw as many other parts of each kind in each layer and expert; none shares an input with `parts`.
 
-    Experts that a token is not routed to are silent, and would be no match for those that it is. Whole layers
-    have no match in their own layer; other layers are drawn for them. A part inside another one of `parts`
-    adds nothing to the intervention and has no match.
+    Experts that a token is not routed to are silent and no match for those that it is. For whole layers other
+    layers are drawn. A part inside another one of `parts` has no match.
 
     Args:
-        parts: what the control is for.
-        structure: of the model.
-        seed: of the draw.
-        controls_from: `"any layer"` draws what a layer or an expert has too few others for from all layers,
-            but not from experts that none of the parts is in.
+        parts: the parts to match.
+        structure: the model's structure.
+        seed: seed of the draw.
+        controls_from: `"any layer"` draws what a layer or expert has too few others for from all layers, but
+            not from experts that none of the parts is in.
 
     Raises:
-        OptionError: a part that the model does not have, or too few others.
+        OptionError: a part does not exist, or there are too few others.
     """
     draw = _Draw(parts, structure, seed)
     for group, number in draw.wanted.items():
@@ -86,7 +85,7 @@ def number_elsewhere(parts: Sequence[Part], drawn: Sequence[Part], structure: Mo
 
 
 def smallest_group(structure: ModelStructure, kind: Literal["ffn", "attention"]) -> int:
-    """Neurons of the layer, or of the expert of a layer, that has the fewest."""
+    """Return the number of neurons of the layer, or of the expert of a layer, that has the fewest."""
     if kind == "attention":
         return structure.n_heads * structure.d_head
     return min(
@@ -95,7 +94,7 @@ def smallest_group(structure: ModelStructure, kind: Literal["ffn", "attention"])
 
 
 def number_alike(structure: ModelStructure, kind: Literal["ffn", "attention"]) -> int:
-    """Neurons of a kind that a control may be drawn from, whatever experts its parts are in.
+    """Count the neurons of a kind that a control can be drawn from, whatever experts its parts are in.
 
     Of a mixture these are those of one expert and of the shared one.
     """
@@ -106,11 +105,11 @@ def number_alike(structure: ModelStructure, kind: Literal["ffn", "attention"]) -
 
 
 class _Draw:
-    """The parts that are still free, and those that have been drawn.
+    """Draw of a control.
 
     Attributes:
-        wanted: how many parts to draw of each group.
-        missing: how many could not be drawn of their group, by kind.
+        wanted: number of parts to draw of each group.
+        missing: number that could not be drawn of their group, by kind.
         found: the parts drawn.
     """
 
@@ -130,7 +129,7 @@ class _Draw:
             self._close(part)
 
     def take(self, pairs: Tensor, kind: type[Part], number: int) -> int:
-        """Draw among layers and numbers of parts, `[n, 2]`; how many were drawn."""
+        """Draw among layers and numbers of parts, `[n, 2]`; return how many were drawn."""
         order = torch.randperm(len(pairs), generator=self._generator)[:number]
         for layer, index in pairs[order].tolist():
             part = _part(kind, layer, index, self._anatomy)
@@ -139,7 +138,7 @@ class _Draw:
         return len(order)
 
     def choices(self, group: Group) -> Tensor:
-        """The numbers of a group that nothing has been taken of, `[n]`."""
+        """Return the free numbers of a group, `[n]`."""
         kind, layer, numbers = group
         if kind is Layer:
             free = [bool(self._of(i // 2, "ffn" if i % 2 else "attention").all()) for i in numbers]
@@ -153,7 +152,7 @@ class _Draw:
         return torch.nonzero(free)[:, 0] + numbers.start
 
     def elsewhere(self, kind: type[Part]) -> Tensor:
-        """Layer and number of all free parts of a kind in any layer, `[n, 2]`."""
+        """Return layer and number of all free parts of a kind in any layer, `[n, 2]`."""
         if kind is Layer:
             return torch.empty(0, 2, dtype=torch.long)
         groups = []
@@ -185,7 +184,7 @@ class _Draw:
 
 
 def _is_inside(part: Part, named: set[Part]) -> bool:
-    """Whether a part belongs to a head or layer that is named too."""
+    """Return whether a part belongs to a named head or layer."""
     if isinstance(part, Layer):
         return False
     if Layer(part.layer, "ffn" if isinstance(part, FFNNeuron) else "attention") in named:
@@ -194,7 +193,7 @@ def _is_inside(part: Part, named: set[Part]) -> bool:
 
 
 def _group(part: Part, structure: ModelStructure) -> Group:
-    """The parts that a match of this one is drawn from."""
+    """Return the group that a match of the part is drawn from."""
     if isinstance(part, Layer):
         return Layer, 0, range(2 * structure.n_layers)
     if isinstance(part, FFNNeuron):
@@ -208,7 +207,7 @@ def _numbers(kind: type[Part], structure: ModelStructure) -> range:
 
 
 def _ranges(layer: int, structure: ModelStructure) -> list[range]:
-    """The FFN neurons of a layer by expert, those of the shared expert or of a dense layer last."""
+    """Return the FFN neurons of a layer by expert, those of the shared expert or of a dense layer last."""
     n_neurons, module = structure.n_neurons(layer), structure.blocks[layer].ffn_output.module
     if not isinstance(module, Mixture):
         return [range(n_neurons)]
@@ -217,12 +216,12 @@ def _ranges(layer: int, structure: ModelStructure) -> list[range]:
 
 
 def _pairs(group: Group, numbers: Tensor) -> Tensor:
-    """Layer and number of parts of a group, `[n] -> [n, 2]`."""
+    """Pair the layer of a group with numbers of parts, `[n] -> [n, 2]`."""
     return torch.stack([torch.full_like(numbers, group[1]), numbers], dim=1)
 
 
 def _part(kind: type[Part], layer: int, index: int, structure: ModelStructure) -> Part:
-    """The part of a kind with a number in its layer; of whole layers, among all."""
+    """Return the part of a kind with a number in its layer; of whole layers, among all."""
     if kind is FFNNeuron:
         return FFNNeuron(layer, index)
     if kind is AttentionNeuron:

@@ -1,4 +1,4 @@
-"""Interventions baked into the weights of a copy."""
+"""Ablations written into the weights of a copy (docs/method.md#interventions)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from mnemoscope.model.weights import matrix_of, refuse_stored_otherwise
 
 
 def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: float) -> LanguageModel:
-    """A copy of a model whose weights scale the sites by a factor; the original is not touched.
+    """Return a copy of a model whose weights scale the sites by a factor.
 
-    Scaling an input is scaling its column of the projection; scaling all that is added scales the
-    weight and bias of the projection or, where it passes a norm first, of that norm. Embeddings and
-    head are left alone, tied or not. Adapters are merged first, as their base's weights are not all there is.
+    Scaling an input scales its column of the projection. Scaling the whole output scales weight and bias of
+    the projection, or of the norm that it passes first. Embeddings and head stay as they are. Adapters are
+    merged first.
 
     Raises:
         UnsupportedModelError: the weights are packed or offloaded.
@@ -60,7 +60,7 @@ def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: fl
 
 
 def _scale_all(projection: Projection, factor: float) -> None:
-    """Scale all that a projection adds; of a norm that stores its weight less 1, the whole weight."""
+    """Scale the output of a projection; for a norm that stores its weight less 1, the whole weight."""
     if projection.norm is None:
         matrix_of(projection.module).scale(factor)
         return
@@ -71,12 +71,12 @@ def _scale_all(projection: Projection, factor: float) -> None:
 
 
 def save_checkpoint(language_model: LanguageModel, folder: Path) -> Path:
-    """Write model and tokenizer as safetensors and JSON that stock transformers opens.
+    """Write model and tokenizer as safetensors and JSON that transformers opens.
 
-    The files are written to a folder beside it that gets the final name last.
+    A folder beside it is written first and renamed last.
 
     Raises:
-        OutputError: the folder exists, or the one it lies in does not or cannot be written.
+        OutputError: the folder exists, or its parent does not or cannot be written.
     """
     if folder.exists():
         raise OutputError(f"{folder} exists already; name a new folder for the edited model")

@@ -1,4 +1,4 @@
-"""Changing parts while a model runs, and leaving nothing behind (docs/method.md#interventions)."""
+"""Hooks that change parts while a model runs, and are removed afterwards (docs/method.md#interventions)."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ Positions = Sequence[int] | None
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """Values to put in the place of those that a site carries.
+    """Values that replace those of a site.
 
     Attributes:
         values: `[n_values, n_inputs of the site]`; a mean is a single row.
-        seed: decides which row each position gets.
+        seed: seed of the draw of a row for each position.
     """
 
     values: Tensor
     seed: int = 0
 
     def rows(self, n_tokens: int) -> Tensor:
-        """The values for each position, `[n_tokens, n_inputs of the site]`.
+        """Draw the values for each position, `[n_tokens, n_inputs of the site]`.
 
-        The draw depends on the seed and the number of values alone, so all sites draw the same rows,
-        and a longer text begins with what a shorter one gets.
+        The draw depends on the seed and the number of values alone: all sites draw the same rows, and a
+            longer
+        text begins with those of a shorter one.
         """
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randint(len(self.values), (n_tokens,), generator=generator)
@@ -82,7 +83,7 @@ class Change:
 
 
 def listed_positions(positions: Any) -> tuple[int, ...] | None:
-    """Positions as whole numbers; a list, a range, an array or a tensor `[n]` of them, or None for all.
+    """Convert positions (a list, range, array or tensor `[n]`) to whole numbers; None means all.
 
     Raises:
         OptionError: no list, an empty one, or an item that is no whole number.
@@ -110,7 +111,7 @@ def check_positions(positions: Positions, n_tokens: int) -> None:
     """Refuse positions outside a prompt.
 
     Raises:
-        OptionError: there is one.
+        OptionError: a position is outside.
     """
     for position in positions or ():
         if not -n_tokens <= position < n_tokens:
@@ -188,7 +189,7 @@ class _Hook:
 def observed_inputs(
     structure: ModelStructure, sites: Sequence[Site], kept: dict[Site, list[Tensor]]
 ) -> Iterator[None]:
-    """Keep what sites carry in every forward pass, `[n_prompts * n_tokens, n]` each."""
+    """Collect the values of sites in every forward pass in `kept`, `[n_prompts * n_tokens, n]` each."""
 
     def keep(site: Site) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:

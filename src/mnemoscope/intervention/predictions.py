@@ -1,14 +1,10 @@
-"""Predictions under whatever interventions are active, in float32 from the final states.
-
-A model in half precision rounds its own logits, so that different tokens tie; `predict` and all that is
-measured of interventions read the final state out in float32 instead.
-"""
+"""Predictions under the active interventions, read out of the final states in float32."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +15,6 @@ from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.weights import input_device
-
-if TYPE_CHECKING:
-    pass
 
 
 def states_after(language_model: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -48,15 +41,15 @@ def next_token(language_model: LanguageModel, token_ids: Sequence[int]) -> Tenso
 def continuation(
     language_model: LanguageModel, token_ids: Sequence[int], n_tokens: int, *, use_cache: bool
 ) -> list[int]:
-    """The likeliest next tokens one after the other, by the model alone.
+    """Generate the likeliest next tokens one after the other.
 
-    Nothing that its checkpoint sets for generation has a say, such as penalties of repetition or
-    suppressed tokens, but the tokens that end a text.
+    Of the checkpoint's settings for generation only the tokens that end a text apply: no penalties of
+    repetition and no suppressed tokens.
 
     Args:
         language_model: the model.
         token_ids: the text so far.
-        n_tokens: how many to add; fewer come back where the model ends the text.
+        n_tokens: number of tokens to add; the model may end the text before.
         use_cache: False runs the whole text again for every token.
     """
     model: Any = language_model.model
@@ -85,7 +78,7 @@ def continuation(
 
 @contextmanager
 def _final_states(structure: ModelStructure) -> Iterator[list[Tensor]]:
-    """Collect what the final norm is given in every forward pass."""
+    """Collect the input of the final norm in every forward pass."""
     seen: list[Tensor] = []
 
     def see(module: Any, args: tuple[Tensor, ...]) -> None:
@@ -100,7 +93,7 @@ def _final_states(structure: ModelStructure) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _plain_generation(model: Any) -> Iterator[None]:
-    """Greedy generation, of the checkpoint's own settings only the tokens that end a text."""
+    """Generate greedily; keep of the checkpoint's settings only the tokens that end a text."""
     own = model.generation_config
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
@@ -112,7 +105,7 @@ def _plain_generation(model: Any) -> Iterator[None]:
 
 
 def metrics(log_probabilities: Tensor, target: int) -> dict[str, float]:
-    """Reciprocal rank, probability and log probability of a target, from `[n_vocabulary]`."""
+    """Compute reciprocal rank, probability and log probability of a target from `[n_vocabulary]`."""
     value = log_probabilities[target]
     rank = int((log_probabilities > value).sum()) + 1
     return {

@@ -1,13 +1,12 @@
-"""How plain text answers to taking neurons away, for all neurons at once, to second order.
+"""Second-order effect of removing neurons on plain text, for all neurons at once.
 
 At a prediction of plain text let y be a token drawn from it, and r_n the first-order change of log p(y) when
-neuron n is taken away from every position. Then, to second order, taking a set S away moves the prediction by
-a KL divergence of `E[(sum over n in S of r_n)^2] / 2`: the expected squared response (the Fisher information
-in the direction of the removal). Some backward passes give r_n of every neuron for every drawn token.
+neuron n is removed at every position. To second order, removing a set S moves the prediction by a KL
+divergence of `E[(sum over n in S of r_n)^2] / 2`, the expected squared response (the Fisher information in
+the direction of the removal). A few backward passes give r_n of every neuron for every drawn token.
 
-Neurons of early layers can do far more when they are gone than their first order says. Those that are about
-to be chosen are therefore measured: their responses are scaled so that they say what the removal of each
-alone really does.
+Removing a neuron of an early layer can do far more than its first order says. The responses of the neurons
+that are about to be chosen are therefore scaled to the measured divergence of removing each alone.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ class Sensitivity:
     """Responses of drawn tokens of plain text to the removal of every neuron.
 
     Attributes:
-        responses: by kind, `[n_samples, n_neurons]`, nats: of FFN neurons `n_layers * d_ff`, of
-            attention neurons `n_layers * n_heads * d_head`. First order, or scaled where measured.
-        measured: which neurons' removal has been measured, by kind, `[n_neurons]`.
+        responses: by kind, `[n_samples, n_neurons]`, nats: FFN neurons `n_layers * d_ff`, attention neurons
+            `n_layers * n_heads * d_head`. First order, or scaled where measured.
+        measured: whether each neuron's removal has been measured, by kind, `[n_neurons]`.
     """
 
     def __init__(
@@ -52,9 +51,9 @@ class Sensitivity:
 
         Args:
             language_model: the model.
-            texts: token ids.
+            texts: token ids of each.
             budget: bytes that the activations of a batch may take.
-            seed: of the positions and tokens that are drawn.
+            seed: seed of the positions and tokens that are drawn.
         """
         structure = language_model.structure
         generator = torch.Generator().manual_seed(seed)
@@ -76,10 +75,7 @@ class Sensitivity:
         }
 
     def measure(self, kind: Literal["ffn", "attention"], neurons: Sequence[int]) -> None:
-        """Scale the responses of neurons so that they tell what the removal of each alone really does.
-
-        Once for every neuron of a model; on the beginnings of a few of the texts.
-        """
+        """Scale the responses of new neurons to the measured effect of removing each of them alone."""
         new = [neuron for neuron in neurons if not self.measured[kind][neuron]]
         if not new:
             return
@@ -92,7 +88,7 @@ class Sensitivity:
 
 
 class _Batch:
-    """Some texts run forward, the graph kept."""
+    """Texts run forward with their autograd graph."""
 
     def __init__(self, language_model: LanguageModel, texts: Sequence[Sequence[int]]) -> None:
         self.language_model = language_model
@@ -111,7 +107,7 @@ class _Batch:
             model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw a position and a token of each text; its responses `[n_texts, n_neurons]` by kind."""
+        """Draw a position and a token of each text; return its responses `[n_texts, n_neurons]` by kind."""
         structure, states = self.language_model.structure, self.recording.final_states
         position = [
             int(torch.randint(min(FIRST_POSITION, length - 1), length, (1,), generator=generator))

@@ -1,8 +1,4 @@
-"""What an intervention does besides: to plain text, and to other facts.
-
-A part that remembers one fact can be removed without harm to the rest. A part whose removal makes the
-model worse at everything lowers the target's probability too, and says nothing about the fact.
-"""
+"""Side effects of an ablation: on plain text and on other facts."""
 
 from __future__ import annotations
 
@@ -35,12 +31,12 @@ OVERFLOW = 80
 
 
 class KnownFact(NamedTuple):
-    """A fact as the model reads it.
+    """Fact as the model reads it.
 
     Attributes:
         token_ids: the prompt.
         target: token id of the answer.
-        relation: what kind of fact it is, such as `"capital"`.
+        relation: kind of fact, such as `"capital"`.
     """
 
     token_ids: tuple[int, ...]
@@ -50,12 +46,12 @@ class KnownFact(NamedTuple):
 
 @dataclass(frozen=True)
 class SideEffectProbes:
-    """What is looked at besides the target of an intervention.
+    """Plain text and facts on which the side effects of an ablation are measured.
 
     Attributes:
-        plain_text: text that has nothing to do with it.
-        facts: other facts; there may be none.
-        relation: of the fact that the intervention is about.
+        plain_text: text without relation to the target.
+        facts: other facts; may be empty.
+        relation: relation of the fact that the ablation is about.
     """
 
     plain_text: PlainText
@@ -63,20 +59,20 @@ class SideEffectProbes:
     relation: str = ""
 
     def fact_effects(self, but: Sequence[int]) -> pd.DataFrame:
-        """`fact_effects` of the facts, leaving out those whose prompt is `but`, token ids."""
+        """Measure the facts, without those whose prompt is `but` (token ids); see `fact_effects`."""
         others = [fact for fact in self.facts if tuple(fact.token_ids) != tuple(but)]
         return fact_effects(self.plain_text.language_model, others, self.relation)
 
 
 def shipped_passages() -> list[str]:
-    """The passages of plain English prose that come with the package, written for it."""
+    """Return the passages of plain English prose that come with the package."""
     return (files("mnemoscope") / "data" / "plain_text.txt").read_text(encoding="utf-8").splitlines()
 
 
 def beginnings(
     language_model: LanguageModel, passages: Sequence[str], n_tokens: int = N_TOKENS
 ) -> list[tuple[int, ...]]:
-    """The first tokens of passages as ids; passages of fewer than two tokens are left out.
+    """Encode the first tokens of passages; passages of fewer than two tokens are left out.
 
     Raises:
         OptionError: `n_tokens` is below 2, or no passage has two tokens.
@@ -95,17 +91,16 @@ def beginnings(
 
 
 class PlainText:
-    """Plain text, and what the model predicts after each of its tokens without any intervention.
+    """Plain text with the unchanged model's predictions after each of its tokens.
 
-    The log probabilities, `[n_predictions, n_vocabulary]` float32, are kept where they fit in the
-    memory budget; else they are computed anew for every `effect`, which then takes twice as long.
+    The log probabilities, `[n_predictions, n_vocabulary]` float32, are kept if they fit the budget; else
+    every `effect` computes them anew, which takes twice as long.
 
     Attributes:
         language_model: the model.
-        texts: token ids of the passages, cut to the first tokens; a text of n tokens holds n - 1
-            predictions, each of a token from those before it.
+        texts: token ids of the passages' beginnings; a text of n tokens holds n - 1 predictions.
         n_predictions: of all texts together.
-        perplexity: of the texts, for the model without any intervention.
+        perplexity: of the unchanged model on the texts.
     """
 
     def __init__(
@@ -116,14 +111,12 @@ class PlainText:
         *,
         budget: int = BUDGET,
     ) -> None:
-        """Tokenise the passages and run the unchanged model over them, interventions or not.
+        """Encode the passages and run the unchanged model over them.
 
         Args:
             language_model: the model.
-            passages: None for those that come with the package. One of fewer than two tokens, which
-                leave nothing to predict, is skipped.
-            n_tokens: how many tokens of each are kept, special tokens included; no more than the
-                model's context.
+            passages: None for those that come with the package; shorter ones than two tokens are skipped.
+            n_tokens: tokens of each to keep, special tokens included; at most the model's context.
             budget: bytes that the kept predictions may take, and again what one batch may take.
 
         Raises:
@@ -140,7 +133,7 @@ class PlainText:
 
     @isolated_call
     def _run_unchanged(self, keep: bool) -> float:
-        """The unchanged model's perplexity; `keep` is whether to keep its log probabilities too."""
+        """Compute the unchanged model's perplexity; `keep` keeps its log probabilities."""
         surprise = 0.0
         for batch in self._batches:
             for place, own in zip(batch, self._unchanged(batch), strict=True):
@@ -151,10 +144,10 @@ class PlainText:
 
     @isolated_call
     def effect(self) -> TextEffect:
-        """What the interventions that are in force now do to the text; one pass over it.
+        """Measure the effect of the active interventions on the text.
 
-        Texts run in batches of equal length, so none is padded, and each is changed as it would be
-        alone, also at positions counted from the end.
+        Texts run in batches of equal length, without padding, so positions counted from the end are right
+        too.
 
         Raises:
             OptionError: an intervention changes a position that a text does not have.
@@ -172,23 +165,23 @@ class PlainText:
         )
 
     def _unchanged(self, batch: Sequence[int]) -> Sequence[Tensor] | Tensor:
-        """The unchanged model's log probabilities in each text, `[n_tokens - 1, n_vocabulary]`."""
+        """Return the unchanged model's log probabilities in each text, `[n_tokens - 1, n_vocabulary]`."""
         if self._kept.keys() >= set(batch):
             return [self._kept[place] for place in batch]
         with without_interventions(self.language_model.model):
             return self._predicted(batch)
 
     def _predicted(self, batch: Sequence[int]) -> Tensor:
-        """Log probabilities after every token but the last, `[n_texts, n_tokens - 1, n_vocabulary]`."""
+        """Compute log probabilities after tokens but the last, `[n_texts, n_tokens - 1, n_vocabulary]`."""
         states = states_after(self.language_model, [self.texts[place] for place in batch])
         return log_probabilities(self.language_model, states[:, :-1])
 
     def _perplexity(self, surprise: float) -> float:
-        """Infinite where it is too large for a number, which is no error in a broken model."""
+        """Compute the perplexity; infinite where it overflows, as in a broken model."""
         return float(torch.tensor(surprise / self.n_predictions, dtype=torch.float64).exp())
 
     def _surprise(self, place: int, log_probabilities: Tensor) -> float:
-        """Minus the log probability of a text's own tokens, summed, nats."""
+        """Sum minus the log probability of a text's own tokens, nats."""
         following = torch.tensor(self.texts[place][1:], device=log_probabilities.device)
         return -float(log_probabilities.gather(1, following[:, None]).sum())
 
@@ -196,21 +189,19 @@ class PlainText:
 def fact_effects(
     language_model: LanguageModel, facts: Sequence[KnownFact], relation: str, *, budget: int = BUDGET
 ) -> pd.DataFrame:
-    """What the interventions that are in force now do to facts of the same and of other relations.
+    """Measure the effect of the active interventions on facts of the same and of other relations.
 
     Args:
         language_model: the model.
         facts: the facts.
-        relation: which relation counts as the same.
+        relation: the relation that counts as the same.
         budget: bytes that a batch may take.
 
     Returns:
-        The columns of `FACT_COLUMNS`: for each group of `GROUPS` that has facts a row without any
-        intervention (`when` is `"before"`) and one as the model is now (`"after"`), with the means
-        over its facts.
+        The columns of `FACT_COLUMNS`, two rows (before, after) for each group of `GROUPS` that has facts.
 
     Raises:
-        OptionError: a fact without a prompt or with a target outside the vocabulary.
+        OptionError: a fact has no prompt, or its target is outside the vocabulary.
     """
     _check(facts, language_model)
     with without_interventions(language_model.model):
@@ -246,7 +237,7 @@ def _check(facts: Sequence[KnownFact], language_model: LanguageModel) -> None:
 def _fact_metrics(
     language_model: LanguageModel, facts: Sequence[KnownFact], budget: int
 ) -> list[dict[str, float]]:
-    """The metrics of each fact's target, in the order of the facts."""
+    """Compute the metrics of each fact's target."""
     prompts = [fact.token_ids for fact in facts]
     found: list[dict[str, float]] = [{}] * len(facts)
     for batch in _batches(prompts, language_model.structure, budget):
@@ -257,7 +248,7 @@ def _fact_metrics(
 
 
 def _batches(texts: Sequence[Sequence[int]], structure: ModelStructure, budget: int) -> Iterator[list[int]]:
-    """Places of texts of one length, as many together as the budget of bytes allows."""
+    """Yield places of texts of one length, as many together as the budget of bytes allows."""
     by_length: dict[int, list[int]] = {}
     for place, text in enumerate(texts):
         by_length.setdefault(len(text), []).append(place)

@@ -1,10 +1,10 @@
 """The cache folder: converted models, each in a folder of its own with a manifest of its files.
 
 An entry is made in a temporary folder beside its final one, under an exclusive lock, and renamed at the end.
-A folder under a final name is therefore always whole, whenever the making was cut off. Its `manifest.json`
-gives the size and SHA-256 of every file; the time of the manifest is that of the entry's last use. Whoever
-opens an entry holds its lock shared, so no other process removes the entry meanwhile. Lock files stay: all
-processes must wait for the same file.
+A folder under a final name is therefore always whole. Its `manifest.json` records the size and SHA-256 of
+every file; the manifest's time of modification is the entry's last use. A process that opens an entry holds
+its lock shared, so no other process removes the entry. Lock files are never removed: all processes must wait
+for the same file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mnemoscope.errors import ModelFileError
 
@@ -26,7 +26,7 @@ _PART = ".part-"
 
 
 def cache_folder() -> Path:
-    """Return the folder for what Mnemoscope makes once and keeps: `$MNEMOSCOPE_CACHE`, or the user's."""
+    """Return the cache folder: `$MNEMOSCOPE_CACHE`, or Mnemoscope's folder in the user's cache."""
     chosen = os.environ.get("MNEMOSCOPE_CACHE")
     if chosen:
         return Path(chosen).expanduser().absolute()
@@ -37,12 +37,12 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that is kept.
+    """Converted model in the cache folder.
 
     Attributes:
-        folder: where its files are.
+        folder: the folder of its files.
         kind: `"demo"` or `"gguf"`.
-        source: the GGUF file that it was converted from, as it was called then; `"demo"` for the demo model.
+        source: path of the GGUF file that it was converted from; `"demo"` for the demo model.
         size: bytes of all files.
         last_used: seconds since the epoch.
     """
@@ -54,7 +54,7 @@ class Entry:
     last_used: float
 
     def is_called(self, name: str) -> bool:
-        """Say whether a user's name means this entry: its folder's name, its source, or that file's name."""
+        """Return whether a name is that of the entry's folder, of its source, or of the source's file."""
         given = str(Path(name).expanduser().absolute())
         return name in (self.folder.name, self.source, Path(self.source).name) or given == self.source
 
@@ -65,7 +65,7 @@ def entries() -> list[Entry]:
         folders = sorted(cache_folder().iterdir())
     except OSError:
         return []
-    found = [_entry(folder) for folder in folders if not _is_partial(folder)]
+    found = [_entry(folder) for folder in folders if _PART not in folder.name]
     return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.last_used)
 
 
@@ -83,13 +83,13 @@ def _entry(folder: Path) -> Entry | None:
 
 
 def mark_used(folder: Path) -> None:
-    """Make an entry the most recently used one, where the cache may be written."""
+    """Make an entry the most recently used one, if the cache can be written."""
     with contextlib.suppress(OSError):
         os.utime(folder / MANIFEST)
 
 
 def remove(folder: Path) -> bool:
-    """Remove an entry unless another process or thread uses it; say whether it was removed.
+    """Remove an entry unless another process or thread uses it; return whether it was removed.
 
     Raises:
         OSError: the cache folder cannot be written.
@@ -103,12 +103,12 @@ def remove(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def making(folder: Path, report: Callable[[str], None], waiting: str) -> Iterator[None]:
-    """Hold an entry's lock, so that no other process makes, opens or removes the entry.
+    """Hold an entry's exclusive lock, so that no other process makes, opens or removes the entry.
 
     Args:
         folder: the entry's folder.
-        report: is given `waiting` where another process holds the lock.
-        waiting: the line.
+        report: called with `waiting` if another process holds the lock.
+        waiting: a line of text.
 
     Raises:
         OSError: the cache folder cannot be written.
@@ -130,9 +130,9 @@ def making(folder: Path, report: Callable[[str], None], waiting: str) -> Iterato
 
 @contextlib.contextmanager
 def working_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty temporary folder for the making of an entry, within `making`.
+    """Yield an empty temporary folder in which to make an entry; call it within `making`.
 
-    Temporary folders that killed processes left are removed first, whichever entry they were for.
+    Temporary folders of killed processes are removed first, whichever entry they were for.
     """
     remove_abandoned(folder)
     with _temporary(folder) as work:
@@ -140,7 +140,7 @@ def working_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(making: Path | None = None) -> None:
-    """Remove the temporary folders that killed processes left, whichever entry they were for.
+    """Remove the temporary folders of killed processes, whichever entry they were for.
 
     Args:
         making: the entry whose lock the caller holds.
@@ -156,8 +156,8 @@ def remove_abandoned(making: Path | None = None) -> None:
 
 
 def install(made: Path, folder: Path) -> None:
-    """Give the files of an entry, made within `working_folder`, their final place."""
-    for path in made.iterdir():  # on the disk before the rename is, against a loss of power
+    """Move the files of an entry, made within `working_folder`, to the entry's folder."""
+    for path in made.iterdir():  # on disk before the rename, so that a loss of power leaves no half file
         with path.open("rb+") as file:
             os.fsync(file.fileno())
     if os.path.lexists(folder):
@@ -167,30 +167,27 @@ def install(made: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def using(folder: Path) -> Iterator[None]:
-    """Hold an entry's lock together with all others who open it, so that nobody removes it.
+    """Hold an entry's shared lock, so that no other process removes the entry.
 
-    Where the cache cannot be written, and has no lock file, nothing is held.
+    No lock is held where the cache cannot be written and has no lock file.
     """
     try:
         import fcntl
     except ImportError:  # Windows, which removes no file that is open
         yield
         return
+    lock = _lock_file(folder)
     try:
-        stream = _opened_lock(folder)
+        try:
+            stream = lock.open("ab")
+        except PermissionError:
+            stream = lock.open("rb")
     except OSError:
         yield
         return
     with stream:
         fcntl.flock(stream, fcntl.LOCK_SH)
         yield
-
-
-def _opened_lock(folder: Path) -> Any:
-    try:
-        return _lock_file(folder).open("ab")
-    except PermissionError:
-        return _lock_file(folder).open("rb")
 
 
 @contextlib.contextmanager
@@ -221,10 +218,6 @@ def _lock_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 
-def _is_partial(folder: Path) -> bool:
-    return _PART in folder.name
-
-
 MANIFEST = "manifest.json"
 REQUIRED_FILES = (
     "config.json",
@@ -238,14 +231,14 @@ _REPAIR = "make it anew with `mnemoscope demo --repair` or ensure_demo(repair=Tr
 
 
 class FileRecord(NamedTuple):
-    """What the manifest says of one file."""
+    """Record of one file in the manifest."""
 
     size: int
     sha256: str
 
 
 def write_manifest(folder: Path, provenance: Mapping[str, str | int]) -> None:
-    """Record the size and SHA-256 of every file in a folder, and where they come from."""
+    """Write the manifest of a folder: its provenance, and the size and SHA-256 of every file."""
     files = {
         path.name: FileRecord(path.stat().st_size, sha256_of(path))._asdict()
         for path in sorted(folder.iterdir())
@@ -255,7 +248,7 @@ def write_manifest(folder: Path, provenance: Mapping[str, str | int]) -> None:
 
 
 def check_contents(folder: Path) -> None:
-    """Read every file and compare its SHA-256 with the manifest's.
+    """Compare the SHA-256 of every file with the manifest's.
 
     Raises:
         ModelFileError: the manifest or a file is missing, unreadable or not as it was made.
@@ -268,10 +261,10 @@ def check_contents(folder: Path) -> None:
 
 
 def check_sizes(folder: Path, required: Sequence[str] = REQUIRED_FILES) -> dict[Path, FileRecord]:
-    """Compare the files' sizes with the manifest's records; return these by path.
+    """Compare the sizes of files with the manifest's records; return the records by path.
 
     Args:
-        folder: the kept model.
+        folder: the folder of the converted model.
         required: names of files that the manifest must list.
 
     Raises:
@@ -311,7 +304,7 @@ def _unreadable_is_damaged(path: Path) -> Iterator[None]:
 
 
 def reason_of(error: OSError) -> str:
-    """What an operating system error says, in one line and without the path."""
+    """Return the message of an operating system error, in one line and without the path."""
     return error.strerror or " ".join(str(error).split())
 
 
@@ -320,7 +313,7 @@ def _damaged(path: Path, what: str) -> ModelFileError:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file of any size, as hexadecimal digits."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

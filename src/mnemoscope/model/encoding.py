@@ -1,7 +1,7 @@
-"""Text as token ids and back, chat messages, and spaces between words.
+"""Conversion of text to token ids and back, chat messages, and spaces between words.
 
-Files of facts hold bare answers ("Paris"), and callers forget the space of a target. Tokenising prompt and
-target together decides every token, but the text itself must say whether the two are parted by a space.
+Files of facts hold bare answers ("Paris"), and callers forget the space of a target. `begins_new_word`
+decides from the text whether prompt and target are parted by a space; they are then tokenised together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ARROWS = ("->", "=>")
 
 
 def begins_new_word(text: str, target: str) -> bool:
-    """Return whether a bare target is a word of its own, parted from the text by a space.
+    """Return whether a target without a space is a word of its own, parted from the text by a space.
 
     True where the target begins with a letter or digit of a script that writes spaces, and the text ends in a
     letter, a digit, or punctuation that prose follows with a space (`,`, `:`, `?`, a closing bracket or
@@ -80,10 +80,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, add_special_token
 
 
 def _put_in_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Find the special tokens that the tokenizer puts before every text, by what it puts before a letter.
-
-    A text of special tokens would not do: its own could not be told from those that are added.
-    """
+    """Return the special tokens that the tokenizer puts before every text, found with the text "a"."""
     own = list(tokenizer("a", add_special_tokens=False).input_ids)
     full = list(tokenizer("a").input_ids)
     start = next((i for i in range(len(full)) if full[i : i + len(own)] == own), 0)
@@ -94,8 +91,8 @@ def _put_in_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """Return a token's own text, with the leading space that a decoder of whole texts would drop.
 
-    A token that decodes to no text has its name in the vocabulary instead, and an id without a token, as in
-    the padding of an embedding matrix, `<id 50300>`.
+    A token that decodes to no text gets its name in the vocabulary, and an id without a token, as in the
+    padding of an embedding matrix, `<id 50300>`.
     """
     text = decoded(tokenizer, [token_id])
     piece = tokenizer.convert_ids_to_tokens(token_id)
@@ -126,7 +123,7 @@ def added_text(
 
 @lru_cache(maxsize=16)
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Texts of the special tokens by their ids."""
+    """Return the texts of the special tokens by their ids."""
     added = tokenizer.added_tokens_decoder.items()
     return {token_id: str(token) for token_id, token in added if token.special}
 
@@ -145,7 +142,7 @@ def is_chat(prompt: object) -> bool:
 
 
 def user_says(message: str) -> list[dict[str, str]]:
-    """Make a chat of one message by the user.
+    """Return a chat of one user message.
 
     Raises:
         PromptError: the message is empty.
@@ -158,10 +155,10 @@ def user_says(message: str) -> list[dict[str, str]]:
 def read_chat(
     name: str, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
 ) -> tuple[str, list[int]]:
-    """Render a chat as text and token ids, those of the tokenizer's own `apply_chat_template`.
+    """Render a chat as text and token ids with the tokenizer's `apply_chat_template`.
 
-    They end where the model's answer begins, or, where the last message is by the assistant, at its end: the
-    model then goes on with that message.
+    The text ends where the model's answer begins; where the last message is by the assistant, it ends with
+    that message, which the model then continues.
 
     Raises:
         PromptError: the template refuses the messages.
@@ -178,7 +175,7 @@ def read_chat(
     try:
         text = tokenizer.apply_chat_template(chat, tokenize=False, **options)
         ids = tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False, **options)
-    except Exception as error:  # templates are programs, and raise what they like
+    except Exception as error:  # a template is a program and may raise anything
         raise PromptError(
             f"the chat template of {name} refuses the prompt "
             f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); give the prompt as plain text"

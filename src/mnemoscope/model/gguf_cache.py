@@ -1,8 +1,8 @@
-"""GGUF files opened from their conversions, which are made once and kept in the cache folder.
+"""Conversions of GGUF files, made once and kept in the cache folder.
 
-A conversion is found by the SHA-256 of the file's contents. That of an unchanged file is remembered; a file
-counts as unchanged while its size, its times of modification and of change of status, and its inode are the
-same. The time of change of status cannot be set back, so a file that was changed in place is hashed anew.
+A conversion is found by the SHA-256 of the file's contents, which is stored. A file counts as unchanged, and
+is not hashed again, while its size, inode, and times of modification and of change of status are equal. The
+latter time cannot be set back, so a file that was changed in place is hashed anew.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _logger = logging.getLogger(__name__)
 
 LIMIT = "MNEMOSCOPE_CACHE_LIMIT"
 USUAL_LIMIT = 20_000_000_000
-# Raised whenever a conversion gives other files than before: older ones are then made anew.
+# Version of the converted files; conversions of other versions are made anew.
 _CONVERSION = 1
 _DIGESTS = "gguf-digests.json"
-# A file written so shortly before could be written again within one tick of its file system's clock.
+# A file written within this time could be written again within one tick of its file system's clock.
 _SETTLED_NS = 2_000_000_000
-# Conversions below this take less than some seconds, so none is announced.
+# Bytes below which a conversion takes at most a few seconds, and is not announced.
 _LARGE = 200_000_000
 
 
 @dataclass(frozen=True)
 class _Contents:
-    """A GGUF file as hashed.
+    """GGUF file with the hash of its contents.
 
     Attributes:
         path: the file.
@@ -58,13 +58,13 @@ class _Contents:
         return cache.cache_folder() / f"gguf-{self.digest[:16]}"
 
     def check_unchanged(self) -> None:
-        """Refuse a file that is not as it was when it was hashed."""
+        """Raise ModelFileError if the file has changed since it was hashed."""
         if _identity(self.path) != self.identity:
             raise ModelFileError(f"{self.path} was changed while it was read; open it again once it is whole")
 
 
 def cache_limit() -> int:
-    """Return how many bytes all kept conversions of GGUF files may take together.
+    """Return the number of bytes that all kept conversions may take together.
 
     Raises:
         OptionError: `MNEMOSCOPE_CACHE_LIMIT` is no number of gigabytes.
@@ -84,36 +84,40 @@ def cache_limit() -> int:
 
 
 @contextlib.contextmanager
-def kept(place: Location, *, make: bool = True) -> Iterator[Location]:
-    """Give the place of a GGUF file's conversion, which nobody removes within the context.
+def kept(location: Location, *, make: bool = True) -> Iterator[Location]:
+    """Yield the location of a GGUF file's conversion, which no process removes within the context.
 
-    The place comes back as it is where it has no GGUF file, or where the file's conversion cannot be kept.
-    The latter is logged as a warning, unless opening the file fails too.
+    A location without a GGUF file is yielded unchanged, and so is one whose conversion cannot be kept. The
+    latter is logged as a warning, unless opening the file fails too.
 
     Args:
-        place: where a model or adapter is.
-        make: convert the file if need be; False takes only what is kept of a file that was opened before.
+        location: location of a model or adapter.
+        make: convert the file if need be; False yields only a conversion made before.
 
     Raises:
         OptionError: `MNEMOSCOPE_CACHE_LIMIT` is no number of gigabytes.
     """
-    gguf = place.gguf
+    gguf = location.gguf
     if gguf is None:
-        with cache.using(Path(place.path)) if place.name == "demo" else contextlib.nullcontext():
-            if place.name == "demo":
-                cache.mark_used(Path(place.path))
-            yield place
+        with cache.using(Path(location.path)) if location.name == "demo" else contextlib.nullcontext():
+            if location.name == "demo":
+                cache.mark_used(Path(location.path))
+            yield location
         return
     limit = cache_limit()
     reason = ""
     with contextlib.ExitStack() as stack:
         try:
             found = _found(gguf, limit, stack) if make else _found_at_once(gguf, stack)
-        except Exception as error:  # noqa: BLE001 - opening the file itself raises it again, or does without
+        except Exception as error:  # noqa: BLE001 - opening the file itself may succeed, or raises it again
             found, reason = None, _line(error)
-        yield place if found is None else replace(place, path=str(found), gguf_file=None, converted_from=gguf)
+        yield (
+            location
+            if found is None
+            else replace(location, path=str(found), gguf_file=None, converted_from=gguf)
+        )
     if reason and make:
-        _logger.warning("%s is opened without keeping its conversion: %s", place.name, reason)
+        _logger.warning("%s is opened without keeping its conversion: %s", location.name, reason)
 
 
 def _line(error: Exception) -> str:
@@ -147,7 +151,7 @@ def _found(gguf: Path, limit: int, stack: contextlib.ExitStack) -> Path:
 
 
 def _found_at_once(gguf: Path, stack: contextlib.ExitStack) -> Path | None:
-    """Find the conversion of a file whose digest is remembered, and hold its lock until the stack ends."""
+    """Find the conversion of a file whose digest is stored, and hold its lock until the stack ends."""
     remembered = _remembered().get(_key(gguf))
     if remembered is None or remembered[:-1] != _identity(gguf):
         return None
@@ -160,7 +164,7 @@ def _found_at_once(gguf: Path, stack: contextlib.ExitStack) -> Path | None:
 
 
 def _make(contents: _Contents, limit: int) -> None:
-    """Convert a file in a temporary folder, make room for the result, and give it its final name."""
+    """Convert a file in a temporary folder, make room for the result, and rename it to its final name."""
     with parsed_once(), cache.working_folder(contents.folder) as work:
         n_bytes = float32_bytes(contents.path)
         _check_limit(n_bytes, limit)
@@ -188,16 +192,16 @@ def _check_limit(n_bytes: int, limit: int) -> None:
 
 
 def _make_room(made: Path, allowed: int, free: int) -> None:
-    """Remove the least recently used conversions that nobody uses.
+    """Remove the least recently used conversions that no process uses.
 
     Args:
-        made: the conversion that the room is for; a damaged one that it replaces does not count.
-        allowed: bytes that the conversions may take afterwards.
-        free: bytes that are to be free on the disk afterwards.
+        made: the conversion to make room for; a damaged one that it replaces does not count.
+        allowed: largest number of bytes of the remaining conversions.
+        free: smallest number of bytes free on the disk afterwards.
 
     Raises:
-        OSError: so much is not free on the disk even then.
-        ModelFileError: conversions that are in use take more than is allowed.
+        OSError: fewer bytes are free on the disk.
+        ModelFileError: conversions in use take more than `allowed`.
     """
     conversions = [entry for entry in cache.entries() if entry.kind == "gguf" and entry.folder != made]
     taken = sum(entry.size for entry in conversions)
@@ -213,7 +217,7 @@ def _make_room(made: Path, allowed: int, free: int) -> None:
 
 
 def _is_whole(folder: Path, digest: str) -> bool:
-    """Say whether a file's conversion is there whole, and made by this version of transformers."""
+    """Return whether a file's conversion is whole and made by the installed version of transformers."""
     try:
         check_sizes(folder, required=(CONFIG, "tokenizer_config.json"))
         check_weights(Location(folder.name, str(folder)))
@@ -234,11 +238,11 @@ def _provenance(digest: str) -> dict[str, str | int]:
 
 
 def _contents(gguf: Path) -> _Contents:
-    """Hash a file, or remember its digest.
+    """Return a file with its digest: the stored one if the file is unchanged, else a new one.
 
     Raises:
-        ModelFileError: it is written meanwhile.
-        OSError: it cannot be read.
+        ModelFileError: the file changes meanwhile.
+        OSError: the file cannot be read.
     """
     identity, remembered = _identity(gguf), _remembered()
     known = remembered.get(_key(gguf))
@@ -268,7 +272,7 @@ def _key(gguf: Path) -> str:
 
 
 def _remembered() -> dict[str, list[str | int]]:
-    """Read the digests of files seen before: by path, the file's identity and its digest."""
+    """Read the stored digests: by path, a file's identity followed by its digest."""
     try:
         said = json.loads((cache.cache_folder() / _DIGESTS).read_bytes())
     except (OSError, ValueError):

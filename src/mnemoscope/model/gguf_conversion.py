@@ -1,8 +1,8 @@
-"""A GGUF file's model, written as the files of a Hugging Face model folder.
+"""Conversion of a GGUF file to a Hugging Face model folder.
 
-transformers reads a GGUF, but parses the file and builds the table of tensor names again and again, and does
-not save the model, which it marks as quantized. `parsed_once` lets it parse once; `convert_gguf` gives the
-float32 weights to a model without the mark, and saves that.
+transformers reads GGUF files, but parses a file and builds the table of tensor names several times, and
+refuses to save the model, which it marks as quantized. `parsed_once` makes it parse once; `convert_gguf`
+moves the float32 weights to a model without the mark, and saves that.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _one_at_a_time = threading.RLock()
 def convert_gguf(gguf: Path, made: Path) -> None:
     """Write a GGUF file's model as float32 safetensors, its config, and its tokenizer.
 
-    The random state of torch is as before, and progress bars are kept off stderr.
+    The random state of torch is restored, and progress bars are kept off stderr.
 
     Args:
         gguf: the file.
@@ -37,23 +37,18 @@ def convert_gguf(gguf: Path, made: Path) -> None:
 
     Raises:
         OSError: the files cannot be written.
-        ModelFileError: the weights or the tokenizer would not be read back as they are in the file. Other
-            errors of transformers, which reads the file, are raised as they are.
+        ModelFileError: the saved tokenizer differs from the file's, or the file lacks tensors. Other errors
+            of transformers pass unchanged.
     """
     import torch
 
     # Imported before stderr is turned away: transformers' log handler keeps the stderr it finds.
     import transformers  # noqa: F401
 
-    with (
-        contextlib.redirect_stderr(io.StringIO()),
-        torch.random.fork_rng(devices=[]),
-        parsed_once(),
-    ):
+    with contextlib.redirect_stderr(io.StringIO()), torch.random.fork_rng(devices=[]), parsed_once():
         read = _read(gguf)
-        plain = _without_mark(read)
         with _write_errors():
-            plain.save_pretrained(made)
+            _without_mark(read).save_pretrained(made)
         give_usual_modes(made)
         _convert_tokenizer(gguf, made, read.config)
 
@@ -62,12 +57,12 @@ def convert_gguf(gguf: Path, made: Path) -> None:
 def parsed_once() -> Iterator[None]:
     """Let transformers parse each GGUF file, and build each table of tensor names, once within the context.
 
-    Where transformers takes neither from the package `gguf`, it does its work as ever.
+    A version of transformers that takes neither from the package `gguf` is not affected.
     """
     import gguf
 
     with _one_at_a_time:
-        if hasattr(gguf.GGUFReader, "cache_info"):  # within this context already
+        if hasattr(gguf.GGUFReader, "cache_info"):  # already within this context
             yield
             return
         own = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
@@ -81,7 +76,7 @@ def parsed_once() -> Iterator[None]:
 
 
 def _quick_reader() -> type:
-    """Return a GGUF reader that slices the file as a plain array, several times as quick as a memmap."""
+    """Return a GGUF reader that slices the file as a plain array, several times faster than as a memmap."""
     import gguf
     import numpy as np
 
@@ -98,17 +93,18 @@ def _quick_reader() -> type:
 
 
 def correct_tokenizer(gguf: Path, tokenizer: Any, config: Any) -> None:
-    """Give a tokenizer that transformers made from a GGUF file what transformers passes over.
+    """Add to a tokenizer the settings of a GGUF file that transformers passes over.
 
     Args:
         gguf: the file.
-        tokenizer: transformers' tokenizer of it, changed in place.
+        tokenizer: tokenizer that transformers made from the file; changed in place.
         config: the model's config.
     """
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
     # SmolLM splits numbers into digits. The other values of `tokenizer.ggml.pre` are left to transformers.
-    if _text_field(gguf, "tokenizer.ggml.pre") == "smollm":
+    field = _reader(gguf).fields.get("tokenizer.ggml.pre")
+    if field is not None and bytes(field.parts[-1]) == b"smollm":
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
             [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
         )
@@ -122,11 +118,6 @@ def float32_bytes(gguf: Path) -> int:
     return 4 * sum(int(tensor.n_elements) for tensor in _reader(gguf).tensors)
 
 
-def _text_field(gguf: Path, name: str) -> str | None:
-    field = _reader(gguf).fields.get(name)
-    return None if field is None else bytes(field.parts[-1]).decode("utf-8", "replace")
-
-
 def _reader(path: Path) -> Any:
     import gguf
 
@@ -134,10 +125,10 @@ def _reader(path: Path) -> Any:
 
 
 def _read(gguf: Path) -> Any:
-    """Have transformers read a GGUF file's model in float32.
+    """Read a GGUF file's model in float32 with transformers.
 
     Raises:
-        ModelFileError: the file cannot be read, or lacks tensors, which transformers draws at random.
+        ModelFileError: the file cannot be read, or lacks tensors, which transformers would draw at random.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -158,12 +149,12 @@ def _read(gguf: Path) -> Any:
 
 
 def _without_mark(read: Any) -> Any:
-    """Return a model with the weights of one that transformers read from a GGUF, but not its mark."""
+    """Return a model with the weights of one read from a GGUF file, without the mark of quantization."""
     import torch
     import transformers
 
     config = read.config
-    # The first is the mark that forbids saving; the second is the folder of the GGUF.
+    # The mark that forbids saving, and the folder of the GGUF file.
     for stray in ("quantization_config", "_model_name_or_path"):
         if hasattr(config, stray):
             delattr(config, stray)
@@ -178,8 +169,8 @@ def _without_mark(read: Any) -> Any:
 def read_converted_tokenizer(made: Path | str) -> PreTrainedTokenizerBase:
     """Read a converted file's tokenizer as it was saved.
 
-    `AutoTokenizer` does not: for some types of models, such as qwen2 and gemma, it puts the normalizer and
-    the pre-tokenizer of their own class in place of those in `tokenizer.json`.
+    For some model types, such as qwen2 and gemma, `AutoTokenizer` would replace the normalizer and the
+    pre-tokenizer of `tokenizer.json` by those of its own class.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -190,7 +181,7 @@ def _convert_tokenizer(gguf: Path, made: Path, config: Any) -> None:
     """Save a GGUF file's tokenizer.
 
     Raises:
-        ModelFileError: it is not read back as it is.
+        ModelFileError: the saved tokenizer differs when it is read back.
     """
     from transformers import AutoTokenizer
 
@@ -199,17 +190,17 @@ def _convert_tokenizer(gguf: Path, made: Path, config: Any) -> None:
     with _write_errors():
         tokenizer.save_pretrained(made)
     back: Any = read_converted_tokenizer(made)
-    if _rules_of(back) != _rules_of(tokenizer):
+    rules, saved = (
+        (one.backend_tokenizer.to_str(), one.chat_template, one.special_tokens_map)
+        for one in (tokenizer, back)
+    )
+    if saved != rules:
         raise ModelFileError(f"the tokenizer of {gguf} is not read back as it was saved")
-
-
-def _rules_of(tokenizer: Any) -> tuple[Any, ...]:
-    return tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.special_tokens_map
 
 
 @contextlib.contextmanager
 def _write_errors() -> Iterator[None]:
-    """Raise what safetensors and tokenizers raise about writing as the OSError that caused it."""
+    """Raise the errors of safetensors and tokenizers about writing as OSError."""
     try:
         yield
     except OSError:

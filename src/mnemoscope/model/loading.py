@@ -1,4 +1,4 @@
-"""Opening a model by name, folder, file or as an object."""
+"""Open a model by name, folder or file, or as a loaded object, and find its parts."""
 
 from __future__ import annotations
 
@@ -35,15 +35,14 @@ from mnemoscope.model.gguf_cache import kept
 from mnemoscope.model.gguf_conversion import correct_tokenizer, parsed_once, read_converted_tokenizer
 from mnemoscope.model.isolation import held
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.loaded import is_name, loaded
-from mnemoscope.model.peft import find_adapter, merge
-from mnemoscope.model.sources import Location, check_weights, find
+from mnemoscope.model.peft import find_adapter, merge, unwrapped
+from mnemoscope.model.sources import Location, check_pair, check_weights, find, is_name
 from mnemoscope.model.tokens import check_tokenizer
 from mnemoscope.model.torch_state import ProcessSettings, Setting, default_torch_state
 from mnemoscope.model.validation import require, validate
 
 Source = str | Path | tuple[nn.Module, PreTrainedTokenizerBase]
-# Each of the ways that a tokenizer is stored has one of these.
+# Every format of tokenizers has one of these files.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -56,7 +55,7 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class _Read:
-    """A model as read from its files; the attributes are those of `LanguageModel`."""
+    """A model read from its files; the attributes are those of `LanguageModel`."""
 
     name: str
     revision: str
@@ -65,8 +64,14 @@ class _Read:
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How files are to be read: in which type of weights, where to, and whether to run code beside them."""
+class _ReadOptions:
+    """Options of reading a model's files.
+
+    Attributes:
+        dtype: type of the weights; None is the files' own.
+        trust_remote_code: whether to run code that lies beside the files.
+        spread: whether accelerate lays out the weights over devices, memory and disk.
+    """
 
     dtype: str | None
     trust_remote_code: bool
@@ -81,7 +86,7 @@ def open_model(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """Open and prove a model; `mnemoscope.load` documents the arguments and errors."""
+    """Open and validate a model; `mnemoscope.load` documents the arguments and errors."""
     found = examine(
         source, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code
     )
@@ -98,31 +103,38 @@ def examine(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """As `open_model`, but a model whose parts do not add up comes back too, to see which sum failed."""
+    """Open a model as `open_model` does, but return it also where its validation failed."""
     dtype, device = dtype_name(dtype), device_name(device)
     named = is_name(source)
     _refuse_useless(source, revision=revision, dtype=dtype, device=device)
     if not named:
-        model, tokenizer, name = loaded(source)
-        return _examined(_Read(name, "in memory", model, tokenizer))
+        wrapped, tokenizer = check_pair(source)
+        model, name = unwrapped(wrapped)
+        return _validated(_Read(name, "in memory", model, tokenizer))
     with quiet():
-        read = _read(find(source, revision), _Way(dtype, trust_remote_code, device == AUTO))
+        read = _read(find(source, revision), _ReadOptions(dtype, trust_remote_code, device == AUTO))
     if device != AUTO:
-        with _device_errors(device):
+        try:
             read.model.to(torch.device(device or "cpu"))  # pyright: ignore[reportArgumentType]
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise OptionError(
+                f"the device {device!r} cannot be used ({reason}); "
+                "give cpu, or a device that this torch was built for"
+            ) from error
     read.model.eval()
-    return _examined(read)
+    return _validated(read)
 
 
 @dataclass(frozen=True)
-class Described:
-    """A model without its weights.
+class ModelDescription:
+    """Description of a model without its weights.
 
     Attributes:
-        name: what it was named by.
-        config: as transformers reads it; of an adapter that of its base.
+        name: the name that it was given by.
+        config: config of transformers; of an adapter that of its base.
         tokenizer: its tokenizer.
-        dtype: the type in which its weights would be opened.
+        dtype: type in which its weights would be opened.
     """
 
     name: str
@@ -137,27 +149,28 @@ def describe(
     revision: str | None = None,
     dtype: str | torch.dtype | None = None,
     trust_remote_code: bool = False,
-) -> Described:
-    """What can be told of a model from its small files; raises as `open_model` does."""
+) -> ModelDescription:
+    """Read a model's config and tokenizer without its weights; raises as `open_model` does."""
     dtype = dtype_name(dtype)
     _refuse_useless(source, revision=revision)
-    way = _Way(dtype, trust_remote_code, spread=False)
+    options = _ReadOptions(dtype, trust_remote_code, spread=False)
     with quiet(), contextlib.ExitStack() as stack:
-        place = find(source, revision)
-        adapter = find_adapter(place)
-        base = stack.enter_context(_opening(place if adapter is None else adapter.base, make=False))
-        config = _config(base, way)
-        tokenizer = _tokenizer(base if adapter is None or not _has_tokenizer(place) else place, config, way)
+        location = find(source, revision)
+        adapter = find_adapter(location)
+        base = stack.enter_context(_opening(location if adapter is None else adapter.base, make=False))
+        config = _config(base, options)
+        brings_tokenizer = adapter is not None and _has_tokenizer(location)
+        tokenizer = _tokenizer(location if brings_tokenizer else base, config, options)
     stored = config.get_text_config().dtype
     usual = torch.float32 if base.gguf_file or stored is None else stored
-    return Described(place.name, config, tokenizer, getattr(torch, dtype) if dtype else usual)
+    return ModelDescription(location.name, config, tokenizer, getattr(torch, dtype) if dtype else usual)
 
 
 def _refuse_useless(source: Source, **options: str | None) -> None:
-    """Refuse options that would change nothing: any for a loaded model, a revision for what is no repository.
+    """Refuse options without effect: any for a loaded model, a revision for a source that is no repository.
 
     Raises:
-        OptionError: one is given.
+        OptionError: such an option is given.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if not isinstance(source, str | Path):
@@ -172,9 +185,14 @@ def _refuse_useless(source: Source, **options: str | None) -> None:
         )
 
 
-def _examined(read: _Read) -> LanguageModel:
+def _validated(read: _Read) -> LanguageModel:
     _refuse_kind(read.model.config)
-    _refuse_inference_tensors(read.name, read.model)
+    for name, weight in read.model.named_parameters():
+        if weight.is_inference():  # has no gradients
+            raise UnsupportedModelError(
+                f"the weights of {read.name} were made inside torch.inference_mode() (first {name}), so no "
+                "gradients can be taken; make or load the transformers model outside of it"
+            )
     if read.model.get_output_embeddings() is None:
         raise UnsupportedModelError(
             f"{type(read.model).__name__} has no head that predicts tokens; open the checkpoint with "
@@ -183,108 +201,108 @@ def _examined(read: _Read) -> LanguageModel:
     check_tokenizer(read.name, read.model, read.tokenizer)
     with held(read.model):
         structure = structure_of(read.model)
-        proof = validate(read.model, structure)
-    return LanguageModel(read.name, read.revision, read.model, read.tokenizer, structure, proof)
+        validation = validate(read.model, structure)
+    return LanguageModel(read.name, read.revision, read.model, read.tokenizer, structure, validation)
 
 
-def _read(place: Location, way: _Way) -> _Read:
-    adapter = find_adapter(place)
+def _read(location: Location, options: _ReadOptions) -> _Read:
+    adapter = find_adapter(location)
     if adapter is None:
-        return _read_model(place, way)
-    if way.spread:
+        return _read_model(location, options)
+    if options.spread:
         raise OptionError(
-            f"{place.name} is an adapter, whose base cannot be spread over devices before they are merged; "
-            "name one device, or merge it with peft, save that, and open the merged model"
+            f"{location.name} is an adapter, whose base cannot be spread over devices before they are "
+            "merged; name one device, or merge it with peft, save that, and open the merged model"
         )
-    base = _read(adapter.base, way)
+    base = _read(adapter.base, options)
     model = merge(adapter, base.model)
-    tokenizer = _tokenizer(place, model.config, way) if _has_tokenizer(place) else base.tokenizer
-    return _Read(f"{place.name} on {base.name}", f"{place.digest} on {base.revision}", model, tokenizer)
+    tokenizer = _tokenizer(location, model.config, options) if _has_tokenizer(location) else base.tokenizer
+    return _Read(f"{location.name} on {base.name}", f"{location.digest} on {base.revision}", model, tokenizer)
 
 
-def _read_model(place: Location, way: _Way) -> _Read:
+def _read_model(location: Location, options: _ReadOptions) -> _Read:
     with contextlib.ExitStack() as stack:
-        place = stack.enter_context(_opening(place))
-        config = _config(place, way)
-        if place.gguf is None:
-            check_weights(place)
-        tokenizer = _tokenizer(place, config, way)
-        read = _Read(place.name, place.digest, _model(place, config, way), tokenizer)
-        if way.spread and place.gguf is None:
+        location = stack.enter_context(_opening(location))
+        config = _config(location, options)
+        if location.gguf is None:
+            check_weights(location)
+        tokenizer = _tokenizer(location, config, options)
+        read = _Read(location.name, location.digest, _model(location, config, options), tokenizer)
+        if options.spread and location.gguf is None:
             # Layers that are offloaded to disk are read from these files as long as the model lives.
             weakref.finalize(read.model, stack.pop_all().close)
     return read
 
 
 @contextlib.contextmanager
-def _opening(place: Location, *, make: bool = True) -> Iterator[Location]:
-    """Give the place whose files are opened: a GGUF file's conversion, or the file where none is kept."""
+def _opening(location: Location, *, make: bool = True) -> Iterator[Location]:
+    """Yield the location of the files to open: a GGUF file's cached conversion, or the file itself."""
     with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(kept(place, make=make))
+        opened = stack.enter_context(kept(location, make=make))
         if opened.gguf is not None:
             stack.enter_context(parsed_once())
         yield opened
 
 
-def _config(place: Location, way: _Way) -> Any:
-    added_families()  # whose packages register what transformers does not have
-    with _file_errors(place, "config"):
+def _config(location: Location, options: _ReadOptions) -> Any:
+    added_families()  # registers their architectures with transformers
+    with _file_errors(location, "config"):
         config = AutoConfig.from_pretrained(
-            place.path, trust_remote_code=way.trust_remote_code, **place.arguments
+            location.path, trust_remote_code=options.trust_remote_code, **location.arguments
         )
     _refuse_kind(config)
     return config
 
 
-def _has_tokenizer(place: Location) -> bool:
-    return place.gguf_file is not None or any(place.file(name) for name in TOKENIZER_FILES)
+def _has_tokenizer(location: Location) -> bool:
+    return location.gguf_file is not None or any(location.file(name) for name in TOKENIZER_FILES)
 
 
-def _tokenizer(place: Location, config: Any, way: _Way) -> PreTrainedTokenizerBase:
-    if not _has_tokenizer(place):
+def _tokenizer(location: Location, config: Any, options: _ReadOptions) -> PreTrainedTokenizerBase:
+    if not _has_tokenizer(location):
         raise ModelFileError(
-            f"{place.name} has no tokenizer; copy that of the model it was made from there "
+            f"{location.name} has no tokenizer; copy that of the model it was made from there "
             "(tokenizer.json and tokenizer_config.json), or give (model, tokenizer)"
         )
-    with _file_errors(place, "tokenizer"):
-        if place.converted_from is not None:
-            return read_converted_tokenizer(place.path)
+    with _file_errors(location, "tokenizer"):
+        if location.converted_from is not None:
+            return read_converted_tokenizer(location.path)
         tokenizer = AutoTokenizer.from_pretrained(
-            place.path, trust_remote_code=way.trust_remote_code, **place.arguments
+            location.path, trust_remote_code=options.trust_remote_code, **location.arguments
         )
-        if place.gguf is not None:
-            correct_tokenizer(place.gguf, tokenizer, config)
+        if location.gguf is not None:
+            correct_tokenizer(location.gguf, tokenizer, config)
         return tokenizer
 
 
-def _model(place: Location, config: Any, way: _Way) -> PreTrainedModel:
-    usual = torch.float32 if place.gguf_file else "auto"
-    sees = not _is_causal(config) and config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    kind: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    with _file_errors(place, "weights"):
+def _model(location: Location, config: Any, options: _ReadOptions) -> PreTrainedModel:
+    usual = torch.float32 if location.gguf_file else "auto"
+    is_multimodal = not _is_causal(config) and config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    kind: Any = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
+    with _file_errors(location, "weights"):
         opened: Any = kind.from_pretrained(
-            place.path,
-            dtype=getattr(torch, way.dtype) if way.dtype else usual,
+            location.path,
+            dtype=getattr(torch, options.dtype) if options.dtype else usual,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            trust_remote_code=way.trust_remote_code,
-            device_map=AUTO if way.spread else None,
-            # It looks for an adapter too; there is none, and without the hub it would try for long.
+            trust_remote_code=options.trust_remote_code,
+            device_map=AUTO if options.spread else None,
+            # transformers looks for an adapter too, which takes long where the hub cannot be reached.
             adapter_kwargs={"local_files_only": True},
-            **place.arguments,
+            **location.arguments,
         )
-    model, told = opened
-    # transformers draws what is missing or does not fit at random, and says so in a warning alone.
-    for name, found, wanted in sorted(told["mismatched_keys"]):
+    model, report = opened
+    # transformers draws missing or mismatched tensors at random, with a warning alone.
+    for name, found, wanted in sorted(report["mismatched_keys"]):
         raise ModelFileError(
-            f"the tensor {name} in the weights of {place.name} has the shape {tuple(found)}, but its config "
-            f"asks for {tuple(wanted)}; put the config and the weights of one model there"
+            f"the tensor {name} in the weights of {location.name} has the shape {tuple(found)}, but its "
+            f"config asks for {tuple(wanted)}; put the config and the weights of one model there"
         )
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(report["missing_keys"]):
         raise ModelFileError(
-            f"the weights of {place.name} lack {len(missing)} of the tensors of a {config.model_type} model, "
-            f"first {missing[0]}; copy the whole checkpoint, saved as a causal language model"
+            f"the weights of {location.name} lack {len(missing)} of the tensors of a {config.model_type} "
+            f"model, first {missing[0]}; copy the whole checkpoint, saved as a causal language model"
         )
     return model
 
@@ -309,24 +327,10 @@ def _refuse_kind(config: Any) -> None:
 
 
 def _is_causal(config: Any) -> bool:
-    """Whether transformers has a causal language model for a config, without a tower for images."""
+    """Return whether transformers has a causal language model for a config, without an image tower."""
     return (
         config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     )
-
-
-def _refuse_inference_tensors(name: str, model: PreTrainedModel) -> None:
-    """Refuse weights of which no gradients can be taken.
-
-    Raises:
-        UnsupportedModelError: some were made in inference mode.
-    """
-    for parameter, weight in model.named_parameters():
-        if weight.is_inference():
-            raise UnsupportedModelError(
-                f"the weights of {name} were made inside torch.inference_mode() (first {parameter}), so no "
-                "gradients can be taken; make or load the transformers model outside of it"
-            )
 
 
 def _set_progress_bars(shown: bool) -> None:
@@ -343,13 +347,13 @@ _quiet = ProcessSettings(
 
 
 def quiet() -> contextlib.AbstractContextManager[None]:
-    """No progress bars or warnings of transformers while it loads or saves; errors are still raised."""
+    """Switch off progress bars and warnings of transformers within a context; errors are still raised."""
     return _quiet.needed()
 
 
 @contextlib.contextmanager
-def _file_errors(place: Location, what: str) -> Iterator[None]:
-    """What transformers raises about files, told in one line with a remedy."""
+def _file_errors(location: Location, what: str) -> Iterator[None]:
+    """Raise the errors of transformers about files as a ModelFileError of one line, with its remedy."""
     try:
         yield
     except MnemoscopeError:
@@ -357,22 +361,10 @@ def _file_errors(place: Location, what: str) -> Iterator[None]:
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise UnsupportedModelError(
-                f"{place.name} needs code from its repository; read that code, then pass trust_remote_code"
+                f"{location.name} needs code from its repository; read that code, then pass trust_remote_code"
             ) from error
         reason = " ".join(str(error).split())[:200]
         raise ModelFileError(
-            f"the {what} of {place.name} cannot be read ({type(error).__name__}: {reason}); "
+            f"the {what} of {location.name} cannot be read ({type(error).__name__}: {reason}); "
             "check that all its files are there and whole"
-        ) from error
-
-
-@contextlib.contextmanager
-def _device_errors(device: str | None) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise OptionError(
-            f"the device {device!r} cannot be used ({reason}); "
-            "give cpu, or a device that this torch was built for"
         ) from error

@@ -1,4 +1,4 @@
-"""PEFT adapters: merged into their base, or found unmerged in a loaded model."""
+"""PEFT adapters: merging them into their base, and checks of unmerged ones in loaded models."""
 
 from __future__ import annotations
 
@@ -43,45 +43,45 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's files.
+    """Adapter in files.
 
     Attributes:
-        place: where they are.
-        base: where the model is that it was made for.
+        location: location of its files.
+        base: location of the model that it was trained on.
     """
 
-    place: Location
+    location: Location
     base: Location
 
 
-def find_adapter(place: Location) -> Adapter | None:
-    """The adapter at a place; None where there is none.
+def find_adapter(location: Location) -> Adapter | None:
+    """Return the adapter at a location; None if the location has none.
 
     Raises:
         UnsupportedModelError: `peft` is not installed, or the base is an adapter itself.
-        ModelFileError: its config is damaged, or a whole model lies beside it.
-        UnknownModelError: its base cannot be found from here.
+        ModelFileError: the adapter's config is damaged, or a whole model lies beside it.
+        UnknownModelError: the base cannot be found.
     """
-    config = None if place.gguf_file else place.file(ADAPTER_CONFIG)
+    config = None if location.gguf_file else location.file(ADAPTER_CONFIG)
     if config is None:
         return None
     if importlib.util.find_spec("peft") is None:
-        raise UnsupportedModelError(missing_extra(f"the adapter {place.name}", "peft"))
-    if place.file(WEIGHTS) or place.file(WEIGHTS_INDEX):
+        raise UnsupportedModelError(missing_extra(f"the adapter {location.name}", "peft"))
+    if location.file(WEIGHTS) or location.file(WEIGHTS_INDEX):
         raise ModelFileError(
-            f"{place.name} holds both a whole model and an adapter ({ADAPTER_CONFIG}), so which is meant "
-            "cannot be told; move the adapter's files to a folder of their own"
+            f"{location.name} holds both a whole model and an adapter ({ADAPTER_CONFIG}), so it is not "
+            "clear which to open; move the adapter's files to a folder of their own"
         )
-    base = _base(place, config)
+    base = _base(location, config)
     if base.gguf_file is None and base.file(ADAPTER_CONFIG):
         raise UnsupportedModelError(
-            f"the base of the adapter {place.name} is the adapter {base.name}; merge that into its own base "
-            "with peft's merge_and_unload, save it, and name the saved model as the base"
+            f"the base of the adapter {location.name} is the adapter {base.name}; merge that into its own "
+            "base with peft's merge_and_unload, save it, and name the saved model as the base"
         )
-    return Adapter(place, base)
+    return Adapter(location, base)
 
 
-def _base(place: Location, config: Path) -> Location:
+def _base(location: Location, config: Path) -> Location:
     try:
         said = json.loads(config.read_bytes())
         name, revision = said["base_model_name_or_path"], said.get("revision")
@@ -94,42 +94,42 @@ def _base(place: Location, config: Path) -> Location:
         "(peft_model, tokenizer)"
     )
     if not name:
-        raise UnknownModelError(f"the adapter {place.name} does not say which model it is for; {remedy}")
+        raise UnknownModelError(f"the adapter {location.name} does not say which model it is for; {remedy}")
     try:
         return find(name, revision)
     except MnemoscopeError as error:
         reason = str(error).partition(";")[0]
         raise UnknownModelError(
-            f"the base of the adapter {place.name}, {name!r}, cannot be opened ({reason}); {remedy}"
+            f"the base of the adapter {location.name}, {name!r}, cannot be opened ({reason}); {remedy}"
         ) from error
 
 
 def merge(adapter: Adapter, model: PreTrainedModel) -> PreTrainedModel:
-    """The base with an adapter's weights added to its own, in the base's type of weights.
+    """Add an adapter's weights to those of its base, in the base's type of weights.
 
     Raises:
         UnsupportedModelError: the adapter is of a kind that cannot be merged.
-        ModelFileError: its weights are missing, damaged, pickles, or do not fit the base.
+        ModelFileError: the adapter's weights are missing, damaged, pickles, or do not fit the base.
     """
     import peft
     from safetensors.torch import load_file
 
-    path = _adapter_weights(adapter.place)
+    path = _adapter_weights(adapter.location)
     with _peft_errors(adapter):
         config = peft.PeftConfig.from_pretrained(str(path.parent))
         if config.is_prompt_learning or config.peft_type not in peft.PEFT_TYPE_TO_TUNER_MAPPING:
-            raise _not_mergeable(adapter.place.name, config)
+            raise _not_mergeable(adapter.location.name, config)
         weights = load_file(path)
         _resize(adapter, config, model, weights)
         probe = probe_tokens(model)
         adapted: Any = peft.get_peft_model(model, config)
         expected = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
         unused = peft.set_peft_model_state_dict(adapted, dict(weights)).unexpected_keys
-        # Beside resized embeddings peft writes what it trained of them a second time.
+        # Beside resized embeddings peft writes their trained rows a second time.
         unused = [name for name in unused if not _is_repeated(weights, name)]
         if wrong := [*sorted(expected - set(weights)), *unused]:
             raise ModelFileError(
-                f"the adapter {adapter.place.name} does not fit {adapter.base.name}: {len(wrong)} of its "
+                f"the adapter {adapter.location.name} does not fit {adapter.base.name}: {len(wrong)} of its "
                 f"tensors have no counterpart, first {wrong[0]}; name its own base in {ADAPTER_CONFIG}"
             )
         before = _logits(adapted, probe)
@@ -137,13 +137,14 @@ def merge(adapter: Adapter, model: PreTrainedModel) -> PreTrainedModel:
         try:
             merged = adapted.merge_and_unload(safe_merge=True)
         except (AttributeError, NotImplementedError) as error:
-            raise _not_mergeable(adapter.place.name, config) from error
+            raise _not_mergeable(adapter.location.name, config) from error
         except RuntimeError as error:
             raise UnsupportedModelError(
-                f"the adapter {adapter.place.name} cannot be merged into the weights of {adapter.base.name} "
-                f"({_reason(error)}); give both unmerged as (peft_model, tokenizer), or train it without"
+                f"the adapter {adapter.location.name} cannot be merged into the weights of "
+                f"{adapter.base.name} ({_reason(error)}); give both unmerged as (peft_model, tokenizer), or "
+                "train it without"
             ) from error
-    _refuse_changed(f"the adapter {adapter.place.name}", merged, before, _logits(merged, probe))
+    _refuse_changed(f"the adapter {adapter.location.name}", merged, before, _logits(merged, probe))
     return merged
 
 
@@ -153,22 +154,22 @@ def _is_repeated(weights: Mapping[str, Tensor], name: str) -> bool:
 
 
 def _logits(model: nn.Module, probe: Tensor) -> Tensor:
-    """A model's own logits on token ids `[1, n_tokens]`, in evaluation mode, `[n_tokens, n_vocabulary]`."""
+    """Return a model's logits `[n_tokens, n_vocabulary]` on token ids `[1, n_tokens]`, in evaluation mode."""
     with torch.no_grad(), evaluation_mode(model):
         return model(input_ids=probe, use_cache=False).logits[0]
 
 
 def _untie(model: nn.Module) -> None:
-    """Give the base layers of adapters weights of their own where another module shares them.
+    """Copy the weights of adapters' base layers that another module shares.
 
-    Merging adds to the weights in place. An adapter of the head alone would change tied embeddings too.
+    Merging adds to the weights in place: an adapter of the head alone would change tied embeddings too.
     """
     for base, name, weight in _tied_layers(model):
         setattr(base, name, nn.Parameter(weight.detach().clone(), weight.requires_grad))
 
 
 def _tied_layers(model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
-    """The base layers of adapters that share a parameter with another module, its name, and the parameter."""
+    """Return the base layers of adapters that share a parameter with another module, its name, and itself."""
     owners = Counter(id(weight) for module in model.modules() for weight in module._parameters.values())
     bases = [layer.get_base_layer() for layer in _adapted_layers(model)]
     parameters = ((base, *named) for base in bases for named in base.named_parameters(recurse=False))
@@ -176,9 +177,9 @@ def _tied_layers(model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
 
 
 def _refuse_changed(what: str, model: PreTrainedModel, before: Tensor, after: Tensor) -> None:
-    """Refuse a merged model that predicts something else than the adapter on its base.
+    """Refuse a merged model whose logits are not those of the adapter on its base.
 
-    Also has its config say that the embeddings are not tied, if they no longer are.
+    Also records in the config that the embeddings are not tied, where merging untied them.
 
     Raises:
         UnsupportedModelError: the logits differ by more than rounding.
@@ -198,10 +199,10 @@ def _refuse_changed(what: str, model: PreTrainedModel, before: Tensor, after: Te
 def _resize(adapter: Adapter, config: Any, model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
     """Resize the embeddings and head of a base to the vocabulary that an adapter was trained on.
 
-    The adapter's own files hold their rows, which are loaded later.
+    The rows themselves are loaded later, from the adapter's files.
 
     Raises:
-        ModelFileError: they do not hold the rows of both.
+        ModelFileError: the files do not hold the rows of both.
     """
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     n_base = get_weight(embeddings).shape[0]
@@ -212,13 +213,13 @@ def _resize(adapter: Adapter, config: Any, model: PreTrainedModel, weights: Mapp
     n_tokens = next((n for n in held | trained if n not in (None, n_base)), max(n_base, highest))
     if n_tokens == n_base:
         return
-    # A module that is trained whole is a copy: the rows of the weights that it was tied to are not in it.
+    # A module that is trained whole is a copy, without the rows of the weights that it was tied to.
     copied = {name.rpartition(".")[2] for name in names} & set(getattr(config, "modules_to_save", None) or ())
     one = head is None or get_weight(head) is get_weight(embeddings)
     one = one and (not copied or getattr(config, "ensure_weight_tying", False))
     if n_tokens not in held or (not one and held != {n_tokens}):
         raise ModelFileError(
-            f"the adapter {adapter.place.name} was trained on a base whose {n_base:,} tokens were made "
+            f"the adapter {adapter.location.name} was trained on a base whose {n_base:,} tokens were made "
             f"{n_tokens:,}, and its files lack rows of {' or '.join(names)} for the others; save the resized "
             f"base beside it and name that as base_model_name_or_path in {ADAPTER_CONFIG}"
         )
@@ -226,14 +227,14 @@ def _resize(adapter: Adapter, config: Any, model: PreTrainedModel, weights: Mapp
 
 
 def _trained_tokens(config: Any) -> set[int]:
-    """The ids of single tokens whose embeddings an adapter trains."""
+    """Return the ids of single tokens whose embeddings an adapter trains."""
     chosen = getattr(config, "trainable_token_indices", None) or getattr(config, "token_indices", None) or ()
     lists = chosen.values() if isinstance(chosen, dict) else [chosen]
     return {token for tokens in lists for token in tokens}
 
 
 def _n_tokens(weights: Mapping[str, Tensor], name: str, *, stored: bool) -> int | None:
-    """Size of the vocabulary by the tensors of embeddings or head: stored weights, or low-rank ones."""
+    """Return the vocabulary size that tensors of embeddings or head have: stored whole, or low-rank ones."""
     for key, tensor in weights.items():
         _, found, kind = key.partition(f".{name}.")
         if not found:
@@ -247,14 +248,15 @@ def _n_tokens(weights: Mapping[str, Tensor], name: str, *, stored: bool) -> int 
     return None
 
 
-def _adapter_weights(place: Location) -> Path:
-    path = place.file(ADAPTER_WEIGHTS)
+def _adapter_weights(location: Location) -> Path:
+    path = location.file(ADAPTER_WEIGHTS)
     if path is not None:
         check_tensors(path)
         return path
-    pickles = [] if place.folder is None else [p.name for kind in PICKLES for p in place.folder.glob(kind)]
+    folder = location.folder
+    pickles = [p.name for kind in PICKLES for p in folder.glob(kind)] if folder else []
     raise ModelFileError(
-        f"the adapter {place.name} has no {ADAPTER_WEIGHTS}"
+        f"the adapter {location.name} has no {ADAPTER_WEIGHTS}"
         + (f", only a pickle ({min(pickles)}), which can run code when opened" if pickles else "")
         + "; save it with peft's save_pretrained and open that"
     )
@@ -270,7 +272,7 @@ def _not_mergeable(name: str, config: Any) -> UnsupportedModelError:
 
 @contextmanager
 def _peft_errors(adapter: Adapter) -> Iterator[None]:
-    """What peft raises, in one line; its warnings, and the random state of torch, are left out of it."""
+    """Raise the errors of peft as a ModelFileError of one line; silence warnings, keep the random state."""
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
@@ -279,7 +281,7 @@ def _peft_errors(adapter: Adapter) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelFileError(
-            f"the adapter {adapter.place.name} cannot be put on {adapter.base.name} "
+            f"the adapter {adapter.location.name} cannot be put on {adapter.base.name} "
             f"({type(error).__name__}: {_reason(error)}); check that this is its base, and its files"
         ) from error
 
@@ -289,10 +291,10 @@ def _reason(error: Exception) -> str:
 
 
 def unwrapped(model: Any) -> tuple[PreTrainedModel, str]:
-    """The transformers model in a loaded one, which holds its adapters' layers, and what to call it.
+    """Return the transformers model in a loaded one, with its adapters' layers, and a name for both.
 
     Raises:
-        UnsupportedModelError: its adapters do more than add low-rank matrices, so its parts are not found.
+        UnsupportedModelError: the adapters do more than add low-rank matrices.
     """
     adapters = sorted({name for layer in _adapted_layers(model) for name in layer.active_adapters})
     peft: Any = sys.modules.get("peft")
@@ -301,12 +303,6 @@ def unwrapped(model: Any) -> tuple[PreTrainedModel, str]:
         if config.is_prompt_learning:
             raise _not_mergeable(type(model).__name__, config)
         model = model.get_base_model()
-    _refuse_other_layers(model)
-    name = model.config.name_or_path or type(model).__name__
-    return model, f"{', '.join(adapters)} on {name}" if adapters else name
-
-
-def _refuse_other_layers(model: PreTrainedModel) -> None:
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
         if not _is_layer(module):
@@ -322,6 +318,8 @@ def _refuse_other_layers(model: PreTrainedModel) -> None:
             )
             kind = f"{type(module).__module__}.{type(module).__name__}"
             raise UnsupportedModelError(f"the adapter layer {name} ({kind}) {what}; {remedy}")
+    name = model.config.name_or_path or type(model).__name__
+    return model, f"{', '.join(adapters)} on {name}" if adapters else name
 
 
 def _adapted_layers(model: nn.Module) -> list[Any]:
@@ -329,13 +327,13 @@ def _adapted_layers(model: nn.Module) -> list[Any]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether it is a layer of an adapter; there are none where peft was never imported."""
+    """Return whether a module is a layer of an adapter; False where peft was never imported."""
     tuners: Any = sys.modules.get("peft.tuners.tuners_utils")
     return tuners is not None and isinstance(module, tuners.BaseTunerLayer)
 
 
 def merge_layers(model: PreTrainedModel) -> None:
-    """Merge all adapters that a model has in place, and put plain layers where theirs were.
+    """Merge all adapters of a model in place, and replace their layers by plain ones.
 
     Raises:
         UnsupportedModelError: the merged model gives other logits.
@@ -360,7 +358,7 @@ def merge_layers(model: PreTrainedModel) -> None:
             plain = module.unload_and_optionally_merge_module(True, safe_merge=True, adapter_names=None)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, plain)
-    # What transformers would save the adapters alone by.
+    # With this flag transformers would save the adapters alone.
     model._hf_peft_config_loaded = False
     if hasattr(model, "peft_config"):
         del model.peft_config

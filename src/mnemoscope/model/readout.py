@@ -78,15 +78,6 @@ class CappedLogits:
         return torch.where(is_large, capped(before + added, self.cap) - capped(before, self.cap), found)
 
 
-EPSILON_NAMES = ("eps", "variance_epsilon", "epsilon", "norm_eps")
-# Tried where a module does not say what it adds to the mean square.
-USUAL_EPSILONS = (1e-5, 1e-6, 1e-8, torch.finfo(torch.float32).eps, 0.0)
-# Largest relative error of one float32 operation.
-UNIT = 2.0**-24
-# Numbers of the unembedding that are widened at a time, so that they stay in the processor's cache.
-WIDENED = 2**20
-
-
 @dataclass(frozen=True, eq=False)
 class Norm:
     """A norm of the residual stream as a formula: RMSNorm or LayerNorm.

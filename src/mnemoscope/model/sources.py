@@ -1,4 +1,8 @@
-"""Where a model is, and whether its files are there and whole, told apart before anything is opened."""
+"""Sources of a model: the demo model, folders, GGUF files, hub repositories and loaded objects.
+
+`find` locates a named model without opening it, `check_weights` reads the headers of its files, and
+`check_pair` refuses loaded objects that are no causal language model and its tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,9 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+import tokenizers
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -21,8 +26,16 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from mnemoscope.errors import MnemoscopeError, ModelFileError, UnknownModelError
+from mnemoscope.errors import (
+    MnemoscopeError,
+    ModelFileError,
+    OptionError,
+    UnknownModelError,
+    UnsupportedModelError,
+)
 from mnemoscope.model.demo import ensure_demo
 
 _logger = logging.getLogger(__name__)
@@ -32,18 +45,19 @@ ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SOURCES = "'demo', a hub id, a folder, a .gguf file or a loaded (model, tokenizer)"
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a model or an adapter is.
+    """Location of a model's or an adapter's files.
 
     Attributes:
         name: as the caller gave it.
         path: a folder or a hub id.
         gguf_file: name of a GGUF file in the folder.
         revision: commit of a hub repository.
-        cached_only: whether the hub cannot be asked, so that its cache must have everything.
+        cached_only: whether the hub cannot be reached, so that its cache must hold every file.
         converted_from: the GGUF file that the folder's files were converted from.
     """
 
@@ -56,7 +70,7 @@ class Location:
 
     @property
     def gguf(self) -> Path | None:
-        """Its GGUF file, as long as that is to be opened itself."""
+        """The GGUF file to open; None where there is none or its conversion is opened."""
         return Path(self.path) / self.gguf_file if self.gguf_file else None
 
     @property
@@ -66,7 +80,7 @@ class Location:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What transformers is to be told beside the path."""
+        """Arguments of `from_pretrained` beside the path."""
         if self.gguf_file:
             return {"gguf_file": self.gguf_file}
         return {"revision": self.revision, "local_files_only": self.cached_only}
@@ -85,30 +99,29 @@ class Location:
         return "files-" + hashlib.sha256(listing.encode()).hexdigest()[:12]
 
     def file(self, name: str) -> Path | None:
-        """A file of it, fetched from the hub if need be; None if there is none.
+        """Return the path of a file, downloaded from the hub if need be; None if it does not exist.
 
         Raises:
-            UnknownModelError: the hub refuses to give it.
+            UnknownModelError: the hub refuses it.
         """
         if self.folder is not None:
             path = self.folder / name
             return path if path.is_file() else None
         with _hub_errors(self):
             try:
-                return Path(
-                    hf_hub_download(
-                        self.path, name, revision=self.revision, local_files_only=self.cached_only
-                    )
+                path = hf_hub_download(
+                    self.path, name, revision=self.revision, local_files_only=self.cached_only
                 )
             except EntryNotFoundError:
                 return None
+        return Path(path)
 
 
 def find(source: str | Path, revision: str | None) -> Location:
-    """Where a model or an adapter is.
+    """Locate a model or an adapter; a hub repository is pinned to the commit of its revision.
 
     Raises:
-        UnknownModelError: nowhere that can be read from here.
+        UnknownModelError: nothing that can be read has this name.
         ModelFileError: the demo model is damaged.
     """
     if source == "demo":
@@ -122,50 +135,40 @@ def find(source: str | Path, revision: str | None) -> Location:
             )
         return Location(name, str(path.parent), path.name)
     if path.is_dir():
-        return _checked_folder(Location(name, str(path)), path)
+        location = Location(name, str(path))
+        if location.file(CONFIG) or location.file(ADAPTER_CONFIG):
+            return location
+        found = sorted(file.name for file in path.glob("*.gguf"))
+        remedy = f"give {path / found[0]}" if found else "give a folder saved by save_pretrained"
+        raise UnknownModelError(f"the folder {path} has no {CONFIG}; {remedy}")
     if path.suffix == ".gguf" or path.is_absolute() or name.startswith((".", "~")):
         raise UnknownModelError(f"there is no file or folder {name}; check the path, or give a hub id")
     return _on_hub(Location(name, name, revision=revision))
 
 
-def _checked_folder(place: Location, folder: Path) -> Location:
-    if place.file(CONFIG) or place.file(ADAPTER_CONFIG):
-        return place
-    found = sorted(path.name for path in folder.glob("*.gguf"))
-    remedy = f"give {folder / found[0]}" if found else "give a folder saved by save_pretrained"
-    raise UnknownModelError(f"the folder {folder} has no {CONFIG}; {remedy}")
-
-
-def _on_hub(place: Location) -> Location:
-    """The place at the commit that its revision is now, so that all its files are of one."""
-    asked = _asked(place)
-    # By its own name for the revision, which the cache then knows: without the hub it must find that too.
-    config = asked.file(CONFIG) or asked.file(ADAPTER_CONFIG)
+def _on_hub(location: Location) -> Location:
+    # One request shows whether the hub can be reached; for a file it would be retried for half a minute.
+    with _hub_errors(location):
+        try:
+            HfApi().model_info(location.path, revision=location.revision, timeout=10)
+        except (HfHubHTTPError, HFValidationError):
+            raise
+        except Exception:  # noqa: BLE001 - the hub library may use any HTTP client, with errors of its own
+            location = replace(location, cached_only=True)
+    # Asked for by the revision's own name, which the cache stores: without the hub it must find that too.
+    config = location.file(CONFIG) or location.file(ADAPTER_CONFIG)
     if config is not None:
-        return replace(asked, revision=config.parent.name)
-    if asked.cached_only:
-        raise _not_at_hand(place, "it")
+        return replace(location, revision=config.parent.name)
+    if location.cached_only:
+        raise _not_cached(location, "it")
     raise UnknownModelError(
-        f"the hub's {place.name} has no {CONFIG}, so it is no model of transformers; give another id, or "
+        f"the hub's {location.name} has no {CONFIG}, so it is no model of transformers; give another id, or "
         "download its .gguf file and give that"
     )
 
 
-def _asked(place: Location) -> Location:
-    """Ask the hub once whether it has a repository, where for a file it would be asked for half a minute."""
-    with _hub_errors(place):
-        try:
-            HfApi().model_info(place.path, revision=place.revision, timeout=10)
-        except (HfHubHTTPError, HFValidationError):
-            raise
-        except Exception:  # noqa: BLE001 - the HTTP client is the hub library's own affair, and so its errors
-            return replace(place, cached_only=True)
-    return place
-
-
-def _not_at_hand(place: Location, what: str) -> UnknownModelError:
-    """That the hub cannot be asked and the cache does not have something."""
-    where = f"no model {place.name!r} can be opened: there is no such folder, the hub's cache lacks {what}"
+def _not_cached(location: Location, what: str) -> UnknownModelError:
+    where = f"no model {location.name!r} can be opened: there is no such folder, the hub's cache lacks {what}"
     if constants.is_offline_mode():
         return UnknownModelError(
             f"{where}, and HF_HUB_OFFLINE forbids fetching; unset it, give a folder, or take 'demo'"
@@ -176,43 +179,44 @@ def _not_at_hand(place: Location, what: str) -> UnknownModelError:
 
 
 @contextlib.contextmanager
-def _hub_errors(place: Location) -> Iterator[None]:
-    """What the hub refuses, told apart."""
+def _hub_errors(location: Location) -> Iterator[None]:
+    """Raise each refusal of the hub as an UnknownModelError with its remedy."""
     try:
         yield
     except GatedRepoError as error:
         raise UnknownModelError(
-            f"the hub's {place.name} is gated and you may not read it yet; ask for access on its page, then "
-            "log in with `hf auth login` or set HF_TOKEN"
+            f"the hub's {location.name} is gated and you may not read it yet; ask for access on its page, "
+            "then log in with `hf auth login` or set HF_TOKEN"
         ) from error
     except RevisionNotFoundError as error:
         raise UnknownModelError(
-            f"the hub's {place.name} has no revision {place.revision!r}; give a branch, tag or commit of it"
+            f"the hub's {location.name} has no revision {location.revision!r}; give a branch, tag or commit "
+            "of it"
         ) from error
     except (HFValidationError, RepositoryNotFoundError) as error:
         raise UnknownModelError(
-            f"no model {place.name!r} can be opened: there is no such folder here, and no hub repository "
+            f"no model {location.name!r} can be opened: there is no such folder here, and no hub repository "
             "that you may read has this name; check the spelling and, for a private one, your access token, "
             "or take 'demo'"
         ) from error
     except HfHubHTTPError as error:
         raise UnknownModelError(
-            f"the hub refused to give {place.name} (status {error.response.status_code}); log in anew with "
-            "`hf auth login` if your access token is old, or try again later"
+            f"the hub refused to give {location.name} (status {error.response.status_code}); log in anew "
+            "with `hf auth login` if your access token is old, or try again later"
         ) from error
 
 
-def check_weights(place: Location) -> None:
-    """Have all weight files of a model at hand, and their headers read.
+def check_weights(location: Location) -> None:
+    """Download all weight files of a model that are not here, and read their headers.
 
-    A header tells where every tensor lies and must cover the file to its last byte, so a file that was
-    cut short is found. Flipped bits within it are not.
+    A header gives the position of every tensor and must cover the file to its last byte, so a file that was
+    cut short is found. Flipped bits within the file are not.
 
     Raises:
         ModelFileError: there are none, only pickles, or one is missing or damaged.
-        UnknownModelError: they are on the hub, which cannot be asked.
+        UnknownModelError: they are on the hub, which cannot be reached.
     """
-    for path in _weight_files(place):
+    for path in _weight_files(location):
         check_tensors(path)
 
 
@@ -220,7 +224,7 @@ def check_tensors(path: Path) -> None:
     """Read the header of a safetensors file.
 
     Raises:
-        ModelFileError: it is damaged.
+        ModelFileError: the file is damaged.
     """
     try:
         with safe_open(path, framework="pt"):
@@ -231,19 +235,19 @@ def check_tensors(path: Path) -> None:
         ) from error
 
 
-def _weight_files(place: Location) -> list[Path]:
-    if single := place.file(WEIGHTS):
+def _weight_files(location: Location) -> list[Path]:
+    if single := location.file(WEIGHTS):
         return [single]
-    index = place.file(WEIGHTS_INDEX)
+    index = location.file(WEIGHTS_INDEX)
     if index is None:
-        raise _no_weights(place)
+        raise _no_weights(location)
     try:
         names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(
             f"{index} is no index of weights ({error}); copy or download it again"
         ) from error
-    found = {name: place.file(name) for name in names}
+    found = {name: location.file(name) for name in names}
     missing = [name for name, path in found.items() if path is None]
     if missing:
         raise ModelFileError(
@@ -253,28 +257,123 @@ def _weight_files(place: Location) -> list[Path]:
     return [path for path in found.values() if path is not None]
 
 
-def _no_weights(place: Location) -> MnemoscopeError:
-    if place.folder is None:
-        if place.cached_only:
-            return _not_at_hand(place, "its weights file")
+def _no_weights(location: Location) -> MnemoscopeError:
+    folder = location.folder
+    remedy = "convert {} to safetensors (load it where you trust it and call save_pretrained) and open that"
+    if folder is None:
+        if location.cached_only:
+            return _not_cached(location, "its weights file")
         return ModelFileError(
-            f"the hub's {place.name} has no {WEIGHTS}, and weights in pickles can run code when opened; "
-            "convert them to safetensors (load it where you trust it and call save_pretrained) and open that"
+            f"the hub's {location.name} has no {WEIGHTS}, and weights in pickles can run code when opened; "
+            + remedy.format("them")
         )
-    pickles = sorted(path.name for kind in PICKLES for path in place.folder.glob(kind))
-    if pickles:
+    if pickles := sorted(path.name for kind in PICKLES for path in folder.glob(kind)):
         return ModelFileError(
-            f"the folder {place.folder} has its weights only as a pickle ({pickles[0]}), which can run code "
-            "when opened; "
-            "convert it to safetensors (load it where you trust it and call save_pretrained) and open that"
+            f"the folder {folder} has its weights only as a pickle ({pickles[0]}), which can run code when "
+            f"opened; {remedy.format('it')}"
         )
-    parts = sorted(path.name for path in place.folder.glob("*.safetensors"))
-    if parts:
+    if parts := sorted(path.name for path in folder.glob("*.safetensors")):
         return ModelFileError(
-            f"the folder {place.folder} has {parts[0]}, but neither {WEIGHTS} nor {WEIGHTS_INDEX}, which "
-            "says what is in which file; copy the index there too"
+            f"the folder {folder} has {parts[0]}, but neither {WEIGHTS} nor {WEIGHTS_INDEX}, which says what "
+            "is in which file; copy the index there too"
         )
     return ModelFileError(
-        f"the folder {place.folder} has a config but no weights (*.safetensors); copy the whole checkpoint "
-        "there"
+        f"the folder {folder} has a config but no weights (*.safetensors); copy the whole checkpoint there"
     )
+
+
+def is_name(source: Any) -> TypeGuard[str | Path]:
+    """Return whether a source names a model; False for a loaded pair.
+
+    Raises:
+        OptionError: the source is neither a name nor a pair.
+    """
+    if isinstance(source, (str, Path)):
+        if not str(source).strip():
+            raise OptionError(f"the model's name is empty; give {_SOURCES}")
+        return True
+    if isinstance(source, (tuple, list)):
+        return False
+    if isinstance(source, nn.Module):
+        raise OptionError(
+            f"{type(source).__name__} was given without its tokenizer; give both as (model, tokenizer)"
+        )
+    raise OptionError(f"no model opens from an object of type {type(source).__name__}; give {_SOURCES}")
+
+
+def check_pair(source: Any) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Return the model and tokenizer of a pair; of a compiled model, the model that it compiles.
+
+    Args:
+        source: a tuple or list. The model is one of transformers or a peft wrapper around one.
+
+    Raises:
+        OptionError: the objects are no loaded causal language model and tokenizer, in this order.
+        UnsupportedModelError: modules are compiled in place, or weights are absent.
+    """
+    if len(source) != 2:
+        raise OptionError(f"{len(source)} objects were given, not two; give (model, tokenizer)")
+    model, tokenizer = source
+    if isinstance(model, PreTrainedTokenizerBase) and isinstance(tokenizer, nn.Module):
+        raise OptionError("the tokenizer was given before the model; give (model, tokenizer)")
+    if _is_compiled(model):
+        model = model._orig_mod
+    _check_model(model)
+    _check_tokenizer(tokenizer)
+    _refuse_compiled(model)
+    return model, tokenizer
+
+
+def _check_model(model: Any) -> None:
+    if isinstance(model, (str, Path)):
+        raise OptionError(
+            f"the model of the pair is a name, {str(model)!r}; give the name alone, which brings its "
+            "tokenizer, or the loaded model"
+        )
+    if not isinstance(model, nn.Module):
+        kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        raise OptionError(f"{kind} is no loaded model; give (model, tokenizer), both loaded")
+    if isinstance(getattr(model, "module", None), nn.Module):
+        raise OptionError(f"the model is wrapped in {type(model).__name__}; give (model.module, tokenizer)")
+    if not isinstance(model, PreTrainedModel) and not hasattr(model, "get_base_model"):
+        raise OptionError(
+            f"{type(model).__name__} is no model of transformers; give one that "
+            "AutoModelForCausalLM.from_pretrained opened"
+        )
+    absent = [name for name, weight in model.named_parameters() if weight.device.type == "meta"]
+    if absent and not any(hasattr(module, "_hf_hook") for module in model.modules()):  # not offloaded
+        raise UnsupportedModelError(
+            f"{len(absent)} weights of {type(model).__name__} lie on the meta device, so hold no numbers, "
+            f"first {absent[0]}; load the checkpoint with from_pretrained"
+        )
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    if isinstance(tokenizer, tokenizers.Tokenizer):
+        remedy = "give transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)"
+    elif isinstance(tokenizer, ProcessorMixin):
+        remedy = "give (model, processor.tokenizer)"
+    else:
+        remedy = "give the one that AutoTokenizer.from_pretrained opens for this model"
+    kind = f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}".removeprefix("builtins.")
+    raise OptionError(f"the tokenizer of the pair is a {kind}, not one of transformers; {remedy}")
+
+
+def _refuse_compiled(model: Any) -> None:
+    """Refuse modules that are compiled in place, whose hooks do not run."""
+    for name, module in model.named_modules():
+        in_place = getattr(module, "_compiled_call_impl", None) is not None
+        forward = hasattr(module.forward, "_torchdynamo_orig_callable")
+        if in_place or forward or _is_compiled(module):
+            raise UnsupportedModelError(
+                f"{name or 'the model'} ({type(module).__name__}) is compiled in place, so nothing inside "
+                "can be watched; load the model anew and give it before compile(), or give "
+                "torch.compile(model), which leaves the model as it was"
+            )
+
+
+def _is_compiled(model: Any) -> bool:
+    """Return whether `torch.compile` wrapped a module, without the slow import of the compiler."""
+    return isinstance(model, nn.Module) and "_orig_mod" in model._modules

@@ -140,14 +140,14 @@ class Block:
         attention: the module that called the attention function.
         attention_output: writes the heads' outputs; input n = head * d_head + dim.
         ffn_output: writes the FFN's output; input n is neuron n's coefficient.
-        readers: what its neurons read of the stream; None if that could not be found.
+        input_projections: rows with which its neurons read the stream; None if not found.
     """
 
     module: nn.Module
     attention: nn.Module
     attention_output: Projection
     ffn_output: Projection
-    readers: InputProjections | None = None
+    input_projections: InputProjections | None = None
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class ModelStructure:
     @property
     def is_readable(self) -> bool:
         """Whether it was found what the neurons of every layer read."""
-        return all(block.readers is not None for block in self.blocks)
+        return all(block.input_projections is not None for block in self.blocks)
 
     def n_neurons(self, layer: int) -> int:
         """FFN neurons of a layer, those of all its experts together."""
@@ -229,7 +229,7 @@ def discover(model: PreTrainedModel, probe: Tensor) -> ModelStructure:
     final_norm, readout = find_readout(model, story)
     parallel = wirings[0].parallel
     return ModelStructure(
-        blocks=tuple(_with_readers(block, i, story, parallel) for i, block in enumerate(blocks)),
+        blocks=tuple(_with_input_projections(block, i, story, parallel) for i, block in enumerate(blocks)),
         final_norm=final_norm,
         readout=readout,
         parallel=parallel,
@@ -338,7 +338,7 @@ def _sizes(blocks: list[Block], story: ForwardRecord) -> tuple[int, int, int, in
     return *found[0], max(block.ffn_output.n_inputs for block in blocks)
 
 
-def _with_readers(block: Block, index: int, story: ForwardRecord, parallel: bool) -> Block:
+def _with_input_projections(block: Block, index: int, story: ForwardRecord, parallel: bool) -> Block:
     ran = [step for step in story.steps[index] if step.call is None]
     values = next(step.given for step in story.steps[index] if step.call is not None)
     by_module = {step.module: step for step in ran}
@@ -355,7 +355,7 @@ def _with_readers(block: Block, index: int, story: ForwardRecord, parallel: bool
         mixture=ffn.module if isinstance(ffn.module, Mixture) else None,
         routing=ffn.routing,
     )
-    readers = find_input_projections(watched)
-    if readers is not None and block.ffn_output.inner_norm is not None:
-        readers = replace(readers, rescaled=True)
-    return replace(block, readers=readers)
+    found = find_input_projections(watched)
+    if found is not None and block.ffn_output.inner_norm is not None:
+        found = replace(found, rescaled=True)
+    return replace(block, input_projections=found)

@@ -1,4 +1,4 @@
-"""Prompts and targets as token ids, and errors for targets that are not one token."""
+"""Tokenisation of prompts and targets, and errors for targets that cannot follow their prompt."""
 
 from __future__ import annotations
 
@@ -29,54 +29,17 @@ from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.weights import get_weight
 
 
-def merged(tokenizer: PreTrainedTokenizerBase, target: str, own: list[int], together: list[int]) -> str:
-    """The message about a target whose beginning is one token with the prompt's end."""
-    same = next(i for i, (old, new) in enumerate(zip(own, [*together, None], strict=False)) if old != new)
-    spaced = "begin the target with a space if it is a word of its own, or " if target[0].isalnum() else ""
-    return (
-        f"the prompt's own tokens change when the target {target!r} is put behind it: "
-        f"{pieces_of(tokenizer, own[same:])} becomes {pieces_of(tokenizer, together[same:])}; "
-        f"{spaced}end the prompt where one of these tokens ends and begin the target there"
-    )
-
-
-def pieces_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Texts of tokens, as a list in a message."""
-    return ", ".join(repr(token_text(tokenizer, i)) for i in ids)
-
-
-def offer(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
-    """A token that can be taken instead, with its id."""
-    return f"the first, {token_text(tokenizer, token_id)!r} (id {token_id})"
-
-
-def nearest(tokenizer: PreTrainedTokenizerBase, target: str) -> str:
-    """Up to three tokens of the vocabulary that look like the target, as the end of a message."""
-    wanted = target.strip().lower()
-    pieces = {}
-    for piece in tokenizer.get_vocab():
-        plain = piece.lstrip("Ġ▁ ")
-        if plain[:2].lower() == wanted[:2] and abs(len(plain) - len(wanted)) < 4:
-            pieces.setdefault(plain, piece)
-    close = difflib.get_close_matches(target.strip(), sorted(pieces), n=3, cutoff=0.6)
-    if not close:
-        return ""
-    ids = [tokenizer.convert_tokens_to_ids(pieces[name]) for name in close]
-    texts = [repr(token_text(tokenizer, i)) for i in ids if isinstance(i, int)]
-    return f", or one like it: {', '.join(texts)}"
-
-
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as the model reads it; `Model.prompt` makes one.
+    """Tokenised prompt; `Model.prompt` makes one.
 
     Attributes:
-        text: as given; of token ids, what they decode to.
+        text: the text, or the decoded token ids.
         ids: token ids, with the special tokens that the tokenizer puts in front and without those that it
-            appends, unless the prompt came as ids.
+            appends. A prompt given as ids keeps these.
         tokens: each token's own text.
         add_special_tokens: whether special tokens were added to the text. A target is tokenised together
-            with the text in the same way.
+            with the text by the same rule.
     """
 
     text: str
@@ -88,27 +51,31 @@ class Prompt:
         return self.text
 
 
-_MOST_IDS = 2**31
+_ID_LIMIT = 2**31
+_NOT_UNICODE = (
+    "the {} is not valid Unicode: it holds a byte that is not UTF-8, or half of a surrogate pair; give it as "
+    "UTF-8 text"
+)
 
-# A text; token ids, as a list, a tensor or an array `[n]` or `[1, n]`; chat messages, each with `role` and
-# `content`; or what `Model.prompt` made of one of these.
+# A text; token ids as a list, tensor or array `[n_tokens]` or `[1, n_tokens]`; chat messages, each with
+# `role` and `content`; or a `Prompt` of one of these.
 PromptInput = str | Sequence[int] | Tensor | np.ndarray | Sequence[Message] | Prompt
 
 
 def encode_prompt(
     language_model: LanguageModel, prompt: PromptInput, add_special_tokens: bool = True
 ) -> Prompt:
-    """Tokenise a prompt, or check one that comes as token ids.
+    """Tokenise a prompt, or check a prompt of token ids.
 
     Args:
         language_model: the model.
-        prompt: text, token ids, chat messages, or a prompt that was read before.
-        add_special_tokens: False adds none to a text. Token ids and chat messages never get any.
+        prompt: text, token ids, chat messages, or a `Prompt`.
+        add_special_tokens: False adds none to a text. None are ever added to token ids and chat messages.
 
     Raises:
-        PromptError: empty, of another type, longer than the model's context, with an id that the model does
-            not have, or read with another tokenizer.
-        OptionError: chat messages, and the model has no chat template.
+        PromptError: the prompt is empty, of another type, longer than the model's context, has an id without
+            an embedding, or was tokenised with another tokenizer.
+        OptionError: the prompt is a chat, and the model has no chat template.
     """
     tokenizer = language_model.tokenizer
     if isinstance(prompt, Prompt) and (add_special_tokens or not prompt.add_special_tokens):
@@ -137,28 +104,25 @@ def encode_prompt(
 def read_prompt(
     name: str, tokenizer: PreTrainedTokenizerBase, prompt: PromptInput, add_special_tokens: bool = True
 ) -> tuple[str, list[int], bool]:
-    """Read a prompt: its text, its token ids, and whether special tokens were added to the text.
+    """Return a prompt's text, its token ids, and whether special tokens were added to the text.
 
     Args:
-        name: of the model, for messages.
-        tokenizer: of the model.
+        name: the model's name, for messages.
+        tokenizer: the model's tokenizer.
         prompt: as for `encode_prompt`.
         add_special_tokens: as for `encode_prompt`.
 
     Raises:
-        PromptError: empty, or of another type.
-        OptionError: chat messages, and the model has no chat template.
+        PromptError: the prompt is empty, or of another type.
+        OptionError: the prompt is a chat, and the model has no chat template.
     """
     if isinstance(prompt, Prompt):
         return prompt.text, list(prompt.ids), prompt.add_special_tokens
     if is_chat(prompt):
         return *read_chat(name, tokenizer, cast("Sequence[Message]", prompt)), False
     if isinstance(prompt, str):
-        if prompt and not _is_unicode(prompt):
-            raise PromptError(
-                "the prompt is not valid Unicode: it holds a byte that is not UTF-8, or half of a surrogate "
-                "pair; give it as UTF-8 text"
-            )
+        if not _is_unicode(prompt):
+            raise PromptError(_NOT_UNICODE.format("prompt"))
         text, ids = prompt, encode_text(tokenizer, prompt, add_special_tokens) if prompt else []
     else:
         given = whole_numbers(prompt)
@@ -168,7 +132,7 @@ def read_prompt(
                 "or a tensor or array with one row), or as chat messages (a list of dict with role and "
                 "content)"
             )
-        wrong = next((token for token in given if not 0 <= token < _MOST_IDS), None)
+        wrong = next((token for token in given if not 0 <= token < _ID_LIMIT), None)
         if wrong is not None:
             raise PromptError(f"the prompt has token id {wrong}, which no model has; give ids from 0 up")
         text, ids, add_special_tokens = decoded(tokenizer, given), given, False
@@ -183,13 +147,13 @@ def read_prompt(
 
 
 def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer that is made for a larger vocabulary.
+    """Refuse a tokenizer that was made for a larger vocabulary.
 
-    Tokens added to a tokenizer later, such as one for padding, may go beyond what the model has embeddings
-    for: only a prompt with one of them is refused.
+    Tokens added to a tokenizer later, such as one for padding, may have no embedding: only a prompt with one
+    of them is refused.
 
     Raises:
-        ModelFileError: its own tokens are more than the model's embeddings.
+        ModelFileError: the tokenizer's own tokens outnumber the model's embeddings.
     """
     size = get_weight(model.get_input_embeddings()).shape[0]
     if tokenizer.vocab_size > size:
@@ -200,20 +164,25 @@ def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedToke
 
 
 def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | SupportsIndex) -> int:
-    """Return the id of the one token that `target` is after the prompt.
+    """Return the token id of a target of one token after its prompt.
 
     Args:
-        language_model: whose tokenizer to use.
-        prompt: the text before the target.
-        target: its text, leading space included, or its id (an int, or a number of numpy or torch).
+        language_model: the model.
+        prompt: the prompt.
+        target: the target's text, leading space included, or its id (an int, or a numpy or torch integer).
 
     Raises:
-        TargetError: no text or id, empty, several tokens, without the space it needs, or not in the
-            vocabulary.
+        TargetError: the target is no text or id, empty, of several tokens, lacks the space it needs, or is
+            not in the vocabulary.
     """
     token_id = whole_number(target)
     if token_id is not None:
-        return _checked_id(language_model, token_id)
+        size = language_model.structure.n_vocabulary
+        if not 0 <= token_id < size:
+            raise TargetError(
+                f"the target id {token_id} is not in the vocabulary; give one from 0 to {size - 1}"
+            )
+        return token_id
     if not isinstance(target, str):
         raise TargetError(f"the target is {target!r}; give one token's text or id")
     ids = encode_continuation(language_model, prompt, target)
@@ -222,9 +191,10 @@ def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | S
     tokenizer = language_model.tokenizer
     first = next((i for i in ids if token_text(tokenizer, i).strip()), ids[0])
     raise TargetError(
-        f"the target {target!r} is {len(ids)} tokens ({pieces_of(tokenizer, ids)}), and here a target is "
-        f"one token; take {offer(tokenizer, first)}{nearest(tokenizer, target)}; all tokens of one "
-        "target are scored by attribute_continuation, or `mnemoscope attribute` with one --target"
+        f"the target {target!r} is {len(ids)} tokens ({_listed(tokenizer, ids)}), and here a target is "
+        f"one token; take the first, {token_text(tokenizer, first)!r} (id {first})"
+        f"{_similar_tokens(tokenizer, target)}; all tokens of one target are scored by "
+        "attribute_continuation, or `mnemoscope attribute` with one --target"
     )
 
 
@@ -232,25 +202,22 @@ def encode_continuation(language_model: LanguageModel, prompt: Prompt, target: s
     """Tokenise a target together with its prompt, and return the ids of the target's tokens.
 
     Args:
-        language_model: whose tokenizer to use.
-        prompt: the text before the target.
-        target: its text, leading space included.
+        language_model: the model.
+        prompt: the prompt.
+        target: the target's text, leading space included.
 
     Raises:
-        TargetError: no text, empty, without the space it needs, not in the vocabulary, or of several tokens
-            and at its beginning one with the end of the prompt.
+        TargetError: the target is no text, empty, lacks the space it needs, is not in the vocabulary, or is
+            of several tokens and its beginning merges with the end of the prompt.
     """
     if not isinstance(target, str):
         raise TargetError(f"the target is {target!r}; give one token's text or id")
     if not target:
         raise TargetError("the target is empty; give the next token's text, such as ' Tokyo'")
     if not _is_unicode(target):
-        raise TargetError(
-            "the target is not valid Unicode: it holds a byte that is not UTF-8, or half of a surrogate "
-            "pair; give it as UTF-8 text"
-        )
+        raise TargetError(_NOT_UNICODE.format("target"))
     tokenizer = language_model.tokenizer
-    # Not the prompt's ids: those that came as ids need not be what the tokenizer makes of their text.
+    # Not the prompt's ids: ids given by the caller need not be the tokenizer's own for their text.
     own, together = (
         encode_text(tokenizer, text, prompt.add_special_tokens)
         for text in (prompt.text, prompt.text + target)
@@ -258,33 +225,37 @@ def encode_continuation(language_model: LanguageModel, prompt: Prompt, target: s
     _refuse_missing_space(language_model, prompt, target, len(together))
     if together[: len(own)] == own:
         ids = together[len(own) :]
+    elif prompt.text[-1:].isspace():
+        raise TargetError(
+            f"the prompt ends with white space that belongs to the target's token; "
+            f"remove it from the prompt and take {prompt.text[-1] + target.lstrip()!r}"
+        )
     else:
-        _refuse_merge(prompt, target)
         ids = encode_text(tokenizer, target, add_special_tokens=False)
-        # A tokenizer that puts a space before every text would give the token of another word.
+        # A tokenizer that puts a space before every text gives the token of another word.
         known = ids not in ([], [tokenizer.unk_token_id])
         if len(ids) > 1 or (known and added_text(tokenizer, prompt.ids, ids, special=True) != target):
-            raise TargetError(merged(tokenizer, target, own, together))
-    # The unknown token can be a target too, if it is written out: GPT-2's is its end of text.
+            raise _merges(tokenizer, target, own, together)
+    # The unknown token is a target only if it is written out: in GPT-2 it is the end-of-text token.
     unknown = sum(token == tokenizer.unk_token_id for token in ids)
     if not ids or unknown > target.count(str(tokenizer.unk_token)):
         raise TargetError(
             f"the target {target!r} is not in the model's vocabulary; "
-            f"give one of its tokens{nearest(tokenizer, target)}"
+            f"give one of its tokens{_similar_tokens(tokenizer, target)}"
         )
     return tuple(ids)
 
 
 def as_a_word(language_model: LanguageModel, prompt: Prompt, target: str) -> str:
-    """Put a space before a bare target where it is a word of its own after the prompt."""
+    """Put a space before a target that is a word of its own after the prompt."""
     return f" {target}" if _needs_space(language_model.tokenizer, prompt, target) else target
 
 
 def prefixes(language_model: LanguageModel, prompt: Prompt, target: Sequence[int]) -> list[Prompt]:
-    """The prompt, then the prompt with the target's first token, and so on up to all but its last.
+    """Return the prompt, then the prompt with one token of the target more each, up to all but the last.
 
     Raises:
-        PromptError: the last is longer than the model's context.
+        PromptError: the longest exceeds the model's context.
     """
     _check_range(language_model, target)
     n_tokens, context = len(prompt.ids) + len(target) - 1, language_model.context
@@ -304,7 +275,7 @@ def prefixes(language_model: LanguageModel, prompt: Prompt, target: Sequence[int
 
 
 def _named_type(value: Any) -> str:
-    """The type of a value in words, with its shape or the type of its first item."""
+    """Describe the type of a value, with its shape or the type of its first item."""
     name = type(value).__name__
     if isinstance(value, Tensor | np.ndarray):
         return f"of type {name} with shape {list(value.shape)} and {value.dtype} values"
@@ -320,16 +291,8 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _checked_id(language_model: LanguageModel, token_id: int) -> int:
-    size = language_model.structure.n_vocabulary
-    if not 0 <= token_id < size:
-        raise TargetError(f"the target id {token_id} is not in the vocabulary; give one from 0 to {size - 1}")
-    return token_id
-
-
 def _check_range(language_model: LanguageModel, ids: Sequence[int]) -> None:
-    embeddings = language_model.model.get_input_embeddings()
-    size = get_weight(embeddings).shape[0]
+    size = get_weight(language_model.model.get_input_embeddings()).shape[0]
     if max(ids) >= size:
         raise PromptError(
             f"the prompt has token id {max(ids)} but the model has {size} embeddings; give ids below {size}, "
@@ -338,8 +301,8 @@ def _check_range(language_model: LanguageModel, ids: Sequence[int]) -> None:
 
 
 def _needs_space(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, target: str) -> bool:
-    """Whether a bare target after the prompt is a word of its own; never after a special token."""
-    # The last id may be the token for unknown words, which is special and stands for a word.
+    """Return whether a target after the prompt is a word of its own; False after a special token."""
+    # By text and not by id: the token for unknown words is special and stands for a word.
     after_special = prompt.text.endswith(tuple(special_tokens(tokenizer).values()))
     return not after_special and begins_new_word(prompt.text, target)
 
@@ -347,10 +310,13 @@ def _needs_space(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, target: str
 def _refuse_missing_space(
     language_model: LanguageModel, prompt: Prompt, target: str, n_together: int
 ) -> None:
-    """A word glued to the end of another word is nearly always a forgotten space.
+    """Refuse a target that continues the prompt's last word where a space was probably forgotten.
 
-    It is taken for one where a space makes it a single token, or no more tokens than without: in scripts that
-    have no spaces, one that is put in mostly is a token more.
+    A space counts as forgotten where it makes the target one token, or no more tokens than without: in
+    scripts without spaces, an added space is mostly one more token.
+
+    Raises:
+        TargetError: the target lacks the space.
     """
     tokenizer = language_model.tokenizer
     if not _needs_space(tokenizer, prompt, target):
@@ -371,9 +337,32 @@ def _refuse_missing_space(
         )
 
 
-def _refuse_merge(prompt: Prompt, target: str) -> None:
-    if prompt.text[-1:].isspace():
-        raise TargetError(
-            f"the prompt ends with white space that belongs to the target's token; "
-            f"remove it from the prompt and take {prompt.text[-1] + target.lstrip()!r}"
-        )
+def _merges(
+    tokenizer: PreTrainedTokenizerBase, target: str, own: list[int], together: list[int]
+) -> TargetError:
+    """Return the error for a target whose beginning is one token with the prompt's end."""
+    same = next(i for i, (old, new) in enumerate(zip(own, [*together, None], strict=False)) if old != new)
+    spaced = "begin the target with a space if it is a word of its own, or " if target[0].isalnum() else ""
+    return TargetError(
+        f"the prompt's own tokens change when the target {target!r} is put behind it: "
+        f"{_listed(tokenizer, own[same:])} becomes {_listed(tokenizer, together[same:])}; "
+        f"{spaced}end the prompt where one of these tokens ends and begin the target there"
+    )
+
+
+def _listed(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return ", ".join(repr(text) for text in token_texts(tokenizer, ids))
+
+
+def _similar_tokens(tokenizer: PreTrainedTokenizerBase, target: str) -> str:
+    """Return up to three tokens of the vocabulary that resemble a target, as the end of a message."""
+    wanted = target.strip().lower()
+    pieces = {}
+    for piece in tokenizer.get_vocab():
+        plain = piece.lstrip("Ġ▁ ")
+        if plain[:2].lower() == wanted[:2] and abs(len(plain) - len(wanted)) < 4:
+            pieces.setdefault(plain, piece)
+    close = difflib.get_close_matches(target.strip(), sorted(pieces), n=3, cutoff=0.6)
+    ids = [tokenizer.convert_tokens_to_ids(pieces[name]) for name in close]
+    texts = [repr(token_text(tokenizer, i)) for i in ids if isinstance(i, int)]
+    return f", or one like it: {', '.join(texts)}" if texts else ""

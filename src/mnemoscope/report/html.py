@@ -42,7 +42,6 @@ from mnemoscope.report.text import (
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import QUERY_TABLES, records
-from mnemoscope.results.io import json_bytes
 from mnemoscope.results.query import QueryTables
 
 
@@ -270,7 +269,7 @@ def _share(score: float, largest: float) -> float:
 
 def _downloads(result: Attribution) -> dict[str, str]:
     """Return the address of each file of the page by name, empty for files too long for the page."""
-    files = {"result.json": data_address("application/json", json_bytes(result), _MOST_BYTES)}
+    files = {"result.json": data_address("application/json", result.json_bytes(), _MOST_BYTES)}
     for name, table in result.tables().items():
         if len(table):
             files[f"{name}.csv"] = data_address("text/csv", csv_bytes(table), _MOST_BYTES)

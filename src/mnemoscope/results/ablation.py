@@ -1,14 +1,10 @@
-"""Results of `ablate`: a target before and after an intervention, beside random controls.
-
-A part that remembers one fact can be removed without harm to the rest. A part whose removal makes the
-model worse at everything lowers the target's probability too, and says nothing about the fact.
-"""
+"""Results of `ablate`: a target before and after an ablation, beside random controls."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -17,17 +13,14 @@ from mnemoscope.results.parts import Part
 from mnemoscope.results.render import Displayed
 from mnemoscope.results.targets import unlikely
 
-if TYPE_CHECKING:
-    pass
-
 
 class TextEffect(NamedTuple):
-    """What interventions do to plain text.
+    """Effect of interventions on plain text.
 
     Attributes:
         kl: mean over all predictions of KL(unchanged || changed), nats per token.
-        perplexity_before: of the text, for the model without any intervention.
-        perplexity_after: the same as the model is now.
+        perplexity_before: perplexity of the unchanged model.
+        perplexity_after: perplexity of the changed model.
     """
 
     kl: float
@@ -37,23 +30,20 @@ class TextEffect(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Ablation(Displayed):
-    """A target before and after an intervention, and after random ones.
+    """A target before and after an ablation, and after random controls.
 
     Attributes:
         prompt: the prompt as given.
-        tokens: the prompt's tokens as text.
-        target: the target's id and text.
-        parts: what was intervened on.
-        how: what was done to them and at which positions, in words.
-        before, after: reciprocal rank, probability and log probability (nats) of the target.
-        controls: the same after each random intervention: `seed`, the metrics, and `kl` on plain text
-            (nats per token).
-        controls_from: where the parts of the random interventions are from, in words.
-        plain_text: what the intervention does to text that has nothing to do with the target; there,
-            and for `kl` of the controls, the parts are changed at all positions, because positions
-            of the prompt mean nothing in other text.
-        facts: what it does to other facts, with the columns of `specificity.FACT_COLUMNS`; empty if
-            none were given.
+        tokens: its tokens as text.
+        target: id and text of the target.
+        parts: the parts that were ablated.
+        how: the change and its positions, in words.
+        before, after: metrics of the target (`METRICS`).
+        controls: metrics after each control, with its `seed` and its `kl` on plain text (nats per token).
+        controls_from: origin of the controls' parts, in words.
+        plain_text: effect on plain text, where (as for `kl` of the controls) the parts change at all
+            positions.
+        facts: effect on other facts, with the columns of `FACT_COLUMNS`; empty if none were given.
     """
 
     prompt: str
@@ -69,7 +59,7 @@ class Ablation(Displayed):
     facts: pd.DataFrame
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `mnemoscope ablate --json` prints."""
+        """Return the object that `mnemoscope ablate --json` prints."""
         return {
             "prompt": self.prompt,
             "tokens": list(self.tokens),
@@ -88,7 +78,7 @@ class Ablation(Displayed):
 
     @property
     def warning(self) -> str:
-        """A sentence about a target of rank 1,001 or lower before the intervention; else empty."""
+        """Warning about a target of rank 1,001 or lower before the ablation; else empty."""
         return unlikely(self.target[1], round(1 / self.before["reciprocal_rank"]))
 
     @property

@@ -1,7 +1,4 @@
-"""Results of `attribute` and `attribute_continuation`.
-
-Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)` (docs/method.md#value-score).
-"""
+"""Results of `attribute` and `attribute_continuation` (docs/method.md#value-score)."""
 
 from __future__ import annotations
 
@@ -10,57 +7,57 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from mnemoscope._io import (
+    ATTRIBUTION_ENDINGS,
+    CONTINUATION_ENDINGS,
+    check_destination,
+    json_text,
+    write_atomically,
+)
 from mnemoscope.errors import OptionError
+from mnemoscope.results import io
 from mnemoscope.results.columns import QUERY_TABLES, SUMS, TABLES, records
 from mnemoscope.results.query import Key, QueryNeurons
 from mnemoscope.results.render import Displayed, report
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
-
-SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Attribution(Displayed):
     """Scores of the parts of one prediction, in nats of the target's log probability, or of log-odds.
 
-    A score is the log-probability increase of docs/method.md#value-score (paper section 3): how much adding
-    the part to the residual stream it is added to raises `log p(target)`, the log of the targets' total
-    probability, or their log-odds over the tokens they are compared with. It is a *direct* effect:
-    what later layers make of the part is not in it. `total` is the first-order effect of taking the
-    part away from every position, later layers included, and `mediated` is `total - score`; both
-    are NaN if effects were not asked for.
-
-    Every table is sorted best first by the effect asked for (highest first; in the `suppressing_`
-    tables lowest first), ties by index. Their columns are listed in `TABLES`.
+    A score is the log-probability increase of docs/method.md#value-score, a *direct* effect: positive raises
+    the target. Every table is sorted best first by the effect asked for (highest first; in the `suppressing_`
+    tables lowest first), ties by index. `SCHEMA` describes their columns.
 
     Attributes:
         prompt: the prompt as given.
-        tokens: the prompt's tokens as text, `[n_tokens]`.
-        token_ids: the same as ids.
-        targets: what is attributed, each token with its rank and probability.
-        certified: whether the top lists are proven equal to exhaustive scoring, but for parts whose scores
-            lie within twice the tolerance of the last in the list.
-        tolerance: the largest error that float32 rounding may leave in a listed score, against exact
-            arithmetic with the recorded states and weights, nats (docs/search.md#rounding); None in files
-            written before it was kept.
+        tokens: its tokens as text, `[n_tokens]`.
+        token_ids: its tokens as ids.
+        targets: the objective, each token with its rank and probability.
+        certified: whether the top lists equal exhaustive scoring, but for parts whose scores lie within twice
+            the tolerance of the last in the list.
+        tolerance: largest error that float32 rounding may leave in a listed score, nats
+            (docs/search.md#rounding); None in files without it.
         layers: every attention and FFN block output.
         heads: every head.
         positions: the heads at positions that raise the target most.
         ffn_neurons: the FFN neurons that raise the target most.
         attention_neurons: the attention neurons at positions that raise the target most.
-        attention_neurons_summed: the same with each neuron's positions added up.
+        attention_neurons_summed: the attention neurons, positions added up, that raise the target most.
         suppressing_positions, suppressing_ffn_neurons, suppressing_attention_neurons,
             suppressing_attention_neurons_summed: those that lower it most; empty if not asked for.
-        ffn_scores, attention_scores: with `neurons="all"` or `"bounds"` an interval
-            `lower <= score <= upper` for every neuron, rounding included; with `"all"` both are the computed
-            score; else empty.
-        query_neurons: what activates the value neurons; None if not asked for, or if what the model's
-            neurons read could not be found.
-        value_of_embeddings: what `targets.value` is in the stream before the first layer, nats.
-        telescoping_error: `sum(layers.score) - (targets.value - value_of_embeddings)`, the rounding left
-            in the sum of layer scores (sequential blocks only, else None).
+        ffn_scores, attention_scores: with `neurons="all"` or `"bounds"` an interval for every neuron; else
+            empty.
+        query_neurons: components that activate the value neurons; None if not asked for, or if the model's
+            input projections could not be found.
+        value_of_embeddings: value of the objective in the stream before the first layer, nats.
+        telescoping_error: `sum(layers.score) - (targets.value - value_of_embeddings)`, rounding
+            (docs/method.md#telescoping); None in parallel blocks.
         costs: exact evaluations of each search, by table.
         provenance: model, versions and options.
     """
@@ -89,28 +86,66 @@ class Attribution(Displayed):
     costs: dict[str, Cost]
     provenance: Provenance
     _query: Callable[..., QueryNeurons] | None = field(default=None, repr=False, compare=False)
-    schema_version: ClassVar[int] = SCHEMA_VERSION
+    schema_version: ClassVar[int] = io.SCHEMA_VERSION
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process is without the model, like one that was read from a file."""
+        """Leave the model out of a copy for another process."""
         return {**vars(self), "_query": None}
 
     @property
     def target(self) -> Target:
-        """The one token attributed to.
+        """The one target token.
 
         Raises:
-            OptionError: several are; see `targets`.
+            OptionError: there are several; see `targets`.
         """
         return self.targets.only()
 
+    @property
+    def layer_scores(self) -> NDArray[np.float64]:
+        """Scores of the attention and FFN outputs, `[n_layers, 2]` (attention, FFN), nats."""
+        return _pivoted(self.layers, "kind")
+
+    @property
+    def head_scores(self) -> NDArray[np.float64]:
+        """Scores of the heads, `[n_layers, n_heads]`, nats."""
+        return _pivoted(self.heads, "head")
+
+    def top(self, k: int) -> pd.DataFrame:
+        """Merge the lists of FFN and attention neurons into one of the best k, best first.
+
+        Returns:
+            Columns `kind, layer, neuron, head, dim, position, score, total, mediated, coefficient`; NA where
+            a kind has no such number. Fewer rows than k where fewer neurons raise the target.
+
+        Raises:
+            OptionError: k is below 1, or the result lists fewer neurons of each kind.
+
+        >>> with model.ablate(result.top(10)):  # doctest: +SKIP
+        ...     model.predict("The capital of Japan is the city of")
+        """
+        listed = self.provenance.options.get("top", k)
+        if not 1 <= k <= listed:
+            raise OptionError(
+                f"k is {k}, and the result lists {listed} neurons of each kind; give 1 to {listed}, or "
+                f"attribute with top={max(k, 1)}"
+            )
+        order = "total" if self.provenance.options.get("by") == "total" else "score"
+        both = [self.attention_neurons.assign(kind="attention"), self.ffn_neurons.assign(kind="ffn")]
+        numbers = ("layer", "neuron", "head", "dim", "position")
+        columns = ["kind", *numbers, "score", "total", "mediated", "coefficient"]
+        merged = pd.concat(
+            [table.reindex(columns=columns).astype(dict.fromkeys(numbers, "Int64")) for table in both]
+        )
+        return merged.sort_values(order, ascending=False, kind="stable", ignore_index=True).head(k)
+
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table by name, in the order of `TABLES` and `QUERY_TABLES`."""
+        """Return every table by name, in the order of `TABLES` and `QUERY_TABLES`."""
         found = {name: getattr(self, name) for name in TABLES}
         return found | (self.query_neurons.tables() if self.query_neurons is not None else {})
 
     def query(self, *, values: int = 30, top: int = 100, key: Key | None = None) -> QueryNeurons:
-        """What activates the value neurons, with options of its own; see `Model.query`.
+        """Compute query scores with other options; see `Model.query`.
 
         Raises:
             OptionError: as `Model.query` does, and if the result was read from a file.
@@ -123,9 +158,9 @@ class Attribution(Displayed):
         return self._query(self, values=values, top=top, key=key)
 
     def sum_of_scores(self, kind: Literal["ffn", "attention"]) -> tuple[float, float]:
-        """Lower and upper bound of the sum of all neurons' scores, in nats.
+        """Return a lower and an upper bound of the sum of all neurons' scores, nats.
 
-        Equal with `neurons="all"`; an interval that is proven to hold the sum with `"bounds"`.
+        Equal with `neurons="all"`.
 
         Raises:
             OptionError: the result was made with `neurons="top"`.
@@ -138,7 +173,7 @@ class Attribution(Displayed):
         return float(table["lower"].sum()), float(table["upper"].sum())
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `mnemoscope attribute --json` prints (lists best first).
+        """Return the object that `mnemoscope attribute --json` prints (lists best first).
 
         >>> sorted(result.to_json())[:3]  # doctest: +SKIP
         ['attention_neurons', 'certified', 'ffn_neurons']
@@ -162,75 +197,110 @@ class Attribution(Displayed):
             **lists,
         }
 
+    def json_bytes(self) -> bytes:
+        """Encode the whole result as the content of a `.json` file."""
+        return io.json_bytes(self._description(), self.tables(), self.to_json())
+
     def save(self, path: str | Path) -> Path:
-        """Write the result to a `.json`, `.parquet` or `.html` file, whole or not at all.
+        """Write the result to a `.json`, `.parquet` or `.html` file, whole or not at all; return its path.
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
         """
-        from mnemoscope.results.io import save
+        path = check_destination(Path(path), ATTRIBUTION_ENDINGS)
+        ending = path.suffix.lower()
+        if ending == ".html":
+            content = report("html").render_html(self).encode("utf-8", "xmlcharrefreplace")
+        elif ending == ".json":
+            content = self.json_bytes()
+        else:
+            content = io.parquet_bytes(self._description(), self.tables())
+        write_atomically(path, content)
+        return path
 
-        return save(self, Path(path))
+    @staticmethod
+    def load(path: str | Path) -> Attribution:
+        """Read a result from a `.json` or `.parquet` file that `save` wrote.
+
+        Raises:
+            OutputError: the file is missing, damaged, of another program, or of another schema version.
+        """
+        return io.load(Path(path), Attribution._restored)
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt,
+            "tokens": list(self.tokens),
+            "token_ids": list(self.token_ids),
+            **self.targets.to_json(),
+            "certified": self.certified,
+            "tolerance": self.tolerance,
+            "value_of_embeddings": self.value_of_embeddings,
+            "telescoping_error": self.telescoping_error,
+            "costs": {name: vars(cost) for name, cost in self.costs.items()},
+            "provenance": vars(self.provenance),
+        }
+
+    @staticmethod
+    def _restored(description: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Attribution:
+        value_tables: dict[str, Any] = {name: tables[name] for name in TABLES}
+        rounding = description["telescoping_error"]
+        return Attribution(
+            prompt=description["prompt"],
+            tokens=tuple(description["tokens"]),
+            token_ids=tuple(description["token_ids"]),
+            targets=Targets.from_json(description["targets"]),
+            certified=description["certified"],
+            tolerance=description.get("tolerance"),
+            value_of_embeddings=io.number(description["value_of_embeddings"]),
+            telescoping_error=None if rounding is None else io.number(rounding),
+            costs={name: Cost(**cost) for name, cost in description["costs"].items()},
+            provenance=Provenance(**description["provenance"]),
+            query_neurons=QueryNeurons.of_tables(tables) if set(QUERY_TABLES) <= set(tables) else None,
+            **value_tables,
+        )
 
     def charts(self) -> dict[str, Any]:
-        """Altair charts of the layers, the heads and the neurons, by name; a notebook shows them.
+        """Draw Altair charts of the layers, the heads and the neurons, by name.
 
         >>> result.charts()["neurons"]  # doctest: +SKIP
         """
         return report("charts.attribution").charts(self)
 
     def save_charts(self, folder: str | Path, form: Literal["svg", "png"] = "svg") -> Path:
-        """Write every chart to a file of its name in a folder, which is made if it is not there.
-
-        Returns:
-            The folder.
+        """Write every chart to a file of its name in a folder, made if necessary, and return the folder.
 
         Raises:
             OptionError: another form.
-            OutputError: the folder's parent is not there, or it cannot be written.
+            OutputError: the folder's parent does not exist, or the folder cannot be written.
         """
         return report("charts.attribution").save_charts(self, Path(folder), form)
-
-    @staticmethod
-    def load(path: str | Path) -> Attribution:
-        """Read a result back from a `.json` or `.parquet` file that `save` wrote.
-
-        Raises:
-            OutputError: no such file, or not one of ours, or written by a newer version.
-        """
-        from mnemoscope.results.io import load
-
-        return load(Path(path))
 
 
 @dataclass(frozen=True, eq=False)
 class ContinuationAttribution:
     """Scores of the parts of a target of several tokens, in nats of its log probability.
 
-    The log probability of the target is the sum of those of its tokens, each after the prompt and the
-    tokens before it. In every table `score` is the sum of a part's scores at these predictions,
-    and `score_0`, `score_1`, ... are its scores at each, token 0 being the first of the target. Scores are
-    direct effects; total effects, query neurons and what is at single positions are in `attributions`.
-
-    The lists of neurons are proven to be those with the highest (in the `suppressing_` tables lowest)
-    sums of *all* neurons. In all tables ties are ordered by index.
+    Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)`
+    (docs/method.md#value-score). In every table `score` is the sum of a part's scores at these predictions,
+    and `score_0`, `score_1`, ... are its scores at each. The lists of neurons are certified: they have the
+    highest (in the `suppressing_` tables lowest) sums of *all* neurons. Ties are ordered by index.
 
     Attributes:
         prompt: the prompt as given.
         text: the target as given.
-        attributions: of each token of the target, all that `attribute` gives after the prompt and the tokens
-            before it, `[n_target_tokens]`. Their `prompt` is the prompt and these tokens' own texts.
+        attributions: the attribution of each token of the target after the prompt and the tokens before it,
+            `[n_target_tokens]`, with total effects, query neurons and single positions.
         layers: `layer, kind, score, score_0, ...`: every attention and FFN block output.
         heads: `layer, head, score, score_0, ...`: every head.
-        ffn_neurons: `layer, neuron, score, score_0, ..., coefficient_0, ..., promotes, demotes`: the FFN
-            neurons with the highest sums; in a mixture of experts with the column `expert`. What they promote
-            and demote has the sign of the coefficient at the token where their score is largest.
-        attention_neurons_summed: `layer, head, dim, score, score_0, ..., coefficient_0, ...`: the attention
-            neurons, positions added up, with the highest sums.
+        ffn_neurons: `layer, neuron, score, score_0, ..., coefficient_0, ..., promotes, demotes` (and `expert`
+            in a mixture); the sign of the coefficient with the largest score counts for promoted tokens.
+        attention_neurons_summed: `layer, head, dim, score, score_0, ..., coefficient_0, ...`, positions added
+            up.
         suppressing_ffn_neurons, suppressing_attention_neurons_summed: those with the lowest sums; empty if
             not asked for.
-        certified: whether the lists are proven equal to exhaustive scoring, as for `Attribution`.
-        tolerance: the largest error that float32 rounding may leave in a listed sum, nats.
+        certified: whether the lists equal exhaustive scoring, as for `Attribution`.
+        tolerance: largest error that float32 rounding may leave in a listed sum, nats.
         costs: exact evaluations of each search for sums, by table.
         provenance: model, versions and options.
     """
@@ -251,39 +321,39 @@ class ContinuationAttribution:
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The tokens of the target, each with what the model says of it after those before."""
+        """The tokens of the target, each with its rank and probability."""
         return tuple(attribution.target for attribution in self.attributions)
 
     @property
     def warning(self) -> str:
-        """A sentence about the first token of rank 1,001 or lower; else empty."""
+        """Warning about the first token of rank 1,001 or lower; else empty."""
         return next((each.targets.warning for each in self.attributions if each.targets.warning), "")
 
     @property
     def tokens(self) -> pd.DataFrame:
-        """The same as a table: `id, text, rank, probability, log_probability`."""
+        """The targets as a table: `id, text, rank, probability, log_probability`."""
         return pd.DataFrame([vars(target) for target in self.targets])
 
     @property
     def log_probability(self) -> float:
-        """Of the whole target, nats: the sum over its tokens."""
+        """Log probability of the whole target, nats: the sum over its tokens."""
         return sum(target.log_probability for target in self.targets)
 
     @property
     def log_probability_of_embeddings(self) -> float:
-        """The same sum in the streams before the first layer, nats."""
+        """That sum in the streams before the first layer, nats."""
         return sum(attribution.value_of_embeddings for attribution in self.attributions)
 
     @property
     def telescoping_error(self) -> float | None:
-        """What rounding leaves in the sum of layer scores; None in parallel blocks, where none is due."""
+        """Rounding left in the sum of layer scores; None in parallel blocks, where none is due."""
         if any(attribution.telescoping_error is None for attribution in self.attributions):
             return None
         rise = self.log_probability - self.log_probability_of_embeddings
         return float(self.layers["score"].sum()) - rise
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `mnemoscope attribute --json` prints for a target of several tokens."""
+        """Return the object that `mnemoscope attribute --json` prints for several tokens."""
         return {
             "model": self.provenance.model,
             "revision": self.provenance.revision,
@@ -301,22 +371,22 @@ class ContinuationAttribution:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Write what `to_json` gives to a `.json` file, whole or not at all.
-
-        Each of `attributions` can be saved by itself in every form, and read back.
+        """Write `to_json` to a `.json` file; single attributions can be saved and read back in every form.
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
         """
-        from mnemoscope._io import CONTINUATION_ENDINGS, check_destination, json_text, write_atomically
-
         path = check_destination(Path(path), CONTINUATION_ENDINGS)
         write_atomically(path, (json_text(self.to_json()) + "\n").encode("utf-8"))
         return path
 
 
+def _pivoted(table: pd.DataFrame, columns: str) -> NDArray[np.float64]:
+    return table.pivot(index="layer", columns=columns, values="score").to_numpy(dtype=np.float64)
+
+
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain objects, the numbers of each token in lists."""
+    """Return rows as plain objects, the numbers of each token in lists."""
     kinds = ("score", "coefficient")
     by_token = {kind: [name for name in table if str(name).startswith(f"{kind}_")] for kind in kinds}
     plain = table.drop(columns=[name for names in by_token.values() for name in names])

@@ -1,34 +1,73 @@
-"""Columns of every table of a result, in the order in which they are shown and stored.
+"""The columns of every table of a result: name, dtype, unit and meaning, in the order shown and stored.
 
-Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)` (docs/method.md#value-score).
-
-A part that remembers one fact can be removed without harm to the rest. A part whose removal makes the
-model worse at everything lowers the target's probability too, and says nothing about the fact.
-
-A query score says how much of what a value neuron reads was written by a query neuron. If that is so, zeroing
-query neurons lowers the coefficients by what they wrote, and with them the target's probability. What is
-predicted holds the norms and the attention weights fixed; what is measured holds nothing fixed.
+Layers, heads, dims, neurons and positions count from 0. Scores are defined in docs/method.md#value-score and
+docs/method.md#query-score.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
-if TYPE_CHECKING:
-    pass
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        name: of the column.
+        dtype: of pandas (`Int64` where numbers may be missing), or `list` for lists of texts.
+        unit: such as `nats`; empty for none.
+        meaning: in words.
+    """
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
 
 
-# Every table of value neurons and its columns, in the order they are shown and stored.
-_EFFECTS = ("score", "total", "mediated")
-_FFN_NEURONS = ("layer", "neuron", *_EFFECTS, "coefficient", "promotes", "demotes")
-_ATTENTION_NEURONS = ("layer", "head", "dim", "position", "token", *_EFFECTS, "coefficient")
-_SUMMED = ("layer", "head", "dim", *_EFFECTS, "coefficient")
-_POSITIONS = ("layer", "head", "position", "token", *_EFFECTS, "attention")
-TABLES: dict[str, tuple[str, ...]] = {
-    "layers": ("layer", "kind", *_EFFECTS),
-    "heads": ("layer", "head", *_EFFECTS),
+_LAYER = Column("layer", "int64", "", "layer; -1 for the embeddings")
+_KIND = Column("kind", "str", "", "`attention` or `ffn`; `embeddings` in query tables")
+_HEAD = Column("head", "int64", "", "query head of the layer")
+_DIM = Column("dim", "int64", "", "dimension of the head's value")
+_NEURON = Column("neuron", "int64", "", "FFN neuron of the layer")
+_POSITION = Column("position", "int64", "", "position of the prompt that the head attends to")
+_TOKEN = Column("token", "str", "", "token at that position")
+_SCORE = Column(
+    "score", "float32", "nats", "log-probability increase by the part; positive raises the target"
+)
+_EFFECTS = (
+    _SCORE,
+    Column("total", "float32", "nats", "first-order total effect of removing the part; NaN if not computed"),
+    Column("mediated", "float32", "nats", "`total - score`, the effect through later layers"),
+)
+_COEFFICIENT = Column("coefficient", "float32", "", "value that enters the output or down projection")
+_PROMOTES = Column("promotes", "list", "", "tokens with the largest before-softmax values, its sign included")
+_DEMOTES = Column("demotes", "list", "", "tokens with the smallest ones")
+_BOUNDS = (
+    Column("lower", "float32", "nats", "lower bound of the score, rounding included"),
+    Column("upper", "float32", "nats", "upper bound of the score; `lower` where all were scored"),
+)
+_POSITIONS = (
+    _LAYER,
+    _HEAD,
+    _POSITION,
+    _TOKEN,
+    *_EFFECTS,
+    Column("attention", "float32", "", "attention weight from the last position"),
+)
+_FFN_NEURONS = (_LAYER, _NEURON, *_EFFECTS, _COEFFICIENT, _PROMOTES, _DEMOTES)
+_ATTENTION_NEURONS = (_LAYER, _HEAD, _DIM, _POSITION, _TOKEN, *_EFFECTS, _COEFFICIENT)
+_SUMMED = (_LAYER, _HEAD, _DIM, *_EFFECTS, _COEFFICIENT)
+
+# Tables of value neurons.
+_VALUES = {
+    "layers": (_LAYER, _KIND, *_EFFECTS),
+    "heads": (_LAYER, _HEAD, *_EFFECTS),
     "positions": _POSITIONS,
     "suppressing_positions": _POSITIONS,
     "ffn_neurons": _FFN_NEURONS,
@@ -37,60 +76,147 @@ TABLES: dict[str, tuple[str, ...]] = {
     "suppressing_attention_neurons": _ATTENTION_NEURONS,
     "attention_neurons_summed": _SUMMED,
     "suppressing_attention_neurons_summed": _SUMMED,
-    "ffn_scores": ("layer", "neuron", "lower", "upper", "coefficient"),
-    "attention_scores": ("layer", "head", "dim", "position", "lower", "upper", "coefficient"),
+    "ffn_scores": (_LAYER, _NEURON, *_BOUNDS, _COEFFICIENT),
+    "attention_scores": (_LAYER, _HEAD, _DIM, _POSITION, *_BOUNDS, _COEFFICIENT),
 }
-# Those of FFN neurons, which have one more column, `expert`, where a layer is a mixture of experts.
-FFN_TABLES = ("ffn_neurons", "suppressing_ffn_neurons", "ffn_scores")
-# Those that hold as many of the best as were asked for; the others hold all.
-TOP_LISTS = frozenset(TABLES) - {"layers", "heads", "ffn_scores", "attention_scores"}
 
-
-def records(table: pd.DataFrame, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The rows of a table as plain Python objects."""
-    plain = {name: table[name].tolist() for name in columns}
-    return [dict(zip(plain, row, strict=True)) for row in zip(*plain.values(), strict=True)]
-
-
-# Columns of each table, in the order they are shown and stored.
-_AT = ("position", "token")
-_READING = ("score", "path", "inner_product", "constant", "remainder", "skipped")
-_SCORES = ("score", "inner_product")
-QUERY_TABLES: dict[str, tuple[str, ...]] = {
-    "query_layers": ("layer", "kind", *_SCORES, "bias"),
-    "query_heads": ("layer", "head", *_SCORES),
-    "query_ffn_neurons": ("layer", "neuron", *_SCORES, *_AT, "coefficient", "value_neuron"),
-    "query_attention_neurons": ("layer", "head", "dim", *_SCORES, *_AT, "coefficient"),
-    "query_value_neurons": ("layer", "head", "dim", *_AT, *_READING),
-}
-_OF_FFN = "_of_ffn"
-QUERY_TABLES |= {f"{name}{_OF_FFN}": columns for name, columns in QUERY_TABLES.items()}
-QUERY_TABLES[f"query_value_neurons{_OF_FFN}"] = ("layer", "neuron", *_AT, *_READING)
-
-
-SPLIT_COLUMNS = ("layer", "query_only", "query_value", "value_only")
-
-
-NODE_COLUMNS = (
-    "id",
-    "kind",
-    "layer",
-    "neuron",
-    "head",
-    "dim",
-    "position",
-    "token",
-    "writes",
-    "depth",
-    "value_score",
-    "query_score",
-    "explained",
-    "skipped",
+_QUERY_SCORE = replace(_SCORE, meaning="query score: the readers' scores times the share of the part in each")
+_INNER_PRODUCT = Column(
+    "inner_product",
+    "float32",
+    "pre-activation",
+    "mean over all value neurons of what the part adds to what they read, towards the sign of the whole",
 )
-EDGE_COLUMNS = ("source", "target", "score", "share", "inner_product", "gate_inner_product")
+_AT = (
+    replace(_POSITION, meaning="position where the largest part of the score is read"),
+    _TOKEN,
+)
+_OF_NEURON = (_QUERY_SCORE, _INNER_PRODUCT, *_AT, replace(_COEFFICIENT, meaning="value there"))
+_READING = (
+    replace(_POSITION, meaning="position where the value neuron reads the stream"),
+    _TOKEN,
+    _SCORE,
+    Column("path", "str", "", "`value`, `gate`, `up` or `down`: the projection that reads"),
+    replace(_INNER_PRODUCT, dtype="float64", meaning="sum over all components"),
+    Column("constant", "float32", "pre-activation", "what biases of the reading projection add"),
+    Column("remainder", "float64", "", "share of the components' magnitudes that is left of their sum"),
+    Column("skipped", "bool", "", "whether it is left out of the scores because too little is left"),
+)
+_VALUE_NEURON = Column("value_neuron", "bool", "", "whether it is listed as a value neuron too (query-value)")
+_QUERIES = {
+    "query_layers": (
+        _LAYER,
+        _KIND,
+        replace(_QUERY_SCORE, dtype="float64"),
+        replace(_INNER_PRODUCT, dtype="float64"),
+        Column("bias", "float64", "nats", "part of the score that belongs to biases and to no neuron"),
+    ),
+    "query_heads": (_LAYER, _HEAD, _QUERY_SCORE, _INNER_PRODUCT),
+    "query_ffn_neurons": (_LAYER, _NEURON, *_OF_NEURON, _VALUE_NEURON),
+    "query_attention_neurons": (_LAYER, _HEAD, _DIM, *_OF_NEURON),
+    "query_value_neurons": (_LAYER, _HEAD, _DIM, *_READING),
+}
+OF_FFN = "_of_ffn"
+_QUERIES |= {f"{name}{OF_FFN}": columns for name, columns in _QUERIES.items()}
+_QUERIES[f"query_value_neurons{OF_FFN}"] = (_LAYER, _NEURON, *_READING)
+
+_METRICS = (
+    Column("reciprocal_rank", "float64", "", "1 / rank of the target; its mean over prompts is the MRR"),
+    Column("probability", "float64", "", "probability of the target"),
+    Column("log_probability", "float64", "nats", "log probability of the target"),
+)
+_NODE_NUMBERS = tuple(replace(each, dtype="Int64") for each in (_LAYER, _NEURON, _HEAD, _DIM))
+_RAW = replace(_INNER_PRODUCT, dtype="float64", meaning="raw, what the source adds to what the target reads")
+_CHANGE = Column("measured", "float64", "", "mean of `after / before - 1`")
+
+# Every table by name.
+SCHEMA: dict[str, tuple[Column, ...]] = {
+    **_VALUES,
+    **_QUERIES,
+    "query_split": (
+        _LAYER,
+        Column("query_only", "int64", "", "number of FFN neurons that are query neurons alone"),
+        Column("query_value", "int64", "", "number that are query and value neurons"),
+        Column("value_only", "int64", "", "number that are value neurons alone"),
+    ),
+    "nodes": (
+        Column("id", "str", "", "name of the node, such as `ffn 24.1005 @7`"),
+        Column("kind", "str", "", "`ffn`, `attention` (a value neuron), `head`, `embeddings` or `biases`"),
+        *_NODE_NUMBERS,
+        replace(_POSITION, meaning="position where the node reads the stream"),
+        _TOKEN,
+        Column("writes", "int64", "", "position where the node writes to the stream"),
+        Column("depth", "int64", "", "steps from the nearest value neuron"),
+        Column("value_score", "float64", "nats", "a value neuron's log-probability increase; else 0"),
+        Column("query_score", "float64", "nats", "what the node gives to its readers"),
+        Column("explained", "float64", "", "share of both that its edges explain; NaN if not taken apart"),
+        Column("skipped", "bool", "", "whether it was not taken apart because its components cancel"),
+    ),
+    "edges": (
+        Column("source", "str", "", "id of the node that writes"),
+        Column("target", "str", "", "id of the node that reads"),
+        Column("score", "float64", "nats", "the reader's score times the writer's share"),
+        Column("share", "float64", "", "the writer's share of what the reader reads"),
+        _RAW,
+        replace(_RAW, name="gate_inner_product", meaning="the same through the gate; NaN without one"),
+    ),
+    "head_tokens": (
+        replace(_POSITION, meaning="position p, in order"),
+        _TOKEN,
+        Column("attention", "float32", "", "weight from the last position; all sum to 1, less with sinks"),
+        Column(
+            "input", "list", "", "top tokens of the stream at p before the layer (logit lens with biases)"
+        ),
+        Column("key", "list", "", "top tokens of the gradient of the attention score by that stream"),
+        Column("value", "list", "", "top tokens of what the head adds to the last position from p"),
+        Column("demotes", "list", "", "bottom tokens of the same"),
+        Column("value_norm", "float32", "", "its norm; where it is small, `value` says little of the head"),
+    ),
+    "metrics": _METRICS,
+    "facts": (
+        Column("group", "str", "", "`same relation` or `other relations`"),
+        Column("when", "str", "", "`before` or `after` the intervention"),
+        Column("n_facts", "int64", "", "number of facts that the metrics are means over"),
+        *_METRICS,
+    ),
+    "coefficients": (
+        Column("kind", "str", "", "`attention` or `ffn`"),
+        _LAYER,
+        replace(_HEAD, dtype="Int64"),
+        replace(_DIM, dtype="Int64"),
+        replace(_POSITION, meaning="position where the value neuron reads the stream"),
+        replace(_NEURON, dtype="Int64"),
+        _SCORE,
+        Column("before", "float64", "", "coefficient of the value neuron, unchanged"),
+        Column("predicted", "float64", "", "coefficient with norms and attention weights held fixed"),
+        Column("after", "float64", "", "coefficient measured"),
+        Column("control_mean", "float64", "", "mean over random controls; those that zero it do not count"),
+        Column("control_standard_deviation", "float64", "", "sample standard deviation over the controls"),
+    ),
+    "agreement": (
+        Column("kind", "str", "", "`attention`, `ffn` or `both`"),
+        Column("n", "int64", "", "number of value neurons with a coefficient other than 0 before"),
+        Column("pearson", "float64", "", "correlation of the measured and the predicted relative change"),
+        Column("spearman", "float64", "", "rank correlation of the same"),
+        _CHANGE,
+        replace(_CHANGE, name="predicted", meaning="mean of `predicted / before - 1`"),
+        replace(_CHANGE, name="controls", meaning="mean of `control_mean / before - 1`"),
+    ),
+}
 
 
-# The tables of sums, and those of them whose rows are the best of all.
+def names(columns: Iterable[Column]) -> tuple[str, ...]:
+    """Return the names of columns."""
+    return tuple(column.name for column in columns)
+
+
+TABLES = {table: names(columns) for table, columns in _VALUES.items()}
+QUERY_TABLES = {table: names(columns) for table, columns in _QUERIES.items()}
+# Tables of FFN neurons, with one more column, `expert`, where a layer is a mixture of experts.
+FFN_TABLES = ("ffn_neurons", "suppressing_ffn_neurons", "ffn_scores")
+# Tables that list as many of the best parts as were asked for; the others hold all.
+TOP_LISTS = frozenset(TABLES) - {"layers", "heads", "ffn_scores", "attention_scores"}
+# Tables of sums over the tokens of a target, and those of them that list the best.
 TOP_SUMS = (
     "ffn_neurons",
     "suppressing_ffn_neurons",
@@ -98,30 +224,16 @@ TOP_SUMS = (
     "suppressing_attention_neurons_summed",
 )
 SUMS = ("layers", "heads", *TOP_SUMS)
-
-
-COLUMNS = ("position", "token", "attention", "input", "key", "value", "demotes", "value_norm")
-
-
-METRICS = ("reciprocal_rank", "probability", "log_probability")
-
-
+SPLIT_COLUMNS = names(SCHEMA["query_split"])
+NODE_COLUMNS, EDGE_COLUMNS = names(SCHEMA["nodes"]), names(SCHEMA["edges"])
+HEAD_TOKEN_COLUMNS = names(SCHEMA["head_tokens"])
+METRICS, FACT_COLUMNS = names(SCHEMA["metrics"]), names(SCHEMA["facts"])
 GROUPS = ("same relation", "other relations")
-FACT_COLUMNS = ("group", "when", "n_facts", *METRICS)
+COEFFICIENT_COLUMNS, AGREEMENT_COLUMNS = names(SCHEMA["coefficients"]), names(SCHEMA["agreement"])
+LIST_COLUMNS = frozenset(c.name for columns in SCHEMA.values() for c in columns if c.dtype == "list")
 
 
-COEFFICIENT_COLUMNS = (
-    "kind",
-    "layer",
-    "head",
-    "dim",
-    "position",
-    "neuron",
-    "score",
-    "before",
-    "predicted",
-    "after",
-    "control_mean",
-    "control_standard_deviation",
-)
-AGREEMENT_COLUMNS = ("kind", "n", "pearson", "spearman", "measured", "predicted", "controls")
+def records(table: pd.DataFrame, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return the rows of a table as plain Python objects."""
+    plain = {name: table[name].tolist() for name in columns}
+    return [dict(zip(plain, row, strict=True)) for row in zip(*plain.values(), strict=True)]

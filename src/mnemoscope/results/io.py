@@ -1,73 +1,72 @@
-"""Attributions as `.json`, `.parquet` and `.html` files.
+"""A description (plain objects) with tables, as the content of `.json` and `.parquet` files.
 
-A `.json` file is what `mnemoscope attribute --json` prints and more: the same keys, with every
-table and column. A `.parquet` file is one long table with the name of each row's table in the
-column `table`; everything else is JSON under the key `mnemoscope` of its schema metadata.
+A `.json` file has the description's keys and one more for every table, whose rows are objects. A `.parquet`
+file is one long table with the name of each row's table in the column `table`; the description is JSON under
+the key `mnemoscope` of its schema metadata.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from mnemoscope._io import ATTRIBUTION_ENDINGS, check_destination, either, json_text, write_atomically
+from mnemoscope._io import either, json_text
 from mnemoscope.errors import UPGRADE, MnemoscopeError, OutputError
-from mnemoscope.results.attribution import SCHEMA_VERSION, Attribution
-from mnemoscope.results.columns import QUERY_TABLES, TABLES, records
-from mnemoscope.results.query import QueryNeurons
-from mnemoscope.results.render import report
-from mnemoscope.results.targets import Cost, Provenance, Target, Targets
+from mnemoscope.results.columns import LIST_COLUMNS, records
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-FORMAT = "mnemoscope attribution"
+SCHEMA_VERSION = 4
+_FORMAT = "mnemoscope attribution"
 _METADATA_KEY = b"mnemoscope"
 _NUMERIC = ("float", "int", "uint", "bool")
-_LIST_COLUMNS = frozenset({"promotes", "demotes"})
+
+Tables = Mapping[str, pd.DataFrame]
+T = TypeVar("T")
 
 
-def save(result: Attribution, path: Path) -> Path:
-    """Write a result in the form its ending names, whole or not at all.
+def json_bytes(description: dict[str, Any], tables: Tables, summary: dict[str, Any]) -> bytes:
+    """Encode a description and tables as a `.json` file, which has the keys of a summary too."""
+    rows = {name: records(table, tuple(table)) for name, table in tables.items()}
+    return (json_text({**_described(description, tables), **summary, **rows}) + "\n").encode("utf-8")
 
-    Returns:
-        The path of the file.
+
+def parquet_bytes(description: dict[str, Any], tables: Tables) -> bytes:
+    """Encode a description and tables as a `.parquet` file."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parts = [_arrow_table(name, table) for name, table in tables.items()]
+    metadata = {_METADATA_KEY: json_text(_described(description, tables)).encode("utf-8")}
+    long_table = pa.concat_tables(parts, promote_options="permissive")
+    stream = pa.BufferOutputStream()
+    parquet.write_table(long_table.replace_schema_metadata(metadata), stream)
+    return stream.getvalue().to_pybytes()
+
+
+def load(path: Path, restore: Callable[[dict[str, Any], dict[str, pd.DataFrame]], T]) -> T:
+    """Read a `.json` or `.parquet` file.
+
+    Args:
+        path: of the file.
+        restore: makes the result from the description and the tables.
 
     Raises:
-        OutputError: see `check_destination`; or the folder cannot be written, the disk is full.
-    """
-    path = check_destination(path, ATTRIBUTION_ENDINGS)
-    writers: dict[str, Callable[[Attribution], bytes]] = {
-        ".json": json_bytes,
-        ".parquet": _parquet_bytes,
-        ".html": _html_bytes,
-    }
-    write_atomically(path, writers[path.suffix.lower()](result))
-    return path
-
-
-def load(path: Path) -> Attribution:
-    """Read a result that `save` wrote to a `.json` or `.parquet` file.
-
-    Raises:
-        OutputError: no such file, damaged, not ours, or written by a newer version.
+        OutputError: the file is missing, damaged, of another program, or of another schema version.
     """
     path = path.expanduser()
-    readers: dict[str, Callable[[Path], Attribution]] = {
-        ".json": _read_json,
-        ".parquet": _read_parquet,
-    }
+    readers = {".json": _read_json, ".parquet": _read_parquet}
     ending = path.suffix.lower()
     if ending not in readers:
         raise OutputError(f"cannot read {path}: only {either(tuple(readers))} can be read back")
     try:
-        return readers[ending](path)
+        return restore(*readers[ending](path))
     except MnemoscopeError:
         raise
     except OSError as error:
@@ -78,70 +77,18 @@ def load(path: Path) -> Attribution:
         ) from error
 
 
-def _description(result: Attribution) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "schema_version": result.schema_version,
-        "prompt": result.prompt,
-        "tokens": list(result.tokens),
-        "token_ids": list(result.token_ids),
-        **result.targets.to_json(),
-        "certified": result.certified,
-        "tolerance": result.tolerance,
-        "value_of_embeddings": result.value_of_embeddings,
-        "telescoping_error": result.telescoping_error,
-        "costs": {name: vars(cost) for name, cost in result.costs.items()},
-        "provenance": vars(result.provenance),
-        "dtypes": {
-            name: {column: str(dtype) for column, dtype in table.dtypes.items()}
-            for name, table in result.tables().items()
-        },
-    }
-
-
-def _restored(description: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Attribution:
-    value_tables: dict[str, Any] = {name: tables[name] for name in TABLES}
-    rounding = description["telescoping_error"]
-    return Attribution(
-        prompt=description["prompt"],
-        tokens=tuple(description["tokens"]),
-        token_ids=tuple(description["token_ids"]),
-        targets=_targets(description["targets"]),
-        certified=description["certified"],
-        tolerance=description.get("tolerance"),
-        value_of_embeddings=_number(description["value_of_embeddings"]),
-        telescoping_error=None if rounding is None else _number(rounding),
-        costs={name: Cost(**cost) for name, cost in description["costs"].items()},
-        provenance=Provenance(**description["provenance"]),
-        query_neurons=QueryNeurons.of_tables(tables) if set(QUERY_TABLES) <= set(tables) else None,
-        **value_tables,
-    )
-
-
-def _targets(described: dict[str, Any]) -> Targets:
-    answers, against = (
-        tuple(_target(target) for target in described[side]) for side in ("answers", "against")
-    )
-    return Targets(answers, against, _number(described["value"]))
-
-
-def _target(described: dict[str, Any]) -> Target:
-    numbers = {name: _number(described[name]) for name in ("probability", "log_probability")}
-    return Target(**{**described, **numbers})
-
-
-def _columns(description: Any) -> dict[str, tuple[str, ...]]:
-    """The tables of a description and their columns; query neurons are there if they were asked for."""
-    return {name: tuple(columns) for name, columns in description["dtypes"].items()}
-
-
-def _number(value: float | str | None) -> float:
-    """A number as `json_text` wrote it, NaN and infinities included."""
+def number(value: float | str | None) -> float:
+    """Restore a number that `json_text` wrote, NaN and infinities included."""
     return float("nan") if value is None else float(value)
 
 
+def _described(description: dict[str, Any], tables: Tables) -> dict[str, Any]:
+    dtypes = {name: table.dtypes.astype(str).to_dict() for name, table in tables.items()}
+    return {"format": _FORMAT, "schema_version": SCHEMA_VERSION, **description, "dtypes": dtypes}
+
+
 def _check_ours(description: Any, path: Path) -> None:
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
         raise OutputError(f"cannot read {path}: it is not a result that `save` wrote")
     version = description["schema_version"]
     if version > SCHEMA_VERSION:
@@ -156,51 +103,23 @@ def _check_ours(description: Any, path: Path) -> None:
         )
 
 
-def _json_column(values: list[Any], dtype: str) -> pd.Series:
-    if dtype.startswith(_NUMERIC):
-        return pd.Series(np.array(values, dtype=object).astype(dtype))
-    return pd.Series(values, dtype=dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-
-def _parquet_column(values: pa.ChunkedArray, dtype: str) -> pd.Series:
-    if dtype.startswith(_NUMERIC):
-        return pd.Series(values.to_numpy().astype(dtype))
-    return _json_column(values.to_pylist(), dtype)
-
-
-def _html_bytes(result: Attribution) -> bytes:
-    return report("html").render_html(result).encode("utf-8", "xmlcharrefreplace")
-
-
-def json_bytes(result: Attribution) -> bytes:
-    """The whole result as the content of a `.json` file."""
-    tables = {name: records(table, tuple(table)) for name, table in result.tables().items()}
-    document = {**_description(result), **result.to_json(), **tables}
-    return (json_text(document) + "\n").encode("utf-8")
-
-
-def _read_json(path: Path) -> Attribution:
+def _read_json(path: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     document = json.loads(path.read_text(encoding="utf-8"))
     _check_ours(document, path)
     tables = {}
-    for name, columns in _columns(document).items():
-        dtypes, rows = document["dtypes"][name], document[name]
-        tables[name] = pd.DataFrame(
-            {column: _json_column([row[column] for row in rows], dtypes[column]) for column in columns}
-        )
-    return _restored(document, tables)
+    for name, dtypes in document["dtypes"].items():
+        columns = {
+            column: _column([row[column] for row in document[name]], dtype)
+            for column, dtype in dtypes.items()
+        }
+        tables[name] = pd.DataFrame(columns)
+    return document, tables
 
 
-def _parquet_bytes(result: Attribution) -> bytes:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    parts = [_arrow_table(name, table) for name, table in result.tables().items()]
-    metadata = {_METADATA_KEY: json_text(_description(result)).encode("utf-8")}
-    long_table = pa.concat_tables(parts, promote_options="permissive")
-    stream = pa.BufferOutputStream()
-    parquet.write_table(long_table.replace_schema_metadata(metadata), stream)
-    return stream.getvalue().to_pybytes()
+def _column(values: list[Any], dtype: str) -> pd.Series:
+    if dtype.startswith(_NUMERIC):
+        return pd.Series(np.array(values, dtype=object).astype(dtype))
+    return pd.Series(values, dtype=dtype)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _arrow_table(name: str, table: pd.DataFrame) -> pa.Table:
@@ -211,7 +130,7 @@ def _arrow_table(name: str, table: pd.DataFrame) -> pa.Table:
         series = table[column]
         if series.empty:
             columns[column] = pa.nulls(0)
-        elif column in _LIST_COLUMNS:
+        elif column in LIST_COLUMNS:
             columns[column] = pa.array(series.tolist(), pa.list_(pa.string()))
         elif pd.api.types.is_numeric_dtype(series.dtype):
             columns[column] = pa.array(series.to_numpy())
@@ -220,17 +139,20 @@ def _arrow_table(name: str, table: pd.DataFrame) -> pa.Table:
     return pa.table(columns)
 
 
-def _read_parquet(path: Path) -> Attribution:
+def _read_parquet(path: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
     from pyarrow import compute, parquet
 
     long_table = parquet.ParquetFile(path).read()
     description = json.loads((long_table.schema.metadata or {}).get(_METADATA_KEY, b"null"))
     _check_ours(description, path)
     tables = {}
-    for name, columns in _columns(description).items():
+    for name, dtypes in description["dtypes"].items():
         rows = long_table.filter(compute.field("table") == name)
-        dtypes = description["dtypes"][name]
-        tables[name] = pd.DataFrame(
-            {column: _parquet_column(rows[column], dtypes[column]) for column in columns}
-        )
-    return _restored(description, tables)
+        columns = {
+            column: pd.Series(rows[column].to_numpy().astype(dtype))
+            if dtype.startswith(_NUMERIC)
+            else _column(rows[column].to_pylist(), dtype)
+            for column, dtype in dtypes.items()
+        }
+        tables[name] = pd.DataFrame(columns)
+    return description, tables

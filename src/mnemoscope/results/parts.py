@@ -14,7 +14,7 @@ from mnemoscope.errors import OptionError
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """A part of a layer; parts are equal if their types and all their fields are.
+    """Part of a layer; parts are equal if their types and all their fields are.
 
     Attributes:
         layer: counted from 0; fields are whole numbers of any library and become `int`.
@@ -23,10 +23,10 @@ class _Part:
     layer: int
 
     def __post_init__(self) -> None:
-        """Make whole numbers of the fields.
+        """Convert the fields to whole numbers.
 
         Raises:
-            OptionError: one of them is no whole number.
+            OptionError: a field is no whole number.
         """
         for name, value in vars(self).items():
             if name == "kind":
@@ -46,24 +46,24 @@ class _Part:
 
     @property
     def name(self) -> str:
-        """Its fields as the command line writes them, such as `23.4`; the type is not in it."""
+        """The fields as the command line writes them, such as `23.4`, without the type."""
         return ".".join(map(str, vars(self).values()))
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields by name."""
+        """Return the fields by name."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True, eq=False)
 class FFNNeuron(_Part):
-    """One FFN neuron: one input of the down projection."""
+    """FFN neuron: one input of the down projection."""
 
     neuron: int
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionNeuron(_Part):
-    """One attention neuron: one input of the attention's output projection."""
+    """Attention neuron: one input of the attention's output projection."""
 
     head: int
     dim: int
@@ -71,14 +71,14 @@ class AttentionNeuron(_Part):
 
 @dataclass(frozen=True, eq=False)
 class Head(_Part):
-    """One head: all its attention neurons."""
+    """Head: all its attention neurons."""
 
     head: int
 
 
 @dataclass(frozen=True, eq=False)
 class Layer(_Part):
-    """All that a layer's attention or FFN adds to the stream: behind a post-norm, biases included."""
+    """Output of a layer's attention or FFN as added to the stream: behind a post-norm, biases included."""
 
     kind: Literal["attention", "ffn"]
 
@@ -88,10 +88,9 @@ Parts = Iterable[Part] | pd.DataFrame
 
 
 def listed(parts: Parts) -> tuple[Part, ...]:
-    """Parts as a tuple; a table's rows become parts by the columns it has.
+    """Return parts as a tuple; a table's rows become parts by the columns it has.
 
-    `neuron`: FFN neurons; `dim`: attention neurons, whatever their position; `head`: heads;
-    `kind`: layers.
+    `neuron`: FFN neurons; `dim`: attention neurons, whatever their position; `head`: heads; `kind`: layers.
 
     Raises:
         OptionError: no parts, no list, or a table or item that names none.
@@ -111,6 +110,11 @@ def listed(parts: Parts) -> tuple[Part, ...]:
 
 
 def _from_table(table: pd.DataFrame) -> tuple[Part, ...]:
+    if {"neuron", "head", "dim"} <= set(table.columns):  # neurons of both kinds
+        return tuple(
+            AttentionNeuron(layer, head, dim) if pd.isna(neuron) else FFNNeuron(layer, neuron)
+            for layer, neuron, head, dim in table[["layer", "neuron", "head", "dim"]].itertuples(index=False)
+        )
     kinds: dict[str, tuple[type[Part], tuple[str, ...]]] = {
         "neuron": (FFNNeuron, ("layer", "neuron")),
         "dim": (AttentionNeuron, ("layer", "head", "dim")),

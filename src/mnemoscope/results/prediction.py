@@ -7,19 +7,19 @@ from typing import Any
 
 import pandas as pd
 
-from mnemoscope.results.columns import COLUMNS, records
+from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS, records
 from mnemoscope.results.parts import Head
 from mnemoscope.results.render import Displayed
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction(Displayed):
-    """What a model says comes next.
+    """Next tokens that a model predicts.
 
     Attributes:
         prompt: the prompt as given.
-        tokens: the prompt's tokens as text.
-        token_ids: the same as ids.
+        tokens: its tokens as text.
+        token_ids: its tokens as ids.
         table: `rank, id, token, probability, log_probability`, likeliest first.
     """
 
@@ -29,7 +29,7 @@ class Prediction(Displayed):
     table: pd.DataFrame
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `mnemoscope predict --json` prints."""
+        """Return the object that `mnemoscope predict --json` prints."""
         columns = tuple(self.table.columns)
         return {
             "prompt": self.prompt,
@@ -41,13 +41,13 @@ class Prediction(Displayed):
 
 @dataclass(frozen=True)
 class NeuronTokens:
-    """What one FFN neuron writes when its coefficient is positive; a negative one swaps the two lists.
+    """Tokens that an FFN neuron promotes with a positive coefficient; a negative one swaps the two lists.
 
     Attributes:
-        layer, neuron: which neuron.
-        norm: length of what is read: its column of `W_down`, with a post-norm's weight folded in, or
-            what the head makes of it.
-        promotes: tokens with the highest before-softmax values of what is read, with these values.
+        layer, neuron: the neuron.
+        norm: norm of the vector that is read: its column of `W_down` with a post-norm's weight folded in, or
+            the head's output for it.
+        promotes: tokens with the highest before-softmax values, with these values.
         demotes: tokens with the lowest.
         through: the head whose value-output map the column was read through; None for the column itself.
     """
@@ -60,7 +60,7 @@ class NeuronTokens:
     through: Head | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `mnemoscope neuron --json` prints."""
+        """Return the object that `mnemoscope neuron --json` prints."""
         pairs = {"promotes": self.promotes, "demotes": self.demotes}
         lists = {
             name: [{"token": token, "value": value} for token, value in tokens]
@@ -77,35 +77,18 @@ class NeuronTokens:
 
 @dataclass(frozen=True, eq=False)
 class HeadTokens:
-    """What one head does with each position of a prompt, seen from the last position.
+    """Vectors of one head at each position of a prompt, as tokens, seen from the last position.
 
-    Each list of tokens *reads* a vector: those that it favours most when it goes through the final
-    norm, frozen at the prompt's final state, and the unembedding. That says what the vector means to the
-    vocabulary, if anything; it is no effect on a prediction, and a vector that later layers transform
-    may well say nothing here.
-
-    The columns of the table, one row for each position p:
-
-    - `position`, `token`: p, and the token there.
-    - `attention`: the weight that the head's attention gives p from the last position; all sum to 1, or
-      with attention sinks to less.
-    - `input`: top tokens of the stream at p that the layer starts from (the logit lens, biases included).
-    - `key`: top tokens of the direction in which the stream at p would have to change to raise the head's
-      attention score from the last position to p the fastest (its gradient, the query held fixed).
-    - `value`: top tokens of what the head adds to the stream at the last position from p: attention weight
-      times value, through the output projection (and its post-norm, frozen). All p together are
-      what the head adds.
-    - `demotes`: its bottom tokens.
-    - `value_norm`: its length; where it is small beside the others, `value` says little of the head.
-
-    A position that the head cannot see has empty lists but for `input`.
+    Each list has the top tokens of a vector after the final norm, frozen at the prompt's final state, and the
+    unembedding. They are no effect on a prediction: a vector that later layers transform may say nothing
+    here. A position that the head cannot see has empty lists but for `input`.
 
     Attributes:
-        layer, head: which head.
+        layer, head: the head.
         prompt: the prompt as given.
-        tokens: the prompt's tokens as text.
-        token_ids: the same as ids.
-        table: the columns above, in the order of positions.
+        tokens: its tokens as text.
+        token_ids: its tokens as ids.
+        table: one row for each position, with the columns of `HEAD_TOKEN_COLUMNS`.
     """
 
     layer: int
@@ -116,12 +99,12 @@ class HeadTokens:
     table: pd.DataFrame
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `mnemoscope head --json` prints."""
+        """Return the object that `mnemoscope head --json` prints."""
         return {
             "layer": self.layer,
             "head": self.head,
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             "token_ids": list(self.token_ids),
-            "positions": records(self.table, COLUMNS),
+            "positions": records(self.table, HEAD_TOKEN_COLUMNS),
         }

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnemoscope.errors import OptionError
+from mnemoscope.results.io import number
 
 # A target of a lower rank is more often a slip than what a user wants explained.
 UNLIKELY_RANK = 1000
+_PROBABILITIES = ("probability", "log_probability")
 
 
 def unlikely(text: str, rank: int) -> str:
-    """A sentence about a target that the model finds very unlikely; empty for ranks up to `UNLIKELY_RANK`."""
+    """Warn about a target that the model finds very unlikely; empty for ranks up to `UNLIKELY_RANK`."""
     if rank <= UNLIKELY_RANK:
         return ""
     return (
@@ -23,14 +25,14 @@ def unlikely(text: str, rank: int) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """A token that a prediction is asked about.
+    """Token whose prediction is attributed.
 
     Attributes:
         id: its index in the vocabulary.
         text: its text, with the leading space if it has one.
         rank: 1 for the likeliest next token.
-        probability: the model's own probability of it after the prompt.
-        log_probability: the same in nats.
+        probability: the model's probability of it after the prompt.
+        log_probability: the logarithm of that, nats.
     """
 
     id: int
@@ -42,7 +44,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a prediction is asked: a log probability, or log-odds.
+    """Objective of an attribution: a log probability, or log-odds (docs/method.md#value-score).
 
     Attributes:
         answers: the tokens whose total probability counts.
@@ -56,25 +58,25 @@ class Targets:
 
     @property
     def one(self) -> Target | None:
-        """The token whose log probability is asked for; None for a set of answers and for log-odds."""
+        """The token whose log probability is attributed; None for a set of answers and for log-odds."""
         return self.answers[0] if len(self.answers) == 1 and not self.against else None
 
     @property
     def text(self) -> str:
-        """The tokens in a few words, such as `' Paris' over ' London'`."""
+        """The tokens in words, such as `' Paris' over ' London'`."""
         return " over ".join(_any_of(side) for side in (self.answers, self.against) if side)
 
     @property
     def warning(self) -> str:
-        """A sentence about the first answer, or token of `against`, of rank 1,001 or lower; else empty."""
+        """Warning about the first token of rank 1,001 or lower; else empty."""
         warnings = (unlikely(target.text, target.rank) for target in (*self.answers, *self.against))
         return next(filter(None, warnings), "")
 
     def only(self) -> Target:
-        """The token whose log probability is asked for.
+        """Return the token whose log probability is attributed.
 
         Raises:
-            OptionError: something else is.
+            OptionError: the objective is a set of answers or log-odds.
         """
         if self.one is None:
             raise OptionError(
@@ -83,8 +85,20 @@ class Targets:
             )
         return self.one
 
+    @staticmethod
+    def from_json(described: dict[str, Any]) -> Targets:
+        """Restore targets from the `targets` of `to_json`."""
+        answers, against = (
+            tuple(
+                Target(**(target | {name: number(target[name]) for name in _PROBABILITIES}))
+                for target in described[side]
+            )
+            for side in ("answers", "against")
+        )
+        return Targets(answers, against, number(described["value"]))
+
     def to_json(self) -> dict[str, Any]:
-        """`target`, which is null where more than one token is asked about, and `targets`, with them all."""
+        """Return `targets` with all tokens, and `target`, null unless there is exactly one."""
         sides = {"answers": self.answers, "against": self.against}
         listed = {name: [vars(target).copy() for target in side] for name, side in sides.items()}
         return {
@@ -99,13 +113,13 @@ def _any_of(side: tuple[Target, ...]) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is needed to repeat a result.
+    """Model, versions and options of a result, which repeat it.
 
     Attributes:
         model: the name it was loaded by.
         revision: commit of the hub repository, or a digest of the local files' names and sizes.
-        architecture: the class of the transformers model.
-        dtype: type of the weights the forward pass ran in; scores are computed in float32.
+        architecture: class of the transformers model.
+        dtype: dtype of the weights in the forward pass; scores are computed in float32.
         versions: version of each package that takes part.
         options: the options of the call.
     """
@@ -120,11 +134,11 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Cost:
-    """How much work a search did.
+    """Work of a search.
 
     Attributes:
         parts: number of neurons (or heads at positions) that could have been scored.
-        exact: number of them scored exactly; the others were excluded by a bound.
+        exact: number scored exactly; a bound excluded the others.
     """
 
     parts: int

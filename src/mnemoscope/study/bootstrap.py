@@ -1,4 +1,4 @@
-"""Means over the facts of each relation with bootstrap intervals."""
+"""Means over the facts of each relation, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from mnemoscope.study.results import Study
 
 RESAMPLES = 2000
 INTERVAL = 0.95
+ALL = "all"  # stands for all relations together
+LEAST_FACTS = 3  # means of fewer facts have no interval
 
 
 @cache
 def resample_counts(n_facts: int) -> np.ndarray:
-    """How often each resample has each fact, `[RESAMPLES, n_facts]`; the same on every call."""
+    """Return how often each resample has each fact, `[RESAMPLES, n_facts]`; deterministic."""
     drawn = np.random.default_rng(0).integers(n_facts, size=(RESAMPLES, n_facts))
     counts = np.zeros((RESAMPLES, n_facts))
     np.add.at(counts, (np.arange(RESAMPLES)[:, None], drawn), 1)
@@ -26,7 +28,7 @@ def resample_counts(n_facts: int) -> np.ndarray:
 
 
 def resampled_means(values: np.ndarray) -> np.ndarray:
-    """Means of every resample, `[RESAMPLES, k]`, of values `[n_facts, k]`; NaN is left out."""
+    """Return the mean of each resample, `[RESAMPLES, k]`, of values `[n_facts, k]`; NaN is left out."""
     counts, there = resample_counts(len(values)), ~np.isnan(values)
     sums = _product(counts, np.where(there, values, 0.0))
     numbers = np.full_like(sums, len(values)) if there.all() else _product(counts, there.astype(float))
@@ -34,8 +36,13 @@ def resampled_means(values: np.ndarray) -> np.ndarray:
         return sums / numbers
 
 
+def _product(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Multiply matrices with a fixed order of summation, whatever the number of threads."""
+    return np.einsum("rn,nk->rk", counts, values, optimize=False)
+
+
 def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The lower and upper end of the interval of every column, `[k]` each, of `[RESAMPLES, k]`."""
+    """Return the lower and upper end of each column's interval, `[k]` each, of samples `[RESAMPLES, k]`."""
     tail = (1 - INTERVAL) / 2
     there = ~np.isnan(samples).all(axis=0)
     found = np.full((2, samples.shape[1]), np.nan)
@@ -43,30 +50,19 @@ def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found[0], found[1]
 
 
-def _product(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The matrix product in one order of adding up, whatever the machine's number of threads."""
-    return np.einsum("rn,nk->rk", counts, values, optimize=False)
-
-
-# Stands for all relations together.
-ALL = "all"
-# Fewer facts say nothing about others: their means have no interval.
-LEAST_FACTS = 3
-
-
-def order_relations(relations_of: Iterable[str]) -> list[str]:
-    """The paper's six in its order, else by name."""
-    names = set(relations_of)
+def order_relations(relations: Iterable[str]) -> list[str]:
+    """Order relations as the paper does if all are the paper's, else by name."""
+    names = set(relations)
     return [name for name in RELATIONS if name in names] if names <= set(RELATIONS) else sorted(names)
 
 
 def relations_of(study: Study) -> list[str]:
-    """The relations of the facts that are measured, in their order."""
+    """Return the relations of the measured facts, in order."""
     return order_relations(study.known["relation"])
 
 
 def fact_groups(study: Study) -> Iterator[tuple[str, pd.Index]]:
-    """All relations together, then each: its name and the numbers of its facts."""
+    """Yield the name and fact numbers of all relations together, then of each."""
     known = study.known
     yield ALL, pd.Index(known[FACT])
     for relation in relations_of(study):
@@ -74,7 +70,7 @@ def fact_groups(study: Study) -> Iterator[tuple[str, pd.Index]]:
 
 
 def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means over facts and the ends of their intervals, `[k]` each, of `[n_facts, k]`; NaN is left out."""
+    """Return means over facts and ends of their intervals, `[k]` each, of `[n_facts, k]` without NaN."""
     n_values = (~np.isnan(values)).sum(axis=0)
     found = np.full(values.shape[1], np.nan)
     np.divide(np.nansum(values, axis=0), n_values, out=found, where=n_values > 0)
@@ -82,7 +78,7 @@ def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def relative_drop(before: np.ndarray, after: np.ndarray) -> tuple[float, float, float]:
-    """By how many percent a mean over facts falls, and the ends of its interval, of `[n_facts]` each."""
+    """Return the fall of a mean over facts in percent, and the ends of its interval, of `[n_facts]` each."""
     means = resampled_means(np.stack([before, after], axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
         drop = 100 * (1 - after.mean() / before.mean())
@@ -94,14 +90,14 @@ def relative_drop(before: np.ndarray, after: np.ndarray) -> tuple[float, float, 
 def means_by_relation(
     study: Study, table: pd.DataFrame, cells: Sequence[str], value: str, absent: float = np.nan
 ) -> pd.DataFrame:
-    """Means of one column over facts, for all relations together and for each.
+    """Average a column over facts, for all relations together and for each.
 
     Args:
         study: whose facts.
         table: one row for each fact and cell.
-        cells: columns that say what the value is of.
-        value: the column.
-        absent: what stands for a row that is not there.
+        cells: the columns that define a cell.
+        value: the column to average.
+        absent: the value of a row that is missing.
 
     Returns:
         The columns `relation`, the cells, `n_facts` with a value, `value`, `value_low` and `value_high`.

@@ -1,4 +1,4 @@
-"""Schema of a study's tables, column by column, and names used in them.
+"""Columns of a study's tables, and names used in them.
 
 `fact` is the number of a fact in its source and joins all tables. Texts of tokens are as the tokenizer
 decodes them. Layers, heads, dims, neurons and positions count from 0, places in lists from 1; scores and
@@ -25,24 +25,14 @@ METHODS = (
     "norm-times-coefficient",
     "coefficient-over-rank",
 )
-# What a method's neurons are compared with.
 NONE, RANDOM, SAME_LAYERS = "none", "random", "random, same layers"
-# Of a folder that holds a study, in its manifest.
-KIND = "study"
-
-
+KIND = "study"  # in the manifest
 FACT = "fact"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column.
-
-    Attributes:
-        name: of the column.
-        type: in Parquet.
-        meaning: in words, for the docs.
-    """
+    """Name, Parquet type and meaning of a column."""
 
     name: str
     type: pa.DataType
@@ -51,13 +41,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One table.
-
-    Attributes:
-        name: of the table, its folder and its DuckDB view.
-        meaning: in words, for the docs.
-        columns: in their order.
-    """
+    """Name (also of the folder and the DuckDB view), meaning and columns of a table."""
 
     name: str
     meaning: str
@@ -65,21 +49,21 @@ class Table:
 
     @property
     def schema(self) -> pa.Schema:
-        """The same for Parquet."""
+        """Parquet schema."""
         return pa.schema([pa.field(column.name, column.type) for column in self.columns])
 
     def encode(self, table: pd.DataFrame) -> bytes:
-        """Rows as a Parquet file; the same rows give the same bytes.
+        """Encode rows as a Parquet file, deterministically.
 
         Raises:
-            KeyError: a column is not there.
-            pyarrow.ArrowException: a value is not of its column's type.
+            KeyError: a column is missing.
+            pyarrow.ArrowException: a value does not have its column's type.
         """
         content = pa.Table.from_pandas(
             table[[column.name for column in self.columns]], self.schema, preserve_index=False
         )
         stream = BytesIO()
-        # Parquet has no checksums unless asked, and a flipped bit would pass for a score.
+        # Without checksums a flipped bit would pass for a score.
         parquet.write_table(
             content.replace_schema_metadata(None), stream, compression="zstd", write_page_checksum=True
         )
@@ -243,18 +227,5 @@ READINGS = Table(
         Column("demotes", _TEXTS, "the tokens it demotes"),
     ),
 )
-TABLES = {
-    table.name: table
-    for table in (
-        FACTS,
-        LAYERS,
-        HEADS,
-        VALUE_NEURONS,
-        QUERY_NEURONS,
-        METHOD_NEURONS,
-        OUTCOMES,
-        PATH,
-        SUMS,
-        READINGS,
-    )
-}
+_ALL = (FACTS, LAYERS, HEADS, VALUE_NEURONS, QUERY_NEURONS, METHOD_NEURONS, OUTCOMES, PATH, SUMS, READINGS)
+TABLES = {table.name: table for table in _ALL}

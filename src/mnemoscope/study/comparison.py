@@ -1,8 +1,8 @@
-"""Methods compared on equal terms: what zeroing the neurons that each puts first does to facts.
+"""Comparison of attribution methods by ablation of the neurons that each ranks first.
 
-For every fact and method: the target after the method's top k neurons are zeroed together, beside the
-untouched model and random neurons; how well the method's scores agree with the exact removal of single
-neurons; what the removal does to plain text; and what the method cost.
+For every fact and method: the target after joint ablation of the method's top k neurons, beside the intact
+model and random neurons; the agreement of the method's scores with exact ablation of single neurons; the KL
+divergence on plain text; and the cost of the method.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,8 @@ from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.facts import ResolvedFact
 from mnemoscope.study.store import Store, encoded, read_table
 
-# The table of a comparison that is kept in a folder.
 OUTCOMES = "outcomes"
 CONTROLS = (NONE, RANDOM, SAME_LAYERS)
-# What is measured of every method on every fact.
 MEASURES = (
     "reciprocal_rank",
     "probability",
@@ -60,24 +59,22 @@ MEASURES = (
     "passes",
     "seconds",
 )
-# Too costly to be asked unless named: as much as all others together, and what they are measured by.
+# Not compared unless named: one costs as much as all others together, the other is the reference.
 LEFT_OUT = ("integrated-gradients", "single-ablation")
-
-Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What the methods are compared on.
+    """Options of a comparison of methods.
 
     Attributes:
-        methods: which ones; by default all but integrated gradients and exact single ablation.
+        methods: the methods; by default all but integrated gradients and exact single ablation.
         kind: FFN neurons or attention neurons.
-        top: how many neurons of each method are zeroed.
-        n_random: random neurons that exact removal is compared on, beside every method's top.
-        n_controls: random sets that are zeroed.
-        controls_from: where the neurons of each method's matched control are drawn: in the same layers, or,
-            for what a layer or an expert has too few others of, in any layer.
+        top: number of neurons of each method to ablate.
+        n_random: random neurons on which scores are compared with exact ablation, beside every method's top.
+        n_controls: random sets to ablate.
+        controls_from: layers from which each method's matched control is drawn: the same, or any for neurons
+            of which a layer or an expert has too few others.
     """
 
     methods: tuple[Method, ...] = field(
@@ -90,11 +87,11 @@ class Terms:
     controls_from: ControlsFrom = "same layers"
 
     def check(self, structure: ModelStructure) -> None:
-        """Refuse sets that could leave no room for controls of the same size, before any work.
+        """Check that controls can be drawn.
 
         Raises:
-            OptionError: `controls_from` is no choice, or `top` neurons could be more than half of what a
-                layer or an expert, or with `"any layer"` the model, has.
+            OptionError: `controls_from` is no choice, or `top` could be more than half of the neurons of a
+                layer or an expert, or with `"any layer"` of the model.
         """
         check_controls_from(self.controls_from)
         most = smallest_group(structure, self.kind)
@@ -111,22 +108,22 @@ class Terms:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain objects."""
+        """Return the options as plain objects."""
         return {**vars(self), "methods": [method.label for method in self.methods]}
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What methods did to facts.
+    """Results of a comparison of methods.
 
     Attributes:
-        terms: what they were compared on.
+        terms: the options.
         outcomes: one row per fact and method or control, with the columns `line, prompt, target,
             relation, method, title, neurons` and the `MEASURES`: `reciprocal_rank, probability,
-            log_probability` of the target after zeroing; `drop`, how far the last fell (nats); `kl` on plain
-            text (nats per token); `spearman` rank correlation with the exact removal of single neurons, and
-            `recall`, the share found of the k whose removal hurts most; `passes`, what the method took in
-            forward passes of the prompt, and `seconds`. Controls are means over their draws.
+            log_probability` of the target after ablation; `drop`, the fall of the last (nats); `kl` on plain
+            text (nats per token); `spearman` rank correlation with exact single ablation, and `recall`, the
+            share found of the k neurons whose ablation lowers the target most; the cost in `passes` (forward
+            passes of the prompt) and `seconds`. Controls are means over their draws.
         provenance: model and versions.
     """
 
@@ -136,14 +133,14 @@ class Comparison:
 
     @property
     def n_facts(self) -> int:
-        """How many facts were compared on."""
+        """Number of facts."""
         return self.outcomes["line"].nunique()
 
     def summary(self) -> pd.DataFrame:
-        """Means over facts with bootstrap intervals (95 %), one row per control and method.
+        """Average over facts, with 95 % bootstrap intervals, one row per control and method.
 
-        Columns: `method, title, n_facts`, then `mean`, `low` and `high` of each of `MEASURES`, named
-        as in `drop`, `drop_low`, `drop_high`. The facts are resampled, the same ones for all methods.
+        Columns: `method, title, n_facts`, then mean and interval of each of `MEASURES`, named as in `drop`,
+        `drop_low`, `drop_high`. All methods share the resamples of facts.
         """
         lines = self.outcomes["line"].unique()
         rows = []
@@ -151,12 +148,16 @@ class Comparison:
             table = group.set_index("line").reindex(lines)
             row = {"method": method, "title": group["title"].iloc[0], "n_facts": len(group)}
             for name in MEASURES:
-                row |= _interval(name, table[name].to_numpy(dtype=float))
+                values = table[name].to_numpy(dtype=float)
+                there = values[~np.isnan(values)]
+                (low,), (high,) = interval(resampled_means(values[:, None]))
+                row[name] = float(there.mean()) if len(there) else float("nan")
+                row |= {f"{name}_low": float(low), f"{name}_high": float(high)}
             rows.append(row)
         return pd.DataFrame(rows)
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `mnemoscope methods --json` prints."""
+        """Return the object that `mnemoscope methods --json` prints."""
         summary, outcomes = self.summary(), self.outcomes
         return {
             "model": self.provenance.model,
@@ -168,10 +169,7 @@ class Comparison:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Write to a file, whole or not at all.
-
-        Args:
-            path: `.json` holds everything, `.parquet` the outcomes; `.svg`, `.png` and `.html` the chart.
+        """Write everything (`.json`), the outcomes (`.parquet`) or the chart (`.svg`, `.png`, `.html`).
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
@@ -185,50 +183,48 @@ def compare_methods(
     terms: Terms | None = None,
     *,
     out: Path | None = None,
-    report: Report | None = None,
+    report: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Compare methods on facts.
 
     Args:
         model: the model.
-        facts: on what; usually those it knows (`mnemoscope.study.filter.known_facts`).
-        terms: which methods, how many neurons.
-        out: a folder that keeps every finished fact, so that an interrupted comparison goes on
-            where it stopped when it is called again with the same facts and terms.
-        report: told how many facts are done, and how many there are.
+        facts: usually those that the model knows (`mnemoscope.study.filter.known_facts`).
+        terms: the options.
+        out: folder that stores each finished fact; the same call continues an interrupted comparison.
+        report: called with the number of facts done and of all.
 
     Raises:
         OptionError: the terms could leave too few neurons for controls.
         OutputError: the folder holds something else, or cannot be written.
-        UnsupportedModelError: the model's blocks cannot be run on their own.
+        UnsupportedModelError: the model's blocks cannot run on their own.
     """
     terms = terms or Terms()
     terms.check(model.language_model.structure)
     provenance = provenance_of(model.language_model, {"terms": terms.to_json()})
-    if out is None:
-        tables = []
-        for done, fact in enumerate(facts, 1):
-            tables.append(compare_on(model, fact, terms))
-            _tell(report, done, len(facts))
-        return Comparison(terms, pd.concat(tables, ignore_index=True), provenance)
-    with Store.open(out, _manifest(provenance, terms, facts)) as store:
+    tables = []
+    with nullcontext() if out is None else Store.open(out, _manifest(provenance, terms, facts)) as store:
         for done, fact in enumerate(facts, 1):
             key = f"{fact.fact.line:08d}"
-            if key not in store.done(OUTCOMES):
+            if store is None:
+                tables.append(compare_on(model, fact, terms))
+            elif key not in store.done(OUTCOMES):
                 store.write(OUTCOMES, key, encoded(compare_on(model, fact, terms)))
-            _tell(report, done, len(facts))
-        outcomes = read_table(store.folder, OUTCOMES).drop(columns="key")
-    return Comparison(terms, outcomes, provenance)
+            if report is not None:
+                report(done, len(facts))
+        if store is not None:
+            tables.append(read_table(store.folder, OUTCOMES).drop(columns="key"))
+    return Comparison(terms, pd.concat(tables, ignore_index=True), provenance)
 
 
 @isolated_call
 def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
-    """The rows of `Comparison.outcomes` of one fact."""
+    """Compare methods on one fact; return its rows of `Comparison.outcomes`."""
     pass_seconds = _seconds_of_a_pass(model, fact)
     rows, sets, asked = [], [], []
     for method in terms.methods:
-        # A question of its own for every method, so that none profits from what another computed.
-        question = _question(model, fact, terms.kind)
+        # Inputs of its own for every method, so that none profits from what another computed.
+        question = model.question(fact.prompt, fact.target, kind=terms.kind)
         start = time.perf_counter()
         index, _ = method.top(question, terms.top)
         seconds = time.perf_counter() - start
@@ -257,10 +253,6 @@ def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
     return table.assign(**told).reindex(columns=columns).reset_index(drop=True)
 
 
-def _question(model: Model, fact: ResolvedFact, kind: Kind) -> MethodInput:
-    return model.question(fact.prompt, fact.target, kind=kind)
-
-
 def _seconds_of_a_pass(model: Model, fact: ResolvedFact) -> float:
     def timed() -> float:
         start = time.perf_counter()
@@ -273,9 +265,9 @@ def _seconds_of_a_pass(model: Model, fact: ResolvedFact) -> float:
 def _agreement(
     fact: ResolvedFact, terms: Terms, asked: Sequence[tuple[Method, MethodInput, Tensor]]
 ) -> dict[str, list[float]]:
-    """Spearman correlation and top-k recall of each method against exact removal.
+    """Compute Spearman correlation and top-k recall of each method against exact single ablation.
 
-    On every method's top neurons and random ones; of these the k whose removal hurts most.
+    The sample is every method's top neurons and random ones.
     """
     question = asked[0][1]
     generator = torch.Generator().manual_seed(fact.fact.line)
@@ -294,11 +286,11 @@ def _agreement(
 
 
 def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequence[Part]]) -> pd.DataFrame:
-    """The target and plain text after each method's set, then after the controls, then untouched.
+    """Ablate each method's set, then random neurons of all layers, then of each set's layers.
 
-    Controls: random neurons anywhere, then for each set as many in the same layers.
+    The last row is the intact model.
     """
-    question = _question(model, fact, terms.kind)
+    question = model.question(fact.prompt, fact.target, kind=terms.kind)
     generator = torch.Generator().manual_seed(fact.fact.line + 1)
     existing = question.grid.existing.cpu()
     anywhere = [
@@ -326,7 +318,7 @@ def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequ
 
 
 def _divergences(model: Model, sets: Sequence[Sequence[Part]], kinds: Sequence[str]) -> list[float]:
-    """KL divergence on plain text after each set; of each sort of control the first speaks for all."""
+    """Return the KL divergence on plain text after each set, of the first control of each kind only."""
     seen: set[str] = set()
     found = []
     for parts, kind in zip(sets, kinds, strict=True):
@@ -341,19 +333,11 @@ def _divergences(model: Model, sets: Sequence[Sequence[Part]], kinds: Sequence[s
 
 
 def _controls(effects: pd.DataFrame, n_sets: int) -> pd.DataFrame:
-    """A row for each control, its draws averaged."""
+    """Average the draws of each control."""
     means = pd.DataFrame(effects.iloc[n_sets:].groupby("control").mean())
     table = means.reindex(list(CONTROLS)).rename_axis("method").reset_index()
     titles = {NONE: "none (original)", RANDOM: "random", SAME_LAYERS: SAME_LAYERS}
     return table.assign(title=table["method"].map(titles), neurons=[[] for _ in range(len(table))])
-
-
-def _interval(name: str, values: np.ndarray) -> dict[str, float]:
-    """Mean of values, those that are not there left out, and its bootstrap interval."""
-    there = values[~np.isnan(values)]
-    mean = float(there.mean()) if len(there) else float("nan")
-    (low,), (high,) = interval(resampled_means(values[:, None]))
-    return {name: mean, f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _manifest(provenance: Provenance, terms: Terms, facts: Iterable[ResolvedFact]) -> dict[str, Any]:
@@ -366,8 +350,3 @@ def _manifest(provenance: Provenance, terms: Terms, facts: Iterable[ResolvedFact
         "terms": terms.to_json(),
         "facts": [[fact.fact.line, list(fact.prompt.ids), fact.target] for fact in facts],
     }
-
-
-def _tell(report: Report | None, done: int, total: int) -> None:
-    if report is not None:
-        report(done, total)

@@ -1,4 +1,4 @@
-"""Facts to study, as prompts and tokens."""
+"""Facts as text and in tokens, and the package's own facts of the paper's six types of knowledge."""
 
 from __future__ import annotations
 
@@ -15,20 +15,17 @@ from mnemoscope.model.tokens import Prompt, as_a_word, encode_continuation, enco
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing to know, asked in one wording.
+    """A (subject, relation, object) fact phrased as one prompt.
 
     Attributes:
-        line: its number in the source, from 1, which no other fact has: of its line or item, or of the fact
-            where some lines hold several.
-        prompt: the text before the target.
-        target: the answer, as written in the file.
-        relation: the type of knowledge; answers of one relation compete with each other. Empty if nobody
-            says, as for quiz questions: they compete with none.
-        subject: what is asked about; empty if the file does not say. Facts of one relation, subject and
-            target are paraphrases of each other.
-        template: the wording, with `{}` for the subject; empty if the file does not say.
-        aliases: other texts of the same answer; the first of all that is one token is the target.
-        place: where it is in the source, in words; empty for its line.
+        line: unique number in the source, from 1; of the fact where lines hold several.
+        prompt: text before the target.
+        target: the answer, as written in the source.
+        relation: type of knowledge, within which answers compete; empty if unknown, as for quiz questions.
+        subject: empty if unknown. Facts of one relation, subject and target are paraphrases.
+        template: the prompt with `{}` for the subject; empty if unknown.
+        aliases: other texts of the answer; the first text of all that is one token is the target.
+        place: position in the source, in words; empty for its line.
     """
 
     line: int
@@ -42,18 +39,18 @@ class Fact:
 
     @property
     def where(self) -> str:
-        """Its place, such as `line 3`, or `capitals.json, item 3`."""
+        """Position in the source, such as `line 3`, or `capitals.json, item 3`."""
         return self.place or f"line {self.line}"
 
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line, or an item of a document, that cannot be used.
+    """A line or item that gives no fact, or a fact whose target is not one token.
 
     Attributes:
-        line: its number in its file, from 1; that of the fact where the model cannot read it.
-        reason: what is wrong with it and what to do.
-        place: where it is in the source, in words; empty for its line.
+        line: number in its file, from 1, or the fact's number.
+        reason: the fault and its remedy.
+        place: position in the source, in words; empty for its line.
     """
 
     line: int
@@ -62,18 +59,18 @@ class BadLine:
 
     @property
     def where(self) -> str:
-        """Its place, such as `line 3`, or `capitals.json, item 3`."""
+        """Position in the source, such as `line 3`, or `capitals.json, item 3`."""
         return self.place or f"line {self.line}"
 
 
 @dataclass(frozen=True)
 class FactFile:
-    """What a source of facts holds, all in its order.
+    """Facts and bad lines of a source, in its order.
 
     Attributes:
-        facts: of the good lines, at least one.
-        bad_lines: the others; empty lines are neither.
-        promptless: what is well written but gives no prompt, such as patterns whose object is not at the end.
+        facts: at least one.
+        bad_lines: the lines that give none; empty lines are skipped.
+        promptless: well-written items without a prompt, such as patterns that do not end in their object.
     """
 
     facts: tuple[Fact, ...]
@@ -83,13 +80,7 @@ class FactFile:
 
 @dataclass(frozen=True)
 class ResolvedFact:
-    """A fact as the model reads it.
-
-    Attributes:
-        fact: as written in the file.
-        prompt: its prompt in tokens.
-        target: id of the one token that its target, or the first such alias, is after the prompt.
-    """
+    """A fact in tokens: the prompt, and the id of the one token that is the target after it."""
 
     fact: Fact
     prompt: Prompt
@@ -97,31 +88,26 @@ class ResolvedFact:
 
 
 def resolve(language_model: LanguageModel, facts: Iterable[Fact]) -> tuple[list[ResolvedFact], list[BadLine]]:
-    """Turn prompts and targets into tokens.
+    """Tokenise prompts and targets.
 
     The target is the first of a fact's target and aliases that is one token, tokenised together with the
-    prompt. Files of facts write the bare answer ("Paris"), so one that is a word of its own after the prompt
-    gets its space; `begins_new_word` (docs/facts_formats.md) says after which prompts it is one. A target
-    with a space in front is taken as written.
+    prompt. A bare answer ("Paris") gets a leading space where it is a new word (docs/facts_formats.md).
 
     Returns:
-        The facts with a target of one token, and the lines of the others: what is wrong with their own
-        target, not with its aliases.
+        The facts whose target is one token, and the others with the fault of their target, not of aliases.
     """
     resolved, bad_lines = [], []
     for fact in facts:
         try:
             prompt = encode_prompt(language_model, fact.prompt)
-            target = _target(language_model, prompt, fact)
+            resolved.append(ResolvedFact(fact, prompt, _target(language_model, prompt, fact)))
         except (PromptError, TargetError) as error:
             bad_lines.append(BadLine(fact.line, str(error), fact.place))
-        else:
-            resolved.append(ResolvedFact(fact, prompt, target))
     return resolved, bad_lines
 
 
 def answers_of(resolved: Iterable[ResolvedFact]) -> dict[str, list[int]]:
-    """The targets that compete with each other: token ids by relation, ascending, each once."""
+    """Return the distinct targets that compete with each other: ascending token ids by relation."""
     targets: dict[str, set[int]] = {}
     for fact in resolved:
         if fact.fact.relation:
@@ -130,12 +116,9 @@ def answers_of(resolved: Iterable[ResolvedFact]) -> dict[str, list[int]]:
 
 
 def spread(resolved: Sequence[ResolvedFact], n: int) -> list[ResolvedFact]:
-    """At most n facts, as many of each relation as can be, taken at even distances, in their order.
+    """Select at most n facts, evenly by relation and evenly spaced, in order; raise OptionError if n < 1.
 
-    The first lines of a file tend to be one subject in several wordings.
-
-    Raises:
-        OptionError: `n` is below 1.
+    The first lines of a file tend to be paraphrases of one fact.
     """
     if n < 1:
         raise OptionError(f"the limit is {n}; give 1 fact or more")
@@ -155,44 +138,37 @@ def spread(resolved: Sequence[ResolvedFact], n: int) -> list[ResolvedFact]:
 
 
 def _target(language_model: LanguageModel, prompt: Prompt, fact: Fact) -> int:
-    """The one token that the target is, or else the first alias that is one.
-
-    Raises:
-        TargetError: none is; the message is about the target.
-    """
-    reasons = []
+    """Return the token of the target or of the first alias that is one; raise TargetError if none is."""
+    errors = []
     for text in (fact.target, *fact.aliases):
         try:
-            return _one_token(language_model, prompt, text)
-        except TargetError as reason:
-            reasons.append(reason)
-    raise reasons[0]
-
-
-def _one_token(language_model: LanguageModel, prompt: Prompt, text: str) -> int:
-    # Not by encode_target, which looks through the vocabulary for what to offer instead, a tenth of a second
-    # that is too much for thousands of facts.
-    ids = encode_continuation(language_model, prompt, as_a_word(language_model, prompt, text))
-    if len(ids) == 1:
-        return ids[0]
-    raise TargetError(
-        f"the target {text!r} is {len(ids)} tokens, and that of a fact is one; "
-        "add an alias of one token, or leave the fact out"
-    )
+            # encode_target takes a tenth of a second to search the vocabulary for alternatives.
+            ids = encode_continuation(language_model, prompt, as_a_word(language_model, prompt, text))
+        except TargetError as error:
+            errors.append(error)
+            continue
+        if len(ids) == 1:
+            return ids[0]
+        errors.append(
+            TargetError(
+                f"the target {text!r} is {len(ids)} tokens, and that of a fact is one; "
+                "add an alias of one token, or leave the fact out"
+            )
+        )
+    raise errors[0]
 
 
 RELATIONS = ("language", "capital", "country", "color", "number", "month")
 
 
 def builtin_facts(relations: Sequence[str] | None = None) -> tuple[Fact, ...]:
-    """Every subject in every wording (docs/method.md#experiments); `docs/facts.md` is the datasheet.
+    """Return the package's own facts, every subject in every wording; `docs/facts.md` is their datasheet.
 
     Args:
-        relations: types of knowledge, of `RELATIONS`; None for all six.
+        relations: some of `RELATIONS`; None for all six.
 
     Returns:
-        The facts in the order of the file. A fact's `line` is its number in the whole set, from 1,
-        the same whichever relations are chosen.
+        The facts in the order of the file; `line` numbers them in the whole set, from 1.
 
     Raises:
         OptionError: a relation is none of the six.
@@ -209,21 +185,13 @@ def builtin_facts(relations: Sequence[str] | None = None) -> tuple[Fact, ...]:
 @cache
 def _all_facts() -> tuple[Fact, ...]:
     text = (files("mnemoscope.study") / "builtin_facts.json").read_text(encoding="utf-8")
-    asked = (
-        (question["name"], sample, template)
-        for question in json.loads(text)["relations"]
-        for sample in question["samples"]
-        for template in question["prompt_templates"]
-    )
-    return tuple(
-        Fact(
-            line,
-            template.replace("{}", sample["subject"]),
-            sample["object"],
-            relation,
-            sample["subject"],
-            template,
-            tuple(sample.get("aliases", ())),
-        )
-        for line, (relation, sample, template) in enumerate(asked, 1)
-    )
+    facts = []
+    for relation in json.loads(text)["relations"]:
+        for sample in relation["samples"]:
+            subject, aliases = sample["subject"], tuple(sample.get("aliases", ()))
+            for template in relation["prompt_templates"]:
+                prompt, line = template.replace("{}", subject), len(facts) + 1
+                facts.append(
+                    Fact(line, prompt, sample["object"], relation["name"], subject, template, aliases)
+                )
+    return tuple(facts)

@@ -1,7 +1,7 @@
-"""The filter of facts that the model knows (docs/method.md#experiments), and the choice of paraphrases.
+"""Filter of the facts that a model knows (docs/method.md#experiments), and the choice of paraphrases.
 
-Wordings of one fact are not independent of each other: counted as facts of their own they would make every
-interval too narrow. So a fact is measured in the first wording that the model knows; of further ones only the
+Paraphrases of one fact are not independent: counted as facts of their own they would make every interval too
+narrow. A fact is therefore measured in the first wording that the model knows; of further wordings only the
 value and query neurons are found, to be compared with those of the first.
 """
 
@@ -26,17 +26,18 @@ from mnemoscope.study.columns import FACT, FACTS
 from mnemoscope.study.facts import Fact, ResolvedFact, answers_of
 from mnemoscope.study.options import StudyOptions
 
-TOKENS_PER_PASS = 256  # a trace keeps the values of every position, half a megabyte each in a 7B model
+TOKENS_PER_PASS = 256  # the activations of one position take half a megabyte in a 7B model
+PARAPHRASE_KEY = ["relation", "subject", "target"]  # equal in paraphrases of one fact
 
 
 @dataclass(frozen=True)
 class FilterResult:
-    """What the model makes of a fact. Batches differ by rounding, and so may rank and probability.
+    """Prediction for a fact. Rank and probability may differ by rounding between batches.
 
     Attributes:
-        fact: as the model reads it.
-        rank: of the target among the model's next tokens, from 1; 0 if it predicts NaN or infinite values.
-        probability: of the target; NaN if the model predicts no numbers.
+        fact: the fact in tokens.
+        rank: of the target among the model's next tokens, from 1; 0 if the logits are not finite.
+        probability: of the target; NaN if the logits are not finite.
         reason: why the fact is dropped; None if it is known.
     """
 
@@ -48,12 +49,7 @@ class FilterResult:
 
 @dataclass(frozen=True)
 class DroppedFact:
-    """A fact that the filter takes out.
-
-    Attributes:
-        fact: as written in the file.
-        reason: what the model predicts instead.
-    """
+    """A fact that the filter drops, and the reason."""
 
     fact: Fact
     reason: str
@@ -66,23 +62,22 @@ def filter_facts(
     rivals: bool = True,
     answers: Mapping[str, Sequence[int]] | None = None,
 ) -> list[FilterResult]:
-    """Judge facts by the paper's filter (docs/method.md#experiments).
+    """Filter facts as the paper does (docs/method.md#experiments).
 
-    A fact is known if its target is among the model's `rank` likeliest next tokens and likelier than
-    the target of every other fact of its relation. Prompts run in batches; a verdict that the rounding
-    of a batch could turn is taken from the prompt alone, so that each fact is judged as a single prompt
-    would be.
+    A fact is known if its target is among the model's `rank` likeliest next tokens and likelier than the
+    target of every other fact of its relation. Prompts run in batches; a result that the rounding of a batch
+    could change is computed again from the prompt alone.
 
     Args:
         language_model: the model.
         resolved: the facts.
-        rank: how many of the likeliest tokens the target must be among.
-        rivals: whether it must be above the other answers of its relation.
-        answers: those other answers (`answers_of` all facts), where `resolved` is a part of the facts;
-            of `resolved` itself if not given, which judges a part less strictly than the whole.
+        rank: number of likeliest tokens that must include the target.
+        rivals: whether the target must be above the other answers of its relation.
+        answers: token ids of those answers by relation (`answers_of`). Default: of `resolved`, which is less
+            strict if `resolved` is a part of the facts.
 
     Returns:
-        One verdict for each fact, in the order given.
+        One result for each fact, in their order.
 
     Raises:
         OptionError: `rank` is below 1, or `answers` lacks a relation.
@@ -93,31 +88,22 @@ def filter_facts(
     missing = {fact.fact.relation for fact in resolved} - {"", *competing}
     if rivals and missing:
         raise OptionError(f"the answers lack the relation {min(missing)!r}; give answers_of all facts")
-    return _Filter(language_model, competing if rivals else {}, rank).verdicts(resolved)
+    return _Filter(language_model, competing if rivals else {}, rank).results(resolved)
 
 
 def known_facts(
     language_model: LanguageModel, resolved: Sequence[ResolvedFact], rank: int = 10, rivals: bool = True
 ) -> tuple[list[ResolvedFact], list[DroppedFact]]:
-    """The facts that the model knows, as `filter_facts` finds.
-
-    Returns:
-        The facts kept and the facts dropped, each in the order given.
-
-    Raises:
-        OptionError: `rank` is below 1.
-    """
-    kept, dropped = [], []
-    for verdict in filter_facts(language_model, resolved, rank, rivals):
-        if verdict.reason is None:
-            kept.append(verdict.fact)
-        else:
-            dropped.append(DroppedFact(verdict.fact.fact, verdict.reason))
-    return kept, dropped
+    """Return the facts that `filter_facts` keeps and those it drops, each in the order given."""
+    results = filter_facts(language_model, resolved, rank, rivals)
+    return (
+        [result.fact for result in results if result.reason is None],
+        [DroppedFact(result.fact.fact, result.reason) for result in results if result.reason is not None],
+    )
 
 
 def _batches(resolved: Sequence[ResolvedFact]) -> Iterator[list[int]]:
-    """Indices of facts whose prompts are of one length, as many as fit in one pass."""
+    """Yield indices of facts whose prompts have one length, as many as fit in one pass."""
     groups: dict[int, list[int]] = {}
     for index, fact in enumerate(resolved):
         groups.setdefault(len(fact.prompt.ids), []).append(index)
@@ -127,20 +113,20 @@ def _batches(resolved: Sequence[ResolvedFact]) -> Iterator[list[int]]:
 
 
 def _log_probabilities(language_model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Of the next token after prompts of one length, `[n_prompts, n_vocabulary]`, in one pass."""
+    """Return log p of the next token after prompts of one length, `[n_prompts, n_vocabulary]`."""
     states = final_states(language_model.model, language_model.structure, prompts)
-    # An axis of one makes the norm's scale [n_prompts, 1]: each state is read out with its own.
+    # With an axis of one the norm's scale is [n_prompts, 1]: each state is read out with its own.
     return language_model.structure.readout.freeze(states[:, None]).log_probabilities(states)
 
 
 @dataclass(frozen=True)
 class _Filter:
-    """Decides which facts a model knows.
+    """Filter of one model.
 
     Attributes:
         language_model: the model.
-        answers: token ids that compete with each other, by relation; those of others compete with none.
-        rank: how many of the likeliest tokens the target must be among.
+        answers: competing token ids by relation; facts of other relations compete with none.
+        rank: number of likeliest tokens that must include the target.
     """
 
     language_model: LanguageModel
@@ -148,32 +134,24 @@ class _Filter:
     rank: int
 
     @isolated_call
-    def verdicts(self, resolved: Sequence[ResolvedFact]) -> list[FilterResult]:
-        """One for each fact, in their order."""
-        verdicts: dict[int, FilterResult] = {}
+    def results(self, resolved: Sequence[ResolvedFact]) -> list[FilterResult]:
+        """Return one result for each fact, in their order."""
+        results: dict[int, FilterResult] = {}
         for batch in _batches(resolved):
             prompts = [resolved[index].prompt.ids for index in batch]
             for index, row in zip(batch, _log_probabilities(self.language_model, prompts), strict=True):
                 fact = resolved[index]
-                certain = len(batch) == 1 or self._is_certain(fact, row)
-                verdicts[index] = self._verdict(fact, row if certain else self._alone(fact))
-        return [verdicts[index] for index in range(len(resolved))]
-
-    def _alone(self, fact: ResolvedFact) -> Tensor:
-        return _log_probabilities(self.language_model, [fact.prompt.ids])[0]
+                if len(batch) > 1 and not self._is_certain(fact, row):
+                    row = _log_probabilities(self.language_model, [fact.prompt.ids])[0]  # noqa: PLW2901
+                results[index] = self._result(fact, row)
+        return [results[index] for index in range(len(resolved))]
 
     def _is_certain(self, fact: ResolvedFact, log_p: Tensor) -> bool:
-        """Whether the verdict stays when the target moves by as much as rounding can move it."""
-        # What equal computations may differ by is what the proof at load time allows them.
-        relative = tolerance_of(self.language_model.model.dtype)
-        slack = relative * log_p.abs().max()
-        value, others = log_p[fact.target], self._others(fact, log_p)
+        """Return whether the result is the same when log p of the target moves by the rounding error."""
+        # The error that the validation of a loaded model allows.
+        slack = tolerance_of(self.language_model.model.dtype) * log_p.abs().max()
+        value, others = log_p[fact.target], _others(fact, log_p)
         return self._passes(fact, value - slack, others) == self._passes(fact, value + slack, others)
-
-    def _others(self, fact: ResolvedFact, log_p: Tensor) -> Tensor:
-        others = log_p.clone()
-        others[fact.target] = -torch.inf
-        return others
 
     def _rivals(self, fact: ResolvedFact) -> list[int]:
         return list(self.answers.get(fact.fact.relation, ()))
@@ -182,7 +160,7 @@ class _Filter:
         rivals = others[self._rivals(fact)]
         return bool((others > value).sum() < self.rank and (rivals < value).all())
 
-    def _verdict(self, fact: ResolvedFact, log_p: Tensor) -> FilterResult:
+    def _result(self, fact: ResolvedFact, log_p: Tensor) -> FilterResult:
         if not log_p.isfinite().all():
             return FilterResult(
                 fact,
@@ -191,13 +169,12 @@ class _Filter:
                 "the model predicts NaN or infinite values after the prompt; check the weights, "
                 "or load half-precision weights as float32",
             )
-        value, others = log_p[fact.target], self._others(fact, log_p)
+        value, others = log_p[fact.target], _others(fact, log_p)
         found = int((others > value).sum()) + 1
         reason = None if self._passes(fact, value, others) else self._reason(fact, others, found)
         return FilterResult(fact, found, float(value.exp()), reason)
 
     def _reason(self, fact: ResolvedFact, others: Tensor, found: int) -> str:
-        """Why a fact whose target is number `found` is dropped."""
         tokenizer = self.language_model.tokenizer
         target = repr(token_text(tokenizer, fact.target))
         if found > self.rank:
@@ -205,6 +182,12 @@ class _Filter:
         rivals = self._rivals(fact)
         rival = token_text(tokenizer, rivals[int(others[rivals].argmax())])
         return f"{rival!r}, another answer of the relation, is as likely as {target} or more"
+
+
+def _others(fact: ResolvedFact, log_p: Tensor) -> Tensor:
+    others = log_p.clone()
+    others[fact.target] = -torch.inf
+    return others
 
 
 def filtered_table(
@@ -215,66 +198,51 @@ def filtered_table(
     numbers: Sequence[int],
     options: StudyOptions,
 ) -> dict[str, pd.DataFrame]:
-    """The rows of `FACTS` of some facts, which compete with the answers of all.
+    """Filter some facts, which compete with the answers of all; return their rows of `FACTS`.
 
     Args:
         model: the model.
-        resolved: all facts that it can read, by number.
-        unread: why it cannot read the others.
-        facts: all facts.
-        numbers: of those to judge.
+        resolved: all facts in tokens, by number.
+        unread: the reasons why other facts have no tokens, by number.
+        facts: all facts, by number.
+        numbers: of the facts to filter.
         options: of the study.
     """
     readable = [resolved[number] for number in numbers if number in resolved]
     answers = answers_of(list(resolved.values()))
-    verdicts = filter_facts(model.language_model, readable, options.rank, options.rivals, answers)
-    by_number = {verdict.fact.fact.line: verdict for verdict in verdicts}
-    rows = [
-        {**_written(facts[number]), **_found(model, by_number.get(number), unread.get(number, ""))}
-        for number in numbers
-    ]
+    results = filter_facts(model.language_model, readable, options.rank, options.rivals, answers)
+    by_number = {result.fact.fact.line: result for result in results}
+    rows = []
+    for number in numbers:
+        fact, result = facts[number], by_number.get(number)
+        written = ("relation", "subject", "template", "prompt", "target")
+        row = {FACT: number, **{name: getattr(fact, name) for name in written}, "kept": False}
+        if result is None:
+            found = dict.fromkeys(("token_id", "token", "n_tokens", "rank", "probability"))
+            rows.append({**row, **found, "reason": unread.get(number, "")})
+            continue
+        found = {
+            "token_id": result.fact.target,
+            "token": token_text(model.language_model.tokenizer, result.fact.target),
+            "n_tokens": len(result.fact.prompt.ids),
+            "rank": result.rank,
+            "probability": result.probability,
+            "kept": result.reason is None,
+            "reason": result.reason or "",
+        }
+        rows.append({**row, **found})
     nullable = {"token_id": "Int32", "n_tokens": "Int32", "rank": "Int64"}
     return {FACTS.name: pd.DataFrame(rows).astype(nullable)}
 
 
-def _written(fact: Fact) -> dict[str, object]:
-    return {
-        "fact": fact.line,
-        "relation": fact.relation,
-        "subject": fact.subject,
-        "template": fact.template,
-        "prompt": fact.prompt,
-        "target": fact.target,
-    }
-
-
-def _found(model: Model, verdict: FilterResult | None, why_unread: str) -> dict[str, object]:
-    if verdict is None:
-        nothing = dict.fromkeys(("token_id", "token", "n_tokens", "rank", "probability"))
-        return {**nothing, "kept": False, "reason": why_unread}
-    return {
-        "token_id": verdict.fact.target,
-        "token": token_text(model.language_model.tokenizer, verdict.fact.target),
-        "n_tokens": len(verdict.fact.prompt.ids),
-        "rank": verdict.rank,
-        "probability": verdict.probability,
-        "kept": verdict.reason is None,
-        "reason": verdict.reason or "",
-    }
-
-
-# What wordings of one fact have in common.
-PARAPHRASE_KEY = ["relation", "subject", "target"]
-
-
 def to_measure(facts: pd.DataFrame) -> pd.DataFrame:
-    """Those rows of `FACTS` that are measured, by number: every known fact in one wording."""
+    """Select the rows of `FACTS` to measure, by number: every known fact in its first known wording."""
     kept = _kept(facts)
     return kept.loc[_wording(kept) == 0].reset_index(drop=True)
 
 
 def to_paraphrase(facts: pd.DataFrame, options: StudyOptions) -> pd.DataFrame:
-    """Those rows of `FACTS` that are further wordings to compare with, by number."""
+    """Select the rows of `FACTS` that are further known wordings to compare with, by number."""
     kept = _kept(facts)
     wording = _wording(kept)
     return kept.loc[(wording > 0) & (wording < options.wordings)].reset_index(drop=True)
@@ -285,6 +253,6 @@ def _kept(facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _wording(kept: pd.DataFrame) -> pd.Series:
-    """Which of the known wordings of its fact each row is, from 0."""
-    # Without a subject nobody says which prompts ask for the same fact.
+    """Number each row among the known wordings of its fact, from 0."""
+    # Without a subject the paraphrases of a fact are unknown.
     return kept.groupby(PARAPHRASE_KEY).cumcount().where(kept["subject"] != "", 0)

@@ -1,4 +1,4 @@
-"""A study's folder opened to read, also while the study runs, alone or beside others."""
+"""Results of one or several studies, read from their folders, also while the studies run."""
 
 from __future__ import annotations
 
@@ -29,44 +29,33 @@ _INTEGERS = {pa.int32(): "Int32", pa.int64(): "Int64"}
 
 
 class Study:
-    """The results of one study. A table is as it was when it was first asked for.
+    """Results of one study; each table is read once, when it is first used.
 
     Attributes:
-        folder: where it is.
-        manifest: what it rests on: model, facts, options.
+        folder: of the study.
+        manifest: model, facts and options.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        """Wrap a folder whose manifest was read; `Study.open` does it for you."""
-        self.folder = folder
-        self.manifest = manifest
+        """Wrap a folder; callers use `Study.open`."""
+        self.folder, self.manifest = folder, manifest
         self._tables: dict[str, pd.DataFrame] = {}
 
     @classmethod
     def open(cls, folder: str | Path) -> Study:
-        """Open a folder to read, also while the study runs.
-
-        Raises:
-            OutputError: there is no study in it, its manifest is damaged, or another version wrote it.
-        """
+        """Open a folder; raise OutputError if it has no study, a damaged manifest or another version's."""
         folder = Path(folder).expanduser()
-        if not (folder / MANIFEST).exists():
-            there_is = (
-                "no folder"
-                if not folder.exists()
-                else "no study in"
-                if folder.is_dir()
-                else "no folder but a file"
-            )
-            raise OutputError(
-                f"there is {there_is} {folder}; name a folder that `mnemoscope study run --out` made"
-            )
-        manifest = read_manifest(folder)
-        if manifest.get("kind") != KIND:
-            raise OutputError(
-                f"there is no study in {folder}, but a {manifest.get('kind')}; name a folder that "
-                "`mnemoscope study run --out` made"
-            )
+        manifest, found = {}, ""
+        if not folder.exists():
+            found = f"no folder {folder}"
+        elif not folder.is_dir():
+            found = f"no folder but a file {folder}"
+        elif not (folder / MANIFEST).exists():
+            found = f"no study in {folder}"
+        elif (manifest := read_manifest(folder)).get("kind") != KIND:
+            found = f"no study in {folder}, but a {manifest.get('kind')}"
+        if found:
+            raise OutputError(f"there is {found}; name a folder that `mnemoscope study run --out` made")
         return cls(folder, manifest)
 
     @property
@@ -76,14 +65,14 @@ class Study:
 
     @property
     def options(self) -> StudyOptions:
-        """What was measured."""
+        """Options of the study."""
         return StudyOptions(**self.manifest["options"])
 
     def table(self, name: str) -> pd.DataFrame:
-        """All rows of one of `schema.TABLES`; integers that may be missing are of pandas' nullable types.
+        """Return all rows of one of `columns.TABLES`; integers that may be missing are nullable.
 
         Raises:
-            OptionError: there is no such table.
+            OptionError: the table is unknown.
             OutputError: a shard is damaged or cannot be read.
         """
         if name not in TABLES:
@@ -94,21 +83,21 @@ class Study:
 
     @cached_property
     def known(self) -> pd.DataFrame:
-        """The facts that the study rests on and that are measured so far, rows of `facts` by number."""
+        """Known facts that are measured so far, rows of `facts` by number."""
         facts = self.table(FACTS.name)
         kept = facts.loc[facts["kept"].astype(bool)]
         return kept.loc[kept[FACT].isin(self._with_outcome("none"))].sort_values(FACT, ignore_index=True)
 
     @cached_property
-    def reworded(self) -> pd.DataFrame:
-        """Further wordings of facts, of which only value and query neurons are found; rows of `facts`."""
+    def paraphrases(self) -> pd.DataFrame:
+        """Further wordings of facts, with value and query neurons only; rows of `facts`."""
         wanted = to_paraphrase(self.table(FACTS.name), self.options)
         found = set(self.table(VALUE_NEURONS.name)[FACT]) - set(self.known[FACT])
         return wanted.loc[wanted[FACT].isin(found)].reset_index(drop=True)
 
     @cached_property
     def unfinished(self) -> str:
-        """How far an unfinished study is, in words; empty if all is there."""
+        """Progress of an unfinished study, in words; empty if the study is finished."""
         kept = to_measure(self.table(FACTS.name))
         if kept.empty or len(self.known) < len(kept):
             return f"unfinished: {len(self.known):,} of {len(kept):,} known facts are measured"
@@ -124,10 +113,10 @@ class Study:
         return f"unfinished: {' and '.join(missing)} are not all there" if missing else ""
 
     def sql(self, query: str) -> pd.DataFrame:
-        """What DuckDB answers; the tables are views of their names, and no other file can be reached.
+        """Run a DuckDB query over views of the tables, without access to other files.
 
         Raises:
-            OptionError: DuckDB is not there, or cannot answer the query.
+            OptionError: DuckDB is not installed, or cannot run the query.
         """
         with _connection() as connection:
             for name in TABLES:
@@ -143,18 +132,13 @@ class Study:
 
 
 class Studies(tuple[Study, ...]):
-    """Several studies side by side, such as one set of facts in two models."""
+    """Several studies, such as one set of facts in two models."""
 
     __slots__ = ()
 
     @classmethod
     def open(cls, folders: Sequence[str | Path]) -> Studies:
-        """Open each folder to read.
-
-        Raises:
-            OptionError: two studies have one name.
-            OutputError: one of the folders cannot be opened.
-        """
+        """Open each folder; raise OptionError if two have one name, OutputError if one is no study."""
         studies = cls(map(Study.open, folders))
         names = [study.name for study in studies]
         for name in names:
@@ -163,10 +147,10 @@ class Studies(tuple[Study, ...]):
         return studies
 
     def sql(self, query: str) -> pd.DataFrame:
-        """As `Study.sql`, over the rows of all; the column `study` has the name of each row's folder.
+        """Run a DuckDB query over the rows of all studies; the column `study` names each row's folder.
 
         Raises:
-            OptionError: DuckDB is not there, or cannot answer the query.
+            OptionError: DuckDB is not installed, or cannot run the query.
         """
         with _connection() as connection:
             for name in TABLES:
@@ -180,7 +164,7 @@ class Studies(tuple[Study, ...]):
 
 
 def _typed(table: pd.DataFrame, schema: pa.Schema) -> pd.DataFrame:
-    """Without the key, with all columns, and with integers that a missing value made floats."""
+    """Drop the key, add missing columns, and restore integers that a missing value made floats."""
     if table.empty:
         return schema.empty_table().to_pandas()
     table = table.drop(columns=KEY)
@@ -211,7 +195,7 @@ def _connection() -> Iterator[DuckDBPyConnection]:
 def _answer(connection: DuckDBPyConnection, query: str) -> pd.DataFrame:
     import duckdb
 
-    # A query may come from somebody else: it sees the views and no file, network or Python variable.
+    # A query may come from others: it reaches the views and no file, network or Python variable.
     for setting in (
         "enable_external_access = false",
         "python_enable_replacements = false",

@@ -1,7 +1,7 @@
-"""A folder of results that survives a kill at any moment and can be continued.
+"""Store of a study's results in a folder that survives a kill at any moment.
 
 DIR/manifest.json                  what the results depend on
-DIR/tables/TABLE/KEY.parquet       rows of a table, one file (a shard) for each piece of work
+DIR/tables/TABLE/KEY.parquet       rows of a table, one file (a shard) for each task
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pandas as pd
@@ -36,39 +35,36 @@ _N_DIFFERENCES = 3
 
 
 class Store:
-    """The results of a study, one Parquet file (a shard) for each table and piece of work that is done.
+    """Results of a study: one Parquet file (a shard) for each table and finished task.
 
-    A shard is there whole or not at all, so a study that was killed goes on with the keys that are
-    not `done`. While a store is open no other process can open its folder to write; the system frees
-    the lock of a process that dies. Reading (`read_table`) takes no lock.
+    A shard is written whole or not at all, so a killed study continues with the keys that are not `done`.
+    An open store locks its folder against other writers; the system frees the lock of a process that dies.
+    Reading (`read_table`) takes no lock.
 
     Attributes:
-        folder: where it is.
-        manifest: what the study is made of, as plain JSON values.
+        folder: of the study.
+        manifest: all that the results depend on, as plain JSON values.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], lock: FileLock) -> None:
-        """Wrap a folder whose lock is held; `Store.open` does it for you."""
-        self.folder = folder
-        self.manifest = manifest
-        self._lock = lock
+        """Wrap a locked folder; callers use `Store.open`."""
+        self.folder, self.manifest, self._lock = folder, manifest, lock
 
     @classmethod
     def open(cls, folder: Path, manifest: dict[str, Any]) -> Store:
-        """Create a store, or continue the one in the folder if it is of the same study.
+        """Create a store, or continue that of the same study.
 
         Args:
-            folder: a new or empty folder, or one that a store is in; the folder above must exist.
-            manifest: all that the results depend on, as plain JSON values without NaN. Results of
-                two manifests never get into one folder.
+            folder: new, empty or with a store; its parent must exist.
+            manifest: all that the results depend on, as plain JSON values without NaN.
 
         Raises:
-            OutputError: the folder cannot be written, is open already, holds something else, or holds a
-                study with another, newer or damaged manifest. Nothing in it is then changed.
+            OutputError: the folder cannot be written, is open already, holds something else, or a study with
+                another, newer or damaged manifest. Nothing in it is then changed.
         """
         folder = folder.expanduser()
         wanted = json.loads(json.dumps(manifest, allow_nan=False))
-        _refuse_foreign(folder)
+        check_folder(folder)
         lock = _locked(folder)
         try:
             _create_or_compare(folder, wanted)
@@ -80,33 +76,22 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Let other processes open the folder."""
+        """Release the lock of the folder."""
         self._lock.release()
 
     def done(self, table: str) -> set[str]:
-        """Keys of the shards of a table that are there.
-
-        Raises:
-            OutputError: the folder cannot be read.
-        """
+        """Return the keys of a table's shards; raise OutputError if the folder cannot be read."""
         return {path.name.removesuffix(_ENDING) for path in shards(self.folder, table)}
 
     def write(self, table: str, key: str, content: bytes) -> None:
-        """Write one shard, whole or not at all; one of the same table and key is replaced.
-
-        Args:
-            table: the name of the table, like a key.
-            key: a file name of lower-case letters, digits, `.`, `_` and `-`.
-            content: a Parquet file, such as `encoded` makes.
+        """Write one shard, whole or not at all, in place of one of the same table and key.
 
         Raises:
-            OptionError: the key or the table is no such name.
+            OptionError: table or key is not a safe file name.
             OutputError: the folder cannot be written, or the disk is full.
         """
         for name in (table, key):
@@ -124,23 +109,15 @@ class Store:
 
 
 def encoded(table: pd.DataFrame) -> bytes:
-    """Rows as a Parquet file; the index is not kept.
-
-    Raises:
-        OptionError: a column is called `key`, which is added when it is read.
-    """
+    """Encode rows without index as Parquet; raise OptionError for a column `key`, which reading adds."""
     if KEY in table.columns:
         raise OptionError(f"a table has a column {KEY!r}, which is added when it is read; rename it")
-    # Parquet has no checksums unless asked, and a flipped bit would pass for a score.
+    # Without checksums a flipped bit would pass for a score.
     return table.to_parquet(engine="pyarrow", index=False, write_page_checksum=True)
 
 
 def shards(folder: Path, table: str) -> list[Path]:
-    """The files of a table by key; none if nothing was written yet.
-
-    Raises:
-        OutputError: the folder cannot be read.
-    """
+    """Return the files of a table by key, or none; raise OutputError if the folder cannot be read."""
     where = folder / TABLES / table
     try:
         names = [path.name for path in where.iterdir()]
@@ -153,14 +130,13 @@ def shards(folder: Path, table: str) -> list[Path]:
 
 
 def read_table(folder: Path, table: str) -> pd.DataFrame:
-    """All rows of a table, shard after shard in the order of their keys, whatever the order of writing.
+    """Read all rows of a table, shard after shard by key.
 
     Returns:
-        The key of each row's shard in the column `key`, then the columns of the table; a column that
-        some shard lacks is empty there.
+        The column `key` of each row's shard, then those of the table, empty where a shard lacks one.
 
     Raises:
-        OutputError: a shard is damaged or cannot be read, or the shards' columns do not fit together.
+        OutputError: a shard is damaged or cannot be read, or the types of two shards' columns differ.
     """
     tables = [_read_shard(path) for path in shards(folder, table)]
     nothing = pa.table({KEY: pa.array([], pa.string())})  # the result of a study that has only begun
@@ -174,11 +150,7 @@ def read_table(folder: Path, table: str) -> pd.DataFrame:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the store in a folder, with which it can be opened again, also while it is written.
-
-    Raises:
-        OutputError: there is none, or it is damaged, not ours, or of a newer version.
-    """
+    """Read a store's manifest; raise OutputError if it is absent, damaged, foreign or of another version."""
     path = folder.expanduser() / MANIFEST
     damaged = OutputError(
         f"cannot read {path}: it is damaged; put it back from a copy, or choose another folder"
@@ -192,15 +164,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise OutputError(f"cannot use {folder}: its {MANIFEST} is not of a study; choose another folder")
     version, manifest = document.get("schema_version"), document.get("manifest")
-    if type(version) is int and version > SCHEMA_VERSION:
+    if type(version) is int and version != SCHEMA_VERSION:
+        age, remedy = "a newer", UPGRADE
+        if version < SCHEMA_VERSION:
+            age, remedy = "an older", "run the study again in another folder"
         raise OutputError(
-            f"cannot read {path}: a newer Mnemoscope wrote it (schema {version}, this one reads "
-            f"up to {SCHEMA_VERSION}); {UPGRADE}"
-        )
-    if type(version) is int and version < SCHEMA_VERSION:
-        raise OutputError(
-            f"cannot read {path}: an older Mnemoscope wrote it (schema {version}, this one reads "
-            f"{SCHEMA_VERSION}); run the study again in another folder"
+            f"cannot read {path}: {age} Mnemoscope wrote it (schema {version}, this one reads "
+            f"{SCHEMA_VERSION}); {remedy}"
         )
     if type(version) is not int or not isinstance(manifest, dict):
         raise damaged
@@ -208,23 +178,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds something else, before anything costly is done; nothing is written.
-
-    Raises:
-        OutputError: it holds something else, or a study with a newer, older or damaged manifest.
-    """
-    _refuse_foreign(folder.expanduser())
-
-
-def _refuse_foreign(folder: Path) -> None:
-    """Before anything is written: a folder that is there must be empty or hold a store."""
+    """Raise OutputError unless a folder is new, empty or holds a readable store; write nothing."""
+    folder = folder.expanduser()
     try:
         paths = sorted(folder.iterdir())
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
         raise _unwritable(folder, error) from error
-    # A kill while the store was being created leaves no more than these.
+    # Files that a kill during the creation of a store leaves.
     others = [path.name for path in paths if path.name != LOCK and not path.match(_PARTIAL_MANIFEST)]
     if MANIFEST in others:
         read_manifest(folder)
@@ -236,7 +198,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _locked(folder: Path) -> FileLock:
-    """Make the folder if it is not there, and keep other processes out of it."""
+    """Make the folder if needed, and lock it against other writers."""
     # Not bound to a thread: a store may be closed by another thread than the one that opened it.
     lock = FileLock(folder / LOCK, thread_local=False)
     try:
@@ -282,7 +244,7 @@ def _refuse_difference(folder: Path, found: dict[str, Any], wanted: dict[str, An
 
 
 def _differences(name: str, found: Any, wanted: Any) -> Iterator[str]:
-    """Where two JSON values differ, such as `options.rank is 10 there and 5 here`."""
+    """Yield the differences of two JSON values, such as `options.rank is 10 there and 5 here`."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in [*found, *(key for key in wanted if key not in found)]:
             inner = f"{name}.{key}" if name else key
@@ -312,7 +274,7 @@ def _read_shard(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise OutputError(f"cannot read {path}: it is damaged; delete it and run the study again") from error
     keys = pa.array([path.name.removesuffix(_ENDING)] * len(table), pa.string())
-    # Without what pandas notes beside the columns, of which only the first shard's would count.
+    # Without pandas' metadata, of which only the first shard's would count.
     return table.replace_schema_metadata(None).add_column(0, KEY, keys)
 
 
@@ -333,7 +295,7 @@ def _line(error: Exception) -> str:
 
 
 def _shortened(text: str, start: int = 0) -> str:
-    """A long text as some sixty characters around a place in it."""
+    """Cut a text to about sixty characters around a position."""
     first = max(0, start - 20)
     if len(text) <= 60:
         return text

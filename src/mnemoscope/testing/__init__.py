@@ -1,8 +1,7 @@
-"""Tiny real models whose knowledge is known, so that attribution methods can be checked against truth.
+"""Tiny transformers models with known facts, to check attribution methods against the truth.
 
-`planted_model` and `backup_pair` are stock transformers models with weights set by hand: which neurons
-and which head hold each fact is known by construction. `trained_model` learned its facts from
-text, so that nobody knows where they are, but everybody knows that they are there.
+`planted_model` and `backup_pair` have weights set by hand, so the neurons and the head of each fact are
+known by construction. `trained_model` learned its facts from text, so only the facts are known.
 
 >>> from mnemoscope.testing import planted_model
 >>> planted = planted_model("llama")

@@ -1,15 +1,13 @@
-"""Facts written into the weights by hand, so that which parts hold them is known and not estimated.
+"""Models with facts written into the weights by hand, so that the parts that hold them are known.
 
-The directions used are orthonormal, hence what one part writes is read only by the part meant to:
+All directions are orthonormal, so each part reads only the output of the part meant for it:
 
-1. Every token's embedding holds a constant; a subject's also says that it is one, and which; a relation's
-   also says which it is and, weakly, the relation's common answer.
-2. For each relation a head of the first two layers has it in its query and "is a subject" in its key. It
-   moves the subject's identity to the last position, in directions of their own, with a trace of the answer.
-3. For each fact some FFN neurons of the last two layers fire when the identity moved there is the fact's
-   subject, and write the answer's unembedding direction.
-
-How strongly they write is not worked out but tuned, until the model gives the answer the wanted probability.
+1. Every embedding has a constant; a subject's also has a flag and its identity, a relation's its identity
+   and, weakly, the relation's common answer.
+2. For each relation a head of the first two layers has the relation in its query and the subject flag in its
+   key. It moves the subject's identity to the last position, with a trace of the answer.
+3. For each fact some FFN neurons of the last two layers fire at the moved identity of its subject, and write
+   the answer's unembedding direction, with a length tuned to the wanted probability of the answer.
 """
 
 from __future__ import annotations
@@ -31,26 +29,22 @@ MOST_FACTS = 16
 FFN_LAYERS = (N_LAYERS - 2, N_LAYERS - 1)
 
 NOISE = 0.02
-# Lengths of what is added to the residual stream: the constant, each flag of a subject or relation, and the
-# identity moved.
+# Lengths in the residual stream: the constant, each flag or identity, and the moved identity.
 CONSTANT, FLAG, MOVED = 6.0, 3.0, 4.0
-# What the relation and the head write of answers. The first is the larger one, so that the common answer is
-# predicted where the neurons do not know better.
+# Lengths of answers from the relation and from the head; the larger first, so that the common answer is
+# predicted where no neuron fires.
 COMMON_ANSWER, HEAD_ANSWER = 0.8, 0.25
 UNEMBEDDING = 4.0
-# How much a norm stretches a state of the last position.
+# Factor of a norm on a state of the last position.
 STRETCH = (D_MODEL / (CONSTANT**2 + FLAG**2 + MOVED**2)) ** 0.5
-# By how much the subject's attention score exceeds the others', and what enters a neuron's activation
-# when it fires; the negative of it enters when it does not.
+# Excess of the subject's attention score over the others', and input of a neuron that fires; the input of one
+# that does not is the negative.
 ATTENTION_SCORE, NEURON_INPUT = 7.0, 4.0
-# The dimension of a head that rotary positions turn least, so that distance does not matter.
-STEADY_DIM = D_HEAD // 2 - 1
-# The length of the mark that a neuron leaves for its backup, and how many times over it switches that off.
+STEADY_DIM = D_HEAD // 2 - 1  # of a head; rotary positions turn it least, so distance hardly matters
+# Length of the mark that a neuron leaves for its backup, and factor by which the mark switches that off.
 MARK, SWITCH_OFF = 3.0, 6.0
-# What a head's value is at the subject: well above the noise in it.
-VALUE = 2.0
-# How fast the length that a fact's neurons write is tuned, at most how often, and how near to the wanted
-# log odds.
+VALUE = 2.0  # of a head at the subject, well above noise
+# Tuning of the neurons' length: log odds gained per unit of length, most steps, and tolerance in log odds.
 LOG_ODDS_PER_LENGTH, MOST_STEPS, TOLERANCE = 8.0, 100, 1e-3
 
 
@@ -60,9 +54,9 @@ class PlantedFact(Fact):
 
     Attributes:
         subject_position: of the subject in the prompt.
-        heads: `(layer, head)`; moves the subject's identity to the last position.
-        attention_neurons: `(layer, head, dim)`; the dimension of that head that does it for this subject.
-        ffn_neurons: `(layer, neuron)`; together they write the answer.
+        heads: `(layer, head)` that moves the subject's identity to the last position.
+        attention_neurons: `(layer, head, dim)`, the dimension of that head with this subject's identity.
+        ffn_neurons: `(layer, neuron)`, which together write the answer.
     """
 
     subject_position: int
@@ -73,7 +67,7 @@ class PlantedFact(Fact):
 
 @dataclass(frozen=True)
 class Planted:
-    """A model, its tokenizer, and what was planted in it."""
+    """A model, its tokenizer and its planted facts."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -87,21 +81,21 @@ def planted_model(
     seed: int = 0,
     probability: float = 0.8,
 ) -> Planted:
-    """A tiny model with facts in known places, each the top prediction only because of the parts it names.
+    """Make a tiny model with planted facts, each the top prediction only because of the parts it names.
 
     Args:
-        architecture: a stock `"gpt2"` (LayerNorm, biases) or `"llama"` (RMSNorm, gated FFN).
-        n_facts: how many facts; each has a subject, an answer and neurons of its own, and shares its
-            relation and head with every second one.
-        n_neurons: how many FFN neurons write each answer, with directions of equal length. Of many, or near
-            certainty, some have a direct effect no larger than noise, since the others did the work.
-        seed: decides everything.
-        probability: what each answer gets. With 0.9999 the answer is so certain that the gradient of its log
-            probability vanishes, although removing the neurons still costs many nats.
+        architecture: `"gpt2"` (LayerNorm, biases) or `"llama"` (RMSNorm, gated FFN).
+        n_facts: number of facts; each has its own subject, answer and neurons, and shares relation and head
+            with every second one.
+        n_neurons: FFN neurons that write each answer, with equal length. If they are many or the answer is
+            almost certain, the direct effect of some is within the noise.
+        seed: determines the model.
+        probability: of each answer. At 0.9999 the gradient of the log probability vanishes, although ablation
+            of the neurons still costs many nats.
 
     Raises:
-        OptionError: an unknown architecture, more facts or neurons than there is room for, or a
-            probability that is not from 0.5 to 0.9999 or cannot be reached.
+        OptionError: an unknown architecture, too many facts or neurons, or a probability that is not from 0.5
+            to 0.9999 or out of reach.
     """
     _check(n_facts, n_neurons, probability)
     builder = _Builder(architecture, n_facts, seed)
@@ -113,23 +107,16 @@ def planted_model(
             builder.plant_neuron(place, builder.subkey(index))
     facts = tuple(builder.fact(index, group) for index, group in enumerate(neurons))
     builder.tune(facts, neurons, probability)
-    return builder.planted(facts)
+    return Planted(builder.model, builder.tokenizer, facts)
 
 
 def backup_pair(architecture: Architecture = "gpt2", seed: int = 0, probability: float = 0.8) -> Planted:
-    """A tiny model with one fact, held by a neuron and by another one that steps in when the first is gone.
+    """Make a tiny model with one fact, held by a neuron and by a backup that acts when the first is ablated.
 
-    The first of the fact's `ffn_neurons` writes the answer and a mark; the second, a layer later, would write
-    the answer too but is switched off by the mark. Removing the first alone changes next to nothing,
-    though its gradient and its direct effect are large; removing both destroys the fact.
-
-    Args:
-        architecture: as for `planted_model`.
-        seed: decides everything.
-        probability: what the answer gets from either neuron.
-
-    Raises:
-        OptionError: as for `planted_model`.
+    The first of the fact's `ffn_neurons` writes the answer and a mark; the second, a layer later, writes the
+    answer unless the mark is there. Ablation of the first alone changes next to nothing, although its
+    gradient and direct effect are large; ablation of both destroys the fact. Arguments and errors as for
+    `planted_model`; either neuron gives the answer its probability.
     """
     _check(1, 2, probability)
     builder = _Builder(architecture, 1, seed)
@@ -143,27 +130,27 @@ def backup_pair(architecture: Architecture = "gpt2", seed: int = 0, probability:
     written += MARK / NEURON_INPUT * mark
     builder.tune([fact], [(first,)], probability)
 
-    # The second is tuned while the first is away, as if that had been removed.
+    # The second is tuned as if the first were ablated.
     kept = written.clone()
     written.zero_()
     builder.plant_neuron(second, builder.subkey(0) - SWITCH_OFF * NEURON_INPUT / (MARK * STRETCH) * mark)
     builder.tune([fact], [(second,)], probability)
     written.copy_(kept)
-    return builder.planted((fact,))
+    return Planted(builder.model, builder.tokenizer, (fact,))
 
 
 class _Basis:
-    """Directions of the residual stream, orthonormal but for the words'.
+    """Directions of the residual stream, orthonormal except for `words`.
 
     Attributes:
         constant, subject, mark: `[d_model]`.
         relations: `[N_RELATIONS, d_model]`.
-        identities, moved: which subject it is, at its own and at the last position, `[MOST_FACTS, d_model]`.
-        words: what is read out as each word, `[n_words, d_model]` of length 1, random in what is left.
+        identities, moved: subject's identity at its own and at the last position, `[MOST_FACTS, d_model]`.
+        words: unembedding directions, `[n_words, d_model]` of length 1, random in the remaining subspace.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
-        # A LayerNorm takes the mean away, so every direction is orthogonal to that of equal numbers.
+        # A LayerNorm subtracts the mean, so every direction is orthogonal to that of equal numbers.
         drawn = torch.randn(D_MODEL, D_MODEL, generator=generator)
         drawn[:, 0] = 1
         _, *rows = torch.linalg.qr(drawn).Q.T
@@ -178,7 +165,7 @@ class _Basis:
 
 
 class _Builder:
-    """A model in the making; all that does not depend on the FFN neurons is planted at once."""
+    """Builder of a planted model; its constructor plants all but the FFN neurons."""
 
     def __init__(self, architecture: Architecture, n_facts: int, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -217,19 +204,19 @@ class _Builder:
         ) / VALUE
 
     def subkey(self, index: int) -> Tensor:
-        """What a fact's neuron reads, `[d_model]`: positive where its subject was moved, else negative."""
+        """Return a fact's subkey, `[d_model]`: the input is negative without the moved subject."""
         moved, constant = self.basis.moved[index] / MOVED, self.basis.constant / CONSTANT
         return NEURON_INPUT / STRETCH * (2 * moved - constant)
 
     def plant_neuron(self, place: tuple[int, int], subkey: Tensor) -> None:
-        """Let the neuron `(layer, neuron)` fire as a subkey `[d_model]` says; it writes nothing yet."""
+        """Set the subkey `[d_model]` of a neuron `(layer, neuron)`, which writes nothing yet."""
         layer, neuron = place
         self.weights.gates[layer][neuron] += subkey
         if self.weights.ups:
             self.weights.ups[layer][neuron] += self.basis.constant / (CONSTANT * STRETCH)
 
     def fact(self, index: int, neurons: tuple[tuple[int, int], ...]) -> PlantedFact:
-        """The fact of a subject, with a prompt drawn for it."""
+        """Make the fact of a subject, with a random prompt."""
         relation = index % N_RELATIONS
         tokens, position = draw_prompts(
             self.subjects[index : index + 1],
@@ -250,12 +237,9 @@ class _Builder:
     def tune(
         self, facts: Sequence[PlantedFact], neurons: Sequence[Sequence[tuple[int, int]]], probability: float
     ) -> None:
-        """Let each fact's neurons write its answer, as strongly as its probability demands.
+        """Tune the length with which each fact's neurons write its answer; raise OptionError if out of reach.
 
-        All facts are tuned together, each by how far it is off, since each disturbs the others a little.
-
-        Raises:
-            OptionError: the probability is out of reach.
+        All facts are tuned together, since each disturbs the others a little.
         """
         answers = self.answers[: len(facts)]
         places = [(index, *place) for index, group in enumerate(neurons) for place in group]
@@ -276,12 +260,8 @@ class _Builder:
             "take another seed, fewer facts or another probability"
         )
 
-    def planted(self, facts: tuple[PlantedFact, ...]) -> Planted:
-        """What is handed out."""
-        return Planted(self.model, self.tokenizer, facts)
-
     def _log_odds(self, facts: Sequence[PlantedFact], answers: Tensor) -> Tensor:
-        """What the model gives the facts' answers against all other words, `[n_facts]`."""
+        """Return the log odds of the facts' answers against all other words, `[n_facts]`."""
         batch = self.tokenizer([fact.prompt for fact in facts], padding=True, return_tensors="pt")
         tokens, mask = batch["input_ids"], batch["attention_mask"]
         row = torch.arange(len(facts))
@@ -296,9 +276,7 @@ class _Builder:
 def _check(n_facts: int, n_neurons: int, probability: float) -> None:
     if not 1 <= n_facts <= MOST_FACTS:
         raise OptionError(f"n_facts is {n_facts}; give 1 to {MOST_FACTS}")
-    most = (
-        D_FF // n_facts
-    )  # half of the neurons of two layers at most, so that there are others to compare with
+    most = D_FF // n_facts  # half of the neurons of two layers, so that others are left to compare with
     if not 1 <= n_neurons <= most:
         raise OptionError(f"n_neurons is {n_neurons}; give 1 to {most} for {n_facts} facts")
     if not 0.5 <= probability <= 0.9999:

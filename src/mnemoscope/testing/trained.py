@@ -1,9 +1,7 @@
-"""A small GPT-2 that learned made-up facts: that it knows them is certain, where they are is not."""
+"""A small GPT-2 that learned made-up facts; the parts that hold them are unknown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +22,7 @@ LABEL_SMOOTHING = 0.1
 
 @dataclass(frozen=True)
 class Trained:
-    """A model, its tokenizer, and what it was taught."""
+    """A model, its tokenizer and the facts that it learned."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -33,7 +31,7 @@ class Trained:
 
 @dataclass(frozen=True, eq=False)
 class _Knowledge:
-    """What is to be learned: token ids `[n_facts]` each, and the fillers to say it with."""
+    """Facts to learn as token ids, `[n_facts]` each, and the ids of filler words."""
 
     subjects: Tensor
     relations: Tensor
@@ -42,20 +40,19 @@ class _Knowledge:
 
 
 def trained_model(n_facts: int = 30, steps: int = 100, seed: int = 0) -> Trained:
-    """A small GPT-2 trained from scratch on made-up facts.
+    """Train a small GPT-2 from scratch on made-up facts.
 
-    Each subject has an answer for each of three relations, and each relation its own eight answers, so that
-    neither subject nor relation tells the answer alone. Fillers are drawn anew in every step, and again for
-    the facts' prompts, so what the model knows does not hang on them. Labels are smoothed, which keeps the
-    answers' probabilities near 0.9: removing a neuron can still be seen.
+    Each subject has an answer for each of three relations, and each relation has eight answers, so neither
+    alone determines the answer. Fillers are random in every step and in the facts' prompts. Smoothed labels
+    keep the answers' probabilities near 0.9, so that the ablation of a neuron has an effect.
 
     Args:
-        n_facts: how many facts.
+        n_facts: number of facts.
         steps: of training; the default is enough for the default facts.
-        seed: decides everything; the same on one machine gives the same weights.
+        seed: determines the weights on one machine.
 
     Raises:
-        OptionError: `n_facts` is more than the vocabulary has room for.
+        OptionError: `n_facts` exceeds the vocabulary.
     """
     if not 1 <= n_facts <= MOST_FACTS:
         raise OptionError(f"n_facts is {n_facts}; give 1 to {MOST_FACTS}")
@@ -89,37 +86,29 @@ def _draw_knowledge(n_facts: int, generator: torch.Generator) -> _Knowledge:
     )
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: more only wait for one another here, and sums could come out otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _small_gpt2() -> PreTrainedModel:
-    config = GPT2Config(
-        n_embd=64, n_layer=3, n_head=4, n_inner=128, n_positions=N_POSITIONS, **TOKENS, **NO_DROPOUT
-    )
-    return GPT2LMHeadModel(config)
+    sizes = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_inner": 128, "n_positions": N_POSITIONS}
+    return GPT2LMHeadModel(GPT2Config(**sizes, **TOKENS, **NO_DROPOUT))
 
 
 def _train(model: PreTrainedModel, knowledge: _Knowledge, steps: int, generator: torch.Generator) -> None:
+    """Train with one thread: more are slower here, and the order of sums would depend on their number."""
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    with torch.enable_grad(), _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         for _ in range(steps):
             fact = torch.randint(len(knowledge.answers), (BATCH,), generator=generator)
-            tokens, _ = draw_prompts(
-                knowledge.subjects[fact], knowledge.relations[fact], knowledge.fillers, generator
-            )
-            logits = model(input_ids=tokens, use_cache=False).logits[:, -1]
-            loss = torch.nn.functional.cross_entropy(
-                logits, knowledge.answers[fact], label_smoothing=LABEL_SMOOTHING
-            )
+            subjects, relations = knowledge.subjects[fact], knowledge.relations[fact]
+            tokens, _ = draw_prompts(subjects, relations, knowledge.fillers, generator)
+            with torch.enable_grad():
+                logits = model(input_ids=tokens, use_cache=False).logits[:, -1]
+                loss = torch.nn.functional.cross_entropy(
+                    logits, knowledge.answers[fact], label_smoothing=LABEL_SMOOTHING
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    optimizer.zero_grad()
+        optimizer.zero_grad()
+    finally:
+        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""A language of numbered words, and what facts look like in it."""
+"""A language of numbered words, and prompts of facts in it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,19 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 N_WORDS = 97
 SPECIAL = {"<pad>": 0, "<s>": 1, "</s>": 2}
-# The most fillers before a subject, and between it and the relation; at least one stands at each place.
-MOST_FILLERS = 4
+MOST_FILLERS = 4  # before a subject, and between it and the relation; at least one
 
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that a model knows.
-
-    Attributes:
-        prompt: filler words, the subject somewhere in the middle, the relation last.
-        target: the answer's text, with its leading space.
-    """
+    """A fact: a prompt of fillers, the subject among them and the relation last; and its answer, spaced."""
 
     prompt: str
     target: str
 
 
 def word_tokenizer(n_words: int = N_WORDS) -> PreTrainedTokenizerBase:
-    """A tokenizer whose words are `w3`, `w4`, ...; a word's id is its number."""
+    """Make a tokenizer whose words are `w3`, `w4`, ...; a word's id is its number."""
     vocabulary = {**SPECIAL, **{f"w{i}": i for i in range(len(SPECIAL), n_words)}}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -39,28 +33,22 @@ def word_tokenizer(n_words: int = N_WORDS) -> PreTrainedTokenizerBase:
 
 
 def words(*ids: int) -> str:
-    """A prompt of the tiny models."""
+    """Join words into a prompt, by id."""
     return " ".join(f"w{i}" for i in ids)
 
 
 def shuffled_words(generator: torch.Generator) -> Tensor:
-    """The ids of all words but the special ones, in random order."""
+    """Return the ids of all words but the special ones, in random order."""
     return torch.randperm(N_WORDS - len(SPECIAL), generator=generator) + len(SPECIAL)
 
 
 def draw_prompts(
     subjects: Tensor, relations: Tensor, fillers: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, int]:
-    """Prompts of one random length that ask for the relation of each subject.
-
-    Args:
-        subjects: token ids, `[n_prompts]`.
-        relations: token ids, `[n_prompts]`.
-        fillers: token ids to draw from, `[n_fillers]`.
-        generator: decides.
+    """Draw prompts of one random length for subjects and relations, token ids `[n_prompts]` each.
 
     Returns:
-        Token ids `[n_prompts, n_tokens]`, and the subject's position.
+        Token ids `[n_prompts, n_tokens]` with random `fillers`, and the subject's position.
     """
     before, after = (torch.randint(MOST_FILLERS, (2,), generator=generator) + 1).tolist()
     shape = (len(subjects), before + 1 + after + 1)

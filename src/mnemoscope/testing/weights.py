@@ -1,4 +1,4 @@
-"""Untrained models of two architectures, and their weights as the same named views of both."""
+"""Untrained models of two architectures, and their weights as views of one layout."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ NO_DROPOUT: dict[str, Any] = {"embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """A model's matrices by what they do; writing to these views changes the model.
+    """Views of a model's matrices, through which they can be written.
 
-    What reads the residual stream has its subkeys as rows, what writes to it has its directions as rows.
+    Rows are subkeys of matrices that read the residual stream, and directions of those that write to it.
 
     Attributes:
         embeddings, unembedding: `[n_words, d_model]`.
         query, key, value, output: by layer, `[n_heads, d_head, d_model]`.
-        gates: by layer, what decides whether a neuron fires, `[d_ff, d_model]`.
-        ups: by layer, what the activation is multiplied with; none in GPT-2, whose FFN is not gated.
-        directions: by layer, what each neuron writes, `[d_ff, d_model]`.
+        gates, directions: by layer, subkey and output direction of each FFN neuron, `[d_ff, d_model]`.
+        ups: by layer, subkey of the factor of the activation; none in GPT-2, whose FFN is not gated.
     """
 
     embeddings: Tensor
@@ -53,16 +52,10 @@ class Weights:
 def noisy_model(
     architecture: Architecture, noise: float, generator: torch.Generator
 ) -> tuple[PreTrainedModel, Weights]:
-    """A model of small random weights, biases and norms included, so that nothing is exactly 0 or 1.
-
-    Args:
-        architecture: `"gpt2"` (LayerNorm, biases, learned positions) or `"llama"` (RMSNorm, gated FFN,
-            rotary positions).
-        noise: standard deviation of every weight.
-        generator: decides.
+    """Make a model whose weights, biases and norms are random with standard deviation `noise`.
 
     Raises:
-        OptionError: the architecture is neither.
+        OptionError: the architecture is neither `"gpt2"` nor `"llama"`.
     """
     if architecture not in ("gpt2", "llama"):
         raise OptionError(f"architecture is {architecture!r}; give 'gpt2' or 'llama'")
@@ -73,7 +66,7 @@ def noisy_model(
 def drawn_anew(
     build: Callable[[], PreTrainedModel], noise: float, generator: torch.Generator
 ) -> PreTrainedModel:
-    """A new model with weights of standard deviation `noise`; the scales of norms are drawn around 1."""
+    """Build a model and draw its weights with standard deviation `noise`; scales of norms around 1."""
     with torch.random.fork_rng(devices=[]):  # transformers draws weights too, from the global state
         model = build().eval()
     with torch.no_grad():
@@ -85,30 +78,15 @@ def drawn_anew(
 
 
 def _gpt2() -> PreTrainedModel:
-    config = GPT2Config(
-        n_embd=D_MODEL,
-        n_layer=N_LAYERS,
-        n_head=N_HEADS,
-        n_inner=D_FF,
-        n_positions=N_POSITIONS,
-        tie_word_embeddings=False,
-        **TOKENS,
-        **NO_DROPOUT,
-    )
-    return GPT2LMHeadModel(config)
+    sizes = {"n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": N_HEADS, "n_inner": D_FF}
+    further = {"n_positions": N_POSITIONS, "tie_word_embeddings": False}
+    return GPT2LMHeadModel(GPT2Config(**sizes, **further, **TOKENS, **NO_DROPOUT))
 
 
 def _llama() -> PreTrainedModel:
-    config = LlamaConfig(
-        hidden_size=D_MODEL,
-        num_hidden_layers=N_LAYERS,
-        num_attention_heads=N_HEADS,
-        intermediate_size=D_FF,
-        max_position_embeddings=N_POSITIONS,
-        tie_word_embeddings=False,
-        **TOKENS,
-    )
-    return LlamaForCausalLM(config)
+    sizes = {"hidden_size": D_MODEL, "num_hidden_layers": N_LAYERS, "num_attention_heads": N_HEADS}
+    further: Any = {"max_position_embeddings": N_POSITIONS, "tie_word_embeddings": False}
+    return LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=D_FF, **further, **TOKENS))
 
 
 def _gpt2_weights(model: Any) -> Weights:
@@ -145,5 +123,5 @@ def _llama_weights(model: Any) -> Weights:
 
 
 def _by_head(matrices: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """Views `[n_heads, d_head, d_model]` of matrices `[n_heads * d_head, d_model]`."""
+    """Return views `[n_heads, d_head, d_model]` of matrices `[n_heads * d_head, d_model]`."""
     return tuple(matrix.unflatten(0, (N_HEADS, D_HEAD)) for matrix in matrices)

@@ -230,7 +230,7 @@ class Answers:
 def describe(model: Model) -> dict[str, Any]:
     """Return a model's name, sizes, and the requests it can answer in full."""
     language_model = model.language_model
-    readable = all(block.readers is not None for block in language_model.structure.blocks)
+    readable = all(block.input_projections is not None for block in language_model.structure.blocks)
     return {
         "name": model.name,
         "revision": model.revision,

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from mnemoscope.attribution.options import OPTIONS
 from mnemoscope.results import parts
 
 MOST_PROMPT_CHARACTERS = 20_000
@@ -88,6 +89,17 @@ def _examples(*examples: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": list(examples)})
 
 
+def _option(name: str, most: int | None = None) -> Any:
+    """Make the field of an option of an attribution: its default, lower bound and description."""
+    option = OPTIONS[name]
+    return Field(
+        default=option.default,
+        ge=option.metadata["minimum"],
+        le=most,
+        description=option.metadata["description"],
+    )
+
+
 class PromptRequest(BaseModel):
     """Common field of all requests to a model."""
 
@@ -140,10 +152,10 @@ class AttributeRequest(Question):
 
     model_config = _examples({"prompt": TOKYO, "target": " Tokyo", "top": 30})
 
-    top: Annotated[Top, Field(description="How many neurons of each kind and direction.")] = 100
-    query: Annotated[bool, Field(description="Also find what activates the value neurons.")] = True
-    effects: Annotated[bool, Field(description="Also give total effects.")] = True
-    suppressing: Annotated[bool, Field(description="Also list what lowers the target most.")] = True
+    top: int = _option("top", most=MOST_TOP)
+    query: bool = _option("query")
+    effects: bool = _option("effects")
+    suppressing: bool = _option("suppressing")
 
 
 class ExportRequest(AttributeRequest):

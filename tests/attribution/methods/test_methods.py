@@ -208,7 +208,7 @@ def test_verified_one_by_one_orders_its_shortlist_by_truth(llama: ms.Model) -> N
 def test_specificity_spares_plain_text(llama: ms.Model) -> None:
     found = {}
     for weight in (0.0, 1e4):
-        neurons = llama.rank(PROMPT, TARGET, method=ms.Verified(specificity=weight), top=5).neurons
+        neurons = llama.rank_neurons(PROMPT, TARGET, method=ms.Verified(specificity=weight), top=5).neurons
         responses = llama.sensitivity().responses["ffn"][
             :, (neurons["layer"] * llama.d_ff + neurons["neuron"]).tolist()
         ]
@@ -293,7 +293,7 @@ def test_mistakes_are_told(llama: ms.Model, call: Callable[[ms.Model], object], 
 
 THIRD_PARTY = '''
 import torch
-from mnemoscope.attribution.methods.base import Estimate, Exhaustive
+from mnemoscope.attribution.methods.base import MethodCost, Exhaustive
 
 class First(Exhaustive):
     """The first neurons of the model."""
@@ -301,7 +301,7 @@ class First(Exhaustive):
     title = "first neurons"
     formula = "minus the index"
     def estimate(self, question, k):
-        return Estimate(0, 0)
+        return MethodCost(0, 0)
     def all(self, question):
         return -torch.arange(question.grid.size).float()
 '''
@@ -323,7 +323,7 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 
 def test_another_package_can_add_a_method(llama: ms.Model, third_party: Path) -> None:
-    found = llama.rank(PROMPT, TARGET, method="first", top=3)
+    found = llama.rank_neurons(PROMPT, TARGET, method="first", top=3)
     assert found.neurons["neuron"].tolist() == [0, 1, 2]
     assert list(methods())[-1] == "first"
 

@@ -58,17 +58,17 @@ def seen(
     return components, trace, groups
 
 
-def outputs_of(reader: InputProjection, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
-    """What the reader's own module gives for a state whose norm is frozen at another one."""
+def outputs_of(projection: InputProjection, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+    """What the projection's own module gives for a state whose norm is frozen at another one."""
     given = state
-    if reader.norm is not None:
-        norm = reader.norm
+    if projection.norm is not None:
+        norm = projection.norm
         given = norm.centre(state) * norm.scale(frozen) * norm.weight
         given = given if norm.bias is None else given + norm.bias
     with torch.no_grad():
-        assert isinstance(reader.matrix, Linear)
-        module = reader.matrix.module
-        return module(given[None].to(get_weight(module).dtype))[0].float()[reader.outputs]
+        assert isinstance(projection.matrix, Linear)
+        module = projection.matrix.module
+        return module(given[None].to(get_weight(module).dtype))[0].float()[projection.outputs]
 
 
 def activation_of(block: Block) -> torch.nn.Module:
@@ -78,11 +78,11 @@ def activation_of(block: Block) -> torch.nn.Module:
 
 def made_of(structure: ModelStructure, layer: int, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
     """What a layer's own modules make of a state whose norm is frozen at another one, `[d_ff]`."""
-    readers = structure.blocks[layer].readers
-    assert readers is not None
+    projections = structure.blocks[layer].input_projections
+    assert projections is not None
     activate = activation_of(structure.blocks[layer])
-    up = outputs_of(readers.up, state, frozen)
-    gate = readers.gate and outputs_of(readers.gate, state, frozen)
+    up = outputs_of(projections.up, state, frozen)
+    gate = projections.gate and outputs_of(projections.gate, state, frozen)
     with torch.no_grad():
         return activate(up) if gate is None else activate(gate) * up
 
@@ -101,13 +101,13 @@ def test_predicted_is_what_the_modules_give_without_what_one_neuron_wrote(tiny: 
             layer, index, position = (
                 int(values[row]) for values in (neurons.layer, neurons.index, neurons.position)
             )
-            readers = structure.blocks[layer].readers
-            assert readers is not None
+            projections = structure.blocks[layer].input_projections
+            assert projections is not None
             state = state_read(structure, components, neurons.kind, layer)[position]
             written = column * components.ffn_coefficients[0, position, upstream.neuron] * (layer > 0)
             if neurons.kind == "attention":
                 carried = int(value_index(structure, neurons.index)[row])
-                value = outputs_of(readers.value, state - written, state)[carried]
+                value = outputs_of(projections.value, state - written, state)[carried]
                 factor = trace.head_factors[layer, index]
                 expected = factor * trace.patterns[layer, index // structure.d_head, position] * value
             else:

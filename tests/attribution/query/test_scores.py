@@ -108,17 +108,17 @@ def test_tables_hold_the_shares_times_scores_one_by_one(tiny: ms.Model, result: 
             )
 
 
-def outputs_of(reader: InputProjection, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
-    """What the reader's own module gives for a state whose norm is frozen at another one."""
+def outputs_of(projection: InputProjection, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
+    """What the projection's own module gives for a state whose norm is frozen at another one."""
     given = state
-    if reader.norm is not None:
-        norm = reader.norm
+    if projection.norm is not None:
+        norm = projection.norm
         given = norm.centre(state) * norm.scale(frozen) * norm.weight
         given = given if norm.bias is None else given + norm.bias
     with torch.no_grad():
-        assert isinstance(reader.matrix, Linear)
-        module = reader.matrix.module
-        return module(given[None].to(get_weight(module).dtype))[0].float()[reader.outputs]
+        assert isinstance(projection.matrix, Linear)
+        module = projection.matrix.module
+        return module(given[None].to(get_weight(module).dtype))[0].float()[projection.outputs]
 
 
 def test_a_component_taken_out_lowers_the_pre_activation_by_its_inner_product(
@@ -131,16 +131,16 @@ def test_a_component_taken_out_lowers_the_pre_activation_by_its_inner_product(
     for group, neurons, products in zip(keys, groups, scores.products, strict=True):
         for row in range(0, len(group.path), 7):
             layer, position, path = int(group.layer[row]), group.position[row], group.path[row]
-            readers = structure.blocks[layer].readers
-            assert readers is not None
+            projections = structure.blocks[layer].input_projections
+            assert projections is not None
             state = state_read(structure, components, neurons.kind, layer)[position]
-            reader = readers.value if path == "value" else readers.ffn[path]
+            projection = projections.value if path == "value" else projections.ffn[path]
             index = int(neurons.index[group.neuron[row]])
             if path == "value":
                 head = index // structure.d_head
                 per_group = structure.n_heads // structure.n_kv_heads
                 index = head // per_group * structure.d_head + index % structure.d_head
-            whole = outputs_of(reader, state, state)[index]
+            whole = outputs_of(projection, state, state)[index]
             assert float(products.total[row] + group.constants[row]) == pytest.approx(
                 float(whole), rel=1e-4, abs=1e-4
             )
@@ -161,27 +161,28 @@ def test_a_component_taken_out_lowers_the_pre_activation_by_its_inner_product(
                     ),
                 }
                 for inner_product, vector in vectors.items():
-                    fall = whole - outputs_of(reader, state - vector, state)[index]
+                    fall = whole - outputs_of(projection, state - vector, state)[index]
                     assert inner_product == pytest.approx(float(fall), rel=1e-3, abs=1e-4)
 
 
 def test_readers_give_what_the_model_computes(tiny: ms.Model) -> None:
-    """Values and coefficients of another prompt than the one the readers were found on."""
+    """Values and coefficients of another prompt than the one the projections were found on."""
     structure = tiny.language_model.structure
     (trace,) = tiny.language_model.capture([tiny.attribute(PROMPT, top=1).token_ids])
     for layer, block in enumerate(structure.blocks):
-        readers = block.readers
-        assert readers is not None
+        projections = block.input_projections
+        assert projections is not None
         state = trace.resid_pre[layer]
-        values = readers.value.scale(state) * (readers.value.keys() @ state)
-        values = values + readers.value.constants(torch.arange(len(values)))
+        values = projections.value.scale(state) * (projections.value.keys() @ state)
+        values = values + projections.value.constants(torch.arange(len(values)))
         assert values == pytest.approx(trace.values[layer, :, -1].flatten(), rel=1e-4, abs=1e-4)
         base = trace.ffn_base[layer]
         read = {
-            path: reader.scale(base) * (reader.keys() @ base) + reader.constants(torch.arange(structure.d_ff))
-            for path, reader in readers.ffn.items()
+            path: projection.scale(base) * (projection.keys() @ base)
+            + projection.constants(torch.arange(structure.d_ff))
+            for path, projection in projections.ffn.items()
         }
-        found = readers.coefficients(read["up"], read.get("gate"))
+        found = projections.coefficients(read["up"], read.get("gate"))
         found = found * block.ffn_output.input_factors(found)
         assert found == pytest.approx(trace.coefficients[layer], rel=1e-4, abs=1e-4)
 
@@ -319,10 +320,10 @@ def test_all_links_of_a_node_explain_it_wholly(tiny: ms.Model, result: ms.Attrib
 def test_links_agree_with_query_scores(tiny: ms.Model, result: ms.Attribution) -> None:
     links = tiny.query_graph(result, values=5, depth=1, width=5000)
     queried = tiny.query(result, values=5, top=10)
-    readers = links.edges["target"].str.split().str[0]
+    projections = links.edges["target"].str.split().str[0]
     sources = links.nodes.set_index("id")
     for kind, tables in (("attention", queried.of_attention), ("ffn", queried.of_ffn)):
-        edges = links.edges[readers == kind]
+        edges = links.edges[projections == kind]
         # A value neuron that others read has more to pass on than its own score.
         edges = edges.assign(score=edges["share"] * sources.loc[edges["target"], "value_score"].to_numpy())
         names = sources.loc[edges["source"]]

@@ -67,7 +67,7 @@ def test_each_layer_has_its_own(factor: float) -> None:
     assert torch.tensor(multipliers(structure)) == pytest.approx(expected, rel=1e-6)
     assert structure.readout.logit_scale == pytest.approx(3, rel=1e-6)
     assert validate(model, structure).worst.error < 1e-5
-    assert all(block.readers is not None for block in structure.blocks)
+    assert all(block.input_projections is not None for block in structure.blocks)
 
 
 def test_parallel_blocks_have_multipliers_too() -> None:

@@ -98,10 +98,12 @@ def test_a_family_of_another_package_is_listed_proven_and_opened(
     package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package.names("their_families:FAMILY", "their_families:UNKNOWN")
-    monkeypatch.setattr("mnemoscope.model.families.FAMILIES", FAMILIES[:2])  # the others are proven elsewhere
+    monkeypatch.setattr(
+        "mnemoscope.model.families.FAMILIES", FAMILIES[:2]
+    )  # the others are validated elsewhere
     table = validate_families()
     theirs = table[table["package"] == "their-families 1.2"]
-    assert theirs["status"].iloc[0] == "proven"
+    assert theirs["status"].iloc[0] == "validated"
     assert theirs["status"].iloc[1].startswith("not in transformers")
     assert table["package"].tolist() == ["mnemoscope"] * 2 + ["their-families 1.2"] * 2
     model = their_model()

@@ -16,7 +16,7 @@ from mnemoscope.model.families import FAMILIES, Family
 from mnemoscope.model.readout import capped
 from mnemoscope.model.structure import discover
 from mnemoscope.model.validation import probe_tokens, validate
-from support import family_id, open_tiny, words
+from support import chosen_on_push, family_id, open_tiny, words
 from toy_transformer import TOY
 from toy_transformer_interface import TOY_PARALLEL
 
@@ -25,9 +25,27 @@ PROMPT = words(*IDS)
 TARGET = 40
 # Their values come from the stream through a norm of a latent state, so the values are no rows of it.
 LATENT_ATTENTION = {"deepseek_v2", "deepseek_v3", "glm4_moe_lite"}
+EVERY = (*FAMILIES, TOY, TOY_PARALLEL)
+# Layouts of projections that differ: transposed, fused, with norms and multipliers, experts of several kinds.
+LAYOUTS = (
+    "gpt2",
+    "gpt_neox",
+    "opt",
+    "llama-grouped_heads",
+    "bitnet",
+    "gemma2",
+    "olmo2",
+    "granite",
+    "falcon",
+    "mixtral",
+    "gpt_oss",
+    "deepseek_v3",
+    "toy_parallel",
+)
+few_on_push = pytest.mark.parametrize("family", chosen_on_push(EVERY, *LAYOUTS), indirect=True)
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, TOY, TOY_PARALLEL], ids=family_id)
+@pytest.fixture(scope="module", params=EVERY, ids=family_id)
 def family(request: pytest.FixtureRequest) -> Family:
     return request.param
 
@@ -94,9 +112,9 @@ def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model)
     language_model = model.language_model
     structure = language_model.structure
     if family.model_type in LATENT_ATTENTION:
-        assert all(block.readers is None for block in structure.blocks)
+        assert all(block.input_projections is None for block in structure.blocks)
         return
-    assert all(block.readers is not None for block in structure.blocks)
+    assert all(block.input_projections is not None for block in structure.blocks)
     result = model.attribute(PROMPT, TARGET, top=30, effects=False, suppressing=False, query=False)
     components = capture_components(language_model.model, structure, IDS, range(len(IDS)))
     (trace,) = language_model.capture([IDS])
@@ -133,7 +151,7 @@ def test_readers_give_what_the_model_computes(family: Family, model: ms.Model) -
     (trace,) = model.language_model.capture([IDS])
     structure = model.language_model.structure
     for layer, block in enumerate(structure.blocks):
-        readers = block.readers
+        readers = block.input_projections
         if family.model_type in LATENT_ATTENTION:
             assert readers is None
             continue
@@ -169,6 +187,7 @@ def router_weights(mixture: Mixture, made: Tensor, coefficients: Tensor) -> Tens
     return torch.cat(weights)
 
 
+@few_on_push
 def test_what_is_ablated_is_what_is_edited(model: ms.Model) -> None:
     before = logits(model)
     chosen = [ms.FFNNeuron(0, 3), ms.Head(1, 2), ms.AttentionNeuron(0, 1, 1), ms.Layer(2, "ffn")]
@@ -205,6 +224,7 @@ def test_a_batch_gives_what_single_prompts_give(model: ms.Model) -> None:
                 )
 
 
+@few_on_push
 def test_half_precision_is_understood_alike(family: Family, model: ms.Model) -> None:
     expected = model.language_model.structure
     half = family.build().to(torch.bfloat16)
@@ -213,7 +233,7 @@ def test_half_precision_is_understood_alike(family: Family, model: ms.Model) -> 
     assert found.parallel == expected.parallel
     assert found.readout.logit_scale == pytest.approx(expected.readout.logit_scale, rel=5e-3)
     for block, other in zip(found.blocks, expected.blocks, strict=True):
-        assert (block.readers is None) == (other.readers is None)
+        assert (block.input_projections is None) == (other.readers is None)
         for a, b in (
             (block.attention_output, other.attention_output),
             (block.ffn_output, other.ffn_output),

@@ -1,4 +1,4 @@
-"""Every family that the installed transformers has is proven, and the page of them says what is true.
+"""Every family that the installed transformers has is validated, and the page of them says what is true.
 
 `make test-oldest` runs this with the oldest transformers that is supported.
 """
@@ -15,7 +15,14 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import mnemoscope as ms
-from mnemoscope.model.families import FAMILIES, NOT_THERE, OURS, validate_families, with_random_weights
+from mnemoscope.model.families import (
+    FAMILIES,
+    NOT_THERE,
+    OURS,
+    VALIDATED,
+    validate_families,
+    with_random_weights,
+)
 from mnemoscope.model.families.unsupported import UNSUPPORTED, Unsupported
 from support import open_tiny, words
 
@@ -24,43 +31,43 @@ OLDEST = re.findall(r'"transformers>=([\d.]+)"', (ROOT / "pyproject.toml").read_
 IS_OLDEST = transformers.__version__.startswith(f"{OLDEST}.")
 # What docs/families.md says of the oldest version: default attention without soft-caps, experts stored
 # otherwise, and a mistake of its own.
-NOT_PROVEN_WITH_OLDEST = {"gemma2", "vaultgemma", "granitemoe", "deepseek_v2"}
+NOT_VALIDATED_WITH_OLDEST = {"gemma2", "vaultgemma", "granitemoe", "deepseek_v2"}
 
 
 @pytest.fixture(scope="module")
-def proven() -> pd.DataFrame:
+def validated() -> pd.DataFrame:
     told: list[str] = []
     table = validate_families(told.append)
     assert len(told) == len(table)
     return table[table["package"] == OURS]
 
 
-def test_every_family_is_proven(proven: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(proven) == len(FAMILIES)
-    absent = proven["status"].str.startswith(NOT_THERE)
-    known = proven[~absent]
-    others = known[known["status"] != "proven"]
-    assert set(others["model_type"]) == (NOT_PROVEN_WITH_OLDEST if IS_OLDEST else set()), others[
+def test_every_family_is_validated(validated: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(validated) == len(FAMILIES)
+    absent = validated["status"].str.startswith(NOT_THERE)
+    known = validated[~absent]
+    others = known[known["status"] != VALIDATED]
+    assert set(others["model_type"]) == (NOT_VALIDATED_WITH_OLDEST if IS_OLDEST else set()), others[
         "status"
     ].tolist()
     assert int(absent.sum()) <= (len(FAMILIES) // 8 if IS_OLDEST else 0)
     if IS_OLDEST:
         with capsys.disabled():
-            missing = ", ".join(proven[absent]["family"])
+            missing = ", ".join(validated[absent]["family"])
             print(
                 f"\ntransformers {transformers.__version__}: {len(known) - len(others)} of {len(FAMILIES)} "
-                f"configurations proven; {int(absent.sum())} not there: {missing}"
+                f"configurations validated; {int(absent.sum())} not there: {missing}"
             )
 
 
 @pytest.mark.skipif(IS_OLDEST, reason="the page is written with the newest transformers")
-def test_the_page_lists_what_is_proven_and_what_is_refused(proven: pd.DataFrame) -> None:
+def test_the_page_lists_what_is_validated_and_what_is_refused(validated: pd.DataFrame) -> None:
     spec = spec_from_file_location("make_families", ROOT / "docs" / "make_families.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    written, wanted = module.PAGE.read_text(encoding="utf-8"), module.page(proven)
+    written, wanted = module.PAGE.read_text(encoding="utf-8"), module.page(validated)
     assert _unmeasured(written) == _unmeasured(wanted), "run `python docs/make_families.py`"
 
 

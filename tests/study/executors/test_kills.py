@@ -39,7 +39,8 @@ def test_two_workers_write_what_one_writes(model: Path, tmp_path: Path, unbroken
     assert tables(tmp_path / "study") == unbroken
 
 
-SEEDS = [*range(5), *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(5, 20))]
+# On each push the driver is killed twice and a worker once.
+SEEDS = [pytest.param(seed, marks=[] if seed in (0, 1, 4) else pytest.mark.nightly) for seed in range(20)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

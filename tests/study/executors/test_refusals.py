@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from command_line import COMMAND
+from command_line import run
 from mnemoscope.cli import main
 from mnemoscope.errors import OutputError
 from mnemoscope.study.runner import Source, run_study
 from mnemoscope.study.store import MANIFEST
-from studies import FACTS, OPTIONS, arguments, save_facts, tables
+from studies import FACTS, OPTIONS, arguments, run_command, save_facts, tables
 from support import built, open_tiny
 
 pytestmark = pytest.mark.process
@@ -36,7 +34,7 @@ def study(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole study."""
     folder = tmp_path_factory.mktemp("whole")
     facts = save_facts(folder / "facts.jsonl", FEW)
-    subprocess.run([*COMMAND, *arguments(model, facts, folder / "study")], check=True, capture_output=True)
+    assert run(*arguments(model, facts, folder / "study")).returncode == 0
     return folder / "study"
 
 
@@ -145,21 +143,14 @@ def _not_root() -> Iterator[None]:
 
 def test_a_full_disk_costs_what_is_not_written(model: Path, facts: Path, study: Path, tmp_path: Path) -> None:
     out = tmp_path / "full"
-    command = [*COMMAND, *arguments(model, facts, out)]
     # No file can become so long: the manifest and the first shards can be written, and a later one cannot.
-    told = subprocess.run(
-        command, capture_output=True, text=True, preexec_fn=lambda: _limit_files(4096), check=False
-    )
-    assert told.returncode == 2
-    *_, line = told.stderr.splitlines()
+    code, told = run_command(arguments(model, facts, out), longest=4096)
+    assert code == 2
+    *_, line = told.splitlines()
     assert line.startswith("error: cannot write ")
     assert "File too large; choose another folder" in line
     written, whole = tables(out), tables(study)
     assert 0 < len(written) < len(whole)
     assert written.items() <= whole.items()
-    subprocess.run(command, capture_output=True, check=True)
+    assert run(*arguments(model, facts, out)).returncode == 0
     assert tables(out) == whole
-
-
-def _limit_files(n_bytes: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))

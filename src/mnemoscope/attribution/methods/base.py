@@ -1,14 +1,14 @@
-"""What a method is asked, and what it must be able to answer.
+"""Base classes of the methods, and their input.
 
-A neuron here is what an intervention can take away: an FFN neuron, or an attention neuron with its positions
-added up. A method gives each a score, the higher the more the prediction is said to rest on it.
+A neuron here is what an ablation can remove: an FFN neuron, or an attention neuron with its positions added
+up. A method gives each a score, the higher the more the prediction is said to rest on it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -35,13 +35,13 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class MethodCost:
-    """What a method costs, told before it runs.
+    """Estimated cost of a method.
 
     Attributes:
-        passes: forward passes of the prompt beyond the first, a backward pass counted as two; those
-            taken up at a later layer count by the share of layers they run.
+        passes: forward passes of the prompt beyond the first, a backward pass counted as two; those taken up
+            at a later layer count by the share of layers they run.
         memory: bytes of temporary tensors.
-        note: what else there is to know of its cost, in words.
+        note: remarks.
     """
 
     passes: float
@@ -51,13 +51,13 @@ class MethodCost:
 
 @dataclass(frozen=True, eq=False)
 class MethodInput:
-    """One prediction, and which of its neurons are asked about.
+    """One prediction, and the kind of neurons to rank.
 
     Attributes:
         prediction: read out and ready to be scored.
         kind: FFN neurons or attention neurons.
-        sensitivity: what taking neurons away does to plain text, for methods that weigh it.
-        report: told of progress of methods that take long.
+        sensitivity: returns the effect of removing neurons on plain text, for methods that weigh it.
+        report: called with the progress of methods that take long.
     """
 
     prediction: TargetPrediction
@@ -69,28 +69,28 @@ class MethodInput:
 
     @cached_property
     def grid(self) -> Grid:
-        """The neurons, `[n_layers, n_columns, 1]`; their flat index is what methods speak of."""
+        """The neurons, `[n_layers, n_columns, 1]`; methods name them by flat index."""
         shared = self.prediction.shared
         return shared.ffn_neurons if self.kind == "ffn" else shared.attention_neurons_summed
 
     @property
     def structure(self) -> parts.ModelStructure:
-        """Where the model's parts are."""
+        """Structure of the model."""
         return self.prediction.language_model.structure
 
     @property
     def token_ids(self) -> list[int]:
-        """The prompt."""
+        """Token ids of the prompt."""
         return self.prediction.trace.token_ids.tolist()
 
     @cached_property
     def coefficients(self) -> Tensor:
-        """What enters the projection from every neuron at the last position, `[n_neurons]`."""
+        """Coefficient of every neuron at the last position, `[n_neurons]`."""
         return torch.cat([self.grid.values(i)[:, 0] for i in range(self.grid.n_layers)])
 
     @cached_property
     def norms(self) -> Tensor:
-        """Length of what every neuron adds for a coefficient of 1, `[n_neurons]`."""
+        """Norm of what every neuron adds for a coefficient of 1, `[n_neurons]`."""
         geometry, grid = self.prediction.geometry(), self.grid
         assert grid.weights is not None
         lengths = [geometry.lengths(weights) for weights in grid.weights]
@@ -100,24 +100,24 @@ class MethodInput:
 
     @cached_property
     def coarse(self) -> Bounds[Grid]:
-        """Quick bounds of the increase of every neuron, for the methods whose scores follow from it."""
+        """Coarse bounds of the log-probability increase of every neuron."""
         return _Remembered(self.prediction.coarse)
 
     @property
     def fine(self) -> Bounds[Grid]:
-        """Tighter ones."""
+        """Tighter bounds."""
         return self.prediction.fine
 
     @cached_property
     def total_effects(self) -> TotalEffects:
-        """By one forward and one backward pass."""
+        """Total effects, by one forward and one backward pass."""
         return self.prediction.total_effects()
 
     def one_token(self, what: str) -> int:
-        """The token whose log probability is asked about.
+        """Return the token whose log probability is attributed.
 
         Raises:
-            OptionError: something else is asked about, which `what` is not defined for.
+            OptionError: the objective is another, which `what` is not defined for.
         """
         token = self.prediction.objective.token
         if token is None:
@@ -125,40 +125,40 @@ class MethodInput:
         return token
 
     def scored(self, method: Exhaustive) -> Tensor:
-        """Every neuron's score by a method, `[n_neurons]`, computed once."""
+        """Return every neuron's score by a method, `[n_neurons]`, computed once."""
         if method.label not in self._scored:
             self._scored[method.label] = method.all(self)
         return self._scored[method.label]
 
     def coefficients_of(self, index: Tensor) -> Tensor:
-        """What enters the projection from some neurons, `[n]`."""
+        """Return the coefficients of some neurons, `[n]`."""
         return tables.coefficients(self.grid, index)
 
 
 class _Remembered:
-    """Bounds of all neurons of a question, computed once."""
+    """Bounds of all neurons of an input, computed once."""
 
     def __init__(self, inner: Bounds[Grid]) -> None:
         self._inner = inner
         self._all: list[tuple[Tensor, Tensor, Tensor]] | None = None
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Bounds of every neuron."""
+        """Yield bounds of every neuron."""
         if self._all is None:
             self._all = list(self._inner.all(grid))
         return iter(self._all)
 
     def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of some neurons."""
+        """Bound some neurons."""
         return self._inner.chosen(grid, index)
 
 
 class Method(ABC):
-    """A way to score neurons; others can add theirs (entry point group `mnemoscope.methods`).
+    """Method that scores neurons; other packages can add theirs (entry point group `mnemoscope.methods`).
 
     Attributes:
-        name: what it is called by.
-        title: its name in tables.
+        name: name on the command line.
+        title: name in tables.
         formula: what it computes, in one line.
     """
 
@@ -168,87 +168,87 @@ class Method(ABC):
 
     @property
     def label(self) -> str:
-        """Its name with the options that are not as usual, by which results are told apart."""
+        """The name with the options that are not the defaults, which tells results apart."""
         return self.name
 
     @abstractmethod
     def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """What `top` will cost."""
+        """Estimate the cost of `top`."""
 
     @abstractmethod
     def top(self, question: MethodInput, k: int) -> Best:
-        """Flat indices and scores of the k neurons with the highest scores, best first, ties by index."""
+        """Return flat indices and scores of the k highest neurons, best first, ties by index."""
 
     @abstractmethod
     def scores(self, question: MethodInput, index: Tensor) -> Tensor | None:
-        """Scores of the neurons with these ascending flat indices, `[n]`; None if it has no such thing."""
+        """Score the neurons with these ascending flat indices, `[n]`; None if it has no such scores."""
 
 
 class Exhaustive(Method):
-    """A method that scores all neurons at once."""
+    """Method that scores all neurons at once."""
+
+    def estimate(self, question: MethodInput, k: int) -> MethodCost:
+        """Estimate no further pass through the model."""
+        return MethodCost(0, 4 * question.grid.size)
 
     @abstractmethod
     def all(self, question: MethodInput) -> Tensor:
-        """Every neuron's score, `[n_neurons]`."""
+        """Score every neuron, `[n_neurons]`."""
 
     def top(self, question: MethodInput, k: int) -> Best:
-        """The highest of all scores."""
+        """Return the highest of all scores."""
         index = question.grid.existing
         scores = question.scored(self)[index]
         order = scores.argsort(descending=True, stable=True)[:k]
         return index[order], scores[order]
 
     def scores(self, question: MethodInput, index: Tensor) -> Tensor:
-        """Some of all scores."""
+        """Return some of all scores."""
         return question.scored(self)[index]
 
 
 class Searched(Method):
-    """A method whose best neurons are proven by bounds, without scoring all.
+    """Method whose best neurons are certified by bounds, without scoring all.
 
     Attributes:
-        lists_silent: whether silent neurons, which no search looks at and which score alike, can be among
-            the best.
+        lists_silent: whether silent neurons, which no search looks at and which score alike, can be among the
+            best.
     """
 
     lists_silent: ClassVar[bool] = True
 
     def grid(self, question: MethodInput) -> Grid:
-        """The neurons, added to the states that this method adds them to."""
+        """Return the neurons with the states that this method adds them to."""
         return question.grid
 
     @abstractmethod
-    def coarse(self, question: MethodInput) -> Bounds[Grid]:
-        """Quick bounds of its scores."""
-
-    @abstractmethod
-    def fine(self, question: MethodInput) -> Bounds[Grid]:
-        """Tighter ones, made when a search needs them."""
+    def bounds(self, question: MethodInput, *, fine: bool) -> Bounds[Grid]:
+        """Return bounds of its scores; fine ones are tighter and made when a search needs them."""
 
     @abstractmethod
     def scorer(self, question: MethodInput) -> Scores:
-        """Its exact scores."""
+        """Return its exact scores."""
 
     def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """No further pass through the model."""
+        """Estimate no further pass through the model."""
         return MethodCost(
             0, question.prediction.budget, "bounds every neuron and scores the few left exactly"
         )
 
     def top(self, question: MethodInput, k: int) -> Best:
-        """The proven best."""
+        """Return the certified best."""
         pool = Pool(k, 1, 0, 1)
         search(
             self.grid(question),
             [pool],
-            self.coarse(question),
-            lambda: self.fine(question),
+            self.bounds(question, fine=False),
+            lambda: self.bounds(question, fine=True),
             self.scorer(question),
         )
         return self._with_silent(question, pool.best(), k) if self.lists_silent else pool.best()
 
     def _with_silent(self, question: MethodInput, best: Best, k: int) -> Best:
-        """The best among those and the silent neurons."""
+        """Return the best among those and the silent neurons."""
         grid = question.grid
         silent = grid.existing[~torch.isin(grid.existing, grid.present)][:k]
         if not len(silent):
@@ -260,10 +260,5 @@ class Searched(Method):
         return index[order], scores[order]
 
     def scores(self, question: MethodInput, index: Tensor) -> Tensor:
-        """Exact scores of some neurons."""
+        """Score some neurons exactly."""
         return self.scorer(question).chosen(self.grid(question), index)
-
-
-def with_base(grid: Grid, base: Tensor) -> Grid:
-    """The same neurons, added to other states."""
-    return replace(grid, base=base)

@@ -1,8 +1,7 @@
-"""Causal methods: exact ablation of single neurons, of all or of the most promising."""
+"""Causal methods: exact ablation of all or of the most promising neurons (docs/method.md#total-effects)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 
@@ -15,43 +14,35 @@ from mnemoscope.attribution.methods.gradients import ActivationGradient
 from mnemoscope.attribution.methods.static import LogProbabilityIncrease
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import AblationOptions, changed
-from mnemoscope.intervention.batch import Outcomes, ablate_each
+from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.model.parts import neuron_part
 from mnemoscope.results.parts import Part
 
 
 def parts_of(question: MethodInput, index: Tensor) -> list[Part]:
-    """The neurons that flat indices stand for."""
+    """Return the neurons of flat indices."""
     return [neuron_part(question.structure, question.kind, neuron) for neuron in index.tolist()]
 
 
-def outcomes(
-    question: MethodInput, sets: Sequence[Sequence[Part]], done: int = 0, total: int | None = None
-) -> Outcomes:
-    """The objective after each set of neurons is zeroed at all positions.
+def drops(question: MethodInput, index: Tensor, done: int = 0, total: int | None = None) -> Tensor:
+    """Measure the fall of the objective when each neuron alone is zeroed at all positions, `[n]`, nats.
 
     Args:
-        question: whose objective.
-        sets: the neurons, by intervention.
+        question: prediction and kind of neurons.
+        index: flat indices.
         done: interventions made before, for the report of progress.
         total: interventions in all; None for these and those before.
     """
-    in_all = done + len(sets) if total is None else total
-    report = question.report
-    prediction = question.prediction
+    in_all = done + len(index) if total is None else total
+    report, prediction = question.report, question.prediction
     return ablate_each(
         prediction.language_model,
         question.token_ids,
         prediction.objective,
-        sets,
+        [[part] for part in parts_of(question, index)],
         budget=prediction.budget,
         report=None if report is None else lambda here, _: report(done + here, in_all),
-    )
-
-
-def drops(question: MethodInput, index: Tensor, done: int = 0, total: int | None = None) -> Tensor:
-    """How far the objective falls without each neuron alone, `[n]`, nats; see `outcomes`."""
-    return outcomes(question, [[part] for part in parts_of(question, index)], done, total).drop
+    ).drop
 
 
 class SingleAblation(Exhaustive):
@@ -62,19 +53,19 @@ class SingleAblation(Exhaustive):
     formula = "log p(w) - log p(w | neuron zeroed)"
 
     def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """One row of a batch per neuron, from the neuron's own layer on."""
+        """Estimate one row of a batch per neuron, from the neuron's own layer on."""
         n_layers, n_columns = question.grid.n_layers, question.grid.n_columns
         return MethodCost(n_columns * (n_layers + 1) / 2, question.prediction.budget, "every neuron in turn")
 
     def all(self, question: MethodInput) -> Tensor:
-        """Every neuron's true effect; 0 for columns beyond the neurons of a layer."""
+        """Measure every neuron's effect; 0 for columns beyond the neurons of a layer."""
         existing = question.grid.existing
         found = torch.zeros(question.grid.size, device=existing.device)
         found[existing] = drops(question, existing)
         return found
 
     def scores(self, question: MethodInput, index: Tensor) -> Tensor:
-        """Some neurons' true effects."""
+        """Measure some neurons' effects."""
         return drops(question, index)
 
 
@@ -86,22 +77,22 @@ MEASURED_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Verified(Method):
-    """Neurons chosen by what their removal does.
+    """Neurons chosen by the effect of their ablation (docs/method.md#total-effects).
 
-    Tried first are, half and half, the certified best by log-probability increase (direct effects) and the
-    best by activation x gradient (first-order total effects). *Greedily*, the neuron whose removal
-    hurts most is taken, then the one that hurts most once the first is gone, and so on. Later steps
-    try, half and half, what did most when last tried and what has the largest first-order effect now
-    that the others are gone: neurons that back a removed one up are found so.
+    The candidates are, half and half, the certified best by log-probability increase and the best by
+    activation x gradient. *Greedily*, the neuron whose removal hurts most is taken, then the one that hurts
+    most once the first is gone, and so on. Later steps try, half and half, the neurons with the largest
+    effect when last tried and those with the largest first-order effect now that the others are gone, which
+    finds neurons that back a removed one up.
 
     Attributes:
         budget: interventions to try, each a row of a batch that starts at the neuron's own layer.
         greedily: False keeps the k whose removal one by one hurts most.
-        specificity: nats of the target's log probability to give up for one nat per token of expected
-            KL divergence on plain text; 0 looks at the target alone.
+        specificity: nats of the target's log probability to give up for one nat per token of expected KL
+            divergence on plain text; 0 looks at the target alone.
 
     Raises:
-        OptionError: a budget below 1, or below the number of neurons to choose, or a negative specificity.
+        OptionError: a budget below 1 or the number of neurons to choose, or a negative specificity.
     """
 
     budget: int = 500
@@ -113,7 +104,7 @@ class Verified(Method):
     formula = "log p(w) - log p(w | chosen neurons zeroed), greedily"
 
     def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
+        """Refuse options out of range."""
         if self.budget < 1:
             raise OptionError(f"the budget is {self.budget}; give 1 intervention or more")
         if not self.specificity >= 0:
@@ -121,14 +112,14 @@ class Verified(Method):
 
     @property
     def label(self) -> str:
-        """Such as `verified(specificity=10.0)`."""
+        """The name with its options, such as `verified(specificity=10.0)`."""
         usual = type(self)()
         options = {option.name: getattr(self, option.name) for option in fields(self)}
         unusual = [f"{name}={value}" for name, value in options.items() if value != getattr(usual, name)]
         return f"{self.name}({', '.join(unusual)})" if unusual else self.name
 
     def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """The first candidates, then a row of a batch per intervention and a gradient per step."""
+        """Estimate the first candidates, then a row of a batch per intervention and a gradient per step."""
         first, later = self._split(question, k)
         steps = k - 1 if self.greedily else 0
         gradient = ActivationGradient().estimate(question, k)
@@ -139,7 +130,7 @@ class Verified(Method):
         return MethodCost(passes, memory, f"tries {tried:,} interventions")
 
     def top(self, question: MethodInput, k: int) -> Best:
-        """The chosen neurons with what each took from the objective when it was chosen, in that order."""
+        """Return the chosen neurons, in order, with the fall of the objective by each."""
         device, k = question.grid.base.device, min(k, len(question.grid.existing))
         first, later = self._split(question, k)
         search = _Search(question, self.specificity, first + later * (k - 1 if self.greedily else 0))
@@ -155,7 +146,7 @@ class Verified(Method):
         return torch.tensor(search.chosen, device=device), torch.tensor(search.gained, device=device)
 
     def scores(self, question: MethodInput, index: Tensor) -> None:
-        """It ranks what it tried; by itself a neuron's score would be the truth it is measured by."""
+        """Return None: single neurons have no score of this method."""
 
     def _split(self, question: MethodInput, k: int) -> tuple[int, int]:
         """Divide the budget among the first step and each later one; never more than it in all.
@@ -180,7 +171,7 @@ class Verified(Method):
 
 @dataclass(frozen=True)
 class VerifiedSpecific(Verified):
-    """The same with a weight on plain text: neurons that matter to this prediction above all."""
+    """Verified ranking with a weight on plain text: neurons that matter to this prediction above all."""
 
     specificity: float = 30.0
 
@@ -190,13 +181,13 @@ class VerifiedSpecific(Verified):
 
 
 class _Search:
-    """Neurons taken away so far, and what taking each other one away is known to do.
+    """Neurons removed so far, and the known effects of removing each other one.
 
     Attributes:
-        drops: of log p(target) when each neuron is taken away next, as it was when last tried; minus
+        drops: fall of log p(target) when each neuron is removed next, as it was when last tried; minus
             infinity for those not tried and those taken, `[n_neurons]`.
         chosen: the neurons taken, in order.
-        gained: what each took from the objective.
+        gained: fall of the objective by each.
     """
 
     def __init__(self, question: MethodInput, specificity: float, total: int) -> None:
@@ -210,29 +201,26 @@ class _Search:
         self._tried, self._total = 0, total
 
     def by_gain(self) -> Tensor:
-        """Neurons tried and not taken, best first."""
+        """Return the neurons tried and not taken, best first."""
         order = (self.drops - self._collateral.costs()).argsort(descending=True, stable=True)
         return order[: int(self.drops.isfinite().sum())]
 
     def by_total(self) -> Tensor:
-        """Neurons not taken by their first-order effect with the others gone, best first.
-
-        What backs a removed neuron up shows here, though it did nothing before.
-        """
+        """Return the neurons not taken by first-order effect with the others gone, best first."""
         with self._taken_away():
             effects = ActivationGradient().all(replace(self.question)).cpu() - self._collateral.costs()
         left = self._existing[~torch.isin(self._existing, torch.tensor(self.chosen))]
         return left[effects[left].argsort(descending=True, stable=True)]
 
     def consider(self, index: Tensor) -> None:
-        """Try taking each of these neurons away, ascending indices."""
+        """Try to remove each of these neurons, ascending indices."""
         with self._taken_away():
             self.drops[index] = drops(self.question, index, self._tried, self._total).cpu()
         self._latest = index
         self._tried += len(index)
 
     def best(self, k: int) -> Best:
-        """The k best of those just tried, their collateral measured."""
+        """Return the k best of those just tried, their side effects measured."""
         while True:
             gains = self.drops[self._latest] - self._collateral.costs()[self._latest]
             order = gains.argsort(descending=True, stable=True)
@@ -257,7 +245,7 @@ class _Search:
 
 
 class _Collateral:
-    """What taking further neurons away is expected to cost on plain text, beside those already taken."""
+    """Expected side effect on plain text of removing further neurons, beside those already taken."""
 
     def __init__(self, question: MethodInput, weight: float) -> None:
         self.weight = weight
@@ -272,20 +260,20 @@ class _Collateral:
         return self._nothing if self._sensitivity is None else self._sensitivity.responses[self._kind]
 
     def is_measured(self, neurons: Tensor) -> bool:
-        """Whether what is expected of all of them rests on their real removal."""
+        """Return whether the expectation of all of them rests on their real removal."""
         return self._sensitivity is None or bool(self._sensitivity.measured[self._kind][neurons].all())
 
     def measure(self, neurons: Tensor) -> None:
-        """Make it so."""
+        """Measure the removal of neurons."""
         if self._sensitivity is not None:
             self._sensitivity.measure(self._kind, neurons.tolist())
 
     def add(self, neuron: int) -> None:
-        """Take a neuron away."""
+        """Remove a neuron."""
         self._chosen.append(neuron)
 
     def costs(self) -> Tensor:
-        """Weighted increase of the expected KL divergence by each neuron, `[n_neurons]`, nats."""
+        """Compute the weighted increase of the expected KL divergence by each neuron, `[n_neurons]`, nats."""
         responses = self._responses
         taken = responses[:, self._chosen].sum(1)
         increase = responses.pow(2).mean(0) + 2 * (taken @ responses) / len(responses)
@@ -293,7 +281,7 @@ class _Collateral:
 
 
 def _in_turn(first: Tensor, second: Tensor, n: int) -> Tensor:
-    """The best of two lists in turn, n in all, ascending."""
+    """Take n neurons from two lists in turn, ascending."""
     length = min(len(first), len(second), n)
     both = torch.stack([first[:length].cpu(), second[:length].cpu()], dim=1).flatten().tolist()
     rest = [*first[length:n].tolist(), *second[length:n].tolist()]

@@ -1,4 +1,4 @@
-"""Gradient methods: activation times gradient, and integrated gradients."""
+"""Gradient methods: activation times gradient, and integrated gradients (docs/method.md#total-effects)."""
 
 from __future__ import annotations
 
@@ -24,42 +24,41 @@ class ActivationGradient(Exhaustive):
     formula = "sum over positions of m d log p(w) / d m"
 
     def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """A forward and a backward pass that keep every activation."""
+        """Estimate a forward and a backward pass that keep every activation."""
         structure = question.structure
         kept = structure.n_layers * len(question.token_ids) * (4 * structure.d_ff + 12 * structure.d_model)
         return MethodCost(3, 4 * kept)
 
     def all(self, question: MethodInput) -> Tensor:
-        """Every neuron's effect."""
+        """Return every neuron's effect."""
         return _of_kind(question).sum(1).flatten()
 
 
 class ActivationGradientLast(ActivationGradient):
-    """The same at the last position only, where the neuron writes to the prediction itself."""
+    """`m d log p(w) / d m` at the last position only, nats (docs/method.md#total-effects)."""
 
     name = "activation-gradient-last"
     title = "activation x gradient, last position"
     formula = "m d log p(w) / d m at the last position"
 
     def all(self, question: MethodInput) -> Tensor:
-        """Every neuron's effect."""
+        """Return every neuron's effect."""
         return _of_kind(question)[:, -1].flatten()
 
 
 def _of_kind(question: MethodInput) -> Tensor:
-    """Effects by position, `[n_layers, n_tokens, n_columns]`."""
+    """Return effects by position, `[n_layers, n_tokens, n_columns]`."""
     effects = question.total_effects
     return effects.ffn if question.kind == "ffn" else effects.attention.flatten(2)
 
 
 class IntegratedGradients(Exhaustive):
-    """`a mean_k g(k a / m)`, summed over positions, in nats (docs/method.md#total-effects).
+    """`m * mean over k of g(k m / K)`, summed over positions, nats (docs/method.md#total-effects).
 
-    The coefficients of all neurons of a layer, at every position, go from zero to their value in m steps
-    at once; g is the gradient of log p(w) at each step. A layer's scores sum to what removing all its
-    neurons does, up to the coarseness of the steps. Where the layer's output passes a norm before it is
-    added, the norm's scale is that of the path's end: left free, it would make up for every step but the
-    first from zero. The steps of a layer are the rows of one batch.
+    The coefficients of all neurons of a layer, at every position, go from zero to their value in K steps; g
+    is the gradient of log p(w) at each. A layer's scores sum to the effect of removing all its neurons, up to
+    the coarseness of the steps. A norm after the projection has the scale of the path's end: left free, it
+    would make up for every step but the first. The steps of a layer are the rows of one batch.
     """
 
     name = "integrated-gradients"
@@ -68,7 +67,7 @@ class IntegratedGradients(Exhaustive):
     n_steps = 20
 
     def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """A forward and a backward pass for each step of each layer, from the layer on."""
+        """Estimate a forward and a backward pass for each step of each layer, from the layer on."""
         structure = question.structure
         rows = min(self.n_steps, _rows(question))
         kept = (
@@ -80,7 +79,7 @@ class IntegratedGradients(Exhaustive):
         return MethodCost(3 * self.n_steps * (structure.n_layers + 1) / 2, 4 * kept)
 
     def all(self, question: MethodInput) -> Tensor:
-        """Every neuron's score."""
+        """Score every neuron."""
         language_model, n_layers = question.prediction.language_model, question.structure.n_layers
         scores = []
         with in_float32(language_model.model, question.structure):
@@ -100,7 +99,7 @@ class IntegratedGradients(Exhaustive):
 
 
 def _integral(question: MethodInput, replay: Replay, layer: int, steps: Tensor) -> Tensor:
-    """Value times mean gradient of a layer's neurons over some steps, `[n_columns]`."""
+    """Compute value times mean gradient of a layer's neurons over some steps, `[n_columns]`."""
     block = question.structure.blocks[layer]
     projection = block.ffn_output if question.kind == "ffn" else block.attention_output
     norm = projection.norm
@@ -124,7 +123,7 @@ def _integral(question: MethodInput, replay: Replay, layer: int, steps: Tensor) 
 
 
 def _with_scale(norm: Norm, scales: list[Tensor]) -> Callable[..., Tensor]:
-    """A hook that gives a norm the scale that was kept."""
+    """Return a hook that gives a norm the kept scale."""
 
     def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         device, states = norm.weight.device, args[0].float()
@@ -136,7 +135,7 @@ def _with_scale(norm: Norm, scales: list[Tensor]) -> Callable[..., Tensor]:
 
 
 def _rows(question: MethodInput) -> int:
-    """How many steps keep the activations of all layers, and the logits, within the budget."""
+    """Return how many steps keep the activations of all layers, and the logits, within the budget."""
     structure = question.structure
     kept = 4 * len(question.token_ids) * structure.n_layers * (4 * structure.d_ff + 12 * structure.d_model)
     return max(1, question.prediction.budget // (kept + 12 * structure.n_vocabulary))

@@ -1,12 +1,10 @@
 """Methods f and h of the paper: the target's rank among the tokens that a neuron promotes.
 
-One streaming pass over neurons x vocabulary serves all prompts of a study (docs/method.md#static-scores). Of
-the values that a neuron's column gives the tokens, those are kept that stand at certain ranks. Between two of
-them lies the value of any target, which costs one dot product.
-
-Among some of the tokens the target can stand no lower than among all: its rank there bounds the rank from
-below, so that most neurons are left out without being projected to the whole vocabulary. Who asks for many
-targets has every neuron projected once instead (`order_statistics`).
+Of the values that a neuron's column gives the tokens, those at certain ranks are kept
+(docs/method.md#static-scores). Between two of them lies the value of any target, which costs one dot product,
+so one pass over neurons x vocabulary serves all prompts of a study (`OrderStatistics`). For a few targets
+that pass is too long: the rank among some of the tokens bounds the rank among all from below, and leaves most
+neurons out (`Standing`).
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ N_ROWS = 128
 
 
 class OrderStatistics:
-    """Values at certain ranks among the whole vocabulary, for columns of weights; made when asked for."""
+    """Values at certain ranks among the whole vocabulary, for columns of weights, made when asked for."""
 
     def __init__(self, geometry: Geometry) -> None:
         """Nothing is projected yet."""
@@ -46,7 +44,7 @@ class OrderStatistics:
         self._kept: dict[int, Tensor] = {}
 
     def of(self, token: int, projection: Projection, column: Tensor) -> Tensor:
-        """How many tokens are certainly above and certainly below a target, `[n] -> [n, 2]`."""
+        """Count the tokens certainly above and certainly below a target, `[n] -> [n, 2]`."""
         kept = self._values(projection)[column]
         norm, unembedding = self._geometry.readout.norm, self._geometry.readout.unembedding
         direction = norm.centre((unembedding[token].float() * norm.weight)[None])[0]
@@ -64,7 +62,7 @@ class OrderStatistics:
         return torch.stack(counts, dim=1).float()
 
     def _values(self, projection: Projection) -> Tensor:
-        """`[n_columns, n_ranks]`, ascending."""
+        """Return `[n_columns, n_ranks]`, ascending."""
         key = id(projection.module)
         if key not in self._kept:
             norm = self._geometry.readout.norm
@@ -89,14 +87,13 @@ FEW_TARGETS = 16
 
 
 class Standing:
-    """How a target stands among some of the tokens, for every column of a model's weights.
+    """Standing of a target among some of the tokens, for every column of a model's weights.
 
-    That rests on the weights alone: the norm's frozen scale changes no order. So what was counted for one
-    prompt serves the next that asks for the same target.
+    The norm's frozen scale changes no order, so counts serve every prompt with the same target.
     """
 
     def __init__(self, readout: Readout, token: int, n_tokens: int) -> None:
-        """Look at tokens drawn at random: those most like the target tell less, as they go with it."""
+        """Draw tokens at random: those most like the target tell less, as they go with it."""
         embeddings, norm = readout.unembedding, readout.norm
         order = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(0))
         ids = order[order != token][:n_tokens].to(embeddings.device)
@@ -106,10 +103,7 @@ class Standing:
         self._counted: dict[int, Tensor] = {}
 
     def of(self, projection: Projection, column: Tensor) -> Tensor:
-        """How many tokens are certainly above and certainly below the target, `[n] -> [n, 2]`.
-
-        A column is counted once.
-        """
+        """Count the tokens certainly above and below the target, `[n] -> [n, 2]`, each column once."""
         counted = self._counted.setdefault(
             id(projection.module), torch.full((projection.n_inputs, 2), torch.nan, device=column.device)
         )
@@ -131,7 +125,7 @@ class Standing:
 
 
 class Standings:
-    """How any target stands: the first few each among some tokens, later ones among all."""
+    """Standings of any target: the first few each among some tokens, later ones among all."""
 
     def __init__(self, geometry: Geometry) -> None:
         """Nothing has been asked yet."""
@@ -140,7 +134,7 @@ class Standings:
         self._asked: set[int] = set()
 
     def of(self, token: int, n_tokens: int, projection: Projection, column: Tensor) -> Tensor:
-        """How many tokens are certainly above and certainly below the target, `[n] -> [n, 2]`."""
+        """Count the tokens certainly above and certainly below the target, `[n] -> [n, 2]`."""
         self._asked.add(token)
         if len(self._asked) > FEW_TARGETS:
             return self._among_all.of(token, projection, column)
@@ -163,7 +157,7 @@ class RankBounds:
         self._standings = geometry.latest("standings", None, lambda: Standings(geometry))
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Bounds of every neuron that takes part, a layer at a time."""
+        """Yield bounds of every neuron that takes part, a layer at a time."""
         layers = grid.present.div(grid.n_columns, rounding_mode="floor")
         for here, some in by_layer(layers):
             index = grid.present[some]
@@ -172,14 +166,14 @@ class RankBounds:
             yield index[:, None], lower[:, None], upper[:, None]
 
     def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of some neurons."""
+        """Bound some neurons."""
         layer, column, _ = grid.locate(index)
         found = [self._bounds(grid, here, column[some]) for here, some in by_layer(layer)]
         lower, upper = zip(*found, strict=True)
         return torch.cat(lower), torch.cat(upper)
 
     def _bounds(self, grid: Grid, layer: int, column: Tensor) -> tuple[Tensor, Tensor]:
-        """From how many tokens are above and below; a negative coefficient turns that around."""
+        """Bound from the numbers of tokens above and below, which a negative coefficient turns around."""
         assert grid.weights is not None, "ranks are of neurons, whose columns are weights"
         counts = self._standings.of(self._token, self._n_tokens, grid.weights[layer], column)
         coefficients = grid.coefficients(layer)[column, 0]
@@ -190,7 +184,7 @@ class RankBounds:
 
 
 class Ranks:
-    """How many tokens are above and below a target, for columns of a model's weights; exact, counted once."""
+    """Exact numbers of tokens above and below a target, for columns of a model's weights, counted once."""
 
     def __init__(self, token: int) -> None:
         """Nothing is counted yet."""
@@ -198,7 +192,7 @@ class Ranks:
         self._counted: dict[int, Tensor] = {}
 
     def of(self, readout: FrozenReadout, grid: Grid, index: Tensor) -> Tensor:
-        """Of columns `layer * n_columns + column`, ascending, `[n] -> [n, 2]`."""
+        """Count for columns `layer * n_columns + column`, ascending, `[n] -> [n, 2]`."""
         layer, column = index.div(grid.n_columns, rounding_mode="floor"), index % grid.n_columns
         counts = torch.cat([self._table(grid, here)[column[some]] for here, some in by_layer(layer)])
         missing = torch.nonzero(counts[:, 0].isnan())[:, 0]
@@ -228,7 +222,7 @@ class RankScores:
         self.weighted = weighted
 
     def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
-        """Of neurons with these ascending flat indices, `[n]`; nothing is shown to an observer."""
+        """Score neurons with these ascending flat indices, `[n]`; an observer is not called."""
         layer, column, coefficient = grid.locate(index)
         factors = grid.gather_coefficients(layer, column, coefficient)
         counts = self._ranks.of(self._readout, grid, layer * grid.n_columns + column)
@@ -238,49 +232,33 @@ class RankScores:
 
 
 class Rank(Searched):
-    """`1 / rank of w in bs(v)` (docs/method.md#static-scores).
-
-    A negative coefficient turns the order around.
-    """
+    """`1 / rank of w in bs(v)` (docs/method.md#static-scores); a negative m turns the order around."""
 
     name = "rank"
     title = "f rank"
     formula = "1 / rank of w in bs(v)"
     # What adds nothing promotes no token above another.
     lists_silent = False
+    weighted = False
 
-    def coarse(self, question: MethodInput) -> RankBounds:
-        """From the target's rank among some of the tokens."""
-        return RankBounds(question, COARSE_TOKENS, weighted=False)
-
-    def fine(self, question: MethodInput) -> RankBounds:
-        """The same with more tokens."""
-        return RankBounds(question, FINE_TOKENS, weighted=False)
+    def bounds(self, question: MethodInput, *, fine: bool) -> RankBounds:
+        """Return bounds from the target's rank among some of the tokens."""
+        return RankBounds(question, FINE_TOKENS if fine else COARSE_TOKENS, self.weighted)
 
     def scorer(self, question: MethodInput) -> RankScores:
-        """From the target's rank among all tokens."""
-        return RankScores(question, weighted=False)
+        """Return scores from the target's rank among all tokens."""
+        return RankScores(question, self.weighted)
 
 
-class CoefficientOverRank(Searched):
+class CoefficientOverRank(Rank):
     """`|m| / rank of w in bs(v)` (docs/method.md#static-scores)."""
 
     name = "coefficient-over-rank"
     title = "h coefficient / rank"
     formula = "|m| / rank of w in bs(v)"
+    lists_silent = True
+    weighted = True
 
     def grid(self, question: MethodInput) -> Grid:
-        """A post-norm's scale, which is positive, changes no rank, and `m` is what enters the projection."""
+        """Drop a post-norm's scale, which changes no rank: `m` is what enters the projection."""
         return replace(question.grid, scale=torch.ones_like(question.grid.scale))
-
-    def coarse(self, question: MethodInput) -> RankBounds:
-        """From the target's rank among some of the tokens."""
-        return RankBounds(question, COARSE_TOKENS, weighted=True)
-
-    def fine(self, question: MethodInput) -> RankBounds:
-        """The same with more tokens."""
-        return RankBounds(question, FINE_TOKENS, weighted=True)
-
-    def scorer(self, question: MethodInput) -> RankScores:
-        """From the target's rank among all tokens."""
-        return RankScores(question, weighted=True)

@@ -1,4 +1,4 @@
-"""The registry of methods by name, ours and those of other packages, and their rankings."""
+"""Registry of methods by name, ours and those of other packages, and their rankings."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ _OURS: tuple[type[Method], ...] = (
 
 @cache
 def methods() -> dict[str, Method]:
-    """Every method by name, in the order of the paper's letters, those of other packages last.
+    """Return every method by name, in the order of the paper's letters, those of other packages last.
 
     Raises:
-        OptionError: another package's entry point cannot be loaded, is no method, or takes a name
-            that is taken.
+        OptionError: another package's entry point cannot be loaded, is no method, or takes a name that is
+            taken.
     """
     found: dict[str, Method] = {kind.name: kind() for kind in _OURS}
     for entry in entry_points(group=GROUP):
@@ -77,7 +77,7 @@ def methods() -> dict[str, Method]:
 
 
 def method(name: str | Method) -> Method:
-    """The method of that name, or the one given.
+    """Return the method of that name, or the one given.
 
     Raises:
         OptionError: there is none of that name.
@@ -91,18 +91,18 @@ def method(name: str | Method) -> Method:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """The neurons that a method puts first, the same for every method.
+    """Neurons that a method ranks highest.
 
     Attributes:
         prompt: the prompt as given.
-        tokens: the prompt's tokens as text.
-        targets: what was asked about.
+        tokens: its tokens as text.
+        targets: the objective.
         method: name of the method.
         kind: `"ffn"` or `"attention"` (attention neurons with their positions added up).
-        neurons: `layer, neuron, score, coefficient` (for attention `layer, head, dim, ...`), best first,
-            ties by index. A score's unit is the method's own.
-        estimate: what it was expected to cost.
-        seconds: what it took beyond the forward pass that all methods share.
+        neurons: `layer, neuron, score, coefficient` (for attention `layer, head, dim, ...`), best first, ties
+            by index. A score's unit is the method's own.
+        estimate: expected cost.
+        seconds: time beyond the forward pass that all methods share.
         provenance: model, versions and options.
     """
 
@@ -117,7 +117,7 @@ class Ranking:
     provenance: Provenance
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain objects."""
+        """Return the ranking as plain objects."""
         return {
             "model": self.provenance.model,
             "revision": self.provenance.revision,
@@ -133,7 +133,7 @@ class Ranking:
 
 
 def rank(question: MethodInput, method: Method, k: int) -> tuple[pd.DataFrame, float]:
-    """The k neurons a method puts first, as the table of a `Ranking`, and the seconds it took."""
+    """Return the k neurons a method ranks highest, as the table of a `Ranking`, and the seconds it took."""
     start = time.perf_counter()
     index, scores = method.top(question, k)
     seconds = time.perf_counter() - start

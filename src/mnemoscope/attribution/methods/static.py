@@ -1,9 +1,9 @@
-"""Static methods a, b, c, d, e and g of the paper: log probability, probability, norms, coefficients."""
+"""Methods a, b, c, d, e and g of the paper: log probability, probability, norms, coefficients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.methods.base import Exhaustive, MethodCost, MethodInput, Searched, with_base
+from mnemoscope.attribution.methods.base import Exhaustive, MethodInput, Searched
 from mnemoscope.attribution.prediction import COARSE_TOKENS, FINE_TOKENS
 from mnemoscope.attribution.scores import Observer, Scorer
 from mnemoscope.attribution.search import Bounds, Scores
@@ -21,30 +21,26 @@ from mnemoscope.model.readout import Predicted
 
 
 class LogProbabilityIncrease(Searched):
-    """The paper's value score, `log p(w | x + v) - log p(w | x)` in nats (docs/method.md#value-score)."""
+    """Value score `log p(w | x + v) - log p(w | x)`, nats (docs/method.md#value-score)."""
 
     name = "log-probability-increase"
     title = "a log-probability increase"
     formula = "log p(w | x + v) - log p(w | x)"
 
-    def coarse(self, question: MethodInput) -> Bounds[Grid]:
-        """See `mnemoscope.attribution.bounds`."""
-        return question.coarse
-
-    def fine(self, question: MethodInput) -> Bounds[Grid]:
-        """The same with more tokens."""
-        return question.fine
+    def bounds(self, question: MethodInput, *, fine: bool) -> Bounds[Grid]:
+        """Return the bounds of `mnemoscope.attribution.bounds`."""
+        return question.fine if fine else question.coarse
 
     def scorer(self, question: MethodInput) -> Scorer:
-        """See `mnemoscope.attribution.scores`."""
+        """Return the scores of `mnemoscope.attribution.scores`."""
         return question.prediction.scorer()
 
 
 class LogProbability(Searched):
     """`log p(w | v)` in nats, without the readout's constant (docs/method.md#static-scores).
 
-    Read out alone, a neuron is added to a state that predicts every token alike: the score is the
-    log-probability increase over that state, less the logarithm of the number of tokens.
+    That is the log-probability increase over a state that predicts every token alike, less the logarithm of
+    the number of tokens.
     """
 
     name = "log-probability"
@@ -52,19 +48,18 @@ class LogProbability(Searched):
     formula = "log p(w | v)"
 
     def grid(self, question: MethodInput) -> Grid:
-        """All neurons are added to the one state."""
-        return with_base(question.grid, torch.zeros_like(question.grid.base))
+        """Return the neurons, all added to one state."""
+        return replace(question.grid, base=torch.zeros_like(question.grid.base))
 
-    def coarse(self, question: MethodInput) -> Bounder:
-        """Bounds of the increase over the uniform state."""
-        return _bounder(question, COARSE_TOKENS)
-
-    def fine(self, question: MethodInput) -> Bounder:
-        """The same with more tokens."""
-        return _bounder(question, FINE_TOKENS)
+    def bounds(self, question: MethodInput, *, fine: bool) -> Bounder:
+        """Return bounds of the increase over the uniform state."""
+        prediction, predicted = question.prediction, _uniform(question)
+        n_tokens = FINE_TOKENS if fine else COARSE_TOKENS
+        tail = partial(split_tail, predicted, prediction.readout.unembedding, n_tokens)
+        return bounder(prediction.focus, predicted, tail, {}, prediction.geometry, prediction.budget)
 
     def scorer(self, question: MethodInput) -> Scorer:
-        """The increase over the uniform state."""
+        """Return the increase over the uniform state."""
         prediction = question.prediction
         focus = prediction.focus
         return Scorer(
@@ -72,58 +67,44 @@ class LogProbability(Searched):
         )
 
     def top(self, question: MethodInput, k: int) -> tuple[Tensor, Tensor]:
-        """The proven best."""
+        """Return the certified best."""
         index, increase = super().top(question, k)
         return index, increase + _value(question)
 
     def scores(self, question: MethodInput, index: Tensor) -> Tensor:
-        """Exact scores of some neurons."""
+        """Score some neurons exactly."""
         return super().scores(question, index) + _value(question)
 
 
-def _bounder(question: MethodInput, n_tokens: int) -> Bounder:
-    prediction = question.prediction
-    predicted = _uniform(question)
-    tail = partial(split_tail, predicted, prediction.readout.unembedding, n_tokens)
-    return bounder(prediction.focus, predicted, tail, {}, prediction.geometry, prediction.budget)
-
-
 def _uniform(question: MethodInput) -> Predicted:
-    """What the state predicts that predicts every token in focus alike."""
+    """Return the prediction of a state that predicts every token in focus alike."""
     return question.prediction.predicted.alike()
 
 
 def _value(question: MethodInput) -> Tensor:
-    """Of the objective in that state, `[1]`."""
+    """Compute the objective in that state, `[1]`."""
     return question.prediction.focus.objective.value(_uniform(question).log_probabilities)
 
 
 class ProbabilityIncrease(Searched):
-    """`p(w | x + v) - p(w | x)`, bounded as Imp is (docs/method.md#static-scores).
-
-    It equals `p(w | x) (exp Imp - 1)`.
-    """
+    """`p(w | x + v) - p(w | x) = p(w | x) (exp Imp - 1)` (docs/method.md#static-scores)."""
 
     name = "probability-increase"
     title = "c probability increase"
     formula = "p(w | x + v) - p(w | x)"
 
-    def coarse(self, question: MethodInput) -> Bounds[Grid]:
-        """Bounds of Imp, carried over."""
-        return _CarriedBounds(_Carry.of(question), question.coarse)
-
-    def fine(self, question: MethodInput) -> Bounds[Grid]:
-        """The same with more tokens."""
-        return _CarriedBounds(_Carry.of(question), question.fine)
+    def bounds(self, question: MethodInput, *, fine: bool) -> Bounds[Grid]:
+        """Return bounds of Imp, carried over."""
+        return _CarriedBounds(_Carry.of(question), question.fine if fine else question.coarse)
 
     def scorer(self, question: MethodInput) -> Scores:
-        """Exact Imp, carried over."""
+        """Return exact Imp, carried over."""
         return _CarriedScores(_Carry.of(question), question.prediction.scorer())
 
 
 @dataclass(frozen=True, eq=False)
 class _Carry:
-    """Turns increases of log p into increases of p, which keeps their order within a layer.
+    """Map from increases of log p to increases of p, which keeps their order within a layer.
 
     Attributes:
         probability: of the target, or of all targets together, in each base state, `[n_states]`.
@@ -149,12 +130,12 @@ class _CarriedBounds:
     inner: Bounds
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Bounds of every neuron."""
+        """Yield bounds of every neuron."""
         for index, lower, upper in self.inner.all(grid):
             yield index, self.carry(grid, index, lower), self.carry(grid, index, upper)
 
     def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of some neurons."""
+        """Bound some neurons."""
         lower, upper = self.inner.chosen(grid, index)
         return self.carry(grid, index, lower), self.carry(grid, index, upper)
 
@@ -165,53 +146,41 @@ class _CarriedScores:
     inner: Scores
 
     def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
-        """Exact scores of some neurons."""
+        """Score some neurons exactly."""
         return self.carry(grid, index, self.inner.chosen(grid, index, observer))
 
 
 class Norm(Exhaustive):
-    """`||fc2||`: a property of the weights (and of a post-norm's scale), the same for every target."""
+    """`||fc2||`: depends on the weights (and a post-norm's scale) alone (docs/method.md#static-scores)."""
 
     name = "norm"
     title = "d norm"
     formula = "||fc2||"
 
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """Reads the weights once."""
-        return MethodCost(0, 4 * question.grid.size)
-
     def all(self, question: MethodInput) -> Tensor:
-        """Every column's length."""
+        """Return every column's norm."""
         return question.norms
 
 
 class Coefficient(Exhaustive):
-    """`|m|`: looks at the prompt and not at the target."""
+    """`|m|`: depends on the prompt and not on the target (docs/method.md#static-scores)."""
 
     name = "coefficient"
     title = "e coefficient"
     formula = "|m|"
 
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """Nothing beyond the forward pass."""
-        return MethodCost(0, 4 * question.grid.size)
-
     def all(self, question: MethodInput) -> Tensor:
-        """Every coefficient's magnitude."""
+        """Return every coefficient's magnitude."""
         return question.coefficients.abs()
 
 
 class NormTimesCoefficient(Exhaustive):
-    """`|m| ||fc2||`: looks at the prompt and not at the target."""
+    """`|m| ||fc2||`: depends on the prompt and not on the target (docs/method.md#static-scores)."""
 
     name = "norm-times-coefficient"
     title = "g norm x coefficient"
     formula = "|m| ||fc2||"
 
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
-        """Reads the weights once."""
-        return MethodCost(0, 4 * question.grid.size)
-
     def all(self, question: MethodInput) -> Tensor:
-        """Every added vector's length."""
+        """Return the norm of every added vector."""
         return question.coefficients.abs() * question.norms

@@ -1,8 +1,7 @@
-"""Proof by intervention of query neurons: without them the coefficients of their value neurons fall.
+"""Ablation of query neurons: without them the coefficients of their value neurons fall.
 
-A query score says how much of what a value neuron reads was written by a query neuron. If that is so, zeroing
-query neurons lowers the coefficients by what they wrote, and with them the target's probability. What is
-predicted holds the norms and the attention weights fixed; what is measured holds nothing fixed.
+Zeroing query neurons lowers the coefficients of value neurons by what they wrote, and with them the target's
+probability. The prediction holds norms and attention weights fixed; the measurement holds nothing fixed.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ from mnemoscope.results.query import Kind, QueryAblation
 
 @dataclass(frozen=True)
 class QueryAblationOptions:
-    """What to prove.
+    """Options of the ablation of query neurons.
 
     Attributes:
-        top: how many query neurons to zero.
-        values: how many value neurons of each kind.
-        of: of which kind those are whose query neurons are zeroed.
+        top: number of query neurons to zero.
+        values: number of value neurons of each kind.
+        of: kind of the value neurons whose query neurons are zeroed.
         controls_from: where the parts of random controls are drawn.
     """
 
@@ -56,17 +55,17 @@ class QueryAblationOptions:
 
 
 class QueryAblationTask:
-    """The query neurons to zero of one prompt, and what that does to its value neurons."""
+    """Query neurons to zero for one prompt, and the effect on its value neurons."""
 
     def __init__(
         self, language_model: LanguageModel, result: Attribution, asked: QueryAblationOptions
     ) -> None:
-        """Run the prompt as it is and choose the query neurons.
+        """Run the unchanged prompt and choose the query neurons.
 
         Raises:
             OptionError: nothing activates the value neurons in the shallower half of the layers, or there is
                 no random control of the same size.
-            UnsupportedModelError: what the model's neurons read could not be found.
+            UnsupportedModelError: the input projections could not be found.
         """
         self.language_model, self.token_ids = language_model, result.token_ids
         self.of: Kind = asked.of
@@ -98,7 +97,7 @@ class QueryAblationTask:
             self._named = pd.concat([self._named.drop(columns="neuron"), ffn], ignore_index=True)
 
     def outcome(self, ablation: Ablation) -> QueryAblation:
-        """What zeroing the query neurons does, with the controls of an ablation of them."""
+        """Measure the effect of zeroing the query neurons, with the controls of an ablation of them."""
         language_model, structure = self.language_model, self.language_model.structure
         (trace,) = language_model.capture([self.token_ids])
         drawn = [self._control(seed) for seed in ablation.controls["seed"].tolist()]
@@ -118,7 +117,7 @@ class QueryAblationTask:
         return matched_random(self.parts, self.language_model.structure, seed, self._controls_from)
 
     def _without(self, parts: Sequence[Part]) -> Tensor:
-        """The coefficients while parts are zeroed, `[n]`; NaN for value neurons among the parts."""
+        """Measure coefficients while parts are zeroed, `[n]`; NaN for value neurons among the parts."""
         with changed(self.language_model, parts, AblationOptions()):
             (trace,) = self.language_model.capture([self.token_ids])
         found = measured(self.language_model.structure, trace, self.groups)
@@ -127,7 +126,7 @@ class QueryAblationTask:
 
 
 def _among(parts: Sequence[Part], table: pd.DataFrame) -> np.ndarray:
-    """Whether each row of a table names one of the FFN neurons among some parts, `[n_rows]`."""
+    """Return whether each row of a table names one of some FFN neurons, `[n_rows]`."""
     zeroed = {(part.layer, part.neuron) for part in parts if isinstance(part, FFNNeuron)}
     pairs = zip(table["layer"], table["neuron"], strict=True)
     return np.array([pair in zeroed for pair in pairs], dtype=bool)
@@ -136,10 +135,7 @@ def _among(parts: Sequence[Part], table: pd.DataFrame) -> np.ndarray:
 def shallow_query_neurons(
     structure: ModelStructure, components: ResidualDecomposition, neurons: ValueNeurons, top: int
 ) -> tuple[FFNNeuron, ...]:
-    """The FFN neurons of the shallower half of the layers with the highest query scores.
-
-    Best first, at most `top`, and none whose score is not above 0: it does not activate the value neurons.
-    """
+    """Return the `top` FFN neurons of the shallower half of the layers by query score above 0."""
     scores = QueryScores(structure, components, [subkeys(structure, components, neurons, None)])
     shallow = scores.ffn_neurons[0, 0, : structure.n_layers // 2].flatten()
     order = shallow.argsort(descending=True, stable=True)[:top]
@@ -148,7 +144,7 @@ def shallow_query_neurons(
 
 
 def measured(structure: ModelStructure, trace: ActivationCache, groups: Sequence[ValueNeurons]) -> Tensor:
-    """The coefficients of groups of value neurons as the model computed them, `[n]`."""
+    """Return the coefficients of value neurons as the model computed them, `[n]`."""
     return torch.cat([_measured(structure, trace, neurons) for neurons in groups])
 
 
@@ -159,13 +155,12 @@ def predicted(
     groups: Sequence[ValueNeurons],
     parts: Sequence[FFNNeuron],
 ) -> Tensor:
-    """The coefficients if only the stream that value neurons read were without what parts wrote, `[n]`.
+    """Predict the coefficients if the stream that value neurons read lacked what parts wrote, `[n]`.
 
-    The norms' scales, the attention weights and the router weights stay what they were, and so does all
-    that others wrote.
+    The norms' scales, the attention and router weights and all other components stay fixed.
 
     Args:
-        structure: of the model.
+        structure: the model's structure.
         components: of the prompt, at the positions where the value neurons read.
         trace: of the prompt.
         groups: the value neurons.
@@ -184,7 +179,7 @@ def predicted(
 def _written(
     structure: ModelStructure, components: ResidualDecomposition, parts: Sequence[FFNNeuron]
 ) -> Tensor:
-    """What FFN neurons write, added up, `[n_layers, n_positions, d_model]`."""
+    """Add up the outputs of FFN neurons, `[n_layers, n_positions, d_model]`."""
     written = torch.zeros_like(components.ffn_out)
     for site in sites(parts, structure):
         if site.inputs is not None:
@@ -203,7 +198,7 @@ def _measured(structure: ModelStructure, trace: ActivationCache, neurons: ValueN
 
 
 def _value_factors(structure: ModelStructure, trace: ActivationCache, neurons: ValueNeurons) -> Tensor:
-    """What values are multiplied with to enter the output projection, `[n]`."""
+    """Return the factors of values on their way into the output projection, `[n]`."""
     head = neurons.index.div(structure.d_head, rounding_mode="floor")
     factors = trace.head_factors[neurons.layer, neurons.index]
     return trace.patterns[neurons.layer, head, neurons.position] * factors
@@ -223,7 +218,7 @@ class _FrozenReading:
         self.subkeys = subkeys(structure, components, neurons, None)
 
     def coefficients(self, components: ResidualDecomposition) -> Tensor:
-        """The coefficients that components give, `[n]` float32."""
+        """Compute the coefficients from components, `[n]` float32."""
         read = inner_products(components, self.subkeys).total + self.subkeys.constants
         if self.neurons.kind == "attention":
             weights = _value_factors(self.structure, self.trace, self.neurons)
@@ -231,12 +226,12 @@ class _FrozenReading:
         up, gate = (self._by_path(path, read) for path in ("up", "gate"))
         found = torch.empty_like(up)
         for layer in self.neurons.layer.unique().tolist():
-            readers, rows = input_projections_of(self.structure)[layer], self.neurons.layer == layer
-            found[rows] = readers.coefficients(up[rows], None if readers.gate is None else gate[rows])
+            projections, rows = input_projections_of(self.structure)[layer], self.neurons.layer == layer
+            found[rows] = projections.coefficients(up[rows], None if projections.gate is None else gate[rows])
         return found
 
     def later_factors(self, read: Tensor, coefficients: Tensor) -> Tensor:
-        """The factor by which coefficients differ from what neurons make of what they read, `[n]`.
+        """Return the factor between a coefficient and the neuron's activation, `[n]`.
 
         1 in FFNs without a router and without a norm before the down projection.
         """
@@ -249,7 +244,7 @@ class _FrozenReading:
         return torch.where(rescaled & (read != 0), coefficients / read, 1.0)
 
     def _by_path(self, path: str, read: Tensor) -> Tensor:
-        """What each value neuron reads by a path, `[n]`; 0 if it has no such path."""
+        """Return what each value neuron reads by a path, `[n]`; 0 if it has no such path."""
         rows = torch.tensor([name == path for name in self.subkeys.path], device=read.device)
         found = torch.zeros(len(self.neurons.layer), device=read.device)
         found[self.subkeys.neuron[rows]] = read[rows].float()

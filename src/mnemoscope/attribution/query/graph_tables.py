@@ -30,12 +30,12 @@ from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS
 
 @dataclass(frozen=True)
 class Extent:
-    """How far to follow.
+    """Extent of a query graph.
 
     Attributes:
-        values: how many value neurons of each kind to begin with.
-        depth: how many steps to go back.
-        width: how many links to keep of each node.
+        values: number of value neurons of each kind to begin with.
+        depth: number of steps to go back.
+        width: number of edges to keep of each node.
     """
 
     values: int
@@ -44,11 +44,11 @@ class Extent:
 
 
 def follow(language_model: LanguageModel, result: Attribution, extent: Extent, budget: int) -> Graph:
-    """The graph of a result's value neurons, by one forward pass kept at every position.
+    """Build the graph of a result's value neurons, by one forward pass kept at every position.
 
     Raises:
-        OptionError: what is kept of the prompt would not fit the budget, in bytes.
-        UnsupportedModelError: what the model's neurons read could not be found.
+        OptionError: the kept activations do not fit the budget, in bytes.
+        UnsupportedModelError: the input projections could not be found.
     """
     structure, n_tokens = language_model.structure, len(result.tokens)
     width = structure.d_ff + 3 * structure.n_heads * structure.d_head + 6 * structure.d_model
@@ -89,8 +89,8 @@ def tables_of(graph: Graph, d_head: int, tokens: tuple[str, ...]) -> tuple[pd.Da
     nodes = pd.DataFrame(columns, columns=list(NODE_COLUMNS))
     edges = pd.concat(graph.edges)
     names = nodes["id"].to_numpy()
-    edges = edges.assign(source=names[edges["source"]], target=names[edges["target"]])[list(EDGE_COLUMNS)]
-    return _strongest_first(nodes, graph.score), _strongest_first(edges, edges["score"].to_numpy())
+    edges = edges.assign(source=names[edges["source"]], target=names[edges["target"]]).filter(EDGE_COLUMNS)
+    return _strongest_first(nodes, graph.score), _strongest_first(edges, np.asarray(edges["score"]))
 
 
 def _strongest_first(table: pd.DataFrame, score: np.ndarray) -> pd.DataFrame:

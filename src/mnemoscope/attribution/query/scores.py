@@ -1,9 +1,9 @@
-"""Query scores: inner products of components with the subkeys of value neurons (docs/method.md#query-score).
+"""Query scores (docs/method.md#query-score).
 
-A value neuron reads the stream with a subkey: what a component of the stream gives it is an inner product,
-and the shares of all components sum to one. The query score of a component is the sum over value neurons of
-their score times its share. So that not every neuron has to meet every value neuron, the subkeys that read at
-one position are added up first, each weighted with `score / sum of inner products`.
+A value neuron reads the stream with a subkey. The inner products of the subkey with the components of the
+stream give each component a share, and the query score of a component is the sum over value neurons of their
+score times its share. The subkeys that read at one position are added up first, each weighted with
+`score / sum of inner products`, so that the components are projected once for all value neurons.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -25,30 +26,30 @@ SMALLEST_REMAINDER = 1e-2
 
 
 def input_projections_of(structure: ModelStructure) -> tuple[InputProjections, ...]:
-    """What the neurons of every layer read with.
+    """Return the input projections of every layer.
 
     Raises:
-        UnsupportedModelError: in some layer it could not be found.
+        UnsupportedModelError: those of some layer could not be found.
     """
-    missing = [layer for layer, block in enumerate(structure.blocks) if block.readers is None]
+    missing = [layer for layer, block in enumerate(structure.blocks) if block.input_projections is None]
     if missing:
         raise UnsupportedModelError(
             f"what the neurons of layer {missing[0]} read of the residual stream could not be found, so what "
             "activates them is not known; value neurons and interventions work without it"
         )
-    return tuple(block.readers for block in structure.blocks if block.readers is not None)
+    return tuple(block.input_projections for block in structure.blocks if block.input_projections is not None)
 
 
 @dataclass(frozen=True, eq=False)
 class ValueNeurons:
-    """The value neurons of one kind whose activation is to be explained.
+    """Value neurons of one kind.
 
     Attributes:
         kind: of the neurons.
         layer: `[n]`.
         index: FFN neuron, or head * d_head + dim, `[n]`.
-        position: where they read the stream, `[n]`.
-        score: their log-probability increase, `[n]`, nats.
+        position: position where each reads the stream, `[n]`.
+        score: log-probability increase, `[n]`, nats.
     """
 
     kind: Kind
@@ -60,21 +61,21 @@ class ValueNeurons:
 
 @dataclass(frozen=True, eq=False)
 class Subkeys:
-    """Value neurons as they read the stream; gated FFN neurons do so by two paths.
+    """Subkeys of value neurons; gated FFN neurons have two paths, each with a subkey.
 
     Attributes:
-        neuron: which of the value neurons, `[n]`.
+        neuron: number of the value neuron, `[n]`.
         path: `"value"`, `"up"`, `"gate"` or `"down"`, by row.
         keys: subkeys with the norm's weight and frozen scale, `[n, d_model]`: the inner product with a
             component is what it adds to the pre-activation.
-        constants: what is added to the pre-activation whatever the stream holds, `[n]`.
+        constants: biases of the pre-activation, `[n]`.
         layer: of the neuron, `[n]`.
         position: index among the positions of the components, `[n]`.
-        after_attention: whether they read what the attention of their own layer wrote.
+        after_attention: whether they read the output of their own layer's attention.
         weight: score of the neuron in nats, shared equally among its paths, `[n]`.
         n_paths: of each value neuron, `[n_value_neurons]`.
-        smallest_remainder: a neuron is skipped if its components cancel to less than this share of
-            their magnitudes: its shares would be rounding errors blown up.
+        smallest_remainder: a neuron is skipped if its components cancel to less than this share of their
+            magnitudes, because rounding would dominate its shares.
     """
 
     neuron: Tensor
@@ -89,14 +90,14 @@ class Subkeys:
     smallest_remainder: float
 
     def sees(self, n_layers: int) -> Tensor:
-        """Whether what each layer's attention and FFN wrote is there to be read, `[n, n_layers, 2]`."""
+        """Return whether each layer's attention and FFN output is read, `[n, n_layers, 2]`."""
         layers = torch.arange(n_layers, device=self.layer.device)
         ffn = layers < self.layer[:, None]
         attention = layers <= self.layer[:, None] if self.after_attention else ffn
         return torch.stack([attention, ffn], dim=-1)
 
     def neurons_with(self, marked: Tensor) -> Tensor:
-        """Which value neurons have a marked path, `[n] -> [n_value_neurons]`."""
+        """Return which value neurons have a marked path, `[n] -> [n_value_neurons]`."""
         found = torch.zeros(len(self.n_paths), dtype=torch.bool, device=marked.device)
         found[self.neuron[marked]] = True
         return found
@@ -105,32 +106,34 @@ class Subkeys:
 def subkeys(
     structure: ModelStructure, components: ResidualDecomposition, neurons: ValueNeurons, key: Key | None
 ) -> Subkeys:
-    """How value neurons read the stream.
+    """Compute the subkeys of value neurons.
 
     Args:
-        structure: of the model.
+        structure: the model's structure.
         components: at the neurons' positions.
         neurons: the value neurons.
-        key: which path of gated FFN neurons; None takes half of the gate's and half of the up path's
-            shares. `"down"` takes the column of the down projection and skips no neuron, as the authors'
-            Llama notebook does, for reproduction only: it is not what the neuron reads.
+        key: path of gated FFN neurons; None takes half of the gate's and half of the up path's shares.
+            `"down"` takes the column of the down projection and skips no neuron, as the authors' Llama
+            notebook does, for
+            reproduction only: no neuron reads it.
 
     Raises:
-        UnsupportedModelError: what the neurons read could not be found.
+        UnsupportedModelError: the input projections could not be found.
     """
     position = components.index(neurons.position)
     pieces = [
-        _Piece(rows, path, *_read(structure, components, neurons, rows, position[rows], path))
-        for rows in _rows_by_layer(neurons.layer)
+        (rows, [path] * len(rows), *_read(structure, components, neurons, rows, position[rows], path))
+        for rows in (torch.nonzero(neurons.layer == here)[:, 0] for here in neurons.layer.unique().tolist())
         for path in _paths(structure, neurons, int(neurons.layer[rows[0]]), key)
     ]
-    rows = torch.cat([piece.rows for piece in pieces])
+    every_row, paths, keys, constants = zip(*pieces, strict=True)
+    rows = torch.cat(every_row)
     n_paths = torch.bincount(rows, minlength=len(neurons.layer))
     return Subkeys(
         neuron=rows,
-        path=tuple(piece.path for piece in pieces for _ in piece.rows),
-        keys=torch.cat([piece.keys for piece in pieces]),
-        constants=torch.cat([piece.constants for piece in pieces]),
+        path=tuple(chain.from_iterable(paths)),
+        keys=torch.cat(keys),
+        constants=torch.cat(constants),
         layer=neurons.layer[rows],
         position=position[rows],
         after_attention=neurons.kind == "ffn" and not structure.parallel,
@@ -138,20 +141,6 @@ def subkeys(
         n_paths=n_paths,
         smallest_remainder=0.0 if key == "down" and neurons.kind == "ffn" else SMALLEST_REMAINDER,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """The subkeys of some value neurons of one layer by one path."""
-
-    rows: Tensor
-    path: Path
-    keys: Tensor
-    constants: Tensor
-
-
-def _rows_by_layer(layer: Tensor) -> list[Tensor]:
-    return [torch.nonzero(layer == here)[:, 0] for here in layer.unique().tolist()]
 
 
 def _paths(structure: ModelStructure, neurons: ValueNeurons, layer: int, key: Key | None) -> Sequence[Path]:
@@ -169,24 +158,24 @@ def _read(
     position: Tensor,
     path: Path,
 ) -> tuple[Tensor, Tensor]:
-    """Scaled subkeys `[n, d_model]` and constants `[n]` of value neurons of one layer."""
+    """Return scaled subkeys `[n, d_model]` and constants `[n]` of value neurons of one layer."""
     layer, index = int(neurons.layer[rows[0]]), neurons.index[rows]
-    readers = input_projections_of(structure)[layer]
+    projections = input_projections_of(structure)[layer]
     if path == "down":
         columns = structure.blocks[layer].ffn_output.columns(index)
-        norm = readers.up.norm
+        norm = projections.up.norm
         keys = columns if norm is None else norm.centre(columns * norm.weight)
-        reader, constants = readers.up, torch.zeros(len(index), device=keys.device)
+        projection, constants = projections.up, torch.zeros(len(index), device=keys.device)
     else:
-        reader = readers.value if path == "value" else readers.ffn[path]
+        projection = projections.value if path == "value" else projections.ffn[path]
         index = value_index(structure, index) if path == "value" else index
-        keys, constants = reader.keys(index), reader.constants(index)
+        keys, constants = projection.keys(index), projection.constants(index)
     states = state_read(structure, components, neurons.kind, layer)[position]
-    return keys * reader.scale(states)[:, None], constants
+    return keys * projection.scale(states)[:, None], constants
 
 
 def value_index(structure: ModelStructure, index: Tensor) -> Tensor:
-    """Which value (of the key/value heads) attention neurons `head * d_head + dim` carry, `[n] -> [n]`."""
+    """Return the values (of the key/value heads) of attention neurons `head * d_head + dim`, `[n] -> [n]`."""
     head = index.div(structure.d_head, rounding_mode="floor")
     kv_head = head.div(structure.n_heads // structure.n_kv_heads, rounding_mode="floor")
     return kv_head * structure.d_head + index % structure.d_head
@@ -195,7 +184,7 @@ def value_index(structure: ModelStructure, index: Tensor) -> Tensor:
 def state_read(
     structure: ModelStructure, components: ResidualDecomposition, kind: Kind, layer: int
 ) -> Tensor:
-    """The states that neurons of a kind read in a layer, `[n_positions, d_model]`."""
+    """Return the states that neurons of a kind read in a layer, `[n_positions, d_model]`."""
     states = components.resid_pre[layer]
     return states + components.attention_out[layer] if kind == "ffn" and not structure.parallel else states
 
@@ -205,7 +194,7 @@ ATTENTION, FFN = 0, 1
 
 @dataclass(frozen=True, eq=False)
 class InnerProducts:
-    """Of subkeys with what was written before they read; 0 for what is written later.
+    """Inner products of subkeys with the components; 0 for those written later.
 
     Attributes:
         embeddings: `[n]`.
@@ -222,16 +211,13 @@ class InnerProducts:
 
     @property
     def remainder(self) -> Tensor:
-        """What is left of the components' magnitudes when they are added up, from 0 to 1, `[n]`."""
+        """Absolute sum of the components as a share of the sum of their magnitudes, `[n]`."""
         magnitude = self.embeddings.abs() + self.layers.abs().sum((1, 2))
         return self.total.abs() / magnitude.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def inner_products(components: ResidualDecomposition, subkeys: Subkeys) -> InnerProducts:
-    """What each component of the stream gives to each subkey.
-
-    In float64, because sums of them are divided by and can be small beside what cancels in them.
-    """
+    """Compute the inner product of each subkey with each component, in float64, as large terms may cancel."""
     n_positions, d_model = components.embeddings.shape
     written = torch.cat([components.embeddings[None], components.attention_out, components.ffn_out])
     products = subkeys.keys.double() @ written.view(-1, d_model).T.double()
@@ -251,10 +237,10 @@ class QueryScores:
     def __init__(
         self, structure: ModelStructure, components: ResidualDecomposition, groups: Sequence[Subkeys]
     ) -> None:
-        """Read the stream.
+        """Compute the inner products.
 
         Args:
-            structure: of the model.
+            structure: the model's structure.
             components: of the prompt, at the positions where the value neurons read.
             groups: the subkeys of each group of value neurons.
         """
@@ -269,47 +255,44 @@ class QueryScores:
 
     @cached_property
     def embeddings(self) -> Tensor:
-        """Of the token and position embeddings, `[n_groups, 2]`."""
+        """Scores of the token and position embeddings, `[n_groups, 2]`."""
         weighted = zip(self._weights, self.products, strict=True)
         return torch.stack([weights @ products.embeddings.float() for weights, products in weighted])
 
     @cached_property
     def layers(self) -> Tensor:
-        """Of attention and FFN outputs, biases included, `[n_groups, 2, n_layers, 2]`."""
+        """Scores of attention and FFN outputs, biases included, `[n_groups, 2, n_layers, 2]`."""
         return self._with(self.components.attention_out, self.components.ffn_out)
 
     @cached_property
     def biases(self) -> Tensor:
-        """The part of `layers` that belongs to biases and to no neuron, `[n_groups, 2, n_layers, 2]`."""
+        """Part of `layers` that belongs to biases, `[n_groups, 2, n_layers, 2]`."""
         return self._with(self.components.attention_constant, self.components.ffn_constant)
 
     @cached_property
     def attention_neurons(self) -> Tensor:
-        """Of attention neurons, source positions added up, `[n_groups, 2, n_layers, n_heads * d_head]`."""
+        """Scores of attention neurons, positions added up, `[n_groups, 2, n_layers, n_heads * d_head]`."""
         return self._neurons(ATTENTION)
 
     @cached_property
     def heads(self) -> Tensor:
-        """Of heads, `[n_groups, 2, n_layers, n_heads]`."""
+        """Scores of heads, `[n_groups, 2, n_layers, n_heads]`."""
         by_head = (self.structure.n_heads, self.structure.d_head)
         return self.attention_neurons.unflatten(-1, by_head).sum(-1)
 
     @cached_property
     def ffn_neurons(self) -> Tensor:
-        """Of FFN neurons, `[n_groups, 2, n_layers, d_ff]`."""
+        """Scores of FFN neurons, `[n_groups, 2, n_layers, d_ff]`."""
         return self._neurons(FFN)
 
     def by_position(self, group: int, which: int, layer: Tensor, index: Tensor) -> Tensor:
-        """Scores of chosen neurons by the position where they are read.
+        """Return the scores of chosen neurons by the position where they are read, `[n, n_positions]`, nats.
 
         Args:
-            group: of value neurons.
+            group: number of the group of value neurons.
             which: `ATTENTION` or `FFN`.
             layer: of the neurons, `[n]`.
             index: of the neurons in their layers, `[n]`.
-
-        Returns:
-            `[n, n_positions]`, nats.
         """
         columns = torch.empty(len(layer), self._pooled.shape[-1], device=layer.device)
         for here in layer.unique().tolist():
@@ -323,7 +306,7 @@ class QueryScores:
         return torch.stack([self._of_layer(which, layer) for layer in layers], dim=2)
 
     def _of_layer(self, which: int, layer: int) -> Tensor:
-        """Of neurons of a layer, `[n_groups, 2, n]`."""
+        """Compute the scores of a layer's neurons, `[n_groups, 2, n]`."""
         pooled, coefficients = self._pooled[:, :, layer, which], self._coefficients(which)[layer]
         active = torch.nonzero(coefficients.any(0))[:, 0]
         everywhere = len(active) == coefficients.shape[1]
@@ -334,7 +317,7 @@ class QueryScores:
         return found
 
     def _coefficients(self, which: int) -> Tensor:
-        """`[n_layers, n_positions, n]`."""
+        """Return coefficients, `[n_layers, n_positions, n]`."""
         return (self.components.attention_coefficients, self.components.ffn_coefficients)[which]
 
     def _projection(self, which: int, layer: int) -> Projection:
@@ -342,11 +325,11 @@ class QueryScores:
         return block.attention_output if which == ATTENTION else block.ffn_output
 
     def _with(self, attention: Tensor, ffn: Tensor) -> Tensor:
-        """Of what attention and FFN wrote, `[n_layers, n_positions, d_model]` each."""
+        """Score what attention and FFN wrote, `[n_layers, n_positions, d_model]` each."""
         return (self._pooled * torch.stack([attention, ffn], dim=1)).sum((-1, -2))
 
     def _pool(self, subkeys: Subkeys, weights: Tensor) -> Tensor:
-        """Weighted sums of the subkeys that read at a position after something was written.
+        """Add up the weighted subkeys that read at a position after something was written.
 
         Returns:
             `[2, n_layers, 2, n_positions, d_model]`: score and mean; after each layer's attention and FFN.
@@ -359,7 +342,7 @@ class QueryScores:
 
 
 def _weights(subkeys: Subkeys, products: InnerProducts, skipped: Tensor) -> Tensor:
-    """What makes scores and mean inner products of inner products, `[2, n]` float32."""
+    """Return the weights that turn inner products into scores and means, `[2, n]` float32."""
     share = (subkeys.weight / products.total).masked_fill(skipped[subkeys.neuron], 0.0)
     mean = products.total.sign() / (len(skipped) * subkeys.n_paths[subkeys.neuron])
     return torch.stack([share, mean]).float()

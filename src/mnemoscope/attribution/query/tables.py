@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.query.scores import ATTENTION, FFN, QueryScores, Subkeys, ValueNeurons, subkeys
-from mnemoscope.attribution.tables import with_experts
+from mnemoscope.attribution.tables import sorted_best_first, with_experts
 from mnemoscope.model.activations import ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.columns import SPLIT_COLUMNS
@@ -19,11 +19,11 @@ from mnemoscope.results.query import Key, QueryNeurons, QueryTables
 
 @dataclass(frozen=True)
 class QueryOptions:
-    """What to ask of a result.
+    """Options of query scores.
 
     Attributes:
-        values: how many value neurons of each kind (the paper takes 30).
-        top: how many query neurons of each kind to list.
+        values: number of value neurons of each kind (the paper takes 30).
+        top: number of query neurons of each kind to list.
         key: as for `subkeys`.
     """
 
@@ -40,19 +40,18 @@ def query_neurons(
     asked: QueryOptions,
     everywhere: ResidualDecomposition | None = None,
 ) -> QueryNeurons:
-    """Find what activates value neurons.
+    """Compute the query scores of the components that activate value neurons.
 
     Args:
         language_model: the model.
         token_ids: the prompt.
         tokens: its tokens as text.
         value_tables: attention neurons (at positions) and FFN neurons, best first.
-        asked: what is wanted.
-        everywhere: what was written at every position of the prompt; None runs it once more, and keeps that
-            at the positions that the value neurons read.
+        asked: the options.
+        everywhere: components at every position of the prompt; None runs it once more.
 
     Raises:
-        UnsupportedModelError: what the neurons read could not be found.
+        UnsupportedModelError: the input projections could not be found.
     """
     attention, ffn = value_tables
     groups = [
@@ -75,7 +74,7 @@ def query_neurons(
 
 
 def attention_values(table: pd.DataFrame, language_model: LanguageModel) -> ValueNeurons:
-    """The rows of a table of attention neurons at positions as value neurons."""
+    """Return the rows of a table of attention neurons at positions as value neurons."""
     structure = language_model.structure
     index = table["head"] * structure.d_head + table["dim"]
     device = structure.readout.unembedding.device
@@ -84,7 +83,7 @@ def attention_values(table: pd.DataFrame, language_model: LanguageModel) -> Valu
 
 
 def ffn_values(table: pd.DataFrame, language_model: LanguageModel, last: int) -> ValueNeurons:
-    """The rows of a table of FFN neurons as value neurons, which read the last position."""
+    """Return the rows of a table of FFN neurons as value neurons, which read the last position."""
     device = language_model.structure.readout.unembedding.device
     layer, neuron, score = (_tensor(table[name], device) for name in ("layer", "neuron", "score"))
     return ValueNeurons("ffn", layer, neuron, torch.full_like(layer, last), score)
@@ -97,7 +96,7 @@ def _tensor(column: pd.Series, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Tables:
-    """Makes the tables of one group of value neurons."""
+    """Tables of one group of value neurons."""
 
     scores: QueryScores
     group: int
@@ -126,13 +125,14 @@ class _Tables:
                 "bias": [0.0, *bias.flatten().tolist()],
             }
         )
-        return _best_first(table)
+        return sorted_best_first(table, "score")
 
     def _heads(self) -> pd.DataFrame:
         score, raw = self.scores.heads[self.group]
         layer, head = torch.meshgrid(torch.arange(len(score)), torch.arange(score.shape[1]), indexing="ij")
         columns = {"layer": layer, "head": head, "score": score, "inner_product": raw}
-        return _best_first(_frame({name: values.flatten() for name, values in columns.items()}))
+        table = _frame({name: values.flatten() for name, values in columns.items()})
+        return sorted_best_first(table, "score")
 
     def _ffn_neurons(self) -> pd.DataFrame:
         table = self._neurons(FFN, self.scores.ffn_neurons[self.group])
@@ -149,7 +149,7 @@ class _Tables:
         return table.drop(columns="index")
 
     def _neurons(self, which: int, both: Tensor) -> pd.DataFrame:
-        """The neurons with the highest scores, `[2, n_layers, n]`; none that nothing reads."""
+        """Tabulate the neurons with the highest scores, `[2, n_layers, n]`, without those of score 0."""
         score, raw = both.flatten(1)
         order = _highest(score, self.top)
         order = order[score[order] != 0]
@@ -197,22 +197,18 @@ def _frame(columns: dict[str, Tensor]) -> pd.DataFrame:
 
 
 def _highest(scores: Tensor, top: int) -> Tensor:
-    """Indices of the highest scores `[n]`, best first and ties by index; only as many are sorted."""
+    """Return indices of the highest scores `[n]`, best first, ties by index; only as many are sorted."""
     least = scores.topk(min(top, len(scores))).values[-1]
     among = torch.nonzero(scores >= least)[:, 0]
     return among[scores[among].argsort(descending=True, stable=True)[:top]]
 
 
-def _best_first(table: pd.DataFrame) -> pd.DataFrame:
-    return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
-
-
 def split_by_layer(value_neurons: pd.DataFrame, query_neurons: pd.DataFrame, n_layers: int) -> pd.DataFrame:
-    """Count the FFN neurons of two lists by layer: in the second alone, in both, in the first alone.
+    """Count the FFN neurons that are in one or both of two lists, by layer.
 
     Args:
         value_neurons: a table of FFN neurons, by `layer` and `neuron`.
-        query_neurons: the same.
+        query_neurons: another.
         n_layers: of the model.
 
     Returns:

@@ -82,7 +82,7 @@ class _Track:
 
 
 def find_input_projections(watched: Watched) -> InputProjections | None:
-    """The readers of a block; None if its values or its coefficients cannot be told from the stream."""
+    """Find the input projections of a block; None if they do not give its coefficients."""
     value = _find_value(watched)
     if value is None:
         return None
@@ -98,7 +98,7 @@ def find_input_projections(watched: Watched) -> InputProjections | None:
 def _find_experts(
     watched: Watched, mixture: Mixture, routing: Tensor, value: InputProjection
 ) -> InputProjections | None:
-    """The readers of a mixture of gated experts; None if the formula does not give its coefficients.
+    """Find the input projections of gated experts; None if the formula does not give the coefficients.
 
     Router weights are taken as they were, and of the shared expert what enters its own down projection.
     """
@@ -113,8 +113,8 @@ def _find_experts(
         found = _find_ffn(replace(watched, coefficients=shared.states_given))
         if found is None or found[2] is None:
             return None
-        for path, reader in (("up", found[1]), ("gate", found[2])):
-            by_path[path] = JointRows(by_path[path], reader.matrix, n_routed, reader.outputs)
+        for path, projection in (("up", found[1]), ("gate", found[2])):
+            by_path[path] = JointRows(by_path[path], projection.matrix, n_routed, projection.outputs)
     weights = routing.float().repeat_interleave(mixture.d_expert, dim=1)
     entered = watched.coefficients[:, :n_routed].float()
     if shared is not None:
@@ -142,9 +142,9 @@ def _norms(watched: Watched) -> Iterator[Norm]:
 def _find_value(watched: Watched) -> InputProjection | None:
     for step in _matrices(watched.steps):
         found = _same_columns(step.states, watched.values)
-        reader = None if found is None else _reader(watched, step, found, watched.resid_pre)
-        if reader is not None:
-            return reader
+        projection = None if found is None else _projection(watched, step, found, watched.resid_pre)
+        if projection is not None:
+            return projection
     return None
 
 
@@ -161,11 +161,13 @@ def _find_ffn(watched: Watched) -> tuple[Activation, InputProjection, InputProje
     if made is None:
         return None
     function, up, gate = made
-    up_reader = _reader(watched, up.step, up.outputs, watched.ffn_base)
-    gate_reader = None if gate is None else _reader(watched, gate.step, gate.outputs, watched.ffn_base)
-    if up_reader is None or (gate is not None and gate_reader is None):
+    up_projection = _projection(watched, up.step, up.outputs, watched.ffn_base)
+    gate_projection = (
+        None if gate is None else _projection(watched, gate.step, gate.outputs, watched.ffn_base)
+    )
+    if up_projection is None or (gate is not None and gate_projection is None):
         return None
-    return Elementwise(function), up_reader, gate_reader
+    return Elementwise(function), up_projection, gate_projection
 
 
 def _best(
@@ -201,25 +203,27 @@ def _tracks(n_outputs: int, d_ff: int) -> Iterator[tuple[int, int]]:
         yield from ((0, 1), (d_ff, 1), (0, 2), (1, 2))
 
 
-def _reader(watched: Watched, step: ModuleCall, outputs: Tensor, states: Tensor) -> InputProjection | None:
-    """The reader of some outputs of a module, with the norm by which the formula gives them from states."""
+def _projection(
+    watched: Watched, step: ModuleCall, outputs: Tensor, states: Tensor
+) -> InputProjection | None:
+    """Find the projection of some outputs of a module, with the norm that gives them from states."""
     given, after = step.states_given, step.states[:, outputs].float()
     if given.shape != states.shape:
         return None
     norms = [norm.norm() for norm in watched.steps if not norm.is_matrix and _same(norm.states, given)]
     for norm in (*(norm for norm in norms if norm is not None), None):
-        reader = InputProjection(matrix_of(step.module), outputs, norm)
+        projection = InputProjection(matrix_of(step.module), outputs, norm)
         x = states.float()
-        if largest_error(reader.read(x), after, _sizes(reader, x), watched.dtype) < watched.tolerance:
-            return reader
+        if largest_error(projection.read(x), after, _sizes(projection, x), watched.dtype) < watched.tolerance:
+            return projection
     return None
 
 
-def _sizes(reader: InputProjection, states: Tensor) -> Tensor:
+def _sizes(projection: InputProjection, states: Tensor) -> Tensor:
     """Root of the sum of squares of the terms of what neurons read of states, `[n_states, n]`."""
-    every = torch.arange(len(reader.outputs), device=reader.outputs.device)
-    terms = (states.pow(2) @ reader.keys().pow(2).T).sqrt()
-    return reader.scale(states)[:, None] * terms + reader.constants(every).abs()
+    every = torch.arange(len(projection.outputs), device=projection.outputs.device)
+    terms = (states.pow(2) @ projection.keys().pow(2).T).sqrt()
+    return projection.scale(states)[:, None] * terms + projection.constants(every).abs()
 
 
 def _matrices(steps: Sequence[ModuleCall]) -> Iterator[ModuleCall]:

@@ -1,10 +1,9 @@
-"""Families of architectures, each validated on a tiny random model.
+"""Registry of model families, each validated on a tiny random model.
 
-A package names an object that is a `Family` under `mnemoscope.families`. One that transformers does not have
-registers its config and its model with `AutoConfig` and `AutoModelForCausalLM` when it is imported.
-
-Discovery needs no table: a family that is not here is analysed too if it passes the proof. What is
-listed here is what every test runs on and what `mnemoscope models` proves on the user's machine.
+Discovery needs no table: a family that is not listed here is analysed too if it passes its validation.
+Another package adds a family with an entry point of the group `mnemoscope.families` that names a `Family`; if
+transformers does not have the architecture, the package registers its config and model with `AutoConfig` and
+`AutoModelForCausalLM` on import.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ from mnemoscope.errors import MnemoscopeError, UnsupportedModelError
 from mnemoscope.model.families.dense import TABLE
 from mnemoscope.model.families.moe import EXPERT_TABLE
 from mnemoscope.model.structure import ModelStructure, discover
-from mnemoscope.model.validation import Validation, probe_tokens, validate
+from mnemoscope.model.validation import probe_tokens, validate
 
 Discovery = Callable[[PreTrainedModel, Tensor], ModelStructure]
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family of architectures.
+    """Configuration of a family of architectures.
 
     Attributes:
-        name: what people call it.
+        name: usual name of the family.
         model_type: its name in a transformers config.
-        variant: what sets this configuration apart within the family.
-        config: settings of a tiny model of it.
-        discover: finds the parts of models of this type, given a model and a probe `[1, n_tokens]`, where
-            `mnemoscope.model.structure.discover` cannot; what it finds is proven like everything else.
+        variant: peculiarity of this configuration within the family.
+        config: settings of a tiny model.
+        discover: function of a model and a probe `[1, n_tokens]` that returns the structure of models of this
+            type, for which `mnemoscope.model.structure.discover` fails; it is validated like any other.
     """
 
     name: str
@@ -52,18 +51,18 @@ class Family:
 
     @property
     def is_in_transformers(self) -> bool:
-        """Whether the transformers that is installed, with what was registered there, has this type."""
+        """Whether the installed transformers has this type, or a package has registered it."""
         return self.model_type in CONFIG_MAPPING
 
     def build(self, seed: int = 0) -> PreTrainedModel:
-        """A tiny model with random weights."""
+        """Make a tiny model with random weights."""
         config = AutoConfig.for_model(self.model_type, **self.config)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
         return with_random_weights(model, seed)
 
 
 def with_random_weights(model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
-    """The model with every weight drawn, norms and biases included, so that nothing hides at 0 or 1."""
+    """Draw every weight of a model in place, norms and biases included, so that none is 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -82,11 +81,11 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AddedFamily:
-    """A family of another package.
+    """Family of another package.
 
     Attributes:
         family: the family.
-        package: name and version of the distribution that it comes with.
+        package: name and version of its distribution.
     """
 
     family: Family
@@ -95,9 +94,9 @@ class AddedFamily:
 
 @cache
 def added_families() -> tuple[AddedFamily, ...]:
-    """The families of other packages; what cannot be used is left out, with one line in the log.
+    """Import the families of other packages; those that fail are left out, with a warning in the log.
 
-    Importing them registers their architectures with transformers, so this comes before a model is read.
+    The import registers their architectures with transformers, so it must precede the reading of a model.
     """
     found: list[AddedFamily] = []
     for entry in entry_points(group=GROUP):
@@ -105,20 +104,16 @@ def added_families() -> tuple[AddedFamily, ...]:
             found.append(_added(entry, found))
         except Exception as error:  # noqa: BLE001 (another package's code may raise anything)
             reason = " ".join(str(error).split()) or type(error).__name__
-            _logger.warning(
-                "the family %r of %s is left out (%s); mend or uninstall that package",
-                entry.name,
-                _package(entry),
-                reason,
-            )
+            message = "the family %r of %s is left out (%s); mend or uninstall that package"
+            _logger.warning(message, entry.name, _package(entry), reason)
     return tuple(found)
 
 
 def structure_of(model: PreTrainedModel) -> ModelStructure:
-    """The parts of a model: what a package's own discovery for its type finds, else what ours does.
+    """Find the parts of a model, with the discovery of a family's package where it has one.
 
     Raises:
-        UnsupportedModelError: they cannot be found.
+        UnsupportedModelError: the parts cannot be found.
     """
     probe = probe_tokens(model)
     for added in added_families():
@@ -152,20 +147,22 @@ def _package(entry: EntryPoint) -> str:
 
 
 OURS = "mnemoscope"
+# The status of a family that passed.
+VALIDATED = "validated"
 # The status of a family that the installed transformers does not have begins with this.
 NOT_THERE = "not in transformers"
 FAMILIES: tuple[Family, ...] = tuple(Family(*row) for row in (*TABLE, *EXPERT_TABLE))
 
 
 def validate_families(report: Callable[[str], None] | None = None) -> pd.DataFrame:
-    """Prove every family on a tiny random model of it, here and now.
+    """Validate every family on a tiny random model.
 
     Args:
-        report: told each family's name before its proof.
+        report: called with each family's name before its validation.
 
     Returns:
-        One row per configuration: `family, model_type, variant, package` (`"mnemoscope"`, or what added it)
-        `attention, norm, checks, worst_check, worst_error, status` (`"proven"`, or what failed).
+        One row per configuration: `family, model_type, variant, package` (`"mnemoscope"` or the package that
+        added it), `attention, norm, checks, worst_check, worst_error, status` (`"validated"` or the reason).
     """
     listed = [(family, OURS) for family in FAMILIES]
     listed += [(added.family, added.package) for added in added_families()]
@@ -173,32 +170,29 @@ def validate_families(report: Callable[[str], None] | None = None) -> pd.DataFra
     for family, package in listed:
         if report is not None:
             report(f"{family.name} ({family.variant})")
-        described = {"family": family.name, "model_type": family.model_type, "variant": family.variant}
-        rows.append({**described, "package": package, **_proven(family)})
+        row = {"family": family.name, "model_type": family.model_type, "variant": family.variant}
+        rows.append({**row, "package": package, **_validated(family)})
     return pd.DataFrame(rows)
 
 
-def _proven(family: Family) -> dict[str, Any]:
+def _validated(family: Family) -> dict[str, Any]:
     if not family.is_in_transformers:
         return {"status": f"{NOT_THERE} {transformers.__version__}"}
     try:
         model = family.build()
         structure = structure_of(model)
-        return _summary(structure, validate(model, structure))
+        validation = validate(model, structure)
     except UnsupportedModelError as error:
         return {"status": str(error)}
-    except Exception as error:  # noqa: BLE001 (of transformers' or another package's code)
+    except Exception as error:  # noqa: BLE001 (code of transformers or another package)
         return {"status": f"failed: {type(error).__name__}: {error}"}
-
-
-def _summary(structure: ModelStructure, proof: Validation) -> dict[str, Any]:
     kinds = {structure.n_heads: "one per head", 1: "one for all"}
     return {
         "attention": f"{structure.n_heads} heads, key/values "
         + kinds.get(structure.n_kv_heads, f"in {structure.n_kv_heads} groups"),
         "norm": {"rms": "RMSNorm", "layer": "LayerNorm"}[structure.readout.norm.kind],
-        "checks": len(proof.checks),
-        "worst_check": proof.worst.name,
-        "worst_error": proof.worst.error,
-        "status": "proven" if proof.passed else f"failed: {proof.worst.name}",
+        "checks": len(validation.checks),
+        "worst_check": validation.worst.name,
+        "worst_error": validation.worst.error,
+        "status": VALIDATED if validation.passed else f"failed: {validation.worst.name}",
     }

@@ -1,43 +1,29 @@
 """Dense families: name, transformers type, variant, and settings of a tiny model.
 
-The settings are those of a tiny model, chosen so that it shows what is odd about the family: heads that are
-wider than `d_model / n_heads`, a window shorter than the probe, multipliers that are not 1, low soft-caps.
+The settings make the tiny model show the peculiarity of its family: heads wider than `d_model / n_heads`, a
+window shorter than the probe, multipliers other than 1, low soft-caps.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-_TOKENS = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-_HEADS = {
-    **_TOKENS,
+TOKENS = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_FALCON = {
+    **TOKENS,
     "hidden_size": 32,
-    "intermediate_size": 48,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
 }
-_GROUPED = {**_HEADS, "num_key_value_heads": 2}
-_WIDE = {**_GROUPED, "head_dim": 12}
-_WINDOW = {**_GROUPED, "sliding_window": 4}
-_LAYERS_IN_TURN = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
-_GPT2 = {**_TOKENS, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
-_OPT = {
-    **_TOKENS,
-    "hidden_size": 32,
-    "word_embed_proj_dim": 32,
-    "ffn_dim": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
-_LLAMA_WITH_BIASES = {
-    "num_key_value_heads": 4,
-    "attention_bias": True,
-    "mlp_bias": True,
-    "tie_word_embeddings": True,
-}
-_GRANITE = {
+HEADS = {**_FALCON, "intermediate_size": 48}
+GROUPED = {**HEADS, "num_key_value_heads": 2}
+_WIDE = {**GROUPED, "head_dim": 12}
+_WINDOW = {**GROUPED, "sliding_window": 4}
+LAYERS_IN_TURN = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+_WINDOW_IN_TURN = {**_WINDOW, **LAYERS_IN_TURN}
+_WIDE_IN_TURN = {**_WIDE, **_WINDOW_IN_TURN}
+GRANITE = {
     "attention_multiplier": 0.3,
     "embedding_multiplier": 2.0,
     "residual_multiplier": 0.5,
@@ -45,9 +31,11 @@ _GRANITE = {
 }
 # Small enough for a tiny model to show them: trained ones have 50 and 30.
 _SOFT_CAPS = {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 5.0}
+_OPT = {**_FALCON, "word_embed_proj_dim": 32, "ffn_dim": 48}
+_GPT2 = {**TOKENS, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
 _GPT_J = {**_GPT2, "rotary_dim": 4}
 _GPT_NEO = {
-    **_TOKENS,
+    **TOKENS,
     "hidden_size": 32,
     "num_layers": 3,
     "num_heads": 4,
@@ -56,41 +44,40 @@ _GPT_NEO = {
     "attention_types": [[["global", "local", "global"], 1]],
     "window_size": 4,
 }
-_FALCON = {
-    **_TOKENS,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
 _XGLM = {
-    **_TOKENS,
+    **TOKENS,
     "d_model": 32,
     "ffn_dim": 48,
     "num_layers": 3,
     "attention_heads": 4,
     "max_position_embeddings": 64,
 }
+_BIASES = {"attention_bias": True, "mlp_bias": True}
 
 TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-    ("BitNet", "bitnet", "norms before both projections", _GROUPED),
+    ("BitNet", "bitnet", "norms before both projections", GROUPED),
     ("GPT-2", "gpt2", "tied head", _GPT2),
     ("GPT-2", "gpt2", "untied head", {**_GPT2, "tie_word_embeddings": False}),
     ("GPT-BigCode", "gpt_bigcode", "one key/value head", {**_GPT2, "n_inner": 48}),
-    ("GPT-NeoX", "gpt_neox", "parallel blocks", {**_HEADS, "use_parallel_residual": True}),
-    ("GPT-NeoX", "gpt_neox", "sequential blocks", {**_HEADS, "use_parallel_residual": False}),
+    ("GPT-NeoX", "gpt_neox", "parallel blocks", {**HEADS, "use_parallel_residual": True}),
+    ("GPT-NeoX", "gpt_neox", "sequential blocks", {**HEADS, "use_parallel_residual": False}),
     ("OPT", "opt", "tokens in one row, ReLU", _OPT),
-    ("BioGPT", "biogpt", "scaled embeddings, tied head", _HEADS),
-    ("Llama", "llama", "grouped heads", _GROUPED),
-    ("Llama", "llama", "all heads, biases, tied head", {**_GROUPED, **_LLAMA_WITH_BIASES}),
-    ("Llama", "llama", "one key/value head", {**_GROUPED, "num_key_value_heads": 1}),
-    ("CWM", "cwm", "sliding window in two layers, wide heads", {**_WIDE, **_WINDOW, **_LAYERS_IN_TURN}),
+    ("BioGPT", "biogpt", "scaled embeddings, tied head", HEADS),
+    ("Llama", "llama", "grouped heads", GROUPED),
+    (
+        "Llama",
+        "llama",
+        "all heads, biases, tied head",
+        {**HEADS, "num_key_value_heads": 4, **_BIASES, "tie_word_embeddings": True},
+    ),
+    ("Llama", "llama", "one key/value head", {**GROUPED, "num_key_value_heads": 1}),
+    ("CWM", "cwm", "sliding window in two layers, wide heads", _WIDE_IN_TURN),
     ("Mistral", "mistral", "sliding window", _WINDOW),
-    ("Ministral", "ministral", "sliding window in two layers", {**_WIDE, **_WINDOW, **_LAYERS_IN_TURN}),
+    ("Ministral", "ministral", "sliding window in two layers", _WIDE_IN_TURN),
     ("Ministral 3", "ministral3", "wide heads, scaled queries", _WIDE),
-    ("Qwen2", "qwen2", "query/key/value biases", _GROUPED),
+    ("Qwen2", "qwen2", "query/key/value biases", GROUPED),
     ("Qwen3", "qwen3", "query/key norms, wide heads", _WIDE),
-    ("Phi 1/2", "phi", "parallel blocks, biases, partial rotation", _GROUPED),
+    ("Phi 1/2", "phi", "parallel blocks, biases, partial rotation", GROUPED),
     (
         "Phi-3",
         "phi3",
@@ -102,81 +89,71 @@ TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
         "Gemma 2",
         "gemma2",
         "soft-caps of scores and logits, pre- and post-norms",
-        {**_WIDE, **_WINDOW, **_LAYERS_IN_TURN, "query_pre_attn_scalar": 12, **_SOFT_CAPS},
+        {**_WIDE_IN_TURN, "query_pre_attn_scalar": 12, **_SOFT_CAPS},
     ),
     (
         "VaultGemma",
         "vaultgemma",
         "soft-caps of scores and logits",
-        {**_WIDE, **_WINDOW, **_LAYERS_IN_TURN, "query_pre_attn_scalar": 12, **_SOFT_CAPS},
+        {**_WIDE_IN_TURN, "query_pre_attn_scalar": 12, **_SOFT_CAPS},
     ),
     (
         "Gemma 3",
         "gemma3_text",
         "pre- and post-norms, sliding window",
-        {**_WIDE, **_WINDOW, **_LAYERS_IN_TURN, "query_pre_attn_scalar": 12},
+        {**_WIDE_IN_TURN, "query_pre_attn_scalar": 12},
     ),
-    ("OLMo", "olmo", "norms without weights", _GROUPED),
-    ("OLMo 2", "olmo2", "post-norms alone", _GROUPED),
-    ("OLMo 3", "olmo3", "post-norms alone, sliding window", {**_WINDOW, **_LAYERS_IN_TURN}),
-    ("Granite", "granite", "multipliers of stream and logits", {**_GROUPED, **_GRANITE}),
-    (
-        "Granite",
-        "granite",
-        "multipliers, biases",
-        {**_GROUPED, **_GRANITE, "attention_bias": True, "mlp_bias": True},
-    ),
-    (
-        "Cohere",
-        "cohere",
-        "parallel blocks, scaled logits, query/key norms",
-        {**_GROUPED, "use_qk_norm": True},
-    ),
+    ("OLMo", "olmo", "norms without weights", GROUPED),
+    ("OLMo 2", "olmo2", "post-norms alone", GROUPED),
+    ("OLMo 3", "olmo3", "post-norms alone, sliding window", _WINDOW_IN_TURN),
+    ("Granite", "granite", "multipliers of stream and logits", {**GROUPED, **GRANITE}),
+    ("Granite", "granite", "multipliers, biases", {**GROUPED, **GRANITE, **_BIASES}),
+    ("Cohere", "cohere", "parallel blocks, scaled logits, query/key norms", {**GROUPED, "use_qk_norm": True}),
     (
         "Cohere 2",
         "cohere2",
         "parallel blocks, scaled logits, sliding window",
-        {**_WIDE, **_WINDOW, **_LAYERS_IN_TURN, "logit_scale": 0.25},
+        {**_WIDE_IN_TURN, "logit_scale": 0.25},
     ),
-    ("StableLM", "stablelm", "biases, partial rotation", {**_GROUPED, "use_qkv_bias": True}),
+    ("StableLM", "stablelm", "biases, partial rotation", {**GROUPED, "use_qkv_bias": True}),
     (
         "StableLM",
         "stablelm",
         "parallel blocks, query/key norms",
-        {**_GROUPED, "use_parallel_residual": True, "qk_layernorm": True},
+        {**GROUPED, "use_parallel_residual": True, "qk_layernorm": True},
     ),
-    ("SmolLM3", "smollm3", "a layer without rotation", {**_GROUPED, "no_rope_layers": [1, 0, 1]}),
+    ("SmolLM3", "smollm3", "a layer without rotation", {**GROUPED, "no_rope_layers": [1, 0, 1]}),
     ("StarCoder2", "starcoder2", "biases, sliding window, tied head", _WINDOW),
     ("GLM", "glm", "fused gate, partial rotation", _WIDE),
     ("GLM-4", "glm4", "pre- and post-norms, fused gate", _WIDE),
-    ("Nemotron", "nemotron", "squared ReLU, norms that store gamma - 1", _GROUPED),
-    ("EXAONE 4", "exaone4", "post-norms alone, sliding window", {**_WINDOW, **_LAYERS_IN_TURN}),
-    ("Persimmon", "persimmon", "fused heads, squared ReLU, biases", _HEADS),
+    ("Nemotron", "nemotron", "squared ReLU, norms that store gamma - 1", GROUPED),
+    ("EXAONE 4", "exaone4", "post-norms alone, sliding window", _WINDOW_IN_TURN),
+    ("Persimmon", "persimmon", "fused heads, squared ReLU, biases", HEADS),
     ("ERNIE 4.5", "ernie4_5", "wide heads, biases", {**_WIDE, "use_bias": True}),
     ("Hunyuan", "hunyuan_v1_dense", "query/key norms, wide heads", _WIDE),
     (
         "Granite SWA",
         "granite_swa",
         "attention sinks, sliding window in two layers, multipliers",
-        {**_WINDOW, **_LAYERS_IN_TURN, **_GRANITE},
+        {**_WINDOW_IN_TURN, **GRANITE},
     ),
-    ("HyperCLOVA X", "hyperclovax", "multipliers of stream and logits", {**_WIDE, **_GRANITE}),
+    ("HyperCLOVA X", "hyperclovax", "multipliers of stream and logits", {**_WIDE, **GRANITE}),
     ("Seed-OSS", "seed_oss", "query/key/value biases, wide heads", _WIDE),
-    ("Apertus", "apertus", "learned activation", _GROUPED),
-    ("Arcee", "arcee", "squared ReLU", _GROUPED),
-    ("Helium", "helium", "grouped heads, interleaved rotation", {**_GROUPED, "head_dim": 8}),
-    ("Jais 2", "jais2", "LayerNorm, squared ReLU, biases", _GROUPED),
+    ("Apertus", "apertus", "learned activation", GROUPED),
+    ("Arcee", "arcee", "squared ReLU", GROUPED),
+    ("Helium", "helium", "grouped heads, interleaved rotation", {**GROUPED, "head_dim": 8}),
+    ("Jais 2", "jais2", "LayerNorm, squared ReLU, biases", GROUPED),
     (
         "NanoChat",
         "nanochat",
         "norms without weights, soft-cap of logits",
-        {**_GROUPED, "final_logit_softcapping": 5.0},
+        {**GROUPED, "final_logit_softcapping": 5.0},
     ),
     (
         "NanoChat",
         "nanochat",
         "norms without weights, no soft-cap",
-        {**_GROUPED, "final_logit_softcapping": None},
+        {**GROUPED, "final_logit_softcapping": None},
     ),
     # From here on the families compute attention in code of their own.
     ("GPT-J", "gptj", "parallel blocks", _GPT_J),
@@ -186,13 +163,13 @@ TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
         "BLOOM",
         "bloom",
         "ALiBi, interleaved query/key/value",
-        {**_TOKENS, "hidden_size": 32, "n_layer": 3, "n_head": 4},
+        {**TOKENS, "hidden_size": 32, "n_layer": 3, "n_head": 4},
     ),
     (
         "MPT",
         "mpt",
         "ALiBi, no biases",
-        {**_TOKENS, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 64},
+        {**TOKENS, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 64},
     ),
     (
         "Falcon",

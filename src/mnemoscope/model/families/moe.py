@@ -1,34 +1,17 @@
-"""Mixture-of-experts families, as in `dense`.
+"""Mixture-of-experts families: name, transformers type, variant, and settings of a tiny model.
 
-Their tiny models have more experts than a token is routed to, of a size unlike that of dense layers.
+The tiny models have more experts than a token is routed to, and experts of another size than dense layers.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-_HEADS = {
-    "vocab_size": 97,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "hidden_size": 32,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "num_experts_per_tok": 2,
-}
-_LAYERS_IN_TURN = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+from mnemoscope.model.families.dense import GRANITE, GROUPED, LAYERS_IN_TURN
+
+_HEADS = {**GROUPED, "intermediate_size": 24, "num_experts_per_tok": 2}
 _LOCAL = {**_HEADS, "num_local_experts": 6}
 _SMALL = {**_HEADS, "moe_intermediate_size": 16, "num_experts": 6}
-_GRANITE = {
-    "attention_multiplier": 0.3,
-    "embedding_multiplier": 2.0,
-    "residual_multiplier": 0.5,
-    "logits_scaling": 3.0,
-}
 _GROUPS = {
     **_HEADS,
     "moe_intermediate_size": 16,
@@ -65,10 +48,10 @@ EXPERT_TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
         "GPT-OSS",
         "gpt_oss",
         "experts with biases, attention sinks, sliding window",
-        {**_LOCAL, **_LAYERS_IN_TURN, "head_dim": 12, "sliding_window": 4},
+        {**_LOCAL, **LAYERS_IN_TURN, "head_dim": 12, "sliding_window": 4},
     ),
-    ("Granite-MoE", "granitemoe", "experts, multipliers", {**_LOCAL, **_GRANITE}),
-    ("Granite-MoE SWA", "granitemoe_swa", "experts, attention sinks", {**_LOCAL, **_GRANITE}),
+    ("Granite-MoE", "granitemoe", "experts, multipliers", {**_LOCAL, **GRANITE}),
+    ("Granite-MoE SWA", "granitemoe_swa", "experts, attention sinks", {**_LOCAL, **GRANITE}),
     (
         "DeepSeek-V2",
         "deepseek_v2",

@@ -1,20 +1,12 @@
-"""Families that are refused and why, each with settings of a tiny model on which the tests see that it is."""
+"""Families that are refused, with the reason and the settings of a tiny model for the tests."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-_TOKENS = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-_HEADS = {
-    **_TOKENS,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
-_GROUPED = {**_HEADS, "num_key_value_heads": 2}
-_EXPERTS = {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+from mnemoscope.model.families.dense import GROUPED, HEADS, LAYERS_IN_TURN, TOKENS
+
+_EXPERTS = {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 _STATES = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2}
 _MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8}
 _LINEAR = {
@@ -26,13 +18,13 @@ _LINEAR = {
 
 
 class Unsupported(NamedTuple):
-    """A family that is refused.
+    """Refused family.
 
     Attributes:
-        name: what people call it.
+        name: usual name.
         model_type: its name in a transformers config.
-        why: what it does that cannot be written as neurons that add up, or that is not found yet.
-        config: settings of a tiny model of it.
+        why: the computation that neurons cannot be summed to, or that discovery does not find.
+        config: settings of a tiny model.
     """
 
     name: str
@@ -51,36 +43,36 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
         "a gate multiplies what the heads give before their projection",
         {**_EXPERTS, "num_dense_layers": 1, "global_attn_every_n_layers": 2, "head_dim": 8},
     ),
-    Unsupported("BERT", "bert", "is an encoder, which does not predict the next token", _HEADS),
-    Unsupported("DiffLlama", "diffllama", "subtracts one attention from another in every head", _GROUPED),
+    Unsupported("BERT", "bert", "is an encoder, which does not predict the next token", HEADS),
+    Unsupported("DiffLlama", "diffllama", "subtracts one attention from another in every head", GROUPED),
     Unsupported(
         "Doge",
         "doge",
         "multiplies the stream itself by a learned vector in every layer",
-        {**_GROUPED, "num_experts": 4},
+        {**GROUPED, "num_experts": 4},
     ),
     Unsupported(
         "Falcon-H1",
         "falcon_h1",
         "a state-space layer beside attention adds to the stream too",
-        {**_GROUPED, "mamba_d_ssm": 32, "mamba_n_groups": 1, **_MAMBA, "mamba_d_head": 8},
+        {**GROUPED, "mamba_d_ssm": 32, "mamba_n_groups": 1, **_MAMBA, "mamba_d_head": 8},
     ),
     Unsupported(
         "Gemma 3n",
         "gemma3n_text",
         "keeps several streams, and adds embeddings in every layer",
         {
-            **_GROUPED,
+            **GROUPED,
             "head_dim": 8,
             "num_kv_shared_layers": 0,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            **LAYERS_IN_TURN,
             "vocab_size_per_layer_input": 97,
             "hidden_size_per_layer_input": 8,
             "laurel_rank": 4,
             "activation_sparsity_pattern": [0.0] * 3,
         },
     ),
-    Unsupported("Gemma 4", "gemma4_text", "has heads of other sizes from layer to layer", _GROUPED),
+    Unsupported("Gemma 4", "gemma4_text", "has heads of other sizes from layer to layer", GROUPED),
     Unsupported(
         "GPT-1",
         "openai-gpt",
@@ -91,14 +83,14 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
         "GPT-NeoX Japanese",
         "gpt_neox_japanese",
         "its last layer adds a bias that is no part of a projection",
-        _HEADS,
+        HEADS,
     ),
     Unsupported(
         "Granite 4 (hybrid)",
         "granitemoehybrid",
         _SOME_WITHOUT,
         {
-            **_GROUPED,
+            **GROUPED,
             **_MAMBA,
             "layer_types": ["mamba", "attention", "mamba"],
             "num_local_experts": 4,
@@ -106,13 +98,13 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
             "shared_intermediate_size": 24,
         },
     ),
-    Unsupported("Bamba", "bamba", _SOME_WITHOUT, {**_GROUPED, **_MAMBA, "attn_layer_indices": [1]}),
+    Unsupported("Bamba", "bamba", _SOME_WITHOUT, {**GROUPED, **_MAMBA, "attn_layer_indices": [1]}),
     Unsupported(
         "Jamba",
         "jamba",
         _SOME_WITHOUT,
         {
-            **_GROUPED,
+            **GROUPED,
             "num_experts": 4,
             "mamba_d_state": 4,
             "use_mamba_kernels": False,
@@ -125,7 +117,7 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
         "jetmoe",
         "keeps the projections of its heads and FFNs in experts of its own code",
         {
-            **_TOKENS,
+            **TOKENS,
             "hidden_size": 32,
             "num_hidden_layers": 2,
             "num_key_value_heads": 2,
@@ -140,13 +132,13 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
         "LFM2",
         "lfm2",
         "has layers of convolution instead of attention",
-        {**_GROUPED, "layer_types": ["conv", "full_attention", "conv"]},
+        {**GROUPED, "layer_types": ["conv", "full_attention", "conv"]},
     ),
     Unsupported(
         "Llama 4",
         "llama4_text",
         "its experts run in code of its own, which weighs what they read instead of what they write",
-        {**_GROUPED, "head_dim": 8, "num_local_experts": 4, "intermediate_size_mlp": 48},
+        {**GROUPED, "head_dim": 8, "num_local_experts": 4, "intermediate_size_mlp": 48},
     ),
     Unsupported("Mamba", "mamba", _NO_ATTENTION, {**_STATES, "state_size": 4}),
     Unsupported(
@@ -156,15 +148,15 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
         {**_STATES, "state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 1},
     ),
     Unsupported(
-        "MiniMax", "minimax", "has layers of linear attention, whose weights are never made", _GROUPED
+        "MiniMax", "minimax", "has layers of linear attention, whose weights are never made", GROUPED
     ),
     Unsupported(
         "ModernBERT decoder",
         "modernbert-decoder",
         "has a layer of its own between the final norm and the vocabulary",
-        {**_HEADS, "cls_token_id": 1, "sep_token_id": 2},
+        {**HEADS, "cls_token_id": 1, "sep_token_id": 2},
     ),
-    Unsupported("Nemotron-H", "nemotron_h", _SOME_WITHOUT, _GROUPED),
+    Unsupported("Nemotron-H", "nemotron_h", _SOME_WITHOUT, GROUPED),
     Unsupported(
         "Qwen3-Next",
         "qwen3_next",
@@ -175,7 +167,7 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
         "RecurrentGemma",
         "recurrent_gemma",
         "has recurrent layers",
-        {**_GROUPED, "lru_width": 32, "attention_window_size": 8},
+        {**GROUPED, "lru_width": 32, "attention_window_size": 8},
     ),
     Unsupported(
         "RWKV", "rwkv", "is recurrent and " + _NO_ATTENTION, {**_STATES, "attention_hidden_size": 32}
@@ -192,7 +184,7 @@ UNSUPPORTED: tuple[Unsupported, ...] = (
         "zamba2",
         _SOME_WITHOUT,
         {
-            **_GROUPED,
+            **GROUPED,
             "num_hidden_layers": 6,
             "layers_block_type": ["mamba", "hybrid"] * 3,
             "mamba_d_state": 8,

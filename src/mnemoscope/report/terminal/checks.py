@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mnemoscope.model.estimate import Estimate
-from mnemoscope.model.families import OURS
+from mnemoscope.model.families import OURS, VALIDATED
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.report.terminal import Column, Row, table_of, title_text
@@ -46,7 +46,7 @@ def render_checks(language_model: LanguageModel, console: Console) -> None:
         Column("allowed", lambda row: f"{row['tolerance']:.0e}", right=True),
         Column("", _verdict, stretches=True),
     ]
-    title = title_text("Proof", "errors relative to the largest value, on a probe of 9 tokens")
+    title = title_text("Validation", "errors relative to the largest value, on a probe of 9 tokens")
     console.print(table_of(title, _rows(language_model), columns))
 
 
@@ -75,7 +75,9 @@ def render_families(families: pd.DataFrame, console: Console) -> None:
         Column("", _status),
         Column("variant", _variant, stretches=True),
     ]
-    title = title_text("Proven families", "a tiny random model of each, proven on this machine just now")
+    title = title_text(
+        "Validated families", "a tiny random model of each, validated on this machine just now"
+    )
     console.print(table_of(title, records(families, tuple(families.columns)), columns))
 
 
@@ -86,14 +88,14 @@ def _family(row: Row) -> Text:
 
 
 def _status(row: Row) -> Text:
-    is_proven = row["status"] == "proven"
-    return Text("proven" if is_proven else "not proven", RAISES if is_proven else f"bold {LOWERS}")
+    passed = row["status"] == VALIDATED
+    return Text(VALIDATED if passed else f"not {VALIDATED}", RAISES if passed else f"bold {LOWERS}")
 
 
 def _variant(row: Row) -> Text:
     """Return the variant, and the reason where its validation failed."""
     variant = Text(visible(row["variant"]))
-    return variant if row["status"] == "proven" else variant.append(f": {visible(row['status'])}", LOWERS)
+    return variant if row["status"] == VALIDATED else variant.append(f": {visible(row['status'])}", LOWERS)
 
 
 def _found(language_model: LanguageModel) -> dict[str, str]:
@@ -101,11 +103,11 @@ def _found(language_model: LanguageModel) -> dict[str, str]:
     structure = language_model.structure
     block = structure.blocks[0]
     post_norms = block.attention_output.norm is not None or block.ffn_output.norm is not None
-    readers = block.readers
-    if readers is None:
+    projections = block.input_projections
+    if projections is None:
         reading = "what neurons read could not be found, so there are no query neurons"
     else:
-        reading = "gated FFN" if readers.gate is not None else "FFN without a gate"
+        reading = "gated FFN" if projections.gate is not None else "FFN without a gate"
     return {
         "layers": f"{structure.n_layers}, {'parallel' if structure.parallel else 'sequential'}"
         + (", with norms behind attention or FFN" if post_norms else ""),
@@ -127,41 +129,31 @@ def _experts(structure: ModelStructure) -> str:
 
 
 _GIGABYTE = 2**30
-_MINUTE = 60.0
 
 
 def estimate_json(estimate: Estimate) -> dict[str, Any]:
-    """The object that `mnemoscope attribute --dry-run --json` prints; bytes and seconds."""
+    """Return the object that `mnemoscope attribute --dry-run --json` prints."""
     return {
         "n_tokens": estimate.n_tokens,
         "dtype": estimate.dtype,
         **vars(estimate.sizes),
         "weight_bytes": estimate.weight_bytes,
         "working_bytes": estimate.working_bytes,
-        "forward_seconds": estimate.forward_seconds,
-        "first_seconds": estimate.first_seconds,
-        "seconds": estimate.seconds,
     }
 
 
 def render_estimate(estimate: Estimate, console: Console) -> None:
-    """Show what the work would take; nothing has been opened."""
+    """Print the sizes of a model and the memory that an attribution would take."""
     sizes = estimate.sizes
     rows = {
         "model": f"{sizes.n_parameters:,} parameters in {estimate.dtype}, {sizes.n_layers} layers",
         "prompt": f"{estimate.n_tokens} tokens",
         "memory": f"{_size(estimate.weight_bytes)} of weights, about {_size(estimate.working_bytes)} above",
-        "time": f"about {_time(estimate.first_seconds)}, {_time(estimate.seconds)} for every further prompt",
-        "forward pass": f"about {_time(estimate.forward_seconds)}",
     }
-    console.print(title_text("What it would take", "on this machine's CPU; reading the weights comes on top"))
+    console.print(title_text("Estimated memory", "on the CPU; no weights were read"))
     for name, value in rows.items():
-        console.print(Text.assemble((f"{name:14}", "dim"), value))
+        console.print(Text.assemble((f"{name:8}", "dim"), value))
 
 
 def _size(n_bytes: int) -> str:
     return f"{n_bytes / _GIGABYTE:.1f} GB" if n_bytes >= _GIGABYTE else f"{n_bytes / 2**20:.0f} MB"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < _MINUTE else f"{seconds / _MINUTE:.0f} min"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study.facts import BadLine, Fact, FactFile
@@ -34,9 +33,8 @@ FORMATS: dict[str, Format] = {
 }
 
 
-# A format is told by the first item that is of one; a file may begin with a few that are none.
-_LOOKED_AT = 100
-_TOLD = 3
+_LOOKED_AT = 100  # items at most, until one has a known format
+_LISTED = 3  # bad lines in a message
 
 
 def read_facts(
@@ -47,58 +45,65 @@ def read_facts(
     question_template: str = QUESTION_TEMPLATE,
     strict: bool = False,
 ) -> FactFile:
-    """Read facts.
+    """Read facts from a file, a folder or a data set of the hub (docs/facts_formats.md).
 
-    Files may be JSON lines, JSON documents, CSV, TSV or Parquet, told by their ending or by how they begin;
-    what their items mean is told by the first that is of a known format (docs/facts_formats.md). One bad
-    line must not cost a study of thousands, so it is set aside and told.
+    The ending or the first bytes of a file select JSON lines, JSON, CSV, TSV or Parquet; the first item of a
+    known format selects the format. Bad lines are returned beside the facts.
 
     Args:
-        source: a file; a folder of LRE relations or of ParaRel; or a data set on the hub, as
-            `hub:owner/name:config:split`.
-        format: name of one of `FORMATS`, where it cannot be told.
-        relation: of facts for which the source names none. Questions may have none: they then compete with
-            no other.
-        question_template: the prompt that a question is put in, in the place of `{question}`.
+        source: a file, a folder of LRE relations or of ParaRel, or `hub:owner/name:config:split`.
+        format: name of one of `FORMATS`. Default: recognised from the items.
+        relation: of facts for which the source names none; questions need none, and then compete with none.
+        question_template: prompt of a question, with `{question}` in its place.
         strict: refuse a source with a bad line.
 
     Raises:
-        FactsError: the source cannot be read, is of no format or of several, has no fact, or has a bad line
-            and `strict` is set.
-        OptionError: there is no such format, the relation is empty, or the template has no place for a
-            question.
+        FactsError: the source cannot be read, has no fact, no single format, or a bad line under `strict`.
+        OptionError: the format is unknown, the relation empty, or the template has no `{question}`.
     """
     if relation is not None and not relation.strip():
         raise OptionError("the relation is empty; name one, such as capital, or leave it out")
     options = FormatOptions(relation, check_template(question_template))
-    chosen, items = _found(source, None if format is None else _named(format))
+    if format is not None and format not in FORMATS:
+        raise OptionError(f"there is no format {format!r}; give one of {', '.join(FORMATS)}")
+    chosen, items = _open(source, FORMATS[format] if format is not None else None)
     facts: list[Fact] = []
     bad_lines: list[BadLine] = []
     promptless: list[BadLine] = []
     for item in items:
         try:
-            facts += _facts(chosen, item, options)
+            if item.problem:
+                raise ValueError(item.problem)
+            if not isinstance(item.value, dict):
+                raise ValueError(f"it is not an object; write one like {chosen.example}")
+            facts += chosen.facts(item, options)
         except ValueError as error:
             bad = BadLine(item.number, str(error), item.place)
             (promptless if item.promptless else bad_lines).append(bad)
+    listed = [f"{bad.where}: {bad.reason}" for bad in bad_lines[:_LISTED]]
     if strict and bad_lines:
-        raise FactsError(_refused(source, bad_lines))
+        more = f"; and {len(bad_lines) - _LISTED:,} more" if len(bad_lines) > _LISTED else ""
+        raise FactsError(
+            f"{source} has bad lines: {'; '.join(listed)}{more}; mend them, or have them left out"
+        )
+    if not facts and bad_lines:
+        raise FactsError(f"no fact in {source}: none of its {len(bad_lines):,} lines is good; {listed[0]}")
     if not facts:
-        raise FactsError(_no_fact(source, chosen, bad_lines))
-    return FactFile(_numbered(facts), tuple(bad_lines), tuple(promptless))
+        raise FactsError(f"no fact in {source}: it is empty; write lines like {chosen.example}")
+    if len({fact.line for fact in facts}) < len(facts):  # an item with several facts: number them anew
+        facts = [replace(fact, line=number) for number, fact in enumerate(facts, 1)]
+    return FactFile(tuple(facts), tuple(bad_lines), tuple(promptless))
 
 
-def _named(name: str) -> Format:
-    if name not in FORMATS:
-        raise OptionError(f"there is no format {name!r}; give one of {', '.join(FORMATS)}")
-    return FORMATS[name]
-
-
-def _found(source: str | Path, asked: Format | None) -> tuple[Format, Iterator[SourceItem]]:
-    """The format of a source and what it holds."""
+def _open(source: str | Path, asked: Format | None) -> tuple[Format, Iterator[SourceItem]]:
+    """Return the format of a source and its items."""
     folder = None if str(source).startswith(PREFIX) else Path(source).expanduser()
-    if folder is not None and _is_folder(folder):
-        return _in_folder(folder, asked)
+    try:
+        is_folder = folder is not None and folder.is_dir()
+    except (OSError, ValueError):  # the reason is in the error of opening it
+        is_folder = False
+    if folder is not None and is_folder:
+        return _open_folder(folder, asked)
     keys = frozenset[str]().union(*(form.keys for form in FORMATS.values())) if asked is None else asked.keys
     if asked is PARAREL:
         raise FactsError(f"{source} is no folder, and ParaRel is {PARAREL.example}")
@@ -106,26 +111,19 @@ def _found(source: str | Path, asked: Format | None) -> tuple[Format, Iterator[S
     return (asked, items) if asked is not None else _recognised(source, items)
 
 
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # the reason is told where it is opened
-        return False
-
-
-def _in_folder(folder: Path, asked: Format | None) -> tuple[Format, Iterator[SourceItem]]:
+def _open_folder(folder: Path, asked: Format | None) -> tuple[Format, Iterator[SourceItem]]:
     chosen = asked or (PARAREL if is_pararel(folder) else LRE)
     if chosen is PARAREL and is_pararel(folder):
         return PARAREL, pararel_items(folder)
     if chosen is LRE and any(folder.rglob("*.json")):
-        return LRE, _relation_files(folder)
+        return LRE, _lre_items(folder)
     raise FactsError(
         f"the folder {folder} has no relations to read; name a file, a folder of LRE relations (*.json), or "
         f"{PARAREL.example}"
     )
 
 
-def _relation_files(folder: Path) -> Iterator[SourceItem]:
+def _lre_items(folder: Path) -> Iterator[SourceItem]:
     for path in sorted(folder.rglob("*.json")):
         with opened(path) as stream:
             for item in json_document(stream):
@@ -133,7 +131,7 @@ def _relation_files(folder: Path) -> Iterator[SourceItem]:
 
 
 def _recognised(source: str | Path, items: Iterator[SourceItem]) -> tuple[Format, Iterator[SourceItem]]:
-    """The format of the first item that is of one, and all items."""
+    """Return the format of the first item that has one, and all items."""
     first = list(itertools.islice(items, _LOOKED_AT))
     objects = [item.value for item in first if isinstance(item.value, dict)]
     for row in objects:
@@ -146,41 +144,8 @@ def _recognised(source: str | Path, items: Iterator[SourceItem]) -> tuple[Format
             return matches[0], itertools.chain(first, items)
     if not objects:
         return FORMATS["facts"], itertools.chain(first, items)
+    keys = "the keys " + ", ".join(map(repr, list(objects[0])[:8])) if objects[0] else "no keys"
     raise FactsError(
-        f"{source} is of no format that is known: its first item has {_keys(objects[0])}; name one of "
+        f"{source} is of no format that is known: its first item has {keys}; name one of "
         f"{', '.join(FORMATS)}, or write lines like {FORMATS['facts'].example}"
     )
-
-
-def _keys(row: dict[str, Any]) -> str:
-    return "the keys " + ", ".join(map(repr, list(row)[:8])) if row else "no keys"
-
-
-def _facts(form: Format, item: SourceItem, options: FormatOptions) -> Iterable[Fact]:
-    if item.problem:
-        raise ValueError(item.problem)
-    if not isinstance(item.value, dict):
-        raise ValueError(f"it is not an object; write one like {form.example}")
-    return form.facts(item, options)
-
-
-def _numbered(facts: list[Fact]) -> tuple[Fact, ...]:
-    """The facts by the numbers of their items, or counted through where two would share one."""
-    if len({fact.line for fact in facts}) == len(facts):
-        return tuple(facts)
-    return tuple(replace(fact, line=number) for number, fact in enumerate(facts, 1))
-
-
-def _told(bad_lines: list[BadLine]) -> str:
-    return "; ".join(f"{bad.where}: {bad.reason}" for bad in bad_lines[:_TOLD])
-
-
-def _refused(source: str | Path, bad_lines: list[BadLine]) -> str:
-    more = f"; and {len(bad_lines) - _TOLD:,} more" if len(bad_lines) > _TOLD else ""
-    return f"{source} has bad lines: {_told(bad_lines)}{more}; mend them, or have them left out"
-
-
-def _no_fact(source: str | Path, form: Format, bad_lines: list[BadLine]) -> str:
-    if not bad_lines:
-        return f"no fact in {source}: it is empty; write lines like {form.example}"
-    return f"no fact in {source}: none of its {len(bad_lines):,} lines is good; {_told(bad_lines[:1])}"

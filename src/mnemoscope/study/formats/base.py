@@ -1,4 +1,4 @@
-"""Items of a source and their fields, each to become facts or a bad line."""
+"""Items of a source, checked access to their fields, and the base class of the formats."""
 
 from __future__ import annotations
 
@@ -9,36 +9,21 @@ from typing import Any
 from mnemoscope.study.facts import Fact
 
 RELATION_KEYS = ("relation", "type", "knowledge_type")
-# Parts a list of texts where there is room for one text only, as in a cell of a CSV file.
-SEPARATOR = "|"
+SEPARATOR = "|"  # between several texts in one cell of a CSV file
 
 
 def text(row: dict[str, Any], key: str) -> str:
-    """A text that must be there.
-
-    Raises:
-        ValueError: it is absent, null, empty or no text.
-    """
-    if row.get(key) is None:
-        raise ValueError(f'it has no "{key}"; add it, or leave this out of the file')
-    return checked(row[key], key)
+    """Return a required text; raise ValueError if it is absent, blank or no text."""
+    return checked(_required(row, key), key)
 
 
 def optional(row: dict[str, Any], key: str) -> str:
-    """A text that may be absent, and is then empty.
-
-    Raises:
-        ValueError: it is there and blank or no text.
-    """
+    """Return a text, or "" if it is absent; raise ValueError if it is blank or no text."""
     return "" if row.get(key) is None else checked(row[key], key)
 
 
 def texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
-    """A list of texts, or a text of several parted by `|`; blank ones and an absent list are left out.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Return the texts of a list, or of a text separated by `|`, not blank; raise ValueError otherwise."""
     value = row.get(key)
     if value is None:
         return ()
@@ -50,24 +35,14 @@ def texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
 
 
 def child(row: dict[str, Any], key: str) -> dict[str, Any]:
-    """An object within an item.
-
-    Raises:
-        ValueError: it is absent or something else.
-    """
-    if row.get(key) is None:
-        raise ValueError(f'it has no "{key}"; add it, or leave this out of the file')
-    if not isinstance(row[key], dict):
+    """Return a required object within an item; raise ValueError if it is absent or something else."""
+    if not isinstance(_required(row, key), dict):
         raise ValueError(f'its "{key}" is not an object; write it in braces')
     return row[key]
 
 
 def children(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """A list of objects within an item; empty if it is absent.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Return a list of objects within an item, empty if absent; raise ValueError for something else."""
     value = row.get(key) or []
     if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
         raise ValueError(f'its "{key}" is no list of objects; write objects in brackets')
@@ -75,11 +50,7 @@ def children(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 def relation(row: dict[str, Any], given: str | None, keys: Iterable[str] = RELATION_KEYS) -> str:
-    """The relation that an item names, or else the one given for those that name none.
-
-    Raises:
-        ValueError: there is neither.
-    """
+    """Return the relation that an item names, or else the given one; raise ValueError if there is neither."""
     found = own_relation(row, keys) or given
     if not found:
         first, *others = (f'"{key}"' for key in keys)
@@ -93,20 +64,12 @@ def relation(row: dict[str, Any], given: str | None, keys: Iterable[str] = RELAT
 
 
 def own_relation(row: dict[str, Any], keys: Iterable[str] = RELATION_KEYS) -> str:
-    """What the first of some keys says; empty if none does.
-
-    Raises:
-        ValueError: that is blank or no text.
-    """
+    """Return the text of the first present key, else ""; raise ValueError if it is blank or no text."""
     return next((checked(row[key], key) for key in keys if row.get(key) is not None), "")
 
 
 def filled(template: str, subject: str) -> str:
-    """A wording with the subject in it.
-
-    Raises:
-        ValueError: it has no place for one.
-    """
+    """Put a subject into a template; raise ValueError if it has no `{}`."""
     if "{}" not in template:
         raise ValueError(
             f"the wording {template!r} has no {{}} for the subject; write it where the subject stands"
@@ -115,11 +78,7 @@ def filled(template: str, subject: str) -> str:
 
 
 def checked(value: Any, key: str) -> str:
-    """A value that must be a text.
-
-    Raises:
-        ValueError: it is none, blank, or no valid Unicode.
-    """
+    """Return a value that is a text; raise ValueError if it is none, blank, or invalid Unicode."""
     if not isinstance(value, str):
         raise ValueError(f'its "{key}" is not a text; write it as one, in double quotes in JSON')
     if not value.strip():
@@ -131,16 +90,22 @@ def checked(value: Any, key: str) -> str:
     return value
 
 
+def _required(row: dict[str, Any], key: str) -> Any:
+    if row.get(key) is None:
+        raise ValueError(f'it has no "{key}"; add it, or leave this out of the file')
+    return row[key]
+
+
 @dataclass(frozen=True)
 class SourceItem:
-    """One of the things that a source holds.
+    """An item of a source, such as a line or a row.
 
     Attributes:
         number: counted from 1 in its file.
-        value: as JSON would give it.
+        value: the parsed JSON value.
         problem: why there is no value; empty if there is one.
-        promptless: whether the problem is nobody's mistake: it is well written, but gives no prompt.
-        unit: what the number counts.
+        promptless: whether the item is well written but gives no prompt.
+        unit: noun that the number counts.
         file: its file, where the source is a folder.
     """
 
@@ -153,7 +118,7 @@ class SourceItem:
 
     @property
     def place(self) -> str:
-        """Where it is in the source, in words."""
+        """Position in the source, in words."""
         return f"{self.file}, {self.unit} {self.number}" if self.file else f"{self.unit} {self.number}"
 
     def fact(
@@ -165,18 +130,18 @@ class SourceItem:
         template: str = "",
         aliases: tuple[str, ...] = (),
     ) -> Fact:
-        """A fact of this item; aliases that repeat the target or each other are taken once."""
+        """Make a fact of this item, without repeated aliases."""
         others = tuple(alias for alias in dict.fromkeys(aliases) if alias != target)
         return Fact(self.number, prompt, target, relation, subject, template, others, self.place)
 
 
 @dataclass(frozen=True)
 class FormatOptions:
-    """What a user may set about the facts to be made.
+    """Options of a user about the facts to read.
 
     Attributes:
         relation: of facts for which the source names none.
-        question_template: the prompt of a question, which stands for `{question}` in it.
+        question_template: prompt of a question, with `{question}` in its place.
     """
 
     relation: str | None
@@ -185,14 +150,14 @@ class FormatOptions:
 
 @dataclass(frozen=True)
 class Format:
-    """A way to write facts down.
+    """Format of the items of a source.
 
     Attributes:
-        name: by which it can be asked for.
-        example: an item of it, for messages.
-        keys: all that is read of an item; other columns of a table need not be fetched.
-        recognises: whether an item looks like one of this format.
-        facts: those of an item; a `ValueError` has the reason why there are none.
+        name: its identifier.
+        example: an item, for messages.
+        keys: all keys that are read of an item; other columns of a table are not fetched.
+        recognises: returns whether an item has this format.
+        facts: makes the facts of an item, or raises ValueError with the reason.
     """
 
     name: str

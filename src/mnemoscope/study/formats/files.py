@@ -20,19 +20,19 @@ from mnemoscope.study.formats.base import SourceItem
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PARQUET = b"PAR1"
-# Where a document of several keys keeps its items: TriviaQA, FreebaseQA.
+# Keys of the list of items in documents of TriviaQA and FreebaseQA.
 _LISTS = ("Data", "Questions")
 
 
 def file_items(path: Path, keys: frozenset[str]) -> Iterator[SourceItem]:
-    """What a file holds, by its ending, or by how it begins if its ending says nothing.
+    """Yield the items of a file, whose kind follows from its ending or its first bytes.
 
     Args:
         path: the file.
-        keys: the columns of a Parquet file to read.
+        keys: columns to read of a Parquet file.
 
     Raises:
-        FactsError: it cannot be read, or is of no kind that is known.
+        FactsError: the file cannot be read or has no known kind.
     """
     with opened(path) as stream:
         kind = path.suffix.lower() if path.suffix.lower() in ENDINGS else _kind(path, stream)
@@ -48,11 +48,7 @@ def file_items(path: Path, keys: frozenset[str]) -> Iterator[SourceItem]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file to read bytes of.
-
-    Raises:
-        FactsError: it cannot be read.
-    """
+    """Open a file to read bytes; raise FactsError where opening or reading fails."""
     try:
         with path.open("rb") as stream:
             yield cast(BinaryIO, stream)
@@ -64,7 +60,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def json_lines(stream: BinaryIO) -> Iterator[SourceItem]:
-    """The objects of JSON lines; empty lines are none."""
+    """Yield the objects of JSON lines; empty lines are skipped."""
     for number, line in enumerate(stream, 1):
         content = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
         if not content.strip():
@@ -76,24 +72,25 @@ def json_lines(stream: BinaryIO) -> Iterator[SourceItem]:
 
 
 def json_document(stream: BinaryIO) -> Iterator[SourceItem]:
-    """The items of a JSON document, or the lines of a file that is JSON lines under a document's name."""
+    """Yield the items of a JSON document, or of JSON lines in a file named like one."""
     content = stream.read().removeprefix(_BYTE_ORDER_MARK)
     if not content.strip():
         return
     try:
         document = _parsed(content)
     except ValueError as error:
-        if _is_object(content.lstrip().partition(b"\n")[0]):
-            yield from json_lines(io.BytesIO(content))
-        else:
-            line = getattr(error.__cause__, "lineno", 1)
-            yield SourceItem(line, problem=f"{error}; mend the file, or write one object a line")
+        with contextlib.suppress(ValueError):
+            if isinstance(_parsed(content.lstrip().partition(b"\n")[0]), dict):
+                yield from json_lines(io.BytesIO(content))
+                return
+        line = getattr(error.__cause__, "lineno", 1)
+        yield SourceItem(line, problem=f"{error}; mend the file, or write one object a line")
         return
     yield from (SourceItem(number, value, unit="item") for number, value in enumerate(_unfolded(document), 1))
 
 
 def csv_rows(stream: BinaryIO, delimiter: str) -> Iterator[SourceItem]:
-    """The rows under a header, numbered by the line that each begins on; an empty cell is no value."""
+    """Yield the rows under a header, numbered by their first line; an empty cell is no value."""
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     rows = csv.reader(text, delimiter=delimiter, strict=True)
     header: list[str] | None = None
@@ -115,14 +112,11 @@ def csv_rows(stream: BinaryIO, delimiter: str) -> Iterator[SourceItem]:
 
 
 def parquet_rows(stream: BinaryIO, keys: frozenset[str]) -> Iterator[SourceItem]:
-    """The rows of a Parquet file, of those columns that are among the keys."""
+    """Yield the rows of a Parquet file, with the columns that are among the keys."""
     file = parquet.ParquetFile(stream)
     columns = [name for name in file.schema_arrow.names if name in keys]
-    number = 0
-    for batch in file.iter_batches(columns=columns):
-        for row in batch.to_pylist():
-            number += 1
-            yield SourceItem(number, row, unit="row")
+    rows = (row for batch in file.iter_batches(columns=columns) for row in batch.to_pylist())
+    yield from (SourceItem(number, row, unit="row") for number, row in enumerate(rows, 1))
 
 
 def _kind(path: Path, stream: BinaryIO) -> str:
@@ -139,11 +133,7 @@ def _kind(path: Path, stream: BinaryIO) -> str:
 
 
 def _parsed(content: bytes) -> Any:
-    """What JSON says.
-
-    Raises:
-        ValueError: it is no JSON; the message is the reason of a bad line.
-    """
+    """Parse JSON; raise ValueError with the reason of a bad line."""
     try:
         return json.loads(content.decode())
     except UnicodeDecodeError as error:
@@ -153,15 +143,8 @@ def _parsed(content: bytes) -> Any:
         raise ValueError(f"it is not valid JSON ({reason})") from error
 
 
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(_parsed(line), dict)
-    except ValueError:
-        return False
-
-
 def _unfolded(document: Any) -> list[Any]:
-    """The items of a document: of its list, or the samples of a relation with what they have in common."""
+    """Return a document's list of items, or the samples of a relation, each with its name and templates."""
     if isinstance(document, list):
         return document
     if not isinstance(document, dict):
@@ -192,15 +175,15 @@ _SOURCE = re.compile(
 
 
 def hub_rows(source: str, keys: frozenset[str]) -> Iterator[SourceItem]:
-    """The rows of one split of a data set.
+    """Yield the rows of one split of a data set.
 
     Args:
-        source: as `NOTATION` says; config and split may be left out where there is one only.
-        keys: the columns to read.
+        source: in `NOTATION`; config and split may be left out where there is only one.
+        keys: columns to read.
 
     Raises:
-        FactsError: it is written otherwise, cannot be fetched or has several splits, or the package is
-            absent.
+        FactsError: the notation is wrong, the data set has several splits or cannot be fetched, or `datasets`
+            is missing.
     """
     asked = _SOURCE.fullmatch(source.removeprefix(PREFIX))
     if asked is None:

@@ -1,4 +1,4 @@
-"""Questions with their answers, made prompts by a few worked questions before them."""
+"""Formats of questions with answers; a template with worked questions makes prompts of them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ QUESTION_TEMPLATE = (
     "Question: Which animal barks?\nAnswer: dog\n\n"
     f"Question: {PLACE}\nAnswer:"
 )
-# What the hub's copy of TriviaQA writes where the answer is kept back.
+# Answer of the hub's copy of TriviaQA where the true one is withheld.
 _UNTOLD = "<unk>"
 
 
 def check_template(template: str) -> str:
-    """The template, if a question has one place in it.
-
-    Raises:
-        OptionError: it has none or several.
-    """
+    """Return the template; raise OptionError unless it has `{question}` once."""
     if template.count(PLACE) != 1:
         raise OptionError(
             f"the question template has {template.count(PLACE)} places for a question; write {PLACE} in it "
@@ -41,7 +37,7 @@ def _fact(
     relation: str = "",
     subject: str = "",
 ) -> Fact:
-    """A question with no type gets the one given for all, or none: it then competes with no other."""
+    """Make the fact of a question, which competes with no other unless it or the options name a relation."""
     if not answers:
         raise ValueError("it has no answer; add one, or leave this out of the file")
     if _UNTOLD in answers:

@@ -1,4 +1,4 @@
-"""Rows of prompts with targets, and relations of subjects and objects: ROME, LRE and ParaRel."""
+"""Formats of prompts with targets, and of relations of subjects and objects: ROME, LRE and ParaRel."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _counterfact(item: SourceItem, options: FormatOptions) -> list[Fact]:
 
 
 def _flat_counterfact(item: SourceItem, options: FormatOptions) -> Fact:
-    """Of a row with its keys in a line, as the hub's copies for tracing have them."""
+    """Make the fact of a flat row, as in the hub's copies for causal tracing."""
     row = item.value
     prompt, subject = fields.text(row, "prompt"), fields.text(row, "subject")
     relation = fields.relation(row, options.relation, _WIKIDATA)
@@ -123,7 +123,7 @@ def _pararel(item: SourceItem, _: FormatOptions) -> list[Fact]:
 
 
 def pararel_items(folder: Path) -> Iterator[SourceItem]:
-    """What a folder of ParaRel holds: patterns that give no prompt, and each subject with all that do."""
+    """Yield items of a folder of ParaRel: patterns without a prompt, and each subject with all templates."""
     patterns = {path.stem: path for path in _pattern_files(folder)}
     for data in _data_files(folder):
         name = str(data.relative_to(folder))
@@ -146,7 +146,7 @@ def pararel_items(folder: Path) -> Iterator[SourceItem]:
 
 
 def is_pararel(folder: Path) -> bool:
-    """Whether a folder has the two kinds of files of ParaRel."""
+    """Return whether a folder has both kinds of files of ParaRel."""
     return bool(_pattern_files(folder) and _data_files(folder))
 
 
@@ -159,7 +159,7 @@ def _pattern_files(folder: Path) -> list[Path]:
 
 
 def _template(item: SourceItem, file: str) -> str | SourceItem:
-    """The wording that a pattern gives, or why it gives none."""
+    """Return the template that a pattern gives, or an item with the reason why it gives none."""
     if item.problem:
         return replace(item, file=file)
     try:

@@ -1,4 +1,4 @@
-"""The items of a study by number: tables, and what each does and does not show."""
+"""Items of a study by number: their tables, and the conclusions that each does and does not allow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mnemoscope.study.tasks import relation_heads
 
 
 def heads(study: Study) -> pd.DataFrame:
-    """Item 5: the mean log-probability increase of every head.
+    """Average the log-probability increase of every head (item 5).
 
     Columns: `relation, layer, head, n_facts, score` (nats) with `_low` and `_high`, `place`, and whether it
     is among those `zeroed` for the relation.
@@ -32,12 +32,12 @@ def heads(study: Study) -> pd.DataFrame:
     return found.assign(zeroed=pd.Series([key in zeroed for key in keys], dtype=bool))
 
 
-# What differs from fact to fact in a reason: texts and numbers.
+# Quoted texts and numbers, which differ between the reasons of one kind.
 _OWN = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")
 
 
 def facts_kept(study: Study) -> pd.DataFrame:
-    """How many facts were tried, kept and measured.
+    """Count the facts that were tried, kept and measured (item 0).
 
     Columns: `relation, n_tried, n_kept, n_facts` (measured so far), `n_subjects, n_prompts` (different ones
     among these), `probability_percent` (mean, of the target).
@@ -62,7 +62,7 @@ def facts_kept(study: Study) -> pd.DataFrame:
 
 
 def facts_dropped(study: Study) -> pd.DataFrame:
-    """Why facts were dropped: `reason` without what differs among facts, `n_dropped` and an `example`."""
+    """Count dropped facts by `reason`, without quoted texts and numbers: `n_dropped` and an `example`."""
     facts = study.table(FACTS.name)
     dropped = facts.loc[~facts["kept"].astype(bool)].sort_values(FACT)
     kinds = dropped["reason"].map(lambda reason: _OWN.sub("…", reason).split(";")[0])
@@ -71,38 +71,25 @@ def facts_dropped(study: Study) -> pd.DataFrame:
     return found.reset_index().sort_values("n_dropped", ascending=False, kind="stable", ignore_index=True)
 
 
-_LISTS = ("ffn_value", "attention_value", "ffn_query")
-
-
 def readings(study: Study) -> pd.DataFrame:
-    """Item 11: columns as in the stored table `readings`, by relation, list and place."""
+    """Sort the stored table `readings` by relation, list and place (item 11)."""
     table = study.table(READINGS.name)
     table["relation"] = pd.Categorical(table["relation"], order_relations(table["relation"]))
-    table["list"] = pd.Categorical(table["list"], _LISTS)
+    table["list"] = pd.Categorical(table["list"], ("ffn_value", "attention_value", "ffn_query"))
     table = table.sort_values(["relation", "list", "place"], ignore_index=True)
     return table.astype({"relation": str, "list": str})
 
 
 @dataclass(frozen=True)
 class ItemTable:
-    """One table of an item.
-
-    Attributes:
-        name: of its files and its chart.
-        title: its heading.
-        make: the function that makes it.
-    """
+    """Table of an item: name of its files and chart, heading, and the function that computes it."""
 
     name: str
     title: str
     make: Callable[[Study], pd.DataFrame]
 
     def of(self, study: Study) -> pd.DataFrame:
-        """The table of a study.
-
-        Raises:
-            OutputError: no fact is measured yet, or the study cannot be read.
-        """
+        """Compute the table of a study; raise OutputError if no fact is measured or a file is unreadable."""
         if study.known.empty:
             raise OutputError(
                 f"cannot show {study.folder}: no fact is measured yet; wait, or go on with the study"
@@ -112,14 +99,14 @@ class ItemTable:
 
 @dataclass(frozen=True)
 class StudyItem:
-    """One thing that a study shows.
+    """Item of a study.
 
     Attributes:
         number: 1 to 11 for the paper's items (docs/method.md#experiments); 0 is about the facts, the others
             go beyond the paper.
-        title: its heading.
-        shows: what it shows, in plain words.
-        does_not_show: what must not be read into it.
+        title: heading.
+        shows: the conclusion that its tables allow.
+        does_not_show: conclusions that they do not allow.
         tables: one or more.
     """
 

@@ -1,4 +1,4 @@
-"""Tables for others: the paper's own numbers beside ours, and parts of each relation to edit."""
+"""The paper's published numbers, and the parts of each relation for tools that edit models."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from mnemoscope.study.results import Study
 
 FORMAT = "mnemoscope editing"
 VERSION = 1
-# As many as MEMIT's hyper-parameters usually name.
-N_LAYERS = 5
+N_LAYERS = 5  # as in MEMIT's usual hyper-parameters
 CAUTION = (
     "Where a fact is located need not be where editing it works best (Hase et al. 2023): try other layers "
     "too, and measure the edit, its generalisation and what else it changes."
@@ -24,11 +23,10 @@ CAUTION = (
 
 
 def editing(study: Study) -> dict[str, Any]:
-    """The document that `editing.json` holds; `docs/studies_tables.md` has its schema.
+    """Return the document `editing.json`; `docs/studies_tables.md` has its schema.
 
-    Layers are those with the highest mean scores above 0 over the relation's facts, in their order in the
-    model; heads those that the study zeroed, best first; neurons those in the lists of more than half of the
-    facts, most shared first.
+    Layers are those with the highest mean scores above 0, in the order of the model; heads those that the
+    study ablated, best first; neurons those that more than half of the facts list, most shared first.
     """
     values, queries = value_layers(study), query_layers(study)
     head, neurons = heads(study), shared_neurons(study)
@@ -69,13 +67,13 @@ def _listed(table: pd.DataFrame, which: str, kind: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Published:
-    """One number of the paper.
+    """A number published in the paper.
 
     Attributes:
-        item: which of the eleven it belongs to.
-        what: in words.
-        mrr: MRR, or its fall in percent where `what` says so; None if the paper gives none.
-        probability_percent: the same of the probability; of item 10 the share of the neurons.
+        item: 1 to 11.
+        what: description.
+        mrr: MRR, or its fall in percent if `what` says so; None if not published.
+        probability_percent: probability, or its fall; for item 10 the share of neurons.
     """
 
     item: int
@@ -95,37 +93,19 @@ _METHODS = (
     "g norm x coefficient",
     "h coefficient / rank",
 )
-_GPT2_LARGE = (
-    (0.361, 7.1),
-    (0.201, 3.4),
-    (0.214, 3.6),
-    (0.219, 3.7),
-    (0.363, 7.1),
-    (0.439, 8.6),
-    (0.306, 5.8),
-    (0.394, 8.1),
-    (0.232, 4.0),
-)
-_LLAMA_7B = (
-    (0.551, 21.5),
-    (0.312, 9.2),
-    (0.339, 10.8),
-    (0.345, 10.0),
-    (0.549, 21.3),
-    (0.529, 22.9),
-    (0.493, 18.1),
-    (0.523, 22.6),
-    (0.389, 13.0),
-)
 
 
-def _methods(numbers: tuple[tuple[float, float], ...]) -> tuple[Published, ...]:
-    return tuple(Published(1, what, *pair) for what, pair in zip(_METHODS, numbers, strict=True))
+def _methods(mrr: tuple[float, ...], probability: tuple[float, ...]) -> tuple[Published, ...]:
+    rows = zip(_METHODS, mrr, probability, strict=True)
+    return tuple(Published(1, *row) for row in rows)
 
 
 PUBLISHED = {
     "gpt2-large": (
-        *_methods(_GPT2_LARGE),
+        *_methods(
+            (0.361, 0.201, 0.214, 0.219, 0.363, 0.439, 0.306, 0.394, 0.232),
+            (7.1, 3.4, 3.6, 3.7, 7.1, 8.6, 5.8, 8.1, 4.0),
+        ),
         Published(5, "fall, heads of the same type (%)", 44.5, 53.3),
         Published(5, "fall, heads of unrelated types (%)", 7.1, 9.5),
         Published(6, "fall, 200 attention + 100 FFN value neurons (%)", 96.3, 99.2),
@@ -135,7 +115,10 @@ PUBLISHED = {
         Published(10, "query neurons in more than half of the sentences (%)", None, 15.7),
     ),
     "llama-7b": (
-        *_methods(_LLAMA_7B),
+        *_methods(
+            (0.551, 0.312, 0.339, 0.345, 0.549, 0.529, 0.493, 0.523, 0.389),
+            (21.5, 9.2, 10.8, 10.0, 21.3, 22.9, 18.1, 22.6, 13.0),
+        ),
         Published(6, "fall, 200 attention + 100 FFN value neurons (%)", 96.9, 99.6),
         Published(8, "fall, 1,000 shallow FFN query neurons (%)", 87.0, 95.0),
         Published(10, "value neurons in more than half of the sentences (%)", None, 14.1),
@@ -145,6 +128,6 @@ PUBLISHED = {
 
 
 def published(model: str) -> tuple[Published, ...]:
-    """The paper's numbers for a model of that name; none for another model."""
+    """Return the paper's numbers for a model by its name, or none."""
     name = model.rstrip("/").rsplit("/", 1)[-1].lower().removesuffix("-hf")
     return PUBLISHED.get(name, ())

@@ -1,4 +1,4 @@
-"""Items 2, 3, 4, 7 and 9: where in the depth of the model things are."""
+"""Items 2, 3, 4, 7 and 9: scores and neurons by layer."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from mnemoscope.study.columns import (
 from mnemoscope.study.items.zeroing import title_of
 from mnemoscope.study.results import Study
 
-# So many layers of each relation are marked.
-N_MARKED = 10
+N_MARKED = 10  # layers of each relation
 BOTH = "both"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 ROLES = ("value-only", "query-value", "query-only")
 
 
 def method_layers(study: Study) -> pd.DataFrame:
-    """Item 2: in which layers each method finds its neurons.
+    """Compute the share of each method's neurons in each layer (item 2).
 
     Columns: `relation, method, title, layer, n_facts, share` (of the method's neurons) with `_low` and
     `_high`.
@@ -43,7 +42,7 @@ def method_layers(study: Study) -> pd.DataFrame:
 
 
 def path(study: Study) -> pd.DataFrame:
-    """Item 3: log p and p of the target on the straight way from the embeddings to the final state.
+    """Average log p and p of the target along the straight path from embeddings to final state (item 3).
 
     Columns: `relation, way, n_facts`, then `log_probability` (nats) and `probability_percent`, each the mean
     with `_low` and `_high`, and the quantiles over facts `_q05, _q25, _q50, _q75, _q95`.
@@ -64,7 +63,7 @@ def path(study: Study) -> pd.DataFrame:
 
 
 def value_layers(study: Study) -> pd.DataFrame:
-    """Item 4: the log-probability increase of every layer's attention and FFN output.
+    """Average the log-probability increase of every layer's attention and FFN output (item 4).
 
     Columns: `relation, kind, layer, n_facts, score` (nats) with `_low` and `_high`, `place` among all layers
     of both kinds, and whether it is `marked` as one of the first 10.
@@ -74,7 +73,7 @@ def value_layers(study: Study) -> pd.DataFrame:
 
 
 def value_sums(study: Study) -> pd.DataFrame:
-    """Item 4: the scores of all, of the positive and of the first neurons added up, between proven bounds.
+    """Average the bounds of the sums of scores over all, the positive and the first neurons (item 4).
 
     Columns: `relation, kind` (`both` adds them up), `neurons` (`all`, `positive`, `top`), `n_facts,
     n_neurons` (empty for `positive`), the means of the bounds `lower` and `upper` (nats), and the ends of
@@ -97,11 +96,11 @@ def value_sums(study: Study) -> pd.DataFrame:
 
 
 def query_layers(study: Study) -> pd.DataFrame:
-    """Item 7: how much every layer activates the first value neurons.
+    """Average the query score of every layer for the first value neurons (item 7).
 
     Columns: `relation, activates` (value neurons of `attention` or `ffn`), `kind` (also `embeddings`, whose
-    layer is -1), `layer, n_facts, score` with `_low` and `_high`, `place` among all, and `marked` as in item
-    4. Empty for a model in which this cannot be found.
+    layer is -1), `layer, n_facts, score` (nats) with `_low` and `_high`, `place` among all, and `marked` as
+    in item 4. Empty for a model whose neurons' inputs are unknown.
     """
     table = _of_known(study, LAYERS.name)
     groups_of = {"query_of_attention": "attention", "query_of_ffn": "ffn"}
@@ -112,7 +111,7 @@ def query_layers(study: Study) -> pd.DataFrame:
 
 
 def roles_by_depth(study: Study) -> pd.DataFrame:
-    """Item 9: how many FFN neurons of a fact are value neurons, query neurons, or both, by layer.
+    """Count the FFN neurons of a fact that are value neurons, query neurons, or both, by layer (item 9).
 
     Columns: `relation, role` (`value-only`, `query-value`, `query-only`), `layer, n_facts, neurons` (mean
     number of a fact) with `_low` and `_high`.
@@ -136,12 +135,12 @@ def _of_known(study: Study, name: str) -> pd.DataFrame:
 
 
 def _counted(table: pd.DataFrame, keys: list[str], name: str) -> pd.DataFrame:
-    """How many rows there are of each combination of keys."""
+    """Count the rows of each combination of keys."""
     return pd.DataFrame({name: table.groupby(keys).size()}).reset_index()
 
 
 def _in_every_layer(study: Study, counts: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """With an empty row for the layers that no fact has, so that they are counted as 0."""
+    """Add an empty row for each layer that no fact has, so that it counts as 0."""
     if counts.empty:
         return counts
     every = (
@@ -160,7 +159,7 @@ def _placed(table: pd.DataFrame, within: list[str]) -> pd.DataFrame:
 
 
 def _sorted_by(table: pd.DataFrame, column: str, order: tuple[str, ...]) -> pd.DataFrame:
-    """By relation as they come, then by one column's order, then by layer."""
+    """Sort by relation as they come, then by one column in the given order, then by layer."""
     relation = pd.Categorical(table["relation"], table["relation"].unique())
     keys = pd.DataFrame({"relation": relation, column: pd.Categorical(table[column], order)})
     keys["layer"] = table["layer"]

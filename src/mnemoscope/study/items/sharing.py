@@ -1,4 +1,4 @@
-"""Item 10 and beyond: neurons that facts, paraphrases and relations share."""
+"""Item 10 and items 12 to 14: neurons that facts, paraphrases and relations share."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mnemoscope.study.filter import PARAPHRASE_KEY
 from mnemoscope.study.results import Study
 
 LISTS = ("value", "query")
-# What a neuron is found by; -1 where a kind has no such number.
+# Identity of a neuron; -1 where its kind has no such index.
 NEURON = ["kind", "layer", "neuron", "head", "dim"]
-# Facts of a relation whose sets are compared pair by pair.
+# Facts of a relation whose sets are compared pairwise.
 MOST_FACTS = 200
 _COLUMNS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class NeuronSets:
-    """The neurons that each of some facts lists.
+    """Sets of the neurons that facts list.
 
     Attributes:
         facts: rows of `facts`, `[n_facts]`.
-        neurons: those in any list, with the columns of `NEURON`, `[n_neurons]`.
-        listed: whether a fact lists a neuron, `[n_facts, n_neurons]`.
+        neurons: all that are listed, with the columns of `NEURON`, `[n_neurons]`.
+        listed: whether a fact lists a neuron, bool `[n_facts, n_neurons]`.
     """
 
     facts: pd.DataFrame
@@ -37,7 +37,7 @@ class NeuronSets:
     listed: np.ndarray
 
     def of(self, facts: np.ndarray) -> NeuronSets:
-        """Of some facts, by their rows; neurons that none of them lists are left out."""
+        """Select facts by row, without the neurons that none of them lists."""
         listed = self.listed[facts]
         there = listed.any(axis=0)
         return NeuronSets(
@@ -47,27 +47,27 @@ class NeuronSets:
         )
 
     def of_relation(self, relation: str) -> NeuronSets:
-        """Of the facts of one relation."""
+        """Select the facts of one relation."""
         return self.of(np.flatnonzero(self.facts["relation"] == relation))
 
     @cached_property
     def n_facts_listing(self) -> np.ndarray:
-        """In how many facts' lists each neuron is, `[n_neurons]`."""
+        """Number of facts that list each neuron, `[n_neurons]`."""
         return self.listed.sum(axis=0)
 
     @property
     def shared(self) -> np.ndarray:
-        """Whether a neuron is in the lists of more than half of the facts, `[n_neurons]`."""
+        """Mask of the neurons that more than half of the facts list, `[n_neurons]`."""
         return 2 * self.n_facts_listing > len(self.facts)
 
     def keys(self, chosen: np.ndarray) -> set[tuple[str | int, ...]]:
-        """Some of the neurons as values that sets of other facts have too."""
+        """Return identities of neurons, which other `NeuronSets` share."""
         return set(self.neurons[chosen].itertuples(index=False, name=None))
 
     def jaccard(self) -> np.ndarray:
-        """What two facts' sets share, as a part of what either has, `[n_facts, n_facts]`; NaN for none."""
+        """Return the Jaccard index of each pair of facts, `[n_facts, n_facts]`; NaN for two empty sets."""
         common = np.zeros((len(self.facts),) * 2, np.float32)
-        # Sums of ones: exact whatever the order, so the product of any library will do.
+        # Sums of ones are exact in any order of summation.
         for start in range(0, self.listed.shape[1], _COLUMNS_AT_ONCE):
             some = self.listed[:, start : start + _COLUMNS_AT_ONCE].astype(np.float32)
             common += some @ some.T
@@ -77,14 +77,14 @@ class NeuronSets:
 
 
 def listed_neurons(study: Study, which: str, facts: pd.DataFrame) -> pd.DataFrame:
-    """Which fact lists which neuron: `fact`, the columns of `NEURON`, and `score` (nats).
+    """Return the neurons that facts list: `fact`, the columns of `NEURON`, and `score` (nats).
+
+    An attention neuron that is listed for several positions counts once a fact, its scores added up.
 
     Args:
         study: the study.
         which: `value` (the first value neurons of both kinds) or `query` (FFN query neurons).
-        facts: whose lists, rows of `facts`.
-
-    An attention neuron that is listed for several positions counts once a fact, its scores added up.
+        facts: rows of `facts`.
     """
     if which == "value":
         table = study.table(VALUE_NEURONS.name)
@@ -97,7 +97,7 @@ def listed_neurons(study: Study, which: str, facts: pd.DataFrame) -> pd.DataFram
 
 
 def neuron_sets(study: Study, which: str, facts: pd.DataFrame) -> NeuronSets:
-    """The sets of facts; arguments as for `listed_neurons`."""
+    """Return the sets of facts; arguments as for `listed_neurons`."""
     found = listed_neurons(study, which, facts)
     neurons = found.loc[:, NEURON].drop_duplicates().sort_values(NEURON, ignore_index=True)
     column = found.merge(neurons.reset_index(names="column"), on=NEURON, how="left")["column"].to_numpy()
@@ -107,7 +107,7 @@ def neuron_sets(study: Study, which: str, facts: pd.DataFrame) -> NeuronSets:
 
 
 def few_of_each(study: Study, found: NeuronSets) -> NeuronSets:
-    """The sets of at most `MOST_FACTS` facts of each relation, at even distances, relation by relation."""
+    """Select at most `MOST_FACTS` facts of each relation, evenly spaced, relation by relation."""
     chosen = []
     for relation in relations_of(study):
         rows = np.flatnonzero(found.facts["relation"] == relation)
@@ -125,10 +125,10 @@ PAIRS = (
 
 
 def shared(study: Study) -> pd.DataFrame:
-    """Item 10: what share of a fact's listed neurons more than half of its relation's facts list.
+    """Compute the share of a fact's neurons that more than half of its relation's facts list (item 10).
 
     Columns: `relation, list` (`value` or `query`), `n_facts, n_listed` (mean number of distinct neurons of a
-    fact), `n_shared`, `share_percent` with `_low` and `_high`, and `by_chance_percent`: what is expected of
+    fact), `n_shared`, `share_percent` with `_low` and `_high`, and `by_chance_percent`, its expectation for
     as many random neurons in each layer.
     """
     rows = []
@@ -158,7 +158,7 @@ def shared(study: Study) -> pd.DataFrame:
 
 
 def shared_neurons(study: Study) -> pd.DataFrame:
-    """Beyond the paper: the neurons that more than half of a relation's facts list, most shared first.
+    """List the neurons in the lists of more than half of a relation's facts, most shared first (item 14).
 
     Columns: `relation, list, place`, then `NEURON` (-1 where a kind has no such number), `n_facts, share`,
     and `mean_score` (nats) over the facts that list it.
@@ -190,12 +190,11 @@ def shared_neurons(study: Study) -> pd.DataFrame:
 
 
 def overlap(study: Study) -> pd.DataFrame:
-    """Beyond the paper: how alike the sets of two relations are.
+    """Average the Jaccard index between the sets of two relations (item 12).
 
-    Columns: `list, relation, other, n_facts`, `jaccard` with `_low` and `_high`: the mean over the relation's
-    facts of how much of their sets they share with the facts of the other (or with the other facts of their
-    own); and `shared_jaccard`, the same of the neurons that more than half of the facts of either list. Of
-    relations of more than 200 facts as many are compared.
+    Columns: `list, relation, other, n_facts`, `jaccard` with `_low` and `_high` (mean over the relation's
+    facts and the other's, or the other facts of its own), and `shared_jaccard` of the neurons that more than
+    half of the facts list. At most `MOST_FACTS` facts of each relation are compared.
     """
     rows = []
     for which in LISTS:
@@ -229,12 +228,11 @@ def overlap(study: Study) -> pd.DataFrame:
 
 
 def paraphrases(study: Study) -> pd.DataFrame:
-    """Beyond the paper: how alike the sets of two wordings of one fact are, beside other facts.
+    """Average the Jaccard index between paraphrases of one fact, beside that between other facts (item 13).
 
-    Columns: `relation, list, pairs` (one of `PAIRS`), `n_facts` that have such a partner, `jaccard` (the mean
-    over facts of the mean over their partners) with `_low` and `_high`. Without a template in the source the
-    wording is the prompt without its subject; facts without a subject are compared with other relations
-    alone.
+    Columns: `relation, list, pairs` (one of `PAIRS`), `n_facts` that have such a partner, `jaccard` (mean
+    over facts of the mean over their partners) with `_low` and `_high`. Where the source has no template, the
+    wording is the prompt without its subject; facts without a subject are compared with other relations only.
     """
     facts = _worded(study)
     rows = []
@@ -257,8 +255,8 @@ def paraphrases(study: Study) -> pd.DataFrame:
 
 
 def _worded(study: Study) -> pd.DataFrame:
-    """Facts in all wordings whose neurons are known; where they are many, some of those with several."""
-    facts = pd.concat([study.known, study.reworded]).sort_values(FACT, ignore_index=True)
+    """Return facts in all wordings with neurons; of many facts, some of those with several wordings."""
+    facts = pd.concat([study.known, study.paraphrases]).sort_values(FACT, ignore_index=True)
     few = [_few_worded(rows) for _, rows in facts.groupby("relation")]
     return pd.concat(few).sort_values(FACT, ignore_index=True)
 
@@ -273,7 +271,7 @@ def _few_worded(facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _partners(facts: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Which pairs of facts are of each kind, `[n_facts, n_facts]`."""
+    """Return a mask of the pairs of facts of each kind, bool `[n_facts, n_facts]`."""
     wordings = facts["template"].where(
         facts["template"] != "",
         pd.Series(
@@ -298,7 +296,7 @@ def _equal(names: pd.Series) -> np.ndarray:
 
 
 def _mean_of_facts(alike: np.ndarray) -> dict[str, float]:
-    """The mean over facts of the mean over their partners, `[n_facts, n_partners]`; NaN is no partner."""
+    """Average over facts the mean over their partners, `[n_facts, n_partners]`; NaN is no partner."""
     there = ~np.isnan(alike)
     with_any = there.any(axis=1)
     means = np.nansum(alike[with_any], axis=1) / there[with_any].sum(axis=1)
@@ -309,7 +307,7 @@ def _mean_of_facts(alike: np.ndarray) -> dict[str, float]:
 
 
 def _shares(own: NeuronSets) -> tuple[float, float]:
-    """The ends of the interval of the share that more than half of resampled facts list, percent."""
+    """Return the ends of the bootstrap interval of the shared neurons' share, percent."""
     n_facts = len(own.facts)
     if n_facts < LEAST_FACTS:
         return math.nan, math.nan
@@ -324,7 +322,7 @@ def _shares(own: NeuronSets) -> tuple[float, float]:
 
 
 def _by_chance(study: Study, own: NeuronSets) -> float:
-    """How many neurons most facts would list if each drew as many in every layer at random."""
+    """Return the expected number of shared neurons if each fact drew as many in every layer at random."""
     n_facts = len(own.facts)
     sizes = {"attention": study.manifest["n_heads"] * study.manifest["d_head"], "ffn": study.manifest["d_ff"]}
     expected = 0.0
@@ -336,7 +334,7 @@ def _by_chance(study: Study, own: NeuronSets) -> float:
 
 
 def _more_than_half(n: int, p: float) -> float:
-    """The probability of more than n / 2 successes in n trials."""
+    """Return the binomial probability of more than n / 2 successes in n trials."""
     if p >= 1:
         return 1.0
     logs = (

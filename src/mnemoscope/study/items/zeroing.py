@@ -1,4 +1,4 @@
-"""Items 1, 5, 6 and 8: the target before and after neurons or heads are zeroed."""
+"""Items 1, 5, 6 and 8: the target before and after ablation of neurons or heads."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ WITHIN, ACROSS = "of the fact's relation", "of other relations"
 
 
 def title_of(method: str) -> str:
-    """A method's or control's name in tables."""
+    """Return the title of a method or control."""
     return find_method(method).title if method in METHODS else "none (original)" * (method == NONE) or method
 
 
 def methods(study: Study) -> pd.DataFrame:
-    """Item 1: the target after each method's first FFN neurons are zeroed.
+    """Average the target after ablation of each method's first FFN neurons (item 1).
 
     Columns: `relation, method, title, n_facts, n_neurons`, then `mrr`, `probability_percent` and
     `log_probability` (nats), each with `_low` and `_high`.
@@ -42,22 +42,21 @@ def methods(study: Study) -> pd.DataFrame:
 
 
 def value_zeroed(study: Study) -> pd.DataFrame:
-    """Item 6: the first value neurons of both kinds zeroed together; columns as in `zeroed`."""
+    """Average the effect of ablating the first value neurons of both kinds (item 6), as `zeroed`."""
     return zeroed(study, "value_neurons")
 
 
 def query_zeroed(study: Study) -> pd.DataFrame:
-    """Item 8: the first FFN query neurons of the shallower half zeroed together; columns as in `zeroed`."""
+    """Average the effect of ablating the first shallow FFN query neurons (item 8), as `zeroed`."""
     return zeroed(study, "query_neurons")
 
 
 def zeroed(study: Study, experiment: str) -> pd.DataFrame:
-    """Neurons zeroed beside random ones of the same layers.
+    """Average the effect of ablating neurons, beside random ones of the same layers.
 
     Columns: `relation, parts, n_facts, n_neurons`, the means `mrr_before, mrr, probability_percent_before,
-    probability_percent`, then by how much they fall: `mrr_drop_percent`, `probability_drop_percent` and
-    `log_probability_drop` (nats), each with `_low` and `_high`. Facts of which nothing was found to zero are
-    left out.
+    probability_percent`, then their falls `mrr_drop_percent`, `probability_drop_percent` and
+    `log_probability_drop` (nats), each with `_low` and `_high`. Facts without such neurons are left out.
     """
     outcomes = _outcomes(study, experiment)
     rows = []
@@ -73,10 +72,10 @@ def zeroed(study: Study, experiment: str) -> pd.DataFrame:
 
 
 def heads_zeroed(study: Study) -> pd.DataFrame:
-    """Item 5: every relation's heads zeroed, on the facts of every relation, beside random heads.
+    """Average the effect of each relation's heads on the facts of every relation (item 5).
 
     Columns: `relation` (of the facts), `heads_of` (a relation, or `random`), `n_facts, n_heads`,
-    `shared_heads` (how many are the relation's own), then as in `zeroed`.
+    `shared_heads` (heads that both relations have), then as in `zeroed`.
     """
     outcomes = _outcomes(study, "heads")
     chosen = {name: set(heads) for name, heads in relation_heads(study.folder, study.options).items()}
@@ -97,10 +96,10 @@ def heads_zeroed(study: Study) -> pd.DataFrame:
 
 
 def heads_within_and_across(study: Study) -> pd.DataFrame:
-    """Item 5: the same over all facts: their own relation's heads, those of other relations, random ones.
+    """Average over all facts the effect of their own relation's, other and random heads (item 5).
 
-    Columns: `heads, n_facts`, then as in `zeroed`. For `of other relations_of` the outcomes of a fact are
-    averaged over the other relations first.
+    Columns: `heads, n_facts`, then as in `zeroed`. For `of other relations` each fact's outcomes are
+    first averaged over relations.
     """
     outcomes = _outcomes(study, "heads")
     known = study.known.set_index(FACT)["relation"]
@@ -119,7 +118,7 @@ def heads_within_and_across(study: Study) -> pd.DataFrame:
 
 
 def _outcomes(study: Study, experiment: str) -> dict[str, pd.DataFrame]:
-    """The metrics by fact of the untouched model and after each removal, controls averaged over draws."""
+    """Return the metrics by fact for each ablated set and the intact model, averaged over draws."""
     table = study.table(OUTCOMES.name)
     table = table[table["experiment"].isin(["none", experiment]) & table[FACT].isin(study.known[FACT])]
     columns = [*_METRICS, "n_parts"]
