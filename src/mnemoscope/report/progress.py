@@ -1,4 +1,4 @@
-"""Progress of a study on stderr or in a notebook: prompts done, the rate, and how far each type is."""
+"""Progress bars of a study, on stderr or in a notebook."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from mnemoscope.study.runner import Progress
 
 
-# Seconds between two lines where nobody looks: a log.
+# Seconds between two lines in a log.
 IN_A_LOG = 30.0
 
 
 class StudyProgress:
-    """A bar for each phase; time left is told from the prompts of this run alone."""
+    """Progress bar of each phase; the remaining time is estimated from the prompts of this run."""
 
     def __init__(self) -> None:
         self._phase: str | None = None
@@ -31,7 +31,7 @@ class StudyProgress:
             self._bar.close()
 
     def __call__(self, progress: Progress) -> None:
-        """So many prompts of a phase are done."""
+        """Show the number of prompts done in a phase."""
         if self._bar is None or self._phase != progress.phase:
             if self._bar is not None:
                 self._bar.close()
@@ -48,5 +48,5 @@ class StudyProgress:
 
 
 def _by_relation(progress: Progress) -> str:
-    """Such as `capital 12/40, month 3/9`."""
+    """Return the progress of each relation, such as `capital 12/40, month 3/9`."""
     return ", ".join(f"{name} {done}/{total}" for name, (done, total) in progress.relations.items())

@@ -1,4 +1,4 @@
-"""Chart parts in one look for light and dark, legible without colour."""
+"""Parts of charts in one theme for light and dark pages, legible without colour."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ID = re.compile(r"\b(?:gradient_|clip)\d+\b")
 
 
 def apply_theme(chart: Any, title: str = "", subtitle: str = "") -> Any:
-    """A chart in the look of all, with a title if it is to stand alone."""
+    """Apply the common theme; a chart that stands alone has a title."""
     if title:
         chart = chart.properties(title=alt.TitleParams(title, subtitle=visible(subtitle), limit=900))
     return (
@@ -119,24 +119,24 @@ def heatmap(
     words: dict[str, str],
     **options: Any,
 ) -> alt.LayerChart:
-    """Cells whose colour is the sign and whose opacity the magnitude of a value.
+    """Draw cells: their colour is the sign, their opacity the magnitude of a value.
 
-    Where there are both signs and no numbers in the cells, those that lower are struck through.
+    In heatmaps with both signs and without numbers, cells below 0 are struck through.
 
     Args:
         table: a row for each cell.
-        x: column, in the order of the rows.
-        y: column, in the order of the rows.
-        value: column.
-        size: of a cell in pixels.
+        x: column across, in the order of the rows.
+        y: column downwards, in the order of the rows.
+        value: column of the values.
+        size: width and height of a cell in pixels.
         words: titles of the axes and the legend by column; an axis without one has none.
-        options: `marked`, a truth column of cells to dot; `written`, a number format for the cells' text;
-            `largest`, the magnitude that is drawn solid; `tooltip`, what is told of a cell.
+        options: `marked`, a boolean column of dotted cells; `written`, a number format for the cells' text;
+            `largest`, the magnitude of solid cells; `tooltip`, a cell's tooltip.
     """
     reach = options.get("largest") or largest(table[value].to_numpy(float)) or 1.0
     columns, rows = list(dict.fromkeys(table[x])), list(dict.fromkeys(table[y]))
     signed, faint = bool((table[value] < 0).any()), "#f4f3ef" if "written" in options else ""
-    if not faint:  # what nobody can see would only make the file large
+    if not faint:  # invisible cells would only make the file large
         seen = table[value].abs().between(0.005 * reach, np.inf, inclusive="neither")
         table = table.loc[seen | table[_named(options)].any(axis=1)]
     across, down = alt.Scale(domain=columns), alt.Scale(domain=rows)
@@ -175,16 +175,16 @@ def dots(
     by: str = "",
     colors: dict[str, str] | None = None,
 ) -> alt.LayerChart:
-    """Means with their intervals, a row for each value of a column.
+    """Draw means with their intervals, a row for each value of a column.
 
     Args:
         table: with the columns `x`, `x_low` and `x_high`.
-        x: column of the mean.
-        y: column, in the order of the rows.
-        title: of the axis.
-        width: in pixels.
-        by: a column by which colour, shape and place in the row differ; empty for none.
-        colors: of its values, in the order of the legend.
+        x: column of the means.
+        y: column downwards, in the order of the rows.
+        title: title of the axis.
+        width: width in pixels.
+        by: column of the colours, shapes and places in a row; empty for none.
+        colors: colours of the values of `by`, in the order of the legend.
     """
     rows = list(dict.fromkeys(table[y]))
     base = alt.Chart(data(table)).encode(
@@ -214,33 +214,33 @@ def dots(
 
 
 def layer_step(n_layers: int) -> float:
-    """Pixels from one layer to the next, in charts that are to stand below each other."""
+    """Return the pixels from one layer to the next, equal in all charts of a model."""
     return float(min(24, max(7, 720 // n_layers)))
 
 
 def layer_axis(n_layers: int) -> alt.Axis:
-    """An axis of layers with as many numbers as have room."""
+    """Return an axis of layers with as many numbers as fit."""
     return _axis(range(n_layers), layer_step(n_layers), grid=False)
 
 
 def panel_title(text: str) -> alt.TitleParams:
-    """What stands above one of several panels."""
+    """Return the title of one of several panels."""
     return alt.TitleParams(text, fontSize=11, fontWeight="normal", offset=4)
 
 
 def signs(effect: str) -> alt.Color:
-    """Colours for a column that says `raises` or `lowers`; what else shows the sign needs no legend."""
+    """Return the colours of a column of `raises` and `lowers`, without a legend."""
     scale = alt.Scale(domain=["raises", "lowers"], range=[RAISES, LOWERS])
     return alt.Color(f"{effect}:N", scale=scale, legend=None)
 
 
 def cell_width(n_columns: int) -> float:
-    """That lets the columns of a model of usual depth fill half a page."""
+    """Return the width of cells that fill half a page, 4 to 14 pixels."""
     return min(14.0, max(4.0, 420 / max(n_columns, 1)))
 
 
 def _strikes(base: alt.Chart, where: str, length: float) -> list[alt.Chart]:
-    """Strokes through some cells, dark with a light rim to stand out from any colour."""
+    """Draw strokes through some cells, dark with a light rim that stands out from any colour."""
     shape = base.transform_filter(where)
     size = (0.6 * length) ** 2
     return [
@@ -256,7 +256,7 @@ def _named(options: dict[str, Any]) -> list[str]:
 
 
 def _axis(columns: Sequence[Any], width: float, **options: Any) -> alt.Axis:
-    """Fewer labels than columns where they would run into each other."""
+    """Return an axis with as many labels as fit."""
     if not all(isinstance(column, int) for column in columns):
         return alt.Axis(labelAngle=-40, **options)
     every = next(n for n in (1, 2, 5, 10, 20, 50, 100) if n * width >= 24 or n == 100)
@@ -264,7 +264,7 @@ def _axis(columns: Sequence[Any], width: float, **options: Any) -> alt.Axis:
 
 
 def _scale(reach: float, signed: bool, faint: str) -> alt.Scale:
-    """From the colour of what lowers over nothing (or a faint one, for text on it) to that of what raises."""
+    """Return a scale from the lowering to the raising colour, transparent (or `faint`, under text) at 0."""
     lowers, raises = faint or f"{LOWERS}00", faint or f"{RAISES}00"
     if signed:
         domain, colors = (

@@ -1,4 +1,4 @@
-"""Value neurons and what activates them as a flow: tokens across, layers upwards."""
+"""Chart of the query graph: tokens across, layers upwards."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _BOTTOM = "embeddings"
 
 
 def query_graph(graph: QueryGraph) -> Any:
-    """Every part at the token it reads and in its layer; a line leads from what writes to what reads it.
+    """Draw each part at the token it reads and in its layer; a line leads from a writer to its reader.
 
-    The width of a line is the share of what the reader reads; where the share works against the reader
-    the line is broken. Value neurons, from which the links were followed back, have a ring.
+    The width of a line is its share of what the reader reads; lines of negative shares are broken. Value
+    neurons have a ring.
     """
     nodes = _placed(graph)
     edges = _lines(graph, nodes)
@@ -51,7 +51,7 @@ def query_graph(graph: QueryGraph) -> Any:
 
 
 def _placed(graph: QueryGraph) -> pd.DataFrame:
-    """The nodes with their places: a column for each token that is read, two rows for each layer."""
+    """Return the nodes with their places: a column for each token that is read, two rows for each layer."""
     nodes = graph.nodes.copy()
     nodes["level"] = [_level(row) for row in nodes.itertuples()]
     # The FFN of a layer reads what its attention wrote.
@@ -89,7 +89,7 @@ def _name(row: Any) -> str:
 
 
 def _lines(graph: QueryGraph, nodes: pd.DataFrame) -> pd.DataFrame:
-    """The links between the places of their ends, the strongest last, so that it is on top."""
+    """Return the links with the places of their ends, the strongest last and so on top."""
     ends = nodes.set_index("id")
     edges = graph.edges.iloc[::-1].copy()
     for end, (x, y) in {"source": ("x", "y"), "target": ("x2", "y2")}.items():
@@ -100,7 +100,7 @@ def _lines(graph: QueryGraph, nodes: pd.DataFrame) -> pd.DataFrame:
 
 
 def _grid(nodes: pd.DataFrame, levels: pd.DataFrame, x: alt.X, y: alt.Y) -> list[Any]:
-    """The tokens above their columns, with a line between two of them, and the layers beside their rows."""
+    """Draw the tokens above their columns, lines between the columns, and the layers beside their rows."""
     columns = nodes.drop_duplicates("position").sort_values("position")
     room = ((columns["right"] - columns["left"]) / _LETTER).astype(int)
     tokens = columns.assign(

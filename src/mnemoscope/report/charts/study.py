@@ -1,4 +1,4 @@
-"""A chart for each table of a study."""
+"""Charts of a study's tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mnemoscope.report.charts import (
     with_n,
 )
 from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, THIRD
-from mnemoscope.report.tokens import visible
+from mnemoscope.report.tokens import unspaced, visible
 from mnemoscope.study.bootstrap import ALL
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.items.layers import ROLES
@@ -29,7 +29,7 @@ _NATS = "log-probability increase (nats)"
 
 
 def facts_kept(table: pd.DataFrame) -> Any:
-    """Item 0: how many facts were tried, and how many of them kept."""
+    """Item 0: numbers of facts tried and kept."""
     rows = table.loc[table["relation"] != ALL].assign(relation=lambda rows: rows["relation"].map(visible))
     y = alt.Y("relation:N", sort=list(rows["relation"]), title=None)
     base = alt.Chart(data(rows)).encode(y=y)
@@ -41,7 +41,7 @@ def facts_kept(table: pd.DataFrame) -> Any:
 
 
 def facts_dropped(table: pd.DataFrame) -> Any:
-    """Item 0: how many facts were dropped for each reason."""
+    """Item 0: number of facts dropped for each reason."""
     if table.empty:
         return _nothing("none was dropped")
     rows = table.assign(reason=table["reason"].map(visible))
@@ -63,7 +63,7 @@ def methods(table: pd.DataFrame) -> Any:
     right = dots(
         rows, "probability_percent", "title", "probability after zeroing (%)", by="sort", colors=colors
     )
-    return alt.hconcat(left, _without_labels(right))
+    return _abreast([left, right])
 
 
 def method_layers(table: pd.DataFrame) -> Any:
@@ -113,7 +113,7 @@ def value_layers(table: pd.DataFrame) -> Any:
 
 
 def query_layers(table: pd.DataFrame) -> Any:
-    """Item 7: the same, for attention value neurons above and for FFN value neurons below."""
+    """Item 7: relations over layers, for attention value neurons above and FFN value neurons below."""
     if table.empty:
         return _nothing()
     parts = []
@@ -145,7 +145,7 @@ def value_sums(table: pd.DataFrame) -> Any:
         )
         for name, title in titles.items()
     ]
-    return alt.hconcat(panels[0], *map(_without_labels, panels[1:]))
+    return _abreast(panels)
 
 
 def heads(table: pd.DataFrame) -> Any:
@@ -179,7 +179,7 @@ def heads_zeroed(table: pd.DataFrame) -> Any:
             rows, "heads_of", "relation", column, size=(40, 24), words=words, written=".0f", largest=100.0
         )
         panels.append(chart.properties(title=panel_title(f"fall of {title} (%)")))
-    return alt.hconcat(panels[0], _without_labels(panels[1]))
+    return _abreast(panels)
 
 
 def heads_within_and_across(table: pd.DataFrame) -> Any:
@@ -191,12 +191,12 @@ def heads_within_and_across(table: pd.DataFrame) -> Any:
 
 
 def value_zeroed(table: pd.DataFrame) -> Any:
-    """Item 6."""
+    """Item 6: the falls with value neurons zeroed, beside random neurons of the same layers."""
     return _beside_control(table, "value neurons")
 
 
 def query_zeroed(table: pd.DataFrame) -> Any:
-    """Item 8."""
+    """Item 8: the falls with query neurons zeroed, beside random neurons of the same layers."""
     return _beside_control(table, "query neurons")
 
 
@@ -228,7 +228,7 @@ def roles_by_depth(table: pd.DataFrame) -> Any:
 
 
 def shared(table: pd.DataFrame) -> Any:
-    """Item 10: the share and what chance would give, a panel for each list."""
+    """Item 10: the share, and the share by chance, a panel for each list."""
     panels = []
     for which, rows in table.groupby("list", sort=False):
         named = with_n(rows)
@@ -242,7 +242,7 @@ def shared(table: pd.DataFrame) -> Any:
             )
         )
         panels.append(alt.layer(chance, *chart.layer).properties(width=chart.width, height=chart.height))
-    return alt.hconcat(panels[0], *map(_without_labels, panels[1:])) if panels else _nothing()
+    return _abreast(panels)
 
 
 def readings(table: pd.DataFrame) -> Any:
@@ -251,11 +251,7 @@ def readings(table: pd.DataFrame) -> Any:
     if rows.empty:
         return _nothing()
     names = [f"{visible(row.relation)}  layer {row.layer}, neuron {row.neuron}" for row in rows.itertuples()]
-    # Signs for spaces are in few fonts, and one of them turns the whole line into another.
-    tokens = [
-        "  ".join(visible(text.strip(" ") or text) for text in texts[:_N_TOKENS])
-        for texts in rows["promotes"]
-    ]
+    tokens = ["  ".join(map(unspaced, texts[:_N_TOKENS])) for texts in rows["promotes"]]
     rows = rows.loc[:, ["share", "n_facts"]].assign(name=names, tokens=tokens)
     base = alt.Chart(data(rows))
     bars = base.mark_bar(color=RAISES, aria=False).encode(
@@ -280,9 +276,7 @@ def overlap(table: pd.DataFrame) -> Any:
         panels.append(
             heatmap(named, "other", "relation", "jaccard", size=(46, 24), words=words, written=".2f")
         )
-    if not panels:
-        return _nothing()
-    return alt.hconcat(panels[0], *map(_without_labels, panels[1:])).resolve_scale(color="independent")
+    return _abreast(panels, resolve=True)
 
 
 def paraphrases(table: pd.DataFrame) -> Any:
@@ -292,11 +286,11 @@ def paraphrases(table: pd.DataFrame) -> Any:
         dots(with_n(rows), "jaccard", "relation", f"Jaccard of {which} neurons", by="pairs", colors=colors)
         for which, rows in table.groupby("list", sort=False)
     ]
-    return alt.hconcat(panels[0], *map(_without_labels, panels[1:])) if panels else _nothing()
+    return _abreast(panels)
 
 
 def shared_neurons(table: pd.DataFrame) -> Any:
-    """Item 14: how many such neurons each layer has."""
+    """Item 14: number of shared neurons in each layer."""
     panels = []
     layers = pd.DataFrame({"layer": range(int(table["layer"].max()) + 1)}) if len(table) else table
     for which, rows in table.groupby("list", sort=False):
@@ -308,9 +302,7 @@ def shared_neurons(table: pd.DataFrame) -> Any:
         words = {"layer": f"layer of {which} neurons", "neurons": "neurons"}
         size = (cell_width(len(layers)), 18.0)
         panels.append(heatmap(filled, "layer", "relation", "neurons", size=size, words=words))
-    if not panels:
-        return _nothing()
-    return alt.hconcat(panels[0], *map(_without_labels, panels[1:])).resolve_scale(color="independent")
+    return _abreast(panels, resolve=True)
 
 
 def _by_kind(table: pd.DataFrame, value: str, title: str = "") -> Any:
@@ -329,7 +321,7 @@ def _by_kind(table: pd.DataFrame, value: str, title: str = "") -> Any:
                 part, "layer", "relation", "score", size=size, words=words, marked="marked", largest=largest
             )
         )
-    chart = alt.hconcat(panels[0], _without_labels(panels[1]))
+    chart = _abreast(panels)
     return chart.properties(title=panel_title(title)) if title else chart
 
 
@@ -340,7 +332,7 @@ def _beside_control(table: pd.DataFrame, chosen: str) -> Any:
 
 
 def _falls(rows: pd.DataFrame, by: str, colors: dict[str, str]) -> Any:
-    """How far MRR, probability and log p fall, a panel each."""
+    """Draw the falls of MRR, probability and log p, a panel each."""
     titles = {
         "mrr_drop_percent": "fall of MRR (%)",
         "probability_drop_percent": "fall of probability (%)",
@@ -349,11 +341,19 @@ def _falls(rows: pd.DataFrame, by: str, colors: dict[str, str]) -> Any:
     panels = [
         dots(rows, name, "relation", title, width=190, by=by, colors=colors) for name, title in titles.items()
     ]
-    return alt.hconcat(panels[0], *map(_without_labels, panels[1:]))
+    return _abreast(panels)
+
+
+def _abreast(panels: list[Any], *, resolve: bool = False) -> Any:
+    """Place panels side by side; the first names the rows. With `resolve` each has its own colours."""
+    if not panels:
+        return _nothing()
+    chart = alt.hconcat(panels[0], *map(_without_labels, panels[1:]))
+    return chart.resolve_scale(color="independent") if resolve else chart
 
 
 def _without_labels(chart: Any) -> Any:
-    """A panel whose rows are named by the panel to its left."""
+    """Remove the labels of the rows, which the panel to the left has."""
     layers = chart.layer if isinstance(chart, alt.LayerChart) else [chart]
     for layer in layers:
         layer.encoding.y.axis = alt.Axis(labels=False, title=None)
@@ -365,7 +365,7 @@ def _order(names: pd.Series) -> dict[str, int]:
 
 
 def _nothing(words: str = "nothing was measured") -> Any:
-    """In place of a chart of an empty table."""
+    """Draw words in place of the chart of an empty table."""
     text = alt.Chart(alt.Data(values=[{"text": words}])).mark_text(color=TEXT, align="left")
     return text.encode(text="text:N", x=alt.value(0), y=alt.value(10)).properties(width=200, height=20)
 

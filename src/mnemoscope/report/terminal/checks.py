@@ -1,4 +1,4 @@
-"""Validation of a model and estimates of an attribution."""
+"""Validation of models and families in a terminal, and estimates of an attribution."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mnemoscope.results.columns import records
 
 
 def checks_json(language_model: LanguageModel) -> dict[str, Any]:
-    """The object that `mnemoscope models check --json` prints."""
+    """Return the object that `mnemoscope models check --json` prints."""
     return {
         "model": language_model.name,
         "revision": language_model.revision,
@@ -32,7 +32,7 @@ def checks_json(language_model: LanguageModel) -> dict[str, Any]:
 
 
 def render_checks(language_model: LanguageModel, console: Console) -> None:
-    """Show what was found of a model, and whether its parts add up to what it computes."""
+    """Print a model's structure and the completeness checks of its parts."""
     described = checks_json(language_model)
     origin = (described[name] for name in ("model", "architecture", "dtype"))
     console.print(Text(" · ".join(origin), "dim"))
@@ -99,7 +99,7 @@ def _variant(row: Row) -> Text:
 
 
 def _found(language_model: LanguageModel) -> dict[str, str]:
-    """What the structure says, in words."""
+    """Describe the structure in words."""
     structure = language_model.structure
     block = structure.blocks[0]
     post_norms = block.attention_output.norm is not None or block.ffn_output.norm is not None
