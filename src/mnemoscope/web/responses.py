@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from mnemoscope.results.columns import COLUMNS, METRICS, QUERY_TABLES, TABLES
+from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS, METRICS, QUERY_TABLES, TABLES
 
 _NUMBER = float | Literal["Infinity", "-Infinity"] | None
 Number = Annotated[_NUMBER, Field(description="null where there is no number")]
@@ -232,7 +232,7 @@ Neuron = _object(
     **_lists(promotes=ReadToken, demotes=ReadToken),
 )
 HeadPosition = _object(
-    "HeadPosition", "A position that a head reads; the lists are the top tokens of its vectors.", COLUMNS
+    "HeadPosition", "A position that a head reads; the lists are the top tokens of its vectors.", HEAD_TOKEN_COLUMNS
 )
 Head = _object(
     "Head",
