@@ -1,43 +1,47 @@
 """Responses of the API, for the OpenAPI document; the tests validate every real answer by them.
 
 Nothing is converted: the answers are the objects that the library writes, with null for missing numbers. A
-field has one type wherever it stands, and rows of tables have the columns of `mnemoscope.results.columns`.
+field has one type in all objects; rows of tables have the columns of `mnemoscope.results.columns`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS, METRICS, QUERY_TABLES, TABLES
+from mnemoscope.results.columns import SCHEMA, Column
 
 _NUMBER = float | Literal["Infinity", "-Infinity"] | None
 Number = Annotated[_NUMBER, Field(description="null where there is no number")]
 Nats = Annotated[_NUMBER, Field(description="nats; null if not computed")]
 KLDivergence = Annotated[_NUMBER, Field(description="nats per token")]
-DirectEffect = Annotated[_NUMBER, Field(description="nats, the direct effect; null if not computed")]
-QueryScore = Annotated[_NUMBER, Field(description="nats, the query score; null if not computed")]
 
 _FIELDS: dict[Any, str] = {
-    int: "layer head dim neuron position id rank seed n_facts "
+    int: "layer head neuron id rank seed n_facts "
     "n_layers n_heads n_kv_heads d_model d_ff d_head n_vocabulary "
     "body_bytes prompt_characters prompt_tokens target_tokens top parts",
     float: "seconds",
-    str: "token path text prompt how model revision architecture dtype name title formula version",
-    bool: "value_neuron skipped certified",
-    list[str]: "tokens promotes demotes input key value",
+    str: "token text prompt how model revision architecture dtype name title formula version",
+    bool: "certified",
+    list[str]: "tokens",
     list[int]: "token_ids",
-    Nats: "total mediated log_probability tolerance",
-    Number: "coefficient attention inner_product constant remainder bias value_norm norm "
-    "reciprocal_rank probability perplexity_before perplexity_after explained",
+    Nats: "log_probability tolerance",
+    Number: "norm probability perplexity_before perplexity_after explained",
     KLDivergence: "kl",
-    DirectEffect: "score",
-    Literal["attention", "ffn"]: "kind",
     list[dict[str, Any]]: "attributions facts summary outcomes nodes edges",
 }
 _TYPES = {name: kind for kind, names in _FIELDS.items() for name in names.split()}
+
+
+_OF_DTYPE: dict[str, Any] = {
+    "int64": int,
+    "str": str,
+    "list": list[str],
+    "bool": bool,
+    "float32": _NUMBER,
+    "float64": _NUMBER,
+}
 
 
 class ResponseModel(BaseModel):
@@ -49,7 +53,7 @@ class ResponseModel(BaseModel):
 def _object(
     name: str,
     meaning: str,
-    fields: str | Iterable[str],
+    fields: str | tuple[Column, ...],
     base: type[BaseModel] = ResponseModel,
     **more: Any,
 ) -> type[BaseModel]:
@@ -58,16 +62,23 @@ def _object(
     Args:
         name: name in the OpenAPI document.
         meaning: description in the OpenAPI document.
-        fields: names of fields with the types of `_TYPES`.
+        fields: names of fields with the types of `_TYPES`, or columns of a table.
         base: base class; with `BaseModel` further fields are allowed.
         more: types of further fields, or of fields whose type differs here; a pair is a type and its default.
     """
-    names = fields.split() if isinstance(fields, str) else fields
-    types = {field: _TYPES[field] for field in names} | more
+    if isinstance(fields, str):
+        types = {field: _TYPES[field] for field in fields.split()}
+    else:
+        types = {column.name: _typed(column) for column in fields}
     definitions: dict[str, Any] = {
-        field: kind if isinstance(kind, tuple) else (kind, ...) for field, kind in types.items()
+        field: kind if isinstance(kind, tuple) else (kind, ...) for field, kind in (types | more).items()
     }
     return create_model(name, __base__=base, __doc__=meaning, **definitions)
+
+
+def _typed(column: Column) -> Any:
+    meaning = f"{column.meaning} ({column.unit})" if column.unit else column.meaning
+    return _described(_OF_DTYPE[column.dtype], meaning)
 
 
 def _lists(**rows: type[BaseModel]) -> dict[str, Any]:
@@ -142,23 +153,25 @@ _TARGETS = {
 }
 
 _EFFECTS = {
-    "layers": _object("LayerEffect", "The attention or FFN of a layer.", TABLES["layers"]),
-    "heads": _object("HeadEffect", "A head.", TABLES["heads"]),
+    "layers": _object(
+        "LayerEffect", "The attention or FFN of a layer.", SCHEMA["layers"], kind=Literal["attention", "ffn"]
+    ),
+    "heads": _object("HeadEffect", "A head.", SCHEMA["heads"]),
     "positions": _object(
         "PositionEffect",
         "A head at a position; `attention` is the share of its attention that the token gets.",
-        TABLES["positions"],
+        SCHEMA["positions"],
     ),
     "ffn_neurons": _object(
         "FFNNeuronEffect",
         "An FFN neuron; the tokens take its coefficient's sign into account.",
-        TABLES["ffn_neurons"],
+        SCHEMA["ffn_neurons"],
         expert=(_described(int | None, "In a mixture of experts."), None),
     ),
     "attention_neurons": _object(
         "AttentionNeuronEffect",
         "An attention neuron at a position.",
-        TABLES["attention_neurons"],
+        SCHEMA["attention_neurons"],
         token=(str, ""),
     ),
 }
@@ -166,9 +179,7 @@ _LOWERING = ("positions", "ffn_neurons", "attention_neurons")
 
 
 def _query_row(table: str, name: str, meaning: str, **more: Any) -> type[BaseModel]:
-    return _object(
-        name, f"{meaning} that activates value neurons.", QUERY_TABLES[table], score=QueryScore, **more
-    )
+    return _object(name, f"{meaning} that activates value neurons.", SCHEMA[table], **more)
 
 
 _QUERIES = {
@@ -197,12 +208,12 @@ Attribution = _object(
         query_value_neurons=_object(
             "QueriedAttentionNeuron",
             "An attention value neuron, and the sum of what it reads.",
-            QUERY_TABLES["query_value_neurons"],
+            SCHEMA["query_value_neurons"],
         ),
         query_value_neurons_of_ffn=_object(
             "QueriedFFNNeuron",
             "An FFN value neuron, and the sum of what it reads.",
-            QUERY_TABLES["query_value_neurons_of_ffn"],
+            SCHEMA["query_value_neurons_of_ffn"],
         ),
     ),
 )
@@ -232,7 +243,9 @@ Neuron = _object(
     **_lists(promotes=ReadToken, demotes=ReadToken),
 )
 HeadPosition = _object(
-    "HeadPosition", "A position that a head reads; the lists are the top tokens of its vectors.", HEAD_TOKEN_COLUMNS
+    "HeadPosition",
+    "A position that a head reads; the lists are the top tokens of its vectors.",
+    SCHEMA["head_tokens"],
 )
 Head = _object(
     "Head",
@@ -241,11 +254,12 @@ Head = _object(
     **_lists(positions=HeadPosition),
 )
 
-Metrics = _object("Metrics", "Metrics of the target.", METRICS)
+Metrics = _object("Metrics", "Metrics of the target.", SCHEMA["metrics"])
 ControlMetrics = _object(
     "ControlMetrics",
     "Metrics after random interventions, and their effect on plain text.",
-    (*METRICS, "kl"),
+    SCHEMA["metrics"],
+    kl=KLDivergence,
 )
 Ablation = _object(
     "Ablation",
@@ -264,7 +278,9 @@ Ablation = _object(
         "kl perplexity_before perplexity_after",
     ),
     **_lists(
-        controls=_object("Control", "A matched random intervention.", (*METRICS, "kl", "seed")),
+        controls=_object(
+            "Control", "A matched random intervention.", SCHEMA["metrics"], kl=KLDivergence, seed=int
+        ),
         predictions_before=PredictedToken,
         predictions_after=PredictedToken,
     ),
