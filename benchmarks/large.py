@@ -20,8 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import mnemoscope as ms
 from measuring import seconds, write
-from mnemoscope.api.requests import MEMORY_BUDGET
-from mnemoscope.model.estimate import estimate, sizes_of
+from mnemoscope.model.estimate import MEMORY_BUDGET, estimate, sizes_of
 from mnemoscope.testing import word_tokenizer, words
 
 CONFIG = LlamaConfig(

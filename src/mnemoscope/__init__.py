@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mnemoscope.api import Model as Model, load as load
-    from mnemoscope.api.estimate import estimate as estimate
     from mnemoscope.api.run import Run as Run
     from mnemoscope.attribution.methods.base import Method as Method
     from mnemoscope.attribution.methods.causal import Verified as Verified
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
         WorkerError as WorkerError,
     )
     from mnemoscope.intervention.side_effects import KnownFact as KnownFact, PlainText as PlainText
-    from mnemoscope.model.estimate import Estimate as Estimate, Sizes as Sizes
+    from mnemoscope.model.estimate import Estimate as Estimate, Sizes as Sizes, estimate as estimate
     from mnemoscope.model.families import Family as Family
     from mnemoscope.results.ablation import Ablation as Ablation, TextEffect as TextEffect
     from mnemoscope.results.attribution import (
@@ -149,7 +148,7 @@ _PUBLIC = {
     "Verified": "mnemoscope.attribution.methods.causal",
     "WorkerError": "mnemoscope.errors",
     "builtin_facts": "mnemoscope.study.facts",
-    "estimate": "mnemoscope.api.estimate",
+    "estimate": "mnemoscope.model.estimate",
     "load": "mnemoscope.api",
     "read_facts": "mnemoscope.study.formats",
     "run_study": "mnemoscope.study.runner",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.model.estimate import estimate, sizes_of
+from mnemoscope.model.estimate import estimate_from_sizes, sizes_of
 from support import built, open_tiny, word_tokenizer, words
 
 BUDGET = 10 * 2**20
@@ -39,8 +39,8 @@ def test_a_token_meets_only_some_experts() -> None:
 
 def test_more_takes_more() -> None:
     sizes = sizes_of(built("llama").config)
-    few, many = (estimate(sizes, n, dtype=torch.float32, memory_budget=BUDGET) for n in (5, 500))
-    half = estimate(sizes, 5, dtype=torch.bfloat16, memory_budget=BUDGET)
+    few, many = (estimate_from_sizes(sizes, n, dtype=torch.float32, memory_budget=BUDGET) for n in (5, 500))
+    half = estimate_from_sizes(sizes, 5, dtype=torch.bfloat16, memory_budget=BUDGET)
     assert many.working_bytes > few.working_bytes > BUDGET
     assert half.weight_bytes == few.weight_bytes // 2 == 2 * sizes.n_parameters
 

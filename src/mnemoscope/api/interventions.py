@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.api.requests import MEMORY_BUDGET
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import AblationOptions, changes_to, compare
 from mnemoscope.intervention.batch import ablate_each as ablate_batch
@@ -28,6 +27,7 @@ from mnemoscope.intervention.side_effects import (
     beginnings,
     shipped_passages,
 )
+from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import held, interventions_on
 from mnemoscope.model.language_model import LanguageModel, weights_fingerprint
 from mnemoscope.model.objective import Objective

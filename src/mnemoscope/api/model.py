@@ -16,7 +16,7 @@ from typing_extensions import Self, Unpack
 from mnemoscope._io import ProgressBars
 from mnemoscope.api import interventions, queries
 from mnemoscope.api.interventions import AblationKeywords, AblationRequest, ablate_each as _ablate_each
-from mnemoscope.api.requests import MEMORY_BUDGET, check_parts_add_up, predictions, target_spec
+from mnemoscope.api.requests import check_parts_add_up, predictions, target_spec
 from mnemoscope.api.run import Run, attribute_prompts, attribute_tokens
 from mnemoscope.attribution.methods.base import Kind, Method, MethodInput, Report
 from mnemoscope.attribution.methods.registry import Ranking, method as find_method
@@ -37,6 +37,7 @@ from mnemoscope.intervention.controls import ControlsFrom
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.intervention.side_effects import KnownFact, PlainText
 from mnemoscope.model.encoding import Message, user_says
+from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import Source, open_model

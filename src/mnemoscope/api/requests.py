@@ -16,6 +16,7 @@ from mnemoscope.attribution.prediction import PromptCache, TargetPrediction
 from mnemoscope.attribution.scores import ProjectedColumns
 from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.model.activations import ActivationCache, ResidualDecomposition, batches
+from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import interventions_on, isolated
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets
@@ -25,7 +26,6 @@ from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.targets import Provenance, Target, Targets
 
 PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
-MEMORY_BUDGET = 200 * 2**20
 
 _geometries: WeakKeyDictionary[LanguageModel, Geometry] = WeakKeyDictionary()
 

@@ -92,7 +92,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
 
 def _estimate(prompt: PromptOptions, model: ModelOptions, json: bool) -> None:
     with stdout_kept_clean():
-        from mnemoscope.api.estimate import estimate
+        from mnemoscope.model.estimate import estimate
         from mnemoscope.report.terminal.checks import estimate_json, render_estimate
 
         found = estimate(

@@ -6,6 +6,7 @@ Counts are exact. Memory is an estimate: the sum of the largest tensors of each 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,13 @@ from transformers.pytorch_utils import Conv1D
 
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.discovery.layout import find_blocks
+from mnemoscope.model.encoding import user_says
+from mnemoscope.model.loading import describe
+from mnemoscope.model.tokens import PromptInput, read_prompt
+
+# Default bytes that the tensors of one step may take.
+MEMORY_BUDGET = 200 * 2**20
+
 
 _FLOAT32_BYTES = 4
 _EXPERT_AXES = 3
@@ -83,7 +91,7 @@ def sizes_of(config: PreTrainedConfig) -> Sizes:
     )
 
 
-def estimate(sizes: Sizes, n_tokens: int, *, dtype: torch.dtype, memory_budget: int) -> Estimate:
+def estimate_from_sizes(sizes: Sizes, n_tokens: int, *, dtype: torch.dtype, memory_budget: int) -> Estimate:
     """Estimate the memory that attributing a prompt takes on the CPU.
 
     Args:
@@ -125,3 +133,44 @@ def _n_columns(block: nn.Module, d_model: int, n_chosen: int) -> int:
         elif isinstance(module, Conv1D) and module.nf == d_model:
             found += module.weight.shape[0]
     return found
+
+
+def estimate(
+    model: str | Path,
+    prompt: PromptInput,
+    *,
+    chat: bool = False,
+    add_special_tokens: bool = True,
+    revision: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+    memory_budget: int = MEMORY_BUDGET,
+) -> Estimate:
+    """Estimate the memory that `Model.attribute` takes on the CPU, without reading weights.
+
+    Counts are exact; `docs/models.md` compares the estimated memory with measured memory.
+
+    Args:
+        model: `"demo"`, a hub id, a folder or a `.gguf` file.
+        prompt: as for `Model.attribute`.
+        chat: put the prompt into the model's chat template first.
+        add_special_tokens: as for `Model.prompt`.
+        revision: as for `load`.
+        dtype: as for `load`.
+        trust_remote_code: as for `load`.
+        memory_budget: as for `attribute`.
+
+    Raises:
+        UnknownModelError, ModelFileError, UnsupportedModelError, OptionError: as `load` does.
+        PromptError: the prompt is empty, or of another type.
+
+    >>> import mnemoscope as ms
+    >>> ms.estimate("demo", "The capital of Japan is the city of").n_tokens  # doctest: +SKIP
+    8
+    """
+    found = describe(model, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code)
+    given = user_says(prompt) if chat and isinstance(prompt, str) else prompt
+    _, ids, _ = read_prompt(found.name, found.tokenizer, given, add_special_tokens)
+    return estimate_from_sizes(
+        sizes_of(found.config), len(ids), dtype=found.dtype, memory_budget=memory_budget
+    )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.api import Model
-from mnemoscope.api.requests import MEMORY_BUDGET, TargetSpec, predictions
+from mnemoscope.api.requests import TargetSpec, predictions
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.methods.base import Kind, MethodInput
 from mnemoscope.attribution.methods.causal import parts_of
@@ -23,6 +23,7 @@ from mnemoscope.attribution.search import Bounds, Pool, bound, settle
 from mnemoscope.attribution.tables import coefficients
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import matched_random, number_elsewhere
+from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.objective import Objective
 from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Part
 from mnemoscope.study.columns import (

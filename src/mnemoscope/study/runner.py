@@ -14,8 +14,7 @@ from mnemoscope.api import Model
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study import tasks as plan
 from mnemoscope.study.columns import KIND
-from mnemoscope.study.executors import Executor, SequentialExecutor
-from mnemoscope.study.executors.processes import ProcessExecutor
+from mnemoscope.study.executors import Executor, ProcessExecutor, SequentialExecutor
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.store import Store, check_folder

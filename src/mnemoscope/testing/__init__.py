@@ -11,9 +11,8 @@ known by construction. `trained_model` learned its facts from text, so only the 
 """
 
 from mnemoscope.testing.planted import Planted, PlantedFact, backup_pair, planted_model
+from mnemoscope.testing.tiny import N_WORDS, Architecture, Fact, word_tokenizer, words
 from mnemoscope.testing.trained import Trained, trained_model
-from mnemoscope.testing.vocabulary import N_WORDS, Fact, word_tokenizer, words
-from mnemoscope.testing.weights import Architecture
 
 __all__ = [
     "N_WORDS",

@@ -21,8 +21,21 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope.errors import OptionError
-from mnemoscope.testing.vocabulary import N_WORDS, Fact, draw_prompts, shuffled_words, word_tokenizer, words
-from mnemoscope.testing.weights import D_FF, D_HEAD, D_MODEL, N_HEADS, N_LAYERS, Architecture, noisy_model
+from mnemoscope.testing.tiny import (
+    D_FF,
+    D_HEAD,
+    D_MODEL,
+    N_HEADS,
+    N_LAYERS,
+    N_WORDS,
+    Architecture,
+    Fact,
+    draw_prompts,
+    noisy_model,
+    shuffled_words,
+    word_tokenizer,
+    words,
+)
 
 N_RELATIONS = 2
 MOST_FACTS = 16

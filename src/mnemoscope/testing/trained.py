@@ -9,8 +9,17 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope.errors import OptionError
-from mnemoscope.testing.vocabulary import Fact, draw_prompts, shuffled_words, word_tokenizer, words
-from mnemoscope.testing.weights import N_POSITIONS, NO_DROPOUT, TOKENS, drawn_anew
+from mnemoscope.testing.tiny import (
+    N_POSITIONS,
+    NO_DROPOUT,
+    TOKENS,
+    Fact,
+    draw_prompts,
+    drawn_anew,
+    shuffled_words,
+    word_tokenizer,
+    words,
+)
 
 N_RELATIONS = 3
 ANSWERS_PER_RELATION = 8

@@ -15,7 +15,7 @@ import pytest
 
 from command_line import COMMAND
 from mnemoscope.errors import UnknownModelError, WorkerError
-from mnemoscope.study.executors.processes import ProcessExecutor
+from mnemoscope.study.executors import ProcessExecutor
 from studies import (
     arguments,
     driver,

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection, get_context, parent_process
 from typing import Any
 
 from typing_extensions import Self
 
 from mnemoscope.api import Model
+from mnemoscope.errors import WorkerError
 from mnemoscope.study.tasks import Task, Worker, WorkerConfig
 
 MOST_DEATHS = 3  # of workers over one task, before the study ends with an error
@@ -68,3 +76,111 @@ class SequentialExecutor(Executor):
     ) -> Iterator[tuple[int, Any]]:
         for number, arguments in enumerate(calls):
             yield number, method(self._worker, *arguments)
+
+
+class ProcessExecutor(Executor):
+    """Worker processes of this machine, each with a model of its own; none outlives this process.
+
+    When one dies, all are replaced and the unfinished calls repeated.
+    """
+
+    def __init__(self, config: WorkerConfig, n_workers: int) -> None:
+        """Make the pool, which starts its processes with the first calls."""
+        self._config, self._n_workers = config, n_workers
+        self._pool = self._started()
+
+    def close(self) -> None:
+        """End the workers, whatever they are doing."""
+        for process in list((self._pool._processes or {}).values()):  # there is no public way before 3.14
+            process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _each(
+        self, method: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        left = dict(enumerate(calls))
+        deaths = 0
+        while left:
+            try:
+                for number, result in self._tried(method, dict(left)):
+                    del left[number]
+                    deaths = 0
+                    yield number, result
+            except BrokenProcessPool as error:
+                deaths += 1
+                if deaths == MOST_DEATHS:
+                    raise WorkerError(
+                        f"workers were killed {deaths} times with nothing done in between, most likely for "
+                        "want of memory; run the same command again with fewer --workers"
+                    ) from error
+                self._pool.shutdown(wait=True, cancel_futures=True)
+                self._pool = self._started()
+
+    def _tried(
+        self, method: Callable[..., Any], calls: dict[int, tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        """Do as `_each` until a worker dies.
+
+        Raises:
+            BrokenProcessPool: a worker died.
+        """
+        waiting = iter(calls.items())
+        running: dict[Future[Any], int] = {}
+        while True:
+            for number, arguments in waiting:
+                with _interrupts_held_back():
+                    running[self._pool.submit(_called, method, arguments)] = number
+                # One call more than workers, so that none waits for this process.
+                if len(running) > self._n_workers:
+                    break
+            if not running:
+                return
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield running.pop(future), future.result()
+
+    def _started(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            self._n_workers, get_context("spawn"), initializer=_prepare, initargs=(self._config,)
+        )
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Block SIGINT: processes started meanwhile never see Ctrl-C, and this process sees it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_config: WorkerConfig | None = None
+_worker: Worker | None = None
+
+
+def _prepare(config: WorkerConfig) -> None:
+    """Initialise a worker process. The first call opens the model, since it can return an error."""
+    global _config  # noqa: PLW0603 - a process has one worker
+    _config = config
+    parent = parent_process()
+    if parent is not None:
+        # A worker whose parent was killed would wait for calls for ever.
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def _called(method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Call a method of this process's worker."""
+    global _worker  # noqa: PLW0603
+    if _worker is None:
+        assert _config is not None
+        _worker = Worker(_config)
+    return method(_worker, *arguments)
