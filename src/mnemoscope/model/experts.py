@@ -44,7 +44,7 @@ class Mixture(nn.Module):
     """
 
     def __init__(self, name: str, experts: nn.Module, parent: nn.Module) -> None:
-        """Look at the experts of one layer.
+        """Set up the mixture of one layer.
 
         Args:
             name: of the experts' module, for messages.
@@ -72,11 +72,11 @@ class Mixture(nn.Module):
 
     @property
     def shared(self) -> nn.Module | None:
-        """The shared expert's down projection, if there is one."""
+        """Down projection of the shared expert, if there is one."""
         return self._modules_of_the_model[1]
 
     def expert(self, neuron: int) -> int | None:
-        """The expert that a neuron belongs to; None for the shared one."""
+        """Return the expert of a neuron; None for the shared expert."""
         expert = neuron // self.d_expert
         return expert if expert < self.n_experts else None
 
@@ -145,7 +145,7 @@ class Mixture(nn.Module):
             hold.undo.append(module.register_forward_hook(hook).remove)
 
     def _join(self, added: Tensor, entered: Tensor, written: Tensor) -> Tensor:
-        """Route and shared expert as one, `[n_tokens, d_model]`.
+        """Compute routed and shared experts as one projection, `[n_tokens, d_model]`.
 
         Args:
             added: what the router's module gives where routed experts give 0: the shared expert's output,
@@ -159,7 +159,7 @@ class Mixture(nn.Module):
         return self(torch.cat([coefficients, entered * factor], dim=1), routing)
 
     def _coefficients(self, states: Tensor, routing: Tensor) -> Tensor:
-        """What enters the routed experts' down projections, `[n_tokens, n_experts * d_expert]` float32."""
+        """Compute the inputs of routed down projections, `[n_tokens, n_experts * d_expert]` float32."""
         experts, up, bias = self.matrix, self.matrix.read_rows, self.matrix.up_bias
         dtype = torch.promote_types(states.dtype, torch.float32)
         coefficients = states.new_zeros(len(states), self.n_experts * self.d_expert, dtype=dtype)
@@ -186,12 +186,12 @@ class Experts(Matrix):
 
     @property
     def n_experts(self) -> int:
-        """How many experts a token can be routed to."""
+        """Number of routed experts."""
         return self._shape[0]
 
     @property
     def d_expert(self) -> int:
-        """How many neurons each of them has."""
+        """Number of neurons of each routed expert."""
         return self._shape[1]
 
     @property
@@ -201,34 +201,34 @@ class Experts(Matrix):
 
     @property
     def n_inputs(self) -> int:
-        """Neurons of all experts."""
+        """Number of neurons of all experts."""
         return self.n_experts * self.d_expert + (0 if self.shared is None else self.shared.n_inputs)
 
     @property
     def up_bias(self) -> Tensor | None:
-        """What is added to what experts read, `[n_experts, n]`, or None."""
+        """Biases of the experts' input projections, `[n_experts, n]`, or None."""
         return read_parameter(self.module, f"{self._up_name}_bias")
 
     @property
     def down_bias(self) -> Tensor | None:
-        """What experts write whatever they read, `[n_experts, d_model]`, or None."""
+        """Biases of the experts' down projections, `[n_experts, d_model]`, or None."""
         return read_parameter(self.module, "down_proj_bias")
 
     def inputs(self, expert: int) -> slice:
-        """Which inputs are the neurons of a routed expert."""
+        """Return the inputs that are the neurons of a routed expert."""
         return slice(expert * self.d_expert, (expert + 1) * self.d_expert)
 
     def activate(self, read: Tensor) -> Tensor:
-        """What enters the down projection, from what was read, `[n_tokens, n] -> [n_tokens, d_expert]`."""
+        """Compute down projection inputs from pre-activations, `[n_tokens, n] -> [n_tokens, d_expert]`."""
         return self.module._apply_gate(read) if self.has_gate else self.module.act_fn(read)  # pyright: ignore[reportCallIssue]
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
-        """What is added whatever the neurons do: biases times router weights `[..., n_experts]`."""
+        """Compute the experts' biases times their router weights `[..., n_experts]`."""
         bias = self.down_bias
         return None if bias is None or routing is None else routing.float() @ bias.float().to(routing.device)
 
     def columns(self, inputs: Tensor | None = None) -> Tensor:
-        """What each neuron writes, float32 `[n, d_model]`."""
+        """Return the columns of all or of chosen neurons, float32 `[n, d_model]`."""
         down = self.down
         every = torch.arange(self.n_inputs, device=down.device)
         inputs = every if inputs is None else inputs.to(down.device)
@@ -240,12 +240,12 @@ class Experts(Matrix):
         return found
 
     def rows(self, outputs: Tensor | None = None) -> Tensor:
-        """What each output is made of, float32 `[n, n_inputs]`."""
+        """Return the weights of all or of chosen outputs, float32 `[n, n_inputs]`."""
         columns = self.columns().T
         return columns if outputs is None else columns[outputs]
 
     def scale_inputs(self, inputs: Tensor, factor: float) -> None:
-        """Change the weights in place so that chosen neurons count `factor` times."""
+        """Scale the columns of chosen neurons in place by `factor`."""
         n_routed = self.n_experts * self.d_expert
         with torch.no_grad():
             self.down[self._places(inputs[inputs < n_routed].to(self.down.device))] *= factor
@@ -253,7 +253,7 @@ class Experts(Matrix):
             self.shared.scale_inputs(inputs[inputs >= n_routed] - n_routed, factor)
 
     def scale(self, factor: float) -> None:
-        """Change the weights in place so that all that is written counts `factor` times."""
+        """Scale all columns and biases in place by `factor`."""
         with torch.no_grad():
             self.down.mul_(factor)
             bias = self.down_bias
@@ -263,18 +263,18 @@ class Experts(Matrix):
             self.shared.scale(factor)
 
     def _places(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Expert and place in it of neurons of routed experts, `[n]` each."""
+        """Return the expert of each neuron and its index there, `[n]` each."""
         return inputs.div(self.d_expert, rounding_mode="floor"), inputs % self.d_expert
 
     @property
     def down(self) -> Tensor:
-        """What the neurons of routed experts write, as stored, `[n_experts, d_expert, d_model]`."""
+        """Columns of the routed experts' neurons as stored, `[n_experts, d_expert, d_model]`."""
         weight = self._stored("down_proj")
         return weight if self._is_transposed else weight.transpose(1, 2)
 
     @property
     def _shape(self) -> tuple[int, int, int]:
-        """Of `down`, without fetching it from where it may be offloaded to."""
+        """Shape of `down`, read without loading it if it is offloaded."""
         n_experts, n, m = self.module.get_parameter("down_proj").shape
         return (n_experts, n, m) if self._is_transposed else (n_experts, m, n)
 
@@ -294,23 +294,23 @@ class Experts(Matrix):
 
     @property
     def is_concatenated(self) -> bool:
-        """Whether what the gate and the up path read with is stored one behind the other, not in turns."""
+        """Whether rows of gate and up are stored one block behind the other instead of alternating."""
         return bool(self.module.is_concatenated)
 
     @property
     def has_gate(self) -> bool:
-        """Whether neurons read by a gate beside the up path."""
+        """Whether the experts have a gate beside the up path."""
         return bool(self.module.has_gate)
 
     @property
     def read_rows(self) -> Tensor:
-        """What experts read with, gate and up as stored together, `[n_experts, n, d_model]`."""
+        """Rows of gate and up as stored together, `[n_experts, n, d_model]`."""
         weight = self._stored(self._up_name)
         return weight.transpose(1, 2) if self._is_transposed else weight
 
 
 def mixtures_of(model: PreTrainedModel) -> Sequence[Mixture]:
-    """The mixtures of experts of a model, in order of its modules; none for a dense one.
+    """Return the mixtures of experts of a model in the order of its modules; none for a dense model.
 
     Raises:
         UnsupportedModelError: some experts cannot be seen as a projection.
@@ -351,14 +351,14 @@ ExpertsInterface.register(EXPERTS_NAME, _run)
 
 
 def _are_experts(module: nn.Module) -> bool:
-    """Whether a module's code is one that transformers lets be exchanged."""
+    """Tell whether transformers lets a module's expert code be exchanged."""
     weight = getattr(module, "down_proj", None)
     known = all(hasattr(module, name) for name in ("_apply_gate", "is_transposed", "has_gate"))
     return known and isinstance(weight, Tensor) and weight.ndim == _EXPERT_AXES
 
 
 def _shared_down_projection(experts: nn.Module, parent: nn.Module) -> nn.Module | None:
-    """The last matrix beside the experts that gives states: gate, up and down are made in this order."""
+    """Return the last matrix beside the experts that writes states (gate, up, down are made in order)."""
     d_model = Experts(experts, None).d_model
     found = None
     for module in parent.modules():
@@ -368,14 +368,14 @@ def _shared_down_projection(experts: nn.Module, parent: nn.Module) -> nn.Module 
 
 
 def _routed(routing: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Each expert that some token is routed to, with those tokens."""
+    """Yield each expert that some token is routed to, with those tokens."""
     chosen = routing != 0
     for expert in torch.nonzero(chosen.any(0))[:, 0].tolist():
         yield expert, torch.nonzero(chosen[:, expert])[:, 0]
 
 
 def _factor(scaled: Tensor, states: Tensor) -> Tensor:
-    """The number for each token by which states were multiplied, `[n_tokens, 1]`."""
+    """Return the factor between two states of each token, `[n_tokens, 1]`."""
     squares = states.float().pow(2).sum(-1, keepdim=True)
     products = (scaled.float() * states.float()).sum(-1, keepdim=True)
     return products / squares.clamp_min(torch.finfo(torch.float32).tiny)

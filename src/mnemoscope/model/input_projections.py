@@ -22,7 +22,7 @@ Activation = Callable[[Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class Elementwise:
-    """The usual activation: of the gate, which the up path is multiplied with, or of the only path.
+    """Elementwise activation of the gate, which multiplies the up path, or of the only path.
 
     Attributes:
         function: its name in transformers, or the model's own module.
@@ -31,7 +31,7 @@ class Elementwise:
     function: str | nn.Module
 
     def __call__(self, up: Tensor, gate: Tensor | None) -> Tensor:
-        """What enters the down projection, of any shape."""
+        """Compute the inputs of the down projection, of any shape."""
         activate = ACT2FN[self.function] if isinstance(self.function, str) else self.function
         with torch.no_grad():
             # An activation with weights of its own gives its outputs where they are.
@@ -55,12 +55,12 @@ class InputProjection:
     norm: Norm | None
 
     def rows(self, neurons: Tensor | None = None) -> Tensor:
-        """The weights that read for each neuron, `[n, d_model]` float32, of all for None."""
+        """Return the rows of all (None) or of chosen neurons, `[n, d_model]` float32."""
         index = self.outputs if neurons is None else self.outputs[neurons]
         return self.matrix.rows(index).to(self.outputs.device)
 
     def keys(self, neurons: Tensor | None = None) -> Tensor:
-        """Subkeys: what neurons read of the stream but for the norm's scale, `[n, d_model]` float32.
+        """Return subkeys, rows with the norm's weight folded in but not its scale, `[n, d_model]` float32.
 
         The inner product with a component of the stream, times the scale, is what it contributes: the norm's
         weight is absorbed, and for LayerNorm the mean is taken away.
@@ -69,7 +69,7 @@ class InputProjection:
         return rows if self.norm is None else self.norm.centre(rows * self.norm.weight)
 
     def constants(self, neurons: Tensor) -> Tensor:
-        """What neurons get whatever the stream holds, `[n]`: the bias, and what they read of the norm's."""
+        """Return the constants of neurons, `[n]`: their bias and what they read of the norm's bias."""
         bias = self.matrix.constant()
         found = torch.zeros(len(neurons), device=self.outputs.device)
         if bias is not None:
@@ -79,18 +79,18 @@ class InputProjection:
         return found
 
     def read(self, states: Tensor) -> Tensor:
-        """What all its neurons read of states, `[n_states, d_model] -> [n_states, n]`."""
+        """Compute the pre-activations of all neurons at states, `[n_states, d_model] -> [n_states, n]`."""
         every = torch.arange(len(self.outputs), device=self.outputs.device)
         return self.scale(states)[:, None] * (states @ self.keys().T) + self.constants(every)
 
     def scale(self, states: Tensor) -> Tensor:
-        """The norm's frozen factor at states, `[..., d_model] -> [...]`; 1 if they are read as they are."""
+        """Compute the norm's frozen scale at states, `[..., d_model] -> [...]`; 1 without a norm."""
         return states.new_ones(states.shape[:-1]) if self.norm is None else self.norm.scale(states)
 
 
 @dataclass(frozen=True)
 class InputProjections:
-    """What the neurons of one layer read with.
+    """Input projections of the neurons of one layer.
 
     Attributes:
         value: the attention's values, in the order of `[n_kv_heads, d_head]`; reads `resid_pre`.
@@ -109,11 +109,11 @@ class InputProjections:
 
     @property
     def ffn(self) -> dict[Path, InputProjection]:
-        """The paths by which the stream reaches FFN neurons."""
+        """Paths by which FFN neurons read the stream."""
         return {"up": self.up} if self.gate is None else {"up": self.up, "gate": self.gate}
 
     def coefficients(self, up: Tensor, gate: Tensor | None) -> Tensor:
-        """What enters the down projection, from what was read, `[n] -> [n]`, if it is not rescaled."""
+        """Compute the inputs of the down projection from pre-activations, `[n] -> [n]`, if not rescaled."""
         return self.activation(up, gate)
 
 
@@ -130,13 +130,13 @@ class ExpertRows(Rows):
     is_gate: bool
 
     def rows(self, outputs: Tensor | None = None) -> Tensor:
-        """What neurons read, float32 `[n, d_model]`."""
+        """Return the rows of neurons, float32 `[n, d_model]`."""
         rows = self.experts.read_rows
         expert, place = self._places(self._all() if outputs is None else outputs.to(rows.device))
         return rows[expert, place].detach().float()
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
-        """What is added to what neurons read, float32 `[n_experts * d_expert]`, or None."""
+        """Bias of the rows, float32 `[n_experts * d_expert]`, or None."""
         if self.experts.up_bias is None:
             return None
         expert, place = self._places(self._all())
@@ -147,7 +147,7 @@ class ExpertRows(Rows):
         return torch.arange(n_routed, device=self.experts.read_rows.device)
 
     def _places(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
-        """Expert, and place among what it reads, gate and up stored together."""
+        """Return the expert of each neuron and its row there, gate and up stored together."""
         d_expert = self.experts.d_expert
         expert, neuron = neurons.div(d_expert, rounding_mode="floor"), neurons % d_expert
         if not self.experts.is_concatenated:
@@ -171,7 +171,7 @@ class JointRows(Rows):
     of_shared: Tensor
 
     def rows(self, outputs: Tensor | None = None) -> Tensor:
-        """What neurons read, float32 `[n, d_model]`."""
+        """Return the rows of neurons, float32 `[n, d_model]`."""
         if outputs is None:
             return torch.cat([self.routed.rows(), self.shared.rows(self.of_shared)])
         inside = outputs < self.n_routed
@@ -182,7 +182,7 @@ class JointRows(Rows):
         return found
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
-        """What is added to what neurons read, float32 `[n_routed + n_shared]`, or None."""
+        """Bias of the rows, float32 `[n_routed + n_shared]`, or None."""
         routed, shared = self.routed.constant(), self.shared.constant()
         if routed is None and shared is None:
             return None
@@ -196,7 +196,7 @@ class JointRows(Rows):
 
 @dataclass(frozen=True)
 class ExpertActivation:
-    """What neurons of gated experts become of what they read.
+    """Activation of the neurons of gated experts.
 
     Attributes:
         experts: whose.
@@ -205,7 +205,7 @@ class ExpertActivation:
     experts: Experts
 
     def __call__(self, up: Tensor, gate: Tensor | None) -> Tensor:
-        """What enters the down projection but for the router weight, `[..., n] -> [..., n]`."""
+        """Compute the inputs of the down projection without the router weight, `[..., n] -> [..., n]`."""
         if gate is None:
             raise TypeError("experts with a gate read by two paths")
         if self.experts.is_concatenated:

@@ -27,7 +27,7 @@ Arguments = dict[int | str, Any]
 
 
 class Replay:
-    """One forward pass of one prompt that can be taken up at any layer."""
+    """Forward pass of one prompt that can be resumed at any layer."""
 
     def __init__(self, language_model: LanguageModel, token_ids: Sequence[int]) -> None:
         """Run the prompt once; check that the blocks run on their own do what the model does.
@@ -51,11 +51,11 @@ class Replay:
 
     @property
     def own(self) -> Tensor:
-        """The model's own log probabilities, `[1, n_vocabulary]` float32."""
+        """Log probabilities of the whole pass, `[1, n_vocabulary]` float32."""
         return self.language_model.structure.readout.log_probabilities(self._final[-1])
 
     def log_probabilities(self, first: Sequence[int]) -> Tensor:
-        """Take the pass up in several rows, `[n_rows, n_vocabulary]` float32.
+        """Resume the pass in several rows, `[n_rows, n_vocabulary]` float32.
 
         Hooks that change the rows do so; gradients flow where they are enabled.
 
@@ -66,7 +66,7 @@ class Replay:
         return self.language_model.structure.readout.log_probabilities(self.states(first)[:, -1])
 
     def states(self, first: Sequence[int]) -> Tensor:
-        """The same before the final norm and at every position, `[n_rows, n_tokens, d_model]`."""
+        """Resume the pass up to the final norm, at every position, `[n_rows, n_tokens, d_model]`."""
         model = self.language_model.model
         blocks = self.language_model.structure.blocks
         states = self._inputs[first[0]][:0]
@@ -83,7 +83,7 @@ class Replay:
         return states.to(self.language_model.structure.device)
 
     def rows_within(self, budget: int) -> int:
-        """How many rows keep the activations of a block and the logits within a budget of bytes."""
+        """Return how many rows keep a block's activations and the logits within a budget of bytes."""
         structure = self.language_model.structure
         activations = 4 * self.n_tokens * (4 * structure.d_ff + 8 * structure.d_model)
         return max(1, min(128, budget // (activations + 12 * structure.n_vocabulary)))
@@ -98,7 +98,7 @@ class Replay:
             )
 
     def _for_rows(self, name: int | str, value: Any, rows: int) -> Any:
-        """An argument of a block in so many rows instead of one."""
+        """Repeat a block's argument for so many rows."""
         if name not in self._per_row or not isinstance(value, Tensor):
             return value
         if value.shape[0] == 1:
@@ -124,7 +124,7 @@ class Replay:
         self._arguments.append(_others(args, kwargs))
 
     def _find_per_row(self, token_ids: Sequence[int]) -> set[int | str]:
-        """Which arguments of blocks have a part for each row: those that grow with the number of prompts.
+        """Find the arguments of blocks with a part for each row: those that grow with the number of prompts.
 
         Masks may, and the biases of ALiBi do in some families and in others do not.
         """
@@ -148,16 +148,16 @@ class Replay:
 
 
 class _ReachedError(Exception):
-    """A pass has come to the first block, and need not go on."""
+    """Signal that a pass has reached the first block and can stop."""
 
 
 def begun(first: Sequence[int], layer: int) -> int:
-    """How many rows have begun when a layer runs."""
+    """Return how many rows have begun when a layer runs."""
     return sum(start <= layer for start in first)
 
 
 def _kind(value: Any) -> str:
-    """What sort of thing a block is given."""
+    """Return the kind of a block's argument."""
     return f"{type(value).__name__}{value.ndim if isinstance(value, Tensor) else ''}"
 
 
@@ -166,6 +166,6 @@ def _shape(value: Any) -> torch.Size | None:
 
 
 def _others(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-    """A block's arguments but the stream."""
+    """Return a block's arguments without the stream."""
     named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
     return {**dict(enumerate(args[1:])), **named}

@@ -116,7 +116,7 @@ class Projection:
         )
 
     def reread(self) -> Projection:
-        """The same after weights of its modules were changed in place."""
+        """Return the structure after weights of its modules were changed in place."""
         if self.norm is None:
             return self
         bias, device = getattr(self.written, "bias", None), self.device

@@ -21,7 +21,7 @@ from mnemoscope.errors import UnsupportedModelError
 
 
 def read_parameter(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter of a module as a plain tensor without gradients; None if it has none of that name."""
+    """Return a module's parameter as a plain tensor without gradients; None if there is none of that name."""
     stored = getattr(module, name, None)
     if not isinstance(stored, Tensor):
         return None
@@ -31,7 +31,7 @@ def read_parameter(module: nn.Module, name: str) -> Tensor | None:
 
 
 def read_weight(module: nn.Module) -> Tensor:
-    """A module's weight as a plain tensor without gradients.
+    """Return a module's weight as a plain tensor without gradients.
 
     Raises:
         TypeError: it has none.
@@ -81,7 +81,7 @@ def _is_repacked(module: nn.Module) -> str | None:
 
 
 def _rounds_activations(module: nn.Module) -> str | None:
-    """How a layer rounds what enters it and what to do; None if it does not."""
+    """Say how a layer rounds its inputs and the remedy; None if it does not round them."""
     bitsandbytes: Any = sys.modules.get("bitsandbytes")
     if bitsandbytes is not None and isinstance(module, bitsandbytes.nn.Linear8bitLt):
         return (
@@ -99,12 +99,12 @@ def _rounds_activations(module: nn.Module) -> str | None:
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Where a model takes token ids, also if its embeddings are offloaded."""
+    """Return the device of a model's token ids, also if its embeddings are offloaded."""
     return _running_device(model.get_input_embeddings())
 
 
 def output_device(model: PreTrainedModel) -> torch.device:
-    """Where a model's head reads states, also if it is offloaded; where token ids go if there is no head."""
+    """Return the device of a model's head, also if offloaded; without a head that of the token ids."""
     head = model.get_output_embeddings()
     return input_device(model) if head is None else _running_device(head)
 
@@ -118,7 +118,7 @@ def _running_device(module: nn.Module) -> torch.device:
 
 
 def is_plain(weight: Tensor) -> bool:
-    """Whether a parameter holds the numbers themselves, in memory."""
+    """Tell whether a parameter holds its numbers in memory, neither packed nor offloaded."""
     in_memory = weight.device.type != "meta"
     return in_memory and type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
 
@@ -149,7 +149,7 @@ def refuse_stored_otherwise(model: PreTrainedModel) -> None:
 
 
 def _fetched(module: nn.Module, name: str) -> Tensor:
-    """A parameter that accelerate brings only while the module runs."""
+    """Load a parameter that accelerate keeps elsewhere until the module runs."""
     hook: Any = getattr(module, "_hf_hook", None)
     for part in (hook, *getattr(hook, "hooks", ())):
         kept = getattr(part, "weights_map", None)
@@ -169,15 +169,15 @@ def _unpacked(stored: Tensor) -> Tensor:
 
 
 class Rows(ABC):
-    """What outputs of a linear map are made of."""
+    """Rows of a linear map: the weights and the bias of its outputs."""
 
     @abstractmethod
     def rows(self, outputs: Tensor | None = None) -> Tensor:
-        """What each output reads, float32 `[n, n_inputs]`, of all outputs or those chosen."""
+        """Return the weights of all or of chosen outputs, float32 `[n, n_inputs]`."""
 
     @abstractmethod
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
-        """What it adds whatever it reads, float32 `[n_outputs]`, or None.
+        """Bias, float32 `[n_outputs]`, or None.
 
         Args:
             routing: router weights of tokens, `[..., n_experts]`, on which it depends in a mixture of
@@ -191,58 +191,58 @@ class Matrix(Rows):
     @property
     @abstractmethod
     def n_inputs(self) -> int:
-        """How many values it reads."""
+        """Number of inputs."""
 
     @abstractmethod
     def columns(self, inputs: Tensor | None = None) -> Tensor:
-        """What each input writes, float32 `[n, n_outputs]`, of all inputs or those chosen."""
+        """Return the columns of all or of chosen inputs, float32 `[n, n_outputs]`."""
 
     @abstractmethod
     def scale_inputs(self, inputs: Tensor, factor: float) -> None:
-        """Change the weights in place so that chosen inputs count `factor` times."""
+        """Scale the columns of chosen inputs in place by `factor`."""
 
     @abstractmethod
     def scale(self, factor: float) -> None:
-        """Change the weights in place so that all that it gives counts `factor` times."""
+        """Scale weights and bias in place by `factor`."""
 
 
 @dataclass(frozen=True)
 class Linear(Matrix):
-    """Of an `nn.Linear`, or of a `Conv1D`, whose weight is stored transposed."""
+    """Matrix of an `nn.Linear`, or of a `Conv1D`, whose weight is stored transposed."""
 
     module: nn.Module
 
     @property
     def n_inputs(self) -> int:
-        """How many values it reads."""
+        """Number of inputs."""
         if isinstance(self.module, Conv1D):
             return get_weight(self.module).shape[0]
         # The shape of packed weights is that of the packing.
         return getattr(self.module, "in_features", get_weight(self.module).shape[1])
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
-        """What it adds whatever it reads, float32 `[n_outputs]`, or None."""
+        """Bias, float32 `[n_outputs]`, or None."""
         bias = read_parameter(self.module, "bias")
         return None if bias is None else bias.float()
 
     def columns(self, inputs: Tensor | None = None) -> Tensor:
-        """What each input writes, float32 `[n, n_outputs]`, of all inputs or those chosen."""
+        """Return the columns of all or of chosen inputs, float32 `[n, n_outputs]`."""
         stored = self._by_input()
         return (stored if inputs is None else stored[inputs.to(stored.device)]).float()
 
     def rows(self, outputs: Tensor | None = None) -> Tensor:
-        """What each output reads, float32 `[n, n_inputs]`, of all outputs or those chosen."""
+        """Return the weights of all or of chosen outputs, float32 `[n, n_inputs]`."""
         stored = self._by_input().T
         return (stored if outputs is None else stored[outputs.to(stored.device)]).float()
 
     def scale_inputs(self, inputs: Tensor, factor: float) -> None:
-        """Change the weights in place so that chosen inputs count `factor` times."""
+        """Scale the columns of chosen inputs in place by `factor`."""
         with torch.no_grad():
             stored = self._by_input()
             stored[inputs.to(stored.device)] *= factor
 
     def scale(self, factor: float) -> None:
-        """Change the weights in place so that all that it gives counts `factor` times."""
+        """Scale weights and bias in place by `factor`."""
         with torch.no_grad():
             get_weight(self.module).mul_(factor)
             bias = getattr(self.module, "bias", None)
@@ -256,7 +256,7 @@ class Linear(Matrix):
 
 @dataclass(frozen=True)
 class LowRank(Matrix):
-    """Of a linear layer that adapters add low-rank matrices to while it runs: what they make together.
+    """Matrix of a linear layer together with the low-rank matrices that unmerged adapters add to it.
 
     It is put together whenever it is asked for and never kept, so of one layer at a time.
     """
@@ -265,11 +265,11 @@ class LowRank(Matrix):
 
     @property
     def n_inputs(self) -> int:
-        """How many values it reads."""
+        """Number of inputs."""
         return Linear(self.module.get_base_layer()).n_inputs
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
-        """What it adds whatever it reads, float32 `[n_outputs]`, or None."""
+        """Bias, float32 `[n_outputs]`, or None."""
         found = Linear(self.module.get_base_layer()).constant()
         for name in self._added():
             bias = self.module.lora_B[name].bias
@@ -278,21 +278,21 @@ class LowRank(Matrix):
         return found
 
     def columns(self, inputs: Tensor | None = None) -> Tensor:
-        """What each input writes, float32 `[n, n_outputs]`, of all inputs or those chosen."""
+        """Return the columns of all or of chosen inputs, float32 `[n, n_outputs]`."""
         stored = self._by_input()
         return stored if inputs is None else stored[inputs.to(stored.device)]
 
     def rows(self, outputs: Tensor | None = None) -> Tensor:
-        """What each output reads, float32 `[n, n_inputs]`, of all outputs or those chosen."""
+        """Return the weights of all or of chosen outputs, float32 `[n, n_inputs]`."""
         stored = self._by_input().T
         return stored if outputs is None else stored[outputs.to(stored.device)]
 
     def scale_inputs(self, inputs: Tensor, factor: float) -> None:
-        """Refused: weights are changed in a merged copy."""
+        """Refuse; weights are changed in a merged copy."""
         raise TypeError("merge the adapters before weights are changed")
 
     def scale(self, factor: float) -> None:
-        """Refused: weights are changed in a merged copy."""
+        """Refuse; weights are changed in a merged copy."""
         raise TypeError("merge the adapters before weights are changed")
 
     def _by_input(self) -> Tensor:
@@ -304,20 +304,20 @@ class LowRank(Matrix):
         return stored if isinstance(base, Conv1D) else stored.T
 
     def _added(self) -> list[str]:
-        """The adapters that are added while it runs; what was merged in place is in the weight already."""
+        """Active adapters that are not merged into the weight."""
         if self.module.disable_adapters or self.module.merged:
             return []
         return [name for name in self.module.active_adapters if name in self.module.lora_A]
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """Whether it is a linear layer with low-rank adapters; there are none where peft was never imported."""
+    """Tell whether a module is a linear layer with low-rank adapters (never where peft was not imported)."""
     lora: Any = sys.modules.get("peft.tuners.lora.layer")
     return lora is not None and isinstance(module, lora.Linear) and not module.lora_variant
 
 
 def matrix_of(module: nn.Module) -> Matrix:
-    """The matrix of a module that has one."""
+    """Return the matrix of a linear module."""
     matrix = getattr(module, "matrix", None)
     if isinstance(matrix, Matrix):
         return matrix
@@ -325,7 +325,7 @@ def matrix_of(module: nn.Module) -> Matrix:
 
 
 def get_weight(module: nn.Module) -> Tensor:
-    """A module's weight, of which a type checker knows nothing."""
+    """Return a module's weight, typed for the type checker."""
     weight = module.weight
     if not isinstance(weight, Tensor):
         raise TypeError(f"{type(module).__name__} has no weight")
