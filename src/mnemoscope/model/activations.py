@@ -22,7 +22,7 @@ from mnemoscope.model.weights import input_device
 
 @dataclass(frozen=True, eq=False)
 class ActivationCache:
-    """What one forward pass did at the last position of one prompt, in float32.
+    """Activations of one forward pass at the last position of one prompt, in float32.
 
     Attributes:
         token_ids: the prompt, `[n_tokens]`.
@@ -63,12 +63,12 @@ class ActivationCache:
 
     @property
     def resid_mid(self) -> Tensor:
-        """The stream between attention and FFN, `[n_layers, d_model]`."""
+        """Residual stream between attention and FFN (`resid_mid`), `[n_layers, d_model]`."""
         return self.resid_pre + self.attention_out
 
     @property
     def ffn_base(self) -> Tensor:
-        """The state an FFN's output is added to when it is scored, `[n_layers, d_model]`."""
+        """State that each FFN's output is added to when it is scored, `[n_layers, d_model]`."""
         return self.resid_pre if self.parallel else self.resid_mid
 
     @property
@@ -116,14 +116,14 @@ def capture(
 
 
 def _only_the_last(model: PreTrainedModel) -> dict[str, int]:
-    """Ask for the logits of the last position alone, where a model's head can be asked."""
+    """Limit the logits to the last position where the model takes `logits_to_keep`."""
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
 def final_states(
     model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
 ) -> Tensor:
-    """What the final norm is given at the last position of prompts of one length, `[n_prompts, d_model]`.
+    """Compute the final states at the last position of prompts of one length, `[n_prompts, d_model]`.
 
     Nothing else of the pass is seen or checked.
     """
@@ -138,7 +138,7 @@ def final_states(
 def batches(
     prompts: Sequence[Sequence[int]], structure: ModelStructure, budget: int, everywhere: bool = False
 ) -> Iterator[range]:
-    """Group prompts that stand together and have one length, as many as a budget of bytes has room for.
+    """Group neighbouring prompts of one length into batches within a budget of bytes.
 
     A group has one prompt at least. Counted are the activations of a block at every position, the attention
     weights and values that are seen there, and what is kept of each prompt, or of each of its positions if it
@@ -157,13 +157,13 @@ def batches(
 
 
 def numbers_kept(structure: ModelStructure) -> int:
-    """Count the numbers that are kept of what a pass writes at a position."""
+    """Return how many numbers a cache keeps of each position."""
     return structure.n_layers * (structure.d_ff + 8 * structure.d_model)
 
 
 @dataclass(eq=False)
 class _Recording:
-    """Collects, layer after layer, what hooks see at the last position of prompts, on one device."""
+    """Recorder of activations at the last position of each prompt, on one device."""
 
     n_prompts: int
     n_tokens: int
@@ -229,14 +229,14 @@ class _Recording:
 
 
 def stack_padded(layers: Sequence[Tensor]) -> Tensor:
-    """Stack what was seen of every layer, `[..., n]` each, with zeros where a layer has fewer."""
+    """Stack tensors of all layers, `[..., n]` each, padded with zeros to the widest layer."""
     most = max(layer.shape[-1] if layer.ndim else 0 for layer in layers)
     return torch.stack([pad(layer, (0, most - layer.shape[-1])) if layer.ndim else layer for layer in layers])
 
 
 @dataclass(frozen=True, eq=False)
 class ResidualDecomposition:
-    """What was added to the stream at some positions of one prompt, in float32.
+    """Components added to the residual stream at some positions of one prompt, in float32.
 
     Attributes:
         positions: of the prompt, ascending, `[n_positions]`.
@@ -275,18 +275,18 @@ class ResidualDecomposition:
 
     @cached_property
     def resid_pre(self) -> Tensor:
-        """The stream that each layer starts from, `[n_layers, n_positions, d_model]`."""
+        """Residual stream before each layer (`resid_pre`), `[n_layers, n_positions, d_model]`."""
         added = (self.attention_out + self.ffn_out).cumsum(0)
         return torch.cat([self.embeddings[None], self.embeddings + added[:-1]])
 
     def at(self, positions: Tensor) -> ResidualDecomposition:
-        """The same at some of the positions, ascending, `[n]`; the calls are those of all."""
+        """Select some of the positions, ascending, `[n]`; attention calls stay those of all positions."""
         some = self.index(positions)
         kept = {name: values[:, some] for name, values in vars(self).items() if name in _BY_LAYER}
         return replace(self, positions=positions, embeddings=self.embeddings[some], **kept)
 
     def index(self, positions: Tensor) -> Tensor:
-        """Where positions of the prompt are among those kept, `[n] -> [n]`."""
+        """Return the indices of prompt positions among the kept ones, `[n] -> [n]`."""
         return torch.searchsorted(self.positions, positions)
 
 
@@ -302,7 +302,7 @@ def capture_components(
     *,
     calls: bool = False,
 ) -> ResidualDecomposition:
-    """Run a prompt once and keep what is written at some of its positions.
+    """Run a prompt once and record the components written at some of its positions.
 
     Args:
         model: the model.
@@ -327,7 +327,7 @@ def capture_components(
 def capture_with_components(
     model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
 ) -> tuple[list[ActivationCache], list[ResidualDecomposition]]:
-    """Keep what `capture` does of prompts of one length, and all that is written at every position."""
+    """Record both activations and components of prompts of one length in one forward pass."""
     n_tokens = len(prompts[0])
     recording = _ComponentRecording(torch.arange(len(prompts) * n_tokens, device=structure.device))
     with ExitStack() as stack:
@@ -339,7 +339,7 @@ def capture_with_components(
 
 @dataclass(eq=False)
 class _ComponentRecording:
-    """Collects, layer after layer, what the hooks see at the positions of all prompts, on their device."""
+    """Recorder of the components at positions of all prompts, on the device of each block."""
 
     positions: Tensor
     seen: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -358,7 +358,7 @@ class _ComponentRecording:
         return handles
 
     def components(self, positions: Sequence[Tensor]) -> list[ResidualDecomposition]:
-        """Of each prompt, whose positions these are."""
+        """Return the components of each prompt at its positions."""
         embeddings = self.seen.pop("embeddings")[0]
         stacked = {name: stack_padded(seen) for name, seen in self.seen.items()}
         found, start = [], 0

@@ -63,11 +63,11 @@ class AttentionCall(ABC):
 
     @abstractmethod
     def detached(self) -> AttentionCall:
-        """The same without a graph of gradients."""
+        """Return the call detached from the graph of gradients."""
 
     @abstractmethod
     def score_by_keys(self, head: int) -> Tensor:
-        """A number whose derivative by the keys is that of a head's scores, the query held fixed.
+        """Return a scalar whose derivative by the keys is that of a head's scores, the query held fixed.
 
         The scores, capped where the model caps them, are those of the first prompt's last position with all
         it may see, summed. The call must have been seen where gradients are enabled.
@@ -79,7 +79,7 @@ class AttentionCall(ABC):
 
 @dataclass(frozen=True, eq=False)
 class QueryKeyCall(AttentionCall):
-    """A call whose queries and keys are known; weights are made of them when they are asked for.
+    """Attention call with known queries and keys, from which weights are computed on demand.
 
     A score is `scaling * <query, key>`, through the soft-cap if there is one, plus the mask.
 
@@ -119,7 +119,7 @@ class QueryKeyCall(AttentionCall):
         return self._weights(self.query[:, :, positions], self.mask[:, :, positions])
 
     def detached(self) -> QueryKeyCall:
-        """The same without a graph of gradients."""
+        """Return the call detached from the graph of gradients."""
         return replace(
             self,
             query=self.query.detach(),
@@ -129,7 +129,7 @@ class QueryKeyCall(AttentionCall):
         )
 
     def score_by_keys(self, head: int) -> Tensor:
-        """A number whose derivative by the keys is that of a head's scores, the query held fixed."""
+        """Return a scalar whose derivative by the keys is that of a head's scores, the query held fixed."""
         key = self.key[0, head // (self.n_heads // self.key.shape[1])]
         mask = self.mask.expand(-1, self.n_heads, -1, -1)[0, head, -1]
         scores = key @ self.query[0, head, -1].detach() * self.scaling
@@ -149,7 +149,7 @@ class QueryKeyCall(AttentionCall):
 
 @dataclass(frozen=True, eq=False)
 class WeightsCall(AttentionCall):
-    """A call of which the weights themselves are known, as the values were multiplied with them.
+    """Attention call with known weights, as they multiplied the values.
 
     Attributes:
         weights: `[n_prompts, n_heads, n_tokens, n_tokens]`.
@@ -177,11 +177,11 @@ class WeightsCall(AttentionCall):
         return (self.weights if positions is None else self.weights[:, :, positions]).float()
 
     def detached(self) -> WeightsCall:
-        """The same without a graph of gradients, which takes scores and keys along."""
+        """Return the call detached from the graph of gradients, together with its scores and keys."""
         return WeightsCall(self.module, self.value.detach(), self.weights.detach())
 
     def score_by_keys(self, head: int) -> Tensor:
-        """A number whose derivative by the keys is that of a head's scores, the query held fixed."""
+        """Return a scalar whose derivative by the keys is that of a head's scores, the query held fixed."""
         if self.scores is None or self.keys is None:
             raise UnsupportedModelError(
                 f"{type(self.module).__name__} does not hand out its keys, so what they answer to in the "
@@ -194,7 +194,7 @@ class WeightsCall(AttentionCall):
 
 
 def _visible(scores: Tensor) -> Tensor:
-    """Which positions a mask lets one see, from its row or from scores that it was added to, `[n_tokens]`."""
+    """Return the visible positions from a mask row or from masked scores, `[n_tokens]` bool."""
     return scores > scores.max() - HIDDEN_BELOW
 
 
@@ -205,14 +205,14 @@ WHOLE_ATTENTION = "scaled_dot_product_attention"
 
 
 def has_custom_attention(model: PreTrainedModel) -> bool:
-    """Whether no part of a model's code calls attention functions through transformers' interface."""
+    """Tell whether a model's code calls no attention function through transformers' interface."""
     sources = {type(module).__module__ for module in model.modules()}
     return not any(hasattr(sys.modules.get(name), "ALL_ATTENTION_FUNCTIONS") for name in sources)
 
 
 @contextmanager
 def watched_custom_attention(model: nn.Module, observer: Callable[[AttentionCall], None]) -> Iterator[None]:
-    """Tell `observer` of the attention that a model's modules compute while the context lasts."""
+    """Pass the attention calls of a model's modules to `observer` while the context lasts."""
     watch = _Watch(observer)
     with ExitStack() as stack:
         for module in model.modules():
@@ -225,7 +225,7 @@ def watched_custom_attention(model: nn.Module, observer: Callable[[AttentionCall
 
 @dataclass(eq=False)
 class _Running:
-    """A module while it runs, and how far its attention has come.
+    """Progress of the attention of a module that is running.
 
     Attributes:
         module: the module.
@@ -243,12 +243,12 @@ class _Running:
     weights: list[Tensor] = field(default_factory=list)
 
     def gave(self, tensors: list[Tensor]) -> bool:
-        """Whether its last softmax gave one of these."""
+        """Tell whether the last softmax returned one of these tensors."""
         return any(found is weights for found in tensors for weights in self.weights)
 
 
 class _Watch(TorchFunctionMode):
-    """Looks at every torch function and follows those of the innermost module that is running."""
+    """Torch function mode that follows the attention of the innermost running module."""
 
     def __init__(self, observer: Callable[[AttentionCall], None]) -> None:
         super().__init__()
@@ -261,17 +261,17 @@ class _Watch(TorchFunctionMode):
             super().__exit__(*error)
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A forward pre-hook."""
+        """Push the module before it runs (forward pre-hook)."""
         self._running.append(_Running(module, _tensors(args, kwargs)))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """A forward hook."""
+        """Pop the module after it ran (forward hook)."""
         self._running.pop()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Call the function and look at what came of it."""
+        """Call the function and record attention products and softmaxes."""
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if self._running and isinstance(output, Tensor):
@@ -305,7 +305,7 @@ def _weights_call(running: _Running, weights: Tensor, value: Tensor) -> WeightsC
     n_prompts = running.given[0].shape[0]
 
     def by_head(states: Tensor) -> Tensor:
-        """Prompts and heads apart, where the model's code has them in one dimension."""
+        """Split prompts and heads that the model's code keeps in one dimension."""
         return states.reshape(n_prompts, -1, *states.shape[-2:])
 
     scores, keys, product = running.scores, running.keys, running.product
@@ -327,7 +327,7 @@ def _whole_call(
     scale: float | None = None,
     **others: Any,
 ) -> QueryKeyCall:
-    """From the arguments of `scaled_dot_product_attention`, by the names it has for them."""
+    """Build a call from the arguments of `scaled_dot_product_attention`."""
     scaling = query.shape[-1] ** -0.5 if scale is None else scale
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()

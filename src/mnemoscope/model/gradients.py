@@ -36,7 +36,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def can_widen(model: PreTrainedModel) -> bool:
-    """Whether a model has half-precision weights, all of them plain ones that are in memory."""
+    """Tell whether all weights are plain, in memory, and some of them in half precision."""
     weights = list(model.base_model.parameters())
     plain = all(weight.is_floating_point() and weight.device.type != "meta" for weight in weights)
     hooked = any(hasattr(module, "_hf_hook") for module in model.modules())
@@ -67,7 +67,7 @@ def in_float32(model: PreTrainedModel, structure: ModelStructure) -> Iterator[No
 
 
 def _checkpointed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A block's forward function that widens the weights while it runs, and runs again in a backward pass."""
+    """Wrap a block's forward function: float32 weights while it runs, recomputed in the backward pass."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         # A backward pass may call it from a thread of its own, which knows nothing of what is in force.
@@ -88,7 +88,7 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any]) -> Callable[...
 
 @contextmanager
 def _widened(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Half-precision parameters and buffers of modules themselves in float32 while the context lasts."""
+    """Widen the modules' own half-precision parameters and buffers to float32 while the context lasts."""
     kept: list[tuple[Tensor, Tensor]] = []
     try:
         for module in modules:
@@ -132,7 +132,7 @@ class TotalEffects:
         return self.attention.sum((1, 3))
 
     def attention_by_source(self, layer: int) -> Tensor:
-        """A layer's attention neurons by the position whose value they carry, `[n_heads, d_head, n_tokens]`.
+        """Return a layer's attention neurons by source position, `[n_heads, d_head, n_tokens]`.
 
         Every query that reads the position counts, so that the sum over positions is that of `attention`.
         """
@@ -200,7 +200,7 @@ def total_effects(
 
 @dataclass(eq=False)
 class Recording:
-    """What hooks keep of a forward pass whose gradients are wanted.
+    """Recorder of a forward pass whose gradients are wanted.
 
     Attributes:
         seen: the inputs of both projections and what is added to the stream, by what it is
@@ -220,11 +220,11 @@ class Recording:
 
     @property
     def final_states(self) -> Tensor:
-        """What the final norm read, where the head reads it, `[n_prompts, n_tokens, d_model]`."""
+        """Input of the final norm, on the head's device, `[n_prompts, n_tokens, d_model]`."""
         return self._final[-1]
 
     def hooks(self, structure: ModelStructure) -> list[Any]:
-        """Register the hooks; their handles."""
+        """Register the hooks and return their handles."""
         # The graph begins at the first block's input, whether or not the weights ask for gradients.
         handles = [structure.blocks[0].module.register_forward_pre_hook(_begin_graph, with_kwargs=True)]
         for layer, block in enumerate(structure.blocks):
@@ -239,7 +239,7 @@ class Recording:
         return handles
 
     def see_attention(self, call: AttentionCall) -> None:
-        """An observer of the attention calls."""
+        """Record an attention call."""
         if not self.done:
             self.calls.append(call.detached())
 
@@ -279,7 +279,7 @@ def _begin_graph(
 
 @dataclass(eq=False)
 class BlockCall:
-    """What a block was called with, so that it can be called again on its own.
+    """Arguments of a block's call, with which the block can run again on its own.
 
     Attributes:
         others: its arguments but the stream, by place and by name.
@@ -290,18 +290,18 @@ class BlockCall:
 
     @property
     def states(self) -> Tensor:
-        """The stream that it read, `[n_prompts, n_tokens, d_model]`."""
+        """Residual stream that the block read, `[n_prompts, n_tokens, d_model]`."""
         return self._states[-1]
 
     def keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A forward pre-hook of the block."""
+        """Record the arguments (forward pre-hook)."""
         self._states.append(hidden_states(args, kwargs).detach())
         self.others = args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}
 
 
 @contextmanager
 def watched_block(block: nn.Module) -> Iterator[BlockCall]:
-    """Keep what a block is called with while the context lasts."""
+    """Record the arguments of a block's call while the context lasts."""
     call = BlockCall()
     handle = block.register_forward_pre_hook(call.keep, with_kwargs=True)
     try:
@@ -311,7 +311,7 @@ def watched_block(block: nn.Module) -> Iterator[BlockCall]:
 
 
 def key_gradients(language_model: LanguageModel, layer: int, head: int, call: BlockCall) -> Tensor:
-    """What would raise a head's attention scores from the last position, each by its own position.
+    """Compute the gradient of a head's attention scores by the stream at each position.
 
     The score of position p is `scaling * <query of the last position, key at p>` with the query held
     fixed. The key depends on the stream at p alone, so one backward pass of the sum of scores gives the

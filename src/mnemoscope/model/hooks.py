@@ -97,7 +97,7 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as usual, telling the observer what was handed in.
+    """Compute attention as usual and pass its arguments to the observer.
 
     A soft-cap of the scores and sinks (`s_aux`) are unknown to sdpa; with either, the eager attention of the
     module's own family is called.
@@ -118,7 +118,7 @@ def _attention(
 
 
 def _eager(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Attention that makes all weights, as the source of a module has it."""
+    """Compute attention with explicit weights, as a module's source file defines it."""
     source = sys.modules[type(module).__module__]
     if not hasattr(source, "eager_attention_forward"):
         raise UnsupportedModelError(
@@ -138,7 +138,7 @@ AttentionMaskInterface.register(ATTENTION_NAME, AttentionMaskInterface()["eager"
 def observed_attention(
     model: PreTrainedModel, observer: Callable[[AttentionCall], None], *, runs: bool = True
 ) -> Iterator[None]:
-    """Tell `observer` of every attention call while the context lasts; evaluation mode meanwhile.
+    """Pass every attention call to `observer` while the context lasts, in evaluation mode.
 
     Models that call attention functions through transformers' interface call ours; those whose code
     computes attention itself keep their implementation and are watched.
@@ -179,7 +179,7 @@ def running_alike(model: PreTrainedModel, *, runs: bool = True) -> Iterator[None
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode while the context lasts; then every module has its own mode again.
+    """Switch to evaluation mode while the context lasts, then restore each module's own mode.
 
     Mixtures of experts run in place of the model's own code for experts, and rotary factors are those of the
     prompt alone. No other thread uses the model.
@@ -196,10 +196,10 @@ def _evaluating(model: PreTrainedModel, runs: bool) -> Iterator[Hold]:
 
 
 def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The residual stream among a block's arguments."""
+    """Return the residual stream among a block's arguments."""
     return args[0] if args else kwargs["hidden_states"]
 
 
 def first_tensor(output: Any) -> Tensor:
-    """A module's output where it may be a tuple that begins with it."""
+    """Return the first tensor of a module's output, which may be a tuple."""
     return output[0] if isinstance(output, tuple) else output

@@ -34,7 +34,7 @@ stand_ins: WeakKeyDictionary[PreTrainedModel, Sequence[nn.Module]] = WeakKeyDict
 
 
 class Hold:
-    """A thread's use of a model, from when it has the model to itself until it gives it back.
+    """Exclusive use of a model by one thread, which undoes its changes at the end.
 
     Attributes:
         model: the transformers model.
@@ -94,7 +94,7 @@ class Hold:
 
 
 def is_ours(hook: Callable[..., Any]) -> bool:
-    """Whether a hook is a function of this package."""
+    """Tell whether a hook is a function of this package."""
     return (getattr(hook, "__module__", None) or "").startswith("mnemoscope.")
 
 
@@ -115,7 +115,7 @@ def _running_configs(model: PreTrainedModel) -> list[Any]:
 
 
 def _implementations(model: PreTrainedModel, running: list[Any], kind: str) -> list[tuple[Any, str, Any]]:
-    """The name of the registered function of a kind in each config of a model, those within one after it."""
+    """Return the name of a kind's registered function in each config of a model, outer configs first."""
     configs = [model.config]
     for config in configs:
         inner = (getattr(config, name, None) for name in config.sub_configs)
@@ -131,7 +131,7 @@ def _restore_implementations(found: list[tuple[Any, str, Any]]) -> None:
 
 
 class _Turns:
-    """The holds of a model, all of one thread; other threads wait in the order in which they came.
+    """Queue of threads for a model; all active holds belong to one thread.
 
     No lock of `threading` could be left by Ctrl-C or be given back by another thread: here a hold that was
     taken is listed, and giving back takes it from the list, once or several times. Waiting is sleeping,
@@ -186,7 +186,7 @@ _turns_mutex = threading.RLock()
 
 
 def _turns_of(model: PreTrainedModel) -> _Turns:
-    """The turns of a model: its own, or those of another model with the very same config object.
+    """Return the queue of a model, shared by models with the very same config object.
 
     Which attention function runs is set in the config, so models that share one cannot run at once.
     """
@@ -202,7 +202,7 @@ def _turns_of(model: PreTrainedModel) -> _Turns:
 
 @contextmanager
 def held(model: PreTrainedModel, *, runs: bool = False) -> Iterator[Hold]:
-    """Have a model to oneself while the context lasts; its end undoes what was changed under this hold.
+    """Hold a model exclusively while the context lasts; the end undoes changes made under this hold.
 
     Contexts of one thread can be nested, and may end in any order and in any thread.
 
@@ -236,7 +236,7 @@ def held(model: PreTrainedModel, *, runs: bool = False) -> Iterator[Hold]:
 
 @contextmanager
 def isolated(model: PreTrainedModel) -> Iterator[None]:
-    """Have a model to oneself, and torch in its default state, while the context lasts."""
+    """Hold a model exclusively, with torch in its default state, while the context lasts."""
     with held(model), default_torch_state():
         yield
 
@@ -248,13 +248,13 @@ def interventions_on(model: PreTrainedModel) -> list[Any]:
 
 
 def is_outermost(model: PreTrainedModel) -> bool:
-    """Whether the newest hold is of a call that no other call made; it may be made during interventions."""
+    """Tell whether the newest hold belongs to an outermost call, maybe under interventions."""
     *others, _ = _turns_of(model).holds
     return all(hold.intervention is not None for hold in others)
 
 
 def are_suspended(model: PreTrainedModel) -> bool:
-    """Whether interventions do nothing to a model now."""
+    """Tell whether interventions on a model are suspended."""
     return any(hold.suspends for hold in _turns_of(model).holds if hold.model is model)
 
 

@@ -76,14 +76,14 @@ def _versions(model: nn.Module) -> Iterator[Any]:
 
 
 def _place(tensor: Tensor) -> int:
-    """Where a tensor lies; packed ones are told apart as objects, and offloaded ones lie nowhere."""
+    """Identify a tensor's storage: packed tensors by object, offloaded ones by nothing."""
     if tensor.device.type == "meta":
         return 0
     return tensor.data_ptr() if is_plain(tensor) else id(tensor)
 
 
 def _is_scaled(rope: dict[str, Any] | None) -> bool:
-    """Whether rotary positions are scaled beyond what was trained, in some layers at least."""
+    """Tell whether some layers scale rotary positions beyond the trained length."""
     if not rope:
         return False
     of_layers = [value for value in rope.values() if isinstance(value, dict)]
@@ -92,7 +92,7 @@ def _is_scaled(rope: dict[str, Any] | None) -> bool:
 
 @dataclass(eq=False)
 class LanguageModel:
-    """A transformers model that was validated.
+    """Validated transformers model with its structure.
 
     Attributes:
         name: what it was loaded by.
@@ -115,11 +115,11 @@ class LanguageModel:
     version: ModelVersion = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Note which weights and hooks were there."""
+        """Record the version of weights and hooks."""
         self.version = model_version(self.model)
 
     def follow_changes(self) -> None:
-        """Look at the model anew if its weights, adapters or hooks have changed since it was opened.
+        """Discover and validate the model again if weights, adapters or hooks have changed.
 
         Raises:
             UnsupportedModelError: the changed model's parts do not add up.
@@ -143,7 +143,7 @@ class LanguageModel:
 
     @property
     def context(self) -> int | None:
-        """Tokens that a prompt may have at most; None where the model is made to read any number.
+        """Largest number of tokens of a prompt; None where the model sets no limit.
 
         Learned and tabled positions end with their table, and rotary positions without scaling with the
         length that the model was trained on. Scaled rotary positions (dynamic NTK, YaRN, linear) and ALiBi
@@ -168,7 +168,7 @@ class LanguageModel:
     def capture_with_components(
         self, prompts: Sequence[Sequence[int]]
     ) -> tuple[list[ActivationCache], list[ResidualDecomposition]]:
-        """Do the same, and keep what is written at every position of each prompt, from the same pass."""
+        """Run prompts of one length and record activations and components in one pass."""
         traces, components = capture_with_components(self.model, self.structure, prompts)
         self._require_sums(traces)
         return traces, components

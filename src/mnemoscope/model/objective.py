@@ -30,7 +30,7 @@ Answers = str | SupportsIndex | Iterable[str | SupportsIndex]
 def encode_targets(
     language_model: LanguageModel, prompt: Prompt, targets: Answers, name: str = "target"
 ) -> tuple[int, ...]:
-    """The ids of one target or of several.
+    """Return the token ids of one target or of several.
 
     Args:
         language_model: whose tokenizer to use.
@@ -77,7 +77,7 @@ def _named(language_model: LanguageModel, token: int) -> str:
 
 @dataclass(frozen=True)
 class Objective:
-    """What scores are changes of.
+    """Objective of an attribution: scores are changes of its value.
 
     Attributes:
         answers: token ids, one or more.
@@ -90,23 +90,23 @@ class Objective:
 
     @property
     def token(self) -> int | None:
-        """The one token whose log probability is asked for; None if something else is."""
+        """Single answer of a log probability; None for several answers and for log-odds."""
         return self.answers[0] if len(self.answers) == 1 and self.against is None else None
 
     def value(self, log_probabilities: Tensor) -> Tensor:
-        """Of predictions, `[..., n_vocabulary] -> [...]`, nats; gradients flow."""
+        """Compute the value of log probabilities, `[..., n_vocabulary] -> [...]`, nats; gradients flow."""
         answers = log_probabilities[..., list(self.answers)].logsumexp(-1)
         if self.against is None:
             return answers
         return answers - log_probabilities[..., list(self.against)].logsumexp(-1)
 
     def rank(self, log_probabilities: Tensor) -> Tensor:
-        """Of the likeliest answer in predictions, `[..., n_vocabulary] -> [...]`, counted from 1."""
+        """Compute the rank of the likeliest answer, `[..., n_vocabulary] -> [...]`, counted from 1."""
         best = log_probabilities[..., list(self.answers)].amax(-1, keepdim=True)
         return (log_probabilities > best).sum(-1) + 1
 
     def focus(self, readout: FrozenReadout) -> Focus:
-        """The readout of the tokens that the value depends on: in log-odds all others cancel."""
+        """Restrict the readout to the tokens that the value depends on; in log-odds all others cancel."""
         if self.against is None:
             return Focus(readout, self)
         ids = torch.tensor([*self.answers, *self.against], device=readout.unembedding.device)
@@ -117,7 +117,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Focus:
-    """An objective with the readout of the tokens it depends on, in whose numbering it is.
+    """Objective with the readout of its own tokens, whose rows number the tokens.
 
     Attributes:
         readout: of the whole vocabulary for log probability, of the objective's own tokens for log-odds.
@@ -129,7 +129,7 @@ class Focus:
 
     @property
     def is_all(self) -> bool:
-        """Whether that is the whole vocabulary."""
+        """Whether the readout covers the whole vocabulary."""
         return self.objective.against is None
 
 
@@ -149,7 +149,7 @@ class Group:
 
     @staticmethod
     def of(tokens: Sequence[int], predicted: Predicted) -> Group:
-        """Made from what each base state predicts."""
+        """Build a group from the predictions of base states."""
         own = predicted.log_probabilities[:, list(tokens)]
         shares = log_softmax(own)
         logits = predicted.logits
@@ -158,7 +158,7 @@ class Group:
         return Group(torch.tensor(list(tokens), device=own.device), shares, logits)
 
     def rise(self, added: Tensor, state: Tensor) -> Tensor:
-        """R(tokens): how `log sum exp(logit)` over the tokens answers to what is added.
+        """Compute R(tokens), the rise of `log sum exp(logit)` over the tokens by added values.
 
         Exactly the change of the logit itself where there is one token.
 

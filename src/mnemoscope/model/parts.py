@@ -16,7 +16,7 @@ from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Layer, Part
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """The inputs of one projection that belong to a set of parts, or all that it adds to the stream.
+    """Inputs of one projection that belong to parts, or its whole output.
 
     Attributes:
         layer: of the projection.
@@ -29,18 +29,18 @@ class Site:
     inputs: Tensor | None
 
     def projection(self, structure: ModelStructure) -> Projection:
-        """The projection in question."""
+        """Return the projection."""
         block = structure.blocks[self.layer]
         return block.attention_output if self.kind == "attention" else block.ffn_output
 
     def module(self, structure: ModelStructure) -> nn.Module:
-        """The module whose inputs, or whose output, it is."""
+        """Return the module whose inputs or output change."""
         projection = self.projection(structure)
         return projection.written if self.inputs is None else projection.module
 
 
 def neuron_part(structure: ModelStructure, kind: str, index: int) -> Part:
-    """The neuron of a flat index `[n_layers, d_ff]` (kind `"ffn"`) or `[n_layers, n_heads, d_head]`."""
+    """Return the neuron of a flat index in `[n_layers, d_ff]` (`"ffn"`) or `[n_layers, n_heads, d_head]`."""
     if kind == "ffn":
         return FFNNeuron(*divmod(index, structure.d_ff))
     layer, place = divmod(index, structure.n_heads * structure.d_head)
@@ -48,7 +48,7 @@ def neuron_part(structure: ModelStructure, kind: str, index: int) -> Part:
 
 
 def sites(parts: Sequence[Part], structure: ModelStructure) -> tuple[Site, ...]:
-    """Where in a model the parts are.
+    """Locate parts in a model.
 
     Raises:
         OptionError: a part that the model does not have.

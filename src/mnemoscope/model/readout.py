@@ -31,18 +31,18 @@ LEAST_DENOMINATOR = 0.5
 
 
 def capped(values: Tensor, cap: float | None) -> Tensor:
-    """Values of any shape through the cap; as they are for None."""
+    """Apply the soft-cap to values of any shape; None leaves them as they are."""
     return values if cap is None else (values / cap).tanh() * cap
 
 
 def capped_(values: Tensor, cap: float | None) -> Tensor:
-    """The same in place."""
+    """Apply the soft-cap in place."""
     return values if cap is None else values.div_(cap).tanh_().mul_(cap)
 
 
 @dataclass(frozen=True, eq=False)
 class CappedLogits:
-    """Where logits of some states stand before the cap: how they answer to what is added there.
+    """Logits of states before the soft-cap, which determine the change by added values.
 
     Attributes:
         cap: c.
@@ -54,12 +54,12 @@ class CappedLogits:
 
     @property
     def slopes(self) -> Tensor:
-        """Derivative of the cap where each value stands, `1 - tanh(z / c)^2`, `[n_states, n]`."""
+        """Derivative of the cap at each value, `1 - tanh(z / c)^2`, `[n_states, n]`."""
         tanh = (self.before / self.cap).tanh()
         return 1 - tanh * tanh
 
     def change(self, added: Tensor, state: Tensor | int) -> Tensor:
-        """How far capped values move, to the precision of what is added however little that is.
+        """Compute the change of capped values, accurate relative to the added values however small.
 
         By `tanh(a + b) - tanh(a) = tanh(b) (1 - tanh(a)^2) / (1 + tanh(a) tanh(b))`; where the denominator
         nears 0 the difference is large, and taken as it stands.
@@ -103,21 +103,21 @@ class Norm:
         return vectors - vectors.mean(-1, keepdim=True)
 
     def scale(self, states: Tensor) -> Tensor:
-        """The factor `1 / sqrt(mean square + epsilon)` of each state, `[..., d_model] -> [...]`."""
+        """Compute the scale `1 / sqrt(mean square + epsilon)` of each state, `[..., d_model] -> [...]`."""
         return self.centre(states).pow(2).mean(-1).add(self.epsilon).rsqrt()
 
     def __call__(self, states: Tensor) -> Tensor:
-        """The norm itself, `[..., d_model] -> [..., d_model]`, in float32."""
+        """Apply the norm, `[..., d_model] -> [..., d_model]`, in float32."""
         return self.frozen(states, self.scale(states))
 
     def frozen(self, states: Tensor, scale: Tensor) -> Tensor:
-        """The norm with scales `[...]` of other states, `[..., d_model] -> [..., d_model]`, in float32."""
+        """Apply the norm with scales `[...]` of other states, `[..., d_model] -> [..., d_model]`, float32."""
         normed = self.centre(states) * scale.unsqueeze(-1) * self.weight
         return normed if self.bias is None else normed + self.bias
 
     @staticmethod
     def recognise(module: nn.Module, before: Tensor, after: Tensor) -> tuple[Norm, float]:
-        """The formula that turns `before` into `after`, both `[n, d_model]`, and its mean error.
+        """Find the norm that turns `before` into `after`, both `[n, d_model]`, and its mean error.
 
         A module's class says little (RMSNorm has thirty names, some store gamma - 1, some have no weight,
         some do not say their epsilon), so each formula is tried on what the module was seen to do and
@@ -142,7 +142,7 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """The final norm and the head.
+    """Readout of a model: the final norm and the head.
 
     Attributes:
         norm: the final norm.
@@ -159,7 +159,7 @@ class Readout:
     soft_cap: float | None = None
 
     def uncapped_logits(self, states: Tensor) -> Tensor:
-        """The head's outputs times the logit scale, `[n, d_model] -> [n, n_vocabulary]` float32.
+        """Compute the head's outputs times the logit scale, `[n, d_model] -> [n, n_vocabulary]` float32.
 
         Each state goes through the norm with its own scale, as in the model; gradients flow.
         """
@@ -168,7 +168,7 @@ class Readout:
         return outputs * self.logit_scale
 
     def log_probabilities(self, states: Tensor) -> Tensor:
-        """Log probabilities of the next token after states, `[n, d_model] -> [n, n_vocabulary]` float32.
+        """Compute log probabilities of the next token, `[n, d_model] -> [n, n_vocabulary]` float32.
 
         Each state goes through the norm with its own scale, as in the model; gradients flow.
         """
@@ -194,7 +194,7 @@ class Readout:
 
 @dataclass(frozen=True, eq=False)
 class FrozenReadout:
-    """The linear map `bs` of docs/method.md#readout and the constant that belongs to a state.
+    """Linear map `bs` of docs/method.md#readout with the constant of a state.
 
     Attributes:
         norm: the final norm, whose scale is no longer computed.
@@ -215,14 +215,14 @@ class FrozenReadout:
         return self.norm.centre(vectors) * (self.norm.weight * self.scale)
 
     def pull_back(self, directions: Tensor) -> Tensor:
-        """The adjoint of `fold`: `<fold(v), x> = <v, pull_back(x)>` for `[..., d_model]`.
+        """Apply the adjoint of `fold`: `<fold(v), x> = <v, pull_back(x)>` for `[..., d_model]`.
 
         One small matrix of vocabulary directions is pulled back instead of folding every neuron.
         """
         return self.norm.centre(directions * (self.norm.weight * self.scale))
 
     def project(self, folded: Tensor, out: Tensor | None = None) -> Tensor:
-        """`[n, d_model] -> [n, n_vocabulary]`, the before-softmax values of folded vectors."""
+        """Compute before-softmax values of folded vectors, `[n, d_model] -> [n, n_vocabulary]`."""
         return project(folded, self.unembedding, out)
 
     def uncapped_logits(self, states: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ class FrozenReadout:
         return self.predict(states).log_probabilities
 
     def predict(self, states: Tensor) -> Predicted:
-        """Read base states out, `[n, d_model]`, with what it takes to tell how their logits change."""
+        """Read base states `[n, d_model]` out, with what changes of their logits need."""
         before = self.uncapped_logits(states)
         # Rounded when they are stored, when the logarithm of their sum is subtracted, and by that logarithm.
         rounding = 4 * UNIT * torch.maximum(before.amax(-1), -before.amin(-1))
@@ -257,7 +257,7 @@ class FrozenReadout:
 
 
 def log_probabilities_of_each(readouts: Sequence[FrozenReadout], states: Sequence[Tensor]) -> Tensor:
-    """Log probabilities after states `[d_model]`, each by its own readout, `[n, n_vocabulary]`.
+    """Compute log probabilities of states `[d_model]`, each by its own readout, `[n, n_vocabulary]`.
 
     One product reads the weights once for all.
     """
@@ -270,7 +270,7 @@ def log_probabilities_of_each(readouts: Sequence[FrozenReadout], states: Sequenc
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """The predictions of base states, and how their logits answer to what is added to them.
+    """Predictions of base states, with what changes of their logits need.
 
     Attributes:
         log_probabilities: `[n_states, n_vocabulary]`, natural logarithms.
@@ -341,7 +341,7 @@ def project_widened(vectors: Tensor, matrix: Tensor) -> Tensor:
 
 
 def project(vectors: Tensor, matrix: Tensor, out: Tensor | None = None, chunk: int = 8192) -> Tensor:
-    """`vectors @ matrix.T` in float32; a half-precision matrix is widened some rows at a time."""
+    """Compute `vectors @ matrix.T` in float32, widening a half-precision matrix some rows at a time."""
     if matrix.dtype == torch.float32:
         return torch.mm(vectors, matrix.T, out=out)
     if out is None:

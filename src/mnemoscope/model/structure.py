@@ -28,7 +28,7 @@ from mnemoscope.model.weights import get_weight, matrix_of, refuse_storage
 
 @dataclass(frozen=True)
 class InnerNorm:
-    """A norm between what heads or FFN neurons give and the projection that it enters.
+    """Norm between the outputs of heads or FFN neurons and their projection.
 
     Attributes:
         module: the norm.
@@ -39,13 +39,13 @@ class InnerNorm:
     formula: Norm
 
     def factors(self, given: Tensor) -> Tensor:
-        """What each value is multiplied with, frozen at what the norm was given, `[..., n] -> [..., n]`."""
+        """Compute the factor of each value, frozen at the norm's input, `[..., n] -> [..., n]`."""
         return self.formula.scale(given)[..., None] * self.formula.weight
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A module that writes to the residual stream: `added = scale * sum_n input[n] * column(n) + constant`.
+    """Projection that writes to the residual stream: `added = scale * sum_n input[n] * column(n) + constant`.
 
     Where the output passes a norm before it is added (a post-norm), the norm is frozen: its weight is
     folded into the columns, and its scale is a number for each position. Without one the scale is 1. Where a
@@ -77,11 +77,11 @@ class Projection:
 
     @property
     def entrance(self) -> nn.Module:
-        """The module that is given what heads or FFN neurons give: the inner norm, or `module` itself."""
+        """Module that reads the outputs of heads or FFN neurons: the inner norm, or `module` itself."""
         return self.module if self.inner_norm is None else self.inner_norm.module
 
     def input_factors(self, given: Tensor) -> Tensor:
-        """What values are multiplied with before they are inputs, frozen, `[..., n] -> [..., n]` float32.
+        """Compute the frozen factors that turn values into inputs, `[..., n] -> [..., n]` float32.
 
         Args:
             given: what `entrance` is given, all of a position's values together.
@@ -89,11 +89,11 @@ class Projection:
         return torch.ones_like(given) if self.inner_norm is None else self.inner_norm.factors(given)
 
     def scale(self, outputs: Tensor) -> Tensor:
-        """The factor by which outputs of `module` enter the stream, `[..., d_model] -> [...]`."""
+        """Compute the factor by which outputs of `module` enter the stream, `[..., d_model] -> [...]`."""
         return outputs.new_ones(outputs.shape[:-1]) if self.norm is None else self.norm.scale(outputs)
 
     def constant(self, scale: Tensor, routing: Tensor | None = None) -> Tensor | None:
-        """What is added whatever the inputs are, given frozen scales, `[...] -> [..., d_model]` float32.
+        """Compute the constant that is added at frozen scales, `[...] -> [..., d_model]` float32.
 
         A part of its own: the bias, through the post-norm with the norm's bias; `[d_model]` where it does
         not depend on the scale, None if there is neither.
@@ -109,7 +109,7 @@ class Projection:
         return None if bias is None else self._multiplied(bias)
 
     def columns(self, index: Tensor | None = None) -> Tensor:
-        """The direction each input writes, float32 `[n, d_model]`, of all inputs or those in `index`."""
+        """Return the column of each input, float32 `[n, d_model]`, of all inputs or those in `index`."""
         columns = matrix_of(self.module).columns(index).to(device=self.device)
         return self._multiplied(
             columns if self.norm is None else self.norm.centre(columns) * self.norm.weight
@@ -133,7 +133,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Block:
-    """One layer.
+    """Block of the model: one layer.
 
     Attributes:
         module: the block itself; its input and output are the residual stream.
@@ -152,7 +152,7 @@ class Block:
 
 @dataclass(frozen=True)
 class ModelStructure:
-    """A model seen as parts.
+    """Structure of a model: its blocks, readout and sizes.
 
     Attributes:
         blocks: one per layer.
@@ -176,7 +176,7 @@ class ModelStructure:
 
     @property
     def device(self) -> torch.device:
-        """Where what blocks on several devices did is brought together: where the unembedding is."""
+        """Device of the unembedding, to which records of blocks on several devices are moved."""
         return self.readout.unembedding.device
 
     @property
@@ -186,17 +186,17 @@ class ModelStructure:
 
     @property
     def mixtures(self) -> dict[int, Mixture]:
-        """The FFNs that are mixtures of experts, by layer."""
+        """Mixtures of experts by layer."""
         modules = {layer: block.ffn_output.module for layer, block in enumerate(self.blocks)}
         return {layer: module for layer, module in modules.items() if isinstance(module, Mixture)}
 
     @property
     def is_readable(self) -> bool:
-        """Whether it was found what the neurons of every layer read."""
+        """Whether the input projections of every layer were found."""
         return all(block.input_projections is not None for block in self.blocks)
 
     def n_neurons(self, layer: int) -> int:
-        """FFN neurons of a layer, those of all its experts together."""
+        """Return the number of FFN neurons of a layer, those of all experts together."""
         return self._n_neurons[layer]
 
     @cached_property
@@ -282,7 +282,7 @@ def _block(name: str, index: int, layer: nn.Module, story: ForwardRecord) -> Blo
 
 
 def _projection(steps: list[ModuleCall], place: int) -> Projection:
-    """The projection that ran at a place, with the norms that gave what it read and read what it gave."""
+    """Build the projection of a call, with the norms before and after it."""
     writer, inner_norm = steps[place], _inner_norm(steps[:place], steps[place].given)
     plain = Projection(
         writer.name, writer.module, writer.module, inner_norm=inner_norm, device=writer.given.device
@@ -295,7 +295,7 @@ def _projection(steps: list[ModuleCall], place: int) -> Projection:
 
 
 def _inner_norm(steps: list[ModuleCall], entered: Tensor) -> InnerNorm | None:
-    """The norm that gave what entered a projection, if any did."""
+    """Find the norm whose output entered a projection, if there is one."""
     for step in steps:
         norm = step.norm() if _same(entered, step.output) else None
         if norm is not None:
@@ -308,7 +308,7 @@ def _same(found: Tensor, expected: Tensor | None) -> bool:
 
 
 def _seen(name: str, index: int, block: Block, story: ForwardRecord) -> Seen:
-    """What was seen of a block, for the arithmetic."""
+    """Collect the recorded tensors of a block for `find_wiring`."""
     steps = story.steps[index]
     written = {step.module: step for step in steps if step.call is None}
     writers = {p.module for p in (block.attention_output, block.ffn_output)}
@@ -324,7 +324,7 @@ def _seen(name: str, index: int, block: Block, story: ForwardRecord) -> Seen:
 
 
 def _sizes(blocks: list[Block], story: ForwardRecord) -> tuple[int, int, int, int]:
-    """Heads, key/value heads and head size of every layer, and the most FFN neurons of one."""
+    """Return heads, key/value heads, head size, and the largest number of FFN neurons of a layer."""
     calls = [step.call for i in range(len(blocks)) for step in story.steps[i] if step.call is not None]
     found = [(call.n_heads, call.value.shape[1], call.value.shape[-1]) for call in calls]
     if len(set(found)) > 1:

@@ -15,12 +15,12 @@ TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 5e-3, tor
 
 
 def tolerance_of(dtype: torch.dtype) -> float:
-    """The largest relative error that rounding explains in a model with weights of a type."""
+    """Return the largest relative error that rounding explains for weights of a type."""
     return TOLERANCES.get(dtype, TOLERANCES[torch.bfloat16])
 
 
 def largest_error(found: Tensor, expected: Tensor, sizes: Tensor, dtype: torch.dtype) -> float:
-    """Largest `|found - expected| / size` of all entries; infinite where one is not a number.
+    """Compute the largest `|found - expected| / size` of all entries; infinite for NaN.
 
     Args:
         found: of any shape.
@@ -34,7 +34,7 @@ def largest_error(found: Tensor, expected: Tensor, sizes: Tensor, dtype: torch.d
 
 
 def mean_error(found: Tensor, expected: Tensor) -> float:
-    """Mean over the entries of `|found - expected| / (|found| + |expected|)`, from 0 to 1.
+    """Compute the mean over the entries of `|found - expected| / (|found| + |expected|)`, from 0 to 1.
 
     A wrong formula is off in most entries, however small these are beside the largest one.
     """
@@ -44,7 +44,7 @@ def mean_error(found: Tensor, expected: Tensor) -> float:
 
 
 def logit_error(found: Tensor, expected: Tensor) -> float:
-    """Largest error of logits or log probabilities `[n, n_vocabulary]`, over the largest unmasked one.
+    """Compute the largest error of logits `[n, n_vocabulary]`, relative to the largest unmasked one.
 
     A token is masked where its probability is 0 in float32. Its error is over its own logit.
     """

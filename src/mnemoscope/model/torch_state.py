@@ -25,7 +25,7 @@ _CASTING = tuple(
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of the whole process.
+    """Setting of the whole process.
 
     Attributes:
         read: returns its value.
@@ -53,7 +53,7 @@ class ProcessSettings:
 
     @contextmanager
     def needed(self) -> Iterator[None]:
-        """The needed values while the context lasts."""
+        """Apply the needed values while the context lasts."""
         visitor = object()
         try:
             try:
@@ -92,7 +92,7 @@ def _precision_of(backend: Any) -> Setting:
 
 
 def _precisions() -> list[Setting]:
-    """The settings that let matrix products of float32 round to bfloat16 or TF32."""
+    """Return the settings that let float32 matrix products round to bfloat16 or TF32."""
     backends: Any = (torch.backends.mkldnn, torch.backends.cuda)
     products = [getattr(backend, "matmul", None) for backend in backends]
     if all(hasattr(product, "fp32_precision") for product in products):
@@ -107,7 +107,7 @@ _NUMBERS = ProcessSettings(
 
 @contextmanager
 def default_torch_state() -> Iterator[None]:
-    """Torch as it starts up while the context lasts; then the caller's settings again.
+    """Restore torch's default state while the context lasts, then the caller's settings.
 
     Automatic casts are off, gradients on, inference mode off; numbers are float32 and products as precise;
     tensors are made on the CPU unless code says where, and no mode sees what is computed. Takes microseconds.
@@ -128,7 +128,7 @@ def default_torch_state() -> Iterator[None]:
 
 
 class _ThreadState:
-    """The current thread's settings: automatic casts, gradients, and modes (such as a default device)."""
+    """Settings of the current thread: autocast, gradients, and modes (such as a default device)."""
 
     def __init__(self) -> None:
         self._casts = [kind for kind in _CASTING if torch.is_autocast_enabled(kind)]
@@ -138,13 +138,13 @@ class _ThreadState:
         ]
 
     def clear(self) -> None:
-        """Switch automatic casts off and take the function modes away."""
+        """Switch autocast off and remove the function modes."""
         for kind in self._casts:
             torch.set_autocast_enabled(kind, False)
         _take_function_modes()
 
     def restore(self) -> None:
-        """Set what was found."""
+        """Restore the recorded settings."""
         for kind in self._casts:
             torch.set_autocast_enabled(kind, True)
         torch.set_grad_enabled(self._gradients)

@@ -23,7 +23,7 @@ N_ALONE = 3
 
 @dataclass(frozen=True)
 class Check:
-    """One sum that was checked.
+    """Check of one sum.
 
     Attributes:
         name: what was compared.
@@ -60,7 +60,7 @@ class Validation:
 
 
 def probe_tokens(model: PreTrainedModel) -> Tensor:
-    """Token ids spread over the vocabulary, the same for every run, `[1, n_tokens]`."""
+    """Return token ids spread over the vocabulary, equal in every run, `[1, n_tokens]`."""
     n_vocabulary = get_weight(model.get_input_embeddings()).shape[0]
     spread = torch.linspace(0, n_vocabulary - 1, N_PROBE_TOKENS + 2)[1:-1]
     order = torch.arange(N_PROBE_TOKENS) * 4 % N_PROBE_TOKENS
@@ -68,7 +68,7 @@ def probe_tokens(model: PreTrainedModel) -> Tensor:
 
 
 def validate(model: PreTrainedModel, structure: ModelStructure) -> Validation:
-    """Check on a probe prompt that the structure is right.
+    """Check on a probe prompt that the parts sum to what the model computes.
 
     - *attention function*: observing attention, and running experts in our own code, changes no logits;
     - *causality*: leaving out later tokens does not change the logits before;
@@ -100,7 +100,7 @@ def validate(model: PreTrainedModel, structure: ModelStructure) -> Validation:
 
 
 def require(proof: Validation, model: PreTrainedModel) -> None:
-    """Refuse a model that fails, saying which sum and by how much.
+    """Refuse a model that fails validation, with the sum and its error.
 
     Raises:
         UnsupportedModelError: a check failed.
@@ -171,7 +171,7 @@ def _ffn_error(structure: ModelStructure, traces: Sequence[ActivationCache], dty
 def _added(
     projection: Projection, coefficients: Tensor, sizes: Tensor, scales: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The sum that the neurons of a layer write, and the root of the sum of squares of its terms.
+    """Compute the sum that a layer's neurons write, and the root of the sum of its squared terms.
 
     Args:
         projection: to the residual stream.
@@ -196,7 +196,7 @@ def _added(
 def require_sums(
     trace: ActivationCache, model: PreTrainedModel, structure: ModelStructure, neurons: bool
 ) -> None:
-    """Refuse a prompt on which the parts do not add up, though they did on the probe.
+    """Refuse a prompt on which the parts do not add up, although they did on the probe.
 
     Args:
         trace: of the prompt.
@@ -243,7 +243,7 @@ def _sum(projection: Projection, coefficients: Tensor, scale: Tensor) -> Tensor:
 
 
 def _row_error(found: Tensor, expected: Tensor) -> float:
-    """Largest error of an entry, over its own size or the root mean square of all, `[d_model]` both."""
+    """Compute the largest error of an entry relative to its size or to the RMS of all, `[d_model]` both."""
     typical = expected.pow(2).mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
     errors = (found - expected).abs() / torch.maximum(expected.abs(), typical)
     return float(torch.nan_to_num(errors, nan=torch.inf).max())

@@ -36,7 +36,7 @@ ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu", "relu2", "quick_gelu
 
 @dataclass(frozen=True, eq=False)
 class Watched:
-    """What was watched in one block.
+    """Recorded tensors of one block.
 
     Attributes:
         steps: the modules that ran.
@@ -59,12 +59,12 @@ class Watched:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type in which values are stored."""
+        """Type in which values are stored."""
         return self.values.dtype
 
     @property
     def tolerance(self) -> float:
-        """How far off the formula may be."""
+        """Largest relative error of a formula."""
         return TOLERANCES.get(self.dtype, TOLERANCES[torch.bfloat16])
 
 
@@ -132,7 +132,7 @@ def _find_experts(
 
 
 def _norms(watched: Watched) -> Iterator[Norm]:
-    """The norms that ran on what the FFN reads."""
+    """Find the norms of the FFN's input."""
     for step in watched.steps:
         norm = None if step.is_matrix else step.norm()
         if norm is not None and _close(step.states_given, watched.ffn_base):
@@ -149,7 +149,7 @@ def _find_value(watched: Watched) -> InputProjection | None:
 
 
 def _find_ffn(watched: Watched) -> tuple[Activation, InputProjection, InputProjection | None] | None:
-    """Activation, up and gate of the outputs that make the coefficients best, if they do."""
+    """Find activation, up and gate among outputs that give the coefficients."""
     d_ff = watched.coefficients.shape[-1]
     tracks = [
         _Track(step, torch.arange(d_ff, device=watched.coefficients.device) * stride + start)
@@ -173,7 +173,7 @@ def _find_ffn(watched: Watched) -> tuple[Activation, InputProjection, InputProje
 def _best(
     watched: Watched, functions: Sequence[str | nn.Module], tracks: Sequence[_Track]
 ) -> tuple[str | nn.Module, _Track, _Track | None] | None:
-    """The activation, up and gate that make the coefficients best, if they do."""
+    """Find the activation, up and gate that give the coefficients with the least error."""
     pairs = [*((up, None) for up in tracks), *permutations(tracks, 2)]
     made = [(function, up, gate) for function in functions for up, gate in pairs]
     entered = watched.coefficients.float()
@@ -187,7 +187,7 @@ def _best(
 
 
 def _activations_run(watched: Watched) -> Iterator[nn.Module]:
-    """The modules that could be the FFN's activation: those that gave each of d_ff values another one."""
+    """Find modules that map d_ff values elementwise and so could be the FFN's activation."""
     shape = watched.coefficients.shape
     for step in watched.steps:
         shapes_fit = not step.is_matrix and step.states_given.shape == step.states.shape == shape
@@ -220,7 +220,7 @@ def _projection(
 
 
 def _sizes(projection: InputProjection, states: Tensor) -> Tensor:
-    """Root of the sum of squares of the terms of what neurons read of states, `[n_states, n]`."""
+    """Compute the root of the sum of squared terms of each pre-activation, `[n_states, n]`."""
     every = torch.arange(len(projection.outputs), device=projection.outputs.device)
     terms = (states.pow(2) @ projection.keys().pow(2).T).sqrt()
     return projection.scale(states)[:, None] * terms + projection.constants(every).abs()
@@ -239,7 +239,7 @@ def _close(found: Tensor, expected: Tensor) -> bool:
 
 
 def _same_columns(outputs: Tensor, values: Tensor) -> Tensor | None:
-    """For each column of values the column of outputs that equals it; None if one has none."""
+    """Match each column of values with the equal column of outputs; None if one has no match."""
     if outputs.shape[0] != values.shape[0]:
         return None
     weights = torch.linspace(1, 2, len(values), dtype=torch.float64, device=values.device).sin()

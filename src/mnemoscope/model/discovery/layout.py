@@ -29,7 +29,7 @@ from mnemoscope.model.weights import read_parameter, read_weight
 
 
 def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The list of a model's blocks and its name.
+    """Find the list of a model's blocks and its name.
 
     Raises:
         UnsupportedModelError: it has none.
@@ -83,7 +83,7 @@ N_ROUNDINGS = 4
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What was seen of one block.
+    """Recorded tensors of one block.
 
     Attributes:
         name: of the block, for messages.
@@ -103,13 +103,13 @@ class Seen:
 
     @property
     def is_silent(self) -> bool:
-        """Whether it cannot tell how it is wired: nothing came from its attention, or not a number."""
+        """Whether its attention wrote nothing, or no finite number, on the probe."""
         return not bool(self.attention.any()) or not bool(self.after.isfinite().all())
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """How a block is wired.
+    """Wiring of a block.
 
     Attributes:
         parallel: whether its FFN reads the stream without the attention's output.
@@ -122,7 +122,7 @@ class Wiring:
 
 
 def find_wiring(blocks: Sequence[Seen]) -> tuple[Wiring, ...]:
-    """The wiring of every block; one that added nothing on the probe is wired like the first that did.
+    """Find the wiring of every block; a block that added nothing on the probe takes the first other one's.
 
     Raises:
         UnsupportedModelError: a block is neither sequential nor parallel, or some are the one and some
@@ -160,7 +160,7 @@ def _wiring(block: Seen) -> Wiring:
 
 
 def _factor_read(block: Seen) -> float | None:
-    """The factor with which the attention's output is in the stream that some module reads."""
+    """Find the factor of the attention's output in the stream that a module reads."""
     for step in block.steps:
         # Some families (OPT) give the tokens of all prompts to the FFN in one row.
         given = step.states_given if step.call is None else None
@@ -173,7 +173,7 @@ def _factor_read(block: Seen) -> float | None:
 
 
 def _ffn_reads_before(block: Seen) -> bool:
-    """Whether a matrix outside of attention reads the block's input, as it is or through a norm."""
+    """Tell whether a matrix outside attention reads the block's input, directly or through a norm."""
     inside = set(block.attention_module.modules())
     readers = [step for step in block.steps if step.is_matrix and step.module not in inside]
     normed = [
@@ -188,7 +188,7 @@ def _ffn_reads_before(block: Seen) -> bool:
 
 
 def _factors(before: Tensor, after: Tensor, written: Sequence[Tensor]) -> list[float] | None:
-    """Constants m with `after = before + sum_i m[i] * written[i]`, but for rounding.
+    """Solve `after = before + sum_i m[i] * written[i]` for constants m, up to rounding.
 
     Every element counts by how exactly it is known: a stream's few giant elements are the least exact.
 
@@ -220,7 +220,7 @@ TOLD_BELOW = 0.9
 
 
 def find_readout(model: PreTrainedModel, story: ForwardRecord) -> tuple[nn.Module, Readout]:
-    """The module whose input is the final state, and what becomes of its output.
+    """Find the readout: the module whose input is the final state, and the formula of its output.
 
     Raises:
         UnsupportedModelError: no final norm, or no head that reads it.
@@ -245,7 +245,7 @@ def find_readout(model: PreTrainedModel, story: ForwardRecord) -> tuple[nn.Modul
 
 
 def _final_norm(model: PreTrainedModel, story: ForwardRecord) -> tuple[ModuleCall, Norm]:
-    """The last norm outside of all blocks."""
+    """Find the last norm outside all blocks."""
     body = set(model.base_model.modules())
     for step in reversed(story.outside):
         norm = step.norm()
@@ -259,7 +259,7 @@ def _final_norm(model: PreTrainedModel, story: ForwardRecord) -> tuple[ModuleCal
 
 
 def _logit_scale(readout: Readout, final_states: Tensor, logits: Tensor) -> float:
-    """The constant by which logits, before their cap, are larger than what the head gives; 1 if none.
+    """Find the factor between the head's outputs and the logits before their cap; 1 if there is none.
 
     Args:
         readout: of scale 1.

@@ -1,4 +1,4 @@
-"""What one forward pass of a model does, block by block: the raw material of discovery."""
+"""Recording of one forward pass, block by block: the raw material of discovery."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-3, tor
 
 @dataclass(eq=False)
 class ModuleCall:
-    """One thing that happened: a module without modules of its own ran, or attention was called.
+    """Call of a leaf module, or of attention.
 
     Attributes:
         name: the module's path in the model.
@@ -43,23 +43,23 @@ class ModuleCall:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it multiplied with a matrix."""
+        """Whether the module multiplied by a matrix."""
         return self.output is not None and (_n_axes(self.module) == 2 or isinstance(self.module, Mixture))
 
     @property
     def states_given(self) -> Tensor:
-        """What it was given, `[n_tokens, n]`."""
+        """Input, `[n_tokens, n]`."""
         return self.given.reshape(-1, self.given.shape[-1])
 
     @property
     def states(self) -> Tensor:
-        """What it gave, `[n_tokens, n]`."""
+        """Output, `[n_tokens, n]`."""
         if self.output is None:
             raise TypeError("an attention call gave no states")
         return self.output.reshape(-1, self.output.shape[-1])
 
     def norm(self) -> Norm | None:
-        """The norm that it is as a formula; None if it is none.
+        """Find the norm that the call computed; None if it is no norm.
 
         A module with a weight vector is taken for one: the proof finds out if it does something else. One
         without any weights must do what a norm of weight 1 does.
@@ -76,7 +76,7 @@ class ModuleCall:
 
 @dataclass(eq=False)
 class ForwardRecord:
-    """What one forward pass did.
+    """Record of one forward pass.
 
     Attributes:
         device: where the head reads states; all that was seen is brought there.
@@ -121,7 +121,7 @@ def record_forward(model: PreTrainedModel, layers: nn.ModuleList, probe: Tensor)
 
 
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """What counts as one module: those without modules of their own, and linear layers with adapters."""
+    """Yield the leaf modules, and linear layers with adapters as one module."""
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
         if module in inside:
@@ -169,6 +169,6 @@ def _watch_block(layer: nn.Module, story: ForwardRecord, index: int) -> Iterator
 
 
 def _n_axes(module: nn.Module) -> int:
-    """Of a module's weight; 0 if it has none."""
+    """Return the number of axes of a module's weight; 0 without one."""
     weight = getattr(module, "weight", None)
     return weight.ndim if isinstance(weight, Tensor) else 0
