@@ -107,10 +107,11 @@ lock: $(STAMP) ## Write requirements.lock anew: the newest versions of all that 
 		--no-annotate --no-header --output-file requirements.lock pyproject.toml
 
 .PHONY: lint
-lint: setup ## Check format, lint, layers and types without changing anything
+lint: setup ## Check format, lint, layers, words and types without changing anything
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_voice.py
 	$(BIN)/pyright
 
 .PHONY: format
