@@ -22,9 +22,7 @@ from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.readout import capped
-
-# Masks lower a score by at least 65504 (the largest half-precision number) over the square root of d_head.
-HIDDEN_BELOW = 2000.0
+from mnemoscope.model.tolerances import MASKED_SCORE_DROP
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +193,7 @@ class WeightsCall(AttentionCall):
 
 def _visible(scores: Tensor) -> Tensor:
     """Return the visible positions from a mask row or from masked scores, `[n_tokens]` bool."""
-    return scores > scores.max() - HIDDEN_BELOW
+    return scores > scores.max() - MASKED_SCORE_DROP
 
 
 # Functions by their names: each is there as a torch function, a method of tensors or an operator.

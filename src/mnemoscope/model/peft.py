@@ -34,7 +34,7 @@ from mnemoscope.model.sources import (
     check_tensors,
     find,
 )
-from mnemoscope.model.tolerances import logit_error, tolerance_of
+from mnemoscope.model.tolerances import SUMS, logit_error
 from mnemoscope.model.validation import probe_tokens
 from mnemoscope.model.weights import get_weight, is_adapted
 
@@ -184,7 +184,7 @@ def _refuse_changed(what: str, model: PreTrainedModel, before: Tensor, after: Te
     Raises:
         UnsupportedModelError: the logits differ by more than rounding.
     """
-    error, tolerance = logit_error(after, before), tolerance_of(model.dtype)
+    error, tolerance = logit_error(after, before), SUMS.of(model.dtype)
     if not error <= tolerance:
         raise UnsupportedModelError(
             f"{what} gives other logits merged than on its base (off by {error:.2g}, allowed {tolerance:g}), "

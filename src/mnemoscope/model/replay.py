@@ -16,11 +16,8 @@ from torch import Tensor
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.hooks import first_tensor, hidden_states, running_alike
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.tolerances import REPLAYS
 from mnemoscope.model.weights import input_device
-
-# Largest difference in nats between the model's own prediction and the one taken up at layer 0.
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-HALF_PRECISION_TOLERANCE = 0.1
 
 # A block's arguments but the stream, by place or by name.
 Arguments = dict[int | str, Any]
@@ -91,7 +88,7 @@ class Replay:
     def _check(self) -> None:
         with torch.no_grad():
             error = float((self.log_probabilities([0]) - self.own).abs().max())
-        if not error <= TOLERANCE.get(self.language_model.model.dtype, HALF_PRECISION_TOLERANCE):
+        if not error <= REPLAYS.of(self.language_model.model.dtype):
             raise UnsupportedModelError(
                 f"the blocks of {self.language_model.name} run on their own give other predictions than the "
                 f"model (off by {error:.2g} nats); ablate its parts one by one with `ablate`"

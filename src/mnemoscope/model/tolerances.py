@@ -1,4 +1,4 @@
-"""Errors between two computations of the same numbers, entry by entry.
+"""Tolerances of every check of a model, and errors between two computations of the same numbers.
 
 Each entry is compared with the size of its own terms. A massive activation, or the -1e9 that masks a token,
 then hides no error in another entry.
@@ -6,17 +6,57 @@ then hides no error in another entry.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-# Relative errors that rounding explains: float32 sums in another order stay well below the first; weights
-# of half precision round every stored state to 8 or 11 bits.
-TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest error that rounding explains, by the type of a model's weights.
+
+    Attributes:
+        full: for float32 and float64.
+        float16, bfloat16: for half precision; every other type counts as bfloat16.
+        unit: such as `relative` or `nats`.
+        reason: why the error is at most this large.
+    """
+
+    full: float
+    float16: float
+    bfloat16: float
+    unit: str
+    reason: str
+
+    def of(self, dtype: torch.dtype) -> float:
+        """Return the tolerance for weights of a type."""
+        if dtype in (torch.float32, torch.float64):
+            return self.full
+        return self.float16 if dtype == torch.float16 else self.bfloat16
 
 
-def tolerance_of(dtype: torch.dtype) -> float:
-    """Return the largest relative error that rounding explains for weights of a type."""
-    return TOLERANCES.get(dtype, TOLERANCES[torch.bfloat16])
+# Every tolerance of the package's checks of a model.
+SUMS = Tolerance(
+    1e-4, 5e-3, 3e-2, "relative", "float32 sums in another order differ by less; states round to 11 or 8 bits"
+)
+FORMULAS = Tolerance(
+    1e-3, 5e-3, 3e-2, "of the largest value", "a module's own code may round more often than its formula"
+)
+REPLAYS = Tolerance(
+    1e-3, 0.1, 0.1, "nats", "a pass resumed at layer 0 may use another kernel than the whole pass"
+)
+UNIT_FACTORS = Tolerance(
+    1e-4, 1e-2, 1e-2, "absolute", "a factor of the residual stream closer to 1 than this is 1"
+)
+# Roundings of a sum of stream, attention and FFN that the check of a block's wiring lets pass.
+N_ROUNDINGS = 4
+# A stream with a smaller share of the attention's output than this has none of it.
+SMALLEST_FACTOR = 1e-2
+# Logits closer to their soft-cap than this share of it are too flat to determine a factor.
+UNCAPPED_SHARE = 0.9
+# Masks lower a score by at least 65504 (the largest half-precision number) over the square root of d_head.
+MASKED_SCORE_DROP = 2000.0
 
 
 def largest_error(found: Tensor, expected: Tensor, sizes: Tensor, dtype: torch.dtype) -> float:

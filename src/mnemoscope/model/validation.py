@@ -13,7 +13,7 @@ from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.activations import ActivationCache, capture
 from mnemoscope.model.hooks import evaluation_mode, observed_attention
 from mnemoscope.model.structure import ModelStructure, Projection
-from mnemoscope.model.tolerances import largest_error, logit_error, tolerance_of
+from mnemoscope.model.tolerances import SUMS, largest_error, logit_error
 from mnemoscope.model.weights import get_weight, input_device, is_plain
 
 N_PROBE_TOKENS = 9
@@ -96,7 +96,7 @@ def validate(model: PreTrainedModel, structure: ModelStructure) -> Validation:
         "residual stream": max(_stream_error(trace, model.dtype) for trace in traces),
         "readout": _readout_error(structure, traces, own),
     }
-    return Validation(tuple(Check(name, error, tolerance_of(model.dtype)) for name, error in errors.items()))
+    return Validation(tuple(Check(name, error, SUMS.of(model.dtype)) for name, error in errors.items()))
 
 
 def require(proof: Validation, model: PreTrainedModel) -> None:
@@ -224,7 +224,7 @@ def require_sums(
             added = _sum(block.ffn_output, trace.coefficients[layer], trace.ffn_scale[layer])
             error = _row_error(added + trace.ffn_constant[layer], trace.ffn_out[layer])
             errors["FFN neurons"] = max(errors["FFN neurons"], error)
-    tolerance = tolerance_of(model.dtype)
+    tolerance = SUMS.of(model.dtype)
     failed = [f"{name} (off by {error:.2g})" for name, error in errors.items() if not error <= tolerance]
     if failed:
         raise UnsupportedModelError(

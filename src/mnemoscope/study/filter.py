@@ -21,7 +21,7 @@ from mnemoscope.model.activations import final_states
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import token_text
-from mnemoscope.model.tolerances import tolerance_of
+from mnemoscope.model.tolerances import SUMS
 from mnemoscope.study.columns import FACT, FACTS
 from mnemoscope.study.facts import Fact, ResolvedFact, answers_of
 from mnemoscope.study.options import StudyOptions
@@ -149,7 +149,7 @@ class _Filter:
     def _is_certain(self, fact: ResolvedFact, log_p: Tensor) -> bool:
         """Return whether the result is the same when log p of the target moves by the rounding error."""
         # The error that the validation of a loaded model allows.
-        slack = tolerance_of(self.language_model.model.dtype) * log_p.abs().max()
+        slack = SUMS.of(self.language_model.model.dtype) * log_p.abs().max()
         value, others = log_p[fact.target], _others(fact, log_p)
         return self._passes(fact, value - slack, others) == self._passes(fact, value + slack, others)
 

@@ -15,7 +15,7 @@ from itertools import permutations
 import torch
 from torch import Tensor, nn
 
-from mnemoscope.model.discovery.recording import TOLERANCES, ModuleCall
+from mnemoscope.model.discovery.recording import ModuleCall
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.input_projections import (
     Activation,
@@ -27,7 +27,7 @@ from mnemoscope.model.input_projections import (
     JointRows,
 )
 from mnemoscope.model.readout import Norm
-from mnemoscope.model.tolerances import largest_error
+from mnemoscope.model.tolerances import FORMULAS, largest_error
 from mnemoscope.model.weights import Rows, matrix_of
 
 # Activations that FFNs of decoder-only models use, by their names in transformers.
@@ -65,7 +65,7 @@ class Watched:
     @property
     def tolerance(self) -> float:
         """Largest relative error of a formula."""
-        return TOLERANCES.get(self.dtype, TOLERANCES[torch.bfloat16])
+        return FORMULAS.of(self.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.discovery.recording import TOLERANCES, ForwardRecord, ModuleCall
+from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall
 from mnemoscope.model.readout import Norm, Readout, capped
-from mnemoscope.model.tolerances import logit_error
+from mnemoscope.model.tolerances import (
+    FORMULAS,
+    N_ROUNDINGS,
+    SMALLEST_FACTOR,
+    UNCAPPED_SHARE,
+    UNIT_FACTORS,
+    logit_error,
+)
 from mnemoscope.model.weights import read_parameter, read_weight
 
 
@@ -70,15 +77,6 @@ def _refuse_shared(model: PreTrainedModel, name: str, layers: nn.ModuleList) -> 
                     f"{place}, so they share keys and values in the cache; give every attention module the "
                     "number of its own layer as layer_idx"
                 )
-
-
-# Factors closer to 1 than this are 1; what rounding of half precision leaves in them is less.
-NEARLY_ONE = {torch.float32: 1e-4, torch.float64: 1e-4}
-HALF_PRECISION_NEARLY_ONE = 1e-2
-# A stream with less than this share of the attention's output is one without it.
-SMALLEST_FACTOR = 1e-2
-# Roundings of a sum of stream, attention and FFN that a check lets pass.
-N_ROUNDINGS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +201,7 @@ def _factors(before: Tensor, after: Tensor, written: Sequence[Tensor]) -> list[f
     weight = 1 / size.clamp_min(torch.finfo(torch.float32).tiny)
     columns = torch.stack(parts, dim=1)
     solution = torch.linalg.lstsq(columns * weight[:, None], ((end - start) * weight)[:, None]).solution
-    nearly_one = NEARLY_ONE.get(after.dtype, HALF_PRECISION_NEARLY_ONE)
+    nearly_one = UNIT_FACTORS.of(after.dtype)
     found = [1.0 if abs(m - 1) < nearly_one else m for m in solution[:, 0].tolist()]
     factors = torch.tensor(found, dtype=torch.float64)
     error = (start + columns @ factors - end).abs()
@@ -213,10 +211,6 @@ def _factors(before: Tensor, after: Tensor, written: Sequence[Tensor]) -> list[f
 
 def _same(found: Tensor, expected: Tensor) -> bool:
     return found.shape == expected.shape and torch.allclose(found, expected.to(found.dtype))
-
-
-# Logits nearer to the cap than this share of it are too flat to tell a factor from.
-TOLD_BELOW = 0.9
 
 
 def find_readout(model: PreTrainedModel, story: ForwardRecord) -> tuple[nn.Module, Readout]:
@@ -268,10 +262,10 @@ def _logit_scale(readout: Readout, final_states: Tensor, logits: Tensor) -> floa
     """
     plain, cap = readout.uncapped_logits(final_states), readout.soft_cap
     own = logits.float()
-    tolerance = TOLERANCES.get(logits.dtype, TOLERANCES[torch.bfloat16])
+    tolerance = FORMULAS.of(logits.dtype)
     if plain.shape != own.shape or logit_error(capped(plain, cap), own) < tolerance:
         return 1.0
-    uncapped = own if cap is None else (own / cap).clamp(-TOLD_BELOW, TOLD_BELOW).atanh() * cap
-    told = torch.ones_like(own) if cap is None else (own.abs() < TOLD_BELOW * cap).float()
+    uncapped = own if cap is None else (own / cap).clamp(-UNCAPPED_SHARE, UNCAPPED_SHARE).atanh() * cap
+    told = torch.ones_like(own) if cap is None else (own.abs() < UNCAPPED_SHARE * cap).float()
     scale = float((told * uncapped * plain).sum() / (told * plain.pow(2)).sum())
     return scale if scale > 0 and logit_error(capped(scale * plain, cap), own) < tolerance else 1.0

@@ -15,10 +15,8 @@ from mnemoscope.model.attention import AttentionCall
 from mnemoscope.model.experts import Mixture, mixtures_of
 from mnemoscope.model.hooks import first_tensor, hidden_states, observed_attention
 from mnemoscope.model.readout import Norm
+from mnemoscope.model.tolerances import FORMULAS
 from mnemoscope.model.weights import is_adapted, output_device
-
-# Relative to the largest value: what a formula may be off by from what a module did.
-TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
 @dataclass(eq=False)
@@ -71,7 +69,7 @@ class ModuleCall:
         if any(True for _ in self.module.parameters()) or torch.equal(self.given, self.output):
             return None
         norm, error = Norm.recognise(self.module, self.states_given, self.states)
-        return norm if error < TOLERANCES.get(self.given.dtype, TOLERANCES[torch.bfloat16]) else None
+        return norm if error < FORMULAS.of(self.given.dtype) else None
 
 
 @dataclass(eq=False)
