@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import mnemoscope as ms
 from measuring import seconds, write
-from mnemoscope.model.estimate import MEMORY_BUDGET, estimate, sizes_of
+from mnemoscope.model.estimate import MEMORY_BUDGET, estimate_from_sizes, sizes_of
 from mnemoscope.testing import word_tokenizer, words
 
 CONFIG = LlamaConfig(
@@ -62,7 +62,7 @@ def main() -> None:
     torch.set_default_dtype(torch.bfloat16)
     transformers_model = LlamaForCausalLM(CONFIG).eval()
     torch.set_default_dtype(torch.float32)
-    told = estimate(sizes_of(CONFIG), n_tokens, dtype=torch.bfloat16, memory_budget=MEMORY_BUDGET)
+    told = estimate_from_sizes(sizes_of(CONFIG), n_tokens, dtype=torch.bfloat16, memory_budget=MEMORY_BUDGET)
     time.sleep(1)
     base = psutil.Process().memory_info().rss
     opened: list[ms.Model] = []

@@ -27,7 +27,7 @@ ARCHITECTURES: tuple[Architecture, ...] = ("gpt2", "llama")
 
 @dataclass(frozen=True)
 class Opened:
-    """A planted model, proven by opening it."""
+    """A planted model, validated by opening it."""
 
     planted: Planted
     model: ms.Model
@@ -80,7 +80,7 @@ def weights(model: nn.Module) -> Tensor:
 
 def test_planted_models_are_stock_and_pass_the_proof(garden: Opened) -> None:
     assert type(garden.planted.model) in (GPT2LMHeadModel, LlamaForCausalLM)
-    assert garden.model.language_model.proof.passed
+    assert garden.model.language_model.validation.passed
 
 
 def test_planted_facts_are_predicted_with_the_probability_asked_for(garden: Opened) -> None:

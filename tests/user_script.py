@@ -29,7 +29,7 @@ def open_models(folder: Path) -> ms.Model:
     assert_type(sizes, tuple[int, int, int, int, int, int])
     texts = (model.name, model.revision, model.dtype, model.architecture)
     assert_type(texts, tuple[str, str, str, str])
-    assert model.proof is not None
+    assert model.validation is not None
     assert model.language_model.context
     return model
 

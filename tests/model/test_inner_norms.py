@@ -66,7 +66,7 @@ def test_both_norms_are_found_in_every_layer(model: ms.Model) -> None:
             assert projection.inner_norm is not None
             assert projection.norm is None
             assert projection.inner_norm.module is not projection.module
-    assert model.proof.worst.error < 1e-5
+    assert model.validation.worst.error < 1e-5
 
 
 def test_coefficients_are_what_enters_the_projections(model: ms.Model) -> None:

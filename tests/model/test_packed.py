@@ -53,7 +53,7 @@ def unpacked(model: Any) -> Any:
 
 def test_packed_weights_are_attributed_as_the_numbers_they_stand_for(model: Any) -> None:
     of_packed, of_plain = open_tiny(model), open_tiny(unpacked(model))
-    assert of_packed.proof.worst.error < 1e-5
+    assert of_packed.validation.worst.error < 1e-5
     packed_result, plain_result = (m.attribute(PROMPT, TARGET, top=30) for m in (of_packed, of_plain))
     assert packed_result.query_neurons is not None
     ours, theirs = packed_result.ffn_neurons, plain_result.ffn_neurons

@@ -50,7 +50,7 @@ def close(found: Tensor, expected: Tensor) -> bool:
 
 def test_neurons_and_constants_sum_to_what_is_added(model: ms.Model) -> None:
     trace, structure = trace_of(model), model.language_model.structure
-    assert model.proof.worst.error < 1e-5
+    assert model.validation.worst.error < 1e-5
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
     ffn = parts.ffn_neurons(trace, structure, nowhere)
     attention = parts.attention_neurons_summed(trace, structure, nowhere)
@@ -93,7 +93,7 @@ def test_a_layer_is_scaled_behind_its_norm(model: ms.Model, kind: str, factor: f
 def test_an_edit_equals_an_ablation(model: ms.Model, factor: float) -> None:
     chosen = [ms.FFNNeuron(0, 3), ms.Head(1, 2), ms.Layer(0, "attention"), ms.Layer(2, "ffn")]
     edited = model.edit(chosen, factor=factor)
-    assert edited.proof.passed
+    assert edited.validation.passed
     with model.ablate(chosen, factor=factor):
         ablated = model.predict(PROMPT, top=97).table.set_index("id")["log_probability"]
     baked = edited.predict(PROMPT, top=97).table.set_index("id")["log_probability"]

@@ -90,7 +90,7 @@ def test_a_spread_model_with_a_tied_head_is_attributed_alike(memory: ms.Model, s
 def check_spread(spread_out: ms.Model, memory: ms.Model) -> None:
     weights = spread_out.language_model.model.parameters()
     assert {weight.device for weight in weights} == set(DEVICES)
-    assert spread_out.proof.worst.error < 1e-5
+    assert spread_out.validation.worst.error < 1e-5
     found, expected = (model.attribute(PROMPT, TARGET, top=12) for model in (spread_out, memory))
     check_alike(found, expected)
 

@@ -21,8 +21,8 @@ from support import EVERY_REPRESENTATIVE, built, open_tiny, word_tokenizer
 
 
 def test_every_family_is_proven(tiny: ms.Model) -> None:
-    assert tiny.proof.passed
-    assert {check.name for check in tiny.proof.checks} == {
+    assert tiny.validation.passed
+    assert {check.name for check in tiny.validation.checks} == {
         "attention function",
         "causality",
         "attention neurons",
@@ -30,7 +30,7 @@ def test_every_family_is_proven(tiny: ms.Model) -> None:
         "residual stream",
         "readout",
     }
-    assert tiny.proof.worst.error < 1e-5
+    assert tiny.validation.worst.error < 1e-5
 
 
 def _llama() -> PreTrainedModel:
@@ -141,7 +141,7 @@ def test_masked_and_massive_models_are_opened_and_read_out_right() -> None:
     assert float(expected.std()) > 0.1
     assert torch.allclose(found, expected, rtol=0, atol=1e-4)
     for dtype in (torch.bfloat16, torch.float16):
-        assert ms.load((_massive(dtype), word_tokenizer())).proof.passed
+        assert ms.load((_massive(dtype), word_tokenizer())).validation.passed
 
 
 def _raise_logit(model: PreTrainedModel) -> None:
@@ -287,4 +287,4 @@ def test_parallel_blocks_are_told_from_sequential_ones() -> None:
     assert not discover(model, probe_tokens(model)).parallel
     opened = open_tiny(built("gpt_neox"))
     assert opened.language_model.structure.parallel
-    assert opened.proof.passed
+    assert opened.validation.passed

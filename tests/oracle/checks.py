@@ -51,7 +51,7 @@ def check_totals(result: Any, oracle: Oracle) -> None:
 
 
 def check_bounds(opened: Any, oracle: Oracle) -> None:
-    """Check that proven intervals hold the scores, and that sums of them hold the sums."""
+    """Check that certified intervals hold the scores, and that sums of them hold the sums."""
     result = opened.attribute(prompt(oracle.ids), TARGET, top=20, neurons="bounds", effects=False)
     check(compared_lists(result, oracle))
     assert outside(result.ffn_scores, "ffn_neurons", oracle) <= TIE

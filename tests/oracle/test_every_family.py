@@ -1,4 +1,4 @@
-"""The nightly run: every number beside brute force in float64, on every family that is proven."""
+"""The nightly run: every number beside brute force in float64, on every validated family."""
 
 from __future__ import annotations
 

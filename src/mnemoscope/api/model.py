@@ -139,9 +139,9 @@ class Model:
         return type(self.hf_model).__name__
 
     @property
-    def proof(self) -> Validation:
+    def validation(self) -> Validation:
         """Checks that the model passed when it was opened."""
-        return self.language_model.proof
+        return self.language_model.validation
 
     @property
     def n_layers(self) -> int:

@@ -1,4 +1,4 @@
-"""Exact top-k without scoring every part: bound all, refine the few left, score those, stop when proven.
+"""Exact top-k without scoring every part: bound all, refine the few left, score those, stop when certified.
 
 A part can be left out once its upper bound lies below the k-th best lower bound. The k parts with the
 highest upper bounds are scored exactly, which raises that threshold; if many are left, they are bounded

@@ -63,4 +63,4 @@ def check(
             model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code
         )
     write_result(json, partial(checks_json, found), partial(render_checks, found))
-    require(found.proof, found.model)
+    require(found.validation, found.model)

@@ -55,7 +55,7 @@ def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: fl
         model=model,
         tokenizer=language_model.tokenizer,
         structure=structure,
-        proof=validate(model, structure),
+        validation=validate(model, structure),
     )
 
 

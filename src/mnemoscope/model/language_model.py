@@ -100,7 +100,7 @@ class LanguageModel:
         model: the transformers model, untouched.
         tokenizer: its tokenizer.
         structure: where its parts are, and copies of its norms.
-        proof: the checks it passed.
+        validation: the checks it passed.
         replayed: the sorts of arguments with which its blocks have been seen to run on their own.
         version: of the weights and hooks that all of this is about.
     """
@@ -110,7 +110,7 @@ class LanguageModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     structure: ModelStructure
-    proof: Validation
+    validation: Validation
     replayed: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     version: ModelVersion = field(init=False, repr=False, compare=False)
 
@@ -130,15 +130,15 @@ class LanguageModel:
                 with held(self.model) as hold:
                     hold.suspends = True
                     structure = structure_of(self.model)
-                    proof = validate(self.model, structure)
-                    require(proof, self.model)
+                    validation = validate(self.model, structure)
+                    require(validation, self.model)
             except UnsupportedModelError as error:
                 reason = str(error).partition(";")[0]
                 raise UnsupportedModelError(
                     f"the model was changed after it was opened, and now {reason}; remove hooks that were "
                     "registered since then, or undo the change of its weights"
                 ) from error
-            self.structure, self.proof, self.version = structure, proof, version
+            self.structure, self.validation, self.version = structure, validation, version
             self.replayed.clear()
 
     @property

@@ -90,7 +90,7 @@ def open_model(
     found = examine(
         source, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code
     )
-    require(found.proof, found.model)
+    require(found.validation, found.model)
     return found
 
 

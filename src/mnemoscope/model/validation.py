@@ -99,13 +99,13 @@ def validate(model: PreTrainedModel, structure: ModelStructure) -> Validation:
     return Validation(tuple(Check(name, error, SUMS.of(model.dtype)) for name, error in errors.items()))
 
 
-def require(proof: Validation, model: PreTrainedModel) -> None:
+def require(validation: Validation, model: PreTrainedModel) -> None:
     """Refuse a model that fails validation, with the sum and its error.
 
     Raises:
         UnsupportedModelError: a check failed.
     """
-    if proof.passed:
+    if validation.passed:
         return
     plain = ((name, weight) for name, weight in model.named_parameters() if is_plain(weight))
     broken = [name for name, weight in plain if not weight.isfinite().all()]
@@ -114,13 +114,13 @@ def require(proof: Validation, model: PreTrainedModel) -> None:
             f"the weights of {type(model).__name__} hold NaN or infinite values in {len(broken)} tensor(s), "
             f"first {broken[0]}; reload or retrain the checkpoint"
         )
-    failed = {check.name: check for check in proof.checks if not check.passed}
+    failed = {check.name: check for check in validation.checks if not check.passed}
     if "attention function" in failed:
         raise UnsupportedModelError(
             f"{type(model).__name__} gives other logits when it is run again with its attention function "
             f"observed (off by {_percent(failed['attention function'])}): it is random, keeps something from "
             "run to run, or does with attention what cannot be followed; "
-            "see `mnemoscope models` for the families that are proven"
+            "see `mnemoscope models` for the validated families"
         )
     if "causality" in failed:
         raise UnsupportedModelError(
@@ -130,7 +130,7 @@ def require(proof: Validation, model: PreTrainedModel) -> None:
     sums = ", ".join(f"{c.name} (off by {c.error:.2g}, allowed {c.tolerance:g})" for c in failed.values())
     raise UnsupportedModelError(
         f"{type(model).__name__} is refused because its parts do not add up to what it computes: {sums}; "
-        "see `mnemoscope models` for the families that are proven"
+        "see `mnemoscope models` for the validated families"
     )
 
 

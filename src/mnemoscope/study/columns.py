@@ -128,7 +128,7 @@ HEADS = Table(
 )
 VALUE_NEURONS = Table(
     "value_neurons",
-    "The neurons with the highest log-probability increase, proven, by kind.",
+    "The neurons with the highest log-probability increase, certified, by kind.",
     (
         _OF_FACT,
         _KIND,
@@ -196,7 +196,7 @@ PATH = Table(
 )
 SUMS = Table(
     "sums",
-    "Scores of all neurons added up, between proven bounds.",
+    "Scores of all neurons added up, between certified bounds.",
     (
         _OF_FACT,
         _KIND,

@@ -119,7 +119,7 @@ def test_the_discovery_of_a_package_is_used_for_its_type_alone(package: Package)
     open_tiny(built("llama"))
     asked = sys.modules["their_families"].asked
     assert asked == []
-    assert their_model().proof.passed
+    assert their_model().validation.passed
     assert asked == [(1, 9)]
 
 
@@ -151,7 +151,7 @@ def test_a_broken_entry_is_left_out_with_one_line(
 ) -> None:
     package.names("their_families:FOUND", entry)
     with caplog.at_level(logging.WARNING, "mnemoscope"):
-        assert their_model().proof.passed
+        assert their_model().validation.passed
         open_tiny(built("gpt2"))
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("mnemoscope")]
     assert reason in line

@@ -83,8 +83,8 @@ def sum_of_parts(model: ms.Model, trace: ActivationCache) -> Tensor:
 
 
 def test_the_parts_add_up_to_the_models_own_prediction(model: ms.Model) -> None:
-    assert model.proof.passed
-    assert model.proof.worst.error <= 1e-5
+    assert model.validation.passed
+    assert model.validation.worst.error <= 1e-5
     language_model = model.language_model
     (trace,) = language_model.capture([IDS])
     assert close(sum_of_parts(model, trace), trace.final_state)
@@ -198,7 +198,7 @@ def test_what_is_ablated_is_what_is_edited(model: ms.Model) -> None:
             ablated = logits(model)
         assert close(logits(edited), ablated)
         assert not close(ablated, before, 1e-3)
-        assert edited.proof.passed
+        assert edited.validation.passed
     assert torch.equal(logits(model), before)
     assert hooks(model) == 0
 

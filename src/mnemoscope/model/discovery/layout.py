@@ -7,8 +7,8 @@ telling them apart by the lack of a sign would score FFN neurons against the wro
 
 What becomes of the head's outputs on their way to the logits is no module of its own in most families. A
 constant factor is taken from the logits; the value of a soft-cap from the config, because logits far below
-a cap do not tell it well enough to say what larger ones would be. The logits must then bear it out: `proof`
-refuses a model whose logits are not capped where its config says so, or capped where it does not.
+a cap do not determine it. The logits must then confirm it: `validation` refuses a model whose logits are not
+capped where its config says so, or capped where it does not.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def find_wiring(blocks: Sequence[Seen]) -> tuple[Wiring, ...]:
             "the FFNs of some layers read the stream before attention and those of others after it; "
             "see `mnemoscope models` for what is supported"
         )
-    usual = known[0] if known else Wiring(parallel=False)  # not a number anywhere: the proof says so
+    usual = known[0] if known else Wiring(parallel=False)  # no finite number anywhere: validation refuses it
     return tuple(usual if wiring is None else wiring for wiring in found)
 
 

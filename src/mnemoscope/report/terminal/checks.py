@@ -25,7 +25,7 @@ def checks_json(language_model: LanguageModel) -> dict[str, Any]:
         "revision": language_model.revision,
         "architecture": type(language_model.model).__name__,
         "dtype": str(language_model.model.dtype).removeprefix("torch."),
-        "passed": language_model.proof.passed,
+        "passed": language_model.validation.passed,
         "found": _found(language_model),
         "checks": _rows(language_model),
     }
@@ -53,7 +53,7 @@ def render_checks(language_model: LanguageModel, console: Console) -> None:
 def _rows(language_model: LanguageModel) -> list[Row]:
     return [
         {"check": check.name, "error": check.error, "tolerance": check.tolerance, "passed": check.passed}
-        for check in language_model.proof.checks
+        for check in language_model.validation.checks
     ]
 
 

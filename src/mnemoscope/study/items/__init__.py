@@ -163,7 +163,7 @@ ITEMS = (
         "Value layers",
         "How much log p of the target rises with each layer's attention and FFN output; the first 10 are "
         "marked. Below it the scores of all neurons, of the positive ones and of the first ones, added up "
-        "between proven bounds.",
+        "between certified bounds.",
         "What a layer does through later layers: the score is its direct effect. The sum of neurons' scores "
         "is not the score of their layer, because log p is not linear in them.",
         (
