@@ -59,8 +59,8 @@ class ModuleCall:
     def norm(self) -> Norm | None:
         """Find the norm that the call computed; None if it is no norm.
 
-        A module with a weight vector is taken for one: the validation finds out if it does something else. One
-        without any weights must do what a norm of weight 1 does.
+        A module with a weight vector counts as one; validation finds out if it does something else. A module
+        without weights must do what a norm of weight 1 does.
         """
         if self.output is None or self.given.shape != self.output.shape:
             return None
