@@ -3,8 +3,8 @@
 In every block the order of execution says which module is which: the first projection back to
 `d_model` after the attention function writes the heads' outputs to the residual stream, the last one
 writes the FFN's; a norm that reads just what one of them gave stands between it and the stream, one that
-gave just what it reads before it. What is found here is only a conjecture; `validation` then checks that the parts
-sum to what the model computes, and a model for which they do not is refused.
+gave just what it reads before it. The structure found here is a conjecture; `validation` then checks that
+the parts sum to what the model computes, and refuses a model for which they do not.
 """
 
 from __future__ import annotations
