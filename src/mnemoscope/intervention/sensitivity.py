@@ -12,7 +12,6 @@ that are about to be chosen are therefore scaled to the measured divergence of r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Literal
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from mnemoscope.intervention.batch import TextProbe
 from mnemoscope.model.activations import stack_padded
-from mnemoscope.model.gradients import Recording
+from mnemoscope.model.gradients import recorded_graph
 from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.parts import neuron_part
@@ -99,16 +98,14 @@ class _Batch:
         for row, text in enumerate(texts):
             tokens[row, : len(text)] = torch.tensor(list(text), device=input_device(model))
             mask[row, : len(text)] = 1
-        self.recording = Recording()
-        with ExitStack() as stack, torch.enable_grad():
-            for handle in self.recording.hooks(language_model.structure):
-                stack.callback(handle.remove)
-            stack.enter_context(evaluating(model))
+        with torch.enable_grad(), recorded_graph(language_model.structure) as recorder, evaluating(model):
             model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
+        self.seen = recorder.seen
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw a position and a token of each text; return its responses `[n_texts, n_neurons]` by kind."""
-        structure, states = self.language_model.structure, self.recording.final_states
+        structure = self.language_model.structure
+        states = self.seen["final_state"][-1].to(structure.device)
         position = [
             int(torch.randint(min(FIRST_POSITION, length - 1), length, (1,), generator=generator))
             for length in self.lengths
@@ -117,19 +114,20 @@ class _Batch:
             log_p = structure.readout.log_probabilities(states[range(len(position)), position])
             token = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator)
             drawn = log_p.gather(1, token.to(log_p.device)).sum()
-        inputs = {place: seen for place, seen in self.recording.seen.items() if place[0].endswith("input")}
-        gradients = torch.autograd.grad(drawn, list(inputs.values()), retain_graph=True)
-        responses = {
-            place: (values.detach().float() * gradient.float())
-            .view(len(position), -1, values.shape[-1])
-            .sum(1)
-            .cpu()
-            for (place, values), gradient in zip(inputs.items(), gradients, strict=True)
-        }
-        layers = range(structure.n_layers)
+        inputs = {kind: self.seen[f"{kind}_input"] for kind in ("ffn", "attention")}
+        every = [values for layers in inputs.values() for values in layers]
+        gradients = iter(torch.autograd.grad(drawn, every, retain_graph=True))
         return {
-            kind: stack_padded([responses[f"{kind} input", layer] for layer in layers])
+            kind: stack_padded(
+                [
+                    (values.detach().float() * next(gradients).float())
+                    .view(len(position), -1, values.shape[-1])
+                    .sum(1)
+                    .cpu()
+                    for values in layers
+                ]
+            )
             .movedim(0, 1)
             .flatten(1)
-            for kind in ("ffn", "attention")
+            for kind, layers in inputs.items()
         }

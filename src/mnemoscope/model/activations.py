@@ -1,10 +1,10 @@
-"""The recorder: activations and residual stream components of one forward pass."""
+"""The recorder of forward passes: activations and residual stream components of the parts of a model."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import groupby
@@ -13,11 +13,122 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from mnemoscope.model.hooks import AttentionCall, evaluating, hidden_states, observed_attention
 from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.model.weights import input_device
+
+# Sites of both projections of a block: what enters and leaves them, and what is frozen between.
+_PROJECTION_SITES = frozenset(
+    f"{kind}_{site}" for kind in ("attention", "ffn") for site in ("out", "scale", "constant", "input")
+)
+
+
+@dataclass(eq=False)
+class Recorder:
+    """Hooks that record a forward pass at chosen sites, layer by layer.
+
+    Attributes:
+        sites: names of what is recorded. Of each block: `resid_pre`, `head_factors` and, for each `kind` of
+            projection (`attention`, `ffn`), `kind_input`, `kind_out` (what is added to the stream),
+            `kind_scale` and `kind_constant`. Of the model: `embeddings` and `final_state`.
+        select: returns the recorded positions of states, float32 on one device. None records the tensors
+            themselves at every position, with their autograd graph.
+        seen: tensors by site, in layer order.
+        calls: detached attention calls, in layer order, where `see_attention` observes them.
+        done: True stops recording; a backward pass may run the blocks a second time.
+    """
+
+    sites: Collection[str]
+    select: Callable[[Tensor], Tensor] | None
+    seen: dict[str, list[Tensor]] = field(default_factory=dict)
+    calls: list[AttentionCall] = field(default_factory=list)
+    done: bool = False
+
+    @contextmanager
+    def recording(self, structure: ModelStructure) -> Iterator[None]:
+        """Register the hooks while the context lasts."""
+        with ExitStack() as stack:
+            for handle in self._hooks(structure):
+                stack.callback(handle.remove)
+            yield
+
+    def add(self, site: str, values: Tensor) -> None:
+        """Append the values of a site in one layer."""
+        if site in self.sites and not self.done:
+            self.seen.setdefault(site, []).append(values)
+
+    def see_attention(self, call: AttentionCall) -> None:
+        """Append an attention call, as an observer."""
+        if not self.done:
+            self.calls.append(call.detached())
+
+    def _hooks(self, structure: ModelStructure) -> Iterator[RemovableHandle]:
+        """Register hooks at the sites and yield their handles."""
+        if "embeddings" in self.sites:
+            first = structure.blocks[0].module
+            yield first.register_forward_pre_hook(self._stream("embeddings"), with_kwargs=True)
+        for block in structure.blocks:
+            if "resid_pre" in self.sites:
+                yield block.module.register_forward_pre_hook(self._stream("resid_pre"), with_kwargs=True)
+            attention = block.attention_output
+            if "head_factors" in self.sites:
+                yield attention.entrance.register_forward_pre_hook(self._head_factors(attention))
+            for kind, projection in (("attention", attention), ("ffn", block.ffn_output)):
+                if f"{kind}_out" in self.sites:
+                    yield projection.module.register_forward_hook(self._input(kind, projection))
+                    yield projection.written.register_forward_hook(self._output(kind, projection))
+        if "final_state" in self.sites:
+            yield structure.final_norm.register_forward_pre_hook(
+                lambda module, args: self.add("final_state", self._selected(args[0]))
+            )
+
+    def _selected(self, states: Tensor) -> Tensor:
+        return states if self.select is None else self.select(states.detach())
+
+    def _stream(self, site: str) -> Callable[..., None]:
+        return lambda module, args, kwargs: self.add(site, self._selected(hidden_states(args, kwargs)))
+
+    def _head_factors(self, projection: Projection) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Tensor, ...]) -> None:
+            if not self.done:
+                given = self._selected(args[0]).detach().float().to(device=projection.device)
+                self.add("head_factors", projection.input_factors(given))
+
+        return hook
+
+    def _input(self, kind: str, projection: Projection) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if f"{kind}_input" in self.sites:
+                self.add(f"{kind}_input", self._selected(args[0]))
+            if f"{kind}_scale" in self.sites:
+                left = self._selected(output)
+                scale = projection.scale(left)
+                constant = projection.constant(scale, *map(self._selected, args[1:]))
+                self.add(f"{kind}_scale", scale)
+                self.add(
+                    f"{kind}_constant", left.new_zeros(left.shape) + (0 if constant is None else constant)
+                )
+
+        return hook
+
+    def _output(self, kind: str, projection: Projection) -> Callable[..., Tensor | None]:
+        def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if self.select is not None:
+                self.add(f"{kind}_out", self._selected(output) * projection.multiplier)
+                return None
+            self.add(f"{kind}_out", output)
+            return output.clone()  # Falcon adds the attention's output in place
+
+        return hook
+
+
+def stack_padded(layers: Sequence[Tensor]) -> Tensor:
+    """Stack values of every layer, `[..., n]` each, with zeros where a layer has fewer."""
+    most = max(layer.shape[-1] if layer.ndim else 0 for layer in layers)
+    return torch.stack([pad(layer, (0, most - layer.shape[-1])) if layer.ndim else layer for layer in layers])
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,22 +137,18 @@ class ActivationCache:
 
     Attributes:
         token_ids: the prompt, `[n_tokens]`.
-        resid_pre: the stream each layer starts from, `[n_layers, d_model]`.
-        attention_out: what its attention adds (constant included), `[n_layers, d_model]`.
-        attention_constant: the part of it that belongs to no neuron (biases), `[n_layers, d_model]`.
-        ffn_out: what its FFN adds (constant included), `[n_layers, d_model]`.
-        ffn_constant: the part of it that belongs to no neuron, `[n_layers, d_model]`.
-        attention_scale: the frozen scale of the norm that the attention's output passes before it is
-            added, 1 without one, `[n_layers]`.
-        ffn_scale: the same of the FFN's output, `[n_layers]`.
-        final_state: the state the final norm reads, `[d_model]`.
-        coefficients: what enters the down projection, `[n_layers, d_ff]`; 0 beyond the neurons of a layer
-            that has fewer than others, and for experts that the token was not routed to.
-        head_factors: what the heads' values are multiplied with before they enter the output projection,
-            by the frozen norm before it; 1 without one, `[n_layers, n_heads * d_head]`.
+        resid_pre: residual stream before each layer, `[n_layers, d_model]`.
+        attention_out, ffn_out: what each adds to the stream (constant included), `[n_layers, d_model]`.
+        attention_constant, ffn_constant: its part that belongs to no neuron (biases), of the same shape.
+        attention_scale, ffn_scale: frozen scales of their post-norms, 1 without one, `[n_layers]`.
+        final_state: input of the final norm, `[d_model]`.
+        coefficients: input of the down projection, `[n_layers, d_ff]`; 0 beyond the neurons of a layer that
+            has fewer than others, and for experts that the token was not routed to.
+        head_factors: factors of the heads' values by the frozen norm before the output projection; 1 without
+            one, `[n_layers, n_heads * d_head]`.
         patterns: attention weights from the last position, `[n_layers, n_heads, n_tokens]`.
         values: value states, `[n_layers, n_kv_heads, n_tokens, d_head]`.
-        logits: the model's own, of the next token, `[n_vocabulary]`.
+        logits: the model's own logits of the next token, `[n_vocabulary]`.
         parallel: whether the FFN reads `resid_pre` instead of `resid_mid`.
     """
 
@@ -68,7 +175,7 @@ class ActivationCache:
 
     @property
     def ffn_base(self) -> Tensor:
-        """State that each FFN's output is added to when it is scored, `[n_layers, d_model]`."""
+        """The base state of FFN scores, `[n_layers, d_model]` (docs/method.md#value-score)."""
         return self.resid_pre if self.parallel else self.resid_mid
 
     @property
@@ -77,10 +184,10 @@ class ActivationCache:
         return len(self.resid_pre)
 
     def weighted_values(self, layer: int) -> Tensor:
-        """Coefficients of a layer's attention neurons by position, `[n_heads, d_head, n_tokens]`.
+        """Return the coefficients of a layer's attention neurons by position, `[n_heads, d_head, n_tokens]`.
 
         `alpha[h, p] * value[h, p, k]`, times the factor of a norm before the output projection; query head h
-        reads key/value head `h // (H / H_kv)`.
+        reads key/value head `h // (H / H_kv)` (docs/method.md#parts).
         """
         pattern = self.patterns[layer]
         values = self.values[layer].repeat_interleave(len(pattern) // self.values.shape[1], dim=0)
@@ -91,58 +198,67 @@ class ActivationCache:
 def capture(
     model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
 ) -> list[ActivationCache]:
-    """Run prompts of one length, given as token ids, in one forward pass.
+    """Run prompts of one length, given as token ids, in one forward pass; return a cache per prompt.
 
-    None is padded: interventions at positions counted from the end would act on padding, and rotary factors
-    that depend on the longest row would be those of another prompt.
-
-    Returns:
-        One trace per prompt, in order.
+    Prompts are not padded: interventions at positions counted from the end would act on padding, and rotary
+    factors that depend on the longest row would be those of another prompt.
     """
     tokens = torch.tensor(prompts, device=input_device(model))
     n_prompts, n_tokens = tokens.shape
-    recording = _Recording(n_prompts, n_tokens, structure.device)
-    with ExitStack() as stack, torch.no_grad():
-        for handle in recording.hooks(structure):
-            stack.callback(handle.remove)
-        stack.enter_context(observed_attention(model, recording.see_attention))
-        logits = model(input_ids=tokens, use_cache=False, **_only_the_last(model)).logits[:, -1].float()
-    return [
-        recording.trace(
-            row, tokens[row].to(structure.device), logits[row].to(structure.device), structure.parallel
+    sites = _PROJECTION_SITES - {"attention_input"} | {"resid_pre", "head_factors", "final_state"}
+    recorder = Recorder({*sites, "patterns", "values"}, _last_positions(tokens.shape, structure.device))
+
+    def see_attention(call: AttentionCall) -> None:
+        last = torch.full((n_prompts,), n_tokens - 1, device=call.value.device)
+        recorder.add("patterns", call.pattern(last).detach().to(structure.device))
+        recorder.add("values", call.value.float().detach().to(structure.device))
+
+    # Only the last position's logits, where a model's head can compute them alone.
+    kept = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    with torch.no_grad(), recorder.recording(structure), observed_attention(model, see_attention):
+        logits = model(input_ids=tokens, use_cache=False, **kept).logits[:, -1].float()
+    caches = []
+    for row in range(n_prompts):
+        seen = {
+            site: stack_padded([layer[row] for layer in layers]) for site, layers in recorder.seen.items()
+        }
+        caches.append(
+            ActivationCache(
+                token_ids=tokens[row].to(structure.device),
+                logits=logits[row].to(structure.device),
+                parallel=structure.parallel,
+                coefficients=seen.pop("ffn_input"),
+                final_state=seen.pop("final_state")[-1],
+                **seen,
+            )
         )
-        for row in range(n_prompts)
-    ]
+    return caches
 
 
-def _only_the_last(model: PreTrainedModel) -> dict[str, int]:
-    """Limit the logits to the last position where the model takes `logits_to_keep`."""
-    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+def _last_positions(shape: torch.Size, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return a function that selects the last position of prompts, `[n_prompts, n_tokens]` tokens."""
+    # Some families give the tokens of all prompts in one row.
+    return lambda states: states.view(*shape, -1)[:, -1].float().to(device)
 
 
 def final_states(
     model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Compute the final states at the last position of prompts of one length, `[n_prompts, d_model]`.
-
-    Nothing else of the pass is seen or checked.
-    """
-    recording = _Recording(len(prompts), len(prompts[0]), structure.device)
-    with ExitStack() as stack, torch.no_grad():
-        stack.callback(recording.final_state_hook(structure).remove)
-        stack.enter_context(evaluating(model))
-        model.base_model(input_ids=torch.tensor(prompts, device=input_device(model)), use_cache=False)
-    return recording.sites["final_state"][-1]
+    """Return the final states of prompts of one length, `[n_prompts, d_model]`; check no sums."""
+    tokens = torch.tensor(prompts, device=input_device(model))
+    recorder = Recorder({"final_state"}, _last_positions(tokens.shape, structure.device))
+    with torch.no_grad(), recorder.recording(structure), evaluating(model):
+        model.base_model(input_ids=tokens, use_cache=False)
+    return recorder.seen["final_state"][-1]
 
 
 def batches(
     prompts: Sequence[Sequence[int]], structure: ModelStructure, budget: int, everywhere: bool = False
 ) -> Iterator[range]:
-    """Group neighbouring prompts of one length into batches within a budget of bytes.
+    """Group consecutive prompts of one length, as many as fit a budget of bytes; at least one.
 
-    A group has one prompt at least. Counted are the activations of a block at every position, the attention
-    weights and values that are seen there, and what is kept of each prompt, or of each of its positions if it
-    is kept everywhere.
+    The budget covers a block's activations at every position, its attention weights and values, and what is
+    recorded of each prompt (`everywhere`: at each of its positions).
     """
     head_values = structure.n_layers * structure.n_kv_heads * structure.d_head
     kept = numbers_kept(structure)
@@ -157,102 +273,27 @@ def batches(
 
 
 def numbers_kept(structure: ModelStructure) -> int:
-    """Return how many numbers a cache keeps of each position."""
+    """Count the numbers that are recorded at one position."""
     return structure.n_layers * (structure.d_ff + 8 * structure.d_model)
-
-
-@dataclass(eq=False)
-class _Recording:
-    """Recorder of activations at the last position of each prompt, on one device."""
-
-    n_prompts: int
-    n_tokens: int
-    device: torch.device
-    sites: dict[str, list[Tensor]] = field(default_factory=dict)
-
-    def hooks(self, structure: ModelStructure) -> list[Any]:
-        handles = []
-        for block in structure.blocks:
-            attention, ffn = block.attention_output, block.ffn_output
-            handles += [
-                block.module.register_forward_pre_hook(self._block_input, with_kwargs=True),
-                attention.entrance.register_forward_pre_hook(self._head_factors(attention)),
-                attention.module.register_forward_hook(self._frozen("attention", attention)),
-                attention.written.register_forward_hook(self._added("attention_out", attention)),
-                ffn.module.register_forward_pre_hook(self._input("coefficients")),
-                ffn.module.register_forward_hook(self._frozen("ffn", ffn)),
-                ffn.written.register_forward_hook(self._added("ffn_out", ffn)),
-            ]
-        return [*handles, self.final_state_hook(structure)]
-
-    def final_state_hook(self, structure: ModelStructure) -> Any:
-        return structure.final_norm.register_forward_pre_hook(self._input("final_state"))
-
-    def see_attention(self, call: AttentionCall) -> None:
-        last = torch.full((self.n_prompts,), self.n_tokens - 1, device=call.value.device)
-        self._keep("patterns", call.pattern(last))
-        self._keep("values", call.value.float())
-
-    def trace(self, row: int, token_ids: Tensor, logits: Tensor, parallel: bool) -> ActivationCache:
-        kept = {name: stack_padded([t[row] for t in seen]) for name, seen in self.sites.items()}
-        kept["final_state"] = kept["final_state"][-1]
-        return ActivationCache(token_ids=token_ids, logits=logits, parallel=parallel, **kept)
-
-    def _keep(self, site: str, values: Tensor) -> None:
-        self.sites.setdefault(site, []).append(values.detach().to(self.device))
-
-    def _last(self, states: Tensor) -> Tensor:
-        # Some families give the tokens of all prompts in one row.
-        return states.view(self.n_prompts, self.n_tokens, -1)[:, -1].float().to(self.device)
-
-    def _block_input(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._keep("resid_pre", self._last(hidden_states(args, kwargs)))
-
-    def _input(self, site: str) -> Callable[[Any, tuple[Tensor, ...]], None]:
-        return lambda module, args: self._keep(site, self._last(args[0]))
-
-    def _head_factors(self, projection: Projection) -> Callable[[Any, tuple[Tensor, ...]], None]:
-        return lambda module, args: self._keep("head_factors", projection.input_factors(self._last(args[0])))
-
-    def _added(self, site: str, projection: Projection) -> Callable[[Any, tuple[Any, ...], Tensor], None]:
-        return lambda module, args, output: self._keep(site, self._last(output) * projection.multiplier)
-
-    def _frozen(self, kind: str, projection: Projection) -> Callable[[Any, tuple[Any, ...], Tensor], None]:
-        def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            left = self._last(output)
-            scale = projection.scale(left)
-            constant = projection.constant(scale, *map(self._last, args[1:]))
-            self._keep(f"{kind}_scale", scale)
-            self._keep(f"{kind}_constant", left.new_zeros(left.shape) + (0 if constant is None else constant))
-
-        return hook
-
-
-def stack_padded(layers: Sequence[Tensor]) -> Tensor:
-    """Stack tensors of all layers, `[..., n]` each, padded with zeros to the widest layer."""
-    most = max(layer.shape[-1] if layer.ndim else 0 for layer in layers)
-    return torch.stack([pad(layer, (0, most - layer.shape[-1])) if layer.ndim else layer for layer in layers])
 
 
 @dataclass(frozen=True, eq=False)
 class ResidualDecomposition:
-    """Components added to the residual stream at some positions of one prompt, in float32.
+    """Components of the residual stream at some positions of one prompt, in float32.
 
     Attributes:
-        positions: of the prompt, ascending, `[n_positions]`.
+        positions: positions of the prompt, ascending, `[n_positions]`.
         embeddings: the stream before the first layer, `[n_positions, d_model]`.
-        attention_out: what each layer's attention adds (bias included), `[n_layers, n_positions, d_model]`.
-        attention_constant: the part of it that does not depend on any neuron (biases), of the same shape.
-        ffn_out, ffn_constant: the same of its FFN.
-        attention_coefficients: what the heads' dims are multiplied with their columns by, all
-            source positions together, `[n_layers, n_positions, n_heads * d_head]`.
-        ffn_coefficients: the same of FFN neurons, `[n_layers, n_positions, d_ff]`.
-        attention_scales: frozen factor of the norm behind each layer's attention, which the coefficients
-            include; 1 without one, `[n_layers, n_positions]`.
-        ffn_scales: the same behind its FFN.
-        head_factors: what the heads' values are multiplied with before they enter the output projection,
-            by the frozen norm before it; 1 without one, `[n_layers, n_positions, n_heads * d_head]`.
-        calls: the attention call of every layer; empty if not asked for.
+        attention_out, ffn_out: what each adds (constant included), `[n_layers, n_positions, d_model]`.
+        attention_constant, ffn_constant: its part that belongs to no neuron (biases), of the same shape.
+        attention_coefficients: factors of the output projection's columns, summed over source positions,
+            `[n_layers, n_positions, n_heads * d_head]`.
+        ffn_coefficients: factors of the FFN neurons' columns, `[n_layers, n_positions, d_ff]`.
+        attention_scales, ffn_scales: frozen scales of their post-norms, which the coefficients include; 1
+            without one, `[n_layers, n_positions]`.
+        head_factors: factors of the heads' values by the frozen norm before the output projection; 1 without
+            one, `[n_layers, n_positions, n_heads * d_head]`.
+        calls: the attention call of every layer; empty unless recorded.
     """
 
     positions: Tensor
@@ -275,22 +316,22 @@ class ResidualDecomposition:
 
     @cached_property
     def resid_pre(self) -> Tensor:
-        """Residual stream before each layer (`resid_pre`), `[n_layers, n_positions, d_model]`."""
+        """The stream before each layer, `[n_layers, n_positions, d_model]`."""
         added = (self.attention_out + self.ffn_out).cumsum(0)
         return torch.cat([self.embeddings[None], self.embeddings + added[:-1]])
 
     def at(self, positions: Tensor) -> ResidualDecomposition:
-        """Select some of the positions, ascending, `[n]`; attention calls stay those of all positions."""
+        """Return the components at some of the positions, ascending, `[n]`; the calls are unchanged."""
         some = self.index(positions)
         kept = {name: values[:, some] for name, values in vars(self).items() if name in _BY_LAYER}
         return replace(self, positions=positions, embeddings=self.embeddings[some], **kept)
 
     def index(self, positions: Tensor) -> Tensor:
-        """Return the indices of prompt positions among the kept ones, `[n] -> [n]`."""
+        """Return the indices of positions of the prompt among `positions`, `[n] -> [n]`."""
         return torch.searchsorted(self.positions, positions)
 
 
-# The fields that have a layer and then a position.
+# Fields whose axes begin with layer and position.
 _BY_LAYER = {field.name for field in fields(ResidualDecomposition)} - {"positions", "embeddings", "calls"}
 
 
@@ -302,106 +343,59 @@ def capture_components(
     *,
     calls: bool = False,
 ) -> ResidualDecomposition:
-    """Run a prompt once and record the components written at some of its positions.
+    """Run a prompt once and record the components at some of its positions.
 
     Args:
         model: the model.
-        structure: of the model.
+        structure: the model's structure.
         token_ids: the prompt.
-        positions: of the prompt.
-        calls: keep the attention calls too, which hold keys and values of every token.
+        positions: positions of the prompt, in any order.
+        calls: record the attention calls too, which hold keys and values of every token.
     """
     tokens = torch.tensor([list(token_ids)], device=input_device(model))
     chosen = torch.tensor(sorted(set(positions)), device=structure.device)
-    recording = _ComponentRecording(chosen)
-    with ExitStack() as stack, torch.no_grad():
-        for handle in recording.hooks(structure):
-            stack.callback(handle.remove)
-        see = recording.calls.append if calls else lambda call: None
-        stack.enter_context(observed_attention(model, see))
+    recorder = _component_recorder(chosen)
+    see = recorder.see_attention if calls else lambda call: None
+    with torch.no_grad(), recorder.recording(structure), observed_attention(model, see):
         model.base_model(input_ids=tokens, use_cache=False)
-    (components,) = recording.components([chosen])
-    return components
+    return _components(recorder, chosen, 1)[0]
 
 
 def capture_with_components(
     model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
 ) -> tuple[list[ActivationCache], list[ResidualDecomposition]]:
-    """Record both activations and components of prompts of one length in one forward pass."""
+    """Run `capture` on prompts of one length and record the components at every position in one pass."""
     n_tokens = len(prompts[0])
-    recording = _ComponentRecording(torch.arange(len(prompts) * n_tokens, device=structure.device))
-    with ExitStack() as stack:
-        for handle in recording.hooks(structure):
-            stack.callback(handle.remove)
-        traces = capture(model, structure, prompts)
-    return traces, recording.components([torch.arange(n_tokens, device=structure.device)] * len(prompts))
+    recorder = _component_recorder(torch.arange(len(prompts) * n_tokens, device=structure.device))
+    with recorder.recording(structure):
+        caches = capture(model, structure, prompts)
+    return caches, _components(recorder, torch.arange(n_tokens, device=structure.device), len(prompts))
 
 
-@dataclass(eq=False)
-class _ComponentRecording:
-    """Recorder of the components at positions of all prompts, on the device of each block."""
+def _component_recorder(positions: Tensor) -> Recorder:
+    """Return a recorder at positions of all prompts in one row, `[n]`, on their device."""
 
-    positions: Tensor
-    seen: dict[str, list[Tensor]] = field(default_factory=dict)
-    calls: list[AttentionCall] = field(default_factory=list)
-
-    def hooks(self, structure: ModelStructure) -> list[Any]:
-        first = structure.blocks[0].module
-        handles = [first.register_forward_pre_hook(self._embeddings, with_kwargs=True)]
-        for block in structure.blocks:
-            attention = block.attention_output
-            handles.append(attention.entrance.register_forward_pre_hook(self._head_factors(attention)))
-            for kind, projection in (("attention", attention), ("ffn", block.ffn_output)):
-                entered = projection.module.register_forward_hook(self._coefficients(kind, projection))
-                added = projection.written.register_forward_hook(self._added(kind, projection))
-                handles += [entered, added]
-        return handles
-
-    def components(self, positions: Sequence[Tensor]) -> list[ResidualDecomposition]:
-        """Return the components of each prompt at its positions."""
-        embeddings = self.seen.pop("embeddings")[0]
-        stacked = {name: stack_padded(seen) for name, seen in self.seen.items()}
-        found, start = [], 0
-        for own in positions:
-            some = slice(start, start + len(own))
-            kept = {name: values[:, some] for name, values in stacked.items()}
-            found.append(
-                ResidualDecomposition(
-                    positions=own, embeddings=embeddings[some], calls=tuple(self.calls), **kept
-                )
-            )
-            start += len(own)
-        return found
-
-    def _keep(self, name: str, values: Tensor) -> None:
-        self.seen.setdefault(name, []).append(values.detach().float())
-
-    def _at(self, states: Tensor) -> Tensor:
+    def select(states: Tensor) -> Tensor:
         states = states.reshape(-1, states.shape[-1])
-        return states[self.positions.to(states.device)].to(self.positions.device)
+        return states[positions.to(states.device)].to(positions.device).float()
 
-    def _embeddings(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._keep("embeddings", self._at(hidden_states(args, kwargs)))
+    return Recorder(_PROJECTION_SITES | {"embeddings", "head_factors"}, select)
 
-    def _head_factors(self, projection: Projection) -> Callable[..., None]:
-        def hook(module: Any, args: tuple[Tensor, ...]) -> None:
-            self._keep("head_factors", projection.input_factors(self._at(args[0]).float()))
 
-        return hook
-
-    def _coefficients(self, kind: str, projection: Projection) -> Callable[..., None]:
-        def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            entered, left = self._at(args[0]).float(), self._at(output).float()
-            scale = projection.scale(left)
-            constant = projection.constant(scale, *map(self._at, args[1:]))
-            self._keep(f"{kind}_scales", scale)
-            self._keep(f"{kind}_coefficients", entered * scale[:, None])
-            self._keep(f"{kind}_constant", left.new_zeros(left.shape) + (0 if constant is None else constant))
-
-        return hook
-
-    def _added(self, kind: str, projection: Projection) -> Callable[..., None]:
-        def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            self._keep(f"{kind}_out", self._at(output).float() * projection.multiplier)
-
-        return hook
+def _components(recorder: Recorder, positions: Tensor, n_prompts: int) -> list[ResidualDecomposition]:
+    """Return the recorded components of each prompt, which share their positions `[n_positions]`."""
+    embeddings = recorder.seen.pop("embeddings")[0].chunk(n_prompts)
+    stacked = {site: stack_padded(layers) for site, layers in recorder.seen.items()}
+    for kind in ("attention", "ffn"):
+        scales = stacked[f"{kind}_scales"] = stacked.pop(f"{kind}_scale")
+        stacked[f"{kind}_coefficients"] = stacked.pop(f"{kind}_input").mul_(scales[..., None])
+    split = {name: values.chunk(n_prompts, dim=1) for name, values in stacked.items()}
+    return [
+        ResidualDecomposition(
+            positions=positions,
+            embeddings=embeddings[row],
+            calls=tuple(recorder.calls),
+            **{name: parts[row] for name, parts in split.items()},
+        )
+        for row in range(n_prompts)
+    ]
