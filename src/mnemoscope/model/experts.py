@@ -19,13 +19,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.integrations.moe import ExpertsInterface
 
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.isolation import Hold, held, stand_ins
 from mnemoscope.model.weights import Linear, Matrix, read_parameter
 
-EXPERTS_NAME = "mnemoscope"
+# The name under which the package registers its functions with transformers.
+REGISTERED_NAME = "mnemoscope"
 # Three-axis weights of experts: by expert, then as in `nn.Linear` or transposed.
 _EXPERT_AXES = 3
 
@@ -334,7 +334,7 @@ def running_mixtures(model: PreTrainedModel) -> Iterator[None]:
             _running[mixture.matrix.module] = mixture
             mixture.join_experts(hold)
         if mixtures:
-            hold.set_implementation("_experts_implementation", EXPERTS_NAME)
+            hold.set_implementation("_experts_implementation", REGISTERED_NAME)
         yield
 
 
@@ -343,11 +343,9 @@ _known: WeakKeyDictionary[PreTrainedModel, list[Mixture]] = WeakKeyDictionary()
 _running: dict[nn.Module, Mixture] = {}
 
 
-def _run(module: nn.Module, states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+def run_mixture(module: nn.Module, states: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Run the mixture that stands for an experts' module, as an experts function of transformers."""
     return _running[module].route(states, index, weights)
-
-
-ExpertsInterface.register(EXPERTS_NAME, _run)
 
 
 def _are_experts(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.moe import ExpertsInterface
 
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.attention import (
@@ -19,7 +20,7 @@ from mnemoscope.model.attention import (
     has_custom_attention,
     watched_custom_attention,
 )
-from mnemoscope.model.experts import running_mixtures
+from mnemoscope.model.experts import REGISTERED_NAME, run_mixture, running_mixtures
 from mnemoscope.model.isolation import Hold, held
 
 
@@ -82,9 +83,6 @@ def _set(module: Any, name: str, longest: Any, frequencies: Any) -> None:
     module.register_buffer(buffer, here, persistent=False)
 
 
-ATTENTION_NAME = "mnemoscope"
-
-
 _observer: ContextVar[Callable[[AttentionCall], None]] = ContextVar("attention observer")
 
 
@@ -128,10 +126,15 @@ def _eager(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     return source.eager_attention_forward
 
 
-# The mask is registered under the same name: without it transformers passes None for an attention
-# function it does not know, and every token silently sees the later ones.
-AttentionInterface.register(ATTENTION_NAME, _attention)
-AttentionMaskInterface.register(ATTENTION_NAME, AttentionMaskInterface()["eager"])
+def register_functions() -> None:
+    """Register the package's attention, mask and experts functions with transformers; idempotent.
+
+    Without a mask function under the same name transformers passes no mask, and every token silently sees the
+    later ones.
+    """
+    AttentionInterface.register(REGISTERED_NAME, _attention)
+    AttentionMaskInterface.register(REGISTERED_NAME, AttentionMaskInterface()["eager"])
+    ExpertsInterface.register(REGISTERED_NAME, run_mixture)
 
 
 @contextmanager
@@ -155,7 +158,7 @@ def observed_attention(
             return
         token = _observer.set(observer)
         try:
-            hold.set_implementation("_attn_implementation", ATTENTION_NAME)
+            hold.set_implementation("_attn_implementation", REGISTERED_NAME)
             yield
         finally:
             _observer.reset(token)

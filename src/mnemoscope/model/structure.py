@@ -21,6 +21,7 @@ from mnemoscope.model.discovery.inputs import Watched, find_input_projections
 from mnemoscope.model.discovery.layout import Seen, find_blocks, find_readout, find_wiring
 from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall, record_forward
 from mnemoscope.model.experts import Mixture
+from mnemoscope.model.hooks import register_functions
 from mnemoscope.model.input_projections import InputProjections
 from mnemoscope.model.readout import Norm, Readout
 from mnemoscope.model.weights import get_weight, matrix_of, refuse_storage
@@ -212,6 +213,7 @@ def discover(model: PreTrainedModel, probe: Tensor) -> ModelStructure:
             projections to the residual stream, blocks of different sizes or wired in another way than
             all known ones, or no recognisable final norm or head.
     """
+    register_functions()
     refuse_storage(model)
     name, layers = find_blocks(model)
     story = record_forward(model, layers, probe)

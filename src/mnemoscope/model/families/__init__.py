@@ -24,6 +24,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from mnemoscope.errors import MnemoscopeError, UnsupportedModelError
 from mnemoscope.model.families.dense import TABLE
 from mnemoscope.model.families.moe import EXPERT_TABLE
+from mnemoscope.model.hooks import register_functions
 from mnemoscope.model.structure import ModelStructure, discover
 from mnemoscope.model.validation import probe_tokens, validate
 
@@ -115,6 +116,7 @@ def structure_of(model: PreTrainedModel) -> ModelStructure:
     Raises:
         UnsupportedModelError: the parts cannot be found.
     """
+    register_functions()
     probe = probe_tokens(model)
     for added in added_families():
         own = added.family.discover
