@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 import mnemoscope as ms
 from mnemoscope.model.attention import AttentionCall, QueryKeyCall
-from mnemoscope.model.hooks import _attention, observed_attention
+from mnemoscope.model.hooks import _attention, observed_attention, register_functions
 from mnemoscope.model.readout import CappedLogits, capped
 from support import built, open_tiny, word_tokenizer
 
@@ -21,6 +21,7 @@ CAPPED = ("gemma2", "vaultgemma", "nanochat")
 
 
 def calls_of(model: PreTrainedModel) -> list[AttentionCall]:
+    register_functions()
     calls: list[AttentionCall] = []
     with observed_attention(model, calls.append), torch.no_grad():
         model(IDS)
