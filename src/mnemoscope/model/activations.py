@@ -219,9 +219,7 @@ def capture(
         logits = model(input_ids=tokens, use_cache=False, **kept).logits[:, -1].float()
     caches = []
     for row in range(n_prompts):
-        seen = {
-            site: stack_padded([layer[row] for layer in layers]) for site, layers in recorder.seen.items()
-        }
+        seen = {site: stack_padded([layer[row] for layer in every]) for site, every in recorder.seen.items()}
         caches.append(
             ActivationCache(
                 token_ids=tokens[row].to(structure.device),
