@@ -382,7 +382,10 @@ def page(made: list[Question]) -> str:
 
 
 def _count_rows(made: list[Question]) -> list[str]:
-    rows = ["| relation | asked about | subjects | answers | wordings | facts |", "|---|---|---|---|---|---|"]
+    rows = [
+        "| relation | asked about | subjects | answers | paraphrases | facts |",
+        "|---|---|---|---|---|---|",
+    ]
     for relation in dict.fromkeys(question.relation for question in made):
         of_relation = [question for question in made if question.relation == relation]
         rows += [_count_row("", [question], question.about) for question in of_relation]

@@ -71,6 +71,12 @@ def test_every_notebook_is_run() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.ipynb")} == names
 
 
+def test_a_result_is_shown_once() -> None:
+    """The terminal's text is the plain form of a result and no display of its own."""
+    for path in EXAMPLES.glob("*.ipynb"):
+        assert "white-space:pre;overflow-x:auto" not in path.read_text(encoding="utf-8")
+
+
 def forms(cell: Any) -> list[list[str]]:
     """The forms in which each output of a cell is shown, such as `text/html`; of a print its stream."""
     return [

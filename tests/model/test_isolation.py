@@ -167,7 +167,16 @@ def test_models_that_share_a_config_take_turns() -> None:
 def test_every_method_that_uses_the_model_takes_turns() -> None:
     # `chat_prompt` calls `prompt`; `ablate` holds the model itself.
     own = {"chat_prompt", "ablate"}
-    plain = {"hf_model", "tokenizer", "dtype", "architecture", "validation", "n_layers", "n_heads", "n_kv_heads"}
+    plain = {
+        "hf_model",
+        "tokenizer",
+        "dtype",
+        "architecture",
+        "validation",
+        "n_layers",
+        "n_heads",
+        "n_kv_heads",
+    }
     plain |= {"d_ff", "d_model", "n_vocabulary"}
     for owner in (ms.Model, Run, PlainText):
         for name in dir(owner):

@@ -89,7 +89,7 @@ def summary_html(shown: object) -> str:
 def summary_text(shown: Attribution | Prediction | Ablation) -> str:
     """Return a result as the terminal shows it, without colours."""
     stream = io.StringIO()
-    console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False)
+    console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False, force_jupyter=False)
     if isinstance(shown, Attribution):
         render_attribution(shown, console, _ROWS)
     elif isinstance(shown, Prediction):

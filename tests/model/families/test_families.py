@@ -233,7 +233,7 @@ def test_half_precision_is_understood_alike(family: Family, model: ms.Model) -> 
     assert found.parallel == expected.parallel
     assert found.readout.logit_scale == pytest.approx(expected.readout.logit_scale, rel=5e-3)
     for block, other in zip(found.blocks, expected.blocks, strict=True):
-        assert (block.input_projections is None) == (other.readers is None)
+        assert (block.input_projections is None) == (other.input_projections is None)
         for a, b in (
             (block.attention_output, other.attention_output),
             (block.ffn_output, other.ffn_output),
