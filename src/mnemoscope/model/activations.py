@@ -77,7 +77,7 @@ class Recorder:
             if "head_factors" in self.sites:
                 yield attention.entrance.register_forward_pre_hook(self._head_factors(attention))
             for kind, projection in (("attention", attention), ("ffn", block.ffn_output)):
-                if f"{kind}_out" in self.sites:
+                if any(site.startswith(f"{kind}_") for site in self.sites):
                     yield projection.module.register_forward_hook(self._input(kind, projection))
                     yield projection.written.register_forward_hook(self._output(kind, projection))
         if "final_state" in self.sites:
@@ -103,7 +103,7 @@ class Recorder:
         def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
             if f"{kind}_input" in self.sites:
                 self.add(f"{kind}_input", self._selected(args[0]))
-            if f"{kind}_scale" in self.sites:
+            if f"{kind}_scale" in self.sites or f"{kind}_constant" in self.sites:
                 left = self._selected(output)
                 scale = projection.scale(left)
                 constant = projection.constant(scale, *map(self._selected, args[1:]))
