@@ -10,6 +10,8 @@ QUIETLY := .ci/quietly
 OLDEST := build/oldest
 PACKED := build/packed
 LOWEST := build/lowest
+# One more than there are cores: tests wait for processes, the browser and Ray.
+WORKERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 LOWEST_TESTS := tests/attribution tests/study/test_store.py tests/cli/test_mistakes.py tests/report
 OLDEST_TESTS := tests/model/families/test_transformers_versions.py tests/model/test_custom_attention.py
 
@@ -49,11 +51,11 @@ test: $(STAMP) $(OLDEST)/.installed $(PACKED)/.installed ## Run everything CI ru
 
 .PHONY: test-all
 test-all: test ## Run everything CI runs, then what takes too long for each push
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m nightly --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m nightly --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: pytest
 pytest: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
 
 .PHONY: beside-pytest
 beside-pytest: $(STAMP)

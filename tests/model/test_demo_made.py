@@ -119,6 +119,7 @@ def test_making_is_silent_on_stderr(making):
     assert making.errors == ["", ""]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
 def test_interrupted_making_leaves_nothing(tmp_path):
     process = start_making(tmp_path)
