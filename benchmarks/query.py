@@ -25,14 +25,14 @@ SAMPLE = 4
 def notebook_seconds(model: ms.Model, result: ms.Attribution) -> float:
     """Time the notebooks' way for the value neurons of a result, from some of them."""
     structure = model.language_model.structure
-    (trace,) = model.language_model.capture([result.token_ids])
+    (activations,) = model.language_model.capture([result.token_ids])
     depths = [*result.attention_neurons["layer"].head(VALUES), *result.ffn_neurons["layer"].head(VALUES)]
     weights = [block.ffn_output.columns().T for block in structure.blocks]
     key = torch.randn(structure.d_model)
 
     def one(depth: int) -> None:
         for layer in range(depth):
-            neurons = (trace.coefficients[layer] * weights[layer]).T
+            neurons = (activations.coefficients[layer] * weights[layer]).T
             torch.sum(neurons * key, -1)
 
     sample = sorted(depths)[:: len(depths) // SAMPLE]

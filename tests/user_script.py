@@ -106,7 +106,7 @@ def explain(model: ms.Model, result: ms.Attribution) -> None:
     assert_type(ranking.neurons, pd.DataFrame)
     verified: ms.Method = ms.Verified(budget=3)
     assert_type(model.rank_neurons(PROMPT, 40, method=verified, kind="attention", top=2), ms.Ranking)
-    assert model.question(PROMPT, 40).one_token("the script") == 40
+    assert model.method_input(PROMPT, 40).one_token("the script") == 40
 
 
 def intervene(model: ms.Model, result: ms.Attribution, folder: Path) -> None:

@@ -109,10 +109,10 @@ def test_lists_of_sums_are_those_of_all_neurons(family: Family, kind: Kind) -> N
     name = {"ffn": "ffn_neurons", "attention": "attention_neurons_summed"}[kind]
     result = model.attribute_continuation(PROMPT, TARGET, top=12, query=False, effects=False)
     questions = [
-        model.question(words(*PROMPT_IDS, *TARGET_IDS[:number]), token, kind=kind)
+        model.method_input(words(*PROMPT_IDS, *TARGET_IDS[:number]), token, kind=kind)
         for number, token in enumerate(TARGET_IDS)
     ]
-    every = [question.prediction.scorer().all(question.grid)[..., 0] for question in questions]
+    every = [method_input.prediction.scorer().all(method_input.grid)[..., 0] for method_input in questions]
     sums = torch.stack(every).sum(0)
     found, lowest = getattr(result, name), getattr(result, f"suppressing_{name}")
     assert found["score"].tolist() == pytest.approx(sums.flatten().topk(12).values.tolist(), abs=1e-5)
@@ -122,11 +122,11 @@ def test_lists_of_sums_are_those_of_all_neurons(family: Family, kind: Kind) -> N
     d_head = model.language_model.structure.d_head
     for table in (found, lowest):
         column = table["neuron"] if kind == "ffn" else table["head"] * d_head + table["dim"]
-        for number, (question, scores) in enumerate(zip(questions, every, strict=True)):
-            index = torch.tensor((table["layer"] * question.grid.n_columns + column).to_numpy())
+        for number, (method_input, scores) in enumerate(zip(questions, every, strict=True)):
+            index = torch.tensor((table["layer"] * method_input.grid.n_columns + column).to_numpy())
             exact = scores.flatten()[index]
             assert table[f"score_{number}"].to_numpy() == pytest.approx(exact.numpy(), abs=1e-5)
-            own = question.coefficients_of(index)
+            own = method_input.coefficients_of(index)
             assert table[f"coefficient_{number}"].to_numpy() == pytest.approx(own.numpy(), abs=1e-4)
     assert result.costs[name].exact <= result.costs[name].parts
 

@@ -29,41 +29,41 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
 
 
 def test_the_readout_of_the_final_state_is_the_models_own_prediction(tiny: ms.Model) -> None:
-    language_model, trace = trace_of(tiny)
+    language_model, activations = trace_of(tiny)
     with torch.no_grad():
         logits = language_model.model(torch.tensor([PROMPT])).logits[0, -1]
-    frozen = language_model.structure.readout.freeze(trace.final_state)
-    found = capped(frozen.uncapped_logits(trace.final_state[None]), frozen.soft_cap)[0]
+    frozen = language_model.structure.readout.freeze(activations.final_state)
+    found = capped(frozen.uncapped_logits(activations.final_state[None]), frozen.soft_cap)[0]
     assert close(found, logits)
-    assert close(frozen.log_probabilities(trace.final_state[None])[0], logits.log_softmax(-1))
+    assert close(frozen.log_probabilities(activations.final_state[None])[0], logits.log_softmax(-1))
 
 
 def test_embeddings_and_all_parts_sum_to_the_final_state(tiny: ms.Model) -> None:
-    language_model, trace = trace_of(tiny)
+    language_model, activations = trace_of(tiny)
     structure = language_model.structure
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
-    total = trace.resid_pre[0].clone()
-    ffn = parts.ffn_neurons(trace, structure, nowhere)
-    attention = parts.attention_neurons(trace, structure, nowhere)
+    total = activations.resid_pre[0].clone()
+    ffn = parts.ffn_neurons(activations, structure, nowhere)
+    attention = parts.attention_neurons(activations, structure, nowhere)
     for layer, block in enumerate(structure.blocks):
         total += (ffn.columns(layer, None) * ffn.coefficients(layer)).sum(0)
         by_position = attention.coefficients(layer)[:, :-1].sum(1, keepdim=True)
         total += (attention.columns(layer, None) * by_position).sum(0)
         for constant in (
-            block.attention_output.constant(trace.attention_scale[layer]),
-            block.ffn_output.constant(trace.ffn_scale[layer]),
+            block.attention_output.constant(activations.attention_scale[layer]),
+            block.ffn_output.constant(activations.ffn_scale[layer]),
         ):
             total += 0 if constant is None else constant
-    assert close(total, trace.final_state)
+    assert close(total, activations.final_state)
 
 
 def test_heads_are_the_sum_of_their_neurons_and_of_their_positions(tiny: ms.Model) -> None:
-    language_model, trace = trace_of(tiny)
+    language_model, activations = trace_of(tiny)
     structure = language_model.structure
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
-    heads = parts.heads(trace, structure, nowhere)
-    positions = parts.heads_at_positions(trace, structure, nowhere)
-    neurons = parts.attention_neurons(trace, structure, nowhere)
+    heads = parts.heads(activations, structure, nowhere)
+    positions = parts.heads_at_positions(activations, structure, nowhere)
+    neurons = parts.attention_neurons(activations, structure, nowhere)
     for layer in range(structure.n_layers):
         whole = heads.columns(layer, None) * heads.coefficients(layer)
         by_position = positions.columns(layer, None) * positions.coefficients(layer)
@@ -74,10 +74,10 @@ def test_heads_are_the_sum_of_their_neurons_and_of_their_positions(tiny: ms.Mode
 
 
 def test_attention_looks_back_only_and_sums_to_one(tiny: ms.Model) -> None:
-    _, trace = trace_of(tiny)
-    sums = trace.patterns.sum(-1)
+    _, activations = trace_of(tiny)
+    sums = activations.patterns.sum(-1)
     assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5)
-    assert trace.patterns.shape[-1] == len(PROMPT)
+    assert activations.patterns.shape[-1] == len(PROMPT)
 
 
 def test_layer_scores_telescope(tiny: ms.Model) -> None:
@@ -85,28 +85,28 @@ def test_layer_scores_telescope(tiny: ms.Model) -> None:
     if tiny.language_model.structure.parallel:  # both are added to the same state, so nothing telescopes
         assert result.telescoping_error is None
         return
-    language_model, trace = trace_of(tiny)
-    frozen = language_model.structure.readout.freeze(trace.final_state)
-    ends = frozen.log_probabilities(torch.stack([trace.final_state, trace.resid_pre[0]]))[:, 40]
+    language_model, activations = trace_of(tiny)
+    frozen = language_model.structure.readout.freeze(activations.final_state)
+    ends = frozen.log_probabilities(torch.stack([activations.final_state, activations.resid_pre[0]]))[:, 40]
     assert abs(result.layers["score"].sum() - float(ends[0] - ends[1])) < 1e-4
     assert result.telescoping_error is not None
     assert abs(result.telescoping_error) < 1e-4
 
 
 def test_layer_scores_follow_their_definition(tiny: ms.Model) -> None:
-    language_model, trace = trace_of(tiny)
-    frozen = language_model.structure.readout.freeze(trace.final_state)
-    base = base_states(trace)
+    language_model, activations = trace_of(tiny)
+    frozen = language_model.structure.readout.freeze(activations.final_state)
+    base = base_states(activations)
     values = Objective((40,)).value(frozen.log_probabilities(base.states))
     found = base.layer_scores(values)
 
     def log_p(states: Tensor) -> Tensor:
         return frozen.log_probabilities(states)[:, 40]
 
-    mid = trace.resid_pre + trace.attention_out
-    base = trace.resid_pre if language_model.structure.parallel else mid
+    mid = activations.resid_pre + activations.attention_out
+    base = activations.resid_pre if language_model.structure.parallel else mid
     expected = torch.stack(
-        [log_p(mid) - log_p(trace.resid_pre), log_p(base + trace.ffn_out) - log_p(base)], dim=1
+        [log_p(mid) - log_p(activations.resid_pre), log_p(base + activations.ffn_out) - log_p(base)], dim=1
     )
     assert torch.allclose(found, expected, atol=1e-4)
 

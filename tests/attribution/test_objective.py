@@ -38,24 +38,26 @@ def test_scores_are_what_adding_the_part_does_to_the_models_logits(
     tiny: ms.Model, asked: dict[str, Any]
 ) -> None:
     result = tiny.attribute(PROMPT, **asked, top=6)
-    prediction = tiny.question(PROMPT, A).prediction
-    readout, trace, base = prediction.readout, prediction.trace, prediction.shared.base
+    prediction = tiny.method_input(PROMPT, A).prediction
+    readout, activations, base = prediction.readout, prediction.activations, prediction.shared.base
 
     def value(state: torch.Tensor) -> float:
         return float(objective(asked).value(readout.log_probabilities(state[None])[0].double()))
 
     structure = tiny.language_model.structure
-    ffn = parts.ffn_neurons(trace, structure, base.ffn)
+    ffn = parts.ffn_neurons(activations, structure, base.ffn)
     for table in (result.ffn_neurons, result.suppressing_ffn_neurons):
         for row in table.itertuples():
-            state = trace.resid_pre[row.layer] if structure.parallel else trace.resid_mid[row.layer]
+            state = (
+                activations.resid_pre[row.layer] if structure.parallel else activations.resid_mid[row.layer]
+            )
             column = torch.tensor([row.neuron])
             part = ffn.columns(row.layer, column)[0] * ffn.coefficients(row.layer)[row.neuron, 0]
             assert row.score == pytest.approx(value(state + part) - value(state), abs=2e-5)
-    heads = parts.heads(trace, structure, base.attention)
+    heads = parts.heads(activations, structure, base.attention)
     for row in result.heads.itertuples():
         part = heads.columns(row.layer, torch.tensor([row.head]))[0] * heads.coefficients(row.layer)[row.head]
-        state = trace.resid_pre[row.layer]
+        state = activations.resid_pre[row.layer]
         assert row.score == pytest.approx(value(state + part) - value(state), abs=2e-5)
 
 
@@ -132,7 +134,7 @@ def test_log_odds_need_neither_the_vocabulary_nor_its_geometry() -> None:
     model = open_tiny(built("llama"))
     model.attribute(PROMPT, A, against=B, top=3)
     assert "geometry" not in vars(model)
-    prediction = model.question(PROMPT, A, against=B).prediction
+    prediction = model.method_input(PROMPT, A, against=B).prediction
     assert prediction.scorer().readout.unembedding.shape[0] == 2
     assert prediction.predicted.log_probabilities.shape[1] == 2
 
@@ -155,9 +157,9 @@ def test_totals_are_the_gradient_of_the_objective(llama: ms.Model, asked: dict[s
 @pytest.mark.parametrize("kind", ["ffn", "attention"])
 @pytest.mark.parametrize("asked", ASKED)
 def test_methods_answer_what_they_are_asked(llama: ms.Model, asked: dict[str, Any], kind: str) -> None:
-    question = llama.question(PROMPT, **asked, kind=kind)
+    method_input = llama.method_input(PROMPT, **asked, kind=kind)
     wanted = objective(asked)
-    single = llama.question(PROMPT, A, kind=kind)
+    single = llama.method_input(PROMPT, A, kind=kind)
     readout, predicted, grid = single.prediction.readout, single.prediction.predicted, single.grid
     columns = torch.cat([grid.columns(i, None) * grid.coefficients(i) for i in range(grid.n_layers)])
     added = readout.project(readout.fold(columns)).double()
@@ -170,10 +172,10 @@ def test_methods_answer_what_they_are_asked(llama: ms.Model, asked: dict[str, An
     if wanted.against is None:
         expected["probability-increase"] = after.exp() - before.exp()
     for name, scores in expected.items():
-        index, found = method(name).top(question, 7)
+        index, found = method(name).top(method_input, 7)
         assert found.tolist() == pytest.approx(scores.topk(7).values.tolist(), abs=2e-5), name
         assert found.tolist() == pytest.approx(scores[index].tolist(), abs=2e-5), name
-    index, drops = method("single-ablation").top(question, 2)
+    index, drops = method("single-ablation").top(method_input, 2)
     whole = float(wanted.value(_log_p(llama)))
     for place, drop in zip(index.tolist(), drops.tolist(), strict=True):
         layer, column = divmod(place, grid.n_columns)
@@ -185,7 +187,7 @@ def test_methods_answer_what_they_are_asked(llama: ms.Model, asked: dict[str, An
         )
         with llama.ablate([part]):
             assert drop == pytest.approx(whole - float(wanted.value(_log_p(llama))), abs=1e-4)
-    gradients = method("integrated-gradients").scores(question, torch.arange(grid.size))
+    gradients = method("integrated-gradients").scores(method_input, torch.arange(grid.size))
     assert gradients is not None
     assert bool(gradients.isfinite().all())
 

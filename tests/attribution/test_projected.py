@@ -26,7 +26,7 @@ def wide() -> ms.Model:
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), sizes=st.lists(st.integers(1, 2 * MAX_ROWS), min_size=1, max_size=6))
 def test_values_are_those_of_the_columns(wide: ms.Model, seed: int, sizes: list[int]) -> None:
-    grid = wide.question("w5 w6", 7).grid
+    grid = wide.method_input("w5 w6", 7).grid
     readout = wide.language_model.structure.readout
     projected = ProjectedColumns(readout, 0)
     n_columns = grid.n_layers * grid.n_columns

@@ -38,9 +38,11 @@ def test_lists_hold_what_raises_or_what_lowers_and_no_silent_neuron(
     assert (lowering[column] < 0).all()
     assert len(raising) + len(lowering) < every
     if by == "direct":
-        (trace,) = relu.language_model.capture([IDS])
-        coefficients = trace.coefficients.flatten()
-        scores = method("log-probability-increase").scores(relu.question(PROMPT, TARGET), torch.arange(every))
+        (activations,) = relu.language_model.capture([IDS])
+        coefficients = activations.coefficients.flatten()
+        scores = method("log-probability-increase").scores(
+            relu.method_input(PROMPT, TARGET), torch.arange(every)
+        )
         assert scores is not None
         assert (coefficients == 0).any()
         assert scores[coefficients == 0].abs().max() < 1e-6
@@ -57,11 +59,11 @@ def test_every_list_says_what_it_says(tiny: ms.Model) -> None:
 
 @pytest.mark.parametrize("name", ["log-probability-increase", "probability-increase", "log-probability"])
 def test_a_proven_list_counts_silent_neurons(relu: ms.Model, name: str) -> None:
-    question = relu.question(PROMPT, TARGET)
-    every = question.grid.existing
-    scores = method(name).scores(question, every)
+    method_input = relu.method_input(PROMPT, TARGET)
+    every = method_input.grid.existing
+    scores = method(name).scores(method_input, every)
     assert scores is not None
-    index, found = method(name).top(question, len(every))
+    index, found = method(name).top(method_input, len(every))
     expected = scores.argsort(descending=True, stable=True)
     assert torch.allclose(found, scores[expected], atol=1e-5)
     assert sorted(index.tolist()) == every.tolist()
@@ -71,9 +73,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many interventions each step of the verified method tries."""
     tried, own = [], verified.drops
 
-    def drops(question: verified.MethodInput, index: torch.Tensor, *rest: int) -> torch.Tensor:
+    def drops(method_input: verified.MethodInput, index: torch.Tensor, *rest: int) -> torch.Tensor:
         tried.append(len(index))
-        return own(question, index, *rest)
+        return own(method_input, index, *rest)
 
     monkeypatch.setattr(verified, "drops", drops)
     return tried
@@ -85,7 +87,7 @@ def test_verified_keeps_to_its_budget_and_finds_all(
     llama: ms.Model, monkeypatch: pytest.MonkeyPatch, budget: int, greedily: bool
 ) -> None:
     tried = counted(monkeypatch)
-    index, gains = Verified(budget=budget, greedily=greedily).top(llama.question(PROMPT, TARGET), 10)
+    index, gains = Verified(budget=budget, greedily=greedily).top(llama.method_input(PROMPT, TARGET), 10)
     assert len(set(index.tolist())) == len(gains) == 10
     assert sum(tried) <= budget
 
@@ -93,7 +95,7 @@ def test_verified_keeps_to_its_budget_and_finds_all(
 @pytest.mark.parametrize("greedily", [True, False])
 def test_a_budget_below_the_number_of_neurons_is_refused(llama: ms.Model, greedily: bool) -> None:
     with pytest.raises(ms.OptionError, match="the budget is 3, and 10 neurons are to be chosen"):
-        Verified(budget=3, greedily=greedily).top(llama.question(PROMPT, TARGET), 10)
+        Verified(budget=3, greedily=greedily).top(llama.method_input(PROMPT, TARGET), 10)
 
 
 def test_query_ablation_is_of_the_token_ids_of_the_result(llama: ms.Model) -> None:

@@ -120,16 +120,16 @@ def test_a_neuron_itself_is_read_through_no_head(llama: ms.Model) -> None:
 def vectors_of(model: ms.Model, layer: int, head: int) -> tuple[ActivationCache, HeadVectors]:
     language_model = model.language_model
     with watched_block(language_model.structure.blocks[layer].module) as call:
-        (trace,) = language_model.capture([IDS])
-    return trace, head_vectors(language_model, trace, call, layer, head)
+        (activations,) = language_model.capture([IDS])
+    return activations, head_vectors(language_model, activations, call, layer, head)
 
 
 def test_what_a_head_brings_sums_to_what_it_adds(tiny: ms.Model) -> None:
     structure = tiny.language_model.structure
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
     for layer, head in ((LAYER, HEAD), (0, 1)):
-        trace, vectors = vectors_of(tiny, layer, head)
-        heads = parts.heads(trace, structure, nowhere)
+        activations, vectors = vectors_of(tiny, layer, head)
+        heads = parts.heads(activations, structure, nowhere)
         added = (heads.columns(layer, None) * heads.coefficients(layer))[head]
         assert torch.allclose(vectors.value.sum(0), added, atol=1e-5 * float(added.abs().max()))
         table = tiny.head_tokens(PROMPT, layer, head).table
@@ -201,8 +201,8 @@ def test_a_position_that_the_head_cannot_see_says_nothing() -> None:
 def test_the_lists_are_the_ends_of_the_vocabulary(tiny: ms.Model) -> None:
     language_model = tiny.language_model
     readout = language_model.structure.readout
-    trace, vectors = vectors_of(tiny, LAYER, HEAD)
-    frozen = readout.freeze(trace.final_state)
+    activations, vectors = vectors_of(tiny, LAYER, HEAD)
+    frozen = readout.freeze(activations.final_state)
     table = tiny.head_tokens(PROMPT, LAYER, HEAD, top=3).table
     assert tuple(table.columns) == HEAD_TOKEN_COLUMNS
     assert table["token"].str.strip().tolist() == [f"w{i}" for i in IDS]

@@ -31,20 +31,20 @@ ASKED = (
 
 
 def true_scores(
-    model: ms.Model, trace: ActivationCache, target: int, layer: Tensor, neuron: Tensor
+    model: ms.Model, activations: ActivationCache, target: int, layer: Tensor, neuron: Tensor
 ) -> Tensor:
     """Log-probability increase of FFN neurons sorted by layer, in float64, `[n]`."""
     transformer = model.language_model.model
     head = transformer.lm_head.weight.detach().double()
-    norm, final = transformer.model.norm, trace.final_state.double()
+    norm, final = transformer.model.norm, activations.final_state.double()
     gain = norm.weight.detach().double() / (final.pow(2).mean() + norm.variance_epsilon).sqrt()
     scores = []
     for here in layer.unique().tolist():
-        base = (trace.resid_pre[here] + trace.attention_out[here]).double()
+        base = (activations.resid_pre[here] + activations.attention_out[here]).double()
         log_p = torch.log_softmax((base * gain) @ head.T, dim=-1)
         down = transformer.model.layers[here].mlp.down_proj.weight.detach().double()
         for some in neuron[layer == here].split(256):
-            m = trace.coefficients[here, some].double()
+            m = activations.coefficients[here, some].double()
             added = m[:, None] * ((down[:, some].T * gain) @ head.T)
             scores.append(added[:, target] - (added + log_p).logsumexp(-1))
     return torch.cat(scores)
@@ -59,10 +59,10 @@ def test_intervals_and_lists_hold_the_true_scores(
     demo: ms.Model, prompt: str, target: str, stride: int
 ) -> None:
     result = demo.attribute(prompt, target, top=50, neurons="bounds", effects=False, query=False)
-    (trace,) = demo.language_model.capture([result.token_ids])
+    (activations,) = demo.language_model.capture([result.token_ids])
     every = result.ffn_scores.sort_values(["layer", "neuron"])
     table = every.iloc[::stride]
-    true = true_scores(demo, trace, result.target.id, *indices(table)).numpy()
+    true = true_scores(demo, activations, result.target.id, *indices(table)).numpy()
     assert ((table["lower"] <= true) & (true <= table["upper"])).all()
     # Not so wide that they would hold anything: half of them to a thousandth of a nat.
     assert (table["upper"] - table["lower"]).median() < 1e-3
@@ -73,7 +73,7 @@ def test_intervals_and_lists_hold_the_true_scores(
     assert result.tolerance < 2e-3
     for name, sign in (("ffn_neurons", 1), ("suppressing_ffn_neurons", -1)):
         listed = getattr(result, name).sort_values(["layer", "neuron"])
-        exact = true_scores(demo, trace, result.target.id, *indices(listed))
+        exact = true_scores(demo, activations, result.target.id, *indices(listed))
         errors = (torch.tensor(listed["score"].to_numpy()).double() - exact).abs()
         assert errors.max() <= min(result.tolerance, 1e-5)
         # No neuron that was left out belongs into the list.

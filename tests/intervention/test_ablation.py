@@ -96,9 +96,9 @@ def test_only_the_chosen_positions_change(llama: ms.Model) -> None:
 
 def test_removing_a_neuron_lowers_its_coefficient_to_zero(llama: ms.Model) -> None:
     with llama.ablate([ms.FFNNeuron(1, 9)]):
-        (trace,) = llama.language_model.capture([IDS])
-    assert trace.coefficients[1, 9] == 0
-    assert trace.coefficients[1, 8] != 0
+        (activations,) = llama.language_model.capture([IDS])
+    assert activations.coefficients[1, 9] == 0
+    assert activations.coefficients[1, 8] != 0
 
 
 def test_mean_ablation_puts_the_mean_there(llama: ms.Model) -> None:
@@ -106,10 +106,10 @@ def test_mean_ablation_puts_the_mean_there(llama: ms.Model) -> None:
     kept = [
         llama.language_model.capture([ids[: i + 1]]) for ids in ((3, 4, 5), (60, 70)) for i in range(len(ids))
     ]
-    mean = torch.stack([trace.coefficients[1, 9] for (trace,) in kept]).mean()
+    mean = torch.stack([activations.coefficients[1, 9] for (activations,) in kept]).mean()
     with llama.ablate([ms.FFNNeuron(1, 9)], mean_of=references):
-        (trace,) = llama.language_model.capture([IDS])
-    assert trace.coefficients[1, 9] == pytest.approx(float(mean), abs=1e-5)
+        (activations,) = llama.language_model.capture([IDS])
+    assert activations.coefficients[1, 9] == pytest.approx(float(mean), abs=1e-5)
 
 
 def test_contexts_nest_and_end_with_an_error(llama: ms.Model) -> None:

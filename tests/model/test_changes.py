@@ -165,9 +165,9 @@ def test_what_does_not_add_up_any_more_is_refused(change: Callable[[nn.Module], 
     for call in checked:
         with pytest.raises(ms.UnsupportedModelError, match="remove hooks"):
             call()
-    (trace,) = capture(model.language_model.model, model.language_model.structure, [[5, 17, 80, 33]])
+    (activations,) = capture(model.language_model.model, model.language_model.structure, [[5, 17, 80, 33]])
     with pytest.raises(ms.UnsupportedModelError, match=f"do not add up on this prompt.*{what}"):
-        require_sums(trace, model.language_model.model, model.language_model.structure, neurons=True)
+        require_sums(activations, model.language_model.model, model.language_model.structure, neurons=True)
 
 
 def test_a_changed_neuron_still_adds_up_where_a_hook_says_what_enters() -> None:

@@ -137,10 +137,12 @@ def test_a_batch_gives_what_single_prompts_give(own: ms.Model) -> None:
     prompts = [IDS[:4], IDS[3:], IDS[2:6]]
     opened = own.language_model
     batch = capture(opened.model, opened.structure, prompts)
-    for trace, prompt in zip(batch, prompts, strict=True):
+    for activations, prompt in zip(batch, prompts, strict=True):
         (single,) = capture(opened.model, opened.structure, [prompt])
         for name in ("patterns", "values", "coefficients", "attention_out", "ffn_out", "final_state"):
-            assert torch.allclose(getattr(trace, name), getattr(single, name), atol=1e-4, rtol=1e-4), name
+            assert torch.allclose(getattr(activations, name), getattr(single, name), atol=1e-4, rtol=1e-4), (
+                name
+            )
 
 
 def test_components_add_up(own: ms.Model) -> None:
@@ -154,8 +156,8 @@ def test_components_add_up(own: ms.Model) -> None:
         projection = opened.structure.blocks[layer].attention_output
         added = heads @ projection.columns() + found.attention_constant[layer]
         assert torch.allclose(added, found.attention_out[layer], atol=1e-4)
-    (trace,) = capture(opened.model, opened.structure, [IDS])
-    assert torch.allclose(found.resid_pre[:, -1], trace.resid_pre, atol=1e-4)
+    (activations,) = capture(opened.model, opened.structure, [IDS])
+    assert torch.allclose(found.resid_pre[:, -1], activations.resid_pre, atol=1e-4)
 
 
 def log_p(model: ms.Model, parts: Sequence[Part], factor: float) -> float:

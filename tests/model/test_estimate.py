@@ -23,8 +23,8 @@ def test_counts_are_those_of_the_model(name: str) -> None:
     assert sizes.n_parameters == transformers_model.num_parameters()
     assert (sizes.n_layers, sizes.d_model) == (model.n_layers, model.d_model)
     assert sizes.n_vocabulary == model.n_vocabulary
-    (trace,) = model.language_model.capture([[5, 17, 80]])
-    n_neurons = int((trace.coefficients != 0).sum(-1).max())
+    (activations,) = model.language_model.capture([[5, 17, 80]])
+    n_neurons = int((activations.coefficients != 0).sum(-1).max())
     n_values = model.n_heads * model.language_model.structure.d_head
     # Matrices that give states but do not write to the stream may be counted too: the queries' own.
     assert n_neurons + n_values <= sizes.n_columns <= n_neurons + n_values + model.d_model

@@ -57,12 +57,12 @@ def test_a_mixture_is_seen_as_the_neurons_of_all_its_experts(shared: ms.Model) -
 
 
 def test_only_experts_that_the_token_is_routed_to_take_part(shared: ms.Model) -> None:
-    (trace,) = shared.language_model.capture([IDS])
-    assert trace.coefficients.shape == (3, 116)
-    assert not trace.coefficients[1, 24:].any()
-    routed = trace.coefficients[0, :96].view(6, 16)
+    (activations,) = shared.language_model.capture([IDS])
+    assert activations.coefficients.shape == (3, 116)
+    assert not activations.coefficients[1, 24:].any()
+    routed = activations.coefficients[0, :96].view(6, 16)
     assert int(routed.any(1).sum()) == 2
-    assert bool(trace.coefficients[0, 96:].all())
+    assert bool(activations.coefficients[0, 96:].all())
 
 
 def test_lists_name_the_expert_and_leave_out_the_silent(shared: ms.Model, tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_random_controls_are_of_the_same_expert(shared: ms.Model) -> None:
 
 def test_ablating_reaches_the_transformers_model_itself(model: ms.Model) -> None:
     layer = max(model.language_model.structure.mixtures)
-    (trace,) = model.language_model.capture([IDS])
-    neuron = int(trace.coefficients[layer].abs().argmax())
+    (activations,) = model.language_model.capture([IDS])
+    neuron = int(activations.coefficients[layer].abs().argmax())
     before = own_logits(model)
     with model.ablate([ms.FFNNeuron(layer, neuron)], positions=[-1]):
         changed = own_logits(model)

@@ -70,24 +70,26 @@ def test_both_norms_are_found_in_every_layer(model: ms.Model) -> None:
 
 
 def test_coefficients_are_what_enters_the_projections(model: ms.Model) -> None:
-    (trace,) = model.language_model.capture([IDS])
-    assert torch.allclose(trace.coefficients, entered(model, "ffn"), atol=1e-6)
-    by_dim = torch.stack([trace.weighted_values(layer).sum(-1).flatten() for layer in range(3)])
+    (activations,) = model.language_model.capture([IDS])
+    assert torch.allclose(activations.coefficients, entered(model, "ffn"), atol=1e-6)
+    by_dim = torch.stack([activations.weighted_values(layer).sum(-1).flatten() for layer in range(3)])
     assert torch.allclose(by_dim, entered(model, "attention"), atol=1e-6)
-    assert (trace.head_factors - 1).abs().min(dim=1).values.max() > 1e-3
+    assert (activations.head_factors - 1).abs().min(dim=1).values.max() > 1e-3
     result = model.attribute(PROMPT, TARGET, top=5)
     for row in result.ffn_neurons.itertuples():
-        assert row.coefficient == pytest.approx(float(trace.coefficients[row.layer, row.neuron]), abs=1e-6)
+        assert row.coefficient == pytest.approx(
+            float(activations.coefficients[row.layer, row.neuron]), abs=1e-6
+        )
 
 
 def test_heads_and_neurons_write_what_their_layer_adds(model: ms.Model) -> None:
-    (trace,) = model.language_model.capture([IDS])
+    (activations,) = model.language_model.capture([IDS])
     structure = model.language_model.structure
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
     for layer in range(structure.n_layers):
         for grid, added in (
-            (parts.heads_at_positions(trace, structure, nowhere), trace.attention_out),
-            (parts.ffn_neurons(trace, structure, nowhere), trace.ffn_out),
+            (parts.heads_at_positions(activations, structure, nowhere), activations.attention_out),
+            (parts.ffn_neurons(activations, structure, nowhere), activations.ffn_out),
         ):
             total = (grid.columns(layer, None) * grid.coefficients(layer)).sum(0)
             assert (total - added[layer]).abs().max() <= 1e-5 * added[layer].abs().max()

@@ -75,8 +75,8 @@ def log_probabilities(model: Any, ids: list[int]) -> torch.Tensor:
 
 def read_out(model: ms.Model, ids: list[int]) -> torch.Tensor:
     """Ours after the same."""
-    (trace,) = model.language_model.capture([ids])
-    return model.language_model.structure.readout.log_probabilities(trace.final_state[None])[0].double()
+    (activations,) = model.language_model.capture([ids])
+    return model.language_model.structure.readout.log_probabilities(activations.final_state[None])[0].double()
 
 
 def same(found: ms.Attribution, expected: ms.Attribution) -> bool:

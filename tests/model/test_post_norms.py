@@ -49,31 +49,33 @@ def close(found: Tensor, expected: Tensor) -> bool:
 
 
 def test_neurons_and_constants_sum_to_what_is_added(model: ms.Model) -> None:
-    trace, structure = trace_of(model), model.language_model.structure
+    activations, structure = trace_of(model), model.language_model.structure
     assert model.validation.worst.error < 1e-5
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
-    ffn = parts.ffn_neurons(trace, structure, nowhere)
-    attention = parts.attention_neurons_summed(trace, structure, nowhere)
+    ffn = parts.ffn_neurons(activations, structure, nowhere)
+    attention = parts.attention_neurons_summed(activations, structure, nowhere)
     for layer, block in enumerate(structure.blocks):
         for grid, projection, added in (
-            (ffn, block.ffn_output, trace.ffn_out),
-            (attention, block.attention_output, trace.attention_out),
+            (ffn, block.ffn_output, activations.ffn_out),
+            (attention, block.attention_output, activations.attention_out),
         ):
             assert projection.norm is not None
             total = (grid.columns(layer, None) * grid.coefficients(layer)).sum(0)
             constant = projection.constant(grid.scale[layer])
             assert close(total if constant is None else total + constant, added[layer])
-    after = trace.resid_pre + trace.attention_out + trace.ffn_out
-    assert close(after[-1], trace.final_state)
+    after = activations.resid_pre + activations.attention_out + activations.ffn_out
+    assert close(after[-1], activations.final_state)
 
 
 def test_tables_show_what_enters_the_projection(model: ms.Model) -> None:
-    result, trace = model.attribute(PROMPT, 40, top=5), trace_of(model)
-    assert not torch.allclose(trace.ffn_scale, torch.ones(3), atol=1e-2)
+    result, activations = model.attribute(PROMPT, 40, top=5), trace_of(model)
+    assert not torch.allclose(activations.ffn_scale, torch.ones(3), atol=1e-2)
     for row in result.ffn_neurons.itertuples():
-        assert row.coefficient == pytest.approx(float(trace.coefficients[row.layer, row.neuron]), abs=1e-6)
+        assert row.coefficient == pytest.approx(
+            float(activations.coefficients[row.layer, row.neuron]), abs=1e-6
+        )
     for row in result.attention_neurons.itertuples():
-        values = trace.weighted_values(row.layer)
+        values = activations.weighted_values(row.layer)
         assert row.coefficient == pytest.approx(float(values[row.head, row.dim, row.position]), abs=1e-6)
 
 

@@ -68,14 +68,14 @@ def test_the_cap_of_logits_is_found_and_matters(model_type: str) -> None:
     readout = opened.language_model.structure.readout
     assert readout.soft_cap == 5.0
     assert readout.logit_scale == 1.0
-    (trace,) = opened.language_model.capture([IDS[0].tolist()])
-    frozen = readout.freeze(trace.final_state)
+    (activations,) = opened.language_model.capture([IDS[0].tolist()])
+    frozen = readout.freeze(activations.final_state)
     with torch.no_grad():
         own = model(IDS[:1]).logits[0, -1]
     assert torch.allclose(
-        capped(frozen.uncapped_logits(trace.final_state[None]), frozen.soft_cap)[0], own, atol=1e-5
+        capped(frozen.uncapped_logits(activations.final_state[None]), frozen.soft_cap)[0], own, atol=1e-5
     )
-    assert (frozen.uncapped_logits(trace.final_state[None])[0] - own).abs().max() > 0.3
+    assert (frozen.uncapped_logits(activations.final_state[None])[0] - own).abs().max() > 0.3
 
 
 def test_a_scale_before_the_cap_is_found() -> None:

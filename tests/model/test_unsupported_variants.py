@@ -22,13 +22,13 @@ def test_what_the_parts_do_not_explain_is_refused(name: str) -> None:
         open_tiny(toy_model(*parts))
 
 
-def everything_added(trace: ActivationCache, structure: ModelStructure) -> Tensor:
-    total = trace.resid_pre[0].clone()
+def everything_added(activations: ActivationCache, structure: ModelStructure) -> Tensor:
+    total = activations.resid_pre[0].clone()
     for layer, block in enumerate(structure.blocks):
-        attention = trace.weighted_values(layer).sum(-1).flatten() @ block.attention_output.columns()
-        ffn = trace.coefficients[layer] @ block.ffn_output.columns()
-        total += trace.attention_scale[layer] * attention + trace.attention_constant[layer]
-        total += trace.ffn_scale[layer] * ffn + trace.ffn_constant[layer]
+        attention = activations.weighted_values(layer).sum(-1).flatten() @ block.attention_output.columns()
+        ffn = activations.coefficients[layer] @ block.ffn_output.columns()
+        total += activations.attention_scale[layer] * attention + activations.attention_constant[layer]
+        total += activations.ffn_scale[layer] * ffn + activations.ffn_constant[layer]
     return total
 
 
@@ -38,9 +38,9 @@ def test_what_only_looks_wrong_adds_up_on_prompts_of_every_length(name: str) -> 
     generator = torch.Generator().manual_seed(5)
     for n_tokens in (1, 2, 5, 17, 40):
         prompt = torch.randint(97, (1, n_tokens), generator=generator)
-        (trace,) = opened.capture(prompt.tolist())
-        total = everything_added(trace, opened.structure)
-        assert torch.allclose(total, trace.final_state, rtol=1e-4, atol=1e-5)
+        (activations,) = opened.capture(prompt.tolist())
+        total = everything_added(activations, opened.structure)
+        assert torch.allclose(total, activations.final_state, rtol=1e-4, atol=1e-5)
         with torch.no_grad():
             own = opened.model(prompt).logits[0, -1].log_softmax(-1)
         assert torch.allclose(opened.structure.readout.log_probabilities(total[None])[0], own, atol=1e-4)

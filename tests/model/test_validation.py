@@ -129,8 +129,8 @@ def _own_log_probabilities(model: PreTrainedModel, ids: list[int]) -> torch.Tens
 
 def _read_out(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
     opened = ms.load((model, word_tokenizer())).language_model
-    (trace,) = opened.capture([ids])
-    return opened.structure.readout.log_probabilities(trace.final_state[None])[0].double()
+    (activations,) = opened.capture([ids])
+    return opened.structure.readout.log_probabilities(activations.final_state[None])[0].double()
 
 
 def test_masked_and_massive_models_are_opened_and_read_out_right() -> None:

@@ -46,7 +46,7 @@ def test_total_effects_of_half_precision_weights_are_those_of_float64(family: st
     model = built(family).bfloat16()
     opened = open_tiny(model)
     before = {name: (id(p), p.dtype, p.detach().clone()) for name, p in model.named_parameters()}
-    found = opened.question(PROMPT, TARGET).total_effects.ffn
+    found = opened.method_input(PROMPT, TARGET).total_effects.ffn
     expected = effects_in_float64(model, DOWN[family])
     assert (found - expected).abs().max() < 2e-4 * expected.abs().max()
     for name, parameter in model.named_parameters():
@@ -62,8 +62,10 @@ def test_half_precision_weights_give_the_gradients_of_the_same_weights_in_float3
     for name in ("activation-gradient", "integrated-gradients"):
         for kind in ("ffn", "attention"):
             found, expected = (
-                method(name).scores(question, question.grid.existing)
-                for question in (open_tiny(m).question(PROMPT, TARGET, kind=kind) for m in (half, wide))
+                method(name).scores(method_input, method_input.grid.existing)
+                for method_input in (
+                    open_tiny(m).method_input(PROMPT, TARGET, kind=kind) for m in (half, wide)
+                )
             )
             assert found is not None
             assert expected is not None
@@ -74,7 +76,7 @@ def test_interventions_are_in_force_there() -> None:
     half = built("llama").bfloat16()
     parts = [ms.FFNNeuron(0, 3), ms.FFNNeuron(1, 7)]
     with open_tiny(half).ablate(parts) as opened:
-        effects = opened.question(PROMPT, TARGET).total_effects.ffn
+        effects = opened.method_input(PROMPT, TARGET).total_effects.ffn
     assert (effects[0, :, 3] == 0).all()
     assert (effects[1, :, 7] == 0).all()
     assert (effects[2] != 0).any()

@@ -204,27 +204,27 @@ def test_charts_are_those_of_the_result(client: TestClient, llama: ms.Model) -> 
 
 
 def test_the_same_question_runs_nothing_again(client: TestClient, gate: Gate) -> None:
-    question = {"prompt": PROMPT, "target": " w40", "top": 5}
-    first = ask(client, "attribute", **question)
+    method_input = {"prompt": PROMPT, "target": " w40", "top": 5}
+    first = ask(client, "attribute", **method_input)
     n_blocks = gate.n_blocks
     assert n_blocks > 0
-    assert ask(client, "attribute", **question) == first
+    assert ask(client, "attribute", **method_input) == first
     for form in ("html", "csv"):
-        assert client.post("/api/export", json={**question, "format": form}).status_code == 200
-    ask(client, "charts", **question)
+        assert client.post("/api/export", json={**method_input, "format": form}).status_code == 200
+    ask(client, "charts", **method_input)
     assert gate.n_blocks == n_blocks
-    ask(client, "attribute", **{**question, "target": " w41"})
+    ask(client, "attribute", **{**method_input, "target": " w41"})
     assert gate.n_blocks > n_blocks
 
 
 def test_events_end_with_the_same_result(client: TestClient) -> None:
-    question = {"prompt": PROMPT, "top": 3}
-    events = client.post("/api/predict", json=question, headers={"Accept": "application/x-ndjson"})
-    again = client.post("/api/predict", json=question, headers={"Accept": "application/x-ndjson"})
+    method_input = {"prompt": PROMPT, "top": 3}
+    events = client.post("/api/predict", json=method_input, headers={"Accept": "application/x-ndjson"})
+    again = client.post("/api/predict", json=method_input, headers={"Accept": "application/x-ndjson"})
     assert events.headers["content-type"] == "application/x-ndjson"
     lines = [json.loads(line) for line in events.text.splitlines()]
     assert [line["event"] for line in lines if line["event"] != "progress"] == ["queued", "result"]
-    assert lines[-1]["result"] == ask(client, "predict", **question)
+    assert lines[-1]["result"] == ask(client, "predict", **method_input)
     assert [json.loads(line) for line in again.text.splitlines()] == lines[-1:]
 
 

@@ -68,8 +68,8 @@ def test_a_client_that_goes_away_stops_its_call(llama: ms.Model, gate: Gate, hea
 def test_a_newer_request_takes_the_place_of_an_older_one(llama: ms.Model, gate: Gate) -> None:
     def ask(client: httpx.AsyncClient, number: int, lane: str) -> asyncio.Task[httpx.Response]:
         headers = {"X-Mnemoscope-Client": "somebody", "X-Mnemoscope-Lane": lane}
-        question = client.post("api/predict", json={"prompt": words(number)}, headers=headers)
-        return asyncio.ensure_future(question)
+        method_input = client.post("api/predict", json={"prompt": words(number)}, headers=headers)
+        return asyncio.ensure_future(method_input)
 
     async def play(address: str) -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=address, timeout=20) as client:
@@ -133,10 +133,10 @@ def test_many_clients_at_once_are_answered_or_told_when_to_come_again(llama: ms.
     found: Counter[int] = Counter()
 
     async def one(client: httpx.AsyncClient, number: int, end: float) -> None:
-        question = 0
+        method_input = 0
         while time.monotonic() < end:
-            question += 1
-            prompt = words(3 + number, 3 + question % 90)
+            method_input += 1
+            prompt = words(3 + number, 3 + method_input % 90)
             answer = await client.post(
                 "api/predict", json={"prompt": prompt}, headers={"X-Mnemoscope-Client": f"client-{number}"}
             )

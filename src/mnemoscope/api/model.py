@@ -399,7 +399,7 @@ class Model:
         )
 
     @isolated_call
-    def question(
+    def method_input(
         self,
         prompt: PromptInput,
         target: Answers | None = None,
@@ -452,7 +452,7 @@ class Model:
             against: as for `attribute`.
             method: a name that `mnemoscope methods` lists, or a `Method`, such as
                 `mnemoscope.Verified(budget=2000, specificity=10)`.
-            kind: as for `question`.
+            kind: as for `method_input`.
             top: number of neurons.
             memory_budget: bytes that temporary tensors may take.
             progress: show a bar where a method takes long.
@@ -467,10 +467,10 @@ class Model:
         chosen = find_method(method)
         encoded = encode_prompt(self.language_model, prompt)
         report = partial(ProgressBars(), chosen.title) if progress else None
-        question = self.question(
+        method_input = self.method_input(
             encoded, target, against=against, kind=kind, memory_budget=memory_budget, report=report
         )
-        return queries.ranking(encoded, question, chosen, top)
+        return queries.ranking(encoded, method_input, chosen, top)
 
     @isolated_call
     def query(

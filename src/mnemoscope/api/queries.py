@@ -95,24 +95,24 @@ def head_tokens(
     encoded = encode_prompt(language_model, prompt)
     with watched_block(structure.blocks[layer].module) as call:
         run = next(run_prompts(language_model, [encoded]))
-    vectors = head_vectors(language_model, run.trace, call, layer, head)
+    vectors = head_vectors(language_model, run.activations, call, layer, head)
     table = table_of(language_model, run.readout, vectors, encoded, top)
     return HeadTokens(layer, head, encoded.text, encoded.tokens, encoded.ids, table)
 
 
-def ranking(prompt: Prompt, question: MethodInput, method: Method, top: int) -> Ranking:
+def ranking(prompt: Prompt, method_input: MethodInput, method: Method, top: int) -> Ranking:
     """Rank the neurons of a prediction by a method; see `Model.rank_neurons`."""
-    prediction = question.prediction
-    neurons, seconds = rank(question, method, top)
-    options = {"method": method.label, "kind": question.kind, "top": top}
+    prediction = method_input.prediction
+    neurons, seconds = rank(method_input, method, top)
+    options = {"method": method.label, "kind": method_input.kind, "top": top}
     return Ranking(
         prompt=prompt.text,
         tokens=prediction.tokens,
         targets=describe_targets(prediction),
         method=method.label,
-        kind=question.kind,
+        kind=method_input.kind,
         neurons=neurons,
-        estimate=method.estimate(question, top),
+        estimate=method.estimate(method_input, top),
         seconds=seconds,
         provenance=provenance(prediction.language_model, options),
     )

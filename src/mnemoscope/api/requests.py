@@ -74,13 +74,13 @@ class PromptRun:
     """Result of one prompt's forward pass.
 
     Attributes:
-        trace: activations at the last position.
+        activations: activations at the last position.
         readout: frozen at the final state.
         log_probabilities: of the next token, `[n_vocabulary]`.
         components: writes to the residual stream at every position; None unless requested.
     """
 
-    trace: ActivationCache
+    activations: ActivationCache
     readout: FrozenReadout
     log_probabilities: torch.Tensor
     components: ResidualDecomposition | None
@@ -118,18 +118,20 @@ def _run_batch(
     ids = [prompt.ids for prompt in prompts]
     written: Sequence[ResidualDecomposition | None] = [None] * len(ids)
     if components:
-        traces, written = language_model.capture_with_components(ids)
+        caches, written = language_model.capture_with_components(ids)
     else:
-        traces = language_model.capture(ids)
-    readouts = [language_model.structure.readout.freeze(trace.final_state, norm_bias) for trace in traces]
-    log_p = log_probabilities_of_each(readouts, [trace.final_state for trace in traces])
+        caches = language_model.capture(ids)
+    readouts = [
+        language_model.structure.readout.freeze(activations.final_state, norm_bias) for activations in caches
+    ]
+    log_p = log_probabilities_of_each(readouts, [activations.final_state for activations in caches])
     for prompt, predicted in zip(prompts, log_p, strict=True):
         if not predicted.isfinite().all():
             raise PromptError(
                 f"the model predicts NaN or infinite values after {prompt.text!r}; check the weights, or "
                 "load half-precision weights as float32"
             )
-    return [PromptRun(*run) for run in zip(traces, readouts, log_p, written, strict=True)]
+    return [PromptRun(*run) for run in zip(caches, readouts, log_p, written, strict=True)]
 
 
 def predictions(
@@ -160,10 +162,10 @@ def predictions(
             language_model=language_model,
             geometry=cache(partial(geometry, language_model)),
             tokens=spec.prompt.tokens,
-            trace=run.trace,
+            activations=run.activations,
             readout=run.readout,
             log_probabilities=run.log_probabilities,
-            shared=PromptCache(language_model.structure, run.trace, run.readout),
+            shared=PromptCache(language_model.structure, run.activations, run.readout),
             objective=spec.objective(language_model, run.log_probabilities),
             budget=budget,
             projected=projected,

@@ -186,7 +186,7 @@ def attribute_prediction(
         certified=True,
         tolerance=found.tolerance,
         value_of_embeddings=of_embeddings,
-        telescoping_error=None if prediction.trace.parallel else error,
+        telescoping_error=None if prediction.activations.parallel else error,
         costs=found.costs,
         provenance=provenance(language_model, vars(options).copy()),
         query_neurons=queries,

@@ -235,7 +235,7 @@ def attribute(
     explorer.find(positions, of_positions, min(wanted.top, N_POSITIONS), {"positions": (0, 1)})
 
     make = {
-        "positions": partial(tables.heads_at_positions, positions, prediction.trace.patterns, tokens),
+        "positions": partial(tables.heads_at_positions, positions, prediction.activations.patterns, tokens),
         "ffn_neurons": partial(tables.ffn_neurons, ffn, language_model, reader),
         "attention_neurons": partial(tables.attention_neurons, attention, d_head, tokens),
         "attention_neurons_summed": partial(tables.attention_neurons_summed, attention, d_head),

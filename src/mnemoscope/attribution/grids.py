@@ -113,7 +113,7 @@ def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:
         start += count
 
 
-def ffn_neurons(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
+def ffn_neurons(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Return every FFN neuron, `[n_layers, d_ff, 1]`; columns beyond a layer's own neurons are 0."""
     weights = tuple(block.ffn_output for block in structure.blocks)
 
@@ -123,68 +123,70 @@ def ffn_neurons(trace: ActivationCache, structure: ModelStructure, base: Tensor)
         return pad(found, (0, 0, 0, missing)) if missing else found
 
     return Grid(
-        n_layers=trace.n_layers,
+        n_layers=activations.n_layers,
         n_columns=structure.d_ff,
         n_coefficients=1,
         columns=columns,
-        values=lambda layer: trace.coefficients[layer][:, None],
+        values=lambda layer: activations.coefficients[layer][:, None],
         base=base,
-        scale=trace.ffn_scale,
+        scale=activations.ffn_scale,
         weights=weights,
-        active=torch.nonzero(trace.coefficients),
+        active=torch.nonzero(activations.coefficients),
     )
 
 
-def attention_neurons(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
+def attention_neurons(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Return every attention neuron, `[n_layers, n_heads * d_head, n_tokens + 1]`; the last is the sum."""
 
     def values(layer: int) -> Tensor:
-        by_position = trace.weighted_values(layer).flatten(0, 1)
+        by_position = activations.weighted_values(layer).flatten(0, 1)
         return torch.cat([by_position, by_position.sum(-1, keepdim=True)], dim=-1)
 
     weights = tuple(block.attention_output for block in structure.blocks)
     return Grid(
-        n_layers=trace.n_layers,
+        n_layers=activations.n_layers,
         n_columns=structure.n_heads * structure.d_head,
-        n_coefficients=len(trace.token_ids) + 1,
+        n_coefficients=len(activations.token_ids) + 1,
         columns=lambda layer, index: weights[layer].columns(index),
         values=values,
         base=base,
-        scale=trace.attention_scale,
+        scale=activations.attention_scale,
         weights=weights,
     )
 
 
-def attention_neurons_summed(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
+def attention_neurons_summed(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Return every attention neuron, positions added up, `[n_layers, n_heads * d_head, 1]`."""
     return replace(
-        attention_neurons(trace, structure, base),
+        attention_neurons(activations, structure, base),
         n_coefficients=1,
-        values=lambda layer: trace.weighted_values(layer).sum(-1).flatten()[:, None],
+        values=lambda layer: activations.weighted_values(layer).sum(-1).flatten()[:, None],
     )
 
 
-def heads(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
+def heads(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Return every head, `[n_layers, n_heads, 1]`."""
 
     @cache
     def outputs(layer: int) -> Tensor:
-        return _outputs(trace.weighted_values(layer).sum(-1, keepdim=True), structure.blocks[layer])[:, 0]
+        return _outputs(activations.weighted_values(layer).sum(-1, keepdim=True), structure.blocks[layer])[
+            :, 0
+        ]
 
     def columns(layer: int, index: Tensor | None) -> Tensor:
         return outputs(layer) if index is None else outputs(layer)[index]
 
-    return _of_ones(trace, structure.n_heads, columns, base)
+    return _of_ones(activations, structure.n_heads, columns, base)
 
 
-def heads_at_positions(trace: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
+def heads_at_positions(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Return every head at every position, `[n_layers, n_heads * n_tokens, 1]`."""
 
     def columns(layer: int, index: Tensor | None) -> Tensor:
-        outputs = _outputs(trace.weighted_values(layer), structure.blocks[layer]).flatten(0, 1)
+        outputs = _outputs(activations.weighted_values(layer), structure.blocks[layer]).flatten(0, 1)
         return outputs if index is None else outputs[index]
 
-    return _of_ones(trace, structure.n_heads * len(trace.token_ids), columns, base)
+    return _of_ones(activations, structure.n_heads * len(activations.token_ids), columns, base)
 
 
 def _outputs(weighted_values: Tensor, block: Block) -> Tensor:
@@ -195,11 +197,16 @@ def _outputs(weighted_values: Tensor, block: Block) -> Tensor:
 
 
 def _of_ones(
-    trace: ActivationCache, n_columns: int, columns: Callable[[int, Tensor | None], Tensor], base: Tensor
+    activations: ActivationCache,
+    n_columns: int,
+    columns: Callable[[int, Tensor | None], Tensor],
+    base: Tensor,
 ) -> Grid:
     """Return a grid of parts of attention that are whole columns."""
     ones = torch.ones(n_columns, 1, device=base.device)
-    return Grid(trace.n_layers, n_columns, 1, columns, lambda layer: ones, base, trace.attention_scale)
+    return Grid(
+        activations.n_layers, n_columns, 1, columns, lambda layer: ones, base, activations.attention_scale
+    )
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,11 @@ FINE_TOKENS = 1024
 class PromptCache:
     """Per-prompt quantities that do not depend on the target, computed lazily and cached."""
 
-    def __init__(self, structure: ModelStructure, trace: ActivationCache, readout: FrozenReadout) -> None:
+    def __init__(
+        self, structure: ModelStructure, activations: ActivationCache, readout: FrozenReadout
+    ) -> None:
         """Nothing is made yet."""
-        self._anatomy, self._trace, self._readout = structure, trace, readout
+        self._structure, self._activations, self._readout = structure, activations, readout
         self._tails: dict[int, Tail] = {}
         self._head_log_sums: Tensor | None = None
         self._sums: dict[int, Sums] = {}
@@ -39,7 +41,7 @@ class PromptCache:
     @cached_property
     def base(self) -> BaseStates:
         """Base states."""
-        return base_states(self._trace)
+        return base_states(self._activations)
 
     @cached_property
     def predicted(self) -> Predicted:
@@ -49,27 +51,27 @@ class PromptCache:
     @cached_property
     def ffn_neurons(self) -> Grid:
         """Every FFN neuron."""
-        return parts.ffn_neurons(self._trace, self._anatomy, self.base.ffn)
+        return parts.ffn_neurons(self._activations, self._structure, self.base.ffn)
 
     @cached_property
     def attention_neurons(self) -> Grid:
         """Every attention neuron at each position, and their sums."""
-        return parts.attention_neurons(self._trace, self._anatomy, self.base.attention)
+        return parts.attention_neurons(self._activations, self._structure, self.base.attention)
 
     @cached_property
     def attention_neurons_summed(self) -> Grid:
         """Every attention neuron with its positions added up."""
-        return parts.attention_neurons_summed(self._trace, self._anatomy, self.base.attention)
+        return parts.attention_neurons_summed(self._activations, self._structure, self.base.attention)
 
     @cached_property
     def heads(self) -> Grid:
         """Every head."""
-        return parts.heads(self._trace, self._anatomy, self.base.attention)
+        return parts.heads(self._activations, self._structure, self.base.attention)
 
     @cached_property
     def heads_at_positions(self) -> Grid:
         """Every head at every position."""
-        return parts.heads_at_positions(self._trace, self._anatomy, self.base.attention)
+        return parts.heads_at_positions(self._activations, self._structure, self.base.attention)
 
     def head_log_sums(self, scorer: Scorer) -> Tensor:
         """Compute every head's increase of the log-partition function, `[n_layers, n_heads, 1]`, nats."""
@@ -96,7 +98,7 @@ class TargetPrediction:
         language_model: the model.
         geometry: returns measures of its weights for bounds of log probability; log-odds do not call it.
         tokens: texts of the prompt's tokens.
-        trace: of the prompt.
+        activations: of the prompt.
         readout: frozen at its final state.
         log_probabilities: of the next token, `[n_vocabulary]`.
         shared: cache shared with the predictions that `asking` makes of it.
@@ -109,7 +111,7 @@ class TargetPrediction:
     language_model: LanguageModel
     geometry: Callable[[], Geometry]
     tokens: tuple[str, ...]
-    trace: ActivationCache
+    activations: ActivationCache
     readout: FrozenReadout
     log_probabilities: Tensor
     shared: PromptCache
@@ -174,4 +176,4 @@ class TargetPrediction:
     def total_effects(self) -> TotalEffects:
         """Compute first-order total effects, by one more forward pass and a backward one."""
         model, structure = self.language_model.model, self.language_model.structure
-        return total_effects(model, structure, self.trace.token_ids.tolist(), self.objective.value)
+        return total_effects(model, structure, self.activations.token_ids.tolist(), self.objective.value)

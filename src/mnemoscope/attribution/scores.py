@@ -94,17 +94,17 @@ class BaseStates:
         return torch.stack([attention, values[self.after_ffn] - values[self.ffn]], dim=1)
 
 
-def base_states(trace: ActivationCache) -> BaseStates:
-    """Return the base states of a trace (docs/method.md#value-score)."""
-    n_layers = trace.n_layers
-    stream = torch.cat([trace.resid_pre, trace.final_state[None]])
+def base_states(activations: ActivationCache) -> BaseStates:
+    """Return the base states of a recorded prompt (docs/method.md#value-score)."""
+    n_layers = activations.n_layers
+    stream = torch.cat([activations.resid_pre, activations.final_state[None]])
     layers = torch.arange(n_layers, device=stream.device)
-    if not trace.parallel:
+    if not activations.parallel:
         mid = layers + n_layers + 1
-        states = torch.cat([stream, trace.resid_mid])
+        states = torch.cat([stream, activations.resid_mid])
         return BaseStates(states, attention=layers, ffn=mid, after_attention=mid, after_ffn=layers + 1)
-    plus_attention = trace.resid_pre + trace.attention_out
-    plus_ffn = trace.resid_pre + trace.ffn_out
+    plus_attention = activations.resid_pre + activations.attention_out
+    plus_ffn = activations.resid_pre + activations.ffn_out
     return BaseStates(
         states=torch.cat([stream, plus_attention, plus_ffn]),
         attention=layers,

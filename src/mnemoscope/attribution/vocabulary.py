@@ -186,26 +186,26 @@ class HeadVectors:
 
 
 def head_vectors(
-    language_model: LanguageModel, trace: ActivationCache, call: BlockCall, layer: int, head: int
+    language_model: LanguageModel, activations: ActivationCache, call: BlockCall, layer: int, head: int
 ) -> HeadVectors:
     """Compute the vectors of a head.
 
     Args:
         language_model: the model.
-        trace: of the prompt.
-        call: arguments of the layer's block in the pass of the trace.
+        activations: of the prompt.
+        call: arguments of the layer's block in the recorded pass.
         layer: of the head.
         head: its index in the layer.
     """
     d_head = language_model.structure.d_head
     projection = language_model.structure.blocks[layer].attention_output
-    dims = torch.arange(head * d_head, (head + 1) * d_head, device=trace.values.device)
-    written = trace.weighted_values(layer)[head].T @ projection.columns(dims)
+    dims = torch.arange(head * d_head, (head + 1) * d_head, device=activations.values.device)
+    written = activations.weighted_values(layer)[head].T @ projection.columns(dims)
     return HeadVectors(
-        attention=trace.patterns[layer, head],
+        attention=activations.patterns[layer, head],
         resid_pre=call.states[0].float().to(language_model.structure.device),
         key=key_gradients(language_model, layer, head, call),
-        value=written * trace.attention_scale[layer],
+        value=written * activations.attention_scale[layer],
     )
 
 

@@ -203,7 +203,7 @@ def _single(model: Model, prompt: EncodedPrompt, target: str | int | None) -> Re
     from mnemoscope.results.targets import unlikely
     from mnemoscope.study.facts import Fact, ResolvedFact
 
-    prediction = model.question(prompt, target).prediction
+    prediction = model.method_input(prompt, target).prediction
     found, log_p = prediction.objective.answers[0], prediction.log_probabilities
     text = token_text(model.language_model.tokenizer, found)
     tell_warning(unlikely(text, int((log_p > log_p[found]).sum()) + 1))
@@ -250,8 +250,8 @@ def _tell_estimates(model: Model, facts: Sequence[ResolvedFact], terms: Terms) -
     from mnemoscope.report.terminal.methods import render_estimates
 
     first = facts[0]
-    question = model.question(first.prompt, first.target, kind=terms.kind)
-    estimates = [(method, method.estimate(question, terms.top)) for method in terms.methods]
+    method_input = model.method_input(first.prompt, first.target, kind=terms.kind)
+    estimates = [(method, method.estimate(method_input, terms.top)) for method in terms.methods]
     tell_drawn(lambda console: render_estimates(estimates, len(facts), console))
 
 

@@ -85,18 +85,20 @@ class AblationOptions:
         return Replacement(values, self.seed)
 
 
-def changes_to(language_model: LanguageModel, parts: Sequence[Part], manner: AblationOptions) -> list[Change]:
-    """Return the change of each site of the parts; runs the prompts of `manner.references`."""
+def changes_to(
+    language_model: LanguageModel, parts: Sequence[Part], options: AblationOptions
+) -> list[Change]:
+    """Return the change of each site of the parts; runs the prompts of `options.references`."""
     at = sites(parts, language_model.structure)
-    values = reference_values(language_model, at, manner.references)
-    instead = {site: manner.replacement(found) for site, found in values.items()}
-    return [Change(site, manner.factor, instead.get(site)) for site in at]
+    values = reference_values(language_model, at, options.references)
+    instead = {site: options.replacement(found) for site, found in values.items()}
+    return [Change(site, options.factor, instead.get(site)) for site in at]
 
 
 @contextmanager
-def changed(language_model: LanguageModel, parts: Sequence[Part], manner: AblationOptions) -> Iterator[None]:
+def changed(language_model: LanguageModel, parts: Sequence[Part], options: AblationOptions) -> Iterator[None]:
     """Ablate parts in every forward pass while the context lasts."""
-    with apply_interventions(language_model, changes_to(language_model, parts, manner), manner.positions):
+    with apply_interventions(language_model, changes_to(language_model, parts, options), options.positions):
         yield
 
 
@@ -105,9 +107,9 @@ def compare(
     prompt: Prompt,
     target: int,
     parts: Sequence[Part],
-    manner: AblationOptions,
+    options: AblationOptions,
     drawn: Sequence[Sequence[Part]],
-    besides: SideEffectProbes,
+    probes: SideEffectProbes,
 ) -> Ablation:
     """Measure a target before and after an ablation, and after random controls.
 
@@ -116,30 +118,30 @@ def compare(
         prompt: the text before the target.
         target: token id.
         parts: the parts to ablate.
-        manner: how and where.
+        options: how and where.
         drawn: the parts of each control, `matched_random` of each seed from 0.
-        besides: the plain text and the facts on which side effects are measured.
+        probes: the plain text and the facts on which side effects are measured.
     """
 
     def after(chosen: Sequence[Part]) -> dict[str, float]:
-        with changed(language_model, chosen, manner):
+        with changed(language_model, chosen, options):
             return metrics(next_token(language_model, prompt.ids), target)
 
     def on_text(chosen: Sequence[Part]) -> TextEffect:
-        with changed(language_model, chosen, replace(manner, positions=None)):
-            return besides.plain_text.effect()
+        with changed(language_model, chosen, replace(options, positions=None)):
+            return probes.plain_text.effect()
 
     controls = []
     for seed, chosen in enumerate(drawn):
         controls.append({"seed": seed, **after(chosen), "kl": on_text(chosen).kl})
-    with changed(language_model, parts, manner):
-        facts = besides.fact_effects(but=prompt.ids)
+    with changed(language_model, parts, options):
+        facts = probes.fact_effects(but=prompt.ids)
     return Ablation(
         prompt=prompt.text,
         tokens=prompt.tokens,
         target=(target, token_text(language_model.tokenizer, target)),
         parts=tuple(parts),
-        how=str(manner),
+        how=str(options),
         before=metrics(next_token(language_model, prompt.ids), target),
         after=after(parts),
         controls=pd.DataFrame(controls, columns=["seed", *METRICS, "kl"]),

@@ -116,7 +116,7 @@ class _Draw:
     def __init__(self, parts: Sequence[Part], structure: ModelStructure, seed: int) -> None:
         for part in parts:
             check_part(part, structure)
-        self._anatomy = structure
+        self._structure = structure
         self._generator = torch.Generator().manual_seed(seed)
         self._free: dict[tuple[int, str], Tensor] = {}
         named = set(parts)
@@ -132,7 +132,7 @@ class _Draw:
         """Draw among layers and numbers of parts, `[n, 2]`; return how many were drawn."""
         order = torch.randperm(len(pairs), generator=self._generator)[:number]
         for layer, index in pairs[order].tolist():
-            part = _part(kind, layer, index, self._anatomy)
+            part = _part(kind, layer, index, self._structure)
             self._close(part)
             self.found.append(part)
         return len(order)
@@ -148,7 +148,7 @@ class _Draw:
         else:
             free = self._of(layer, "attention")
             if kind is Head:
-                free = free.view(self._anatomy.n_heads, -1).all(1)
+                free = free.view(self._structure.n_heads, -1).all(1)
         return torch.nonzero(free)[:, 0] + numbers.start
 
     def elsewhere(self, kind: type[Part]) -> Tensor:
@@ -156,18 +156,18 @@ class _Draw:
         if kind is Layer:
             return torch.empty(0, 2, dtype=torch.long)
         groups = []
-        for layer in range(self._anatomy.n_layers):
+        for layer in range(self._structure.n_layers):
             if kind is FFNNeuron:
-                every = _ranges(layer, self._anatomy)
+                every = _ranges(layer, self._structure)
                 # The last ones are all neurons of a dense layer, or the shared expert's.
                 groups += [(kind, layer, some) for some in every[:-1] if (kind, layer, some) in self.wanted]
                 groups.append((kind, layer, every[-1]))
             else:
-                groups.append((kind, layer, _numbers(kind, self._anatomy)))
+                groups.append((kind, layer, _numbers(kind, self._structure)))
         return torch.cat([_pairs(group, self.choices(group)) for group in groups])
 
     def _of(self, layer: int, kind: str) -> Tensor:
-        structure = self._anatomy
+        structure = self._structure
         if (layer, kind) not in self._free:
             n = structure.n_neurons(layer) if kind == "ffn" else structure.n_heads * structure.d_head
             self._free[layer, kind] = torch.ones(n, dtype=torch.bool)
@@ -179,7 +179,7 @@ class _Draw:
         elif isinstance(part, FFNNeuron):
             self._of(part.layer, "ffn")[part.neuron] = False
         else:
-            by_head = self._of(part.layer, "attention").view(self._anatomy.n_heads, -1)
+            by_head = self._of(part.layer, "attention").view(self._structure.n_heads, -1)
             by_head[part.head, part.dim if isinstance(part, AttentionNeuron) else slice(None)] = False
 
 

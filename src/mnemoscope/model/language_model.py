@@ -161,19 +161,19 @@ class LanguageModel:
         Raises:
             UnsupportedModelError: on one of them the parts do not add up.
         """
-        traces = capture(self.model, self.structure, prompts)
-        self._require_sums(traces)
-        return traces
+        caches = capture(self.model, self.structure, prompts)
+        self._require_sums(caches)
+        return caches
 
     def capture_with_components(
         self, prompts: Sequence[Sequence[int]]
     ) -> tuple[list[ActivationCache], list[ResidualDecomposition]]:
         """Run prompts of one length and record activations and components in one pass."""
-        traces, components = capture_with_components(self.model, self.structure, prompts)
-        self._require_sums(traces)
-        return traces, components
+        caches, components = capture_with_components(self.model, self.structure, prompts)
+        self._require_sums(caches)
+        return caches, components
 
-    def _require_sums(self, traces: Sequence[ActivationCache]) -> None:
+    def _require_sums(self, caches: Sequence[ActivationCache]) -> None:
         neurons = not any(intervention.opaque for intervention in interventions_on(self.model))
-        for trace in traces:
-            require_sums(trace, self.model, self.structure, neurons)
+        for activations in caches:
+            require_sums(activations, self.model, self.structure, neurons)

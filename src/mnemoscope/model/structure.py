@@ -216,9 +216,9 @@ def discover(model: PreTrainedModel, probe: Tensor) -> ModelStructure:
     register_functions()
     refuse_storage(model)
     name, layers = find_blocks(model)
-    story = record_forward(model, layers, probe)
-    found = [_block(name, i, layer, story) for i, layer in enumerate(layers)]
-    wirings = find_wiring([_seen(name, i, block, story) for i, block in enumerate(found)])
+    record = record_forward(model, layers, probe)
+    found = [_block(name, i, layer, record) for i, layer in enumerate(layers)]
+    wirings = find_wiring([_seen(name, i, block, record) for i, block in enumerate(found)])
     blocks = [
         replace(
             block,
@@ -227,11 +227,11 @@ def discover(model: PreTrainedModel, probe: Tensor) -> ModelStructure:
         )
         for block, wiring in zip(found, wirings, strict=True)
     ]
-    n_heads, n_kv_heads, d_head, d_ff = _sizes(blocks, story)
-    final_norm, readout = find_readout(model, story)
+    n_heads, n_kv_heads, d_head, d_ff = _sizes(blocks, record)
+    final_norm, readout = find_readout(model, record)
     parallel = wirings[0].parallel
     return ModelStructure(
-        blocks=tuple(_with_input_projections(block, i, story, parallel) for i, block in enumerate(blocks)),
+        blocks=tuple(_with_input_projections(block, i, record, parallel) for i, block in enumerate(blocks)),
         final_norm=final_norm,
         readout=readout,
         parallel=parallel,
@@ -244,8 +244,8 @@ def discover(model: PreTrainedModel, probe: Tensor) -> ModelStructure:
     )
 
 
-def _block(name: str, index: int, layer: nn.Module, story: ForwardRecord) -> Block:
-    steps = story.steps[index]
+def _block(name: str, index: int, layer: nn.Module, record: ForwardRecord) -> Block:
+    steps = record.steps[index]
     called = [i for i, step in enumerate(steps) if step.call is not None]
     where = f"layer {index} ({name}.{index}, {type(layer).__name__})"
     if len(called) > 1:
@@ -260,7 +260,7 @@ def _block(name: str, index: int, layer: nn.Module, story: ForwardRecord) -> Blo
             "heads, nor flash attention in a model's own code (load it with attn_implementation='eager'); "
             "see `mnemoscope models` for what is supported"
         )
-    d_model = story.block_inputs[index].shape[-1]
+    d_model = record.block_inputs[index].shape[-1]
     later = steps[called[0] + 1 :]
     writers = [
         place for place, step in enumerate(later) if step.is_matrix and step.states.shape[-1] == d_model
@@ -309,15 +309,15 @@ def _same(found: Tensor, expected: Tensor | None) -> bool:
     return expected is not None and found.shape == expected.shape and torch.allclose(found, expected)
 
 
-def _seen(name: str, index: int, block: Block, story: ForwardRecord) -> Seen:
+def _seen(name: str, index: int, block: Block, record: ForwardRecord) -> Seen:
     """Collect the recorded tensors of a block for `find_wiring`."""
-    steps = story.steps[index]
+    steps = record.steps[index]
     written = {step.module: step for step in steps if step.call is None}
     writers = {p.module for p in (block.attention_output, block.ffn_output)}
     return Seen(
         name=f"layer {index} ({name}.{index}, {type(block.module).__name__})",
-        before=story.block_inputs[index].flatten(0, -2),
-        after=story.block_outputs[index].flatten(0, -2),
+        before=record.block_inputs[index].flatten(0, -2),
+        after=record.block_outputs[index].flatten(0, -2),
         attention=written[block.attention_output.written].states,
         ffn=written[block.ffn_output.written].states,
         steps=[step for step in steps if step.module not in writers],
@@ -325,9 +325,9 @@ def _seen(name: str, index: int, block: Block, story: ForwardRecord) -> Seen:
     )
 
 
-def _sizes(blocks: list[Block], story: ForwardRecord) -> tuple[int, int, int, int]:
+def _sizes(blocks: list[Block], record: ForwardRecord) -> tuple[int, int, int, int]:
     """Return heads, key/value heads, head size, and the largest number of FFN neurons of a layer."""
-    calls = [step.call for i in range(len(blocks)) for step in story.steps[i] if step.call is not None]
+    calls = [step.call for i in range(len(blocks)) for step in record.steps[i] if step.call is not None]
     found = [(call.n_heads, call.value.shape[1], call.value.shape[-1]) for call in calls]
     if len(set(found)) > 1:
         names = ("heads", "key/value heads", "values of a head")
@@ -340,13 +340,13 @@ def _sizes(blocks: list[Block], story: ForwardRecord) -> tuple[int, int, int, in
     return *found[0], max(block.ffn_output.n_inputs for block in blocks)
 
 
-def _with_input_projections(block: Block, index: int, story: ForwardRecord, parallel: bool) -> Block:
-    ran = [step for step in story.steps[index] if step.call is None]
-    values = next(step.given for step in story.steps[index] if step.call is not None)
+def _with_input_projections(block: Block, index: int, record: ForwardRecord, parallel: bool) -> Block:
+    ran = [step for step in record.steps[index] if step.call is None]
+    values = next(step.given for step in record.steps[index] if step.call is not None)
     by_module = {step.module: step for step in ran}
     attention = block.attention_output
     attention_out = by_module[attention.written].states * attention.multiplier
-    resid_pre = story.block_inputs[index].flatten(0, -2)
+    resid_pre = record.block_inputs[index].flatten(0, -2)
     ffn = by_module[block.ffn_output.module]
     watched = Watched(
         steps=ran,

@@ -87,14 +87,18 @@ def validate(model: PreTrainedModel, structure: ModelStructure) -> Validation:
         with observed_attention(model, lambda call: None):
             observed = model(input_ids=tokens, use_cache=False).logits[0].float()
     prompt = tokens[0].tolist()
-    traces = [trace for n in range(1, len(prompt) + 1) for trace in capture(model, structure, [prompt[:n]])]
+    caches = [
+        activations
+        for n in range(1, len(prompt) + 1)
+        for activations in capture(model, structure, [prompt[:n]])
+    ]
     errors = {
         "attention function": logit_error(observed, own),
         "causality": logit_error(alone, own[:N_ALONE]),
-        "attention neurons": _attention_error(structure, traces, model.dtype),
-        "FFN neurons": _ffn_error(structure, traces, model.dtype),
-        "residual stream": max(_stream_error(trace, model.dtype) for trace in traces),
-        "readout": _readout_error(structure, traces, own),
+        "attention neurons": _attention_error(structure, caches, model.dtype),
+        "FFN neurons": _ffn_error(structure, caches, model.dtype),
+        "residual stream": max(_stream_error(activations, model.dtype) for activations in caches),
+        "readout": _readout_error(structure, caches, own),
     }
     return Validation(tuple(Check(name, error, SUMS.of(model.dtype)) for name, error in errors.items()))
 
@@ -139,31 +143,31 @@ def _percent(check: Check) -> str:
 
 
 def _attention_error(
-    structure: ModelStructure, traces: Sequence[ActivationCache], dtype: torch.dtype
+    structure: ModelStructure, caches: Sequence[ActivationCache], dtype: torch.dtype
 ) -> float:
     errors = []
     for layer, block in enumerate(structure.blocks):
-        values = [trace.weighted_values(layer) for trace in traces]
+        values = [activations.weighted_values(layer) for activations in caches]
         added, sizes = _added(
             block.attention_output,
             torch.stack([value.sum(-1).flatten() for value in values]),
             torch.stack([value.abs().sum(-1).flatten() for value in values]),
-            torch.stack([trace.attention_scale[layer] for trace in traces]),
+            torch.stack([activations.attention_scale[layer] for activations in caches]),
         )
-        constant = torch.stack([trace.attention_constant[layer] for trace in traces])
-        expected = torch.stack([trace.attention_out[layer] for trace in traces])
+        constant = torch.stack([activations.attention_constant[layer] for activations in caches])
+        expected = torch.stack([activations.attention_out[layer] for activations in caches])
         errors.append(largest_error(added + constant, expected, sizes + constant.abs(), dtype))
     return max(errors)
 
 
-def _ffn_error(structure: ModelStructure, traces: Sequence[ActivationCache], dtype: torch.dtype) -> float:
+def _ffn_error(structure: ModelStructure, caches: Sequence[ActivationCache], dtype: torch.dtype) -> float:
     errors = []
     for layer, block in enumerate(structure.blocks):
-        coefficients = torch.stack([trace.coefficients[layer] for trace in traces])
-        scales = torch.stack([trace.ffn_scale[layer] for trace in traces])
+        coefficients = torch.stack([activations.coefficients[layer] for activations in caches])
+        scales = torch.stack([activations.ffn_scale[layer] for activations in caches])
         added, sizes = _added(block.ffn_output, coefficients, coefficients.abs(), scales)
-        constant = torch.stack([trace.ffn_constant[layer] for trace in traces])
-        expected = torch.stack([trace.ffn_out[layer] for trace in traces])
+        constant = torch.stack([activations.ffn_constant[layer] for activations in caches])
+        expected = torch.stack([activations.ffn_out[layer] for activations in caches])
         errors.append(largest_error(added + constant, expected, sizes + constant.abs(), dtype))
     return max(errors)
 
@@ -194,12 +198,12 @@ def _added(
 
 
 def require_sums(
-    trace: ActivationCache, model: PreTrainedModel, structure: ModelStructure, neurons: bool
+    activations: ActivationCache, model: PreTrainedModel, structure: ModelStructure, neurons: bool
 ) -> None:
     """Refuse a prompt on which the parts do not add up, although they did on the probe.
 
     Args:
-        trace: of the prompt.
+        activations: of the prompt.
         model: the model.
         structure: of the model.
         neurons: whether the neurons must sum to what is added, as they do unless interventions change heads,
@@ -208,29 +212,32 @@ def require_sums(
     Raises:
         UnsupportedModelError: they do not.
     """
-    if not bool(trace.final_state.isfinite().all()):
+    if not bool(activations.final_state.isfinite().all()):
         return  # whoever reads the state out says so
     errors = {
-        "residual stream": _stream_error(trace, model.dtype),
-        "readout": _readout_error(structure, [trace], trace.logits[None]),
+        "residual stream": _stream_error(activations, model.dtype),
+        "readout": _readout_error(structure, [activations], activations.logits[None]),
     }
     if neurons:
         errors |= {"attention neurons": 0.0, "FFN neurons": 0.0}
         for layer, block in enumerate(structure.blocks):
-            values = trace.weighted_values(layer).sum(-1).flatten()
-            added = _sum(block.attention_output, values, trace.attention_scale[layer])
-            error = _row_error(added + trace.attention_constant[layer], trace.attention_out[layer])
+            values = activations.weighted_values(layer).sum(-1).flatten()
+            added = _sum(block.attention_output, values, activations.attention_scale[layer])
+            error = _row_error(
+                added + activations.attention_constant[layer], activations.attention_out[layer]
+            )
             errors["attention neurons"] = max(errors["attention neurons"], error)
-            added = _sum(block.ffn_output, trace.coefficients[layer], trace.ffn_scale[layer])
-            error = _row_error(added + trace.ffn_constant[layer], trace.ffn_out[layer])
+            added = _sum(block.ffn_output, activations.coefficients[layer], activations.ffn_scale[layer])
+            error = _row_error(added + activations.ffn_constant[layer], activations.ffn_out[layer])
             errors["FFN neurons"] = max(errors["FFN neurons"], error)
     tolerance = SUMS.of(model.dtype)
     failed = [f"{name} (off by {error:.2g})" for name, error in errors.items() if not error <= tolerance]
     if failed:
         raise UnsupportedModelError(
-            f"the parts of {type(model).__name__} do not add up on this prompt of {len(trace.token_ids)} "
-            f"tokens, though they did on the probe: {', '.join(failed)}, allowed {tolerance:g}; remove hooks "
-            "that were registered since it was opened, and load it anew if weights were changed through .data"
+            f"the parts of {type(model).__name__} do not add up on this prompt of "
+            f"{len(activations.token_ids)} tokens, though they did on the probe: {', '.join(failed)}, "
+            f"allowed {tolerance:g}; remove hooks that were registered since it was opened, and load it anew if "
+            "weights were changed through .data"
         )
 
 
@@ -249,13 +256,13 @@ def _row_error(found: Tensor, expected: Tensor) -> float:
     return float(torch.nan_to_num(errors, nan=torch.inf).max())
 
 
-def _stream_error(trace: ActivationCache, dtype: torch.dtype) -> float:
-    parts = torch.stack([trace.resid_pre, trace.attention_out, trace.ffn_out])
-    expected = torch.cat([trace.resid_pre[1:], trace.final_state[None]])
+def _stream_error(activations: ActivationCache, dtype: torch.dtype) -> float:
+    parts = torch.stack([activations.resid_pre, activations.attention_out, activations.ffn_out])
+    expected = torch.cat([activations.resid_pre[1:], activations.final_state[None]])
     return largest_error(parts.sum(0), expected, parts.abs().sum(0), dtype)
 
 
-def _readout_error(structure: ModelStructure, traces: Sequence[ActivationCache], own: Tensor) -> float:
-    states = torch.stack([trace.final_state for trace in traces])
+def _readout_error(structure: ModelStructure, caches: Sequence[ActivationCache], own: Tensor) -> float:
+    states = torch.stack([activations.final_state for activations in caches])
     found = structure.readout.log_probabilities(states)
     return logit_error(found, own.to(states.device).double().log_softmax(-1))

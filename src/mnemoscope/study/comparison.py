@@ -221,15 +221,15 @@ def compare_methods(
 def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
     """Compare methods on one fact; return its rows of `Comparison.outcomes`."""
     pass_seconds = _seconds_of_a_pass(model, fact)
-    rows, sets, asked = [], [], []
+    rows, sets, ranked = [], [], []
     for method in terms.methods:
         # Inputs of its own for every method, so that none profits from what another computed.
-        question = model.question(fact.prompt, fact.target, kind=terms.kind)
+        method_input = model.method_input(fact.prompt, fact.target, kind=terms.kind)
         start = time.perf_counter()
-        index, _ = method.top(question, terms.top)
+        index, _ = method.top(method_input, terms.top)
         seconds = time.perf_counter() - start
-        asked.append((method, question, index.cpu()))
-        sets.append(parts_of(question, index))
+        ranked.append((method, method_input, index.cpu()))
+        sets.append(parts_of(method_input, index))
         rows.append(
             {
                 "method": method.label,
@@ -239,7 +239,7 @@ def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
                 "neurons": [part.name for part in sets[-1]],
             }
         )
-    agreement = _agreement(fact, terms, asked)
+    agreement = _agreement(fact, terms, ranked)
     effects = _effects(model, fact, terms, sets)
     table = pd.DataFrame(rows).assign(**agreement)
     table = pd.concat([_controls(effects, len(sets)), table.join(effects.iloc[: len(sets)])])
@@ -263,21 +263,21 @@ def _seconds_of_a_pass(model: Model, fact: ResolvedFact) -> float:
 
 
 def _agreement(
-    fact: ResolvedFact, terms: Terms, asked: Sequence[tuple[Method, MethodInput, Tensor]]
+    fact: ResolvedFact, terms: Terms, ranked: Sequence[tuple[Method, MethodInput, Tensor]]
 ) -> dict[str, list[float]]:
     """Compute Spearman correlation and top-k recall of each method against exact single ablation.
 
     The sample is every method's top neurons and random ones.
     """
-    question = asked[0][1]
+    method_input = ranked[0][1]
     generator = torch.Generator().manual_seed(fact.fact.line)
-    existing = question.grid.existing.cpu()
+    existing = method_input.grid.existing.cpu()
     drawn = existing[torch.randperm(len(existing), generator=generator)[: terms.n_random]]
-    sample = torch.cat([*(top for _, _, top in asked), drawn]).unique()
-    truth = drops(question, sample).cpu()
+    sample = torch.cat([*(top for _, _, top in ranked), drawn]).unique()
+    truth = drops(method_input, sample).cpu()
     best = set(sample[truth.argsort(descending=True, stable=True)[: terms.top]].tolist())
     spearman, recall = [], []
-    for method, own, top in asked:
+    for method, own, top in ranked:
         scores = method.scores(own, sample)
         pairs = None if scores is None else pd.DataFrame({"truth": truth, "score": scores.cpu()})
         spearman.append(float("nan") if pairs is None else pairs.corr("spearman").iloc[0, 1])
@@ -290,17 +290,17 @@ def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequ
 
     The last row is the intact model.
     """
-    question = model.question(fact.prompt, fact.target, kind=terms.kind)
+    method_input = model.method_input(fact.prompt, fact.target, kind=terms.kind)
     generator = torch.Generator().manual_seed(fact.fact.line + 1)
-    existing = question.grid.existing.cpu()
+    existing = method_input.grid.existing.cpu()
     anywhere = [
-        parts_of(question, existing[torch.randperm(len(existing), generator=generator)[: terms.top]])
+        parts_of(method_input, existing[torch.randperm(len(existing), generator=generator)[: terms.top]])
         for _ in range(terms.n_controls)
     ]
     structure = model.language_model.structure
     alike = [matched_random(parts, structure, fact.fact.line, terms.controls_from) for parts in sets]
     every = [*sets, *anywhere, *alike]
-    prediction = question.prediction
+    prediction = method_input.prediction
     outcomes = ablate_each(
         model.language_model, fact.prompt.ids, prediction.objective, [*every, ()], budget=prediction.budget
     )

@@ -253,9 +253,11 @@ class Measurement:
         return pd.concat(tables, ignore_index=True), found
 
     def _path(self) -> pd.DataFrame:
-        trace, readout = self.prediction.trace, self.prediction.readout
-        way = torch.linspace(0, 1, N_POINTS, device=trace.final_state.device)
-        states = trace.resid_pre[0] + way[:, None] * (trace.final_state - trace.resid_pre[0])
+        activations, readout = self.prediction.activations, self.prediction.readout
+        way = torch.linspace(0, 1, N_POINTS, device=activations.final_state.device)
+        states = activations.resid_pre[0] + way[:, None] * (
+            activations.final_state - activations.resid_pre[0]
+        )
         log_p = readout.log_probabilities(states)[:, self.fact.target]
         return _frame(way=way, log_probability=log_p, probability=log_p.exp())
 

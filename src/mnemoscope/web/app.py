@@ -143,44 +143,44 @@ def _asking(server: Server) -> APIRouter:
     answers = server.answers
 
     @routes.post("/predict", summary="Tokens, and the likeliest next ones", **told(responses.Prediction))
-    async def predict(asked: requests.PredictRequest, caller: Asking) -> Response:
-        return server.reply(caller, asked, answers.predict, caller.events)
+    async def predict(request: requests.PredictRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.predict, caller.events)
 
     @routes.post(
         "/attribute",
         summary="What raises or lowers a next token",
         **told(responses.Attribution | responses.Continuation),
     )
-    async def attribute(asked: requests.AttributeRequest, caller: Asking) -> Response:
-        return server.reply(caller, asked, answers.attribute, caller.events)
+    async def attribute(request: requests.AttributeRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.attribute, caller.events)
 
     @routes.post("/charts", summary="The answer of attribute as Vega-Lite charts", **told(responses.Charts))
-    async def charts(asked: requests.ChartsRequest, caller: Asking) -> Response:
-        return server.reply(caller, asked, answers.charts, caller.events)
+    async def charts(request: requests.ChartsRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.charts, caller.events)
 
     @routes.post("/links", summary="What activates the value neurons, as a graph", **told(responses.Links))
-    async def links(asked: requests.LinksRequest, caller: Asking) -> Response:
-        return server.reply(caller, asked, answers.links, caller.events)
+    async def links(request: requests.LinksRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.links, caller.events)
 
     @routes.post("/neuron", summary="What an FFN neuron promotes and demotes", **told(responses.Neuron))
-    async def neuron(asked: requests.NeuronRequest, caller: Asking) -> Response:
-        return server.reply(caller, asked, answers.neuron, caller.events)
+    async def neuron(request: requests.NeuronRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.neuron, caller.events)
 
     @routes.post("/head", summary="What a head looks at and brings", **told(responses.Head))
-    async def head(asked: requests.HeadRequest, caller: Asking) -> Response:
-        return server.reply(caller, asked, answers.head, caller.events)
+    async def head(request: requests.HeadRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.head, caller.events)
 
     @routes.post("/ablate", summary="A target before and after an ablation", **told(responses.Ablation))
-    async def ablate(asked: requests.AblateRequest, caller: Asking) -> Response:
-        return server.reply(caller, asked, answers.ablate, caller.events)
+    async def ablate(request: requests.AblateRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.ablate, caller.events)
 
     @routes.post("/methods", summary="Methods compared on a prompt", **told(responses.Comparison))
-    async def compare(asked: requests.MethodsRequest, caller: Asking) -> Response:
-        return server.reply(caller, asked, answers.methods, caller.events)
+    async def compare(request: requests.MethodsRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.methods, caller.events)
 
     @routes.post("/export", summary="The answer of attribute as a file", **FILES)
-    async def export(asked: requests.ExportRequest, caller: Asking) -> Response:
-        return server.reply(caller, asked, answers.export, events=False)
+    async def export(request: requests.ExportRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.export, events=False)
 
     return routes
 

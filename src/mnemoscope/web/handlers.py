@@ -128,92 +128,94 @@ class Answers:
         self._latest: Latest[Result] = Latest(MOST_RESULTS, MOST_RESULT_BYTES)
         self._runs: Latest[Run] = Latest(MOST_RUNS)
 
-    def predict(self, model: Model, asked: requests.PredictRequest) -> Answer:
+    def predict(self, model: Model, request: requests.PredictRequest) -> Answer:
         """Return the object of `mnemoscope predict --json`."""
-        return json_answer(self._run(model, asked.prompt).predict(asked.top).to_json())
+        return json_answer(self._run(model, request.prompt).predict(request.top).to_json())
 
-    def attribute(self, model: Model, asked: requests.AttributeRequest) -> Answer:
+    def attribute(self, model: Model, request: requests.AttributeRequest) -> Answer:
         """Return the object of `mnemoscope attribute --json`; each attribution has its `MORE_TABLES`."""
-        result = self._attributed(model, asked)
+        result = self._attributed(model, request)
         if isinstance(result, Attribution):
             return json_answer(_with_more_tables(result))
         each = [_with_more_tables(attribution) for attribution in result.attributions]
         return json_answer({**result.to_json(), "attributions": each})
 
-    def export(self, model: Model, asked: requests.ExportRequest) -> Answer:
+    def export(self, model: Model, request: requests.ExportRequest) -> Answer:
         """Return the result of `attribute` as a file."""
-        result = self._attributed(model, asked)
-        if isinstance(result, ContinuationAttribution) and asked.format not in ("json", "csv"):
+        result = self._attributed(model, request)
+        if isinstance(result, ContinuationAttribution) and request.format not in ("json", "csv"):
             raise OptionError(
                 "the target is several tokens, whose results are exported as json or csv; "
                 "ask for one of these, or for one token"
             )
-        content = long_csv_bytes(result) if asked.format == "csv" else _saved(result, asked.format)
-        return Answer(content, MEDIA_TYPES[asked.format], f"mnemoscope.{asked.format}")
+        content = long_csv_bytes(result) if request.format == "csv" else _saved(result, request.format)
+        return Answer(content, MEDIA_TYPES[request.format], f"mnemoscope.{request.format}")
 
-    def charts(self, model: Model, asked: requests.ChartsRequest) -> Answer:
+    def charts(self, model: Model, request: requests.ChartsRequest) -> Answer:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
-        result = self._attributed(model, asked)
+        result = self._attributed(model, request)
         if isinstance(result, ContinuationAttribution):
             raise OptionError(
                 "the target is several tokens, which have no charts together; ask for one token"
             )
         return json_answer({"charts": {name: chart.to_dict() for name, chart in result.charts().items()}})
 
-    def links(self, model: Model, asked: requests.LinksRequest) -> Answer:
+    def links(self, model: Model, request: requests.LinksRequest) -> Answer:
         """Return the object of `mnemoscope links --json`."""
-        target, against = asked.asked()
-        result = self._run(model, asked.prompt).attribute(
-            target, against=against, top=asked.values, effects=False, suppressing=False, query=False
+        target, against = request.objective()
+        result = self._run(model, request.prompt).attribute(
+            target, against=against, top=request.values, effects=False, suppressing=False, query=False
         )
-        found = model.query_graph(result, values=asked.values, depth=asked.depth, width=asked.width)
+        found = model.query_graph(result, values=request.values, depth=request.depth, width=request.width)
         return json_answer(found.to_json())
 
-    def neuron(self, model: Model, asked: requests.NeuronRequest) -> Answer:
+    def neuron(self, model: Model, request: requests.NeuronRequest) -> Answer:
         """Return the object of `mnemoscope neuron --json`."""
-        through = None if asked.through is None else (asked.through.layer, asked.through.head)
-        return json_answer(model.neuron_tokens(asked.layer, asked.neuron, asked.top, through).to_json())
+        through = None if request.through is None else (request.through.layer, request.through.head)
+        return json_answer(model.neuron_tokens(request.layer, request.neuron, request.top, through).to_json())
 
-    def head(self, model: Model, asked: requests.HeadRequest) -> Answer:
+    def head(self, model: Model, request: requests.HeadRequest) -> Answer:
         """Return the object of `mnemoscope head --json`."""
-        _check_length(model, asked.prompt)
-        return json_answer(model.head_tokens(asked.prompt, asked.layer, asked.head, asked.top).to_json())
-
-    def ablate(self, model: Model, asked: requests.AblateRequest) -> Answer:
-        """Return the object of `mnemoscope ablate --json`, and the likeliest tokens before and after."""
-        _check_length(model, asked.prompt)
-        parts = [part.named() for part in asked.parts]
-        found = model.compare_ablation(
-            asked.prompt,
-            asked.target,
-            parts,
-            seeds=asked.seeds,
-            factor=asked.factor,
-            controls_from=asked.controls_from,
+        _check_length(model, request.prompt)
+        return json_answer(
+            model.head_tokens(request.prompt, request.layer, request.head, request.top).to_json()
         )
-        before = self._run(model, asked.prompt).predict(asked.top).to_json()["predictions"]
-        with model.ablate(parts, factor=asked.factor):
-            after = model.predict(asked.prompt, asked.top).to_json()["predictions"]
+
+    def ablate(self, model: Model, request: requests.AblateRequest) -> Answer:
+        """Return the object of `mnemoscope ablate --json`, and the likeliest tokens before and after."""
+        _check_length(model, request.prompt)
+        parts = [part.named() for part in request.parts]
+        found = model.compare_ablation(
+            request.prompt,
+            request.target,
+            parts,
+            seeds=request.seeds,
+            factor=request.factor,
+            controls_from=request.controls_from,
+        )
+        before = self._run(model, request.prompt).predict(request.top).to_json()["predictions"]
+        with model.ablate(parts, factor=request.factor):
+            after = model.predict(request.prompt, request.top).to_json()["predictions"]
         return json_answer({**found.to_json(), "predictions_before": before, "predictions_after": after})
 
-    def methods(self, model: Model, asked: requests.MethodsRequest) -> Answer:
+    def methods(self, model: Model, request: requests.MethodsRequest) -> Answer:
         """Return the object of `mnemoscope methods PROMPT --json`."""
-        _check_length(model, asked.prompt)
-        names = dict.fromkeys(asked.methods or ())
-        terms = Terms(tuple(map(method, names)) or Terms().methods, asked.kind, asked.top)
-        encoded = encode_prompt(model.language_model, asked.prompt)
-        target = model.question(asked.prompt, asked.target).prediction.objective.answers[0]
+        _check_length(model, request.prompt)
+        names = dict.fromkeys(request.methods or ())
+        terms = Terms(tuple(map(method, names)) or Terms().methods, request.kind, request.top)
+        encoded = encode_prompt(model.language_model, request.prompt)
+        target = model.method_input(request.prompt, request.target).prediction.objective.answers[0]
         text = token_text(model.language_model.tokenizer, target)
-        fact = ResolvedFact(Fact(1, asked.prompt, text, relation=""), encoded, target)
+        fact = ResolvedFact(Fact(1, request.prompt, text, relation=""), encoded, target)
         return json_answer(compare_methods(model, [fact], terms).to_json())
 
-    def _attributed(self, model: Model, asked: requests.AttributeRequest) -> Result:
+    def _attributed(self, model: Model, request: requests.AttributeRequest) -> Result:
         """Return the result of a question, computed unless it is cached."""
-        key = model.name, asked.model_dump_json(exclude={"model", "format"})
+        key = model.name, request.model_dump_json(exclude={"model", "format"})
         known = self._latest.get(key)
         if known is not None:
             return known
-        result = _attribute(model, self._run(model, asked.prompt), asked)
+        result = _attribute(model, self._run(model, request.prompt), request)
         self._latest.put(key, result, n_bytes(result))
         return result
 
@@ -248,18 +250,18 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
-def _attribute(model: Model, run: Run, asked: requests.AttributeRequest) -> Result:
-    target, against = asked.asked()
-    options = asked.model_dump(include={"top", "query", "effects", "suppressing"})
+def _attribute(model: Model, run: Run, request: requests.AttributeRequest) -> Result:
+    target, against = request.objective()
+    options = request.model_dump(include={"top", "query", "effects", "suppressing"})
     if isinstance(target, str) and against is None:
-        n_tokens = len(model.target_tokens(asked.prompt, target))
+        n_tokens = len(model.target_tokens(request.prompt, target))
         if n_tokens > MOST_TARGET_TOKENS:
             raise TargetError(
                 f"the target has {n_tokens} tokens and this server takes {MOST_TARGET_TOKENS}; shorten it, "
                 "or use the command line"
             )
         if n_tokens > 1:
-            return model.attribute_continuation(asked.prompt, target, **options)
+            return model.attribute_continuation(request.prompt, target, **options)
     return run.attribute(target, against=against, **options)
 
 

@@ -138,7 +138,9 @@ class Question(PromptRequest):
         Tokens | None, Field(description="Tokens to compare the target with; scores are then of log-odds.")
     ] = None
 
-    def asked(self) -> tuple[str | int | Sequence[str | int] | None, str | int | Sequence[str | int] | None]:
+    def objective(
+        self,
+    ) -> tuple[str | int | Sequence[str | int] | None, str | int | Sequence[str | int] | None]:
         """Return target and against; a list of one token becomes that token."""
         return _alone(self.target), _alone(self.against)
 

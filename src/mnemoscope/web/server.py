@@ -182,7 +182,7 @@ class Server:
     def reply(
         self,
         caller: Caller,
-        asked: AskedOf,
+        body: AskedOf,
         answer: Callable[[Model, AskedOf], Answer],
         events: bool,
     ) -> Response:
@@ -192,16 +192,16 @@ class Server:
             OptionError: no open model has that name.
             ApiError: too many calls are waiting.
         """
-        key = type(asked), asked.model_dump_json()
+        key = type(body), body.model_dump_json()
         known = self._latest.get(key)
         if known is not None:
             self.queue.stop_lane(caller.client, caller.lane)
             return answered(known, events)
-        model = self._model(asked.model)
+        model = self._model(body.model)
 
         def work(step: Step) -> Answer:
             with stepping(model, step):
-                return answer(model, asked)
+                return answer(model, body)
 
         call = self.queue.submit(caller.client, caller.lane, work)
         call.outcome.add_done_callback(partial(self._keep, key))

@@ -75,13 +75,15 @@ def pair(request: pytest.FixtureRequest) -> tuple[ms.Model, Reference]:
     return open_tiny(built(request.param)), Reference(request.param)
 
 
-def all_of(question: MethodInput, name: str) -> list[Tensor]:
+def all_of(method_input: MethodInput, name: str) -> list[Tensor]:
     """A method's scores by layer, of the neurons that there are."""
-    existing, structure = question.grid.existing, question.structure
-    scores = method(name).scores(question, existing)
+    existing, structure = method_input.grid.existing, method_input.structure
+    scores = method(name).scores(method_input, existing)
     assert scores is not None
     rows = (
-        torch.zeros(question.grid.size).scatter(0, existing, scores).view(structure.n_layers, structure.d_ff)
+        torch.zeros(method_input.grid.size)
+        .scatter(0, existing, scores)
+        .view(structure.n_layers, structure.d_ff)
     )
     return [row[: structure.n_neurons(layer)].double() for layer, row in enumerate(rows)]
 
@@ -97,18 +99,18 @@ def test_layers_differ_in_width(pair: tuple[ms.Model, Reference]) -> None:
 def test_every_method_names_neurons_that_there_are(pair: tuple[ms.Model, Reference]) -> None:
     model, _ = pair
     for name, each in methods().items():
-        question = model.question(PROMPT, TARGET)
+        method_input = model.method_input(PROMPT, TARGET)
         chosen = type(each)(budget=8) if isinstance(each, Verified) else each
-        index, scores = chosen.top(question, 4)
+        index, scores = chosen.top(method_input, 4)
         assert len(index) == 4, name
         assert scores.isfinite().all(), name
-        assert torch.isin(index, question.grid.existing).all(), name
+        assert torch.isin(index, method_input.grid.existing).all(), name
 
 
 def test_single_ablation_is_the_true_drop(pair: tuple[ms.Model, Reference]) -> None:
     model, reference = pair
-    question = model.question(PROMPT, TARGET)
-    found = all_of(question, "single-ablation")
+    method_input = model.method_input(PROMPT, TARGET)
+    found = all_of(method_input, "single-ablation")
     for layer, drops in enumerate(found):
         order = drops.abs().argsort(descending=True)
         for neuron in [*order[:3].tolist(), len(drops) - 1]:
@@ -117,19 +119,19 @@ def test_single_ablation_is_the_true_drop(pair: tuple[ms.Model, Reference]) -> N
 
 def test_verified_takes_the_true_drop(pair: tuple[ms.Model, Reference]) -> None:
     model, reference = pair
-    question = model.question(PROMPT, TARGET)
-    index, gains = Verified(budget=20, greedily=False).top(question, 5)
-    layer, neuron, _ = question.grid.locate(index)
+    method_input = model.method_input(PROMPT, TARGET)
+    index, gains = Verified(budget=20, greedily=False).top(method_input, 5)
+    layer, neuron, _ = method_input.grid.locate(index)
     expected = [reference.drop(*place) for place in zip(layer.tolist(), neuron.tolist(), strict=True)]
     assert gains.tolist() == pytest.approx(expected, abs=2e-5)
 
 
 def test_gradients_are_those_of_scaled_columns(pair: tuple[ms.Model, Reference]) -> None:
     model, reference = pair
-    question = model.question(PROMPT, TARGET)
-    for found, expected in zip(all_of(question, "activation-gradient"), reference.slopes(), strict=True):
+    method_input = model.method_input(PROMPT, TARGET)
+    for found, expected in zip(all_of(method_input, "activation-gradient"), reference.slopes(), strict=True):
         assert (found - expected).abs().max() < 2e-5
-    integrated = all_of(question, "integrated-gradients")
+    integrated = all_of(method_input, "integrated-gradients")
     for layer, found in enumerate(integrated):
         whole = [weight.detach().clone() for weight in reference.weights[layer]]
         total = torch.zeros_like(found)
@@ -146,8 +148,8 @@ def test_gradients_are_those_of_scaled_columns(pair: tuple[ms.Model, Reference])
 
 def test_integrated_gradients_pass_experts_behind_a_post_norm() -> None:
     model = open_tiny(built("flex_olmo"))
-    question = model.question(PROMPT, TARGET)
-    found = all_of(question, "integrated-gradients")
+    method_input = model.method_input(PROMPT, TARGET)
+    found = all_of(method_input, "integrated-gradients")
     with model.ablate([ms.Layer(1, "ffn")]):
         without = model.predict(PROMPT, top=model.n_vocabulary).table.set_index("id")["log_probability"][
             TARGET

@@ -33,24 +33,24 @@ def model(request: pytest.FixtureRequest) -> ms.Model:
 
 
 @pytest.fixture(params=["ffn", "attention"])
-def question(model: ms.Model, request: pytest.FixtureRequest) -> MethodInput:
-    return model.question(PROMPT, TARGET, kind=request.param)
+def method_input(model: ms.Model, request: pytest.FixtureRequest) -> MethodInput:
+    return model.method_input(PROMPT, TARGET, kind=request.param)
 
 
-def prediction_scale(question: MethodInput) -> Tensor:
+def prediction_scale(method_input: MethodInput) -> Tensor:
     """What post-norms multiply each neuron by at the last position, `[n_neurons]` float64."""
-    trace, n_columns = question.prediction.trace, question.grid.n_columns
-    scale = trace.ffn_scale if question.kind == "ffn" else trace.attention_scale
+    activations, n_columns = method_input.prediction.activations, method_input.grid.n_columns
+    scale = activations.ffn_scale if method_input.kind == "ffn" else activations.attention_scale
     return scale.double().repeat_interleave(n_columns)
 
 
-def static_scores(question: MethodInput) -> dict[str, Tensor]:
+def static_scores(method_input: MethodInput) -> dict[str, Tensor]:
     """Methods a to h of every neuron, straight from their formulas, in float64."""
-    prediction, grid = question.prediction, question.grid
+    prediction, grid = method_input.prediction, method_input.grid
     readout, predicted = prediction.readout, prediction.predicted
     base = (predicted.log_probabilities if predicted.logits is None else predicted.logits.before).double()
     columns = torch.cat([grid.columns(i, None) for i in range(grid.n_layers)]).double()
-    columns *= prediction_scale(question)[:, None]
+    columns *= prediction_scale(method_input)[:, None]
     m = torch.cat([grid.values(i)[:, 0] for i in range(grid.n_layers)]).double()
     scaled = readout.norm.centre(columns) * readout.norm.weight.double() * readout.scale.double()
     values = (m[:, None] * scaled) @ readout.unembedding.double().T
@@ -89,27 +89,27 @@ STATIC = [
 
 @pytest.mark.parametrize("name", STATIC)
 @pytest.mark.parametrize("k", [1, 12])
-def test_static_methods_are_their_formulas(question: MethodInput, name: str, k: int) -> None:
-    expected = static_scores(question)[name]
-    index, scores = method(name).top(question, k)
+def test_static_methods_are_their_formulas(method_input: MethodInput, name: str, k: int) -> None:
+    expected = static_scores(method_input)[name]
+    index, scores = method(name).top(method_input, k)
     assert scores.tolist() == pytest.approx(expected.topk(k).values.tolist(), abs=1e-5)
     assert scores.tolist() == pytest.approx(expected[index].tolist(), abs=1e-5)
-    some = torch.arange(3, question.grid.size, 7)
-    found = method(name).scores(question, some)
+    some = torch.arange(3, method_input.grid.size, 7)
+    found = method(name).scores(method_input, some)
     assert found is not None
     assert found.tolist() == pytest.approx(expected[some].tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["rank", "norm"])
-def test_ties_are_ordered_by_index(question: MethodInput, name: str) -> None:
-    index, scores = method(name).top(question, question.grid.size)
+def test_ties_are_ordered_by_index(method_input: MethodInput, name: str) -> None:
+    index, scores = method(name).top(method_input, method_input.grid.size)
     pairs = [(-score, place) for score, place in zip(scores.tolist(), index.tolist(), strict=True)]
     assert pairs == sorted(pairs)
-    assert sorted(index.tolist()) == list(range(question.grid.size))
+    assert sorted(index.tolist()) == list(range(method_input.grid.size))
 
 
-def log_p(model: ms.Model, question: MethodInput, index: int, factor: float) -> float:
-    with model.ablate(parts_of(question, torch.tensor([index])), factor=factor):
+def log_p(model: ms.Model, method_input: MethodInput, index: int, factor: float) -> float:
+    with model.ablate(parts_of(method_input, torch.tensor([index])), factor=factor):
         return _value(model)
 
 
@@ -118,19 +118,19 @@ def _value(model: ms.Model) -> float:
     return float(table.loc[table["id"] == TARGET, "log_probability"].iloc[0])
 
 
-def test_activation_gradient_is_the_slope_of_removal(model: ms.Model, question: MethodInput) -> None:
-    scores = method("activation-gradient").scores(question, torch.arange(question.grid.size))
+def test_activation_gradient_is_the_slope_of_removal(model: ms.Model, method_input: MethodInput) -> None:
+    scores = method("activation-gradient").scores(method_input, torch.arange(method_input.grid.size))
     assert scores is not None
-    for index in (0, 50, question.grid.size - 1):
+    for index in (0, 50, method_input.grid.size - 1):
         step = 0.02
-        up, down = (log_p(model, question, index, 1 + sign * step) for sign in (1, -1))
+        up, down = (log_p(model, method_input, index, 1 + sign * step) for sign in (1, -1))
         assert float(scores[index]) == pytest.approx((up - down) / (2 * step), abs=2e-3, rel=1e-2)
 
 
-def test_activation_gradient_at_the_last_position(model: ms.Model, question: MethodInput) -> None:
-    last = method("activation-gradient-last").scores(question, torch.arange(question.grid.size))
+def test_activation_gradient_at_the_last_position(model: ms.Model, method_input: MethodInput) -> None:
+    last = method("activation-gradient-last").scores(method_input, torch.arange(method_input.grid.size))
     assert last is not None
-    part = parts_of(question, torch.tensor([50]))
+    part = parts_of(method_input, torch.tensor([50]))
     values = []
     for factor in (1.02, 0.98):
         with model.ablate(part, factor=factor, positions=[-1]):
@@ -139,52 +139,52 @@ def test_activation_gradient_at_the_last_position(model: ms.Model, question: Met
 
 
 def test_integrated_gradients_sum_to_what_removing_the_layer_does(
-    model: ms.Model, question: MethodInput
+    model: ms.Model, method_input: MethodInput
 ) -> None:
     fine = IntegratedGradients()
     fine.n_steps = 4000
-    scores = fine.all(question).view(question.grid.n_layers, -1)
-    for layer in range(question.grid.n_layers):
-        every = torch.arange(layer * question.grid.n_columns, (layer + 1) * question.grid.n_columns)
-        with model.ablate(parts_of(question, every)):
+    scores = fine.all(method_input).view(method_input.grid.n_layers, -1)
+    for layer in range(method_input.grid.n_layers):
+        every = torch.arange(layer * method_input.grid.n_columns, (layer + 1) * method_input.grid.n_columns)
+        with model.ablate(parts_of(method_input, every)):
             removed = _value(model)
         assert float(scores[layer].sum()) == pytest.approx(_value(model) - removed, abs=2e-2)
 
 
 def test_integrated_gradients_do_not_depend_on_the_budget(model: ms.Model) -> None:
-    plenty = model.question(PROMPT, TARGET)
-    little = model.question(PROMPT, TARGET, memory_budget=1)
+    plenty = model.method_input(PROMPT, TARGET)
+    little = model.method_input(PROMPT, TARGET, memory_budget=1)
     found, expected = (IntegratedGradients().all(q) for q in (little, plenty))
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_single_ablation_is_the_truth(model: ms.Model, question: MethodInput) -> None:
-    index, scores = method("single-ablation").top(question, 5)
-    every = method("single-ablation").scores(question, torch.arange(question.grid.size))
+def test_single_ablation_is_the_truth(model: ms.Model, method_input: MethodInput) -> None:
+    index, scores = method("single-ablation").top(method_input, 5)
+    every = method("single-ablation").scores(method_input, torch.arange(method_input.grid.size))
     assert every is not None
     assert scores.tolist() == pytest.approx(every.topk(5).values.tolist(), abs=1e-5)
     for place, score in zip(index.tolist(), scores.tolist(), strict=True):
-        assert score == pytest.approx(_value(model) - log_p(model, question, place, 0.0), abs=1e-4)
+        assert score == pytest.approx(_value(model) - log_p(model, method_input, place, 0.0), abs=1e-4)
 
 
-def greedy(model: ms.Model, question: MethodInput, k: int) -> list[int]:
+def greedy(model: ms.Model, method_input: MethodInput, k: int) -> list[int]:
     """Greedy search over every neuron, one forward pass at a time."""
     chosen: list[int] = []
     for _ in range(k):
         values = {}
-        for index in range(question.grid.size):
+        for index in range(method_input.grid.size):
             if index not in chosen:
-                with model.ablate(parts_of(question, torch.tensor([*chosen, index]))):
+                with model.ablate(parts_of(method_input, torch.tensor([*chosen, index]))):
                     values[index] = _value(model)
         chosen.append(min(values, key=values.__getitem__))
     return chosen
 
 
 def test_verified_with_budget_for_everything_is_greedy_search(llama: ms.Model) -> None:
-    question = llama.question(PROMPT, TARGET)
-    index, gains = ms.Verified(budget=10_000).top(question, 3)
-    assert index.tolist() == greedy(llama, question, 3)
-    with llama.ablate(parts_of(question, index)):
+    method_input = llama.method_input(PROMPT, TARGET)
+    index, gains = ms.Verified(budget=10_000).top(method_input, 3)
+    assert index.tolist() == greedy(llama, method_input, 3)
+    with llama.ablate(parts_of(method_input, index)):
         left = _value(llama)
     assert float(gains.sum()) == pytest.approx(_value(llama) - left, abs=1e-4)
 
@@ -192,16 +192,16 @@ def test_verified_with_budget_for_everything_is_greedy_search(llama: ms.Model) -
 @pytest.mark.parametrize("greedily", [True, False])
 def test_verified_keeps_to_its_budget(llama: ms.Model, greedily: bool) -> None:
     told: list[tuple[int, int]] = []
-    question = llama.question(PROMPT, TARGET, report=lambda done, total: told.append((done, total)))
-    index, _ = ms.Verified(budget=60, greedily=greedily).top(question, 5)
+    method_input = llama.method_input(PROMPT, TARGET, report=lambda done, total: told.append((done, total)))
+    index, _ = ms.Verified(budget=60, greedily=greedily).top(method_input, 5)
     assert len(index.unique()) == 5
     assert told[-1][0] == told[-1][1] <= 60
 
 
 def test_verified_one_by_one_orders_its_shortlist_by_truth(llama: ms.Model) -> None:
-    question = llama.question(PROMPT, TARGET)
-    index, _ = ms.Verified(budget=10_000, greedily=False).top(question, 6)
-    truth, _ = method("single-ablation").top(question, 6)
+    method_input = llama.method_input(PROMPT, TARGET)
+    index, _ = ms.Verified(budget=10_000, greedily=False).top(method_input, 6)
+    truth, _ = method("single-ablation").top(method_input, 6)
     assert index.tolist() == truth.tolist()
 
 
@@ -263,15 +263,15 @@ def test_every_method_gives_the_same_kind_of_result(model: ms.Model) -> None:
 
 
 def test_estimates_grow_with_the_work(llama: ms.Model) -> None:
-    question = llama.question(PROMPT, TARGET)
-    passes = {name: one.estimate(question, 10).passes for name, one in methods().items()}
+    method_input = llama.method_input(PROMPT, TARGET)
+    passes = {name: one.estimate(method_input, 10).passes for name, one in methods().items()}
     assert passes["norm"] == passes["log-probability-increase"] == 0
     assert passes["activation-gradient"] == 3
     assert passes["integrated-gradients"] == 3 * 20 * 2
     assert passes["single-ablation"] == 48 * 2
     assert (
-        ms.Verified(budget=500).estimate(question, 10).passes
-        > ms.Verified(budget=100).estimate(question, 10).passes
+        ms.Verified(budget=500).estimate(method_input, 10).passes
+        > ms.Verified(budget=100).estimate(method_input, 10).passes
     )
 
 
@@ -300,10 +300,10 @@ class First(Exhaustive):
     name = "first"
     title = "first neurons"
     formula = "minus the index"
-    def estimate(self, question, k):
+    def estimate(self, method_input, k):
         return MethodCost(0, 0)
-    def all(self, question):
-        return -torch.arange(question.grid.size).float()
+    def all(self, method_input):
+        return -torch.arange(method_input.grid.size).float()
 '''
 
 

@@ -50,12 +50,12 @@ def seen(
     components = capture_components(
         language_model.model, language_model.structure, result.token_ids, range(len(result.tokens))
     )
-    (trace,) = language_model.capture([result.token_ids])
+    (activations,) = language_model.capture([result.token_ids])
     groups = [
         attention_values(result.attention_neurons, language_model),
         ffn_values(result.ffn_neurons, language_model, last),
     ]
-    return components, trace, groups
+    return components, activations, groups
 
 
 def outputs_of(projection: InputProjection, state: torch.Tensor, frozen: torch.Tensor) -> torch.Tensor:
@@ -90,10 +90,10 @@ def made_of(structure: ModelStructure, layer: int, state: torch.Tensor, frozen: 
 def test_predicted_is_what_the_modules_give_without_what_one_neuron_wrote(tiny: ms.Model) -> None:
     """With the norms frozen at the whole stream, and the attention weights as they were."""
     structure = tiny.language_model.structure
-    components, trace, groups = seen(tiny, attributed(tiny))
+    components, activations, groups = seen(tiny, attributed(tiny))
     upstream = FFNNeuron(0, int(components.ffn_coefficients[0].abs().amax(0).argmax()))
-    found = predicted(structure, components, trace, groups, [upstream]).split(40)
-    before = measured(structure, trace, groups).split(40)
+    found = predicted(structure, components, activations, groups, [upstream]).split(40)
+    before = measured(structure, activations, groups).split(40)
     column = structure.blocks[0].ffn_output.columns(torch.tensor([upstream.neuron]))[0]
     changes = 0
     for neurons, after, unchanged in zip(groups, found, before, strict=True):
@@ -108,8 +108,8 @@ def test_predicted_is_what_the_modules_give_without_what_one_neuron_wrote(tiny: 
             if neurons.kind == "attention":
                 carried = int(value_index(structure, neurons.index)[row])
                 value = outputs_of(projections.value, state - written, state)[carried]
-                factor = trace.head_factors[layer, index]
-                expected = factor * trace.patterns[layer, index // structure.d_head, position] * value
+                factor = activations.head_factors[layer, index]
+                expected = factor * activations.patterns[layer, index // structure.d_head, position] * value
             else:
                 factors = structure.blocks[layer].ffn_output.input_factors(
                     made_of(structure, layer, state, state)
@@ -139,15 +139,15 @@ def test_where_nothing_lies_between_the_prediction_is_the_measurement(family: st
     result = attributed(opened, neurons="all")
     next_layer = result.attention_scores[result.attention_scores["layer"] == 1]
     ffn_layer = result.ffn_scores[result.ffn_scores["layer"] == 1]
-    components, trace, _ = seen(opened, result)
+    components, activations, _ = seen(opened, result)
     groups = [attention_values(next_layer.assign(score=0.0), opened.language_model)]
     if structure.parallel:
         groups.append(ffn_values(ffn_layer.assign(score=0.0), opened.language_model, len(result.tokens) - 1))
     parts = [FFNNeuron(0, neuron) for neuron in range(0, structure.d_ff, 3)]
     with opened.ablate(parts):
         (changed,) = opened.language_model.capture([result.token_ids])
-    before, after = (measured(structure, each, groups) for each in (trace, changed))
-    assert predicted(structure, components, trace, groups, parts).numpy() == pytest.approx(
+    before, after = (measured(structure, each, groups) for each in (activations, changed))
+    assert predicted(structure, components, activations, groups, parts).numpy() == pytest.approx(
         after.numpy(), abs=1e-4 * float(before.abs().max())
     )
     assert (after - before).abs().max() > 0.1 * before.abs().max()

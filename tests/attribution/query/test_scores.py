@@ -168,15 +168,15 @@ def test_a_component_taken_out_lowers_the_pre_activation_by_its_inner_product(
 def test_readers_give_what_the_model_computes(tiny: ms.Model) -> None:
     """Values and coefficients of another prompt than the one the projections were found on."""
     structure = tiny.language_model.structure
-    (trace,) = tiny.language_model.capture([tiny.attribute(PROMPT, top=1).token_ids])
+    (activations,) = tiny.language_model.capture([tiny.attribute(PROMPT, top=1).token_ids])
     for layer, block in enumerate(structure.blocks):
         projections = block.input_projections
         assert projections is not None
-        state = trace.resid_pre[layer]
+        state = activations.resid_pre[layer]
         values = projections.value.scale(state) * (projections.value.keys() @ state)
         values = values + projections.value.constants(torch.arange(len(values)))
-        assert values == pytest.approx(trace.values[layer, :, -1].flatten(), rel=1e-4, abs=1e-4)
-        base = trace.ffn_base[layer]
+        assert values == pytest.approx(activations.values[layer, :, -1].flatten(), rel=1e-4, abs=1e-4)
+        base = activations.ffn_base[layer]
         read = {
             path: projection.scale(base) * (projection.keys() @ base)
             + projection.constants(torch.arange(structure.d_ff))
@@ -184,7 +184,7 @@ def test_readers_give_what_the_model_computes(tiny: ms.Model) -> None:
         }
         found = projections.coefficients(read["up"], read.get("gate"))
         found = found * block.ffn_output.input_factors(found)
-        assert found == pytest.approx(trace.coefficients[layer], rel=1e-4, abs=1e-4)
+        assert found == pytest.approx(activations.coefficients[layer], rel=1e-4, abs=1e-4)
 
 
 def test_attribute_brings_the_query_neurons(llama: ms.Model) -> None:

@@ -69,16 +69,16 @@ def hooks(model: ms.Model) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
 
 
-def sum_of_parts(model: ms.Model, trace: ActivationCache) -> Tensor:
+def sum_of_parts(model: ms.Model, activations: ActivationCache) -> Tensor:
     structure = model.language_model.structure
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
-    ffn = parts.ffn_neurons(trace, structure, nowhere)
-    heads = parts.heads(trace, structure, nowhere)
-    total = trace.resid_pre[0].clone()
+    ffn = parts.ffn_neurons(activations, structure, nowhere)
+    heads = parts.heads(activations, structure, nowhere)
+    total = activations.resid_pre[0].clone()
     for layer in range(structure.n_layers):
         total += (ffn.columns(layer, None) * ffn.coefficients(layer)).sum(0)
         total += (heads.columns(layer, None) * heads.coefficients(layer)).sum(0)
-        total += trace.attention_constant[layer] + trace.ffn_constant[layer]
+        total += activations.attention_constant[layer] + activations.ffn_constant[layer]
     return total
 
 
@@ -86,11 +86,13 @@ def test_the_parts_add_up_to_the_models_own_prediction(model: ms.Model) -> None:
     assert model.validation.passed
     assert model.validation.worst.error <= 1e-5
     language_model = model.language_model
-    (trace,) = language_model.capture([IDS])
-    assert close(sum_of_parts(model, trace), trace.final_state)
-    frozen = language_model.structure.readout.freeze(trace.final_state)
-    assert close(capped(frozen.uncapped_logits(trace.final_state[None]), frozen.soft_cap)[0], logits(model))
-    unfrozen = language_model.structure.readout.log_probabilities(trace.final_state[None])[0]
+    (activations,) = language_model.capture([IDS])
+    assert close(sum_of_parts(model, activations), activations.final_state)
+    frozen = language_model.structure.readout.freeze(activations.final_state)
+    assert close(
+        capped(frozen.uncapped_logits(activations.final_state[None]), frozen.soft_cap)[0], logits(model)
+    )
+    unfrozen = language_model.structure.readout.log_probabilities(activations.final_state[None])[0]
     assert close(unfrozen, logits(model).log_softmax(-1))
 
 
@@ -117,8 +119,8 @@ def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model)
     assert all(block.input_projections is not None for block in structure.blocks)
     result = model.attribute(PROMPT, TARGET, top=30, effects=False, suppressing=False, query=False)
     components = capture_components(language_model.model, structure, IDS, range(len(IDS)))
-    (trace,) = language_model.capture([IDS])
-    assert close(components.resid_pre[:, -1], trace.resid_pre)
+    (activations,) = language_model.capture([IDS])
+    assert close(components.resid_pre[:, -1], activations.resid_pre)
     groups = [
         attention_values(result.attention_neurons, language_model),
         ffn_values(result.ffn_neurons, language_model, len(IDS) - 1),
@@ -137,18 +139,18 @@ def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model)
 def test_components_come_with_traces_as_they_come_alone(model: ms.Model) -> None:
     language_model = model.language_model
     structure, prompts = language_model.structure, [IDS, IDS[::-1]]
-    traces, components = language_model.capture_with_components(prompts)
-    for ids, trace, everywhere in zip(prompts, traces, components, strict=True):
+    caches, components = language_model.capture_with_components(prompts)
+    for ids, activations, everywhere in zip(prompts, caches, components, strict=True):
         some = torch.tensor([0, len(ids) - 1])
         alone = capture_components(language_model.model, structure, ids, some.tolist())
         found = everywhere.at(some)
         for name, values in vars(alone).items():
             assert name == "calls" or close(getattr(found, name), values), name
-        assert close(found.resid_pre[:, -1], trace.resid_pre)
+        assert close(found.resid_pre[:, -1], activations.resid_pre)
 
 
 def test_readers_give_what_the_model_computes(family: Family, model: ms.Model) -> None:
-    (trace,) = model.language_model.capture([IDS])
+    (activations,) = model.language_model.capture([IDS])
     structure = model.language_model.structure
     for layer, block in enumerate(structure.blocks):
         readers = block.input_projections
@@ -156,17 +158,17 @@ def test_readers_give_what_the_model_computes(family: Family, model: ms.Model) -
             assert readers is None
             continue
         assert readers is not None
-        state, base = trace.resid_pre[layer], trace.ffn_base[layer]
+        state, base = activations.resid_pre[layer], activations.ffn_base[layer]
         values = readers.value.scale(state) * (readers.value.keys() @ state)
         values = values + readers.value.constants(torch.arange(len(values)))
-        assert close(values, trace.values[layer, :, -1].flatten(), 1e-4)
+        assert close(values, activations.values[layer, :, -1].flatten(), 1e-4)
         every = torch.arange(structure.n_neurons(layer))
         read = {
             path: reader.scale(base) * (reader.keys() @ base) + reader.constants(every)
             for path, reader in readers.ffn.items()
         }
         made = readers.coefficients(read["up"], read.get("gate"))
-        coefficients = trace.coefficients[layer, : structure.n_neurons(layer)]
+        coefficients = activations.coefficients[layer, : structure.n_neurons(layer)]
         if layer in structure.mixtures:
             made = made * router_weights(structure.mixtures[layer], made, coefficients)
         made = made * block.ffn_output.input_factors(made)

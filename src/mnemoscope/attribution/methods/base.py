@@ -81,7 +81,7 @@ class MethodInput:
     @property
     def token_ids(self) -> list[int]:
         """Token ids of the prompt."""
-        return self.prediction.trace.token_ids.tolist()
+        return self.prediction.activations.token_ids.tolist()
 
     @cached_property
     def coefficients(self) -> Tensor:
@@ -172,39 +172,39 @@ class Method(ABC):
         return self.name
 
     @abstractmethod
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
+    def estimate(self, method_input: MethodInput, k: int) -> MethodCost:
         """Estimate the cost of `top`."""
 
     @abstractmethod
-    def top(self, question: MethodInput, k: int) -> Best:
+    def top(self, method_input: MethodInput, k: int) -> Best:
         """Return flat indices and scores of the k highest neurons, best first, ties by index."""
 
     @abstractmethod
-    def scores(self, question: MethodInput, index: Tensor) -> Tensor | None:
+    def scores(self, method_input: MethodInput, index: Tensor) -> Tensor | None:
         """Score the neurons with these ascending flat indices, `[n]`; None if it has no such scores."""
 
 
 class Exhaustive(Method):
     """Method that scores all neurons at once."""
 
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
+    def estimate(self, method_input: MethodInput, k: int) -> MethodCost:
         """Estimate no further pass through the model."""
-        return MethodCost(0, 4 * question.grid.size)
+        return MethodCost(0, 4 * method_input.grid.size)
 
     @abstractmethod
-    def all(self, question: MethodInput) -> Tensor:
+    def all(self, method_input: MethodInput) -> Tensor:
         """Score every neuron, `[n_neurons]`."""
 
-    def top(self, question: MethodInput, k: int) -> Best:
+    def top(self, method_input: MethodInput, k: int) -> Best:
         """Return the highest of all scores."""
-        index = question.grid.existing
-        scores = question.scored(self)[index]
+        index = method_input.grid.existing
+        scores = method_input.scored(self)[index]
         order = scores.argsort(descending=True, stable=True)[:k]
         return index[order], scores[order]
 
-    def scores(self, question: MethodInput, index: Tensor) -> Tensor:
+    def scores(self, method_input: MethodInput, index: Tensor) -> Tensor:
         """Return some of all scores."""
-        return question.scored(self)[index]
+        return method_input.scored(self)[index]
 
 
 class Searched(Method):
@@ -217,48 +217,48 @@ class Searched(Method):
 
     lists_silent: ClassVar[bool] = True
 
-    def grid(self, question: MethodInput) -> Grid:
+    def grid(self, method_input: MethodInput) -> Grid:
         """Return the neurons with the states that this method adds them to."""
-        return question.grid
+        return method_input.grid
 
     @abstractmethod
-    def bounds(self, question: MethodInput, *, fine: bool) -> Bounds[Grid]:
+    def bounds(self, method_input: MethodInput, *, fine: bool) -> Bounds[Grid]:
         """Return bounds of its scores; fine ones are tighter and made when a search needs them."""
 
     @abstractmethod
-    def scorer(self, question: MethodInput) -> Scores:
+    def scorer(self, method_input: MethodInput) -> Scores:
         """Return its exact scores."""
 
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
+    def estimate(self, method_input: MethodInput, k: int) -> MethodCost:
         """Estimate no further pass through the model."""
         return MethodCost(
-            0, question.prediction.budget, "bounds every neuron and scores the few left exactly"
+            0, method_input.prediction.budget, "bounds every neuron and scores the few left exactly"
         )
 
-    def top(self, question: MethodInput, k: int) -> Best:
+    def top(self, method_input: MethodInput, k: int) -> Best:
         """Return the certified best."""
         pool = Pool(k, 1, 0, 1)
         search(
-            self.grid(question),
+            self.grid(method_input),
             [pool],
-            self.bounds(question, fine=False),
-            lambda: self.bounds(question, fine=True),
-            self.scorer(question),
+            self.bounds(method_input, fine=False),
+            lambda: self.bounds(method_input, fine=True),
+            self.scorer(method_input),
         )
-        return self._with_silent(question, pool.best(), k) if self.lists_silent else pool.best()
+        return self._with_silent(method_input, pool.best(), k) if self.lists_silent else pool.best()
 
-    def _with_silent(self, question: MethodInput, best: Best, k: int) -> Best:
+    def _with_silent(self, method_input: MethodInput, best: Best, k: int) -> Best:
         """Return the best among those and the silent neurons."""
-        grid = question.grid
+        grid = method_input.grid
         silent = grid.existing[~torch.isin(grid.existing, grid.present)][:k]
         if not len(silent):
             return best
-        alike = self.scorer(question).chosen(self.grid(question), silent)
+        alike = self.scorer(method_input).chosen(self.grid(method_input), silent)
         index, scores = torch.cat([best[0], silent]), torch.cat([best[1], alike])
         by_index = index.argsort()
         order = by_index[scores[by_index].argsort(descending=True, stable=True)][:k]
         return index[order], scores[order]
 
-    def scores(self, question: MethodInput, index: Tensor) -> Tensor:
+    def scores(self, method_input: MethodInput, index: Tensor) -> Tensor:
         """Score some neurons exactly."""
-        return self.scorer(question).chosen(self.grid(question), index)
+        return self.scorer(method_input).chosen(self.grid(method_input), index)

@@ -19,27 +19,27 @@ from mnemoscope.model.parts import neuron_part
 from mnemoscope.results.parts import Part
 
 
-def parts_of(question: MethodInput, index: Tensor) -> list[Part]:
+def parts_of(method_input: MethodInput, index: Tensor) -> list[Part]:
     """Return the neurons of flat indices."""
-    return [neuron_part(question.structure, question.kind, neuron) for neuron in index.tolist()]
+    return [neuron_part(method_input.structure, method_input.kind, neuron) for neuron in index.tolist()]
 
 
-def drops(question: MethodInput, index: Tensor, done: int = 0, total: int | None = None) -> Tensor:
+def drops(method_input: MethodInput, index: Tensor, done: int = 0, total: int | None = None) -> Tensor:
     """Measure the fall of the objective when each neuron alone is zeroed at all positions, `[n]`, nats.
 
     Args:
-        question: prediction and kind of neurons.
+        method_input: prediction and kind of neurons.
         index: flat indices.
         done: interventions made before, for the report of progress.
         total: interventions in all; None for these and those before.
     """
     in_all = done + len(index) if total is None else total
-    report, prediction = question.report, question.prediction
+    report, prediction = method_input.report, method_input.prediction
     return ablate_each(
         prediction.language_model,
-        question.token_ids,
+        method_input.token_ids,
         prediction.objective,
-        [[part] for part in parts_of(question, index)],
+        [[part] for part in parts_of(method_input, index)],
         budget=prediction.budget,
         report=None if report is None else lambda here, _: report(done + here, in_all),
     ).drop
@@ -52,21 +52,23 @@ class SingleAblation(Exhaustive):
     title = "exact single ablation"
     formula = "log p(w) - log p(w | neuron zeroed)"
 
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
+    def estimate(self, method_input: MethodInput, k: int) -> MethodCost:
         """Estimate one row of a batch per neuron, from the neuron's own layer on."""
-        n_layers, n_columns = question.grid.n_layers, question.grid.n_columns
-        return MethodCost(n_columns * (n_layers + 1) / 2, question.prediction.budget, "every neuron in turn")
+        n_layers, n_columns = method_input.grid.n_layers, method_input.grid.n_columns
+        return MethodCost(
+            n_columns * (n_layers + 1) / 2, method_input.prediction.budget, "every neuron in turn"
+        )
 
-    def all(self, question: MethodInput) -> Tensor:
+    def all(self, method_input: MethodInput) -> Tensor:
         """Measure every neuron's effect; 0 for columns beyond the neurons of a layer."""
-        existing = question.grid.existing
-        found = torch.zeros(question.grid.size, device=existing.device)
-        found[existing] = drops(question, existing)
+        existing = method_input.grid.existing
+        found = torch.zeros(method_input.grid.size, device=existing.device)
+        found[existing] = drops(method_input, existing)
         return found
 
-    def scores(self, question: MethodInput, index: Tensor) -> Tensor:
+    def scores(self, method_input: MethodInput, index: Tensor) -> Tensor:
         """Measure some neurons' effects."""
-        return drops(question, index)
+        return drops(method_input, index)
 
 
 # Share of a greedy search's budget that its first step may take.
@@ -118,23 +120,23 @@ class Verified(Method):
         unusual = [f"{name}={value}" for name, value in options.items() if value != getattr(usual, name)]
         return f"{self.name}({', '.join(unusual)})" if unusual else self.name
 
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
+    def estimate(self, method_input: MethodInput, k: int) -> MethodCost:
         """Estimate the first candidates, then a row of a batch per intervention and a gradient per step."""
-        first, later = self._split(question, k)
+        first, later = self._split(method_input, k)
         steps = k - 1 if self.greedily else 0
-        gradient = ActivationGradient().estimate(question, k)
+        gradient = ActivationGradient().estimate(method_input, k)
         tried = first + later * steps
-        share = (question.grid.n_layers + 1) / (2 * question.grid.n_layers)
-        memory = max(gradient.memory, question.prediction.budget)
+        share = (method_input.grid.n_layers + 1) / (2 * method_input.grid.n_layers)
+        memory = max(gradient.memory, method_input.prediction.budget)
         passes = gradient.passes * (1 + steps) + tried * share
         return MethodCost(passes, memory, f"tries {tried:,} interventions")
 
-    def top(self, question: MethodInput, k: int) -> Best:
+    def top(self, method_input: MethodInput, k: int) -> Best:
         """Return the chosen neurons, in order, with the fall of the objective by each."""
-        device, k = question.grid.base.device, min(k, len(question.grid.existing))
-        first, later = self._split(question, k)
-        search = _Search(question, self.specificity, first + later * (k - 1 if self.greedily else 0))
-        direct, _ = LogProbabilityIncrease().top(question, first)
+        device, k = method_input.grid.base.device, min(k, len(method_input.grid.existing))
+        first, later = self._split(method_input, k)
+        search = _Search(method_input, self.specificity, first + later * (k - 1 if self.greedily else 0))
+        direct, _ = LogProbabilityIncrease().top(method_input, first)
         search.consider(_in_turn(direct, search.by_total(), first))
         if not self.greedily:
             index, gains = search.best(k)
@@ -145,16 +147,16 @@ class Verified(Method):
             search.take()
         return torch.tensor(search.chosen, device=device), torch.tensor(search.gained, device=device)
 
-    def scores(self, question: MethodInput, index: Tensor) -> None:
+    def scores(self, method_input: MethodInput, index: Tensor) -> None:
         """Return None: single neurons have no score of this method."""
 
-    def _split(self, question: MethodInput, k: int) -> tuple[int, int]:
+    def _split(self, method_input: MethodInput, k: int) -> tuple[int, int]:
         """Divide the budget among the first step and each later one; never more than it in all.
 
         Raises:
             OptionError: the budget is below the number of neurons to choose.
         """
-        n_neurons = len(question.grid.existing)
+        n_neurons = len(method_input.grid.existing)
         k = min(k, n_neurons)
         if self.budget < k:
             raise OptionError(
@@ -190,13 +192,13 @@ class _Search:
         gained: fall of the objective by each.
     """
 
-    def __init__(self, question: MethodInput, specificity: float, total: int) -> None:
-        self.question = question
-        self.drops = torch.full((question.grid.size,), -torch.inf)
+    def __init__(self, method_input: MethodInput, specificity: float, total: int) -> None:
+        self.method_input = method_input
+        self.drops = torch.full((method_input.grid.size,), -torch.inf)
         self.chosen: list[int] = []
         self.gained: list[float] = []
-        self._collateral = _Collateral(question, specificity)
-        self._existing = question.grid.existing.cpu()
+        self._collateral = _Collateral(method_input, specificity)
+        self._existing = method_input.grid.existing.cpu()
         self._latest = torch.empty(0, dtype=torch.long)
         self._tried, self._total = 0, total
 
@@ -208,14 +210,14 @@ class _Search:
     def by_total(self) -> Tensor:
         """Return the neurons not taken by first-order effect with the others gone, best first."""
         with self._taken_away():
-            effects = ActivationGradient().all(replace(self.question)).cpu() - self._collateral.costs()
+            effects = ActivationGradient().all(replace(self.method_input)).cpu() - self._collateral.costs()
         left = self._existing[~torch.isin(self._existing, torch.tensor(self.chosen))]
         return left[effects[left].argsort(descending=True, stable=True)]
 
     def consider(self, index: Tensor) -> None:
         """Try to remove each of these neurons, ascending indices."""
         with self._taken_away():
-            self.drops[index] = drops(self.question, index, self._tried, self._total).cpu()
+            self.drops[index] = drops(self.method_input, index, self._tried, self._total).cpu()
         self._latest = index
         self._tried += len(index)
 
@@ -240,19 +242,19 @@ class _Search:
     def _taken_away(self) -> AbstractContextManager[None]:
         if not self.chosen:
             return nullcontext()
-        parts = parts_of(self.question, torch.tensor(self.chosen))
-        return changed(self.question.prediction.language_model, parts, AblationOptions())
+        parts = parts_of(self.method_input, torch.tensor(self.chosen))
+        return changed(self.method_input.prediction.language_model, parts, AblationOptions())
 
 
 class _Collateral:
     """Expected side effect on plain text of removing further neurons, beside those already taken."""
 
-    def __init__(self, question: MethodInput, weight: float) -> None:
+    def __init__(self, method_input: MethodInput, weight: float) -> None:
         self.weight = weight
-        self._kind: Kind = question.kind
+        self._kind: Kind = method_input.kind
         # Without a weight plain text need not be asked, which takes a while.
-        self._sensitivity = question.sensitivity() if weight else None
-        self._nothing = torch.zeros(1, question.grid.size)
+        self._sensitivity = method_input.sensitivity() if weight else None
+        self._nothing = torch.zeros(1, method_input.grid.size)
         self._chosen: list[int] = []
 
     @property

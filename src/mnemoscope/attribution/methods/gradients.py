@@ -23,15 +23,17 @@ class ActivationGradient(Exhaustive):
     title = "activation x gradient"
     formula = "sum over positions of m d log p(w) / d m"
 
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
+    def estimate(self, method_input: MethodInput, k: int) -> MethodCost:
         """Estimate a forward and a backward pass that keep every activation."""
-        structure = question.structure
-        kept = structure.n_layers * len(question.token_ids) * (4 * structure.d_ff + 12 * structure.d_model)
+        structure = method_input.structure
+        kept = (
+            structure.n_layers * len(method_input.token_ids) * (4 * structure.d_ff + 12 * structure.d_model)
+        )
         return MethodCost(3, 4 * kept)
 
-    def all(self, question: MethodInput) -> Tensor:
+    def all(self, method_input: MethodInput) -> Tensor:
         """Return every neuron's effect."""
-        return _of_kind(question).sum(1).flatten()
+        return _of_kind(method_input).sum(1).flatten()
 
 
 class ActivationGradientLast(ActivationGradient):
@@ -41,15 +43,15 @@ class ActivationGradientLast(ActivationGradient):
     title = "activation x gradient, last position"
     formula = "m d log p(w) / d m at the last position"
 
-    def all(self, question: MethodInput) -> Tensor:
+    def all(self, method_input: MethodInput) -> Tensor:
         """Return every neuron's effect."""
-        return _of_kind(question)[:, -1].flatten()
+        return _of_kind(method_input)[:, -1].flatten()
 
 
-def _of_kind(question: MethodInput) -> Tensor:
+def _of_kind(method_input: MethodInput) -> Tensor:
     """Return effects by position, `[n_layers, n_tokens, n_columns]`."""
-    effects = question.total_effects
-    return effects.ffn if question.kind == "ffn" else effects.attention.flatten(2)
+    effects = method_input.total_effects
+    return effects.ffn if method_input.kind == "ffn" else effects.attention.flatten(2)
 
 
 class IntegratedGradients(Exhaustive):
@@ -66,42 +68,43 @@ class IntegratedGradients(Exhaustive):
     formula = "a mean over k of g(k a / 20)"
     n_steps = 20
 
-    def estimate(self, question: MethodInput, k: int) -> MethodCost:
+    def estimate(self, method_input: MethodInput, k: int) -> MethodCost:
         """Estimate a forward and a backward pass for each step of each layer, from the layer on."""
-        structure = question.structure
-        rows = min(self.n_steps, _rows(question))
+        structure = method_input.structure
+        rows = min(self.n_steps, _rows(method_input))
         kept = (
             rows
-            * len(question.token_ids)
+            * len(method_input.token_ids)
             * structure.n_layers
             * (4 * structure.d_ff + 12 * structure.d_model)
         )
         return MethodCost(3 * self.n_steps * (structure.n_layers + 1) / 2, 4 * kept)
 
-    def all(self, question: MethodInput) -> Tensor:
+    def all(self, method_input: MethodInput) -> Tensor:
         """Score every neuron."""
-        language_model, n_layers = question.prediction.language_model, question.structure.n_layers
+        language_model, n_layers = method_input.prediction.language_model, method_input.structure.n_layers
         scores = []
-        with in_float32(language_model.model, question.structure):
-            replay = Replay(language_model, question.token_ids)
+        with in_float32(language_model.model, method_input.structure):
+            replay = Replay(language_model, method_input.token_ids)
             for layer in range(n_layers):
-                scores.append(self._layer(question, replay, layer))
-                if question.report is not None:
-                    question.report(layer + 1, n_layers)
+                scores.append(self._layer(method_input, replay, layer))
+                if method_input.report is not None:
+                    method_input.report(layer + 1, n_layers)
         return stack_padded(scores).flatten()
 
-    def _layer(self, question: MethodInput, replay: Replay, layer: int) -> Tensor:
-        steps = torch.arange(1, self.n_steps + 1, device=question.grid.base.device) / self.n_steps
+    def _layer(self, method_input: MethodInput, replay: Replay, layer: int) -> Tensor:
+        steps = torch.arange(1, self.n_steps + 1, device=method_input.grid.base.device) / self.n_steps
         parts = [
-            _integral(question, replay, layer, some) * len(some) for some in steps.split(_rows(question))
+            _integral(method_input, replay, layer, some) * len(some)
+            for some in steps.split(_rows(method_input))
         ]
         return torch.stack(parts).sum(0) / self.n_steps
 
 
-def _integral(question: MethodInput, replay: Replay, layer: int, steps: Tensor) -> Tensor:
+def _integral(method_input: MethodInput, replay: Replay, layer: int, steps: Tensor) -> Tensor:
     """Compute value times mean gradient of a layer's neurons over some steps, `[n_columns]`."""
-    block = question.structure.blocks[layer]
-    projection = block.ffn_output if question.kind == "ffn" else block.attention_output
+    block = method_input.structure.blocks[layer]
+    projection = block.ffn_output if method_input.kind == "ffn" else block.attention_output
     norm = projection.norm
     values, scaled, scales = [], [], []
 
@@ -117,7 +120,7 @@ def _integral(question: MethodInput, replay: Replay, layer: int, steps: Tensor) 
         stack.callback(projection.module.register_forward_pre_hook(scale).remove)
         if norm is not None:
             stack.callback(projection.written.register_forward_hook(_with_scale(norm, scales)).remove)
-        value = question.prediction.objective.value(replay.log_probabilities([layer] * len(steps)))
+        value = method_input.prediction.objective.value(replay.log_probabilities([layer] * len(steps)))
         (gradient,) = torch.autograd.grad(value.sum(), scaled)
     return (values[0] * gradient.float().mean(0)).sum(0).to(steps.device)
 
@@ -134,8 +137,10 @@ def _with_scale(norm: Norm, scales: list[Tensor]) -> Callable[..., Tensor]:
     return hook
 
 
-def _rows(question: MethodInput) -> int:
+def _rows(method_input: MethodInput) -> int:
     """Return how many steps keep the activations of all layers, and the logits, within the budget."""
-    structure = question.structure
-    kept = 4 * len(question.token_ids) * structure.n_layers * (4 * structure.d_ff + 12 * structure.d_model)
-    return max(1, question.prediction.budget // (kept + 12 * structure.n_vocabulary))
+    structure = method_input.structure
+    kept = (
+        4 * len(method_input.token_ids) * structure.n_layers * (4 * structure.d_ff + 12 * structure.d_model)
+    )
+    return max(1, method_input.prediction.budget // (kept + 12 * structure.n_vocabulary))

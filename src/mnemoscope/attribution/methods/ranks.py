@@ -148,12 +148,12 @@ class Standings:
 class RankBounds:
     """Bounds of `1 / rank`, or of `|m| / rank`."""
 
-    def __init__(self, question: MethodInput, n_tokens: int, weighted: bool) -> None:
+    def __init__(self, method_input: MethodInput, n_tokens: int, weighted: bool) -> None:
         """Look at so many tokens."""
-        geometry = question.prediction.geometry()
+        geometry = method_input.prediction.geometry()
         self.weighted = weighted
         self.n_vocabulary = geometry.n_vocabulary
-        self._token, self._n_tokens = question.one_token("a rank"), n_tokens
+        self._token, self._n_tokens = method_input.one_token("a rank"), n_tokens
         self._standings = geometry.latest("standings", None, lambda: Standings(geometry))
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -214,11 +214,11 @@ class Ranks:
 class RankScores:
     """`1 / rank`, or `|m| / rank`, from the whole vocabulary; equal values count in the target's favour."""
 
-    def __init__(self, question: MethodInput, weighted: bool) -> None:
+    def __init__(self, method_input: MethodInput, weighted: bool) -> None:
         """Prepare for one prediction."""
-        token = question.one_token("a rank")
-        self._ranks = question.prediction.geometry().latest("ranks", token, lambda: Ranks(token))
-        self._readout = question.prediction.readout
+        token = method_input.one_token("a rank")
+        self._ranks = method_input.prediction.geometry().latest("ranks", token, lambda: Ranks(token))
+        self._readout = method_input.prediction.readout
         self.weighted = weighted
 
     def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
@@ -241,13 +241,13 @@ class Rank(Searched):
     lists_silent = False
     weighted = False
 
-    def bounds(self, question: MethodInput, *, fine: bool) -> RankBounds:
+    def bounds(self, method_input: MethodInput, *, fine: bool) -> RankBounds:
         """Return bounds from the target's rank among some of the tokens."""
-        return RankBounds(question, FINE_TOKENS if fine else COARSE_TOKENS, self.weighted)
+        return RankBounds(method_input, FINE_TOKENS if fine else COARSE_TOKENS, self.weighted)
 
-    def scorer(self, question: MethodInput) -> RankScores:
+    def scorer(self, method_input: MethodInput) -> RankScores:
         """Return scores from the target's rank among all tokens."""
-        return RankScores(question, self.weighted)
+        return RankScores(method_input, self.weighted)
 
 
 class CoefficientOverRank(Rank):
@@ -259,6 +259,6 @@ class CoefficientOverRank(Rank):
     lists_silent = True
     weighted = True
 
-    def grid(self, question: MethodInput) -> Grid:
+    def grid(self, method_input: MethodInput) -> Grid:
         """Drop a post-norm's scale, which changes no rank: `m` is what enters the projection."""
-        return replace(question.grid, scale=torch.ones_like(question.grid.scale))
+        return replace(method_input.grid, scale=torch.ones_like(method_input.grid.scale))

@@ -132,11 +132,11 @@ class Ranking:
         }
 
 
-def rank(question: MethodInput, method: Method, k: int) -> tuple[pd.DataFrame, float]:
+def rank(method_input: MethodInput, method: Method, k: int) -> tuple[pd.DataFrame, float]:
     """Return the k neurons a method ranks highest, as the table of a `Ranking`, and the seconds it took."""
     start = time.perf_counter()
-    index, scores = method.top(question, k)
+    index, scores = method.top(method_input, k)
     seconds = time.perf_counter() - start
-    named = pd.DataFrame([part.to_json() for part in parts_of(question, index)])
-    coefficients = question.coefficients_of(index)
+    named = pd.DataFrame([part.to_json() for part in parts_of(method_input, index)])
+    coefficients = method_input.coefficients_of(index)
     return named.assign(score=scores.cpu().numpy(), coefficient=coefficients.cpu().numpy()), seconds

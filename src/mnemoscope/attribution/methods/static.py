@@ -27,13 +27,13 @@ class LogProbabilityIncrease(Searched):
     title = "a log-probability increase"
     formula = "log p(w | x + v) - log p(w | x)"
 
-    def bounds(self, question: MethodInput, *, fine: bool) -> Bounds[Grid]:
+    def bounds(self, method_input: MethodInput, *, fine: bool) -> Bounds[Grid]:
         """Return the bounds of `mnemoscope.attribution.bounds`."""
-        return question.fine if fine else question.coarse
+        return method_input.fine if fine else method_input.coarse
 
-    def scorer(self, question: MethodInput) -> Scorer:
+    def scorer(self, method_input: MethodInput) -> Scorer:
         """Return the scores of `mnemoscope.attribution.scores`."""
-        return question.prediction.scorer()
+        return method_input.prediction.scorer()
 
 
 class LogProbability(Searched):
@@ -47,43 +47,43 @@ class LogProbability(Searched):
     title = "b log probability"
     formula = "log p(w | v)"
 
-    def grid(self, question: MethodInput) -> Grid:
+    def grid(self, method_input: MethodInput) -> Grid:
         """Return the neurons, all added to one state."""
-        return replace(question.grid, base=torch.zeros_like(question.grid.base))
+        return replace(method_input.grid, base=torch.zeros_like(method_input.grid.base))
 
-    def bounds(self, question: MethodInput, *, fine: bool) -> Bounder:
+    def bounds(self, method_input: MethodInput, *, fine: bool) -> Bounder:
         """Return bounds of the increase over the uniform state."""
-        prediction, predicted = question.prediction, _uniform(question)
+        prediction, predicted = method_input.prediction, _uniform(method_input)
         n_tokens = FINE_TOKENS if fine else COARSE_TOKENS
         tail = partial(split_tail, predicted, prediction.readout.unembedding, n_tokens)
         return bounder(prediction.focus, predicted, tail, {}, prediction.geometry, prediction.budget)
 
-    def scorer(self, question: MethodInput) -> Scorer:
+    def scorer(self, method_input: MethodInput) -> Scorer:
         """Return the increase over the uniform state."""
-        prediction = question.prediction
+        prediction = method_input.prediction
         focus = prediction.focus
         return Scorer(
-            focus.readout, _uniform(question), focus.objective, prediction.budget, prediction.projected
+            focus.readout, _uniform(method_input), focus.objective, prediction.budget, prediction.projected
         )
 
-    def top(self, question: MethodInput, k: int) -> tuple[Tensor, Tensor]:
+    def top(self, method_input: MethodInput, k: int) -> tuple[Tensor, Tensor]:
         """Return the certified best."""
-        index, increase = super().top(question, k)
-        return index, increase + _value(question)
+        index, increase = super().top(method_input, k)
+        return index, increase + _value(method_input)
 
-    def scores(self, question: MethodInput, index: Tensor) -> Tensor:
+    def scores(self, method_input: MethodInput, index: Tensor) -> Tensor:
         """Score some neurons exactly."""
-        return super().scores(question, index) + _value(question)
+        return super().scores(method_input, index) + _value(method_input)
 
 
-def _uniform(question: MethodInput) -> Predicted:
+def _uniform(method_input: MethodInput) -> Predicted:
     """Return the prediction of a state that predicts every token in focus alike."""
-    return question.prediction.predicted.alike()
+    return method_input.prediction.predicted.alike()
 
 
-def _value(question: MethodInput) -> Tensor:
+def _value(method_input: MethodInput) -> Tensor:
     """Compute the objective in that state, `[1]`."""
-    return question.prediction.focus.objective.value(_uniform(question).log_probabilities)
+    return method_input.prediction.focus.objective.value(_uniform(method_input).log_probabilities)
 
 
 class ProbabilityIncrease(Searched):
@@ -93,13 +93,13 @@ class ProbabilityIncrease(Searched):
     title = "c probability increase"
     formula = "p(w | x + v) - p(w | x)"
 
-    def bounds(self, question: MethodInput, *, fine: bool) -> Bounds[Grid]:
+    def bounds(self, method_input: MethodInput, *, fine: bool) -> Bounds[Grid]:
         """Return bounds of Imp, carried over."""
-        return _CarriedBounds(_Carry.of(question), question.fine if fine else question.coarse)
+        return _CarriedBounds(_Carry.of(method_input), method_input.fine if fine else method_input.coarse)
 
-    def scorer(self, question: MethodInput) -> Scores:
+    def scorer(self, method_input: MethodInput) -> Scores:
         """Return exact Imp, carried over."""
-        return _CarriedScores(_Carry.of(question), question.prediction.scorer())
+        return _CarriedScores(_Carry.of(method_input), method_input.prediction.scorer())
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +113,8 @@ class _Carry:
     probability: Tensor
 
     @staticmethod
-    def of(question: MethodInput) -> _Carry:
-        prediction = question.prediction
+    def of(method_input: MethodInput) -> _Carry:
+        prediction = method_input.prediction
         if prediction.objective.against is not None:
             raise OptionError("a probability increase is not defined for log-odds; leave `against` out")
         return _Carry(prediction.values.exp())
@@ -157,9 +157,9 @@ class Norm(Exhaustive):
     title = "d norm"
     formula = "||fc2||"
 
-    def all(self, question: MethodInput) -> Tensor:
+    def all(self, method_input: MethodInput) -> Tensor:
         """Return every column's norm."""
-        return question.norms
+        return method_input.norms
 
 
 class Coefficient(Exhaustive):
@@ -169,9 +169,9 @@ class Coefficient(Exhaustive):
     title = "e coefficient"
     formula = "|m|"
 
-    def all(self, question: MethodInput) -> Tensor:
+    def all(self, method_input: MethodInput) -> Tensor:
         """Return every coefficient's magnitude."""
-        return question.coefficients.abs()
+        return method_input.coefficients.abs()
 
 
 class NormTimesCoefficient(Exhaustive):
@@ -181,6 +181,6 @@ class NormTimesCoefficient(Exhaustive):
     title = "g norm x coefficient"
     formula = "|m| ||fc2||"
 
-    def all(self, question: MethodInput) -> Tensor:
+    def all(self, method_input: MethodInput) -> Tensor:
         """Return the norm of every added vector."""
-        return question.coefficients.abs() * question.norms
+        return method_input.coefficients.abs() * method_input.norms

@@ -58,7 +58,7 @@ class QueryAblationTask:
     """Query neurons to zero for one prompt, and the effect on its value neurons."""
 
     def __init__(
-        self, language_model: LanguageModel, result: Attribution, asked: QueryAblationOptions
+        self, language_model: LanguageModel, result: Attribution, options: QueryAblationOptions
     ) -> None:
         """Run the unchanged prompt and choose the query neurons.
 
@@ -68,11 +68,11 @@ class QueryAblationTask:
             UnsupportedModelError: the input projections could not be found.
         """
         self.language_model, self.token_ids = language_model, result.token_ids
-        self.of: Kind = asked.of
-        self._controls_from: ControlsFrom = asked.controls_from
+        self.of: Kind = options.of
+        self._controls_from: ControlsFrom = options.controls_from
         structure = language_model.structure
-        attention = result.attention_neurons.head(asked.values)
-        ffn = result.ffn_neurons.head(asked.values)
+        attention = result.attention_neurons.head(options.values)
+        ffn = result.ffn_neurons.head(options.values)
         last = len(result.token_ids) - 1
         positions = [*attention["position"], last]
         self.components = capture_components(
@@ -82,7 +82,7 @@ class QueryAblationTask:
             "attention": attention_values(attention, language_model),
             "ffn": ffn_values(ffn, language_model, last),
         }
-        self.parts = shallow_query_neurons(structure, self.components, groups[asked.of], asked.top)
+        self.parts = shallow_query_neurons(structure, self.components, groups[options.of], options.top)
         if not self.parts:
             raise OptionError(
                 "no FFN neuron in the shallower half of the layers activates the value neurons, so there is "
@@ -99,12 +99,12 @@ class QueryAblationTask:
     def outcome(self, ablation: Ablation) -> QueryAblation:
         """Measure the effect of zeroing the query neurons, with the controls of an ablation of them."""
         language_model, structure = self.language_model, self.language_model.structure
-        (trace,) = language_model.capture([self.token_ids])
+        (activations,) = language_model.capture([self.token_ids])
         drawn = [self._control(seed) for seed in ablation.controls["seed"].tolist()]
         controls = pd.DataFrame([self._without(parts).tolist() for parts in drawn])
         found = {
-            "before": measured(structure, trace, self.groups).tolist(),
-            "predicted": predicted(structure, self.components, trace, self.groups, self.parts).tolist(),
+            "before": measured(structure, activations, self.groups).tolist(),
+            "predicted": predicted(structure, self.components, activations, self.groups, self.parts).tolist(),
             "after": self._without(self.parts).tolist(),
             "control_mean": controls.mean(),
             "control_standard_deviation": controls.std().fillna(0.0),
@@ -119,8 +119,8 @@ class QueryAblationTask:
     def _without(self, parts: Sequence[Part]) -> Tensor:
         """Measure coefficients while parts are zeroed, `[n]`; NaN for value neurons among the parts."""
         with changed(self.language_model, parts, AblationOptions()):
-            (trace,) = self.language_model.capture([self.token_ids])
-        found = measured(self.language_model.structure, trace, self.groups)
+            (activations,) = self.language_model.capture([self.token_ids])
+        found = measured(self.language_model.structure, activations, self.groups)
         own = torch.tensor(_among(parts, self._named), device=found.device)
         return found.masked_fill(own, torch.nan)
 
@@ -143,15 +143,17 @@ def shallow_query_neurons(
     return tuple(FFNNeuron(*divmod(index, structure.d_ff)) for index in order.tolist())
 
 
-def measured(structure: ModelStructure, trace: ActivationCache, groups: Sequence[ValueNeurons]) -> Tensor:
+def measured(
+    structure: ModelStructure, activations: ActivationCache, groups: Sequence[ValueNeurons]
+) -> Tensor:
     """Return the coefficients of value neurons as the model computed them, `[n]`."""
-    return torch.cat([_measured(structure, trace, neurons) for neurons in groups])
+    return torch.cat([_measured(structure, activations, neurons) for neurons in groups])
 
 
 def predicted(
     structure: ModelStructure,
     components: ResidualDecomposition,
-    trace: ActivationCache,
+    activations: ActivationCache,
     groups: Sequence[ValueNeurons],
     parts: Sequence[FFNNeuron],
 ) -> Tensor:
@@ -162,15 +164,15 @@ def predicted(
     Args:
         structure: the model's structure.
         components: of the prompt, at the positions where the value neurons read.
-        trace: of the prompt.
+        activations: of the prompt.
         groups: the value neurons.
         parts: FFN neurons that are zeroed.
     """
     without = replace(components, ffn_out=components.ffn_out - _written(structure, components, parts))
     found = []
     for neurons in groups:
-        reading = _FrozenReading(structure, components, trace, neurons)
-        before, measured_before = reading.coefficients(components), _measured(structure, trace, neurons)
+        reading = _FrozenReading(structure, components, activations, neurons)
+        before, measured_before = reading.coefficients(components), _measured(structure, activations, neurons)
         change = reading.coefficients(without) - before
         found.append(measured_before + change * reading.later_factors(before, measured_before))
     return torch.cat(found)
@@ -189,19 +191,19 @@ def _written(
     return written
 
 
-def _measured(structure: ModelStructure, trace: ActivationCache, neurons: ValueNeurons) -> Tensor:
+def _measured(structure: ModelStructure, activations: ActivationCache, neurons: ValueNeurons) -> Tensor:
     if neurons.kind == "ffn":
-        return trace.coefficients[neurons.layer, neurons.index]
-    values = trace.values.transpose(2, 3).flatten(1, 2)
+        return activations.coefficients[neurons.layer, neurons.index]
+    values = activations.values.transpose(2, 3).flatten(1, 2)
     value = values[neurons.layer, value_index(structure, neurons.index), neurons.position]
-    return _value_factors(structure, trace, neurons) * value
+    return _value_factors(structure, activations, neurons) * value
 
 
-def _value_factors(structure: ModelStructure, trace: ActivationCache, neurons: ValueNeurons) -> Tensor:
+def _value_factors(structure: ModelStructure, activations: ActivationCache, neurons: ValueNeurons) -> Tensor:
     """Return the factors of values on their way into the output projection, `[n]`."""
     head = neurons.index.div(structure.d_head, rounding_mode="floor")
-    factors = trace.head_factors[neurons.layer, neurons.index]
-    return trace.patterns[neurons.layer, head, neurons.position] * factors
+    factors = activations.head_factors[neurons.layer, neurons.index]
+    return activations.patterns[neurons.layer, head, neurons.position] * factors
 
 
 class _FrozenReading:
@@ -211,17 +213,17 @@ class _FrozenReading:
         self,
         structure: ModelStructure,
         components: ResidualDecomposition,
-        trace: ActivationCache,
+        activations: ActivationCache,
         neurons: ValueNeurons,
     ) -> None:
-        self.structure, self.trace, self.neurons = structure, trace, neurons
+        self.structure, self.activations, self.neurons = structure, activations, neurons
         self.subkeys = subkeys(structure, components, neurons, None)
 
     def coefficients(self, components: ResidualDecomposition) -> Tensor:
         """Compute the coefficients from components, `[n]` float32."""
         read = inner_products(components, self.subkeys).total + self.subkeys.constants
         if self.neurons.kind == "attention":
-            weights = _value_factors(self.structure, self.trace, self.neurons)
+            weights = _value_factors(self.structure, self.activations, self.neurons)
             return weights * self._by_path("value", read)
         up, gate = (self._by_path(path, read) for path in ("up", "gate"))
         found = torch.empty_like(up)

@@ -37,7 +37,7 @@ def query_neurons(
     token_ids: Sequence[int],
     tokens: Sequence[str],
     value_tables: tuple[pd.DataFrame, pd.DataFrame],
-    asked: QueryOptions,
+    options: QueryOptions,
     everywhere: ResidualDecomposition | None = None,
 ) -> QueryNeurons:
     """Compute the query scores of the components that activate value neurons.
@@ -47,7 +47,7 @@ def query_neurons(
         token_ids: the prompt.
         tokens: its tokens as text.
         value_tables: attention neurons (at positions) and FFN neurons, best first.
-        asked: the options.
+        options: the options.
         everywhere: components at every position of the prompt; None runs it once more.
 
     Raises:
@@ -55,8 +55,8 @@ def query_neurons(
     """
     attention, ffn = value_tables
     groups = [
-        attention_values(attention.head(asked.values), language_model),
-        ffn_values(ffn.head(asked.values), language_model, len(tokens) - 1),
+        attention_values(attention.head(options.values), language_model),
+        ffn_values(ffn.head(options.values), language_model, len(tokens) - 1),
     ]
     structure = language_model.structure
     positions = torch.cat([group.position for group in groups]).unique()
@@ -64,10 +64,10 @@ def query_neurons(
         components = capture_components(language_model.model, structure, token_ids, positions.tolist())
     else:
         components = everywhere.at(positions)
-    keys = [subkeys(structure, components, group, asked.key) for group in groups]
+    keys = [subkeys(structure, components, group, options.key) for group in groups]
     scores = QueryScores(structure, components, keys)
     makers = (
-        _Tables(scores, number, group, read, tokens, asked.top, ffn)
+        _Tables(scores, number, group, read, tokens, options.top, ffn)
         for number, (group, read) in enumerate(zip(groups, keys, strict=True))
     )
     return QueryNeurons(*(maker.tables() for maker in makers))

@@ -213,7 +213,7 @@ def _same(found: Tensor, expected: Tensor) -> bool:
     return found.shape == expected.shape and torch.allclose(found, expected.to(found.dtype))
 
 
-def find_readout(model: PreTrainedModel, story: ForwardRecord) -> tuple[nn.Module, Readout]:
+def find_readout(model: PreTrainedModel, record: ForwardRecord) -> tuple[nn.Module, Readout]:
     """Find the readout: the module whose input is the final state, and the formula of its output.
 
     Raises:
@@ -224,7 +224,7 @@ def find_readout(model: PreTrainedModel, story: ForwardRecord) -> tuple[nn.Modul
         raise UnsupportedModelError(
             f"{type(model).__name__} has no head with a weight matrix; load it as a causal language model"
         )
-    last, norm = _final_norm(model, story)
+    last, norm = _final_norm(model, record)
     unembedding = read_weight(head)
     if unembedding.shape[1] != len(norm.weight):
         raise UnsupportedModelError(
@@ -235,13 +235,13 @@ def find_readout(model: PreTrainedModel, story: ForwardRecord) -> tuple[nn.Modul
     beta = None if bias is None else bias.float()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     readout = Readout(norm, unembedding, beta, soft_cap=float(cap) if cap else None)
-    return last.module, replace(readout, logit_scale=_logit_scale(readout, last.states_given, story.logits))
+    return last.module, replace(readout, logit_scale=_logit_scale(readout, last.states_given, record.logits))
 
 
-def _final_norm(model: PreTrainedModel, story: ForwardRecord) -> tuple[ModuleCall, Norm]:
+def _final_norm(model: PreTrainedModel, record: ForwardRecord) -> tuple[ModuleCall, Norm]:
     """Find the last norm outside all blocks."""
     body = set(model.base_model.modules())
-    for step in reversed(story.outside):
+    for step in reversed(record.outside):
         norm = step.norm()
         if norm is not None and step.module in body:
             return step, norm

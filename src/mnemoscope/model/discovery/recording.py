@@ -95,27 +95,27 @@ class ForwardRecord:
 
 def record_forward(model: PreTrainedModel, layers: nn.ModuleList, probe: Tensor) -> ForwardRecord:
     """Run a model once on `probe`, token ids `[1, n_tokens]`."""
-    story = ForwardRecord(output_device(model), steps={i: [] for i in range(len(layers))})
+    record = ForwardRecord(output_device(model), steps={i: [] for i in range(len(layers))})
     owner = {id(m): i for i, layer in enumerate(layers) for m in layer.modules()}
     with ExitStack() as stack:
         for i, layer in enumerate(layers):
-            stack.enter_context(_watch_block(layer, story, i))
+            stack.enter_context(_watch_block(layer, record, i))
         for name, module in _leaves(model):
-            steps = story.steps[owner[id(module)]] if id(module) in owner else story.outside
-            stack.enter_context(_watch_leaf(name, module, steps, story.device))
+            steps = record.steps[owner[id(module)]] if id(module) in owner else record.outside
+            stack.enter_context(_watch_leaf(name, module, steps, record.device))
         for mixture in mixtures_of(model):
-            steps = story.steps[owner[id(mixture.matrix.module)]]
-            stack.enter_context(_watch_leaf(mixture.name, mixture, steps, story.device))
+            steps = record.steps[owner[id(mixture.matrix.module)]]
+            stack.enter_context(_watch_leaf(mixture.name, mixture, steps, record.device))
 
         def on_call(call: AttentionCall) -> None:
             if id(call.module) in owner:
-                step = ModuleCall("", call.module, call.value.to(story.device), None, call)
-                story.steps[owner[id(call.module)]].append(step)
+                step = ModuleCall("", call.module, call.value.to(record.device), None, call)
+                record.steps[owner[id(call.module)]].append(step)
 
         stack.enter_context(observed_attention(model, on_call))
         with torch.no_grad():
-            story.logits = model(input_ids=probe, use_cache=False).logits[0].to(story.device)
-    return story
+            record.logits = model(input_ids=probe, use_cache=False).logits[0].to(record.device)
+    return record
 
 
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -150,13 +150,13 @@ def _watch_leaf(
 
 
 @contextmanager
-def _watch_block(layer: nn.Module, story: ForwardRecord, index: int) -> Iterator[None]:
+def _watch_block(layer: nn.Module, record: ForwardRecord, index: int) -> Iterator[None]:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        story.block_inputs[index] = hidden_states(args, kwargs).detach().clone().to(story.device)
+        record.block_inputs[index] = hidden_states(args, kwargs).detach().clone().to(record.device)
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         left = first_tensor(tuple(output) if isinstance(output, list) else output)
-        story.block_outputs[index] = left.detach().clone().to(story.device)
+        record.block_outputs[index] = left.detach().clone().to(record.device)
 
     handles = layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)
     try:
