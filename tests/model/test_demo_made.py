@@ -129,8 +129,9 @@ def test_interrupted_making_leaves_nothing(tmp_path):
             break
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert "KeyboardInterrupt" in stderr
+    process.communicate(timeout=60)
+    # transformers turns an interrupt of its lazy imports into an ImportError, so only the failure is certain.
+    assert process.returncode not in (None, 0)
     assert names_in(tmp_path) == set()
 
 

@@ -236,8 +236,8 @@ def require_sums(
         raise UnsupportedModelError(
             f"the parts of {type(model).__name__} do not add up on this prompt of "
             f"{len(activations.token_ids)} tokens, though they did on the probe: {', '.join(failed)}, "
-            f"allowed {tolerance:g}; remove hooks that were registered since it was opened, and load it anew if "
-            "weights were changed through .data"
+            f"allowed {tolerance:g}; remove hooks that were registered since it was opened, and load it "
+            "anew if weights were changed through .data"
         )
 
 
