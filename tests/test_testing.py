@@ -134,7 +134,7 @@ def test_removing_the_planted_attention_neuron_destroys_its_fact_only(garden: Op
 
 def test_the_planted_head_looks_at_the_subject(garden: Opened) -> None:
     for fact in garden.facts:
-        first = garden.model.attribute(fact.prompt, fact.target, top=1).positions.iloc[0]
+        first = garden.model.attribute(fact.prompt, fact.target, top=1).heads_by_position.iloc[0]
         assert (first["layer"], first["head"]) == fact.heads[0]
         assert first["position"] == fact.subject_position
         assert first["attention"] > 0.95
@@ -164,7 +164,7 @@ def test_direct_effects_see_only_the_first_of_a_backup_pair(pair: Opened) -> Non
     assert abs(first_order_drop(pair, fact)[1]) < 0.05
     found = pair.model.attribute(fact.prompt, fact.target, top=1).ffn_neurons
     assert rows(found, "layer", "neuron") == [fact.ffn_neurons[0]]
-    assert found["score"].item() > 2
+    assert found["direct"].item() > 2
 
 
 def first_order_drop(planted: Opened, fact: PlantedFact) -> list[float]:

@@ -32,9 +32,9 @@ def test_tables_have_their_columns_and_are_sorted_best_first(llama: ms.Model) ->
     assert result.tables().keys() == columns.keys()
     for name, table in result.tables().items():
         assert tuple(table.columns) == columns[name]
-        if "score" in table and not name.startswith("query_value_neurons"):
-            assert table["score"].is_monotonic_decreasing or name.startswith("suppressing")
-            assert table["score"].is_monotonic_increasing or not name.startswith("suppressing")
+        if "direct" in table and not name.startswith("query_value_neurons"):
+            assert table["direct"].is_monotonic_decreasing or name.startswith("suppressing")
+            assert table["direct"].is_monotonic_increasing or not name.startswith("suppressing")
     assert len(result.ffn_neurons) == len(result.suppressing_ffn_neurons) == 7
     assert len(result.layers) == 2 * llama.n_layers
     assert len(result.heads) == llama.n_layers * llama.n_heads
@@ -76,7 +76,7 @@ def test_the_json_object_has_the_agreed_keys(llama: ms.Model) -> None:
     ]
     assert list(found["target"]) == ["id", "text", "rank", "probability", "log_probability"]
     neuron = found["ffn_neurons"][0]
-    effects = ["score", "total", "mediated"]
+    effects = ["direct", "total", "mediated"]
     assert list(neuron) == ["layer", "neuron", *effects, "coefficient", "promotes", "demotes"]
     assert list(found["heads"][0]) == ["layer", "head", *effects]
     assert list(found["layers"][0]) == ["layer", "kind", *effects]
@@ -89,8 +89,8 @@ def test_the_json_object_has_the_agreed_keys(llama: ms.Model) -> None:
         "coefficient",
     ]
     assert type(neuron["layer"]) is int
-    assert type(neuron["score"]) is float
-    assert found["ffn_neurons"][0]["score"] >= found["ffn_neurons"][1]["score"]
+    assert type(neuron["direct"]) is float
+    assert found["ffn_neurons"][0]["direct"] >= found["ffn_neurons"][1]["direct"]
 
 
 def test_promoted_tokens_follow_the_sign_of_the_coefficient(llama: ms.Model) -> None:

@@ -15,16 +15,18 @@ def test_arrays_hold_the_scores_of_the_tables(tiny: ms.Model) -> None:
     assert result.layer_scores.shape == (tiny.n_layers, 2)
     assert result.head_scores.shape == (tiny.n_layers, tiny.n_heads)
     assert result.layer_scores.dtype == result.head_scores.dtype == np.float64
-    for layer, kind, score in zip(*(result.layers[name] for name in ("layer", "kind", "score")), strict=True):
+    for layer, kind, score in zip(
+        *(result.layers[name] for name in ("layer", "kind", "direct")), strict=True
+    ):
         assert result.layer_scores[layer, ("attention", "ffn").index(kind)] == score
-    for layer, head, score in zip(*(result.heads[name] for name in ("layer", "head", "score")), strict=True):
+    for layer, head, score in zip(*(result.heads[name] for name in ("layer", "head", "direct")), strict=True):
         assert result.head_scores[layer, head] == score
 
 
 @pytest.mark.parametrize("by", ["direct", "total"])
 def test_the_top_merges_both_lists_best_first(llama: ms.Model, by: str) -> None:
     result = llama.attribute(PROMPT, 40, top=20, by=by, query=False)
-    order = "total" if by == "total" else "score"
+    order = "total" if by == "total" else "direct"
     best = result.top(20)
     both = sorted([*result.ffn_neurons[order], *result.attention_neurons[order]], reverse=True)
     assert best[order].tolist() == both[:20]

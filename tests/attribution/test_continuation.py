@@ -67,7 +67,7 @@ def test_the_log_probability_is_the_models_own(tiny: ms.Model) -> None:
         assert tiny.language_model.structure.parallel
     else:
         rise = result.log_probability - result.log_probability_of_embeddings
-        assert result.layers["score"].sum() == pytest.approx(rise, abs=1e-4)
+        assert result.layers["direct"].sum() == pytest.approx(rise, abs=1e-4)
         assert abs(result.telescoping_error) < 1e-4
 
 
@@ -84,20 +84,20 @@ def test_sums_are_those_of_the_tokens(tiny: ms.Model) -> None:
     result = tiny.attribute_continuation(PROMPT, TARGET, top=5, query=False)
     for name in ("layers", "heads"):
         of_tokens = [
-            getattr(attribution, name).set_index(NAMES[name])["score"].sort_index()
+            getattr(attribution, name).set_index(NAMES[name])["direct"].sort_index()
             for attribution in result.attributions
         ]
         table = getattr(result, name).set_index(NAMES[name]).sort_index()
         sums = pd.concat(of_tokens, axis=1).sum(axis=1)
-        assert table["score"].to_numpy() == pytest.approx(sums.to_numpy(), abs=1e-5)
+        assert table["direct"].to_numpy() == pytest.approx(sums.to_numpy(), abs=1e-5)
         for number, scores in enumerate(of_tokens):
-            assert table[f"score_{number}"].equals(scores.rename(f"score_{number}"))
-        assert getattr(result, name)["score"].is_monotonic_decreasing
+            assert table[f"direct_{number}"].equals(scores.rename(f"direct_{number}"))
+        assert getattr(result, name)["direct"].is_monotonic_decreasing
     coefficients = [f"coefficient_{number}" for number in range(len(TARGET_IDS))]
     for name in TOP_SUMS:
         table = getattr(result, name)
-        each = table[[f"score_{number}" for number in range(len(TARGET_IDS))]]
-        assert table["score"].to_numpy() == pytest.approx(each.sum(axis=1).to_numpy(), abs=1e-6)
+        each = table[[f"direct_{number}" for number in range(len(TARGET_IDS))]]
+        assert table["direct"].to_numpy() == pytest.approx(each.sum(axis=1).to_numpy(), abs=1e-6)
         assert len(table) == 5
         assert set(coefficients) < set(table)
 
@@ -115,8 +115,8 @@ def test_lists_of_sums_are_those_of_all_neurons(family: Family, kind: Kind) -> N
     every = [method_input.prediction.scorer().all(method_input.grid)[..., 0] for method_input in questions]
     sums = torch.stack(every).sum(0)
     found, lowest = getattr(result, name), getattr(result, f"suppressing_{name}")
-    assert found["score"].tolist() == pytest.approx(sums.flatten().topk(12).values.tolist(), abs=1e-5)
-    assert lowest["score"].tolist() == pytest.approx(
+    assert found["direct"].tolist() == pytest.approx(sums.flatten().topk(12).values.tolist(), abs=1e-5)
+    assert lowest["direct"].tolist() == pytest.approx(
         sums.flatten().topk(12, largest=False).values.tolist(), abs=1e-5
     )
     d_head = model.language_model.structure.d_head
@@ -125,7 +125,7 @@ def test_lists_of_sums_are_those_of_all_neurons(family: Family, kind: Kind) -> N
         for number, (method_input, scores) in enumerate(zip(questions, every, strict=True)):
             index = torch.tensor((table["layer"] * method_input.grid.n_columns + column).to_numpy())
             exact = scores.flatten()[index]
-            assert table[f"score_{number}"].to_numpy() == pytest.approx(exact.numpy(), abs=1e-5)
+            assert table[f"direct_{number}"].to_numpy() == pytest.approx(exact.numpy(), abs=1e-5)
             own = method_input.coefficients_of(index)
             assert table[f"coefficient_{number}"].to_numpy() == pytest.approx(own.numpy(), abs=1e-4)
     assert result.costs[name].exact <= result.costs[name].parts
@@ -147,7 +147,7 @@ def test_promoted_tokens_have_the_sign_of_the_largest_score(llama: ms.Model) -> 
     table = llama.attribute_continuation(PROMPT, TARGET, top=40, query=False, effects=False).ffn_neurons
     flipped = 0
     for row in table.to_dict("records"):
-        largest = max(range(len(TARGET_IDS)), key=lambda number, row=row: abs(row[f"score_{number}"]))
+        largest = max(range(len(TARGET_IDS)), key=lambda number, row=row: abs(row[f"direct_{number}"]))
         reading = llama.neuron_tokens(row["layer"], row["neuron"])
         sides = [token for token, _ in reading.promotes], [token for token, _ in reading.demotes]
         up, down = sides if row[f"coefficient_{largest}"] > 0 else sides[::-1]
@@ -245,7 +245,7 @@ def test_one_token_is_its_own_sum(llama: ms.Model) -> None:
     alone = llama.attribute(PROMPT, 40, top=6, query=False)
     for name, names in NAMES.items():
         found, expected = getattr(result, name), getattr(alone, name)
-        assert found[[*names, "score"]].equals(expected[[*names, "score"]])
+        assert found[[*names, "direct"]].equals(expected[[*names, "direct"]])
     assert result.log_probability == alone.target.log_probability
 
 
@@ -270,10 +270,10 @@ def test_json_has_the_tokens_the_sums_and_each_attribution(llama: ms.Model, tmp_
     assert found["certified"] is True
     assert set(SUMS) < set(found)
     row, own = found["ffn_neurons"][0], result.ffn_neurons.iloc[0]
-    assert row["scores"] == [own[f"score_{number}"] for number in range(3)]
+    assert row["direct_by_token"] == [own[f"direct_{number}"] for number in range(3)]
     assert row["coefficients"] == [own[f"coefficient_{number}"] for number in range(3)]
-    assert set(row) == {"layer", "neuron", "score", "scores", "coefficients", "promotes", "demotes"}
-    assert set(found["layers"][0]) == {"layer", "kind", "score", "scores"}
+    assert set(row) == {"layer", "neuron", "direct", "direct_by_token", "coefficients", "promotes", "demotes"}
+    assert set(found["layers"][0]) == {"layer", "kind", "direct", "direct_by_token"}
     assert [each["target"]["id"] for each in found["attributions"]] == list(TARGET_IDS)
     assert result.to_json() == llama.attribute_continuation(PROMPT, TARGET, top=4, query=False).to_json()
     with pytest.raises(ms.OutputError, match=r"name a file that ends in \.json$"):

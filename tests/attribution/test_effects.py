@@ -116,7 +116,9 @@ def test_tables_carry_total_and_mediated(tiny: ms.Model) -> None:
     found, result = effects_of(tiny), tiny.attribute(PROMPT, TARGET, top=8)
     for name, table in result.tables().items():
         if "total" in TABLES.get(name, ()):
-            assert (table["total"] - table["score"]).to_numpy() == pytest.approx(table["mediated"].to_numpy())
+            assert (table["total"] - table["direct"]).to_numpy() == pytest.approx(
+                table["mediated"].to_numpy()
+            )
     by_source = [found.attention_by_source(layer) for layer in range(tiny.n_layers)]
     for row in result.ffn_neurons.itertuples():
         assert row.total == pytest.approx(float(found.ffn[row.layer, :, row.neuron].sum()), abs=1e-5)
@@ -125,7 +127,7 @@ def test_tables_carry_total_and_mediated(tiny: ms.Model) -> None:
         assert row.total == pytest.approx(total, abs=1e-5)
     for row in result.attention_neurons_summed.itertuples():
         assert row.total == pytest.approx(float(by_source[row.layer][row.head, row.dim].sum()), abs=1e-5)
-    for row in result.positions.itertuples():
+    for row in result.heads_by_position.itertuples():
         total = float(by_source[row.layer][row.head, :, row.position].sum())
         assert row.total == pytest.approx(total, abs=1e-5)
     for row in result.heads.itertuples():
@@ -145,8 +147,8 @@ def test_lists_by_total_effect_are_the_best_of_all(llama: ms.Model, neurons: str
         assert [tuple(pair) for pair in table[["layer", "neuron"]].to_numpy()] == expected
     exact = llama.attribute(PROMPT, TARGET, top=1, neurons="all").ffn_scores.set_index(["layer", "neuron"])
     for row in result.ffn_neurons.itertuples():
-        assert row.score == pytest.approx(exact.loc[(row.layer, row.neuron), "lower"], abs=1e-5)
-    for table in (result.layers, result.heads, result.positions, result.attention_neurons):
+        assert row.direct == pytest.approx(exact.loc[(row.layer, row.neuron), "lower"], abs=1e-5)
+    for table in (result.layers, result.heads, result.heads_by_position, result.attention_neurons):
         assert table["total"].is_monotonic_decreasing
     every = torch.stack([effects_of(llama).attention_by_source(i) for i in range(llama.n_layers)])
     assert result.attention_neurons["total"].iloc[0] == pytest.approx(float(every.max()), abs=1e-6)
@@ -160,7 +162,7 @@ def test_effects_can_be_left_out(llama: ms.Model) -> None:
     assert result.ffn_neurons["total"].isna().all()
     assert result.heads["mediated"].isna().all()
     with_effects = llama.attribute(PROMPT, TARGET, top=3)
-    columns = ["layer", "neuron", "score"]
+    columns = ["layer", "neuron", "direct"]
     pd.testing.assert_frame_equal(result.ffn_neurons[columns], with_effects.ffn_neurons[columns])
 
 

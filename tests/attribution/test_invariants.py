@@ -88,7 +88,7 @@ def test_layer_scores_telescope(tiny: ms.Model) -> None:
     language_model, activations = trace_of(tiny)
     frozen = language_model.structure.readout.freeze(activations.final_state)
     ends = frozen.log_probabilities(torch.stack([activations.final_state, activations.resid_pre[0]]))[:, 40]
-    assert abs(result.layers["score"].sum() - float(ends[0] - ends[1])) < 1e-4
+    assert abs(result.layers["direct"].sum() - float(ends[0] - ends[1])) < 1e-4
     assert result.telescoping_error is not None
     assert abs(result.telescoping_error) < 1e-4
 
@@ -140,7 +140,7 @@ def test_half_precision_weights_are_scored_in_float32(family: Family) -> None:
     exhaustive = model.attribute(words(*PROMPT), 40, top=5, neurons="all")
     assert certified.provenance.dtype == "bfloat16"
     assert certified.ffn_neurons.equals(exhaustive.ffn_neurons)
-    assert certified.ffn_neurons["score"].dtype == "float32"
+    assert certified.ffn_neurons["direct"].dtype == "float32"
     widened = open_tiny(family.build().to(torch.bfloat16).float())
     same = widened.attribute(words(*PROMPT), 40, top=5).target
     assert abs(same.log_probability - certified.target.log_probability) < 0.3

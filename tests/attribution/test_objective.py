@@ -53,12 +53,12 @@ def test_scores_are_what_adding_the_part_does_to_the_models_logits(
             )
             column = torch.tensor([row.neuron])
             part = ffn.columns(row.layer, column)[0] * ffn.coefficients(row.layer)[row.neuron, 0]
-            assert row.score == pytest.approx(value(state + part) - value(state), abs=2e-5)
+            assert row.direct == pytest.approx(value(state + part) - value(state), abs=2e-5)
     heads = parts.heads(activations, structure, base.attention)
     for row in result.heads.itertuples():
         part = heads.columns(row.layer, torch.tensor([row.head]))[0] * heads.coefficients(row.layer)[row.head]
         state = activations.resid_pre[row.layer]
-        assert row.score == pytest.approx(value(state + part) - value(state), abs=2e-5)
+        assert row.direct == pytest.approx(value(state + part) - value(state), abs=2e-5)
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -89,7 +89,7 @@ def test_layer_scores_sum_to_the_rise_of_the_objective(llama: ms.Model, asked: d
     assert abs(result.telescoping_error) < 1e-4
     assert result.targets.value == pytest.approx(float(objective(asked).value(_log_p(llama))), abs=1e-5)
     rise = result.targets.value - result.value_of_embeddings
-    assert result.layers["score"].sum() == pytest.approx(rise, abs=1e-4)
+    assert result.layers["direct"].sum() == pytest.approx(rise, abs=1e-4)
 
 
 def test_a_set_of_one_is_the_single_target(tiny: ms.Model) -> None:
@@ -109,7 +109,7 @@ def test_log_odds_are_the_difference_of_two_log_probabilities(tiny: ms.Model) ->
         assert contrast.tables()[name]["lower"].to_numpy() == pytest.approx(difference.to_numpy(), abs=1e-4)
     for name in ("layers", "heads"):
         of = [
-            result.tables()[name].set_index(KEYS[name])[["score", "total"]].sort_index()
+            result.tables()[name].set_index(KEYS[name])[["direct", "total"]].sort_index()
             for result in (contrast, first, second)
         ]
         assert of[0].to_numpy() == pytest.approx((of[1] - of[2]).to_numpy(), abs=1e-4)
@@ -119,14 +119,14 @@ def test_log_odds_of_one_token_over_another_add_up(llama: ms.Model) -> None:
     """Linear: neurons sum to their head, and all of a layer's FFN neurons to the layer."""
     result = llama.attribute(PROMPT, A, against=B, top=1, neurons="all", query=False)
     neurons = result.attention_scores.groupby(["layer", "head"])["lower"].sum()
-    heads = result.heads.set_index(["layer", "head"])["score"].sort_index()
+    heads = result.heads.set_index(["layer", "head"])["direct"].sort_index()
     assert neurons.to_numpy() == pytest.approx(heads.to_numpy(), abs=1e-4)
-    layers = result.layers.set_index(["kind", "layer"])["score"].sort_index()
+    layers = result.layers.set_index(["kind", "layer"])["direct"].sort_index()
     summed = result.ffn_scores.groupby("layer")["lower"].sum()
     assert summed.to_numpy() == pytest.approx(layers["ffn"].to_numpy(), abs=1e-4)
     alone = llama.attribute(PROMPT, A, top=1, neurons="all", query=False)
     summed = alone.ffn_scores.groupby("layer")["lower"].sum().to_numpy()
-    ffn = alone.layers.set_index(["kind", "layer"])["score"].sort_index()["ffn"]
+    ffn = alone.layers.set_index(["kind", "layer"])["direct"].sort_index()["ffn"]
     assert abs(summed - ffn.to_numpy()).max() > 1e-3  # which log probabilities do not
 
 
@@ -212,8 +212,8 @@ def test_a_probability_increase_is_not_of_log_odds(llama: ms.Model) -> None:
 def test_query_neurons_and_links_follow(llama: ms.Model) -> None:
     result = llama.attribute(PROMPT, A, against=[B, C], top=30)
     assert result.query_neurons is not None
-    value_neurons = result.query_neurons.of_ffn.value_neurons.set_index(["layer", "neuron"])["score"]
-    scores = result.ffn_neurons.set_index(["layer", "neuron"])["score"]
+    value_neurons = result.query_neurons.of_ffn.value_neurons.set_index(["layer", "neuron"])["direct"]
+    scores = result.ffn_neurons.set_index(["layer", "neuron"])["direct"]
     assert value_neurons.drop_duplicates().sort_values().tolist() == sorted(scores.tolist())
     links = llama.query_graph(result, values=2, width=2)
     assert links.to_json()["targets"] == result.to_json()["targets"]

@@ -32,7 +32,7 @@ def test_lists_hold_what_raises_or_what_lowers_and_no_silent_neuron(
     found = relu.attribute(PROMPT, TARGET, top=every, neurons=neurons, by=by)
     whole = relu.attribute(PROMPT, TARGET, top=1, neurons="all").ffn_scores
     assert whole is not None
-    column = "score" if by == "direct" else "total"
+    column = "direct" if by == "direct" else "total"
     raising, lowering = found.ffn_neurons, found.suppressing_ffn_neurons
     assert (raising[column] > 0).all()
     assert (lowering[column] < 0).all()
@@ -52,9 +52,9 @@ def test_lists_hold_what_raises_or_what_lowers_and_no_silent_neuron(
 
 def test_every_list_says_what_it_says(tiny: ms.Model) -> None:
     found = tiny.attribute(PROMPT, TARGET, top=1000, query=False)
-    for name in ("ffn_neurons", "attention_neurons", "attention_neurons_summed", "positions"):
-        assert (getattr(found, name)["score"] > 0).all(), name
-        assert (getattr(found, f"suppressing_{name}")["score"] < 0).all(), name
+    for name in ("ffn_neurons", "attention_neurons", "attention_neurons_summed", "heads_by_position"):
+        assert (getattr(found, name)["direct"] > 0).all(), name
+        assert (getattr(found, f"suppressing_{name}")["direct"] < 0).all(), name
 
 
 @pytest.mark.parametrize("name", ["log-probability-increase", "probability-increase", "log-probability"])

@@ -73,7 +73,7 @@ def look_at_the_best_head(page: Page, llama: ms.Model, result: ms.Attribution) -
     head = ms.Head(int(best["layer"]), int(best["head"]))
     name = f"head {head.layer}.{head.head}"
     cell = head_cell(page, head.layer, head.head)
-    expect(cell).to_have_attribute("aria-label", re.compile(re.escape(signed(best["score"])[:5])))
+    expect(cell).to_have_attribute("aria-label", re.compile(re.escape(signed(best["direct"])[:5])))
     cell.click()
     expect(page.locator("#detail caption")).to_have_text("Where it looks, and what it brings from there")
     complete(page)
@@ -94,7 +94,7 @@ def look_at_the_best_neuron(page: Page, llama: ms.Model, result: ms.Attribution)
     neuron = ms.FFNNeuron(int(best["layer"]), int(best["neuron"]))
     name = f"FFN neuron {neuron.layer}.{neuron.neuron}"
     row = page.locator("#neuron-table tbody tr").first
-    expect(row).to_contain_text(signed(best["score"])[:6])
+    expect(row).to_contain_text(signed(best["direct"])[:6])
     row.get_by_role("button", name=f"{name}: look at it").click()
     expect(page.locator("#detail-title")).to_have_text(name)
     expect(page.locator("#detail .tree").first).to_be_visible()

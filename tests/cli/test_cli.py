@@ -181,7 +181,7 @@ def test_attribute_tells_what_activates_the_value_neurons(tokyo: dict[str, Any],
         scores = [row["score"] for row in rows]
         assert scores == sorted(scores, reverse=True)
     asked = {
-        (row["layer"], row.get("head"), row.get("dim"), row.get("neuron"), row["position"]): row["score"]
+        (row["layer"], row.get("head"), row.get("dim"), row.get("neuron"), row["position"]): row["direct"]
         for row in tokyo[f"query_value_neurons{side}"]
         if not row["skipped"]
     }
@@ -198,11 +198,11 @@ def test_query_neurons_can_be_left_out(llama_folder: str, plain: dict[str, Any])
 def test_lists_can_be_ordered_by_total_effect(llama_folder: str, plain: dict[str, Any]) -> None:
     found = json.loads(printed(*PLAIN, "--model", llama_folder, "--by", "total", "--json"))
     for name in LISTS:
-        for lists, order in ((plain, "score"), (found, "total")):
+        for lists, order in ((plain, "direct"), (found, "total")):
             effects = [row[order] for row in lists[name]]
             assert effects == sorted(effects, reverse=True)
             for row in lists[name]:
-                assert row["mediated"] == pytest.approx(row["total"] - row["score"], abs=1e-5)
+                assert row["mediated"] == pytest.approx(row["total"] - row["direct"], abs=1e-5)
     assert found["layers"] != plain["layers"]
 
 
@@ -210,7 +210,7 @@ def test_total_effects_can_be_left_out(llama_folder: str, plain: dict[str, Any])
     found = json.loads(printed(*PLAIN, "--model", llama_folder, "--no-effects", "--json"))
     for name in LISTS:
         assert {(row["total"], row["mediated"]) for row in found[name]} == {(None, None)}
-        assert [row["score"] for row in found[name]] == [row["score"] for row in plain[name]]
+        assert [row["direct"] for row in found[name]] == [row["direct"] for row in plain[name]]
 
 
 def test_target_by_id_by_text_and_by_default_are_the_same(llama_folder: str) -> None:
@@ -250,7 +250,7 @@ def test_attribute_draws_for_people() -> None:
     assert "24.1005" in text
     assert re.search(r"layer.neuron +direct +total", text)
     assert re.search(r"certified to \de-04 nats: exact top and bottom 10 of 46,080 FFN neurons", text)
-    assert "FFN value neurons  30 asked, none skipped\n" in text
+    assert "FFN value neurons  30 in all, none skipped\n" in text
     assert all(len(line) <= 100 for line in text.splitlines())
 
 

@@ -93,7 +93,9 @@ def test_value_neurons_matter_more_than_random_ones(study: Finished) -> None:
 def test_report_and_export(study: Finished, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert "written" in run("study", "report", str(study.folder), "--out", str(page)).stderr
-    assert "What zeroing each method's neurons does" in page.read_text(encoding="utf-8").replace("&#39;", "'")
+    assert "The target after each method's neurons are zeroed" in page.read_text(encoding="utf-8").replace(
+        "&#39;", "'"
+    )
     done = run("study", "export", str(study.folder), str(tmp_path / "tables"), "--format", "csv")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tables" / "01_methods.csv").exists()

@@ -20,9 +20,9 @@ def result(demo: ms.Model, oracle: dict[str, Any]) -> ms.Attribution:
     return demo.attribute(oracle["prompt"], oracle["target"], top=100)
 
 
-def by_name(table: pd.DataFrame, *columns: str) -> dict[str, float]:
+def by_name(table: pd.DataFrame, *columns: str, value: str = "direct") -> dict[str, float]:
     names = table[list(columns)].astype(str).agg("_".join, axis=1)
-    return dict(zip(names, table["score"], strict=True))
+    return dict(zip(names, table[value], strict=True))
 
 
 def assert_same_order(found: dict[str, float], expected: list[list[Any]]) -> None:
@@ -67,7 +67,7 @@ def test_heads(result: ms.Attribution, oracle: dict[str, Any]) -> None:
 def test_layers(result: ms.Attribution, oracle: dict[str, Any]) -> None:
     table = result.layers.sort_values("layer", kind="stable")
     for kind, key in (("attention", "layer_attn"), ("ffn", "layer_ffn")):
-        scores = table.loc[table["kind"] == kind, "score"]
+        scores = table.loc[table["kind"] == kind, "direct"]
         assert np.abs(scores - oracle[key]).max() < TOLERANCE
 
 
@@ -89,7 +89,7 @@ def assert_same_queries(tables: ms.QueryTables, neurons: list[list[Any]], layers
     forward passes on another number of threads give scores that differ by more than the tolerance.
     """
     tolerance = max(TOLERANCE, 5e-7 / tables.value_neurons["remainder"].min())
-    found = by_name(tables.ffn_neurons, "layer", "neuron")
+    found = by_name(tables.ffn_neurons, "layer", "neuron", value="score")
     expected = dict(neurons)
     common = found.keys() & expected.keys()
     assert len(common) >= 298

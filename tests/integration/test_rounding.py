@@ -74,7 +74,7 @@ def test_intervals_and_lists_hold_the_true_scores(
     for name, sign in (("ffn_neurons", 1), ("suppressing_ffn_neurons", -1)):
         listed = getattr(result, name).sort_values(["layer", "neuron"])
         exact = true_scores(demo, activations, result.target.id, *indices(listed))
-        errors = (torch.tensor(listed["score"].to_numpy()).double() - exact).abs()
+        errors = (torch.tensor(listed["direct"].to_numpy()).double() - exact).abs()
         assert errors.max() <= min(result.tolerance, 1e-5)
         # No neuron that was left out belongs into the list.
         left_out = ~table.set_index(["layer", "neuron"]).index.isin(

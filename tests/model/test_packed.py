@@ -58,9 +58,9 @@ def test_packed_weights_are_attributed_as_the_numbers_they_stand_for(model: Any)
     assert packed_result.query_neurons is not None
     ours, theirs = packed_result.ffn_neurons, plain_result.ffn_neurons
     assert ours[["layer", "neuron"]].equals(theirs[["layer", "neuron"]])
-    assert ours["score"].to_numpy() == pytest.approx(theirs["score"].to_numpy(), abs=1e-4)
+    assert ours["direct"].to_numpy() == pytest.approx(theirs["direct"].to_numpy(), abs=1e-4)
     own = open_tiny(built("llama")).attribute(PROMPT, TARGET, top=30).ffn_neurons
-    assert abs(own["score"] - ours["score"]).max() > 1e-3, "packing rounds, so the scores must differ"
+    assert abs(own["direct"] - ours["direct"]).max() > 1e-3, "packing rounds, so the scores must differ"
 
 
 def test_packed_weights_are_ablated_but_not_edited(model: Any) -> None:

@@ -15,7 +15,7 @@ from oracle.scores import Oracle
 TIE = 1e-5
 SILENT = 1e-7
 _LISTS = {
-    "positions": ("layer", "head", "position"),
+    "heads_by_position": ("layer", "head", "position"),
     "ffn_neurons": ("layer", "neuron"),
     "attention_neurons": ("layer", "head", "dim", "position"),
     "attention_neurons_summed": ("layer", "head", "dim"),
@@ -44,7 +44,7 @@ class Compared:
 def compared(result: Any, oracle: Oracle) -> Compared:
     """Compare every table of value neurons, layers and heads with the oracle."""
     expected = {
-        "positions": oracle.heads_at_positions,
+        "heads_by_position": oracle.heads_at_positions,
         "ffn_neurons": padded(oracle.ffn_neurons),
         "attention_neurons": oracle.attention_neurons,
         "attention_neurons_summed": oracle.attention_neurons_summed,
@@ -54,8 +54,8 @@ def compared(result: Any, oracle: Oracle) -> Compared:
         "value": abs(result.targets.value - oracle.value),
         "value_of_embeddings": abs(result.value_of_embeddings - oracle.value_of_embeddings),
         "targets": max(_of_targets(result, oracle)),
-        "layers": _complete(layers, ("layer", "kind"), "score", oracle.layers),
-        "heads": _complete(result.heads, ("layer", "head"), "score", oracle.heads),
+        "layers": _complete(layers, ("layer", "kind"), "direct", oracle.layers),
+        "heads": _complete(result.heads, ("layer", "head"), "direct", oracle.heads),
     }
     disorder = {
         "layers": _disorder(_at(layers, ("layer", "kind"), oracle.layers), oracle.layers, 1),
@@ -65,7 +65,7 @@ def compared(result: Any, oracle: Oracle) -> Compared:
         for sign, listed in ((1, name), (-1, f"suppressing_{name}")):
             table = getattr(result, listed)
             right = _at(table, keys, expected[name])
-            errors[listed] = _error(table["score"], right)
+            errors[listed] = _error(table["direct"], right)
             disorder[listed] = _disorder(right, expected[name], sign)
     for name, table in (("ffn_neurons", result.ffn_scores), ("attention_neurons", result.attention_scores)):
         if len(table):

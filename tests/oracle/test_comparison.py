@@ -22,15 +22,17 @@ def found() -> tuple[ms.Attribution, Oracle]:
     return result, oracle
 
 
-@pytest.mark.parametrize("name", ["layers", "heads", "positions", "ffn_neurons", "attention_neurons_summed"])
+@pytest.mark.parametrize(
+    "name", ["layers", "heads", "heads_by_position", "ffn_neurons", "attention_neurons_summed"]
+)
 def test_a_changed_score(found: tuple[ms.Attribution, Oracle], name: str) -> None:
     result, oracle = found
     table = getattr(result, name).copy()
-    table.loc[0, "score"] += 1e-4
+    table.loc[0, "direct"] += 1e-4
     assert compared(replace(result, **{name: table}), oracle).errors[name] > LARGEST_ERROR
 
 
-@pytest.mark.parametrize("name", ["positions", "ffn_neurons", "suppressing_attention_neurons"])
+@pytest.mark.parametrize("name", ["heads_by_position", "ffn_neurons", "suppressing_attention_neurons"])
 def test_a_best_one_left_out(found: tuple[ms.Attribution, Oracle], name: str) -> None:
     result, oracle = found
     table = getattr(result, name).drop(index=0)

@@ -25,7 +25,7 @@ def test_every_ffn_neurons_interval_and_their_sum(demo: ms.Model, text: str, tar
     assert result.target.log_probability == pytest.approx(oracle.value, abs=1e-4)
     for row in result.layers.itertuples():
         right = oracle.layers[row.layer, ("attention", "ffn").index(row.kind)]
-        assert row.score == pytest.approx(float(right), abs=1e-4)
+        assert row.direct == pytest.approx(float(right), abs=1e-4)
     assert outside(result.ffn_scores, "ffn_neurons", oracle) <= 1e-5
     lower, upper = result.sum_of_scores("ffn")
     assert lower <= float(torch.cat(oracle.ffn_neurons).sum()) <= upper

@@ -101,7 +101,7 @@ def test_scores_are_those_of_the_models_own_states(half: Any, opened: ms.Model) 
     result = opened.attribute(prompt(PROMPT_IDS), TARGET, top=EVERYTHING, neurons="all", effects=False)
     oracle = HalfLlama(half)
     assert result.targets.value == pytest.approx(float(oracle.log_p[TARGET]), abs=LARGEST_ERROR)
-    of_layer = {(row.layer, row.kind): row.score for row in result.layers.itertuples()}
+    of_layer = {(row.layer, row.kind): row.direct for row in result.layers.itertuples()}
     for layer in range(opened.n_layers):
         attention, ffn, neurons = oracle.scores(layer)
         assert of_layer[layer, "attention"] == pytest.approx(attention, abs=LARGEST_ERROR)

@@ -18,7 +18,9 @@ from mnemoscope.results.targets import Cost, Provenance, Target, Targets
 TOKENS = ("The", " capital", "\n", "\t", "[bold]", "\u202eabc", "🙂", " of")
 DTYPES: dict[str, str] = {
     **dict.fromkeys(("layer", "head", "neuron", "dim", "position"), "int64"),
-    **dict.fromkeys(("score", "total", "mediated", "coefficient", "attention", "lower", "upper"), "float32"),
+    **dict.fromkeys(
+        ("score", "direct", "total", "mediated", "coefficient", "attention", "lower", "upper"), "float32"
+    ),
     **dict.fromkeys(("inner_product", "bias", "constant", "remainder"), "float64"),
     **dict.fromkeys(("kind", "token", "path"), "str"),
     **dict.fromkeys(("value_neuron", "skipped"), "bool"),
@@ -46,11 +48,11 @@ def _table(name: str, n_rows: int, shape: dict[str, int], tokens: tuple[str, ...
             columns[column] = ["ffn" if column == "kind" else "up"] * n_rows
         elif column in ("value_neuron", "skipped"):
             columns[column] = np.arange(n_rows) == 1
-        elif column == "score":
+        elif column in ("direct", "score"):
             scores = -np.sort(-np.abs(random.standard_normal(n_rows)))
             columns[column] = -scores if lowers else scores
         elif column == "mediated":
-            columns[column] = columns["total"] - columns["score"]
+            columns[column] = columns["total"] - columns["direct"]
         else:
             columns[column] = random.standard_normal(n_rows)
     frame = pd.DataFrame(columns)
@@ -62,10 +64,10 @@ def _every_part(shape: dict[str, int], names: tuple[str, ...], **labels: list[An
     grids = [labels.get(name, list(range(shape.get(name, 0)))) for name in names]
     frame = pd.MultiIndex.from_product(grids, names=names).to_frame(index=False)
     random = np.random.default_rng(7)
-    frame["score"] = random.standard_normal(len(frame)).astype("float32")
+    frame["direct"] = random.standard_normal(len(frame)).astype("float32")
     frame["total"] = random.standard_normal(len(frame)).astype("float32")
-    frame["mediated"] = frame["total"] - frame["score"]
-    return frame.sort_values("score", ascending=False, ignore_index=True)
+    frame["mediated"] = frame["total"] - frame["direct"]
+    return frame.sort_values("direct", ascending=False, ignore_index=True)
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def graph(llama: ms.Model, found: Attribution) -> QueryGraph:
 def test_layers_have_a_bar_for_every_block(found: Attribution) -> None:
     names = {"attention": "attention", "ffn": "FFN"}
     drawn = {(row["layer"], row["kind"]): row["effect"] for row in rows(layers(found), "kind", "effect")}
-    expected = {(row.layer, names[row.kind]): row.score for row in found.layers.itertuples()}
+    expected = {(row.layer, names[row.kind]): row.direct for row in found.layers.itertuples()}
     assert drawn == pytest.approx(expected, abs=1e-6)
 
 
@@ -100,7 +100,7 @@ def test_bars_that_lower_are_hollow(make_result: Make) -> None:
     result = make_result(n_layers=9)
     picture = picture_of(apply_theme(layers(result)))
     opacities = re.findall(r'fill-opacity="([\d.]+)"', picture)
-    n_lower = int((result.layers["score"] < 0).sum())
+    n_lower = int((result.layers["direct"] < 0).sum())
     assert opacities.count("0.35") == n_lower
     assert 0 < n_lower < len(result.layers)
 
@@ -124,14 +124,14 @@ def test_parallel_blocks_have_no_path() -> None:
 
 def test_heads_have_a_cell_each_and_a_stroke_where_they_lower(make_result: Make) -> None:
     result = make_result(n_layers=7, n_heads=5)
-    largest = result.heads["score"].abs().max()
-    loud = result.heads[result.heads["score"].abs() > QUIET * largest]
+    largest = result.heads["direct"].abs().max()
+    loud = result.heads[result.heads["direct"].abs() > QUIET * largest]
     drawn = {(row["layer"], row["head"]): row["effect"] for row in rows(heads(result), "layer", "head")}
     for row in loud.itertuples():
-        assert drawn[row.layer, row.head] == pytest.approx(row.score)
+        assert drawn[row.layer, row.head] == pytest.approx(row.direct)
     picture = picture_of(apply_theme(heads(result)))
     strokes = re.findall(r'stroke="white" stroke-width="2.2"', picture)
-    assert len(strokes) == int((loud["score"] < 0).sum()) > 0
+    assert len(strokes) == int((loud["direct"] < 0).sum()) > 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (80, 64)])
@@ -148,8 +148,8 @@ def test_positions_are_tokens_in_the_order_of_the_prompt(result: Attribution) ->
     shown = texts(chart)
     assert [text for text in shown if text in labels] == labels
     cells = {(row["head"], row["token"]): row["effect"] for row in rows(chart, "head", "token")}
-    for row in result.positions.itertuples():
-        assert cells[f"{row.layer}.{row.head}", labels[row.position]] == pytest.approx(row.score)
+    for row in result.heads_by_position.itertuples():
+        assert cells[f"{row.layer}.{row.head}", labels[row.position]] == pytest.approx(row.direct)
 
 
 def test_of_a_long_prompt_the_tokens_that_matter_are_shown(make_result: Make) -> None:
@@ -157,11 +157,11 @@ def test_of_a_long_prompt_the_tokens_that_matter_are_shown(make_result: Make) ->
     shown = [row["token"] for row in rows(positions(result), "head", "token")]
     places = [int(token.split()[0]) for token in dict.fromkeys(shown)]
     assert len(places) <= MOST_POSITIONS
-    best = result.positions.iloc[0]
+    best = result.heads_by_position.iloc[0]
     assert best["position"] in places
     assert f"{best['layer']}.{best['head']}" in {row["head"] for row in rows(positions(result), "head")}
     words = texts(positions(result))
-    n_read = result.positions["position"].nunique()
+    n_read = result.heads_by_position["position"].nunique()
     assert n_read > MOST_POSITIONS
     assert f"token (the strongest {MOST_POSITIONS} of 200)" in words
     assert any(word.startswith(f"head (the strongest {MOST_HEADS} of ") for word in words)
@@ -174,9 +174,9 @@ def test_neurons_are_at_their_layers_with_what_they_promote(found: Attribution) 
     ffn = pd.concat([found.ffn_neurons, found.suppressing_ffn_neurons])
     for row in ffn.itertuples():
         point = points["FFN", f"{row.layer}.{row.neuron}"]
-        assert point["effect"] == pytest.approx(row.score, abs=1e-6)
+        assert point["effect"] == pytest.approx(row.direct, abs=1e-6)
         assert round(point["place"]) == row.layer
-        assert point["does"] == ("raises" if row.score >= 0 else "lowers")
+        assert point["does"] == ("raises" if row.direct >= 0 else "lowers")
         assert point["promotes"].split("  ")[0] == row.promotes[0].strip()
     for row in found.attention_neurons.itertuples():
         assert round(points["attention", f"{row.layer}.{row.head}.{row.dim}"]["place"]) == row.layer
@@ -213,10 +213,10 @@ def test_tokens_are_text(result: Attribution) -> None:
 
 def test_charts_draw_what_is_not_a_number_and_lists_without_rows(make_result: Make) -> None:
     empty = {name: pd.DataFrame({column: [] for column in TABLES[name]}) for name in TABLES}
-    lists = {name: table for name, table in empty.items() if "neurons" in name or "positions" in name}
+    lists = {name: table for name, table in empty.items() if "neurons" in name or "heads_by_position" in name}
     result = make_result(**lists)
-    result.layers.loc[0, "score"] = np.nan
-    result.heads.loc[0, "score"] = np.inf
+    result.layers.loc[0, "direct"] = np.nan
+    result.heads.loc[0, "direct"] = np.inf
     charts = result.charts()
     assert list(charts) == ["layers", "path", "heads", "neurons"]
     for name, chart in charts.items():

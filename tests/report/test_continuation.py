@@ -43,7 +43,9 @@ def test_tables_have_sums_and_each_tokens_scores(result: ContinuationAttribution
     best = result.ffn_neurons.iloc[0]
     of_neurons = text[text.index("FFN neurons  that raise") :].splitlines()
     row = next(line for line in of_neurons if line.startswith(f"{best['layer']}.{best['neuron']} "))
-    numbers = [f"{best[name]:+.3f}".replace("-", "−") for name in ("score", "score_0", "score_1", "score_2")]
+    numbers = [
+        f"{best[name]:+.3f}".replace("-", "−") for name in ("direct", "direct_0", "direct_1", "direct_2")
+    ]
     assert [word for word in row.split() if word in numbers] == numbers
     assert " ".join(best["promotes"][:3]) in row
     assert text.index("0 w40") < text.index("1 w7") < text.index("2 w66")

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from mnemoscope.errors import OutputError
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.columns import TABLES
+from mnemoscope.results.columns import QUERY_TABLES, TABLES
 from mnemoscope.results.targets import Target, Targets
 
 READABLE = [".json", ".parquet"]
@@ -43,6 +43,24 @@ def test_loads_what_was_saved(
     assert path == tmp_path / f"tokyo{ending}"
     assert_equal(result, Attribution.load(path))
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("ending", READABLE)
+def test_reads_files_of_schema_4(tmp_path: Path, ending: str) -> None:
+    """Two tables and the column of direct effects had other names in it."""
+    old = Path(__file__).parent / f"schema_4{ending}"
+    found = Attribution.load(old)
+    written = json.loads((old.with_suffix(".json")).read_text())
+    assert written["schema_version"] == 4
+    for now, then in (("ffn_neurons", "ffn_neurons"), ("heads_by_position", "positions")):
+        table = getattr(found, now)
+        assert tuple(table) == TABLES[now]
+        assert table["direct"].tolist() == pytest.approx([row["score"] for row in written[then]])
+    assert found.query_neurons is not None
+    for name, table in found.query_neurons.tables().items():
+        assert tuple(table) == QUERY_TABLES[name]
+    assert "heads_by_position" in found.costs
+    assert_equal(found, Attribution.load(found.save(tmp_path / f"new{ending}")))
 
 
 @pytest.mark.parametrize("ending", READABLE)

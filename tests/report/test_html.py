@@ -157,7 +157,7 @@ def test_has_every_table_of_query_neurons(result: Attribution, queried: Attribut
     regions = {box.get("aria-labelledby") for box in with_queries.all("div") if "tabindex" in box}
     assert set(QUERY_TABLES) <= regions
     sides = re.sub(r"\s+", " ", with_queries.text.split("What activates them")[-1])
-    assert sides.count("9 asked, 1 skipped; left out because what they read nearly cancels: ") == 2
+    assert sides.count("9 in all, 1 skipped; left out because what they read nearly cancels: ") == 2
     assert re.search(r'<td class="of-layer"></td><td class="of-kind">embeddings</td>', render_html(queried))
     assert len(re.findall(r'<td class="of-value_neuron">yes\s*</td>', render_html(queried))) == 2
     assert "activates" not in without.text
@@ -223,7 +223,7 @@ def test_data_that_are_too_long_for_a_page_are_left_out(result: Attribution) -> 
 def test_bars_and_charts_are_of_the_effect_that_the_lists_are_ordered_by(
     result: Attribution, ordered_by_total: Attribution
 ) -> None:
-    for shown, name, column in ((result, "direct", "score"), (ordered_by_total, "total", "total")):
+    for shown, name, column in ((result, "direct", "direct"), (ordered_by_total, "total", "total")):
         text = render_html(shown)
         sorted_by = [header for header in Page(text).all("th") if "aria-sort" in header]
         assert {header["class"] for header in sorted_by} == {f"of-{column}"}
@@ -238,7 +238,7 @@ def test_bars_and_charts_are_of_the_effect_that_the_lists_are_ordered_by(
 def test_names_and_explains_the_effects(text: str) -> None:
     page = Page(text)
     headings = dict(zip(TABLES["layers"], re.split(r"\s+", text_of_head(text, "layers")), strict=True))
-    assert headings == {"layer": "layer", "kind": "kind", "score": "direct"} | {
+    assert headings == {"layer": "layer", "kind": "kind", "direct": "direct"} | {
         name: name for name in ("total", "mediated")
     }
     for meaning in ("what the part itself writes", "how far log p falls without it", "total minus direct"):
@@ -265,10 +265,10 @@ def test_long_tables_say_what_they_leave_out(make_result: Make) -> None:
 
 
 def test_draws_empty_tables_and_scores_that_are_not_numbers(make_result: Make) -> None:
-    empty = pd.DataFrame({column: [] for column in TABLES["positions"]})
-    result = make_result(positions=empty)
-    result.layers.loc[0, "score"] = np.nan
-    result.ffn_neurons.loc[0, "score"] = np.inf
+    empty = pd.DataFrame({column: [] for column in TABLES["heads_by_position"]})
+    result = make_result(heads_by_position=empty)
+    result.layers.loc[0, "direct"] = np.nan
+    result.ffn_neurons.loc[0, "direct"] = np.inf
     text = Page(render_html(result)).text
     assert "None." in text
     assert "n/a" in text

@@ -106,7 +106,7 @@ def test_draws_every_part_with_its_links_once(links: QueryGraph) -> None:
         "└── −25.0 %  −0.375  ffn 2.8 at 2 ␣of · links explain 150.0 %",
         "    └──  +4.0 %  −0.020  biases at 2 ␣of",
         "",
-        "+0.250  attention 3.1.5 at 2 ␣of · skipped, what it reads nearly cancels",
+        "+0.250  attention 3.1.5 at 2 ␣of · skipped: its inputs nearly cancel",
         "",
     )
     assert "\n".join(trees) in shown(links)

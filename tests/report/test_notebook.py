@@ -58,7 +58,7 @@ def test_result_has_its_numbers_a_picture_and_its_strongest_parts(result: Attrib
     assert "rank 1 · probability 85.4 % · log p −0.158" in shown
     for name, index in (("heads", ("layer", "head")), ("ffn_neurons", ("layer", "neuron"))):
         best = getattr(result, name).iloc[0]
-        number = f"{best['score']:+.3f}".replace("-", "−")
+        number = f"{best['direct']:+.3f}".replace("-", "−")
         assert f"{'.'.join(str(int(best[part])) for part in index)} {number}" in shown
     image = next(
         dict(attributes) for tag, attributes in Fragment(result._repr_html_()).elements if tag == "img"

@@ -29,7 +29,7 @@ def found(llama: ms.Model) -> ms.QueryAblation:
     made = llama.compare_query_ablation(result, top=5, seeds=2)
     table = pd.DataFrame(
         COEFFICIENTS, columns=[*COLUMNS, "control_mean", "control_standard_deviation"]
-    ).assign(score=1.0)
+    ).assign(direct=1.0)
     nullable = dict.fromkeys(("head", "dim", "neuron"), "Int64")
     return replace(made, coefficients=table.astype(nullable))
 

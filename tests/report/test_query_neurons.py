@@ -75,7 +75,7 @@ def test_lists_the_first_neurons_and_marks_value_neurons(queried: Attribution) -
 def test_names_the_value_neurons_that_were_skipped(queried: Attribution) -> None:
     text = section(queried)
     attention, ffn = (tables.skipped.iloc[0] for tables in sides(queried))
-    assert text.count("9 asked, 1 skipped") == 2
+    assert text.count("9 in all, 1 skipped") == 2
     name = f"{attention['layer']}.{attention['head']}.{attention['dim']} at {attention['position']}"
     assert f"left out because what they read nearly cancels: {name} " in text
     assert f"left out because what they read nearly cancels: {ffn['layer']}.{ffn['neuron']} " in text
@@ -85,7 +85,7 @@ def test_a_neuron_with_two_paths_is_asked_once(queried: Attribution) -> None:
     for tables in sides(queried):
         tables.value_neurons["skipped"] = False
         tables.value_neurons.loc[1] = tables.value_neurons.loc[0]
-    assert section(queried).count("8 asked, none skipped") == 2
+    assert section(queried).count("8 in all, none skipped") == 2
 
 
 def test_draws_tables_without_rows(queried: Attribution) -> None:
@@ -93,7 +93,7 @@ def test_draws_tables_without_rows(queried: Attribution) -> None:
     assert queries is not None
     empty = QueryNeurons.of_tables({name: table.iloc[:0] for name, table in queries.tables().items()})
     text = section(replace(queried, query_neurons=empty))
-    assert text.count("0 asked, none skipped") == 2
+    assert text.count("0 in all, none skipped") == 2
     assert len(re.findall(r"\nnone *\n", text)) == 2
 
 

@@ -66,7 +66,7 @@ def test_names_the_best_and_the_worst_parts(result: Attribution) -> None:
     for table in ("ffn_neurons", "suppressing_ffn_neurons"):
         row = getattr(result, table).iloc[0]
         assert f"{row['layer']}.{row['neuron']}" in text
-        assert as_shown(row["score"]) in text
+        assert as_shown(row["direct"]) in text
     row = result.attention_neurons.iloc[0]
     assert f"{row['layer']}.{row['head']}.{row['dim']}" in text
 
@@ -118,7 +118,7 @@ def test_leaves_out_the_middle_of_a_long_prompt(make_result: Make) -> None:
 def test_folds_the_quiet_layers_of_a_deep_model(make_result: Make) -> None:
     result = make_result(80, 8)
     for table in (result.layers, result.heads):
-        table["score"] = np.where(table["layer"].isin([10, 70]), 1.0, 1e-4)
+        table["direct"] = np.where(table["layer"].isin([10, 70]), 1.0, 1e-4)
     lines = depth_chart(Depth.of(result), 100).plain.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["0–9", "10", "11–69", "70", "71–79"]
 
@@ -133,7 +133,7 @@ def test_every_head_of_a_wide_model_has_a_cell(make_result: Make) -> None:
 def test_says_what_is_certified(make_result: Make) -> None:
     text = shown(make_result())
     assert "certified to 4e-04 nats: exact top and bottom 5 of 46,080 FFN neurons, 200 scored exactly" in text
-    text = shown(make_result(certified=False, costs={"positions": Cost(10, 10)}))
+    text = shown(make_result(certified=False, costs={"heads_by_position": Cost(10, 10)}))
     assert "not certified: best found top and bottom 5 of 10 heads at positions" in text
 
 
@@ -148,8 +148,8 @@ def test_draws_scores_that_are_not_numbers(make_result: Make) -> None:
         targets=Targets((Target(3, "\x00", 9000, 0.0, float("-inf")),), (), float("-inf")),
         telescoping_error=None,
     )
-    result.layers.loc[0, "score"] = float("nan")
-    result.ffn_neurons.loc[0, "score"] = float("inf")
+    result.layers.loc[0, "direct"] = float("nan")
+    result.ffn_neurons.loc[0, "direct"] = float("inf")
     text = shown(result)
     assert "n/a" in text
     assert "+∞" in text
@@ -163,7 +163,7 @@ def test_shows_both_effects_where_there_is_room(result: Attribution, ordered_by_
             assert len(re.findall(rf"\n{name} +direct +total +", wide)) == 2
             assert len(re.findall(rf"\n{name} +{alone} +(?:coefficient|attention) ", narrow)) == 2
         row = shown_result.ffn_neurons.iloc[0]
-        numbers = "".join(rf" +{re.escape(as_shown(row[name]))} [ ━╸╍]*" for name in ("score", "total"))
+        numbers = "".join(rf" +{re.escape(as_shown(row[name]))} [ ━╸╍]*" for name in ("direct", "total"))
         assert re.search(rf"\n{row['layer']}\.{row['neuron']}{numbers} ", wide)
 
 
@@ -207,7 +207,7 @@ def test_a_total_that_is_not_a_number_is_nothing(result: Attribution) -> None:
     row = result.ffn_neurons.iloc[0]
     text = shown(result, 120)
     assert not re.search(r"\b(nan|n/a)\b", text)
-    written = rf"\n{row['layer']}\.{row['neuron']} +{re.escape(as_shown(row['score']))} +━+ +"
+    written = rf"\n{row['layer']}\.{row['neuron']} +{re.escape(as_shown(row['direct']))} +━+ +"
     assert re.search(written + re.escape(plain_number(row["coefficient"])), text)
 
 

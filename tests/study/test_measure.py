@@ -114,10 +114,10 @@ def test_value_neurons_are_those_of_attribute(
     for fact in facts:
         expected, found = alone(model, fact), of(tables, "value_neurons", fact)
         attention = found.query("kind == 'attention'").reset_index(drop=True)
-        close(attention["score"], expected.attention_neurons["score"].head(len(attention)))
+        close(attention["score"], expected.attention_neurons["direct"].head(len(attention)))
         close(attention["coefficient"], expected.attention_neurons["coefficient"].head(len(attention)))
         ffn = found.query("kind == 'ffn'").reset_index(drop=True)
-        close(ffn["score"], expected.ffn_neurons["score"].head(len(ffn)))
+        close(ffn["score"], expected.ffn_neurons["direct"].head(len(ffn)))
         close(ffn["coefficient"], expected.ffn_neurons["coefficient"].head(len(ffn)))
         assert found["place"].tolist() == [*range(1, len(attention) + 1), *range(1, len(ffn) + 1)]
 
@@ -130,11 +130,11 @@ def test_layers_and_heads_are_those_of_attribute(
         names = ["layer", "head"]
         close(
             of(tables, "heads", fact).sort_values(names)["score"],
-            expected.heads.sort_values(names)["score"],
+            expected.heads.sort_values(names)["direct"],
         )
         names = ["layer", "kind"]
         found = of(tables, "layers", fact).sort_values(names)
-        close(found.query("layer >= 0")["score"], expected.layers.sort_values(names)["score"])
+        close(found.query("layer >= 0")["score"], expected.layers.sort_values(names)["direct"])
         query = model.query(expected, values=OPTIONS.query_values, top=OPTIONS.query_neurons)
         close(found["query_of_attention"], query.of_attention.layers.sort_values(names)["score"])
         close(found["query_of_ffn"], query.of_ffn.layers.sort_values(names)["score"])

@@ -177,7 +177,7 @@ def attribute_prediction(
     of_embeddings = float(prediction.values[0])
     # Layer scores of sequential blocks telescope: sum(scores) = value - value of the embeddings
     # (docs/method.md#value-score).
-    error = float(tables["layers"]["score"].sum()) - (targets.value - of_embeddings)
+    error = float(tables["layers"]["direct"].sum()) - (targets.value - of_embeddings)
     return Attribution(
         prompt=prompt.text,
         tokens=prompt.tokens,

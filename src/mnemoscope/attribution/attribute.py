@@ -21,7 +21,7 @@ from mnemoscope.attribution.vocabulary import TokenReader
 from mnemoscope.results.columns import FFN_TABLES, TABLES
 from mnemoscope.results.targets import Cost
 
-# Told what is being scored, how many columns are done and how many there are.
+# Progress: name of the parts, number of columns scored, number of columns in all.
 Report = Callable[[str, int, int], None]
 
 # Share of the neurons, those with the widest intervals, that `neurons="bounds"` scores exactly.
@@ -92,7 +92,7 @@ class TopKFinder:
     def explore(
         self, kind: str, grid: Grid, totals: Totals | None, spans: Spans, observer: Observer | None = None
     ) -> None:
-        """Find the best neurons and, if asked for, score or bound all of a kind."""
+        """Find the best neurons and, if the options say so, score or bound all of a kind."""
         if self.wanted.neurons != "all":
             self.find(grid, totals, self.wanted.top, spans, observer)
             if self.wanted.neurons == "bounds":
@@ -232,10 +232,12 @@ def attribute(
         "attention_neurons_summed": (n_tokens, n_tokens + 1),
     }
     explorer.explore("attention neurons", attention, of_attention, spans)
-    explorer.find(positions, of_positions, min(wanted.top, N_POSITIONS), {"positions": (0, 1)})
+    explorer.find(positions, of_positions, min(wanted.top, N_POSITIONS), {"heads_by_position": (0, 1)})
 
     make = {
-        "positions": partial(tables.heads_at_positions, positions, prediction.activations.patterns, tokens),
+        "heads_by_position": partial(
+            tables.heads_at_positions, positions, prediction.activations.patterns, tokens
+        ),
         "ffn_neurons": partial(tables.ffn_neurons, ffn, language_model, reader),
         "attention_neurons": partial(tables.attention_neurons, attention, d_head, tokens),
         "attention_neurons_summed": partial(tables.attention_neurons_summed, attention, d_head),
@@ -243,7 +245,7 @@ def attribute(
     layer_scores, head_scores = prediction.layer_scores(), prediction.head_scores(explorer.scorer)
     of_layers = torch.full_like(layer_scores, torch.nan) if total is None else total.layers
     of_heads = torch.full_like(head_scores, torch.nan) if total is None else total.heads
-    order = "total" if wanted.by == "total" else "score"
+    order = "total" if wanted.by == "total" else "direct"
     made = {table: tables.empty(table) for table in TABLES}
     made["layers"] = tables.sorted_best_first(tables.layers(layer_scores, of_layers), order)
     made["heads"] = tables.sorted_best_first(tables.heads(head_scores, of_heads), order)

@@ -193,12 +193,12 @@ def summed_table(complete: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.D
         names: the columns that name a part.
     """
     each = {
-        f"score_{number}": table.set_index(list(names))["score"].sort_index()
+        f"direct_{number}": table.set_index(list(names))["direct"].sort_index()
         for number, table in enumerate(complete)
     }
     table = pd.DataFrame(each)
-    table.insert(0, "score", table.sum(axis=1))
-    return tables.sorted_best_first(table.reset_index(), "score")
+    table.insert(0, "direct", table.sum(axis=1))
+    return tables.sorted_best_first(table.reset_index(), "direct")
 
 
 def same_columns(grids: Sequence[Grid]) -> Grids:
@@ -220,8 +220,8 @@ def in_order(values: Iterable[Tensor]) -> Tensor:
 
 
 def _neurons(names: dict[str, Tensor], found: RankedSums) -> pd.DataFrame:
-    columns = {**names, "score": found.total}
-    columns |= {f"score_{number}": row for number, row in enumerate(found.scores)}
+    columns = {**names, "direct": found.total}
+    columns |= {f"direct_{number}": row for number, row in enumerate(found.scores)}
     columns |= {f"coefficient_{number}": row for number, row in enumerate(found.coefficients)}
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 

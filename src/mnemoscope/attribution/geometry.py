@@ -14,7 +14,7 @@ from mnemoscope.model.language_model import fingerprint
 from mnemoscope.model.readout import UNIT, Readout, widest
 from mnemoscope.model.structure import Projection
 
-# Rounding errors in units of float32's: of what is done to a vector before it is projected, and of the
+# Rounding errors in units of float32's: of the operations on a vector before it is projected, and of the
 # logarithm of a sum over the vocabulary, in nats.
 FOLDED = 8
 SUMMED = 32

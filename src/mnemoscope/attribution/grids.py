@@ -246,7 +246,7 @@ class Totals:
         for layer in range(self.grid.n_layers):
             effect = self.of_layer(layer)[:, slice(*span)].flatten() * sign
             order = effect.argsort(descending=True, stable=True)
-            order = order[effect[order] != 0][:top]  # what is silent everywhere, or not there, has none
+            order = order[effect[order] != 0][:top]  # silent and absent neurons have no effect
             kept_index.append(place[order] + layer * size)
             kept_effect.append(effect[order])
         order = torch.cat(kept_effect).argsort(descending=True, stable=True)[:top]

@@ -19,7 +19,7 @@ from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.objective import Group, Objective
 from mnemoscope.model.readout import FrozenReadout, Predicted, Readout
 
-# Sums of exponentials between this and its inverse have lost nothing that float32 could tell.
+# Sums of exponentials between this and its inverse are accurate to float32 rounding.
 SAFE = 1e-20
 
 
@@ -150,7 +150,7 @@ class ProjectedColumns:
             columns: `layer * n_columns + column`, ascending, at most `n_rows`.
         """
         keys = self._keys(grid, columns)
-        # In the order in which they were last asked for.
+        # In the order of last use.
         self._place.update((key, self._place.pop(key)) for key in keys if key in self._place)
         missing = [number for number, key in enumerate(keys) if key not in self._place]
         for start in range(0, len(missing), MAX_ROWS):
@@ -172,7 +172,7 @@ class ProjectedColumns:
         return [(id(grid.weights[layer].module), column) for layer, column in places]
 
     def _free_row(self) -> int:
-        """Return an unused row, or that of the column that was not asked for for longest."""
+        """Return an unused row, or the row of the least recently used column."""
         if self._n_filled == len(self.values):
             return self._place.pop(next(iter(self._place)))
         self._n_filled += 1

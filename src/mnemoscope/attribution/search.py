@@ -24,7 +24,7 @@ SPARE = 8
 # Bounding again costs as much time as scoring about so many parts.
 WORTH_REFINING = 192
 
-# The parts as bounds and scores are asked about them: the grid of one prediction, or those of several.
+# The parts: the grid of one prediction, or those of several.
 P = TypeVar("P")
 P_contra = TypeVar("P_contra", contravariant=True)
 
@@ -166,7 +166,7 @@ def settle(
     scorer: Scores[P],
     observer: Observer | None = None,
 ) -> Tensor:
-    """Score what is in the pools until their best are certified (the second half of `search`)."""
+    """Score the parts in the pools until their best are certified (the second half of `search`)."""
     scored = [_score_round(grid, pools, scorer, observer)]
     left = _union([pool.unscored for pool in pools if len(pool.unscored) > WORTH_REFINING])
     if len(left):

@@ -61,7 +61,7 @@ def heads_at_positions(
     layer, column, _ = grid.locate(found.index)
     head, position = column.div(len(tokens), rounding_mode="floor"), column % len(tokens)
     return _frame(
-        "positions",
+        "heads_by_position",
         layer=layer,
         head=head,
         position=position,
@@ -193,8 +193,8 @@ def _frame(table: str, **columns: Tensor | list[str] | list[list[str]]) -> pd.Da
     return pd.DataFrame(plain, columns=list(TABLES[table]))
 
 
-def _effects(score: Tensor, total: Tensor) -> dict[str, Tensor]:
-    return {"score": score, "total": total, "mediated": total - score}
+def _effects(direct: Tensor, total: Tensor) -> dict[str, Tensor]:
+    return {"direct": direct, "total": total, "mediated": total - direct}
 
 
 def with_experts(table: pd.DataFrame, structure: ModelStructure) -> pd.DataFrame:

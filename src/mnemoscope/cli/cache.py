@@ -37,7 +37,7 @@ def cache(
         found = [entry for entry in reversed(entries()) if model is None or entry.is_called(model)]
         if model is not None and not found:
             raise UnknownModelError(
-                f"no model {model!r} is kept in {cache_folder()}; `mnemoscope cache` lists what is"
+                f"no model {model!r} is kept in {cache_folder()}; `mnemoscope cache` lists the others"
             )
         if empty:
             _remove(found)

@@ -52,7 +52,7 @@ def methods(  # noqa: PLR0913 - each is an option of the command
     ] = None,
     facts: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Compare on those of many facts that the model knows: JSON lines."),
+        typer.Option(metavar="FILE", help="Compare on the facts of a file that the model knows: JSON lines."),
     ] = None,
     relation: Annotated[
         str | None,

@@ -58,7 +58,7 @@ class Mixture(nn.Module):
         if getattr(experts, "has_post_expert_norm", False):
             raise UnsupportedModelError(
                 f"{name} ({type(experts).__name__}) passes each expert's output through a norm before it is "
-                "weighted, which is not supported; see `mnemoscope models` for what is"
+                "weighted, which is not supported; see `mnemoscope models` for the supported families"
             )
         shared = _shared_down_projection(experts, parent)
         # In a tuple, so that they do not count as this module's own.

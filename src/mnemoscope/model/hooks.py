@@ -121,7 +121,7 @@ def _eager(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
     if not hasattr(source, "eager_attention_forward"):
         raise UnsupportedModelError(
             f"{type(module).__name__} has a soft-cap or sinks and no eager attention of its own that would "
-            "compute them; see `mnemoscope models` for what is supported"
+            "compute them; see `mnemoscope models` for the supported families"
         )
     return source.eager_attention_forward
 

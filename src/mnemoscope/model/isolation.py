@@ -108,7 +108,7 @@ def _running_configs(model: PreTrainedModel) -> list[Any]:
 
     Layers that were copied read copies of the model's config.
     """
-    # As modules keep it: nn.Module looks elsewhere for what is not there, which takes longer.
+    # Kept in __dict__: nn.Module looks up missing attributes in three more dictionaries, slowly.
     inside = (vars(module).get("config") for module in model.get_decoder().modules())
     found = [model.config.get_text_config(), *(each for each in inside if isinstance(each, PreTrainedConfig))]
     return list({id(config): config for config in found}.values())
@@ -188,7 +188,7 @@ _turns_mutex = threading.RLock()
 def _turns_of(model: PreTrainedModel) -> _Turns:
     """Return the queue of a model, shared by models with the very same config object.
 
-    Which attention function runs is set in the config, so models that share one cannot run at once.
+    The config selects the attention function, so models that share one cannot run at once.
     """
     turns = _turns.get(model)
     if turns is not None:

@@ -258,7 +258,7 @@ def _block(name: str, index: int, layer: nn.Module, record: ForwardRecord) -> Bl
         raise UnsupportedModelError(
             f"{where} called no attention function: recurrent and state-space layers cannot be attributed to "
             "heads, nor flash attention in a model's own code (load it with attn_implementation='eager'); "
-            "see `mnemoscope models` for what is supported"
+            "see `mnemoscope models` for the supported families"
         )
     d_model = record.block_inputs[index].shape[-1]
     later = steps[called[0] + 1 :]
@@ -270,7 +270,7 @@ def _block(name: str, index: int, layer: nn.Module, record: ForwardRecord) -> Bl
             f"{where} has {len(writers)} "
             "projections back to the "
             "residual stream after its attention, not an attention output and an FFN output; "
-            "see `mnemoscope models` for what is supported"
+            "see `mnemoscope models` for the supported families"
         )
     attention_output, ffn_output = (_projection(later, place) for place in (writers[0], writers[-1]))
     inner_norm = attention_output.inner_norm
@@ -278,7 +278,7 @@ def _block(name: str, index: int, layer: nn.Module, record: ForwardRecord) -> Bl
         raise UnsupportedModelError(
             f"{where} has a norm between its heads and their output projection that does more than scale "
             "what they give, so what its attention neurons write does not add up; "
-            "see `mnemoscope models` for what is supported"
+            "see `mnemoscope models` for the supported families"
         )
     return Block(layer, steps[called[0]].module, attention_output, ffn_output)
 
@@ -335,7 +335,7 @@ def _sizes(blocks: list[Block], record: ForwardRecord) -> tuple[int, int, int, i
         differing = [name for name, a, b in zip(names, found[0], other, strict=True) if a != b]
         raise UnsupportedModelError(
             f"the layers differ in their number of {', '.join(differing)}, which is not supported yet; "
-            "see `mnemoscope models` for what is"
+            "see `mnemoscope models` for the supported families"
         )
     return *found[0], max(block.ffn_output.n_inputs for block in blocks)
 

@@ -258,7 +258,7 @@ class Linear(Matrix):
 class LowRank(Matrix):
     """Matrix of a linear layer together with the low-rank matrices that unmerged adapters add to it.
 
-    It is put together whenever it is asked for and never kept, so of one layer at a time.
+    Each access assembles the matrix anew, so at most one layer is held at a time.
     """
 
     module: Any

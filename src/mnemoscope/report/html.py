@@ -20,7 +20,7 @@ from mnemoscope.report.charts import svg_in_page
 from mnemoscope.report.charts.attribution import figures
 from mnemoscope.report.export import csv_bytes
 from mnemoscope.report.text import (
-    NAMES,
+    EFFECTS,
     NOTHING_READ,
     QUERY_SCORE,
     Effects,
@@ -145,13 +145,13 @@ _GROUPS = (
     (
         "Attention neurons, positions added up",
         "attention_neurons_summed",
-        "The same neurons with all positions of the prompt together.",
+        "Attention neurons with all positions of the prompt added up.",
         "",
     ),
     (
         "Heads at positions",
-        "positions",
-        "What a head brings from one token, and the share of its attention that the token gets.",
+        "heads_by_position",
+        "Effect of a head from one token, and the share of its attention that the token gets.",
         "positions",
     ),
 )
@@ -192,17 +192,15 @@ class Sheet:
         effects = Effects.of(result)
         shown = effects.with_mediated()
         table = getattr(result, name)
-        headings = {column: NAMES.get(column, column) for column in map(str, table)}
-        headings = {
-            column: text for column, text in headings.items() if column in shown or column not in NAMES
-        }
+        headings = {column: column for column in map(str, table) if column in shown or column not in EFFECTS}
         return cls._of(name, table, title, headings, shown, effects.order)
 
     @classmethod
     def of_query(cls, name: str, table: pd.DataFrame, title: str, headings: dict[str, str]) -> Sheet:
         """Take the first rows of a table of query neurons or of their value neurons."""
+        effect = "direct" if "direct" in QUERY_TABLES[name] else "score"
         named = {column: headings.get(column, column.replace("_", " ")) for column in QUERY_TABLES[name]}
-        return cls._of(name, table, title, named, ("score",), "score")
+        return cls._of(name, table, title, named, (effect,), effect)
 
     @classmethod
     def _of(
@@ -304,7 +302,7 @@ def _query_sides(result: Attribution) -> list[dict[str, Any]]:
 
 def _query_side(title: str, tables: QueryTables, ending: str) -> dict[str, Any]:
     """Return the query tables of value neurons of one kind, and those value neurons."""
-    asked = tables.value_neurons.sort_values("score", ascending=False, kind="stable")
+    asked = tables.value_neurons.sort_values("direct", ascending=False, kind="stable")
     sheets = {
         "query_layers": ("Layers", tables.layers),
         "query_heads": ("Heads", tables.heads),
@@ -319,5 +317,5 @@ def _query_side(title: str, tables: QueryTables, ending: str) -> dict[str, Any]:
             Sheet.of_query(f"{name}{ending}", table, heading, _QUERY_HEADINGS)
             for name, (heading, table) in sheets.items()
         ],
-        "value_neurons": Sheet.of_query(f"query_value_neurons{ending}", asked, title, {"score": "direct"}),
+        "value_neurons": Sheet.of_query(f"query_value_neurons{ending}", asked, title, {}),
     }

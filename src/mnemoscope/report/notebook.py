@@ -16,7 +16,6 @@ from mnemoscope.report.terminal.ablation import parts_words, render_ablation, wi
 from mnemoscope.report.terminal.attribution import render_attribution
 from mnemoscope.report.terminal.vocabulary import render_prediction
 from mnemoscope.report.text import (
-    NAMES,
     Effects,
     divergence,
     percent,
@@ -180,7 +179,7 @@ def _parts(result: Attribution, name: str, title: str, index: tuple[str, ...], w
         named = (".".join(str(row[part]) for part in index), signed(row[effects.order], decimals))
         tokens = row[words][:_MOST_TOKENS] if words == "promotes" else [row[words]] if words else []
         cells.append((*named, Markup(" ").join(map(_token, tokens))) if words else named)
-    headings = (".".join(index), f"{NAMES[effects.order]} (nats)", *([words] if words else []))
+    headings = (".".join(index), f"{effects.order} (nats)", *([words] if words else []))
     return _Table(title, headings, cells)
 
 

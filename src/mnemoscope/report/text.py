@@ -63,8 +63,7 @@ def reciprocal_rank(value: float) -> str:
     return f"{value:.3f}"
 
 
-# Headings of the columns of effects.
-NAMES = {"score": "direct", "total": "total", "mediated": "mediated"}
+EFFECTS = ("direct", "total", "mediated")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Effects:
         value: quantity that the effects change, `"log p"` or `"log-odds"`.
     """
 
-    order: Literal["score", "total"]
+    order: Literal["direct", "total"]
     totals: bool
     value: str
 
@@ -86,32 +85,32 @@ class Effects:
         """Read the effects off a result; totals count as computed if the table `layers` has any."""
         totals = bool(result.layers["total"].notna().any())
         by_total = totals and result.provenance.options.get("by") == "total"
-        return cls("total" if by_total else "score", totals, value_name(result.targets))
+        return cls("total" if by_total else "direct", totals, value_name(result.targets))
 
     @property
     def name(self) -> str:
         """Name of the effect that orders the lists."""
-        return NAMES[self.order]
+        return self.order
 
     @property
     def in_nats(self) -> str:
         """Unit of the effect that orders the lists; the target follows."""
-        if self.order == "score":
+        if self.order == "direct":
             return f"nats they add to {self.value} of "
         return f"nats lost without them, to first order, from {self.value} of "
 
     def meanings(self, columns: Iterable[str]) -> dict[str, str]:
         """Return the meaning of each column by its heading."""
         meanings = {
-            "score": "what the part itself writes towards the target",
+            "direct": "what the part itself writes towards the target",
             "total": f"how far {self.value} falls without it, to first order",
             "mediated": "total minus direct, what later layers make of it",
         }
-        return {NAMES[column]: meanings[column] for column in columns}
+        return {column: meanings[column] for column in columns}
 
     def columns(self, both: bool = True) -> tuple[str, ...]:
         """Return the columns for a place with room for both effects, or for one."""
-        return ("score", "total") if self.totals and both else (self.order,)
+        return ("direct", "total") if self.totals and both else (self.order,)
 
     def with_mediated(self) -> tuple[str, ...]:
         """Return the columns for a place with room for all effects."""
@@ -120,7 +119,7 @@ class Effects:
 
 def effect_text(column: str, value: float, decimals: int) -> str:
     """Write an effect; an effect that was not computed is empty."""
-    return "" if column != "score" and math.isnan(value) else signed(value, decimals)
+    return "" if column != "direct" and math.isnan(value) else signed(value, decimals)
 
 
 def effect_title(result: Attribution) -> str:
@@ -178,7 +177,7 @@ SEARCHED = {
     "ffn_neurons": "FFN neurons",
     "attention_neurons": "attention neurons at positions",
     "attention_neurons_summed": "attention neurons",
-    "positions": "heads at positions",
+    "heads_by_position": "heads at positions",
 }
 
 
@@ -240,7 +239,7 @@ def value_neurons_asked(tables: QueryTables) -> str:
     """Count the value neurons whose query neurons were sought, and those that were skipped."""
     names = [name for name in _VALUE_NEURON if name in tables.value_neurons]
     n_asked = len(tables.value_neurons[names].drop_duplicates())
-    return f"{n_asked} asked, {len(tables.skipped) or 'none'} skipped"
+    return f"{n_asked} in all, {len(tables.skipped) or 'none'} skipped"
 
 
 def value_neurons_skipped(tables: QueryTables) -> str:

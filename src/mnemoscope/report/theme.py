@@ -38,7 +38,7 @@ class Depth:
 
     @classmethod
     def of(
-        cls, result: Attribution | ContinuationAttribution, effect: Literal["score", "total"] = "score"
+        cls, result: Attribution | ContinuationAttribution, effect: Literal["direct", "total"] = "direct"
     ) -> Depth:
         """Arrange one column of the tables `layers` and `heads` by layer."""
         layers, heads = result.layers, result.heads

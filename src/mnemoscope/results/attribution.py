@@ -45,18 +45,18 @@ class Attribution(Displayed):
             (docs/search.md#rounding); None in files without it.
         layers: every attention and FFN block output.
         heads: every head.
-        positions: the heads at positions that raise the target most.
+        heads_by_position: the heads at positions that raise the target most.
         ffn_neurons: the FFN neurons that raise the target most.
         attention_neurons: the attention neurons at positions that raise the target most.
         attention_neurons_summed: the attention neurons, positions added up, that raise the target most.
-        suppressing_positions, suppressing_ffn_neurons, suppressing_attention_neurons,
+        suppressing_heads_by_position, suppressing_ffn_neurons, suppressing_attention_neurons,
             suppressing_attention_neurons_summed: those that lower it most; empty if not asked for.
         ffn_scores, attention_scores: with `neurons="all"` or `"bounds"` an interval for every neuron; else
             empty.
         query_neurons: components that activate the value neurons; None if not asked for, or if the model's
             input projections could not be found.
         value_of_embeddings: value of the objective in the stream before the first layer, nats.
-        telescoping_error: `sum(layers.score) - (targets.value - value_of_embeddings)`, rounding
+        telescoping_error: `sum(layers.direct) - (targets.value - value_of_embeddings)`, rounding
             (docs/method.md#telescoping); None in parallel blocks.
         costs: exact evaluations of each search, by table.
         provenance: model, versions and options.
@@ -70,8 +70,8 @@ class Attribution(Displayed):
     tolerance: float | None
     layers: pd.DataFrame
     heads: pd.DataFrame
-    positions: pd.DataFrame
-    suppressing_positions: pd.DataFrame
+    heads_by_position: pd.DataFrame
+    suppressing_heads_by_position: pd.DataFrame
     ffn_neurons: pd.DataFrame
     suppressing_ffn_neurons: pd.DataFrame
     attention_neurons: pd.DataFrame
@@ -130,10 +130,10 @@ class Attribution(Displayed):
                 f"k is {k}, and the result lists {listed} neurons of each kind; give 1 to {listed}, or "
                 f"attribute with top={max(k, 1)}"
             )
-        order = "total" if self.provenance.options.get("by") == "total" else "score"
+        order = "total" if self.provenance.options.get("by") == "total" else "direct"
         both = [self.attention_neurons.assign(kind="attention"), self.ffn_neurons.assign(kind="ffn")]
         numbers = ("layer", "neuron", "head", "dim", "position")
-        columns = ["kind", *numbers, "score", "total", "mediated", "coefficient"]
+        columns = ["kind", *numbers, "direct", "total", "mediated", "coefficient"]
         merged = pd.concat(
             [table.reindex(columns=columns).astype(dict.fromkeys(numbers, "Int64")) for table in both]
         )
@@ -282,8 +282,8 @@ class ContinuationAttribution:
     """Scores of the parts of a target of several tokens, in nats of its log probability.
 
     Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)`
-    (docs/method.md#value-score). In every table `score` is the sum of a part's scores at these predictions,
-    and `score_0`, `score_1`, ... are its scores at each. The lists of neurons are certified: they have the
+    (docs/method.md#value-score). In every table `direct` is the sum of a part's scores at these predictions,
+    and `direct_0`, `direct_1`, ... are its scores at each. The lists of neurons are certified: they have the
     highest (in the `suppressing_` tables lowest) sums of *all* neurons. Ties are ordered by index.
 
     Attributes:
@@ -291,12 +291,13 @@ class ContinuationAttribution:
         text: the target as given.
         attributions: the attribution of each token of the target after the prompt and the tokens before it,
             `[n_target_tokens]`, with total effects, query neurons and single positions.
-        layers: `layer, kind, score, score_0, ...`: every attention and FFN block output.
-        heads: `layer, head, score, score_0, ...`: every head.
-        ffn_neurons: `layer, neuron, score, score_0, ..., coefficient_0, ..., promotes, demotes` (and `expert`
-            in a mixture); the sign of the coefficient with the largest score counts for promoted tokens.
-        attention_neurons_summed: `layer, head, dim, score, score_0, ..., coefficient_0, ...`, positions added
-            up.
+        layers: `layer, kind, direct, direct_0, ...`: every attention and FFN block output.
+        heads: `layer, head, direct, direct_0, ...`: every head.
+        ffn_neurons: `layer, neuron, direct, direct_0, ..., coefficient_0, ..., promotes, demotes` (and
+            `expert` in a mixture); the sign of the coefficient with the largest score counts for promoted
+            tokens.
+        attention_neurons_summed: `layer, head, dim, direct, direct_0, ..., coefficient_0, ...`, positions
+            added up.
         suppressing_ffn_neurons, suppressing_attention_neurons_summed: those with the lowest sums; empty if
             not asked for.
         certified: whether the lists equal exhaustive scoring, as for `Attribution`.
@@ -350,7 +351,7 @@ class ContinuationAttribution:
         if any(attribution.telescoping_error is None for attribution in self.attributions):
             return None
         rise = self.log_probability - self.log_probability_of_embeddings
-        return float(self.layers["score"].sum()) - rise
+        return float(self.layers["direct"].sum()) - rise
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope attribute --json` prints for several tokens."""
@@ -382,17 +383,17 @@ class ContinuationAttribution:
 
 
 def _pivoted(table: pd.DataFrame, columns: str) -> NDArray[np.float64]:
-    return table.pivot(index="layer", columns=columns, values="score").to_numpy(dtype=np.float64)
+    return table.pivot(index="layer", columns=columns, values="direct").to_numpy(dtype=np.float64)
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows as plain objects, the numbers of each token in lists."""
-    kinds = ("score", "coefficient")
-    by_token = {kind: [name for name in table if str(name).startswith(f"{kind}_")] for kind in kinds}
+    lists = {"direct_": "direct_by_token", "coefficient_": "coefficients"}
+    by_token = {key: [name for name in table if str(name).startswith(kind)] for kind, key in lists.items()}
     plain = table.drop(columns=[name for names in by_token.values() for name in names])
     rows = plain.to_dict("records")
-    for kind, names in by_token.items():
+    for key, names in by_token.items():
         if names:
             for row, numbers in zip(rows, table[names].to_numpy().tolist(), strict=True):
-                row[f"{kind}s"] = numbers
+                row[key] = numbers
     return [{str(name): value for name, value in row.items()} for row in rows]

@@ -37,20 +37,20 @@ _DIM = Column("dim", "int64", "", "dimension of the head's value")
 _NEURON = Column("neuron", "int64", "", "FFN neuron of the layer")
 _POSITION = Column("position", "int64", "", "position of the prompt that the head attends to")
 _TOKEN = Column("token", "str", "", "token at that position")
-_SCORE = Column(
-    "score", "float32", "nats", "log-probability increase by the part; positive raises the target"
+_DIRECT = Column(
+    "direct", "float32", "nats", "log-probability increase by the part; positive raises the target"
 )
 _EFFECTS = (
-    _SCORE,
+    _DIRECT,
     Column("total", "float32", "nats", "first-order total effect of removing the part; NaN if not computed"),
-    Column("mediated", "float32", "nats", "`total - score`, the effect through later layers"),
+    Column("mediated", "float32", "nats", "`total - direct`, the effect through later layers"),
 )
 _COEFFICIENT = Column("coefficient", "float32", "", "value that enters the output or down projection")
 _PROMOTES = Column("promotes", "list", "", "tokens with the largest before-softmax values, its sign included")
 _DEMOTES = Column("demotes", "list", "", "tokens with the smallest ones")
 _BOUNDS = (
-    Column("lower", "float32", "nats", "lower bound of the score, rounding included"),
-    Column("upper", "float32", "nats", "upper bound of the score; `lower` where all were scored"),
+    Column("lower", "float32", "nats", "lower bound of the direct effect, rounding included"),
+    Column("upper", "float32", "nats", "upper bound of the direct effect; `lower` where all were scored"),
 )
 _POSITIONS = (
     _LAYER,
@@ -68,8 +68,8 @@ _SUMMED = (_LAYER, _HEAD, _DIM, *_EFFECTS, _COEFFICIENT)
 _VALUES = {
     "layers": (_LAYER, _KIND, *_EFFECTS),
     "heads": (_LAYER, _HEAD, *_EFFECTS),
-    "positions": _POSITIONS,
-    "suppressing_positions": _POSITIONS,
+    "heads_by_position": _POSITIONS,
+    "suppressing_heads_by_position": _POSITIONS,
     "ffn_neurons": _FFN_NEURONS,
     "suppressing_ffn_neurons": _FFN_NEURONS,
     "attention_neurons": _ATTENTION_NEURONS,
@@ -80,7 +80,9 @@ _VALUES = {
     "attention_scores": (_LAYER, _HEAD, _DIM, _POSITION, *_BOUNDS, _COEFFICIENT),
 }
 
-_QUERY_SCORE = replace(_SCORE, meaning="query score: the readers' scores times the share of the part in each")
+_QUERY_SCORE = replace(
+    _DIRECT, name="score", meaning="query score: the readers' scores times the share of the part in each"
+)
 _INNER_PRODUCT = Column(
     "inner_product",
     "float32",
@@ -95,7 +97,7 @@ _OF_NEURON = (_QUERY_SCORE, _INNER_PRODUCT, *_AT, replace(_COEFFICIENT, meaning=
 _READING = (
     replace(_POSITION, meaning="position where the value neuron reads the stream"),
     _TOKEN,
-    _SCORE,
+    _DIRECT,
     Column("path", "str", "", "`value`, `gate`, `up` or `down`: the projection that reads"),
     replace(_INNER_PRODUCT, dtype="float64", meaning="sum over all components"),
     Column("constant", "float32", "pre-activation", "what biases of the reading projection add"),
@@ -186,7 +188,7 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         replace(_DIM, dtype="Int64"),
         replace(_POSITION, meaning="position where the value neuron reads the stream"),
         replace(_NEURON, dtype="Int64"),
-        _SCORE,
+        _DIRECT,
         Column("before", "float64", "", "coefficient of the value neuron, unchanged"),
         Column("predicted", "float64", "", "coefficient with norms and attention weights held fixed"),
         Column("after", "float64", "", "coefficient measured"),

@@ -17,12 +17,18 @@ import pandas as pd
 
 from mnemoscope._io import either, json_text
 from mnemoscope.errors import UPGRADE, MnemoscopeError, OutputError
-from mnemoscope.results.columns import LIST_COLUMNS, records
+from mnemoscope.results.columns import LIST_COLUMNS, SCHEMA, names, records
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+# Schema 4 had other names for two tables and one column.
+_OLDEST_READ = 4
+_RENAMED_TABLES = {
+    "positions": "heads_by_position",
+    "suppressing_positions": "suppressing_heads_by_position",
+}
 _FORMAT = "mnemoscope attribution"
 _METADATA_KEY = b"mnemoscope"
 _NUMERIC = ("float", "int", "uint", "bool")
@@ -66,7 +72,7 @@ def load(path: Path, restore: Callable[[dict[str, Any], dict[str, pd.DataFrame]]
     if ending not in readers:
         raise OutputError(f"cannot read {path}: only {either(tuple(readers))} can be read back")
     try:
-        return restore(*readers[ending](path))
+        return restore(*_in_current_schema(*readers[ending](path)))
     except MnemoscopeError:
         raise
     except OSError as error:
@@ -96,11 +102,25 @@ def _check_ours(description: Any, path: Path) -> None:
             f"cannot read {path}: a newer Mnemoscope wrote it (schema {version}, this one reads "
             f"{SCHEMA_VERSION}); {UPGRADE}"
         )
-    if version < SCHEMA_VERSION:
+    if version < _OLDEST_READ:
         raise OutputError(
             f"cannot read {path}: an older Mnemoscope wrote it (schema {version}, this one reads "
-            f"{SCHEMA_VERSION}); attribute the prompt again and save it"
+            f"{_OLDEST_READ} to {SCHEMA_VERSION}); attribute the prompt again and save it"
         )
+
+
+def _in_current_schema(
+    description: dict[str, Any], tables: dict[str, pd.DataFrame]
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """Give the tables and columns of a file of an older schema their present names."""
+    if description["schema_version"] == SCHEMA_VERSION:
+        return description, tables
+    renamed = {_RENAMED_TABLES.get(name, name): table for name, table in tables.items()}
+    for name, table in renamed.items():
+        if "direct" in names(SCHEMA[name]):
+            renamed[name] = table.rename(columns={"score": "direct"})
+    costs = {_RENAMED_TABLES.get(name, name): cost for name, cost in description["costs"].items()}
+    return {**description, "costs": costs}, renamed
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:

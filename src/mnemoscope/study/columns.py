@@ -91,7 +91,7 @@ FACTS = Table(
     (
         _OF_FACT,
         Column("relation", _TEXT, "type of knowledge"),
-        Column("subject", _TEXT, "what is asked about; empty if the source does not say"),
+        Column("subject", _TEXT, "subject of the fact; empty if the source names none"),
         Column("template", _TEXT, "the wording; empty if the source does not say"),
         Column("prompt", _TEXT, "the text before the target"),
         Column("target", _TEXT, "the answer as the source writes it"),
@@ -106,7 +106,7 @@ FACTS = Table(
 )
 LAYERS = Table(
     "layers",
-    "What every layer's attention and FFN output adds, as value and as query layer.",
+    "Scores of every layer's attention and FFN output, as value and as query layer.",
     (
         _OF_FACT,
         Column("layer", _SMALL, "-1 for the embeddings"),
@@ -172,8 +172,8 @@ OUTCOMES = Table(
     (
         _OF_FACT,
         Column("experiment", _TEXT, "`none`, `methods`, `value_neurons`, `query_neurons` or `heads`"),
-        Column("parts", _TEXT, "what is zeroed: a method's neurons, a relation's heads, or a control"),
-        Column("draw", _SMALL, "number of the random control; 0 for what is not drawn"),
+        Column("parts", _TEXT, "parts zeroed: a method's neurons, a relation's heads, or a control"),
+        Column("draw", _SMALL, "number of the random control; 0 for parts that are not drawn at random"),
         Column("n_parts", _SMALL, "how many neurons or heads"),
         Column(
             "n_elsewhere",

@@ -39,7 +39,7 @@ def sum_scores(model: Model, facts: Sequence[ResolvedFact], options: StudyOption
         }
         for kind, (scores, best, n_best) in kinds.items():
             lower, upper = scores["lower"].astype("float64"), scores["upper"].astype("float64")
-            first = best["score"].head(n_best).astype("float64")
+            first = best["direct"].head(n_best).astype("float64")
             sums = {
                 "all": (len(scores), lower.sum(), upper.sum()),
                 "positive": (None, lower.clip(lower=0).sum(), upper.clip(lower=0).sum()),

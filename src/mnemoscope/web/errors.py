@@ -85,7 +85,7 @@ _MOST_FIELDS = 5
 _OF_HTTP = {
     400: "the body is no JSON",
     404: "there is nothing at this address",
-    405: "this address is asked in another way",
+    405: "this address does not take this HTTP method",
 }
 
 

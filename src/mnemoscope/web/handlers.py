@@ -75,8 +75,8 @@ MOST_RUNS = 2
 Result = Attribution | ContinuationAttribution
 # Tables of a result that the command line does not print.
 MORE_TABLES = (
-    "positions",
-    "suppressing_positions",
+    "heads_by_position",
+    "suppressing_heads_by_position",
     "suppressing_ffn_neurons",
     "suppressing_attention_neurons",
 )

@@ -148,7 +148,7 @@ Targets = _object(
     **_lists(answers=Target, against=Target),
 )
 _TARGETS = {
-    "target": _described(Target | None, "null where more than one token is asked about"),
+    "target": _described(Target | None, "null for more than one token"),
     "targets": Targets,
 }
 
@@ -157,10 +157,10 @@ _EFFECTS = {
         "LayerEffect", "The attention or FFN of a layer.", SCHEMA["layers"], kind=Literal["attention", "ffn"]
     ),
     "heads": _object("HeadEffect", "A head.", SCHEMA["heads"]),
-    "positions": _object(
+    "heads_by_position": _object(
         "PositionEffect",
         "A head at a position; `attention` is the share of its attention that the token gets.",
-        SCHEMA["positions"],
+        SCHEMA["heads_by_position"],
     ),
     "ffn_neurons": _object(
         "FFNNeuronEffect",
@@ -175,7 +175,7 @@ _EFFECTS = {
         token=(str, ""),
     ),
 }
-_LOWERING = ("positions", "ffn_neurons", "attention_neurons")
+_LOWERING = ("heads_by_position", "ffn_neurons", "attention_neurons")
 
 
 def _query_row(table: str, name: str, meaning: str, **more: Any) -> type[BaseModel]:
@@ -207,12 +207,12 @@ Attribution = _object(
     **_lists(
         query_value_neurons=_object(
             "QueriedAttentionNeuron",
-            "An attention value neuron, and the sum of what it reads.",
+            "An attention value neuron, and the sum of the inputs that it reads.",
             SCHEMA["query_value_neurons"],
         ),
         query_value_neurons_of_ffn=_object(
             "QueriedFFNNeuron",
-            "An FFN value neuron, and the sum of what it reads.",
+            "An FFN value neuron, and the sum of the inputs that it reads.",
             SCHEMA["query_value_neurons_of_ffn"],
         ),
     ),

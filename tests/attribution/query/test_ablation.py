@@ -140,7 +140,7 @@ def test_where_nothing_lies_between_the_prediction_is_the_measurement(family: st
     next_layer = result.attention_scores[result.attention_scores["layer"] == 1]
     ffn_layer = result.ffn_scores[result.ffn_scores["layer"] == 1]
     components, activations, _ = seen(opened, result)
-    groups = [attention_values(next_layer.assign(score=0.0), opened.language_model)]
+    groups = [attention_values(next_layer.assign(direct=0.0), opened.language_model)]
     if structure.parallel:
         groups.append(ffn_values(ffn_layer.assign(score=0.0), opened.language_model, len(result.tokens) - 1))
     parts = [FFNNeuron(0, neuron) for neuron in range(0, structure.d_ff, 3)]
@@ -262,7 +262,7 @@ def made(before: list[float], predicted: list[float], after: list[float]) -> Que
             "dim": pd.array([0] * n, "Int64"),
             "position": 1,
             "neuron": pd.array([None] * n, "Int64"),
-            "score": 1.0,
+            "direct": 1.0,
             "before": before,
             "predicted": predicted,
             "after": after,

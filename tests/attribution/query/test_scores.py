@@ -291,7 +291,7 @@ def test_links_lead_back_from_value_neurons(tiny: ms.Model, result: ms.Attributi
     assert len(roots) == 6
     assert np.allclose(
         roots["value_score"].sum(),
-        sum(table["score"].head(3).sum() for table in (result.ffn_neurons, result.attention_neurons)),
+        sum(table["direct"].head(3).sum() for table in (result.ffn_neurons, result.attention_neurons)),
     )
     assert links.edges.groupby("target").size().max() <= 4
     assert set(links.edges["source"]) | set(links.edges["target"]) == set(links.nodes["id"])

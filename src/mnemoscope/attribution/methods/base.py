@@ -168,7 +168,7 @@ class Method(ABC):
 
     @property
     def label(self) -> str:
-        """The name with the options that are not the defaults, which tells results apart."""
+        """Name with the options that are not the defaults; identifies results."""
         return self.name
 
     @abstractmethod

@@ -252,7 +252,7 @@ class _Collateral:
     def __init__(self, method_input: MethodInput, weight: float) -> None:
         self.weight = weight
         self._kind: Kind = method_input.kind
-        # Without a weight plain text need not be asked, which takes a while.
+        # A weight of 0 saves the passes over plain text.
         self._sensitivity = method_input.sensitivity() if weight else None
         self._nothing = torch.zeros(1, method_input.grid.size)
         self._chosen: list[int] = []

@@ -30,7 +30,7 @@ N_ROWS = 128
 
 
 class OrderStatistics:
-    """Values at certain ranks among the whole vocabulary, for columns of weights, made when asked for."""
+    """Values at certain ranks among the whole vocabulary, for columns of weights, computed lazily."""
 
     def __init__(self, geometry: Geometry) -> None:
         """Nothing is projected yet."""
@@ -128,7 +128,7 @@ class Standings:
     """Standings of any target: the first few each among some tokens, later ones among all."""
 
     def __init__(self, geometry: Geometry) -> None:
-        """Nothing has been asked yet."""
+        """Begin with an empty cache."""
         self._geometry = geometry
         self._among_all = OrderStatistics(geometry)
         self._asked: set[int] = set()

@@ -78,14 +78,14 @@ def attention_values(table: pd.DataFrame, language_model: LanguageModel) -> Valu
     structure = language_model.structure
     index = table["head"] * structure.d_head + table["dim"]
     device = structure.readout.unembedding.device
-    columns = (table["layer"], index, table["position"], table["score"])
+    columns = (table["layer"], index, table["position"], table["direct"])
     return ValueNeurons("attention", *(_tensor(column, device) for column in columns))
 
 
 def ffn_values(table: pd.DataFrame, language_model: LanguageModel, last: int) -> ValueNeurons:
     """Return the rows of a table of FFN neurons as value neurons, which read the last position."""
     device = language_model.structure.readout.unembedding.device
-    layer, neuron, score = (_tensor(table[name], device) for name in ("layer", "neuron", "score"))
+    layer, neuron, score = (_tensor(table[name], device) for name in ("layer", "neuron", "direct"))
     return ValueNeurons("ffn", layer, neuron, torch.full_like(layer, last), score)
 
 
@@ -183,7 +183,7 @@ class _Tables:
         frame = _frame({"layer": neurons.layer[rows], **names, "position": position})
         return frame.assign(
             token=[self.tokens[i] for i in position.tolist()],
-            score=neurons.score[rows].cpu().numpy(),
+            direct=neurons.score[rows].cpu().numpy(),
             path=list(self.subkeys.path),
             inner_product=products.total.cpu().numpy(),
             constant=self.subkeys.constants.cpu().numpy(),

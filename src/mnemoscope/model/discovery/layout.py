@@ -136,7 +136,7 @@ def find_wiring(blocks: Sequence[Seen]) -> tuple[Wiring, ...]:
     if len({wiring.parallel for wiring in known}) > 1:
         raise UnsupportedModelError(
             "the FFNs of some layers read the stream before attention and those of others after it; "
-            "see `mnemoscope models` for what is supported"
+            "see `mnemoscope models` for the supported families"
         )
     usual = known[0] if known else Wiring(parallel=False)  # no finite number anywhere: validation refuses it
     return tuple(usual if wiring is None else wiring for wiring in found)
@@ -153,7 +153,7 @@ def _wiring(block: Seen) -> Wiring:
     raise UnsupportedModelError(
         f"in {block.name} nothing reads the residual stream with a multiple of the attention's output added, "
         "as in sequential blocks, and no part of the FFN reads it without, as in parallel ones, so what its "
-        "neurons are added to is not known; see `mnemoscope models` for what is supported"
+        "neurons are added to is not known; see `mnemoscope models` for the supported families"
     )
 
 
@@ -229,7 +229,7 @@ def find_readout(model: PreTrainedModel, record: ForwardRecord) -> tuple[nn.Modu
     if unembedding.shape[1] != len(norm.weight):
         raise UnsupportedModelError(
             f"the head of {type(model).__name__} does not read its final norm: it has {unembedding.shape[1]} "
-            f"inputs, not {len(norm.weight)}; see `mnemoscope models` for what is supported"
+            f"inputs, not {len(norm.weight)}; see `mnemoscope models` for the supported families"
         )
     bias = read_parameter(head, "bias")
     beta = None if bias is None else bias.float()
@@ -248,7 +248,7 @@ def _final_norm(model: PreTrainedModel, record: ForwardRecord) -> tuple[ModuleCa
     raise UnsupportedModelError(
         f"{type(model).__name__} has no norm between its last layer and its head, "
         "which the frozen readout needs; "
-        "see `mnemoscope models` for what is supported"
+        "see `mnemoscope models` for the supported families"
     )
 
 

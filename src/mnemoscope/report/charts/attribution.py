@@ -92,7 +92,7 @@ def path(result: Attribution) -> Any:
             "attention and FFN of a layer read the same stream in this model, so their scores do not add up "
             "along the depth; draw the chart of the layers"
         )
-    depth = Depth.of(result, "score")
+    depth = Depth.of(result, "direct")
     rows, name = _along(result.value_of_embeddings, depth), f"{value_name(result.targets)} (nats)"
     scale = alt.Scale(domain=[-1, depth.n_layers], nice=False, zero=False)
     y = alt.Y("value:Q", title=name, axis=alt.Axis(minExtent=44))
@@ -165,7 +165,7 @@ def positions(result: Attribution) -> Any:
     Only heads at positions of the result's lists are drawn. Of a long prompt the tokens with the most effect
     are shown, in the order of the prompt.
     """
-    both = pd.concat([result.positions, result.suppressing_positions], ignore_index=True)
+    both = pd.concat([result.heads_by_position, result.suppressing_heads_by_position], ignore_index=True)
     both["effect"] = both[Effects.of(result).order].astype(float)
     columns = ["layer", "head", "position", "effect", "attention"]
     rows = both.drop_duplicates(["layer", "head", "position"]).loc[:, columns]
@@ -322,8 +322,8 @@ _LAYERS = Figure(
 _PATH = Figure(
     "path",
     "From the embeddings to the prediction",
-    "What the final norm and head read out of the stream after the embeddings and after the attention and "
-    "FFN of each layer; the broken line is the model's own prediction.",
+    "Logit lens: the target in the stream after the embeddings and after each attention and FFN output; "
+    "the broken line is the model's own prediction.",
     path,
 )
 _HEADS = Figure(
@@ -336,8 +336,8 @@ _HEADS = Figure(
 _POSITIONS = Figure(
     "positions",
     "Heads over the tokens",
-    "What the strongest heads, from left to right, bring from each token of the prompt, downwards with its "
-    "position; what lowers the target is struck through; what is not in the lists is left empty.",
+    "Effect of the strongest heads (left to right) from each token of the prompt (downwards, with its "
+    "position). Cells that lower the target are struck through; cells outside the lists are empty.",
     positions,
 )
 _NEURONS = Figure(
@@ -356,7 +356,7 @@ def figures(result: Attribution) -> list[Figure]:
     if result.telescoping_error is not None:
         found.append(_PATH)
     found.append(_HEADS)
-    if len(result.positions) + len(result.suppressing_positions):
+    if len(result.heads_by_position) + len(result.suppressing_heads_by_position):
         found.append(_POSITIONS)
     return [*found, _NEURONS]
 

@@ -31,7 +31,6 @@ from mnemoscope.report.terminal import (
 from mnemoscope.report.terminal.depth import LEGEND, depth_chart
 from mnemoscope.report.terminal.query import query_section
 from mnemoscope.report.text import (
-    NAMES,
     NOTHING_READ,
     Effects,
     certificate,
@@ -122,7 +121,7 @@ def _heads_with_both(ends: dict[str, pd.DataFrame], effects: Effects, width: int
         grid.add_row(f"heads that {verb} most", *(f"{row['layer']}.{row['head']}" for row in rows))
         for name, n_places in decimals.items():
             numbers = (effect_text(name, row[name], n_places) for row in rows)
-            grid.add_row(NAMES[name], *(Text(number, "dim") for number in numbers))
+            grid.add_row(name, *(Text(number, "dim") for number in numbers))
     return grid
 
 
@@ -135,7 +134,7 @@ def _part_tables(result: Attribution, effects: Effects, width: int, rows: int) -
     for what, name, draw, from_width in (
         ("FFN neurons", "ffn_neurons", tables.ffn, _TWO_FFN_ABREAST + more),
         ("Attention neurons", "attention_neurons", tables.attention, _TWO_ABREAST + more),
-        ("Heads at positions", "positions", tables.positions, _TWO_ABREAST + more),
+        ("Heads at positions", "heads_by_position", tables.heads_by_position, _TWO_ABREAST + more),
     ):
         room = width // 2 if width >= from_width else width
         pair = []
@@ -180,7 +179,7 @@ class _PartTables:
         names = name_column("layer", "head", "dim")
         return table_of(title, rows, [names, *self._effects(rows), coefficient_column(), position_column()])
 
-    def positions(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
+    def heads_by_position(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
         """Return heads with the token at which they read and its share of their attention."""
         attention = Column("attention", lambda row: percent(row["attention"]), right=True)
         names = name_column("layer", "head")
@@ -197,7 +196,7 @@ class _PartTables:
 
 
 def _effect_column(name: str, decimals: int) -> Column:
-    return Column(NAMES[name], lambda row: effect_text(name, row[name], decimals), right=True)
+    return Column(name, lambda row: effect_text(name, row[name], decimals), right=True)
 
 
 _BEFORE_TOKENS = 36  # cells of a part's name, its sum and a bar, at most
@@ -269,7 +268,7 @@ def _sums_table(
 ) -> RenderableType:
     """Return parts with their sums and the scores of as many tokens as the width holds."""
     rows = records(table, tuple(table.columns))
-    decimals = places(row["score"] for row in rows)
+    decimals = places(row["direct"] for row in rows)
     words = []
     if "promotes" in table:
         words = [Column("promotes", lambda row: tokens_text(row["promotes"]), stretches=True)]
@@ -278,12 +277,12 @@ def _sums_table(
     columns = [
         name_column(*index),
         *expert_column(table),
-        Column("sum", lambda row: signed(row["score"], decimals), right=True),
-        bar_column("score", rows),
+        Column("sum", lambda row: signed(row["direct"], decimals), right=True),
+        bar_column("direct", rows),
         *(
             Column(
                 Text(f"{number} ") + token_text(texts[number], most=_LONGEST_NAME),
-                lambda row, number=number: Text(signed(row[f"score_{number}"], decimals), "dim"),
+                lambda row, number=number: Text(signed(row[f"direct_{number}"], decimals), "dim"),
                 right=True,
             )
             for number in range(n_tokens)

@@ -42,9 +42,7 @@ _SYMBOLS = (
     "w: the target. m: a neuron's coefficient, a: with its sign, fc2: its column, v = m fc2, x: the state "
     "that v is added to, bs: read out, g: the gradient by m."
 )
-_NOT_COUNTED = (
-    "Then comes what is not counted: the neurons are zeroed, one by one, together and on plain text."
-)
+_NOT_COUNTED = "Not counted: passes that zero the neurons one by one, together and on plain text."
 
 
 def described(method: Method) -> dict[str, str]:
@@ -57,7 +55,7 @@ def render_methods(methods: Iterable[Method], console: Console) -> None:
     rows: list[Row] = [{key: visible(text) for key, text in described(method).items()} for method in methods]
     columns = [
         Column("name", lambda row: Text(row["name"], "bold")),
-        Column("what it computes", lambda row: row["formula"], stretches=True),
+        Column("formula", lambda row: row["formula"], stretches=True),
     ]
     if console.width >= _WITH_TITLES:
         columns.insert(1, Column("title", lambda row: row["title"]))

@@ -167,7 +167,7 @@ class _Trees:
 
 def _explained(node: Row) -> str:
     if node["skipped"]:
-        return "skipped, what it reads nearly cancels"
+        return "skipped: its inputs nearly cancel"
     return "" if math.isnan(node["explained"]) else f"links explain {_percent(node['explained'])}"
 
 

@@ -106,25 +106,25 @@ class StudyItem:
             go beyond the paper.
         title: heading.
         shows: the conclusion that its tables allow.
-        does_not_show: conclusions that they do not allow.
+        does_not: conclusions that they do not allow; completes `It does not`.
         tables: one or more.
     """
 
     number: int
     title: str
     shows: str
-    does_not_show: str
+    does_not: str
     tables: tuple[ItemTable, ...]
 
 
 ITEMS = (
     StudyItem(
         0,
-        "What the model knows",
-        "How many facts were tried and kept, and why others were dropped. All that follows rests on the "
-        "kept ones.",
-        "How much the model knows of the world: the filter asks for the target among its likeliest next "
-        "tokens, in this wording, and the sources' facts are no sample of all facts.",
+        "Facts kept and dropped",
+        "Counts the facts that were tried, kept and dropped, with the reason. All later items use "
+        "the kept facts alone.",
+        "measure the model's knowledge: the filter only tests whether the target is among the "
+        "likeliest next tokens of one wording, and the sources are no random sample of facts.",
         (
             ItemTable("facts_kept", "Facts by relation", facts_kept),
             ItemTable("facts_dropped", "Why facts were dropped", facts_dropped),
@@ -132,40 +132,40 @@ ITEMS = (
     ),
     StudyItem(
         1,
-        "What zeroing each method's neurons does",
-        "Each method puts some FFN neurons of a fact first. They are zeroed together, and the target is "
-        "looked at again: the lower its MRR (mean of 1 / rank), probability and log probability, the more "
-        "the prediction rested on them. Random neurons are beside them, anywhere and in the layers of "
-        "method a.",
-        "Which method is right about single neurons: they are zeroed together, and neurons that replace "
-        "each other hide each other. A fall may also come from damage to everything else; mnemoscope "
-        "methods measures that.",
+        "The target after each method's neurons are zeroed",
+        "Zeroes the FFN neurons that each method ranks first for a fact, all together, and measures"
+        " the target again. A lower MRR (mean of 1 / rank), probability and log probability mean "
+        "that the prediction depended on them. Random neurons, from all layers and from the layers "
+        "of method a, stand beside them.",
+        "rank single neurons: redundant neurons hide each other's effect when they are zeroed "
+        "together. A fall may also come from damage to unrelated predictions; `mnemoscope methods` "
+        "measures side effects.",
         (ItemTable("methods", "The target after each method's neurons are zeroed", zeroing.methods),),
     ),
     StudyItem(
         2,
-        "In which layers each method finds its neurons",
-        "The share of each method's neurons that lie in each layer, averaged over facts.",
-        "How much the neurons there matter: a method may look in layers where little is to be found.",
+        "Layers of each method's neurons",
+        "Shows the share of each method's neurons in each layer, averaged over facts.",
+        "measure the effect of these neurons: a method may prefer layers whose neurons matter little.",
         (ItemTable("method_layers", "Layers of each method's neurons", layers.method_layers),),
     ),
     StudyItem(
         3,
         "From the embeddings to the final state",
-        "Log p and p of the target on the straight way from the embeddings to the final state at the last "
-        "position. Log p rises steadily where p stays near 0 for most of the way: why scores are "
-        "differences of log p.",
-        "What the model goes through: its layers do not follow the straight way.",
+        "Shows log p and p of the target along the straight line from the embeddings to the final "
+        "state at the last position. Log p rises steadily while p stays near 0 for most of the way;"
+        " for this reason scores are differences of log p.",
+        "trace the states that the model computes: its layers do not follow the straight line.",
         (ItemTable("path", "The target along the way", layers.path),),
     ),
     StudyItem(
         4,
         "Value layers",
-        "How much log p of the target rises with each layer's attention and FFN output; the first 10 are "
-        "marked. Below it the scores of all neurons, of the positive ones and of the first ones, added up "
-        "between certified bounds.",
-        "What a layer does through later layers: the score is its direct effect. The sum of neurons' scores "
-        "is not the score of their layer, because log p is not linear in them.",
+        "Shows the increase of the target's log p by each layer's attention and FFN output; the "
+        "first 10 are marked. Below it stand the sums of all neurons' scores, of the positive "
+        "scores and of the first neurons' scores, between certified bounds.",
+        "include effects through later layers: the score is the direct effect. The neurons' scores "
+        "do not sum to the score of their layer, because log p is not linear in them.",
         (
             ItemTable("value_layers", "Score of each layer", layers.value_layers),
             ItemTable("value_sums", "Scores of neurons added up", layers.value_sums),
@@ -174,10 +174,10 @@ ITEMS = (
     StudyItem(
         5,
         "Heads",
-        "The mean score of every head by relation, and what happens to the facts of a relation when its own "
-        "best heads, those of another relation, or random heads are zeroed.",
-        "That a head stores facts of one relation: relations share heads (a column counts them), and "
-        "relations that ask for alike answers are hurt by each other's heads.",
+        "Shows the mean score of every head by relation, and the target of a relation's facts after"
+        " its own best heads, those of another relation, or random heads are zeroed.",
+        "prove that a head stores the facts of one relation: relations share heads (a column counts"
+        " them), and relations with similar answers are damaged by each other's heads.",
         (
             ItemTable("heads", "Score of each head", heads),
             ItemTable(
@@ -191,27 +191,28 @@ ITEMS = (
     StudyItem(
         6,
         "Value neurons zeroed",
-        "How far the target falls when the first attention and FFN value neurons are zeroed together, "
-        "beside as many random neurons of the same layers.",
-        "That only these facts are lost: a few hundred neurons that write what comes next may be needed for "
-        "more.",
+        "Measures the target after a fact's first attention and FFN value neurons are zeroed "
+        "together, beside as many random neurons of the same layers.",
+        "show that only these facts are lost: a few hundred neurons that write the next token may "
+        "serve other predictions too.",
         (ItemTable("value_zeroed", "The target after value neurons are zeroed", zeroing.value_zeroed),),
     ),
     StudyItem(
         7,
         "Query layers",
-        "Which layers activate the first attention and FFN value neurons: the share of their input that "
-        "each layer writes, weighted by their scores. The first 10 are marked.",
-        "What a layer does through other layers before the value neurons read it.",
+        "Shows the layers that activate the first attention and FFN value neurons: the share of the"
+        " neurons' input that each layer writes, weighted by the neurons' scores. The first 10 are "
+        "marked.",
+        "include effects through other layers that lie between a query layer and the value neurons.",
         (ItemTable("query_layers", "Query score of each layer", layers.query_layers),),
     ),
     StudyItem(
         8,
         "Query neurons zeroed",
-        "How far the target falls when the FFN neurons of the shallower half that activate the attention "
-        "value neurons most are zeroed, beside as many random neurons of the same layers.",
-        "That they act by these value neurons alone: shallow neurons feed everything after them, and the "
-        "fall with random neurons says how much of it that is.",
+        "Measures the target after zeroing the FFN neurons of the shallower half that activate the "
+        "attention value neurons most, beside as many random neurons of the same layers.",
+        "show that they act through these value neurons alone: shallow neurons feed all later "
+        "layers. The fall with random neurons measures that part.",
         (
             ItemTable(
                 "query_zeroed", "The target after shallow query neurons are zeroed", zeroing.query_zeroed
@@ -221,52 +222,53 @@ ITEMS = (
     StudyItem(
         9,
         "Value and query neurons by depth",
-        "How many FFN neurons of a fact are value neurons alone, query neurons alone, or both, in each "
-        "layer.",
-        "How strong they are: each counts as one. The lists have a fixed length, so their totals say "
-        "nothing.",
+        "Counts a fact's FFN neurons in each layer that are value neurons alone, query neurons "
+        "alone, or both.",
+        "weigh the neurons: each counts as one. The lists have a fixed length, so their totals "
+        "carry no information.",
         (ItemTable("roles_by_depth", "Number of a fact's neurons in each layer", layers.roles_by_depth),),
     ),
     StudyItem(
         10,
         "Neurons that most facts of a relation share",
-        "What share of a fact's value and query neurons more than half of its relation's facts list too, "
-        "beside what would be expected of random neurons in the same layers.",
-        "What they have in common: the same wording makes neurons alike as well as the same sort of answer "
-        "does (item 13 sets them apart). With few facts the share is high by itself.",
+        "Shows the share of a fact's value and query neurons that more than half of its relation's "
+        "facts list too, beside the share expected of random neurons in the same layers.",
+        "separate the causes: equal wording makes neurons alike, and so does an equal sort of "
+        "answer (item 13 separates them). With few facts the share is high by chance.",
         (ItemTable("shared", "Share of neurons in more than half of the facts", sharing.shared),),
     ),
     StudyItem(
         11,
         "Neurons in vocabulary space",
-        "The neurons that most facts of a relation list, with the tokens that their output directions "
-        "promote and demote, the sign of the mean coefficient included.",
-        "What a neuron means: a direction far from all tokens also has first tokens, and often odd ones.",
+        "Lists the neurons that most facts of a relation share, with the tokens that their output "
+        "directions promote and demote, the sign of the mean coefficient included.",
+        "establish a neuron's meaning: a direction far from all tokens also has nearest tokens, and"
+        " often odd ones.",
         (ItemTable("readings", "The neurons that most facts share, and their tokens", readings),),
     ),
     StudyItem(
         12,
-        "How alike the neurons of two relations are",
-        "How much of their neurons facts of two relations share (Jaccard: what both have, as a part of what "
-        "either has), beside other facts of the same relation.",
-        "That shared neurons do the same for both: only that both list them.",
+        "Neurons in common between relations",
+        "Measures the overlap of neurons between facts of two relations (Jaccard: intersection over"
+        " union), beside other facts of the same relation.",
+        "show that shared neurons have one function in both relations.",
         (ItemTable("overlap", "Neurons in common", sharing.overlap),),
     ),
     StudyItem(
         13,
-        "How alike the neurons of two wordings are",
-        "How much of their neurons two wordings of one fact share, beside other facts in the same wording, "
-        "other facts in other wordings, and facts of other relations.",
-        "That what wordings share is the fact: compare with other facts in the same wording. A relation "
-        "whose facts have one answer shares the answer's neurons.",
+        "Neurons in common between paraphrases",
+        "Measures the overlap of neurons between two paraphrases of one fact, beside other facts in"
+        " the same wording, other facts in other wordings, and facts of other relations.",
+        "show that the shared part is the fact: compare it with other facts in the same wording. "
+        "Facts of a relation with one answer share the neurons of that answer.",
         (ItemTable("paraphrases", "Neurons in common by what the facts share", sharing.paraphrases),),
     ),
     StudyItem(
         14,
         "Neurons shared by most facts of a relation",
-        "Every neuron that more than half of a relation's facts list, most shared first; what "
-        "editing.json lists.",
-        "That editing them edits the facts.",
+        "Lists every neuron that more than half of a relation's facts have in common, the most "
+        "shared first; editing.json holds the same neurons.",
+        "show that editing these neurons edits the facts.",
         (ItemTable("shared_neurons", "Neurons in more than half of the facts", sharing.shared_neurons),),
     ),
 )

@@ -13,7 +13,7 @@ const QUIET = 0.05; // of the largest magnitude: too small for a sign of its own
 /** Draw the layers and heads of an attribution. */
 export function showDepth(found) {
   const rows = layerRows(found);
-  const decimals = places(found.layers.map((row) => row.score));
+  const decimals = places(found.layers.map((row) => row.direct));
   const grid = element(
     "div",
     { class: "depth", role: "grid", "aria-label": "Layers and heads: direct effects in nats" },
@@ -42,9 +42,9 @@ function layerRows({ layers, heads }) {
 }
 
 function scales({ layers, heads }) {
-  const scores = layers.map((row) => number(row.score));
+  const scores = layers.map((row) => number(row.direct));
   const [low, high] = [Math.min(0, ...scores), Math.max(0, ...scores)];
-  return { low, span: high - low || 1, head: Math.max(...heads.map((row) => Math.abs(number(row.score)))) || 1 };
+  return { low, span: high - low || 1, head: Math.max(...heads.map((row) => Math.abs(number(row.direct)))) || 1 };
 }
 
 function headings(nHeads) {
@@ -65,7 +65,7 @@ function rowOf(scale, decimals) {
       { role: "row" },
       element("span", { role: "rowheader", text: String(row.layer) }),
       [row.attention, row.ffn].map((block) => cell(nameOf("layer", block), block, decimals, [layerBar(block, scale)])),
-      row.heads.map((head) => heat(cell(nameOf("head", head), head, decimals, []), number(head.score) / scale.head)),
+      row.heads.map((head) => heat(cell(nameOf("head", head), head, decimals, []), number(head.direct) / scale.head)),
     );
 }
 
@@ -85,7 +85,7 @@ function cell(name, row, decimals, children) {
 }
 
 function layerBar(row, { low, span }) {
-  const score = number(row.score);
+  const score = number(row.direct);
   const drawn = element("span", { class: `bar ${score < 0 ? "lowers" : "raises"}` });
   drawn.style.left = `${(100 * (Math.min(score, 0) - low)) / span}%`;
   drawn.style.width = `${(100 * Math.abs(score)) / span}%`;
@@ -105,7 +105,7 @@ function heat(made, share) {
 function words(row, decimals) {
   const name = inWords(nameOf(row.kind ? "layer" : "head", row));
   const total = Number.isNaN(number(row.total)) ? "" : `, total ${signed(row.total, decimals)}`;
-  return `${name}: ${signed(row.score, decimals)} nats direct${total}`;
+  return `${name}: ${signed(row.direct, decimals)} nats direct${total}`;
 }
 
 function legend() {
@@ -121,7 +121,7 @@ function legend() {
 
 function tables({ layers, heads }, decimals) {
   const effects = (rows) => [
-    effectColumn("direct", "score", rows, decimals, true),
+    effectColumn("direct", "direct", rows, decimals, true),
     effectColumn("total", "total", rows, decimals),
     effectColumn("mediated", "mediated", rows, decimals),
   ];

@@ -13,7 +13,7 @@ import { effectColumn, table } from "./tables.js";
 import { token, tokens } from "./tokens.js";
 import { work } from "./work.js";
 
-const EFFECTS = { score: "direct", total: "total", mediated: "mediated" };
+const EFFECTS = { direct: "direct", total: "total", mediated: "mediated" };
 let opener = null;
 
 /** Let Escape close what is open, wherever the focus is. */
@@ -91,14 +91,14 @@ async function readHead({ layer, head: index }, place, progress) {
   const { model, prompt } = shownQuestion();
   const found = await work(progress, "Head", "/api/head", { model, prompt, layer, head: index }, "detail");
   if (found === null) return;
-  const known = [...shown().positions ?? [], ...shown().suppressing_positions ?? []].filter((row) => row.layer === layer && row.head === index);
-  const scores = new Map(known.map((row) => [row.position, row.score]));
-  const rows = found.positions.map((row) => ({ ...row, score: scores.get(row.position) ?? null }));
+  const known = [...shown().heads_by_position ?? [], ...shown().suppressing_heads_by_position ?? []].filter((row) => row.layer === layer && row.head === index);
+  const scores = new Map(known.map((row) => [row.position, row.direct]));
+  const rows = found.positions.map((row) => ({ ...row, direct: scores.get(row.position) ?? null }));
   rows.sort((one, other) => number(other.attention) - number(one.attention));
   const columns = [
     { title: "token", class: "place", cell: (row) => [token(row.token), ` ${row.position}`] },
     { title: "attention", class: "number", cell: (row) => percent(row.attention) },
-    effectColumn("direct", "score", rows, places(known.map((row) => row.score))),
+    effectColumn("direct", "direct", rows, places(known.map((row) => row.direct))),
     { title: "brings", class: "of-tokens", cell: (row) => tokens(row.value) },
     { title: "demotes", class: "of-tokens", cell: (row) => tokens(row.demotes) },
     { title: "its input", class: "of-tokens", cell: (row) => tokens(row.input) },
@@ -126,10 +126,10 @@ function layerParts({ layer, block }) {
   const found = shown();
   const rows = (kind === "head" ? found.heads : found.ffn_neurons).filter((row) => row.layer === layer);
   if (rows.length === 0) return element("p", { class: "quiet", text: "None of its neurons is among those listed." });
-  const decimals = places(rows.map((row) => row.score));
+  const decimals = places(rows.map((row) => row.direct));
   const columns = [
     { title: kind === "head" ? "head" : "neuron", cell: (row) => partButton(nameOf(kind, row), "of-layer") },
-    effectColumn("direct", "score", rows, decimals, true),
+    effectColumn("direct", "direct", rows, decimals, true),
     effectColumn("total", "total", rows, decimals),
   ];
   return table({ name: `layer-${layer}-${block}`, caption: kind === "head" ? "Its heads" : "Its neurons among those listed", columns, rows });

@@ -45,14 +45,14 @@ export function showNeurons(found) {
 }
 
 function columns(rows, kind) {
-  const decimals = places(rows.map((row) => row.score));
+  const decimals = places(rows.map((row) => row.direct));
   const experts = rows.some((row) => "expert" in row);
   const where = (row) => (kind === "ffn" ? "neurons" : `neurons.${row.position}`);
   return [
     { title: kind === "ffn" ? "neuron" : "layer.head.dim", cell: (row) => partButton(nameOf(kind, row), where(row)) },
     experts && { title: "expert", class: "number", cell: (row) => (row.expert >= 0 ? String(row.expert) : "") },
     kind === "attention" && { title: "reads", class: "place", cell: (row) => [token(row.token), ` at ${row.position}`] },
-    effectColumn("direct", "score", rows, decimals, true),
+    effectColumn("direct", "direct", rows, decimals, true),
     effectColumn("total", "total", rows, decimals),
     { title: "coefficient", class: "number", cell: (row) => plain(row.coefficient) },
     kind === "ffn" && { title: "promotes", class: "of-tokens", cell: (row) => tokens(row.promotes.slice(0, SHOWN_TOKENS)) },
