@@ -89,7 +89,7 @@ class SourceOptions:
                     raise OptionError(f"--{option} is about facts of a file; name one with --facts")
             return Source(OWN, builtin_facts(self.only))
         from mnemoscope.study.formats import read_facts
-        from mnemoscope.study.formats.questions import QUESTION_TEMPLATE
+        from mnemoscope.study.formats.datasets import QUESTION_TEMPLATE
 
         file = read_facts(
             self.facts,

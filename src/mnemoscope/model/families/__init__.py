@@ -22,8 +22,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mnemoscope.errors import MnemoscopeError, UnsupportedModelError
-from mnemoscope.model.families.dense import TABLE
-from mnemoscope.model.families.moe import EXPERT_TABLE
+from mnemoscope.model.families.supported import EXPERT_TABLE, TABLE
 from mnemoscope.model.hooks import register_functions
 from mnemoscope.model.structure import ModelStructure, discover
 from mnemoscope.model.validation import probe_tokens, validate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from mnemoscope.model.families.dense import GROUPED, HEADS, LAYERS_IN_TURN, TOKENS
+from mnemoscope.model.families.supported import GROUPED, HEADS, LAYERS_IN_TURN, TOKENS
 
 _EXPERTS = {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 _STATES = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2}

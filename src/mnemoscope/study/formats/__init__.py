@@ -10,23 +10,21 @@ from pathlib import Path
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study.facts import BadLine, Fact, FactFile
 from mnemoscope.study.formats.base import Format, FormatOptions, SourceItem
-from mnemoscope.study.formats.files import PREFIX, file_items, hub_rows, json_document, opened
-from mnemoscope.study.formats.questions import (
+from mnemoscope.study.formats.datasets import (
+    COUNTERFACT,
+    FACTS,
     FREEBASEQA,
+    KNOWN,
+    LRE,
+    PARAREL,
     QUESTION_TEMPLATE,
     QUESTIONS,
     TRIVIAQA,
     check_template,
-)
-from mnemoscope.study.formats.relations import (
-    COUNTERFACT,
-    FACTS,
-    KNOWN,
-    LRE,
-    PARAREL,
     is_pararel,
     pararel_items,
 )
+from mnemoscope.study.formats.files import PREFIX, file_items, hub_rows, json_document, opened
 
 FORMATS: dict[str, Format] = {
     form.name: form for form in (FACTS, KNOWN, COUNTERFACT, LRE, PARAREL, QUESTIONS, TRIVIAQA, FREEBASEQA)
