@@ -11,7 +11,7 @@ from torch import nn
 
 import mnemoscope as ms
 from mnemoscope.attribution.methods.registry import method
-from mnemoscope.model.gradients import in_float32
+from mnemoscope.model.widening import in_float32
 from support import built, open_tiny, words
 
 IDS = (5, 17, 80, 33, 61)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mnemoscope.intervention.batch import TextProbe
 from mnemoscope.model.activations import stack_padded
-from mnemoscope.model.gradients import recorded_graph
+from mnemoscope.model.gradients import NEURONS, numbers_in_graph, recorded_graph
 from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.parts import neuron_part
@@ -57,7 +57,7 @@ class Sensitivity:
         structure = language_model.structure
         generator = torch.Generator().manual_seed(seed)
         longest = max(map(len, texts))
-        kept = 4 * longest * structure.n_layers * (4 * structure.d_ff + 12 * structure.d_model)
+        kept = 4 * longest * numbers_in_graph(structure)
         rows = max(1, budget // kept)
         samples: dict[str, list[Tensor]] = {"ffn": [], "attention": []}
         for start in range(0, len(texts), rows):
@@ -98,7 +98,8 @@ class _Batch:
         for row, text in enumerate(texts):
             tokens[row, : len(text)] = torch.tensor(list(text), device=input_device(model))
             mask[row, : len(text)] = 1
-        with torch.enable_grad(), recorded_graph(language_model.structure) as recorder, evaluating(model):
+        graph = recorded_graph(language_model.structure, NEURONS)
+        with torch.enable_grad(), graph as recorder, evaluating(model):
             model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
         self.seen = recorder.seen
 

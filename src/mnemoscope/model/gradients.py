@@ -1,9 +1,4 @@
-"""Gradients: total effects of all parts, keys of one head's attention scores, and float32 passes for both.
-
-Gradients in half precision are off by some per cent, and by far more where they nearly cancel. Weights are
-therefore widened in place, block by block while each runs. A backward pass runs every block a second time
-instead of keeping the widened weights, so that memory holds one block twice. Packed or offloaded weights are
-not widened.
+"""Gradients of a metric by the activations of all neurons, and of one head's attention scores by its keys.
 
 The first-order **total** effect of a part on an objective y is `value * d y / d value`, summed over its
 positions: the fall of y when the part is removed everywhere, later layers included
@@ -14,98 +9,23 @@ a source position in an attention neuron's effect is computed with a norm before
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from contextvars import copy_context
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from transformers import PreTrainedModel
 
 from mnemoscope.model.activations import Recorder, stack_padded
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention, running_alike
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.readout import log_softmax
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.weights import input_device
-
-HALF = (torch.float16, torch.bfloat16)
-
-
-def can_widen(model: PreTrainedModel) -> bool:
-    """Return whether a model has half-precision weights and all of its weights are plain and in memory."""
-    weights = list(model.base_model.parameters())
-    plain = all(weight.is_floating_point() and weight.device.type != "meta" for weight in weights)
-    hooked = any(hasattr(module, "_hf_hook") for module in model.modules())
-    return plain and not hooked and any(weight.dtype in HALF for weight in weights)
-
-
-@contextmanager
-def in_float32(model: PreTrainedModel, structure: ModelStructure) -> Iterator[None]:
-    """Run a model's body in float32 while the context lasts, backward passes included.
-
-    Models of float32 or wider, and packed or offloaded ones, run in their own type: gradients of the latter
-    have its rounding.
-    """
-    if not can_widen(model):
-        yield
-        return
-    blocks = [block.module for block in structure.blocks]
-    inside = {module for block in blocks for module in block.modules()}
-    with ExitStack() as stack:
-        # A backward pass must run the blocks as the forward pass did, for as long as there can be one.
-        stack.enter_context(running_alike(model, runs=False))
-        stack.enter_context(_widened(m for m in model.base_model.modules() if m not in inside))
-        for block in blocks:
-            own = vars(block).get("forward")
-            block.forward = _checkpointed(block, block.forward)
-            stack.callback(_put_back, block, own)
-        yield
-
-
-def _checkpointed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a forward function that widens the block's weights and that a backward pass runs again."""
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        # A backward pass may call from another thread, which has none of this thread's context variables.
-        context = copy_context()
-
-        def once(*args: Any, **kwargs: Any) -> Any:
-            with _widened(block.modules()):
-                return context.copy().run(forward, *args, **kwargs)
-
-        if not torch.is_grad_enabled():
-            return once(*args, **kwargs)
-        # No early stop: hooks of attention count on every module being left.
-        with set_checkpoint_early_stop(False):
-            return checkpoint(once, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-    return run
-
-
-@contextmanager
-def _widened(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Widen the modules' own half-precision parameters and buffers while the context lasts."""
-    kept: list[tuple[Tensor, Tensor]] = []
-    try:
-        for module in modules:
-            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-                if tensor.dtype in HALF:
-                    kept.append((tensor, tensor.data))
-                    tensor.data = tensor.data.float()
-        yield
-    finally:
-        for tensor, own in reversed(kept):
-            tensor.data = own
-
-
-def _put_back(block: nn.Module, own: Callable[..., Any] | None) -> None:
-    if own is None:
-        del block.forward
-    else:
-        block.forward = own
+from mnemoscope.model.widening import in_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +66,116 @@ class TotalEffects:
         return (patterns.transpose(1, 2) @ slopes * values).transpose(1, 2)
 
 
+@dataclass(frozen=True, eq=False)
+class SiteGradients:
+    """Activations of neurons at every position and gradients of a metric by them, float32.
+
+    Each field holds a tensor per layer, `[n_prompts, n_tokens, n]`. Activations are what enters a projection:
+    coefficients of FFN neurons (of all experts, 0 where a token is not routed; `n` varies where layers
+    differ) and of attention neurons with their source positions added up (`n = n_heads * d_head`). An inner
+    norm comes before, a post-norm after.
+
+    Attributes:
+        metric: the metric, `[n_prompts]`.
+        ffn_activations, ffn_gradients: of FFN neurons.
+        attention_activations, attention_gradients: of attention neurons.
+    """
+
+    metric: Tensor
+    ffn_activations: tuple[Tensor, ...]
+    ffn_gradients: tuple[Tensor, ...]
+    attention_activations: tuple[Tensor, ...]
+    attention_gradients: tuple[Tensor, ...]
+
+
+def site_gradients(
+    language_model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    metric: Callable[[Tensor], Tensor],
+    *,
+    linearised: bool = False,
+    embeddings: Tensor | None = None,
+) -> SiteGradients:
+    """Compute activations and gradients of all neurons by one forward and one backward pass.
+
+    All prompts run at once; `gradient_batches` cuts them into as many as fit a budget. The weights keep their
+    gradients and their `requires_grad`; nothing is accumulated.
+
+    Args:
+        language_model: the model.
+        prompts: token ids of prompts of one length.
+        metric: maps each prompt's logits of the next token to a number, `[n_prompts, n_vocabulary] ->
+            [n_prompts]`; that of a prompt depends on its own logits alone.
+        linearised: the backward pass is that of RelP (docs/method.md#relp).
+        embeddings: run in place of the prompts' own `input_embeddings`, `[n_prompts, n_tokens, d_model]`.
+
+    Raises:
+        UnsupportedModelError: the model cannot be linearised.
+    """
+    structure = language_model.structure
+    found = _differentiate(
+        language_model.model,
+        structure,
+        prompts,
+        metric,
+        NEURONS,
+        linearised=linearised,
+        embeddings=embeddings,
+    )
+    shape = (len(prompts), len(prompts[0]), -1)
+    by_site = {
+        (name, site): tuple(tensor.view(shape) for tensor in tensors[site])
+        for name, tensors in (("values", found.values), ("gradients", found.gradients))
+        for site in NEURONS
+    }
+    return SiteGradients(
+        metric=found.metric,
+        ffn_activations=by_site["values", "ffn_input"],
+        ffn_gradients=by_site["gradients", "ffn_input"],
+        attention_activations=by_site["values", "attention_input"],
+        attention_gradients=by_site["gradients", "attention_input"],
+    )
+
+
+def gradient_batches(
+    prompts: Sequence[Sequence[int]], structure: ModelStructure, budget: int
+) -> Iterator[range]:
+    """Group consecutive prompts of one length, as many as `site_gradients` runs within a budget of bytes.
+
+    At least one is in a group. The budget covers the graph of every block, the logits, and what is returned.
+    """
+    start = 0
+    for length, group in groupby(map(len, prompts)):
+        of_prompt = length * numbers_in_graph(structure) + 3 * structure.n_vocabulary
+        stop, most = start + len(list(group)), max(1, budget // (4 * of_prompt))
+        for first in range(start, stop, most):
+            yield range(first, min(first + most, stop))
+        start = stop
+
+
+def numbers_in_graph(structure: ModelStructure) -> int:
+    """Count the numbers that a pass with gradients keeps for one position."""
+    return structure.n_layers * (4 * structure.d_ff + 12 * structure.d_model)
+
+
+def input_embeddings(language_model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """Return the stream before the first layer, `[n_prompts, n_tokens, d_model]` float32.
+
+    Token embeddings with all that a family does to them before its first block, such as adding positions.
+
+    Args:
+        language_model: the model.
+        prompts: token ids of prompts of one length.
+    """
+    structure = language_model.structure
+    shape = (len(prompts), len(prompts[0]), -1)
+    recorder = Recorder({"embeddings"}, lambda states: states.float().view(shape).to(structure.device))
+    tokens = torch.tensor([list(ids) for ids in prompts], device=input_device(language_model.model))
+    with torch.no_grad(), recorder.recording(structure), running_alike(language_model.model):
+        language_model.model.base_model(input_ids=tokens, use_cache=False)
+    return recorder.seen["embeddings"][0]
+
+
 def total_effects(
     model: PreTrainedModel,
     structure: ModelStructure,
@@ -162,26 +192,21 @@ def total_effects(
         token_ids: the prompt.
         objective: maps log probabilities of the next token to a number, `[n_vocabulary] -> []`.
     """
-    tokens = torch.tensor([list(token_ids)], device=input_device(model))
-    with ExitStack() as stack, torch.enable_grad():
-        stack.enter_context(in_float32(model, structure))
-        recorder = stack.enter_context(recorded_graph(structure))
-        stack.enter_context(observed_attention(model, recorder.see_attention))
-        model.base_model(input_ids=tokens, use_cache=False)
-        final_state = recorder.seen["final_state"][-1][:, -1].to(structure.device)
-        value = objective(structure.readout.log_probabilities(final_state)[0])
-        # The backward pass may run the blocks again; recorded, that would keep their widened weights.
-        recorder.done = True
-        seen = {site: recorder.seen[site] for site in DIFFERENTIATED}
-        found = iter(torch.autograd.grad(value, [values for layers in seen.values() for values in layers]))
-    gradients, effects = {}, {}
-    for site, layers in seen.items():
-        gradients[site] = [next(found).float().to(structure.device) for _ in layers]
-        pairs = zip(layers, gradients[site], strict=True)
-        effects[site] = [values.detach().float().to(structure.device) * slope for values, slope in pairs]
+    found = _differentiate(
+        model,
+        structure,
+        [token_ids],
+        lambda logits: objective(log_softmax(logits)[0])[None],
+        (*NEURONS, "attention_out", "ffn_out"),
+        calls=True,
+    )
+    effects = {
+        site: [values * slopes for values, slopes in zip(layers, found.gradients[site], strict=True)]
+        for site, layers in found.values.items()
+    }
     by_head = (len(token_ids), structure.n_heads, structure.d_head)
     # By the heads' values, with the norm before the output projection frozen.
-    slopes = zip(gradients["attention_input"], recorder.seen["head_factors"], strict=True)
+    slopes = zip(found.gradients["attention_input"], found.head_factors, strict=True)
     return TotalEffects(
         ffn=stack_padded([effect.flatten(0, -2) for effect in effects["ffn_input"]]),
         attention=torch.stack([effect.view(by_head) for effect in effects["attention_input"]]),
@@ -190,30 +215,99 @@ def total_effects(
             dim=1,
         ),
         _slopes=torch.stack([(slope * factors).view(by_head) for slope, factors in slopes]),
-        _calls=recorder.calls,
+        _calls=found.calls,
     )
 
 
-# Sites by whose values objectives are differentiated: the inputs of both projections and what they add.
-DIFFERENTIATED = ("attention_input", "attention_out", "ffn_input", "ffn_out")
+# Sites whose values are neurons' activations: what enters both projections of a block.
+NEURONS = ("attention_input", "ffn_input")
+
+
+@dataclass(frozen=True, eq=False)
+class _Differentiated:
+    """Values of sites and gradients of a metric by them, detached, float32 on the structure's device.
+
+    Attributes:
+        metric: `[n_prompts]`.
+        values, gradients: by site, in layer order.
+        head_factors: factors of the heads' values by a frozen norm before the output projection, by layer.
+        calls: attention calls in layer order, where they were recorded.
+    """
+
+    metric: Tensor
+    values: dict[str, list[Tensor]]
+    gradients: dict[str, list[Tensor]]
+    head_factors: list[Tensor]
+    calls: list[AttentionCall]
+
+
+def _differentiate(
+    model: PreTrainedModel,
+    structure: ModelStructure,
+    prompts: Sequence[Sequence[int]],
+    metric: Callable[[Tensor], Tensor],
+    sites: Sequence[str],
+    *,
+    calls: bool = False,
+    linearised: bool = False,
+    embeddings: Tensor | None = None,
+) -> _Differentiated:
+    """Run prompts of one length forward and differentiate a metric of their logits by the values of sites."""
+    tokens = torch.tensor([list(ids) for ids in prompts], device=input_device(model))
+    with ExitStack() as stack, torch.enable_grad():
+        stack.enter_context(in_float32(model, structure))
+        recorder = stack.enter_context(recorded_graph(structure, sites, embeddings))
+        observer = recorder.see_attention if calls else lambda call: None
+        stack.enter_context(observed_attention(model, observer))
+        model.base_model(input_ids=tokens, use_cache=False)
+        final_states = recorder.seen["final_state"][-1].view(*tokens.shape, -1)[:, -1].to(structure.device)
+        value = metric(structure.readout.logits(final_states))
+        # The backward pass may run the blocks again; recorded, that would keep their widened weights.
+        recorder.done = True
+        seen = {site: recorder.seen[site] for site in sites}
+        found = iter(
+            torch.autograd.grad(value.sum(), [values for layers in seen.values() for values in layers])
+        )
+
+    def brought(values: Tensor) -> Tensor:
+        return values.detach().float().to(structure.device)
+
+    return _Differentiated(
+        metric=value.detach().float(),
+        values={site: [brought(values) for values in layers] for site, layers in seen.items()},
+        gradients={site: [brought(next(found)) for _ in layers] for site, layers in seen.items()},
+        head_factors=recorder.seen["head_factors"],
+        calls=recorder.calls,
+    )
 
 
 @contextmanager
-def recorded_graph(structure: ModelStructure) -> Iterator[Recorder]:
-    """Record a forward pass with its autograd graph, which begins at the first block's input."""
-    first = structure.blocks[0].module
-    recorder = Recorder({*DIFFERENTIATED, "head_factors", "final_state"}, select=None)
+def recorded_graph(
+    structure: ModelStructure, sites: Sequence[str], embeddings: Tensor | None = None
+) -> Iterator[Recorder]:
+    """Record a forward pass with its autograd graph, which begins at the first block's input.
+
+    Args:
+        structure: the model's structure.
+        sites: what to record besides `head_factors` and `final_state`.
+        embeddings: the first block's input in place of the pass's own, `[n_prompts, n_tokens, d_model]`.
+    """
+
+    def begin(
+        module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        states = hidden_states(args, kwargs).detach()
+        if embeddings is not None:
+            states = embeddings.detach().to(states).view_as(states)
+        states = states.clone().requires_grad_()
+        return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
+
+    recorder = Recorder({*sites, "head_factors", "final_state"}, select=None)
     with ExitStack() as stack:
-        stack.callback(first.register_forward_pre_hook(_begin_graph, with_kwargs=True).remove)
+        first = structure.blocks[0].module
+        stack.callback(first.register_forward_pre_hook(begin, with_kwargs=True).remove)
         stack.enter_context(recorder.recording(structure))
         yield recorder
-
-
-def _begin_graph(
-    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    states = hidden_states(args, kwargs).detach().requires_grad_()
-    return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
 
 
 @dataclass(eq=False)

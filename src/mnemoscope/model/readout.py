@@ -167,12 +167,16 @@ class Readout:
         outputs = outputs if self.bias is None else outputs + self.bias
         return outputs * self.logit_scale
 
+    def logits(self, states: Tensor) -> Tensor:
+        """Compute the model's logits, `[n, d_model] -> [n, n_vocabulary]` float32; gradients flow."""
+        return capped(self.uncapped_logits(states), self.soft_cap)
+
     def log_probabilities(self, states: Tensor) -> Tensor:
         """Compute log probabilities of the next token, `[n, d_model] -> [n, n_vocabulary]` float32.
 
         Each state goes through the norm with its own scale, as in the model; gradients flow.
         """
-        return log_softmax(capped(self.uncapped_logits(states), self.soft_cap))
+        return log_softmax(self.logits(states))
 
     def freeze(self, final_state: Tensor, norm_bias: bool = True) -> FrozenReadout:
         """Fix the norm's scale to that of the final state h, `[d_model]`.

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from mnemoscope.attribution.methods.base import Exhaustive, MethodCost, MethodInput
 from mnemoscope.model.activations import stack_padded
-from mnemoscope.model.gradients import in_float32
+from mnemoscope.model.gradients import numbers_in_graph
 from mnemoscope.model.readout import Norm
 from mnemoscope.model.replay import Replay
+from mnemoscope.model.widening import in_float32
 
 
 class ActivationGradient(Exhaustive):
@@ -25,10 +26,7 @@ class ActivationGradient(Exhaustive):
 
     def estimate(self, method_input: MethodInput, k: int) -> MethodCost:
         """Estimate a forward and a backward pass that keep every activation."""
-        structure = method_input.structure
-        kept = (
-            structure.n_layers * len(method_input.token_ids) * (4 * structure.d_ff + 12 * structure.d_model)
-        )
+        kept = len(method_input.token_ids) * numbers_in_graph(method_input.structure)
         return MethodCost(3, 4 * kept)
 
     def all(self, method_input: MethodInput) -> Tensor:
@@ -72,12 +70,7 @@ class IntegratedGradients(Exhaustive):
         """Estimate a forward and a backward pass for each step of each layer, from the layer on."""
         structure = method_input.structure
         rows = min(self.n_steps, _rows(method_input))
-        kept = (
-            rows
-            * len(method_input.token_ids)
-            * structure.n_layers
-            * (4 * structure.d_ff + 12 * structure.d_model)
-        )
+        kept = rows * len(method_input.token_ids) * numbers_in_graph(structure)
         return MethodCost(3 * self.n_steps * (structure.n_layers + 1) / 2, 4 * kept)
 
     def all(self, method_input: MethodInput) -> Tensor:
@@ -140,7 +133,5 @@ def _with_scale(norm: Norm, scales: list[Tensor]) -> Callable[..., Tensor]:
 def _rows(method_input: MethodInput) -> int:
     """Return how many steps keep the activations of all layers, and the logits, within the budget."""
     structure = method_input.structure
-    kept = (
-        4 * len(method_input.token_ids) * structure.n_layers * (4 * structure.d_ff + 12 * structure.d_model)
-    )
+    kept = 4 * len(method_input.token_ids) * numbers_in_graph(structure)
     return max(1, method_input.prediction.budget // (kept + 12 * structure.n_vocabulary))

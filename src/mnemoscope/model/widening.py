@@ -1,0 +1,98 @@
+"""Float32 passes through half-precision weights, backward passes included.
+
+Gradients in half precision are off by some per cent, and by far more where they nearly cancel. Weights are
+therefore widened in place, block by block while each runs. A backward pass runs every block a second time
+instead of keeping the widened weights, so that memory holds one block twice. Packed or offloaded weights are
+not widened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+from transformers import PreTrainedModel
+
+from mnemoscope.model.hooks import running_alike
+from mnemoscope.model.structure import ModelStructure
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def can_widen(model: PreTrainedModel) -> bool:
+    """Return whether a model has half-precision weights and all of its weights are plain and in memory."""
+    weights = list(model.base_model.parameters())
+    plain = all(weight.is_floating_point() and weight.device.type != "meta" for weight in weights)
+    hooked = any(hasattr(module, "_hf_hook") for module in model.modules())
+    return plain and not hooked and any(weight.dtype in HALF for weight in weights)
+
+
+@contextmanager
+def in_float32(model: PreTrainedModel, structure: ModelStructure) -> Iterator[None]:
+    """Run a model's body in float32 while the context lasts, backward passes included.
+
+    Models of float32 or wider, and packed or offloaded ones, run in their own type: gradients of the latter
+    have its rounding.
+    """
+    if not can_widen(model):
+        yield
+        return
+    blocks = [block.module for block in structure.blocks]
+    inside = {module for block in blocks for module in block.modules()}
+    with ExitStack() as stack:
+        # A backward pass must run the blocks as the forward pass did, for as long as there can be one.
+        stack.enter_context(running_alike(model, runs=False))
+        stack.enter_context(_widened(m for m in model.base_model.modules() if m not in inside))
+        for block in blocks:
+            own = vars(block).get("forward")
+            block.forward = _checkpointed(block, block.forward)
+            stack.callback(_put_back, block, own)
+        yield
+
+
+def _checkpointed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a forward function that widens the block's weights and that a backward pass runs again."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        # A backward pass may call from another thread, which has none of this thread's context variables.
+        context = copy_context()
+
+        def once(*args: Any, **kwargs: Any) -> Any:
+            with _widened(block.modules()):
+                return context.copy().run(forward, *args, **kwargs)
+
+        if not torch.is_grad_enabled():
+            return once(*args, **kwargs)
+        # No early stop: hooks of attention count on every module being left.
+        with set_checkpoint_early_stop(False):
+            return checkpoint(once, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return run
+
+
+@contextmanager
+def _widened(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Widen the modules' own half-precision parameters and buffers while the context lasts."""
+    kept: list[tuple[Tensor, Tensor]] = []
+    try:
+        for module in modules:
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                if tensor.dtype in HALF:
+                    kept.append((tensor, tensor.data))
+                    tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, own in reversed(kept):
+            tensor.data = own
+
+
+def _put_back(block: nn.Module, own: Callable[..., Any] | None) -> None:
+    if own is None:
+        del block.forward
+    else:
+        block.forward = own
