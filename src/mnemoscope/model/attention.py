@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.readout import capped
 from mnemoscope.model.tolerances import MASKED_SCORE_DROP
+from mnemoscope.model.torch_state import FunctionMode
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,18 +245,13 @@ class _Running:
         return any(found is weights for found in tensors for weights in self.weights)
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(FunctionMode):
     """Torch function mode that follows the attention of the innermost running module."""
 
     def __init__(self, observer: Callable[[AttentionCall], None]) -> None:
         super().__init__()
         self._observer = observer
         self._running: list[_Running] = []
-
-    def __exit__(self, *error: Any) -> None:
-        """Leave the stack of modes, unless an interrupt let others take this mode away."""
-        if torch._C._len_torch_function_stack() and _get_current_function_mode() is self:
-            super().__exit__(*error)
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Push the module before it runs (forward pre-hook)."""

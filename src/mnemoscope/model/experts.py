@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.isolation import Hold, held, stand_ins
+from mnemoscope.model.linearised import weighing
 from mnemoscope.model.weights import Linear, Matrix, read_parameter
 
 # The name under which the package registers its functions with transformers.
@@ -119,7 +120,7 @@ class Mixture(nn.Module):
             index: the experts of each token, `[n_tokens, n_chosen]`.
             weights: their router weights, `[n_tokens, n_chosen]`.
         """
-        routing = weights.new_zeros(len(states), self.n_experts).scatter(1, index, weights)
+        routing = weights.new_zeros(len(states), self.n_experts).scatter(1, index, weighing(weights))
         coefficients = self._coefficients(states, routing)
         if self.matrix.shared is None:
             return self(coefficients, routing)
@@ -155,7 +156,7 @@ class Mixture(nn.Module):
         """
         coefficients, routing = self._routed.pop()
         entered, written = (states.reshape(len(routing), -1) for states in (entered, written))
-        factor = _factor(added.reshape(len(routing), -1), written)
+        factor = weighing(_factor(added.reshape(len(routing), -1), written))
         return self(torch.cat([coefficients, entered * factor], dim=1), routing)
 
     def _coefficients(self, states: Tensor, routing: Tensor) -> Tensor:

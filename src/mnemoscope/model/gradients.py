@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from mnemoscope.model.activations import Recorder, stack_padded
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention, running_alike
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.linearised import linearised_blocks, linearised_logits, refuse_nonlinear
 from mnemoscope.model.readout import log_softmax
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.weights import input_device
@@ -255,13 +256,22 @@ def _differentiate(
     """Run prompts of one length forward and differentiate a metric of their logits by the values of sites."""
     tokens = torch.tensor([list(ids) for ids in prompts], device=input_device(model))
     with ExitStack() as stack, torch.enable_grad():
+        if linearised:
+            # Before weights are widened: the blocks that a backward pass runs again are to be the linearised.
+            stack.enter_context(linearised_blocks([block.module for block in structure.blocks]))
         stack.enter_context(in_float32(model, structure))
         recorder = stack.enter_context(recorded_graph(structure, sites, embeddings))
         observer = recorder.see_attention if calls else lambda call: None
         stack.enter_context(observed_attention(model, observer))
         model.base_model(input_ids=tokens, use_cache=False)
-        final_states = recorder.seen["final_state"][-1].view(*tokens.shape, -1)[:, -1].to(structure.device)
-        value = metric(structure.readout.logits(final_states))
+        final_states = recorder.seen["final_state"][-1]
+        last = final_states.view(*tokens.shape, -1)[:, -1].to(structure.device)
+        if linearised:
+            refuse_nonlinear(final_states)
+            logits = linearised_logits(structure.readout, last)
+        else:
+            logits = structure.readout.logits(last)
+        value = metric(logits)
         # The backward pass may run the blocks again; recorded, that would keep their widened weights.
         recorder.done = True
         seen = {site: recorder.seen[site] for site in sites}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 from torch.utils._python_dispatch import _disable_current_modes
 
 # Device types for which this torch can cast automatically.
@@ -151,6 +152,15 @@ class _ThreadState:
         _take_function_modes()
         for mode in self._modes:
             torch._C._push_on_torch_function_stack(mode)
+
+
+class FunctionMode(TorchFunctionMode):
+    """Torch function mode that an interrupt may have taken away before its context ends."""
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave the stack of modes, unless others took this mode away."""
+        if torch._C._len_torch_function_stack() and _get_current_function_mode() is self:
+            super().__exit__(*error)
 
 
 def _take_function_modes() -> None:
