@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +72,9 @@ class SiteGradients:
     """Activations of neurons at every position and gradients of a metric by them, float32.
 
     Each field holds a tensor per layer, `[n_prompts, n_tokens, n]`. Activations are what enters a projection:
-    coefficients of FFN neurons (of all experts, 0 where a token is not routed; `n` varies where layers
-    differ) and of attention neurons with their source positions added up (`n = n_heads * d_head`). An inner
-    norm comes before, a post-norm after.
+    coefficients of FFN neurons (`n` varies where layers differ) and of attention neurons with their source
+    positions added up (`n = n_heads * d_head`). An inner norm comes before, a post-norm after. Experts that a
+    token is not routed to do not run: activations and gradients of their neurons are 0.
 
     Attributes:
         metric: the metric, `[n_prompts]`.
@@ -87,6 +87,14 @@ class SiteGradients:
     ffn_gradients: tuple[Tensor, ...]
     attention_activations: tuple[Tensor, ...]
     attention_gradients: tuple[Tensor, ...]
+
+    def activations(self, kind: Literal["ffn", "attention"]) -> tuple[Tensor, ...]:
+        """Return activations of a kind of neurons."""
+        return self.ffn_activations if kind == "ffn" else self.attention_activations
+
+    def gradients(self, kind: Literal["ffn", "attention"]) -> tuple[Tensor, ...]:
+        """Return gradients by a kind of neurons."""
+        return self.ffn_gradients if kind == "ffn" else self.attention_gradients
 
 
 def site_gradients(

@@ -1,8 +1,8 @@
-"""Gradient methods: activation times gradient, and integrated gradients (docs/method.md#total-effects)."""
+"""Gradient methods: activation times gradient, RelP, and integrated gradients (docs/method.md#total-effects)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,8 +11,14 @@ from torch import Tensor
 
 from mnemoscope.attribution.methods.base import Exhaustive, MethodCost, MethodInput
 from mnemoscope.model.activations import stack_padded
-from mnemoscope.model.gradients import numbers_in_graph
-from mnemoscope.model.readout import Norm
+from mnemoscope.model.gradients import (
+    SiteGradients,
+    gradient_batches,
+    input_embeddings,
+    numbers_in_graph,
+    site_gradients,
+)
+from mnemoscope.model.readout import Norm, log_softmax
 from mnemoscope.model.replay import Replay
 from mnemoscope.model.widening import in_float32
 
@@ -50,6 +56,89 @@ def _of_kind(method_input: MethodInput) -> Tensor:
     """Return effects by position, `[n_layers, n_tokens, n_columns]`."""
     effects = method_input.total_effects
     return effects.ffn if method_input.kind == "ffn" else effects.attention.flatten(2)
+
+
+class RelP(ActivationGradient):
+    """`m g`, summed over positions, in nats (docs/method.md#relp).
+
+    g is the gradient of log p(w) by m in RelP's linearised backward pass. The baseline of m is zero.
+    """
+
+    name = "relp"
+    title = "RelP"
+    formula = "sum over positions of m d log p(w) / d m, linearised"
+
+    def all(self, method_input: MethodInput) -> Tensor:
+        """Return every neuron's effect."""
+        found = _site_gradients(method_input, [method_input.token_ids], linearised=True)
+        return _summed(found.activations(method_input.kind), found.gradients(method_input.kind))
+
+
+class InputIntegratedGradients(Exhaustive):
+    """`m * mean over k of g(k e / 5)`, summed over positions, nats (docs/method.md#relp).
+
+    g is the gradient of log p(w) by m where the stream before the first layer is `k e / 5` in place of the
+    prompt's own, e. The baseline of this stream and of m is zero.
+    """
+
+    name = "eap-ig"
+    title = "EAP-IG, over inputs"
+    formula = "m times a mean over k of g(k e / 5)"
+    n_steps = 5
+
+    def estimate(self, method_input: MethodInput, k: int) -> MethodCost:
+        """Estimate a forward and a backward pass for each step, and a pass for the embeddings."""
+        structure, n_tokens = method_input.structure, len(method_input.token_ids)
+        rows = len(
+            next(gradient_batches(self._prompts(method_input), structure, method_input.prediction.budget))
+        )
+        return MethodCost(1 + 3 * self.n_steps, 4 * rows * n_tokens * numbers_in_graph(structure))
+
+    def all(self, method_input: MethodInput) -> Tensor:
+        """Return every neuron's score."""
+        structure, kind = method_input.structure, method_input.kind
+        prompts = self._prompts(method_input)
+        (own,) = input_embeddings(method_input.prediction.language_model, prompts[:1])
+        sums = [torch.zeros(()) for _ in structure.blocks]
+        for rows in gradient_batches(prompts, structure, method_input.prediction.budget):
+            steps = torch.tensor(rows, device=own.device) + 1
+            found = _site_gradients(
+                method_input,
+                [prompts[row] for row in rows],
+                embeddings=own * (steps / self.n_steps)[:, None, None],
+            )
+            gradients = found.gradients(kind)
+            sums = [total.to(of.device) + of.sum(0) for total, of in zip(sums, gradients, strict=True)]
+        # The last step's activations are the prompt's own.
+        values = [activations[-1:] for activations in found.activations(kind)]
+        return _summed(values, [total[None] / self.n_steps for total in sums])
+
+    def _prompts(self, method_input: MethodInput) -> list[list[int]]:
+        return [method_input.token_ids] * self.n_steps
+
+
+def _site_gradients(
+    method_input: MethodInput,
+    prompts: Sequence[Sequence[int]],
+    *,
+    linearised: bool = False,
+    embeddings: Tensor | None = None,
+) -> SiteGradients:
+    """Compute gradients of the prediction's objective."""
+    prediction = method_input.prediction
+    return site_gradients(
+        prediction.language_model,
+        prompts,
+        lambda logits: prediction.objective.value(log_softmax(logits)),
+        linearised=linearised,
+        embeddings=embeddings,
+    )
+
+
+def _summed(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """Sum activation times gradient of one prompt over positions, `[n_layers * n_columns]`."""
+    pairs = zip(activations, gradients, strict=True)
+    return stack_padded([(values * slopes)[0].sum(0) for values, slopes in pairs]).flatten()
 
 
 class IntegratedGradients(Exhaustive):

@@ -15,7 +15,9 @@ from mnemoscope.attribution.methods.causal import SingleAblation, Verified, Veri
 from mnemoscope.attribution.methods.gradients import (
     ActivationGradient,
     ActivationGradientLast,
+    InputIntegratedGradients,
     IntegratedGradients,
+    RelP,
 )
 from mnemoscope.attribution.methods.ranks import CoefficientOverRank, Rank
 from mnemoscope.attribution.methods.static import (
@@ -43,11 +45,17 @@ _OURS: tuple[type[Method], ...] = (
     CoefficientOverRank,
     ActivationGradient,
     ActivationGradientLast,
+    RelP,
+    InputIntegratedGradients,
     IntegratedGradients,
     Verified,
     VerifiedSpecific,
     SingleAblation,
 )
+
+
+# Names under which the literature knows methods: attribution patching with a baseline of zero.
+ALIASES = {"atp": ActivationGradient.name}
 
 
 @cache
@@ -67,7 +75,7 @@ def methods() -> dict[str, Method]:
                 f"the method {entry.name!r} of {entry.value} cannot be loaded ({error}); "
                 "mend or uninstall the package it comes from"
             ) from error
-        if not isinstance(made, Method) or made.name in found:
+        if not isinstance(made, Method) or made.name in {*found, *ALIASES}:
             raise OptionError(
                 f"{entry.value} adds no method of a new name under {GROUP}; "
                 "it must name a subclass of mnemoscope.Method"
@@ -77,13 +85,14 @@ def methods() -> dict[str, Method]:
 
 
 def method(name: str | Method) -> Method:
-    """Return the method of that name, or the one given.
+    """Return the method of that name or alias, or the one given.
 
     Raises:
         OptionError: there is none of that name.
     """
     if isinstance(name, Method):
         return name
+    name = ALIASES.get(name, name)
     if name not in methods():
         raise OptionError(f"there is no method {name!r}; give one of {', '.join(methods())}")
     return methods()[name]
