@@ -89,13 +89,13 @@ def _replace(module: Any, ffn: list[Tensor]) -> None:
 
 
 def _rms_norm(module: Any, offset: int, states: Tensor) -> Tensor:
-    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    epsilon: float = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
     sigma = (states.pow(2).mean(-1, keepdim=True) + epsilon).sqrt().detach()
     return states / sigma * (module.weight + offset)
 
 
 def _layer_norm(module: Any, states: Tensor) -> Tensor:
-    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    epsilon: float = getattr(module, "variance_epsilon", getattr(module, "eps", 0.0))
     sigma = (states.var(-1, unbiased=False, keepdim=True) + epsilon).sqrt().detach()
     normed = (states - states.mean(-1, keepdim=True)) / sigma * module.weight
     return normed if getattr(module, "bias", None) is None else normed + module.bias

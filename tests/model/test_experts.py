@@ -149,6 +149,8 @@ def test_a_copy_has_mixtures_of_its_own(shared: ms.Model) -> None:
         "norm",
         "coefficient",
         "activation-gradient",
+        "relp",
+        "eap-ig",
         "integrated-gradients",
     ],
 )

@@ -174,7 +174,8 @@ def test_a_norm_without_weights_is_no_activation() -> None:
 @pytest.mark.parametrize("model_type", ["llama", "qwen2_moe"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nothing_is_left_after_an_interrupt(model_type: str, dtype: torch.dtype) -> None:
-    model: Any = built(model_type).to(dtype=dtype)
+    model: Any = built(model_type)
+    model.to(dtype)
     language_model = opened(model)
     before = [(weight.requires_grad, weight.dtype) for weight in model.parameters()]
 

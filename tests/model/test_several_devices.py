@@ -167,6 +167,7 @@ RANKED_ON_PUSH = (
     "log-probability-increase",
     "coefficient-over-rank",
     "activation-gradient",
+    "relp",
     "integrated-gradients",
     "verified",
     "single-ablation",

@@ -141,6 +141,8 @@ METHODS = (
     "integrated-gradients",
     "single-ablation",
     "activation-gradient",
+    "relp",
+    "eap-ig",
     "rank",
 )
 

@@ -243,9 +243,9 @@ def linearised_logits(readout: Readout, states: Tensor) -> Tensor:
 
 # Nodes of autograd graphs, without "Backward0": linear in all their inputs together.
 _LINEAR = re.compile(
-    "AccumulateGrad|Add|Alias|Cat|Clone|Copy|CopySlices|Expand|Index|IndexAdd|IndexSelect|MaskedFill|Mean|Neg|"
-    "Permute|Repeat|ReshapeAlias|Select|Slice|Split|SplitWithSizes|Squeeze|Stack|Sub|Sum|T|ToCopy|Transpose|"
-    "Unbind|UnsafeView|Unsqueeze|View|Where"
+    "AccumulateGrad|Add|Alias|Cat|Clone|Copy|CopySlices|Expand|Index|IndexAdd|IndexCopy|IndexFill|IndexPut|"
+    "IndexSelect|MaskedFill|Mean|Neg|Permute|Repeat|ReshapeAlias|Select|Slice|Split|SplitWithSizes|Squeeze|"
+    "Stack|Sub|Sum|T|ToCopy|Transpose|Unbind|UnsafeView|Unsqueeze|View|Where"
 )
 # Linear in one input where the others are held fixed: those of which one may be an activation.
 _BILINEAR = {"Mul": (0, 1), "Mm": (0, 1), "Bmm": (0, 1), "Mv": (0, 1), "Addmm": (1, 2), "Baddbmm": (1, 2)}

@@ -267,6 +267,8 @@ def test_estimates_grow_with_the_work(llama: ms.Model) -> None:
     passes = {name: one.estimate(method_input, 10).passes for name, one in methods().items()}
     assert passes["norm"] == passes["log-probability-increase"] == 0
     assert passes["activation-gradient"] == 3
+    assert passes["relp"] == 3
+    assert passes["eap-ig"] == 1 + 3 * 5
     assert passes["integrated-gradients"] == 3 * 20 * 2
     assert passes["single-ablation"] == 48 * 2
     assert (

@@ -1,4 +1,4 @@
-"""Gradient methods: activation times gradient, RelP, and integrated gradients (docs/method.md#total-effects)."""
+"""Gradient methods (docs/method.md#total-effects, docs/method.md#relp)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ class RelP(ActivationGradient):
     def all(self, method_input: MethodInput) -> Tensor:
         """Return every neuron's effect."""
         found = _site_gradients(method_input, [method_input.token_ids], linearised=True)
-        return _summed(found.activations(method_input.kind), found.gradients(method_input.kind))
+        pairs = zip(found.activations(method_input.kind), found.gradients(method_input.kind), strict=True)
+        return stack_padded([(values * slopes)[0].sum(0) for values, slopes in pairs]).flatten()
 
 
 class InputIntegratedGradients(Exhaustive):
@@ -98,20 +99,22 @@ class InputIntegratedGradients(Exhaustive):
         """Return every neuron's score."""
         structure, kind = method_input.structure, method_input.kind
         prompts = self._prompts(method_input)
-        (own,) = input_embeddings(method_input.prediction.language_model, prompts[:1])
-        sums = [torch.zeros(()) for _ in structure.blocks]
+        (embeddings,) = input_embeddings(method_input.prediction.language_model, prompts[:1])
+        values: tuple[Tensor, ...] = ()
+        sums = [torch.zeros((), device=embeddings.device)] * structure.n_layers
         for rows in gradient_batches(prompts, structure, method_input.prediction.budget):
-            steps = torch.tensor(rows, device=own.device) + 1
+            steps = torch.tensor(rows, device=embeddings.device) + 1
             found = _site_gradients(
                 method_input,
                 [prompts[row] for row in rows],
-                embeddings=own * (steps / self.n_steps)[:, None, None],
+                embeddings=embeddings * (steps / self.n_steps)[:, None, None],
             )
             gradients = found.gradients(kind)
-            sums = [total.to(of.device) + of.sum(0) for total, of in zip(sums, gradients, strict=True)]
-        # The last step's activations are the prompt's own.
-        values = [activations[-1:] for activations in found.activations(kind)]
-        return _summed(values, [total[None] / self.n_steps for total in sums])
+            sums = [total + of.sum(0) for total, of in zip(sums, gradients, strict=True)]
+            # Those of the last step, which is the last row, are the prompt's own.
+            values = found.activations(kind)
+        pairs = zip(values, sums, strict=True)
+        return stack_padded([(own[-1] * total).sum(0) / self.n_steps for own, total in pairs]).flatten()
 
     def _prompts(self, method_input: MethodInput) -> list[list[int]]:
         return [method_input.token_ids] * self.n_steps
@@ -133,12 +136,6 @@ def _site_gradients(
         linearised=linearised,
         embeddings=embeddings,
     )
-
-
-def _summed(activations: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """Sum activation times gradient of one prompt over positions, `[n_layers * n_columns]`."""
-    pairs = zip(activations, gradients, strict=True)
-    return stack_padded([(values * slopes)[0].sum(0) for values, slopes in pairs]).flatten()
 
 
 class IntegratedGradients(Exhaustive):
