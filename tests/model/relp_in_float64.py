@@ -86,6 +86,9 @@ def _replace(module: Any, ffn: list[Tensor]) -> None:
         module.forward = partial(_experts, module, ffn)
     elif hasattr(module, "gate_proj"):
         module.forward = partial(_gated, module)
+    elif hasattr(module, "shared_expert_gate"):
+        gate = module.shared_expert_gate
+        gate.forward = lambda states, forward=gate.forward: forward(states).detach()
 
 
 def _rms_norm(module: Any, offset: int, states: Tensor) -> Tensor:
