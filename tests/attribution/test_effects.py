@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.model.gradients import TotalEffects, total_effects
+from mnemoscope.model.gradients import TotalEffects, site_gradients, total_effects
 from mnemoscope.model.objective import Objective
 from mnemoscope.results.columns import TABLES
 from mnemoscope.results.parts import Part
@@ -193,3 +193,37 @@ def test_first_order_vanishes_where_the_prediction_is_saturated() -> None:
     assert result.target.probability > 0.999
     assert drop > 2.0
     assert sum(float(totals.get(neuron, 0.0)) for neuron in neurons) < 0.1 * drop
+
+
+def test_lists_by_relp_hold_its_total_effects(tiny: ms.Model) -> None:
+    """RelP's are activations times the gradients of the linearised pass, which has its own tests."""
+    found = tiny.attribute(PROMPT, TARGET, top=9, by="relp", query=False)
+    language_model = tiny.language_model
+    ids = list(found.token_ids)
+    sites = site_gradients(
+        language_model, [ids], lambda logits: logits.log_softmax(-1)[:, TARGET], linearised=True
+    )
+    layers = zip(sites.ffn_activations, sites.ffn_gradients, strict=True)
+    expected = [(values * slopes)[0].sum(0) for values, slopes in layers]
+    largest = max(float(each.abs().max()) for each in expected)
+    assert len(found.ffn_neurons) > 0
+    for row in found.ffn_neurons.itertuples():
+        assert row.total == pytest.approx(float(expected[row.layer][row.neuron]), abs=1e-5 * largest)
+        assert row.mediated == pytest.approx(row.total - row.direct, abs=1e-5)
+    assert found.ffn_neurons["total"].is_monotonic_decreasing
+    best = max(float(each.max()) for each in expected)
+    assert found.ffn_neurons["total"].iloc[0] == pytest.approx(best, rel=1e-4)
+    plain = tiny.attribute(PROMPT, TARGET, top=9, by="total", query=False)
+    assert abs(found.layers["total"].sum() - plain.layers["total"].sum()) > 1e-4
+
+
+def test_attribution_patching_is_another_name_of_the_total_effect(llama: ms.Model) -> None:
+    found, expected = (llama.attribute(PROMPT, TARGET, top=9, by=by) for by in ("atp", "total"))
+    for name, table in expected.tables().items():
+        pd.testing.assert_frame_equal(found.tables()[name], table)
+
+
+@pytest.mark.parametrize("by", ["total", "atp", "relp"])
+def test_an_order_by_effects_needs_them(llama: ms.Model, by: str) -> None:
+    with pytest.raises(ms.OptionError, match=f'by="{by}" needs the total effects'):
+        llama.attribute(PROMPT, TARGET, by=by, effects=False)  # pyright: ignore[reportArgumentType]

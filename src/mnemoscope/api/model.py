@@ -289,7 +289,8 @@ class Model:
                 the targets' total probability less that of these.
             top: number of neurons to list of each kind and direction.
             neurons: `"top"`, `"all"` or `"bounds"`: find the best by bounds, or also score or bound all.
-            by: order of the lists: `"direct"`, the score, or `"total"`, the total effect.
+            by: order of the lists: `"direct"`, the score; `"total"` or `"atp"`, the total effect; or
+                `"relp"`, RelP's total effect.
             effects: also give every listed part its first-order total effect.
             suppressing: also list the parts that lower the target most.
             query: also find what activates the first 30 value neurons of each kind.
@@ -306,7 +307,7 @@ class Model:
             PromptError: the prompt is empty or too long.
             TargetError: a target is not one token that can follow the prompt (see
                 `attribute_continuation`), is given twice or is also in `against`, or a list is empty.
-            OptionError: an option has another value, or `by="total"` without effects.
+            OptionError: an option has another value, or another `by` than `"direct"` without effects.
 
         >>> result = model.attribute("The capital of Japan is the city of", " Tokyo")  # doctest: +SKIP
         >>> result.ffn_neurons.head(1)[["layer", "neuron"]].values.tolist()  # doctest: +SKIP
@@ -383,7 +384,7 @@ class Model:
             PromptError: the prompt is empty, or too long together with the target.
             TargetError: the target is empty, lacks the space it needs or is not in the vocabulary; or the
                 prompt's own tokens change when the target follows.
-            OptionError: as `attribute` does, or `by` is `"total"`.
+            OptionError: as `attribute` does, or `by` is not `"direct"`.
 
         >>> city = model.attribute_continuation("The largest city is", " New York")  # doctest: +SKIP
         >>> city.tokens, city.ffn_neurons  # doctest: +SKIP

@@ -241,10 +241,10 @@ def attribute_tokens(
 ) -> ContinuationAttribution:
     """Attribute a target of several tokens; see `Model.attribute_continuation`."""
     options.check()
-    if options.by == "total":
+    if options.by != "direct":
         raise OptionError(
             "the parts of a target of several tokens are ordered by the sum of direct scores; "
-            'by "total" is for one token'
+            f'by "{options.by}" is for one token'
         )
     check_parts_add_up(language_model)
     encoded = encode_prompt(language_model, prompt)

@@ -77,7 +77,7 @@ class TopKFinder:
             observer: called with the values of the scored columns, the best among them.
         """
         on_the_way = observer if self._prediction.focus.is_all else None
-        if totals is not None and self.wanted.by == "total":
+        if totals is not None and self.wanted.order == "total":
             best, scored = self._best_by_total(grid, totals, top, spans, on_the_way)
         else:
             best, scored = self._best_by_search(grid, top, spans, on_the_way)
@@ -100,7 +100,7 @@ class TopKFinder:
             return
         scores = self.scorer.all(grid, self._progress(kind, grid))
         self.intervals[kind] = scores, scores
-        if totals is not None and self.wanted.by == "total":
+        if totals is not None and self.wanted.order == "total":
             self.find(grid, totals, self.wanted.top, spans, observer)
         else:
             best = {
@@ -152,7 +152,7 @@ class TopKFinder:
         self.allow_rounding(grid, torch.cat([index for index, _ in best.values()]).unique())
         for table, (index, score) in best.items():
             total = torch.full_like(score, torch.nan) if totals is None else totals.chosen(index)
-            order = total if totals is not None and self.wanted.by == "total" else score
+            order = total if totals is not None and self.wanted.order == "total" else score
             rows = order < 0 if table.startswith("suppressing_") else order > 0
             self.found[table] = RankedParts(index[rows], score[rows], total[rows])
 
@@ -219,7 +219,7 @@ def attribute(
     n_tokens, d_head = len(tokens), structure.d_head
     ffn, attention = shared.ffn_neurons, shared.attention_neurons
     positions = shared.heads_at_positions
-    total = prediction.total_effects() if wanted.effects else None
+    total = prediction.total_effects(linearised=wanted.by == "relp") if wanted.effects else None
     of_ffn = total and effects.of_ffn_neurons(total, ffn)
     of_attention = total and effects.of_attention_neurons(total, attention)
     of_positions = total and effects.of_heads_at_positions(total, positions)
@@ -245,10 +245,9 @@ def attribute(
     layer_scores, head_scores = prediction.layer_scores(), prediction.head_scores(explorer.scorer)
     of_layers = torch.full_like(layer_scores, torch.nan) if total is None else total.layers
     of_heads = torch.full_like(head_scores, torch.nan) if total is None else total.heads
-    order = "total" if wanted.by == "total" else "direct"
     made = {table: tables.empty(table) for table in TABLES}
-    made["layers"] = tables.sorted_best_first(tables.layers(layer_scores, of_layers), order)
-    made["heads"] = tables.sorted_best_first(tables.heads(head_scores, of_heads), order)
+    made["layers"] = tables.sorted_best_first(tables.layers(layer_scores, of_layers), wanted.order)
+    made["heads"] = tables.sorted_best_first(tables.heads(head_scores, of_heads), wanted.order)
     for table, found in explorer.found.items():
         made[table] = make[table.removeprefix("suppressing_")](found)
     if explorer.intervals:

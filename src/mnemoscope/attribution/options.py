@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict, get_args
 from mnemoscope.errors import OptionError
 
 Neurons = Literal["top", "all", "bounds"]
-Order = Literal["direct", "total"]
+Order = Literal["direct", "total", "atp", "relp"]
 
 
 def _shown(description: str, flag: str | None = None, minimum: int | None = None) -> dict[str, Any]:
@@ -28,7 +28,9 @@ class AttributionOptions:
             are listed where fewer raise, or lower, the target.
         neurons: `"top"` finds the best neurons by bounds; `"all"` also scores every neuron; `"bounds"`
             also gives an interval for every neuron.
-        by: effect that orders the lists, best first: `"direct"`, the score, or `"total"`.
+        by: effect that orders the lists, best first: `"direct"`, the score; `"total"`, the first-order total
+            effect; `"atp"` (attribution patching), another name of it; or `"relp"`, total effects by RelP's
+            linearised backward pass, which the columns of total effects then hold (docs/method.md#relp).
         effects: also give every listed part its first-order total effect, by one more forward pass and a
             backward one, in float32 unless weights are packed or offloaded.
         suppressing: also list the parts that lower the target most; False saves a third of the time.
@@ -47,7 +49,8 @@ class AttributionOptions:
         metadata=_shown("Find the top neurons; also score all of them; or also bound all.", "--neurons"),
     )
     by: Order = field(
-        default="direct", metadata=_shown("Order of the lists: direct score or total effect.", "--by")
+        default="direct",
+        metadata=_shown("Order of the lists: direct score, total effect (also called atp), or RelP.", "--by"),
     )
     effects: bool = field(default=True, metadata=_shown("Also give total effects.", "--effects/--no-effects"))
     suppressing: bool = field(default=True, metadata=_shown("Also list what lowers the target most."))
@@ -60,15 +63,21 @@ class AttributionOptions:
         """Check the values.
 
         Raises:
-            OptionError: `top` is below 1, `neurons` or `by` is unknown, or `by="total"` without effects.
+            OptionError: `top` is below 1, `neurons` or `by` is unknown, or `by` is not `"direct"` without
+                effects.
         """
         check_counts(top=self.top)
         if self.neurons not in get_args(Neurons):
             raise OptionError(f'neurons is {self.neurons!r}; give "top", "all" or "bounds"')
         if self.by not in get_args(Order):
-            raise OptionError(f'by is {self.by!r}; give "direct" or "total"')
-        if self.by == "total" and not self.effects:
-            raise OptionError('by="total" needs the total effects; leave effects=False out')
+            raise OptionError(f'by is {self.by!r}; give "direct", "total", "atp" or "relp"')
+        if self.by != "direct" and not self.effects:
+            raise OptionError(f'by="{self.by}" needs the total effects; leave effects=False out')
+
+    @property
+    def order(self) -> Literal["direct", "total"]:
+        """Column that orders the tables."""
+        return "direct" if self.by == "direct" else "total"
 
 
 class RunKeywords(TypedDict, total=False):

@@ -173,7 +173,8 @@ class TargetPrediction:
         """Bounds from `FINE_TOKENS`, made when a search needs them."""
         return self._bounder(FINE_TOKENS)
 
-    def total_effects(self) -> TotalEffects:
-        """Compute first-order total effects, by one more forward pass and a backward one."""
+    def total_effects(self, *, linearised: bool = False) -> TotalEffects:
+        """Compute first-order total effects by a forward and a backward pass, RelP's if linearised."""
         model, structure = self.language_model.model, self.language_model.structure
-        return total_effects(model, structure, self.activations.token_ids.tolist(), self.objective.value)
+        token_ids = self.activations.token_ids.tolist()
+        return total_effects(model, structure, token_ids, self.objective.value, linearised=linearised)

@@ -53,8 +53,8 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Show which parts of a model raise or lower a next token, or the several tokens of one --target."""
     refuse_several(json=json, out=out is not None)
-    if options.by == "total" and not options.effects:
-        raise OptionError("--by total needs the total effects; leave --no-effects out")
+    if options.by != "direct" and not options.effects:
+        raise OptionError(f"--by {options.by} needs the total effects; leave --no-effects out")
     refuse_several(dry_run=dry_run, out=out is not None)
     refuse_several(dry_run=dry_run, charts=charts is not None)
     if chart_form is not None and charts is None:

@@ -190,6 +190,8 @@ def total_effects(
     structure: ModelStructure,
     token_ids: Sequence[int],
     objective: Callable[[Tensor], Tensor],
+    *,
+    linearised: bool = False,
 ) -> TotalEffects:
     """Compute the total effects of all parts by one forward and one backward pass.
 
@@ -200,6 +202,10 @@ def total_effects(
         structure: the model's structure.
         token_ids: the prompt.
         objective: maps log probabilities of the next token to a number, `[n_vocabulary] -> []`.
+        linearised: take RelP's backward pass (docs/method.md#relp).
+
+    Raises:
+        UnsupportedModelError: the model's code has a function that cannot be linearised.
     """
     found = _differentiate(
         model,
@@ -208,6 +214,7 @@ def total_effects(
         lambda logits: objective(log_softmax(logits)[0])[None],
         (*NEURONS, "attention_out", "ffn_out"),
         calls=True,
+        linearised=linearised,
     )
     effects = {
         site: [values * slopes for values, slopes in zip(layers, found.gradients[site], strict=True)]

@@ -72,11 +72,13 @@ class Effects:
 
     Attributes:
         order: column that orders the lists, best first.
+        linearised: whether the total effects are RelP's.
         totals: whether total effects were computed.
         value: quantity that the effects change, `"log p"` or `"log-odds"`.
     """
 
     order: Literal["direct", "total"]
+    linearised: bool
     totals: bool
     value: str
 
@@ -84,26 +86,29 @@ class Effects:
     def of(cls, result: Attribution) -> Effects:
         """Read the effects off a result; totals count as computed if the table `layers` has any."""
         totals = bool(result.layers["total"].notna().any())
-        by_total = totals and result.provenance.options.get("by") == "total"
-        return cls("total" if by_total else "direct", totals, value_name(result.targets))
+        by = result.provenance.options.get("by")
+        order = "total" if totals and by != "direct" else "direct"
+        return cls(order, by == "relp", totals, value_name(result.targets))
 
     @property
     def name(self) -> str:
         """Name of the effect that orders the lists."""
-        return self.order
+        return "RelP" if self.linearised else self.order
 
     @property
     def in_nats(self) -> str:
         """Unit of the effect that orders the lists; the target follows."""
         if self.order == "direct":
             return f"nats they add to {self.value} of "
-        return f"nats lost without them, to first order, from {self.value} of "
+        how = "by RelP" if self.linearised else "to first order"
+        return f"nats lost without them, {how}, from {self.value} of "
 
     def meanings(self, columns: Iterable[str]) -> dict[str, str]:
         """Return the meaning of each column by its heading."""
         meanings = {
             "direct": "what the part itself writes towards the target",
-            "total": f"how far {self.value} falls without it, to first order",
+            "total": f"how far {self.value} falls without it, "
+            + ("by RelP's linearised backward pass" if self.linearised else "to first order"),
             "mediated": "total minus direct, what later layers make of it",
         }
         return {column: meanings[column] for column in columns}
@@ -183,14 +188,18 @@ SEARCHED = {
 
 def list_certificates(result: Attribution) -> list[str]:
     """Describe the certificate of each top list, one line for each search."""
-    by_total = Effects.of(result).order == "total"
+    effects = Effects.of(result)
     lines = []
     for name, what in SEARCHED.items():
         cost = result.costs.get(name)
         if cost is None:
             continue
         both_ends = not getattr(result, f"suppressing_{name}").empty
-        how = " by total effect, all computed" if by_total else f", {cost.exact:,} scored exactly"
+        how = (
+            f" by {effects.name} effect, all computed"
+            if effects.order == "total"
+            else f", {cost.exact:,} scored exactly"
+        )
         n_listed = len(getattr(result, name))
         lines.append(found_words(certificate(result), both_ends, n_listed, cost, what) + how)
     return lines

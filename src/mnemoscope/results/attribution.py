@@ -130,7 +130,7 @@ class Attribution(Displayed):
                 f"k is {k}, and the result lists {listed} neurons of each kind; give 1 to {listed}, or "
                 f"attribute with top={max(k, 1)}"
             )
-        order = "total" if self.provenance.options.get("by") == "total" else "direct"
+        order = "direct" if self.provenance.options.get("by", "direct") == "direct" else "total"
         both = [self.attention_neurons.assign(kind="attention"), self.ffn_neurons.assign(kind="ffn")]
         numbers = ("layer", "neuron", "head", "dim", "position")
         columns = ["kind", *numbers, "direct", "total", "mediated", "coefficient"]
