@@ -82,7 +82,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
     def shown(link: re.Match[str]) -> str:
         path = posixpath.normpath(posixpath.join(folder, link[2]))
-        if not (ROOT / path).exists():  # a picture that a notebook's page brings, or a mistake that mkdocs reports
+        if not (
+            ROOT / path
+        ).exists():  # a picture that a notebook's page brings, or a mistake that mkdocs reports
             return link[0]
         target = SHOWN.get(path, path.removeprefix("docs/"))
         return link[1] + posixpath.relpath(target, posixpath.dirname(here) or ".")
@@ -137,7 +139,12 @@ def api_groups() -> dict[str, list[str]]:
 
 def api_index() -> str:
     """Return the page that lists the public names."""
-    lines = ["# The Python API", "", "Everything here is imported from `mnemoscope`. Other modules may change.", ""]
+    lines = [
+        "# The Python API",
+        "",
+        "Everything here is imported from `mnemoscope`. Other modules may change.",
+        "",
+    ]
     for title, names in api_groups().items():
         lines += [f"## {title}", "", ", ".join(f"[`{name}`](api/{name}.md)" for name in names), ""]
     return "\n".join(lines)
@@ -145,10 +152,17 @@ def api_index() -> str:
 
 def command_line() -> str:
     """Return the page of the commands: the text of `--help` of each."""
-    lines = ["# The command line", "", "The text of `--help` of every command, written when this site was built.", ""]
+    lines = [
+        "# The command line",
+        "",
+        "The text of `--help` of every command, written when this site was built.",
+        "",
+    ]
 
     def add(words: tuple[str, ...], command: Any) -> None:
-        done = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "100", "TERM": "dumb"}, prog_name="mnemoscope")
+        done = CliRunner().invoke(
+            app, [*words, "--help"], env={"COLUMNS": "100", "TERM": "dumb"}, prog_name="mnemoscope"
+        )
         if done.exit_code:
             raise RuntimeError(f"`{' '.join(words)} --help` failed: {done.output}")
         name = " ".join(("mnemoscope", *words))
@@ -172,7 +186,10 @@ def result_tables() -> str:
     ]
     for table, columns in SCHEMA.items():
         lines += [f"## {table}", "", "| column | dtype | unit | meaning |", "|---|---|---|---|"]
-        lines += [f"| `{c.name}` | {c.dtype} | {c.unit} | {c.meaning.replace('|', chr(92) + '|')} |" for c in columns]
+        lines += [
+            f"| `{c.name}` | {c.dtype} | {c.unit} | {c.meaning.replace('|', chr(92) + '|')} |"
+            for c in columns
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -183,7 +200,11 @@ def tutorials() -> str:
     for name in NOTEBOOKS:
         first = nbformat.read(ROOT / "examples" / f"{name}.ipynb", as_version=4).cells[0].source
         lines.append(f"- [{first.splitlines()[0].lstrip('# ')}](tutorials/{name}.md)")
-    lines += ["", "[The report of a study](demo_study.html) shows every table and chart that a study draws.", ""]
+    lines += [
+        "",
+        "[The report of a study](demo_study.html) shows every table and chart that a study draws.",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -104,7 +104,19 @@ def test_the_wheel_answers_in_a_fresh_environment(wheel: Path, tmp_path: Path) -
     assert torch
     # pip first: it finds a build of torch for processors where one is at hand, as .ci/install does.
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", torch[0], cwd=tmp_path, PYTHONPATH="")
-    run(uv, "pip", "install", "--quiet", "--python", python, "--constraint", lock, wheel, cwd=tmp_path, PYTHONPATH="")
+    run(
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        python,
+        "--constraint",
+        lock,
+        wheel,
+        cwd=tmp_path,
+        PYTHONPATH="",
+    )
     run(python, "-m", "pip", "check", cwd=tmp_path, PYTHONPATH="")
     command = ("attribute", "The capital of Japan is the city of", "--target", " Tokyo", "--top", "10")
     printed = run(fresh / "bin" / "mnemoscope", *command, cwd=tmp_path, PYTHONPATH="")
