@@ -1,4 +1,4 @@
-"""Draw the figure of the start page, value and query neurons, direct and total effect: `python docs/make_explained.py`."""
+"""Draw the figure of the start page, neurons and their effects: `python docs/make_explained.py`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ HEAD = """\
 <title id="title">Value neurons and query neurons; direct and total effect</title>
 <style>
   .paper { fill: #ffffff; stroke: #d0d7de }
-  text { fill: #24292f } .quiet { fill: #57606a } .strong { font-weight: 600 } .inverse { fill: #ffffff; font-weight: 600 }
-  .stream { stroke: #afb8c1; stroke-width: 6; fill: none } .box { fill: #f3f4f6; stroke: #8c959f }
+  text { fill: #24292f } .quiet { fill: #57606a } .strong { font-weight: 600 }
+  .stream { stroke: #afb8c1; stroke-width: 6; fill: none }
+  .box { fill: #f3f4f6; stroke: #8c959f }
   .value { stroke: #005ca8; fill: #005ca8 } .query { stroke: #a34a00; fill: #a34a00 }
   .line { fill: none; stroke-width: 2.5 } .broken { stroke-dasharray: 7 5 } .rule { stroke: #d0d7de }
   @media (prefers-color-scheme: dark) {
     .paper { fill: #161b22; stroke: #30363d }
-    text { fill: #e6edf3 } .quiet { fill: #9198a1 } .inverse { fill: #0d1117 }
+    text { fill: #e6edf3 } .quiet { fill: #9198a1 }
     .stream { stroke: #484f58 } .box { fill: #21262d; stroke: #6e7681 } .rule { stroke: #30363d }
     .value { stroke: #6cb6ff; fill: #6cb6ff } .query { stroke: #f0883e; fill: #f0883e }
   }
@@ -49,10 +50,12 @@ def line(kind: str, path: str, *, tip: bool = True, broken: bool = False) -> str
 
 
 def stream(x: float, bottom: float, top: float) -> str:
+    """Return the residual stream of a token."""
     return f'<path class="stream" d="M{x} {bottom}V{top}"/>\n'
 
 
 def neuron(kind: str, x: float, y: float) -> str:
+    """Return a neuron, `value` or `query`."""
     return f'<circle class="{kind}" cx="{x}" cy="{y}" r="9"/>\n'
 
 

@@ -29,9 +29,12 @@ SHOWN = {
     "CONTRIBUTING.md": "contributing.md",
     "README.md": "index.md",
     "examples/demo_study.html": "demo_study.html",
+    "src/mnemoscope/__init__.py": "api.md",
+    "src/mnemoscope/attribution/methods/base.py": "api/Method.md",
+    "src/mnemoscope/errors.py": "api.md",
     **{f"examples/{name}.ipynb": f"tutorials/{name}.md" for name in NOTEBOOKS},
 }
-SOURCES = {shown: path for path, shown in SHOWN.items() if shown != "index.md"}
+SOURCES = {shown: path for path, shown in SHOWN.items() if path != "README.md" and not path.endswith(".py")}
 PARTS = {  # groups of the API's pages; a name that is in none stands under "Results"
     "Model": "load Model Run AttributionOptions estimate Estimate Sizes Cost Family",
     "Parts": "Layer Head FFNNeuron AttentionNeuron",
@@ -93,7 +96,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    """Make links of the citations of docs/PAGE.md#anchor in docstrings."""
+    """Make links of the citations of pages in docstrings."""
     if not page.file.src_uri.startswith("api/"):
         return html
 
@@ -160,9 +163,8 @@ def command_line() -> str:
     ]
 
     def add(words: tuple[str, ...], command: Any) -> None:
-        done = CliRunner().invoke(
-            app, [*words, "--help"], env={"COLUMNS": "100", "TERM": "dumb"}, prog_name="mnemoscope"
-        )
+        terminal = {"COLUMNS": "100", "TERM": "dumb"}
+        done = CliRunner().invoke(app, [*words, "--help"], env=terminal, prog_name="mnemoscope")
         if done.exit_code:
             raise RuntimeError(f"`{' '.join(words)} --help` failed: {done.output}")
         name = " ".join(("mnemoscope", *words))
@@ -179,9 +181,9 @@ def result_tables() -> str:
     lines = [
         "# Tables and JSON of a result",
         "",
-        "Tables of a result are pandas data frames with these columns. In the JSON that `--json`, `save` and the",
-        "HTTP API give, a table is a list of objects with the same names. Layers, heads, dims, neurons and positions",
-        "count from 0. Units that are not named: none.",
+        "Tables of a result are pandas data frames with these columns. In the JSON of `--json`, `save` and the HTTP",
+        "API, a table is a list of objects with the same names. Layers, heads, dims, neurons and positions count",
+        "from 0.",
         "",
     ]
     for table, columns in SCHEMA.items():

@@ -1,4 +1,4 @@
-"""The documentation builds as a site without a warning, holds a page for every public name, and stands alone."""
+"""The documentation builds as a site without a warning, has a page for every name, and stands alone."""
 
 from __future__ import annotations
 
