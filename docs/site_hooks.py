@@ -28,6 +28,7 @@ SHOWN = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "README.md": "index.md",
+    "THIRD_PARTY_NOTICES": "notices.txt",
     "examples/demo_study.html": "demo_study.html",
     "src/mnemoscope/__init__.py": "api.md",
     "src/mnemoscope/attribution/methods/base.py": "api/Method.md",

@@ -45,7 +45,15 @@ NIGHTLY_COMMANDS = {
     "scores": "tests/cli/test_readings, tests/cli/test_targets, tests/integration/test_continuation",
     "studies": "tests/cli/test_study; tests/report/test_study_report, on the same study",
 }
-PYTHON_WITHOUT_DEMO = {"adding_a_family", "adding_a_method", "fine_tuned", "studies", "studies_cluster", "studies_tables", "serve"}
+PYTHON_WITHOUT_DEMO = {
+    "adding_a_family",
+    "adding_a_method",
+    "fine_tuned",
+    "studies",
+    "studies_cluster",
+    "studies_tables",
+    "serve",
+}
 COMMANDS_WITHOUT_DEMO = {"methods", "studies"}
 IN_PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
 IN_SHELL = [page for page in PAGES if any(b.language in {"bash", "console"} for b in blocks(page))]
