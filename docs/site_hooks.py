@@ -28,6 +28,8 @@ SHOWN = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "README.md": "index.md",
+    "RELEASING.md": "releasing.md",
+    "SECURITY.md": "security.md",
     "THIRD_PARTY_NOTICES": "notices.txt",
     "examples/demo_study.html": "demo_study.html",
     "src/mnemoscope/__init__.py": "api.md",
@@ -182,9 +184,9 @@ def result_tables() -> str:
     lines = [
         "# Tables and JSON of a result",
         "",
-        "Tables of a result are pandas data frames with these columns. In the JSON of `--json`, `save` and the HTTP",
-        "API, a table is a list of objects with the same names. Layers, heads, dims, neurons and positions count",
-        "from 0.",
+        "Tables of a result are pandas data frames with these columns. In the JSON of `--json`, `save` and",
+        "the HTTP API, a table is a list of objects with the same names. Layers, heads, dims, neurons and",
+        "positions count from 0.",
         "",
     ]
     for table, columns in SCHEMA.items():
