@@ -8,10 +8,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # Modules of the standard library that 3.12 and 3.13 removed (PEP 594, PEP 632 and others).
-REMOVED = frozenset(
-    "asynchat asyncore distutils imp smtpd "
-    "aifc audioop cgi cgitb chunk crypt imghdr lib2to3 mailcap msilib nis nntplib ossaudiodev pipes sndhdr spwd "
-    "sunau telnetlib uu xdrlib".split()
+REMOVED = set(
+    re.findall(
+        r"\w+",
+        """asynchat asyncore distutils imp smtpd
+        aifc audioop cgi cgitb chunk crypt imghdr lib2to3 mailcap msilib nis nntplib ossaudiodev pipes sndhdr
+        spwd sunau telnetlib uu xdrlib""",
+    )
 )
 
 
