@@ -47,6 +47,7 @@ PARTS = {  # groups of the API's pages; a name that is in none stands under "Res
 }
 
 _LINK = re.compile(r"(\]\(|src(?:set)?=\")(?!\w+:|#)([^)#\"\s]+)")
+_NAMED = re.compile(r"\[(?:docs/)?(\w+\.md)\](?=\()")
 _CITED = re.compile(r"<code>docs/(\w+)\.md(#[\w-]+)?</code>|\bdocs/(\w+)\.md(#[\w-]+)?")
 
 
@@ -82,8 +83,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Point links between files of the repository to the pages that show them."""
+    """Point links between files of the repository to the pages that show them, under the pages' titles."""
     here = page.file.src_uri
+    titles = {uri: title for entry in config.nav for pages in entry.values() for title, uri in listed(pages)}
+    markdown = _NAMED.sub(lambda name: f"[“{titles[name[1]]}”]" if name[1] in titles else name[0], markdown)
     folder = posixpath.dirname(SOURCES.get(here, f"docs/{here}"))
 
     def shown(link: re.Match[str]) -> str:
