@@ -10,6 +10,7 @@ QUIETLY := .ci/quietly
 OLDEST := build/oldest
 PACKED := build/packed
 LOWEST := build/lowest
+SITE := build/site-tools
 # One more than there are cores: tests wait for processes, the browser and Ray.
 WORKERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 LOWEST_TESTS := tests/attribution tests/study/test_store.py tests/cli/test_mistakes.py tests/report
@@ -46,7 +47,7 @@ demo: $(RUNTIME) ## Show what remembers that the capital of Japan is Tokyo, in t
 	@$(BIN)/mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo" --top 10
 
 .PHONY: test
-test: $(STAMP) $(OLDEST)/.installed $(PACKED)/.installed ## Run everything CI runs: format, lint, types and tests
+test: $(STAMP) $(OLDEST)/.installed $(PACKED)/.installed $(SITE)/.installed ## Run everything CI runs: format, lint, types and tests
 	@$(MAKE) --no-print-directory --jobs=2 beside-pytest pytest
 
 .PHONY: test-all
@@ -62,6 +63,7 @@ beside-pytest: $(STAMP)
 	@$(QUIETLY) "make lint" $(MAKE) lint
 	@$(QUIETLY) "make test-oldest" $(MAKE) test-oldest
 	@$(QUIETLY) "make test-packed" $(MAKE) test-packed
+	@$(QUIETLY) "make test-site" $(MAKE) test-site
 
 .PHONY: test-oldest
 test-oldest: $(OLDEST)/.installed ## Validate the families with the oldest transformers that is supported
@@ -102,10 +104,25 @@ $(PACKED)/.installed: $(STAMP)
 		torchao bitsandbytes
 	@touch $@
 
+.PHONY: site
+site: $(SITE)/.installed ## Build the documentation into build/site; a broken link is an error
+	PYTHONPATH=$(SITE) NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+.PHONY: test-site
+test-site: $(SITE)/.installed ## Build the documentation, the wheel and the sdist, and test them
+	PYTHONPATH=$(SITE) OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_site.py tests/test_packaging.py
+
+# The dependency group `site`, which pip understands only from 25.1 on.
+$(SITE)/.installed: $(STAMP)
+	@rm -rf $(SITE)
+	@$(QUIETLY) "Installing mkdocs and build" .ci/install $(VENV) --target $(SITE) \
+		build hatch-vcs hatchling mkdocs-material 'mkdocstrings[python]' nbconvert
+	@touch $@
+
 .PHONY: lock
 lock: $(STAMP) ## Write requirements.lock anew: the newest versions of all that is installed
 	@$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --extra dev --group packed \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --extra dev --group packed --group site \
 		--no-annotate --no-header --output-file requirements.lock pyproject.toml
 
 .PHONY: lint

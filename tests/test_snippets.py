@@ -28,6 +28,7 @@ from snippets import LANGUAGES, PAGES, ROOT, Block, Command, blocks, commands
 
 # Pages that take more than 5 processor seconds, and what makes the same calls of the demo model on each push.
 NIGHTLY_PYTHON = {
+    "batches": "tests/api, tests/intervention",
     "charts": "the notebooks, tests/cli/test_charts",
     "interventions": "the README's Python, tests/intervention",
     "models": "test_chat",
@@ -38,11 +39,21 @@ NIGHTLY_PYTHON = {
 NIGHTLY_COMMANDS = {
     "README": "tests/cli, tests/integration",
     "charts": "tests/cli",
+    "index": "tests/cli, tests/integration",
+    "install": "tests/cli",
     "models": "test_chat",
     "scores": "tests/cli/test_readings, tests/cli/test_targets, tests/integration/test_continuation",
     "studies": "tests/cli/test_study; tests/report/test_study_report, on the same study",
 }
-PYTHON_WITHOUT_DEMO = {"families", "studies", "studies_cluster", "studies_tables", "serve"}
+PYTHON_WITHOUT_DEMO = {
+    "adding_a_family",
+    "adding_a_method",
+    "fine_tuned",
+    "studies",
+    "studies_cluster",
+    "studies_tables",
+    "serve",
+}
 COMMANDS_WITHOUT_DEMO = {"methods", "studies"}
 IN_PYTHON = [page for page in PAGES if any(b.language == "python" for b in blocks(page))]
 IN_SHELL = [page for page in PAGES if any(b.language in {"bash", "console"} for b in blocks(page))]
@@ -153,9 +164,14 @@ def test_commands_have_the_options_that_they_are_given(page: Path) -> None:
             assert (ROOT / arguments[0]).is_file(), f"{block}: there is no {arguments[0]}"
         elif program == "make":
             assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text(), re.M), str(block)
-        elif program == "pip":
-            assert arguments[0] == "install", str(block)
-            extra = re.fullmatch(r"\.(?:\[(\w+)\])?", arguments[1])
+        elif program == "uv" and arguments[0] == "venv":
+            continue
+        elif program in {"pip", "uv"}:
+            *_, installed = (word for word in arguments if not word.startswith(("-", "https:")))
+            assert "install" in arguments, str(block)
+            if installed == "torch":
+                continue
+            extra = re.fullmatch(r"\.(?:\[(\w+)\])?", installed)
             assert extra, f"{block}: Mnemoscope is on no index; write pip install '.[EXTRA]'"
             if extra[1]:
                 assert f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text(), str(block)

@@ -49,10 +49,12 @@ class Attribution(Displayed):
         ffn_neurons: the FFN neurons that raise the target most.
         attention_neurons: the attention neurons at positions that raise the target most.
         attention_neurons_summed: the attention neurons, positions added up, that raise the target most.
-        suppressing_heads_by_position, suppressing_ffn_neurons, suppressing_attention_neurons,
-            suppressing_attention_neurons_summed: those that lower it most; empty if not asked for.
-        ffn_scores, attention_scores: with `neurons="all"` or `"bounds"` an interval for every neuron; else
-            empty.
+        suppressing_heads_by_position: the heads at positions that lower it most; empty if not asked for.
+        suppressing_ffn_neurons: the FFN neurons that lower it most; empty if not asked for.
+        suppressing_attention_neurons: the attention neurons at positions that lower it most, or empty.
+        suppressing_attention_neurons_summed: the attention neurons, positions added up, or empty.
+        ffn_scores: with `neurons="all"` or `"bounds"` an interval for every FFN neuron; else empty.
+        attention_scores: likewise for every attention neuron at a position.
         query_neurons: components that activate the value neurons; None if not asked for, or if the model's
             input projections could not be found.
         value_of_embeddings: value of the objective in the stream before the first layer, nats.
