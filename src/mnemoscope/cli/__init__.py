@@ -19,6 +19,7 @@ from mnemoscope.cli import (
     demo,
     head,
     links,
+    mcp,
     methods,
     models,
     neuron,
@@ -44,7 +45,21 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
-for group in (attribute, predict, links, neuron, head, ablate, methods, study, serve, models, demo, cache):
+for group in (
+    attribute,
+    predict,
+    links,
+    neuron,
+    head,
+    ablate,
+    methods,
+    study,
+    serve,
+    mcp,
+    models,
+    demo,
+    cache,
+):
     app.add_typer(group.commands)
 
 

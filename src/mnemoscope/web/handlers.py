@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +134,7 @@ class Answers:
 
     def attribute(self, model: Model, request: requests.AttributeRequest) -> Answer:
         """Return the object of `mnemoscope attribute --json`; each attribution has its `MORE_TABLES`."""
-        result = self._attributed(model, request)
+        result = self.attributed(model, request)
         if isinstance(result, Attribution):
             return json_answer(_with_more_tables(result))
         each = [_with_more_tables(attribution) for attribution in result.attributions]
@@ -142,7 +142,7 @@ class Answers:
 
     def export(self, model: Model, request: requests.ExportRequest) -> Answer:
         """Return the result of `attribute` as a file."""
-        result = self._attributed(model, request)
+        result = self.attributed(model, request)
         if isinstance(result, ContinuationAttribution) and request.format not in ("json", "csv"):
             raise OptionError(
                 "the target is several tokens, whose results are exported as json or csv; "
@@ -153,7 +153,7 @@ class Answers:
 
     def charts(self, model: Model, request: requests.ChartsRequest) -> Answer:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
-        result = self._attributed(model, request)
+        result = self.attributed(model, request)
         if isinstance(result, ContinuationAttribution):
             raise OptionError(
                 "the target is several tokens, which have no charts together; ask for one token"
@@ -209,7 +209,7 @@ class Answers:
         fact = ResolvedFact(Fact(1, request.prompt, text, relation=""), encoded, target)
         return json_answer(compare_methods(model, [fact], terms).to_json())
 
-    def _attributed(self, model: Model, request: requests.AttributeRequest) -> Result:
+    def attributed(self, model: Model, request: requests.AttributeRequest) -> Result:
         """Return the result of a question, computed unless it is cached."""
         key = model.name, request.model_dump_json(exclude={"model", "format"})
         known = self._latest.get(key)
@@ -227,6 +227,22 @@ class Answers:
             run = model.run(prompt)
             self._runs.put((model.name, prompt), run)
         return run
+
+
+def model_named(models: Mapping[str, Model], name: str | None) -> Model:
+    """Return the opened model of a request; the first if it names none.
+
+    Raises:
+        OptionError: no open model has that name.
+    """
+    if name is None:
+        return next(iter(models.values()))
+    if name not in models:
+        raise OptionError(
+            f"no model of that name is open; give one of {', '.join(map(repr, models))}, or start the "
+            "server with --model"
+        )
+    return models[name]
 
 
 def describe(model: Model) -> dict[str, Any]:
