@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import typer
 
-from mnemoscope.cli.options import command
+from mnemoscope.cli.command import command
 from mnemoscope.cli.output import stdout_kept_clean, tell
 from mnemoscope.cli.serve import ServedModels, TimeLimit
 from mnemoscope.errors import OptionError, missing_extra
@@ -18,7 +18,10 @@ commands = typer.Typer()
 
 @command(commands, "mnemoscope mcp --model demo")
 def mcp(*, time_limit: TimeLimit = 300.0, models: ServedModels) -> None:
-    """Answer agents over the Model Context Protocol, on stdin and stdout, until stdin ends."""
+    """Give agents tools over the Model Context Protocol (MCP).
+
+    The protocol is on stdin and stdout, until stdin ends.
+    """
     if find_spec("mcp") is None:
         raise OptionError(missing_extra("answering agents", "mcp"))
     with stdout_kept_clean():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnemoscope.cli.options import Device, Dtype, ModelOptions, Threads, TrustRemoteCode, command
-from mnemoscope.cli.output import stdout_kept_clean, tell
+from mnemoscope.cli.command import MODEL, command
+from mnemoscope.cli.options import Device, Dtype, ModelOptions, Threads, TrustRemoteCode
+from mnemoscope.cli.output import stdout_kept_clean, tell, warn
 from mnemoscope.errors import OptionError, missing_extra
 
 if TYPE_CHECKING:
@@ -27,7 +29,10 @@ class ServedModels:
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="As for other commands, 'demo' if not given; several times for several. No other is opened.",
+            metavar="MODEL",
+            help="As for other commands: MNEMOSCOPE_MODEL or 'demo' if not given. Several times for several; "
+            "no other is opened.",
+            rich_help_panel=MODEL,
         ),
     ] = None
     dtype: Dtype = None
@@ -38,7 +43,7 @@ class ServedModels:
     @property
     def names(self) -> list[str]:
         """Names of the models; the first is the default."""
-        return self.model or ["demo"]
+        return self.model or [os.environ.get("MNEMOSCOPE_MODEL") or "demo"]
 
     def __post_init__(self) -> None:
         """Refuse a model that is given twice."""
@@ -80,7 +85,10 @@ def serve(
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     models: ServedModels,
 ) -> None:
-    """Serve the web page and its JSON API to this machine, until Ctrl-C."""
+    """Serve the web page and its JSON API to this machine.
+
+    It ends with Ctrl-C.
+    """
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
         raise OptionError(missing_extra("serving", "web"))
     with stdout_kept_clean():
@@ -99,7 +107,7 @@ def serve(
             listening.listen()
             address = address_of(host, listening)
             if not here:
-                tell(
+                warn(
                     "Other machines may ask this server: without a password and unencrypted. Whoever reaches "
                     "it can keep this machine busy."
                 )

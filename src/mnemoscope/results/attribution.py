@@ -15,7 +15,6 @@ from mnemoscope._io import (
     ATTRIBUTION_ENDINGS,
     CONTINUATION_ENDINGS,
     check_destination,
-    json_text,
     write_atomically,
 )
 from mnemoscope.errors import OptionError
@@ -202,7 +201,12 @@ class Attribution(Displayed):
         return io.json_bytes(self._description(), self.tables(), self.to_json())
 
     def save(self, path: str | Path) -> Path:
-        """Write the result to a `.json`, `.parquet` or `.html` file, whole or not at all; return its path.
+        """Write the result to a `.json`, `.parquet`, `.csv` or `.html` file, whole or not at all.
+
+        A `.csv` file has all tables in one, whose column `table` names each row's, and no provenance.
+
+        Returns:
+            The path of the file.
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
@@ -211,6 +215,8 @@ class Attribution(Displayed):
         ending = path.suffix.lower()
         if ending == ".html":
             content = report("html").render_html(self).encode("utf-8", "xmlcharrefreplace")
+        elif ending == ".csv":
+            content = report("export").long_csv_bytes(self)
         elif ending == ".json":
             content = self.json_bytes()
         else:
@@ -372,13 +378,17 @@ class ContinuationAttribution:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Write `to_json` to a `.json` file; single attributions can be saved and read back in every form.
+        """Write `to_json` to a `.json` file, or the tables of sums to a `.csv` file.
+
+        Single attributions can be saved in every form, and read back.
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
         """
         path = check_destination(Path(path), CONTINUATION_ENDINGS)
-        write_atomically(path, (json_text(self.to_json()) + "\n").encode("utf-8"))
+        is_csv = path.suffix.lower() == ".csv"
+        content = report("export").long_csv_bytes(self) if is_csv else io.plain_json_bytes(self.to_json())
+        write_atomically(path, content)
         return path
 
 

@@ -43,6 +43,11 @@ def json_bytes(description: dict[str, Any], tables: Tables, summary: dict[str, A
     return (json_text({**_described(description, tables), **summary, **rows}) + "\n").encode("utf-8")
 
 
+def plain_json_bytes(value: dict[str, Any]) -> bytes:
+    """Encode an object of `to_json` as a `.json` file that people and programs read, and `load` does not."""
+    return f"{json_text(value)}\n".encode()
+
+
 def parquet_bytes(description: dict[str, Any], tables: Tables) -> bytes:
     """Encode a description and tables as a `.parquet` file."""
     import pyarrow as pa

@@ -16,7 +16,7 @@ from mnemoscope.api.run import Run
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.model.tokens import encode_prompt, token_text
-from mnemoscope.report.export import long_csv_bytes, tables_of
+from mnemoscope.report.export import tables_of
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import records
 from mnemoscope.study.comparison import Terms, compare_methods
@@ -148,8 +148,9 @@ class Answers:
                 "the target is several tokens, whose results are exported as json or csv; "
                 "ask for one of these, or for one token"
             )
-        content = long_csv_bytes(result) if request.format == "csv" else _saved(result, request.format)
-        return Answer(content, MEDIA_TYPES[request.format], f"mnemoscope.{request.format}")
+        return Answer(
+            _saved(result, request.format), MEDIA_TYPES[request.format], f"mnemoscope.{request.format}"
+        )
 
     def charts(self, model: Model, request: requests.ChartsRequest) -> Answer:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
