@@ -134,13 +134,13 @@ def _check_outputs(out: Path | None, charts: Path | None) -> None:
 
 
 def _check_outputs_of_several_tokens(out: Path | None, charts: Path | None) -> None:
-    from mnemoscope._io import CONTINUATION_ENDINGS
+    from mnemoscope._io import PLAIN_ENDINGS
 
     if charts is not None:
         raise OptionError(
             "--charts is for one target token, and this target is several; give the first of them as --target"
         )
-    if out is not None and out.suffix.lower() not in CONTINUATION_ENDINGS:
+    if out is not None and out.suffix.lower() not in PLAIN_ENDINGS:
         raise OutputError(
             f"cannot write {out}: the target is several tokens, whose results go into a .json or .csv file; "
             "name one, or attribute one token"

@@ -16,8 +16,9 @@ from mnemoscope.report.charts import apply_theme, png, svg
 from mnemoscope.report.charts.comparison import chart, chart_html
 from mnemoscope.report.charts.study import CHARTS
 from mnemoscope.report.tokens import visible
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
-from mnemoscope.results.columns import SUMS
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.columns import LIST_COLUMNS
+from mnemoscope.results.io import Saved
 from mnemoscope.results.query import QueryGraph
 from mnemoscope.study.items import ITEMS, ItemTable, StudyItem
 from mnemoscope.study.items.exports import editing
@@ -41,25 +42,14 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def long_csv_bytes(result: Attribution | ContinuationAttribution) -> bytes:
+def long_csv_bytes(result: Attribution | Saved) -> bytes:
     """Write all tables as one CSV; the column `table` names each row's table, lists of tokens are JSON."""
-    return _long_csv(tables_of(result))
-
-
-def _long_csv(tables: dict[str, pd.DataFrame]) -> bytes:
-    kept = {name: table.copy() for name, table in tables.items() if not table.empty}
+    kept = {name: table.copy() for name, table in result.tables().items() if not table.empty}
     for name, table in kept.items():
         table.insert(0, "table", name)
-        for column in {"promotes", "demotes"} & set(table):
+        for column in LIST_COLUMNS & set(table):
             table[column] = table[column].map(json_text)
     return _csv(pd.concat(kept.values(), ignore_index=True))
-
-
-def tables_of(result: Attribution | ContinuationAttribution) -> dict[str, pd.DataFrame]:
-    """Return the tables of a result by name."""
-    if isinstance(result, Attribution):
-        return result.tables()
-    return {name: getattr(result, name) for name in SUMS}
 
 
 def _csv(table: pd.DataFrame, **options: Any) -> bytes:
@@ -94,7 +84,7 @@ def save_links(graph: QueryGraph, path: Path) -> Path:
     path = check_destination(path, LINKS_ENDINGS)
     forms: dict[str, Callable[[], bytes]] = {
         ".json": lambda: json_bytes(graph.to_json()),
-        ".csv": lambda: _long_csv({"nodes": graph.nodes, "edges": graph.edges}),
+        ".csv": lambda: long_csv_bytes(graph),
         ".graphml": lambda: _graphml(graph),
     }
     write_atomically(path, forms[path.suffix.lower()]())

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from mnemoscope._io import (
     ATTRIBUTION_ENDINGS,
-    CONTINUATION_ENDINGS,
     check_destination,
     write_atomically,
 )
@@ -21,11 +20,11 @@ from mnemoscope.errors import OptionError
 from mnemoscope.results import io
 from mnemoscope.results.columns import QUERY_TABLES, SUMS, TABLES, records
 from mnemoscope.results.query import Key, QueryNeurons
-from mnemoscope.results.render import Displayed, report
+from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Attribution(Displayed):
     """Scores of the parts of one prediction, in nats of the target's log probability, or of log-odds.
 
@@ -90,6 +89,19 @@ class Attribution(Displayed):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out of a copy for another process."""
         return {**vars(self), "_query": None}
+
+    def _short(self) -> list[str]:
+        names = {
+            "heads": "heads",
+            "ffn_neurons": "FFN neurons",
+            "attention_neurons_summed": "attention neurons",
+        }
+        by = "total" if self.provenance.options.get("by") == "total" else None
+        return [
+            f"of {self.targets.text} after {quoted(self.prompt)}",
+            f"{self.provenance.model}, lists {'' if self.certified else 'not '}certified",
+            *(strongest(words, getattr(self, name), by) for name, words in names.items()),
+        ]
 
     @property
     def target(self) -> Target:
@@ -283,8 +295,8 @@ class Attribution(Displayed):
         return report("charts.attribution").save_charts(self, Path(folder), form)
 
 
-@dataclass(frozen=True, eq=False)
-class ContinuationAttribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class ContinuationAttribution(io.Saved):
     """Scores of the parts of a target of several tokens, in nats of its log probability.
 
     Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)`
@@ -325,6 +337,19 @@ class ContinuationAttribution:
     tolerance: float
     costs: dict[str, Cost]
     provenance: Provenance
+
+    def __repr__(self) -> str:
+        lines = [
+            f"<ContinuationAttribution of {self.text!r} after {quoted(self.prompt)}",
+            f"{self.provenance.model}, {len(self.attributions)} tokens",
+            strongest("heads", self.heads),
+            strongest("FFN neurons", self.ffn_neurons),
+        ]
+        return "\n  ".join(lines) + ">"
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the tables of sums by name; `attributions` have those of each token."""
+        return {name: getattr(self, name) for name in SUMS}
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -376,20 +401,6 @@ class ContinuationAttribution:
             **{name: _rows(getattr(self, name)) for name in SUMS},
             "attributions": [attribution.to_json() for attribution in self.attributions],
         }
-
-    def save(self, path: str | Path) -> Path:
-        """Write `to_json` to a `.json` file, or the tables of sums to a `.csv` file.
-
-        Single attributions can be saved in every form, and read back.
-
-        Raises:
-            OutputError: another ending, or a folder that does not exist or cannot be written.
-        """
-        path = check_destination(Path(path), CONTINUATION_ENDINGS)
-        is_csv = path.suffix.lower() == ".csv"
-        content = report("export").long_csv_bytes(self) if is_csv else io.plain_json_bytes(self.to_json())
-        write_atomically(path, content)
-        return path
 
 
 def _pivoted(table: pd.DataFrame, columns: str) -> NDArray[np.float64]:

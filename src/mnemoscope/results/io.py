@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from mnemoscope._io import either, json_text
+from mnemoscope._io import PLAIN_ENDINGS, check_destination, either, json_text, write_atomically
 from mnemoscope.errors import UPGRADE, MnemoscopeError, OutputError
 from mnemoscope.results.columns import LIST_COLUMNS, SCHEMA, names, records
+from mnemoscope.results.render import report
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,15 +38,41 @@ Tables = Mapping[str, pd.DataFrame]
 T = TypeVar("T")
 
 
+class Saved:
+    """Mixin of results that are saved for other programs; `load` reads back attributions alone."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain objects."""
+        raise NotImplementedError
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return every table by name."""
+        raise NotImplementedError
+
+    def save(self, path: str | Path) -> Path:
+        """Write `to_json` to a `.json` file, or all tables to a `.csv` file, whole or not at all.
+
+        The column `table` of a `.csv` file names each row's table.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            OutputError: another ending, or a folder that does not exist or cannot be written.
+        """
+        path = check_destination(Path(path), PLAIN_ENDINGS)
+        is_csv = path.suffix.lower() == ".csv"
+        content = (
+            report("export").long_csv_bytes(self) if is_csv else f"{json_text(self.to_json())}\n".encode()
+        )
+        write_atomically(path, content)
+        return path
+
+
 def json_bytes(description: dict[str, Any], tables: Tables, summary: dict[str, Any]) -> bytes:
     """Encode a description and tables as a `.json` file, which has the keys of a summary too."""
     rows = {name: records(table, tuple(table)) for name, table in tables.items()}
     return (json_text({**_described(description, tables), **summary, **rows}) + "\n").encode("utf-8")
-
-
-def plain_json_bytes(value: dict[str, Any]) -> bytes:
-    """Encode an object of `to_json` as a `.json` file that people and programs read, and `load` does not."""
-    return f"{json_text(value)}\n".encode()
 
 
 def parquet_bytes(description: dict[str, Any], tables: Tables) -> bytes:

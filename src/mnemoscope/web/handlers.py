@@ -16,7 +16,6 @@ from mnemoscope.api.run import Run
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.model.tokens import encode_prompt, token_text
-from mnemoscope.report.export import tables_of
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import records
 from mnemoscope.study.comparison import Terms, compare_methods
@@ -59,7 +58,7 @@ class Latest(Generic[T]):
 
 def n_bytes(result: Attribution | ContinuationAttribution) -> int:
     """Return the memory of a result's tables in bytes."""
-    own = sum(int(table.memory_usage(deep=True).sum()) for table in tables_of(result).values())
+    own = sum(int(table.memory_usage(deep=True).sum()) for table in result.tables().values())
     inner = result.attributions if isinstance(result, ContinuationAttribution) else ()
     return own + sum(map(n_bytes, inner))
 
