@@ -91,16 +91,13 @@ class Attribution(Displayed):
         return {**vars(self), "_query": None}
 
     def _short(self) -> list[str]:
-        names = {
-            "heads": "heads",
-            "ffn_neurons": "FFN neurons",
-            "attention_neurons_summed": "attention neurons",
-        }
         by = "total" if self.provenance.options.get("by") == "total" else None
         return [
             f"of {self.targets.text} after {quoted(self.prompt)}",
             f"{self.provenance.model}, lists {'' if self.certified else 'not '}certified",
-            *(strongest(words, getattr(self, name), by) for name, words in names.items()),
+            strongest("heads", self.heads, by),
+            strongest("FFN neurons", self.ffn_neurons, by),
+            strongest("attention neurons", self.attention_neurons_summed, by),
         ]
 
     @property
@@ -339,13 +336,8 @@ class ContinuationAttribution(io.Saved):
     provenance: Provenance
 
     def __repr__(self) -> str:
-        lines = [
-            f"<ContinuationAttribution of {self.text!r} after {quoted(self.prompt)}",
-            f"{self.provenance.model}, {len(self.attributions)} tokens",
-            strongest("heads", self.heads),
-            strongest("FFN neurons", self.ffn_neurons),
-        ]
-        return "\n  ".join(lines) + ">"
+        best = strongest("FFN neurons", self.ffn_neurons)
+        return f"<ContinuationAttribution of {self.text!r} after {quoted(self.prompt)}\n  {best}>"
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the tables of sums by name; `attributions` have those of each token."""
@@ -398,23 +390,10 @@ class ContinuationAttribution(io.Saved):
             },
             "certified": self.certified,
             "tolerance": self.tolerance,
-            **{name: _rows(getattr(self, name)) for name in SUMS},
+            **{name: io.rows_by_token(getattr(self, name)) for name in SUMS},
             "attributions": [attribution.to_json() for attribution in self.attributions],
         }
 
 
 def _pivoted(table: pd.DataFrame, columns: str) -> NDArray[np.float64]:
     return table.pivot(index="layer", columns=columns, values="direct").to_numpy(dtype=np.float64)
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as plain objects, the numbers of each token in lists."""
-    lists = {"direct_": "direct_by_token", "coefficient_": "coefficients"}
-    by_token = {key: [name for name in table if str(name).startswith(kind)] for kind, key in lists.items()}
-    plain = table.drop(columns=[name for names in by_token.values() for name in names])
-    rows = plain.to_dict("records")
-    for key, names in by_token.items():
-        if names:
-            for row, numbers in zip(rows, table[names].to_numpy().tolist(), strict=True):
-                row[key] = numbers
-    return [{str(name): value for name, value in row.items()} for row in rows]

@@ -115,6 +115,19 @@ def load(path: Path, restore: Callable[[dict[str, Any], dict[str, pd.DataFrame]]
         ) from error
 
 
+def rows_by_token(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as plain objects, the numbers of each token in lists."""
+    lists = {"direct_": "direct_by_token", "coefficient_": "coefficients"}
+    by_token = {key: [name for name in table if str(name).startswith(kind)] for kind, key in lists.items()}
+    plain = table.drop(columns=[name for group in by_token.values() for name in group])
+    rows = plain.to_dict("records")
+    for key, group in by_token.items():
+        if group:
+            for row, numbers in zip(rows, table[group].to_numpy().tolist(), strict=True):
+                row[key] = numbers
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
 def number(value: float | str | None) -> float:
     """Restore a number that `json_text` wrote, NaN and infinities included."""
     return float("nan") if value is None else float(value)

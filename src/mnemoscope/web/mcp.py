@@ -119,10 +119,10 @@ TOOLS = {
             "attribute",
             "Rank the layers, heads and neurons that raise a next token; all layers are listed, and the "
             "first `top` heads and neurons.",
-            "The first number of a part is its direct effect: the log-probability increase of the target "
-            "(of the log-odds with `against`) by what the part adds to the residual stream, in nats, "
-            "positive if it raises the target; `total` is a first-order estimate of removing the part, and "
-            "`mediated` its effect through later layers; to know what removal does, ablate.",
+            "`direct` is the log-probability increase of the target (of the log-odds with `against`) by what "
+            "the part adds to the residual stream, in nats, positive if it raises the target; `total` is a "
+            "first-order estimate of removing the part, and `mediated` its effect through later layers; to "
+            "know what removal does, ablate.",
             AttributeRequest,
             (responses.PrintedAttribution, responses.Continuation),
             attribute,

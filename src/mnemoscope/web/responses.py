@@ -201,7 +201,7 @@ PrintedAttribution = _object(
     "The object of `mnemoscope attribute --json`. Lists are sorted best first.",
     "model revision dtype prompt tokens certified tolerance",
     **_TARGETS,
-    **_lists(**{name: row for name, row in _EFFECTS.items() if name != "positions"}),
+    **_lists(**{name: row for name, row in _EFFECTS.items() if name != "heads_by_position"}),
     **_lists(**_QUERIES, **{f"{name}_of_ffn": row for name, row in _QUERIES.items()}),
     **_lists(
         query_value_neurons=_object(
@@ -223,7 +223,7 @@ Attribution = _object(
     "",
     base=PrintedAttribution,
     **_lists(
-        positions=_EFFECTS["positions"],
+        heads_by_position=_EFFECTS["heads_by_position"],
         **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING},
     ),
 )
