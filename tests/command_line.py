@@ -82,7 +82,7 @@ def succeeded(done: subprocess.CompletedProcess[str]) -> str:
 def told(done: subprocess.CompletedProcess[str]) -> str:
     """The one line that a command must have been refused with."""
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
+    assert done.stderr.startswith(("error: ", '{"error": '))
     assert done.stderr.count("\n") == 1
     return done.stderr
 

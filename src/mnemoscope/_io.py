@@ -92,9 +92,9 @@ def _finite(value: Any) -> Any:
     return value
 
 
-ATTRIBUTION_ENDINGS = (".json", ".parquet", ".html")
-CONTINUATION_ENDINGS = (".json",)
-LINKS_ENDINGS = (".json", ".graphml")
+ATTRIBUTION_ENDINGS = (".json", ".parquet", ".csv", ".html")
+PLAIN_ENDINGS = (".json", ".csv")
+LINKS_ENDINGS = (".json", ".csv", ".graphml")
 CHART_FORMS = ("svg", "png")
 
 

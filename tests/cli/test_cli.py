@@ -30,7 +30,7 @@ TOLD_AT_ONCE = [
     (["predict", "The", "--device", "toaster"], "toaster"),
     ([*TOKYO, "--json", "--out", "a.json"], "--json and --out"),
     ([*TOKYO, "--target-id", "3"], "--target and --target-id"),
-    ([*TOKYO, "--out", "a.csv"], "ends in .json, .parquet or .html"),
+    ([*TOKYO, "--out", "a.txt"], "ends in .json, .parquet, .csv or .html"),
     ([*TOKYO, "--out", "no-such-folder/a.json"], "create the folder no-such-folder"),
     ([*TOKYO, "--by", "total", "--no-effects"], "leave --no-effects out"),
     (["neuron", "24"], "write layer.neuron"),
@@ -84,7 +84,7 @@ def test_help_and_mistakes_import_nothing_heavy() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("error: ") == len(TOLD_AT_ONCE)
+    assert done.stderr.count("\n") == len(TOLD_AT_ONCE)
 
 
 @pytest.mark.process

@@ -21,7 +21,7 @@ SMALL = [*LINKS, *FEW]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "a.csv"], "ends in .json or .graphml"),
+        (["--out", "a.txt"], "ends in .json, .csv or .graphml"),
         (["--out", "no-such-folder/a.json"], "create the folder no-such-folder"),
         (["--json", "--out", "a.json"], "--json and --out"),
         (["--target-id", "3"], "--target and --target-id"),

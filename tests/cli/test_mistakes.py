@@ -32,6 +32,7 @@ WITH_A_MODEL = (
     ["head", "1.2", "A"],
     ["models", "check", "demo"],
     ["serve"],
+    ["mcp"],
     ["study", "run", "--out", "new"],
 )
 
@@ -84,7 +85,7 @@ def test_a_prompt_without_quotes(command: str) -> None:
     ("arguments", "message"),
     [
         (["head", "23.4", "The", "capital"], "put the whole prompt in quotes"),
-        (["attribute"], "missing argument 'PROMPT'; `mnemoscope attribute --help`"),
+        (["attribute"], "there is no prompt; give PROMPT in quotes, - to read stdin, or --prompt-file"),
         (["neuron", "24", "1005"], "`mnemoscope neuron --help`"),
         (["nosuch"], "no such command 'nosuch'; `mnemoscope --help`"),
         (["study", "run"], "missing option '--out'; `mnemoscope study run --help`"),

@@ -212,8 +212,8 @@ def test_data_files_hold_the_outcomes(make: Make, tmp_path: Path) -> None:
 
 
 def test_a_wrong_destination_is_told(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"\.json, \.parquet, \.svg, \.png or \.html"):
-        make(1).save(tmp_path / "a.csv")
+    with pytest.raises(OutputError, match=r"\.json, \.parquet, \.csv, \.svg, \.png or \.html"):
+        make(1).save(tmp_path / "a.txt")
     with pytest.raises(OutputError, match="create the folder"):
         make(1).save(tmp_path / "no" / "a.svg")
 

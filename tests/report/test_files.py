@@ -134,8 +134,8 @@ def test_parquet_is_one_table_for_any_reader(tmp_path: Path, result: Attribution
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("result.csv", "ends in .json, .parquet or .html"),
-        ("result", "ends in .json, .parquet or .html"),
+        ("result.txt", "ends in .json, .parquet, .csv or .html"),
+        ("result", "ends in .json, .parquet, .csv or .html"),
         ("missing/result.json", "create the folder"),
         ("folder.json", "it is a folder"),
     ],

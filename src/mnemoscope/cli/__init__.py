@@ -1,12 +1,14 @@
 """The command line: one module for each command.
 
 No heavy package is imported before a command runs, so that help and mistakes print at once. Exit codes: 0
-done, 1 a bug, 2 a mistake of the caller (one line on stderr), 130 interrupted.
+done, 1 a bug, 2 a mistake of the caller (one line on stderr, as JSON with `--json`), 130 interrupted.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +21,7 @@ from mnemoscope.cli import (
     demo,
     head,
     links,
+    mcp,
     methods,
     models,
     neuron,
@@ -26,8 +29,8 @@ from mnemoscope.cli import (
     serve,
     study,
 )
-from mnemoscope.cli.options import example
-from mnemoscope.cli.output import write
+from mnemoscope.cli.command import example
+from mnemoscope.cli.output import loudness, set_loudness, write
 from mnemoscope.errors import MnemoscopeError
 
 # Base class of click's errors about the command line, which typer does not export.
@@ -37,22 +40,38 @@ app = typer.Typer(
     help="Show which neurons of a language model remember a fact.",
     epilog=example("mnemoscope attribute 'The capital of Japan is the city of' --target ' Tokyo'"),
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={
         "help_option_names": ["-h", "--help"],
     },
 )
-for group in (attribute, predict, links, neuron, head, ablate, methods, study, serve, models, demo, cache):
+for group in (
+    attribute,
+    predict,
+    links,
+    neuron,
+    head,
+    ablate,
+    methods,
+    study,
+    serve,
+    mcp,
+    models,
+    demo,
+    cache,
+):
     app.add_typer(group.commands)
 
 
 def main() -> None:
-    """Run the command line; mistakes print one line on stderr."""
+    """Run the command line; mistakes print one line on stderr, as JSON with `--json`."""
+    set_loudness(quiet=False, verbose=False)
     try:
         code = app(prog_name="mnemoscope", standalone_mode=False)
     except MnemoscopeError as error:
+        if loudness.verbose:
+            traceback.print_exception(error)
         sys.exit(_refused(str(error)))
     except _UsageError as error:
         sys.exit(_misused(error))
@@ -72,15 +91,23 @@ def _misused(error: Any) -> int:
         parameter.name == "prompt" for parameter in context.command.params
     ):
         return _refused(
-            f"the prompt must be one argument, but more words follow {context.params['prompt']!r}; "
-            "put the whole prompt in quotes"
+            f"the prompt must be one argument, but more words follow {context.params['prompt']!r}",
+            "put the whole prompt in quotes",
         )
     called = context.command_path if context else "mnemoscope"
-    return _refused(f"{message[:1].lower()}{message[1:]}; `{called} --help` shows how to call it")
+    return _refused(f"{message[:1].lower()}{message[1:]}", f"`{called} --help` shows how to call it")
 
 
-def _refused(message: str) -> int:
-    sys.stderr.write(f"error: {' '.join(message.splitlines())}\n")
+def _refused(message: str, remedy: str | None = None) -> int:
+    """Print an error and its remedy (None: the message names it), and return the exit code."""
+    message = " ".join(message.splitlines())
+    arguments = sys.argv[1:]
+    if "--json" in arguments[: arguments.index("--") if "--" in arguments else None]:
+        # The errors of the web API have this form.
+        told = {"error": message} | ({} if remedy is None else {"remedy": remedy})
+        sys.stderr.write(f"{json.dumps(told)}\n")
+    else:
+        sys.stderr.write(f"error: {message}{'' if remedy is None else f'; {remedy}'}\n")
     return 2
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mnemoscope.cli.command import command
 from mnemoscope.cli.facts import resolved, tell_left_out
 from mnemoscope.cli.options import (
     ControlsFrom,
@@ -16,7 +17,6 @@ from mnemoscope.cli.options import (
     ModelOptions,
     PromptOptions,
     TargetOption,
-    command,
     each_as_utf8,
     refuse_several,
     tell_warning,
@@ -103,9 +103,10 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
     json: Json = False,
     model: ModelOptions,
 ) -> None:
-    """Remove or scale parts and show the target before, after, and beside random controls.
+    """Remove or scale parts and show the target before and after.
 
-    Bad lines of --facts are printed on stderr; the command then ends with exit code 2 after its result.
+    The same change of random parts is shown beside it. Bad lines of --facts are printed on stderr; the
+    command then ends with exit code 2 after its result.
     """
     refuse_several(factor=factor, mean_of=mean_of, resample_from=resample_from)
     kinds = {"--ffn": ffn, "--attention": attention, "--head": head, "--layer": layer}
@@ -135,7 +136,7 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
             found, bad_lines = resolved(opened, file, facts)
             known = [KnownFact(fact.prompt.ids, fact.target, fact.fact.relation) for fact in found]
         encoded, *references = (
-            prompt.encode(opened, text) for text in (prompt.prompt, *(mean_of or resample_from or ()))
+            prompt.encode(opened, text) for text in (prompt.text, *(mean_of or resample_from or ()))
         )
         best = partial(
             opened.attribute, encoded, target.answer, effects=False, suppressing=False, query=False

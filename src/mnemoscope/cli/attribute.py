@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,16 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mnemoscope.attribution.options import AttributionOptions
+from mnemoscope.cli.command import OUTPUT, command
 from mnemoscope.cli.options import (
     Json,
     ModelOptions,
     PromptOptions,
     TargetOptions,
-    command,
     refuse_several,
     tell_warning,
 )
-from mnemoscope.cli.output import stdout_kept_clean, tell, write, write_drawn, write_json, write_result
+from mnemoscope.cli.output import (
+    shows_progress,
+    stdout_kept_clean,
+    tell,
+    write,
+    write_drawn,
+    write_json,
+    write_result,
+)
 from mnemoscope.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -36,13 +43,18 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
     targets: TargetOptions,
     options: AttributionOptions,
     out: Annotated[
-        Path | None, typer.Option(help="Write to a .json, .parquet or .html file instead.")
+        Path | None,
+        typer.Option(help="Write to a .json, .parquet, .csv or .html file instead.", rich_help_panel=OUTPUT),
     ] = None,
     charts: Annotated[
-        Path | None, typer.Option(help="Also write every chart to a file in this folder.", metavar="FOLDER")
+        Path | None,
+        typer.Option(
+            help="Also write every chart to a file in this folder.", metavar="FOLDER", rich_help_panel=OUTPUT
+        ),
     ] = None,
     chart_form: Annotated[
-        Literal["svg", "png"] | None, typer.Option(help="Form of the charts.", show_default="svg")
+        Literal["svg", "png"] | None,
+        typer.Option(help="Form of the charts.", show_default="svg", rich_help_panel=OUTPUT),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only estimate the memory, from the config.")
@@ -51,7 +63,10 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
     json: Json = False,
     model: ModelOptions,
 ) -> None:
-    """Show which parts of a model raise or lower a next token, or the several tokens of one --target."""
+    """Show which parts of a model raise or lower a next token.
+
+    One --target may be several tokens.
+    """
     refuse_several(json=json, out=out is not None)
     if options.by != "direct" and not options.effects:
         raise OptionError(f"--by {options.by} needs the total effects; leave --no-effects out")
@@ -66,7 +81,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
     with stdout_kept_clean():
         opened = model.open()
         encoded = prompt.read(opened)
-        progress = sys.stderr.isatty()
+        progress = shows_progress()
         chosen = vars(options)
         one = (
             targets.target[0] if targets.target and len(targets.target) == 1 and not targets.others else None
@@ -97,7 +112,7 @@ def _estimate(prompt: PromptOptions, model: ModelOptions, json: bool) -> None:
 
         found = estimate(
             model.model,
-            prompt.prompt,
+            prompt.text,
             chat=prompt.chat,
             add_special_tokens=not prompt.no_special_tokens,
             revision=model.revision,
@@ -119,15 +134,15 @@ def _check_outputs(out: Path | None, charts: Path | None) -> None:
 
 
 def _check_outputs_of_several_tokens(out: Path | None, charts: Path | None) -> None:
-    from mnemoscope._io import CONTINUATION_ENDINGS
+    from mnemoscope._io import PLAIN_ENDINGS
 
     if charts is not None:
         raise OptionError(
             "--charts is for one target token, and this target is several; give the first of them as --target"
         )
-    if out is not None and out.suffix.lower() not in CONTINUATION_ENDINGS:
+    if out is not None and out.suffix.lower() not in PLAIN_ENDINGS:
         raise OutputError(
-            f"cannot write {out}: the target is several tokens, whose results go into a .json file; "
+            f"cannot write {out}: the target is several tokens, whose results go into a .json or .csv file; "
             "name one, or attribute one token"
         )
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnemoscope.cli.options import Json, command
+from mnemoscope.cli.command import command
+from mnemoscope.cli.options import Json
 from mnemoscope.cli.output import stdout_kept_clean, write, write_drawn, write_json
 from mnemoscope.errors import ModelFileError, UnknownModelError
 
@@ -23,7 +24,10 @@ commands = typer.Typer()
 def cache(
     model: Annotated[
         str | None,
-        typer.Argument(help="One of them: 'demo', the GGUF file, or the folder's name; all if not given."),
+        typer.Argument(
+            metavar="MODEL",
+            help="One of them: 'demo', the GGUF file, or the folder's name; all if not given.",
+        ),
     ] = None,
     empty: Annotated[bool, typer.Option("--empty", help="Remove them.")] = False,
     json: Json = False,

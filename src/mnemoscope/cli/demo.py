@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mnemoscope.cli.options import command
+from mnemoscope.cli.command import command
 from mnemoscope.cli.output import stdout_kept_clean, tell, write
 
 commands = typer.Typer()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnemoscope.cli.output import tell
+from mnemoscope.cli.output import warn
 from mnemoscope.errors import FactsError
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ def tell_left_out(file: FactFile, path: Path) -> None:
     tell_bad(file.bad_lines, path)
     if file.promptless:
         first = file.promptless[0]
-        tell(f"{path}: {len(file.promptless):,} wordings give no prompt, first {first.where}: {first.reason}")
+        warn(f"{path}: {len(file.promptless):,} wordings give no prompt, first {first.where}: {first.reason}")
 
 
 def tell_bad(lines: Sequence[BadLine], path: Path) -> None:
     """Print each bad line with its number and its mistake."""
     for bad in lines:
-        tell(f"{path}, {bad.where}, is left out: {bad.reason}")
+        warn(f"{path}, {bad.where}, is left out: {bad.reason}")

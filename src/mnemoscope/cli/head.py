@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from mnemoscope.cli.command import command
 from mnemoscope.cli.neuron import layer_and_head
-from mnemoscope.cli.options import Json, ModelOptions, PromptOptions, command
+from mnemoscope.cli.options import Json, ModelOptions, PromptOptions
 from mnemoscope.cli.output import stdout_kept_clean, write_result
 
 commands = typer.Typer()

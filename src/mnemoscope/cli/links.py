@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
+from mnemoscope.cli.command import OUTPUT, command
 from mnemoscope.cli.options import (
     Json,
     ModelOptions,
     PromptOptions,
     TargetOptions,
-    command,
     refuse_several,
     tell_warning,
 )
@@ -32,13 +32,19 @@ def links(
     width: Annotated[int, typer.Option(help="Number of links to follow from each part.")] = 5,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write to a .json file, or to a .graphml file for Gephi or Cytoscape, instead."),
+        typer.Option(
+            help="Write to a .json or .csv file, or to a .graphml file for Gephi or Cytoscape, instead.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     prompt: PromptOptions,
     json: Json = False,
     model: ModelOptions,
 ) -> None:
-    """Show what activates the value neurons of a next token, and what activates that in turn."""
+    """Show what activates the value neurons of a next token.
+
+    The query graph goes on to what activates those parts in turn.
+    """
     refuse_several(json=json, out=out is not None)
     for name, number in (("values", values), ("depth", depth), ("width", width)):
         if number < 1:

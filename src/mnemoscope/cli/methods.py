@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from mnemoscope.cli.command import OUTPUT, command
 from mnemoscope.cli.facts import resolved, tell_left_out
 from mnemoscope.cli.options import (
     ChatOptions,
@@ -18,12 +18,11 @@ from mnemoscope.cli.options import (
     Json,
     ModelOptions,
     TargetOption,
-    command,
     read_prompt,
     refuse_several,
     tell_warning,
 )
-from mnemoscope.cli.output import stdout_kept_clean, tell, tell_drawn, write_result
+from mnemoscope.cli.output import shows_progress, stdout_kept_clean, tell, tell_drawn, write_result
 from mnemoscope.errors import FactsError, OptionError
 
 if TYPE_CHECKING:
@@ -76,16 +75,21 @@ def methods(  # noqa: PLR0913 - each is an option of the command
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Keep every finished fact there; go on where it stopped."),
+        typer.Option(
+            metavar="FOLDER",
+            rich_help_panel=OUTPUT,
+            help="Keep every finished fact there; go on where it stopped.",
+        ),
     ] = None,
     controls_from: ControlsFrom = "same layers",
     chat: ChatOptions,
     json: Json = False,
     model: ModelOptions,
 ) -> None:
-    """List the methods; with a prompt or facts, compare what zeroing the neurons that each finds does.
+    """List the methods, or compare them by zeroing their neurons.
 
-    Bad lines of --facts are printed on stderr; the command then ends with exit code 2 after its result.
+    They are compared on a prompt or on facts. Bad lines of --facts are printed on stderr; the command then
+    ends with exit code 2 after its result.
     """
     if prompt is not None and facts is not None:
         raise OptionError("PROMPT and --facts exclude each other; give one of them")
@@ -120,11 +124,11 @@ def methods(  # noqa: PLR0913 - each is an option of the command
 
 
 def _given(context: typer.Context) -> list[str]:
-    """Return the options on the command line that a list of methods does not use: all but --json."""
+    """Return the options on the command line that a list of methods does not use: all but those of output."""
     return [
         f"--{name.replace('_', '-')}"
         for name in context.params
-        if name != "json"
+        if name not in ("json", "quiet", "verbose")
         and (source := context.get_parameter_source(name)) is not None
         and source.name == "COMMANDLINE"
     ]
@@ -268,8 +272,8 @@ def _compared(model: Model, facts: Sequence[ResolvedFact], terms: Terms, folder:
 
 
 def _progress(n_facts: int) -> Callable[[int, int], None] | None:
-    """Return the callback of a progress bar on stderr; None where stderr is no terminal."""
-    if not sys.stderr.isatty():
+    """Return the callback of a progress bar on stderr; None where none is drawn."""
+    if not shows_progress():
         return None
     from mnemoscope._io import ProgressBars
 

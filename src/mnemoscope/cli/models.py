@@ -7,17 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mnemoscope.cli.options import (
-    Device,
-    Dtype,
-    Json,
-    Revision,
-    Threads,
-    TrustRemoteCode,
-    command,
-    example,
-    set_threads,
-)
+from mnemoscope.cli.command import command, example
+from mnemoscope.cli.options import Device, Dtype, Json, Revision, Threads, TrustRemoteCode, set_threads
 from mnemoscope.cli.output import stdout_kept_clean, tell, write_result
 
 commands = typer.Typer()
@@ -27,7 +18,10 @@ commands.add_typer(models, name="models")
 
 @models.callback(invoke_without_command=True, epilog=example("mnemoscope models"))
 def validate_families(context: typer.Context, json: Json = False, threads: Threads = None) -> None:
-    """Validate the supported families on tiny models, on this machine."""
+    """Validate the supported families, or one model.
+
+    The families are validated on tiny models, on this machine.
+    """
     if context.invoked_subcommand is not None:
         return
     with stdout_kept_clean():
@@ -44,7 +38,9 @@ def validate_families(context: typer.Context, json: Json = False, threads: Threa
 
 @command(models, "mnemoscope models check path/to/my-finetuned-llama")
 def check(
-    model: Annotated[str, typer.Argument(help="'demo', a Hugging Face id, a folder or a .gguf file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="'demo', a Hugging Face id, a folder or a .gguf file.")
+    ],
     json: Json = False,
     revision: Revision = None,
     dtype: Dtype = None,
@@ -52,7 +48,10 @@ def check(
     threads: Threads = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Validate one model: print every sum with its error, whether it passes or not."""
+    """Validate one model.
+
+    Every sum is printed with its error, whether it passes or not.
+    """
     with stdout_kept_clean():
         set_threads(threads)
         from mnemoscope.model.loading import examine

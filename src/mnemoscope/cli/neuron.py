@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mnemoscope.cli.options import Json, ModelOptions, command
+from mnemoscope.cli.command import command
+from mnemoscope.cli.options import Json, ModelOptions
 from mnemoscope.cli.output import stdout_kept_clean, write_result
 from mnemoscope.errors import OptionError
 
@@ -29,7 +30,10 @@ def neuron(
     json: Json = False,
     model: ModelOptions,
 ) -> None:
-    """Show the tokens that an FFN neuron promotes and demotes, itself or through a head."""
+    """Show the tokens that an FFN neuron promotes and demotes.
+
+    With --through the neuron's vector is first sent through a head above it.
+    """
     layer, index = two_numbers(name, "neuron", "layer.neuron, such as 24.1005")
     head = None if through is None else layer_and_head(through)
     with stdout_kept_clean():

@@ -1,21 +1,20 @@
-"""Options that several commands share, and the decorator that turns dataclasses of options into flags."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from inspect import Parameter, Signature, signature
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mnemoscope._arguments import device_name, dtype_name
-from mnemoscope.cli.output import tell
+from mnemoscope.cli.command import MODEL, OUTPUT, PROMPT, TARGET
+from mnemoscope.cli.output import explain, tell, warn
 from mnemoscope.errors import OptionError, PromptError
 
 if TYPE_CHECKING:
@@ -25,60 +24,6 @@ if TYPE_CHECKING:
 # Surrogates that stand in arguments for bytes that Python could not decode.
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
-
-def command(
-    app: typer.Typer, usage: str, name: str | None = None
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command, with an example of its usage at the end of its help.
-
-    A parameter whose type is a dataclass becomes one option for each field. Fields are declared by
-    `Annotated` types, or by the metadata `flag`, `description` and `minimum` (a `flag` of None is left out).
-    """
-
-    def register(call: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(call, include_extras=True)
-        groups: dict[str, tuple[type[Any], list[Parameter]]] = {}
-        parameters: list[Parameter] = []
-        for parameter in signature(call).parameters.values():
-            hint = hints[parameter.name]
-            if is_dataclass(hint) and isinstance(hint, type):
-                groups[parameter.name] = hint, list(_options_of(hint))
-                parameters += groups[parameter.name][1]
-            else:
-                parameters.append(parameter.replace(annotation=hint, kind=Parameter.KEYWORD_ONLY))
-
-        @functools.wraps(call)
-        def wrapper(**given: Any) -> None:
-            for group, (kind, options) in groups.items():
-                names = [option.name for option in options if option.name in given]
-                given[group] = kind(**{name: given.pop(name) for name in names})
-            call(**given)
-
-        wrapper.__dict__["__signature__"] = Signature(parameters)
-        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return app.command(name, epilog=example(usage))(wrapper)
-
-    return register
-
-
-def _options_of(group: type[Any]) -> Iterator[Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    for field in fields(group):
-        hint = hints[field.name]
-        if field.metadata:
-            if field.metadata["flag"] is None:
-                continue
-            shown = field.metadata["description"]
-            flag = typer.Option(field.metadata["flag"], help=shown, min=field.metadata["minimum"])
-            hint = Annotated[hint, flag]
-        default = Parameter.empty if field.default is MISSING else field.default
-        yield Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-
-
-def example(usage: str) -> str:
-    """Return the end of a help text; the mark keeps its lines from being filled anew."""
-    return f"\b\nExample:\n  {usage}"
 
 
 def as_utf8(text: str | None) -> str | None:
@@ -99,15 +44,30 @@ def read_prompt(text: str | None) -> str | None:
     Raises:
         PromptError: stdin is not UTF-8.
     """
-    if text != "-":
-        return as_utf8(text)
+    return _decoded(sys.stdin.buffer.read(), "on stdin") if text == "-" else as_utf8(text)
+
+
+def read_prompt_file(path: str | None) -> str | None:
+    """Return the text of a file, without the newline at its end.
+
+    Raises:
+        PromptError: the file cannot be read, or is not UTF-8.
+    """
+    if path is None:
+        return None
     try:
-        given = sys.stdin.buffer.read().decode("utf-8")
+        return _decoded(Path(path).expanduser().read_bytes(), f"in {path}")
+    except OSError as error:
+        raise PromptError(f"cannot read {path}: {error.strerror or error}; check the name") from error
+
+
+def _decoded(given: bytes, where: str) -> str:
+    try:
+        return given.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise PromptError(
-            f"the prompt on stdin is not UTF-8 (byte {error.start}); convert it, with iconv for instance"
+            f"the prompt {where} is not UTF-8 (byte {error.start}); convert it, with iconv for instance"
         ) from error
-    return given.removesuffix("\n").removesuffix("\r")
 
 
 def refuse_several(**given: object) -> None:
@@ -124,7 +84,7 @@ def refuse_several(**given: object) -> None:
 def tell_warning(text: str) -> None:
     """Write a result's warning to stderr, if it has one."""
     if text:
-        tell(f"warning: {text}")
+        warn(f"warning: {text}")
 
 
 def set_threads(threads: int | None) -> None:
@@ -175,25 +135,35 @@ def _device(name: str | None) -> str | None:
 ModelName = Annotated[
     str,
     typer.Option(
-        "--model", help="'demo', a .gguf file, or the folder or Hugging Face id of a model or PEFT adapter."
+        "--model",
+        envvar="MNEMOSCOPE_MODEL",
+        help="'demo', a .gguf file, or the folder or Hugging Face id of a model or PEFT adapter.",
+        rich_help_panel=MODEL,
     ),
 ]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hugging Face repository.")]
+Revision = Annotated[
+    str | None,
+    typer.Option(help="Branch, tag or commit of a Hugging Face repository.", rich_help_panel=MODEL),
+]
 Dtype = Annotated[
     str | None,
     typer.Option(
         metavar="TYPE",
+        envvar="MNEMOSCOPE_DTYPE",
         help="Type of the weights: float32, bfloat16 or float16; the checkpoint's own if not given.",
         callback=_dtype,
+        rich_help_panel=MODEL,
     ),
 ]
 Device = Annotated[
     str | None,
     typer.Option(
         metavar="DEVICE",
+        envvar="MNEMOSCOPE_DEVICE",
         help="Such as cpu, cuda, cuda:1 or mps; cpu if not given. auto offloads layers that do not fit on "
         "the GPU to CPU memory or disk.",
         callback=_device,
+        rich_help_panel=MODEL,
     ),
 ]
 Threads = Annotated[
@@ -203,12 +173,17 @@ Threads = Annotated[
         metavar="N",
         help="CPU threads; if not given OMP_NUM_THREADS, or else the CPUs that this process may use. "
         "Fewer are quicker on a busy machine.",
+        rich_help_panel=MODEL,
     ),
 ]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")
+    bool,
+    typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=MODEL),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object; an error too, on stderr.", rich_help_panel=OUTPUT),
+]
 ControlsFrom = Annotated[
     Literal["same layers", "any layer"],
     typer.Option(
@@ -238,13 +213,16 @@ class ModelOptions:
             from mnemoscope.model.demo import ensure_demo
 
             ensure_demo(report=tell)
-        return load(
+        begun = time.perf_counter()
+        opened = load(
             self.model,
             revision=self.revision,
             dtype=self.dtype,
             device=self.device,
             trust_remote_code=self.trust_remote_code,
         )
+        explain(f"opened {self.model} in {time.perf_counter() - begun:.1f} s: {opened!r}")
+        return opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,12 +230,19 @@ class ChatOptions:
     """Encoding of a prompt."""
 
     chat: Annotated[
-        bool, typer.Option("--chat", help="Put the prompt into the model's chat template, as said by a user.")
+        bool,
+        typer.Option(
+            "--chat",
+            help="Put the prompt into the model's chat template, as said by a user.",
+            rich_help_panel=PROMPT,
+        ),
     ] = False
     no_special_tokens: Annotated[
         bool,
         typer.Option(
-            "--no-special-tokens", help="Put no special token, such as BOS, in front of the prompt."
+            "--no-special-tokens",
+            help="Put no special token, such as BOS, in front of the prompt.",
+            rich_help_panel=PROMPT,
         ),
     ] = False
 
@@ -277,17 +262,40 @@ class PromptOptions(ChatOptions):
     """The prompt of a command."""
 
     prompt: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="PROMPT",
             help="The text before the token in question, in quotes; - reads it from stdin.",
             callback=read_prompt,
+            show_default=False,
         ),
-    ]
+    ] = None
+    prompt_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Read the prompt from a file (UTF-8) instead, without the newline at its end.",
+            callback=read_prompt_file,
+            rich_help_panel=PROMPT,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse two prompts, and none."""
+        super().__post_init__()
+        if self.prompt is not None and self.prompt_file is not None:
+            raise OptionError("PROMPT and --prompt-file exclude each other; give one of them")
+        if self.prompt is None and self.prompt_file is None:
+            raise OptionError("there is no prompt; give PROMPT in quotes, - to read stdin, or --prompt-file")
+
+    @property
+    def text(self) -> str:
+        """The prompt as given."""
+        return (self.prompt if self.prompt_file is None else self.prompt_file) or ""
 
     def read(self, model: Model) -> EncodedPrompt:
         """Encode the prompt."""
-        return self.encode(model, self.prompt)
+        return self.encode(model, self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,10 +308,17 @@ class TargetOption:
             help="The next token as text, with the space in front that most words have; the model's own "
             "choice if not given.",
             callback=as_utf8,
+            rich_help_panel=TARGET,
         ),
     ] = None
     target_id: Annotated[
-        int | None, typer.Option(min=0, help="The next token by its id instead of its text.")
+        int | None,
+        typer.Option(
+            metavar="ID",
+            min=0,
+            help="The next token by its id instead of its text.",
+            rich_help_panel=TARGET,
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -328,6 +343,7 @@ class TargetOptions:
             help="The next token as text, with the space in front that most words have; several times for "
             "any of several; the model's own choice if not given.",
             callback=each_as_utf8,
+            rich_help_panel=TARGET,
         ),
     ] = None
     against: Annotated[
@@ -336,6 +352,7 @@ class TargetOptions:
             metavar="TEXT",
             help="A token to compare the target with, in log-odds; several times for several.",
             callback=each_as_utf8,
+            rich_help_panel=TARGET,
         ),
     ] = None
     against_id: Annotated[
@@ -343,6 +360,7 @@ class TargetOptions:
         typer.Option(
             metavar="ID",
             min=0,
+            rich_help_panel=TARGET,
             help="A token to compare the target with, by its id; several times for several.",
         ),
     ] = None
@@ -351,6 +369,7 @@ class TargetOptions:
         typer.Option(
             metavar="ID",
             min=0,
+            rich_help_panel=TARGET,
             help="The next token by its id instead of its text; several times for any of several.",
         ),
     ] = None

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -16,9 +17,47 @@ if TYPE_CHECKING:
 _PIPED_WIDTH = 100
 
 
+@dataclass
+class Loudness:
+    """Amount of output beside the result.
+
+    Attributes:
+        quiet: no notes and no progress bars.
+        verbose: details too, and the traceback of an error.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+loudness = Loudness()
+
+
+def set_loudness(quiet: bool, verbose: bool) -> None:
+    """Set how much the commands of this process say."""
+    loudness.quiet, loudness.verbose = quiet, verbose
+
+
 def tell(line: str) -> None:
-    """Say something beside the result, on stderr."""
+    """Say something beside the result, on stderr; nothing with `--quiet`."""
+    if not loudness.quiet:
+        warn(line)
+
+
+def explain(line: str) -> None:
+    """Say a detail on stderr with `--verbose`."""
+    if loudness.verbose:
+        warn(line)
+
+
+def warn(line: str) -> None:
+    """Say something on stderr that bears on the result."""
     sys.stderr.write(f"{line}\n")
+
+
+def shows_progress() -> bool:
+    """Return whether progress bars are drawn: on a terminal, without `--quiet`."""
+    return sys.stderr.isatty() and not loudness.quiet
 
 
 @contextlib.contextmanager
@@ -43,6 +82,8 @@ def write_drawn(draw: Callable[[Console], None]) -> None:
 
 def tell_drawn(draw: Callable[[Console], None]) -> None:
     """Say something drawn beside the result, on stderr."""
+    if loudness.quiet:
+        return
     text = _drawn(draw, sys.stderr)
     encoding = sys.stderr.encoding or "utf-8"
     sys.stderr.write(text.encode(encoding, "backslashreplace").decode(encoding))

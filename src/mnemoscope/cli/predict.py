@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mnemoscope.cli.options import Json, ModelOptions, PromptOptions, command
+from mnemoscope.cli.command import command
+from mnemoscope.cli.options import Json, ModelOptions, PromptOptions
 from mnemoscope.cli.output import stdout_kept_clean, write_result
 
 commands = typer.Typer()

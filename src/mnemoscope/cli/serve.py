@@ -2,29 +2,75 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mnemoscope.cli.options import Device, Dtype, ModelOptions, Threads, TrustRemoteCode, command
-from mnemoscope.cli.output import stdout_kept_clean, tell
+from mnemoscope.cli.command import MODEL, command
+from mnemoscope.cli.options import Device, Dtype, ModelOptions, Threads, TrustRemoteCode
+from mnemoscope.cli.output import stdout_kept_clean, tell, warn
 from mnemoscope.errors import OptionError, missing_extra
+
+if TYPE_CHECKING:
+    from mnemoscope.api import Model
 
 commands = typer.Typer()
 
 _HERE, _EVERYWHERE = "127.0.0.1", "0.0.0.0"
 
 
-@command(commands, "mnemoscope serve --open")
-def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
+@dataclass(frozen=True, kw_only=True)
+class ServedModels:
+    """The models of a server, and the hardware they run on."""
+
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="As for other commands, 'demo' if not given; several times for several. No other is opened.",
+            metavar="MODEL",
+            help="As for other commands: MNEMOSCOPE_MODEL or 'demo' if not given. Several times for several; "
+            "no other is opened.",
+            rich_help_panel=MODEL,
         ),
-    ] = None,
+    ] = None
+    dtype: Dtype = None
+    device: Device = None
+    threads: Threads = None
+    trust_remote_code: TrustRemoteCode = False
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the models; the first is the default."""
+        return self.model or [os.environ.get("MNEMOSCOPE_MODEL") or "demo"]
+
+    def __post_init__(self) -> None:
+        """Refuse a model that is given twice."""
+        for name in self.names:
+            if self.names.count(name) > 1:
+                raise OptionError(f"--model {name} is given twice; give each model once")
+
+    def open(self) -> dict[str, Model]:
+        """Open the models by name."""
+        options = ModelOptions(
+            dtype=self.dtype,
+            device=self.device,
+            threads=self.threads,
+            trust_remote_code=self.trust_remote_code,
+        )
+        return {name: replace(options, model=name).open() for name in self.names}
+
+
+TimeLimit = Annotated[
+    float,
+    typer.Option(min=1, metavar="SECONDS", help="How long one request may take."),
+]
+
+
+@command(commands, "mnemoscope serve --open")
+def serve(
+    *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
     host: Annotated[str | None, typer.Option(help=f"Where to listen; {_HERE} if not given.")] = None,
     allow_network: Annotated[
@@ -35,21 +81,14 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
             "is given.",
         ),
     ] = False,
-    time_limit: Annotated[
-        float,
-        typer.Option(min=1, metavar="SECONDS", help="How long one request may take."),
-    ] = 300.0,
+    time_limit: TimeLimit = 300.0,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    dtype: Dtype = None,
-    device: Device = None,
-    threads: Threads = None,
-    trust_remote_code: TrustRemoteCode = False,
+    models: ServedModels,
 ) -> None:
-    """Serve the web page and its JSON API to this machine, until Ctrl-C."""
-    names = model or ["demo"]
-    for name in names:
-        if names.count(name) > 1:
-            raise OptionError(f"--model {name} is given twice; give each model once")
+    """Serve the web page and its JSON API to this machine.
+
+    It ends with Ctrl-C.
+    """
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
         raise OptionError(missing_extra("serving", "web"))
     with stdout_kept_clean():
@@ -64,19 +103,16 @@ def serve(  # noqa: PLR0913, PLR0917 - each is an option of the command
                 f"--host {host} lets other machines in; add --allow-network if you mean it, or leave it out"
             )
         with bind(host, port) as listening:
-            options = ModelOptions(
-                dtype=dtype, device=device, threads=threads, trust_remote_code=trust_remote_code
-            )
-            models = {name: replace(options, model=name).open() for name in names}
+            opened = models.open()
             listening.listen()
             address = address_of(host, listening)
             if not here:
-                tell(
+                warn(
                     "Other machines may ask this server: without a password and unencrypted. Whoever reaches "
                     "it can keep this machine busy."
                 )
             tell(
                 f"Mnemoscope is at {address} until Ctrl-C; its API is described at {address}api/openapi.json"
             )
-            app = make_app(models, names_of(host, not here), Limits(seconds=time_limit))
+            app = make_app(opened, names_of(host, not here), Limits(seconds=time_limit))
             listen(app, listening, address if open_browser else None)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mnemoscope.cli.command import command
 from mnemoscope.cli.facts import tell_left_out
-from mnemoscope.cli.options import (
-    Device,
-    Dtype,
-    ModelName,
-    Revision,
-    TrustRemoteCode,
-    check_threads,
-    command,
-)
-from mnemoscope.cli.output import stdout_kept_clean, tell, write
+from mnemoscope.cli.options import Device, Dtype, ModelName, Revision, TrustRemoteCode, check_threads
+from mnemoscope.cli.output import loudness, stdout_kept_clean, tell, write
 from mnemoscope.errors import FactsError, OptionError
 
 if TYPE_CHECKING:
@@ -192,7 +186,7 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
             from mnemoscope.study.executors.ray import RayExecutor
 
             executor = partial(RayExecutor, address=address)
-        with StudyProgress() as report:
+        with nullcontext() if loudness.quiet else StudyProgress() as report:
             run_study(spec, source, out, options, workers=workers, executor=executor, report=report)
     tell(f"done: {out}; see it with `mnemoscope study report {out}`")
 
@@ -218,9 +212,10 @@ def sql(
         Literal["table", "csv", "json"], typer.Option(help="Form of the printed answer.")
     ] = "table",
 ) -> None:
-    """Query a study with DuckDB; its tables are views, and of several studies each row has its `study`.
+    """Query a study, or several, with DuckDB.
 
-    Works while the study runs. docs/studies_schema.md has the tables.
+    Its tables are views, and of several studies each row has its `study`. Works while the study runs.
+    docs/studies_schema.md has the tables.
     """
     *folders, query = arguments
     if not folders:
@@ -256,7 +251,10 @@ def report(
         Path | None, typer.Option(metavar="FILE.html", help="File to write; beside the folder if not given.")
     ] = None,
 ) -> None:
-    """Write one page with all tables and charts of a study; it opens offline."""
+    """Write one page with all tables and charts of a study.
+
+    It opens offline.
+    """
     with stdout_kept_clean():
         from mnemoscope.report.study_html import write_report
         from mnemoscope.study.results import Study
@@ -273,10 +271,15 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, or one with its export.")],
     format: Annotated[  # noqa: A002
         list[str] | None,
-        typer.Option(help="csv, parquet, svg, png or tex; may be repeated. All if not given."),
+        typer.Option(
+            metavar="FORM", help="csv, parquet, svg, png or tex; may be repeated. All if not given."
+        ),
     ] = None,
 ) -> None:
-    """Write every table and chart of a study to files, with `editing.json` for tools that edit models."""
+    """Write every table and chart of a study to files.
+
+    `editing.json` is for tools that edit models.
+    """
     with stdout_kept_clean():
         from mnemoscope.report.export import export as export_study
         from mnemoscope.study.results import Study

@@ -16,8 +16,9 @@ from mnemoscope.report.charts import apply_theme, png, svg
 from mnemoscope.report.charts.comparison import chart, chart_html
 from mnemoscope.report.charts.study import CHARTS
 from mnemoscope.report.tokens import visible
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
-from mnemoscope.results.columns import SUMS
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.columns import LIST_COLUMNS
+from mnemoscope.results.io import Saved
 from mnemoscope.results.query import QueryGraph
 from mnemoscope.study.items import ITEMS, ItemTable, StudyItem
 from mnemoscope.study.items.exports import editing
@@ -41,21 +42,14 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def long_csv_bytes(result: Attribution | ContinuationAttribution) -> bytes:
+def long_csv_bytes(result: Attribution | Saved) -> bytes:
     """Write all tables as one CSV; the column `table` names each row's table, lists of tokens are JSON."""
-    tables = {name: table.copy() for name, table in tables_of(result).items() if not table.empty}
-    for name, table in tables.items():
+    kept = {name: table.copy() for name, table in result.tables().items() if not table.empty}
+    for name, table in kept.items():
         table.insert(0, "table", name)
-        for column in {"promotes", "demotes"} & set(table):
+        for column in LIST_COLUMNS & set(table):
             table[column] = table[column].map(json_text)
-    return _csv(pd.concat(tables.values(), ignore_index=True))
-
-
-def tables_of(result: Attribution | ContinuationAttribution) -> dict[str, pd.DataFrame]:
-    """Return the tables of a result by name."""
-    if isinstance(result, Attribution):
-        return result.tables()
-    return {name: getattr(result, name) for name in SUMS}
+    return _csv(pd.concat(kept.values(), ignore_index=True))
 
 
 def _csv(table: pd.DataFrame, **options: Any) -> bytes:
@@ -76,9 +70,10 @@ _NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def save_links(graph: QueryGraph, path: Path) -> Path:
-    r"""Write the query graph as `.json` or `.graphml`, atomically.
+    r"""Write the query graph as `.json`, `.csv` or `.graphml`, atomically.
 
-    In `.graphml` files characters that XML cannot hold are `\uXXXX` escapes.
+    A `.csv` file has nodes and edges in one table, whose column `table` names which. In `.graphml` files
+    characters that XML cannot hold are `\uXXXX` escapes.
 
     Returns:
         The path of the file.
@@ -87,8 +82,12 @@ def save_links(graph: QueryGraph, path: Path) -> Path:
         OutputError: the ending is another, or the folder does not exist or cannot be written.
     """
     path = check_destination(path, LINKS_ENDINGS)
-    is_json = path.suffix.lower() == ".json"
-    write_atomically(path, json_bytes(graph.to_json()) if is_json else _graphml(graph))
+    forms: dict[str, Callable[[], bytes]] = {
+        ".json": lambda: json_bytes(graph.to_json()),
+        ".csv": lambda: long_csv_bytes(graph),
+        ".graphml": lambda: _graphml(graph),
+    }
+    write_atomically(path, forms[path.suffix.lower()]())
     return path
 
 
@@ -106,6 +105,7 @@ def _graphml(graph: QueryGraph) -> bytes:
 _COMPARISON: dict[str, Callable[[Comparison], bytes]] = {
     ".json": lambda comparison: json_bytes(comparison.to_json()),
     ".parquet": lambda comparison: _parquet(comparison.outcomes),
+    ".csv": lambda comparison: csv_bytes(comparison.outcomes),
     ".svg": lambda comparison: svg(chart(comparison).to_dict(), "comparison").encode(),
     ".png": lambda comparison: png(chart(comparison)),
     ".html": lambda comparison: chart_html(comparison).encode(),
@@ -113,7 +113,7 @@ _COMPARISON: dict[str, Callable[[Comparison], bytes]] = {
 
 
 def save(comparison: Comparison, path: Path) -> Path:
-    """Write a comparison's data (.json, .parquet) or chart (.svg, .png, .html), atomically.
+    """Write a comparison's data (.json, .parquet, .csv) or chart (.svg, .png, .html), atomically.
 
     Returns:
         The path of the file.

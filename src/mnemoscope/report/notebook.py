@@ -6,15 +6,18 @@ import io
 from dataclasses import dataclass, field
 from functools import singledispatch
 
+import pandas as pd
 from markupsafe import Markup
 from rich.console import Console
 
+from mnemoscope.attribution.methods.registry import Ranking
 from mnemoscope.report.charts import svg
 from mnemoscope.report.charts.attribution import figures
 from mnemoscope.report.html import data_address, templates
 from mnemoscope.report.terminal.ablation import parts_words, render_ablation, with_spread
 from mnemoscope.report.terminal.attribution import render_attribution
-from mnemoscope.report.terminal.vocabulary import render_prediction
+from mnemoscope.report.terminal.query import query_section, render_links
+from mnemoscope.report.terminal.vocabulary import render_head, render_neuron, render_prediction
 from mnemoscope.report.text import (
     Effects,
     divergence,
@@ -30,9 +33,12 @@ from mnemoscope.report.tokens import middle_left_out, visible
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import METRICS, records
-from mnemoscope.results.prediction import Prediction
+from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
+from mnemoscope.results.query import QueryGraph, QueryNeurons, QueryTables
+from mnemoscope.results.render import score_column
 
 _ROWS = 5
+_MOST_RANKED = 20  # rows of a ranking, and edges of a graph
 _MOST_TOKENS = 6
 _WIDTH = 100  # cells of the plain text
 _LONGEST_PROMPT = 400  # characters
@@ -85,8 +91,8 @@ def summary_html(shown: object) -> str:
     )
 
 
-def summary_text(shown: Attribution | Prediction | Ablation) -> str:
-    """Return a result as the terminal shows it, without colours."""
+def summary_text(shown: object) -> str:
+    """Return a result as the terminal shows it, without colours, or else its `repr`."""
     stream = io.StringIO()
     console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False, force_jupyter=False)
     if isinstance(shown, Attribution):
@@ -95,8 +101,16 @@ def summary_text(shown: Attribution | Prediction | Ablation) -> str:
         render_prediction(shown, console)
     elif isinstance(shown, Ablation):
         render_ablation(shown, console)
+    elif isinstance(shown, NeuronTokens):
+        render_neuron(shown, console)
+    elif isinstance(shown, HeadTokens):
+        render_head(shown, console)
+    elif isinstance(shown, QueryGraph):
+        render_links(shown, console)
+    elif isinstance(shown, QueryNeurons):
+        console.print(query_section(shown, _WIDTH, _ROWS))
     else:
-        raise TypeError(f"{type(shown).__name__} has no summary")
+        return repr(shown)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
@@ -167,6 +181,96 @@ def _(shown: Ablation) -> _Summary:
         tables=[_Table(f"{parts_words(shown)}, {shown.how}", headings, rows)],
         note="random: parts of the same kind and layers" + (", mean ± standard deviation" if several else ""),
     )
+
+
+@_summary.register
+def _(shown: Ranking) -> _Summary:
+    index = ("layer", "neuron") if shown.kind == "ffn" else ("layer", "head", "dim")
+    kind = "FFN neurons" if shown.kind == "ffn" else "Attention neurons"
+    return _Summary(
+        tokens=shown.tokens,
+        target=targets_words(shown.targets),
+        facts=value_facts(shown.targets),
+        tables=[_scores(kind, shown.neurons.head(_MOST_RANKED), index, shown.method)],
+        note=f"{visible(shown.provenance.model)} · method {visible(shown.method)}",
+    )
+
+
+@_summary.register
+def _(shown: NeuronTokens) -> _Summary:
+    tables = [
+        _Table(title, ("token", "value"), [(_token(token), plain_number(value)) for token, value in tokens])
+        for title, tokens in (("Promotes", shown.promotes), ("Demotes", shown.demotes))
+    ]
+    return _Summary(tokens=(), target=f"FFN neuron {shown.name}", facts={}, tables=tables)
+
+
+@_summary.register
+def _(shown: HeadTokens) -> _Summary:
+    lists = ("input", "key", "value")
+    rows: list[tuple[str | Markup, ...]] = [
+        (
+            str(row["position"]),
+            _token(row["token"]),
+            percent(row["attention"]),
+            *(Markup(" ").join(map(_token, row[name][:_MOST_TOKENS])) for name in lists),
+        )
+        for row in records(shown.table, tuple(shown.table))
+    ]
+    headings = ("position", "token", "attention", *lists)
+    table = _Table(f"Head {shown.layer}.{shown.head}, as tokens", headings, rows)
+    return _Summary(tokens=shown.tokens, target="", facts={}, tables=[table])
+
+
+@_summary.register
+def _(shown: QueryGraph) -> _Summary:
+    edges = shown.edges.head(_MOST_RANKED)
+    rows: list[tuple[str | Markup, ...]] = [
+        (row["source"], row["target"], signed(row["score"]))
+        for row in records(edges, ("source", "target", "score"))
+    ]
+    title = "Edges" if len(edges) == len(shown.edges) else f"First {len(edges)} of {len(shown.edges)} edges"
+    picture = svg(shown.chart().to_dict(), "links").encode()
+    return _Summary(
+        tokens=shown.tokens,
+        target=targets_words(shown.targets),
+        facts={"nodes": str(len(shown.nodes)), "explained": percent(shown.explained)},
+        tables=[_Table(title, ("from", "to", "score (nats)"), rows)],
+        picture={"words": "The query graph.", "address": data_address("image/svg+xml", picture)},
+    )
+
+
+@_summary.register
+def _(shown: QueryTables) -> _Summary:
+    return _Summary(tokens=(), target="Query neurons", facts={}, tables=_query_tables(shown, ""))
+
+
+@_summary.register
+def _(shown: QueryNeurons) -> _Summary:
+    tables = [
+        *_query_tables(shown.of_attention, " of attention value neurons"),
+        *_query_tables(shown.of_ffn, " of FFN value neurons"),
+    ]
+    return _Summary(tokens=(), target="Query neurons", facts={}, tables=tables)
+
+
+def _query_tables(shown: QueryTables, whose: str) -> list[_Table]:
+    return [
+        _scores(f"Heads{whose}", shown.heads.head(_ROWS), ("layer", "head"), "query score (nats)"),
+        _scores(
+            f"FFN neurons{whose}", shown.ffn_neurons.head(_ROWS), ("layer", "neuron"), "query score (nats)"
+        ),
+    ]
+
+
+def _scores(title: str, table: pd.DataFrame, index: tuple[str, ...], heading: str) -> _Table:
+    """Return parts with the score that the table is sorted by."""
+    number = score_column(table)
+    rows: list[tuple[str | Markup, ...]] = [
+        (".".join(str(row[part]) for part in index), plain_number(row[number]))
+        for row in records(table, (*index, number))
+    ]
+    return _Table(title, (".".join(index), heading), rows)
 
 
 def _parts(result: Attribution, name: str, title: str, index: tuple[str, ...], words: str) -> _Table:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mnemoscope.results.columns import METRICS, records
 from mnemoscope.results.parts import Part
-from mnemoscope.results.render import Displayed
+from mnemoscope.results.render import Displayed, quoted
 from mnemoscope.results.targets import unlikely
 
 
@@ -28,7 +28,7 @@ class TextEffect(NamedTuple):
     perplexity_after: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ablation(Displayed):
     """A target before and after an ablation, and after random controls.
 
@@ -57,6 +57,14 @@ class Ablation(Displayed):
     controls_from: str
     plain_text: TextEffect
     facts: pd.DataFrame
+
+    def _short(self) -> list[str]:
+        whens = {"before": self.before, "after": self.after, "random controls": self.controls_mean}
+        return [
+            f"of {len(self.parts)} part{'s' * (len(self.parts) != 1)}, {self.how}",
+            f"{self.target[1]!r} after {quoted(self.prompt)}",
+            "log p " + ", ".join(f"{when} {each['log_probability']:.3f}" for when, each in whens.items()),
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope ablate --json` prints."""

@@ -13,20 +13,18 @@ from numpy.typing import NDArray
 
 from mnemoscope._io import (
     ATTRIBUTION_ENDINGS,
-    CONTINUATION_ENDINGS,
     check_destination,
-    json_text,
     write_atomically,
 )
 from mnemoscope.errors import OptionError
 from mnemoscope.results import io
 from mnemoscope.results.columns import QUERY_TABLES, SUMS, TABLES, records
 from mnemoscope.results.query import Key, QueryNeurons
-from mnemoscope.results.render import Displayed, report
+from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Attribution(Displayed):
     """Scores of the parts of one prediction, in nats of the target's log probability, or of log-odds.
 
@@ -93,6 +91,16 @@ class Attribution(Displayed):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out of a copy for another process."""
         return {**vars(self), "_query": None}
+
+    def _short(self) -> list[str]:
+        by = "total" if self.provenance.options.get("by") == "total" else None
+        return [
+            f"of {self.targets.text} after {quoted(self.prompt)}",
+            f"{self.provenance.model}, lists {'' if self.certified else 'not '}certified",
+            strongest("heads", self.heads, by),
+            strongest("FFN neurons", self.ffn_neurons, by),
+            strongest("attention neurons", self.attention_neurons_summed, by),
+        ]
 
     @property
     def target(self) -> Target:
@@ -204,7 +212,12 @@ class Attribution(Displayed):
         return io.json_bytes(self._description(), self.tables(), self.to_json())
 
     def save(self, path: str | Path) -> Path:
-        """Write the result to a `.json`, `.parquet` or `.html` file, whole or not at all; return its path.
+        """Write the result to a `.json`, `.parquet`, `.csv` or `.html` file, whole or not at all.
+
+        A `.csv` file has all tables in one, whose column `table` names each row's, and no provenance.
+
+        Returns:
+            The path of the file.
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
@@ -213,6 +226,8 @@ class Attribution(Displayed):
         ending = path.suffix.lower()
         if ending == ".html":
             content = report("html").render_html(self).encode("utf-8", "xmlcharrefreplace")
+        elif ending == ".csv":
+            content = report("export").long_csv_bytes(self)
         elif ending == ".json":
             content = self.json_bytes()
         else:
@@ -279,8 +294,8 @@ class Attribution(Displayed):
         return report("charts.attribution").save_charts(self, Path(folder), form)
 
 
-@dataclass(frozen=True, eq=False)
-class ContinuationAttribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class ContinuationAttribution(io.Saved):
     """Scores of the parts of a target of several tokens, in nats of its log probability.
 
     Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)`
@@ -321,6 +336,14 @@ class ContinuationAttribution:
     tolerance: float
     costs: dict[str, Cost]
     provenance: Provenance
+
+    def __repr__(self) -> str:
+        best = strongest("FFN neurons", self.ffn_neurons)
+        return f"<ContinuationAttribution of {self.text!r} after {quoted(self.prompt)}\n  {best}>"
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the tables of sums by name; `attributions` have those of each token."""
+        return {name: getattr(self, name) for name in SUMS}
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -369,33 +392,10 @@ class ContinuationAttribution:
             },
             "certified": self.certified,
             "tolerance": self.tolerance,
-            **{name: _rows(getattr(self, name)) for name in SUMS},
+            **{name: io.rows_by_token(getattr(self, name)) for name in SUMS},
             "attributions": [attribution.to_json() for attribution in self.attributions],
         }
-
-    def save(self, path: str | Path) -> Path:
-        """Write `to_json` to a `.json` file; single attributions can be saved and read back in every form.
-
-        Raises:
-            OutputError: another ending, or a folder that does not exist or cannot be written.
-        """
-        path = check_destination(Path(path), CONTINUATION_ENDINGS)
-        write_atomically(path, (json_text(self.to_json()) + "\n").encode("utf-8"))
-        return path
 
 
 def _pivoted(table: pd.DataFrame, columns: str) -> NDArray[np.float64]:
     return table.pivot(index="layer", columns=columns, values="direct").to_numpy(dtype=np.float64)
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as plain objects, the numbers of each token in lists."""
-    lists = {"direct_": "direct_by_token", "coefficient_": "coefficients"}
-    by_token = {key: [name for name in table if str(name).startswith(kind)] for kind, key in lists.items()}
-    plain = table.drop(columns=[name for names in by_token.values() for name in names])
-    rows = plain.to_dict("records")
-    for key, names in by_token.items():
-        if names:
-            for row, numbers in zip(rows, table[names].to_numpy().tolist(), strict=True):
-                row[key] = numbers
-    return [{str(name): value for name, value in row.items()} for row in rows]

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from mnemoscope._io import either, json_text
+from mnemoscope._io import PLAIN_ENDINGS, check_destination, either, json_text, write_atomically
 from mnemoscope.errors import UPGRADE, MnemoscopeError, OutputError
 from mnemoscope.results.columns import LIST_COLUMNS, SCHEMA, names, records
+from mnemoscope.results.render import report
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +36,37 @@ _NUMERIC = ("float", "int", "uint", "bool")
 
 Tables = Mapping[str, pd.DataFrame]
 T = TypeVar("T")
+
+
+class Saved:
+    """Mixin of results that are saved for other programs; `load` reads back attributions alone."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain objects."""
+        raise NotImplementedError
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return every table by name."""
+        raise NotImplementedError
+
+    def save(self, path: str | Path) -> Path:
+        """Write `to_json` to a `.json` file, or all tables to a `.csv` file, whole or not at all.
+
+        The column `table` of a `.csv` file names each row's table.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            OutputError: another ending, or a folder that does not exist or cannot be written.
+        """
+        path = check_destination(Path(path), PLAIN_ENDINGS)
+        is_csv = path.suffix.lower() == ".csv"
+        content = (
+            report("export").long_csv_bytes(self) if is_csv else f"{json_text(self.to_json())}\n".encode()
+        )
+        write_atomically(path, content)
+        return path
 
 
 def json_bytes(description: dict[str, Any], tables: Tables, summary: dict[str, Any]) -> bytes:
@@ -81,6 +113,19 @@ def load(path: Path, restore: Callable[[dict[str, Any], dict[str, pd.DataFrame]]
         raise OutputError(
             f"cannot read {path}: it is damaged or no result of Mnemoscope; save it again"
         ) from error
+
+
+def rows_by_token(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as plain objects, the numbers of each token in lists."""
+    lists = {"direct_": "direct_by_token", "coefficient_": "coefficients"}
+    by_token = {key: [name for name in table if str(name).startswith(kind)] for kind, key in lists.items()}
+    plain = table.drop(columns=[name for group in by_token.values() for name in group])
+    rows = plain.to_dict("records")
+    for key, group in by_token.items():
+        if group:
+            for row, numbers in zip(rows, table[group].to_numpy().tolist(), strict=True):
+                row[key] = numbers
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def number(value: float | str | None) -> float:

@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 
 from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS, records
+from mnemoscope.results.io import Saved
 from mnemoscope.results.parts import Head
-from mnemoscope.results.render import Displayed
+from mnemoscope.results.render import Displayed, quoted
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction(Displayed):
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction(Displayed, Saved):
     """Next tokens that a model predicts.
 
     Attributes:
@@ -28,6 +29,15 @@ class Prediction(Displayed):
     token_ids: tuple[int, ...]
     table: pd.DataFrame
 
+    def _short(self) -> list[str]:
+        rows = self.table.head(3).to_dict("records")
+        likeliest = ", ".join(f"{row['token']!r} {row['probability']:.1%}" for row in rows)
+        return [f"after {quoted(self.prompt)}", likeliest]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the table by name."""
+        return {"predictions": self.table}
+
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope predict --json` prints."""
         columns = tuple(self.table.columns)
@@ -39,8 +49,8 @@ class Prediction(Displayed):
         }
 
 
-@dataclass(frozen=True)
-class NeuronTokens:
+@dataclass(frozen=True, repr=False)
+class NeuronTokens(Displayed, Saved):
     """Tokens that an FFN neuron promotes with a positive coefficient; a negative one swaps the two lists.
 
     Attributes:
@@ -59,6 +69,27 @@ class NeuronTokens:
     demotes: tuple[tuple[str, float], ...]
     through: Head | None = None
 
+    @property
+    def name(self) -> str:
+        """The neuron and the head in words, such as `14.813 through head 23.4`."""
+        through = "" if self.through is None else f" through head {self.through.layer}.{self.through.head}"
+        return f"{self.layer}.{self.neuron}{through}"
+
+    def _short(self) -> list[str]:
+        lists = {"promotes": self.promotes, "demotes": self.demotes}
+        first = (
+            f"{name}: {', '.join(repr(token) for token, _ in tokens[:5])}" for name, tokens in lists.items()
+        )
+        return [f"of FFN neuron {self.name}", *first]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the two lists as tables `token, value`."""
+        columns = ["token", "value"]
+        return {
+            "promotes": pd.DataFrame(self.promotes, columns=columns),
+            "demotes": pd.DataFrame(self.demotes, columns=columns),
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope neuron --json` prints."""
         pairs = {"promotes": self.promotes, "demotes": self.demotes}
@@ -75,8 +106,8 @@ class NeuronTokens:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class HeadTokens:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadTokens(Displayed, Saved):
     """Vectors of one head at each position of a prompt, as tokens, seen from the last position.
 
     Each list has the top tokens of a vector after the final norm, frozen at the prompt's final state, and the
@@ -97,6 +128,18 @@ class HeadTokens:
     tokens: tuple[str, ...]
     token_ids: tuple[int, ...]
     table: pd.DataFrame
+
+    def _short(self) -> list[str]:
+        rows = self.table.sort_values("attention", ascending=False, kind="stable").head(3).to_dict("records")
+        seen = (f"{row['token']!r} @{row['position']} {row['attention']:.1%}" for row in rows)
+        return [
+            f"of head {self.layer}.{self.head} in {quoted(self.prompt)}",
+            f"attends to: {', '.join(seen)}",
+        ]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the table by name."""
+        return {"positions": self.table}
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope head --json` prints."""

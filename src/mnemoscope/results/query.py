@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
@@ -17,7 +18,8 @@ from mnemoscope.results.columns import (
     QUERY_TABLES,
     records,
 )
-from mnemoscope.results.render import report
+from mnemoscope.results.io import Saved
+from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Provenance, Targets
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ Kind = Literal["attention", "ffn"]
 Key = Literal["gate", "up", "down"]
 
 
-@dataclass(frozen=True, eq=False)
-class QueryTables:
+@dataclass(frozen=True, eq=False, repr=False)
+class QueryTables(Displayed, Saved):
     """Components that activate the top value neurons of one kind, best first; see `SCHEMA` for the columns.
 
     Attributes:
@@ -48,6 +50,21 @@ class QueryTables:
     attention_neurons: pd.DataFrame
     value_neurons: pd.DataFrame
 
+    def _short(self) -> list[str]:
+        return [
+            f"of {len(self.value_neurons)} readings of value neurons",
+            strongest("heads", self.heads),
+            strongest("FFN neurons", self.ffn_neurons),
+        ]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return every table by name."""
+        return vars(self).copy()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every table by name as plain rows."""
+        return {name: records(table, tuple(table)) for name, table in self.tables().items()}
+
     @property
     def skipped(self) -> pd.DataFrame:
         """Value neurons left out of the scores."""
@@ -57,8 +74,8 @@ class QueryTables:
         return left_out.drop_duplicates(names, ignore_index=True).filter(names)
 
 
-@dataclass(frozen=True, eq=False)
-class QueryNeurons:
+@dataclass(frozen=True, eq=False, repr=False)
+class QueryNeurons(Displayed, Saved):
     """Components that activate the value neurons of a result.
 
     Attributes:
@@ -68,6 +85,21 @@ class QueryNeurons:
 
     of_attention: QueryTables
     of_ffn: QueryTables
+
+    def _short(self) -> list[str]:
+        sides = {"attention": self.of_attention, "FFN": self.of_ffn}
+        return [
+            "in nats of the value neurons' scores",
+            *(
+                strongest(f"{name} that activate {side} value neurons", getattr(tables, table))
+                for side, tables in sides.items()
+                for name, table in (("heads", "heads"), ("FFN neurons", "ffn_neurons"))
+            ),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every table by its name in files, as plain rows."""
+        return {name: records(table, tuple(table)) for name, table in self.tables().items()}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by its name in files, in the order of `QUERY_TABLES`."""
@@ -97,8 +129,8 @@ def _attribute(name: str) -> str:
     return name.removeprefix("query_").removesuffix(OF_FFN)
 
 
-@dataclass(frozen=True, eq=False)
-class QueryGraph:
+@dataclass(frozen=True, eq=False, repr=False)
+class QueryGraph(Displayed, Saved):
     """Value neurons and what activates them, as a directed graph.
 
     An edge goes from what writes to the residual stream to what reads it. Its score is the part of the
@@ -122,6 +154,24 @@ class QueryGraph:
     edges: pd.DataFrame
     explained: float
     provenance: Provenance
+
+    def _short(self) -> list[str]:
+        return [
+            f"of {self.targets.text} after {quoted(self.prompt)}",
+            f"{len(self.nodes)} nodes, {len(self.edges)} edges, {self.explained:.0%} of the scores explained",
+        ]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return nodes and edges."""
+        return {"nodes": self.nodes, "edges": self.edges}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the graph to a `.json`, `.csv` or `.graphml` file, whole or not at all; return its path.
+
+        Raises:
+            OutputError: another ending, or a folder that does not exist or cannot be written.
+        """
+        return report("export").save_links(self, Path(path))
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope links --json` prints."""
@@ -162,7 +212,7 @@ def _known(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if not pd.isna(value)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QueryAblation:
     """Effect of zeroing shallow query neurons on a target and on the value neurons that read them.
 
@@ -176,6 +226,9 @@ class QueryAblation:
     of: Kind
     ablation: Ablation
     coefficients: pd.DataFrame
+
+    def __repr__(self) -> str:
+        return f"<QueryAblation of query neurons of {self.of} value neurons\n  {self.ablation!r}>"
 
     @property
     def agreement(self) -> pd.DataFrame:

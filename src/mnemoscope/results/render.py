@@ -1,9 +1,17 @@
-"""The one door from results to `report`: pages, charts and notebook summaries, imported when first drawn."""
+"""Display of results: short texts, and the one door to `report` (pages, charts, notebooks), by name."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LONGEST = 60  # characters of a prompt
+_STRONGEST = 3  # rows of a table
+_PLACE = ("layer", "kind", "head", "dim", "neuron")
+_NO_SCORES = {*_PLACE, "position", "token", "expert"}
 
 
 def report(module: str) -> Any:
@@ -15,7 +23,14 @@ def report(module: str) -> Any:
 
 
 class Displayed:
-    """Mixin of results that notebooks show: a static picture and tables, or the terminal's text."""
+    """Mixin of results with a short `repr`, which notebooks show as a static picture and tables."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} " + "\n  ".join(self._short()) + ">"
+
+    def _short(self) -> list[str]:
+        """Return the lines of `repr`: the prompt, the targets, the strongest parts."""
+        raise NotImplementedError
 
     def _repr_html_(self) -> str:
         """HTML for notebooks, without scripts and requests."""
@@ -24,3 +39,31 @@ class Displayed:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """HTML, and plain text for front ends without it."""
         return {"text/html": self._repr_html_(), "text/plain": report("notebook").summary_text(self)}
+
+
+def quoted(prompt: str) -> str:
+    """Return a prompt in quotes, without the middle of a long one."""
+    half = _LONGEST // 2
+    return repr(prompt if len(prompt) <= _LONGEST else f"{prompt[:half]} … {prompt[-half:]}")
+
+
+def score_column(table: pd.DataFrame) -> str:
+    """Return the column that a table of parts is sorted by: the first that is no part of a part's name."""
+    return next(str(column) for column in table if column not in _NO_SCORES)
+
+
+def strongest(name: str, table: pd.DataFrame, by: str | None = None) -> str:
+    """Return the first rows of a table of parts on a line, such as `heads: 23.4 +1.2, 20.1 +0.9`.
+
+    Args:
+        name: name of the parts.
+        table: table of parts, best first.
+        by: column of the number; `score_column` if None.
+    """
+    number = by or score_column(table)
+    rows = table.head(_STRONGEST).to_dict("records")
+    parts = (
+        ".".join(str(row[column]) for column in _PLACE if column in row) + f" {row[number]:+.3g}"
+        for row in rows
+    )
+    return f"{name}: {', '.join(parts) or 'none'}"

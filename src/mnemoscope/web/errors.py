@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from mnemoscope._io import json_text
 from mnemoscope.errors import MnemoscopeError
+
+if TYPE_CHECKING:
+    from fastapi.exceptions import RequestValidationError
+    from pydantic import ValidationError
 
 DOCUMENT = "/api/openapi.json"
 
@@ -73,12 +76,15 @@ def refusal_of_http(error: HTTPException) -> ApiError:
     return ApiError(error.status_code, told, f"see {DOCUMENT} for what there is", error.headers)
 
 
-def refusal_of_fields(error: RequestValidationError) -> ApiError:
+def refusal_of_fields(
+    error: RequestValidationError | ValidationError,
+    remedy: str = f"see {DOCUMENT} for what each field may be",
+) -> ApiError:
     """Convert errors of fields: missing, unknown, of the wrong type or out of bounds; no values."""
     found = [f"{_place(each['loc'])}: {each['msg']}" for each in error.errors()[:_MOST_FIELDS]]
     more = len(error.errors()) - len(found)
     told = "; ".join(found) + (f"; and {more} more" if more > 0 else "")
-    return ApiError(422, told, f"see {DOCUMENT} for what each field may be")
+    return ApiError(422, told, remedy)
 
 
 _MOST_FIELDS = 5

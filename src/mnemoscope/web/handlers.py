@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from mnemoscope.api.run import Run
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.model.tokens import encode_prompt, token_text
-from mnemoscope.report.export import long_csv_bytes, tables_of
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import records
 from mnemoscope.study.comparison import Terms, compare_methods
@@ -59,7 +58,7 @@ class Latest(Generic[T]):
 
 def n_bytes(result: Attribution | ContinuationAttribution) -> int:
     """Return the memory of a result's tables in bytes."""
-    own = sum(int(table.memory_usage(deep=True).sum()) for table in tables_of(result).values())
+    own = sum(int(table.memory_usage(deep=True).sum()) for table in result.tables().values())
     inner = result.attributions if isinstance(result, ContinuationAttribution) else ()
     return own + sum(map(n_bytes, inner))
 
@@ -134,7 +133,7 @@ class Answers:
 
     def attribute(self, model: Model, request: requests.AttributeRequest) -> Answer:
         """Return the object of `mnemoscope attribute --json`; each attribution has its `MORE_TABLES`."""
-        result = self._attributed(model, request)
+        result = self.attributed(model, request)
         if isinstance(result, Attribution):
             return json_answer(_with_more_tables(result))
         each = [_with_more_tables(attribution) for attribution in result.attributions]
@@ -142,18 +141,19 @@ class Answers:
 
     def export(self, model: Model, request: requests.ExportRequest) -> Answer:
         """Return the result of `attribute` as a file."""
-        result = self._attributed(model, request)
+        result = self.attributed(model, request)
         if isinstance(result, ContinuationAttribution) and request.format not in ("json", "csv"):
             raise OptionError(
                 "the target is several tokens, whose results are exported as json or csv; "
                 "ask for one of these, or for one token"
             )
-        content = long_csv_bytes(result) if request.format == "csv" else _saved(result, request.format)
-        return Answer(content, MEDIA_TYPES[request.format], f"mnemoscope.{request.format}")
+        return Answer(
+            _saved(result, request.format), MEDIA_TYPES[request.format], f"mnemoscope.{request.format}"
+        )
 
     def charts(self, model: Model, request: requests.ChartsRequest) -> Answer:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
-        result = self._attributed(model, request)
+        result = self.attributed(model, request)
         if isinstance(result, ContinuationAttribution):
             raise OptionError(
                 "the target is several tokens, which have no charts together; ask for one token"
@@ -209,7 +209,7 @@ class Answers:
         fact = ResolvedFact(Fact(1, request.prompt, text, relation=""), encoded, target)
         return json_answer(compare_methods(model, [fact], terms).to_json())
 
-    def _attributed(self, model: Model, request: requests.AttributeRequest) -> Result:
+    def attributed(self, model: Model, request: requests.AttributeRequest) -> Result:
         """Return the result of a question, computed unless it is cached."""
         key = model.name, request.model_dump_json(exclude={"model", "format"})
         known = self._latest.get(key)
@@ -227,6 +227,22 @@ class Answers:
             run = model.run(prompt)
             self._runs.put((model.name, prompt), run)
         return run
+
+
+def model_named(models: Mapping[str, Model], name: str | None) -> Model:
+    """Return the opened model of a request; the first if it names none.
+
+    Raises:
+        OptionError: no open model has that name.
+    """
+    if name is None:
+        return next(iter(models.values()))
+    if name not in models:
+        raise OptionError(
+            f"no model of that name is open; give one of {', '.join(map(repr, models))}, or start the "
+            "server with --model"
+        )
+    return models[name]
 
 
 def describe(model: Model) -> dict[str, Any]:

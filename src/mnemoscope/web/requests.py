@@ -56,7 +56,7 @@ PromptText = Annotated[
     Field(
         min_length=1,
         max_length=MOST_PROMPT_CHARACTERS,
-        description="The text before the token in question; markup and control characters are text too.",
+        description="The text before the token in question; markup in it is text too.",
         json_schema_extra={"pattern": _PRINTABLE},
     ),
     AfterValidator(_without_null),
@@ -196,8 +196,8 @@ class NeuronRequest(PromptRequest):
 
     model_config = _examples({"layer": 14, "neuron": 813, "through": {"layer": 23, "head": 4}})
 
-    layer: Index
-    neuron: Index
+    layer: Annotated[Index, Field(description="The neuron's layer, from 0.")]
+    neuron: Annotated[Index, Field(description="Its index in the layer, from 0.")]
     top: Annotated[Top, Field(description="How many tokens of each end.")] = 10
     through: Annotated[
         HeadPlace | None, Field(description="Read what this head, above the neuron, makes of it.")
@@ -288,7 +288,10 @@ class AblateRequest(PromptRequest):
     target: Annotated[Token | None, Field(description="One token; the model's own choice if not given.")] = (
         None
     )
-    parts: Annotated[list[Part], Field(min_length=1, max_length=MOST_PARTS)]
+    parts: Annotated[
+        list[Part],
+        Field(min_length=1, max_length=MOST_PARTS, description="The parts to change, all by one factor."),
+    ]
     factor: Annotated[
         float,
         Field(ge=0, le=4, allow_inf_nan=False, description="What they are multiplied with; 0 removes them."),

@@ -196,13 +196,12 @@ _QUERIES = {
         "query_attention_neurons", "QueryAttentionNeuron", "An attention neuron"
     ),
 }
-Attribution = _object(
-    "Attribution",
-    "The object of `mnemoscope attribute --json`, and the tables of positions and of parts that lower the "
-    "target. Lists are sorted best first.",
+PrintedAttribution = _object(
+    "PrintedAttribution",
+    "The object of `mnemoscope attribute --json`. Lists are sorted best first.",
     "model revision dtype prompt tokens certified tolerance",
     **_TARGETS,
-    **_lists(**_EFFECTS, **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING}),
+    **_lists(**{name: row for name, row in _EFFECTS.items() if name != "heads_by_position"}),
     **_lists(**_QUERIES, **{f"{name}_of_ffn": row for name, row in _QUERIES.items()}),
     **_lists(
         query_value_neurons=_object(
@@ -217,8 +216,17 @@ Attribution = _object(
         ),
     ),
 )
-
-
+Attribution = _object(
+    "Attribution",
+    "The object of `mnemoscope attribute --json`, and the tables of positions and of parts that lower the "
+    "target. Lists are sorted best first.",
+    "",
+    base=PrintedAttribution,
+    **_lists(
+        heads_by_position=_EFFECTS["heads_by_position"],
+        **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING},
+    ),
+)
 Continuation = _object(
     "Continuation",
     "The object of `mnemoscope attribute --json` for a target of several tokens: sums, and the object of "

@@ -31,6 +31,7 @@ from mnemoscope.web.handlers import (
     Answers,
     Latest,
     describe,
+    model_named,
     stepping,
 )
 from mnemoscope.web.queue import Call, FairQueue, Limits, Step
@@ -197,7 +198,7 @@ class Server:
         if known is not None:
             self.queue.stop_lane(caller.client, caller.lane)
             return answered(known, events)
-        model = self._model(body.model)
+        model = model_named(self.models, body.model)
 
         def work(step: Step) -> Answer:
             with stepping(model, step):
@@ -211,16 +212,6 @@ class Server:
         if not outcome.cancelled() and outcome.exception() is None:
             answer = outcome.result()
             self._latest.put(key, answer, len(answer.content))
-
-    def _model(self, name: str | None) -> Model:
-        if name is None:
-            return next(iter(self.models.values()))
-        if name not in self.models:
-            raise OptionError(
-                f"no model of that name is open; give one of {', '.join(map(repr, self.models))}, or start "
-                "the server with --model"
-            )
-        return self.models[name]
 
     def about(self) -> dict[str, Any]:
         """Return the models, the methods and the limits of requests."""

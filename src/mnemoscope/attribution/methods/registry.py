@@ -30,6 +30,8 @@ from mnemoscope.attribution.methods.static import (
 )
 from mnemoscope.errors import OptionError
 from mnemoscope.results.columns import records
+from mnemoscope.results.io import Saved
+from mnemoscope.results.render import Displayed, quoted, strongest
 from mnemoscope.results.targets import Provenance, Targets
 
 GROUP = "mnemoscope.methods"
@@ -98,8 +100,8 @@ def method(name: str | Method) -> Method:
     return methods()[name]
 
 
-@dataclass(frozen=True, eq=False)
-class Ranking:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranking(Displayed, Saved):
     """Neurons that a method ranks highest.
 
     Attributes:
@@ -124,6 +126,17 @@ class Ranking:
     estimate: MethodCost
     seconds: float
     provenance: Provenance
+
+    def _short(self) -> list[str]:
+        return [
+            f"of {self.targets.text} after {quoted(self.prompt)}",
+            f"{self.provenance.model}, method {self.method}",
+            strongest("FFN neurons" if self.kind == "ffn" else "attention neurons", self.neurons),
+        ]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the table by name."""
+        return {"neurons": self.neurons}
 
     def to_json(self) -> dict[str, Any]:
         """Return the ranking as plain objects."""
