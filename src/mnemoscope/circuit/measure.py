@@ -1,8 +1,8 @@
-"""Faithfulness and completeness of circuits on test pairs, and their curve over sizes (docs/method.md#circuits)."""
+"""Faithfulness and completeness of circuits, and the curve over sizes (docs/method.md#circuits)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,11 +52,15 @@ class Baseline:
         found = Baseline(runner, runner.differences(~none).numpy(), runner.differences(none).numpy())
         if not found.model.mean() > found.ablated.mean():
             raise OptionError(
-                f"on the {name} pairs the model's mean logit difference is {found.model.mean():.3g} nats, not "
-                f"above the {found.ablated.mean():.3g} with all nodes ablated, so no circuit can explain it; "
-                "take pairs that the model answers, other kinds of nodes, or another ablation"
+                f"on the {name} pairs the model's mean logit difference is {found.model.mean():.3g} nats, "
+                f"not above the {found.ablated.mean():.3g} with all nodes ablated, so no circuit explains "
+                "it; take pairs that the model answers, other kinds of nodes, or another ablation"
             )
         return found
+
+    def first(self, most: int) -> Baseline:
+        """Return the first pairs, at most so many; their passes are counted anew."""
+        return Baseline(self.runner.first(most), self.model[:most], self.ablated[:most])
 
     def faithfulness(self, kept: Tensor) -> float:
         """Compute F of kept nodes, `[n_nodes]`."""
@@ -104,7 +108,13 @@ def size_of(share: float, n_nodes: int) -> int:
     return max(1, round(share * n_nodes))
 
 
-def curve(baseline: Baseline, order: Tensor, sizes: Sequence[int], controls: int) -> pd.DataFrame:
+def curve(
+    baseline: Baseline,
+    order: Tensor,
+    sizes: Sequence[int],
+    controls: int,
+    report: Callable[[str, int, int], None] | None = None,
+) -> pd.DataFrame:
     """Measure the first nodes of an order at some sizes, beside random controls.
 
     Args:
@@ -112,12 +122,13 @@ def curve(baseline: Baseline, order: Tensor, sizes: Sequence[int], controls: int
         order: nodes, best first.
         sizes: numbers of nodes to keep, ascending.
         controls: number of draws of each control, whose F is averaged.
+        report: called with the numbers of sizes done and of all.
 
     Returns:
         One row for each size, with the columns of `circuit_curve`.
     """
     space, rows = baseline.runner.space, []
-    for size in sizes:
+    for done, size in enumerate(sizes, 1):
         kept = first(order, size)
         f, k = baseline.faithfulness_and_completeness(kept)
         row = {"size": size, "share": size / space.n_nodes}
@@ -127,6 +138,8 @@ def curve(baseline: Baseline, order: Tensor, sizes: Sequence[int], controls: int
         for name, masks in zip(("random", "matched"), drawn, strict=True):
             row[name] = float(np.mean([baseline.faithfulness(mask) for mask in masks]))
         rows.append(row)
+        if report is not None:
+            report("curve", done, len(sizes))
     return pd.DataFrame(rows).astype(CIRCUIT_TABLES["curve"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -101,7 +101,7 @@ class NodeSpace:
         return found
 
     def gather(self, values: Mapping[SiteKey, Tensor]) -> Tensor:
-        """Sum values of projections' inputs, `[n_prompts, n_tokens, n_inputs]`, into nodes, `[n_prompts, n_nodes]`.
+        """Sum values of inputs by node, `[n_prompts, n_tokens, n_inputs]` to `[n_prompts, n_nodes]`.
 
         Positions are summed unless nodes have positions; the inputs of a head are summed.
         """
@@ -142,7 +142,8 @@ class NodeSpace:
         """
         groups = {(group.kind, group.layer): group for group in self.groups}
         mask = torch.zeros(self.n_nodes, dtype=torch.bool)
-        for row in table.itertuples(index=False):
+        rows: list[Any] = list(table.itertuples(index=False))
+        for row in rows:
             group = groups.get((row.kind, row.layer))
             unit = {
                 "ffn": row.neuron,
@@ -152,7 +153,7 @@ class NodeSpace:
             position = row.position if self.n_positions is not None else 0
             if group is None or not 0 <= unit < group.n_units or not 0 <= position < (self.n_positions or 1):
                 raise OptionError(
-                    f"the model has no {row.kind} node {unit} in layer {row.layer}; take a circuit of this model"
+                    f"the model has no {row.kind} node {unit} in layer {row.layer}; take one of this model"
                 )
             mask[group.start + position * group.n_units + unit] = True
         return mask

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from mnemoscope.circuit.nodes import NodeSpace, SiteKey
 from mnemoscope.circuit.tasks import EncodedPair
-from mnemoscope.errors import OptionError, PromptError
+from mnemoscope.errors import OptionError
 from mnemoscope.intervention.hooks import MaskedChange, apply_interventions, observed_inputs
 from mnemoscope.intervention.predictions import log_probabilities, states_after
 from mnemoscope.model.gradients import gradient_batches
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.objective import Objective
 from mnemoscope.results.circuit import AblationValue
 
 # By projection: `[n_inputs]`, `[n_tokens, n_inputs]` or `[n_prompts, n_tokens, n_inputs]`.
@@ -35,7 +34,7 @@ def check_ablation(ablation: str) -> None:
 
 
 def site_values(language_model: LanguageModel, space: NodeSpace, prompts: Sequence[Sequence[int]]) -> Values:
-    """Run prompts of one length and record the inputs of projections, `[n_prompts, n_tokens, n_inputs]` float32."""
+    """Record projections' inputs in prompts of one length, `[n_prompts, n_tokens, n_inputs]` float32."""
     sites = {group.site: space.site(group.site) for group in space.groups}
     kept: dict = {}
     with observed_inputs(language_model.structure, list(sites.values()), kept):
@@ -55,10 +54,20 @@ def mean_values(
     sums: dict[SiteKey, Tensor] = {}
     for batch in gradient_batches(prompts, language_model.structure, budget):
         for key, values in site_values(language_model, space, [prompts[i] for i in batch]).items():
-            of_batch = values.double().sum(0) if space.n_positions is not None else values.double().sum((0, 1))
+            of_batch = (
+                values.double().sum(0) if space.n_positions is not None else values.double().sum((0, 1))
+            )
             sums[key] = sums[key] + of_batch if key in sums else of_batch
     count = len(prompts) if space.n_positions is not None else sum(map(len, prompts))
     return {key: (total / count).float() for key, total in sums.items()}
+
+
+def zero_values(space: NodeSpace) -> Values:
+    """Return 0 for all inputs of the nodes' projections, `[n_inputs]` each."""
+    return {
+        group.site: torch.zeros(group.n_units * group.width, device=space.structure.device)
+        for group in space.groups
+    }
 
 
 def ablating(space: NodeSpace, nodes: Tensor, values: Values) -> list[MaskedChange]:
@@ -95,7 +104,7 @@ class Batch:
         return [pair.counterfactual.ids for pair in self.pairs]
 
     def differences(self, log_p: Tensor) -> Tensor:
-        """Compute logit(answer) - logit(counterfactual answer), `[n_pairs, n_vocabulary] -> [n_pairs]`, nats."""
+        """Compute logit(answer) - logit(counterfactual answer), `[n_pairs, n_vocabulary] -> [n_pairs]`."""
         answers, others = (
             torch.tensor(ids, device=log_p.device)[:, None]
             for ids in (
@@ -135,11 +144,18 @@ class CircuitRunner:
             means: mean values, for `"mean"`.
             budget: bytes that a batch may take.
         """
-        self.language_model, self.space, self.ablation = language_model, space, ablation
+        self.language_model, self.space = language_model, space
+        self.ablation: AblationValue = ablation
         self.pairs = sorted(pairs, key=lambda pair: pair.n_tokens)
         self.passes = self.backward_passes = 0
         self._means, self._budget = means, budget
         self.batches = list(self._batched())
+
+    def first(self, most: int) -> CircuitRunner:
+        """Return a runner of the first pairs, at most so many."""
+        return CircuitRunner(
+            self.language_model, self.space, self.pairs[:most], self.ablation, self._means, self._budget
+        )
 
     def differences(self, kept: Tensor) -> Tensor:
         """Compute each pair's logit difference with only some nodes kept, `[n_nodes] -> [n_pairs]`, nats.
@@ -157,10 +173,8 @@ class CircuitRunner:
         return batch.differences(log_probabilities(self.language_model, states))
 
     def keeping(self, batch: Batch, kept: Tensor) -> AbstractContextManager[None]:
-        """Give all nodes of a batch but the kept ones, `[n_nodes]`, their ablation value in forward passes."""
-        return apply_interventions(
-            self.language_model, ablating(self.space, ~kept, batch.ablated)
-        )
+        """Give all nodes but the kept ones, `[n_nodes]`, their ablation value in passes of a batch."""
+        return apply_interventions(self.language_model, ablating(self.space, ~kept, batch.ablated))
 
     def _batched(self) -> Iterator[Batch]:
         structure = self.language_model.structure
@@ -174,6 +188,4 @@ class CircuitRunner:
         if self.ablation == "patch":
             prompts = [pair.counterfactual.ids for pair in pairs]
             return site_values(self.language_model, self.space, prompts)
-        keys = dict.fromkeys(group.site for group in self.space.groups)
-        device = self.language_model.structure.device
-        return {key: torch.zeros(len(self.space.site(key).inputs), device=device) for key in keys}  # pyright: ignore[reportArgumentType]
+        return zero_values(self.space)

@@ -55,7 +55,9 @@ def score_nodes(method: ScoreMethod, runner: CircuitRunner) -> Tensor:
     return (total / len(runner.pairs)).float()
 
 
-def gradients(batch: Batch, runner: CircuitRunner, linearised: bool, embeddings: Tensor | None) -> SiteGradients:
+def gradients(
+    batch: Batch, runner: CircuitRunner, linearised: bool, embeddings: Tensor | None
+) -> SiteGradients:
     """Differentiate the logit differences of a batch by the inputs of projections."""
     return site_gradients(
         runner.language_model,
@@ -66,9 +68,7 @@ def gradients(batch: Batch, runner: CircuitRunner, linearised: bool, embeddings:
     )
 
 
-def first_order(
-    space: NodeSpace, batch: Batch, found: SiteGradients, slopes: Values | None = None
-) -> Tensor:
+def first_order(space: NodeSpace, batch: Batch, found: SiteGradients, slopes: Values | None = None) -> Tensor:
     """Compute `(a - r) dm/da` of every node, `[n_pairs, n_nodes]`.
 
     Args:
@@ -97,17 +97,18 @@ def _atp(runner: CircuitRunner, batch: Batch) -> Tensor:
 
 
 def _eap_ig(runner: CircuitRunner, batch: Batch) -> Tensor:
-    """Average gradients over embeddings from the counterfactual prompt's (not included) to the clean one's."""
+    """Average gradients over embeddings from the counterfactual's (not included) to the clean prompt's."""
     clean, other = (
         input_embeddings(runner.language_model, prompts) for prompts in (batch.clean, batch.counterfactual)
     )
-    slopes: Values = {}
-    for step in range(1, STEPS + 1):
-        found = gradients(batch, runner, False, other + (clean - other) * (step / STEPS))
-        for key, slope in by_site(runner.space, found.ffn_gradients, found.attention_gradients).items():
-            slopes[key] = slopes.get(key, 0) + slope / STEPS
+    steps = [
+        gradients(batch, runner, False, other + (clean - other) * (step / STEPS))
+        for step in range(1, STEPS + 1)
+    ]
+    slopes = [by_site(runner.space, each.ffn_gradients, each.attention_gradients) for each in steps]
+    mean = {key: torch.stack([each[key] for each in slopes]).mean(0) for key in slopes[0]}
     # The last step is the clean prompt itself, whose activations count.
-    return first_order(runner.space, batch, found, slopes)  # pyright: ignore[reportPossiblyUnbound]
+    return first_order(runner.space, batch, steps[-1], mean)
 
 
 def _direct(runner: CircuitRunner, batch: Batch) -> Tensor:
@@ -128,7 +129,9 @@ def _direct(runner: CircuitRunner, batch: Batch) -> Tensor:
     found = {}
     for key, a in values.items():
         layer, kind = key
-        projection = structure.blocks[layer].ffn_output if kind == "ffn" else structure.blocks[layer].attention_output
+        projection = (
+            structure.blocks[layer].ffn_output if kind == "ffn" else structure.blocks[layer].attention_output
+        )
         scale = torch.stack(
             [(cache.ffn_scale if kind == "ffn" else cache.attention_scale)[layer] for cache in caches]
         )

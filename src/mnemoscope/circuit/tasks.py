@@ -1,4 +1,4 @@
-"""Tasks of circuits: pairs of a clean and a counterfactual prompt of equal length (docs/method.md#circuits)."""
+"""Tasks of circuits: pairs of clean and counterfactual prompts of equal length (docs/method.md#circuits)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def _read_file(path: Path) -> tuple[Pair, ...]:
     except OSError as error:
         raise FactsError(f"cannot read {path}: {error.strerror or error}; check the name") from error
     except UnicodeDecodeError as error:
-        raise FactsError(f"cannot read {path}: it is not UTF-8; convert it, with iconv for instance") from error
+        raise FactsError(
+            f"cannot read {path}: it is not UTF-8; convert it, with iconv for instance"
+        ) from error
     pairs = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -106,6 +108,7 @@ def encode_pairs(
     pairs: Sequence[Pair],
     *,
     n_tokens: int | None = None,
+    same_length: bool = False,
     limit: int | None = None,
     name: str = "pair",
 ) -> list[EncodedPair]:
@@ -115,6 +118,7 @@ def encode_pairs(
         language_model: the model.
         pairs: the pairs.
         n_tokens: number of tokens that all prompts must have; None for any.
+        same_length: whether all prompts must have as many tokens as those of the first pair.
         limit: number of pairs to take: the first ones that can be used, while others are left out; None
             takes all, and refuses them if one cannot be used.
         name: of a pair, for messages.
@@ -129,8 +133,9 @@ def encode_pairs(
         raise OptionError(f"the limit is {limit}; give {LEAST_PAIRS} pairs or more")
     if len(pairs) < LEAST_PAIRS:
         raise OptionError(
-            f"there {'is' if len(pairs) == 1 else 'are'} {len(pairs)} {name}{'' if len(pairs) == 1 else 's'}, "
-            f"and a circuit needs {LEAST_PAIRS} or more to find it and as many to test it; give more"
+            f"there {'is' if len(pairs) == 1 else 'are'} {len(pairs)} {name}"
+            f"{'' if len(pairs) == 1 else 's'}, and a circuit needs {LEAST_PAIRS} or more to find it "
+            "and as many to test it; give more"
         )
     found: list[EncodedPair] = []
     errors: list[MnemoscopeError] = []
@@ -143,13 +148,18 @@ def encode_pairs(
             errors.append(type(error)(f"{name} {number}: {error}"))
             if limit is None:
                 raise errors[0] from error
+            continue
+        if same_length:
+            n_tokens = found[0].n_tokens
     if len(found) < LEAST_PAIRS:
         raise errors[0]
     return found
 
 
 def _encode(language_model: LanguageModel, pair: Pair, n_tokens: int | None) -> EncodedPair:
-    clean, counterfactual = (encode_prompt(language_model, text) for text in (pair.clean, pair.counterfactual))
+    clean, counterfactual = (
+        encode_prompt(language_model, text) for text in (pair.clean, pair.counterfactual)
+    )
     if len(clean.ids) != len(counterfactual.ids):
         raise PromptError(
             f"the clean prompt has {len(clean.ids)} tokens and the counterfactual one "
@@ -178,7 +188,7 @@ def split_pairs(train: Sequence[Pair], test: Sequence[Pair] | None) -> tuple[Seq
         return train, test
     if len(train) < 2 * LEAST_PAIRS:
         raise OptionError(
-            f"there {'is' if len(train) == 1 else 'are'} {len(train)} of the {2 * LEAST_PAIRS} pairs that are "
-            "needed to find a circuit on half of them and test it on the others; give more, or test pairs"
+            f"there {'is' if len(train) == 1 else 'are'} {len(train)} of the {2 * LEAST_PAIRS} pairs that "
+            "are needed to find a circuit on half of them and test it on the others; give more, or test pairs"
         )
     return train[::2], train[1::2]

@@ -16,6 +16,7 @@ from mnemoscope.cli import (
     ablate,
     attribute,
     cache,
+    circuit,
     demo,
     head,
     links,
@@ -44,7 +45,21 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
-for group in (attribute, predict, links, neuron, head, ablate, methods, study, serve, models, demo, cache):
+for group in (
+    attribute,
+    predict,
+    links,
+    neuron,
+    head,
+    ablate,
+    circuit,
+    methods,
+    study,
+    serve,
+    models,
+    demo,
+    cache,
+):
     app.add_typer(group.commands)
 
 

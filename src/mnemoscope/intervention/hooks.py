@@ -103,8 +103,17 @@ class MaskedChange:
         """Return a changed copy of the values at the site, `[n_rows, n_tokens, n_inputs]`.
 
         Positions beyond those of a mask keep their values.
+
+        Raises:
+            OptionError: there are fewer positions than in the mask.
         """
-        n_masked = values.shape[1] if self.mask.ndim == 1 else len(self.mask)
+        n_tokens = values.shape[1]
+        n_masked = n_tokens if self.mask.ndim == 1 else len(self.mask)
+        if n_masked > n_tokens:
+            raise OptionError(
+                f"the circuit has nodes at {n_masked} positions, and the prompt has {n_tokens} tokens; give "
+                f"one of {n_masked} tokens or more"
+            )
         masked = values[:, :n_masked]
         instead = masked * self.factor if self.values is None else self.values.to(values)
         changed = torch.where(self.mask.to(values.device), instead, masked)

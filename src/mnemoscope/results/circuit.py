@@ -111,7 +111,7 @@ class Circuit:
         return {
             "model": self.provenance.model,
             "revision": self.provenance.revision,
-            **self._description(),
+            **self.description(),
             **{name: records(table, tuple(table)) for name, table in self.tables().items()},
         }
 
@@ -132,9 +132,9 @@ class Circuit:
         path = check_destination(Path(path), CIRCUIT_ENDINGS)
         ending = path.suffix.lower()
         if ending == ".json":
-            content = io.json_bytes(self._description(), self.tables(), {})
+            content = io.json_bytes(self.description(), self.tables(), {})
         elif ending == ".parquet":
-            content = io.parquet_bytes(self._description(), self.tables())
+            content = io.parquet_bytes(self.description(), self.tables())
         else:
             content = report("circuit_files").rendered(self, ending)
         write_atomically(path, content)
@@ -149,7 +149,8 @@ class Circuit:
         """
         return io.load(Path(path), Circuit._restored)
 
-    def _description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
+        """Return everything but the tables as plain objects."""
         return {
             "result": "circuit",
             "method": self.method,
@@ -203,6 +204,9 @@ def smallest_within(curve: pd.DataFrame, epsilon: float) -> int | None:
     """
     if not epsilon > 0:
         raise OptionError(f"epsilon is {epsilon}; give a number above 0, such as 0.1")
-    outside = (curve["faithfulness"] - 1).abs() > epsilon
-    rest = curve["size"][~outside[::-1].cummax()[::-1]]
-    return int(rest.iloc[0]) if len(rest) else None
+    smallest = None
+    for size, faithfulness in zip(curve["size"][::-1], curve["faithfulness"][::-1], strict=True):
+        if not abs(faithfulness - 1) <= epsilon:
+            break
+        smallest = int(size)
+    return smallest

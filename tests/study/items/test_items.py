@@ -11,8 +11,8 @@ import pytest
 
 from made_study import BEFORE, KEPT, made_study
 from mnemoscope.errors import OutputError
-from mnemoscope.study import items
 from mnemoscope.results.resampling import RESAMPLES
+from mnemoscope.study import items
 from mnemoscope.study.bootstrap import order_relations
 from mnemoscope.study.columns import METHODS
 from mnemoscope.study.items import ITEMS, layers, sharing, zeroing
