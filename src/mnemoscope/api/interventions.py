@@ -205,6 +205,8 @@ def compare_ablation(  # noqa: PLR0913 - the arguments of Model.compare_ablation
             "positions counted from the start belong to one prompt, and facts have others; "
             "count from the end (-1 for the last), or leave the facts out"
         )
+    if isinstance(request.parts, Circuit):
+        raise OptionError("a circuit is measured when it is found; give circuit.nodes to compare its nodes")
     parts = listed(request.parts)
     drawn = [matched_random(parts, language_model.structure, seed, controls_from) for seed in range(seeds)]
     encoded = encode_prompt(language_model, prompt)
