@@ -1,4 +1,4 @@
-"""Tasks of circuits for tests: pairs whose answers a model tells apart, pairs of planted facts, demo pairs."""
+"""Tasks of circuits for tests: pairs whose answers a model tells apart, and pairs of planted facts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AGREEMENT = Path(__file__).parents[2] / "shared" / "data" / "sva"
 
 
 def told_apart(model: ms.Model, n_pairs: int = 8, n_tokens: int = 4) -> list[ms.Pair]:
-    """Pairs that differ in their last but one token, with the answers whose logits differ most between them."""
+    """Pairs that differ in two tokens, with the answers whose logits differ most between them."""
     generator = torch.Generator().manual_seed(0)
     pairs = []
     while len(pairs) < n_pairs:
@@ -41,7 +41,7 @@ def planted_pairs(planted: Planted, fact: int, other: int) -> list[ms.Pair]:
 
 
 def agreement_file(name: str) -> Path:
-    """A file of subject-verb agreement pairs kept beside the repository; skips the test where it is absent."""
+    """A file of agreement pairs kept beside the repository; the test is skipped where it is absent."""
     if not (AGREEMENT / name).exists():
         pytest.skip(f"{name} is not beside the repository")
     return AGREEMENT / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,9 @@ def prepared_task(model: ms.Model, **options: object):
     """A prepared task; None where all nodes together do not raise the answers."""
     pairs = told_apart(model)
     chosen = CircuitOptions(**options)  # type: ignore[arg-type]
-    try:
+    with suppress(OptionError):
         return prepare(model.language_model, pairs, None, chosen, MEMORY_BUDGET)
-    except OptionError as error:
-        assert "no circuit explains it" in str(error)
-        return None
+    return None
 
 
 def test_a_circuit_kept_alone_by_ablate_is_as_faithful_as_measured(few: ms.Model) -> None:
@@ -244,9 +243,11 @@ def test_refused_uses(llama: ms.Model) -> None:
         llama.predict("w5 w6")
     with pytest.raises(OptionError, match="leave out positions"), llama.ablate(at_positions, positions=[0]):
         pass
-    with pytest.raises(OptionError, match="complement is for circuits"):
-        with llama.ablate([ms.FFNNeuron(0, 1)], complement=True):
-            pass
+    with (
+        pytest.raises(OptionError, match="complement is for circuits"),
+        llama.ablate([ms.FFNNeuron(0, 1)], complement=True),
+    ):
+        pass
     other = open_tiny(built("gpt2"))
     with pytest.raises(OptionError, match="open the circuit's model"), other.ablate(at_positions):
         pass
