@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mnemoscope.circuit.edges import links
-from mnemoscope.circuit.measure import Baseline, areas, curve, curve_sizes, first, ranked
+from mnemoscope.circuit.measure import Baseline, areas, curve, curve_sizes, first, ranked, smallest_reaching
 from mnemoscope.circuit.nodes import NodeSpace, check_kinds
 from mnemoscope.circuit.running import CircuitRunner, check_ablation, mean_values
 from mnemoscope.circuit.scores import METHODS, score_method, score_nodes
@@ -148,7 +147,7 @@ def choose_and_measure(
     scores = score_nodes(METHODS["relp" if options.method == GREEDY else options.method], runner)
     order = ranked(scores)
     if options.method == GREEDY:
-        chosen = greedy(train, options.size, report)
+        chosen = greedy(train, order, options.size, report)
         rest = order[~torch.isin(order, chosen)]
         order = torch.cat([chosen, rest])
     elif options.size is not None:
@@ -176,28 +175,3 @@ def choose_and_measure(
         test=tuple(pair.pair for pair in test.runner.pairs),
         provenance=provenance,
     )
-
-
-def smallest_reaching(train: Baseline, order: Tensor, faithfulness: float) -> int:
-    """Return the number of best nodes with which F on training pairs reaches a value.
-
-    Doubles the size until F is reached, then bisects: where F is not monotonic in between, a smaller size may
-    reach it too.
-
-    Raises:
-        OptionError: no size reaches it.
-    """
-    low, high = 0, 1
-    while train.faithfulness(first(order, high)) < faithfulness:
-        if high == len(order):
-            raise OptionError(
-                f"no number of nodes reaches a faithfulness of {faithfulness}; give a lower one"
-            )
-        low, high = high, min(2 * high, len(order))
-    while high - low > 1:
-        middle = (low + high) // 2
-        if train.faithfulness(first(order, middle)) < faithfulness:
-            low = middle
-        else:
-            high = middle
-    return high

@@ -97,6 +97,31 @@ def first(order: Tensor, size: int) -> Tensor:
     return mask
 
 
+def smallest_reaching(train: Baseline, order: Tensor, faithfulness: float) -> int:
+    """Return the number of best nodes with which F on training pairs reaches a value.
+
+    Doubles the size until F is reached, then bisects: where F is not monotonic in between, a smaller size may
+    reach it too.
+
+    Raises:
+        OptionError: no size reaches it.
+    """
+    low, high = 0, 1
+    while train.faithfulness(first(order, high)) < faithfulness:
+        if high == len(order):
+            raise OptionError(
+                f"no number of nodes reaches a faithfulness of {faithfulness}; give a lower one"
+            )
+        low, high = high, min(2 * high, len(order))
+    while high - low > 1:
+        middle = (low + high) // 2
+        if train.faithfulness(first(order, middle)) < faithfulness:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 def curve_sizes(n_nodes: int) -> list[int]:
     """Return the sizes of a curve: 10, 30, 100, ... and the `SHARES` of all nodes, ascending."""
     counts = [digit * 10**power for power in range(1, 10) for digit in _DIGITS]

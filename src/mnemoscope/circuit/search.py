@@ -14,17 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mnemoscope.circuit.measure import Baseline
+from mnemoscope.circuit.measure import Baseline, first, smallest_reaching
 from mnemoscope.circuit.running import Values, site_values
 from mnemoscope.circuit.scores import by_site, gradients
 
-# The search ends with F within 1 - BAND and 1 + BAND, and K within LARGEST_K of 0, on training pairs.
-BAND, LARGEST_K = 0.05, 0.1
+# The search ends with F within BAND of 1 and K within LARGEST_K of 0 on training pairs.
+BAND, LARGEST_K = 0.05, 0.15
 # Largest number of training pairs that a round runs.
 MOST_PAIRS = 50
-MOST_ROUNDS = 60
-# A round adds nodes until they are estimated to close so much of what F or K lacks.
-_SHARE_OF_GAP = 0.1
+MOST_ROUNDS = 40
 # Removals that failed before the search ends.
 _MOST_FAILURES = 3
 
@@ -61,11 +59,16 @@ class _Round:
         return abs(1 - self.f) <= BAND and abs(self.k) <= LARGEST_K
 
 
-def greedy(train: Baseline, size: int | None, report: Callable[[str, int, int], None] | None) -> Tensor:
+def greedy(
+    train: Baseline, order: Tensor, size: int | None, report: Callable[[str, int, int], None] | None
+) -> Tensor:
     """Search for the smallest circuit with F near 1 and K near 0.
+
+    Begins with the best half of the nodes that a ranking needs for F of 1 - `BAND`, or of `size`.
 
     Args:
         train: training pairs; the first `MOST_PAIRS` are run, with 2 forward and 2 backward passes a round.
+        order: nodes ranked by RelP.
         size: number of nodes at which to stop; None stops within the band.
         report: called with the number of rounds done and the largest number.
 
@@ -74,54 +77,41 @@ def greedy(train: Baseline, size: int | None, report: Callable[[str, int, int], 
         where no round was within the band.
     """
     pairs = train.first(MOST_PAIRS)
-    clean = [
-        site_values(pairs.runner.language_model, pairs.runner.space, b.clean) for b in pairs.runner.batches
-    ]
-    kept = torch.zeros(pairs.runner.space.n_nodes, dtype=torch.bool)
-    best: _Round | None = None
-    needed = torch.zeros_like(kept)
-    for number in range(MOST_ROUNDS):
-        now = _round(pairs, clean, kept)
+    runner = pairs.runner
+    clean = [site_values(runner.language_model, runner.space, batch.clean) for batch in runner.batches]
+    begin = size or smallest_reaching(pairs, order, 1 - BAND)
+    now = _round(pairs, clean, first(order, begin // 2))
+    best, needed = now, torch.zeros_like(now.kept)
+    for number in range(1, MOST_ROUNDS if size is None else begin + 1):
         if report is not None:
-            report("greedy", number + 1, MOST_ROUNDS)
-        if size is not None:
-            best = now
-            if int(kept.sum()) >= size:
-                break
-            kept = _with_more(now, size - int(kept.sum()))
-        elif best is not None and best.is_good and not now.is_good:
-            # The node that left last was needed after all.
-            needed |= best.kept & ~now.kept
-            if int(needed.sum()) == _MOST_FAILURES:
-                break
+            report("greedy", number, MOST_ROUNDS if size is None else begin)
+        if size is not None and int(now.kept.sum()) >= size:
+            break
+        if size is None and best.is_good:
             kept = _without_one(best, needed)
         else:
-            best = now if best is None or now.is_good or now.error < best.error else best
-            kept = _without_one(now, needed) if now.is_good else _with_more(now, None)
-        if best is not None and torch.equal(kept, best.kept):
+            kept = _with_or_without_one(now, size is None)
+        if torch.equal(kept, now.kept) or int(needed.sum()) == _MOST_FAILURES:
             break
-    train.runner.passes += pairs.runner.passes
-    train.runner.backward_passes += pairs.runner.backward_passes
-    assert best is not None
+        now = _round(pairs, clean, kept)
+        if size is None and best.is_good and not now.is_good:
+            # The node that left was needed after all.
+            needed |= best.kept & ~now.kept
+        elif size is not None or now.is_good or now.error < best.error:
+            best = now
+    train.runner.passes += runner.passes
+    train.runner.backward_passes += runner.backward_passes
     chosen = torch.nonzero(best.kept)[:, 0]
     effect = (best.f - best.f_after)[chosen]
     return chosen[effect.argsort(descending=True, stable=True)]
 
 
-def _with_more(now: _Round, most: int | None) -> Tensor:
-    """Add the nodes that lower the estimated error most, and drop one where that lowers it more still."""
-    errors = now.errors_after
+def _with_or_without_one(now: _Round, may_drop: bool) -> Tensor:
+    """Toggle the node that is estimated to leave the least error."""
+    errors = now.errors_after if may_drop else now.errors_after.masked_fill(now.kept, torch.inf)
     kept = now.kept.clone()
-    if most is None and bool(now.kept.any()):
-        best = int(errors.argmin())
-        if now.kept[best]:
-            kept[best] = False
-            return kept
-    order = errors.masked_fill(now.kept, torch.inf).argsort(stable=True)[:64]
-    gained, fallen = (now.f_after - now.f)[order].cumsum(0), (now.k - now.k_after)[order].cumsum(0)
-    short = (gained.abs() < _SHARE_OF_GAP * abs(1 - now.f)) & (fallen.abs() < _SHARE_OF_GAP * abs(now.k))
-    number = 1 + int(short.cumprod(0).sum())
-    kept[order[: number if most is None else min(number, most)]] = True
+    best = int(errors.argmin())
+    kept[best] = ~kept[best]
     return kept
 
 
