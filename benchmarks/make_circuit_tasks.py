@@ -27,8 +27,8 @@ def indirect_objects() -> list[ms.Pair]:
     random.Random(0).shuffle(every)
     pairs = []
     for (first, second), place, gift in every[:N_PAIRS]:
-        texts = [TEMPLATE.format(first, second, place, giver, gift) for giver in (second, first)]
-        pairs.append(ms.Pair(*texts, f" {first}", f" {second}"))
+        clean, other = (TEMPLATE.format(first, second, place, giver, gift) for giver in (second, first))
+        pairs.append(ms.Pair(clean, other, f" {first}", f" {second}"))
     return pairs
 
 

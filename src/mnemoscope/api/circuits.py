@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from mnemoscope.api.requests import provenance
 from mnemoscope.circuit.compare import compare_methods
@@ -50,11 +51,10 @@ def compare(
 ) -> CircuitComparison:
     """Compare methods; see `Model.compare_circuits`."""
     _refuse_ablation(language_model)
-    sides = {name: task if isinstance(task, tuple) else (task, None) for name, task in tasks.items()}
-    read = {
-        name: (read_pairs(train), None if test is None else read_pairs(test))
-        for name, (train, test) in sides.items()
-    }
+    read = {}
+    for name, task in tasks.items():
+        train, test = cast("tuple[Task, Task | None]", task if isinstance(task, tuple) else (task, None))
+        read[name] = read_pairs(train), None if test is None else read_pairs(test)
     return compare_methods(
         language_model,
         read,
