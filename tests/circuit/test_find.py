@@ -104,7 +104,8 @@ def test_the_planted_neurons_are_the_circuit(architecture: str, method: str) -> 
     last = len(fact.prompt.split()) - 1
     # With zeros only the answer's neurons differ; with patches those of the other answer fire, too.
     for ablation, neurons in (("zero", fact.ffn_neurons), ("patch", fact.ffn_neurons + other.ffn_neurons)):
-        circuit = model.circuit(pairs, method=method, ablation=ablation, positions=True)  # type: ignore[arg-type]
+        options = {"method": method, "ablation": ablation, "positions": True}
+        circuit = model.circuit(pairs, size=len(neurons), **options)  # type: ignore[arg-type]
         found = circuit.nodes[["layer", "neuron", "position"]].itertuples(index=False, name=None)
         assert sorted(found) == sorted((*neuron, last) for neuron in neurons)
         assert 0.9 < circuit.faithfulness.value < 1.1

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mnemoscope.cli.options import Json, ModelOptions, PromptOptions, command, refuse_several
+from mnemoscope.cli.options import (
+    Json,
+    ModelOptions,
+    PromptOptions,
+    check_threads,
+    command,
+    refuse_several,
+)
 from mnemoscope.cli.output import stdout_kept_clean, tell, write_result
 from mnemoscope.errors import OptionError
 
@@ -113,6 +120,8 @@ def find(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Find the circuit of a task on training pairs and measure it on test pairs."""
     refuse_several(size=size, faithfulness=faithfulness)
+    if model.threads is not None:
+        check_threads(model.threads)
     if out is not None:
         from mnemoscope._io import check_folder
 
