@@ -160,7 +160,9 @@ SCHEMA: dict[str, tuple[Column, ...]] = {
         replace(_LAYER, meaning="layer"),
         *_NODE_PLACE,
         replace(_POSITION, meaning="position of the prompt; -1 for all"),
-        replace(_SCORE, meaning="score by the method; of the contrast of activations, without a unit"),
+        Column(
+            "score", "float32", "nats", "score by the method; of the contrast of activations, without a unit"
+        ),
     ),
     "circuit_edges": (
         Column("source", "int64", "", "row of the node that writes"),
