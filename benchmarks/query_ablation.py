@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 import mnemoscope as ms
-from mnemoscope.study.bootstrap import INTERVAL, RESAMPLES
+from mnemoscope.results.resampling import INTERVAL, RESAMPLES
 from mnemoscope.study.facts import resolve, spread
 from mnemoscope.study.filter import known_facts
 from mnemoscope.study.formats import read_facts

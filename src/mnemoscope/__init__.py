@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mnemoscope.attribution.methods.causal import Verified as Verified
     from mnemoscope.attribution.methods.registry import Ranking as Ranking
     from mnemoscope.attribution.options import AttributionOptions as AttributionOptions
+    from mnemoscope.circuit.find import CircuitOptions as CircuitOptions
     from mnemoscope.errors import (
         FactsError as FactsError,
         MnemoscopeError as MnemoscopeError,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
         Attribution as Attribution,
         ContinuationAttribution as ContinuationAttribution,
     )
+    from mnemoscope.results.circuit import Circuit as Circuit, Pair as Pair
+    from mnemoscope.results.circuit_comparison import CircuitComparison as CircuitComparison
     from mnemoscope.results.parts import (
         AttentionNeuron as AttentionNeuron,
         FFNNeuron as FFNNeuron,
@@ -79,6 +82,7 @@ _MODULES = {
     "attribution.methods.causal": "Verified",
     "attribution.methods.registry": "Ranking",
     "attribution.options": "AttributionOptions",
+    "circuit.find": "CircuitOptions",
     "errors": (
         "FactsError MnemoscopeError ModelFileError OptionError OutputError PromptError TargetError "
         "UnknownModelError UnsupportedModelError WorkerError"
@@ -88,6 +92,8 @@ _MODULES = {
     "model.families": "Family",
     "results.ablation": "Ablation TextEffect",
     "results.attribution": "Attribution ContinuationAttribution",
+    "results.circuit": "Circuit Pair",
+    "results.circuit_comparison": "CircuitComparison",
     "results.parts": "AttentionNeuron FFNNeuron Head Layer",
     "results.prediction": "HeadTokens NeuronTokens Prediction",
     "results.query": "QueryAblation QueryGraph QueryNeurons QueryTables",
@@ -104,6 +110,9 @@ _PUBLIC = {
     "AttentionNeuron": "mnemoscope.results.parts",
     "Attribution": "mnemoscope.results.attribution",
     "AttributionOptions": "mnemoscope.attribution.options",
+    "Circuit": "mnemoscope.results.circuit",
+    "CircuitComparison": "mnemoscope.results.circuit_comparison",
+    "CircuitOptions": "mnemoscope.circuit.find",
     "ContinuationAttribution": "mnemoscope.results.attribution",
     "Cost": "mnemoscope.results.targets",
     "Estimate": "mnemoscope.model.estimate",
@@ -124,6 +133,7 @@ _PUBLIC = {
     "NeuronTokens": "mnemoscope.results.prediction",
     "OptionError": "mnemoscope.errors",
     "OutputError": "mnemoscope.errors",
+    "Pair": "mnemoscope.results.circuit",
     "PlainText": "mnemoscope.intervention.side_effects",
     "Prediction": "mnemoscope.results.prediction",
     "PromptError": "mnemoscope.errors",

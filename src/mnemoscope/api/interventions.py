@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mnemoscope.circuit.active import circuit_changes
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import AblationOptions, changes_to, compare
 from mnemoscope.intervention.batch import ablate_each as ablate_batch
@@ -35,6 +36,7 @@ from mnemoscope.model.parts import sites
 from mnemoscope.model.tokens import Prompt, PromptInput, added_text, encode_prompt, encode_target
 from mnemoscope.model.torch_state import default_torch_state
 from mnemoscope.results.ablation import Ablation
+from mnemoscope.results.circuit import Circuit
 from mnemoscope.results.parts import FFNNeuron, Parts, listed
 
 # Number of passages in a comparison, which runs all of them once for every control.
@@ -92,12 +94,13 @@ class PlainTextProbes:
 class AblationRequest:
     """Parts and the values that take their place, as given to `Model.ablate`."""
 
-    parts: Parts
+    parts: Parts | Circuit
     factor: float = 0.0
     mean_of: Sequence[PromptInput] = ()
     resample_from: Sequence[PromptInput] = ()
     seed: int = 0
     positions: Sequence[int] | None = None
+    complement: bool = False
 
     def options(self, language_model: LanguageModel) -> AblationOptions:
         """Check the arguments and encode the prompts.
@@ -137,6 +140,23 @@ class AblationKeywords(TypedDict, total=False):
 def ablation(language_model: LanguageModel, request: AblationRequest) -> Iterator[None]:
     """Ablate parts while the context lasts; see `Model.ablate`."""
     with held(language_model.model) as hold:
+        if isinstance(request.parts, Circuit):
+            with default_torch_state():
+                circuit = request.parts
+                _refuse_values_of_prompts(request)
+                changes = circuit_changes(
+                    language_model,
+                    circuit,
+                    complement=request.complement,
+                    factor=request.factor,
+                    budget=MEMORY_BUDGET,
+                )
+            hold.intervention = ActiveIntervention(circuit.kinds != ("ffn",), circuit.n_positions is not None)
+            with apply_interventions(language_model, changes):
+                yield
+            return
+        if request.complement:
+            raise OptionError("complement is for circuits; name all the parts to change")
         with default_torch_state():
             parts = listed(request.parts)
             options = request.options(language_model)
@@ -145,6 +165,21 @@ def ablation(language_model: LanguageModel, request: AblationRequest) -> Iterato
         hold.intervention = ActiveIntervention(opaque, options.by_position)
         with apply_interventions(language_model, changes, options.positions):
             yield
+
+
+def _refuse_values_of_prompts(request: AblationRequest) -> None:
+    """Refuse values and positions that a circuit brings itself.
+
+    Raises:
+        OptionError: they are given.
+    """
+    for name in ("mean_of", "resample_from", "positions"):
+        given = getattr(request, name)
+        if given is not None and len(given):
+            raise OptionError(
+                f"a circuit has ablation values and positions of its own; leave out {name}, or ablate "
+                "circuit.nodes"
+            )
 
 
 def compare_ablation(  # noqa: PLR0913 - the arguments of Model.compare_ablation
@@ -170,6 +205,8 @@ def compare_ablation(  # noqa: PLR0913 - the arguments of Model.compare_ablation
             "positions counted from the start belong to one prompt, and facts have others; "
             "count from the end (-1 for the last), or leave the facts out"
         )
+    if isinstance(request.parts, Circuit):
+        raise OptionError("a circuit is measured when it is found; give circuit.nodes to compare its nodes")
     parts = listed(request.parts)
     drawn = [matched_random(parts, language_model.structure, seed, controls_from) for seed in range(seeds)]
     encoded = encode_prompt(language_model, prompt)

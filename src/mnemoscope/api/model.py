@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import Self, Unpack
 
 from mnemoscope._io import ProgressBars
-from mnemoscope.api import interventions, queries
+from mnemoscope.api import circuits, interventions, queries
 from mnemoscope.api.interventions import AblationKeywords, AblationRequest, ablate_each as _ablate_each
 from mnemoscope.api.requests import check_parts_add_up, predictions, target_spec
 from mnemoscope.api.run import Run, attribute_prompts, attribute_tokens
@@ -32,6 +32,8 @@ from mnemoscope.attribution.query.ablation import QueryAblationOptions
 from mnemoscope.attribution.query.graph_tables import Extent
 from mnemoscope.attribution.query.tables import QueryOptions, split_by_layer
 from mnemoscope.attribution.vocabulary import read_neuron
+from mnemoscope.circuit.find import CircuitOptions
+from mnemoscope.circuit.tasks import Task
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import ControlsFrom
 from mnemoscope.intervention.sensitivity import Sensitivity
@@ -46,6 +48,8 @@ from mnemoscope.model.tokens import Prompt, PromptInput, encode_continuation, en
 from mnemoscope.model.validation import Validation
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.circuit import AblationValue, Circuit, Kind as CircuitKind
+from mnemoscope.results.circuit_comparison import CircuitComparison
 from mnemoscope.results.parts import Parts, listed
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.query import Key, Kind as QueryKind, QueryAblation, QueryGraph, QueryNeurons
@@ -623,8 +627,9 @@ class Model:
     @contextmanager
     def ablate(
         self,
-        parts: Parts,
+        parts: Parts | Circuit,
         *,
+        complement: bool = False,
         factor: float = 0.0,
         mean_of: Sequence[PromptInput] = (),
         resample_from: Sequence[PromptInput] = (),
@@ -638,7 +643,10 @@ class Model:
         them. Calls of other threads wait until the context ends.
 
         Args:
-            parts: a table of a result (its rows), or `FFNNeuron`, `AttentionNeuron`, `Head`, `Layer` items.
+            parts: a table of a result (its rows), or `FFNNeuron`, `AttentionNeuron`, `Head`, `Layer` items;
+                or a circuit, whose nodes take its own ablation value unless there is a `factor`. Nodes at
+                positions change at the first positions of a text, and later ones run as usual.
+            complement: of a circuit, change all other nodes of its kinds instead.
             factor: factor of their values; 0 removes the parts (docs/method.md#interventions).
             mean_of: prompts over whose positions the values are averaged, to replace the parts' values.
             resample_from: prompts from which the parts' values are drawn: one random position of one prompt
@@ -647,16 +655,109 @@ class Model:
             positions: positions of a prompt to change (-1 for the last); None for all.
 
         Raises:
-            OptionError: no parts, an unknown part or position, or more than one of `factor`, `mean_of` and
-                `resample_from`.
+            OptionError: no parts, an unknown part or position, more than one of `factor`, `mean_of` and
+                `resample_from`; or a circuit of another model, or of patched values without a `factor`.
             PromptError: a prompt of `mean_of` or `resample_from` is empty or too long.
 
         >>> with model.ablate(result.ffn_neurons.head(10)):  # doctest: +SKIP
         ...     model.predict("The capital of Japan is the city of")
         """
-        request = AblationRequest(parts, factor, mean_of, resample_from, seed, positions)
+        request = AblationRequest(parts, factor, mean_of, resample_from, seed, positions, complement)
         with interventions.ablation(self.language_model, request):
             yield self
+
+    @isolated_call
+    def circuit(  # noqa: PLR0913 - the options of CircuitOptions
+        self,
+        task: Task,
+        *,
+        test: Task | None = None,
+        method: str = "relp",
+        kinds: Sequence[CircuitKind] = ("ffn",),
+        size: int | None = None,
+        faithfulness: float | None = None,
+        ablation: AblationValue = "mean",
+        positions: bool = False,
+        limit: int | None = None,
+        controls: int = 1,
+        memory_budget: int = MEMORY_BUDGET,
+        progress: bool = False,
+    ) -> Circuit:
+        """Find a small set of nodes that alone do what the model does on a task (docs/method.md#circuits).
+
+        Args:
+            task: training pairs: a JSON lines file, or `Pair` items or dicts with its fields `clean`,
+                `counterfactual`, `answer`, `counterfactual_answer`. The answers are one token each, and the
+                prompts of a pair have as many tokens.
+            test: pairs to measure with; None holds out every second pair of the task.
+            method: `"relp"`, `"atp"`, `"eap-ig"`, `"direct"`, `"cna"` or `"exact"` ranks nodes by a score;
+                `"greedy"` searches for a set that is faithful and complete.
+            kinds: kinds of nodes: `"ffn"`, `"attention"` (neurons) or `"head"`; all others run as usual.
+            size: number of nodes.
+            faithfulness: F on the training pairs that the best-ranked nodes must reach; 0.9 without a size.
+            ablation: value of the nodes outside of the circuit: their `"mean"` over the counterfactual
+                prompts of the training pairs, `"patch"` for that in the pair's own, or `"zero"`.
+            positions: whether each position has nodes of its own; all prompts must then have one length.
+            limit: number of training and of test pairs: the first ones that can be used, while others are
+                left out. Without a limit, a pair that cannot be used is refused.
+            controls: number of random draws of each control beside the curve.
+            memory_budget: bytes that a batch may take.
+            progress: show bars.
+
+        Raises:
+            OptionError: an option has another value, there are too few pairs, the model does not prefer the
+                answers, or an ablation lasts.
+            FactsError: the file cannot be read, or a line is no pair.
+            PromptError, TargetError: a pair cannot be used; the message has its number.
+
+        >>> circuit = model.circuit("simple_train.jsonl", positions=True, limit=100)  # doctest: +SKIP
+        >>> circuit.nodes, circuit.faithfulness, circuit.completeness  # doctest: +SKIP
+        """
+        options = CircuitOptions(method, kinds, size, faithfulness, ablation, positions, limit, controls)
+        return circuits.find(
+            self.language_model, task, test, options, memory_budget, ProgressBars() if progress else None
+        )
+
+    @isolated_call
+    def compare_circuits(
+        self,
+        tasks: Mapping[str, Task | tuple[Task, Task | None]],
+        methods: Sequence[str] | None = None,
+        *,
+        options: CircuitOptions | None = None,
+        exact: int = 0,
+        out: str | Path | None = None,
+        memory_budget: int = MEMORY_BUDGET,
+        progress: bool = False,
+    ) -> CircuitComparison:
+        """Find a circuit of each task by each method and measure all of them on the same test pairs.
+
+        Args:
+            tasks: by name: pairs as for `circuit`, or training and test pairs.
+            methods: names of methods as for `circuit`; None for all but `"exact"`.
+            options: `CircuitOptions`, of which `method` does not count; None for their defaults.
+            exact: number of single nodes to patch exactly, with whose effects scores are correlated; each
+                takes a pass of 20 pairs. 0 for none.
+            out: folder that keeps each finished circuit; the same call continues an interrupted comparison.
+            memory_budget: bytes that a batch may take.
+            progress: show bars.
+
+        Raises:
+            OptionError, FactsError, PromptError, TargetError: as `circuit` does.
+            OutputError: the folder holds another comparison, or cannot be written.
+
+        >>> model.compare_circuits({"simple": "simple_train.jsonl"}).summary()  # doctest: +SKIP
+        """
+        return circuits.compare(
+            self.language_model,
+            tasks,
+            methods,
+            options or CircuitOptions(),
+            exact,
+            None if out is None else Path(out),
+            memory_budget,
+            ProgressBars() if progress else None,
+        )
 
     @isolated_call
     def compare_ablation(

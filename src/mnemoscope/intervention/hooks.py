@@ -82,6 +82,44 @@ class Change:
         return changed
 
 
+@dataclass(frozen=True, eq=False)
+class MaskedChange:
+    """Change of those of a site's values that a mask chooses for each position and input.
+
+    Attributes:
+        site: all inputs of a projection.
+        mask: True where the value changes: `[n_inputs]` for every position, or `[n_tokens, n_inputs]`.
+        values: values put in their place, `[n_inputs]`, `[n_tokens, n_inputs]` or `[n_rows, n_tokens,
+            n_inputs]`; None to scale.
+        factor: multiplier of the values, where none are put in their place.
+    """
+
+    site: Site
+    mask: Tensor
+    values: Tensor | None = None
+    factor: float = 0.0
+
+    def apply(self, values: Tensor, positions: Positions) -> Tensor:
+        """Return a changed copy of the values at the site, `[n_rows, n_tokens, n_inputs]`.
+
+        Positions beyond those of a mask keep their values.
+
+        Raises:
+            OptionError: there are fewer positions than in the mask.
+        """
+        n_tokens = values.shape[1]
+        n_masked = n_tokens if self.mask.ndim == 1 else len(self.mask)
+        if n_masked > n_tokens:
+            raise OptionError(
+                f"the circuit has nodes at {n_masked} positions, and the prompt has {n_tokens} tokens; give "
+                f"one of {n_masked} tokens or more"
+            )
+        masked = values[:, :n_masked]
+        instead = masked * self.factor if self.values is None else self.values.to(values)
+        changed = torch.where(self.mask.to(values.device), instead, masked)
+        return torch.cat([changed, values[:, n_masked:]], dim=1)
+
+
 def listed_positions(positions: Any) -> tuple[int, ...] | None:
     """Convert positions (a list, range, array or tensor `[n]`) to whole numbers; None means all.
 
@@ -123,7 +161,9 @@ def check_positions(positions: Positions, n_tokens: int) -> None:
 
 @contextmanager
 def apply_interventions(
-    language_model: LanguageModel, changes: Sequence[Change], positions: Positions = None
+    language_model: LanguageModel,
+    changes: Sequence[Change | MaskedChange],
+    positions: Positions = None,
 ) -> Iterator[None]:
     """Apply changes to every forward pass while the context lasts.
 
@@ -167,7 +207,7 @@ class _Hook:
     """
 
     model: PreTrainedModel
-    change: Change
+    change: Change | MaskedChange
     positions: Positions
     began_suspended: bool
     shape: tuple[int, ...] = ()

@@ -131,10 +131,45 @@ _NODE_NUMBERS = tuple(replace(each, dtype="Int64") for each in (_LAYER, _NEURON,
 _RAW = replace(_INNER_PRODUCT, dtype="float64", meaning="raw, what the source adds to what the target reads")
 _CHANGE = Column("measured", "float64", "", "mean of `after / before - 1`")
 
+_NODE_KIND = Column("kind", "str", "", "`ffn`, `attention` (an attention neuron) or `head`")
+_NODE_PLACE = (
+    replace(_NEURON, meaning="FFN neuron of the layer; -1 for other kinds"),
+    replace(_HEAD, meaning="query head of the layer; -1 for FFN neurons"),
+    replace(_DIM, meaning="dimension of the head's value; -1 for other kinds"),
+)
+_RATIO = Column("faithfulness", "float64", "", "F of the kept nodes on test pairs; 1 = as the whole model")
+_CURVE = (
+    Column("size", "int64", "", "number of nodes kept"),
+    Column("share", "float64", "", "their share of all nodes"),
+    _RATIO,
+    replace(_RATIO, name="faithfulness_low", meaning="lower end of its 95 % interval over test pairs"),
+    replace(_RATIO, name="faithfulness_high", meaning="upper end"),
+    replace(_RATIO, name="completeness", meaning="K: F of all other nodes; 0 = nothing is left out"),
+    replace(_RATIO, name="completeness_low", meaning="lower end of its interval"),
+    replace(_RATIO, name="completeness_high", meaning="upper end"),
+    replace(_RATIO, name="random", meaning="F of as many random nodes"),
+    replace(_RATIO, name="matched", meaning="F of as many random nodes of the same layers and positions"),
+)
+
 # Every table by name.
 SCHEMA: dict[str, tuple[Column, ...]] = {
     **_VALUES,
     **_QUERIES,
+    "circuit_nodes": (
+        _NODE_KIND,
+        replace(_LAYER, meaning="layer"),
+        *_NODE_PLACE,
+        replace(_POSITION, meaning="position of the prompt; -1 for all"),
+        Column(
+            "score", "float32", "nats", "score by the method; of the contrast of activations, without a unit"
+        ),
+    ),
+    "circuit_edges": (
+        Column("source", "int64", "", "row of the node that writes"),
+        Column("target", "int64", "", "row of the node that reads"),
+        Column("share", "float64", "", "share of the writer in what the reader reads, mean over pairs"),
+    ),
+    "circuit_curve": _CURVE,
     "query_split": (
         _LAYER,
         Column("query_only", "int64", "", "number of FFN neurons that are query neurons alone"),
@@ -228,6 +263,10 @@ TOP_SUMS = (
 SUMS = ("layers", "heads", *TOP_SUMS)
 SPLIT_COLUMNS = names(SCHEMA["query_split"])
 NODE_COLUMNS, EDGE_COLUMNS = names(SCHEMA["nodes"]), names(SCHEMA["edges"])
+CIRCUIT_TABLES = {
+    name: {column.name: column.dtype for column in SCHEMA[f"circuit_{name}"]}
+    for name in ("nodes", "edges", "curve")
+}
 HEAD_TOKEN_COLUMNS = names(SCHEMA["head_tokens"])
 METRICS, FACT_COLUMNS = names(SCHEMA["metrics"]), names(SCHEMA["facts"])
 GROUPS = ("same relation", "other relations")

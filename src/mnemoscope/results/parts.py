@@ -109,11 +109,18 @@ def listed(parts: Parts) -> tuple[Part, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _part(layer: Any, neuron: Any, head: Any, dim: Any) -> Part:
+    """Return the part of a row in which numbers of other kinds are missing."""
+    if neuron is not None:
+        return FFNNeuron(layer, neuron)
+    return Head(layer, head) if dim is None else AttentionNeuron(layer, head, dim)
+
+
 def _from_table(table: pd.DataFrame) -> tuple[Part, ...]:
-    if {"neuron", "head", "dim"} <= set(table.columns):  # neurons of both kinds
+    if {"neuron", "head", "dim"} <= set(table.columns):  # parts of several kinds
+        rows = table[["layer", "neuron", "head", "dim"]].itertuples(index=False)
         return tuple(
-            AttentionNeuron(layer, head, dim) if pd.isna(neuron) else FFNNeuron(layer, neuron)
-            for layer, neuron, head, dim in table[["layer", "neuron", "head", "dim"]].itertuples(index=False)
+            _part(*(None if pd.isna(number) or number < 0 else number for number in row)) for row in rows
         )
     kinds: dict[str, tuple[type[Part], tuple[str, ...]]] = {
         "neuron": (FFNNeuron, ("layer", "neuron")),

@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 
 import numpy as np
 import pandas as pd
 
+from mnemoscope.results.resampling import interval, resampled_means
 from mnemoscope.study.columns import FACT
 from mnemoscope.study.facts import RELATIONS
 from mnemoscope.study.results import Study
 
-RESAMPLES = 2000
-INTERVAL = 0.95
 ALL = "all"  # stands for all relations together
 LEAST_FACTS = 3  # means of fewer facts have no interval
-
-
-@cache
-def resample_counts(n_facts: int) -> np.ndarray:
-    """Return how often each resample has each fact, `[RESAMPLES, n_facts]`; deterministic."""
-    drawn = np.random.default_rng(0).integers(n_facts, size=(RESAMPLES, n_facts))
-    counts = np.zeros((RESAMPLES, n_facts))
-    np.add.at(counts, (np.arange(RESAMPLES)[:, None], drawn), 1)
-    return counts
-
-
-def resampled_means(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each resample, `[RESAMPLES, k]`, of values `[n_facts, k]`; NaN is left out."""
-    counts, there = resample_counts(len(values)), ~np.isnan(values)
-    sums = _product(counts, np.where(there, values, 0.0))
-    numbers = np.full_like(sums, len(values)) if there.all() else _product(counts, there.astype(float))
-    with np.errstate(invalid="ignore"):
-        return sums / numbers
-
-
-def _product(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Multiply matrices with a fixed order of summation, whatever the number of threads."""
-    return np.einsum("rn,nk->rk", counts, values, optimize=False)
-
-
-def interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lower and upper end of each column's interval, `[k]` each, of samples `[RESAMPLES, k]`."""
-    tail = (1 - INTERVAL) / 2
-    there = ~np.isnan(samples).all(axis=0)
-    found = np.full((2, samples.shape[1]), np.nan)
-    found[:, there] = np.nanquantile(samples[:, there], [tail, 1 - tail], axis=0)
-    return found[0], found[1]
 
 
 def order_relations(relations: Iterable[str]) -> list[str]:

@@ -40,8 +40,8 @@ from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results import render
 from mnemoscope.results.columns import records
 from mnemoscope.results.parts import Part
+from mnemoscope.results.resampling import interval, resampled_means
 from mnemoscope.results.targets import Provenance
-from mnemoscope.study.bootstrap import interval, resampled_means
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.facts import ResolvedFact
 from mnemoscope.study.store import Store, encoded, read_table

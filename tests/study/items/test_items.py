@@ -11,8 +11,9 @@ import pytest
 
 from made_study import BEFORE, KEPT, made_study
 from mnemoscope.errors import OutputError
+from mnemoscope.results.resampling import RESAMPLES
 from mnemoscope.study import items
-from mnemoscope.study.bootstrap import RESAMPLES, order_relations
+from mnemoscope.study.bootstrap import order_relations
 from mnemoscope.study.columns import METHODS
 from mnemoscope.study.items import ITEMS, layers, sharing, zeroing
 from mnemoscope.study.items.exports import editing, published

@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from mnemoscope.study.bootstrap import LEAST_FACTS, interval, mean_and_interval, relations_of, resample_counts
+from mnemoscope.results.resampling import interval, resample_counts
+from mnemoscope.study.bootstrap import LEAST_FACTS, mean_and_interval, relations_of
 from mnemoscope.study.columns import FACT, QUERY_NEURONS, VALUE_NEURONS
 from mnemoscope.study.filter import PARAPHRASE_KEY
 from mnemoscope.study.results import Study

@@ -1,0 +1,177 @@
+"""Search for the circuit of a task: score nodes on training pairs, choose, measure on test pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mnemoscope.circuit.edges import links
+from mnemoscope.circuit.measure import Baseline, areas, curve, curve_sizes, first, ranked, smallest_reaching
+from mnemoscope.circuit.nodes import NodeSpace, check_kinds
+from mnemoscope.circuit.running import CircuitRunner, check_ablation, mean_values
+from mnemoscope.circuit.scores import METHODS, score_method, score_nodes
+from mnemoscope.circuit.search import greedy
+from mnemoscope.circuit.tasks import encode_pairs, split_pairs
+from mnemoscope.errors import OptionError
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.results.circuit import AblationValue, Circuit, Kind, Pair
+from mnemoscope.results.targets import Provenance
+
+GREEDY = "greedy"
+# F on training pairs that a circuit reaches unless its size is given.
+FAITHFULNESS = 0.9
+# Called with a phase's name, and the numbers of its steps done and of all.
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class CircuitOptions:
+    """Options of a circuit.
+
+    Attributes:
+        method: one of `METHODS` ranks nodes by their scores; `"greedy"` adds nodes one by one.
+        kinds: kinds of nodes.
+        size: number of nodes; None chooses by faithfulness.
+        faithfulness: F on training pairs that the best-ranked nodes must reach; None for 0.9.
+        ablation: value of the nodes outside: their `"mean"` over the counterfactual prompts of the training
+            pairs, their value in the pair's own counterfactual prompt (`"patch"`), or `"zero"`.
+        positions: whether each position has nodes of its own; all prompts must then have one length.
+        limit: number of pairs to take of each side, see `encode_pairs`.
+        controls: number of draws of each random control.
+    """
+
+    method: str = "relp"
+    kinds: Sequence[Kind] = ("ffn",)
+    size: int | None = None
+    faithfulness: float | None = None
+    ablation: AblationValue = "mean"
+    positions: bool = False
+    limit: int | None = None
+    controls: int = 1
+
+    def check(self) -> None:
+        """Check the options.
+
+        Raises:
+            OptionError: an option has a value that is not allowed.
+        """
+        if self.method != GREEDY:
+            score_method(self.method)
+        check_kinds(self.kinds)
+        check_ablation(self.ablation)
+        if self.size is not None and self.faithfulness is not None:
+            raise OptionError("size and faithfulness both choose the number of nodes; give one of them")
+        if self.size is not None and self.size < 1:
+            raise OptionError(f"size is {self.size}; give 1 node or more")
+        if self.faithfulness is not None and not 0 < self.faithfulness <= 1:
+            raise OptionError(f"faithfulness is {self.faithfulness}; give a number above 0 and up to 1")
+        if self.method == GREEDY and self.faithfulness is not None:
+            raise OptionError("the greedy search stops with F near 1; leave out faithfulness, or give a size")
+        if self.controls < 1:
+            raise OptionError(f"controls is {self.controls}; give 1 or more draws")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as plain objects."""
+        return vars(self) | {"kinds": list(self.kinds)}
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Task that is ready for scores and measurements.
+
+    Attributes:
+        space: the nodes.
+        train: training pairs.
+        test: test pairs.
+    """
+
+    space: NodeSpace
+    train: Baseline
+    test: Baseline
+
+
+def prepare(
+    language_model: LanguageModel,
+    train: Sequence[Pair],
+    test: Sequence[Pair] | None,
+    options: CircuitOptions,
+    budget: int,
+) -> Prepared:
+    """Encode and check a task's pairs, and run them with all nodes and with none.
+
+    Raises:
+        OptionError, PromptError, TargetError: as `encode_pairs`, `split_pairs` and `Baseline.of`.
+    """
+    own, others = split_pairs(train, test)
+    training = encode_pairs(language_model, own, same_length=options.positions, limit=options.limit)
+    n_tokens = training[0].n_tokens if options.positions else None
+    held_out = encode_pairs(language_model, others, n_tokens=n_tokens, limit=options.limit, name="test pair")
+    space = NodeSpace(language_model.structure, check_kinds(options.kinds), n_tokens)
+    means = mean_values(language_model, space, [pair.counterfactual.ids for pair in training], budget)
+    baselines = [
+        Baseline.of(CircuitRunner(language_model, space, pairs, options.ablation, means, budget), name)
+        for pairs, name in ((training, "training"), (held_out, "test"))
+    ]
+    return Prepared(space, *baselines)
+
+
+def find_circuit(
+    language_model: LanguageModel,
+    train: Sequence[Pair],
+    test: Sequence[Pair] | None,
+    options: CircuitOptions,
+    provenance: Provenance,
+    *,
+    budget: int,
+    report: Report | None = None,
+) -> Circuit:
+    """Find the circuit of a task; see `Model.circuit`."""
+    options.check()
+    return choose_and_measure(
+        prepare(language_model, train, test, options, budget), options, provenance, report
+    )
+
+
+def choose_and_measure(
+    prepared: Prepared, options: CircuitOptions, provenance: Provenance, report: Report | None = None
+) -> Circuit:
+    """Choose the nodes of a prepared task, and measure them and the curve."""
+    space, train, test = prepared.space, prepared.train, prepared.test
+    if options.size is not None and options.size > space.n_nodes:
+        raise OptionError(f"size is {options.size}, but there are {space.n_nodes} nodes; give fewer")
+    runner = train.runner
+    before = runner.passes, runner.backward_passes
+    scores = score_nodes(METHODS["relp" if options.method == GREEDY else options.method], runner)
+    order = ranked(scores)
+    if options.method == GREEDY:
+        chosen = greedy(train, order, options.size, report)
+        rest = order[~torch.isin(order, chosen)]
+        order = torch.cat([chosen, rest])
+    elif options.size is not None:
+        chosen = order[: options.size]
+    else:
+        chosen = order[: smallest_reaching(train, order, options.faithfulness or FAITHFULNESS)]
+    kept = first(order, len(chosen))
+    faithfulness, completeness = test.faithfulness_and_completeness(kept)
+    table = curve(test, order, curve_sizes(space.n_nodes), options.controls, report)
+    return Circuit(
+        nodes=space.table(chosen, scores[chosen]),
+        edges=links(runner, chosen),
+        curve=table,
+        faithfulness=faithfulness,
+        completeness=completeness,
+        areas=areas(table, space.n_nodes),
+        method=options.method,
+        kinds=space.kinds,
+        ablation=options.ablation,
+        n_positions=space.n_positions,
+        n_nodes=space.n_nodes,
+        logit_differences={"model": float(test.model.mean()), "ablated": float(test.ablated.mean())},
+        passes={"forward": runner.passes - before[0], "backward": runner.backward_passes - before[1]},
+        train=tuple(pair.pair for pair in train.runner.pairs),
+        test=tuple(pair.pair for pair in test.runner.pairs),
+        provenance=provenance,
+    )

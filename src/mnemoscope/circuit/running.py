@@ -1,0 +1,191 @@
+"""Forward passes of pairs in which all nodes outside a circuit take their ablation value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from mnemoscope.circuit.nodes import NodeSpace, SiteKey
+from mnemoscope.circuit.tasks import EncodedPair
+from mnemoscope.errors import OptionError
+from mnemoscope.intervention.hooks import MaskedChange, apply_interventions, observed_inputs
+from mnemoscope.intervention.predictions import log_probabilities, states_after
+from mnemoscope.model.gradients import gradient_batches
+from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.results.circuit import AblationValue
+
+# By projection: `[n_inputs]`, `[n_tokens, n_inputs]` or `[n_prompts, n_tokens, n_inputs]`.
+Values = dict[SiteKey, Tensor]
+
+
+def check_ablation(ablation: str) -> None:
+    """Refuse an unknown ablation value.
+
+    Raises:
+        OptionError: it is none of mean, patch and zero.
+    """
+    if ablation not in get_args(AblationValue):
+        raise OptionError(f"ablation is {ablation!r}; give one of {', '.join(get_args(AblationValue))}")
+
+
+def site_values(language_model: LanguageModel, space: NodeSpace, prompts: Sequence[Sequence[int]]) -> Values:
+    """Record projections' inputs in prompts of one length, `[n_prompts, n_tokens, n_inputs]` float32."""
+    sites = {group.site: space.site(group.site) for group in space.groups}
+    kept: dict = {}
+    with observed_inputs(language_model.structure, list(sites.values()), kept):
+        states_after(language_model, prompts)
+    device = language_model.structure.device
+    return {
+        key: torch.cat(kept[site]).view(len(prompts), len(prompts[0]), -1).to(device)
+        for key, site in sites.items()
+    }
+
+
+def mean_values(
+    language_model: LanguageModel, space: NodeSpace, prompts: Sequence[Sequence[int]], budget: int
+) -> Values:
+    """Average the inputs of projections over prompts, and over positions unless nodes have positions."""
+    prompts = sorted(prompts, key=len)
+    sums: dict[SiteKey, Tensor] = {}
+    for batch in gradient_batches(prompts, language_model.structure, budget):
+        for key, values in site_values(language_model, space, [prompts[i] for i in batch]).items():
+            of_batch = (
+                values.double().sum(0) if space.n_positions is not None else values.double().sum((0, 1))
+            )
+            sums[key] = sums[key] + of_batch if key in sums else of_batch
+    count = len(prompts) if space.n_positions is not None else sum(map(len, prompts))
+    return {key: (total / count).float() for key, total in sums.items()}
+
+
+def zero_values(space: NodeSpace) -> Values:
+    """Return 0 for all inputs of the nodes' projections, `[n_inputs]` each."""
+    return {
+        group.site: torch.zeros(group.n_units * group.width, device=space.structure.device)
+        for group in space.groups
+    }
+
+
+def ablating(space: NodeSpace, nodes: Tensor, values: Values) -> list[MaskedChange]:
+    """Return the changes that give nodes under a mask `[n_nodes]` their ablation values."""
+    return [
+        MaskedChange(space.site(key), mask, values[key])
+        for key, mask in space.masks(nodes).items()
+        if bool(mask.any())
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Pairs of one length that run in one forward pass.
+
+    Attributes:
+        rows: their numbers among all pairs.
+        pairs: the pairs.
+        ablated: ablation values of their nodes.
+    """
+
+    rows: range
+    pairs: Sequence[EncodedPair]
+    ablated: Values
+
+    @property
+    def clean(self) -> list[tuple[int, ...]]:
+        """Token ids of the clean prompts."""
+        return [pair.clean.ids for pair in self.pairs]
+
+    @property
+    def counterfactual(self) -> list[tuple[int, ...]]:
+        """Token ids of the counterfactual prompts."""
+        return [pair.counterfactual.ids for pair in self.pairs]
+
+    def differences(self, log_p: Tensor) -> Tensor:
+        """Compute logit(answer) - logit(counterfactual answer), `[n_pairs, n_vocabulary] -> [n_pairs]`."""
+        answers, others = (
+            torch.tensor(ids, device=log_p.device)[:, None]
+            for ids in (
+                [pair.answer for pair in self.pairs],
+                [pair.counterfactual_answer for pair in self.pairs],
+            )
+        )
+        return (log_p.gather(1, answers) - log_p.gather(1, others))[:, 0]
+
+
+class CircuitRunner:
+    """Pairs of a task, run with any set of nodes kept and all others at their ablation value.
+
+    Attributes:
+        pairs: the pairs by length.
+        batches: the same, in the batches that run at once.
+        passes: number of prompts run so far.
+        backward_passes: number of them that were run backwards as well.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        space: NodeSpace,
+        pairs: Sequence[EncodedPair],
+        ablation: AblationValue,
+        means: Values,
+        budget: int,
+    ) -> None:
+        """Prepare the batches.
+
+        Args:
+            language_model: the model.
+            space: the nodes.
+            pairs: the pairs, of any lengths unless nodes have positions.
+            ablation: the ablation value of nodes.
+            means: mean values, for `"mean"`.
+            budget: bytes that a batch may take.
+        """
+        self.language_model, self.space = language_model, space
+        self.ablation: AblationValue = ablation
+        self.pairs = sorted(pairs, key=lambda pair: pair.n_tokens)
+        self.passes = self.backward_passes = 0
+        self._means, self._budget = means, budget
+        self.batches = list(self._batched())
+
+    def first(self, most: int) -> CircuitRunner:
+        """Return a runner of the first pairs, at most so many."""
+        return CircuitRunner(
+            self.language_model, self.space, self.pairs[:most], self.ablation, self._means, self._budget
+        )
+
+    def differences(self, kept: Tensor) -> Tensor:
+        """Compute each pair's logit difference with only some nodes kept, `[n_nodes] -> [n_pairs]`, nats.
+
+        Pairs are in the order of `pairs`; float64 on the CPU.
+        """
+        found = [self.batch_differences(batch, kept) for batch in self.batches]
+        self.passes += len(self.pairs)
+        return torch.cat(found).double().cpu()
+
+    def batch_differences(self, batch: Batch, kept: Tensor) -> Tensor:
+        """Compute the logit differences of a batch with only some nodes kept, `[n_nodes] -> [n_pairs]`."""
+        with self.keeping(batch, kept):
+            states = states_after(self.language_model, batch.clean)[:, -1]
+        return batch.differences(log_probabilities(self.language_model, states))
+
+    def keeping(self, batch: Batch, kept: Tensor) -> AbstractContextManager[None]:
+        """Give all nodes but the kept ones, `[n_nodes]`, their ablation value in passes of a batch."""
+        return apply_interventions(self.language_model, ablating(self.space, ~kept, batch.ablated))
+
+    def _batched(self) -> Iterator[Batch]:
+        structure = self.language_model.structure
+        for rows in gradient_batches([pair.clean.ids for pair in self.pairs], structure, self._budget):
+            pairs = [self.pairs[i] for i in rows]
+            yield Batch(rows, pairs, self._ablated(pairs))
+
+    def _ablated(self, pairs: Sequence[EncodedPair]) -> Values:
+        if self.ablation == "mean":
+            return self._means
+        if self.ablation == "patch":
+            prompts = [pair.counterfactual.ids for pair in pairs]
+            return site_values(self.language_model, self.space, prompts)
+        return zero_values(self.space)

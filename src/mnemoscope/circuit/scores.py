@@ -1,0 +1,197 @@
+"""Scores of nodes on training pairs, by several methods (docs/method.md#circuits).
+
+With a the activation in the clean prompt, r its ablation value and m the logit difference of the answers, a
+score is the mean over pairs of an estimate of the fall of m when the node alone takes the value r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mnemoscope.circuit.nodes import NodeSpace
+from mnemoscope.circuit.running import Batch, CircuitRunner, Values, site_values
+from mnemoscope.errors import OptionError
+from mnemoscope.model.gradients import SiteGradients, input_embeddings, site_gradients
+
+# Steps from the counterfactual to the clean embeddings.
+STEPS = 5
+
+
+@dataclass(frozen=True)
+class ScoreMethod:
+    """Method that scores nodes.
+
+    Attributes:
+        name: of the method.
+        title: in words.
+        forward: forward passes for a pair; None if as many as there are nodes.
+        backward: backward passes for a pair.
+        of_batch: computes the scores of a batch, `[n_pairs, n_nodes]`; positive raises the answer.
+    """
+
+    name: str
+    title: str
+    forward: int | None
+    backward: int
+    of_batch: Callable[[CircuitRunner, Batch], Tensor]
+
+
+def scores_by_pair(method: ScoreMethod, runner: CircuitRunner, nodes: Tensor) -> Tensor:
+    """Score some nodes for each pair, `[n_pairs, n]` float64 on the CPU."""
+    return torch.cat([method.of_batch(runner, batch)[:, nodes].double().cpu() for batch in runner.batches])
+
+
+def score_nodes(method: ScoreMethod, runner: CircuitRunner) -> Tensor:
+    """Score all nodes by the mean over pairs, `[n_nodes]` float32 on the CPU."""
+    total = torch.zeros(runner.space.n_nodes, dtype=torch.float64)
+    for batch in runner.batches:
+        total += method.of_batch(runner, batch).double().sum(0).cpu()
+    runner.passes += len(runner.pairs) * (runner.space.n_nodes if method.forward is None else method.forward)
+    runner.backward_passes += len(runner.pairs) * method.backward
+    return (total / len(runner.pairs)).float()
+
+
+def gradients(
+    batch: Batch, runner: CircuitRunner, linearised: bool, embeddings: Tensor | None
+) -> SiteGradients:
+    """Differentiate the logit differences of a batch by the inputs of projections."""
+    return site_gradients(
+        runner.language_model,
+        batch.clean,
+        batch.differences,
+        linearised=linearised,
+        embeddings=embeddings,
+    )
+
+
+def first_order(space: NodeSpace, batch: Batch, found: SiteGradients, slopes: Values | None = None) -> Tensor:
+    """Compute `(a - r) dm/da` of every node, `[n_pairs, n_nodes]`.
+
+    Args:
+        space: the nodes.
+        batch: the pairs, with the values r.
+        found: activations a, and gradients.
+        slopes: gradients to take instead.
+    """
+    activations = by_site(space, found.ffn_activations, found.attention_activations)
+    slopes = slopes or by_site(space, found.ffn_gradients, found.attention_gradients)
+    return space.gather({key: (a - batch.ablated[key]) * slopes[key] for key, a in activations.items()})
+
+
+def by_site(space: NodeSpace, ffn: Sequence[Tensor], attention: Sequence[Tensor]) -> Values:
+    """Return the values of nodes' projections, of those of all layers."""
+    of_kind = {"ffn": ffn, "attention": attention}
+    return {group.site: of_kind[group.site[1]][group.layer] for group in space.groups}
+
+
+def _relp(runner: CircuitRunner, batch: Batch) -> Tensor:
+    return first_order(runner.space, batch, gradients(batch, runner, True, None))
+
+
+def _atp(runner: CircuitRunner, batch: Batch) -> Tensor:
+    return first_order(runner.space, batch, gradients(batch, runner, False, None))
+
+
+def _eap_ig(runner: CircuitRunner, batch: Batch) -> Tensor:
+    """Average gradients over embeddings from the counterfactual's (not included) to the clean prompt's."""
+    clean, other = (
+        input_embeddings(runner.language_model, prompts) for prompts in (batch.clean, batch.counterfactual)
+    )
+    steps = [
+        gradients(batch, runner, False, other + (clean - other) * (step / STEPS))
+        for step in range(1, STEPS + 1)
+    ]
+    slopes = [by_site(runner.space, each.ffn_gradients, each.attention_gradients) for each in steps]
+    mean = {key: torch.stack([each[key] for each in slopes]).mean(0) for key in slopes[0]}
+    # The last step is the clean prompt itself, whose activations count.
+    return first_order(runner.space, batch, steps[-1], mean)
+
+
+def _direct(runner: CircuitRunner, batch: Batch) -> Tensor:
+    """Compute `(a - r) <column, u_a - u_b>` at the last position, with the final norm frozen; 0 elsewhere."""
+    space, language_model = runner.space, runner.language_model
+    structure = language_model.structure
+    values = site_values(language_model, space, batch.clean)
+    caches = language_model.capture(batch.clean)
+    directions = torch.stack(
+        [
+            structure.readout.freeze(cache.final_state).pull_back(
+                structure.readout.unembedding[pair.answer].float()
+                - structure.readout.unembedding[pair.counterfactual_answer].float()
+            )
+            for cache, pair in zip(caches, batch.pairs, strict=True)
+        ]
+    ).float()
+    found = {}
+    for key, a in values.items():
+        layer, kind = key
+        projection = (
+            structure.blocks[layer].ffn_output if kind == "ffn" else structure.blocks[layer].attention_output
+        )
+        scale = torch.stack(
+            [(cache.ffn_scale if kind == "ffn" else cache.attention_scale)[layer] for cache in caches]
+        )
+        effect = torch.zeros_like(a)
+        of_column = directions @ projection.columns().T * scale[:, None]
+        effect[:, -1] = (a - batch.ablated[key])[:, -1] * of_column
+        found[key] = effect
+    return space.gather(found)
+
+
+def _cna(runner: CircuitRunner, batch: Batch) -> Tensor:
+    """Compute |a - r| of every node; contrastive neuron attribution, which sees activations alone."""
+    values = site_values(runner.language_model, runner.space, batch.clean)
+    return runner.space.gather({key: (a - batch.ablated[key]).abs() for key, a in values.items()})
+
+
+def _exact(runner: CircuitRunner, batch: Batch) -> Tensor:
+    return exact_effects(runner, batch, torch.arange(runner.space.n_nodes))
+
+
+def exact_effects(runner: CircuitRunner, batch: Batch, nodes: Tensor) -> Tensor:
+    """Measure the fall of the logit difference when each node alone takes its ablation value.
+
+    Args:
+        runner: the pairs.
+        batch: some of them.
+        nodes: numbers of nodes, `[n]`; each takes one forward pass.
+
+    Returns:
+        `[n_pairs, n]`, nats.
+    """
+    kept = torch.ones(runner.space.n_nodes, dtype=torch.bool)
+    before = runner.batch_differences(batch, kept)
+    effects = []
+    for node in nodes.tolist():
+        kept[node] = False
+        effects.append(before - runner.batch_differences(batch, kept))
+        kept[node] = True
+    return torch.stack(effects, dim=1)
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        ScoreMethod("relp", "RelP: attribution patching, linearised backward pass", 1, 1, _relp),
+        ScoreMethod("atp", "attribution patching", 1, 1, _atp),
+        ScoreMethod("eap-ig", "integrated gradients over embeddings", STEPS + 2, STEPS, _eap_ig),
+        ScoreMethod("direct", "direct effect on the logit difference", 2, 0, _direct),
+        ScoreMethod("cna", "contrast of activations", 1, 0, _cna),
+        ScoreMethod("exact", "exact patching of single nodes", None, 0, _exact),
+    )
+}
+
+
+def score_method(name: str) -> ScoreMethod:
+    """Return a method by its name.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if name not in METHODS:
+        raise OptionError(f"there is no method {name!r} that scores nodes; give one of {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,100 @@
+"""Files of circuits: the folder of a circuit, its page, and the folder of a comparison of methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from mnemoscope._io import check_folder, write_into
+from mnemoscope.report.charts import png, svg, svg_in_page
+from mnemoscope.report.export import csv_bytes, json_bytes
+from mnemoscope.report.html import origin_rows, page
+from mnemoscope.report.terminal.circuit import node_name, summary_lines
+from mnemoscope.report.text import plain_number
+from mnemoscope.report.tokens import visible
+from mnemoscope.results import io
+from mnemoscope.results.circuit import Circuit
+from mnemoscope.results.circuit_comparison import CircuitComparison
+from mnemoscope.results.columns import records
+
+_MOST_ROWS = 200
+
+
+def rendered(circuit: Circuit, ending: str) -> bytes:
+    """Return a circuit's chart (`.svg`, `.png`) or page (`.html`) as the content of a file."""
+    if ending == ".html":
+        return render_page(circuit).encode()
+    chart = circuit.chart()
+    return png(chart) if ending == ".png" else svg(chart.to_dict(), "circuit").encode()
+
+
+def write_circuit(circuit: Circuit, folder: Path) -> Path:
+    """Write `circuit.json`, a CSV file of each table, `chart.svg` and `report.html` into a folder.
+
+    Raises:
+        OutputError: the folder's parent does not exist, or the folder cannot be written.
+    """
+    contents = {f"{name}.csv": csv_bytes(table) for name, table in circuit.tables().items()}
+    contents["circuit.json"] = io.json_bytes(circuit.description(), circuit.tables(), {})
+    contents |= {"chart.svg": rendered(circuit, ".svg"), "report.html": rendered(circuit, ".html")}
+    return write_into(check_folder(folder), contents)
+
+
+def render_page(circuit: Circuit) -> str:
+    """Return a circuit as one page without scripts, which fetches nothing."""
+    nodes = records(circuit.nodes, tuple(circuit.nodes))
+    names = [node_name(row) for row in nodes]
+    named = pd.DataFrame({"node": names, "score": circuit.nodes["score"]})
+    edges = pd.DataFrame(
+        {
+            "node": [names[row] for row in circuit.edges["source"]],
+            "read by": [names[row] for row in circuit.edges["target"]],
+            "share": circuit.edges["share"],
+        }
+    )
+    pairs = pd.DataFrame([vars(pair) for pair in circuit.test])
+    return page(
+        "circuit.html",
+        ("study.css",),
+        circuit=circuit,
+        lines=summary_lines(circuit),
+        chart=Markup(svg_in_page(circuit.chart().to_dict(), "circuit")),
+        sheets=[
+            _sheet("Nodes", named),
+            _sheet("Links", edges),
+            _sheet("Curve", circuit.curve),
+            _sheet("Test pairs", pairs),
+        ],
+        origin=origin_rows(vars(circuit.provenance)),
+    )
+
+
+def _sheet(title: str, table: pd.DataFrame) -> dict[str, Any]:
+    rows = [
+        [plain_number(cell) if isinstance(cell, float) else visible(str(cell)) for cell in row.values()]
+        for row in records(table.head(_MOST_ROWS), tuple(table))
+    ]
+    left_out = len(table) - len(rows)
+    note = f"{left_out:,} more rows are in the files of the circuit." if left_out else ""
+    headings = [str(name).replace("_", " ") for name in table]
+    return {"title": title, "headings": headings, "rows": rows, "note": note if rows else "None."}
+
+
+def write_comparison(comparison: CircuitComparison, folder: Path) -> Path:
+    """Write `summary.csv`, `curves.csv`, `agreement.csv`, `comparison.json` and `chart.svg` into a folder.
+
+    Raises:
+        OutputError: the folder's parent does not exist, or the folder cannot be written.
+    """
+    tables = {
+        "summary": comparison.summary(),
+        "curves": comparison.curves(),
+        "agreement": comparison.agreement,
+    }
+    contents = {f"{name}.csv": csv_bytes(table) for name, table in tables.items()}
+    contents["comparison.json"] = json_bytes(comparison.to_json())
+    contents["chart.svg"] = svg(comparison.chart().to_dict(), "comparison").encode()
+    return write_into(check_folder(folder), contents)
