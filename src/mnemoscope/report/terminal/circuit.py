@@ -105,7 +105,7 @@ def curve_table(curve: pd.DataFrame) -> RenderableType:
     """Return the table of F and K over sizes."""
     columns = [
         Column("size", lambda row: f"{row['size']:,}", right=True),
-        Column("share", lambda row: f"{100 * row['share']:.2g} %", right=True),
+        Column("share", lambda row: f"{100 * row['share']:.3g} %", right=True),
         *(
             Column(title, lambda row, name=name: _two_digits(row[name]), right=True)
             for title, name in (
@@ -145,11 +145,10 @@ def render_comparison(comparison: CircuitComparison, console: Console) -> None:
         columns = [
             Column("method", lambda row: row["method"]),
             Column("nodes", lambda row: f"{row['size']:,}", right=True),
-            *(_ratio_column(title, name) for title, name in (("F", "faithfulness"), ("K", "completeness"))),
             *(_size_column(title, name) for title, name in _SIZES.items()),
             *(
                 Column(title, lambda row, name=name: _two_digits(row[name]), right=True)
-                for title, name in (("CPR", "cpr"), ("CMD", "cmd"))
+                for title, name in _NUMBERS.items()
             ),
             Column("passes", lambda row: f"{row['forward'] + row['backward']:,}", right=True),
         ]
@@ -170,15 +169,9 @@ def render_comparison(comparison: CircuitComparison, console: Console) -> None:
     print_blocks(console, *blocks)
 
 
+# Intervals are in the files of a comparison.
+_NUMBERS = {"F": "faithfulness", "K": "completeness", "CPR": "cpr", "CMD": "cmd"}
 _SIZES = {"F ≥ 0.9 from": "reaches", "±0.1 from": "within_0.1", "±0.2 from": "within_0.2"}
-
-
-def _ratio_column(title: str, name: str) -> Column:
-    return Column(
-        title,
-        lambda row: ratio_text(Ratio(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))),
-        right=True,
-    )
 
 
 def _size_column(title: str, name: str) -> Column:
