@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -49,13 +51,18 @@ def wheel(dist: Path) -> Path:
     return found
 
 
+def fields(wheel: Path) -> Message:
+    """The metadata of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.message_from_bytes(archive.read(metadata))
+
+
 def test_the_wheel_names_licences_and_is_typed(wheel: Path) -> None:
+    assert fields(wheel)["License-Expression"] == "Apache-2.0 AND CC-BY-4.0 AND MIT AND Unicode-3.0"
+    assert fields(wheel).get_all("License-File") == ["LICENSE", "THIRD_PARTY_NOTICES"]
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
-        fields = email.message_from_bytes(archive.read(metadata))
-    assert fields["License-Expression"] == "Apache-2.0 AND CC-BY-4.0 AND MIT AND Unicode-3.0"
-    assert fields.get_all("License-File") == ["LICENSE", "THIRD_PARTY_NOTICES"]
     assert "mnemoscope/py.typed" in names
     extra = [name for name in names if not re.match(r"mnemoscope(-[\w.]+\.dist-info)?/", name)]
     assert extra == []
@@ -89,35 +96,69 @@ def test_the_wheel_imports_without_warnings_in_an_empty_folder(wheel: Path, tmp_
     assert Path(path).is_relative_to(target)
 
 
+@dataclass(frozen=True)
+class Install:
+    """An environment, in whose folder nothing of the checkout is."""
+
+    venv: Path
+    uv: str
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run a program of the environment."""
+        return run(self.venv / "bin" / program, *arguments, cwd=self.venv, PYTHONPATH="")
+
+    def install(self, package: str) -> None:
+        """Install a package at the tested versions; all packages must fit together afterwards."""
+        options = (
+            "--quiet",
+            "--python",
+            self.venv / "bin" / "python",
+            "--constraint",
+            ROOT / "requirements.lock",
+        )
+        run(self.uv, "pip", "install", *options, package, cwd=self.venv, PYTHONPATH="")
+        self.run("python", "-m", "pip", "check")
+
+
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Install:
+    """A new environment with the wheel and nothing but what it requires, at the tested versions."""
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert uv, "uv is needed; install it"
+    folder = tmp_path_factory.mktemp("fresh")
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    torch = re.search(r"^torch==.*$", lock, re.M)
+    assert torch
+    made = Install(folder / "venv", uv)
+    run(uv, "venv", "--quiet", "--seed", "--python", sys.executable, made.venv, cwd=folder, PYTHONPATH="")
+    # pip first: it finds a build of torch for processors where one is at hand, as .ci/install does.
+    made.run("python", "-m", "pip", "install", "--quiet", "--no-deps", torch[0])
+    made.install(str(wheel))
+    return made
+
+
 @pytest.mark.nightly
 @pytest.mark.demo
 @pytest.mark.timeout(1800)
-def test_the_wheel_answers_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
-    """Installed with the locked versions, it answers the README's first example."""
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    assert uv, "uv is needed; install it"
-    fresh = tmp_path / "fresh"
-    run(uv, "venv", "--quiet", "--seed", "--python", sys.executable, fresh, cwd=tmp_path, PYTHONPATH="")
-    python = fresh / "bin" / "python"
-    lock = ROOT / "requirements.lock"
-    torch = re.search(r"^torch==.*$", lock.read_text(), re.M)
-    assert torch
-    # pip first: it finds a build of torch for processors where one is at hand, as .ci/install does.
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", torch[0], cwd=tmp_path, PYTHONPATH="")
-    run(
-        uv,
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        python,
-        "--constraint",
-        lock,
-        wheel,
-        cwd=tmp_path,
-        PYTHONPATH="",
-    )
-    run(python, "-m", "pip", "check", cwd=tmp_path, PYTHONPATH="")
+def test_the_wheel_answers_in_a_fresh_environment(fresh: Install) -> None:
     command = ("attribute", "The capital of Japan is the city of", "--target", " Tokyo", "--top", "10")
-    printed = run(fresh / "bin" / "mnemoscope", *command, cwd=tmp_path, PYTHONPATH="")
-    assert "24.1005" in printed
+    assert "24.1005" in fresh.run("mnemoscope", *command)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_extras_are_named_where_they_are_missing_and_install(fresh: Install, wheel: Path) -> None:
+    missing = subprocess.run(
+        [fresh.venv / "bin" / "mnemoscope", "serve"],
+        cwd=fresh.venv,
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert missing.returncode == 2
+    assert re.fullmatch(r"error: .*pip install '\.\[web\]'.*\n", missing.stderr)
+    extras = set(fields(wheel).get_all("Provides-Extra") or ())
+    assert {"peft", "ray", "study", "web"} < extras
+    for extra in extras - {"dev"}:
+        fresh.install(f"{wheel}[{extra}]")
