@@ -142,7 +142,7 @@ def test_where_nothing_lies_between_the_prediction_is_the_measurement(family: st
     components, activations, _ = seen(opened, result)
     groups = [attention_values(next_layer.assign(direct=0.0), opened.language_model)]
     if structure.parallel:
-        groups.append(ffn_values(ffn_layer.assign(score=0.0), opened.language_model, len(result.tokens) - 1))
+        groups.append(ffn_values(ffn_layer.assign(direct=0.0), opened.language_model, len(result.tokens) - 1))
     parts = [FFNNeuron(0, neuron) for neuron in range(0, structure.d_ff, 3)]
     with opened.ablate(parts):
         (changed,) = opened.language_model.capture([result.token_ids])
