@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 import mnemoscope as ms
+from circuit_tasks import told_apart
 from mnemoscope.results.columns import SCHEMA
 from support import words
 
@@ -28,7 +29,9 @@ def test_tables_have_the_declared_columns_and_dtypes(llama: ms.Model) -> None:
     tested = llama.compare_query_ablation(result, top=5)
     known = [ms.KnownFact((1, 2, 3), 40, "a"), ms.KnownFact((4, 5), 41, "b")]
     facts = llama.compare_ablation(PROMPT, TARGET, [ms.FFNNeuron(0, 1)], facts=known, relation="a", seeds=1)
+    circuit = llama.circuit(told_apart(llama), size=40)
     tables = result.tables() | {
+        **{f"circuit_{name}": table for name, table in circuit.tables().items()},
         "nodes": graph.nodes,
         "edges": graph.edges,
         "head_tokens": llama.head_tokens(PROMPT, 0, 1).table,
