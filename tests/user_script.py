@@ -138,6 +138,25 @@ def study(model: ms.Model, folder: Path) -> None:
     assert_type(ms.Studies.open([out]).sql("select 1"), pd.DataFrame)
 
 
+def circuits(model: ms.Model, folder: Path) -> None:
+    """Find, keep and compare circuits."""
+    pairs = [
+        ms.Pair(f"w{i} w17 w80", f"w{i + 1} w17 w80", answer=" w40", counterfactual_answer=" w41")
+        for i in range(3, 11)
+    ]
+    options = ms.CircuitOptions(size=3, limit=4)
+    circuit = model.circuit(pairs, method="atp", size=3)
+    assert_type(circuit, ms.Circuit)
+    assert_type(circuit.nodes, pd.DataFrame)
+    assert_type(circuit.faithfulness.value, float)
+    with model.ablate(circuit, complement=True):
+        assert_type(model.predict(pairs[0].clean), ms.Prediction)
+    path = circuit.save(folder / "circuit.json")
+    assert_type(ms.Circuit.load(path), ms.Circuit)
+    compared = model.compare_circuits({"words": pairs}, ["atp", "cna"], options=options)
+    assert_type(compared, ms.CircuitComparison)
+
+
 def refused(model: ms.Model) -> str:
     """Catch a mistake by its class, or by the base class of all."""
     try:

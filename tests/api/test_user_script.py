@@ -33,6 +33,7 @@ def test_the_script_runs(llama_folder: str, tmp_path: Path) -> None:
     result = user_script.attribute(model, tmp_path)
     user_script.explain(model, result)
     user_script.intervene(model, result, tmp_path)
+    user_script.circuits(model, tmp_path)
     assert user_script.refused(model) == "top is 0; give 1 or more"
     model.tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     user_script.chat(model)
