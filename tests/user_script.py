@@ -155,6 +155,7 @@ def circuits(model: ms.Model, folder: Path) -> None:
     assert_type(ms.Circuit.load(path), ms.Circuit)
     compared = model.compare_circuits({"words": pairs}, ["atp", "cna"], options=options)
     assert_type(compared, ms.CircuitComparison)
+    assert_type(model.contrast([PROMPT], [pairs[0].clean], top=3), pd.DataFrame)
 
 
 def refused(model: ms.Model) -> str:

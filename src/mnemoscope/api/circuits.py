@@ -6,14 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import pandas as pd
+
 from mnemoscope.api.requests import provenance
+from mnemoscope.attribution.options import check_counts
 from mnemoscope.circuit.compare import compare_methods
+from mnemoscope.circuit.contrast import contrast as contrast_activations
 from mnemoscope.circuit.find import CircuitOptions, Report, find_circuit
+from mnemoscope.circuit.nodes import NodeSpace, check_kinds
 from mnemoscope.circuit.tasks import Task, read_pairs
 from mnemoscope.errors import OptionError
 from mnemoscope.model.isolation import interventions_on
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.results.circuit import Circuit
+from mnemoscope.model.tokens import PromptInput, encode_prompt
+from mnemoscope.results.circuit import Circuit, Kind
 from mnemoscope.results.circuit_comparison import CircuitComparison
 
 
@@ -37,6 +43,24 @@ def find(
         budget=budget,
         report=report,
     )
+
+
+def contrast(
+    language_model: LanguageModel,
+    positive: Sequence[PromptInput],
+    negative: Sequence[PromptInput],
+    kinds: Sequence[Kind],
+    top: int,
+    budget: int,
+) -> pd.DataFrame:
+    """Contrast activations; see `Model.contrast`."""
+    check_counts(top=top)
+    checked = check_kinds(kinds)
+    if "head" in checked:
+        raise OptionError("a head has no single activation; give the kinds ffn and attention")
+    space = NodeSpace(language_model.structure, checked, None)
+    sets = [[encode_prompt(language_model, prompt).ids for prompt in each] for each in (positive, negative)]
+    return contrast_activations(language_model, *sets, space, top, budget)
 
 
 def compare(

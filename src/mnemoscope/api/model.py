@@ -719,6 +719,41 @@ class Model:
         )
 
     @isolated_call
+    def contrast(
+        self,
+        positive: Sequence[PromptInput],
+        negative: Sequence[PromptInput],
+        *,
+        kinds: Sequence[CircuitKind] = ("ffn",),
+        top: int = 100,
+        memory_budget: int = MEMORY_BUDGET,
+    ) -> pd.DataFrame:
+        """Rank neurons by how their activations at the last position differ between two sets of prompts.
+
+        No target is needed. A neuron that tells the sets apart need not raise any token: ablate the rows, or
+        find a circuit, to test that.
+
+        Args:
+            positive: prompts of any lengths.
+            negative: prompts to compare them with.
+            kinds: `"ffn"`, `"attention"` or both.
+            top: number of neurons.
+            memory_budget: bytes that a batch may take.
+
+        Returns:
+            `kind, layer, neuron, head, dim, position, score, positive, negative`: the mean activations of
+            both sets and the size of their difference, the largest first, ties by index. Numbers that a kind
+            lacks are -1.
+
+        Raises:
+            OptionError: a set is empty, a kind is unknown, or `top` is below 1.
+            PromptError: a prompt is empty or too long.
+
+        >>> model.contrast(["I love it", "It is great"], ["I hate it", "It is bad"])  # doctest: +SKIP
+        """
+        return circuits.contrast(self.language_model, positive, negative, kinds, top, memory_budget)
+
+    @isolated_call
     def compare_circuits(
         self,
         tasks: Mapping[str, Task | tuple[Task, Task | None]],

@@ -15,6 +15,7 @@ from mnemoscope.cli.options import (
     ModelOptions,
     PromptOptions,
     check_threads,
+    read_prompt_file,
     refuse_several,
 )
 from mnemoscope.cli.output import stdout_kept_clean, tell, write_result
@@ -284,6 +285,35 @@ def compare(
         if out is not None:
             tell(f"saved {write_comparison(comparison, out)}")
     write_result(json, comparison.to_json, partial(render_comparison, comparison))
+
+
+@command(circuit, "mnemoscope circuit contrast positive.txt negative.txt --top 20")
+def contrast(
+    *,
+    positive: Annotated[Path, typer.Argument(metavar="POSITIVE", help="Prompts, one a line.")],
+    negative: Annotated[Path, typer.Argument(metavar="NEGATIVE", help="Prompts to compare them with.")],
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="ffn or attention; may be repeated. ffn if not given."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of neurons.")] = 100,
+    json: Json = False,
+    model: ModelOptions,
+) -> None:
+    """Rank neurons by how their activations differ between two sets of prompts, without a target."""
+    with stdout_kept_clean():
+        from mnemoscope.report.terminal.circuit import render_contrast
+        from mnemoscope.results.columns import records
+
+        sets = [_prompts(path) for path in (positive, negative)]
+        found = model.open().contrast(*sets, kinds=tuple(kind or ("ffn",)), top=top)  # pyright: ignore[reportArgumentType]
+    described = {"neurons": records(found, tuple(found))}
+    write_result(json, lambda: described, partial(render_contrast, found))
+
+
+def _prompts(path: Path) -> list[str]:
+    text = read_prompt_file(str(path)) or ""
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _write(found: Circuit, json: bool) -> None:

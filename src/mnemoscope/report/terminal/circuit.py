@@ -101,6 +101,24 @@ def render_circuit(circuit: Circuit, console: Console) -> None:
     print_blocks(console, *blocks, origin_text(circuit.provenance))
 
 
+def render_contrast(neurons: pd.DataFrame, console: Console) -> None:
+    """Print neurons by the difference of their activations between two sets of prompts."""
+    shown = first_rows(neurons, _MOST_NODES)
+    note = f"{len(shown)} of {len(neurons)}" if len(neurons) > len(shown) else ""
+    columns = [Column("neuron", node_name)]
+    for name in ("positive", "negative"):
+        columns.append(Column(name, lambda row, name=name: plain_number(row[name]), right=True))
+    columns += [
+        Column("difference", lambda row: plain_number(row["score"]), right=True),
+        bar_column("score", shown),
+    ]
+    print_blocks(
+        console,
+        table_of(title_text("Mean activations at the last position", note), shown, columns),
+        Text("A difference tells the sets apart; only an ablation shows an effect.", "dim"),
+    )
+
+
 def curve_table(curve: pd.DataFrame) -> RenderableType:
     """Return the table of F and K over sizes."""
     columns = [
