@@ -59,8 +59,10 @@ def contrast(
     if "head" in checked:
         raise OptionError("a head has no single activation; give the kinds ffn and attention")
     space = NodeSpace(language_model.structure, checked, None)
-    sets = [[encode_prompt(language_model, prompt).ids for prompt in each] for each in (positive, negative)]
-    return contrast_activations(language_model, *sets, space, top, budget)
+    ids, others = (
+        [encode_prompt(language_model, prompt).ids for prompt in each] for each in (positive, negative)
+    )
+    return contrast_activations(language_model, ids, others, space, top, budget)
 
 
 def compare(
