@@ -1,8 +1,8 @@
 """Contrast of activations between two sets of prompts, without a target (docs/method.md#circuits).
 
 Nous Research's contrastive neuron attribution scores a neuron by the difference of its mean activations at
-the last position. No gradient and no answer enters: a neuron with a high score tells the sets apart, and need not
-raise any token.
+the last position. No gradient and no answer enters: a neuron with a high score tells the sets apart, and
+need not raise any token.
 """
 
 from __future__ import annotations
