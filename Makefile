@@ -106,11 +106,11 @@ $(PACKED)/.installed: $(STAMP)
 
 .PHONY: site
 site: $(SITE)/.installed ## Build the documentation into build/site; a broken link is an error
-	PYTHONPATH=$(SITE) NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	PYTHONPATH=$(abspath $(SITE)) NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 .PHONY: test-site
 test-site: $(SITE)/.installed ## Build the documentation, the wheel and the sdist, and test them
-	PYTHONPATH=$(SITE) OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_site.py tests/test_packaging.py
+	PYTHONPATH=$(abspath $(SITE)) OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_site.py tests/test_packaging.py
 
 # The dependency group `site`, which pip understands only from 25.1 on.
 $(SITE)/.installed: $(STAMP)

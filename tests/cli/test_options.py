@@ -33,7 +33,7 @@ COMMANDS = all_commands(typer.main.get_command(app))
 def test_help_names_no_type_of_python_and_cuts_nothing(command: list[str]) -> None:
     text = printed(*command, "--help")
     assert re.findall(r"<(?:str|int|float|path|bool|list|text|file)\b[^>]*>|INTEGER|FLOAT|PATH", text) == []
-    assert "..." not in re.sub(r"(\]|\}|FOLDER)\.\.\.", "", text)
+    assert "..." not in re.sub(r"(\]|\}|FOLDER|TASK)\.\.\.", "", text)
 
 
 def test_options_stand_in_groups() -> None:

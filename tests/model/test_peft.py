@@ -108,7 +108,7 @@ def test_an_adapter_means_the_same_merged_and_not(kind: str, options: dict[str, 
     assert same(found, expected)
     assert not same(found, ms.load(base).attribute(PROMPT, 40, top=10))
     assert found.ffn_neurons["total"].to_numpy() == pytest.approx(expected.ffn_neurons["total"], abs=1e-4)
-    activating = [result.query_neurons.of_ffn.ffn_neurons["direct"] for result in (found, expected)]
+    activating = [result.query_neurons.of_ffn.ffn_neurons["score"] for result in (found, expected)]
     assert activating[0].to_numpy() == pytest.approx(activating[1].to_numpy(), abs=1e-4)
 
     after = model.state_dict()

@@ -119,7 +119,7 @@ def find(  # noqa: PLR0913 - each is an option of the command
     json: Json = False,
     model: ModelOptions,
 ) -> None:
-    """Find the circuit of a task on training pairs and measure it on test pairs."""
+    """Find the circuit of a task, measured on test pairs."""
     refuse_several(size=size, faithfulness=faithfulness)
     if model.threads is not None:
         check_threads(model.threads)
@@ -172,7 +172,7 @@ def ablate(
     json: Json = False,
     model: ModelOptions,
 ) -> None:
-    """Show the next token with a circuit ablated, or kept alone, or amplified, beside the model's own."""
+    """Predict with a circuit ablated, kept or amplified."""
     with stdout_kept_clean():
         from mnemoscope.report.terminal.circuit import render_ablated
 
@@ -196,7 +196,7 @@ def generate(
     json: Json = False,
     model: ModelOptions,
 ) -> None:
-    """Continue a prompt greedily with a circuit ablated, or kept alone, or amplified."""
+    """Continue a prompt with a circuit changed in the same ways."""
     with stdout_kept_clean():
         from rich.text import Text
 
@@ -255,7 +255,7 @@ def compare(
     json: Json = False,
     model: ModelOptions,
 ) -> None:
-    """Compare methods that find circuits, on the same pairs."""
+    """Compare methods on the same pairs."""
     if out is not None:
         from mnemoscope._io import check_folder
 
@@ -300,7 +300,7 @@ def contrast(
     json: Json = False,
     model: ModelOptions,
 ) -> None:
-    """Rank neurons by how their activations differ between two sets of prompts, without a target."""
+    """Rank neurons that tell two sets of prompts apart."""
     with stdout_kept_clean():
         from mnemoscope.report.terminal.circuit import render_contrast
         from mnemoscope.results.columns import records
