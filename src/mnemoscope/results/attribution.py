@@ -39,8 +39,7 @@ class Attribution(Displayed):
         targets: the objective, each token with its rank and probability.
         certified: whether the top lists equal exhaustive scoring, but for parts whose scores lie within twice
             the tolerance of the last in the list.
-        tolerance: largest error that float32 rounding may leave in a listed score, nats
-            (docs/search.md#rounding); None in files without it.
+        tolerance: largest rounding error of a listed score, nats (docs/search.md#rounding), or None.
         layers: every attention and FFN block output.
         heads: every head.
         heads_by_position: the heads at positions that raise the target most.
