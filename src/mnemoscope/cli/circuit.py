@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -22,7 +23,11 @@ from mnemoscope.cli.output import stdout_kept_clean, tell, write_result
 from mnemoscope.errors import OptionError
 
 if TYPE_CHECKING:
+    from mnemoscope.api import Model
+    from mnemoscope.model.tokens import Prompt
     from mnemoscope.results.circuit import Circuit
+
+T = TypeVar("T")
 
 commands = typer.Typer()
 circuit = typer.Typer(
@@ -177,11 +182,9 @@ def ablate(
         from mnemoscope.report.terminal.circuit import render_ablated
 
         found = _load(saved)
-        opened = model.open()
-        encoded = prompt.read(opened)
-        before = opened.predict(encoded, top)
-        with opened.ablate(found, complement=use.complement, factor=use.factor):
-            after = opened.predict(encoded, top)
+        before, after = _with_and_without(
+            model.open(), found, prompt, use, lambda opened, text: opened.predict(text, top)
+        )
     described = {"before": before.to_json(), "after": after.to_json(), "change": change_words(use)}
     write_result(json, lambda: described, partial(render_ablated, found, before, after, change_words(use)))
 
@@ -200,12 +203,9 @@ def generate(
     with stdout_kept_clean():
         from rich.text import Text
 
-        found = _load(saved)
-        opened = model.open()
-        encoded = prompt.read(opened)
-        before = opened.generate(encoded, tokens)
-        with opened.ablate(found, complement=use.complement, factor=use.factor):
-            after = opened.generate(encoded, tokens)
+        before, after = _with_and_without(
+            model.open(), _load(saved), prompt, use, lambda opened, text: opened.generate(text, tokens)
+        )
     described = {"before": before, "after": after, "change": change_words(use)}
     write_result(
         json,
@@ -214,6 +214,16 @@ def generate(
             Text.assemble(("model    ", "dim"), before, "\n", (f"{change_words(use)}    ", "dim"), after)
         ),
     )
+
+
+def _with_and_without(
+    model: Model, found: Circuit, prompt: PromptOptions, use: UseOptions, call: Callable[[Model, Prompt], T]
+) -> tuple[T, T]:
+    """Call a model with a prompt as it is, then with a circuit changed."""
+    encoded = prompt.read(model)
+    before = call(model, encoded)
+    with model.ablate(found, complement=use.complement, factor=use.factor):
+        return before, call(model, encoded)
 
 
 def change_words(use: UseOptions) -> str:

@@ -8,6 +8,7 @@ the key `mnemoscope` of its schema metadata.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,16 +39,16 @@ Tables = Mapping[str, pd.DataFrame]
 T = TypeVar("T")
 
 
-class Saved:
+class Saved(ABC):
     """Mixin of results that are saved for other programs; `load` reads back attributions alone."""
 
+    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain objects."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name."""
-        raise NotImplementedError
 
     def save(self, path: str | Path) -> Path:
         """Write `to_json` to a `.json` file, or all tables to a `.csv` file, whole or not at all.

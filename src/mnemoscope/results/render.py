@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,15 @@ def report(module: str) -> Any:
     return import_module(f"mnemoscope.report.{module}")
 
 
-class Displayed:
+class Displayed(ABC):
     """Mixin of results with a short `repr`, which notebooks show as a static picture and tables."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} " + "\n  ".join(self._short()) + ">"
 
+    @abstractmethod
     def _short(self) -> list[str]:
         """Return the lines of `repr`: the prompt, the targets, the strongest parts."""
-        raise NotImplementedError
 
     def _repr_html_(self) -> str:
         """HTML for notebooks, without scripts and requests."""
