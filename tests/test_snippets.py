@@ -28,6 +28,7 @@ from snippets import LANGUAGES, PAGES, ROOT, Block, Command, blocks, commands
 
 # Pages that take more than 5 processor seconds, and what makes the same calls of the demo model on each push.
 NIGHTLY_PYTHON = {
+    "README": "the page index, tests/api/test_user_script on a tiny model",
     "batches": "tests/api, tests/intervention",
     "charts": "the notebooks, tests/cli/test_charts",
     "interventions": "the README's Python, tests/intervention",

@@ -29,8 +29,17 @@ def few(request: pytest.FixtureRequest) -> ms.Model:
     return open_tiny(built(request.param))
 
 
-@pytest.mark.parametrize("ablation", ["mean", "patch", "zero"])
-@pytest.mark.parametrize("kinds", KINDS, ids="+".join)
+# On each push every kind and every ablation once.
+ENDS = [
+    pytest.param(
+        kinds, ablation, marks=[] if number == i else pytest.mark.nightly, id=f"{'+'.join(kinds)}-{ablation}"
+    )
+    for number, kinds in enumerate(KINDS)
+    for i, ablation in enumerate(["mean", "patch", "zero"])
+]
+
+
+@pytest.mark.parametrize(("kinds", "ablation"), ENDS)
 def test_no_node_gives_0_and_all_give_1_exactly(few: ms.Model, kinds: Sequence[str], ablation: str) -> None:
     for positions in (False, True):
         prepared = prepared_task(few, kinds=kinds, ablation=ablation, positions=positions)
@@ -94,10 +103,25 @@ def test_a_saved_circuit_is_read_back(llama: ms.Model, tmp_path: Path, ending: s
         assert read.tables()[name].equals(table)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-@pytest.mark.parametrize(
-    "method", ["relp", "atp", "eap-ig", "direct", "greedy", pytest.param("exact", marks=pytest.mark.nightly)]
-)
+# On each push every method once, but the one that patches each neuron.
+PLANTED = [
+    ("gpt2", "relp"),
+    ("gpt2", "eap-ig"),
+    ("llama", "atp"),
+    ("llama", "direct"),
+    ("llama", "greedy"),
+    *(
+        pytest.param(architecture, method, marks=pytest.mark.nightly)
+        for architecture, methods in {
+            "gpt2": ["atp", "direct", "greedy", "exact"],
+            "llama": ["relp", "eap-ig", "exact"],
+        }.items()
+        for method in methods
+    ),
+]
+
+
+@pytest.mark.parametrize(("architecture", "method"), PLANTED)
 def test_the_planted_neurons_are_the_circuit(architecture: str, method: str) -> None:
     planted = planted_model(architecture)  # type: ignore[arg-type]
     model = ms.load((planted.model, planted.tokenizer))

@@ -124,7 +124,7 @@ class Attribution(Displayed):
         """Merge the lists of FFN and attention neurons into one of the best k, best first.
 
         Returns:
-            Columns `kind, layer, neuron, head, dim, position, score, total, mediated, coefficient`; NA where
+            Columns `kind, layer, neuron, head, dim, position, direct, total, mediated, coefficient`; NA where
             a kind has no such number. Fewer rows than k where fewer neurons raise the target.
 
         Raises:

@@ -351,6 +351,8 @@ def test_the_split_of_a_result_counts_every_neuron_once(llama: ms.Model) -> None
     assert split["query_value"].sum() == len(shared) > 0
 
 
+# On each push tests/cli/test_query_ablation.py removes the same neurons by the command line.
+@pytest.mark.nightly
 @pytest.mark.demo
 def test_without_its_query_neurons_the_demo_model_does_not_know_the_capital(demo: ms.Model) -> None:
     result = demo.attribute(

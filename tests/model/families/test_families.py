@@ -96,6 +96,7 @@ def test_the_parts_add_up_to_the_models_own_prediction(model: ms.Model) -> None:
     assert close(unfrozen, logits(model).log_softmax(-1))
 
 
+@few_on_push
 def test_certified_lists_equal_exhaustive_ones_and_layers_telescope(model: ms.Model) -> None:
     certified = model.attribute(PROMPT, TARGET, top=12)
     exhaustive = model.attribute(PROMPT, TARGET, top=12, neurons="all")

@@ -60,6 +60,11 @@ def test_every_family_is_validated(validated: pd.DataFrame, capsys: pytest.Captu
             )
 
 
+if not IS_OLDEST:  # test_families opens and validates each on each push
+    test_every_family_is_validated = pytest.mark.nightly(test_every_family_is_validated)
+
+
+@pytest.mark.nightly
 @pytest.mark.skipif(IS_OLDEST, reason="the page is written with the newest transformers")
 def test_the_page_lists_what_is_validated_and_what_is_refused(validated: pd.DataFrame) -> None:
     spec = spec_from_file_location("make_families", ROOT / "docs" / "make_families.py")
@@ -69,6 +74,14 @@ def test_the_page_lists_what_is_validated_and_what_is_refused(validated: pd.Data
     spec.loader.exec_module(module)
     written, wanted = module.PAGE.read_text(encoding="utf-8"), module.page(validated)
     assert _unmeasured(written) == _unmeasured(wanted), "run `python docs/make_families.py`"
+
+
+@pytest.mark.skipif(IS_OLDEST, reason="the page is written with the newest transformers")
+def test_the_page_names_every_family() -> None:
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    assert not [
+        known.model_type for known in (*FAMILIES, *UNSUPPORTED) if f"`{known.model_type}`" not in page
+    ]
 
 
 def _unmeasured(page: str) -> str:
