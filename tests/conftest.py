@@ -22,16 +22,19 @@ REFERENCE = sorted((Path(__file__).parent / "integration" / "reference").glob("*
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what has the fixture `demo`; skip nightly tests unless the marker expression names them."""
+    """Mark what has the fixture `demo`; leave nightly tests out unless the marker expression names them.
+
+    Files that start processes come first: they mostly wait, and at the end nothing would run beside them.
+    """
     for item in items:
         if "demo" in getattr(item, "fixturenames", ()):
             item.add_marker("demo")
-    if "nightly" in config.option.markexpr:
-        return
-    skipped = pytest.mark.skip(reason="runs nightly; choose it with -m nightly")
-    for item in items:
-        if item.get_closest_marker("nightly"):
-            item.add_marker(skipped)
+    if "nightly" not in config.option.markexpr:
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+    waiting = {item.path for item in items if any(map(item.get_closest_marker, ("process", "ray")))}
+    items.sort(key=lambda item: item.path not in waiting)
 
 
 @pytest.hookimpl(wrapper=True)
