@@ -39,7 +39,7 @@ $(RUNTIME): pyproject.toml requirements.lock .ci/install
 	@touch $@
 
 $(STAMP): $(RUNTIME)
-	@$(QUIETLY) "Installing its developers' tools" .ci/install $(VENV) --editable '.[dev]'
+	@$(QUIETLY) "Installing its developers' tools" .ci/install $(VENV) --group dev --editable .
 	@touch $@
 
 .PHONY: demo
@@ -100,8 +100,7 @@ test-packed: $(PACKED)/.installed ## Open models that torchao and bitsandbytes p
 # Both need nothing that .venv does not have, and are kept out of it: see the tests.
 $(PACKED)/.installed: $(STAMP)
 	@rm -rf $(PACKED)
-	@$(QUIETLY) "Installing torchao and bitsandbytes" .ci/install $(VENV) --no-deps --target $(PACKED) \
-		torchao bitsandbytes
+	@$(QUIETLY) "Installing torchao and bitsandbytes" .ci/install $(VENV) --no-deps --target $(PACKED) --group packed
 	@touch $@
 
 .PHONY: site
@@ -112,18 +111,16 @@ site: $(SITE)/.installed ## Build the documentation into build/site; a broken li
 test-site: $(SITE)/.installed ## Build the documentation, the wheel and the sdist, and test them
 	PYTHONPATH=$(abspath $(SITE)) OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_site.py tests/test_packaging.py
 
-# The dependency group `site`, which pip understands only from 25.1 on.
 $(SITE)/.installed: $(STAMP)
 	@rm -rf $(SITE)
-	@$(QUIETLY) "Installing mkdocs and build" .ci/install $(VENV) --target $(SITE) \
-		build hatch-vcs hatchling mkdocs-material 'mkdocstrings[python]' nbconvert
+	@$(QUIETLY) "Installing mkdocs and build" .ci/install $(VENV) --target $(SITE) --group site
 	@touch $@
 
 .PHONY: lock
 lock: $(STAMP) ## Write requirements.lock anew: the newest versions of all that is installed
 	@$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --extra dev --group packed --group site \
-		--no-annotate --no-header --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --all-extras --group dev --group packed \
+		--group site --no-annotate --no-header --output-file requirements.lock pyproject.toml
 
 .PHONY: lint
 lint: setup ## Check format, lint, layers, words and types without changing anything

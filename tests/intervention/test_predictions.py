@@ -151,7 +151,7 @@ class Mixed:
         with torch.no_grad():
             self.model(torch.tensor([ids]))
         handle.remove()
-        return float(self.coefficients(seen[0]).mean())
+        return float(self.coefficients(seen[0]).detach().mean())
 
     def log_p(self, value: float | None) -> float:
         mean = value or 0.0
