@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         NeuronTokens as NeuronTokens,
         Prediction as Prediction,
     )
+    from mnemoscope.results.prompt_comparison import PromptComparison as PromptComparison
     from mnemoscope.results.query import (
         QueryAblation as QueryAblation,
         QueryGraph as QueryGraph,
@@ -96,6 +97,7 @@ _MODULES = {
     "results.circuit_comparison": "CircuitComparison",
     "results.parts": "AttentionNeuron FFNNeuron Head Layer",
     "results.prediction": "HeadTokens NeuronTokens Prediction",
+    "results.prompt_comparison": "PromptComparison",
     "results.query": "QueryAblation QueryGraph QueryNeurons QueryTables",
     "results.targets": "Cost Provenance Target Targets",
     "study.facts": "Fact FactFile builtin_facts",
@@ -136,6 +138,7 @@ _PUBLIC = {
     "Pair": "mnemoscope.results.circuit",
     "PlainText": "mnemoscope.intervention.side_effects",
     "Prediction": "mnemoscope.results.prediction",
+    "PromptComparison": "mnemoscope.results.prompt_comparison",
     "PromptError": "mnemoscope.errors",
     "Provenance": "mnemoscope.results.targets",
     "QueryAblation": "mnemoscope.results.query",

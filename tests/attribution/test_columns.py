@@ -30,7 +30,9 @@ def test_tables_have_the_declared_columns_and_dtypes(llama: ms.Model) -> None:
     known = [ms.KnownFact((1, 2, 3), 40, "a"), ms.KnownFact((4, 5), 41, "b")]
     facts = llama.compare_ablation(PROMPT, TARGET, [ms.FFNNeuron(0, 1)], facts=known, relation="a", seeds=1)
     circuit = llama.circuit(told_apart(llama), size=40)
+    compared = llama.compare(PROMPT, words(5, 17), target_a=TARGET, target_b=TARGET, top=5)
     tables = result.tables() | {
+        **{f"comparison_{name}": table for name, table in compared.tables().items()},
         **{f"circuit_{name}": table for name, table in circuit.tables().items()},
         "nodes": graph.nodes,
         "edges": graph.edges,

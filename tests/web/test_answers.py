@@ -113,6 +113,18 @@ def test_a_mixture_of_experts_names_the_expert() -> None:
     responses.Attribution.model_validate(found)
 
 
+@pytest.mark.parametrize(
+    "targets",
+    [{}, {"target_a": " w40", "target_b": 41}, {"target_a": [" w40", 42], "target_b": 41, "against_b": 43}],
+)
+def test_comparisons_of_prompts_are_the_librarys(
+    client: TestClient, llama: ms.Model, targets: dict[str, Any]
+) -> None:
+    found = ask(client, "compare", prompt_a=PROMPT, prompt_b=f"{PROMPT} w9", top=3, **targets)
+    close(found, plain(llama.compare(PROMPT, f"{PROMPT} w9", top=3, **targets).to_json()))
+    responses.PromptComparison.model_validate(found)
+
+
 def test_links_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
     found = ask(client, "links", prompt=PROMPT, target=" w40", values=2, depth=2, width=3)
     result = llama.attribute(PROMPT, " w40", top=2, effects=False, suppressing=False, query=False)
@@ -245,7 +257,7 @@ def test_the_document_describes_every_field_group_and_has_examples(client: TestC
         for operation in methods.values():
             assert operation["summary"], path
     asked = [name for name in document["components"]["schemas"] if name.endswith("Request")]
-    assert len(asked) == 9
+    assert len(asked) == 10
     for name in asked:
         for example in document["components"]["schemas"][name].get("examples", ()):
             getattr(requests, name).model_validate(example)

@@ -15,6 +15,7 @@ from typing_extensions import Self, Unpack
 
 from mnemoscope._io import ProgressBars
 from mnemoscope.api import circuits, interventions, queries
+from mnemoscope.api.comparison import compare_prompts
 from mnemoscope.api.interventions import AblationKeywords, AblationRequest, ablate_each as _ablate_each
 from mnemoscope.api.requests import check_parts_add_up, predictions, target_spec
 from mnemoscope.api.run import Run, attribute_prompts, attribute_tokens
@@ -52,6 +53,7 @@ from mnemoscope.results.circuit import AblationValue, Circuit, Kind as CircuitKi
 from mnemoscope.results.circuit_comparison import CircuitComparison
 from mnemoscope.results.parts import Parts, listed
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
+from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import Key, Kind as QueryKind, QueryAblation, QueryGraph, QueryNeurons
 
 
@@ -402,6 +404,52 @@ class Model:
             self.query,
             progress,
         )
+
+    @isolated_call
+    def compare(
+        self,
+        prompt_a: PromptInput,
+        prompt_b: PromptInput,
+        *,
+        target_a: Answers | None = None,
+        target_b: Answers | None = None,
+        against_a: Answers | None = None,
+        against_b: Answers | None = None,
+        top: int = DEFAULTS.top,
+        memory_budget: int = MEMORY_BUDGET,
+    ) -> PromptComparison:
+        """Compare the scores of the same parts in the predictions of two prompts, A and B.
+
+        Both are attributed. Every neuron listed for one of them is scored exactly in both; attention neurons
+        are compared with their positions added up, as positions of two prompts do not correspond. For pairs
+        of prompts that differ in one word see `circuit`, and for circuits by several methods
+        `compare_circuits`.
+
+        Args:
+            prompt_a: as for `attribute`.
+            prompt_b: as for `attribute`, of any length.
+            target_a: target of A, as for `attribute`; None takes the model's own top prediction.
+            target_b: target of B.
+            against_a: tokens to compare the target of A with, as for `attribute`.
+            against_b: those of B.
+            top: number of neurons to list of each kind and direction for each prompt.
+            memory_budget: bytes that temporary tensors may take.
+
+        Returns:
+            The result; `diff` is the score in B less that in A, in nats.
+
+        Raises:
+            PromptError, TargetError, OptionError: as `attribute` does.
+
+        >>> japan, china = ("The capital of %s is the city of" % name for name in ("Japan", "China"))
+        >>> model.compare(japan, china, target_a=" Tokyo", target_b=" Beijing").heads  # doctest: +SKIP
+        """
+        a, b = encode_prompt(self.language_model, prompt_a), encode_prompt(self.language_model, prompt_b)
+        specs = (
+            target_spec(self.language_model, a, target_a, against_a),
+            target_spec(self.language_model, b, target_b, against_b),
+        )
+        return compare_prompts(self.language_model, specs, top, memory_budget, self.query)
 
     @isolated_call
     def method_input(

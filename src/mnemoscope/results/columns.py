@@ -151,10 +151,39 @@ _CURVE = (
     replace(_RATIO, name="matched", meaning="F of as many random nodes of the same layers and positions"),
 )
 
+_A = replace(_DIRECT, name="a", meaning="score in prompt A, a direct effect; positive raises its target")
+_DIFFERENCE = (
+    _A,
+    replace(_A, name="b", meaning="score in prompt B"),
+    replace(_A, name="diff", meaning="`b - a`; tables are sorted by its magnitude"),
+)
+_COEFFICIENTS = (
+    replace(_COEFFICIENT, name="coefficient_a", meaning=f"{_COEFFICIENT.meaning} in prompt A"),
+    replace(_COEFFICIENT, name="coefficient_b", meaning="the same in prompt B"),
+)
+_COMPARISON = {
+    "layers": (_LAYER, _KIND, *_DIFFERENCE),
+    "heads": (_LAYER, _HEAD, *_DIFFERENCE),
+    "ffn_neurons": (
+        _LAYER,
+        _NEURON,
+        *_DIFFERENCE,
+        *_COEFFICIENTS,
+        replace(
+            _PROMOTES,
+            meaning="tokens with the largest before-softmax values, with the sign of the coefficient where "
+            "the score is larger in magnitude",
+        ),
+        _DEMOTES,
+    ),
+    "attention_neurons_summed": (_LAYER, _HEAD, _DIM, *_DIFFERENCE, *_COEFFICIENTS),
+}
+
 # Every table by name.
 SCHEMA: dict[str, tuple[Column, ...]] = {
     **_VALUES,
     **_QUERIES,
+    **{f"comparison_{name}": columns for name, columns in _COMPARISON.items()},
     "circuit_nodes": (
         _NODE_KIND,
         replace(_LAYER, meaning="layer"),
@@ -267,6 +296,7 @@ CIRCUIT_TABLES = {
     name: {column.name: column.dtype for column in SCHEMA[f"circuit_{name}"]}
     for name in ("nodes", "edges", "curve")
 }
+COMPARISON_TABLES = {table: names(columns) for table, columns in _COMPARISON.items()}
 HEAD_TOKEN_COLUMNS = names(SCHEMA["head_tokens"])
 METRICS, FACT_COLUMNS = names(SCHEMA["metrics"]), names(SCHEMA["facts"])
 GROUPS = ("same relation", "other relations")

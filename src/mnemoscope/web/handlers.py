@@ -160,6 +160,12 @@ class Answers:
             )
         return json_answer({"charts": {name: chart.to_dict() for name, chart in result.charts().items()}})
 
+    def compare(self, model: Model, request: requests.CompareRequest) -> Answer:
+        """Return the object of `mnemoscope compare --json`."""
+        for prompt in (request.prompt_a, request.prompt_b):
+            _check_length(model, prompt)
+        return json_answer(model.compare(**request.model_dump(exclude={"model"})).to_json())
+
     def links(self, model: Model, request: requests.LinksRequest) -> Answer:
         """Return the object of `mnemoscope links --json`."""
         target, against = request.objective()

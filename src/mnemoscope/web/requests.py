@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from mnemoscope.attribution.options import OPTIONS
+from mnemoscope.attribution.options import DEFAULTS, OPTIONS
 from mnemoscope.results import parts
 
 MOST_PROMPT_CHARACTERS = 20_000
@@ -180,6 +180,39 @@ class LinksRequest(Question):
     values: Annotated[int, Field(ge=1, le=20, description="Value neurons of each kind to begin with.")] = 5
     depth: Annotated[int, Field(ge=1, le=4, description="Steps to go back from them.")] = 2
     width: Annotated[int, Field(ge=1, le=10, description="Links to follow of each part.")] = 5
+
+
+class CompareRequest(PromptRequest):
+    """Request of the scores of the same parts in the predictions of two prompts."""
+
+    model_config = _examples(
+        {
+            "prompt_a": TOKYO,
+            "prompt_b": "The capital of China is the city of",
+            "target_a": " Tokyo",
+            "target_b": " Beijing",
+            "top": 30,
+        }
+    )
+
+    prompt_a: PromptText
+    prompt_b: PromptText
+    target_a: Annotated[
+        Tokens | None,
+        Field(
+            description="The token to explain in A; several for any of them; the model's own choice if not "
+            "given."
+        ),
+    ] = None
+    target_b: Annotated[Tokens | None, Field(description="The token to explain in B.")] = None
+    against_a: Annotated[
+        Tokens | None,
+        Field(description="Tokens to compare the target of A with; its scores are then of log-odds."),
+    ] = None
+    against_b: Annotated[Tokens | None, Field(description="Those of B.")] = None
+    top: Annotated[
+        Top, Field(description="How many neurons of each kind and direction to list for each prompt.")
+    ] = DEFAULTS.top
 
 
 class HeadPlace(BaseModel):

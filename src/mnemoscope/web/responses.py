@@ -293,6 +293,41 @@ Ablation = _object(
         predictions_after=PredictedToken,
     ),
 )
+_SIDE = _object("ComparedPrompt", "One of two prompts.", "prompt tokens", **_TARGETS)
+PromptComparison = _object(
+    "PromptComparison",
+    "The object of `mnemoscope compare --json`. Lists are sorted by the magnitude of `diff`.",
+    "model revision dtype tolerance",
+    a=_SIDE,
+    b=_SIDE,
+    unlisted=_object(
+        "Unlisted",
+        "The largest magnitude of `diff` that a neuron without a row may have.",
+        "",
+        ffn_neurons=Nats,
+        attention_neurons_summed=Nats,
+    ),
+    **_lists(
+        layers=_object(
+            "ComparedLayer",
+            "The attention or FFN of a layer.",
+            SCHEMA["comparison_layers"],
+            kind=Literal["attention", "ffn"],
+        ),
+        heads=_object("ComparedHead", "A head.", SCHEMA["comparison_heads"]),
+        ffn_neurons=_object(
+            "ComparedFFNNeuron",
+            "An FFN neuron.",
+            SCHEMA["comparison_ffn_neurons"],
+            expert=(_described(int | None, "In a mixture of experts."), None),
+        ),
+        attention_neurons_summed=_object(
+            "ComparedAttentionNeuron",
+            "An attention neuron, positions added up.",
+            SCHEMA["comparison_attention_neurons_summed"],
+        ),
+    ),
+)
 Comparison = _object(
     "Comparison",
     "The object of `mnemoscope methods PROMPT --json`.",
