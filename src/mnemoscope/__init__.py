@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     )
     from mnemoscope.results.circuit import Circuit as Circuit, Pair as Pair
     from mnemoscope.results.circuit_comparison import CircuitComparison as CircuitComparison
+    from mnemoscope.results.examples import (
+        NeuronExamples as NeuronExamples,
+        ScannedCorpus as ScannedCorpus,
+    )
     from mnemoscope.results.parts import (
         AttentionNeuron as AttentionNeuron,
         FFNNeuron as FFNNeuron,
@@ -95,6 +99,7 @@ _MODULES = {
     "results.attribution": "Attribution ContinuationAttribution",
     "results.circuit": "Circuit Pair",
     "results.circuit_comparison": "CircuitComparison",
+    "results.examples": "NeuronExamples ScannedCorpus",
     "results.parts": "AttentionNeuron FFNNeuron Head Layer",
     "results.prediction": "HeadTokens NeuronTokens Prediction",
     "results.prompt_comparison": "PromptComparison",
@@ -132,6 +137,7 @@ _PUBLIC = {
     "Model": "mnemoscope.api",
     "ModelFileError": "mnemoscope.errors",
     "ModelSpec": "mnemoscope.study.tasks",
+    "NeuronExamples": "mnemoscope.results.examples",
     "NeuronTokens": "mnemoscope.results.prediction",
     "OptionError": "mnemoscope.errors",
     "OutputError": "mnemoscope.errors",
@@ -147,6 +153,7 @@ _PUBLIC = {
     "QueryTables": "mnemoscope.results.query",
     "Ranking": "mnemoscope.attribution.methods.registry",
     "Run": "mnemoscope.api.run",
+    "ScannedCorpus": "mnemoscope.results.examples",
     "Sizes": "mnemoscope.model.estimate",
     "Source": "mnemoscope.study.runner",
     "Studies": "mnemoscope.study.results",
