@@ -132,6 +132,23 @@ def test_links_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
     responses.Links.model_validate(found)
 
 
+def test_examples_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
+    attention = {"part": "AttentionNeuron", "layer": 1, "head": 0, "dim": 2}
+    found = ask(client, "examples", neurons=[NEURON, attention], top=2)
+    neurons = [ms.FFNNeuron(2, 7), ms.AttentionNeuron(1, 0, 2)]
+    close(found, plain(llama.neuron_examples(neurons, top=2).to_json()))
+    responses.NeuronExamples.model_validate(found)
+    assert found["corpus"]["name"] == "builtin"
+
+
+def test_examples_tell_their_progress(client: TestClient, gate: Gate) -> None:
+    fields = {"neurons": [NEURON], "top": 1}
+    answer = client.post("/api/examples", json=fields, headers={"Accept": "application/x-ndjson"})
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [lines[0]["event"], lines[-1]["event"]] == ["queued", "result"]
+    assert gate.n_blocks >= 3
+
+
 def test_readings_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
     neuron = ask(client, "neuron", layer=0, neuron=3, top=4, through={"layer": 2, "head": 1})
     close(neuron, plain(llama.neuron_tokens(0, 3, 4, through=(2, 1)).to_json()))
@@ -257,7 +274,7 @@ def test_the_document_describes_every_field_group_and_has_examples(client: TestC
         for operation in methods.values():
             assert operation["summary"], path
     asked = [name for name in document["components"]["schemas"] if name.endswith("Request")]
-    assert len(asked) == 10
+    assert len(asked) == 11
     for name in asked:
         for example in document["components"]["schemas"][name].get("examples", ()):
             getattr(requests, name).model_validate(example)

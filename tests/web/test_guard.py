@@ -143,6 +143,11 @@ def test_what_may_be_of_several_types_is_told_once(client: TestClient) -> None:
         ("attribute", {"neurons": "all"}),
         ("compare", {"prompt_a": "w4", "prompt_b": ""}),
         ("compare", {"prompt_a": "w4", "prompt_b": "w5", "top": 201}),
+        ("examples", {"neurons": []}),
+        ("examples", {"neurons": [{"part": "FFNNeuron", "layer": 1, "neuron": 1}] * 21}),
+        ("examples", {"neurons": [{"part": "Head", "layer": 1, "head": 1}]}),
+        ("examples", {"neurons": [{"part": "FFNNeuron", "layer": 1, "neuron": 1}], "top": 21}),
+        ("examples", {"neurons": [{"part": "FFNNeuron", "layer": 1, "neuron": 1}], "corpus": "/etc/hosts"}),
         ("export", {}),
         ("export", {"format": "exe"}),
         ("export", {"format": "../../x"}),
@@ -208,6 +213,11 @@ def test_nan_is_no_factor(client: TestClient, gate: Gate) -> None:
         ("attribute", {"prompt": PROMPT, "target": 97}, "the target id 97 is not in the vocabulary"),
         ("attribute", {"prompt": PROMPT, "target": " w4" * 17}, "the target has 17 tokens"),
         ("neuron", {"layer": 3, "neuron": 0}, "layer 3"),
+        (
+            "examples",
+            {"neurons": [{"part": "FFNNeuron", "layer": 0, "neuron": 999}]},
+            "neuron goes from 0 to 47",
+        ),
         ("head", {"prompt": PROMPT, "layer": 0, "head": 9}, "head 9"),
         ("methods", {"prompt": PROMPT, "methods": ["os:system"]}, "there is no method 'os:system'"),
         (

@@ -98,7 +98,7 @@ def _text_file(path: Path) -> Iterator[str]:
         paragraph: list[str] = []
         for number, content in enumerate(stream, 1):
             try:
-                line = content.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                line = content.decode("utf-8-sig" if number == 1 else "utf-8").rstrip()
             except UnicodeDecodeError as error:
                 raise FactsError(
                     f"cannot read {path}: line {number} is not UTF-8; convert it, with iconv for instance"

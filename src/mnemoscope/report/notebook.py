@@ -17,6 +17,7 @@ from mnemoscope.report.html import data_address, templates
 from mnemoscope.report.terminal.ablation import parts_words, render_ablation, with_spread
 from mnemoscope.report.terminal.attribution import render_attribution
 from mnemoscope.report.terminal.comparison import render_comparison
+from mnemoscope.report.terminal.examples import render_examples
 from mnemoscope.report.terminal.query import query_section, render_links
 from mnemoscope.report.terminal.vocabulary import render_head, render_neuron, render_prediction
 from mnemoscope.report.text import (
@@ -34,6 +35,7 @@ from mnemoscope.report.tokens import middle_left_out, visible
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import METRICS, records
+from mnemoscope.results.examples import NeuronExamples
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryGraph, QueryNeurons, QueryTables
@@ -101,6 +103,8 @@ def summary_text(shown: object) -> str:
         render_attribution(shown, console, _ROWS)
     elif isinstance(shown, PromptComparison):
         render_comparison(shown, console, _ROWS)
+    elif isinstance(shown, NeuronExamples):
+        render_examples(shown, console, _ROWS)
     elif isinstance(shown, Prediction):
         render_prediction(shown, console)
     elif isinstance(shown, Ablation):
@@ -167,6 +171,30 @@ def _(shown: PromptComparison) -> _Summary:
             table("attention_neurons_summed", "Attention neurons", "layer", "head", "dim"),
         ],
         note=f"{visible(shown.provenance.model)} · direct effects, Diff is B − A",
+    )
+
+
+@_summary.register
+def _(shown: NeuronExamples) -> _Summary:
+    best = shown.windows[shown.windows["group"] == "highest"].head(_MOST_RANKED)
+    rows: list[tuple[str | Markup, ...]] = [
+        (
+            ".".join(str(row[part]) for part in ("layer", "neuron", "head", "dim") if row[part] >= 0),
+            plain_number(row["activation"]),
+            Markup("").join(
+                Markup("<b>{}</b>").format(_token(token)) if place == row["position"] else _token(token)
+                for place, token in enumerate(row["tokens"])
+            ),
+        )
+        for row in records(best, tuple(best))
+    ]
+    corpus = shown.corpus
+    return _Summary(
+        tokens=(),
+        target="Where neurons fire",
+        facts={"corpus": visible(corpus.name), "tokens": f"{corpus.n_tokens:,}"},
+        tables=[_Table("Highest activations", ("neuron", "activation", "window"), rows)],
+        note=visible(shown.provenance.model),
     )
 
 

@@ -172,6 +172,12 @@ def _asking(server: Server) -> APIRouter:
     async def neuron(request: requests.NeuronRequest, caller: Asking) -> Response:
         return server.reply(caller, request, answers.neuron, caller.events)
 
+    @routes.post(
+        "/examples", summary="The texts in which neurons are active", **told(responses.NeuronExamples)
+    )
+    async def examples(request: requests.ExamplesRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.examples, caller.events)
+
     @routes.post("/head", summary="What a head looks at and brings", **told(responses.Head))
     async def head(request: requests.HeadRequest, caller: Asking) -> Response:
         return server.reply(caller, request, answers.head, caller.events)

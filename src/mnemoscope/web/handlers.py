@@ -180,6 +180,11 @@ class Answers:
         through = None if request.through is None else (request.through.layer, request.through.head)
         return json_answer(model.neuron_tokens(request.layer, request.neuron, request.top, through).to_json())
 
+    def examples(self, model: Model, request: requests.ExamplesRequest) -> Answer:
+        """Return the object of `mnemoscope neuron NAME --examples --json` for the package's own corpus."""
+        neurons = [neuron.named() for neuron in request.neurons]
+        return json_answer(model.neuron_examples(neurons, top=request.top).to_json())
+
     def head(self, model: Model, request: requests.HeadRequest) -> Answer:
         """Return the object of `mnemoscope head --json`."""
         _check_length(model, request.prompt)

@@ -27,6 +27,8 @@ MOST_TARGET_CHARACTERS = 200
 MOST_TARGETS = 20
 MOST_TOP = 200
 MOST_PARTS = 500
+MOST_NEURONS = 20
+MOST_EXAMPLES = 20
 
 _LARGEST_INDEX = 10_000_000
 
@@ -300,6 +302,20 @@ class Layer(_PartOfModel):
 
 
 Part = Annotated[FFNNeuron | AttentionNeuron | Head | Layer, Field(discriminator="part")]
+
+
+class ExamplesRequest(PromptRequest):
+    """Request of the texts, of those that come with the package, in which neurons are most active."""
+
+    model_config = _examples({"neurons": [{"part": "FFNNeuron", "layer": 24, "neuron": 1005}], "top": 5})
+
+    neurons: Annotated[
+        list[Annotated[FFNNeuron | AttentionNeuron, Field(discriminator="part")]],
+        Field(min_length=1, max_length=MOST_NEURONS, description="The neurons; one run serves all of them."),
+    ]
+    top: Annotated[
+        int, Field(ge=1, le=MOST_EXAMPLES, description="How many texts of each neuron and group.")
+    ] = 5
 
 
 class AblateRequest(PromptRequest):

@@ -38,6 +38,7 @@ _OF_DTYPE: dict[str, Any] = {
     "int64": int,
     "str": str,
     "list": list[str],
+    "numbers": list[_NUMBER],
     "bool": bool,
     "float32": _NUMBER,
     "float64": _NUMBER,
@@ -249,6 +250,36 @@ Neuron = _object(
     "layer neuron norm",
     through=HeadPlace | None,
     **_lists(promotes=ReadToken, demotes=ReadToken),
+)
+_ANY_NEURON = tuple(
+    column
+    for column in SCHEMA["example_windows"]
+    if column.name in ("kind", "layer", "neuron", "head", "dim")
+)
+_NEURON_KIND = Literal["ffn", "attention"]
+NeuronExamples = _object(
+    "NeuronExamples",
+    "The object of `mnemoscope neuron NAME --examples --json`.",
+    "model revision dtype",
+    corpus=_object(
+        "ScannedCorpus",
+        "The texts that were run.",
+        "name",
+        digest=_described(str, "SHA-256 of the texts."),
+        n_documents=int,
+        n_windows=int,
+        n_tokens=int,
+        window=_described(int, "Tokens of a window, at most."),
+    ),
+    **_lists(
+        neurons=_object("ChosenNeuron", "A neuron that was asked for.", _ANY_NEURON, kind=_NEURON_KIND),
+        windows=_object("ExampleWindow", "A window of a text.", SCHEMA["example_windows"], kind=_NEURON_KIND),
+        signs=_object(
+            "ExampleSigns",
+            "Tokens by the signs of a gated neuron's pre-activations.",
+            SCHEMA["example_signs"],
+        ),
+    ),
 )
 HeadPosition = _object(
     "HeadPosition",
