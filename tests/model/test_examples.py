@@ -13,13 +13,14 @@ import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 import mnemoscope as ms
 from mnemoscope.model import examples as scanning
 from mnemoscope.model.corpus import cut_windows, open_corpus
 from mnemoscope.results.examples import GROUPS, SIGNS
-from support import built, open_tiny, words
+from support import built, open_tiny, word_tokenizer, words
 
 WINDOW = 6
 TOP = 4
@@ -349,3 +350,45 @@ def test_mistakes_are_told(llama: ms.Model) -> None:
             llama.neuron_examples("1.3", **{"corpus": TEXTS, **options})
     with llama.ablate([ms.Head(1, 1)]), pytest.raises(ms.OptionError, match="outside the ablation"):
         llama.neuron_examples("1.3", TEXTS)
+
+
+def test_special_tokens_in_front_are_run_and_not_ranked() -> None:
+    tokenizer = word_tokenizer(97)
+    own: Any = tokenizer.backend_tokenizer
+    own.post_processor = TemplateProcessing(single="w3 $A", special_tokens=[("w3", 3)])
+    model = ms.load((built("llama"), tokenizer))
+    assert model.prompt("w5").ids == (3, 5)
+    found = model.neuron_examples("1.3", TEXTS, top=3, window=WINDOW)
+    assert found.corpus.n_tokens == sum(len(text.split()) for text in TEXTS)
+    assert int(found.signs["n_tokens"].sum()) == found.corpus.n_tokens
+    for row in found.windows.to_dict("records"):
+        assert row["tokens"][0] == "w3"
+        assert np.isnan(row["activations"][0])
+        assert row["position"] > 0
+        rest = TEXTS[row["document"]].split()[row["start"] :][: WINDOW - 1]
+        assert row["tokens"][1:] == rest
+        activations = activation_at(
+            model, activations_of(model, tokenizer(" ".join(rest)).input_ids), ms.FFNNeuron(1, 3)
+        )
+        assert row["activations"][1:] == pytest.approx(activations[1:].tolist(), rel=1e-4, abs=1e-6)
+
+
+def test_a_model_that_its_weights_do_not_identify_is_not_kept(cache: Path) -> None:
+    model = open_tiny(built("llama"))
+    doubled = model.hf_model.model.layers[0].mlp.register_forward_hook(lambda _, __, output: 2 * output)
+    model.neuron_examples("1.3", TEXTS, window=WINDOW)
+    doubled.remove()
+    assert not list(cache.glob("examples-*/manifest.json"))
+    plain = model.neuron_examples("1.3", TEXTS, window=WINDOW)
+    assert len(list(cache.glob("examples-*/manifest.json"))) == 1
+    other = open_tiny(built("llama"))
+    assert other.neuron_examples("1.3", TEXTS, window=WINDOW).windows.equals(plain.windows)
+
+
+def test_activations_that_are_no_numbers_are_refused(
+    llama: ms.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = scanning.run_neurons
+    monkeypatch.setattr(scanning, "run_neurons", lambda *given: run(*given) / 0)
+    with pytest.raises(ms.PromptError, match="NaN or infinite in text 4"):
+        llama.neuron_examples("1.3", TEXTS, window=WINDOW)

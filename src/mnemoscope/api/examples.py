@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from mnemoscope._io import write_atomically
 from mnemoscope.api.requests import provenance
@@ -23,9 +25,10 @@ from mnemoscope.model import cache
 from mnemoscope.model.corpus import Corpus, Source, check_window, cut_windows, open_corpus
 from mnemoscope.model.encoding import token_texts
 from mnemoscope.model.examples import Examples, Neuron, scan
-from mnemoscope.model.isolation import interventions_on
+from mnemoscope.model.isolation import interventions_on, is_ours
 from mnemoscope.model.language_model import LanguageModel, weights_fingerprint
 from mnemoscope.model.parts import check_part
+from mnemoscope.model.peft import is_adapter_layer
 from mnemoscope.model.weights import is_plain
 from mnemoscope.results.columns import EXAMPLE_SIGNS, EXAMPLE_WINDOWS
 from mnemoscope.results.examples import GROUPS, SIGNS, NeuronExamples, ScannedCorpus, place
@@ -183,25 +186,41 @@ def _loaded(path: Path, empty: Examples) -> Examples | None:
 def _origin(
     language_model: LanguageModel, corpus: Corpus, neurons: Sequence[Neuron], options: ExampleOptions
 ) -> dict[str, Any] | None:
-    """Return what examples depend on; None if weights are packed or offloaded, and so not identified."""
-    model, tokenizer = language_model.model, language_model.tokenizer
-    if not all(is_plain(weight) for weight in model.parameters()):
+    """Return what examples depend on; None for a model that its weights and config do not identify."""
+    model = language_model.model
+    if not _is_identified(model):
         return None
-    weights = weights_fingerprint(model).numpy().tobytes() + str(model.config.to_dict()).encode()
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    config = model.config.to_json_string(use_diff=False).encode()
+    weights = weights_fingerprint(model).numpy().tobytes()
+    buffers = b"".join(
+        buffer.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for buffer in model.buffers()
+    )
+    vocabulary = json.dumps(sorted(language_model.tokenizer.get_vocab().items())).encode()
     return {
         "version": _VERSION,
         "model": language_model.name,
         "revision": language_model.revision,
+        "class": type(model).__qualname__,
         "dtype": str(model.dtype),
         "device": str(model.device),
-        "weights": hashlib.sha256(weights).hexdigest(),
-        "vocabulary": hashlib.sha256(vocabulary.encode()).hexdigest(),
+        "weights": hashlib.sha256(config + weights + buffers).hexdigest(),
+        "vocabulary": hashlib.sha256(vocabulary).hexdigest(),
         "corpus": corpus.name,
         "corpus_digest": corpus.digest,
         "neurons": [place(neuron) for neuron in neurons],
         **vars(options),
     }
+
+
+def _is_identified(model: PreTrainedModel) -> bool:
+    """Return whether weights and config say all: none packed or offloaded, no adapters or hooks of others."""
+    return all(
+        all(map(is_plain, module.parameters(recurse=False)))
+        and not any(buffer.is_meta for buffer in module.buffers(recurse=False))
+        and not is_adapter_layer(module)
+        and all(map(is_ours, (*module._forward_pre_hooks.values(), *module._forward_hooks.values())))
+        for module in model.modules()
+    )
 
 
 def _window_table(

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from mnemoscope.errors import PromptError
 from mnemoscope.model.activations import Recorder, batches
 from mnemoscope.model.corpus import Window
 from mnemoscope.model.hooks import running_alike
@@ -128,8 +129,8 @@ class Examples:
 
     Attributes:
         score: number that orders the windows of a group, `[n_groups, n_neurons, top]`; -inf for no window.
-        window, document, start, position: number of the window, of its text, of its first token there, and
-            the position of the best token in the window, of the same shape.
+        document, start, position: number of the window's text, of its first token there, and position of the
+            best token in the window, of the same shape.
         ids: token ids, `[n_groups, n_neurons, top, length]`; -1 beyond the end.
         activations: of each token, of the same shape; NaN beyond the end and at special tokens in front.
         counts: number of tokens by the signs of gate and up, `[4, n_neurons]`.
@@ -137,7 +138,6 @@ class Examples:
     """
 
     score: Tensor
-    window: Tensor
     document: Tensor
     start: Tensor
     position: Tensor
@@ -150,7 +150,7 @@ class Examples:
     def empty(cls, n_neurons: int, top: int, length: int) -> Examples:
         """Return examples of no window."""
         shape = (len(GROUPS), n_neurons, top)
-        places = ("window", "document", "start", "position")
+        places = ("document", "start", "position")
         return cls(
             score=torch.full(shape, -torch.inf),
             ids=torch.full((*shape, length), -1, dtype=torch.int32),
@@ -186,7 +186,6 @@ class Examples:
             row[: len(window.ids)] = torch.tensor(window.ids)
         runs = ~(activations.isnan() | gate.isnan() | (routed[:, None, None] & (activations == 0)))
         places = {
-            "window": torch.arange(n_windows) + self.progress[0],
             "document": torch.tensor([window.document for window in windows]),
             "start": torch.tensor([window.start for window in windows]),
         }
@@ -266,6 +265,11 @@ def _run_lot(
         rows = [order[place] for place in batch]
         values = run_neurons(language_model, [lot[row].ids for row in rows], n_neurons, by_layer)
         values = values.view(3, n_neurons, len(rows), -1).cpu()
+        if not values[0].isfinite().all():
+            raise PromptError(
+                f"a neuron's activation is NaN or infinite in text {lot[rows[0]].document} of the corpus, or "
+                "in one run with it; check the weights, or load half-precision weights as float32"
+            )
         front = lot[rows[0]].n_front
         found[:, :, rows, front : values.shape[-1]] = values[..., front:]
     return found
