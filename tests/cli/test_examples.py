@@ -84,7 +84,7 @@ def test_the_cache_lists_and_removes_examples(
     assert found["models"] == []
     (kept,) = found["examples"]
     assert kept["kind"] == "examples"
-    assert "texts.jsonl" in kept["source"]
+    assert kept["source"] == f"1.3 over {corpus}"
     assert "examples of neurons" in " ".join(printed("cache").split())
     (tmp_path / "cache" / "examples-0123456789abcdef.unfinished").write_bytes(b"begun")
     assert "1 removed" in printed("cache", "--empty")

@@ -140,7 +140,7 @@ def _scanned(
             with contextlib.suppress(OSError):
                 write_atomically(unfinished, examples.to_bytes())
         with contextlib.suppress(OSError):
-            _keep(folder, examples, origin)
+            _keep(folder, examples, origin, [neuron.name for neuron in neurons])
             unfinished.unlink()
     return examples
 
@@ -161,15 +161,18 @@ def _lots(
         yield
 
 
-def _keep(folder: Path, examples: Examples, origin: dict[str, Any]) -> None:
+def _keep(folder: Path, examples: Examples, origin: dict[str, Any], names: list[str]) -> None:
+    """Make the entry of the cache folder; raise OSError where it cannot be written."""
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    source = f"{', '.join(names[:3])}{more} over {origin['corpus']}"
+    plain = {
+        key: value if isinstance(value, str | int) else json.dumps(value) for key, value in origin.items()
+    }
     with cache.working_folder(folder) as work:
         made = work / "made"
         made.mkdir()
         (made / _FILE).write_bytes(examples.to_bytes())
-        named = {
-            key: value if isinstance(value, str | int) else json.dumps(value) for key, value in origin.items()
-        }
-        cache.write_manifest(made, {"source": f"neurons over {origin['corpus']}", **named})
+        cache.write_manifest(made, {"source": source, **plain})
         cache.install(made, folder)
 
 

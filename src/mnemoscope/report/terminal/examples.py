@@ -33,9 +33,10 @@ _TITLES = {
 }
 _SPACE = "␣"  # sign of `token_text`
 _STRONG = 0.5  # share of the window's best activation from which a token is coloured
-_BEFORE_WINDOW = 18  # cells of the columns before the window
+_LONGEST_TOKEN = 12  # cells
+_BEFORE_WINDOW = 20 + _LONGEST_TOKEN  # cells of the columns before the window, at most
 _MEANING = (
-    "activation: value that enters the output projection; bold: the token where it is largest; coloured: at "
+    "activation: value that enters the output projection; at the token, bold in its window; coloured: at "
     "least half as large"
 )
 
@@ -80,6 +81,7 @@ def _group(title: Text, rows: list[Row], width: int) -> RenderableType:
     columns = [
         Column("activation", lambda row: plain_number(row["activation"]), right=True),
         Column("text", lambda row: str(row["document"]), right=True),
+        Column("token", lambda row: token_text(row["token"], "bold", _LONGEST_TOKEN)),
         Column("window", lambda row: _window(row, width - _BEFORE_WINDOW), stretches=True),
     ]
     return table_of(title, rows, columns)
