@@ -61,13 +61,14 @@ def compare_predictions(predictions: Predictions, results: Results) -> dict[str,
         dim=column % structure.d_head,
     )
 
-    ranked = {
-        name: table[list(COMPARISON_TABLES[name])].sort_values(
-            "diff", key=abs, ascending=False, kind="stable", ignore_index=True
-        )
-        for name, table in made.items()
-    }
+    ranked = {name: _by_difference(table.filter(COMPARISON_TABLES[name])) for name, table in made.items()}
     return {**ranked, "ffn_neurons": with_experts(ranked["ffn_neurons"], structure)}
+
+
+def _by_difference(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort rows in descending order of the magnitude of `diff`, ties as they were."""
+    order = (-table["diff"].abs()).argsort(kind="stable")
+    return table.iloc[order].reset_index(drop=True)
 
 
 def largest_unlisted(results: Results, table: str) -> float:

@@ -32,7 +32,7 @@ def cache(
     empty: Annotated[bool, typer.Option("--empty", help="Remove them.")] = False,
     json: Json = False,
 ) -> None:
-    """List the converted models and the examples of neurons in the cache folder, or remove them."""
+    """List or remove converted models and examples of neurons."""
     with stdout_kept_clean():
         from mnemoscope.model.cache import (
             EXAMPLES,

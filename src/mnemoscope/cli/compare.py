@@ -70,7 +70,7 @@ def compare(  # noqa: PLR0913 - each is an option of the command
     json: Json = False,
     model: ModelOptions,
 ) -> None:
-    """Compare the scores of a model's parts in the predictions of two prompts.
+    """Compare a model's parts in the predictions of two prompts.
 
     Rows are ordered by the difference, B less A. `circuit compare` compares methods that find circuits.
     """
