@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     )
     from mnemoscope.results.circuit import Circuit as Circuit, Pair as Pair
     from mnemoscope.results.circuit_comparison import CircuitComparison as CircuitComparison
+    from mnemoscope.results.examples import (
+        NeuronExamples as NeuronExamples,
+        ScannedCorpus as ScannedCorpus,
+    )
     from mnemoscope.results.parts import (
         AttentionNeuron as AttentionNeuron,
         FFNNeuron as FFNNeuron,
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
         NeuronTokens as NeuronTokens,
         Prediction as Prediction,
     )
+    from mnemoscope.results.prompt_comparison import PromptComparison as PromptComparison
     from mnemoscope.results.query import (
         QueryAblation as QueryAblation,
         QueryGraph as QueryGraph,
@@ -94,8 +99,10 @@ _MODULES = {
     "results.attribution": "Attribution ContinuationAttribution",
     "results.circuit": "Circuit Pair",
     "results.circuit_comparison": "CircuitComparison",
+    "results.examples": "NeuronExamples ScannedCorpus",
     "results.parts": "AttentionNeuron FFNNeuron Head Layer",
     "results.prediction": "HeadTokens NeuronTokens Prediction",
+    "results.prompt_comparison": "PromptComparison",
     "results.query": "QueryAblation QueryGraph QueryNeurons QueryTables",
     "results.targets": "Cost Provenance Target Targets",
     "study.facts": "Fact FactFile builtin_facts",
@@ -130,12 +137,14 @@ _PUBLIC = {
     "Model": "mnemoscope.api",
     "ModelFileError": "mnemoscope.errors",
     "ModelSpec": "mnemoscope.study.tasks",
+    "NeuronExamples": "mnemoscope.results.examples",
     "NeuronTokens": "mnemoscope.results.prediction",
     "OptionError": "mnemoscope.errors",
     "OutputError": "mnemoscope.errors",
     "Pair": "mnemoscope.results.circuit",
     "PlainText": "mnemoscope.intervention.side_effects",
     "Prediction": "mnemoscope.results.prediction",
+    "PromptComparison": "mnemoscope.results.prompt_comparison",
     "PromptError": "mnemoscope.errors",
     "Provenance": "mnemoscope.results.targets",
     "QueryAblation": "mnemoscope.results.query",
@@ -144,6 +153,7 @@ _PUBLIC = {
     "QueryTables": "mnemoscope.results.query",
     "Ranking": "mnemoscope.attribution.methods.registry",
     "Run": "mnemoscope.api.run",
+    "ScannedCorpus": "mnemoscope.results.examples",
     "Sizes": "mnemoscope.model.estimate",
     "Source": "mnemoscope.study.runner",
     "Studies": "mnemoscope.study.results",

@@ -34,7 +34,7 @@ class OptionError(MnemoscopeError, ValueError):
 
 
 class FactsError(MnemoscopeError, ValueError):
-    """File of facts that cannot be read, or of which no line can be used."""
+    """File of facts, pairs or texts that cannot be read, or of which no line can be used."""
 
 
 class UnsupportedModelError(MnemoscopeError, ValueError):

@@ -16,7 +16,7 @@ TARGET = 40
 def check(name: str, table: pd.DataFrame) -> None:
     declared = {column.name: column.dtype for column in SCHEMA[name]}
     text = str(pd.Series(["text"]).dtype)
-    dtypes = {"str": text, "list": "object"}
+    dtypes = {"str": text, "list": "object", "numbers": "object"}
     assert list(table) == list(declared), name
     assert not table.empty, name
     found = table.dtypes.astype(str).to_dict()
@@ -30,7 +30,12 @@ def test_tables_have_the_declared_columns_and_dtypes(llama: ms.Model) -> None:
     known = [ms.KnownFact((1, 2, 3), 40, "a"), ms.KnownFact((4, 5), 41, "b")]
     facts = llama.compare_ablation(PROMPT, TARGET, [ms.FFNNeuron(0, 1)], facts=known, relation="a", seeds=1)
     circuit = llama.circuit(told_apart(llama), size=40)
+    compared = llama.compare(PROMPT, words(5, 17), target_a=TARGET, target_b=TARGET, top=5)
+    examples = llama.neuron_examples([ms.FFNNeuron(1, 3)], [PROMPT], top=2)
     tables = result.tables() | {
+        "example_windows": examples.windows,
+        "example_signs": examples.signs,
+        **{f"comparison_{name}": table for name, table in compared.tables().items()},
         **{f"circuit_{name}": table for name, table in circuit.tables().items()},
         "nodes": graph.nodes,
         "edges": graph.edges,

@@ -113,11 +113,40 @@ def test_a_mixture_of_experts_names_the_expert() -> None:
     responses.Attribution.model_validate(found)
 
 
+@pytest.mark.parametrize(
+    "targets",
+    [{}, {"target_a": " w40", "target_b": 41}, {"target_a": [" w40", 42], "target_b": 41, "against_b": 43}],
+)
+def test_comparisons_of_prompts_are_the_librarys(
+    client: TestClient, llama: ms.Model, targets: dict[str, Any]
+) -> None:
+    found = ask(client, "compare", prompt_a=PROMPT, prompt_b=f"{PROMPT} w9", top=3, **targets)
+    close(found, plain(llama.compare(PROMPT, f"{PROMPT} w9", top=3, **targets).to_json()))
+    responses.PromptComparison.model_validate(found)
+
+
 def test_links_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
     found = ask(client, "links", prompt=PROMPT, target=" w40", values=2, depth=2, width=3)
     result = llama.attribute(PROMPT, " w40", top=2, effects=False, suppressing=False, query=False)
     close(found, plain(llama.query_graph(result, values=2, depth=2, width=3).to_json()))
     responses.Links.model_validate(found)
+
+
+def test_examples_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
+    attention = {"part": "AttentionNeuron", "layer": 1, "head": 0, "dim": 2}
+    found = ask(client, "examples", neurons=[NEURON, attention], top=2)
+    neurons = [ms.FFNNeuron(2, 7), ms.AttentionNeuron(1, 0, 2)]
+    close(found, plain(llama.neuron_examples(neurons, top=2).to_json()))
+    responses.NeuronExamples.model_validate(found)
+    assert found["corpus"]["name"] == "builtin"
+
+
+def test_examples_tell_their_progress(client: TestClient, gate: Gate) -> None:
+    fields = {"neurons": [NEURON], "top": 1}
+    answer = client.post("/api/examples", json=fields, headers={"Accept": "application/x-ndjson"})
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert [lines[0]["event"], lines[-1]["event"]] == ["queued", "result"]
+    assert gate.n_blocks >= 3
 
 
 def test_readings_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
@@ -245,7 +274,7 @@ def test_the_document_describes_every_field_group_and_has_examples(client: TestC
         for operation in methods.values():
             assert operation["summary"], path
     asked = [name for name in document["components"]["schemas"] if name.endswith("Request")]
-    assert len(asked) == 9
+    assert len(asked) == 11
     for name in asked:
         for example in document["components"]["schemas"][name].get("examples", ()):
             getattr(requests, name).model_validate(example)

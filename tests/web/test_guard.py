@@ -141,6 +141,13 @@ def test_what_may_be_of_several_types_is_told_once(client: TestClient) -> None:
         ("attribute", {"target": True}),
         ("attribute", {"query": "no"}),
         ("attribute", {"neurons": "all"}),
+        ("compare", {"prompt_a": "w4", "prompt_b": ""}),
+        ("compare", {"prompt_a": "w4", "prompt_b": "w5", "top": 201}),
+        ("examples", {"neurons": []}),
+        ("examples", {"neurons": [{"part": "FFNNeuron", "layer": 1, "neuron": 1}] * 21}),
+        ("examples", {"neurons": [{"part": "Head", "layer": 1, "head": 1}]}),
+        ("examples", {"neurons": [{"part": "FFNNeuron", "layer": 1, "neuron": 1}], "top": 21}),
+        ("examples", {"neurons": [{"part": "FFNNeuron", "layer": 1, "neuron": 1}], "corpus": "/etc/hosts"}),
         ("export", {}),
         ("export", {"format": "exe"}),
         ("export", {"format": "../../x"}),
@@ -198,12 +205,19 @@ def test_nan_is_no_factor(client: TestClient, gate: Gate) -> None:
         ("predict", {"prompt": words(*[5] * 65)}, "the prompt has 65 tokens but the model reads at most 64"),
         ("predict", {"prompt": "w5 " * 6000}, "the prompt has 6000 tokens"),
         ("predict", {"prompt": " "}, "the prompt has no tokens"),
+        ("compare", {"prompt_a": PROMPT, "prompt_b": "w5 " * 6000}, "the prompt has 6000 tokens"),
+        ("compare", {"prompt_a": PROMPT, "prompt_b": PROMPT, "target_b": " w1 w2"}, "w1 w2"),
         ("predict", {"prompt": PROMPT, "model": "/etc/passwd"}, "no model of that name is open"),
         ("predict", {"prompt": PROMPT, "model": "gpt2"}, "no model of that name is open"),
         ("attribute", {"prompt": PROMPT, "target": "nothing"}, "is not in the model's vocabulary"),
         ("attribute", {"prompt": PROMPT, "target": 97}, "the target id 97 is not in the vocabulary"),
         ("attribute", {"prompt": PROMPT, "target": " w4" * 17}, "the target has 17 tokens"),
         ("neuron", {"layer": 3, "neuron": 0}, "layer 3"),
+        (
+            "examples",
+            {"neurons": [{"part": "FFNNeuron", "layer": 0, "neuron": 999}]},
+            "neuron goes from 0 to 47",
+        ),
         ("head", {"prompt": PROMPT, "layer": 0, "head": 9}, "head 9"),
         ("methods", {"prompt": PROMPT, "methods": ["os:system"]}, "there is no method 'os:system'"),
         (
@@ -225,8 +239,10 @@ def test_more_tokens_than_the_server_takes_are_refused(
     client: TestClient, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mnemoscope.web.handlers.MOST_PROMPT_TOKENS", 8)
-    for path in ("predict", "attribute", "links", "methods"):
-        answer = client.post(f"/api/{path}", json={"prompt": words(*range(4, 13))})
+    long = {"prompt": words(*range(4, 13))}
+    calls = dict.fromkeys(("predict", "attribute", "links", "methods"), long)
+    for path, fields in {**calls, "compare": {"prompt_a": "w4", "prompt_b": long["prompt"]}}.items():
+        answer = client.post(f"/api/{path}", json=fields)
         assert "the prompt has 9 tokens and this server takes 8" in refusal(answer, 400)
     assert gate.n_blocks == 0
 

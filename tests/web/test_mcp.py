@@ -22,6 +22,7 @@ HEAD = {"part": "Head", "layer": 1, "head": 0}
 REQUESTS: dict[str, dict[str, Any]] = {
     "predict": {"prompt": PROMPT, "top": 4},
     "attribute": {"prompt": PROMPT, "target": " w40", "top": 3},
+    "compare": {"prompt_a": PROMPT, "prompt_b": "w5 w6", "target_a": " w40", "top": 3},
     "neuron": {"layer": 1, "neuron": 3, "top": 4},
     "ablate": {"prompt": PROMPT, "parts": [HEAD], "seeds": 1},
 }
@@ -86,9 +87,11 @@ def test_answers_keep_their_schema_and_say_what_they_mean(llama: ms.Model, tool:
 
 def test_answers_are_the_command_lines(llama: ms.Model) -> None:
     result = llama.attribute(PROMPT, " w40", top=3, query=False, suppressing=False).to_json()
+    compared = llama.compare(PROMPT, "w5 w6", target_a=" w40", top=3).to_json()
     expected = {
         "predict": llama.predict(PROMPT, 4).to_json(),
         "attribute": {**result, "heads": result["heads"][:3]},
+        "compare": {**compared, "heads": compared["heads"][:3]},
         "neuron": llama.neuron_tokens(1, 3, 4).to_json(),
     }
     for tool, by_library in expected.items():

@@ -15,6 +15,8 @@ from typing_extensions import Self, Unpack
 
 from mnemoscope._io import ProgressBars
 from mnemoscope.api import circuits, interventions, queries
+from mnemoscope.api.comparison import compare_prompts
+from mnemoscope.api.examples import ExampleOptions, Neurons as ChosenNeurons, neuron_examples
 from mnemoscope.api.interventions import AblationKeywords, AblationRequest, ablate_each as _ablate_each
 from mnemoscope.api.requests import check_parts_add_up, predictions, target_spec
 from mnemoscope.api.run import Run, attribute_prompts, attribute_tokens
@@ -38,6 +40,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import ControlsFrom
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.intervention.side_effects import KnownFact, PlainText
+from mnemoscope.model.corpus import Source as CorpusSource
 from mnemoscope.model.encoding import Message, user_says
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import isolated_call
@@ -50,8 +53,10 @@ from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.circuit import AblationValue, Circuit, Kind as CircuitKind
 from mnemoscope.results.circuit_comparison import CircuitComparison
+from mnemoscope.results.examples import NeuronExamples
 from mnemoscope.results.parts import Parts, listed
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
+from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import Key, Kind as QueryKind, QueryAblation, QueryGraph, QueryNeurons
 
 
@@ -404,6 +409,52 @@ class Model:
         )
 
     @isolated_call
+    def compare(
+        self,
+        prompt_a: PromptInput,
+        prompt_b: PromptInput,
+        *,
+        target_a: Answers | None = None,
+        target_b: Answers | None = None,
+        against_a: Answers | None = None,
+        against_b: Answers | None = None,
+        top: int = DEFAULTS.top,
+        memory_budget: int = MEMORY_BUDGET,
+    ) -> PromptComparison:
+        """Compare the scores of the same parts in the predictions of two prompts, A and B.
+
+        Both are attributed. Every neuron listed for one of them is scored exactly in both; attention neurons
+        are compared with their positions added up, as positions of two prompts do not correspond. For pairs
+        of prompts that differ in one word see `circuit`, and for circuits by several methods
+        `compare_circuits`.
+
+        Args:
+            prompt_a: as for `attribute`.
+            prompt_b: as for `attribute`, of any length.
+            target_a: target of A, as for `attribute`; None takes the model's own top prediction.
+            target_b: target of B.
+            against_a: tokens to compare the target of A with, as for `attribute`.
+            against_b: those of B.
+            top: number of neurons to list of each kind and direction for each prompt.
+            memory_budget: bytes that temporary tensors may take.
+
+        Returns:
+            The result; `diff` is the score in B less that in A, in nats.
+
+        Raises:
+            PromptError, TargetError, OptionError: as `attribute` does.
+
+        >>> japan, china = ("The capital of %s is the city of" % name for name in ("Japan", "China"))
+        >>> model.compare(japan, china, target_a=" Tokyo", target_b=" Beijing").heads  # doctest: +SKIP
+        """
+        a, b = encode_prompt(self.language_model, prompt_a), encode_prompt(self.language_model, prompt_b)
+        specs = (
+            target_spec(self.language_model, a, target_a, against_a),
+            target_spec(self.language_model, b, target_b, against_b),
+        )
+        return compare_prompts(self.language_model, specs, top, memory_budget, self.query)
+
+    @isolated_call
     def method_input(
         self,
         prompt: PromptInput,
@@ -608,6 +659,46 @@ class Model:
         >>> model.neuron_tokens(14, 813, through=(23, 4)).promotes  # doctest: +SKIP
         """
         return read_neuron(self.language_model, layer, neuron, top, through)
+
+    @isolated_call
+    def neuron_examples(
+        self,
+        neurons: ChosenNeurons,
+        corpus: CorpusSource = None,
+        *,
+        top: int = 10,
+        window: int = 64,
+        memory_budget: int = MEMORY_BUDGET,
+        progress: bool = False,
+    ) -> NeuronExamples:
+        """Find the windows of a corpus in which neurons are most active.
+
+        One pass over the corpus serves all neurons. The cache folder keeps what was found, and an interrupted
+        pass goes on where it ended (`mnemoscope cache` lists and removes both).
+
+        Args:
+            neurons: FFN or attention neurons: names such as `"24.1005"` or `"23.4.51"` (layer, head, dim),
+                `FFNNeuron` and `AttentionNeuron` items, one or a list; or a table of a result.
+            corpus: None for the package's own; a `.txt` file (paragraphs, or lines where none is blank); a
+                JSON lines, JSON, CSV or Parquet file, or `hub:owner/name:config:split`, whose rows have
+                `text` or `content`; or a list of texts.
+            top: number of windows to keep of each neuron and group.
+            window: number of tokens of a window at most; a longer text is cut into several, each run by
+                itself.
+            memory_budget: bytes that a batch may take.
+            progress: show a bar.
+
+        Raises:
+            OptionError: no neurons, one that does not exist or is a head or layer; `top` is below 1, the
+                window does not fit the model, or an ablation lasts.
+            FactsError: the corpus cannot be read or has no text.
+
+        >>> examples = model.neuron_examples("24.1005")  # doctest: +SKIP
+        >>> examples.windows[["group", "activation", "token"]], examples.signs  # doctest: +SKIP
+        """
+        options = ExampleOptions(top, window, memory_budget)
+        report = ProgressBars() if progress else None
+        return neuron_examples(self.language_model, neurons, corpus, options, report)
 
     @isolated_call
     def head_tokens(self, prompt: PromptInput, layer: int, head: int, top: int = 5) -> HeadTokens:

@@ -19,6 +19,7 @@ from mnemoscope.cli import (
     attribute,
     cache,
     circuit,
+    compare,
     demo,
     head,
     links,
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 for group in (
     attribute,
+    compare,
     predict,
     links,
     neuron,

@@ -1,4 +1,4 @@
-"""`cache`: the converted models in the cache folder."""
+"""`cache`: the converted models and the examples of neurons in the cache folder."""
 
 from __future__ import annotations
 
@@ -32,9 +32,15 @@ def cache(
     empty: Annotated[bool, typer.Option("--empty", help="Remove them.")] = False,
     json: Json = False,
 ) -> None:
-    """List the converted models in the cache folder, or remove them."""
+    """List or remove converted models and examples of neurons."""
     with stdout_kept_clean():
-        from mnemoscope.model.cache import cache_folder, entries, remove_abandoned
+        from mnemoscope.model.cache import (
+            EXAMPLES,
+            cache_folder,
+            entries,
+            remove_abandoned,
+            remove_unfinished,
+        )
         from mnemoscope.model.gguf_cache import cache_limit
 
         limit = cache_limit()
@@ -47,6 +53,7 @@ def cache(
             _remove(found)
             if model is None:
                 remove_abandoned()
+                remove_unfinished()
     total = sum(entry.size for entry in found)
     if json:
         write_json(
@@ -55,7 +62,8 @@ def cache(
                 "limit": limit,
                 "total": total,
                 "removed": empty,
-                "models": [_record(entry) for entry in found],
+                "models": [_record(entry) for entry in found if entry.kind != EXAMPLES],
+                "examples": [_record(entry) for entry in found if entry.kind == EXAMPLES],
             }
         )
     elif empty:
@@ -105,7 +113,7 @@ def _render(found: list[Entry], console: Console) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("model", "kind", "folder", "size", "last used"):
+    for name in ("source", "kind", "folder", "size", "last used"):
         table.add_column(name, justify="right" if name == "size" else "left", overflow="fold")
     for entry in found:
         table.add_row(
@@ -115,7 +123,7 @@ def _render(found: list[Entry], console: Console) -> None:
         console.print(table)
 
 
-_KINDS = {"demo": "demo model", "gguf": "GGUF, as float32"}
+_KINDS = {"demo": "demo model", "gguf": "GGUF, as float32", "examples": "examples of neurons"}
 
 
 def _when(entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""The cache folder: converted models, each in a folder of its own with a manifest of its files.
+"""The cache folder: converted models and examples of neurons, each in a folder with a manifest of its files.
 
 An entry is made in a temporary folder beside its final one, under an exclusive lock, and renamed at the end.
 A folder under a final name is therefore always whole. Its `manifest.json` records the size and SHA-256 of
@@ -23,6 +23,9 @@ from typing import NamedTuple
 from mnemoscope.errors import ModelFileError
 
 _PART = ".part-"
+# Kind of the entries that hold examples of neurons.
+EXAMPLES = "examples"
+KINDS = ("demo", "gguf", EXAMPLES)
 
 
 def cache_folder() -> Path:
@@ -37,12 +40,13 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """Converted model in the cache folder.
+    """Converted model, or examples of neurons, in the cache folder.
 
     Attributes:
         folder: the folder of its files.
-        kind: `"demo"` or `"gguf"`.
-        source: path of the GGUF file that it was converted from; `"demo"` for the demo model.
+        kind: one of `KINDS`.
+        source: path of the GGUF file that it was converted from; `"demo"` for the demo model; of
+            examples, the neurons and the corpus.
         size: bytes of all files.
         last_used: seconds since the epoch.
     """
@@ -71,7 +75,7 @@ def entries() -> list[Entry]:
 
 def _entry(folder: Path) -> Entry | None:
     kind = folder.name.partition("-")[0]
-    if kind not in ("demo", "gguf"):
+    if kind not in KINDS:
         return None
     try:
         last_used = (folder / MANIFEST).stat().st_mtime
@@ -153,6 +157,23 @@ def remove_abandoned(making: Path | None = None) -> None:
         with contextlib.nullcontext(True) if owner == making else _exclusive_if_free(owner) as free:
             if free:
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def unfinished(folder: Path) -> Path:
+    """Return the file that holds an entry's unfinished examples, from which the next scan goes on."""
+    return folder.with_name(f"{folder.name}.unfinished")
+
+
+def remove_unfinished() -> None:
+    """Remove unfinished examples that no process is working on.
+
+    Raises:
+        OSError: the cache folder cannot be written.
+    """
+    for left in cache_folder().glob("*.unfinished"):
+        with _exclusive_if_free(left.with_suffix("")) as free:
+            if free:
+                left.unlink(missing_ok=True)
 
 
 def install(made: Path, folder: Path) -> None:

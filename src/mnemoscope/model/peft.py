@@ -305,7 +305,7 @@ def unwrapped(model: Any) -> tuple[PreTrainedModel, str]:
         model = model.get_base_model()
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
-        if not _is_layer(module):
+        if not is_adapter_layer(module):
             continue
         embeds = type(module).__name__ == "Embedding" and not module.lora_variant
         if module is head or not (is_adapted(module) or embeds):
@@ -323,10 +323,10 @@ def unwrapped(model: Any) -> tuple[PreTrainedModel, str]:
 
 
 def _adapted_layers(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if _is_layer(module)]
+    return [module for module in model.modules() if is_adapter_layer(module)]
 
 
-def _is_layer(module: nn.Module) -> bool:
+def is_adapter_layer(module: nn.Module) -> bool:
     """Return whether a module is a layer of an adapter; False where peft was never imported."""
     tuners: Any = sys.modules.get("peft.tuners.tuners_utils")
     return tuners is not None and isinstance(module, tuners.BaseTunerLayer)
@@ -348,10 +348,10 @@ def merge_layers(model: PreTrainedModel) -> None:
     found: list[tuple[str, Any]] = [
         (name, module)
         for name, module in model.named_modules()
-        if _is_layer(module) or isinstance(module, AuxiliaryTrainingWrapper)
+        if is_adapter_layer(module) or isinstance(module, AuxiliaryTrainingWrapper)
     ]
     for name, module in found:
-        if _is_layer(module):
+        if is_adapter_layer(module):
             module.merge(safe_merge=True)
             plain = module.get_base_layer()
         else:

@@ -16,6 +16,8 @@ from mnemoscope.report.charts.attribution import figures
 from mnemoscope.report.html import data_address, templates
 from mnemoscope.report.terminal.ablation import parts_words, render_ablation, with_spread
 from mnemoscope.report.terminal.attribution import render_attribution
+from mnemoscope.report.terminal.comparison import render_comparison
+from mnemoscope.report.terminal.examples import render_examples
 from mnemoscope.report.terminal.query import query_section, render_links
 from mnemoscope.report.terminal.vocabulary import render_head, render_neuron, render_prediction
 from mnemoscope.report.text import (
@@ -33,7 +35,9 @@ from mnemoscope.report.tokens import middle_left_out, visible
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import METRICS, records
+from mnemoscope.results.examples import NeuronExamples
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
+from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryGraph, QueryNeurons, QueryTables
 from mnemoscope.results.render import score_column
 
@@ -97,6 +101,10 @@ def summary_text(shown: object) -> str:
     console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False, force_jupyter=False)
     if isinstance(shown, Attribution):
         render_attribution(shown, console, _ROWS)
+    elif isinstance(shown, PromptComparison):
+        render_comparison(shown, console, _ROWS)
+    elif isinstance(shown, NeuronExamples):
+        render_examples(shown, console, _ROWS)
     elif isinstance(shown, Prediction):
         render_prediction(shown, console)
     elif isinstance(shown, Ablation):
@@ -139,6 +147,54 @@ def _(shown: Attribution) -> _Summary:
             "address": data_address("image/svg+xml", picture),
         },
         note=f"{visible(origin.model)} · {visible(origin.architecture)} · {origin.dtype} · lists {proven}",
+    )
+
+
+@_summary.register
+def _(shown: PromptComparison) -> _Summary:
+    def table(name: str, title: str, *index: str) -> _Table:
+        rows: list[tuple[str | Markup, ...]] = [
+            (".".join(str(row[part]) for part in index), *(plain_number(row[side]) for side in sides))
+            for row in records(getattr(shown, name).head(_ROWS), (*index, *sides))
+        ]
+        return _Table(title, (".".join(index), "A", "B", "Diff (nats)"), rows)
+
+    sides = ("a", "b", "diff")
+    words = (f"{targets_words(side.targets)} after {visible(side.prompt)}" for side in (shown.a, shown.b))
+    return _Summary(
+        tokens=(),
+        target=" and ".join(f"{name}: {each}" for name, each in zip("AB", words, strict=True)),
+        facts={},
+        tables=[
+            table("heads", "Heads", "layer", "head"),
+            table("ffn_neurons", "FFN neurons", "layer", "neuron"),
+            table("attention_neurons_summed", "Attention neurons", "layer", "head", "dim"),
+        ],
+        note=f"{visible(shown.provenance.model)} · direct effects, Diff is B − A",
+    )
+
+
+@_summary.register
+def _(shown: NeuronExamples) -> _Summary:
+    best = shown.windows[shown.windows["group"] == "highest"].head(_MOST_RANKED)
+    rows: list[tuple[str | Markup, ...]] = [
+        (
+            ".".join(str(row[part]) for part in ("layer", "neuron", "head", "dim") if row[part] >= 0),
+            plain_number(row["activation"]),
+            Markup("").join(
+                Markup("<b>{}</b>").format(_token(token)) if place == row["position"] else _token(token)
+                for place, token in enumerate(row["tokens"])
+            ),
+        )
+        for row in records(best, tuple(best))
+    ]
+    corpus = shown.corpus
+    return _Summary(
+        tokens=(),
+        target="Where neurons fire",
+        facts={"corpus": visible(corpus.name), "tokens": f"{corpus.n_tokens:,}"},
+        tables=[_Table("Highest activations", ("neuron", "activation", "window"), rows)],
+        note=visible(shown.provenance.model),
     )
 
 

@@ -19,7 +19,8 @@ class Column:
 
     Attributes:
         name: of the column.
-        dtype: of pandas (`Int64` where numbers may be missing), or `list` for lists of texts.
+        dtype: of pandas (`Int64` where numbers may be missing), `list` for lists of texts, or `numbers` for
+            lists of numbers.
         unit: such as `nats`; empty for none.
         meaning: in words.
     """
@@ -137,6 +138,36 @@ _NODE_PLACE = (
     replace(_HEAD, meaning="query head of the layer; -1 for FFN neurons"),
     replace(_DIM, meaning="dimension of the head's value; -1 for other kinds"),
 )
+_GROUP = Column(
+    "group",
+    "str",
+    "",
+    "`highest` activations, `lowest` ones below 0, or the signs of gate and up pre-activation at the token "
+    "(`++`, `+-`, `-+`, `--`, the gate's first), by magnitude",
+)
+_EXAMPLES = {
+    "example_windows": (
+        _NODE_KIND,
+        replace(_LAYER, meaning="layer"),
+        *_NODE_PLACE,
+        _GROUP,
+        Column("rank", "int64", "", "place of the window in its group, from 1"),
+        replace(_COEFFICIENT, name="activation", meaning=f"{_COEFFICIENT.meaning} at the group's best token"),
+        replace(_POSITION, meaning="position of that token in the window"),
+        replace(_TOKEN, meaning="that token"),
+        Column("document", "int64", "", "number of the text in the corpus"),
+        Column("start", "int64", "", "number of the window's first token in the text, special ones aside"),
+        Column("tokens", "list", "", "tokens of the window"),
+        Column("activations", "numbers", "", "activation at each; null at special tokens in front"),
+    ),
+    "example_signs": (
+        replace(_LAYER, meaning="layer"),
+        _NEURON,
+        replace(_GROUP, meaning="signs of gate and up pre-activation, the gate's first; `-` is 0 or below"),
+        Column("n_tokens", "int64", "", "number of tokens of the corpus with these signs"),
+        Column("share", "float64", "", "their share of the tokens at which the neuron runs"),
+    ),
+}
 _RATIO = Column("faithfulness", "float64", "", "F of the kept nodes on test pairs; 1 = as the whole model")
 _CURVE = (
     Column("size", "int64", "", "number of nodes kept"),
@@ -151,10 +182,40 @@ _CURVE = (
     replace(_RATIO, name="matched", meaning="F of as many random nodes of the same layers and positions"),
 )
 
+_A = replace(_DIRECT, name="a", meaning="score in prompt A, a direct effect; positive raises its target")
+_DIFFERENCE = (
+    _A,
+    replace(_A, name="b", meaning="score in prompt B"),
+    replace(_A, name="diff", meaning="`b - a`; tables are sorted by its magnitude"),
+)
+_COEFFICIENTS = (
+    replace(_COEFFICIENT, name="coefficient_a", meaning=f"{_COEFFICIENT.meaning} in prompt A"),
+    replace(_COEFFICIENT, name="coefficient_b", meaning="the same in prompt B"),
+)
+_COMPARISON = {
+    "layers": (_LAYER, _KIND, *_DIFFERENCE),
+    "heads": (_LAYER, _HEAD, *_DIFFERENCE),
+    "ffn_neurons": (
+        _LAYER,
+        _NEURON,
+        *_DIFFERENCE,
+        *_COEFFICIENTS,
+        replace(
+            _PROMOTES,
+            meaning="tokens with the largest before-softmax values, with the sign of the coefficient where "
+            "the score is larger in magnitude",
+        ),
+        _DEMOTES,
+    ),
+    "attention_neurons_summed": (_LAYER, _HEAD, _DIM, *_DIFFERENCE, *_COEFFICIENTS),
+}
+
 # Every table by name.
 SCHEMA: dict[str, tuple[Column, ...]] = {
     **_VALUES,
     **_QUERIES,
+    **{f"comparison_{name}": columns for name, columns in _COMPARISON.items()},
+    **_EXAMPLES,
     "circuit_nodes": (
         _NODE_KIND,
         replace(_LAYER, meaning="layer"),
@@ -267,11 +328,15 @@ CIRCUIT_TABLES = {
     name: {column.name: column.dtype for column in SCHEMA[f"circuit_{name}"]}
     for name in ("nodes", "edges", "curve")
 }
+COMPARISON_TABLES = {table: names(columns) for table, columns in _COMPARISON.items()}
+EXAMPLE_WINDOWS, EXAMPLE_SIGNS = (names(columns) for columns in _EXAMPLES.values())
 HEAD_TOKEN_COLUMNS = names(SCHEMA["head_tokens"])
 METRICS, FACT_COLUMNS = names(SCHEMA["metrics"]), names(SCHEMA["facts"])
 GROUPS = ("same relation", "other relations")
 COEFFICIENT_COLUMNS, AGREEMENT_COLUMNS = names(SCHEMA["coefficients"]), names(SCHEMA["agreement"])
-LIST_COLUMNS = frozenset(c.name for columns in SCHEMA.values() for c in columns if c.dtype == "list")
+LIST_COLUMNS = frozenset(
+    c.name for columns in SCHEMA.values() for c in columns if c.dtype in ("list", "numbers")
+)
 
 
 def records(table: pd.DataFrame, columns: tuple[str, ...]) -> list[dict[str, Any]]:

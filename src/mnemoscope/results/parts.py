@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -107,6 +108,23 @@ def listed(parts: Parts) -> tuple[Part, ...]:
                 "Head(layer, head) or Layer(layer, kind), or a table of a result"
             )
     return tuple(dict.fromkeys(found))
+
+
+def neuron_named(name: str) -> FFNNeuron | AttentionNeuron:
+    """Return the neuron of a name: `24.1005` (layer, neuron), or `23.4.51` or `a23.4.51` (layer, head, dim).
+
+    Raises:
+        OptionError: the name has another form.
+    """
+    found = re.fullmatch(r"(a?)([0-9]{1,9})\.([0-9]{1,9})(?:\.([0-9]{1,9}))?", name)
+    if found is None or (found[1] and found[4] is None):
+        raise OptionError(
+            f"{name!r} names no neuron; write layer.neuron, such as 24.1005, or layer.head.dim, such as "
+            "23.4.51"
+        )
+    if found[4] is None:
+        return FFNNeuron(int(found[2]), int(found[3]))
+    return AttentionNeuron(int(found[2]), int(found[3]), int(found[4]))
 
 
 def _part(layer: Any, neuron: Any, head: Any, dim: Any) -> Part:

@@ -158,6 +158,12 @@ def _asking(server: Server) -> APIRouter:
     async def charts(request: requests.ChartsRequest, caller: Asking) -> Response:
         return server.reply(caller, request, answers.charts, caller.events)
 
+    @routes.post(
+        "/compare", summary="The parts in two predictions, by difference", **told(responses.PromptComparison)
+    )
+    async def compare(request: requests.CompareRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.compare, caller.events)
+
     @routes.post("/links", summary="What activates the value neurons, as a graph", **told(responses.Links))
     async def links(request: requests.LinksRequest, caller: Asking) -> Response:
         return server.reply(caller, request, answers.links, caller.events)
@@ -165,6 +171,12 @@ def _asking(server: Server) -> APIRouter:
     @routes.post("/neuron", summary="What an FFN neuron promotes and demotes", **told(responses.Neuron))
     async def neuron(request: requests.NeuronRequest, caller: Asking) -> Response:
         return server.reply(caller, request, answers.neuron, caller.events)
+
+    @routes.post(
+        "/examples", summary="The texts in which neurons are active", **told(responses.NeuronExamples)
+    )
+    async def examples(request: requests.ExamplesRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.examples, caller.events)
 
     @routes.post("/head", summary="What a head looks at and brings", **told(responses.Head))
     async def head(request: requests.HeadRequest, caller: Asking) -> Response:
@@ -175,7 +187,7 @@ def _asking(server: Server) -> APIRouter:
         return server.reply(caller, request, answers.ablate, caller.events)
 
     @routes.post("/methods", summary="Methods compared on a prompt", **told(responses.Comparison))
-    async def compare(request: requests.MethodsRequest, caller: Asking) -> Response:
+    async def methods(request: requests.MethodsRequest, caller: Asking) -> Response:
         return server.reply(caller, request, answers.methods, caller.events)
 
     @routes.post("/export", summary="The answer of attribute as a file", **FILES)

@@ -160,6 +160,12 @@ class Answers:
             )
         return json_answer({"charts": {name: chart.to_dict() for name, chart in result.charts().items()}})
 
+    def compare(self, model: Model, request: requests.CompareRequest) -> Answer:
+        """Return the object of `mnemoscope compare --json`."""
+        for prompt in (request.prompt_a, request.prompt_b):
+            _check_length(model, prompt)
+        return json_answer(model.compare(**request.model_dump(exclude={"model"})).to_json())
+
     def links(self, model: Model, request: requests.LinksRequest) -> Answer:
         """Return the object of `mnemoscope links --json`."""
         target, against = request.objective()
@@ -173,6 +179,11 @@ class Answers:
         """Return the object of `mnemoscope neuron --json`."""
         through = None if request.through is None else (request.through.layer, request.through.head)
         return json_answer(model.neuron_tokens(request.layer, request.neuron, request.top, through).to_json())
+
+    def examples(self, model: Model, request: requests.ExamplesRequest) -> Answer:
+        """Return the object of `mnemoscope neuron NAME --examples --json` for the package's own corpus."""
+        neurons = [neuron.named() for neuron in request.neurons]
+        return json_answer(model.neuron_examples(neurons, top=request.top).to_json())
 
     def head(self, model: Model, request: requests.HeadRequest) -> Answer:
         """Return the object of `mnemoscope head --json`."""

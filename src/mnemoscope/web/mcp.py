@@ -68,6 +68,25 @@ def attribute(answers: Answers, model: Model, request: AttributeRequest) -> dict
     return json.loads(json_answer(found).content)
 
 
+class CompareRequest(requests.CompareRequest):
+    """Request of a comparison of two prompts, with fewer rows than the API gives."""
+
+    top: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=MOST_TOP,
+            description="How many heads to list, and neurons of each kind and direction for each prompt.",
+        ),
+    ] = 10
+
+
+def compare(answers: Answers, model: Model, request: CompareRequest) -> dict[str, Any]:
+    """Return the object of `mnemoscope compare --json` with the first `top` heads."""
+    found = json.loads(answers.compare(model, request).content)
+    return {**found, "heads": found["heads"][: request.top]}
+
+
 @dataclass(frozen=True)
 class AgentTool:
     """A tool.
@@ -126,6 +145,16 @@ TOOLS = {
             AttributeRequest,
             (responses.PrintedAttribution, responses.Continuation),
             attribute,
+        ),
+        AgentTool(
+            "compare",
+            "Rank the layers, heads and neurons by how their scores differ between two prompts, A and B.",
+            "`a` and `b` are the log-probability increase of each prompt's own target by what the part adds "
+            "to the residual stream, in nats, positive if it raises the target; `diff` is `b - a`, whose "
+            "magnitude orders the rows; neurons without a row differ by at most `unlisted`.",
+            CompareRequest,
+            (responses.PromptComparison,),
+            compare,
         ),
         AgentTool(
             "neuron",

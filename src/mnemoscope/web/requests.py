@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from mnemoscope.attribution.options import OPTIONS
+from mnemoscope.attribution.options import DEFAULTS, OPTIONS
 from mnemoscope.results import parts
 
 MOST_PROMPT_CHARACTERS = 20_000
@@ -27,6 +27,8 @@ MOST_TARGET_CHARACTERS = 200
 MOST_TARGETS = 20
 MOST_TOP = 200
 MOST_PARTS = 500
+MOST_NEURONS = 20
+MOST_EXAMPLES = 20
 
 _LARGEST_INDEX = 10_000_000
 
@@ -182,6 +184,39 @@ class LinksRequest(Question):
     width: Annotated[int, Field(ge=1, le=10, description="Links to follow of each part.")] = 5
 
 
+class CompareRequest(PromptRequest):
+    """Request of the scores of the same parts in the predictions of two prompts."""
+
+    model_config = _examples(
+        {
+            "prompt_a": TOKYO,
+            "prompt_b": "The capital of China is the city of",
+            "target_a": " Tokyo",
+            "target_b": " Beijing",
+            "top": 30,
+        }
+    )
+
+    prompt_a: PromptText
+    prompt_b: PromptText
+    target_a: Annotated[
+        Tokens | None,
+        Field(
+            description="The token to explain in A; several for any of them; the model's own choice if not "
+            "given."
+        ),
+    ] = None
+    target_b: Annotated[Tokens | None, Field(description="The token to explain in B.")] = None
+    against_a: Annotated[
+        Tokens | None,
+        Field(description="Tokens to compare the target of A with; its scores are then of log-odds."),
+    ] = None
+    against_b: Annotated[Tokens | None, Field(description="Those of B.")] = None
+    top: Annotated[
+        Top, Field(description="How many neurons of each kind and direction to list for each prompt.")
+    ] = DEFAULTS.top
+
+
 class HeadPlace(BaseModel):
     """A head by layer and number; both count from 0."""
 
@@ -267,6 +302,20 @@ class Layer(_PartOfModel):
 
 
 Part = Annotated[FFNNeuron | AttentionNeuron | Head | Layer, Field(discriminator="part")]
+
+
+class ExamplesRequest(PromptRequest):
+    """Request of the texts, of those that come with the package, in which neurons are most active."""
+
+    model_config = _examples({"neurons": [{"part": "FFNNeuron", "layer": 24, "neuron": 1005}], "top": 5})
+
+    neurons: Annotated[
+        list[Annotated[FFNNeuron | AttentionNeuron, Field(discriminator="part")]],
+        Field(min_length=1, max_length=MOST_NEURONS, description="The neurons; one run serves all of them."),
+    ]
+    top: Annotated[
+        int, Field(ge=1, le=MOST_EXAMPLES, description="How many texts of each neuron and group.")
+    ] = 5
 
 
 class AblateRequest(PromptRequest):

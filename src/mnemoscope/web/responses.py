@@ -38,6 +38,7 @@ _OF_DTYPE: dict[str, Any] = {
     "int64": int,
     "str": str,
     "list": list[str],
+    "numbers": list[_NUMBER],
     "bool": bool,
     "float32": _NUMBER,
     "float64": _NUMBER,
@@ -250,6 +251,36 @@ Neuron = _object(
     through=HeadPlace | None,
     **_lists(promotes=ReadToken, demotes=ReadToken),
 )
+_ANY_NEURON = tuple(
+    column
+    for column in SCHEMA["example_windows"]
+    if column.name in ("kind", "layer", "neuron", "head", "dim")
+)
+_NEURON_KIND = Literal["ffn", "attention"]
+NeuronExamples = _object(
+    "NeuronExamples",
+    "The object of `mnemoscope neuron NAME --examples --json`.",
+    "model revision dtype",
+    corpus=_object(
+        "ScannedCorpus",
+        "The texts that were run.",
+        "name",
+        digest=_described(str, "SHA-256 of the texts."),
+        n_documents=int,
+        n_windows=int,
+        n_tokens=int,
+        window=_described(int, "Tokens of a window, at most."),
+    ),
+    **_lists(
+        neurons=_object("ChosenNeuron", "A neuron that was asked for.", _ANY_NEURON, kind=_NEURON_KIND),
+        windows=_object("ExampleWindow", "A window of a text.", SCHEMA["example_windows"], kind=_NEURON_KIND),
+        signs=_object(
+            "ExampleSigns",
+            "Tokens by the signs of a gated neuron's pre-activations.",
+            SCHEMA["example_signs"],
+        ),
+    ),
+)
 HeadPosition = _object(
     "HeadPosition",
     "A position that a head reads; the lists are the top tokens of its vectors.",
@@ -291,6 +322,41 @@ Ablation = _object(
         ),
         predictions_before=PredictedToken,
         predictions_after=PredictedToken,
+    ),
+)
+_SIDE = _object("ComparedPrompt", "One of two prompts.", "prompt tokens", **_TARGETS)
+PromptComparison = _object(
+    "PromptComparison",
+    "The object of `mnemoscope compare --json`. Lists are sorted by the magnitude of `diff`.",
+    "model revision dtype tolerance",
+    a=_SIDE,
+    b=_SIDE,
+    unlisted=_object(
+        "Unlisted",
+        "The largest magnitude of `diff` that a neuron without a row may have.",
+        "",
+        ffn_neurons=Nats,
+        attention_neurons_summed=Nats,
+    ),
+    **_lists(
+        layers=_object(
+            "ComparedLayer",
+            "The attention or FFN of a layer.",
+            SCHEMA["comparison_layers"],
+            kind=Literal["attention", "ffn"],
+        ),
+        heads=_object("ComparedHead", "A head.", SCHEMA["comparison_heads"]),
+        ffn_neurons=_object(
+            "ComparedFFNNeuron",
+            "An FFN neuron.",
+            SCHEMA["comparison_ffn_neurons"],
+            expert=(_described(int | None, "In a mixture of experts."), None),
+        ),
+        attention_neurons_summed=_object(
+            "ComparedAttentionNeuron",
+            "An attention neuron, positions added up.",
+            SCHEMA["comparison_attention_neurons_summed"],
+        ),
     ),
 )
 Comparison = _object(

@@ -138,9 +138,9 @@ def test_refuses_a_file_without_facts(tmp_path: Path, name: str, content: bytes,
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.jsonl", "No such file.*; name a file of facts"),
+        ("none.jsonl", "No such file.*; check the name"),
         (".", "has no relations to read; name a file"),
-        ("a\0", "null.*; name a file of facts"),
+        ("a\0", "null.*; check the name"),
         ("notes.txt", r"its ending is none of \.jsonl, .*; give it the ending"),
         ("bad.parquet", "cannot read .*bad.parquet: .*arquet"),
     ],

@@ -10,11 +10,11 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from mnemoscope._rows import parquet_rows
 from mnemoscope.errors import FactsError
 from mnemoscope.study.facts import Fact, FactFile
 from mnemoscope.study.formats import FORMATS, read_facts
 from mnemoscope.study.formats.datasets import QUESTION_TEMPLATE
-from mnemoscope.study.formats.files import parquet_rows
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 DANIELLE = {

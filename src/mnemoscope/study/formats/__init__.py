@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from mnemoscope._rows import PREFIX, SourceItem, file_items, hub_rows, json_document, opened
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study.facts import BadLine, Fact, FactFile
-from mnemoscope.study.formats.base import Format, FormatOptions, SourceItem
+from mnemoscope.study.formats.base import Format, FormatOptions
 from mnemoscope.study.formats.datasets import (
     COUNTERFACT,
     FACTS,
@@ -24,7 +25,6 @@ from mnemoscope.study.formats.datasets import (
     is_pararel,
     pararel_items,
 )
-from mnemoscope.study.formats.files import PREFIX, file_items, hub_rows, json_document, opened
 
 FORMATS: dict[str, Format] = {
     form.name: form for form in (FACTS, KNOWN, COUNTERFACT, LRE, PARAREL, QUESTIONS, TRIVIAQA, FREEBASEQA)

@@ -1,4 +1,4 @@
-"""Items of a source, checked access to their fields, and the base class of the formats."""
+"""Checked access to the fields of items, the facts made of them, and the base class of the formats."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from mnemoscope._rows import SourceItem
 from mnemoscope.study.facts import Fact
 
 RELATION_KEYS = ("relation", "type", "knowledge_type")
@@ -96,43 +97,18 @@ def _required(row: dict[str, Any], key: str) -> Any:
     return row[key]
 
 
-@dataclass(frozen=True)
-class SourceItem:
-    """An item of a source, such as a line or a row.
-
-    Attributes:
-        number: counted from 1 in its file.
-        value: the parsed JSON value.
-        problem: why there is no value; empty if there is one.
-        promptless: whether the item is well written but gives no prompt.
-        unit: noun that the number counts.
-        file: its file, where the source is a folder.
-    """
-
-    number: int
-    value: Any = None
-    problem: str = ""
-    promptless: bool = False
-    unit: str = "line"
-    file: str = ""
-
-    @property
-    def place(self) -> str:
-        """Position in the source, in words."""
-        return f"{self.file}, {self.unit} {self.number}" if self.file else f"{self.unit} {self.number}"
-
-    def fact(
-        self,
-        prompt: str,
-        target: str,
-        relation: str,
-        subject: str = "",
-        template: str = "",
-        aliases: tuple[str, ...] = (),
-    ) -> Fact:
-        """Make a fact of this item, without repeated aliases."""
-        others = tuple(alias for alias in dict.fromkeys(aliases) if alias != target)
-        return Fact(self.number, prompt, target, relation, subject, template, others, self.place)
+def fact_of(
+    item: SourceItem,
+    prompt: str,
+    target: str,
+    relation: str,
+    subject: str = "",
+    template: str = "",
+    aliases: tuple[str, ...] = (),
+) -> Fact:
+    """Make the fact of an item, without repeated aliases."""
+    others = tuple(alias for alias in dict.fromkeys(aliases) if alias != target)
+    return Fact(item.number, prompt, target, relation, subject, template, others, item.place)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mnemoscope._rows import SourceItem, json_lines, opened
 from mnemoscope.errors import OptionError
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.formats import base as fields
-from mnemoscope.study.formats.base import Format, FormatOptions, SourceItem
-from mnemoscope.study.formats.files import json_lines, opened
+from mnemoscope.study.formats.base import Format, FormatOptions
 
 _WIKIDATA = ("relation_id",)
 
@@ -20,7 +20,8 @@ _WIKIDATA = ("relation_id",)
 def _of_row(item: SourceItem, options: FormatOptions) -> list[Fact]:
     row = item.value
     return [
-        item.fact(
+        fields.fact_of(
+            item,
             fields.text(row, "prompt"),
             fields.text(row, "target"),
             fields.relation(row, options.relation),
@@ -39,7 +40,7 @@ def _known(item: SourceItem, options: FormatOptions) -> list[Fact]:
     beginning = template.replace("{}", subject)
     asked = template + prompt.removeprefix(beginning) if prompt.startswith(beginning) and template else ""
     relation = fields.relation(row, options.relation, _WIKIDATA)
-    return [item.fact(prompt, fields.text(row, "attribute"), relation, subject, asked)]
+    return [fields.fact_of(item, prompt, fields.text(row, "attribute"), relation, subject, asked)]
 
 
 def _counterfact(item: SourceItem, options: FormatOptions) -> list[Fact]:
@@ -53,7 +54,10 @@ def _counterfact(item: SourceItem, options: FormatOptions) -> list[Fact]:
     wordings = {fields.filled(template, subject): template}
     for prompt in fields.texts(row, "paraphrase_prompts"):
         wordings.setdefault(prompt, _wording(prompt, subject))
-    return [item.fact(prompt, target, relation, subject, wording) for prompt, wording in wordings.items()]
+    return [
+        fields.fact_of(item, prompt, target, relation, subject, wording)
+        for prompt, wording in wordings.items()
+    ]
 
 
 def _flat_counterfact(item: SourceItem, options: FormatOptions) -> Fact:
@@ -61,7 +65,9 @@ def _flat_counterfact(item: SourceItem, options: FormatOptions) -> Fact:
     row = item.value
     prompt, subject = fields.text(row, "prompt"), fields.text(row, "subject")
     relation = fields.relation(row, options.relation, _WIKIDATA)
-    return item.fact(prompt, fields.text(row, "target_true"), relation, subject, _wording(prompt, subject))
+    return fields.fact_of(
+        item, prompt, fields.text(row, "target_true"), relation, subject, _wording(prompt, subject)
+    )
 
 
 def _wording(prompt: str, subject: str) -> str:
@@ -109,7 +115,7 @@ def _relation(item: SourceItem, options: FormatOptions) -> list[Fact]:
     if not templates:
         raise ValueError('its relation has no "prompt_templates"; add wordings with {} for the subject')
     return [
-        item.fact(fields.filled(template, subject), target, relation, subject, template)
+        fields.fact_of(item, fields.filled(template, subject), target, relation, subject, template)
         for template in templates
     ]
 
@@ -118,7 +124,7 @@ def _pararel(item: SourceItem, _: FormatOptions) -> list[Fact]:
     row = item.value
     subject, target = fields.text(row, "sub_label"), fields.text(row, "obj_label")
     return [
-        item.fact(fields.filled(template, subject), target, row["relation"], subject, template)
+        fields.fact_of(item, fields.filled(template, subject), target, row["relation"], subject, template)
         for template in row["templates"]
     ]
 
@@ -232,7 +238,9 @@ def _fact(
     if _UNTOLD in answers:
         raise ValueError("its answer is kept back, as in test sets; take a part of the data that has answers")
     prompt = options.question_template.replace(PLACE, question)
-    return item.fact(prompt, answers[0], relation or options.relation or "", subject, aliases=answers[1:])
+    return fields.fact_of(
+        item, prompt, answers[0], relation or options.relation or "", subject, aliases=answers[1:]
+    )
 
 
 def _of_line(item: SourceItem, options: FormatOptions) -> list[Fact]:

@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -15,13 +16,38 @@ import pyarrow
 from pyarrow import parquet
 
 from mnemoscope.errors import FactsError, MnemoscopeError, missing_extra
-from mnemoscope.study.formats.base import SourceItem
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _PARQUET = b"PAR1"
 # Keys of the list of items in documents of TriviaQA and FreebaseQA.
 _LISTS = ("Data", "Questions")
+
+
+@dataclass(frozen=True)
+class SourceItem:
+    """An item of a source, such as a line or a row.
+
+    Attributes:
+        number: counted from 1 in its file.
+        value: the parsed JSON value.
+        problem: why there is no value; empty if there is one.
+        promptless: whether the item is well written but gives no prompt.
+        unit: noun that the number counts.
+        file: its file, where the source is a folder.
+    """
+
+    number: int
+    value: Any = None
+    problem: str = ""
+    promptless: bool = False
+    unit: str = "line"
+    file: str = ""
+
+    @property
+    def place(self) -> str:
+        """Position in the source, in words."""
+        return f"{self.file}, {self.unit} {self.number}" if self.file else f"{self.unit} {self.number}"
 
 
 def file_items(path: Path, keys: frozenset[str]) -> Iterator[SourceItem]:
@@ -56,7 +82,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = str(getattr(error, "strerror", None) or error).partition("\n")[0]
-        raise FactsError(f"cannot read {path}: {reason}; name a file of facts") from error
+        raise FactsError(f"cannot read {path}: {reason}; check the name") from error
 
 
 def json_lines(stream: BinaryIO) -> Iterator[SourceItem]:

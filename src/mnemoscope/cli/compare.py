@@ -1,0 +1,100 @@
+"""`compare`: the parts of a model in the predictions of two prompts."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mnemoscope.attribution.options import DEFAULTS
+from mnemoscope.cli.command import OUTPUT, TARGET, command
+from mnemoscope.cli.options import (
+    ChatOptions,
+    Json,
+    ModelOptions,
+    as_utf8,
+    each_as_utf8,
+    refuse_several,
+    tell_warning,
+)
+from mnemoscope.cli.output import stdout_kept_clean, write, write_result
+
+commands = typer.Typer()
+
+
+def _target(side: str) -> typer.models.OptionInfo:
+    return typer.Option(
+        metavar="TEXT",
+        help=f"The next token of prompt {side}, with the space in front that most words have; several times "
+        "for any of several; the model's own choice if not given.",
+        callback=each_as_utf8,
+        rich_help_panel=TARGET,
+    )
+
+
+def _against(side: str) -> typer.models.OptionInfo:
+    return typer.Option(
+        metavar="TEXT",
+        help=f"A token to compare the target of prompt {side} with, in log-odds; several times for several.",
+        callback=each_as_utf8,
+        rich_help_panel=TARGET,
+    )
+
+
+def _prompt(name: str) -> typer.models.ArgumentInfo:
+    return typer.Argument(metavar=name, help="The text before the token in question.", callback=as_utf8)
+
+
+@command(
+    commands,
+    'mnemoscope compare "Tokyo is in" "Beijing is in" --target-a " Japan" --target-b " China"',
+)
+def compare(  # noqa: PLR0913 - each is an option of the command
+    *,
+    prompt_a: Annotated[str, _prompt("PROMPT_A")],
+    prompt_b: Annotated[str, _prompt("PROMPT_B")],
+    target_a: Annotated[list[str] | None, _target("A")] = None,
+    target_b: Annotated[list[str] | None, _target("B")] = None,
+    against_a: Annotated[list[str] | None, _against("A")] = None,
+    against_b: Annotated[list[str] | None, _against("B")] = None,
+    top: Annotated[
+        int,
+        typer.Option(min=1, help="Number of neurons to list of each kind and direction for each prompt."),
+    ] = DEFAULTS.top,
+    out: Annotated[
+        Path | None, typer.Option(help="Write to a .json or .csv file instead.", rich_help_panel=OUTPUT)
+    ] = None,
+    chat: ChatOptions,
+    json: Json = False,
+    model: ModelOptions,
+) -> None:
+    """Compare a model's parts in the predictions of two prompts.
+
+    Rows are ordered by the difference, B less A. `circuit compare` compares methods that find circuits.
+    """
+    refuse_several(json=json, out=out is not None)
+    if out is not None:
+        from mnemoscope._io import PLAIN_ENDINGS, check_destination
+
+        check_destination(out, PLAIN_ENDINGS)
+    with stdout_kept_clean():
+        from mnemoscope.report.terminal.comparison import render_comparison
+
+        opened = model.open()
+        result = opened.compare(
+            chat.encode(opened, prompt_a),
+            chat.encode(opened, prompt_b),
+            target_a=target_a or None,
+            target_b=target_b or None,
+            against_a=against_a or None,
+            against_b=against_b or None,
+            top=top,
+        )
+    for side in (result.a, result.b):
+        tell_warning(side.targets.warning)
+    if out is not None:
+        write(f"saved {result.save(out)}\n")
+    else:
+        write_result(json, result.to_json, partial(render_comparison, result))

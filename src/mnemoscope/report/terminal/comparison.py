@@ -1,0 +1,78 @@
+"""Comparisons of the predictions of two prompts in a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from mnemoscope.report.terminal import (
+    Column,
+    bar_column,
+    expert_column,
+    first_rows,
+    name_column,
+    origin_text,
+    print_blocks,
+    question_text,
+    table_of,
+    targets_text,
+    title_text,
+    tokens_text,
+)
+from mnemoscope.report.text import places, plain_number, signed, value_facts
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.prompt_comparison import PromptComparison
+
+_NEURONS = {"ffn_neurons": "FFN neurons", "attention_neurons_summed": "attention neurons"}
+_TITLES = {
+    "layers": ("Layers", ("layer", "kind")),
+    "heads": ("Heads", ("layer", "head")),
+    "ffn_neurons": ("FFN neurons", ("layer", "neuron")),
+    "attention_neurons_summed": ("Attention neurons, positions added up", ("layer", "head", "dim")),
+}
+_MEANING = "A, B: nats that a part itself writes towards the target of each prompt; Diff: B - A"
+
+
+def render_comparison(result: PromptComparison, console: Console, rows: int = 10) -> None:
+    """Print both predictions, and the first rows of each table."""
+    closing = [_MEANING, *(_certificate(result, name) for name in _NEURONS)]
+    print_blocks(
+        console,
+        origin_text(result.provenance),
+        _side("A", result.a, console.width),
+        _side("B", result.b, console.width),
+        *(_table(result, name, rows) for name in _TITLES),
+        Text("\n".join(closing), "dim"),
+    )
+
+
+def _side(name: str, side: Attribution, width: int) -> RenderableType:
+    facts = Text("   ").join(
+        Text.assemble((f"{fact} ", "dim"), value) for fact, value in value_facts(side.targets).items()
+    )
+    question = question_text(side.tokens, width - 3, targets_text(side.targets))
+    return Group(Text(f"{name}  ", "bold") + question, facts)
+
+
+def _table(result: PromptComparison, name: str, n_rows: int) -> RenderableType:
+    table = getattr(result, name)
+    title, index = _TITLES[name]
+    rows = first_rows(table, n_rows)
+    decimals = places(row["diff"] for row in rows)
+    scores = [
+        Column(heading, lambda row, column=column: signed(row[column], decimals), right=True)
+        for heading, column in (("A", "a"), ("B", "b"), ("Diff", "diff"))
+    ]
+    words = []
+    if "promotes" in table:
+        words = [Column("promotes", lambda row: tokens_text(row["promotes"]), stretches=True)]
+    columns = [name_column(*index), *expert_column(table), *scores, bar_column("diff", rows), *words]
+    return table_of(title_text(title, f"{min(n_rows, len(table))} of {len(table):,} rows"), rows, columns)
+
+
+def _certificate(result: PromptComparison, name: str) -> str:
+    count, bound = result.n_certified(name), plain_number(result.unlisted[name], 2)
+    return (
+        f"{_NEURONS[name]}: the first {count:,} lead the ranking of all by Diff (certified); "
+        f"the unlisted differ by at most {bound} nats"
+    )

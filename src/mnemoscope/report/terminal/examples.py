@@ -1,0 +1,120 @@
+"""Windows of a corpus in which neurons are most active, in a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from mnemoscope.report.terminal import (
+    Column,
+    Row,
+    origin_text,
+    print_blocks,
+    table_of,
+    title_text,
+    token_text,
+)
+from mnemoscope.report.text import percent, plain_number
+from mnemoscope.report.theme import LOWERS, RAISES
+from mnemoscope.results.columns import records
+from mnemoscope.results.examples import NeuronExamples
+from mnemoscope.results.parts import AttentionNeuron, FFNNeuron
+
+_TITLES = {
+    "highest": "Highest activations",
+    "lowest": "Lowest activations",
+    "++": "Gate above 0, up above 0",
+    "+-": "Gate above 0, up below 0",
+    "-+": "Gate below 0, up above 0",
+    "--": "Gate below 0, up below 0",
+}
+_SPACE = "␣"  # sign of `token_text`
+_STRONG = 0.5  # share of the window's best activation from which a token is coloured
+_LONGEST_TOKEN = 12  # cells
+_BEFORE_WINDOW = 20 + _LONGEST_TOKEN  # cells of the columns before the window, at most
+_MEANING = (
+    "activation: value that enters the output projection; at the token, bold in its window; coloured: at "
+    "least half as large"
+)
+
+
+def render_examples(result: NeuronExamples, console: Console, rows: int = 5) -> None:
+    """Print the best windows of each neuron and group."""
+    corpus = result.corpus
+    about = (
+        f"{corpus.name}: {corpus.n_tokens:,} tokens in {corpus.n_windows:,} windows of at most "
+        f"{corpus.window}, from {corpus.n_documents:,} texts"
+    )
+    print_blocks(
+        console,
+        Group(origin_text(result.provenance), Text(about, "dim")),
+        *(block for neuron in result.neurons for block in _neuron(result, neuron, console.width, rows)),
+        Text(_MEANING, "dim"),
+    )
+
+
+def _neuron(
+    result: NeuronExamples, neuron: FFNNeuron | AttentionNeuron, width: int, n_rows: int
+) -> list[RenderableType]:
+    windows, signs = (records(table, tuple(table)) for table in result.of(neuron))
+    kind = "FFN neuron" if isinstance(neuron, FFNNeuron) else "Attention neuron"
+    blocks: list[RenderableType] = [title_text(f"{kind} {neuron.name}")]
+    for group, title in _TITLES.items():
+        counted = next(
+            (
+                f"{row['n_tokens']:,} tokens, {percent(row['share'])}"
+                for row in signs
+                if row["group"] == group
+            ),
+            "",
+        )
+        rows = [row for row in windows if row["group"] == group]
+        if rows or counted:
+            blocks.append(_group(title_text(title, counted), rows[:n_rows], width))
+    return blocks if len(blocks) > 1 else [*blocks, Text("nowhere active", "dim")]
+
+
+def _group(title: Text, rows: list[Row], width: int) -> RenderableType:
+    columns = [
+        Column("activation", lambda row: plain_number(row["activation"]), right=True),
+        Column("text", lambda row: str(row["document"]), right=True),
+        Column("token", lambda row: token_text(row["token"], "bold", _LONGEST_TOKEN)),
+        Column("window", lambda row: _window(row, width - _BEFORE_WINDOW), stretches=True),
+    ]
+    return table_of(title, rows, columns)
+
+
+def _window(row: Row, width: int) -> Text:
+    """Return the tokens around the best one, as many as the width holds."""
+    texts = [
+        token_text(token, _style(row["activations"][place], row["activation"], place == row["position"]))
+        for place, token in enumerate(row["tokens"])
+    ]
+    for text in texts:
+        text.plain = text.plain.replace(_SPACE, " ")  # running text, not single tokens
+    first = last = row["position"]
+    room = width - texts[first].cell_len - 2
+    while first > 0 or last < len(texts) - 1:
+        # The tokens before the best one explain it, so they come first.
+        if first > 0 and room >= texts[first - 1].cell_len:
+            first -= 1
+            room -= texts[first].cell_len
+        elif last < len(texts) - 1 and room >= texts[last + 1].cell_len:
+            last += 1
+            room -= texts[last].cell_len
+        else:
+            break
+    ends = Text("…", "dim") if first > 0 else Text(), Text("…", "dim") if last < len(texts) - 1 else Text()
+    return Text().join([ends[0], *texts[first : last + 1], ends[1]])
+
+
+def _style(activation: Any, best: float, is_best: bool) -> str:
+    colour = RAISES if best > 0 else LOWERS
+    if is_best:
+        return f"bold {colour}"
+    if activation is None or math.isnan(activation) or activation / best < _STRONG:
+        return ""
+    return colour
