@@ -129,7 +129,9 @@ def test_what_ablating_parts_together_does_to_the_whole_prediction(pair: Pair, o
     parts = [part(*one, oracle.attention_neurons.shape[2]) for one in drawn]
     with pair[1].ablate(parts):
         table = pair[1].predict(prompt(oracle.ids), top=len(after)).table
-    assert (after[table["id"].to_numpy(copy=True)].numpy() - table["log_probability"]).abs().max() <= LARGEST_ERROR
+    assert (
+        after[table["id"].to_numpy(copy=True)].numpy() - table["log_probability"]
+    ).abs().max() <= LARGEST_ERROR
     found = pair[1].compare_ablation(prompt(oracle.ids), TARGET, parts, seeds=1)
     assert found.before["log_probability"] == pytest.approx(oracle.value, abs=LARGEST_ERROR)
     assert found.after["log_probability"] == pytest.approx(float(after[TARGET]), abs=LARGEST_ERROR)
