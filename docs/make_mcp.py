@@ -21,7 +21,7 @@ def page() -> str:
         lines += ["| argument | default | bounds | meaning |", "|---|---|---|---|"]
         for name, field in schema["properties"].items():
             default = (
-                "required" if name in schema.get("required", ()) else f"`{json.dumps(field['default'])}`"
+                "required" if name in schema.get("required", ()) else f"`{json.dumps(field.get('default'))}`"
             )
             lines.append(f"| `{name}` | {default} | {_bounds(field)} | {field.get('description', '')} |")
         lines.append("")

@@ -19,6 +19,15 @@ from mnemoscope.web.mcp import TOOLS
 
 QUESTION = {"prompt": "The capital of Japan is the city of", "target": " Tokyo"}
 NOWHERE = "/no/such/folder"
+PAIRS = [
+    {
+        "clean": f"The {one} near the door",
+        "counterfactual": f"The {many} near the door",
+        "answer": " is",
+        "counterfactual_answer": " are",
+    }
+    for one, many in (("boy", "boys"), ("girl", "girls"), ("car", "cars"), ("dog", "dogs"))
+]
 
 
 @pytest.mark.process
@@ -42,6 +51,7 @@ def test_every_tool_answers_about_the_demo_model(demo: ms.Model) -> None:
             parts = [{"part": "FFNNeuron", "layer": row["layer"], "neuron": row["neuron"]} for row in rows]
             await call("neuron", layer=rows[0]["layer"], neuron=rows[0]["neuron"], top=5)
             await call("ablate", **QUESTION, parts=parts, seeds=1)
+            await call("circuit", pairs=PAIRS, positions=True, size=20)
             unknown = await client.call_tool("predict", {"prompt": "Hi", "model": "/etc/passwd"})
             assert unknown.is_error
             return found
@@ -52,6 +62,7 @@ def test_every_tool_answers_about_the_demo_model(demo: ms.Model) -> None:
     result = demo.attribute(QUESTION["prompt"], QUESTION["target"], top=10, query=False)
     for ours, theirs in zip(found["attribute"]["ffn_neurons"], result.ffn_neurons.itertuples(), strict=True):
         assert (ours["layer"], ours["neuron"]) == (theirs.layer, theirs.neuron)
+    assert len(found["circuit"]["nodes"]) == 20
     assert found["ablate"]["after"]["log_probability"] < found["ablate"]["before"]["log_probability"] - 1
 
 

@@ -13,11 +13,13 @@ from mcp import Client
 from mcp_types import CallToolResult, Tool
 
 import mnemoscope as ms
+from circuit_tasks import told_apart
 from mnemoscope._io import json_text
 from mnemoscope.web.mcp import MOST_TOP, TOOLS, make_server
 from mnemoscope.web.queue import Limits
 from served import PROMPT, watched
 
+PAIR = {"clean": PROMPT, "counterfactual": PROMPT, "answer": " w8", "counterfactual_answer": " w9"}
 HEAD = {"part": "Head", "layer": 1, "head": 0}
 REQUESTS: dict[str, dict[str, Any]] = {
     "predict": {"prompt": PROMPT, "top": 4},
@@ -26,6 +28,12 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "neuron": {"layer": 1, "neuron": 3, "top": 4},
     "ablate": {"prompt": PROMPT, "parts": [HEAD], "seeds": 1},
 }
+
+
+@pytest.fixture(scope="module")
+def asked(llama: ms.Model) -> dict[str, dict[str, Any]]:
+    """Arguments of a call of every tool."""
+    return {**REQUESTS, "circuit": {"pairs": [vars(pair) for pair in told_apart(llama, 6)], "size": 5}}
 
 
 def called(opened: ms.Model, tool: str, /, **arguments: Any) -> CallToolResult:
@@ -63,19 +71,23 @@ def listed(model: ms.Model) -> dict[str, Tool]:
     return {tool.name: tool for tool in asyncio.run(ask())}
 
 
-def test_tools_are_listed_with_what_they_take_and_what_their_numbers_mean(llama: ms.Model) -> None:
+def test_tools_are_listed_with_what_they_take_and_what_their_numbers_mean(
+    llama: ms.Model, asked: dict[str, dict[str, Any]]
+) -> None:
     tools = listed(llama)
-    assert list(tools) == list(TOOLS) == list(REQUESTS)
+    assert list(tools) == list(TOOLS) == list(asked)
     for name, tool in tools.items():
         assert tool.description == f"{TOOLS[name].description} {TOOLS[name].meaning}"
         assert tool.input_schema["properties"]["model"]["anyOf"] == [{"enum": ["tiny"]}, {"type": "null"}]
         jsonschema.Draft202012Validator.check_schema(tool.input_schema)
-        jsonschema.validate(REQUESTS[name], tool.input_schema)
+        jsonschema.validate(asked[name], tool.input_schema)
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_answers_keep_their_schema_and_say_what_they_mean(llama: ms.Model, tool: str) -> None:
-    result = called(llama, tool, **REQUESTS[tool])
+def test_answers_keep_their_schema_and_say_what_they_mean(
+    llama: ms.Model, asked: dict[str, dict[str, Any]], tool: str
+) -> None:
+    result = called(llama, tool, **asked[tool])
     jsonschema.validate(result.structured_content, listed(llama)[tool].output_schema)
     found = result.structured_content
     assert found is not None
@@ -85,7 +97,7 @@ def test_answers_keep_their_schema_and_say_what_they_mean(llama: ms.Model, tool:
     assert json.loads(content.text) == found
 
 
-def test_answers_are_the_command_lines(llama: ms.Model) -> None:
+def test_answers_are_the_command_lines(llama: ms.Model, asked: dict[str, dict[str, Any]]) -> None:
     result = llama.attribute(PROMPT, " w40", top=3, query=False, suppressing=False).to_json()
     compared = llama.compare(PROMPT, "w5 w6", target_a=" w40", top=3).to_json()
     expected = {
@@ -93,9 +105,10 @@ def test_answers_are_the_command_lines(llama: ms.Model) -> None:
         "attribute": {**result, "heads": result["heads"][:3]},
         "compare": {**compared, "heads": compared["heads"][:3]},
         "neuron": llama.neuron_tokens(1, 3, 4).to_json(),
+        "circuit": {**llama.circuit(asked["circuit"]["pairs"], size=5).to_json(), "train": [], "test": []},
     }
     for tool, by_library in expected.items():
-        found = answered(llama, tool, **REQUESTS[tool])
+        found = answered(llama, tool, **asked[tool])
         assert found.pop("meaning")
         assert found == json.loads(json_text(by_library))
 
@@ -129,6 +142,11 @@ def test_targets_of_several_tokens_are_bounded_too(llama: ms.Model) -> None:
         ("ablate", {"prompt": PROMPT, "parts": [HEAD] * 501}, "parts: List should have at most 500 items"),
         ("ablate", {"prompt": PROMPT, "parts": [HEAD], "factor": "nan"}, "factor: Input should be a valid"),
         ("neuron", {"layer": 99, "neuron": 0}, "layer"),
+        ("circuit", {"pairs": []}, "pairs: List should have at least 4 items"),
+        ("circuit", {"pairs": [PAIR] * 41}, "pairs: List should have at most 40 items"),
+        ("circuit", {"pairs": [PAIR | {"answer": " w9"}] * 4}, "answer"),
+        ("circuit", {"pairs": [PAIR | {"counterfactual": "w5"}] * 4}, "tokens"),
+        ("circuit", {"pairs": "/etc/passwd"}, "pairs: Input should be a valid list"),
         ("shell\n\x1b", {"command": "ls"}, "there is no tool of that name; call one of predict, attribute"),
     ],
 )

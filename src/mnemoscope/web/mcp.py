@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from mcp.server import Server, ServerRequestContext
 from mcp.server.stdio import stdio_server
@@ -28,7 +28,7 @@ from mcp_types import (
     Tool,
     ToolAnnotations,
 )
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
 import mnemoscope
 from mnemoscope._io import json_text
@@ -46,6 +46,9 @@ INSTRUCTIONS = (
     "an ablation is a measurement. Layers, heads and neurons count from 0."
 )
 MOST_TOP = 50
+# Of a circuit: each pair costs some thirty passes, and an agent reads every node.
+MOST_PAIRS = 40
+MOST_NODES = 200
 
 
 class AttributeRequest(requests.Question):
@@ -85,6 +88,73 @@ def compare(answers: Answers, model: Model, request: CompareRequest) -> dict[str
     """Return the object of `mnemoscope compare --json` with the first `top` heads."""
     found = json.loads(answers.compare(model, request).content)
     return {**found, "heads": found["heads"][: request.top]}
+
+
+class CircuitPair(BaseModel):
+    """Clean prompt and counterfactual prompt of as many tokens, with an answer of one token each."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    clean: requests.PromptText
+    counterfactual: requests.PromptText
+    answer: requests.Token
+    counterfactual_answer: requests.Token
+
+
+class CircuitRequest(requests.PromptRequest):
+    """Request of a circuit; every second pair is held out to measure with."""
+
+    pairs: Annotated[
+        list[CircuitPair],
+        Field(min_length=4, max_length=MOST_PAIRS, description="Pairs of prompts that differ in the answer."),
+    ]
+    method: Annotated[
+        Literal["relp", "atp", "direct", "greedy"],
+        Field(description="Score that ranks the nodes; greedy searches, which takes longest."),
+    ] = "relp"
+    kinds: Annotated[
+        list[Literal["ffn", "attention", "head"]],
+        Field(
+            default_factory=lambda: ["ffn"],
+            min_length=1,
+            max_length=3,
+            description="Kinds of nodes, ffn if not given; all other parts run as usual.",
+        ),
+    ]
+    size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MOST_NODES,
+            description="Number of nodes; if not given, the fewest with faithfulness 0.9.",
+        ),
+    ] = None
+    ablation: Annotated[
+        Literal["mean", "patch", "zero"],
+        Field(
+            description="Value of the nodes outside: mean over counterfactual prompts, the pair's own, or 0."
+        ),
+    ] = "mean"
+    positions: Annotated[
+        bool, Field(description="Give each position nodes of its own; all prompts need one length.")
+    ] = False
+
+
+def circuit(answers: Answers, model: Model, request: CircuitRequest) -> dict[str, Any]:
+    """Return the object of `mnemoscope circuit find --json` with the first nodes and without the pairs."""
+    found = model.circuit(
+        [pair.model_dump() for pair in request.pairs],
+        method=request.method,
+        kinds=request.kinds,
+        size=request.size,
+        ablation=request.ablation,
+        positions=request.positions,
+    )
+    told = json.loads(json_answer(found.to_json()).content)
+    nodes = told["nodes"][:MOST_NODES]
+    kept = range(len(nodes))
+    edges = [edge for edge in told["edges"] if edge["source"] in kept and edge["target"] in kept]
+    return {**told, "nodes": nodes, "edges": edges, "train": [], "test": []}
 
 
 @dataclass(frozen=True)
@@ -175,6 +245,17 @@ TOOLS = {
             requests.AblateRequest,
             (responses.Ablation,),
             lambda answers, model, request: json.loads(answers.ablate(model, request).content),
+        ),
+        AgentTool(
+            "circuit",
+            f"Find a small set of nodes that alone does what the model does on pairs of prompts; the first "
+            f"{MOST_NODES} nodes are listed, the pairs are not repeated.",
+            "`faithfulness` is the share of the logit difference between the two answers that is left with "
+            "only the circuit (1 = as the model), and `completeness` that without it (0 = nothing was left "
+            "out), both on pairs held out, each with its interval; a node's `score` only ranks it.",
+            CircuitRequest,
+            (responses.Circuit,),
+            circuit,
         ),
     )
 }

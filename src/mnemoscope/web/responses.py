@@ -371,3 +371,31 @@ Links = _object(
     "model revision prompt tokens explained nodes edges",
     **_TARGETS,
 )
+
+_RATIO = _object("Ratio", "A ratio with its interval over pairs.", "", value=Number, low=Number, high=Number)
+Circuit = _object(
+    "Circuit",
+    "The object of `mnemoscope circuit find --json`.",
+    "model revision",
+    result=Literal["circuit"],
+    method=str,
+    kinds=list[Literal["ffn", "attention", "head"]],
+    ablation=Literal["mean", "patch", "zero"],
+    n_positions=int | None,
+    n_nodes=int,
+    size=int,
+    faithfulness=_RATIO,
+    completeness=_RATIO,
+    areas=dict[str, Number],
+    smallest=dict[str, int | None],
+    logit_differences=dict[str, Nats],
+    passes=dict[str, int],
+    train=list[dict[str, str]],
+    test=list[dict[str, str]],
+    provenance=dict[str, Any],
+    **_lists(
+        nodes=_object("CircuitNode", "A node, best first.", SCHEMA["circuit_nodes"]),
+        edges=_object("CircuitEdge", "A link between two nodes.", SCHEMA["circuit_edges"]),
+        curve=_object("CurvePoint", "F and K of a size.", SCHEMA["circuit_curve"]),
+    ),
+)
