@@ -22,7 +22,14 @@ from mnemoscope.cli import app
 from mnemoscope.results.columns import SCHEMA
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = ("first_look", "query_links", "methods", "editing", "study")  # in the order of reading
+NOTEBOOKS = (
+    "first_look",
+    "query_links",
+    "methods",
+    "editing",
+    "circuits",
+    "study",
+)  # in the order of reading
 # Pages of the site by the file of the repository that they show; those of docs/ keep their names.
 SHOWN = {
     "CHANGELOG.md": "changelog.md",

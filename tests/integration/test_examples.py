@@ -17,13 +17,14 @@ from nbformat.v4 import new_code_cell, new_notebook
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TESTS = Path(__file__).parents[1]
 # On each push tests/intervention makes the calls of `editing`, tests/study those of `study`, and tests/cli
-# those of `query_links` and `methods`; test_snippets checks all of them against the package's types.
+# those of `query_links`, `methods` and `circuits`; test_snippets checks all of them against the package's types.
 NAMES = (
     "first_look",
     pytest.param("methods", marks=pytest.mark.nightly),
     pytest.param("query_links", marks=pytest.mark.nightly),
     pytest.param("editing", marks=pytest.mark.nightly),
     pytest.param("study", marks=pytest.mark.nightly),
+    pytest.param("circuits", marks=pytest.mark.nightly),
 )
 OPEN = f"""
 import sys
