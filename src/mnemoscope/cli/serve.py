@@ -52,14 +52,26 @@ class ServedModels:
                 raise OptionError(f"--model {name} is given twice; give each model once")
 
     def open(self) -> dict[str, Model]:
-        """Open the models by name."""
+        """Open the models by name, that of local files without their folders.
+
+        Raises:
+            OptionError: two models have one name.
+        """
         options = ModelOptions(
             dtype=self.dtype,
             device=self.device,
             threads=self.threads,
             trust_remote_code=self.trust_remote_code,
         )
-        return {name: replace(options, model=name).open() for name in self.names}
+        from mnemoscope.results.targets import public_name
+
+        opened = [replace(options, model=name).open() for name in self.names]
+        named = {public_name(model.name, model.revision): model for model in opened}
+        if len(named) < len(opened):
+            raise OptionError(
+                f"several models are called {next(iter(named))}; rename the folder of one, or serve one alone"
+            )
+        return named
 
 
 TimeLimit = Annotated[

@@ -1,321 +1,398 @@
-"""A result as one HTML page that opens offline, and the frame of all pages."""
+"""An attribution as one HTML page that opens offline and prints whole."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import gzip
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Any
+from collections.abc import Sequence
+from datetime import date
+from typing import Any, NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
-from mnemoscope._io import json_text
-from mnemoscope.report.charts import svg_in_page
-from mnemoscope.report.charts.attribution import figures
-from mnemoscope.report.export import csv_bytes
+from mnemoscope.errors import MnemoscopeError
+from mnemoscope.report.figures import hatches, level, level_rules, map_svg
+from mnemoscope.report.findings import ablation_finding, findings, heading, plain, targets_parts
+from mnemoscope.report.graph_figure import graph_caption, graph_svg
+from mnemoscope.report.pages import data_address, origin_rows, page
+from mnemoscope.report.readable import readable
+from mnemoscope.report.repeat import command_lines, python_lines
 from mnemoscope.report.text import (
-    EFFECTS,
     NOTHING_READ,
     QUERY_SCORE,
     Effects,
-    any_of,
+    controls_rank,
+    divergence,
     effect_text,
     list_certificates,
     percent,
-    places,
     plain_number,
     queries_are_missing,
+    rank_text,
     signed,
     sum_of_layers,
     target_facts,
-    targets_words,
     value_facts,
-    value_neurons_asked,
-    value_neurons_skipped,
+    value_neurons_words,
 )
 from mnemoscope.report.tokens import visible
-from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.columns import QUERY_TABLES, records
-from mnemoscope.results.query import QueryTables
+from mnemoscope.results.ablation import Ablation
+from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.columns import records
+from mnemoscope.results.query import QueryGraph
+
+# Longer data would make the page too heavy to open and to send.
+_MOST_BYTES = 400_000
+_SHOWN = 20  # rows of a table; more appear on demand
+_MOST_ROWS = 100  # of a direction
+_MOST_HEADS, _MOST_POSITIONS = 12, 24  # of the table of heads by position
+_GRAPH = {"values": 5, "depth": 2, "width": 5}
 
 
-@cache
-def templates() -> Environment:
-    """Return the templates of all pages; only `Markup` values are markup, all others are escaped."""
-    environment = Environment(
-        loader=PackageLoader("mnemoscope.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, plain_number=plain_number, signed=signed, visible=visible)
-    return environment
-
-
-def page(template: str, styles: tuple[str, ...], scripts: str = "", **values: Any) -> str:
-    """Render a page whose policy allows its own style and scripts only, by their SHA-256."""
-    style = Markup("".join(templates().get_template(name).render() for name in styles))
-    return (
-        templates()
-        .get_template(template)
-        .render(
-            style=style,
-            style_hash=_digest(style),
-            script=scripts,
-            script_hash=_digest(scripts),
-            **values,
-        )
-    )
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def data_address(kind: str, content: bytes, most: float = math.inf) -> str:
-    """Return a file of a media type as a `data:` address, empty if the file has more than `most` bytes."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}" if len(content) <= most else ""
-
-
-def origin_rows(about: Mapping[str, Any], **more: str) -> dict[str, str]:
-    """Return the model, versions and options of a provenance or manifest by heading."""
-    return {
-        "model": about["model"],
-        "revision": str(about["revision"]),
-        "architecture": about["architecture"],
-        "weights": about["dtype"],
-        **more,
-        **{f"version of {name}": version for name, version in about["versions"].items()},
-        **{f"option {name}": str(value) for name, value in about["options"].items()},
-    }
-
-
-def _report_charts(result: Attribution) -> dict[str, dict[str, Any]]:
-    """Return each figure's name, title, words, Vega-Lite specification and SVG picture, by name."""
-    found = {}
-    for figure in figures(result):
-        spec = figure.chart(result).to_dict()
-        del spec["$schema"]  # a web address, which the page must not contain
-        picture = svg_in_page(spec, figure.name)
-        found[figure.name] = {
-            "name": figure.name,
-            "title": figure.title,
-            "words": figure.words,
-            "picture": picture,
-            "spec": spec,
-        }
-    return found
-
-
-@cache
-def _script() -> Markup:
-    """Return the script of the page: Vega-Lite, and the code that replaces pictures by live charts."""
-    import vl_convert
-
-    upgrade = resources.files("mnemoscope.report") / "templates" / "report.js"
-    return Markup(vl_convert.javascript_bundle(upgrade.read_text(encoding="utf-8")))
-
-
-_MOST_ROWS = 50
-# Longer files would make the page too heavy to open and to send.
-_MOST_BYTES = 700_000
-
-# Title, table, explanation and chart of each group of tables.
-_GROUPS = (
-    (
-        "FFN neurons",
-        "ffn_neurons",
-        "Each adds its column of the down projection, times its coefficient, at the last position. "
-        "The tokens it promotes and demotes take the coefficient's sign into account.",
-        "neurons",
-    ),
-    (
-        "Attention neurons",
-        "attention_neurons",
-        "One dimension of a head's value at one position of the prompt, weighted by attention.",
-        "",
-    ),
-    (
-        "Attention neurons, positions added up",
-        "attention_neurons_summed",
-        "Attention neurons with all positions of the prompt added up.",
-        "",
-    ),
-    (
-        "Heads at positions",
-        "heads_by_position",
-        "Effect of a head from one token, and the share of its attention that the token gets.",
-        "positions",
-    ),
-)
-_QUERY_HEADINGS = {
-    "score": "query score",
-    "inner_product": "inner product",
-    "value_neuron": "query-value",
-}
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table of the page.
+class Cell(NamedTuple):
+    """A cell of a table.
 
     Attributes:
-        name: name of the result's table.
-        title: the heading.
-        headings: headings of the columns, by name.
-        rows: the first rows.
-        left_out: number of further rows.
-        decimals: decimal places of each effect.
-        order: effect that orders the rows and has bars.
-        largest: its largest magnitude.
+        text: as shown.
+        value: number or text that sorts the cell; empty for the text itself.
+        kind: class of the cell: `number`, `token`, `tokens`, `bar`, `heat`, or empty.
+        share: length of a bar, 0 to 1; step of a heat cell, `-LEVELS` to `LEVELS`.
     """
 
-    name: str
-    title: str
-    headings: dict[str, str]
-    rows: list[dict[str, Any]]
-    left_out: int
-    decimals: dict[str, int]
-    order: str
-    largest: float
+    text: str
+    value: str = ""
+    kind: str = ""
+    share: float = 0.0
 
-    @classmethod
-    def of(cls, result: Attribution, name: str, title: str) -> Sheet:
-        """Take the first rows of one of the result's tables."""
-        effects = Effects.of(result)
-        shown = effects.with_mediated()
-        table = getattr(result, name)
-        headings = {column: column for column in map(str, table) if column in shown or column not in EFFECTS}
-        return cls._of(name, table, title, headings, shown, effects.order)
 
-    @classmethod
-    def of_query(cls, name: str, table: pd.DataFrame, title: str, headings: dict[str, str]) -> Sheet:
-        """Take the first rows of a table of query neurons or of their value neurons."""
-        effect = "direct" if "direct" in QUERY_TABLES[name] else "score"
-        named = {column: headings.get(column, column.replace("_", " ")) for column in QUERY_TABLES[name]}
-        return cls._of(name, table, title, named, (effect,), effect)
+class Sheet(NamedTuple):
+    """A table: headings, each with its kind, and rows."""
 
-    @classmethod
-    def _of(
-        cls,
-        name: str,
-        table: pd.DataFrame,
-        title: str,
-        headings: dict[str, str],
-        scores: tuple[str, ...],
-        order: str,
-    ) -> Sheet:
-        rows = records(table.head(_MOST_ROWS), tuple(headings))
-        for row in rows:
-            if row.get("expert", 0) < 0:
-                row["expert"] = ""  # of a dense layer or a shared expert
-        return cls(
-            name=name,
-            title=title,
-            headings=headings,
-            rows=rows,
-            left_out=len(table) - len(rows),
-            decimals={column: places(row[column] for row in rows) for column in scores},
-            order=order,
-            largest=max((abs(row[order]) for row in rows if math.isfinite(row[order])), default=0.0),
+    headings: tuple[tuple[str, str], ...]
+    rows: list[list[Cell]]
+
+
+def render_html(
+    result: Attribution | ContinuationAttribution,
+    graph: QueryGraph | None = None,
+    ablations: Sequence[Ablation] = (),
+    notes: str = "",
+) -> str:
+    """Return the page of a result.
+
+    Args:
+        result: the result; a target of several tokens has a view for each token.
+        graph: the query graph to draw; None computes it where the result still has its model.
+        ablations: ablations to report.
+        notes: text of the reader's own.
+    """
+    if isinstance(result, ContinuationAttribution):
+        shown = readable(result)
+        each = [
+            _view(of_label, links(of_result), f"token-{number}-")
+            for number, (of_result, of_label) in enumerate(
+                zip(result.attributions, shown.attributions, strict=True)
+            )
+        ]
+        views, first = each, shown.attributions[0]
+        title = heading(result.provenance, first.targets)[:1] + tuple(
+            part for each in shown.attributions for part in targets_parts(each.targets.answers)
         )
-
-
-def render_html(result: Attribution) -> str:
-    """Return the page of a result."""
-    effects = Effects.of(result)
-    charts = _report_charts(result)
-    # Only texts contain the sign that begins tags, so no token can end the script element.
-    specs = json_text({name: chart["spec"] for name, chart in charts.items()}).replace("<", r"\u003c")
+        content, facts = _json(result), {"log p": plain_number(result.log_probability)}
+    else:
+        shown = readable(result)
+        views = [_view(shown, graph or links(result), "")]
+        title = heading(result.provenance, shown.targets)
+        content, facts = result.json_bytes(), value_facts(shown.targets)
+    packed = gzip.compress(content, mtime=0)
+    origin = result.provenance
     return page(
         "report.html",
-        ("report.css",),
-        _script(),
-        result=result,
-        charts=charts,
-        specs=Markup(specs),
-        downloads=_downloads(result),
-        effects=effects,
-        effect_text=effect_text,
-        share=_share,
-        meanings=effects.meanings(effects.with_mediated()),
-        asked=targets_words(result.targets),
-        any_of=any_of,
-        value_facts=value_facts(result.targets),
-        target_facts=target_facts,
-        depth_sheets=[Sheet.of(result, "layers", "Layers"), Sheet.of(result, "heads", "Heads")],
-        groups=_groups(result),
-        query_sides=_query_sides(result),
-        query_score=QUERY_SCORE,
-        nothing_read=NOTHING_READ if queries_are_missing(result) else "",
-        certificates=[*list_certificates(result), sum_of_layers(result)],
-        origin=origin_rows(vars(result.provenance)),
+        "report.js",
+        level_rules(),
+        hatches=hatches(),
+        title=title,
+        title_text=plain(title),
+        origin=origin,
+        today=date.today().isoformat(),
+        prompt=result.prompt,
+        facts=facts,
+        tolerance=result.tolerance,
+        certified=result.certified,
+        views=views,
+        ablations=[_ablation_view(ablation) for ablation in ablations],
+        notes=notes,
+        command=command_lines(result),
+        python=python_lines(result),
+        data=data_address("application/gzip", packed, _MOST_BYTES),
+        tables=[name for name, table in result.tables().items() if len(table)],
+        is_loadable=isinstance(result, Attribution),
+        rows=origin_rows(vars(origin)),
+        visible=visible,
     )
 
 
-def _share(score: float, largest: float) -> float:
-    """Return the length of a bar as a share of the longest."""
-    return round(abs(score) / largest, 4) if largest and math.isfinite(score) else 0.0
+def _json(result: ContinuationAttribution) -> bytes:
+    from mnemoscope._io import json_text
+
+    return f"{json_text(result.to_json())}\n".encode()
 
 
-def _downloads(result: Attribution) -> dict[str, str]:
-    """Return the address of each file of the page by name, empty for files too long for the page."""
-    files = {"result.json": data_address("application/json", result.json_bytes(), _MOST_BYTES)}
-    for name, table in result.tables().items():
-        if len(table):
-            files[f"{name}.csv"] = data_address("text/csv", csv_bytes(table), _MOST_BYTES)
-    return files
+def links(result: Attribution) -> QueryGraph | None:
+    """Compute the query graph of a result; None without a model, or where it cannot be computed."""
+    if result._graph is None or result.query_neurons is None:
+        return None
+    try:
+        return result._graph(result, **_GRAPH)
+    except MnemoscopeError:
+        return None
 
 
-def _groups(result: Attribution) -> list[dict[str, Any]]:
-    return [
-        {
-            "title": title,
-            "text": text,
-            "name": name,
-            "chart": chart,
-            "wide": name == "ffn_neurons",
-            "sheets": [
-                Sheet.of(result, name, "Raising"),
-                Sheet.of(result, f"suppressing_{name}", "Lowering"),
-            ],
-        }
-        for title, name, text, chart in _GROUPS
-    ]
-
-
-def _query_sides(result: Attribution) -> list[dict[str, Any]]:
-    if result.query_neurons is None:
-        return []
-    return [
-        _query_side("Attention value neurons", result.query_neurons.of_attention, ""),
-        _query_side("FFN value neurons", result.query_neurons.of_ffn, "_of_ffn"),
-    ]
-
-
-def _query_side(title: str, tables: QueryTables, ending: str) -> dict[str, Any]:
-    """Return the query tables of value neurons of one kind, and those value neurons."""
-    asked = tables.value_neurons.sort_values("direct", ascending=False, kind="stable")
-    sheets = {
-        "query_layers": ("Layers", tables.layers),
-        "query_heads": ("Heads", tables.heads),
-        "query_ffn_neurons": ("FFN neurons", tables.ffn_neurons),
-        "query_attention_neurons": ("Attention neurons", tables.attention_neurons),
-    }
+def _view(result: Attribution, graph: QueryGraph | None, prefix: str) -> dict[str, Any]:
+    """Return the parts of the page on one prediction; `prefix` keeps ids apart."""
+    effects = Effects.of(result)
+    drawn = None if graph is None else readable(graph)
     return {
-        "title": title,
-        "asked": value_neurons_asked(tables),
-        "skipped": value_neurons_skipped(tables),
-        "sheets": [
-            Sheet.of_query(f"{name}{ending}", table, heading, _QUERY_HEADINGS)
-            for name, (heading, table) in sheets.items()
+        "prefix": prefix,
+        "target": targets_parts(result.targets.answers),
+        "against": targets_parts(result.targets.against),
+        "targets": [
+            (targets_parts((target,)), target_facts(target))
+            for target in (*result.targets.answers, *result.targets.against)
         ],
-        "value_neurons": Sheet.of_query(f"query_value_neurons{ending}", asked, title, {}),
+        "findings": findings(result),
+        "map": map_svg(result, f"{prefix}map"),
+        "layers": _layers_sheet(result, effects),
+        "effects": effects,
+        "meanings": effects.meanings(effects.columns()),
+        "neurons": {
+            "raising": _neurons_sheet(result, effects, ""),
+            "lowering": _neurons_sheet(result, effects, "suppressing_"),
+        },
+        "reads": _reads(result, effects),
+        "graph": graph_svg(drawn, f"{prefix}graph") if drawn is not None else "",
+        "caption": graph_caption(drawn) if drawn is not None else "",
+        "query": _query(result),
+        "nothing_read": NOTHING_READ if queries_are_missing(result) else "",
+        "certificates": [*list_certificates(result), sum_of_layers(result)],
+    }
+
+
+def _number(value: float, text: str, kind: str = "number", share: float = 0.0) -> Cell:
+    return Cell(text, f"{value:.6g}" if math.isfinite(value) else "", kind, share)
+
+
+def _three_decimals(value: float) -> str:
+    return signed(value).removeprefix("+")
+
+
+def _effect(name: str, row: dict[str, Any], largest: float = 0.0) -> Cell:
+    """Return the cell of an effect, with a bar if the largest magnitude is given."""
+    value = row[name]
+    text = effect_text(name, value, 3)
+    if not largest:
+        return _number(value, text)
+    share = abs(value) / largest if math.isfinite(value) else 0.0
+    return _number(value, text, "bar", math.copysign(round(share, 4), value))
+
+
+def _largest(rows: list[dict[str, Any]], name: str) -> float:
+    return max((abs(row[name]) for row in rows if math.isfinite(row[name])), default=0.0)
+
+
+def _layers_sheet(result: Attribution, effects: Effects) -> Sheet:
+    """Return attention and FFN of each layer, the last layer first."""
+    rows = records(
+        result.layers.sort_values(["layer", "kind"], ascending=[False, True]), tuple(result.layers)
+    )
+    names = effects.with_mediated()
+    return Sheet(
+        (("layer", "number"), ("part", ""), *((name, "number") for name in names)),
+        [
+            [
+                Cell(str(row["layer"]), kind="number"),
+                Cell(row["kind"]),
+                *(_effect(name, row) for name in names),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
+    """Return the neurons of both kinds of one direction, the strongest first."""
+    last = result.tokens[-1]
+    names = effects.columns()
+    tables = {
+        "FFN": getattr(result, f"{side}ffn_neurons"),
+        "attention": getattr(result, f"{side}attention_neurons"),
+    }
+    rows: list[dict[str, Any]] = []
+    for kind, table in tables.items():
+        for row in records(table.head(_MOST_ROWS), tuple(table)):
+            index = ("neuron",) if kind == "FFN" else ("head", "dim")
+            rows.append({"token": last, "promotes": None, **row, "kind": kind})
+            rows[-1]["part"] = ".".join(str(row[name]) for name in ("layer", *index))
+            if row.get("expert", -1) >= 0:
+                rows[-1]["part"] += f" (expert {row['expert']})"
+    order = effects.order
+    rows.sort(key=lambda row: -abs(row[order]) if math.isfinite(row[order]) else math.inf)
+    most = _largest(rows, order)
+    return Sheet(
+        (
+            ("neuron", ""),
+            ("kind", ""),
+            ("reads", "token"),
+            *((name, "bar" if name == order else "number") for name in names),
+            ("activation", "number"),
+            ("promotes", "tokens"),
+        ),
+        [
+            [
+                Cell(row["part"]),
+                Cell(row["kind"]),
+                Cell(visible(row["token"]), kind="token"),
+                *(_effect(name, row, most if name == order else 0.0) for name in names),
+                _number(row["coefficient"], _three_decimals(row["coefficient"])),
+                Cell(
+                    "–" if row["promotes"] is None else " ".join(map(visible, row["promotes"][:8])),
+                    kind="tokens",
+                ),
+            ]
+            for row in rows[:_MOST_ROWS]
+        ],
+    )
+
+
+def _reads(result: Attribution, effects: Effects) -> dict[str, Any] | None:
+    """Return the strongest heads over the tokens they read: effects in nats, None without such heads."""
+    order = effects.order
+    both = pd.concat([result.heads_by_position, result.suppressing_heads_by_position], ignore_index=True)
+    rows = records(both.drop_duplicates(["layer", "head", "position"]), tuple(both))
+    rows = [row for row in rows if math.isfinite(row[order])]
+    if not rows:
+        return None
+    heads = _strongest(rows, order, ("layer", "head"), _MOST_HEADS)
+    positions = _strongest(
+        [row for row in rows if (row["layer"], row["head"]) in heads], order, ("position",), _MOST_POSITIONS
+    )
+    at = {(row["layer"], row["head"], row["position"]): row for row in rows}
+    most = _largest([row for key, row in at.items() if key[:2] in heads], order)
+    lines = []
+    for (position,) in sorted(positions):
+        cells = []
+        for layer, head in sorted(heads):
+            row = at.get((layer, head, position))
+            if row is None:
+                cells.append(Cell(""))
+                continue
+            step = level(row[order], most)
+            text = effect_text(order, row[order], 3)
+            cells.append(_number(row[order], text, "heat", math.copysign(step, row[order])))
+        lines.append((position, visible(result.tokens[position]), cells))
+    first = records(result.heads_by_position.head(5), tuple(result.heads_by_position))
+    return {
+        "heads": [f"{layer}.{head}" for layer, head in sorted(heads)],
+        "lines": lines,
+        "n_tokens": len(result.tokens),
+        "attention": [
+            (
+                f"{row['layer']}.{row['head']}",
+                visible(row["token"]),
+                row["position"],
+                percent(row["attention"]),
+            )
+            for row in first
+        ],
+    }
+
+
+def _strongest(
+    rows: list[dict[str, Any]], order: str, names: tuple[str, ...], most: int
+) -> set[tuple[int, ...]]:
+    """Return the keys with the largest sums of magnitudes."""
+    sums: dict[tuple[int, ...], float] = {}
+    for row in rows:
+        key = tuple(row[name] for name in names)
+        sums[key] = sums.get(key, 0.0) + abs(row[order])
+    return set(sorted(sums, key=lambda key: (-sums[key], key))[:most])
+
+
+def _query(result: Attribution) -> dict[str, Any] | None:
+    """Return the FFN neurons and heads that activate the value neurons of either kind, in one table."""
+    queries = result.query_neurons
+    if queries is None:
+        return None
+    sides = {"attention": queries.of_attention, "ffn": queries.of_ffn}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for side, tables in sides.items():
+        for kind, table, index in (
+            ("FFN neuron", tables.ffn_neurons, "neuron"),
+            ("head", tables.heads, "head"),
+        ):
+            for row in records(table, tuple(table)):
+                key = kind, f"{row['layer']}.{row[index]}"
+                at = (row["position"], row["token"]) if "position" in row else None
+                known = found.setdefault(key, {"attention": None, "ffn": None, "at": at, "both": False})
+                known[side] = row["score"]
+                known["both"] |= bool(row.get("value_neuron"))
+
+    def strength(row: dict[str, Any]) -> float:
+        return sum(abs(row[side]) for side in sides if row[side] is not None and math.isfinite(row[side]))
+
+    listed = sorted(found.items(), key=lambda item: -strength(item[1]))[:_SHOWN]
+    rows = [
+        [
+            Cell(name),
+            Cell(kind),
+            Cell("" if row["at"] is None else visible(row["at"][1]), kind="token"),
+            *(
+                Cell("not listed", kind="number")
+                if row[side] is None
+                else _number(row[side], signed(row[side]))
+                for side in sides
+            ),
+            Cell("yes" if row["both"] else ""),
+        ]
+        for (kind, name), row in listed
+    ]
+    headings = (
+        ("part", ""),
+        ("kind", ""),
+        ("at token", "token"),
+        ("activates attention neurons", "number"),
+        ("activates FFN neurons", "number"),
+        ("value neuron too", ""),
+    )
+    words = [
+        f"{value_neurons_words(tables)} of {kind}"
+        for kind, tables in (("attention", queries.of_attention), ("FFN", queries.of_ffn))
+    ]
+    return {"sheet": Sheet(headings, rows), "words": words, "score": QUERY_SCORE}
+
+
+def _ablation_view(ablation: Ablation) -> dict[str, Any]:
+    before, after, mean = ablation.before, ablation.after, ablation.controls_mean
+    rows = [
+        ("before", rank_text(before), before, ""),
+        ("after", rank_text(after), after, divergence(ablation.plain_text.kl)),
+        (f"{len(ablation.controls)} random", controls_rank(ablation), mean, divergence(mean["kl"])),
+    ]
+    return {
+        "finding": ablation_finding(ablation),
+        "how": ablation.how,
+        "parts": " ".join(part.name for part in ablation.parts),
+        "sheet": Sheet(
+            (("", ""), *((name, "number") for name in ("rank", "probability", "log p", "KL on plain text"))),
+            [
+                [
+                    Cell(when),
+                    Cell(rank, kind="number"),
+                    _number(numbers["probability"], percent(numbers["probability"])),
+                    _number(numbers["log_probability"], signed(numbers["log_probability"])),
+                    Cell(kl, kind="number"),
+                ]
+                for when, rank, numbers, kl in rows
+            ],
+        ),
     }

@@ -13,7 +13,7 @@ from rich.console import Console
 from mnemoscope.attribution.methods.registry import Ranking
 from mnemoscope.report.charts import svg
 from mnemoscope.report.charts.attribution import figures
-from mnemoscope.report.html import data_address, templates
+from mnemoscope.report.pages import data_address, templates
 from mnemoscope.report.terminal.ablation import parts_words, render_ablation, with_spread
 from mnemoscope.report.terminal.attribution import render_attribution
 from mnemoscope.report.terminal.comparison import render_comparison

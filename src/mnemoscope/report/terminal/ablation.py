@@ -18,10 +18,12 @@ from mnemoscope.report.terminal import (
     token_text,
 )
 from mnemoscope.report.text import (
+    controls_rank,
     divergence,
+    parts_words,
     percent,
     plain_number,
-    reciprocal_rank,
+    rank_text,
     signed,
     signed_percent,
 )
@@ -31,15 +33,8 @@ from mnemoscope.results.query import QueryAblation, relative_changes
 
 _NAMED_PARTS = 20
 _WITH_LOG_P = 80  # cells from which the table of facts shows log p
-_KINDS = {
-    "FFNNeuron": ("FFN neuron", "FFN neurons"),
-    "AttentionNeuron": ("attention neuron", "attention neurons"),
-    "Head": ("head", "heads"),
-    "Layer": ("layer", "layers"),
-}
-# Heading and writer of each metric of the target.
+# Heading and writer of each metric of the target beside its rank.
 _METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "reciprocal_rank": ("1 / rank", reciprocal_rank),
     "probability": ("probability", percent),
     "log_probability": ("log p", signed),
 }
@@ -74,16 +69,6 @@ def _blocks(ablation: Ablation, width: int) -> list[RenderableType]:
     return [question_text(ablation.tokens, width, target), parts, *tables]
 
 
-def parts_words(ablation: Ablation) -> str:
-    """Count the parts by kind: `1 head`, `3 parts: FFN neurons, heads`."""
-    n_parts = len(ablation.parts)
-    found = list(dict.fromkeys(_KINDS[type(part).__name__] for part in ablation.parts))
-    if len(found) > 1:
-        return f"{n_parts} parts: {', '.join(several for _, several in found)}"
-    one, several = found[0]
-    return f"{n_parts} {one if n_parts == 1 else several}"
-
-
 def with_spread(mean: float, spread: float | None, written: Callable[[float], str]) -> str:
     """Write a mean with its standard deviation unless that is None."""
     return written(mean) if spread is None else f"{written(mean)} ± {written(spread).lstrip('+')}"
@@ -105,7 +90,9 @@ def _target_table(ablation: Ablation, target: Text) -> RenderableType:
             right=True,
         )
 
-    columns = [_when_column(), *(column(name, *metric) for name, metric in _METRICS.items())]
+    ranks = {"before": rank_text(ablation.before), "after": rank_text(ablation.after)}
+    rank = Column("rank", lambda row: ranks.get(row["when"], controls_rank(ablation)), right=True)
+    columns = [_when_column(), rank, *(column(name, *metric) for name, metric in _METRICS.items())]
     end = "  random ones: mean ± standard deviation" if len(ablation.controls) > 1 else ""
     return table_of(title_text("What it does to", token=target, end=end), rows, columns)
 

@@ -33,8 +33,7 @@ from mnemoscope.report.text import (
     places,
     signed,
     signed_percent,
-    value_neurons_asked,
-    value_neurons_skipped,
+    value_neurons_words,
 )
 from mnemoscope.report.theme import KINDS, LOWERS, RAISES
 from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS, records
@@ -199,10 +198,8 @@ def query_section(queries: QueryNeurons, width: int, rows: int) -> RenderableTyp
 
 
 def _side(title: str, tables: QueryTables, room: int, n_rows: int) -> RenderableType:
-    skipped = value_neurons_skipped(tables)
     return Group(
-        title_text(title, value_neurons_asked(tables)),
-        *([Text(skipped, "dim")] if skipped else []),
+        title_text(title, value_neurons_words(tables)),
         _strongest("layers", tables.layers, room, _LAYER_LINES),
         _strongest("heads", tables.heads, room, 1),
         _ffn_table(tables.ffn_neurons, n_rows, room >= _WITH_COEFFICIENT),
