@@ -19,7 +19,7 @@ from mnemoscope.report.text import (
 from mnemoscope.report.theme import KINDS
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.targets import Provenance, Targets
 
@@ -64,6 +64,15 @@ def heading(origin: Provenance, targets: Targets) -> Sentence:
     if targets.one is not None and targets.one.rank > 1:
         return (f"Why {name} gives ", *answers, f" rank {targets.one.rank:,}")
     return (f"Why {name} says ", *answers)
+
+
+def continuation_heading(result: ContinuationAttribution) -> Sentence:
+    """Return the title of a report on a target of several tokens."""
+    name = model_title(result.provenance)
+    tokens = tuple(part for target in result.targets for part in (Token(visible(target.text)), " "))[:-1]
+    if all(target.rank == 1 for target in result.targets):
+        return (f"Why {name} says ", *tokens)
+    return (f"Why {name} gives ", *tokens, f" log p {signed(result.log_probability)}")
 
 
 def findings(result: Attribution) -> list[Sentence]:

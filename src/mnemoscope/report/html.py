@@ -12,7 +12,14 @@ import pandas as pd
 
 from mnemoscope.errors import MnemoscopeError
 from mnemoscope.report.figures import hatches, level, level_rules, map_svg
-from mnemoscope.report.findings import ablation_finding, findings, heading, plain, targets_parts
+from mnemoscope.report.findings import (
+    ablation_finding,
+    continuation_heading,
+    findings,
+    heading,
+    plain,
+    targets_parts,
+)
 from mnemoscope.report.graph_figure import graph_caption, graph_svg
 from mnemoscope.report.pages import data_address, origin_rows, page
 from mnemoscope.report.readable import readable
@@ -94,10 +101,8 @@ def render_html(
                 zip(result.attributions, shown.attributions, strict=True)
             )
         ]
-        views, first = each, shown.attributions[0]
-        title = heading(result.provenance, first.targets)[:1] + tuple(
-            part for each in shown.attributions for part in targets_parts(each.targets.answers)
-        )
+        views = each
+        title = continuation_heading(shown)
         content, facts = _json(result), {"log p": plain_number(result.log_probability)}
     else:
         shown = readable(result)

@@ -8,6 +8,8 @@ import pandas as pd
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from mnemoscope.report.findings import ablation_finding, plain
+from mnemoscope.report.readable import readable
 from mnemoscope.report.terminal import (
     Column,
     Row,
@@ -42,15 +44,16 @@ _METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 def render_ablation(ablation: Ablation, console: Console) -> None:
     """Print a target before and after an intervention and after random ones, and the side effects."""
-    print_blocks(console, *_blocks(ablation, console.width))
+    print_blocks(console, *_blocks(readable(ablation), console.width))
 
 
 def render_query_ablation(found: QueryAblation, console: Console) -> None:
     """Print the ablation of query neurons, and the coefficients of their value neurons."""
+    ablation = readable(found.ablation)
     print_blocks(
         console,
-        *_blocks(found.ablation, console.width),
-        _coefficients_table(found.coefficients, found.ablation.tokens),
+        *_blocks(ablation, console.width),
+        _coefficients_table(found.coefficients, ablation.tokens),
         _agreement_table(found.agreement),
     )
 
@@ -66,7 +69,8 @@ def _blocks(ablation: Ablation, width: int) -> list[RenderableType]:
     tables = [_target_table(ablation, target), _plain_text_table(ablation)]
     if not ablation.facts.empty:
         tables.append(_facts_table(ablation.facts, width))
-    return [question_text(ablation.tokens, width, target), parts, *tables]
+    finding = Text("• " + plain(ablation_finding(ablation)))
+    return [question_text(ablation.tokens, width, target), finding, parts, *tables]
 
 
 def with_spread(mean: float, spread: float | None, written: Callable[[float], str]) -> str:
