@@ -63,7 +63,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
         bool,
         typer.Option(
             "--full",
-            help="Print layers, all rows and what activates the neurons, not only findings and the first five.",
+            help="Print layers, every row and what activates the neurons, not only findings and five rows.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -151,8 +151,8 @@ def _check_outputs_of_several_tokens(out: Path | None, charts: Path | None) -> N
         )
     if out is not None and out.suffix.lower() not in CONTINUATION_ENDINGS:
         raise OutputError(
-            f"cannot write {out}: the target is several tokens, whose results go into a .json, .csv or .html file; "
-            "name one, or attribute one token"
+            f"cannot write {out}: the target is several tokens, whose results go into a .json, .csv or .html "
+            "file; name one, or attribute one token"
         )
 
 

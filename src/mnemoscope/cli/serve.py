@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mnemoscope._arguments import check_model_path
 from mnemoscope.cli.command import MODEL, command
 from mnemoscope.cli.options import Device, Dtype, ModelOptions, Threads, TrustRemoteCode
-from mnemoscope.cli.output import stdout_kept_clean, tell, warn
+from mnemoscope.cli.output import end_progress, stdout_kept_clean, tell, warn
 from mnemoscope.errors import OptionError, missing_extra
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ class ServedModels:
         return self.model or [os.environ.get("MNEMOSCOPE_MODEL") or "demo"]
 
     def __post_init__(self) -> None:
-        """Refuse a model that is given twice."""
+        """Refuse a model that is given twice, and a path without one."""
         for name in self.names:
+            check_model_path(name)
             if self.names.count(name) > 1:
                 raise OptionError(f"--model {name} is given twice; give each model once")
 
@@ -126,5 +128,6 @@ def serve(
             tell(
                 f"Mnemoscope is at {address} until Ctrl-C; its API is described at {address}api/openapi.json"
             )
+            end_progress()
             app = make_app(opened, names_of(host, not here), Limits(seconds=time_limit))
             listen(app, listening, address if open_browser else None)

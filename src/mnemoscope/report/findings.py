@@ -202,8 +202,10 @@ def ablation_finding(ablation: Ablation) -> Sentence:
     before, after, controls = ablation.before, ablation.after, ablation.controls_mean
     change = after["log_probability"] - before["log_probability"]
     control = controls["log_probability"] - before["log_probability"]
+    removed = ablation.how.startswith("factor 0")
+    what = f"{'Removing' if removed else 'Changing'} {parts_words(ablation)}"
     return (
-        f"Removing {parts_words(ablation)}: {percent(before['probability'])} → "
+        f"{what}{'' if removed else f' ({ablation.how})'}: {percent(before['probability'])} → "
         f"{percent(after['probability'])}, "
         f"rank {rank_change(before, after)}, log p {signed(change)}; "
         f"{len(ablation.controls)} random ones of {ablation.controls_from} change log p by "

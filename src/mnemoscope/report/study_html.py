@@ -26,7 +26,7 @@ _MOST_ROWS = 60
 _MOST_BYTES = 1_000_000
 _CAUTIONS = (
     "Means have 95 % bootstrap intervals over facts; below three facts there is none, and with few facts "
-    "they are too narrow. The facts are no sample of all facts, and those of one relation share words and "
+    "they are too narrow. The facts are not a sample of all facts, and those of one relation share words and "
     "answers.",
     "Zeroing takes a neuron to a state the model never has. What falls with random neurons of the same "
     "layers falls for that reason.",

@@ -97,8 +97,8 @@ def _target_table(ablation: Ablation, target: Text) -> RenderableType:
     ranks = {"before": rank_text(ablation.before), "after": rank_text(ablation.after)}
     rank = Column("rank", lambda row: ranks.get(row["when"], controls_rank(ablation)), right=True)
     columns = [_when_column(), rank, *(column(name, *metric) for name, metric in _METRICS.items())]
-    end = "  random ones: mean ± standard deviation" if len(ablation.controls) > 1 else ""
-    return table_of(title_text("What it does to", token=target, end=end), rows, columns)
+    end = "  random: mean ± standard deviation, best to worst rank" if len(ablation.controls) > 1 else ""
+    return table_of(title_text("Effect on", token=target, end=end), rows, columns)
 
 
 def _when_column() -> Column:
@@ -122,7 +122,7 @@ def _plain_text_table(ablation: Ablation) -> RenderableType:
         Column("perplexity", lambda row: row["perplexity"], right=True),
     ]
     note = "unrelated English prose, the parts changed at all positions"
-    return table_of(title_text("What it does to plain text", note), rows, columns)
+    return table_of(title_text("Effect on plain text", note), rows, columns)
 
 
 def _perplexity(value: float) -> str:

@@ -83,7 +83,11 @@ def render_attribution(result: Attribution, console: Console, *, full: bool = Fa
         print_blocks(console, *head, *tables, Text(note, "dim"))
         return
     meanings = "; ".join(f"{name}: {text}" for name, text in effects.meanings(effects.columns()).items())
-    closing = [f"{meanings}; activation: the neuron's coefficient", *list_certificates(shown), sum_of_layers(shown)]
+    closing = [
+        f"{meanings}; activation: the neuron's coefficient",
+        *list_certificates(shown),
+        sum_of_layers(shown),
+    ]
     if queries_are_missing(shown):
         closing.insert(0, NOTHING_READ)
     queries = shown.query_neurons
@@ -182,7 +186,10 @@ def _part_tables(
         draw, from_width = draws[name]
         room = width // 2 if width >= from_width else width
         pair = []
-        for verb, table in (("raise", getattr(result, name)), ("lower", getattr(result, f"suppressing_{name}"))):
+        for verb, table in (
+            ("raise", getattr(result, name)),
+            ("lower", getattr(result, f"suppressing_{name}")),
+        ):
             title = title_text(_PARTS[name], f"that {verb} ", target, f", by {effects.name} effect")
             pair.append(draw(title, table, first_rows(table, n_rows), room))
         drawn.append(abreast(pair, width, from_width))
@@ -246,9 +253,7 @@ _OF_A_TOKEN = 10  # cells of a token's scores, at most
 _LONGEST_NAME = 12
 
 
-def render_continuation(
-    result: ContinuationAttribution, console: Console, *, full: bool = False
-) -> None:
+def render_continuation(result: ContinuationAttribution, console: Console, *, full: bool = False) -> None:
     """Print a result: the target's tokens, and the first five parts of each direction by their sums.
 
     With `full` also the model by depth, and every row.
