@@ -23,9 +23,7 @@ JAPAN = ("The capital of Japan is the city of", "--target", " Tokyo")
 CASES: dict[str, tuple[str, ...]] = {
     "attribute": ("attribute", PROMPT, "--target", TARGET, "--top", "5"),
     "attribute_json": ("attribute", PROMPT, "--target", TARGET, "--top", "5", "--json"),
-    "attribute_total": (
-        "attribute", PROMPT, "--target", TARGET, "--top", "5", "--by", "total", "--full"
-    ),
+    "attribute_total": ("attribute", PROMPT, "--target", TARGET, "--top", "5", "--by", "total", "--full"),
     "attribute_against": (
         "attribute",
         PROMPT,

@@ -29,7 +29,12 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        percent=percent, plain_number=plain_number, signed=signed, visible=visible, sentence=sentence_markup
+        percent=percent,
+        plain_number=plain_number,
+        signed=signed,
+        visible=visible,
+        sentence=sentence_markup,
+        code=code_markup,
     )
     return environment
 
@@ -39,6 +44,14 @@ def sentence_markup(sentence: Sentence) -> Markup:
     return Markup("").join(
         Markup('<bdi class="token">{}</bdi>').format(part.text) if isinstance(part, Token) else part
         for part in sentence
+    )
+
+
+def code_markup(text: str) -> Markup:
+    """Return a text with what stands between backquotes as code."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
     )
 
 
