@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
 from mnemoscope.report.text import signed, signed_percent, targets_words
 from mnemoscope.report.tokens import shortened, visible
+from mnemoscope.results.columns import records
 from mnemoscope.results.query import QueryGraph
 
 MOST_LINKS = 36
@@ -42,7 +47,8 @@ def graph_caption(graph: QueryGraph) -> str:
     whole = graph.edges["score"].abs().sum()
     share = edges["score"].abs().sum() / whole if whole else 1.0
     return (
-        f"The {len(edges):,} strongest of {len(graph.edges):,} links, {share:.0%} of their scores. All links explain "
+        f"The {len(edges):,} strongest of {len(graph.edges):,} links, {share:.0%} of their scores. All links "
+        "explain "
         f"{signed_percent(graph.explained).removeprefix('+')} of the value neurons' scores."
     )
 
@@ -65,6 +71,7 @@ def graph_svg(graph: QueryGraph, name: str) -> Markup:
     height = _TOP + _ROW * (len(layers) + 1) + _BOTTOM
     width = max(columns["right"].max(), 420)
     ends = {row.id: row for row in nodes.itertuples()}
+    target = targets_words(graph.targets)
     shapes = [
         *_columns(columns, height, width),
         *(
@@ -74,7 +81,7 @@ def graph_svg(graph: QueryGraph, name: str) -> Markup:
         '<text class="small" x="0" y="14">layer</text>',
         *_lines(nodes, edges, ends, width),
         *map(_node, nodes.itertuples()),
-        f'<text class="centre target-name" x="{width / 2:g}" y="16">{escape(targets_words(graph.targets))}</text>',
+        f'<text class="centre target-name" x="{width / 2:g}" y="16">{escape(target)}</text>',
     ]
     label = f"Query graph: {len(nodes)} parts and {len(edges)} links, the last layer on top"
     return Markup(
@@ -95,11 +102,10 @@ def _placed(nodes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     nodes = nodes.sort_values(["row", "position", "kind", "id"], kind="stable")
     cells = nodes.groupby(["row", "position"], sort=False)
     nodes["slot"], nodes["in_cell"] = cells.cumcount(), cells["id"].transform("size")
-    widths = (nodes.groupby("position")["in_cell"].max() * _SLOT).clip(lower=_LEAST_COLUMN)
+    most = nodes.groupby("position").agg({"in_cell": "max", "token": "first"})
+    widths = np.maximum(most["in_cell"] * _SLOT, _LEAST_COLUMN)
     left = _LEFT + (widths + _GAP).cumsum() - widths - _GAP
-    columns = pd.DataFrame(
-        {"left": left, "right": left + widths, "token": nodes.groupby("position")["token"].first()}
-    )
+    columns = pd.DataFrame({"left": left, "right": left + widths, "token": most["token"]})
     free = nodes["position"].map(widths) - nodes["in_cell"] * _SLOT
     nodes["x"] = nodes["position"].map(left) + free / 2 + (nodes["slot"] + 0.5) * _SLOT
     nodes["y"] = _TOP + (nodes["row"] + 0.4) * _ROW
@@ -109,7 +115,8 @@ def _placed(nodes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _columns(columns: pd.DataFrame, height: float, width: float) -> list[str]:
     """Write the tokens below their columns, with lines between these."""
     shapes = []
-    for row in columns.itertuples():
+    rows: Iterable[Any] = columns.itertuples()
+    for row in rows:
         room = int((row.right - row.left + _GAP) / _LETTER)
         text = shortened(visible(str(row.token)), max(room, 4))
         x = (row.left + row.right) / 2
@@ -120,41 +127,50 @@ def _columns(columns: pd.DataFrame, height: float, width: float) -> list[str]:
     return shapes
 
 
-def _lines(nodes: pd.DataFrame, edges: pd.DataFrame, ends: dict[str, object], width: float) -> list[str]:
+def _lines(nodes: pd.DataFrame, edges: pd.DataFrame, ends: dict[str, Any], width: float) -> list[str]:
     """Draw the links, the strongest last, and a line from each value neuron to the target."""
     most = float(edges["score"].abs().max()) if len(edges) else 1.0
+    top = width / 2, 22.0
     shapes = [
-        f'<path class="to-target" d="M{row.x:g} {row.y:g}C{row.x:g} {_TOP / 2 + 8:g} {width / 2:g} {_TOP:g} {width / 2:g} 22"/>'
+        f'<path class="to-target" d="{_curve((row.x, row.y), top, _TOP / 2 + 8)}"/>'
         for row in nodes.loc[nodes["depth"] == 0].itertuples()
     ]
-    for edge in edges.iloc[::-1].itertuples():
-        a, b = ends[edge.source], ends[edge.target]
-        thick = max(0.6, _WIDEST * abs(edge.score) / (most or 1.0))
-        title = f"{edge.source} → {edge.target}: {signed(edge.score)} nats, {signed_percent(edge.share)} of what it reads"
-        middle = (a.y + b.y) / 2
+    for edge in records(edges.iloc[::-1], ("source", "target", "score", "share")):
+        a, b = ends[edge["source"]], ends[edge["target"]]
+        thick = max(0.6, _WIDEST * abs(edge["score"]) / (most or 1.0))
+        title = (
+            f"{edge['source']} → {edge['target']}: {signed(edge['score'])} nats, "
+            f"{signed_percent(edge['share'])} of what it reads"
+        )
+        kind = "raises" if edge["score"] >= 0 else "works-against"
+        curve = _curve((a.x, a.y), (b.x, b.y), (a.y + b.y) / 2)
         shapes.append(
-            f'<path class="link {"raises" if edge.score >= 0 else "works-against"}" stroke-width="{thick:.2f}" '
-            f'd="M{a.x:g} {a.y:g}C{a.x:g} {middle:g} {b.x:g} {middle:g} {b.x:g} {b.y:g}"><title>{escape(title)}</title></path>'
+            f'<path class="link {kind}" stroke-width="{thick:.2f}" d="{curve}">'
+            f"<title>{escape(title)}</title></path>"
         )
     return shapes
 
 
-def _node(row: object) -> str:
+def _curve(start: tuple[float, float], end: tuple[float, float], middle: float) -> str:
+    (x, y), (x2, y2) = start, end
+    return f"M{x:g} {y:g}C{x:g} {middle:g} {x2:g} {middle:g} {x2:g} {y2:g}"
+
+
+def _node(row: Any) -> str:
     """Draw a part with its name; the name's rim keeps lines away."""
     gives = (row.value_score or 0.0) + (row.query_score or 0.0)
     sign = "up" if gives >= 0 else "down"
     name = part_name(row)
     ring = f'<circle class="ring" cx="{row.x:g}" cy="{row.y:g}" r="10"/>' if row.depth == 0 else ""
-    title = f"{row.kind} {name}: gives {signed(gives)} nats"
-    label = (
-        ""
-        if row.kind in ("embeddings", "biases")
-        else f'<text class="centre name" x="{row.x:g}" y="{row.y + 21:g}">{escape(name)}</text>'
-    )
-    return f"<g>{ring}{_SHAPES[row.kind].format(sign=sign, x=row.x, y=row.y)}{label}<title>{escape(title)}</title></g>"
+    shape = _SHAPES[row.kind].format(sign=sign, x=row.x, y=row.y)
+    title = escape(f"{row.kind} {name}: gives {signed(gives)} nats")
+    label = f'<text class="centre name" x="{row.x:g}" y="{row.y + 21:g}">{escape(name)}</text>'
+    if row.kind in ("embeddings", "biases"):
+        label = ""
+    return f"<g>{ring}{shape}{label}<title>{title}</title></g>"
 
 
-def part_name(row: object) -> str:
+def part_name(row: Any) -> str:
     """Name a part, such as `24.1005`."""
     if row.kind == "ffn":
         return f"{row.layer:.0f}.{row.neuron}"

@@ -11,7 +11,7 @@ from mnemoscope.report.tokens import token_labels
 from mnemoscope.results.attribution import ContinuationAttribution
 from mnemoscope.results.query import QueryNeurons, QueryTables
 
-T = TypeVar("T", bound=Any)
+T = TypeVar("T")
 _CUT = "\ufffd"
 
 
@@ -22,12 +22,13 @@ def readable(result: T) -> T:
         result: an attribution, or another result with `prompt` and `tokens`. Labels pass through `visible`
             unchanged, so a page or a terminal draws the copy as it draws the result.
     """
-    if isinstance(result, ContinuationAttribution):
-        return _continuation(result)
-    if not any(_CUT in token for token in result.tokens):
-        return result
-    labels = token_labels(result.tokens, result.prompt)
-    return replace(result, tokens=labels, **_relabelled(result, labels))
+    given: Any = result
+    if isinstance(given, ContinuationAttribution):
+        given = _continuation(given)
+    elif any(_CUT in token for token in given.tokens):
+        labels = token_labels(given.tokens, given.prompt)
+        given = replace(given, tokens=labels, **_relabelled(given, labels))
+    return given
 
 
 def _continuation(result: ContinuationAttribution) -> ContinuationAttribution:

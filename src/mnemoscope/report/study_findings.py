@@ -10,8 +10,9 @@ import pandas as pd
 
 from mnemoscope.report.text import plain_number, signed
 from mnemoscope.report.theme import KINDS
+from mnemoscope.results.columns import records
 from mnemoscope.study.bootstrap import ALL
-from mnemoscope.study.columns import SAME_LAYERS
+from mnemoscope.study.columns import RANDOM, SAME_LAYERS
 
 
 def study_findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
@@ -31,60 +32,64 @@ def study_findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
+Row = dict[str, Any]
+
+
+def _rows(table: pd.DataFrame) -> list[Row]:
+    return records(table, tuple(table))
+
+
+def _of_all(table: pd.DataFrame) -> list[Row]:
+    return [row for row in _rows(table) if row["relation"] == ALL]
+
+
 def _facts(table: pd.DataFrame) -> str:
-    whole = table.loc[table["relation"] == ALL].iloc[0]
-    n_relations = int((table["relation"] != ALL).sum())
+    (whole,) = _of_all(table)
+    n_relations = len(table) - 1
     return (
         f"The model knows {whole['n_kept']:,} of {whole['n_tried']:,} prompts; {whole['n_facts']:,} facts of "
         f"{n_relations} relation{'s' * (n_relations != 1)} are measured."
     )
 
 
-def _interval(row: pd.Series[Any], name: str, unit: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
+def _fall(row: Row) -> str:
+    """Write the fall of the MRR with its interval."""
+    mean, low, high = (row[f"mrr_drop_percent{end}"] for end in ("", "_low", "_high"))
     ends = "" if math.isnan(low) or math.isnan(high) else f" [{plain_number(low)}, {plain_number(high)}]"
-    return f"{plain_number(row[name])} {unit}{ends}"
+    return f"{plain_number(mean)} %{ends}"
 
 
 def _layers(table: pd.DataFrame) -> str:
-    rows = table.loc[table["relation"] == ALL].sort_values("score", ascending=False, kind="stable")
-    if rows.empty:
-        return ""
-    named = [
-        f"{KINDS[row['kind']]} {row['layer']} ({signed(row['score'])} nats)"
-        for _, row in rows.head(3).iterrows()
-    ]
-    return f"The layers that raise the targets most on average: {', '.join(named)}."
+    rows = sorted(_of_all(table), key=lambda row: -row["score"])[:3]
+    named = [f"{KINDS[row['kind']]} {row['layer']} ({signed(row['score'])} nats)" for row in rows]
+    return f"The layers that raise the targets most on average: {', '.join(named)}." if named else ""
 
 
 def _zeroed(table: pd.DataFrame, parts: str) -> str:
-    rows = table.loc[table["relation"] == ALL].set_index("parts") if len(table) else table
-    if parts not in rows.index or SAME_LAYERS not in rows.index:
+    rows = {row["parts"]: row for row in (_of_all(table) if len(table) else ())}
+    if not {parts, SAME_LAYERS} <= set(rows):
         return ""
-    own, control = rows.loc[parts], rows.loc[SAME_LAYERS]
     return (
-        f"With a fact's {own['n_neurons']:,.0f} {parts} zeroed the MRR falls by "
-        f"{_interval(own, 'mrr_drop_percent', '%')}; with random neurons of the same layers by "
-        f"{_interval(control, 'mrr_drop_percent', '%')}."
+        f"With a fact's {rows[parts]['n_neurons']:,.0f} {parts} zeroed the MRR falls by "
+        f"{_fall(rows[parts])}; with random neurons of the same layers by {_fall(rows[SAME_LAYERS])}."
     )
 
 
 def _heads(table: pd.DataFrame) -> str:
-    if table.empty:
-        return ""
     falls = [
-        f"{_interval(row, 'mrr_drop_percent', '%')} with heads {row['heads']}" for _, row in table.iterrows()
+        f"{_fall(row)} with " + ("random heads" if row["heads"] == RANDOM else f"heads {row['heads']}")
+        for row in _rows(table)
     ]
-    return f"The MRR falls by {'; by '.join(falls)} zeroed.".replace("heads random", "random heads")
+    return f"The MRR falls by {'; by '.join(falls)} zeroed." if falls else ""
 
 
 def _shared(table: pd.DataFrame) -> str:
-    rows = table.loc[table["list"] == "value"]
-    rows = rows.loc[rows["share_percent"].notna()]
-    if rows.empty:
+    rows = [row for row in _rows(table) if row["list"] == "value" and not math.isnan(row["share_percent"])]
+    if not rows:
         return ""
-    low, high = (plain_number(end) for end in (rows["share_percent"].min(), rows["share_percent"].max()))
-    share = low if low == high else f"{low} to {high}"
-    most = float(rows["by_chance_percent"].max())
+    shares = [row["share_percent"] for row in rows]
+    low, high = plain_number(min(shares)), plain_number(max(shares))
+    most = max(row["by_chance_percent"] for row in rows)
     chance = "below 0.1 %" if most < 0.1 else f"at most {plain_number(most)} %"
+    share = low if low == high else f"{low} to {high}"
     return f"Most facts of a relation share {share} % of a fact's value neurons; chance gives {chance}."

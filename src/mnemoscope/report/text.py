@@ -296,7 +296,8 @@ def value_neurons_words(tables: QueryTables) -> str:
         else f"{row['layer']}.{row['head']}.{row['dim']} at {row['position']}"
         for row in rows
     )
-    return f"{n_all - len(rows)} of the first {n_all} (left out because what they read nearly cancels: {left_out})"
+    reason = f"left out because what they read nearly cancels: {left_out}"
+    return f"{n_all - len(rows)} of the first {n_all} ({reason})"
 
 
 def method_name(label: str, title: str) -> str:

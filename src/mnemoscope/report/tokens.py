@@ -70,7 +70,7 @@ def token_labels(tokens: Sequence[str], text: str) -> tuple[str, ...]:
 
 
 def _aligned(tokens: Sequence[str], content: bytes) -> list[int] | None:
-    """Return the first byte of each token and the end of the last; None if the tokens do not make the text."""
+    """Return the first byte of each token and the end of the last; None if they do not make the text."""
     before: list[dict[int, int]] = []  # by token: the places where it may end, each with its start
     places = {0}
     for token in tokens:

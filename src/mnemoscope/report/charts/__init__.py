@@ -44,6 +44,7 @@ def apply_theme(chart: Any, title: str = "", subtitle: str = "") -> Any:
             gridColor=TEXT,
             gridOpacity=0.2,
         )
+        .configure_axisQuantitative(labelOverlap="greedy", labelSeparation=12)
         .configure_header(labelColor=TEXT, titleColor=TEXT, labelLimit=_WIDEST_LABEL)
         .configure_legend(
             labelColor=TEXT,
