@@ -303,7 +303,7 @@ def test_ablate_looks_at_other_facts_and_tells_bad_lines(tmp_path: Path) -> None
     assert bad_target.startswith(f"{facts}, line 3, is left out: ")
     assert re.search(r"same relation +1 ", done.stdout)
     assert re.search(r"other relations +1 ", done.stdout)
-    assert "What it does to plain text" in done.stdout
+    assert "Effect on plain text" in done.stdout
     wrong = [*others[:3], "language"]
     assert "give one of 'capital', 'opposite'" in refused("ablate", *TOKYO[1:], "--head", "23.4", *wrong)
 

@@ -36,7 +36,7 @@ def drawn(draw: Callable[[Console], None], width: int = 100, **options: Any) -> 
 
 
 def shown(result: Attribution, width: int = 100, **options: Any) -> str:
-    return drawn(lambda console: render_attribution(result, console), width, **options)
+    return drawn(lambda console: render_attribution(result, console, full=True), width, **options)
 
 
 def as_shown(score: float) -> str:
@@ -73,11 +73,13 @@ def test_names_the_best_and_the_worst_parts(result: Attribution) -> None:
 
 def test_shows_as_many_rows_as_asked(make_result: Make) -> None:
     result = make_result(n_rows=30)
-    few, many = (
-        drawn(lambda console, rows=rows: render_attribution(result, console, rows)).count("\n")
-        for rows in (3, 20)
-    )
-    assert many - few == 3 * (17 + 8)
+    few = drawn(lambda console: render_attribution(result, console))
+    assert few.count("that raise") == few.count("that lower") == 2
+    last = result.ffn_neurons.iloc[-1]
+    name = f"\n{last['layer']}.{last['neuron']} "
+    assert name in shown(result)
+    assert name not in few
+    assert few.count("\n") < 50
 
 
 def test_writes_no_control_characters_where_there_is_no_terminal(result: Attribution) -> None:

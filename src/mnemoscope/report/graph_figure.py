@@ -70,13 +70,14 @@ def graph_svg(graph: QueryGraph, name: str) -> Markup:
     layers = sorted(nodes["layer"].dropna().unique())
     height = _TOP + _ROW * (len(layers) + 1) + _BOTTOM
     width = max(columns["right"].max(), 420)
-    ends = {row.id: row for row in nodes.itertuples()}
+    parts: Iterable[Any] = nodes.itertuples()
+    ends = {row.id: row for row in parts}
     target = targets_words(graph.targets)
     shapes = [
         *_columns(columns, height, width),
         *(
-            f'<text class="end mid small" x="{_LEFT - 10}" y="{y:g}">{int(layer)}</text>'
-            for layer, y in nodes.dropna(subset="layer").groupby("layer")["y"].first().items()
+            f'<text class="end mid small" x="{_LEFT - 10}" y="{row["y"]:g}">{row["layer"]:.0f}</text>'
+            for row in records(nodes.dropna(subset="layer").drop_duplicates("layer"), ("layer", "y"))
         ),
         '<text class="small" x="0" y="14">layer</text>',
         *_lines(nodes, edges, ends, width),

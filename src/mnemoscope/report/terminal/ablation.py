@@ -152,7 +152,7 @@ def _facts_table(facts: pd.DataFrame, width: int) -> RenderableType:
             if name != "log_probability" or width >= _WITH_LOG_P
         ),
     ]
-    title = title_text("What it does to other facts", "means, before → after")
+    title = title_text("Effect on other facts", "means, before → after")
     return table_of(title, list(by_group.values()), columns)
 
 
