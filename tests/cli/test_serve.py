@@ -14,7 +14,7 @@ import pytest
 
 from command_line import COMMAND, printed, refused
 
-NOWHERE = "/no/such/folder"
+NOWHERE = "no/such"
 
 
 def test_help_ends_with_an_example() -> None:
