@@ -53,6 +53,7 @@ _MOST_BYTES = 400_000
 _SHOWN = 20  # rows of a table; more appear on demand
 _MOST_ROWS = 100  # of a direction
 _MOST_HEADS, _MOST_POSITIONS = 12, 24  # of the table of heads by position
+_MOST_TOKENS = 8  # of a target, with a column each in the table of sums
 _GRAPH = {"values": 5, "depth": 2, "width": 5}
 
 
@@ -102,12 +103,12 @@ def render_html(
             )
         ]
         views = each
-        title = continuation_heading(shown)
+        title, sums = continuation_heading(shown), _sums_sheet(shown)
         content, facts = _json(result), {"log p": plain_number(result.log_probability)}
     else:
         shown = readable(result)
         views = [_view(shown, graph or links(result), "")]
-        title = heading(result.provenance, shown.targets)
+        title, sums = heading(result.provenance, shown.targets), None
         content, facts = result.json_bytes(), value_facts(shown.targets)
     packed = gzip.compress(content, mtime=0)
     origin = result.provenance
@@ -125,6 +126,7 @@ def render_html(
         tolerance=result.tolerance,
         certified=result.certified,
         views=views,
+        sums=sums,
         ablations=[_ablation_view(ablation) for ablation in ablations],
         notes=notes,
         command=command_lines(result),
@@ -265,6 +267,40 @@ def _neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
                 ),
             ]
             for row in rows[:_MOST_ROWS]
+        ],
+    )
+
+
+def _sums_sheet(result: ContinuationAttribution) -> Sheet:
+    """Return the neurons with the largest sums over the target's tokens, of both signs and kinds."""
+    rows: list[dict[str, Any]] = []
+    for kind, index in (("ffn_neurons", ("neuron",)), ("attention_neurons_summed", ("head", "dim"))):
+        for side in ("", "suppressing_"):
+            table: pd.DataFrame = getattr(result, f"{side}{kind}")
+            for row in records(table.head(_SHOWN), tuple(table)):
+                part = ".".join(str(row[name]) for name in ("layer", *index))
+                rows.append({"promotes": (), **row, "part": part, "kind": kind.split("_", maxsplit=1)[0]})
+    rows.sort(key=lambda row: -abs(row["direct"]))
+    rows = rows[:_SHOWN]
+    names = [f"direct_{number}" for number in range(min(len(result.targets), _MOST_TOKENS))]
+    most = _largest(rows, "direct")
+    return Sheet(
+        (
+            ("neuron", ""),
+            ("kind", ""),
+            ("sum", "bar"),
+            *((visible(target.text), "number") for target in result.targets[:_MOST_TOKENS]),
+            ("promotes", "tokens"),
+        ),
+        [
+            [
+                Cell(row["part"]),
+                Cell("FFN" if row["kind"] == "ffn" else "attention"),
+                _effect("direct", row, most),
+                *(_number(row[name], signed(row[name])) for name in names),
+                Cell(" ".join(map(visible, row["promotes"][:5])) or "–", kind="tokens"),
+            ]
+            for row in rows
         ],
     )
 
