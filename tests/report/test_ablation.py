@@ -104,7 +104,7 @@ def test_counts_parts_and_controls_in_words(make: Make) -> None:
     assert "2 heads" in shown(make(parts=(Head(23, 4), Head(1, 2))))
     one = make(controls=pd.DataFrame([{"seed": 0, **measured(0.8, -0.2), "kl": 0.0}]))
     assert "standard deviation" not in shown(one)
-    assert re.search(r"\n1 random +0.500 +80.0 % +−0.200", shown(one))
+    assert re.search(r"\n1 random +2 +80.0 % +−0.200", shown(one))
 
 
 @pytest.mark.parametrize("width", [40, 60, 100])

@@ -208,6 +208,6 @@ def ablation_finding(ablation: Ablation) -> Sentence:
         f"{what}{'' if removed else f' ({ablation.how})'}: {percent(before['probability'])} → "
         f"{percent(after['probability'])}, "
         f"rank {rank_change(before, after)}, log p {signed(change)}; "
-        f"{len(ablation.controls)} random ones of {ablation.controls_from} change log p by "
-        f"{signed(control)}.",
+        f"{len(ablation.controls)} random control{'s' * (len(ablation.controls) != 1)} from "
+        f"{ablation.controls_from}: log p {signed(control)}.",
     )

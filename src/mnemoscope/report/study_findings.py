@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -21,14 +22,15 @@ def study_findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
     Args:
         tables: the items' tables by name.
     """
-    found = [
-        _facts(tables["facts_kept"]),
-        _layers(tables["value_layers"]),
-        _zeroed(tables["value_zeroed"], "value neurons"),
-        _zeroed(tables["query_zeroed"], "query neurons"),
-        _heads(tables["heads_within_and_across"]),
-        _shared(tables["shared"]),
-    ]
+    about: dict[str, Callable[[pd.DataFrame], str]] = {
+        "facts_kept": _facts,
+        "value_layers": _layers,
+        "value_zeroed": partial(_zeroed, parts="value neurons"),
+        "query_zeroed": partial(_zeroed, parts="query neurons"),
+        "heads_within_and_across": _heads,
+        "shared": _shared,
+    }
+    found = [sentence(tables[name]) for name, sentence in about.items() if name in tables]
     return [sentence for sentence in found if sentence]
 
 

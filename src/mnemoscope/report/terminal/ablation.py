@@ -26,6 +26,7 @@ from mnemoscope.report.text import (
     percent,
     plain_number,
     rank_text,
+    reciprocal_rank,
     signed,
     signed_percent,
 )
@@ -146,6 +147,7 @@ def _facts_table(facts: pd.DataFrame, width: int) -> RenderableType:
     columns = [
         Column("", lambda row: row["group"]),
         Column("facts", lambda row: f"{row['n_facts']:,}", right=True),
+        column("reciprocal_rank", "MRR", reciprocal_rank),
         *(
             column(name, *metric)
             for name, metric in _METRICS.items()
