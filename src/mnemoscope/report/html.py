@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 from mnemoscope.errors import MnemoscopeError
+from mnemoscope.report.export import json_bytes
 from mnemoscope.report.figures import hatches, level_rules, map_svg
 from mnemoscope.report.findings import (
     continuation_heading,
@@ -38,7 +39,6 @@ from mnemoscope.report.text import (
     target_facts,
     value_facts,
 )
-from mnemoscope.report.tokens import visible
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.query import QueryGraph
@@ -65,17 +65,17 @@ def render_html(
     if isinstance(result, ContinuationAttribution):
         shown = readable(result)
         each = [
-            _view(of_label, links(of_result), f"token-{number}-")
+            _view(of_label, _links(of_result), f"token-{number}-")
             for number, (of_result, of_label) in enumerate(
                 zip(result.attributions, shown.attributions, strict=True)
             )
         ]
         views = each
         title, sums = continuation_heading(shown), sums_sheet(shown)
-        content, facts = _json(result), {"log p": plain_number(result.log_probability)}
+        content, facts = json_bytes(result.to_json()), {"log p": plain_number(result.log_probability)}
     else:
         shown = readable(result)
-        views = [_view(shown, graph or links(result), "")]
+        views = [_view(shown, graph or _links(result), "")]
         title, sums = heading(result.provenance, shown.targets), None
         content, facts = result.json_bytes(), value_facts(shown.targets)
     packed = gzip.compress(content, mtime=0)
@@ -100,20 +100,12 @@ def render_html(
         command=command_lines(result),
         python=python_lines(result),
         data=data_address("application/gzip", packed, _MOST_BYTES),
-        tables=[name for name, table in result.tables().items() if len(table)],
         is_loadable=isinstance(result, Attribution),
         rows=origin_rows(vars(origin)),
-        visible=visible,
     )
 
 
-def _json(result: ContinuationAttribution) -> bytes:
-    from mnemoscope._io import json_text
-
-    return f"{json_text(result.to_json())}\n".encode()
-
-
-def links(result: Attribution) -> QueryGraph | None:
+def _links(result: Attribution) -> QueryGraph | None:
     """Compute the query graph of a result; None without a model, or where it cannot be computed."""
     if result._graph is None or result.query_neurons is None:
         return None
