@@ -87,7 +87,7 @@ def test_tabs_search_sort_and_the_map_answer(visit: Visitor, report: Path, resul
         "cells => cells.map((cell) => Number(cell.dataset.v))"
     )
     assert cells == sorted(cells, reverse=True)
-    best = result.heads.iloc[0]
+    best = result.heads.iloc[0][["layer", "head"]].astype(int)
     page.locator("#map path[class^=u]").last.hover()
     expect(page.locator(".tip")).to_contain_text(f"head {best['layer']}.{best['head']}: direct +")
 
