@@ -164,7 +164,8 @@ def _node(row: Any) -> str:
     name = part_name(row)
     ring = f'<circle class="ring" cx="{row.x:g}" cy="{row.y:g}" r="10"/>' if row.depth == 0 else ""
     shape = _SHAPES[row.kind].format(sign=sign, x=row.x, y=row.y)
-    title = escape(f"{row.kind} {name}: gives {signed(gives)} nats")
+    place = f"reads position {row.position}, writes at {row.writes}"
+    title = escape(f"{row.kind} {name}: {place}, gives {signed(gives)} nats")
     label = f'<text class="centre name" x="{row.x:g}" y="{row.y + 21:g}">{escape(name)}</text>'
     if row.kind in ("embeddings", "biases"):
         label = ""
