@@ -117,7 +117,6 @@ def serve(
                 f"--host {host} lets other machines in; add --allow-network if you mean it, or leave it out"
             )
         with bind(host, port) as listening:
-            tell(f"opening {', '.join(models.names)}")
             opened = models.open()
             listening.listen()
             address = address_of(host, listening)
