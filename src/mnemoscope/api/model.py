@@ -459,7 +459,9 @@ class Model:
             target_spec(self.language_model, a, target_a, against_a),
             target_spec(self.language_model, b, target_b, against_b),
         )
-        return compare_prompts(self.language_model, specs, top, memory_budget, self.query)
+        return compare_prompts(
+            self.language_model, specs, top, memory_budget, QueryCalls(self.query, self.query_graph)
+        )
 
     @isolated_call
     def method_input(
