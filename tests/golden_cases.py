@@ -23,7 +23,7 @@ JAPAN = ("The capital of Japan is the city of", "--target", " Tokyo")
 CASES: dict[str, tuple[str, ...]] = {
     "attribute": ("attribute", PROMPT, "--target", TARGET, "--top", "5"),
     "attribute_json": ("attribute", PROMPT, "--target", TARGET, "--top", "5", "--json"),
-    "attribute_total": ("attribute", PROMPT, "--target", TARGET, "--top", "5", "--by", "total"),
+    "attribute_total": ("attribute", PROMPT, "--target", TARGET, "--top", "5", "--by", "total", "--full"),
     "attribute_against": (
         "attribute",
         PROMPT,
@@ -47,7 +47,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "ablate_query": ("ablate", PROMPT, "--target", TARGET, "--query", "3", "--json"),
 }
 DEMO_CASES: dict[str, tuple[str, ...]] = {
-    "demo_attribute": ("attribute", *JAPAN, "--top", "5"),
+    "demo_attribute": ("attribute", *JAPAN, "--top", "5", "--full"),
     "demo_attribute_json": ("attribute", *JAPAN, "--top", "5", "--json"),
     "demo_predict": ("predict", JAPAN[0]),
     "demo_links": ("links", *JAPAN, "--values", "2", "--width", "3"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnemoscope.errors import OptionError
+from mnemoscope.errors import OptionError, UnknownModelError
 
 if TYPE_CHECKING:
     import torch
@@ -112,3 +113,26 @@ def device_name(device: str | torch.device | None) -> str | None:
     if name.isdecimal():
         raise OptionError(f"the device {name!r} is not known; write cuda:{name}, or give {_KNOWN_DEVICES}")
     raise OptionError(f"the device {name!r} is not known; give {_KNOWN_DEVICES}")
+
+
+_CONFIGS = ("config.json", "adapter_config.json")
+
+
+def check_model_path(source: str) -> None:
+    """Refuse the path of a model that is not there; names that may be of the hub pass.
+
+    `model.sources.find` refuses these too, after torch is imported.
+
+    Raises:
+        UnknownModelError: the path does not exist, or holds no model.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix != ".gguf":
+        raise UnknownModelError(f"{source} is a file but not a .gguf; give a model's folder or a .gguf file")
+    if path.is_dir() and source != "demo" and not any((path / name).is_file() for name in _CONFIGS):
+        found = sorted(file.name for file in path.glob("*.gguf"))
+        remedy = f"give {path / found[0]}" if found else "give a folder saved by save_pretrained"
+        raise UnknownModelError(f"the folder {path} has no config.json; {remedy}")
+    looks_local = path.suffix == ".gguf" or path.is_absolute() or source.startswith((".", "~"))
+    if not path.exists() and (looks_local or source.count("/") > 1):
+        raise UnknownModelError(f"there is no file or folder {source}; check the path, or give a hub id")

@@ -129,5 +129,5 @@ def test_a_file_without_pairs(llama_folder: str, tmp_path: Path, content: str, m
 def test_wrong_options(tmp_path: Path) -> None:
     assert "exclude each other" in refused("circuit", "find", "a", "--size", "3", "--faithfulness", "0.5")
     assert "there is no method 'magic'" in refused("circuit", "find", "a", "--method", "magic")
-    assert "is no kind of nodes" in refused("circuit", "find", "a", "--kind", "layer")
+    assert "is not a kind of nodes" in refused("circuit", "find", "a", "--kind", "layer")
     assert "cannot read" in refused("circuit", "show", str(tmp_path))

@@ -192,7 +192,7 @@ def test_query_neurons_can_be_left_out(llama_folder: str, plain: dict[str, Any])
     command = [*PLAIN, "--model", llama_folder, "--no-query"]
     found = json.loads(printed(*command, "--json"))
     assert found == {**plain, **{name: [] for name in QUERY_TABLES}}
-    assert "activates" not in printed(*command, "--top", "3")
+    assert "activates" not in printed(*command, "--top", "3", "--full")
 
 
 def test_lists_can_be_ordered_by_total_effect(llama_folder: str, plain: dict[str, Any]) -> None:
@@ -244,13 +244,13 @@ def test_out_writes_a_page(tmp_path: Path, llama_folder: str) -> None:
 
 @pytest.mark.demo
 def test_attribute_draws_for_people() -> None:
-    text = printed(*TOKYO, "--top", "10")
+    text = printed(*TOKYO, "--top", "10", "--full")
     assert "\x1b" not in text
     assert "The ␣capital ␣of ␣Japan ␣is ␣the ␣city ␣of ▸ ␣Tokyo" in text
     assert "24.1005" in text
     assert re.search(r"layer.neuron +direct +total", text)
     assert re.search(r"certified to \de-04 nats: exact top and bottom 10 of 46,080 FFN neurons", text)
-    assert "FFN value neurons  30 in all, none skipped\n" in text
+    assert "FFN value neurons  the first 30\n" in text
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
@@ -303,7 +303,7 @@ def test_ablate_looks_at_other_facts_and_tells_bad_lines(tmp_path: Path) -> None
     assert bad_target.startswith(f"{facts}, line 3, is left out: ")
     assert re.search(r"same relation +1 ", done.stdout)
     assert re.search(r"other relations +1 ", done.stdout)
-    assert "What it does to plain text" in done.stdout
+    assert "Effect on plain text" in done.stdout
     wrong = [*others[:3], "language"]
     assert "give one of 'capital', 'opposite'" in refused("ablate", *TOKYO[1:], "--head", "23.4", *wrong)
 

@@ -18,7 +18,7 @@ from command_line import COMMAND, printed, refused
 from mnemoscope.web.mcp import TOOLS
 
 QUESTION = {"prompt": "The capital of Japan is the city of", "target": " Tokyo"}
-NOWHERE = "/no/such/folder"
+NOWHERE = "no/such"
 PAIRS = [
     {
         "clean": f"The {one} near the door",

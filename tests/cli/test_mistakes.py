@@ -107,6 +107,7 @@ def test_other_mistakes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()
+    Path("here/config.json").touch()
     assert message in refused(*arguments)
 
 

@@ -56,7 +56,7 @@ def test_the_model_its_type_and_device_may_be_in_the_environment(llama_folder: s
         "MNEMOSCOPE_DEVICE": "cpu",
     }
     found = json.loads(printed("attribute", PROMPT, *QUICK, "--json", **environment))
-    assert (found["model"], found["dtype"]) == (llama_folder, "bfloat16")
+    assert (found["model"], found["dtype"]) == (Path(llama_folder).name, "bfloat16")
     given = json.loads(printed("attribute", PROMPT, *QUICK, "--json", "--dtype", "float32", **environment))
     assert given["dtype"] == "float32"
     assert "the device 'gpu' is not known" in refused("predict", PROMPT, MNEMOSCOPE_DEVICE="gpu")

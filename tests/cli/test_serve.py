@@ -14,7 +14,7 @@ import pytest
 
 from command_line import COMMAND, printed, refused
 
-NOWHERE = "/no/such/folder"
+NOWHERE = "no/such"
 
 
 def test_help_ends_with_an_example() -> None:
@@ -29,7 +29,7 @@ def test_help_ends_with_an_example() -> None:
         (["--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines in; add --allow-network"),
         (["--host", "::"], "--host :: lets other machines in"),
         (["--host", "10.0.0.1"], "--host 10.0.0.1 lets other machines in"),
-        (["--host", "no address"], "--host 'no address' is no address; give one such as 127.0.0.1"),
+        (["--host", "no address"], "--host 'no address' is not an address; give one such as 127.0.0.1"),
         (["--allow-network", "--host", "192.0.2.1"], "cannot listen at 192.0.2.1 port 8765"),
         (["--model", NOWHERE], f"--model {NOWHERE} is given twice"),
     ],

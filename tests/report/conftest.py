@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.columns import QUERY_TABLES, TABLES
-from mnemoscope.results.query import QueryNeurons
+from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS, QUERY_TABLES, TABLES
+from mnemoscope.results.query import QueryGraph, QueryNeurons
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
 
 TOKENS = ("The", " capital", "\n", "\t", "[bold]", "\u202eabc", "🙂", " of")
@@ -161,3 +161,68 @@ def without_effects(result: Attribution) -> Attribution:
     }
     options = {**result.provenance.options, "effects": False}
     return replace(result, **tables, provenance=replace(result.provenance, options=options))
+
+
+ODD_TOKENS = ("The", "\x00[bold]\uffff\r", " of")
+
+
+def node(name: str, depth: int, value: float = 0.0, query: float = 0.0, **fields: Any) -> dict[str, Any]:
+    kind, _, index = name.partition(" ")
+    layer, *rest = (int(part) for part in index.split(".")) if index else (None, None)
+    number = {"neuron" if kind == "ffn" else "head": rest[0]} if rest else {}
+    return {
+        **dict.fromkeys(NODE_COLUMNS),
+        "id": name,
+        "kind": kind,
+        "layer": layer,
+        **number,
+        "dim": 5 if kind == "attention" else None,
+        "position": 2,
+        "token": ODD_TOKENS[2],
+        "writes": 2,
+        "depth": depth,
+        "value_score": value,
+        "query_score": query,
+        "explained": float("nan"),
+        "skipped": False,
+        **fields,
+    }
+
+
+def edge(source: str, target: str, score: float, share: float) -> dict[str, Any]:
+    return {**dict.fromkeys(EDGE_COLUMNS), "source": source, "target": target, "score": score, "share": share}
+
+
+@pytest.fixture
+def links() -> QueryGraph:
+    odd = {"position": 1, "token": ODD_TOKENS[1]}
+    nodes = [
+        node("ffn 5.7", 0, 2.0, explained=0.75),
+        node("ffn 4.3", 0, 1.0, 0.5, explained=-0.25),
+        node("attention 3.1", 0, 0.25, skipped=True),
+        node("head 3.2", 1, 0.0, 1.0, explained=0.1, **odd),
+        node("ffn 2.8", 1, 0.0, -0.5, explained=1.5),
+        node("embeddings", 2, 0.0, 0.1, **odd),
+        node("biases", 2, 0.0, 0.1),
+    ]
+    edges = [
+        edge("head 3.2", "ffn 5.7", 1.0, 0.5),
+        edge("ffn 4.3", "ffn 5.7", 0.5, 0.25),
+        edge("ffn 2.8", "ffn 4.3", -0.375, -0.25),
+        edge("ffn 2.8", "head 3.2", 0.05, 0.05),
+        edge("embeddings", "head 3.2", 0.05, 0.05),
+        edge("biases", "ffn 2.8", -0.02, 0.04),
+    ]
+    table = pd.DataFrame(nodes, columns=list(NODE_COLUMNS))
+    for name in ("layer", "neuron", "head", "dim"):
+        table[name] = table[name].astype("Int64")
+    origin = Provenance("demo", "abc", "A", "float32", {}, {"values": 2, "depth": 2, "width": 2})
+    return QueryGraph(
+        prompt="".join(ODD_TOKENS) + "\ud800",
+        tokens=ODD_TOKENS,
+        targets=Targets((Target(7, " Tokyo", 1, 0.854, -0.158),), (), -0.158),
+        nodes=table,
+        edges=pd.DataFrame(edges, columns=list(EDGE_COLUMNS)).astype(dict.fromkeys(EDGE_COLUMNS[2:], float)),
+        explained=0.345,
+        provenance=origin,
+    )

@@ -69,15 +69,15 @@ def shown(ablation: Ablation, width: int = 100) -> str:
 def test_shows_the_target_before_and_after(make: Make) -> None:
     text = shown(make())
     assert "Japan ␣is ▸ ␣[bold]Tokyo" in text
-    assert "What it does to  ␣[bold]Tokyo  random ones: mean ± standard deviation" in text
+    assert "Effect on  ␣[bold]Tokyo  random: mean ± standard deviation, best to worst rank" in text
     assert "1 FFN neuron  factor 0 at all positions" in text
-    assert re.search(r"\nbefore +0.500 +85.4 % +−0.158", text)
-    assert re.search(r"\nafter +0.500 +1.7 % +−4.070", text)
-    assert re.search(r"\n3 random +0.500 +82.0 % ± 2.0 % +−0.200", text)
+    assert re.search(r"\nbefore +2 +85.4 % +−0.158", text)
+    assert re.search(r"\nafter +2 +1.7 % +−4.070", text)
+    assert re.search(r"\n3 random +2 +82.0 % ± 2.0 % +−0.200", text)
 
 
 def test_shows_what_happens_to_plain_text(make: Make) -> None:
-    text = shown(make()).split("What it does to plain text")[1]
+    text = shown(make()).split("Effect on plain text")[1]
     assert re.search(r"KL, nats per token +perplexity", text)
     assert re.search(r"\nbefore +31.26", text)
     assert re.search(r"\nafter +0.0123 +33.50", text)
@@ -93,7 +93,7 @@ def test_shows_numbers_of_any_size(make: Make) -> None:
 def test_shows_other_facts_if_there_are_any(make: Make, facts: pd.DataFrame) -> None:
     assert "other facts" not in shown(make())
     text = shown(make(facts=facts))
-    assert "What it does to other facts  means, before → after" in text
+    assert "Effect on other facts  means, before → after" in text
     assert re.search(r"same relation +3 +0.500 → 0.500 +50.0 % → 20.0 %", text)
     assert re.search(r"other relations +1,200 +0.500 → 0.500 +40.0 % → 39.0 %", text)
 
@@ -104,7 +104,7 @@ def test_counts_parts_and_controls_in_words(make: Make) -> None:
     assert "2 heads" in shown(make(parts=(Head(23, 4), Head(1, 2))))
     one = make(controls=pd.DataFrame([{"seed": 0, **measured(0.8, -0.2), "kl": 0.0}]))
     assert "standard deviation" not in shown(one)
-    assert re.search(r"\n1 random +0.500 +80.0 % +−0.200", shown(one))
+    assert re.search(r"\n1 random +2 +80.0 % +−0.200", shown(one))
 
 
 @pytest.mark.parametrize("width", [40, 60, 100])

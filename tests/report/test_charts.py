@@ -34,6 +34,7 @@ from mnemoscope.report.tokens import at_position, shortened
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TABLES
 from mnemoscope.results.query import QueryGraph
+from pictures import inside
 from support import built, open_tiny, words
 
 Make = Callable[..., Attribution]
@@ -270,6 +271,8 @@ def test_charts_are_saved_without_a_browser(tmp_path: Path, result: Attribution)
     folder = result.save_charts(tmp_path / "pictures")
     names = {figure.name for figure in figures(result)}
     assert {path.name for path in folder.iterdir()} == {f"{name}.svg" for name in names}
+    for name in names:
+        inside((folder / f"{name}.svg").read_text("utf-8"))
     titles = " ".join(text.text or "" for text in ET.parse(folder / "heads.svg").iter(f"{SVG}text"))
     assert "Heads" in titles
     assert "→ ␣Tokyo" in titles

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -21,10 +23,10 @@ def result(llama: ms.Model) -> ContinuationAttribution:
     return llama.attribute_continuation(words(5, 17, 80, 33), " w40 w7 w66", top=12, query=False)
 
 
-def shown(result: ContinuationAttribution, width: int = 100) -> str:
+def shown(result: ContinuationAttribution, width: int = 100, *, full: bool = True) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     with console.capture() as capture:
-        render_continuation(result, console)
+        render_continuation(result, console, full=full)
     return capture.get()
 
 
@@ -76,3 +78,22 @@ def test_tokens_cannot_restyle_the_terminal(result: ContinuationAttribution) -> 
     text = shown(dataclasses.replace(result, attributions=hostile), 160)
     assert "0 [red]x[/red" in text
     assert "\x1b" not in text
+
+
+def test_few_rows_unless_all_are_asked_for(result: ContinuationAttribution) -> None:
+    few = shown(result, full=False)
+    assert "Layers and heads" not in few
+    assert few.count("that raise") == 3
+    assert few.count("\n") < shown(result).count("\n") - 40
+
+
+def test_the_report_has_a_view_for_each_token(result: ContinuationAttribution, tmp_path: Path) -> None:
+    text = result.save(tmp_path / "report.html").read_text("utf-8")
+    for number, target in enumerate(result.targets):
+        assert f'aria-controls="token-{number}-view"' in text
+        view = text.split(f'id="token-{number}-view"')[1].split('class="view"')[0]
+        best = result.attributions[number].ffn_neurons.iloc[0]
+        assert f"<td>{best['layer']}.{best['neuron']}</td>" in view
+        assert target.text.strip() in view
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert len(ids) == len(set(ids))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from pyarrow import parquet
 
 from mnemoscope.errors import OutputError
+from mnemoscope.report.export import csv_bytes, long_csv_bytes
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import QUERY_TABLES, TABLES
 from mnemoscope.results.targets import Target, Targets
@@ -228,3 +232,20 @@ def test_says_that_there_is_no_such_file(tmp_path: Path) -> None:
     for ending in READABLE:
         with pytest.raises(OutputError, match="No such file"):
             Attribution.load(tmp_path / f"nothing{ending}")
+
+
+def test_no_cell_of_a_csv_file_is_a_formula(result: Attribution, tmp_path: Path) -> None:
+    odd = ["=1+1", "+a", "-b", "@c"]
+    token = result.ffn_neurons.assign(promotes=[[odd[row % 4]] for row in range(len(result.ffn_neurons))])
+    heads = result.heads_by_position.assign(token=(odd * 5)[: len(result.heads_by_position)])
+    shown = replace(result, ffn_neurons=token, heads_by_position=heads)
+    for content in (csv_bytes(heads), csv_bytes(token), long_csv_bytes(shown)):
+        for row in csv.reader(io.StringIO(content.decode())):
+            for cell in row:
+                try:
+                    float(cell)
+                except ValueError:
+                    assert not cell.startswith(("=", "+", "-", "@")), cell
+    saved = pd.read_csv(io.BytesIO(csv_bytes(heads)))
+    np.testing.assert_allclose(saved["direct"], heads["direct"], rtol=1e-5)
+    assert list(saved["token"][:2]) == ["'=1+1", "'+a"]

@@ -1,12 +1,13 @@
-"""The page stands on its own, obeys no token, and says and holds everything the result says."""
+"""The report stands on its own, obeys no token, draws the result's numbers and holds all of its data."""
 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
-import io
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,13 +17,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mnemoscope.errors import OptionError
+from mnemoscope.report.figures import LEVELS, MapLayout
+from mnemoscope.report.findings import findings, plain
 from mnemoscope.report.html import render_html
+from mnemoscope.report.repeat import command_lines, python_lines
+from mnemoscope.report.theme import Depth
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.columns import QUERY_TABLES, TABLES
-from mnemoscope.results.targets import Provenance
+from mnemoscope.results.columns import TABLES
+from mnemoscope.results.query import QueryGraph
+from mnemoscope.results.targets import Provenance, Target, Targets
 
 Make = Callable[..., Attribution]
-VOID = {"meta", "wbr"}
+VOID = {"meta", "wbr", "input"}
 
 
 class Page(HTMLParser):
@@ -61,38 +68,55 @@ def text(make_result: Make) -> str:
     return render_html(make_result())
 
 
-def text_of_head(text: str, name: str) -> str:
-    """The headings of a table."""
-    head = re.search(rf'id="{name}".*?<thead>(.*?)</thead>', text, re.DOTALL)
-    assert head is not None
-    return " ".join(re.findall(r">([^<>]+)</th>", head[1]))
+def flat(text: str) -> str:
+    return re.sub(r"\s+", " ", Page(text).text)
 
 
-def test_is_one_whole_page(text: str) -> None:
+def test_is_one_whole_page_with_its_findings(text: str, result: Attribution) -> None:
     page = Page(text)
     assert page.open == []
     assert page.all("html")[0]["lang"] == "en"
-    assert "Where demo remembers ␣Tokyo" in re.sub(r"\s+", " ", page.text)
-    assert "certified to 4e-04 nats: exact top and bottom 5 of 46,080 FFN neurons" in page.text
+    words = flat(text)
+    assert "Why SmolLM2-135M-Instruct says ␣Tokyo" in words
+    assert "certified to 4e-04 nats: exact top and bottom 5 of 46,080 FFN neurons" in words
+    sentences = [plain(sentence) for sentence in findings(result)]
+    assert 3 <= len(sentences) <= 5
+    assert all(sentence in words for sentence in sentences)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_findings_are_the_strongest_rows(result: Attribution) -> None:
+    layers, head, neurons, against, certain = map(plain, findings(result))
+    best = result.layers.loc[result.layers["direct"].idxmax()]
+    assert f"layer {best['layer']} writes most towards ␣Tokyo ({best['direct']:+.3f} nats)" in layers
+    row = result.heads_by_position.iloc[0]
+    assert head.startswith(f"Head {row['layer']}.{row['head']} reads ")
+    assert f"writes {row['direct']:+.3f} nats" in head
+    row = result.ffn_neurons.iloc[0]
+    assert neurons.startswith(f"Neuron {row['layer']}.{row['neuron']} writes {row['direct']:+.3f} nats")
+    row = result.suppressing_ffn_neurons.iloc[0]
+    assert f"neuron {row['layer']}.{row['neuron']} (−{-row['direct']:.3f})" in against
+    assert "nearly certain (85.4 %)" in certain
+
+
+def test_a_contrast_favours_one_side(result: Attribution) -> None:
+    tokyo, paris = Target(7, " Tokyo", 1, 0.6, -0.5), Target(8, " Paris", 9, 0.01, -4.6)
+    words = flat(render_html(replace(result, targets=Targets((tokyo,), (paris,), 4.1))))
+    assert "Why SmolLM2-135M-Instruct favours ␣Tokyo over ␣Paris" in words
+    assert "Blue favours ␣Tokyo, hatched orange favours ␣Paris." in words
+    assert "The log-odds are +4.100 nats." in words
 
 
 def test_fetches_nothing_and_runs_only_its_own_script(text: str) -> None:
     page = Page(text)
     assert not {"link", "img", "iframe", "base", "form", "object"} & {tag for tag, _ in page.elements}
-    assert page.all("script") == [{"type": "application/json", "id": "chart-specs"}, {}]
+    assert page.all("script") == [{}]
     for tag, attributes in page.elements:
         assert not {"src", "style", "action"} & set(attributes), tag
         assert not [name for name in attributes if name.startswith("on")], tag
-        address = attributes.get("href") or "#"
-        assert address.startswith(("#", "data:application/json;base64,", "data:text/csv;base64,"))
-    without_script = text.replace(script_of(text), "")
-    assert not re.search(r"https?:|@import|url\((?!#)", without_script)
-
-
-def script_of(text: str) -> str:
-    found = re.search(r"<script>(.*)</script>\n</body>", text, re.DOTALL)
-    assert found is not None
-    return found[1]
+        assert (attributes.get("href") or "#").startswith(("#", "data:application/gzip;base64,"))
+    assert not re.search(r"https?:|@import|url\((?!#)", text)
 
 
 def digest(text: str) -> str:
@@ -101,66 +125,109 @@ def digest(text: str) -> str:
 
 def test_policy_allows_only_its_own_script_and_style(text: str) -> None:
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)
     assert style is not None
+    assert script is not None
     policy = next(m for m in Page(text).all("meta") if "http-equiv" in m)
     assert policy["content"] == (
-        f"default-src 'none'; script-src 'sha256-{digest(script_of(text))}'; "
+        f"default-src 'none'; script-src 'sha256-{digest(script[1])}'; "
         f"style-src 'sha256-{digest(style[1])}'; base-uri 'none'; form-action 'none'"
     )
 
 
-def test_tokens_are_text(make_result: Make) -> None:
+def test_tokens_and_names_are_text(make_result: Make) -> None:
     tokens = ("</script><script>a()</script>", "<!--", "\u202eabc", "]]>", "&amp;")
-    text = render_html(make_result(tokens=tokens))
-    assert len(Page(text).all("script")) == 2
-    assert "<!--" not in text
-    assert "&lt;/script&gt;&lt;script&gt;a()&lt;/script&gt;" in text
-    assert "\u202e" not in text
-    assert "\\u202eabc" in text
-    specs = re.search(r'id="chart-specs">(.*?)</script>', text, re.DOTALL)
-    assert specs is not None
-    shown = {row["token"] for row in values(json.loads(specs[1])) if "token" in row}
-    assert {"0 </script><script>a()</script>", "1 <!--", "4 &amp;"} <= shown
-
-
-def values(part: object) -> list[dict[str, object]]:
-    """All rows of data anywhere in specifications of charts."""
-    if isinstance(part, list):
-        return [row for inner in part for row in values(inner)]
-    if not isinstance(part, dict):
-        return []
-    return [row for row in part.get("values", ()) if isinstance(row, dict)] + values(list(part.values()))
-
-
-def test_model_names_are_text(make_result: Make) -> None:
     origin = Provenance("<b>\ud800", "r", "A", "float32", {"<i>": "1"}, {"top": "<u>"})
-    page = Page(render_html(make_result(provenance=origin)))
-    assert not {"b", "i", "u"} & {tag for tag, _ in page.elements}
-    assert "<b>\\ud800" in page.text
-
-
-def test_has_every_table_with_headers(text: str, result: Attribution) -> None:
+    text = render_html(make_result(tokens=tokens, provenance=origin))
     page = Page(text)
-    names = [name for name in TABLES if not name.endswith("_scores")]
-    regions = {box.get("aria-labelledby") for box in page.all("div") if "tabindex" in box}
-    assert set(names) <= regions
-    headers = [header["scope"] for header in page.all("th")]
-    assert headers == ["col"] * sum(len(TABLES[name]) for name in names)
-    n_rows = sum(len(getattr(result, name)) for name in names)
-    assert len(page.all("tr")) == n_rows + len(names)
+    assert len(page.all("script")) == 1
+    assert not {"i", "u"} & {tag for tag, _ in page.elements}
+    assert "<!--" not in text
+    assert "<b>\\ud800" in page.text
+    assert "\\u202eabc" in page.text
 
 
-def test_has_every_table_of_query_neurons(result: Attribution, queried: Attribution) -> None:
-    with_queries, without = (Page(render_html(shown)) for shown in (queried, result))
-    n_headers = len(with_queries.all("th")) - len(without.all("th"))
-    assert n_headers == sum(map(len, QUERY_TABLES.values()))
-    regions = {box.get("aria-labelledby") for box in with_queries.all("div") if "tabindex" in box}
-    assert set(QUERY_TABLES) <= regions
-    sides = re.sub(r"\s+", " ", with_queries.text.split("What activates them")[-1])
-    assert sides.count("9 in all, 1 skipped; left out because what they read nearly cancels: ") == 2
-    assert re.search(r'<td class="of-layer"></td><td class="of-kind">embeddings</td>', render_html(queried))
-    assert len(re.findall(r'<td class="of-value_neuron">yes\s*</td>', render_html(queried))) == 2
-    assert "activates" not in without.text
+def cells_of(text: str) -> dict[tuple[str, int], set[tuple[float, float]]]:
+    """Left upper corners of the map's cells by sign and step."""
+    paths = re.findall(r'<path class="([ud])(\d+)" d="([^"]*)"', text)
+    return {
+        (sign, int(step)): {(float(x), float(y)) for x, y in re.findall(r"M([\d.]+) ([\d.]+)", places)}
+        for sign, step, places in paths
+    }
+
+
+def test_the_map_draws_the_numbers(result: Attribution, ordered_by_total: Attribution) -> None:
+    for shown, effect in ((result, "direct"), (ordered_by_total, "total")):
+        text = render_html(shown)
+        depth = Depth.of(shown, effect)
+        layout = MapLayout.of(depth.n_layers, depth.n_heads)
+        expected: dict[tuple[str, int], set[tuple[float, float]]] = {}
+        for (layer, head), score in np.ndenumerate(depth.heads):
+            step = round(LEVELS * abs(score) / np.abs(depth.heads).max())
+            place = (layout.heads + head * layout.cell, layout.y(layer))
+            if step:
+                expected.setdefault(("u" if score > 0 else "d", step), set()).add(place)
+        assert cells_of(text) == expected
+        reach = np.ptp([0.0, *depth.block_scores().ravel()])
+        for kind, scores in depth.blocks.items():
+            group = re.search(rf'<g data-kind="{kind}">(.*?)</g>', text)
+            assert group is not None
+            bars = re.findall(r'<rect class="(\w+)" x="[-\d.]+" y="([\d.]+)" width="([\d.]+)"', group[1])
+            assert [sign for sign, _, _ in bars] == ["up" if score >= 0 else "down" for score in scores]
+            lengths = np.array([float(width) for *_, width in bars])
+            np.testing.assert_allclose(lengths / 146, np.abs(scores) / reach, atol=1e-4)
+            assert [float(y) for _, y, _ in bars] == [layout.y(layer) + 1.5 for layer in range(6)]
+
+
+def table_rows(text: str, label: str) -> list[list[str]]:
+    """Texts of the cells of a table, by the name of its region."""
+    found = re.search(rf'aria-label="{label}".*?<tbody>(.*?)</tbody>', text, re.DOTALL)
+    assert found is not None
+    rows = re.findall(r"<tr[^>]*>(.*?)</tr>", found[1], re.DOTALL)
+    return [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<td.*?</td>", row)] for row in rows]
+
+
+def test_the_neurons_are_both_lists_in_one_order(text: str, result: Attribution) -> None:
+    for label, side in (("neurons raising", ""), ("neurons lowering", "suppressing_")):
+        both = pd.concat([getattr(result, f"{side}{kind}_neurons") for kind in ("ffn", "attention")])
+        effects = sorted(both["direct"], key=lambda score: -abs(score))
+        rows = table_rows(text, label)
+        assert [row[3] for row in rows] == [f"{score:+.3f}".replace("-", "−") for score in effects]
+        bars = re.findall(r'<rect class="\w+" width="([\d.]+)" height="9"', text.split(f'"{label}"')[1])
+        np.testing.assert_allclose(
+            [float(width) / 72 for width in bars[: len(rows)]],
+            np.abs(effects) / np.abs(effects).max(),
+            atol=1e-3,
+        )
+
+
+def test_long_lists_show_twenty_rows(make_result: Make) -> None:
+    text = render_html(make_result(n_rows=80))
+    shown = text.split('aria-label="neurons raising"')[1].split("</tbody>")[0]
+    assert shown.count("<tr>") == 20 + 1  # and the head
+    assert shown.count('<tr hidden class="more">') == 80
+    assert len(text.encode()) < 600_000
+
+
+def test_the_heat_table_has_the_heads_by_position(text: str, result: Attribution) -> None:
+    both = pd.concat([result.heads_by_position, result.suppressing_heads_by_position])
+    both = both.drop_duplicates(["layer", "head", "position"])
+    table = text.split('aria-label="heads over tokens"')[1].split("</table>", maxsplit=1)[0]
+    numbers = sorted(re.findall(r"[+−]\d\.\d{3}", table))
+    assert numbers == sorted(f"{score:+.3f}".replace("-", "−") for score in both["direct"])
+
+
+def test_query_neurons_stand_in_one_table(queried: Attribution, links: QueryGraph) -> None:
+    text = render_html(queried, links)
+    rows = table_rows(text, "what activates them")
+    assert len(rows) == 20
+    best = queried.query_neurons
+    assert best is not None
+    scores = {f"{score:+.3f}".replace("-", "−") for score in best.of_attention.ffn_neurons["score"]}
+    assert scores & {row[3] for row in rows}
+    assert "not listed" in {cell for row in rows for cell in row}
+    assert text.count('<path class="link ') == min(len(links.edges), 36) + 1  # and the key
+    assert "of the value neurons' scores" in flat(text)
 
 
 def test_says_that_query_neurons_could_not_be_had(result: Attribution) -> None:
@@ -169,112 +236,79 @@ def test_says_that_query_neurons_could_not_be_had(result: Attribution) -> None:
     assert "what this model's neurons read could not be found" in Page(render_html(asked)).text
 
 
-def test_has_every_chart_as_a_picture_and_for_the_script(text: str) -> None:
-    page = Page(text)
-    specs = re.search(r'id="chart-specs">(.*?)</script>', text, re.DOTALL)
-    assert specs is not None
-    names = ["layers", "path", "heads", "neurons", "positions"]
-    assert sorted(json.loads(specs[1])) == sorted(names)
-    assert [figure["id"] for figure in page.all("figure")] == [f"chart-{name}" for name in names]
-    pictures = [svg for svg in page.all("svg") if svg.get("role") == "img"]
-    assert len(pictures) == len(names)
-    assert all(svg["aria-label"] for svg in pictures)
-    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
-    assert len(ids) == len(set(ids))
+def packed_in(text: str) -> bytes:
+    (link,) = [link for link in Page(text).all("a") if link.get("download") == "result.json.gz"]
+    return gzip.decompress(base64.b64decode(str(link["href"]).split(",")[1]))
 
 
-def test_contents_lead_to_what_is_there(queried: Attribution) -> None:
-    page = Page(render_html(queried))
-    ids = {attributes.get("id") for _, attributes in page.elements}
-    targets = [str(link["href"])[1:] for link in page.all("a") if str(link["href"]).startswith("#")]
-    assert set(targets) <= ids
-    assert {"depth", "activates", "data"} <= set(targets)
-
-
-def test_holds_its_data(queried: Attribution, tmp_path: Path) -> None:
-    files = {
-        link["download"]: str(link["href"])
-        for link in Page(render_html(queried)).all("a")
-        if "download" in link
-    }
-    content = {name: base64.b64decode(address.split(",")[1]) for name, address in files.items()}
-    copy = tmp_path / "result.json"
-    copy.write_bytes(content.pop("result.json"))
-    for name, table in Attribution.load(copy).tables().items():
+def test_holds_its_data_once(queried: Attribution, tmp_path: Path) -> None:
+    text = render_html(queried)
+    (tmp_path / "result.json").write_bytes(packed_in(text))
+    for name, table in Attribution.load(tmp_path / "result.json").tables().items():
         pd.testing.assert_frame_equal(table, queried.tables()[name])
-    assert set(content) == {f"{name}.csv" for name, table in queried.tables().items() if len(table)}
-    for name, table in queried.tables().items():
-        if len(table):
-            read = pd.read_csv(io.BytesIO(content[f"{name}.csv"]))
-            assert list(read) == list(table)
-            assert len(read) == len(table)
+    assert text.count(";base64,") == 1
 
 
 def test_data_that_are_too_long_for_a_page_are_left_out(result: Attribution) -> None:
-    n_rows = 60_000
-    scores = pd.DataFrame({name: np.arange(n_rows) for name in TABLES["ffn_scores"]})
+    random = np.random.default_rng(0)
+    scores = pd.DataFrame({name: random.random(20_000) for name in TABLES["ffn_scores"]})
     text = render_html(replace(result, ffn_scores=scores))
-    assert len(text) < 3_000_000
-    words = re.sub(r"\s+", " ", Page(text).text)
-    assert "ffn_scores.csv is too long for a page; save the result as .parquet or .json" in words
-    assert "result.json is too long for a page" in words
+    assert len(text) < 600_000
+    assert "The data are too long for a page" in flat(text)
 
 
-def test_bars_and_charts_are_of_the_effect_that_the_lists_are_ordered_by(
-    result: Attribution, ordered_by_total: Attribution
-) -> None:
-    for shown, name, column in ((result, "direct", "direct"), (ordered_by_total, "total", "total")):
-        text = render_html(shown)
-        sorted_by = [header for header in Page(text).all("th") if "aria-sort" in header]
-        assert {header["class"] for header in sorted_by} == {f"of-{column}"}
-        assert [header["aria-sort"] for header in sorted_by].count("ascending") == 4
-        assert f"ordered by the {name} effect" in text
-        assert not re.search(rf'<td class="of-(?!{column})\w+"><span class="effect">', text)
-        assert f'<td class="of-{column}"><span class="effect">' in text
-        assert text.count(f">{name} effect on log p (nats)</text>") == 4
-    assert "by total effect, all computed" in render_html(ordered_by_total)
+def test_names_no_folder_of_this_machine(result: Attribution, tmp_path: Path) -> None:
+    origin = replace(result.provenance, model="/home/ada/models/llama-x", revision="files-0123")
+    moved = replace(result, provenance=origin)
+    moved.save(tmp_path / "page.html")
+    moved.save(tmp_path / "data.json")
+    moved.save_charts(tmp_path / "charts")
+    for path in tmp_path.rglob("*.*"):
+        assert b"/home/ada" not in path.read_bytes(), path
+    assert "--model path/to/llama-x" in (tmp_path / "page.html").read_text("utf-8")
 
 
-def test_names_and_explains_the_effects(text: str) -> None:
-    page = Page(text)
-    headings = dict(zip(TABLES["layers"], re.split(r"\s+", text_of_head(text, "layers")), strict=True))
-    assert headings == {"layer": "layer", "kind": "kind", "direct": "direct"} | {
-        name: name for name in ("total", "mediated")
-    }
-    for meaning in ("what the part itself writes", "how far log p falls without it", "total minus direct"):
-        assert meaning in page.text
+def test_how_to_repeat_it_names_what_differs_from_the_defaults(result: Attribution) -> None:
+    options = {"top": 5, "by": "total", "effects": True, "query": False}
+    origin = Provenance("org/llama", "abc", "A", "float32", {}, options)
+    asked = replace(result, prompt="it's", tokens=("it", "'s"), provenance=origin)
+    words = shlex.split(command_lines(asked).replace("\\\n", ""))
+    assert words[:5] == ["mnemoscope", "attribute", "it's", "--target", " Tokyo"]
+    assert "--no-query" in words
+    assert words[words.index("--by") + 1] == "total"
+    assert words[words.index("--revision") + 1] == "abc"
+    assert "--effects" not in words
+    lines = python_lines(asked)
+    compile(lines, "lines", "exec")
+    assert """model.attribute("it's", ' Tokyo', top=5, by='total', query=False)""" in lines
+    special = replace(asked, tokens=("<s>", "it", "'s"), token_ids=(1, 2, 3))
+    assert "model.attribute([1, 2, 3], ' Tokyo'" in python_lines(special)
 
 
 def test_leaves_out_effects_that_were_not_computed(without_effects: Attribution) -> None:
     text = render_html(without_effects)
-    page = Page(text)
-    assert not {"of-total", "of-mediated"} & {header["class"] for header in page.all("th")}
-    assert not re.search(r"\b(nan|n/a|total|mediated)\b", page.text)
-
-
-def test_a_total_that_is_not_a_number_is_nothing(result: Attribution) -> None:
-    result.layers.loc[0, ["total", "mediated"]] = np.nan
-    text = render_html(result)
-    assert not re.search(r"\b(nan|n/a)\b", Page(text).text)
-    assert re.search(r'<td class="of-total">\s*</td><td class="of-mediated">\s*</td>', text)
-
-
-def test_long_tables_say_what_they_leave_out(make_result: Make) -> None:
-    text = re.sub(r"\s+", " ", Page(render_html(make_result(n_rows=80))).text)
-    assert "30 more rows are in the data." in text
+    assert not re.search(r"\b(nan|n/a|total)\b", Page(text).text)
 
 
 def test_draws_empty_tables_and_scores_that_are_not_numbers(make_result: Make) -> None:
-    empty = pd.DataFrame({column: [] for column in TABLES["heads_by_position"]})
-    result = make_result(heads_by_position=empty)
-    result.layers.loc[0, "direct"] = np.nan
-    result.ffn_neurons.loc[0, "direct"] = np.inf
-    text = Page(render_html(result)).text
-    assert "None." in text
-    assert "n/a" in text
-    assert "+∞" in text
+    empty = pd.DataFrame({column: [] for column in TABLES["ffn_neurons"]})
+    none = {f"{side}{kind}": empty for side in ("", "suppressing_") for kind in ("ffn_neurons",)}
+    result = make_result(**none, telescoping_error=None)
+    result.layers.loc[0, ["direct", "total"]] = np.nan
+    result.attention_neurons.loc[0, "direct"] = np.inf
+    text = render_html(result)
+    assert "+∞" in Page(text).text
+    assert "so far" not in Page(text).text
 
 
-def test_is_saved_as_utf8_and_the_same_each_time(tmp_path: Path, text: str, result: Attribution) -> None:
+def test_is_saved_as_utf8_and_takes_notes(tmp_path: Path, text: str, result: Attribution) -> None:
     path = result.save(tmp_path / "tokyo.HTML")
     assert path.read_text(encoding="utf-8") == text
+    noted = result.save(tmp_path / "noted.html", notes="<mine>").read_text("utf-8")
+    assert "&lt;mine&gt;" in noted
+    with pytest.raises(OptionError, match="go into a report"):
+        result.save(tmp_path / "noted.json", notes="mine")
+
+
+def test_json_in_a_page_is_what_is_saved(text: str, result: Attribution) -> None:
+    assert json.loads(packed_in(text)) == json.loads(result.json_bytes())

@@ -6,10 +6,8 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import networkx
-import pandas as pd
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
@@ -17,73 +15,9 @@ from rich.console import Console
 from mnemoscope.errors import OutputError
 from mnemoscope.report.export import save_links
 from mnemoscope.report.terminal.query import render_links
-from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS
 from mnemoscope.results.query import QueryGraph
-from mnemoscope.results.targets import Provenance, Target, Targets
 
 TOKENS = ("The", "\x00[bold]\uffff\r", " of")
-
-
-def node(name: str, depth: int, value: float = 0.0, query: float = 0.0, **fields: Any) -> dict[str, Any]:
-    kind, _, index = name.partition(" ")
-    layer, *rest = (int(part) for part in index.split(".")) if index else (None, None)
-    number = {"neuron" if kind == "ffn" else "head": rest[0]} if rest else {}
-    return {
-        **dict.fromkeys(NODE_COLUMNS),
-        "id": name,
-        "kind": kind,
-        "layer": layer,
-        **number,
-        "dim": 5 if kind == "attention" else None,
-        "position": 2,
-        "token": TOKENS[2],
-        "writes": 2,
-        "depth": depth,
-        "value_score": value,
-        "query_score": query,
-        "explained": float("nan"),
-        "skipped": False,
-        **fields,
-    }
-
-
-def edge(source: str, target: str, score: float, share: float) -> dict[str, Any]:
-    return {**dict.fromkeys(EDGE_COLUMNS), "source": source, "target": target, "score": score, "share": share}
-
-
-@pytest.fixture
-def links() -> QueryGraph:
-    odd = {"position": 1, "token": TOKENS[1]}
-    nodes = [
-        node("ffn 5.7", 0, 2.0, explained=0.75),
-        node("ffn 4.3", 0, 1.0, 0.5, explained=-0.25),
-        node("attention 3.1", 0, 0.25, skipped=True),
-        node("head 3.2", 1, 0.0, 1.0, explained=0.1, **odd),
-        node("ffn 2.8", 1, 0.0, -0.5, explained=1.5),
-        node("embeddings", 2, 0.0, 0.1, **odd),
-        node("biases", 2, 0.0, 0.1),
-    ]
-    edges = [
-        edge("head 3.2", "ffn 5.7", 1.0, 0.5),
-        edge("ffn 4.3", "ffn 5.7", 0.5, 0.25),
-        edge("ffn 2.8", "ffn 4.3", -0.375, -0.25),
-        edge("ffn 2.8", "head 3.2", 0.05, 0.05),
-        edge("embeddings", "head 3.2", 0.05, 0.05),
-        edge("biases", "ffn 2.8", -0.02, 0.04),
-    ]
-    table = pd.DataFrame(nodes, columns=list(NODE_COLUMNS))
-    for name in ("layer", "neuron", "head", "dim"):
-        table[name] = table[name].astype("Int64")
-    origin = Provenance("demo", "abc", "A", "float32", {}, {"values": 2, "depth": 2, "width": 2})
-    return QueryGraph(
-        prompt="".join(TOKENS) + "\ud800",
-        tokens=TOKENS,
-        targets=Targets((Target(7, " Tokyo", 1, 0.854, -0.158),), (), -0.158),
-        nodes=table,
-        edges=pd.DataFrame(edges, columns=list(EDGE_COLUMNS)).astype(dict.fromkeys(EDGE_COLUMNS[2:], float)),
-        explained=0.345,
-        provenance=origin,
-    )
 
 
 def shown(links: QueryGraph, width: int = 100) -> str:

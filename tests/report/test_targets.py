@@ -30,7 +30,7 @@ BOTH = Targets((PARIS, LUTETIA), (LONDON, Target(10, "<b>", 9, 0.0, -math.inf)),
 def shown(result: Attribution, width: int = 100) -> str:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     with console.capture() as capture:
-        render_attribution(result, console)
+        render_attribution(result, console, full=True)
     return capture.get()
 
 
@@ -51,14 +51,13 @@ def test_every_title_says_what_was_asked(make_result: Make, targets: Targets, wo
     assert f"nats they add to {name} of {words}" in text or f"from {name} of {words}" in text
     assert f"FFN neurons  that raise {words}, by" in text
     assert f"Heads at positions  that lower {words}, by" in text
-    assert f"how far {name} falls without it" in text
+    assert f"estimated fall of {name} without it" in text
     assert f"{name} of {words}: " in text
     assert sum_of_layers(result).startswith(f"{name} of {words}: ")
     page = re.sub(r"<[^>]*>", "", render_html(result))
     escaped = words.replace("<b>", "&lt;b&gt;")
-    assert f"remembers {escaped}" in page
-    what = "log-odds" if targets.against else "log probability"
-    assert f"the {what} of {escaped}" in page
+    verb = "favours" if targets.against else "says"
+    assert f"SmolLM2-135M-Instruct {verb} {escaped}" in page
 
 
 def test_numbers_are_of_what_was_asked(make_result: Make) -> None:
@@ -70,7 +69,7 @@ def test_numbers_are_of_what_was_asked(make_result: Make) -> None:
     assert re.search(r"␣London +rank 3 +probability 12.5 %", of_contrast)
     page = render_html(make_result(targets=CONTRAST))
     assert "<dt>log-odds</dt><dd>1.39</dd>" in page
-    assert page.count("<dt>rank</dt>") == 2
+    assert page.count('<span class="quiet">rank</span>') == 2
 
 
 @pytest.mark.parametrize("width", [40, 60, 100])

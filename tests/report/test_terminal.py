@@ -36,7 +36,7 @@ def drawn(draw: Callable[[Console], None], width: int = 100, **options: Any) -> 
 
 
 def shown(result: Attribution, width: int = 100, **options: Any) -> str:
-    return drawn(lambda console: render_attribution(result, console), width, **options)
+    return drawn(lambda console: render_attribution(result, console, full=True), width, **options)
 
 
 def as_shown(score: float) -> str:
@@ -73,11 +73,13 @@ def test_names_the_best_and_the_worst_parts(result: Attribution) -> None:
 
 def test_shows_as_many_rows_as_asked(make_result: Make) -> None:
     result = make_result(n_rows=30)
-    few, many = (
-        drawn(lambda console, rows=rows: render_attribution(result, console, rows)).count("\n")
-        for rows in (3, 20)
-    )
-    assert many - few == 3 * (17 + 8)
+    few = drawn(lambda console: render_attribution(result, console))
+    assert few.count("that raise") == few.count("that lower") == 2
+    last = result.ffn_neurons.iloc[-1]
+    name = f"\n{last['layer']}.{last['neuron']} "
+    assert name in shown(result)
+    assert name not in few
+    assert few.count("\n") < 50
 
 
 def test_writes_no_control_characters_where_there_is_no_terminal(result: Attribution) -> None:
@@ -161,7 +163,7 @@ def test_shows_both_effects_where_there_is_room(result: Attribution, ordered_by_
         wide, narrow = shown(shown_result, 90), shown(shown_result, 89)
         for name in ("layer.neuron", "layer.head.dim", "layer.head"):
             assert len(re.findall(rf"\n{name} +direct +total +", wide)) == 2
-            assert len(re.findall(rf"\n{name} +{alone} +(?:coefficient|attention) ", narrow)) == 2
+            assert len(re.findall(rf"\n{name} +{alone} +(?:activation|attention) ", narrow)) == 2
         row = shown_result.ffn_neurons.iloc[0]
         numbers = "".join(rf" +{re.escape(as_shown(row[name]))} [ ━╸╍]*" for name in ("direct", "total"))
         assert re.search(rf"\n{row['layer']}\.{row['neuron']}{numbers} ", wide)
@@ -189,9 +191,10 @@ def test_bars_and_names_are_of_the_effect_that_the_lists_are_ordered_by(
 
 
 def test_says_what_the_effects_are(result: Attribution, without_effects: Attribution) -> None:
-    direct = "direct: what the part itself writes towards the target"
-    assert f"{direct}; total: how far log p falls without it, to first order\n" in shown(result, 120)
-    assert f"\n{direct}\n" in shown(without_effects, 120).replace(" \n", "\n")
+    direct = "direct: what the part writes towards the target"
+    meanings = f"{direct}; total: estimated fall of log p without it, to first order; activation: "
+    assert meanings in " ".join(shown(result, 120).split())
+    assert f"\n{direct}; activation: " in shown(without_effects, 120)
 
 
 @pytest.mark.parametrize("width", [40, 120])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, strategies as st
 
-from mnemoscope.report.tokens import in_ascii, middle_left_out, visible
+from mnemoscope.report.tokens import in_ascii, middle_left_out, token_labels, visible
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from mnemoscope.report.tokens import in_ascii, middle_left_out, visible
         (" \r\n", "␣\\u000d⏎"),
         ("\x1b[31m", "\\u001b[31m"),
         ("\u202eabc", "\\u202eabc"),
-        ("\ufffd", "\\ufffd"),
+        ("\ufffd", "‹?›"),
         ("a\u00a0b\u200b", "a\\u00a0b\\u200b"),
         ("\ud800", "\\ud800"),
         ("\U000e0041", "\\U000e0041"),
@@ -42,6 +43,33 @@ def test_leaves_nothing_that_has_no_shape(text: str) -> None:
     assert shown
     assert shown == shown.strip()
     assert all(c == " " or unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Zs"} for c in shown)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "labels"),
+    [
+        (("\ufffd", "\ufffd"), "日", ("‹E6 97›", "‹A5 = 日›")),
+        ((" \ufffd", "\ufffd", "a"), " שa", ("␣‹D7›", "‹A9 = ש›", "a")),
+        (("\ufffd", "\ufffd\ufffd", "\ufffd"), "🙂é", ("‹F0 9F 99›", "‹82 = 🙂›‹C3›", "‹A9 = é›")),
+        (("<s>", "\ufffd", "\ufffd"), "日", ("<s>", "‹E6 97›", "‹A5 = 日›")),
+        (("\ufffd", " x"), "other text", ("‹?›", "␣x")),
+        ((" Tokyo", "\n"), " Tokyo\n", ("␣Tokyo", "⏎")),
+    ],
+)
+def test_characters_that_are_cut_show_their_bytes(
+    tokens: tuple[str, ...], text: str, labels: tuple[str, ...]
+) -> None:
+    assert token_labels(tokens, text) == labels
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.data())
+def test_labels_have_every_byte_in_order(text: str, draw: st.DataObject) -> None:
+    content = text.encode()
+    cuts = sorted(draw.draw(st.sets(st.integers(1, len(content)), max_size=6)) | {0, len(content)})
+    pieces = [content[a:b].decode("utf-8", "replace") for a, b in pairwise(cuts)]
+    labels = token_labels(pieces, text)
+    assert all("\ufffd" not in label for label in labels) or "\ufffd" in text
+    assert [visible(label) for label in labels] == list(labels)
 
 
 @given(st.lists(st.integers(1, 30), max_size=60), st.integers(0, 300))

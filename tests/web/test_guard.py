@@ -35,7 +35,7 @@ def refusal(answer: Any, status: int) -> str:
 def test_other_names_are_refused(client: TestClient, gate: Gate, host: str) -> None:
     for method, path in (("GET", "/"), ("GET", "/static/page.js"), ("POST", "/api/predict")):
         answer = client.request(method, path, json={"prompt": PROMPT}, headers={"host": host})
-        assert "another name" in refusal(answer, 403)
+        assert "another address" in refusal(answer, 403)
     assert gate.n_blocks == 0
 
 

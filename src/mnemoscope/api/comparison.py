@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mnemoscope.api.requests import TargetSpec, check_parts_add_up, predictions, provenance
-from mnemoscope.api.run import QueryCall, attribute_prediction
+from mnemoscope.api.run import QueryCalls, attribute_prediction
 from mnemoscope.attribution.comparison import compare_predictions, largest_unlisted
 from mnemoscope.attribution.options import AttributionOptions
 from mnemoscope.model.language_model import LanguageModel
@@ -15,7 +15,7 @@ def compare_prompts(
     specs: tuple[TargetSpec, TargetSpec],
     top: int,
     memory_budget: int,
-    query: QueryCall,
+    calls: QueryCalls,
 ) -> PromptComparison:
     """Compare two predictions; see `Model.compare`."""
     options = AttributionOptions(top=top, effects=False, query=False)
@@ -23,7 +23,7 @@ def compare_prompts(
     check_parts_add_up(language_model)
     first, second = predictions(language_model, specs, memory_budget // 2)
     a, b = (
-        attribute_prediction(spec.prompt, prediction, options, query)
+        attribute_prediction(spec.prompt, prediction, options, calls)
         for spec, prediction in zip(specs, (first, second), strict=True)
     )
     tables = compare_predictions((first, second), (a, b))

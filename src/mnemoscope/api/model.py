@@ -19,7 +19,7 @@ from mnemoscope.api.comparison import compare_prompts
 from mnemoscope.api.examples import ExampleOptions, Neurons as ChosenNeurons, neuron_examples
 from mnemoscope.api.interventions import AblationKeywords, AblationRequest, ablate_each as _ablate_each
 from mnemoscope.api.requests import check_parts_add_up, predictions, target_spec
-from mnemoscope.api.run import Run, attribute_prompts, attribute_tokens
+from mnemoscope.api.run import QueryCalls, Run, attribute_prompts, attribute_tokens
 from mnemoscope.attribution.methods.base import Kind, Method, MethodInput, Report
 from mnemoscope.attribution.methods.registry import Ranking, method as find_method
 from mnemoscope.attribution.options import (
@@ -241,7 +241,9 @@ class Model:
         >>> [capital.attribute(city).heads for city in (" Tokyo", " Kyoto")]  # doctest: +SKIP
         """
         encoded = encode_prompt(self.language_model, prompt)
-        return Run(self.language_model, encoded, norm_bias, memory_budget, self.query)
+        return Run(
+            self.language_model, encoded, norm_bias, memory_budget, QueryCalls(self.query, self.query_graph)
+        )
 
     @isolated_call
     def predict(self, prompt: PromptInput, top: int = 10) -> Prediction:
@@ -361,7 +363,12 @@ class Model:
         >>> model.attribute_many(["The sky is", "Water is"], [" blue", None])  # doctest: +SKIP
         """
         return attribute_prompts(
-            self.language_model, prompts, targets, AttributionOptions(**options), memory_budget, self.query
+            self.language_model,
+            prompts,
+            targets,
+            AttributionOptions(**options),
+            memory_budget,
+            QueryCalls(self.query, self.query_graph),
         )
 
     @isolated_call
@@ -404,7 +411,7 @@ class Model:
             target,
             AttributionOptions(**options),
             memory_budget,
-            self.query,
+            QueryCalls(self.query, self.query_graph),
             progress,
         )
 
@@ -452,7 +459,9 @@ class Model:
             target_spec(self.language_model, a, target_a, against_a),
             target_spec(self.language_model, b, target_b, against_b),
         )
-        return compare_prompts(self.language_model, specs, top, memory_budget, self.query)
+        return compare_prompts(
+            self.language_model, specs, top, memory_budget, QueryCalls(self.query, self.query_graph)
+        )
 
     @isolated_call
     def method_input(

@@ -23,7 +23,7 @@ from mnemoscope.model.objective import Answers, Objective, check_apart, encode_t
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
 from mnemoscope.model.tokens import Prompt, token_text
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.targets import Provenance, Target, Targets
+from mnemoscope.results.targets import Provenance, Target, Targets, public_name
 
 PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
 
@@ -242,9 +242,10 @@ def check_result(language_model: LanguageModel, result: Attribution) -> None:
         OptionError: the result is of another model, or as `check_parts_add_up` does.
     """
     origin = result.provenance
-    if (origin.model, origin.revision) != (language_model.name, language_model.revision):
+    name = public_name(language_model.name, language_model.revision)
+    if (origin.model, origin.revision) != (name, language_model.revision):
         raise OptionError(
-            f"the result is of {origin.model} ({origin.revision[:12]}), this model is {language_model.name} "
+            f"the result is of {origin.model} ({origin.revision[:12]}), this model is {name} "
             f"({language_model.revision[:12]}); open that model, or attribute with this one"
         )
     check_parts_add_up(language_model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from typing_extensions import Unpack
@@ -38,14 +38,20 @@ from mnemoscope.model.tokens import (
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import TOP_LISTS
 from mnemoscope.results.prediction import Prediction
-from mnemoscope.results.query import QueryNeurons
+from mnemoscope.results.query import QueryGraph, QueryNeurons
 
 # Number of value neurons whose query neurons are found, as in the paper.
 VALUES = 30
 # Share of the memory budget that the writes at every position of a prompt may take.
 COMPONENTS_SHARE = 1 / 8
 
-QueryCall = Callable[..., QueryNeurons]
+
+@dataclass(frozen=True)
+class QueryCalls:
+    """`Model.query` and `Model.query_graph`, which results call later."""
+
+    query: Callable[..., QueryNeurons]
+    graph: Callable[..., QueryGraph]
 
 
 class Run:
@@ -61,12 +67,12 @@ class Run:
         prompt: Prompt,
         norm_bias: bool,
         memory_budget: int,
-        query: QueryCall,
+        calls: QueryCalls,
     ) -> None:
-        """See `Model.run`; `query` is that of results read later."""
+        """See `Model.run`."""
         self.language_model = language_model
         self._prompt, self._norm_bias, self._memory_budget = prompt, norm_bias, memory_budget
-        self._query = query
+        self._calls = calls
         self._begun = self._state()
         self._prediction: TargetPrediction | None = None
 
@@ -112,7 +118,7 @@ class Run:
         check_parts_add_up(self.language_model)
         prediction = self._predicted(target, against, chosen.query)
         report = ProgressBars() if progress else None
-        return attribute_prediction(self._prompt, prediction, chosen, self._query, report)
+        return attribute_prediction(self._prompt, prediction, chosen, self._calls, report)
 
     def _state(self) -> tuple[object, object]:
         return tuple(interventions_on(self.language_model.model)), self.language_model.version
@@ -145,7 +151,7 @@ def attribute_prediction(
     prompt: Prompt,
     prediction: TargetPrediction,
     options: AttributionOptions,
-    query: QueryCall,
+    calls: QueryCalls,
     report: Report | None = None,
 ) -> Attribution:
     """Attribute one prediction, query neurons included.
@@ -154,7 +160,7 @@ def attribute_prediction(
         prompt: prompt of the prediction.
         prediction: prepared by `predictions`.
         options: checked options.
-        query: `Model.query`, for `Attribution.query`.
+        calls: the queries of the model, for `Attribution.query` and reports.
         report: called with the progress through all neurons.
     """
     language_model = prediction.language_model
@@ -190,7 +196,8 @@ def attribute_prediction(
         costs=found.costs,
         provenance=provenance(language_model, vars(options).copy()),
         query_neurons=queries,
-        _query=query,
+        _query=calls.query,
+        _graph=calls.graph,
         **{name: table.head(options.top) if name in TOP_LISTS else table for name, table in tables.items()},
     )
 
@@ -201,7 +208,7 @@ def attribute_prompts(
     targets: Iterable[Answers | None] | None,
     options: AttributionOptions,
     memory_budget: int,
-    query: QueryCall,
+    calls: QueryCalls,
 ) -> list[Attribution]:
     """Attribute several prompts; see `Model.attribute_many`."""
     options.check()
@@ -224,7 +231,7 @@ def attribute_prompts(
     order = sorted(range(len(specs)), key=lambda i: len(specs[i].prompt.ids))
     found = predictions(language_model, [specs[i] for i in order], memory_budget, options.norm_bias)
     results = {
-        i: attribute_prediction(specs[i].prompt, prediction, options, query)
+        i: attribute_prediction(specs[i].prompt, prediction, options, calls)
         for i, prediction in zip(order, found, strict=True)
     }
     return [results[i] for i in range(len(specs))]
@@ -236,7 +243,7 @@ def attribute_tokens(
     target: str,
     options: AttributionOptions,
     memory_budget: int,
-    query: QueryCall,
+    calls: QueryCalls,
     progress: bool,
 ) -> ContinuationAttribution:
     """Attribute a target of several tokens; see `Model.attribute_continuation`."""
@@ -254,7 +261,7 @@ def attribute_tokens(
     found = list(predictions(language_model, specs, memory_budget // len(ids), options.norm_bias))
     report = ProgressBars() if progress else None
     attributions = [
-        attribute_prediction(prefix, prediction, options, query, report)
+        attribute_prediction(prefix, prediction, options, calls, report)
         for prefix, prediction in zip(before, found, strict=True)
     ]
     summed = summed_neurons(found, options.top, options.suppressing)

@@ -169,7 +169,7 @@ def check_kinds(kinds: Sequence[str]) -> tuple[Kind, ...]:
     given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     for kind in given:
         if kind not in known:
-            raise OptionError(f"{kind!r} is no kind of nodes; give some of {', '.join(known)}")
+            raise OptionError(f"{kind!r} is not a kind of nodes; give some of {', '.join(known)}")
     if not given:
         raise OptionError(f"there are no kinds of nodes; give some of {', '.join(known)}")
     if {"attention", "head"} <= set(given):

@@ -59,6 +59,14 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only estimate the memory, from the config.")
     ] = False,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Print layers, every row and what activates the neurons, not only findings and five rows.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     prompt: PromptOptions,
     json: Json = False,
     model: ModelOptions,
@@ -68,6 +76,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
     One --target may be several tokens.
     """
     refuse_several(json=json, out=out is not None)
+    refuse_several(json=json, full=full)
     if options.by != "direct" and not options.effects:
         raise OptionError(f"--by {options.by} needs the total effects; leave --no-effects out")
     refuse_several(dry_run=dry_run, out=out is not None)
@@ -102,7 +111,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
     elif out is not None:
         write(f"saved {result.save(out)}\n")
     else:
-        write_drawn(partial(_draw, result))
+        write_drawn(partial(_draw, result, full))
 
 
 def _estimate(prompt: PromptOptions, model: ModelOptions, json: bool) -> None:
@@ -134,24 +143,24 @@ def _check_outputs(out: Path | None, charts: Path | None) -> None:
 
 
 def _check_outputs_of_several_tokens(out: Path | None, charts: Path | None) -> None:
-    from mnemoscope._io import PLAIN_ENDINGS
+    from mnemoscope._io import CONTINUATION_ENDINGS
 
     if charts is not None:
         raise OptionError(
             "--charts is for one target token, and this target is several; give the first of them as --target"
         )
-    if out is not None and out.suffix.lower() not in PLAIN_ENDINGS:
+    if out is not None and out.suffix.lower() not in CONTINUATION_ENDINGS:
         raise OutputError(
-            f"cannot write {out}: the target is several tokens, whose results go into a .json or .csv file; "
-            "name one, or attribute one token"
+            f"cannot write {out}: the target is several tokens, whose results go into a .json, .csv or .html "
+            "file; name one, or attribute one token"
         )
 
 
-def _draw(result: Attribution | ContinuationAttribution, console: Console) -> None:
+def _draw(result: Attribution | ContinuationAttribution, full: bool, console: Console) -> None:
     from mnemoscope.report.terminal.attribution import render_attribution, render_continuation
     from mnemoscope.results.attribution import Attribution
 
     if isinstance(result, Attribution):
-        render_attribution(result, console)
+        render_attribution(result, console, full=full)
     else:
-        render_continuation(result, console)
+        render_continuation(result, console, full=full)

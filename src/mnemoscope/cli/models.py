@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from mnemoscope._arguments import check_model_path
 from mnemoscope.cli.command import command, example
 from mnemoscope.cli.options import Device, Dtype, Json, Revision, Threads, TrustRemoteCode, set_threads
-from mnemoscope.cli.output import stdout_kept_clean, tell, write_result
+from mnemoscope.cli.output import stage, stdout_kept_clean, tell, write_result
 
 commands = typer.Typer()
 models = typer.Typer()
@@ -27,10 +28,12 @@ def validate_families(context: typer.Context, json: Json = False, threads: Threa
     with stdout_kept_clean():
         set_threads(threads)
         from mnemoscope.model import families
+        from mnemoscope.model.loading import quiet
         from mnemoscope.report.terminal.checks import render_families
         from mnemoscope.results.columns import records
 
-        table = families.validate_families(tell)
+        with quiet():  # tiny random models make transformers warn of their settings
+            table = families.validate_families(tell)
     write_result(
         json, lambda: {"families": records(table, tuple(table.columns))}, partial(render_families, table)
     )
@@ -52,7 +55,9 @@ def check(
 
     Every sum is printed with its error, whether it passes or not.
     """
+    check_model_path(model)
     with stdout_kept_clean():
+        stage(f"opening {model}")
         set_threads(threads)
         from mnemoscope.model.loading import examine
         from mnemoscope.model.validation import require

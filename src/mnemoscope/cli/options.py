@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mnemoscope._arguments import device_name, dtype_name
+from mnemoscope._arguments import check_model_path, device_name, dtype_name
 from mnemoscope.cli.command import MODEL, OUTPUT, PROMPT, TARGET
-from mnemoscope.cli.output import explain, tell, warn
+from mnemoscope.cli.output import explain, stage, tell, warn
 from mnemoscope.errors import OptionError, PromptError
 
 if TYPE_CHECKING:
@@ -204,8 +204,13 @@ class ModelOptions:
     threads: Threads = None
     trust_remote_code: TrustRemoteCode = False
 
+    def __post_init__(self) -> None:
+        """Refuse a path without a model before anything heavy is imported."""
+        check_model_path(self.model)
+
     def open(self) -> Model:
         """Open the model; the demo model is made first where it is missing, with lines on stderr."""
+        stage(f"opening {self.model}")
         set_threads(self.threads)
         from mnemoscope.api import load
 
@@ -222,6 +227,7 @@ class ModelOptions:
             trust_remote_code=self.trust_remote_code,
         )
         explain(f"opened {self.model} in {time.perf_counter() - begun:.1f} s: {opened!r}")
+        stage("computing")
         return opened
 
 

@@ -14,6 +14,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mnemoscope.cli.progress import WorkLine
+
 _PIPED_WIDTH = 100
 
 
@@ -51,8 +53,11 @@ def explain(line: str) -> None:
 
 
 def warn(line: str) -> None:
-    """Say something on stderr that bears on the result."""
-    sys.stderr.write(f"{line}\n")
+    """Say something on stderr that bears on the result, above the line of progress."""
+    if _working:
+        _working[-1].write(line)
+    else:
+        sys.stderr.write(f"{line}\n")
 
 
 def shows_progress() -> bool:
@@ -60,11 +65,37 @@ def shows_progress() -> bool:
     return sys.stderr.isatty() and not loudness.quiet
 
 
+# The line of progress of the work under way; at most one.
+_working: list[WorkLine] = []
+
+
+def stage(text: str) -> None:
+    """Name what the work under way does now, on its line of progress."""
+    if _working:
+        _working[-1].stage(text)
+
+
+def end_progress() -> None:
+    """Remove the line of progress, for work that waits for others from now on."""
+    while _working:
+        _working.pop().close()
+
+
 @contextlib.contextmanager
 def stdout_kept_clean() -> Iterator[None]:
-    """Whatever libraries print while they work goes to stderr."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    """Do the work of a command: what libraries print goes to stderr, and a line there shows that it works.
+
+    On a terminal the line ticks twice a second; elsewhere there is one every half minute.
+    """
+    from mnemoscope.cli.progress import WorkLine
+
+    if not loudness.quiet and not _working:
+        _working.append(WorkLine("starting").started())
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        end_progress()
 
 
 def write_result(json: bool, to_json: Callable[[], dict[str, Any]], draw: Callable[[Console], None]) -> None:

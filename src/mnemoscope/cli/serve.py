@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mnemoscope._arguments import check_model_path
 from mnemoscope.cli.command import MODEL, command
 from mnemoscope.cli.options import Device, Dtype, ModelOptions, Threads, TrustRemoteCode
-from mnemoscope.cli.output import stdout_kept_clean, tell, warn
+from mnemoscope.cli.output import end_progress, stdout_kept_clean, tell, warn
 from mnemoscope.errors import OptionError, missing_extra
 
 if TYPE_CHECKING:
@@ -46,20 +47,33 @@ class ServedModels:
         return self.model or [os.environ.get("MNEMOSCOPE_MODEL") or "demo"]
 
     def __post_init__(self) -> None:
-        """Refuse a model that is given twice."""
+        """Refuse a model that is given twice, and a path without one."""
         for name in self.names:
+            check_model_path(name)
             if self.names.count(name) > 1:
                 raise OptionError(f"--model {name} is given twice; give each model once")
 
     def open(self) -> dict[str, Model]:
-        """Open the models by name."""
+        """Open the models by name, that of local files without their folders.
+
+        Raises:
+            OptionError: two models have one name.
+        """
         options = ModelOptions(
             dtype=self.dtype,
             device=self.device,
             threads=self.threads,
             trust_remote_code=self.trust_remote_code,
         )
-        return {name: replace(options, model=name).open() for name in self.names}
+        from mnemoscope.results.targets import public_name
+
+        opened = [replace(options, model=name).open() for name in self.names]
+        named = {public_name(model.name, model.revision): model for model in opened}
+        if len(named) < len(opened):
+            raise OptionError(
+                f"several models are called {next(iter(named))}; rename the folder of one, or serve one alone"
+            )
+        return named
 
 
 TimeLimit = Annotated[
@@ -114,5 +128,6 @@ def serve(
             tell(
                 f"Mnemoscope is at {address} until Ctrl-C; its API is described at {address}api/openapi.json"
             )
+            end_progress()
             app = make_app(opened, names_of(host, not here), Limits(seconds=time_limit))
             listen(app, listening, address if open_browser else None)

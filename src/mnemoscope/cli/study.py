@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mnemoscope._arguments import check_model_path
 from mnemoscope.cli.command import command
 from mnemoscope.cli.facts import tell_left_out
 from mnemoscope.cli.options import Device, Dtype, ModelName, Revision, TrustRemoteCode, check_threads
@@ -157,6 +158,7 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
     """
     if address is not None and engine != "ray":
         raise OptionError("--address is of a Ray cluster; add --engine ray, or leave it out")
+    check_model_path(model)
     if engine == "local":
         check_threads(measures.threads)
     with stdout_kept_clean():

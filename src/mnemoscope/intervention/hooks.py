@@ -138,7 +138,9 @@ def listed_positions(positions: Any) -> tuple[int, ...] | None:
     for position in positions:
         number = whole_number(position)
         if number is None:
-            raise OptionError(f"position {position!r} is no whole number; give one such as -1 for the last")
+            raise OptionError(
+                f"position {position!r} is not a whole number; give one such as -1 for the last"
+            )
         found.append(number)
     if not found:
         raise OptionError("positions is empty, so nothing would change; name one, or None for all positions")

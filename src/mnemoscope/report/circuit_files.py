@@ -11,7 +11,8 @@ from markupsafe import Markup
 from mnemoscope._io import check_folder, write_into
 from mnemoscope.report.charts import png, svg, svg_in_page
 from mnemoscope.report.export import csv_bytes, json_bytes
-from mnemoscope.report.html import origin_rows, page
+from mnemoscope.report.findings import model_title
+from mnemoscope.report.pages import origin_rows, page
 from mnemoscope.report.terminal.circuit import node_name, summary_lines
 from mnemoscope.report.text import plain_number
 from mnemoscope.report.tokens import visible
@@ -58,7 +59,7 @@ def render_page(circuit: Circuit) -> str:
     pairs = pd.DataFrame([vars(pair) for pair in circuit.test])
     return page(
         "circuit.html",
-        ("study.css",),
+        model=model_title(circuit.provenance),
         circuit=circuit,
         lines=summary_lines(circuit),
         chart=Markup(svg_in_page(circuit.chart().to_dict(), "circuit")),

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from mnemoscope.study.comparison import Comparison
 
 
+# First characters of a cell that spreadsheets evaluate.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 def csv_bytes(table: pd.DataFrame) -> bytes:
     """Write a table as CSV with six digits of each number; lists of tokens become visible text."""
     return _csv(flat(table), float_format="%.6g")
@@ -53,7 +57,14 @@ def long_csv_bytes(result: Attribution | Saved) -> bytes:
 
 
 def _csv(table: pd.DataFrame, **options: Any) -> bytes:
-    return table.to_csv(index=False, lineterminator="\n", **options).encode("utf-8", "backslashreplace")
+    texts = table.select_dtypes(exclude="number").columns
+    defused = table.assign(**{str(name): table[name].map(_defused) for name in texts})
+    return defused.to_csv(index=False, lineterminator="\n", **options).encode("utf-8", "backslashreplace")
+
+
+def _defused(cell: Any) -> Any:
+    """Put `'` before a text that a spreadsheet would take for a formula; numbers stay numbers."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def json_bytes(value: Any, indent: int | None = None) -> bytes:

@@ -13,8 +13,10 @@ from rich.console import Console
 from mnemoscope.attribution.methods.registry import Ranking
 from mnemoscope.report.charts import svg
 from mnemoscope.report.charts.attribution import figures
-from mnemoscope.report.html import data_address, templates
-from mnemoscope.report.terminal.ablation import parts_words, render_ablation, with_spread
+from mnemoscope.report.findings import Sentence, ablation_finding, findings
+from mnemoscope.report.pages import data_address, templates
+from mnemoscope.report.readable import readable
+from mnemoscope.report.terminal.ablation import render_ablation, with_spread
 from mnemoscope.report.terminal.attribution import render_attribution
 from mnemoscope.report.terminal.comparison import render_comparison
 from mnemoscope.report.terminal.examples import render_examples
@@ -22,11 +24,13 @@ from mnemoscope.report.terminal.query import query_section, render_links
 from mnemoscope.report.terminal.vocabulary import render_head, render_neuron, render_prediction
 from mnemoscope.report.text import (
     Effects,
+    controls_rank,
     divergence,
+    parts_words,
     percent,
     places,
     plain_number,
-    reciprocal_rank,
+    rank_text,
     signed,
     targets_words,
     value_facts,
@@ -34,7 +38,7 @@ from mnemoscope.report.text import (
 from mnemoscope.report.tokens import middle_left_out, visible
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.columns import METRICS, records
+from mnemoscope.results.columns import records
 from mnemoscope.results.examples import NeuronExamples
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
@@ -66,6 +70,7 @@ class _Summary:
         target: the target in words.
         facts: numbers by name.
         tables: the tables.
+        findings: sentences on the result.
         picture: alternative text and address of a picture; empty if there is none.
         note: the last line.
     """
@@ -74,13 +79,14 @@ class _Summary:
     target: str
     facts: dict[str, str]
     tables: list[_Table]
+    findings: list[Sentence] = field(default_factory=list)
     picture: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
 
 def summary_html(shown: object) -> str:
     """Return a result as a fragment of HTML without scripts."""
-    summary = _summary(shown)
+    summary = _summary(readable(shown) if hasattr(shown, "tokens") else shown)
     head, tail = middle_left_out([len(visible(token)) for token in summary.tokens], _LONGEST_PROMPT)
     tokens = [_token(text) for text in summary.tokens]
     return (
@@ -100,7 +106,7 @@ def summary_text(shown: object) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False, force_jupyter=False)
     if isinstance(shown, Attribution):
-        render_attribution(shown, console, _ROWS)
+        render_attribution(shown, console)
     elif isinstance(shown, PromptComparison):
         render_comparison(shown, console, _ROWS)
     elif isinstance(shown, NeuronExamples):
@@ -130,13 +136,14 @@ def _summary(shown: object) -> _Summary:
 @_summary.register
 def _(shown: Attribution) -> _Summary:
     origin, figure = shown.provenance, figures(shown)[0]
-    proven = "certified" if shown.certified else "not certified"
+    certainty = "certified" if shown.certified else "not certified"
     # An image, so that several pictures in one notebook share no ids.
     picture = svg(figure.chart(shown).to_dict(), figure.name).encode()
     return _Summary(
         tokens=shown.tokens,
         target=targets_words(shown.targets),
         facts=value_facts(shown.targets),
+        findings=findings(shown),
         tables=[
             _parts(shown, "heads", "Heads", ("layer", "head"), ""),
             _parts(shown, "ffn_neurons", "FFN neurons", ("layer", "neuron"), "promotes"),
@@ -146,7 +153,7 @@ def _(shown: Attribution) -> _Summary:
             "words": f"{figure.title}. {figure.words}",
             "address": data_address("image/svg+xml", picture),
         },
-        note=f"{visible(origin.model)} · {visible(origin.architecture)} · {origin.dtype} · lists {proven}",
+        note=f"{visible(origin.model)} · {visible(origin.architecture)} · {origin.dtype} · lists {certainty}",
     )
 
 
@@ -215,25 +222,31 @@ def _(shown: Prediction) -> _Summary:
 
 @_summary.register
 def _(shown: Ablation) -> _Summary:
-    written = dict(zip((*METRICS, "kl"), (reciprocal_rank, percent, signed, divergence), strict=True))
+    written = {"probability": percent, "log_probability": signed, "kl": divergence}
+
+    def metrics(numbers: dict[str, float]) -> list[str]:
+        return [percent(numbers["probability"]), signed(numbers["log_probability"])]
+
     mean, spread = shown.controls_mean, shown.controls_standard_deviation
     several = len(shown.controls) > 1
     rows: list[tuple[str | Markup, ...]] = [
-        ("before", *(written[name](shown.before[name]) for name in METRICS), ""),
-        ("after", *(written[name](shown.after[name]) for name in METRICS), divergence(shown.plain_text.kl)),
+        ("before", rank_text(shown.before), *metrics(shown.before), ""),
+        ("after", rank_text(shown.after), *metrics(shown.after), divergence(shown.plain_text.kl)),
         (
             f"{len(shown.controls)} random",
+            controls_rank(shown),
             *(
                 with_spread(mean[name], spread[name] if several else None, write)
                 for name, write in written.items()
             ),
         ),
     ]
-    headings = ("", "1 / rank", "probability", "log p", "KL on plain text (nats per token)")
+    headings = ("", "rank", "probability", "log p", "KL on plain text (nats per token)")
     return _Summary(
         tokens=shown.tokens,
         target=visible(shown.target[1]),
         facts={},
+        findings=[ablation_finding(shown)],
         tables=[_Table(f"{parts_words(shown)}, {shown.how}", headings, rows)],
         note="random: parts of the same kind and layers" + (", mean ± standard deviation" if several else ""),
     )

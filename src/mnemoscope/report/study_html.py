@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,15 @@ import pandas as pd
 from markupsafe import Markup
 
 from mnemoscope._io import check_destination, write_atomically
+from mnemoscope.model.demo import MODEL_NAME
 from mnemoscope.report.charts import apply_theme, svg_in_page
 from mnemoscope.report.charts.study import CHARTS
 from mnemoscope.report.export import EDITING, csv_bytes, file_name, flat, json_bytes
-from mnemoscope.report.html import data_address, origin_rows, page
+from mnemoscope.report.pages import data_address, origin_rows, page
+from mnemoscope.report.study_findings import study_findings
 from mnemoscope.report.text import plain_number
 from mnemoscope.report.tokens import visible
-from mnemoscope.study.items import ITEMS, ItemTable, StudyItem
+from mnemoscope.study.items import ITEMS, ItemTable
 from mnemoscope.study.items.exports import CAUTION, editing, published
 from mnemoscope.study.results import Study
 
@@ -26,7 +31,7 @@ _MOST_ROWS = 60
 _MOST_BYTES = 1_000_000
 _CAUTIONS = (
     "Means have 95 % bootstrap intervals over facts; below three facts there is none, and with few facts "
-    "they are too narrow. The facts are no sample of all facts, and those of one relation share words and "
+    "they are too narrow. The facts are not a sample of all facts, and those of one relation share words and "
     "answers.",
     "Zeroing takes a neuron to a state the model never has. What falls with random neurons of the same "
     "layers falls for that reason.",
@@ -47,7 +52,6 @@ class Sheet:
         texts: whether each column holds words rather than numbers.
         note: description of the rows left out, empty if there is none.
         chart: the chart as SVG.
-        download: name and address of the data; the address is empty if the data are too long for the page.
     """
 
     shown: ItemTable
@@ -56,7 +60,6 @@ class Sheet:
     texts: list[bool]
     note: str
     chart: Markup
-    download: tuple[str, str]
 
 
 def write_report(study: Study, path: str | Path) -> Path:
@@ -76,32 +79,65 @@ def write_report(study: Study, path: str | Path) -> Path:
 
 def render_report(study: Study) -> str:
     """Return the page of a study; the page is deterministic."""
-    manifest = study.manifest
+    tables = {shown.name: shown.of(study) for item in ITEMS for shown in item.tables}
+    return render_tables(study.manifest, tables, study.unfinished, json_bytes(editing(study), indent=1))
+
+
+def render_tables(
+    manifest: dict[str, Any], tables: Mapping[str, pd.DataFrame], unfinished: str, to_edit: bytes
+) -> str:
+    """Return the page of a study's tables.
+
+    Args:
+        manifest: the study's manifest.
+        tables: every item's tables by name.
+        unfinished: progress of an unfinished study, else empty.
+        to_edit: content of `editing.json`.
+    """
     facts = manifest["facts"]
     sizes = {name: str(manifest[name]) for name in ("n_layers", "n_heads", "d_head", "d_ff")}
     about_facts = {"facts": f"{facts['name']}: {facts['n']:,}", "SHA-256 of the facts": facts["sha256"]}
     paper = published(manifest["model"])
+    name = MODEL_NAME if manifest["model"] == "demo" else manifest["model"].rsplit("/", 1)[-1]
+    files = {
+        file_name(item, shown, "csv"): csv_bytes(tables[shown.name])
+        for item in ITEMS
+        for shown in item.tables
+    }
     return page(
         "study.html",
-        ("report.css", "study.css"),
-        study=study,
-        model=manifest["model"],
+        name=visible(name),
+        manifest=manifest,
+        n_measured=int(tables["facts_kept"]["n_facts"].iloc[0]),
+        unfinished=unfinished,
+        findings=study_findings(tables),
         items=[
             (
                 item,
-                [_sheet(study, item, shown) for shown in item.tables],
+                [_sheet(shown, tables[shown.name]) for shown in item.tables],
                 [number for number in paper if number.item == item.number],
             )
             for item in ITEMS
         ],
-        editing=(EDITING, data_address("application/json", json_bytes(editing(study), indent=1))),
+        downloads={
+            "tables.zip": data_address("application/zip", _zipped(files), _MOST_BYTES),
+            EDITING: data_address("application/json", to_edit),
+        },
         cautions=_CAUTIONS,
         origin=origin_rows(manifest, **sizes, **about_facts),
     )
 
 
-def _sheet(study: Study, item: StudyItem, shown: ItemTable) -> Sheet:
-    table = shown.of(study)
+def _zipped(files: Mapping[str, bytes]) -> bytes:
+    """Pack files; the same files are the same bytes."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return stream.getvalue()
+
+
+def _sheet(shown: ItemTable, table: pd.DataFrame) -> Sheet:
     rows, note = _first(table)
     cells = _cells(flat(rows))
     return Sheet(
@@ -111,7 +147,6 @@ def _sheet(study: Study, item: StudyItem, shown: ItemTable) -> Sheet:
         texts=[not pd.api.types.is_numeric_dtype(rows[name]) for name in cells],
         note=note,
         chart=svg_in_page(apply_theme(CHARTS[shown.name](table)).to_dict(), shown.name),
-        download=(file_name(item, shown, "csv"), data_address("text/csv", csv_bytes(table), _MOST_BYTES)),
     )
 
 
@@ -124,7 +159,7 @@ def _first(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     few = shown.head(_MOST_ROWS)
     if len(few) == len(table):
         return few, ""
-    return few, f"The {words} {len(few):,} of {len(table):,} rows; the file has all."
+    return few, f"The {words} {len(few):,} of {len(table):,} rows; tables.zip has all."
 
 
 def _cells(table: pd.DataFrame) -> pd.DataFrame:

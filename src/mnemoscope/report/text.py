@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mnemoscope.report.tokens import shortened, unspaced, visible
+from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.query import QueryTables
@@ -63,6 +64,42 @@ def reciprocal_rank(value: float) -> str:
     return f"{value:.3f}"
 
 
+def rank_text(metrics: dict[str, float]) -> str:
+    """Write the rank of a target whose metrics (`METRICS`) are known."""
+    return f"{round(1 / metrics['reciprocal_rank']):,}"
+
+
+def rank_change(before: dict[str, float], after: dict[str, float]) -> str:
+    """Write a change of the rank: `1 → 7`, or `1` where it stays."""
+    first, last = rank_text(before), rank_text(after)
+    return first if first == last else f"{first} → {last}"
+
+
+def controls_rank(ablation: Ablation) -> str:
+    """Write the ranks after the random controls, from the best to the worst: `1`, or `1 to 3`."""
+    ranks = (1 / ablation.controls["reciprocal_rank"]).round().astype(int)
+    low, high = f"{ranks.min():,}", f"{ranks.max():,}"
+    return low if low == high else f"{low} to {high}"
+
+
+_PART_KINDS = {
+    "FFNNeuron": ("FFN neuron", "FFN neurons"),
+    "AttentionNeuron": ("attention neuron", "attention neurons"),
+    "Head": ("head", "heads"),
+    "Layer": ("layer", "layers"),
+}
+
+
+def parts_words(ablation: Ablation) -> str:
+    """Count the parts by kind: `1 head`, `3 parts: FFN neurons, heads`."""
+    n_parts = len(ablation.parts)
+    found = list(dict.fromkeys(_PART_KINDS[type(part).__name__] for part in ablation.parts))
+    if len(found) > 1:
+        return f"{n_parts} parts: {', '.join(several for _, several in found)}"
+    one, several = found[0]
+    return f"{n_parts} {one if n_parts == 1 else several}"
+
+
 EFFECTS = ("direct", "total", "mediated")
 
 
@@ -106,8 +143,8 @@ class Effects:
     def meanings(self, columns: Iterable[str]) -> dict[str, str]:
         """Return the meaning of each column by its heading."""
         meanings = {
-            "direct": "what the part itself writes towards the target",
-            "total": f"how far {self.value} falls without it, "
+            "direct": "what the part writes towards the target",
+            "total": f"estimated fall of {self.value} without it, "
             + ("by RelP's linearised backward pass" if self.linearised else "to first order"),
             "mediated": "total minus direct, what later layers make of it",
         }
@@ -244,25 +281,23 @@ def queries_are_missing(result: Attribution) -> bool:
     return result.query_neurons is None and bool(result.provenance.options.get("query"))
 
 
-def value_neurons_asked(tables: QueryTables) -> str:
-    """Count the value neurons whose query neurons were sought, and those that were skipped."""
+def value_neurons_words(tables: QueryTables) -> str:
+    """Count the value neurons that query scores are of, and name those left out."""
     names = [name for name in _VALUE_NEURON if name in tables.value_neurons]
-    n_asked = len(tables.value_neurons[names].drop_duplicates())
-    return f"{n_asked} in all, {len(tables.skipped) or 'none'} skipped"
-
-
-def value_neurons_skipped(tables: QueryTables) -> str:
-    """Name the value neurons that query scores leave out; empty if there is none."""
-    rows = records(tables.skipped, tuple(tables.skipped.columns))
+    n_all, rows = (
+        len(tables.value_neurons[names].drop_duplicates()),
+        records(tables.skipped, tuple(tables.skipped)),
+    )
     if not rows:
-        return ""
-    names = ", ".join(
+        return f"the first {n_all}"
+    left_out = ", ".join(
         f"{row['layer']}.{row['neuron']}"
         if "neuron" in row
         else f"{row['layer']}.{row['head']}.{row['dim']} at {row['position']}"
         for row in rows
     )
-    return f"left out because what they read nearly cancels: {names}"
+    reason = f"left out because what they read nearly cancels: {left_out}"
+    return f"{n_all - len(rows)} of the first {n_all} ({reason})"
 
 
 def method_name(label: str, title: str) -> str:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-_SIGNS = {"\n": "⏎", "\t": "⇥"}
+_SIGNS = {"\n": "⏎", "\t": "⇥", "\ufffd": "‹?›"}
 _BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 # Controls, format characters (bidi among them), surrogates, private use, and every other space.
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs"})
@@ -17,9 +17,10 @@ def visible(text: str) -> str:
     r"""Replace every hidden character by a visible one.
 
     Spaces at either end become `␣`, a newline `⏎`, a tab `⇥`; other characters without a shape
-    (controls, zero-width and bidirectional marks, unusual spaces, lone surrogates, and U+FFFD,
-    which stands for bytes that are not yet a character) become `\uXXXX`. A combining mark at the
-    start stands on a dotted circle, and the empty text is `∅`.
+    (controls, zero-width and bidirectional marks, unusual spaces, lone surrogates) become `\uXXXX`. U+FFFD,
+    which stands for bytes of a character that is cut in two, becomes `‹?›`; where the text around it is known
+    `token_labels` names the bytes. A combining mark at the start stands on a dotted circle, and the empty
+    text is `∅`.
 
     >>> visible(" Tokyo"), visible("\n\n"), visible("a\u202eb")
     ('␣Tokyo', '⏎⏎', 'a\\u202eb')
@@ -43,10 +44,84 @@ def _visible_character(character: str) -> str:
     if character in _SIGNS:
         return _SIGNS[character]
     hidden = unicodedata.category(character) in _HIDDEN_CATEGORIES
-    if hidden or character == "\ufffd" or character in _BLANK_LETTERS:
+    if hidden or character in _BLANK_LETTERS:
         code = ord(character)
         return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
     return character
+
+
+def token_labels(tokens: Sequence[str], text: str) -> tuple[str, ...]:
+    """Return the visible text of each token, with the bytes of characters that are cut in two.
+
+    The bytes are taken from the text that the tokens make up. The token that completes a character also names
+    it: `日` in two tokens is `‹E6 97›` and `‹A5 = 日›`. Tokens that the text does not have (special tokens)
+    are shown as they are.
+    """
+    if not any("\ufffd" in token for token in tokens):
+        return tuple(map(visible, tokens))
+    content = text.encode("utf-8", "surrogatepass")
+    starts = _aligned(tokens, content)
+    if starts is None:
+        return tuple(map(visible, tokens))
+    return tuple(
+        _with_bytes(content, start, end) if "\ufffd" in token and end > start else visible(token)
+        for token, start, end in zip(tokens, starts[:-1], starts[1:], strict=True)
+    )
+
+
+def _aligned(tokens: Sequence[str], content: bytes) -> list[int] | None:
+    """Return the first byte of each token and the end of the last; None if they do not make the text."""
+    before: list[dict[int, int]] = []  # by token: the places where it may end, each with its start
+    places = {0}
+    for token in tokens:
+        ends: dict[int, int] = {}
+        for place in sorted(places):
+            for end in _ends(token, content, place):
+                ends.setdefault(end, place)
+        ends = ends or {place: place for place in places}
+        before.append(ends)
+        places = set(ends)
+    if len(content) not in places:
+        return None
+    found = [len(content)]
+    for ends in reversed(before):
+        found.append(ends[found[-1]])
+    return found[::-1]
+
+
+def _ends(token: str, content: bytes, start: int) -> list[int]:
+    """Return the places where a token that begins at a byte may end."""
+    if "\ufffd" in token:
+        lengths = range(1, 4 * len(token) + 1)
+        return [
+            start + n
+            for n in lengths
+            if start + n <= len(content) and content[start : start + n].decode("utf-8", "replace") == token
+        ]
+    plain = token.encode("utf-8", "surrogatepass")
+    forms = (plain, plain.removeprefix(b" "))
+    return [start + len(form) for form in forms if content.startswith(form, start)][:1]
+
+
+def _with_bytes(content: bytes, start: int, end: int) -> str:
+    """Write the bytes from `start` to `end`: whole characters visible, parts of one as `‹E6 97›`."""
+    first, shown, whole = start, "", ""
+    while first < end:
+        begin = first
+        while begin and content[begin] & 0xC0 == 0x80:
+            begin -= 1
+        stop = first + 1
+        while stop < len(content) and content[stop] & 0xC0 == 0x80:
+            stop += 1
+        if begin == first and stop <= end:
+            whole += content[first:stop].decode("utf-8", "replace")
+        else:
+            part = content[first : min(stop, end)].hex(" ").upper()
+            joined = visible(content[begin:stop].decode("utf-8", "replace")) if stop <= end else ""
+            shown += (visible(whole) if whole else "") + (f"‹{part} = {joined}›" if joined else f"‹{part}›")
+            whole = ""
+        first = stop
+    return shown + (visible(whole) if whole else "")
 
 
 def middle_left_out(widths: list[int], room: int) -> tuple[int, int]:
@@ -78,6 +153,8 @@ _IN_ASCII = str.maketrans(
         **dict(zip("␣∅◌│█▉▊▋▌▍▎▏▒░━╸╍", "_0o|#####:::=-=-~", strict=True)),
         **dict(zip("■▪□▫·▸−–…", "#+Oo.>--~", strict=True)),
         "⏎": "\\n",
+        "‹": "<",
+        "›": ">",
         "⇥": "\\t",
         "∞": "inf",
         "→": "->",

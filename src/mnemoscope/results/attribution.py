@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 from mnemoscope._io import (
     ATTRIBUTION_ENDINGS,
+    CONTINUATION_ENDINGS,
     check_destination,
     write_atomically,
 )
 from mnemoscope.errors import OptionError
 from mnemoscope.results import io
+from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.columns import QUERY_TABLES, SUMS, TABLES, records
-from mnemoscope.results.query import Key, QueryNeurons
+from mnemoscope.results.query import Key, QueryGraph, QueryNeurons
 from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
 
@@ -85,11 +87,12 @@ class Attribution(Displayed):
     costs: dict[str, Cost]
     provenance: Provenance
     _query: Callable[..., QueryNeurons] | None = field(default=None, repr=False, compare=False)
+    _graph: Callable[..., QueryGraph] | None = field(default=None, repr=False, compare=False)
     schema_version: ClassVar[int] = io.SCHEMA_VERSION
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out of a copy for another process."""
-        return {**vars(self), "_query": None}
+        return {**vars(self), "_query": None, "_graph": None}
 
     def _short(self) -> list[str]:
         by = "total" if self.provenance.options.get("by") == "total" else None
@@ -210,21 +213,31 @@ class Attribution(Displayed):
         """Encode the whole result as the content of a `.json` file."""
         return io.json_bytes(self._description(), self.tables(), self.to_json())
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, ablations: Sequence[Ablation] = (), notes: str = "") -> Path:
         """Write the result to a `.json`, `.parquet`, `.csv` or `.html` file, whole or not at all.
 
-        A `.csv` file has all tables in one, whose column `table` names each row's, and no provenance.
+        A `.csv` file has all tables in one, whose column `table` names each row's, and no provenance. An
+        `.html` file is a report; it has the query graph too where the result was not read from a file.
+
+        Args:
+            path: of the file.
+            ablations: ablations to add to a report.
+            notes: text to add to a report.
 
         Returns:
             The path of the file.
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
+            OptionError: ablations or notes are given, and the file is no report.
         """
         path = check_destination(Path(path), ATTRIBUTION_ENDINGS)
         ending = path.suffix.lower()
+        if (ablations or notes) and ending != ".html":
+            raise OptionError(f"ablations and notes go into a report; save it as .html, not as {ending}")
         if ending == ".html":
-            content = report("html").render_html(self).encode("utf-8", "xmlcharrefreplace")
+            page = report("html").render_html(self, ablations=ablations, notes=notes)
+            content = page.encode("utf-8", "xmlcharrefreplace")
         elif ending == ".csv":
             content = report("export").long_csv_bytes(self)
         elif ending == ".json":
@@ -339,6 +352,24 @@ class ContinuationAttribution(io.Saved):
     def __repr__(self) -> str:
         best = strongest("FFN neurons", self.ffn_neurons)
         return f"<ContinuationAttribution of {self.text!r} after {quoted(self.prompt)}\n  {best}>"
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result to a `.json`, `.csv` or `.html` file, whole or not at all.
+
+        A `.csv` file has the tables of sums, whose column `table` names each row's. An `.html` file is a
+        report with a view for each token.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            OutputError: another ending, or a folder that does not exist or cannot be written.
+        """
+        path = check_destination(Path(path), CONTINUATION_ENDINGS)
+        if path.suffix.lower() != ".html":
+            return super().save(path)
+        write_atomically(path, report("html").render_html(self).encode("utf-8", "xmlcharrefreplace"))
+        return path
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the tables of sums by name; `attributions` have those of each token."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from mnemoscope.errors import OptionError
@@ -111,12 +112,33 @@ def _any_of(side: tuple[Target, ...]) -> str:
     return ("any of " if len(side) > 1 else "") + ", ".join(repr(target.text) for target in side)
 
 
+def public_name(name: str, revision: str) -> str:
+    """Return a model's name without the folders that its files lie in on this machine.
+
+    Args:
+        name: the name it was loaded by; of an adapter `ADAPTER on BASE`.
+        revision: as in `Provenance`; `files-` begins that of local files.
+
+    >>> public_name("/home/ada/models/llama", "files-0123"), public_name("org/llama", "abc")
+    ('llama', 'org/llama')
+    """
+    names, revisions = name.split(" on "), revision.split(" on ")
+    if len(names) != len(revisions):
+        names, revisions = [name], [revision]
+    return " on ".join(
+        PurePosixPath(each.replace("\\", "/")).name or each
+        if origin.startswith("files-") or each.startswith(("/", "~", ".", "\\"))
+        else each
+        for each, origin in zip(names, revisions, strict=True)
+    )
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Model, versions and options of a result, which repeat it.
 
     Attributes:
-        model: the name it was loaded by.
+        model: the name it was loaded by, of local files without their folders.
         revision: commit of the hub repository, or a digest of the local files' names and sizes.
         architecture: class of the transformers model.
         dtype: dtype of the weights in the forward pass; scores are computed in float32.
@@ -130,6 +152,10 @@ class Provenance:
     dtype: str
     versions: dict[str, str]
     options: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """Leave the folders out of the model's name, which is shown and sent to others."""
+        object.__setattr__(self, "model", public_name(self.model, self.revision))
 
 
 @dataclass(frozen=True)

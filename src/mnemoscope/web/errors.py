@@ -89,7 +89,7 @@ def refusal_of_fields(
 
 _MOST_FIELDS = 5
 _OF_HTTP = {
-    400: "the body is no JSON",
+    400: "the body is not JSON",
     404: "there is nothing at this address",
     405: "this address does not take this HTTP method",
 }

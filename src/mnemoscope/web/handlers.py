@@ -18,6 +18,7 @@ from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.model.tokens import encode_prompt, token_text
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import records
+from mnemoscope.results.targets import public_name
 from mnemoscope.study.comparison import Terms, compare_methods
 from mnemoscope.study.facts import Fact, ResolvedFact
 from mnemoscope.web import requests
@@ -141,23 +142,24 @@ class Answers:
 
     def export(self, model: Model, request: requests.ExportRequest) -> Answer:
         """Return the result of `attribute` as a file."""
-        result = self.attributed(model, request)
-        if isinstance(result, ContinuationAttribution) and request.format not in ("json", "csv"):
+        if request.format == "parquet" and _is_continuation(model, request):
             raise OptionError(
-                "the target is several tokens, whose results are exported as json or csv; "
+                "the target is several tokens, whose results are exported as html, json or csv; "
                 "ask for one of these, or for one token"
             )
+        result = self.attributed(model, request)
         return Answer(
             _saved(result, request.format), MEDIA_TYPES[request.format], f"mnemoscope.{request.format}"
         )
 
     def charts(self, model: Model, request: requests.ChartsRequest) -> Answer:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
-        result = self.attributed(model, request)
-        if isinstance(result, ContinuationAttribution):
+        if _is_continuation(model, request):
             raise OptionError(
                 "the target is several tokens, which have no charts together; ask for one token"
             )
+        result = self.attributed(model, request)
+        assert isinstance(result, Attribution)
         return json_answer({"charts": {name: chart.to_dict() for name, chart in result.charts().items()}})
 
     def compare(self, model: Model, request: requests.CompareRequest) -> Answer:
@@ -261,7 +263,7 @@ def describe(model: Model) -> dict[str, Any]:
     language_model = model.language_model
     readable = all(block.input_projections is not None for block in language_model.structure.blocks)
     return {
-        "name": model.name,
+        "name": public_name(model.name, model.revision),
         "revision": model.revision,
         "architecture": model.architecture,
         "dtype": model.dtype,
@@ -290,6 +292,14 @@ def _attribute(model: Model, run: Run, request: requests.AttributeRequest) -> Re
         if n_tokens > 1:
             return model.attribute_continuation(request.prompt, target, **options)
     return run.attribute(target, against=against, **options)
+
+
+def _is_continuation(model: Model, request: requests.AttributeRequest) -> bool:
+    """Return whether the target is several tokens, each after those before it."""
+    target, against = request.objective()
+    return (
+        isinstance(target, str) and against is None and len(model.target_tokens(request.prompt, target)) > 1
+    )
 
 
 def _with_more_tables(result: Attribution) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def check_sender(headers: Headers, names: Names) -> None:
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not names.include(hosts[0]):
         raise ApiError(
-            403, "this server goes by another name", "open it by the address that it wrote when it started"
+            403, "this server has another address", "open it by the address that it wrote when it started"
         )
     for origin in headers.getlist("origin"):
         if origin.lower() not in (f"http://{hosts[0].lower()}", f"https://{hosts[0].lower()}"):

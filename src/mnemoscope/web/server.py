@@ -266,7 +266,7 @@ def is_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise OptionError(f"--host {host!r} is no address; give one such as 127.0.0.1") from error
+        raise OptionError(f"--host {host!r} is not an address; give one such as 127.0.0.1") from error
     return all(ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_loopback for address in found)
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
+from mnemoscope.report.charts.fitting import fitted
 from mnemoscope.report.theme import DARK, LOWERS, QUIET, RAISES, TEXT, largest
 from mnemoscope.report.tokens import visible
 
@@ -43,6 +44,7 @@ def apply_theme(chart: Any, title: str = "", subtitle: str = "") -> Any:
             gridColor=TEXT,
             gridOpacity=0.2,
         )
+        .configure_axisQuantitative(labelOverlap="greedy", labelSeparation=12)
         .configure_header(labelColor=TEXT, titleColor=TEXT, labelLimit=_WIDEST_LABEL)
         .configure_legend(
             labelColor=TEXT,
@@ -66,7 +68,7 @@ def svg(spec: dict[str, Any], name: str) -> str:
         spec: the chart's `to_dict()`.
         name: prefix of all ids, unique in a page.
     """
-    text = vl_convert.vegalite_to_svg(spec)
+    text = fitted(vl_convert.vegalite_to_svg(spec))
     if "description" in spec:
         text = text.replace("<svg", f'<svg role="img" aria-label="{escape(spec["description"])}"', 1)
     # Vega numbers ids across charts, so a second drawing of a chart would differ.

@@ -28,6 +28,7 @@ from mnemoscope.report.charts import (
     signs,
     svg,
 )
+from mnemoscope.report.readable import readable
 from mnemoscope.report.text import Effects, about, effect_title, value_name
 from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, Depth
 from mnemoscope.report.tokens import at_position, plain_token, token_list
@@ -309,7 +310,7 @@ class Figure:
         return apply_theme(self._described(result), self.title, about(result.prompt, result.targets))
 
     def _described(self, result: Attribution) -> Any:
-        return self.draw(result).properties(description=f"{self.title}. {self.words}")
+        return self.draw(readable(result)).properties(description=f"{self.title}. {self.words}")
 
 
 _LAYERS = Figure(

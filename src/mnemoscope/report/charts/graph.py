@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from mnemoscope.report.charts import apply_theme, data, signs
+from mnemoscope.report.readable import readable
 from mnemoscope.report.text import about
 from mnemoscope.report.theme import LOWERS, RAISES, TEXT
 from mnemoscope.report.tokens import at_position, shortened
@@ -34,6 +35,7 @@ def query_graph(graph: QueryGraph) -> Any:
     The width of a line is its share of what the reader reads; lines of negative shares are broken. Value
     neurons have a ring.
     """
+    graph = readable(graph)
     nodes = _placed(graph)
     edges = _lines(graph, nodes)
     width = float(nodes["right"].max()) if len(nodes) else _LEFT

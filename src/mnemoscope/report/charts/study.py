@@ -80,7 +80,7 @@ def method_layers(table: pd.DataFrame) -> Any:
                 "title:N",
                 sort=list(dict.fromkeys(rows["title"])),
                 title=None,
-                header=alt.Header(labelAngle=0, labelAlign="left"),
+                header=alt.Header(labelAngle=0, labelAlign="right", labelPadding=44),
             ),
         )
     )
@@ -241,7 +241,12 @@ def shared(table: pd.DataFrame) -> Any:
                 y=alt.Y("relation:N", sort=list(named["relation"]), title=None),
             )
         )
-        panels.append(alt.layer(chance, *chart.layer).properties(width=chart.width, height=chart.height))
+        # altair moves the data of equal layers to their chart.
+        panels.append(
+            alt.layer(chance, *chart.layer, data=chart.data).properties(
+                width=chart.width, height=chart.height
+            )
+        )
     return _abreast(panels)
 
 

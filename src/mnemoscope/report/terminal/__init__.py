@@ -157,9 +157,9 @@ def print_blocks(console: Console, *blocks: RenderableType) -> None:
         console.print(block)
 
 
-def first_rows(table: pd.DataFrame, n_rows: int) -> list[Row]:
-    """Return the first rows of a table as plain objects."""
-    return records(table.head(n_rows), tuple(table.columns))
+def first_rows(table: pd.DataFrame, n_rows: int | None) -> list[Row]:
+    """Return the first rows of a table, or all, as plain objects."""
+    return records(table if n_rows is None else table.head(n_rows), tuple(table.columns))
 
 
 def name_column(*index: str) -> Column:
@@ -180,9 +180,9 @@ def bar_column(name: str, rows: list[Row], cells: int = _BAR) -> Column:
     return Column("", lambda row: score_bar(row[name], largest, cells))
 
 
-def coefficient_column() -> Column:
-    """Return the column of the neurons' coefficients."""
-    return Column("coefficient", lambda row: plain_number(row["coefficient"]), right=True)
+def activation_column() -> Column:
+    """Return the column of the neurons' activations, their coefficients."""
+    return Column("activation", lambda row: plain_number(row["coefficient"]), right=True)
 
 
 def position_column() -> Column:

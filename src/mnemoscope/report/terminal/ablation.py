@@ -8,6 +8,8 @@ import pandas as pd
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from mnemoscope.report.findings import ablation_finding, plain
+from mnemoscope.report.readable import readable
 from mnemoscope.report.terminal import (
     Column,
     Row,
@@ -18,9 +20,12 @@ from mnemoscope.report.terminal import (
     token_text,
 )
 from mnemoscope.report.text import (
+    controls_rank,
     divergence,
+    parts_words,
     percent,
     plain_number,
+    rank_text,
     reciprocal_rank,
     signed,
     signed_percent,
@@ -31,15 +36,8 @@ from mnemoscope.results.query import QueryAblation, relative_changes
 
 _NAMED_PARTS = 20
 _WITH_LOG_P = 80  # cells from which the table of facts shows log p
-_KINDS = {
-    "FFNNeuron": ("FFN neuron", "FFN neurons"),
-    "AttentionNeuron": ("attention neuron", "attention neurons"),
-    "Head": ("head", "heads"),
-    "Layer": ("layer", "layers"),
-}
-# Heading and writer of each metric of the target.
+# Heading and writer of each metric of the target beside its rank.
 _METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "reciprocal_rank": ("1 / rank", reciprocal_rank),
     "probability": ("probability", percent),
     "log_probability": ("log p", signed),
 }
@@ -47,15 +45,16 @@ _METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 def render_ablation(ablation: Ablation, console: Console) -> None:
     """Print a target before and after an intervention and after random ones, and the side effects."""
-    print_blocks(console, *_blocks(ablation, console.width))
+    print_blocks(console, *_blocks(readable(ablation), console.width))
 
 
 def render_query_ablation(found: QueryAblation, console: Console) -> None:
     """Print the ablation of query neurons, and the coefficients of their value neurons."""
+    ablation = readable(found.ablation)
     print_blocks(
         console,
-        *_blocks(found.ablation, console.width),
-        _coefficients_table(found.coefficients, found.ablation.tokens),
+        *_blocks(ablation, console.width),
+        _coefficients_table(found.coefficients, ablation.tokens),
         _agreement_table(found.agreement),
     )
 
@@ -71,17 +70,8 @@ def _blocks(ablation: Ablation, width: int) -> list[RenderableType]:
     tables = [_target_table(ablation, target), _plain_text_table(ablation)]
     if not ablation.facts.empty:
         tables.append(_facts_table(ablation.facts, width))
-    return [question_text(ablation.tokens, width, target), parts, *tables]
-
-
-def parts_words(ablation: Ablation) -> str:
-    """Count the parts by kind: `1 head`, `3 parts: FFN neurons, heads`."""
-    n_parts = len(ablation.parts)
-    found = list(dict.fromkeys(_KINDS[type(part).__name__] for part in ablation.parts))
-    if len(found) > 1:
-        return f"{n_parts} parts: {', '.join(several for _, several in found)}"
-    one, several = found[0]
-    return f"{n_parts} {one if n_parts == 1 else several}"
+    finding = Text("• " + plain(ablation_finding(ablation)))
+    return [question_text(ablation.tokens, width, target), finding, parts, *tables]
 
 
 def with_spread(mean: float, spread: float | None, written: Callable[[float], str]) -> str:
@@ -105,9 +95,11 @@ def _target_table(ablation: Ablation, target: Text) -> RenderableType:
             right=True,
         )
 
-    columns = [_when_column(), *(column(name, *metric) for name, metric in _METRICS.items())]
-    end = "  random ones: mean ± standard deviation" if len(ablation.controls) > 1 else ""
-    return table_of(title_text("What it does to", token=target, end=end), rows, columns)
+    ranks = {"before": rank_text(ablation.before), "after": rank_text(ablation.after)}
+    rank = Column("rank", lambda row: ranks.get(row["when"], controls_rank(ablation)), right=True)
+    columns = [_when_column(), rank, *(column(name, *metric) for name, metric in _METRICS.items())]
+    end = "  random: mean ± standard deviation, best to worst rank" if len(ablation.controls) > 1 else ""
+    return table_of(title_text("Effect on", token=target, end=end), rows, columns)
 
 
 def _when_column() -> Column:
@@ -131,7 +123,7 @@ def _plain_text_table(ablation: Ablation) -> RenderableType:
         Column("perplexity", lambda row: row["perplexity"], right=True),
     ]
     note = "unrelated English prose, the parts changed at all positions"
-    return table_of(title_text("What it does to plain text", note), rows, columns)
+    return table_of(title_text("Effect on plain text", note), rows, columns)
 
 
 def _perplexity(value: float) -> str:
@@ -155,13 +147,14 @@ def _facts_table(facts: pd.DataFrame, width: int) -> RenderableType:
     columns = [
         Column("", lambda row: row["group"]),
         Column("facts", lambda row: f"{row['n_facts']:,}", right=True),
+        column("reciprocal_rank", "MRR", reciprocal_rank),
         *(
             column(name, *metric)
             for name, metric in _METRICS.items()
             if name != "log_probability" or width >= _WITH_LOG_P
         ),
     ]
-    title = title_text("What it does to other facts", "means, before → after")
+    title = title_text("Effect on other facts", "means, before → after")
     return table_of(title, list(by_group.values()), columns)
 
 

@@ -9,12 +9,14 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mnemoscope.report.findings import Sentence, Token, findings
+from mnemoscope.report.readable import readable
 from mnemoscope.report.terminal import (
     Column,
     Row,
     abreast,
+    activation_column,
     bar_column,
-    coefficient_column,
     expert_column,
     first_rows,
     name_column,
@@ -50,6 +52,9 @@ from mnemoscope.report.theme import Depth
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import records
 
+_FULL = "; --full prints layers, attention neurons, every row and what activates them"
+_MOST_HEADS = 20  # rows of heads, which are all in the table
+_FEW = 5  # rows unless all are asked for
 _BOTH_EFFECTS = 90  # cells from which direct and total effects stand side by side
 _TWO_ABREAST = 124  # cells from which two tables of attention parts stand side by side
 _TWO_FFN_ABREAST = 150
@@ -57,28 +62,60 @@ _SECOND_EFFECT = 9  # cells of the second effect in each of two such tables
 _WITH_DEMOTES = 80  # cells from which a table shows both lists of tokens
 
 
-def render_attribution(result: Attribution, console: Console, rows: int = 10) -> None:
-    """Print a result: the prediction, the model by depth, and the first rows of the tables."""
-    target, effects, width = targets_text(result.targets), Effects.of(result), console.width
+def render_attribution(result: Attribution, console: Console, *, full: bool = False) -> None:
+    """Print the findings of a result and the first five neurons and heads of each direction.
+
+    Args:
+        result: the result.
+        console: its width decides which tables stand side by side.
+        full: also print the model by depth, every row of every table, and what activates the value neurons.
+    """
+    shown = readable(result)
+    target, effects, width = targets_text(shown.targets), Effects.of(shown), console.width
+    head = [
+        origin_text(shown.provenance),
+        Group(question_text(shown.tokens, width, target), _prediction_facts(shown)),
+        findings_text(findings(shown)),
+    ]
+    if not full:
+        tables = _part_tables(shown, effects, width, _FEW, ("ffn_neurons", "heads_by_position"))
+        note = certificate(result) + _FULL
+        print_blocks(console, *head, *tables, Text(note, "dim"))
+        return
     meanings = "; ".join(f"{name}: {text}" for name, text in effects.meanings(effects.columns()).items())
-    closing = [meanings, *list_certificates(result), sum_of_layers(result)]
-    if queries_are_missing(result):
+    closing = [
+        f"{meanings}; activation: the neuron's coefficient",
+        *list_certificates(shown),
+        sum_of_layers(shown),
+    ]
+    if queries_are_missing(shown):
         closing.insert(0, NOTHING_READ)
-    queries = result.query_neurons
+    queries = shown.query_neurons
     print_blocks(
         console,
-        origin_text(result.provenance),
-        Group(question_text(result.tokens, width, target), _prediction_facts(result)),
+        *head,
         Group(
             title_text("Layers and heads", effects.in_nats, target),
-            depth_chart(Depth.of(result, effects.order), width),
+            depth_chart(Depth.of(shown, effects.order), width),
         ),
         LEGEND,
-        _strongest_heads(result, effects, width),
-        *_part_tables(result, effects, width, rows),
-        *([] if queries is None else [query_section(queries, width, rows)]),
+        _strongest_heads(shown, effects, width),
+        *_part_tables(shown, effects, width, None, tuple(_PARTS)),
+        *([] if queries is None else [query_section(queries, width, None)]),
         Text("\n".join(closing), "dim"),
     )
+
+
+def findings_text(sentences: list[Sentence]) -> Text:
+    """Return findings as lines with tokens in bold."""
+    lines = [
+        Text("• ")
+        + Text.assemble(
+            *(token_text(part.text, "bold") if isinstance(part, Token) else part for part in sentence)
+        )
+        for sentence in sentences
+    ]
+    return Text("\n").join(lines)
 
 
 def _prediction_facts(result: Attribution) -> Text:
@@ -125,24 +162,35 @@ def _heads_with_both(ends: dict[str, pd.DataFrame], effects: Effects, width: int
     return grid
 
 
-def _part_tables(result: Attribution, effects: Effects, width: int, rows: int) -> list[RenderableType]:
-    """Return the tables of each sort of part: those that raise the target, and half as many that lower it."""
+_PARTS = {
+    "ffn_neurons": "FFN neurons",
+    "attention_neurons": "Attention neurons",
+    "heads_by_position": "Heads at positions",
+}
+
+
+def _part_tables(
+    result: Attribution, effects: Effects, width: int, n_rows: int | None, names: tuple[str, ...]
+) -> list[RenderableType]:
+    """Return the tables of each sort of part: what raises the target, and what lowers it; None: all rows."""
     target = targets_text(result.targets)
     tables = _PartTables(effects, both=width >= _BOTH_EFFECTS)
     more = 2 * _SECOND_EFFECT if effects.totals else 0
+    draws = {
+        "ffn_neurons": (tables.ffn, _TWO_FFN_ABREAST + more),
+        "attention_neurons": (tables.attention, _TWO_ABREAST + more),
+        "heads_by_position": (tables.heads_by_position, _TWO_ABREAST + more),
+    }
     drawn = []
-    for what, name, draw, from_width in (
-        ("FFN neurons", "ffn_neurons", tables.ffn, _TWO_FFN_ABREAST + more),
-        ("Attention neurons", "attention_neurons", tables.attention, _TWO_ABREAST + more),
-        ("Heads at positions", "heads_by_position", tables.heads_by_position, _TWO_ABREAST + more),
-    ):
+    for name in names:
+        draw, from_width = draws[name]
         room = width // 2 if width >= from_width else width
         pair = []
-        for verb, table, n_rows in (
-            ("raise", getattr(result, name), rows),
-            ("lower", getattr(result, f"suppressing_{name}"), (rows + 1) // 2),
+        for verb, table in (
+            ("raise", getattr(result, name)),
+            ("lower", getattr(result, f"suppressing_{name}")),
         ):
-            title = title_text(what, f"that {verb} ", target, f", by {effects.name} effect")
+            title = title_text(_PARTS[name], f"that {verb} ", target, f", by {effects.name} effect")
             pair.append(draw(title, table, first_rows(table, n_rows), room))
         drawn.append(abreast(pair, width, from_width))
     return drawn
@@ -166,7 +214,7 @@ class _PartTables:
             name_column("layer", "neuron"),
             *expert_column(table),
             *self._effects(rows),
-            coefficient_column(),
+            activation_column(),
             *(
                 Column(words, lambda row, words=words: tokens_text(row[words]), stretches=True)
                 for words in (("promotes", "demotes") if width >= _WITH_DEMOTES else ("promotes",))
@@ -177,7 +225,7 @@ class _PartTables:
     def attention(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
         """Return attention neurons with the token whose value they carry."""
         names = name_column("layer", "head", "dim")
-        return table_of(title, rows, [names, *self._effects(rows), coefficient_column(), position_column()])
+        return table_of(title, rows, [names, *self._effects(rows), activation_column(), position_column()])
 
     def heads_by_position(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
         """Return heads with the token at which they read and its share of their attention."""
@@ -205,8 +253,12 @@ _OF_A_TOKEN = 10  # cells of a token's scores, at most
 _LONGEST_NAME = 12
 
 
-def render_continuation(result: ContinuationAttribution, console: Console, rows: int = 10) -> None:
-    """Print a result: the target's tokens, the model by depth, and the first rows of the tables of sums."""
+def render_continuation(result: ContinuationAttribution, console: Console, *, full: bool = False) -> None:
+    """Print a result: the target's tokens, and the first five parts of each direction by their sums.
+
+    With `full` also the model by depth, and every row.
+    """
+    result = readable(result)
     target = Text(" ").join(token_text(token.text, "bold") for token in result.targets)
     width = console.width
     print_blocks(
@@ -217,14 +269,15 @@ def render_continuation(result: ContinuationAttribution, console: Console, rows:
             Text.assemble(("log p ", "dim"), plain_number(result.log_probability)),
         ),
         _target_tokens(result),
-        Group(
-            title_text("Layers and heads", "nats they add to log p of all tokens of ", target),
-            depth_chart(Depth.of(result), width),
-        ),
-        LEGEND,
-        *_tables_of_sums(result, target, width, rows),
-        Text("\n".join(_closing_of_sums(result)), "dim"),
+        *(_depth_of_sums(result, target, width) if full else []),
+        *_tables_of_sums(result, target, width, None if full else _FEW),
+        Text("\n".join(_closing_of_sums(result) if full else [certificate(result) + _FULL]), "dim"),
     )
+
+
+def _depth_of_sums(result: ContinuationAttribution, target: Text, width: int) -> list[RenderableType]:
+    title = title_text("Layers and heads", "nats they add to log p of all tokens of ", target)
+    return [Group(title, depth_chart(Depth.of(result), width)), LEGEND]
 
 
 def _target_tokens(result: ContinuationAttribution) -> RenderableType:
@@ -242,9 +295,9 @@ def _target_tokens(result: ContinuationAttribution) -> RenderableType:
 
 
 def _tables_of_sums(
-    result: ContinuationAttribution, target: Text, width: int, rows: int
+    result: ContinuationAttribution, target: Text, width: int, n_rows: int | None
 ) -> list[RenderableType]:
-    """Return the tables of each sort of part: those that raise the target, and half as many that lower it."""
+    """Return the tables of each sort of part: what raises the target, and what lowers it; None: all rows."""
     summed = "attention_neurons_summed"
     ends = {
         ("Heads", ("layer", "head")): (result.heads, result.heads[::-1]),
@@ -257,9 +310,10 @@ def _tables_of_sums(
     texts = [token.text for token in result.targets]
     drawn = []
     for (what, index), (raising, lowering) in ends.items():
-        for verb, table, n_rows in (("raise", raising, rows), ("lower", lowering, (rows + 1) // 2)):
+        most = _MOST_HEADS if what == "Heads" and n_rows is None else n_rows
+        for verb, table in (("raise", raising), ("lower", lowering)):
             title = title_text(what, f"that {verb} ", target, ", by the sum of direct effects")
-            drawn.append(_sums_table(title, table.head(n_rows), index, texts, width))
+            drawn.append(_sums_table(title, table.head(most or len(table)), index, texts, width))
     return drawn
 
 

@@ -16,12 +16,13 @@ from mnemoscope.report.terminal import Column, Row, table_of, title_text
 from mnemoscope.report.theme import LOWERS, RAISES
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.columns import records
+from mnemoscope.results.targets import public_name
 
 
 def checks_json(language_model: LanguageModel) -> dict[str, Any]:
     """Return the object that `mnemoscope models check --json` prints."""
     return {
-        "model": language_model.name,
+        "model": public_name(language_model.name, language_model.revision),
         "revision": language_model.revision,
         "architecture": type(language_model.model).__name__,
         "dtype": str(language_model.model.dtype).removeprefix("torch."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from mnemoscope.report.readable import readable
 from mnemoscope.report.terminal import (
     Column,
     bar_column,
@@ -39,8 +40,8 @@ def render_comparison(result: PromptComparison, console: Console, rows: int = 10
     print_blocks(
         console,
         origin_text(result.provenance),
-        _side("A", result.a, console.width),
-        _side("B", result.b, console.width),
+        _side("A", readable(result.a), console.width),
+        _side("B", readable(result.b), console.width),
         *(_table(result, name, rows) for name in _TITLES),
         Text("\n".join(closing), "dim"),
     )

@@ -11,12 +11,13 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
+from mnemoscope.report.readable import readable
 from mnemoscope.report.terminal import (
     Column,
     Row,
     abreast,
+    activation_column,
     bar_column,
-    coefficient_column,
     expert_column,
     first_rows,
     name_column,
@@ -33,8 +34,7 @@ from mnemoscope.report.text import (
     places,
     signed,
     signed_percent,
-    value_neurons_asked,
-    value_neurons_skipped,
+    value_neurons_words,
 )
 from mnemoscope.report.theme import KINDS, LOWERS, RAISES
 from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS, records
@@ -55,6 +55,7 @@ _NAMES = {
 
 def render_links(graph: QueryGraph, console: Console) -> None:
     """Print each value neuron, the strongest first, as a tree of the parts that activate it."""
+    graph = readable(graph)
     target = targets_text(graph.targets)
     options = graph.provenance.options
     back = "1 step" if options["depth"] == 1 else f"{options['depth']} steps"
@@ -181,15 +182,13 @@ def _colour(score: float) -> str:
 
 _ABREAST = 150  # cells from which both kinds stand side by side
 _BESIDE = 3  # cells that `abreast` leaves beside each of them
-_WITH_COEFFICIENT = 68  # cells from which a table shows coefficients
-_MOST_ROWS = 8
+_WITH_ACTIVATION = 68  # cells from which a table shows activations
 _LAYER_LINES = 2
 
 
-def query_section(queries: QueryNeurons, width: int, rows: int) -> RenderableType:
-    """Return the query neurons of attention value neurons and of FFN value neurons."""
+def query_section(queries: QueryNeurons, width: int, n_rows: int | None) -> RenderableType:
+    """Return the query neurons of attention value neurons and of FFN value neurons; None: all rows."""
     room = width // 2 - _BESIDE if width >= _ABREAST else width
-    n_rows = min(rows, _MOST_ROWS)
     sides = [
         _side("Attention value neurons", queries.of_attention, room, n_rows),
         _side("FFN value neurons", queries.of_ffn, room, n_rows),
@@ -198,14 +197,12 @@ def query_section(queries: QueryNeurons, width: int, rows: int) -> RenderableTyp
     return Group(title, Text(), abreast(sides, width, _ABREAST))
 
 
-def _side(title: str, tables: QueryTables, room: int, n_rows: int) -> RenderableType:
-    skipped = value_neurons_skipped(tables)
+def _side(title: str, tables: QueryTables, room: int, n_rows: int | None) -> RenderableType:
     return Group(
-        title_text(title, value_neurons_asked(tables)),
-        *([Text(skipped, "dim")] if skipped else []),
+        title_text(title, value_neurons_words(tables)),
         _strongest("layers", tables.layers, room, _LAYER_LINES),
         _strongest("heads", tables.heads, room, 1),
-        _ffn_table(tables.ffn_neurons, n_rows, room >= _WITH_COEFFICIENT),
+        _ffn_table(tables.ffn_neurons, n_rows, room >= _WITH_ACTIVATION),
     )
 
 
@@ -231,7 +228,7 @@ def _query_name(row: Row) -> str:
     return "embeddings" if row["kind"] == "embeddings" else f"{KINDS[row['kind']]} {row['layer']}"
 
 
-def _ffn_table(table: pd.DataFrame, n_rows: int, with_coefficient: bool) -> RenderableType:
+def _ffn_table(table: pd.DataFrame, n_rows: int | None, with_activation: bool) -> RenderableType:
     """Return query FFN neurons at the token where most is read; value neurons are marked."""
     rows = first_rows(table, n_rows)
     decimals = places(row["score"] for row in rows)
@@ -240,7 +237,7 @@ def _ffn_table(table: pd.DataFrame, n_rows: int, with_coefficient: bool) -> Rend
         *expert_column(table),
         Column("query", lambda row: signed(row["score"], decimals), right=True),
         bar_column("score", rows),
-        *([coefficient_column()] if with_coefficient else []),
+        *([activation_column()] if with_activation else []),
         position_column(),
         Column("", lambda row: "query-value" if row["value_neuron"] else ""),
     ]

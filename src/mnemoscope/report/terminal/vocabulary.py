@@ -8,6 +8,7 @@ import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
+from mnemoscope.report.readable import readable
 from mnemoscope.report.terminal import (
     Column,
     Row,
@@ -40,6 +41,7 @@ _WORDS = (
 
 def render_prediction(prediction: Prediction, console: Console) -> None:
     """Print the likeliest next tokens."""
+    prediction = readable(prediction)
     rows = records(prediction.table, tuple(prediction.table.columns))
     columns = [
         Column("rank", lambda row: str(row["rank"]), right=True),
@@ -86,6 +88,7 @@ def render_head(reading: HeadTokens, console: Console, rows: int = 20) -> None:
         positions = "position" if len(left_out) == 1 else "positions"
         rest = percent(left_out["attention"].sum())
         words = Text(f"{len(left_out):,} more {positions} with {rest} of the attention\n", "dim") + words
+    reading = readable(reading)
     prompt = prompt_text(reading.tokens, console.width)
     print_blocks(console, prompt, *_tables(reading, shown, console.width), words)
 

@@ -1,0 +1,79 @@
+"""SVG pictures whose text stays inside them, whatever font a viewer has."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+_NARROW, _BROAD = frozenset("iljtfrI.,:;'|()[] "), frozenset("MWmw%@")
+_EDGE = 4.0  # pixels around the text
+_STEP = re.compile(r"(translate|rotate)\(([-\d.e]+)[ ,]*([-\d.e]*)\)")
+_VIEW_BOX = re.compile(r'viewBox="0 0 ([\d.]+) ([\d.]+)"')
+_SIZES = re.compile(r'<svg([^>]*?) width="[\d.]+" height="[\d.]+"')
+
+Box = tuple[float, float, float, float]
+
+
+def text_width(text: str, size: float) -> float:
+    """Return the width of a text in a broad sans-serif font (DejaVu Sans), in pixels."""
+    return size * sum(map(_letter, text))
+
+
+def _letter(letter: str) -> float:
+    if unicodedata.combining(letter):
+        return 0.0
+    if unicodedata.east_asian_width(letter) in "WF":
+        return 1.05
+    return 0.4 if letter in _NARROW else 0.98 if letter in _BROAD else 0.64
+
+
+def text_boxes(svg: str) -> Iterator[tuple[str, Box]]:
+    """Yield each text of a picture with its box: left, top, right and bottom, in pixels of the view box."""
+    yield from _boxes(ElementTree.fromstring(svg), 0.0, 0.0, 0.0)
+
+
+def _boxes(element: ElementTree.Element, x: float, y: float, turned: float) -> Iterator[tuple[str, Box]]:
+    for kind, first, second in _STEP.findall(element.get("transform", "")):
+        if kind == "translate":
+            across, down = float(first), float(second or 0)
+            x += across * math.cos(turned) - down * math.sin(turned)
+            y += across * math.sin(turned) + down * math.cos(turned)
+        else:
+            turned += math.radians(float(first))
+    text = "".join(element.itertext()).strip() if element.tag.endswith("text") else ""
+    if text:
+        size = float(re.sub(r"[^\d.]", "", element.get("font-size", "")) or 11)
+        width = text_width(text, size)
+        start = {"end": -width, "middle": -width / 2}.get(element.get("text-anchor", ""), 0.0)
+        corners = [
+            (
+                x + across * math.cos(turned) - down * math.sin(turned),
+                y + across * math.sin(turned) + down * math.cos(turned),
+            )
+            for across in (start, start + width)
+            for down in (-size, 0.3 * size)
+        ]
+        across, down = zip(*corners, strict=True)
+        yield text, (min(across), min(down), max(across), max(down))
+        return
+    for child in element:
+        yield from _boxes(child, x, y, turned)
+
+
+def fitted(svg: str) -> str:
+    """Enlarge the view box of a picture by the text that leaves it in a broad font."""
+    found = _VIEW_BOX.search(svg)
+    boxes = [box for _, box in text_boxes(svg)]
+    if found is None or not boxes:
+        return svg
+    width, height = map(float, found.groups())
+    left = min(0.0, *(box[0] - _EDGE for box in boxes))
+    top = min(0.0, *(box[1] - _EDGE for box in boxes))
+    right = max(width, *(box[2] + _EDGE for box in boxes))
+    bottom = max(height, *(box[3] + _EDGE for box in boxes))
+    size = f"{right - left:.0f}", f"{bottom - top:.0f}"
+    svg = _VIEW_BOX.sub(f'viewBox="{left:.0f} {top:.0f} {size[0]} {size[1]}"', svg, count=1)
+    return _SIZES.sub(rf'<svg\1 width="{size[0]}" height="{size[1]}"', svg, count=1)

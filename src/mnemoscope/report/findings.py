@@ -1,0 +1,213 @@
+"""Sentences on a result, made of its numbers alone: the same in reports, terminals and notebooks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mnemoscope.model.demo import MODEL_NAME
+from mnemoscope.report.text import (
+    Effects,
+    effect_text,
+    parts_words,
+    percent,
+    rank_change,
+    signed,
+)
+from mnemoscope.report.theme import KINDS
+from mnemoscope.report.tokens import visible
+from mnemoscope.results.ablation import Ablation
+from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.columns import records
+from mnemoscope.results.targets import Provenance, Targets
+
+_CERTAIN = 0.8  # probability from which single removals change little
+
+
+class Token(NamedTuple):
+    """A token in a sentence, as its visible text."""
+
+    text: str
+
+
+Sentence = tuple[str | Token, ...]
+
+
+def plain(sentence: Sentence) -> str:
+    """Return a sentence as text."""
+    return "".join(part.text if isinstance(part, Token) else part for part in sentence)
+
+
+def model_title(origin: Provenance) -> str:
+    """Return the name of a model for headings, without the owner of a repository."""
+    name = MODEL_NAME if origin.model == "demo" else origin.model
+    return visible(name.rsplit("/", 1)[-1] if " on " not in name else name)
+
+
+def targets_parts(side: tuple[Any, ...]) -> Sentence:
+    """Return the tokens of one side of an objective, as parts of a sentence."""
+    parts: list[str | Token] = ["any of "] if len(side) > 1 else []
+    for number, target in enumerate(side):
+        parts += [", "] if number else []
+        parts.append(Token(visible(target.text)))
+    return tuple(parts)
+
+
+def heading(origin: Provenance, targets: Targets) -> Sentence:
+    """Return the title of a report: `Why SmolLM2-135M-Instruct says ␣Tokyo`."""
+    name, answers = model_title(origin), targets_parts(targets.answers)
+    if targets.against:
+        verb = "favours" if targets.value >= 0 else "does not favour"
+        return (f"Why {name} {verb} ", *answers, " over ", *targets_parts(targets.against))
+    if targets.one is not None and targets.one.rank > 1:
+        return (f"Why {name} gives ", *answers, f" rank {targets.one.rank:,}")
+    return (f"Why {name} says ", *answers)
+
+
+def continuation_heading(result: ContinuationAttribution) -> Sentence:
+    """Return the title of a report on a target of several tokens."""
+    name = model_title(result.provenance)
+    tokens = tuple(part for target in result.targets for part in (Token(visible(target.text)), " "))[:-1]
+    if all(target.rank == 1 for target in result.targets):
+        return (f"Why {name} says ", *tokens)
+    return (f"Why {name} gives ", *tokens, f" log p {signed(result.log_probability)}")
+
+
+def findings(result: Attribution) -> list[Sentence]:
+    """Return three to five sentences: strongest layer, head, neurons, strongest opponents, certainty.
+
+    The numbers are effects in nats by which the lists are ordered, with three decimals.
+    """
+    effects = Effects.of(result)
+    by = effects.order
+    words = _Words(by, targets_parts(result.targets.answers))
+    found = [
+        _layers(result, by, words),
+        _head(result, by, words),
+        _neurons(result, by, words),
+        _opponents(result, by),
+        _certainty(result),
+    ]
+    return [sentence for sentence in found if sentence]
+
+
+class _Words(NamedTuple):
+    """Words for an effect, and its target."""
+
+    by: str
+    target: Sentence
+
+    @property
+    def verb(self) -> str:
+        """Predicate of a part with a direct or total effect."""
+        return "writes" if self.by == "direct" else "is worth an estimated"
+
+
+def _first(table: pd.DataFrame, by: str, *, raising: bool = True) -> dict[str, Any] | None:
+    """Return the row with the largest effect of one sign, None if there is none."""
+    signs = table[by] > 0 if raising else table[by] < 0
+    rows = table.loc[signs & table[by].map(math.isfinite)]
+    if rows.empty:
+        return None
+    place = rows[by].idxmax() if raising else rows[by].idxmin()
+    return records(rows.loc[[place]], tuple(rows))[0]
+
+
+def _nats(row: dict[str, Any], by: str) -> str:
+    return effect_text(by, row[by], 3)
+
+
+def _layer_name(row: dict[str, Any]) -> str:
+    return f"{'the FFN' if row['kind'] == 'ffn' else KINDS[row['kind']]} of layer {row['layer']}"
+
+
+def _layers(result: Attribution, by: str, words: _Words) -> Sentence:
+    best = _first(result.layers, by)
+    if best is None:
+        return ()
+    others = result.layers.loc[
+        (result.layers["layer"] != best["layer"]) | (result.layers["kind"] != best["kind"])
+    ]
+    second = _first(others, by)
+    name = _layer_name(best)
+    start = (
+        f"{name[0].upper()}{name[1:]} {'writes most towards' if by == 'direct' else 'counts most for'} ",
+        *words.target,
+        f" ({_nats(best, by)} nats)",
+    )
+    return (*start, "." if second is None else f", then {_layer_name(second)} ({_nats(second, by)}).")
+
+
+def _head(result: Attribution, by: str, words: _Words) -> Sentence:
+    row = _first(result.heads_by_position, by)
+    if row is None:
+        return ()
+    return (
+        f"Head {row['layer']}.{row['head']} reads ",
+        Token(visible(row["token"])),
+        f" ({percent(row['attention'])} of its attention) and {words.verb} {_nats(row, by)} nats.",
+    )
+
+
+def _neurons(result: Attribution, by: str, words: _Words) -> Sentence:
+    ffn, attention = _first(result.ffn_neurons, by), _first(result.attention_neurons, by)
+    parts: list[str | Token] = []
+    if ffn is not None:
+        parts.append(f"Neuron {ffn['layer']}.{ffn['neuron']} {words.verb} {_nats(ffn, by)} nats")
+        if len(ffn["promotes"]):
+            parts += [" and promotes ", Token(visible(ffn["promotes"][0]))]
+    if attention is not None:
+        name = f"{attention['layer']}.{attention['head']}.{attention['dim']}"
+        parts += [
+            f"{'; the strongest attention neuron, ' if parts else 'Attention neuron '}{name}"
+            f"{', ' if parts else ' '}{words.verb} {_nats(attention, by)} from ",
+            Token(visible(attention["token"])),
+        ]
+    return (*parts, ".") if parts else ()
+
+
+def _opponents(result: Attribution, by: str) -> Sentence:
+    tables = {
+        "": (result.layers, _layer_name),
+        "head ": (result.heads, lambda row: f"{row['layer']}.{row['head']}"),
+        "neuron ": (result.suppressing_ffn_neurons, lambda row: f"{row['layer']}.{row['neuron']}"),
+    }
+    named = [
+        f"{kind}{name(row)} ({_nats(row, by)}{' nats' if not kind else ''})"
+        for kind, (table, name) in tables.items()
+        if len(table) and (row := _first(table, by, raising=False)) is not None
+    ]
+    if not named:
+        return ()
+    listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+    return (f"Against it work most: {listed}.",)
+
+
+def _certainty(result: Attribution) -> Sentence:
+    targets = result.targets
+    if targets.against:
+        return (f"The log-odds are {signed(targets.value)} nats.",)
+    probability = sum(target.probability for target in targets.answers)
+    if probability > _CERTAIN:
+        return (
+            f"The prediction is nearly certain ({percent(probability)}), so single removals change little.",
+        )
+    return ()
+
+
+def ablation_finding(ablation: Ablation) -> Sentence:
+    """Return the sentence on an ablation and its random controls."""
+    before, after, controls = ablation.before, ablation.after, ablation.controls_mean
+    change = after["log_probability"] - before["log_probability"]
+    control = controls["log_probability"] - before["log_probability"]
+    removed = ablation.how.startswith("factor 0")
+    what = f"{'Removing' if removed else 'Changing'} {parts_words(ablation)}"
+    return (
+        f"{what}{'' if removed else f' ({ablation.how})'}: {percent(before['probability'])} → "
+        f"{percent(after['probability'])}, "
+        f"rank {rank_change(before, after)}, log p {signed(change)}; "
+        f"{len(ablation.controls)} random control{'s' * (len(ablation.controls) != 1)} from "
+        f"{ablation.controls_from}: log p {signed(control)}.",
+    )

@@ -1,0 +1,73 @@
+"""A command shows at once that it works, and refuses a wrong path before anything heavy is imported."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from command_line import refused
+from mnemoscope.cli.progress import WorkLine
+
+
+class Terminal(io.StringIO):
+    """A stderr that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_line_is_there_at_once_and_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    line = WorkLine("opening").started()
+    assert "opening · 0 s" in shown.getvalue()
+    line.stage("computing")
+    time.sleep(1.3)
+    line.write("a note")
+    line.close()
+    text = shown.getvalue()
+    assert "computing · 1 s" in text
+    assert text.count("computing") >= 3
+    assert "a note\n" in text
+    assert text.endswith("\r")  # the line is gone
+
+
+def test_a_log_has_no_line_of_short_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    WorkLine("opening").started().close()
+    assert log.getvalue() == ""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("command", [("predict", "a prompt"), ("neuron", "1.1"), ("serve",), ("mcp",)])
+def test_a_wrong_path_is_refused_before_torch_is_imported(command: tuple[str, ...]) -> None:
+    code = f"""
+import sys
+sys.argv = ["mnemoscope", *{command!r}, "--model", "/no/such/model"]
+from mnemoscope.cli import main
+try:
+    main()
+finally:
+    assert not {{"torch", "transformers", "pandas"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (
+        done.stderr == "error: there is no file or folder /no/such/model; check the path, or give a hub id\n"
+    )
+    assert done.returncode == 2
+
+
+def test_paths_without_a_model_are_refused(tmp_path: Path) -> None:
+    assert "has no config.json; give a folder saved by save_pretrained" in refused(
+        "predict", "a", "--model", str(tmp_path)
+    )
+    (tmp_path / "a.gguf").touch()
+    assert f"give {tmp_path / 'a.gguf'}" in refused("predict", "a", "--model", str(tmp_path))
+    (tmp_path / "a.txt").touch()
+    assert "is a file but not a .gguf" in refused("predict", "a", "--model", str(tmp_path / "a.txt"))
