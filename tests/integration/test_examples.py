@@ -16,8 +16,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TESTS = Path(__file__).parents[1]
-# On each push tests/intervention makes the calls of `editing`, tests/study those of `study`, tests/circuit those
-# of `circuits`, and tests/cli those of the others; test_snippets checks all against the package's types.
+# On each push tests/intervention makes the calls of `editing`, tests/study those of `study`, tests/circuit
+# those of `circuits`, and tests/cli those of the others; test_snippets checks all by the package's types.
 NAMES = (
     "first_look",
     pytest.param("methods", marks=pytest.mark.nightly),
