@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import pandas as pd
@@ -25,6 +26,11 @@ def ask(client: TestClient, path: str, **fields: Any) -> Any:
     answer = client.post(f"/api/{path}", json=fields)
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+def without_shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as the library has them; the API adds how their tokens are shown."""
+    return [{name: value for name, value in row.items() if name != "shown"} for row in rows]
 
 
 def plain(value: Any) -> Any:
@@ -50,8 +56,11 @@ def close(found: Any, expected: Any) -> None:
 
 def test_predictions_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
     found = ask(client, "predict", prompt=PROMPT, top=4)
-    close(found, plain(llama.predict(PROMPT, 4).to_json()))
     responses.Prediction.model_validate(found)
+    assert found.pop("shown") == found["tokens"]
+    assert found.pop("joined") == []
+    found["predictions"] = without_shown(found["predictions"])
+    close(found, plain(llama.predict(PROMPT, 4).to_json()))
 
 
 def test_another_target_does_not_run_the_prompt_again(client: TestClient, gate: Gate) -> None:
@@ -75,17 +84,19 @@ def test_attributions_are_the_command_lines_with_more_tables(
     found = ask(client, "attribute", prompt=PROMPT, target=target, against=against, top=6)
     result = llama.attribute(PROMPT, target, against=against, top=6)
     own = {name: found.pop(name) for name in MORE_TABLES}
+    value = found.pop("value_of_embeddings")
+    assert value == pytest.approx(result.value_of_embeddings, rel=1e-4)
     close(found, plain(result.to_json()))
     for name, rows in own.items():
         close(rows, plain(getattr(result, name).to_dict("records")))
-    responses.Attribution.model_validate({**found, **own})
+    responses.Attribution.model_validate({**found, **own, "value_of_embeddings": value})
 
 
 def test_what_is_not_asked_for_is_left_out(client: TestClient, llama: ms.Model) -> None:
     options: dict[str, Any] = {"query": False, "effects": False, "suppressing": False, "top": 3}
     found = ask(client, "attribute", prompt=PROMPT, **options)
     close(
-        {name: rows for name, rows in found.items() if name not in MORE_TABLES},
+        {name: rows for name, rows in found.items() if name not in (*MORE_TABLES, "value_of_embeddings")},
         plain(llama.attribute(PROMPT, **options).to_json()),
     )
     assert (found["query_layers"], found["suppressing_ffn_neurons"]) == ([], [])
@@ -98,6 +109,7 @@ def test_a_target_of_several_tokens_is_scored_as_a_whole(client: TestClient, lla
     result = llama.attribute_continuation(PROMPT, " w40 w41", top=3)
     for attribution, expected in zip(found["attributions"], result.attributions, strict=True):
         responses.Attribution.model_validate(attribution)
+        attribution.pop("value_of_embeddings")
         for name in MORE_TABLES:
             close(attribution.pop(name), plain(getattr(expected, name).to_dict("records")))
     close(found, plain(result.to_json()))
@@ -167,7 +179,7 @@ def test_ablations_have_controls_and_what_comes_before_and_after(
         client, "ablate", prompt=PROMPT, target=" w40", parts=[HEAD, NEURON], factor=factor, seeds=2, top=3
     )
     responses.Ablation.model_validate(found)
-    before, after = found.pop("predictions_before"), found.pop("predictions_after")
+    before, after = (without_shown(found.pop(f"predictions_{when}")) for when in ("before", "after"))
     parts = [ms.Head(1, 0), ms.FFNNeuron(2, 7)]
     expected = llama.compare_ablation(PROMPT, " w40", parts, factor=factor, seeds=2)
     close(found, plain(expected.to_json()))
@@ -175,6 +187,122 @@ def test_ablations_have_controls_and_what_comes_before_and_after(
     with llama.ablate(parts, factor=factor):
         close(after, plain(llama.predict(PROMPT, 3).to_json()["predictions"]))
     assert before != after
+
+
+def lines_of(client: TestClient, path: str, **fields: Any) -> list[dict[str, Any]]:
+    answer = client.post(f"/api/{path}", json=fields, headers={"Accept": "application/x-ndjson"})
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_an_ablation_tells_the_target_first_then_each_control(client: TestClient, gate: Gate) -> None:
+    lines = lines_of(client, "ablate", prompt=PROMPT, target=" w40", parts=[HEAD], seeds=3)
+    partial = [line["result"] for line in lines if line["event"] == "partial"]
+    result = lines[-1]["result"]
+    assert [each["stage"] for each in partial] == ["target"] + 3 * ["control"]
+    for when in ("before", "after"):
+        assert partial[0][when] == result[when]
+        assert partial[0][f"predictions_{when}"] == result[f"predictions_{when}"]
+    for told, control in zip(partial[1:], result["controls"], strict=True):
+        assert told["log_probability"] == control["log_probability"]
+
+
+def test_the_mean_over_the_prompt_takes_the_place_of_parts(client: TestClient, llama: ms.Model) -> None:
+    found = ask(client, "ablate", prompt=PROMPT, target=" w40", parts=[HEAD], mean=True, seeds=1)
+    expected = llama.compare_ablation(PROMPT, " w40", [ms.Head(1, 0)], mean_of=[PROMPT], seeds=1)
+    close(found["after"], plain(expected.after))
+    refused = client.post("/api/ablate", json={"prompt": PROMPT, "parts": [HEAD], "mean": True, "factor": 2})
+    assert refused.status_code == 400
+
+
+@pytest.mark.parametrize("against", [" w41", [" w41", " w42"]])
+def test_an_ablation_with_a_contrast_has_log_odds(
+    client: TestClient, llama: ms.Model, against: str | list[str]
+) -> None:
+    found = ask(client, "ablate", prompt=PROMPT, target=" w40", against=against, parts=[HEAD], seeds=2)
+    responses.Ablation.model_validate(found)
+    values = {}
+    for when, factor in (("before", 1), ("after", 0)):
+        drops = llama.ablate_each(PROMPT, 40, [[ms.Head(1, 0)]], against=against, factor=factor)
+        values[when] = drops["log_odds"].tolist()[0]
+    for when, value in values.items():
+        assert found[when]["log_odds"] == pytest.approx(value, abs=1e-4)
+    assert found["before"]["log_odds"] != pytest.approx(found["after"]["log_odds"], abs=1e-3)
+    assert {"log_odds", "kl"} <= set(found["controls_mean"])
+
+
+def test_an_ablation_of_a_target_of_several_tokens_adds_their_log_probabilities(
+    client: TestClient, llama: ms.Model
+) -> None:
+    found = ask(client, "ablate", prompt=PROMPT, target=" w40 w41", parts=[HEAD], seeds=1)
+    with llama.ablate([ms.Head(1, 0)]):
+        each = [llama.predict(f"{PROMPT}{before}", 100).table.set_index("id") for before in ("", " w40")]
+    expected = sum(table["log_probability"][token] for table, token in zip(each, (40, 41), strict=True))
+    assert found["after"]["log_probability"] == pytest.approx(expected, abs=1e-4)
+    refused = client.post(
+        "/api/ablate", json={"prompt": PROMPT, "target": " w40 w41", "against": " w42", "parts": [HEAD]}
+    )
+    assert (refused.status_code, "no log-odds" in refused.json()["error"]) == (400, True)
+
+
+@pytest.mark.parametrize("against", [None, " w41"])
+def test_removed_is_the_exact_change(client: TestClient, llama: ms.Model, against: str | None) -> None:
+    found = ask(client, "removed", prompt=PROMPT, target=" w40", against=against, parts=[HEAD, NEURON])
+    responses.Removed.model_validate(found)
+    values = []
+    for parts in ([], [ms.Head(1, 0)], [ms.FFNNeuron(2, 7)]):
+        with llama.ablate(parts) if parts else nullcontext():
+            table = llama.predict(PROMPT, 100).table.set_index("id")["log_probability"]
+        values.append(table[40] - (table[41] if against else 0))
+    assert [row["removed"] for row in found["rows"]] == pytest.approx(
+        [values[0] - after for after in values[1:]], abs=1e-4
+    )
+
+
+def test_the_lens_ends_with_the_prediction(client: TestClient, llama: ms.Model) -> None:
+    found = ask(client, "lens", prompt=PROMPT, positions=2)
+    responses.Lens.model_validate(found)
+    assert [(row["layer"], row["position"]) for row in found["rows"]] == [
+        (layer, position) for layer in range(-1, llama.n_layers) for position in (2, 3)
+    ]
+    (best,) = llama.predict(PROMPT, 1).to_json()["predictions"]
+    last = found["rows"][-1]
+    assert (last["id"], last["probability"]) == (best["id"], pytest.approx(best["probability"], rel=1e-4))
+
+
+def test_a_target_is_tokenised_while_it_is_typed(client: TestClient) -> None:
+    found = ask(client, "tokens", prompt=PROMPT, text=" w40 w41")
+    responses.TargetTokens.model_validate(found)
+    assert [token["id"] for token in found["tokens"]] == [40, 41]
+    assert ask(client, "tokens", prompt=PROMPT, text=" nowhere")["error"]
+    forgotten = ask(client, "tokens", prompt=PROMPT, text="w40")
+    assert forgotten["tokens"] or forgotten["take"] == " w40"
+
+
+def test_methods_are_told_as_each_ends(client: TestClient) -> None:
+    lines = lines_of(client, "methods", prompt=PROMPT, target=" w40", methods=["coefficient", "norm"], top=3)
+    partial = [line["result"] for line in lines if line["event"] == "partial"]
+    summary = {row["method"]: row["drop"] for row in lines[-1]["result"]["summary"]}
+    assert [each["method"] for each in partial] == ["coefficient", "norm"]
+    for each in partial:
+        assert each["drop"] == pytest.approx(summary[each["method"]], abs=1e-5)
+
+
+def test_an_export_of_several_tokens_is_refused_before_anything_runs(client: TestClient, gate: Gate) -> None:
+    n_blocks = gate.n_blocks
+    for path, more in (("export", {"format": "parquet"}), ("charts", {})):
+        answer = client.post(f"/api/{path}", json={"prompt": PROMPT, "target": " w40 w41", **more})
+        assert answer.status_code == 400
+        assert "several tokens" in answer.json()["error"]
+    assert gate.n_blocks == n_blocks
+
+
+def test_an_empty_prompt_is_asked_for(client: TestClient) -> None:
+    answer = client.post("/api/attribute", json={"prompt": ""})
+    assert (answer.status_code, answer.json()) == (422, {"error": "type a prompt first"})
+
+
+def test_the_page_answers_to_head(client: TestClient) -> None:
+    assert client.head("/").status_code == 200
 
 
 def test_methods_are_compared_on_a_prompt(client: TestClient) -> None:
@@ -200,7 +328,8 @@ def test_the_model_that_is_named_answers(llama: ms.Model) -> None:
         found = {name: ask(client, "predict", prompt=PROMPT, model=name) for name in (None, *models)}
     assert found[None] == found["first"]
     assert found["second"] != found["first"]
-    close(found["second"], plain(models["second"].predict(PROMPT).to_json()))
+    expected = plain(models["second"].predict(PROMPT).to_json())["predictions"]
+    close(without_shown(found["second"]["predictions"]), expected)
 
 
 def test_exports_are_what_save_writes(client: TestClient, llama: ms.Model, tmp_path: Any) -> None:
@@ -274,7 +403,7 @@ def test_the_document_describes_every_field_group_and_has_examples(client: TestC
         for operation in methods.values():
             assert operation["summary"], path
     asked = [name for name in document["components"]["schemas"] if name.endswith("Request")]
-    assert len(asked) == 11
+    assert len(asked) == 14
     for name in asked:
         for example in document["components"]["schemas"][name].get("examples", ()):
             getattr(requests, name).model_validate(example)

@@ -13,7 +13,7 @@ import pytest
 from mnemoscope.errors import PromptError
 from mnemoscope.web.errors import ApiError
 from mnemoscope.web.handlers import Latest
-from mnemoscope.web.queue import Call, FairQueue, Limits, Step
+from mnemoscope.web.queue import Call, FairQueue, Limits
 
 
 def served(scenario: Callable[[FairQueue], Coroutine[Any, Any, None]], limits: Limits | None = None) -> None:
@@ -40,11 +40,11 @@ class Work:
         self.stopped = False
         self._free = threading.Event()
 
-    def __call__(self, step: Step) -> str:
+    def __call__(self, call: Call[str]) -> str:
         self.begun.set()
         try:
             while not self._free.is_set():
-                step()
+                call.step()
                 time.sleep(0.001)
         except BaseException:
             self.stopped = True
@@ -71,8 +71,8 @@ async def refused(answer: Awaitable[Any]) -> ApiError:
 def test_clients_take_turns_and_one_call_runs_at_a_time() -> None:
     order, running, most = [], 0, 0
 
-    def noted(name: str) -> Callable[[Step], str]:
-        def work(_: Step) -> str:
+    def noted(name: str) -> Callable[[Call[str]], str]:
+        def work(_: Call[str]) -> str:
             nonlocal running, most
             running += 1
             most = max(most, running)
@@ -89,6 +89,7 @@ def test_clients_take_turns_and_one_call_runs_at_a_time() -> None:
         await until(first.begun)
         calls = [queue.submit("greedy", None, noted(f"greedy {i}")) for i in range(3)]
         calls += [queue.submit(name, None, noted(name)) for name in ("a", "b")]
+        assert [queue.ahead(call) for call in calls] == [1, 4, 5, 2, 3]
         assert [call.ahead for call in calls] == [1, 2, 3, 4, 5]
         first.end()
         assert await held.outcome == "done"
@@ -193,7 +194,7 @@ def test_a_call_that_nobody_waits_for_never_runs() -> None:
 
 
 def test_a_mistake_is_the_outcome_and_the_worker_goes_on() -> None:
-    def mistaken(_: Step) -> str:
+    def mistaken(_: Call[str]) -> str:
         raise PromptError("the prompt is empty")
 
     async def scenario(queue: FairQueue) -> None:

@@ -124,7 +124,7 @@ def test_the_page_is_there_while_the_model_is_busy(llama: ms.Model, gate: Gate) 
         httpx.stream("POST", f"{address}api/predict", json={"prompt": PROMPT}, headers=EVENTS),
     ):
         assert gate.reached.wait(10)
-        for path in ("", "static/page.js", "static/page.css", "api/models"):
+        for path in ("", "static/page.js", "static/base.css", "api/models"):
             assert httpx.get(f"{address}{path}").status_code == 200
         gate.open()
 

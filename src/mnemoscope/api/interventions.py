@@ -13,8 +13,14 @@ import torch
 from torch import Tensor
 
 from mnemoscope.circuit.active import circuit_changes
-from mnemoscope.errors import OptionError
-from mnemoscope.intervention.ablation import AblationOptions, changes_to, compare
+from mnemoscope.errors import OptionError, TargetError
+from mnemoscope.intervention.ablation import (
+    AblationOptions,
+    AblationStep,
+    AblationTarget,
+    changes_to,
+    compare,
+)
 from mnemoscope.intervention.batch import ablate_each as ablate_batch
 from mnemoscope.intervention.controls import ControlsFrom, check_controls_from, matched_random
 from mnemoscope.intervention.editing import edited_copy, save_checkpoint
@@ -31,9 +37,17 @@ from mnemoscope.intervention.side_effects import (
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import held, interventions_on
 from mnemoscope.model.language_model import LanguageModel, weights_fingerprint
-from mnemoscope.model.objective import Objective
+from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets
 from mnemoscope.model.parts import sites
-from mnemoscope.model.tokens import Prompt, PromptInput, added_text, encode_prompt, encode_target
+from mnemoscope.model.tokens import (
+    Prompt,
+    PromptInput,
+    added_text,
+    encode_continuation,
+    encode_prompt,
+    encode_target,
+    prefixes,
+)
 from mnemoscope.model.torch_state import default_torch_state
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.circuit import Circuit
@@ -188,11 +202,13 @@ def compare_ablation(  # noqa: PLR0913 - the arguments of Model.compare_ablation
     target: str | SupportsIndex | None,
     request: AblationRequest,
     *,
+    against: Answers | None,
     seeds: int,
     controls_from: ControlsFrom,
     facts: Sequence[KnownFact],
     relation: str | None,
     plain_text: Callable[[], PlainText],
+    report: AblationStep | None = None,
 ) -> Ablation:
     """Compare an ablation with random controls; see `Model.compare_ablation`."""
     if seeds < 1:
@@ -209,18 +225,46 @@ def compare_ablation(  # noqa: PLR0913 - the arguments of Model.compare_ablation
         raise OptionError("a circuit is measured when it is found; give circuit.nodes to compare its nodes")
     parts = listed(request.parts)
     drawn = [matched_random(parts, language_model.structure, seed, controls_from) for seed in range(seeds)]
-    encoded = encode_prompt(language_model, prompt)
-    if target is None:
-        target = int(next_token(language_model, encoded.ids).argmax())
     return compare(
         language_model,
-        encoded,
-        encode_target(language_model, encoded, target),
+        ablation_target(language_model, encode_prompt(language_model, prompt), target, against),
         parts,
         request.options(language_model),
         drawn,
-        SideEffectProbes(plain_text(), tuple(facts), relation or ""),
+        lambda: SideEffectProbes(plain_text(), tuple(facts), relation or ""),
+        report,
     )
+
+
+def ablation_target(
+    language_model: LanguageModel,
+    prompt: Prompt,
+    target: str | SupportsIndex | None,
+    against: Answers | None,
+) -> AblationTarget:
+    """Encode a target after its prompt; None is the likeliest next token, a text may be of several tokens.
+
+    Raises:
+        TargetError: as `attribute_continuation` does; or a target of several tokens is to be compared with
+            others, or is among them.
+    """
+    if target is None:
+        ids = (int(next_token(language_model, prompt.ids).argmax()),)
+    elif isinstance(target, str):
+        ids = encode_continuation(language_model, prompt, target)
+    else:
+        ids = (encode_target(language_model, prompt, target),)
+    prefixes(language_model, prompt, ids)
+    if against is None:
+        return AblationTarget(prompt, ids)
+    others = encode_targets(language_model, prompt, against, "against")
+    if len(ids) > 1:
+        raise TargetError(
+            f"the target {target!r} is {len(ids)} tokens, which have no log-odds; give one token, or leave "
+            "against out"
+        )
+    check_apart(language_model, ids, others)
+    return AblationTarget(prompt, ids, others)
 
 
 def generate(language_model: LanguageModel, prompt: PromptInput, n_tokens: int) -> str:
@@ -243,7 +287,8 @@ def generate(language_model: LanguageModel, prompt: PromptInput, n_tokens: int) 
 def ablate_each(
     language_model: LanguageModel,
     prompt: PromptInput,
-    target: str | SupportsIndex,
+    target: Answers,
+    against: Answers | None,
     interventions: Sequence[Parts],
     factor: float,
     positions: Sequence[int] | None,
@@ -251,19 +296,22 @@ def ablate_each(
 ) -> pd.DataFrame:
     """Ablate sets of parts one set at a time; see `Model.ablate_each`."""
     encoded = encode_prompt(language_model, prompt)
+    ids = encode_targets(language_model, encoded, target)
+    others = None if against is None else encode_targets(language_model, encoded, against, "against")
+    check_apart(language_model, ids, others or ())
     outcomes = ablate_batch(
         language_model,
         encoded.ids,
-        Objective((encode_target(language_model, encoded, target),)),
+        Objective(ids, others),
         [listed(parts) for parts in interventions],
         factor=factor,
         positions=listed_positions(positions),
         budget=memory_budget,
     )
+    value = {"probability": outcomes.value.exp(), "log_probability": outcomes.value}
     columns = {
         "reciprocal_rank": 1 / outcomes.rank,
-        "probability": outcomes.value.exp(),
-        "log_probability": outcomes.value,
+        **(value if others is None else {"log_odds": outcomes.value}),
         "drop": outcomes.drop,
     }
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})

@@ -37,6 +37,7 @@ from mnemoscope.attribution.vocabulary import read_neuron
 from mnemoscope.circuit.find import CircuitOptions
 from mnemoscope.circuit.tasks import Task
 from mnemoscope.errors import OptionError
+from mnemoscope.intervention.ablation import AblationStep
 from mnemoscope.intervention.controls import ControlsFrom
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.intervention.side_effects import KnownFact, PlainText
@@ -724,6 +725,29 @@ class Model:
         """
         return queries.head_tokens(self.language_model, prompt, layer, head, top)
 
+    @isolated_call
+    def logit_lens(self, prompt: PromptInput, *, positions: int = 12) -> pd.DataFrame:
+        """Read the residual stream out after each layer, at the last positions of a prompt.
+
+        The final norm, with the scale of each state, and the head read every state
+        (docs/method.md#vocabulary).
+
+        Args:
+            prompt: as for `attribute`.
+            positions: how many positions from the end.
+
+        Returns:
+            One row per layer (-1 after the embeddings) and position: `layer`, `position`, and `id`, `token`
+            and `probability` of the likeliest token.
+
+        Raises:
+            PromptError: the prompt is empty or too long.
+            OptionError: `positions` is below 1.
+
+        >>> model.logit_lens("The capital of Japan is the city of", positions=1)  # doctest: +SKIP
+        """
+        return queries.logit_lens(self.language_model, prompt, positions)
+
     @contextmanager
     def ablate(
         self,
@@ -895,16 +919,18 @@ class Model:
         )
 
     @isolated_call
-    def compare_ablation(
+    def compare_ablation(  # noqa: PLR0913 - a result of four questions: target, effect, controls, side effects
         self,
         prompt: PromptInput,
         target: str | SupportsIndex | None,
         parts: Parts,
         *,
+        against: Answers | None = None,
         seeds: int = 5,
         controls_from: ControlsFrom = "same layers",
         facts: Sequence[KnownFact] = (),
         relation: str | None = None,
+        report: AblationStep | None = None,
         **how: Unpack[AblationKeywords],
     ) -> Ablation:
         """Compare the target before and after an ablation with matched random controls.
@@ -915,14 +941,17 @@ class Model:
 
         Args:
             prompt: as for `attribute`.
-            target: one token, as for `attribute`.
+            target: one token as for `attribute`, or a text of several, whose log probabilities add up.
             parts: as for `ablate`.
+            against: one token or several to compare a target of one token with; metrics then have
+                `log_odds`.
             seeds: number of random controls.
             controls_from: `"same layers"` refuses parts that leave a layer or an expert too few others for a
                 control; `"any layer"` draws the rest from all layers, and the result's `controls_from` counts
                 them.
             facts: other facts; those with the same prompt are left out.
             relation: relation of the target among theirs; needed with `facts`.
+            report: called after each step, as `mnemoscope.intervention.ablation.compare` says.
             **how: `factor`, `mean_of`, `resample_from`, `seed` and `positions`, as for `ablate`.
 
         Raises:
@@ -935,20 +964,23 @@ class Model:
             prompt,
             target,
             AblationRequest(parts, **how),
+            against=against,
             seeds=seeds,
             controls_from=controls_from,
             facts=facts,
             relation=relation,
             plain_text=self.plain_text,
+            report=report,
         )
 
     @isolated_call
     def ablate_each(
         self,
         prompt: PromptInput,
-        target: str | SupportsIndex,
+        target: Answers,
         interventions: Sequence[Parts],
         *,
+        against: Answers | None = None,
         factor: float = 0.0,
         positions: Sequence[int] | None = None,
         memory_budget: int = MEMORY_BUDGET,
@@ -960,31 +992,33 @@ class Model:
 
         Args:
             prompt: as for `attribute`.
-            target: one token, as for `attribute`.
+            target: as for `attribute`.
             interventions: sets of parts, each as for `ablate`.
+            against: as for `attribute`.
             factor: as for `ablate`.
             positions: as for `ablate`.
             memory_budget: bytes that a batch may take.
 
         Returns:
-            One row per set, in order: `reciprocal_rank`, `probability`, `log_probability` of the target, and
-            `drop`, the fall of the log probability in nats.
+            One row per set, in order: `reciprocal_rank`, `probability`, `log_probability` of the target (with
+            `against`, `log_odds` instead of the last two), and `drop`, the fall of the last in nats.
 
         Raises:
             OptionError, PromptError, TargetError: as `ablate` and `attribute` do.
             UnsupportedModelError: the model's blocks cannot run on their own.
         """
         return _ablate_each(
-            self.language_model, prompt, target, interventions, factor, positions, memory_budget
+            self.language_model, prompt, target, against, interventions, factor, positions, memory_budget
         )
 
     @isolated_call
     def single_ablations(
         self,
         prompt: PromptInput,
-        target: str | SupportsIndex,
+        target: Answers,
         parts: Parts,
         *,
+        against: Answers | None = None,
         factor: float = 0.0,
         positions: Sequence[int] | None = None,
         memory_budget: int = MEMORY_BUDGET,
@@ -1002,6 +1036,7 @@ class Model:
             prompt,
             target,
             [[part] for part in named],
+            against=against,
             factor=factor,
             positions=positions,
             memory_budget=memory_budget,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import exp
 from typing import get_args
+
+import pandas as pd
 
 from mnemoscope.api.requests import (
     check_parts_add_up,
@@ -21,9 +24,10 @@ from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
 from mnemoscope.attribution.vocabulary import check_head, check_top, head_tokens as table_of, head_vectors
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import check_controls_from
+from mnemoscope.intervention.predictions import log_probabilities, streams
 from mnemoscope.model.gradients import watched_block
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt
+from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.parts import Part
@@ -98,6 +102,20 @@ def head_tokens(
     vectors = head_vectors(language_model, run.activations, call, layer, head)
     table = table_of(language_model, run.readout, vectors, encoded, top)
     return HeadTokens(layer, head, encoded.text, encoded.tokens, encoded.ids, table)
+
+
+def logit_lens(language_model: LanguageModel, prompt: PromptInput, positions: int) -> pd.DataFrame:
+    """Read the residual stream out after each layer; see `Model.logit_lens`."""
+    check_counts(positions=positions)
+    encoded = encode_prompt(language_model, prompt)
+    rows = []
+    for layer, states in enumerate(streams(language_model, encoded.ids, positions), -1):
+        best = log_probabilities(language_model, states).max(-1)
+        first = len(encoded.ids) - len(states)
+        for place, (token, log_p) in enumerate(zip(best.indices.tolist(), best.values.tolist(), strict=True)):
+            text = token_text(language_model.tokenizer, token)
+            rows.append((layer, first + place, token, text, exp(log_p)))
+    return pd.DataFrame(rows, columns=["layer", "position", "id", "token", "probability"])
 
 
 def ranking(prompt: Prompt, method_input: MethodInput, method: Method, top: int) -> Ranking:

@@ -52,6 +52,14 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
             "--layer", metavar="LAYER.KIND", help="Such as 23.attention or 23.ffn; may be repeated."
         ),
     ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A token to compare the target with; metrics then have log-odds. Several times for several.",
+            callback=each_as_utf8,
+        ),
+    ] = None,
     top: Annotated[
         int | None,
         typer.Option(
@@ -121,7 +129,13 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
     refuse_several(no_special_tokens=prompt.no_special_tokens, facts=facts is not None)
     if query is not None:
         given = {"ffn": ffn, "attention": attention, "head": head, "layer": layer, "top": top, "facts": facts}
-        given |= {"factor": factor, "mean_of": mean_of, "resample_from": resample_from, "last": last}
+        given |= {
+            "against": against,
+            "factor": factor,
+            "mean_of": mean_of,
+            "resample_from": resample_from,
+            "last": last,
+        }
         for name, value in given.items():
             refuse_several(query=True, **{name: value})
     with stdout_kept_clean():
@@ -139,7 +153,13 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
             prompt.encode(opened, text) for text in (prompt.text, *(mean_of or resample_from or ()))
         )
         best = partial(
-            opened.attribute, encoded, target.answer, effects=False, suppressing=False, query=False
+            opened.attribute,
+            encoded,
+            target.answer,
+            against=against or None,
+            effects=False,
+            suppressing=False,
+            query=False,
         )
         if query is not None:
             result = opened.compare_query_ablation(
@@ -159,6 +179,7 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
                 encoded,
                 target.answer,
                 parts,
+                against=against or None,
                 seeds=seeds,
                 controls_from=controls_from,
                 facts=known,

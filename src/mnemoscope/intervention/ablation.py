@@ -6,10 +6,11 @@ final state out in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from math import exp
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from mnemoscope.intervention.controls import described
 from mnemoscope.intervention.hooks import Change, Positions, Replacement, apply_interventions, observed_inputs
-from mnemoscope.intervention.predictions import metrics, next_token, states_after
+from mnemoscope.intervention.predictions import log_probabilities, metrics, states_after
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.objective import Objective
 from mnemoscope.model.parts import Site, sites
 from mnemoscope.model.tokens import Prompt, token_text
 from mnemoscope.results.ablation import Ablation
@@ -102,50 +104,119 @@ def changed(language_model: LanguageModel, parts: Sequence[Part], options: Ablat
         yield
 
 
+@dataclass(frozen=True, eq=False)
+class TargetState:
+    """Predictions of a target's tokens, each after the prompt and the tokens before it.
+
+    Attributes:
+        target: token ids of the target, one or more.
+        against: ids of the tokens that a single target is compared with; may be empty.
+        log_probabilities: after the prompt and after each token of the target but the last,
+            `[n_target, n_vocabulary]` float32.
+    """
+
+    target: tuple[int, ...]
+    against: tuple[int, ...]
+    log_probabilities: Tensor
+
+    def metrics(self) -> dict[str, float]:
+        """Compute the metrics of the target, with `log_odds` (nats) if it is compared with other tokens.
+
+        Of several tokens the log probabilities add up, and the rank is the largest among them.
+        """
+        each = [metrics(row, token) for row, token in zip(self.log_probabilities, self.target, strict=True)]
+        found = each[0]
+        if len(each) > 1:
+            total = sum(one["log_probability"] for one in each)
+            worst = min(one["reciprocal_rank"] for one in each)
+            found = {"reciprocal_rank": worst, "probability": exp(total), "log_probability": total}
+        if self.against:
+            value = Objective(self.target, self.against).value(self.log_probabilities[0])
+            found["log_odds"] = float(value)
+        return found
+
+
+@dataclass(frozen=True)
+class AblationTarget:
+    """Target of an ablation.
+
+    Attributes:
+        prompt: text before the target.
+        target: token ids, one or more.
+        against: ids of the tokens that a single target is compared with; may be empty.
+    """
+
+    prompt: Prompt
+    target: tuple[int, ...]
+    against: tuple[int, ...] = ()
+
+    def state(self, language_model: LanguageModel) -> TargetState:
+        """Predict the target under the active interventions, by one forward pass."""
+        ids = [*self.prompt.ids, *self.target[:-1]]
+        states = states_after(language_model, [ids])[0, len(self.prompt.ids) - 1 :]
+        return TargetState(self.target, self.against, log_probabilities(language_model, states))
+
+
+# A step of a comparison: "target" gives the states before and after, "control" the metrics of one control.
+AblationStep = Callable[[str, Any], None]
+
+
 def compare(
     language_model: LanguageModel,
-    prompt: Prompt,
-    target: int,
+    target: AblationTarget,
     parts: Sequence[Part],
     options: AblationOptions,
     drawn: Sequence[Sequence[Part]],
-    probes: SideEffectProbes,
+    probes: Callable[[], SideEffectProbes],
+    report: AblationStep | None = None,
 ) -> Ablation:
-    """Measure a target before and after an ablation, and after random controls.
+    """Measure a target before and after an ablation, then random controls, then side effects.
 
     Args:
         language_model: the model.
-        prompt: the text before the target.
-        target: token id.
+        target: the prompt and its target.
         parts: the parts to ablate.
         options: how and where.
         drawn: the parts of each control, `matched_random` of each seed from 0.
-        probes: the plain text and the facts on which side effects are measured.
+        probes: returns the plain text and the facts on which side effects are measured.
+        report: called after each step with its name and values: `"target"` with the states before and after,
+            then `"control"` with the metrics and the seed of each.
     """
+    report = report or (lambda name, values: None)
 
-    def after(chosen: Sequence[Part]) -> dict[str, float]:
+    def after(chosen: Sequence[Part]) -> TargetState:
         with changed(language_model, chosen, options):
-            return metrics(next_token(language_model, prompt.ids), target)
+            return target.state(language_model)
+
+    before, now = target.state(language_model), after(parts)
+    report("target", (before, now))
+    controls = []
+    for seed, chosen in enumerate(drawn):
+        controls.append({"seed": seed, **after(chosen).metrics()})
+        report("control", controls[-1])
+    measured = probes()
 
     def on_text(chosen: Sequence[Part]) -> TextEffect:
         with changed(language_model, chosen, replace(options, positions=None)):
-            return probes.plain_text.effect()
+            return measured.plain_text.effect()
 
-    controls = []
-    for seed, chosen in enumerate(drawn):
-        controls.append({"seed": seed, **after(chosen), "kl": on_text(chosen).kl})
+    plain_text = on_text(parts)
+    kl = [on_text(chosen).kl for chosen in drawn]
     with changed(language_model, parts, options):
-        facts = probes.fact_effects(but=prompt.ids)
+        facts = measured.fact_effects(but=target.prompt.ids)
+    tokenizer = language_model.tokenizer
+    columns = ["seed", *METRICS, *(["log_odds"] if target.against else []), "kl"]
     return Ablation(
-        prompt=prompt.text,
-        tokens=prompt.tokens,
-        target=(target, token_text(language_model.tokenizer, target)),
+        prompt=target.prompt.text,
+        tokens=target.prompt.tokens,
+        target=(target.target[0], "".join(token_text(tokenizer, token) for token in target.target)),
+        against=tuple((token, token_text(tokenizer, token)) for token in target.against),
         parts=tuple(parts),
         how=str(options),
-        before=metrics(next_token(language_model, prompt.ids), target),
-        after=after(parts),
-        controls=pd.DataFrame(controls, columns=["seed", *METRICS, "kl"]),
+        before=before.metrics(),
+        after=now.metrics(),
+        controls=pd.DataFrame(controls).assign(kl=kl).reindex(columns=columns),
         controls_from=described(parts, drawn[0], language_model.structure),
-        plain_text=on_text(parts),
+        plain_text=plain_text,
         facts=facts,
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
+from mnemoscope.model.activations import Recorder
 from mnemoscope.model.hooks import evaluating, running_alike
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
@@ -24,6 +25,25 @@ def states_after(language_model: LanguageModel, rows: Sequence[Sequence[int]]) -
     with _final_states(structure) as seen, torch.no_grad(), running_alike(model):
         model.base_model(input_ids=tokens, use_cache=False)
     return seen[-1].float().view(*tokens.shape, structure.d_model)
+
+
+def streams(language_model: LanguageModel, token_ids: Sequence[int], positions: int) -> list[Tensor]:
+    """Return the residual stream at the last positions after the embeddings and after each layer.
+
+    Returns:
+        `n_layers + 1` tensors `[n_positions, d_model]` float32.
+    """
+    model, structure = language_model.model, language_model.structure
+
+    def last(states: Tensor) -> Tensor:
+        return states.view(-1, structure.d_model)[-positions:].float()
+
+    recorder = Recorder({"resid_pre", "final_state"}, last)
+    tokens = torch.tensor([list(token_ids)], device=input_device(model))
+    with recorder.recording(structure), torch.no_grad(), running_alike(model):
+        model.base_model(input_ids=tokens, use_cache=False)
+    found = [*recorder.seen["resid_pre"], recorder.seen["final_state"][-1]]
+    return [states.to(structure.device) for states in found]
 
 
 def log_probabilities(language_model: LanguageModel, states: Tensor) -> Tensor:

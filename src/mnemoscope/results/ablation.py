@@ -35,15 +35,16 @@ class Ablation(Displayed):
     Attributes:
         prompt: the prompt as given.
         tokens: its tokens as text.
-        target: id and text of the target.
+        target: id and text of the target; of several tokens, the first id and the whole text.
         parts: the parts that were ablated.
         how: the change and its positions, in words.
-        before, after: metrics of the target (`METRICS`).
+        before, after: metrics of the target (`METRICS`), and `log_odds` (nats) with `against`.
         controls: metrics after each control, with its `seed` and its `kl` on plain text (nats per token).
         controls_from: origin of the controls' parts, in words.
         plain_text: effect on plain text, where (as for `kl` of the controls) the parts change at all
             positions.
         facts: effect on other facts, with the columns of `FACT_COLUMNS`; empty if none were given.
+        against: id and text of each token that the target is compared with; empty for log probability.
     """
 
     prompt: str
@@ -57,6 +58,7 @@ class Ablation(Displayed):
     controls_from: str
     plain_text: TextEffect
     facts: pd.DataFrame
+    against: tuple[tuple[int, str], ...] = ()
 
     def _short(self) -> list[str]:
         whens = {"before": self.before, "after": self.after, "random controls": self.controls_mean}
@@ -72,6 +74,7 @@ class Ablation(Displayed):
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             "target": {"id": self.target[0], "text": self.target[1]},
+            "against": [{"id": token, "text": text} for token, text in self.against],
             "parts": [{"part": type(part).__name__, **part.to_json()} for part in self.parts],
             "how": self.how,
             "before": self.before,
@@ -92,11 +95,15 @@ class Ablation(Displayed):
     @property
     def controls_mean(self) -> dict[str, float]:
         """Mean of each metric and of `kl` over the controls."""
-        return {name: fmean(self.controls[name]) for name in (*METRICS, "kl")}
+        return {name: fmean(self.controls[name]) for name in self._measures}
 
     @property
     def controls_standard_deviation(self) -> dict[str, float]:
         """Sample standard deviation of each metric and of `kl` over the controls; 0 for a single one."""
         if len(self.controls) < 2:
-            return dict.fromkeys((*METRICS, "kl"), 0.0)
-        return {name: stdev(self.controls[name]) for name in (*METRICS, "kl")}
+            return dict.fromkeys(self._measures, 0.0)
+        return {name: stdev(self.controls[name]) for name in self._measures}
+
+    @property
+    def _measures(self) -> tuple[str, ...]:
+        return (*METRICS, *(("log_odds",) if self.against else ()), "kl")

@@ -184,6 +184,7 @@ def compare_methods(
     *,
     out: Path | None = None,
     report: Callable[[int, int], None] | None = None,
+    each: Callable[[dict[str, Any]], None] | None = None,
 ) -> Comparison:
     """Compare methods on facts.
 
@@ -193,6 +194,8 @@ def compare_methods(
         terms: the options.
         out: folder that stores each finished fact; the same call continues an interrupted comparison.
         report: called with the number of facts done and of all.
+        each: called as each method ends, with its `method`, `title`, `seconds` and the target's `drop`,
+            `probability` and `log_probability`.
 
     Raises:
         OptionError: the terms could leave too few neurons for controls.
@@ -207,9 +210,9 @@ def compare_methods(
         for done, fact in enumerate(facts, 1):
             key = f"{fact.fact.line:08d}"
             if store is None:
-                tables.append(compare_on(model, fact, terms))
+                tables.append(compare_on(model, fact, terms, each))
             elif key not in store.done(OUTCOMES):
-                store.write(OUTCOMES, key, encoded(compare_on(model, fact, terms)))
+                store.write(OUTCOMES, key, encoded(compare_on(model, fact, terms, each)))
             if report is not None:
                 report(done, len(facts))
         if store is not None:
@@ -218,8 +221,20 @@ def compare_methods(
 
 
 @isolated_call
-def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
-    """Compare methods on one fact; return its rows of `Comparison.outcomes`."""
+def compare_on(
+    model: Model,
+    fact: ResolvedFact,
+    terms: Terms,
+    each: Callable[[dict[str, Any]], None] | None = None,
+) -> pd.DataFrame:
+    """Compare methods on one fact, and return its rows of `Comparison.outcomes`.
+
+    Args:
+        model: the model.
+        fact: the fact.
+        terms: the options.
+        each: as for `compare_methods`.
+    """
     pass_seconds = _seconds_of_a_pass(model, fact)
     rows, sets, ranked = [], [], []
     for method in terms.methods:
@@ -239,6 +254,11 @@ def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
                 "neurons": [part.name for part in sets[-1]],
             }
         )
+        if each is not None:
+            each(
+                {name: rows[-1][name] for name in ("method", "title", "seconds")}
+                | _effect(model, fact, sets[-1])
+            )
     agreement = _agreement(fact, terms, ranked)
     effects = _effects(model, fact, terms, sets)
     table = pd.DataFrame(rows).assign(**agreement)
@@ -251,6 +271,12 @@ def compare_on(model: Model, fact: ResolvedFact, terms: Terms) -> pd.DataFrame:
     }
     columns = [*told, "method", "title", *MEASURES, "neurons"]
     return table.assign(**told).reindex(columns=columns).reset_index(drop=True)
+
+
+def _effect(model: Model, fact: ResolvedFact, parts: Sequence[Part]) -> dict[str, float]:
+    """Measure the target after the ablation of one set."""
+    found = model.ablate_each(fact.prompt, fact.target, [parts]).iloc[0]
+    return {name: float(found[name]) for name in ("drop", "probability", "log_probability")}
 
 
 def _seconds_of_a_pass(model: Model, fact: ResolvedFact) -> float:

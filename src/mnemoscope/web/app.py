@@ -77,7 +77,8 @@ DESCRIPTION = f"""Which neurons of a language model remember a fact, over HTTP.
 
 Answers are the objects that the command line prints with `--json`. One call is computed at a time; the others
 wait, and clients take turns. With `Accept: {EVENTS}` an answer is a line of JSON for every event: `queued`,
-`progress`, then `result` or `error`. Errors are `{{"error", "remedy"}}`.
+`progress`, `partial` (of `ablate`: the target, each control; of `methods`: each method), then `result` or
+`error`. Errors are `{{"error", "remedy"}}`.
 """
 
 
@@ -116,8 +117,11 @@ def make_app(
         redirect_slashes=False,
     )
     app.include_router(_about(server))
+    app.include_router(_reading(server))
     app.include_router(_asking(server))
-    app.add_api_route("/", lambda: FileResponse(STATIC / "index.html"), include_in_schema=False)
+    app.add_api_route(
+        "/", lambda: FileResponse(STATIC / "index.html"), methods=["GET", "HEAD"], include_in_schema=False
+    )
     app.mount("/static", StaticFiles(directory=STATIC))
     _tell_refusals(app)
     app.add_middleware(SecurityMiddleware, names=names or Names())
@@ -137,14 +141,38 @@ def _about(server: Server) -> APIRouter:
     return routes
 
 
-def _asking(server: Server) -> APIRouter:
-    """Make the routes that run a model, one call at a time."""
+def _reading(server: Server) -> APIRouter:
+    """Make the routes that read tokens out of a model, one call at a time."""
     routes = APIRouter(prefix="/api", responses=ERRORS_OF_CALLS)
     answers = server.answers
 
     @routes.post("/predict", summary="Tokens, and the likeliest next ones", **told(responses.Prediction))
     async def predict(request: requests.PredictRequest, caller: Asking) -> Response:
         return server.reply(caller, request, answers.predict, caller.events)
+
+    @routes.post("/tokens", summary="The tokens of a target after a prompt", **told(responses.TargetTokens))
+    async def tokens(request: requests.TokensRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.tokens, caller.events)
+
+    @routes.post("/neuron", summary="What an FFN neuron promotes and demotes", **told(responses.Neuron))
+    async def neuron(request: requests.NeuronRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.neuron, caller.events)
+
+    @routes.post("/head", summary="What a head looks at and brings", **told(responses.Head))
+    async def head(request: requests.HeadRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.head, caller.events)
+
+    @routes.post("/lens", summary="The likeliest token after each layer", **told(responses.Lens))
+    async def lens(request: requests.LensRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.lens, caller.events)
+
+    return routes
+
+
+def _asking(server: Server) -> APIRouter:
+    """Make the routes that explain a prediction, one call at a time."""
+    routes = APIRouter(prefix="/api", responses=ERRORS_OF_CALLS)
+    answers = server.answers
 
     @routes.post(
         "/attribute",
@@ -168,19 +196,17 @@ def _asking(server: Server) -> APIRouter:
     async def links(request: requests.LinksRequest, caller: Asking) -> Response:
         return server.reply(caller, request, answers.links, caller.events)
 
-    @routes.post("/neuron", summary="What an FFN neuron promotes and demotes", **told(responses.Neuron))
-    async def neuron(request: requests.NeuronRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.neuron, caller.events)
+    @routes.post(
+        "/removed", summary="The exact effect of removing each part alone", **told(responses.Removed)
+    )
+    async def removed(request: requests.RemovedRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, answers.removed, caller.events)
 
     @routes.post(
         "/examples", summary="The texts in which neurons are active", **told(responses.NeuronExamples)
     )
     async def examples(request: requests.ExamplesRequest, caller: Asking) -> Response:
         return server.reply(caller, request, answers.examples, caller.events)
-
-    @routes.post("/head", summary="What a head looks at and brings", **told(responses.Head))
-    async def head(request: requests.HeadRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.head, caller.events)
 
     @routes.post("/ablate", summary="A target before and after an ablation", **told(responses.Ablation))
     async def ablate(request: requests.AblateRequest, caller: Asking) -> Response:

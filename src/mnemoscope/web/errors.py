@@ -81,6 +81,8 @@ def refusal_of_fields(
     remedy: str = f"see {DOCUMENT} for what each field may be",
 ) -> ApiError:
     """Convert errors of fields: missing, unknown, of the wrong type or out of bounds; no values."""
+    if all(each["type"] == "empty_prompt" for each in error.errors()):
+        return ApiError(422, "type a prompt first")
     found = [f"{_place(each['loc'])}: {each['msg']}" for each in error.errors()[:_MOST_FIELDS]]
     more = len(error.errors()) - len(found)
     told = "; ".join(found) + (f"; and {more} more" if more > 0 else "")

@@ -7,14 +7,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import exp
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from torch import Tensor
 
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
 from mnemoscope.api.run import Run
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, PromptError, TargetError
+from mnemoscope.model.demo import MODEL_NAME
 from mnemoscope.model.tokens import encode_prompt, token_text
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import records
@@ -22,6 +26,8 @@ from mnemoscope.results.targets import public_name
 from mnemoscope.study.comparison import Terms, compare_methods
 from mnemoscope.study.facts import Fact, ResolvedFact
 from mnemoscope.web import requests
+from mnemoscope.web.pieces import joined, shown
+from mnemoscope.web.queue import Tell
 
 T = TypeVar("T")
 
@@ -103,6 +109,10 @@ class Answer:
     filename: str | None = None
 
 
+def tell_nobody(partial: dict[str, Any]) -> None:
+    """Drop a partial result."""
+
+
 def json_answer(value: dict[str, Any]) -> Answer:
     """Return an object as JSON."""
     return Answer(json_text(value).encode())
@@ -128,11 +138,21 @@ class Answers:
         self._latest: Latest[Result] = Latest(MOST_RESULTS, MOST_RESULT_BYTES)
         self._runs: Latest[Run] = Latest(MOST_RUNS)
 
-    def predict(self, model: Model, request: requests.PredictRequest) -> Answer:
-        """Return the object of `mnemoscope predict --json`."""
-        return json_answer(self._run(model, request.prompt).predict(request.top).to_json())
+    def predict(self, model: Model, request: requests.PredictRequest, tell: Tell = tell_nobody) -> Answer:
+        """Return the object of `mnemoscope predict --json`, and how tokens are shown."""
+        run = self._run(model, request.prompt)
+        found = run.predict(request.top).to_json()
+        tokenizer, ids = model.tokenizer, found["token_ids"]
+        return json_answer(
+            {
+                **found,
+                "predictions": [_with_shown(model, row) for row in found["predictions"]],
+                "shown": [shown(tokenizer, token_id) for token_id in ids],
+                "joined": joined(tokenizer, ids),
+            }
+        )
 
-    def attribute(self, model: Model, request: requests.AttributeRequest) -> Answer:
+    def attribute(self, model: Model, request: requests.AttributeRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the object of `mnemoscope attribute --json`; each attribution has its `MORE_TABLES`."""
         result = self.attributed(model, request)
         if isinstance(result, Attribution):
@@ -140,19 +160,20 @@ class Answers:
         each = [_with_more_tables(attribution) for attribution in result.attributions]
         return json_answer({**result.to_json(), "attributions": each})
 
-    def export(self, model: Model, request: requests.ExportRequest) -> Answer:
+    def export(self, model: Model, request: requests.ExportRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the result of `attribute` as a file."""
         if request.format == "parquet" and _is_continuation(model, request):
             raise OptionError(
                 "the target is several tokens, whose results are exported as html, json or csv; "
                 "ask for one of these, or for one token"
             )
-        result = self.attributed(model, request)
         return Answer(
-            _saved(result, request.format), MEDIA_TYPES[request.format], f"mnemoscope.{request.format}"
+            _saved(self.attributed(model, request), request.format),
+            MEDIA_TYPES[request.format],
+            f"mnemoscope.{request.format}",
         )
 
-    def charts(self, model: Model, request: requests.ChartsRequest) -> Answer:
+    def charts(self, model: Model, request: requests.ChartsRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
         if _is_continuation(model, request):
             raise OptionError(
@@ -162,13 +183,13 @@ class Answers:
         assert isinstance(result, Attribution)
         return json_answer({"charts": {name: chart.to_dict() for name, chart in result.charts().items()}})
 
-    def compare(self, model: Model, request: requests.CompareRequest) -> Answer:
+    def compare(self, model: Model, request: requests.CompareRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the object of `mnemoscope compare --json`."""
         for prompt in (request.prompt_a, request.prompt_b):
             _check_length(model, prompt)
         return json_answer(model.compare(**request.model_dump(exclude={"model"})).to_json())
 
-    def links(self, model: Model, request: requests.LinksRequest) -> Answer:
+    def links(self, model: Model, request: requests.LinksRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the object of `mnemoscope links --json`."""
         target, against = request.objective()
         result = self._run(model, request.prompt).attribute(
@@ -177,42 +198,92 @@ class Answers:
         found = model.query_graph(result, values=request.values, depth=request.depth, width=request.width)
         return json_answer(found.to_json())
 
-    def neuron(self, model: Model, request: requests.NeuronRequest) -> Answer:
+    def neuron(self, model: Model, request: requests.NeuronRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the object of `mnemoscope neuron --json`."""
         through = None if request.through is None else (request.through.layer, request.through.head)
         return json_answer(model.neuron_tokens(request.layer, request.neuron, request.top, through).to_json())
 
-    def examples(self, model: Model, request: requests.ExamplesRequest) -> Answer:
+    def examples(self, model: Model, request: requests.ExamplesRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the object of `mnemoscope neuron NAME --examples --json` for the package's own corpus."""
         neurons = [neuron.named() for neuron in request.neurons]
         return json_answer(model.neuron_examples(neurons, top=request.top).to_json())
 
-    def head(self, model: Model, request: requests.HeadRequest) -> Answer:
+    def head(self, model: Model, request: requests.HeadRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the object of `mnemoscope head --json`."""
         _check_length(model, request.prompt)
         return json_answer(
             model.head_tokens(request.prompt, request.layer, request.head, request.top).to_json()
         )
 
-    def ablate(self, model: Model, request: requests.AblateRequest) -> Answer:
-        """Return the object of `mnemoscope ablate --json`, and the likeliest tokens before and after."""
+    def lens(self, model: Model, request: requests.LensRequest, tell: Tell = tell_nobody) -> Answer:
+        """Return the likeliest token after each layer at the last positions."""
         _check_length(model, request.prompt)
-        parts = [part.named() for part in request.parts]
+        found = model.logit_lens(request.prompt, positions=request.positions)
+        rows = records(found, tuple(found.columns))
+        return json_answer({"prompt": request.prompt, "rows": [_with_shown(model, row) for row in rows]})
+
+    def tokens(self, model: Model, request: requests.TokensRequest, tell: Tell = tell_nobody) -> Answer:
+        """Return the tokens of a target, or why it cannot follow the prompt and what can."""
+        _check_length(model, request.prompt)
+        spaced = f" {request.text}"
+        try:
+            ids = model.target_tokens(request.prompt, request.text)
+        except TargetError as error:
+            return json_answer(
+                {"tokens": [], "error": str(error), "take": self._following(model, request, spaced)}
+            )
+        tokens = [{"id": token, "text": shown(model.tokenizer, token)} for token in ids]
+        return json_answer({"tokens": tokens, "error": None, "take": None})
+
+    def removed(self, model: Model, request: requests.RemovedRequest, tell: Tell = tell_nobody) -> Answer:
+        """Return the exact fall of the target's value by the removal of each part alone, nats."""
+        _check_length(model, request.prompt)
+        target, against = request.objective()
+        if target is None:
+            target = self._run(model, request.prompt).predict(1).to_json()["predictions"][0]["id"]
+        found = model.single_ablations(
+            request.prompt, target, [part.named() for part in request.parts], against=against
+        )
+        rows = [
+            {**part.model_dump(), "removed": drop}
+            for part, drop in zip(request.parts, found["drop"].tolist(), strict=True)
+        ]
+        return json_answer({"rows": rows})
+
+    def ablate(self, model: Model, request: requests.AblateRequest, tell: Tell = tell_nobody) -> Answer:
+        """Return the object of `mnemoscope ablate --json`, and the likeliest tokens before and after.
+
+        Tells the target with these tokens (`target`), then each random control (`control`).
+        """
+        _check_length(model, request.prompt)
+        predictions: dict[str, Any] = {}
+
+        def report(name: str, values: Any) -> None:
+            if name != "target":
+                tell({"stage": name, **values})
+                return
+            for when, state in zip(("before", "after"), values, strict=True):
+                predictions[f"predictions_{when}"] = _likeliest(
+                    model, state.log_probabilities[0], request.top
+                )
+            before, after = (state.metrics() for state in values)
+            tell({"stage": "target", "before": before, "after": after, **predictions})
+
         found = model.compare_ablation(
             request.prompt,
             request.target,
-            parts,
+            [part.named() for part in request.parts],
+            against=requests.alone(request.against),
             seeds=request.seeds,
             factor=request.factor,
+            mean_of=[request.prompt] if request.mean else (),
             controls_from=request.controls_from,
+            report=report,
         )
-        before = self._run(model, request.prompt).predict(request.top).to_json()["predictions"]
-        with model.ablate(parts, factor=request.factor):
-            after = model.predict(request.prompt, request.top).to_json()["predictions"]
-        return json_answer({**found.to_json(), "predictions_before": before, "predictions_after": after})
+        return json_answer({**found.to_json(), **predictions})
 
-    def methods(self, model: Model, request: requests.MethodsRequest) -> Answer:
-        """Return the object of `mnemoscope methods PROMPT --json`."""
+    def methods(self, model: Model, request: requests.MethodsRequest, tell: Tell = tell_nobody) -> Answer:
+        """Return the object of `mnemoscope methods PROMPT --json`; tells each method as it ends."""
         _check_length(model, request.prompt)
         names = dict.fromkeys(request.methods or ())
         terms = Terms(tuple(map(method, names)) or Terms().methods, request.kind, request.top)
@@ -220,7 +291,7 @@ class Answers:
         target = model.method_input(request.prompt, request.target).prediction.objective.answers[0]
         text = token_text(model.language_model.tokenizer, target)
         fact = ResolvedFact(Fact(1, request.prompt, text, relation=""), encoded, target)
-        return json_answer(compare_methods(model, [fact], terms).to_json())
+        return json_answer(compare_methods(model, [fact], terms, each=tell).to_json())
 
     def attributed(self, model: Model, request: requests.AttributeRequest) -> Result:
         """Return the result of a question, computed unless it is cached."""
@@ -231,6 +302,13 @@ class Answers:
         result = _attribute(model, self._run(model, request.prompt), request)
         self._latest.put(key, result, n_bytes(result))
         return result
+
+    def _following(self, model: Model, request: requests.TokensRequest, text: str) -> str | None:
+        """Return a text if it can follow the prompt, else None."""
+        try:
+            return text if model.target_tokens(request.prompt, text) else None
+        except TargetError:
+            return None
 
     def _run(self, model: Model, prompt: str) -> Run:
         """Return the run of a prompt without interventions, computed unless it is cached."""
@@ -262,8 +340,16 @@ def describe(model: Model) -> dict[str, Any]:
     """Return a model's name, sizes, and the requests it can answer in full."""
     language_model = model.language_model
     readable = all(block.input_projections is not None for block in language_model.structure.blocks)
+    worst = model.validation.worst
     return {
         "name": public_name(model.name, model.revision),
+        "title": MODEL_NAME if model.name == "demo" else public_name(model.name, model.revision),
+        "validation": {
+            "checks": len(model.validation.checks),
+            "worst": worst.name,
+            "error": worst.error,
+            "tolerance": worst.tolerance,
+        },
         "revision": model.revision,
         "architecture": model.architecture,
         "dtype": model.dtype,
@@ -304,7 +390,35 @@ def _is_continuation(model: Model, request: requests.AttributeRequest) -> bool:
 
 def _with_more_tables(result: Attribution) -> dict[str, Any]:
     tables = {name: getattr(result, name) for name in MORE_TABLES}
-    return {**result.to_json(), **{name: records(table, tuple(table)) for name, table in tables.items()}}
+    return {
+        **result.to_json(),
+        "value_of_embeddings": None if result.telescoping_error is None else result.value_of_embeddings,
+        **{name: records(table, tuple(table)) for name, table in tables.items()},
+    }
+
+
+def _with_shown(model: Model, row: dict[str, Any]) -> dict[str, Any]:
+    """Add to the row of a token how it is shown."""
+    return {**row, "shown": shown(model.tokenizer, row["id"])}
+
+
+def _likeliest(model: Model, log_probabilities: Tensor, top: int) -> list[dict[str, Any]]:
+    """Return the likeliest of the next tokens, `[n_vocabulary]`, as rows."""
+    best = log_probabilities.topk(min(top, len(log_probabilities)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [
+        _with_shown(
+            model,
+            {
+                "rank": rank,
+                "id": token,
+                "token": token_text(model.tokenizer, token),
+                "probability": exp(log_p),
+                "log_probability": log_p,
+            },
+        )
+        for rank, (token, log_p) in enumerate(pairs, 1)
+    ]
 
 
 def _check_length(model: Model, prompt: str) -> None:

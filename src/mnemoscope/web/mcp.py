@@ -38,7 +38,7 @@ from mnemoscope.results.attribution import ContinuationAttribution
 from mnemoscope.web import requests, responses
 from mnemoscope.web.errors import refusal_of, refusal_of_fields
 from mnemoscope.web.handlers import Answers, json_answer, model_named, stepping
-from mnemoscope.web.queue import FairQueue, Limits, Step
+from mnemoscope.web.queue import Call, FairQueue, Limits
 
 INSTRUCTIONS = (
     "Finds which neurons and heads of a language model raise or lower a next token. Call `attribute` for a "
@@ -326,8 +326,8 @@ async def _answer(
     request = tool.request.model_validate(params.arguments or {})
     model = model_named(models, request.model)
 
-    def work(step: Step) -> dict[str, Any]:
-        with stepping(model, step):
+    def work(call: Call[dict[str, Any]]) -> dict[str, Any]:
+        with stepping(model, call.step):
             return tool.answer(answers, model, request)
 
     call = queue.submit("agent", None, work)

@@ -1,7 +1,7 @@
 """A fair queue before one worker thread: one call of a model at a time, clients take turns.
 
 A call can be stopped while it waits and between the steps of its work. All methods run on the event loop
-except `Call.run` and `Call.step`, which run on the worker thread.
+except `Call.run`, `Call.step` and `Call.tell`, which run on the worker thread.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mnemoscope.web.errors import ApiError, come_again
 
 T = TypeVar("T")
 Step = Callable[[], None]
+# Takes a partial result of a call that is under way.
+Tell = Callable[[dict[str, Any]], None]
 
 LONGEST_RETRY = 60  # seconds that a client is told to wait, at most
 
@@ -49,11 +51,13 @@ class Call(Generic[T]):
         lane: a newer call of the client in the same lane replaces an older one; None for no lane.
         outcome: the answer or the error.
         ahead: calls that were waiting or running at submission.
+        news: set when a partial result was added.
         steps: blocks of the model that were started.
+        partial: partial results so far, in order.
         started: start of the work by the clock of the event loop; None while the call waits.
     """
 
-    def __init__(self, client: str, lane: str | None, work: Callable[[Step], T], ahead: int) -> None:
+    def __init__(self, client: str, lane: str | None, work: Callable[[Call[T]], T], ahead: int) -> None:
         self.client = client
         self.lane = lane
         self.outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -61,6 +65,9 @@ class Call(Generic[T]):
         self.outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.ahead = ahead
         self.steps = 0
+        self.partial: list[dict[str, Any]] = []
+        self.news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self.started: float | None = None
         self._work = work
         self._stopped = False
@@ -71,7 +78,12 @@ class Call(Generic[T]):
         Raises:
             Stopped: the call was stopped during the work.
         """
-        return self._work(self.step)
+        return self._work(self)
+
+    def tell(self, partial: dict[str, Any]) -> None:
+        """Add a partial result, on the worker thread."""
+        self.partial.append(partial)
+        self._loop.call_soon_threadsafe(self.news.set)
 
     def step(self) -> None:
         """Count a step of the work.
@@ -115,7 +127,7 @@ class FairQueue:
         self._worker = ThreadPoolExecutor(1, "mnemoscope-model")
         self._usual_seconds = 1.0
 
-    def submit(self, client: str, lane: str | None, work: Callable[[Step], T]) -> Call[T]:
+    def submit(self, client: str, lane: str | None, work: Callable[[Call[T]], T]) -> Call[T]:
         """Put a call into the queue; an older one of the same client and lane is stopped.
 
         Raises:
@@ -141,6 +153,20 @@ class FairQueue:
             own.remove(call)
             if not own:
                 del self._waiting[call.client]
+
+    def ahead(self, call: Call) -> int:
+        """Count the calls that run before a waiting call, if no others come; clients take turns."""
+        if call.started is not None or call not in self._waiting.get(call.client, ()):
+            return 0
+        place = self._waiting[call.client].index(call)
+        turns = list(self._waiting)
+        mine = turns.index(call.client)
+        others = sum(
+            min(len(own), place + (turn < mine))
+            for turn, (client, own) in enumerate(self._waiting.items())
+            if client != call.client
+        )
+        return place + others + (self._running is not None)
 
     @property
     def n_waiting(self) -> int:

@@ -29,8 +29,15 @@ MOST_TOP = 200
 MOST_PARTS = 500
 MOST_NEURONS = 20
 MOST_EXAMPLES = 20
+MOST_REMOVED = 100
 
 _LARGEST_INDEX = 10_000_000
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise PydanticCustomError("empty_prompt", "type a prompt first")
+    return text
 
 
 def _without_null(text: str) -> str:
@@ -56,11 +63,11 @@ _PRINTABLE = r"^[^\x00]*$"
 PromptText = Annotated[
     str,
     Field(
-        min_length=1,
         max_length=MOST_PROMPT_CHARACTERS,
         description="The text before the token in question; markup in it is text too.",
-        json_schema_extra={"pattern": _PRINTABLE},
+        json_schema_extra={"pattern": _PRINTABLE, "minLength": 1},
     ),
+    AfterValidator(_not_empty),
     AfterValidator(_without_null),
 ]
 TargetText = Annotated[
@@ -144,10 +151,11 @@ class Question(PromptRequest):
         self,
     ) -> tuple[str | int | Sequence[str | int] | None, str | int | Sequence[str | int] | None]:
         """Return target and against; a list of one token becomes that token."""
-        return _alone(self.target), _alone(self.against)
+        return alone(self.target), alone(self.against)
 
 
-def _alone(tokens: Any) -> Any:
+def alone(tokens: Any) -> Any:
+    """Return the token of a list of one; other lists and tokens as they are."""
     return tokens[0] if isinstance(tokens, list) and len(tokens) == 1 else tokens
 
 
@@ -334,9 +342,17 @@ class AblateRequest(PromptRequest):
     )
 
     prompt: PromptText
-    target: Annotated[Token | None, Field(description="One token; the model's own choice if not given.")] = (
-        None
-    )
+    target: Annotated[
+        Token | None,
+        Field(
+            description="One token, or a text of several, whose log probabilities add up; the model's own "
+            "choice if not given."
+        ),
+    ] = None
+    against: Annotated[
+        Tokens | None,
+        Field(description="Tokens to compare a target of one token with; metrics then have `log_odds`."),
+    ] = None
     parts: Annotated[
         list[Part],
         Field(min_length=1, max_length=MOST_PARTS, description="The parts to change, all by one factor."),
@@ -345,12 +361,46 @@ class AblateRequest(PromptRequest):
         float,
         Field(ge=0, le=4, allow_inf_nan=False, description="What they are multiplied with; 0 removes them."),
     ] = 0.0
+    mean: Annotated[
+        bool,
+        Field(description="Replace their values by their mean over the prompt; factor is then 0."),
+    ] = False
     seeds: Annotated[int, Field(ge=1, le=10, description="How many matched random controls.")] = 5
     controls_from: Annotated[
         Literal["same layers", "any layer"],
         Field(description="Where their parts are drawn; any layer fills up what a layer has too few of."),
     ] = "same layers"
     top: Annotated[Top, Field(description="How many likeliest tokens to list before and after.")] = 10
+
+
+class RemovedRequest(Question):
+    """Request of the exact effect of removing each part alone."""
+
+    model_config = _examples(
+        {"prompt": TOKYO, "target": " Tokyo", "parts": [{"part": "FFNNeuron", "layer": 24, "neuron": 1005}]}
+    )
+
+    parts: Annotated[
+        list[Part], Field(min_length=1, max_length=MOST_REMOVED, description="The parts, each by itself.")
+    ]
+
+
+class LensRequest(PromptRequest):
+    """Request of the likeliest token after each layer at the last positions."""
+
+    model_config = _examples({"prompt": TOKYO, "positions": 4})
+
+    prompt: PromptText
+    positions: Annotated[int, Field(ge=1, le=24, description="How many positions from the end.")] = 12
+
+
+class TokensRequest(PromptRequest):
+    """Request of the tokens of a target after a prompt."""
+
+    model_config = _examples({"prompt": TOKYO, "text": "Tokyo"})
+
+    prompt: PromptText
+    text: TargetText
 
 
 class MethodsRequest(PromptRequest):

@@ -20,9 +20,10 @@ KLDivergence = Annotated[_NUMBER, Field(description="nats per token")]
 _FIELDS: dict[Any, str] = {
     int: "layer head neuron id rank seed n_facts "
     "n_layers n_heads n_kv_heads d_model d_ff d_head n_vocabulary "
+    "first last checks position "
     "body_bytes prompt_characters prompt_tokens target_tokens top parts",
     float: "seconds",
-    str: "token text prompt how model revision architecture dtype name title formula version",
+    str: "token text shown worst prompt how model revision architecture dtype name title formula version",
     bool: "certified",
     list[str]: "tokens",
     list[int]: "token_ids",
@@ -109,8 +110,16 @@ ModelFacts = _object(
     "ModelFacts",
     "An opened model.",
     "name revision architecture dtype n_layers n_heads n_kv_heads d_model d_ff d_head n_vocabulary",
+    title=_described(str, "The name for readers, never a path."),
     context=int | None,
     can=Can,
+    validation=_object(
+        "ValidationFacts",
+        "The checks that the model passed when it was opened, and the one with the largest error.",
+        "checks worst",
+        error=Number,
+        tolerance=Number,
+    ),
 )
 MethodFacts = _object("MethodFacts", "A method that scores neurons.", "name title formula")
 LimitsOfRequests = _object(
@@ -127,13 +136,20 @@ Models = _object(
 )
 
 PredictedToken = _object(
-    "PredictedToken", "A next token; rank 1 is the likeliest.", "rank id token probability log_probability"
+    "PredictedToken",
+    "A next token; rank 1 is the likeliest. `shown` has bytes that are no whole character as `‹E6 97›`.",
+    "rank id token shown probability log_probability",
 )
 Prediction = _object(
     "Prediction",
-    "The object of `mnemoscope predict --json`.",
+    "The object of `mnemoscope predict --json`, how the prompt's tokens are shown, and the characters that "
+    "several of them make together.",
     "prompt tokens token_ids",
-    **_lists(predictions=PredictedToken),
+    shown=list[str],
+    **_lists(
+        predictions=PredictedToken,
+        joined=_object("JoinedTokens", "A run of tokens that is whole only together.", "first last text"),
+    ),
 )
 
 Target = _object(
@@ -223,6 +239,9 @@ Attribution = _object(
     "target. Lists are sorted best first.",
     "",
     base=PrintedAttribution,
+    value_of_embeddings=_described(
+        _NUMBER, "Value read out after the embeddings (nats); null in parallel blocks."
+    ),
     **_lists(
         heads_by_position=_EFFECTS["heads_by_position"],
         **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING},
@@ -293,18 +312,53 @@ Head = _object(
     **_lists(positions=HeadPosition),
 )
 
-Metrics = _object("Metrics", "Metrics of the target.", SCHEMA["metrics"])
+Lens = _object(
+    "Lens",
+    "The likeliest token after each layer (-1: after the embeddings) at the last positions.",
+    "prompt",
+    **_lists(
+        rows=_object("LensCell", "A layer and position.", "layer position id token shown", probability=Number)
+    ),
+)
+TargetTokens = _object(
+    "TargetTokens",
+    "The tokens of a target after a prompt; none if it cannot follow.",
+    "",
+    error=_described(str | None, "Why it cannot follow the prompt."),
+    take=_described(str | None, "The text to take instead."),
+    **_lists(tokens=_object("TargetToken", "A token of the target.", "id text")),
+)
+Removed = _object(
+    "Removed",
+    "The exact effect of removing each part alone.",
+    "",
+    **_lists(
+        rows=_object(
+            "RemovedPart",
+            "A part, and the fall of the log probability (with a contrast: log-odds) without it.",
+            "",
+            base=BaseModel,
+            part=str,
+            removed=Nats,
+        )
+    ),
+)
+
+_LOG_ODDS: dict[str, Any] = {"log_odds": (_described(_NUMBER, "with a contrast (nats)"), None)}
+Metrics = _object("Metrics", "Metrics of the target.", SCHEMA["metrics"], **_LOG_ODDS)
 ControlMetrics = _object(
     "ControlMetrics",
     "Metrics after random interventions, and their effect on plain text.",
     SCHEMA["metrics"],
     kl=KLDivergence,
+    **_LOG_ODDS,
 )
+AblationTarget = _object("AblationTarget", "A token, or the first id and the text of several.", "id text")
 Ablation = _object(
     "Ablation",
     "The object of `mnemoscope ablate --json`, and the likeliest next tokens before and after.",
     "prompt tokens how facts",
-    target=_object("AblationTarget", "A token.", "id text"),
+    target=AblationTarget,
     parts=list[dict[str, Any]],
     before=Metrics,
     after=Metrics,
@@ -318,8 +372,14 @@ Ablation = _object(
     ),
     **_lists(
         controls=_object(
-            "Control", "A matched random intervention.", SCHEMA["metrics"], kl=KLDivergence, seed=int
+            "Control",
+            "A matched random intervention.",
+            SCHEMA["metrics"],
+            kl=KLDivergence,
+            seed=int,
+            **_LOG_ODDS,
         ),
+        against=AblationTarget,
         predictions_before=PredictedToken,
         predictions_after=PredictedToken,
     ),

@@ -34,7 +34,7 @@ from mnemoscope.web.handlers import (
     model_named,
     stepping,
 )
-from mnemoscope.web.queue import Call, FairQueue, Limits, Step
+from mnemoscope.web.queue import Call, FairQueue, Limits, Tell
 from mnemoscope.web.security import LOOPBACK, MOST_BODY_BYTES, Names
 
 EVENTS = "application/x-ndjson"
@@ -93,16 +93,29 @@ class Awaited(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _lines(self, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
-        call, told = self.call, -1
-        yield _line({"event": "queued", "ahead": call.ahead})
+        call, told, n_partial, ahead = self.call, -1, 0, self.call.ahead
+        yield _line({"event": "queued", "ahead": ahead})
         while not call.outcome.done() and not gone.done():
+            news = asyncio.ensure_future(call.news.wait())
             await asyncio.wait(
-                {call.outcome, gone}, timeout=SECONDS_BETWEEN_EVENTS, return_when=asyncio.FIRST_COMPLETED
+                {call.outcome, gone, news},
+                timeout=SECONDS_BETWEEN_EVENTS,
+                return_when=asyncio.FIRST_COMPLETED,
             )
+            news.cancel()
+            call.news.clear()
+            for partial_result in call.partial[n_partial:]:
+                n_partial += 1
+                yield _line({"event": "partial", "result": partial_result})
+            if call.started is None and self.queue.ahead(call) != ahead:
+                ahead = self.queue.ahead(call)
+                yield _line({"event": "queued", "ahead": ahead})
             if call.steps > told and call.started is not None and not call.outcome.done():
                 told = call.steps
                 seconds = asyncio.get_running_loop().time() - call.started
                 yield _line({"event": "progress", "blocks_run": told, "seconds": round(seconds, 3)})
+        for partial_result in call.partial[n_partial:]:
+            yield _line({"event": "partial", "result": partial_result})
         if call.outcome.done() and not call.outcome.cancelled():
             error = call.outcome.exception()
             yield _result_line(call.outcome.result()) if error is None else _error_line(error)
@@ -184,10 +197,16 @@ class Server:
         self,
         caller: Caller,
         body: AskedOf,
-        answer: Callable[[Model, AskedOf], Answer],
+        answer: Callable[[Model, AskedOf, Tell], Answer],
         events: bool,
     ) -> Response:
         """Return the response to a request: a cached answer, or that of a new call.
+
+        Args:
+            caller: the sender.
+            body: the request.
+            answer: computes the answer; it may tell partial results on the way.
+            events: whether the response has a line for each event.
 
         Raises:
             OptionError: no open model has that name.
@@ -200,9 +219,9 @@ class Server:
             return answered(known, events)
         model = model_named(self.models, body.model)
 
-        def work(step: Step) -> Answer:
-            with stepping(model, step):
-                return answer(model, body)
+        def work(call: Call[Answer]) -> Answer:
+            with stepping(model, call.step):
+                return answer(model, body, call.tell)
 
         call = self.queue.submit(caller.client, caller.lane, work)
         call.outcome.add_done_callback(partial(self._keep, key))
