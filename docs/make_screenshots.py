@@ -16,7 +16,7 @@ import mnemoscope as ms
 
 FOLDER = Path(__file__).parent / "pictures"
 PROMPT, TARGET = "The capital of Japan is the city of", " Tokyo"
-WIDE, PHONE = (1440, 1900), (390, 844)
+WIDE, PHONE = (1440, 900), (390, 844)
 MINUTE = 60_000  # milliseconds
 ASKED = [
     ("prompt", PROMPT),
@@ -24,7 +24,7 @@ ASKED = [
     ("open", "head.23.4"),
     ("bench", "head.23.4"),
     ("bench", "ffn.24.1005"),
-    ("ablated", "true"),
+    ("pane", "bench"),
 ]
 
 
@@ -41,12 +41,11 @@ def main() -> None:
             ("page_phone", PHONE, "light"),
         ):
             page = opened(browser, url, size, scheme)
-            expect(page.locator("body:not(.waiting) #answer[data-complete=true]")).to_be_visible(
+            expect(page.locator("body:not(.waiting) #headline[data-complete=true]")).to_be_visible(
                 timeout=MINUTE
             )
-            expect(page.locator("#ablation")).to_be_visible(timeout=MINUTE)
+            expect(page.locator("#stages li.done")).to_have_count(3, timeout=MINUTE)
             expect(page.locator(".working")).to_have_count(0, timeout=MINUTE)
-            page.evaluate("scrollTo(0, 0)")
             page.screenshot(path=FOLDER / f"{name}.png")
         with tempfile.TemporaryDirectory() as folder:
             path = ms.load("demo").attribute(PROMPT, TARGET).save(Path(folder) / "tokyo.html")

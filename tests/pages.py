@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 from served import PROMPT
 
-WIDE, PHONE = (1440, 900), (390, 844)
+WIDE, TABLET, PHONE = (1440, 900), (1024, 768), (390, 844)
 GRAVE = ("serious", "critical")  # violations, as axe-core calls them
 SECONDS = 30  # that anything may take to appear, on a machine that is busy with other tests
 
@@ -71,13 +71,34 @@ class Visitor:
 
 def complete(page: Page) -> None:
     """Wait until the whole answer is drawn and nothing uses the model any more."""
-    expect(page.locator("body:not(.waiting) #answer[data-complete=true]")).to_be_visible()
+    expect(page.locator("body:not(.waiting, .measuring) #headline[data-complete=true]")).to_be_visible()
     expect(page.locator(".working")).to_have_count(0)
 
 
 def head_cell(page: Page, layer: int, head: int) -> Locator:
-    """A head in the figure of layers and heads."""
-    return page.locator("#depth-grid").get_by_role("gridcell", name=f"head {layer}.{head}: ")
+    """A head in the map."""
+    return page.locator(f"#view [role=gridcell][data-part='head.{layer}.{head}']")
+
+
+def choose_tab(page: Page, name: str) -> None:
+    """Choose a view, and wait until it is drawn."""
+    page.get_by_role("tab", name=name, exact=True).click()
+    expect(page.locator(f"#view[data-tab={name.lower()}]")).to_be_visible()
+    expect(page.locator(".working")).to_have_count(0)
+
+
+def show_rail(page: Page) -> None:
+    """Unfold the rail where it is folded."""
+    toggle = page.locator("#rail-toggle[aria-expanded=false]")
+    if toggle.is_visible():
+        toggle.click()
+
+
+def close_inspector(page: Page) -> None:
+    """Close the drawer or sheet where there is one."""
+    close = page.get_by_role("button", name="Close the inspector")
+    if close.is_visible():
+        close.click()
 
 
 def saved(page: Page, button: Locator, folder: Path) -> str:

@@ -30,15 +30,24 @@ class Gate:
     n_blocks: int = 0
     reached: threading.Event = field(default_factory=threading.Event)
     _open: threading.Event = field(default_factory=threading.Event)
+    _close_at: int | None = None
 
     def close(self) -> None:
         self.reached.clear()
         self._open.clear()
 
+    def close_after(self, n_blocks: int) -> None:
+        """Close once so many more blocks have run."""
+        self._close_at = self.n_blocks + n_blocks
+
     def open(self) -> None:
+        self._close_at = None
         self._open.set()
 
     def pass_through(self, *_: object) -> None:
+        if self._close_at is not None and self.n_blocks >= self._close_at:
+            self._close_at = None
+            self.close()
         if not self._open.is_set():
             self.reached.set()
             assert self._open.wait(30)
@@ -63,9 +72,9 @@ def watched(model: ms.Model) -> Iterator[Gate]:
 
 
 @contextmanager
-def live(model: ms.Model, limits: Limits | None = None) -> Iterator[str]:
+def live(model: ms.Model, limits: Limits | None = None, port: int = 0) -> Iterator[str]:
     """The address of a real server in a thread."""
-    with bind("127.0.0.1", 0) as listening:
+    with bind("127.0.0.1", port) as listening:
         server = make_server(make_app({"tiny": model}, limits=limits))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -35,40 +35,53 @@ def test_from_prompt_to_ablation(visit: Visitor, address: str, size: tuple[int, 
     page = visit(address, size)
     page.keyboard.press("Tab")
     assert focused(page) == "skip"
-    tab_to(page, "prompt")
+    page.keyboard.press("/")
+    assert focused(page) == "prompt"
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type(words(9, 40, 21))
     page.keyboard.press("Enter")
-    expect(page.locator("#prompt-tokens li")).to_have_count(3)
+    expect(page.locator("#chips .chip-token")).to_have_count(3)
     complete(page)
 
+    if size == PHONE:
+        tab_to(page, "rail-toggle")
+        page.keyboard.press("Enter")
     tab_to(page, "explain.")
     page.keyboard.press("ArrowDown")
     second = focused(page).removeprefix("explain.")
     page.keyboard.press("Enter")
-    expect(page.locator("#answer")).to_have_attribute("data-target", second)
+    expect(page.locator("#headline")).to_have_attribute("data-target", second)
     complete(page)
 
-    tab_to(page, "depth.")
+    tab_to(page, "map.")
     page.keyboard.press("Control+Home")
-    assert focused(page) == "depth.layer.0.attention"
-    page.keyboard.press("ArrowDown")
+    assert focused(page) == "map.layer.2.attention"
+    page.keyboard.press("j")
     page.keyboard.press("End")
-    assert focused(page) == "depth.head.1.3"
+    assert focused(page) == "map.head.1.3"
+    expect(page.locator("#tip")).to_contain_text("Head 1.3")
     page.keyboard.press("Enter")
-    expect(page.locator("#detail caption")).to_be_visible()
-    assert focused(page) == "detail.title"
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
-    expect(page.locator("#bench li")).to_contain_text("head 1.3")
-    page.keyboard.press("Escape")
-    expect(page.locator("#detail")).to_be_hidden()
-    assert focused(page) == "depth.head.1.3"
+    expect(page.locator("#part-title")).to_have_text("Head 1.3")
+    page.keyboard.press("b")
+    expect(page.locator("#stages li.done")).to_have_count(3)
+    if size == PHONE:
+        page.keyboard.press("Escape")
+        expect(page.locator("#inspector")).to_be_hidden()
+    assert focused(page) == "map.head.1.3"
+    page.keyboard.press("u")
+    expect(page.locator("#bench .bench-list li")).to_have_count(0)
 
-    tab_to(page, "bench.run")
-    page.keyboard.press("Enter")
-    expect(page.locator("#ablation")).to_be_visible()
-    assert focused(page) == "bench.run"
+
+def test_keys_are_listed(visit: Visitor, address: str) -> None:
+    page = visit(address)
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_contain_text("put the part on the bench")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.keyboard.press("t")
+    assert focused(page) == "target"
+    page.keyboard.type("j")  # a letter here, not a key
+    expect(page.locator("#target")).to_have_value("j")
 
 
 def test_the_focus_can_be_seen(visit: Visitor, address: str) -> None:
@@ -96,14 +109,13 @@ def test_a_grid_is_one_stop(visit: Visitor, address: str) -> None:
         assert grid.locator("[tabindex='0']").count() == 1
 
 
-def test_the_focus_stays_when_tables_are_drawn_anew(visit: Visitor, address: str) -> None:
+def test_the_focus_stays_when_views_are_drawn_anew(visit: Visitor, address: str) -> None:
     page = visit(address)
-    button = page.locator("#predictions [data-key^='explain.']").nth(1)
-    button.focus()
+    page.locator("#predictions [data-key^='explain.']").nth(1).focus()
     page.keyboard.press("Enter")
     complete(page)
     assert focused(page).startswith("explain.")
-    page.locator("#neurons input[value='lowering']").focus()
+    page.locator("#view input[value='total']").focus()
     page.keyboard.press("Space")
-    expect(page.locator("#neuron-table caption")).to_contain_text("lowering")
-    assert focused(page) == "direction.lowering"
+    expect(page.locator("#view")).to_contain_text("Estimated effect".lower())
+    assert focused(page) == "effect.total"

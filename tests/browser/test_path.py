@@ -9,15 +9,25 @@ import re
 from pathlib import Path
 from typing import Any
 
-import networkx as nx
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
 import mnemoscope as ms
 from mnemoscope.report.text import percent, signed
 from mnemoscope.report.tokens import visible
 from mnemoscope.testing import words
-from pages import PHONE, WIDE, Visitor, complete, head_cell, saved
+from pages import (
+    PHONE,
+    TABLET,
+    WIDE,
+    Visitor,
+    choose_tab,
+    close_inspector,
+    complete,
+    head_cell,
+    saved,
+    show_rail,
+)
 from served import PROMPT
 
 pytestmark = pytest.mark.browser
@@ -26,6 +36,7 @@ OTHER = words(9, 40, 21, 7, 60)
 LOOKS = [
     (WIDE, "light"),
     (PHONE, "dark"),
+    (TABLET, "light"),
     pytest.param((WIDE, "dark"), marks=pytest.mark.nightly),
     pytest.param((PHONE, "light"), marks=pytest.mark.nightly),
 ]
@@ -38,186 +49,286 @@ def page(request: pytest.FixtureRequest, visit: Visitor, address: str) -> Page:
 
 
 def test_from_prompt_to_ablation_and_export(page: Page, llama: ms.Model, tmp_path: Path) -> None:
-    page.get_by_role("textbox", name="Prompt").fill(OTHER)
-    page.get_by_role("button", name="Explain the next token").click()
-    expect(page.locator("#prompt-tokens li")).to_have_count(5)
+    page.get_by_role("textbox", name="Prompt", exact=True).fill(OTHER)
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator("#chips .chip-token")).to_have_count(5)
     complete(page)
     choices = llama.predict(OTHER).to_json()["predictions"]
-    choose_a_target(page, choices)
-    result = llama.attribute(OTHER, choices[2]["id"], top=50)
-    parts = [look_at_the_best_head(page, llama, result), look_at_the_best_neuron(page, llama, result)]
-    zero(page, llama, result, parts)
+    choose_target(page, choices)
+    against = choices[0]
+    result = llama.attribute(OTHER, choices[2]["id"], against=against["id"], top=50)
+    parts = [open_the_best_head(page, llama, result), open_the_best_neuron(page, llama, result)]
+    remove(page, llama, result, parts)
+    page.go_back()  # the second part is off the bench again
+    expect(page.locator("#bench .bench-list li")).to_have_count(1)
+    close_inspector(page)
+    choose_tab(page, "Lens")
+    last = page.locator(f"#view [data-key='lens.{llama.n_layers - 1}.4']")
+    expect(last).to_contain_text(visible(choices[0]["token"]))
+    choose_tab(page, "Paths")
+    expect(page.locator("#view .paths .of-target")).to_contain_text(visible(choices[2]["token"]))
+    export(page, result, tmp_path)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
-    page.get_by_role("button", name=f"Contrast with {visible(choices[0]['token'])}", exact=True).click()
-    expect(page.locator("#answer")).to_have_attribute("data-against", str(choices[0]["id"]))
-    complete(page)
-    assert page.locator("#ablation").count() == 0  # it was of another question
-    export(page, llama.attribute(OTHER, choices[2]["id"], against=choices[0]["id"], top=50), tmp_path)
 
-
-def choose_a_target(page: Page, choices: list[dict[str, Any]]) -> None:
-    """The third in the list."""
-    rows = page.locator("#predictions tbody tr")
+def choose_target(page: Page, choices: list[dict[str, Any]]) -> None:
+    """The third in the list, contrasted with the first."""
+    show_rail(page)
+    rows = page.locator("#predictions [role=row]")
     expect(rows).to_have_count(10)
     expect(rows.nth(2)).to_contain_text(percent(choices[2]["probability"]))
     button = page.get_by_role("button", name=f"Explain {visible(choices[2]['token'])}", exact=True)
     button.click()
-    expect(page.locator("#answer")).to_have_attribute("data-target", str(choices[2]["id"]))
+    expect(page.locator("#headline")).to_have_attribute("data-target", str(choices[2]["id"]))
     expect(button).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name=f"Contrast with {visible(choices[0]['token'])}", exact=True).click()
+    expect(page.locator("#headline")).to_have_attribute("data-against", str(choices[0]["id"]))
     complete(page)
+    expect(page.locator("#finding")).to_contain_text("log-odds")
 
 
-def look_at_the_best_head(page: Page, llama: ms.Model, result: ms.Attribution) -> ms.Head:
-    """Its score, where it looks; it is put on the bench."""
+def open_the_best_head(page: Page, llama: ms.Model, result: ms.Attribution) -> ms.Head:
+    """Its score and what it reads; it is put on the bench."""
     best = result.heads.iloc[0]
     head = ms.Head(int(best["layer"]), int(best["head"]))
     name = f"head {head.layer}.{head.head}"
     cell = head_cell(page, head.layer, head.head)
     expect(cell).to_have_attribute("aria-label", re.compile(re.escape(signed(best["direct"])[:5])))
     cell.click()
-    expect(page.locator("#detail caption")).to_have_text("Where it looks, and what it brings from there")
-    complete(page)
+    expect(page.locator("#part-title")).to_have_text(name.capitalize())
+    expect(page.locator("#part .strip .heat")).to_have_count(5)
     positions = llama.head_tokens(OTHER, head.layer, head.head).to_json()["positions"]
     most = max(positions, key=lambda position: position["attention"])
-    row = page.locator("#detail tbody tr").first
-    expect(row).to_contain_text(percent(most["attention"]))
-    expect(row).to_contain_text(visible(most["value"][0]))
-    page.locator("#detail").get_by_role("button", name=f"{name} on the bench").click()
-    page.keyboard.press("Escape")
-    expect(page.locator("#detail")).to_be_hidden()
+    expect(page.locator("#part .reads-writes li").first).to_contain_text(percent(most["attention"]))
+    page.locator("#part").get_by_role("button", name=f"{name} on the bench").click()
+    close_inspector(page)
     return head
 
 
-def look_at_the_best_neuron(page: Page, llama: ms.Model, result: ms.Attribution) -> ms.FFNNeuron:
-    """Its score, what it promotes and what activates it; it is put on the bench."""
+def open_the_best_neuron(page: Page, llama: ms.Model, result: ms.Attribution) -> ms.FFNNeuron:
+    """Its scores, its measured removal and what it promotes; it is put on the bench."""
     best = result.ffn_neurons.iloc[0]
     neuron = ms.FFNNeuron(int(best["layer"]), int(best["neuron"]))
     name = f"FFN neuron {neuron.layer}.{neuron.neuron}"
-    row = page.locator("#neuron-table tbody tr").first
-    expect(row).to_contain_text(signed(best["direct"])[:6])
-    row.get_by_role("button", name=f"{name}: look at it").click()
-    expect(page.locator("#detail-title")).to_have_text(name)
-    expect(page.locator("#detail .tree").first).to_be_visible()
-    complete(page)
+    choose_tab(page, "Neurons")
+    row = page.locator(f"#view tr[data-row='ffn.{neuron.layer}.{neuron.neuron}']")
+    targets = result.targets
+    found = llama.single_ablations(OTHER, targets.answers[0].id, [neuron], against=targets.against[0].id)
+    expect(row).to_contain_text(signed(found["drop"].iloc[0])[:5])
+    row.get_by_role("button", name=f"{name}: open").click()
     read = llama.neuron_tokens(neuron.layer, neuron.neuron).to_json()
     promoted = read["promotes"] if best["coefficient"] > 0 else read["demotes"]
-    expect(page.locator("#detail h3:text('promotes') + p")).to_contain_text(visible(promoted[0]["token"]))
-    page.get_by_role("button", name="Close").click()
-    row.get_by_role("button", name=f"{name} on the bench").click()
+    expect(page.locator("#part h3:text('promotes') + p")).to_contain_text(visible(promoted[0]["token"]))
+    page.locator("#part").get_by_role("button", name=f"{name} on the bench").click()
     return neuron
 
 
-def zero(page: Page, llama: ms.Model, result: ms.Attribution, parts: list[Any]) -> None:
-    """Both of the bench, beside random ones."""
-    page.get_by_role("button", name="Zero 2 parts").click()
-    complete(page)
-    expected = llama.compare_ablation(OTHER, result.target.id, parts)
-    ablation = page.locator("#ablation")
-    expect(ablation).to_contain_text(f"to {percent(expected.after['probability'])}")
-    expect(ablation).to_contain_text(f"to {percent(expected.controls_mean['probability'])}")
+def remove(page: Page, llama: ms.Model, result: ms.Attribution, parts: list[Any]) -> None:
+    """Both of the bench, beside random ones and plain text."""
+    page.get_by_role("tab", name="Bench (2)").click()
+    expect(page.locator("#stages li.done")).to_have_count(3)
+    targets = result.targets
+    expected = llama.compare_ablation(
+        OTHER, targets.answers[0].id, parts, against=targets.against[0].id, controls_from="any layer"
+    )
+    verdict = page.locator("#ablation .verdict")
+    expect(verdict).to_contain_text(f"→ {percent(expected.after['probability'])}")
+    expect(verdict).to_contain_text("log-odds")
+    assert page.locator("#ablation .dot.control").count() == 5
+    expect(page.locator("#ablation .side-effects")).to_contain_text(
+        percent(expected.controls_mean["probability"])
+    )
     with llama.ablate(parts):
         after = llama.predict(OTHER).to_json()["predictions"]
-    row = ablation.get_by_role("table", name="After", exact=True).locator("tbody tr").first
+    row = page.locator("#ablation tbody tr").first
     expect(row).to_contain_text(visible(after[0]["token"]))
     expect(row).to_contain_text(percent(after[0]["probability"]))
 
 
 def export(page: Page, result: ms.Attribution, folder: Path) -> None:
-    """The whole result, a table of it, and the report."""
+    """The whole result, the table of neurons, and the report."""
+    choose_tab(page, "Neurons")
+    table = saved(page, page.get_by_role("button", name="Save neurons as CSV"), folder)
+    rows = [row for row in csv.DictReader(io.StringIO(table, newline="")) if row["kind"] == "ffn"]
+    assert {int(row["neuron"]) for row in rows} >= set(result.ffn_neurons["neuron"])
+    page.locator("#share summary").click()
     found = json.loads(saved(page, page.locator("#exports").get_by_role("button", name="JSON"), folder))
     assert found["targets"]["against"][0]["id"] == result.targets.against[0].id
     assert [row["neuron"] for row in found["ffn_neurons"]] == list(result.ffn_neurons["neuron"])
-    table = saved(page, page.get_by_role("button", name="Save raising ffn neurons as CSV"), folder)
-    rows = list(csv.DictReader(io.StringIO(table, newline="")))
-    assert [int(row["neuron"]) for row in rows] == list(result.ffn_neurons["neuron"])
-    assert json.loads(rows[0]["promotes"]) == list(result.ffn_neurons["promotes"].iloc[0])
     report = saved(page, page.get_by_role("button", name="Report (HTML)"), folder)
-    assert report.startswith("<!doctype html>")
+    assert report.lower().startswith("<!doctype html>")
 
 
-def test_nothing_is_wider_than_the_page(page: Page) -> None:
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-
-
-def test_links_are_drawn(visit: Visitor, address: str, llama: ms.Model) -> None:
+def test_what_is_drawn_equals_the_data(visit: Visitor, address: str, llama: ms.Model) -> None:
     page = visit(address)
-    page.get_by_role("button", name="Follow the links").click()
-    expect(page.locator("#links-result details[open] .flow")).to_be_visible()
+    result = llama.attribute(PROMPT, top=50, query=False)
+    heads, layers = result.heads.to_dict("records"), result.layers.to_dict("records")
+    expected = {f"head.{row['layer']}.{row['head']}": row["direct"] for row in heads}
+    expected |= {f"layer.{row['layer']}.{row['kind']}": row["direct"] for row in layers}
+    drawn = page.eval_on_selector_all(
+        "#view [role=gridcell]",
+        """cells => cells.map(cell => {
+            const bar = cell.querySelector('.bar');
+            const share = Number(cell.style.getPropertyValue('--share') || 0);
+            const size = bar ? parseFloat(bar.style.width) / 100 : share;
+            const lowers = (at) => at?.classList.contains('lowers') ?? null;
+            return [cell.dataset.part, Number(cell.dataset.value), lowers(cell), size, lowers(bar)];
+        })""",
+    )
+    assert {name: value for name, value, *_ in drawn} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    blocks = [value for name, value in expected.items() if name.startswith("layer")]
+    span = max(0, *blocks) - min(0, *blocks)
+    most = max(abs(value) for name, value in expected.items() if name.startswith("head"))
+    for name, value, cell_lowers, size, bar_lowers in drawn:
+        is_block = name.startswith("layer")
+        assert size == pytest.approx(abs(value) / (span if is_block else most), abs=0.006)
+        assert (bar_lowers if is_block else cell_lowers) == (value < 0 and (is_block or size > 0))
+    assert page.locator("#view .map [role=rowheader]").all_text_contents() == [
+        "2",
+        "1",
+        "0",
+    ]  # the last on top
+
+    choose_tab(page, "Neurons")
+    page.get_by_role("button", name="direct", exact=True).click()
+    best = result.ffn_neurons.iloc[0]
+    rows = page.locator("#view tbody tr[data-row]")
+    tables = (
+        result.ffn_neurons,
+        result.suppressing_ffn_neurons,
+        result.attention_neurons,
+        result.suppressing_attention_neurons,
+    )
+    every = sorted((value for table in tables for value in table["direct"]), reverse=True)
+    assert page.locator("#view table.virtual").get_attribute("aria-rowcount") == str(len(every) + 1)
+    texts = rows.locator("td:nth-child(4)").all_text_contents()
+    assert texts == [signed(value) for value in every[: len(texts)]]
+    assert f"ffn.{best['layer']}.{best['neuron']}" in [
+        row.get_attribute("data-row") for row in rows.all()[:12]
+    ]
+
+
+def test_the_table_of_neurons_is_filtered_and_sorted(visit: Visitor, address: str) -> None:
+    page = visit(address, tab="neurons")
+    everything = page.locator("#view table.virtual").get_attribute("aria-rowcount")
+    page.locator("#view label", has_text="lowers").click()
+    expect(page.locator("#view tbody .bar.raises")).to_have_count(0)
+    page.locator("#view label", has_text="FFN").click()
+    page.get_by_label("First layer").fill("2")
+    page.get_by_label("First layer").press("Enter")
+    parts = page.locator("#view tbody .part")
+    expect(parts.first).to_have_text(re.compile(r"^2\.\d+$"))
+    assert all(name.startswith("2.") for name in parts.all_text_contents())
+    first = parts.last.text_content() or ""
+    page.get_by_role("searchbox").fill(first)
+    expect(parts.first).to_have_text(re.compile(re.escape(first)))
+    page.go_back()
+    page.go_back()
+    page.go_back()
+    page.go_back()
+    expect(page.locator("#view table.virtual")).to_have_attribute("aria-rowcount", everything or "")
+
+
+def test_pins_stay_on_top_and_are_grouped_in_the_graph(visit: Visitor, address: str) -> None:
+    page = visit(address, tab="paths", share="100")
+    nodes = page.locator("#view .paths [data-part]")
+    expect(nodes.first).to_be_visible()
+    names = list(dict.fromkeys(node.get_attribute("data-part") for node in nodes.all()))[:2]
+    for name in names:
+        page.locator(f"#view .paths [data-part='{name}']").first.focus()
+        page.keyboard.press("p")
+        expect(page.locator(f"#view .pinned[data-part='{name}']").first).to_be_visible()
+    page.keyboard.press("g")
+    page.get_by_label("Name of the group").fill("readers of w5")
+    page.keyboard.press("Enter")
+    expect(page.locator("#view .paths .group").first).to_contain_text("readers of w5")
+    page.go_back()
+    expect(page.locator("#view .paths .group")).to_have_count(0)
+    choose_tab(page, "Neurons")
+
+
+def test_links_are_those_of_the_library(visit: Visitor, address: str, llama: ms.Model) -> None:
+    page = visit(address, tab="paths", share="100")
     links = llama.query_graph(llama.attribute(PROMPT, top=5, query=False), values=5, depth=2, width=5)
-    roots = links.nodes[links.nodes["depth"] == 0].sort_values("value_score", ascending=False)["id"].tolist()
-    graph = links.to_networkx()
-    root = max(roots, key=lambda node: len(nx.ancestors(graph, node)))
-    back = graph.subgraph([root, *nx.ancestors(graph, root)])
-    page.evaluate("for (const each of document.querySelectorAll('#links-result details')) each.open = true")
-    picture = page.locator("#links-result details").nth(roots.index(root)).locator(".flow")
-    assert sorted(picture.locator(".node title").all_text_contents()) == sorted(back)
-    edges = back.edges(data="share")
-    assert picture.locator(".edge").count() == len(edges)
-    assert picture.locator(".edge.lowers").count() == sum(share < 0 for _, _, share in edges)
-    # The strongest is drawn last, as the widest.
-    source, target, _ = max(edges, key=lambda edge: abs(edge[2]))
-    strongest = picture.locator(".edge").last
-    assert (strongest.text_content() or "").startswith(f"{source} → {target}: ")
-    assert strongest.get_attribute("stroke-width") == "8.75"
-    assert all(y1 < y2 for y1, y2 in ends(picture))
-    part = picture.locator(".part-of-flow").last
-    name = part.locator("text").text_content() or ""
-    part.click()
-    expect(page.locator("#detail-title")).to_contain_text(name)
+    told = page.locator("#paths-told")
+    expect(told).to_have_text(f"{len(links.edges)} of {len(links.edges)} links, 100 % of the score")
+    values = (links.nodes["depth"] == 0).sum()
+    assert page.locator("#view .paths .edge").count() == len(links.edges) + values
+    assert (
+        page.locator("#view .paths .edge.lowers").count()
+        == (links.edges["score"] < 0).sum() + (links.nodes["value_score"] < 0).sum()
+    )
+    page.get_by_label("Show links that explain").fill("40")
+    scores = (
+        links.edges["score"].abs().sort_values(ascending=False).cumsum() / links.edges["score"].abs().sum()
+    )
+    wanted = int((scores < 0.4).sum()) + 1
+    number = int((told.text_content() or "").split(" ")[0])
+    assert 0 < number <= wanted
 
 
-def ends(picture: Locator) -> list[tuple[float, float]]:
-    """Where every line of a flow begins and ends, in pixels downwards."""
-    lines = [edge.get_attribute("d") or "" for edge in picture.locator(".edge").all()]
-    numbers = [re.findall(r"-?[\d.]+", line) for line in lines]
-    return [(float(found[1]), float(found[-1])) for found in numbers]
-
-
-def test_links_and_methods(visit: Visitor, address: str) -> None:
-    page = visit(address)
-    page.get_by_role("button", name="Follow the links").click()
-    expect(page.locator("#links-result .tree").first).to_contain_text("nats")
-    assert page.locator("#links-result details[open] li").count() > 0
-    page.get_by_label("Zero the first").fill("3")
+def test_methods_are_drawn_as_each_ends(visit: Visitor, address: str) -> None:
+    page = visit(address, tab="methods")
+    expect(page.locator("#view")).to_contain_text("about")
+    page.get_by_label("How many neurons").fill("3")
     page.get_by_role("button", name="Compare methods").click()
     expect(page.locator("#methods-result tbody tr").first).to_be_visible()
-    text = page.locator("#methods-result").inner_text()
-    assert "log-probability increase" in text.lower()
+    complete(page)
+    drops = page.locator("#methods-result td:nth-child(2)").all_text_contents()
+    values = [float(text.replace("−", "-")) for text in drops if text]
+    assert values == sorted(values, reverse=True)
 
 
 def test_restored_and_scaled_parts(visit: Visitor, address: str, llama: ms.Model) -> None:
-    page = visit(address, bench="head.1.0", factor="2")
-    page.get_by_role("button", name="Scale 1 part by 2").click()
-    expect(page.locator("#ablation")).to_be_visible()
-    complete(page)
+    page = visit(address, bench="head.1.0", factor="2", pane="bench")
     target = llama.attribute(PROMPT, top=1).target.id
     doubled = llama.compare_ablation(PROMPT, target, [ms.Head(1, 0)], factor=2.0)
-    expect(page.locator("#ablation")).to_contain_text(f"to {percent(doubled.after['probability'])}")
-    page.get_by_label("Intervene on head 1.0").uncheck()
+    expect(page.locator("#ablation .verdict")).to_contain_text(percent(doubled.after["probability"]))
+    page.get_by_label("Change head 1.0").uncheck()
     expect(page.locator("#ablation")).to_have_count(0)
-    expect(page.locator("#bench li")).to_contain_text("restored")
-    expect(page.get_by_role("button", name="Scale 0 parts by 2")).to_be_disabled()
+    page.go_back()
+    expect(page.locator("#ablation .verdict")).to_contain_text(percent(doubled.after["probability"]))
+    page.get_by_role("button", name="zero", exact=True).click()
+    removed = llama.compare_ablation(PROMPT, target, [ms.Head(1, 0)])
+    expect(page.locator("#ablation .verdict")).to_contain_text(percent(removed.after["probability"]))
+    page.get_by_role("button", name="Save set").click()
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#bench .bench-list li")).to_have_count(0)
+    page.locator("#sets .set").click()
+    expect(page.locator("#bench .bench-list li")).to_have_count(1)
 
 
 def test_a_target_of_several_tokens_is_explained_one_by_one(visit: Visitor, address: str) -> None:
     page = visit(address)
-    page.get_by_label("Target", exact=True).fill(" w9 w12")
+    page.get_by_label("Other token").fill(" w9 w12")
+    expect(page.locator("#other-target .told")).to_contain_text("2 tokens")
     page.locator("#other-target").get_by_role("button", name="Explain").click()
-    expect(page.locator("#summary")).to_contain_text("2 tokens, together")
+    expect(page.locator("#finding")).to_contain_text("2 tokens, together")
     complete(page)
-    expect(page.locator("#answer")).to_have_attribute("data-target", "9")
-    page.locator("#summary label", has_text="w12").click()
-    expect(page.locator("#answer")).to_have_attribute("data-target", "12")
+    expect(page.locator("#headline")).to_have_attribute("data-target", "9")
+    page.locator("#finding label", has_text="w12").click()
+    expect(page.locator("#headline")).to_have_attribute("data-target", "12")
+    complete(page)
 
 
-def test_the_session_is_a_list_of_links(visit: Visitor, address: str) -> None:
+def test_the_questions_are_a_list_of_links(visit: Visitor, address: str) -> None:
     page = visit(address)
-    page.get_by_role("textbox", name="Prompt").fill(OTHER)
+    page.get_by_role("textbox", name="Prompt", exact=True).fill(OTHER)
     page.keyboard.press("Enter")
     entries = page.locator("#history-list li")
     expect(entries).to_have_count(2)
     expect(entries.first).to_contain_text(OTHER)
     complete(page)
     entries.last.get_by_role("link").click()
-    expect(page.locator("#prompt-tokens li")).to_have_count(4)
+    expect(page.locator("#chips .chip-token")).to_have_count(4)
     expect(entries).to_have_count(2)
+    complete(page)
+
+
+def test_the_map_is_saved_as_a_figure(visit: Visitor, address: str, tmp_path: Path) -> None:
+    page = visit(address)
+    text = saved(page, page.get_by_role("button", name="Save the figure as SVG"), tmp_path)
+    assert text.count("<rect") > 3 * 6
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save the figure as PNG").click()
+    assert download.value.path().read_bytes().startswith(b"\x89PNG")

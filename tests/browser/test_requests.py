@@ -6,13 +6,13 @@ import pytest
 from playwright.sync_api import Page, expect
 
 import mnemoscope as ms
-from pages import Visitor, complete
+from pages import Visitor, complete, head_cell
 from served import PROMPT, Gate, live
 
 pytestmark = pytest.mark.browser
 
 WATCH = """() => {
-    const answer = document.querySelector("#answer");
+    const answer = document.querySelector("#headline");
     window.drawn = [];
     const watching = new MutationObserver(() => window.drawn.push(answer.dataset.target));
     watching.observe(answer, { attributeFilter: ["data-target"] });
@@ -33,47 +33,89 @@ def test_a_newer_question_takes_the_place_of_an_older_one(
         ask(page, older)
         assert gate.reached.wait(10)
         ask(page, newer)
-        expect(page.locator("#attribute-progress .working")).to_be_visible()
+        expect(page.locator("#progress .working")).to_be_visible()
         gate.open()
-        expect(page.locator("#answer")).to_have_attribute("data-target", likeliest[newer])
+        expect(page.locator("#headline")).to_have_attribute("data-target", likeliest[newer])
         complete(page)
         assert page.locator("[role=alert]").count() == 0
         assert set(page.evaluate("window.drawn")) == {likeliest[newer]}
 
 
 def ask(page: Page, prompt: str) -> None:
-    page.get_by_role("textbox", name="Prompt").fill(prompt)
+    page.get_by_role("textbox", name="Prompt", exact=True).fill(prompt)
     page.keyboard.press("Enter")
 
 
-def test_progress_is_shown_and_can_be_cancelled(visit: Visitor, llama: ms.Model, gate: Gate) -> None:
+def test_progress_ticks_and_a_stopped_question_can_be_run_again(
+    visit: Visitor, llama: ms.Model, gate: Gate
+) -> None:
     with live(llama) as address:
         page = visit(address)
         gate.close()
         page.locator("#predictions [data-key^='explain.']").nth(2).click()
-        working = page.locator("#attribute-progress .working")
-        expect(working).to_contain_text("blocks run")
+        working = page.locator("#progress .working")
+        expect(working).to_contain_text("totals · 1 s")
+        expect(working).to_contain_text("totals · 2 s")
         working.get_by_role("button", name="Cancel").click()
-        expect(working).to_have_count(0)
-        assert page.locator("[role=alert]").count() == 0
+        expect(page.locator("#progress")).to_have_text("Stopped. Run again")
         gate.open()
+        page.get_by_role("button", name="Run again").click()
+        complete(page)
+        assert page.locator("[role=alert]").count() == 0
 
 
-def test_a_new_target_asks_for_nothing_but_its_attribution(visit: Visitor, address: str) -> None:
+def test_the_bench_shows_the_target_before_the_controls_are_known(
+    visit: Visitor, llama: ms.Model, gate: Gate
+) -> None:
+    with live(llama) as address:
+        page = visit(address)
+        head_cell(page, 1, 0).click()
+        complete(page)
+        gate.close_after(2 * llama.n_layers)  # the passes before and after the change
+        page.keyboard.press("b")
+        page.get_by_role("tab", name="Bench (1)").click()
+        expect(page.locator("#ablation .verdict")).to_be_visible()
+        assert page.locator("#stages li").evaluate_all("list => list.map(each => each.className)") == [
+            "done",
+            "running",
+            "waiting",
+        ]
+        gate.open()
+        expect(page.locator("#stages li.done")).to_have_count(3)
+
+
+def test_a_new_target_asks_for_its_attribution_and_the_removals(visit: Visitor, address: str) -> None:
     page = visit(address)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url.removeprefix(address)))
     page.locator("#predictions [data-key^='explain.']").nth(4).click()
     complete(page)
-    assert asked == ["api/attribute", "api/attribute"]
+    assert asked == ["api/attribute"] * 2 + ["api/removed"] * 4
 
 
-def test_a_server_that_is_gone_is_told(visit: Visitor, llama: ms.Model) -> None:
+def test_an_empty_prompt_is_asked_for_once(visit: Visitor, address: str) -> None:
+    page = visit(address)
+    ask(page, "")
+    expect(page.get_by_role("alert")).to_have_count(1)
+    expect(page.get_by_role("alert")).to_contain_text("Type a prompt first.")
+    expect(page.locator("#view")).to_be_hidden()
+    expect(page.locator("#share")).to_be_hidden()
+    page.get_by_role("button", name="Back to the last answer").click()
+    complete(page)
+    expect(page.locator("#view .map")).to_be_visible()
+
+
+def test_a_lost_server_is_asked_again_until_it_is_back(visit: Visitor, llama: ms.Model) -> None:
     visit.refusals.append("ERR_CONNECTION_REFUSED")
     with live(llama) as address:
         page = visit(address)
     ask(page, f"{PROMPT} w9")
-    expect(page.get_by_role("alert").first).to_contain_text("start it again with: mnemoscope serve")
+    expect(page.locator("#progress")).to_contain_text("Connection lost. Retrying")
+    expect(page.locator("#progress")).to_contain_text("mnemoscope serve")
+    port = int(address.rstrip("/").rpartition(":")[2])
+    with live(llama, port=port):
+        complete(page)
+        expect(page.locator("#chips .chip-token")).to_have_count(5)
 
 
 def test_the_policy_forbids_scripts_of_others(visit: Visitor, address: str) -> None:

@@ -56,7 +56,7 @@ def test_tokens_are_visible_by_the_same_rules(visit: Visitor, address: str) -> N
 def test_markup_is_text(visit: Visitor, address: str, prompt: str) -> None:
     page = visit(address)
     n_scripts = page.locator("script").count()
-    page.get_by_role("textbox", name="Prompt").fill(prompt)
+    page.get_by_role("textbox", name="Prompt", exact=True).fill(prompt)
     page.keyboard.press("Enter")
     expect(page.locator("#history-list li")).to_have_count(2)
     expect(page.locator("#history-list bdi").first).to_have_text(visible(prompt))

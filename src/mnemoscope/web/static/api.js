@@ -1,53 +1,57 @@
-// Questions to the server: one line of JSON for every event, and a newer question takes an older one's place.
+// Questions to the server: one line of JSON for every event; a newer question of a lane takes an older one's place.
 
 /** Why there is no answer, in the words of the server. */
 export class Refusal extends Error {
   constructor({ error, remedy = "" }, status = 0) {
-    super(remedy ? `${error}; ${remedy}` : error);
+    super(remedy && !remedy.startsWith("see /api") ? `${error}; ${remedy}` : error);
     this.status = status;
   }
 }
 
-/** A newer question of the same lane was asked, or somebody cancelled this one. */
+/** A newer question of the same lane was asked. */
 export class Superseded extends Error {}
 
+/** Somebody stopped the question. */
+export class Stopped extends Error {}
+
+/** The server does not answer. */
+export class Lost extends Error {}
+
 const CLIENT = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-const AWAY = { error: "the server does not answer", remedy: "start it again with: mnemoscope serve" };
 const running = new Map();
 
-/** What the server tells without asking a model. */
+/** An answer that needs no model. */
 export async function get(path) {
-  const response = await reached(path, {});
-  return (await accepted(response)).json();
+  return (await accepted(await reached(path, {}))).json();
 }
 
 /**
- * Ask, and hear of what happens on the way.
+ * Ask, and hear of the events on the way: `queued`, `progress` and `partial`.
  *
- * `onEvent` is told of `queued` and `progress`. Throws Superseded if a newer question of the lane is asked
- * meanwhile, and Refusal if the server does not answer with a result.
+ * Throws Superseded if a newer question of the lane is asked meanwhile, Stopped if somebody stops it, Lost if
+ * the server is gone, and Refusal if it answers with an error.
  */
 export async function ask(path, body, lane, onEvent) {
-  cancel(lane);
+  cancel(lane, new Superseded());
   const controller = new AbortController();
   running.set(lane, controller);
   try {
     const response = await reached(path, request(body, controller.signal, { "X-Mnemoscope-Lane": lane }));
     await accepted(response);
-    for await (const event of events(response)) {
+    for await (const event of events(response, controller.signal)) {
       if (event.event === "result") return event.result;
       if (event.event === "error") throw event.status === 409 ? new Superseded() : new Refusal(event, event.status);
       onEvent(event);
     }
-    throw new Refusal(AWAY);
+    throw new Lost();
   } finally {
     if (running.get(lane) === controller) running.delete(lane);
   }
 }
 
-/** Stop what a lane is asking. */
-export function cancel(lane) {
-  running.get(lane)?.abort();
+/** Stop the question of a lane. */
+export function cancel(lane, why = new Stopped()) {
+  running.get(lane)?.abort(why);
 }
 
 /** An answer as a file. */
@@ -61,12 +65,7 @@ function request(body, signal, headers) {
     method: "POST",
     body: JSON.stringify(body),
     signal,
-    headers: {
-      "Content-Type": "application/json",
-      Accept: "application/x-ndjson",
-      "X-Mnemoscope-Client": CLIENT,
-      ...headers,
-    },
+    headers: { "Content-Type": "application/json", Accept: "application/x-ndjson", "X-Mnemoscope-Client": CLIENT, ...headers },
   };
 }
 
@@ -74,22 +73,23 @@ async function reached(path, options) {
   try {
     return await fetch(path, options);
   } catch (error) {
-    throw failure(error);
+    throw failure(error, options.signal);
   }
 }
 
 async function accepted(response) {
   if (response.ok) return response;
-  throw new Refusal(await response.json().catch(() => AWAY), response.status);
+  const told = await response.json().catch(() => null);
+  throw told === null ? new Lost() : new Refusal(told, response.status);
 }
 
-async function* events(response) {
+async function* events(response, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
       const { done, value } = await reader.read().catch((error) => {
-        throw failure(error);
+        throw failure(error, signal);
       });
       if (done) return;
       const lines = (rest + value).split("\n");
@@ -101,6 +101,6 @@ async function* events(response) {
   }
 }
 
-function failure(error) {
-  return error.name === "AbortError" ? new Superseded() : new Refusal(AWAY);
+function failure(error, signal) {
+  return signal?.aborted ? signal.reason : new Lost(error.message);
 }

@@ -1,195 +1,171 @@
-// The bench: parts to zero or scale, and what the model then says, beside random parts of the same kind.
+// The bench: parts to remove or scale, and what the model then says, in three stages.
 
-import { shown, shownQuestion } from "./answer.js";
-import { cancel } from "./api.js";
-import { button, byId, element, fill } from "./dom.js";
-import { rowExports } from "./exports.js";
-import { number, percent, plain, several, signed } from "./numbers.js";
-import { asked, inWords } from "./parts.js";
+import { cancel, Superseded } from "./api.js";
+import { ablationView, stages } from "./benchview.js";
+import { button, byId, element, fill, settled } from "./dom.js";
+import { copy } from "./files.js";
+import { asked, asOption, inWords, titled } from "./parts.js";
+import { saveSet } from "./rail.js";
+import { shown, shownQuestion } from "./question.js";
 import { partButton } from "./selecting.js";
-import { change, current } from "./state.js";
-import { bar, table } from "./tables.js";
-import { token } from "./tokens.js";
+import { change, current, undo } from "./state.js";
 import { work } from "./work.js";
 
-/** Show the parts on the bench, and what can be done with them. */
+let found = null; // what is known of the ablation so far: target, controls, result
+let foundB = null;
+let ran = ""; // what it was asked of
+
+/** Draw the parts on the bench, what can be done with them, and what is known of it. */
 export function showBench() {
-  const { bench, restored, factor } = current();
+  const place = byId("bench");
+  const { bench, off, factor } = current();
   if (bench.length === 0) {
-    const how = "Nothing is on it. Put neurons, heads or layers here to see what the model says without them, or with more of them.";
-    fill(byId("bench-parts"), element("p", { class: "quiet", text: how }));
-    return;
+    found = foundB = null;
+    ran = "";
+    return fill(place, element("p", { class: "quiet", text: "Put neurons, heads or layers here (b) to see what the model says without them, or with more of them." }));
   }
-  const active = bench.filter((name) => !restored.includes(name));
   fill(
-    byId("bench-parts"),
-    element("ul", { class: "bench-list", "aria-label": "Parts on the bench" }, bench.map(item)),
+    place,
+    element("div", { id: "bench-result" }),
+    element("div", { id: "bench-progress" }),
+    element("ul", { class: "bench-list", "aria-label": "Parts on the bench" }, bench.map((name) => chip(name, off.includes(name)))),
     factorField(factor),
-    element(
-      "div",
-      { class: "row" },
-      button(verb(factor, active.length), intervene, {
-        class: "main",
-        disabled: active.length === 0,
-        data: { key: "bench.run" },
-      }),
-      button("Restore all", () => change({ restored: bench, ablated: false }), { data: { key: "bench.restore" } }),
-      button("Empty", empty, { data: { key: "bench.empty" } }),
-    ),
+    actions(),
+    element("div", { id: "bench-b" }),
   );
+  drawResult();
 }
 
-function intervene() {
-  change({ ablated: true });
-  ablate();
-}
-
-function empty() {
-  change({ bench: [], restored: [], ablated: false });
-  byId("bench-title").focus();
-}
-
-function item(name) {
-  const { bench, restored } = current();
-  const isActive = !restored.includes(name);
-  const without = (parts) => parts.filter((part) => part !== name);
-  const toggle = () => change({ restored: isActive ? [...restored, name] : without(restored), ablated: false });
-  const remove = () => {
-    change({ bench: without(bench), restored: without(restored), ablated: false });
-    (byId("bench-parts").querySelector("[data-key]") ?? byId("bench-title")).focus();
-  };
+function chip(name, isOff) {
+  const { bench, off } = current();
+  const toggle = () => change({ off: isOff ? off.filter((one) => one !== name) : [...off, name] });
   return element(
     "li",
-    { class: isActive ? null : "restored" },
-    element("input", {
-      type: "checkbox",
-      checked: isActive,
-      "aria-label": `Intervene on ${inWords(name)}`,
-      data: { key: `bench.active.${name}` },
-      on: { change: toggle },
-    }),
-    partButton(name, "bench.open", inWords(name)),
-    isActive ? null : element("span", { class: "quiet", text: "restored" }),
-    button("Remove", remove, {
-      class: "quiet-button",
-      "aria-label": `Take ${inWords(name)} off the bench`,
-      data: { key: `bench.remove.${name}` },
-    }),
+    { class: isOff ? "off" : null },
+    element("input", { type: "checkbox", checked: !isOff, "aria-label": `Change ${inWords(name)}`, data: { key: `bench.active.${name}` }, on: { change: toggle } }),
+    partButton(name, "bench.open", titled(name)),
+    button("×", () => change({ bench: bench.filter((one) => one !== name) }), { class: "chip-x", "aria-label": `Take ${inWords(name)} off the bench`, data: { key: `bench.remove.${name}` } }),
   );
 }
 
 function factorField(factor) {
-  const apply = (event) => {
-    const value = event.target.valueAsNumber;
-    if (value >= 0 && value <= 4) change({ factor: value, ablated: false });
-  };
-  return element(
-    "div",
-    { class: "row" },
-    element(
-      "label",
-      {},
-      "Multiply by ",
-      element("input", {
-        type: "number",
-        min: "0",
-        max: "4",
-        step: "0.25",
-        value: String(factor),
-        id: "factor",
-        data: { key: "bench.factor" },
-        on: { change: apply },
-      }),
-    ),
-    element("span", { class: "quiet", text: "0 removes them, 1 leaves them as they are" }),
-  );
-}
-
-function verb(factor, n) {
-  return factor === 0 ? `Zero ${several(n, "part")}` : `Scale ${several(n, "part")} by ${factor}`;
-}
-
-/** Nothing is known of what the parts on the bench do. */
-export function forgetAblation() {
-  cancel("bench");
-  fill(byId("bench-result"));
-  fill(byId("bench-progress"));
-}
-
-/** Intervene, and show before and after. */
-export async function ablate() {
-  const { bench, restored, factor } = current();
-  const parts = bench.filter((name) => !restored.includes(name)).map(asked);
-  if (parts.length === 0 || shown() === null) return;
-  const { model, prompt, target } = shownQuestion();
-  const body = { model, prompt, target: target[0], parts, factor, controls_from: "any layer" };
-  const found = await work(byId("bench-progress"), "Intervention", "/api/ablate", body, "bench");
-  if (found !== null) fill(byId("bench-result"), result(found, factor));
-}
-
-function result(found, factor) {
-  return element(
-    "div",
-    { id: "ablation" },
-    verdict(found, factor),
-    metrics(found),
-    element(
-      "div",
-      { class: "pair sides" },
-      predictions("Before", found.predictions_before, found),
-      predictions("After", found.predictions_after, found),
-    ),
-    plainText(found),
-    element("div", { class: "table-foot" }, element("span", { class: "quiet", text: "Everything: " }), rowExports("ablation", [found])),
-  );
-}
-
-function verdict({ parts, target, before, after, controls_from: from, controls_mean: random }, factor) {
-  const what = `${factor === 0 ? "Without" : `With ${factor} times`} ${several(parts.length, "part")}, `;
-  return element(
-    "p",
-    {},
-    what,
-    token(target.text, { class: "token target" }),
-    ` goes from ${percent(before.probability)} to `,
-    element("strong", { text: percent(after.probability) }),
-    `; with as many random ones in ${from}, to ${percent(random.probability)}.`,
-  );
-}
-
-function metrics(found) {
-  const { controls_mean: mean, controls_standard_deviation: spread } = found;
-  const deviation = { what: "± standard deviation", ...spread };
-  const rows = [
-    { what: "before", ...found.before },
-    { what: "after", ...found.after },
-    { what: `random, mean of ${found.controls.length}`, ...mean },
-    deviation,
-  ];
-  const columns = [
-    { title: "target", cell: (row) => row.what },
-    { title: "probability", class: "number", cell: (row) => percent(row.probability) },
-    { title: "log p, nats", class: "number", cell: (row) => (row === deviation ? plain : signed)(row.log_probability) },
-    { title: "1 / rank", class: "number", cell: (row) => plain(row.reciprocal_rank) },
-  ];
-  return table({ name: "ablation-target", caption: "The target, before and after", columns, rows });
-}
-
-function predictions(title, rows, { target, predictions_before: before }) {
-  const largest = Math.max(...before.map((row) => number(row.probability)));
-  const columns = [
-    { title: "next token", cell: (row) => token(row.token) },
-    { title: "probability", class: "number", cell: (row) => [bar(row.probability, largest), percent(row.probability)] },
-  ];
-  const mark = (row) => (row.id === target.id ? "is-target" : null);
-  return table({ name: `predictions-${title.toLowerCase()}`, caption: title, columns, rows, mark });
-}
-
-function plainText({ plain_text: told, controls_mean: random }) {
-  return element("p", {
-    class: "quiet",
-    text:
-      `On plain text that has nothing to do with it: KL ${plain(told.kl, 2)} nats per token (random ${plain(random.kl, 2)}), ` +
-      `perplexity ${plain(told.perplexity_before)} before and ${plain(told.perplexity_after)} after.`,
+  const slider = element("input", { type: "range", min: "0", max: "4", step: "0.05", value: factor, "aria-label": "Factor", id: "factor", data: { key: "bench.slider" } });
+  const field = element("input", { type: "number", min: "0", max: "4", step: "0.25", value: factor, "aria-label": "Factor as a number", data: { key: "bench.factor" } });
+  let isDragging = false;
+  const set = settled(120, (value) => {
+    change({ factor: value, mean: null }, { entry: !isDragging });
+    isDragging = true;
   });
+  slider.addEventListener("input", () => {
+    field.value = slider.value;
+    set(slider.valueAsNumber);
+  });
+  field.addEventListener("change", () => field.valueAsNumber >= 0 && field.valueAsNumber <= 4 && change({ factor: field.valueAsNumber, mean: null }));
+  return element("div", { class: "factor" }, element("span", { class: "quiet", text: "Multiply by" }), slider, field, preset("zero", { factor: 0, mean: null }), preset("mean", { factor: 0, mean: "yes" }, "Their mean over the prompt's positions"));
+}
+
+function preset(title, to, tip = title) {
+  const { factor, mean } = current();
+  return button(title, () => change(to), { class: "quiet-button", title: tip, "aria-pressed": String(factor === to.factor && mean === to.mean), data: { key: `bench.${title}` } });
+}
+
+function actions() {
+  const told = element("div", { id: "bench-told" });
+  const name = element("input", { placeholder: "name of the set", "aria-label": "Name of the set", maxlength: "40", class: "set-name" });
+  const save = element("form", { class: "save-set" }, name, element("button", { type: "submit", text: "Save set" }));
+  save.addEventListener("submit", (event) => {
+    event.preventDefault();
+    saveSet(name.value.trim() || current().bench.map((one) => titled(one)).join(", ").slice(0, 40));
+    fill(told, element("p", { class: "quiet", text: "Saved at the left." }));
+  });
+  return element(
+    "div",
+    { class: "bench-actions" },
+    button("Undo", undo, { data: { key: "bench.undo" } }),
+    button("Clear", () => change({ bench: [], off: [] }), { data: { key: "bench.clear" } }),
+    button("Copy command", () => copy(command(), "The command is copied.", told), { data: { key: "bench.copy" } }),
+    current().b === null ? null : button("Apply to B", applyToB, { data: { key: "bench.to-b" } }),
+    save,
+    told,
+  );
+}
+
+/** The command line that does the same. */
+export function command() {
+  const { prompt, targets } = shown();
+  const { factor, mean } = current();
+  const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  const against = targets.against.flatMap(({ text }) => ["--against", quote(text)]);
+  return ["mnemoscope ablate", quote(prompt), "--target", quote(targets.answers[0].text), ...against, ...active().map(asOption), ...(factor === 0 ? [] : ["--factor", factor]), ...(mean ? ["--mean-of", quote(prompt)] : []), "--controls-from", "'any layer'"].join(" ");
+}
+
+function active() {
+  const { bench, off } = current();
+  return bench.filter((name) => !off.includes(name));
+}
+
+function body(question, against) {
+  return { model: question.model, prompt: question.prompt, target: question.target, against, parts: active().map(asked), factor: current().factor, mean: current().mean !== null, controls_from: "any layer" };
+}
+
+/** Forget what a change did, and measure it anew. */
+export async function runBench() {
+  if (shown() === null) return;
+  const question = shownQuestion();
+  const wanted = body({ ...question, target: question.target[0] }, question.against);
+  const key = JSON.stringify(wanted);
+  if (key === ran) return;
+  cancel("bench", new Superseded());
+  [found, foundB] = [null, null];
+  ran = wanted.parts.length > 0 ? key : "";
+  drawResult();
+  if (wanted.parts.length === 0) return;
+  found = { target: null, controls: [], result: null };
+  drawResult();
+  const result = await measured(wanted, "bench", byId("bench-progress"), (told) => {
+    if (ran !== key) return;
+    found = told;
+    drawResult();
+  });
+  if (result === null && ran === key) ran = "";
+}
+
+/** Measure an ablation, and hear of every stage. */
+async function measured(wanted, lane, place, onStage) {
+  let told = { target: null, controls: [], result: null };
+  const hear = ({ stage, ...values }) => {
+    told = stage === "target" ? { ...told, target: values } : { ...told, controls: [...told.controls, values] };
+    onStage(told);
+  };
+  const again = () => {
+    ran = "";
+    runBench();
+  };
+  const result = await work({ place, title: "Measuring the change", path: "/api/ablate", body: wanted, lane, onPartial: hear, again });
+  if (result !== null) onStage({ target: result, controls: result.controls, result });
+  return result;
+}
+
+async function applyToB() {
+  const { model, b, b_target: target } = current();
+  foundB = { target: null, controls: [], result: null };
+  await measured({ ...body({ model, prompt: b, target }, null) }, "bench-b", byId("bench-progress"), (told) => {
+    foundB = told;
+    drawResult();
+  });
+}
+
+/** Nothing is known of a new question. */
+export function forgetBench() {
+  cancel("bench", new Superseded());
+  cancel("bench-b", new Superseded());
+  [found, foundB, ran] = [null, null, ""];
+}
+
+function drawResult() {
+  const place = byId("bench-result");
+  if (place === null) return;
+  fill(place, found === null ? null : [found.target === null ? null : ablationView(found, shown().targets), stages(found)]);
+  const b = byId("bench-b");
+  if (b !== null) fill(b, foundB?.target ? [element("h3", { text: "The same parts on B" }), ablationView(foundB, null), stages(foundB)] : null);
 }

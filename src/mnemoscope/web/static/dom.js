@@ -4,7 +4,7 @@
  * An element.
  *
  * `properties` are attributes (null and false are left out, true is empty), but for `text`, `on` (listeners by
- * event) and `data` (`dataset`). Children are nodes or texts; null is left out.
+ * event) and `data` (`dataset`). Children are nodes or texts; null and false are left out.
  */
 export function element(tag, properties = {}, ...children) {
   return made(document.createElement(tag), properties, children);
@@ -23,15 +23,47 @@ function made(node, properties, children) {
   for (const [event, listener] of Object.entries(on)) node.addEventListener(event, listener);
   Object.assign(node.dataset, data);
   if (text !== undefined) node.textContent = text;
-  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter(isNode));
   return node;
+}
+
+function isNode(child) {
+  return child !== null && child !== undefined && child !== false;
 }
 
 /** Put other nodes into an element; the focus stays at what has the same `data-key` as before. */
 export function fill(place, ...nodes) {
   const key = place.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
-  place.replaceChildren(...nodes.flat(Infinity).filter((node) => node !== null && node !== undefined));
+  place.replaceChildren(...nodes.flat(Infinity).filter(isNode));
   if (key !== undefined) place.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus({ preventScroll: true });
+}
+
+/** The value of an event listener that runs a callback once no event came for some milliseconds. */
+export function settled(milliseconds, callback) {
+  let clock = 0;
+  return (...given) => {
+    clearTimeout(clock);
+    clock = setTimeout(() => callback(...given), milliseconds);
+  };
+}
+
+const pending = [];
+let isPressed = false;
+document.addEventListener("pointerdown", () => (isPressed = true), true);
+for (const end of ["pointerup", "pointercancel"]) {
+  // After the click that the release makes.
+  document.addEventListener(end, () => setTimeout(release, 0), true);
+}
+
+function release() {
+  isPressed = false;
+  for (const draw of pending.splice(0)) draw();
+}
+
+/** Draw once no button of the pointer is down: what it is on must not be replaced before the click. */
+export function calmly(draw) {
+  if (isPressed) pending.push(draw);
+  else draw();
 }
 
 /** The element with an id. */

@@ -3,10 +3,10 @@
 /**
  * Let the arrow keys, Home and End move between the elements with `data-key` in the rows of a grid.
  *
- * `current` is the key that Tab comes to first.
+ * `current` is the key that Tab comes to first; `within` selects the part of the grid that moves.
  */
-export function rove(grid, current = null) {
-  const stops = [...grid.querySelectorAll("[data-key]")];
+export function rove(grid, current = null, within = "") {
+  const stops = [...grid.querySelectorAll(`${within} [data-key]`)];
   for (const stop of stops) stop.tabIndex = -1;
   const first = stops.find((stop) => stop.dataset.key === current) ?? stops[0];
   if (first) first.tabIndex = 0;

@@ -1,61 +1,147 @@
-// The neurons that raise or lower the target most.
+// The table of neurons: both kinds and signs in one, with filters, sorting, and what removing each really does.
 
-import { byId, element, fill } from "./dom.js";
+import { scaleOf, zeroBar } from "./bars.js";
 import { choice } from "./choices.js";
-import { places, plain } from "./numbers.js";
-import { nameOf } from "./parts.js";
-import { benchButton, partButton } from "./selecting.js";
+import { button, byId, element, fill, settled } from "./dom.js";
+import { rowExports } from "./files.js";
+import { number, places, plain, several, signed } from "./numbers.js";
+import { nameOf, shortName } from "./parts.js";
+import { shown, tokenAt } from "./question.js";
+import { measure, removedBy } from "./removed.js";
+import { partButton, pinButton, putOnBench } from "./selecting.js";
 import { change, current } from "./state.js";
-import { effectColumn, table } from "./tables.js";
-import { token, tokens } from "./tokens.js";
+import { token, tokens, visible } from "./tokens.js";
+import { virtualTable } from "./vtable.js";
 
-const KINDS = { ffn: "FFN neurons", attention: "Attention neurons" };
-const DIRECTIONS = { raising: "raising the target", lowering: "lowering it" };
-const SHOWN_TOKENS = 6;
+const KINDS = { all: "both", ffn: "FFN", attention: "attention" };
+const SIGNS = { all: "both", raises: "raises", lowers: "lowers" };
+const BENCHED = 10;
+const SHOWN_TOKENS = 5;
 
-/** The list of a result for a kind of neuron and a direction; undefined where there is none. */
-export function neuronRows(found, kind, direction) {
-  return found[`${direction === "lowering" ? "suppressing_" : ""}${kind}_neurons`];
+/** All listed neurons of an attribution, as rows with their kind and name. */
+export function allNeurons(found) {
+  const rows = ["ffn", "attention"].flatMap((kind) =>
+    ["", "suppressing_"].flatMap((end) => (found[`${end}${kind}_neurons`] ?? []).map((row) => ({ ...row, kind, name: nameOf(kind, row) }))),
+  );
+  return rows.map((row) => ({ ...row, removed: removedBy(row.name), key: row.kind === "ffn" ? row.name : `${row.name}@${row.position}` }));
 }
 
-/** Show the chosen list, and the choice. */
-export function showNeurons(found) {
-  const { neurons: kind, direction } = current();
-  fill(
-    byId("neuron-choices"),
-    choice("neurons", "Kind of neuron", KINDS, kind, (value) => change({ neurons: value })),
-    choice("direction", "Direction", DIRECTIONS, direction, (value) => change({ direction: value })),
+/** The rows that the filters leave, in order; pinned ones first. */
+export function chosenNeurons(found) {
+  const { kind, sign, from, to, find, sort, pin } = current();
+  const words = find.trim().toLowerCase();
+  const matches = (row) =>
+    words === "" || shortName(row.name).startsWith(words) || [...(row.promotes ?? []), row.token ?? ""].some((text) => text.toLowerCase().includes(words) || visible(text).toLowerCase().includes(words));
+  const rows = allNeurons(found).filter(
+    (row) =>
+      (kind === null || row.kind === kind) &&
+      (sign === null || (sign === "lowers") === number(row.direct) < 0) &&
+      (from === null || row.layer >= from) &&
+      (to === null || row.layer <= to) &&
+      matches(row),
   );
-  const rows = neuronRows(found, kind, direction) ?? [];
-  if (rows.length === 0) {
-    fill(byId("neuron-table"), element("p", { class: "quiet", text: "None are listed yet." }));
-    return;
-  }
-  const caption = `${KINDS[kind]} ${DIRECTIONS[direction].replace("it", "the target")}, nats`;
-  fill(
-    byId("neuron-table"),
-    table({
-      name: `${direction}-${kind}-neurons`,
-      caption,
-      columns: columns(rows, kind),
-      rows,
-      stop: `neurons.${current().open}`,
-    }),
-  );
+  rows.sort(order(sort));
+  return [...rows.filter((row) => pin.includes(row.name)), ...rows.filter((row) => !pin.includes(row.name))];
 }
 
-function columns(rows, kind) {
-  const decimals = places(rows.map((row) => row.direct));
-  const experts = rows.some((row) => "expert" in row);
-  const where = (row) => (kind === "ffn" ? "neurons" : `neurons.${row.position}`);
+const BY = {
+  strength: (row) => Math.abs(number(row.direct)),
+  part: (row) => row.layer + (row.neuron ?? row.head * 1000 + row.dim) / 1e6,
+  direct: (row) => number(row.direct),
+  total: (row) => number(row.total),
+  removed: (row) => number(row.removed),
+  activation: (row) => number(row.coefficient),
+  reads: (row) => row.position ?? -1,
+};
+
+function order(sort) {
+  const by = BY[sort.replace("-", "")] ?? BY.strength;
+  const sign = sort.startsWith("-") ? -1 : 1;
+  // Those without a value come last in either order.
+  return (one, other) => {
+    const [a, b] = [by(one), by(other)];
+    if (Number.isNaN(a) || Number.isNaN(b)) return Number(Number.isNaN(a)) - Number(Number.isNaN(b));
+    return sign * (a - b);
+  };
+}
+
+/** Draw the table, its filters and its exports. */
+export function showNeurons(place) {
+  const found = shown();
+  const rows = chosenNeurons(found);
+  const before = place.querySelector(".table-scroll");
+  const table = virtualTable({
+    columns: columns(allNeurons(found)),
+    rows,
+    caption: "Neurons",
+    sort: current().sort,
+    onSort: (sort) => change({ sort }),
+    rowKey: (row) => row.key,
+    stop: current().open && rows.some(({ name }) => name === current().open) ? `neurons.${rows.find(({ name }) => name === current().open).key}` : null,
+    scrollTop: before?.scrollTop ?? 0,
+  });
+  fill(place, filters(found), table, foot(rows));
+}
+
+function columns(all) {
+  const decimals = places(all.map((row) => row.direct));
+  const scale = scaleOf(all.map((row) => row.direct));
+  const experts = all.some((row) => "expert" in row);
+  const nats = (value) => (Number.isNaN(number(value)) ? element("span", { class: "quiet", text: "..." }) : signed(value, decimals));
   return [
-    { title: kind === "ffn" ? "neuron" : "layer.head.dim", cell: (row) => partButton(nameOf(kind, row), where(row)) },
+    { title: "", label: "pin", cell: (row) => pinButton(row.name, row.key) },
+    { title: "part", key: "part", cell: (row) => partOf(row) },
     experts && { title: "expert", class: "number", cell: (row) => (row.expert >= 0 ? String(row.expert) : "") },
-    kind === "attention" && { title: "reads", class: "place", cell: (row) => [token(row.token), ` at ${row.position}`] },
-    effectColumn("direct", "direct", rows, decimals, true),
-    effectColumn("total", "total", rows, decimals),
-    { title: "coefficient", class: "number", cell: (row) => plain(row.coefficient) },
-    kind === "ffn" && { title: "promotes", class: "of-tokens", cell: (row) => tokens(row.promotes.slice(0, SHOWN_TOKENS)) },
-    { title: "bench", hidden: true, cell: (row) => benchButton(nameOf(kind, row), where(row)) },
+    { title: "reads", key: "reads", class: "reads", cell: (row) => (row.token === undefined ? "" : [token(tokenAt(row.position, row.token)), element("span", { class: "quiet", text: ` ${row.position}` })]) },
+    { title: "direct", key: "direct", class: "number wide-bar", tip: "Direct\nWhat the part writes towards the token, nats", cell: (row) => [zeroBar(row.direct, scale), nats(row.direct)] },
+    { title: "total", key: "total", class: "number", tip: "Total\nEstimated effect of removing it, nats", cell: (row) => nats(row.total) },
+    { title: "removed", key: "removed", class: "number", tip: "Removed\nMeasured: the fall of log p without it, nats.\nAttention neurons are removed at all positions.", cell: (row) => removedCell(row, decimals) },
+    { title: "activation", key: "activation", class: "number", tip: "Activation\nThe neuron's coefficient here", cell: (row) => plain(row.coefficient) },
+    { title: "promotes", class: "promotes", cell: (row) => (row.promotes ? tokens(row.promotes.slice(0, SHOWN_TOKENS)) : "") },
   ].filter(Boolean);
+}
+
+function partOf(row) {
+  const made = partButton(row.name, "neurons", shortName(row.name));
+  made.dataset.key = `neurons.${row.key}`;
+  return [element("span", { class: "kind", text: row.kind === "ffn" ? "FFN" : "attn" }), made];
+}
+
+function removedCell(row, decimals) {
+  if (row.removed !== null) return signed(row.removed, decimals);
+  return button("measure", () => measure([row.name], byId("neurons-progress")), { class: "quiet-button measure", "aria-label": `Measure the removal of ${row.name}`, data: { key: `measure.${row.key}` } });
+}
+
+function filters(found) {
+  const { kind, sign, from, to, find } = current();
+  const last = Math.max(...found.layers.map(({ layer }) => layer));
+  const search = element("input", { type: "search", value: find, placeholder: "Search ids and tokens", "aria-label": "Search ids and promoted tokens", data: { key: "neurons.find" } });
+  search.addEventListener("input", settled(150, () => change({ find: search.value }, { entry: find === "" })));
+  const layer = (name, value, label) => {
+    const field = element("input", { type: "number", min: "0", max: String(last), value: value ?? "", placeholder: name === "from" ? "0" : String(last), "aria-label": label, data: { key: `neurons.${name}` } });
+    field.addEventListener("change", () => change({ [name]: field.value === "" ? null : field.valueAsNumber }));
+    return field;
+  };
+  return element(
+    "div",
+    { class: "toolbar" },
+    choice("kind", "Kind of neuron", KINDS, kind ?? "all", (value) => change({ kind: value === "all" ? null : value })),
+    choice("sign", "Direction", SIGNS, sign ?? "all", (value) => change({ sign: value === "all" ? null : value })),
+    element("span", { class: "range" }, "layers ", layer("from", from, "First layer"), " to ", layer("to", to, "Last layer")),
+    search,
+  );
+}
+
+function foot(rows) {
+  const names = [...new Set(rows.map(({ name }) => name))];
+  const pinned = names.filter((name) => current().pin.includes(name));
+  const chosen = pinned.length > 0 ? pinned : names.slice(0, BENCHED);
+  return element(
+    "div",
+    { class: "table-foot" },
+    button(pinned.length > 0 ? `Bench ${chosen.length} pinned` : `Bench the first ${chosen.length}`, () => putOnBench(chosen), { disabled: chosen.length === 0, data: { key: "neurons.bench" } }),
+    button("Measure the first 20", () => measure(names.slice(0, 20), byId("neurons-progress")), { class: "quiet-button", data: { key: "neurons.measure" } }),
+    element("span", { id: "neurons-progress" }),
+    element("span", { class: "end quiet" }, several(rows.length, "row"), " ", rowExports("neurons", () => rows.map(({ key, name, ...row }) => ({ part: name, ...row })))),
+  );
 }

@@ -34,10 +34,10 @@ export function plain(value, significant = 3) {
 }
 
 /** A probability as `85.4 %`, or `2e−05 %` below a tenth of a percent. */
-export function percent(probability) {
+export function percent(probability, decimals = 1) {
   const hundredths = 100 * number(probability);
   if (Number.isNaN(hundredths)) return "n/a";
-  return hundredths >= 0.1 ? `${hundredths.toFixed(1)} %` : `${plain(hundredths, 2)} %`;
+  return hundredths >= 0.1 ? `${hundredths.toFixed(decimals)} %` : `${plain(hundredths, 2)} %`;
 }
 
 /** A whole number with its thousands apart. */

@@ -1,119 +1,175 @@
 // The page: what is asked and drawn anew when the state changes.
 
-import { get, Refusal } from "./api.js";
-import { attribute, forgetAnswer, showAnswer, shown } from "./answer.js";
-import { ablate, forgetAblation, showBench } from "./bench.js";
-import { showDetail, startDetail, stopReading } from "./detail.js";
-import { byId, element, fill } from "./dom.js";
-import { followLinks, offerLinks } from "./links.js";
-import { compareMethods, forgetMethods, startMethods } from "./methods.js";
+import { get } from "./api.js";
+import { forgetBench, runBench, showBench } from "./bench.js";
+import { compareBoth, comparison, forgetComparison, showComparedMaps, showComparedNeurons, showTargetB } from "./compare.js";
+import { byId, calmly, element, settled } from "./dom.js";
+import { showExports } from "./files.js";
+import { showChips, showFinding, startHeadline } from "./headline.js";
+import { showFacts, showPanes, showPart, startInspector } from "./inspector.js";
+import { startKeys } from "./keys.js";
+import { forgetLens, showLens } from "./lens.js";
+import { fitRows, showMap } from "./map.js";
+import { forgetMethods, showMethods } from "./methods.js";
 import { showNeurons } from "./neurons.js";
-import { count } from "./numbers.js";
-import { forgetPrediction, predict, showQuestion, startPrompt } from "./prompt.js";
-import { showQueries } from "./query.js";
+import { startNeuronView } from "./neuronview.js";
+import { forgetPaths, showPaths } from "./paths.js";
+import { showModels, startPrompt, showQuestion } from "./prompt.js";
+import { explain, isComplete, predicted, shown } from "./question.js";
+import { rememberQuestion, showPredictions, showQuestions, showSets, startOtherTarget } from "./rail.js";
+import { forgetRemoved, measureListed, startRemoved } from "./removed.js";
 import { markSelected } from "./selecting.js";
-import { remember, showSession } from "./session.js";
-import { change, current, sameQuestion, subscribe } from "./state.js";
-import { visible } from "./tokens.js";
+import { change, current, moved, sameQuestion, subscribe } from "./state.js";
+import { drawTabs } from "./tabs.js";
+import { startTips } from "./tip.js";
+import { textOf, visible } from "./tokens.js";
 import { refuse } from "./work.js";
 
+const TITLES = { map: "Map", neurons: "Neurons", paths: "Paths", lens: "Lens", methods: "Methods" };
 let models = [];
 
 async function start() {
-  byId("skip").addEventListener("click", () => byId("answer").focus());
+  byId("skip").addEventListener("click", () => byId("view").focus());
+  byId("rail-toggle").addEventListener("click", () => byId("rail-toggle").setAttribute("aria-expanded", String(byId("rail-toggle").getAttribute("aria-expanded") === "false")));
+  startTips();
+  startHeadline();
+  startInspector();
+  startNeuronView(() => model().can.links);
+  startRemoved(() =>
+    calmly(() => {
+      showFacts();
+      const { tab, effect } = current();
+      if (tab === "neurons" || (tab === "map" && effect === "removed")) showView();
+    }),
+  );
   startPrompt(askAll);
-  startDetail();
-  startMethods();
-  showSession();
+  startOtherTarget();
+  startKeys({ compare: () => byId("compare").click() });
+  showSets();
+  showQuestions();
+  showTabs();
+  showPanes();
+  window.addEventListener("resize", settled(100, () => fitRows(byId("view"))));
   try {
     ({ models } = await get("/api/models"));
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    return refuse(byId("predict-progress"), "Models", error);
+  } catch {
+    return refuse(byId("progress"), "The server does not answer. Start it again with: mnemoscope serve");
   }
-  offerModels();
   subscribe(react);
   askAll();
 }
 
-function offerModels() {
-  const options = models.map(({ name }) => element("option", { value: name, text: name }));
-  fill(byId("model"), options);
-  byId("model-choice").hidden = models.length < 2;
-  byId("model").addEventListener("change", () => change({ model: byId("model").value, target: null, against: null }));
-}
-
 /** The opened model that is asked; the server refuses a name that it does not know. */
-function asked() {
+function model() {
   return models.find(({ name }) => name === current().model) ?? models[0];
 }
 
-function showModel() {
-  const { name, architecture, n_layers: layers, n_heads: heads, d_ff: neurons, dtype } = asked();
-  byId("model").value = name;
-  const size = `${layers} layers × ${heads} heads, ${count(neurons)} FFN neurons each`;
-  byId("model-facts").textContent = `${name} · ${architecture} · ${size} · ${dtype}`;
-}
-
-/** Ask everything of a new question. */
+/** Ask everything of a new prompt. */
 function askAll() {
-  showModel();
-  forgetPrediction();
-  predict(current());
-  explain();
+  ask(true);
 }
 
-/** Ask for the attribution; what an address says was computed is computed once more. */
-async function explain() {
-  const question = current();
-  showQuestion(question);
-  forgetAnswer();
-  stopReading();
-  forgetComputed();
+function ask(isNewPrompt) {
+  showModels(models, model());
+  showQuestion();
+  forgetAll();
+  showChips();
   showBench();
-  await attribute(question, asked().can.query, (isComplete) => {
-    showDetail(asked().can.links && isComplete, false);
-    markSelected(current());
-    if (isComplete) return;
-    document.title = `${visible(shown().targets.answers[0].text)} – Mnemoscope`;
-    remember(question, shown());
-  });
-  if (shown() !== null && sameQuestion(question, current())) await compute(current());
+  let isRemembered = false;
+  explain(isNewPrompt, () =>
+    calmly(() => {
+      showAnswer();
+      if (document.body.classList.contains("waiting") || isRemembered) return;
+      isRemembered = true;
+      rememberQuestion();
+    }),
+  );
 }
 
-function forgetComputed() {
-  offerLinks(asked().can.links);
-  forgetAblation();
+function forgetAll() {
+  forgetRemoved();
+  forgetPaths();
+  forgetLens();
   forgetMethods();
+  forgetBench();
+  forgetComparison();
 }
 
-/** One after the other, so that none is refused for the others that wait. */
-async function compute({ ablated, linked, methods }) {
-  if (ablated) await ablate();
-  if (linked) await followLinks();
-  if (methods !== null) await compareMethods(methods);
+/** Draw what is known of the answer. */
+function showAnswer() {
+  showPredictions();
+  showChips();
+  if (document.body.classList.contains("waiting")) return;
+  document.title = `${visible(textOf(shown().targets.answers[0]))} – Mnemoscope`;
+  showFinding();
+  showView();
+  showPart();
+  showExports();
+  showTargetB();
+  Object.assign(byId("headline").dataset, {
+    target: shown().targets.answers[0].id,
+    against: shown().targets.against[0]?.id ?? "",
+    complete: isComplete(),
+  });
+  // The totals come first: a whole measurement of the bench would keep them waiting.
+  if (!isComplete()) return;
+  runBench();
+  compareBoth(showCompared);
+  if (current().tab === "neurons" || current().tab === "map") measureListed(byId("removed-progress") ?? byId("neurons-progress") ?? element("span"));
 }
 
-function react(state, before, navigated) {
-  const moved = (...names) => names.some((name) => String(state[name]) !== String(before[name]));
-  if (moved("model", "prompt")) return askAll();
-  if (!sameQuestion(state, before)) return explain();
-  if (moved("bench", "restored", "factor")) showBench();
-  if (!state.ablated) forgetAblation();
+function showCompared() {
+  showTargetB();
+  showView();
+}
+
+function showTabs() {
+  const { tab } = current();
+  drawTabs(byId("tabs"), "tab", TITLES, tab, (name) => change({ tab: name }), "view");
+  byId("view").setAttribute("aria-labelledby", `tab-${tab}`);
+}
+
+/** Draw the chosen view. */
+function showView() {
   if (shown() === null) return;
-  redraw(state, moved);
-  markSelected(state);
-  if (navigated && moved("bench", "restored", "factor", "ablated", "linked")) compute(state);
+  const place = byId("view");
+  const { tab, b } = current();
+  place.dataset.tab = tab;
+  const isCompared = b !== null && comparison() !== null;
+  if (tab === "map") (isCompared ? showComparedMaps : showMap)(place);
+  else if (tab === "neurons") (isCompared ? showComparedNeurons : showNeurons)(place);
+  else if (tab === "paths") showPaths(place, model().can.links);
+  else if (tab === "lens") showLens(place);
+  else showMethods(place);
 }
 
-function redraw(state, moved) {
-  if (moved("step")) {
-    forgetComputed();
-    showAnswer();
+function react(state, before) {
+  if (moved(state, before, "model", "prompt")) return askAll();
+  if (!sameQuestion(state, before)) return ask(predicted() === null);
+  if (moved(state, before, "b", "b_target")) {
+    forgetComparison();
+    showQuestion();
+    showTargetB();
+    showView();
+    compareBoth(showCompared);
   }
-  if (moved("neurons", "direction")) showNeurons(shown());
-  if (moved("query")) showQueries(shown());
-  if (moved("open", "step")) showDetail(asked().can.links, moved("open"));
+  if (moved(state, before, "tab")) {
+    showTabs();
+    byId("view").replaceChildren();
+  }
+  if (moved(state, before, "pane", "bench")) showPanes();
+  if (moved(state, before, "bench", "off", "factor", "mean")) {
+    showBench();
+    runBench();
+  }
+  if (shown() === null) return;
+  if (moved(state, before, "step")) {
+    forgetAll();
+    showBench();
+    showAnswer();
+  } else if (moved(state, before, "tab", "effect", "kind", "sign", "from", "to", "find", "sort", "pin", "group", "share")) showView();
+  if (moved(state, before, "open")) showPart();
+  markSelected(state);
 }
 
 start();

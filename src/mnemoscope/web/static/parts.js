@@ -44,6 +44,18 @@ export function shortName(name) {
   return part.kind === "layer" ? `${part.layer}.${part.block}` : name.slice(name.indexOf(".") + 1);
 }
 
+/** A name for tables and chips: `Neuron 24.1005`, `Head 23.4`, `Attention 23.4.12`, `FFN of layer 3`. */
+export function titled(name) {
+  const part = parsed(name);
+  if (part.kind === "layer") return `${part.block === "ffn" ? "FFN" : "Attention"} of layer ${part.layer}`;
+  return `${{ ffn: "Neuron", attention: "Attention", head: "Head" }[part.kind]} ${shortName(name)}`;
+}
+
+/** The flag and value by which the command line takes a part: `--ffn 24.1005`. */
+export function asOption(name) {
+  return `--${parsed(name).kind} ${shortName(name)}`;
+}
+
 /** In words: `FFN neuron 24.1005`. */
 export function inWords(name) {
   const part = parsed(name);

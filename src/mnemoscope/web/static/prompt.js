@@ -1,111 +1,93 @@
-// The prompt, its tokens, the likeliest next ones, and the choice of a target among them.
+// The top bar: the model, the prompt, and the second prompt of a comparison.
 
 import { button, byId, element, fill } from "./dom.js";
-import { count, number, percent, signed } from "./numbers.js";
+import { count } from "./numbers.js";
 import { change, current } from "./state.js";
-import { bar, table } from "./tables.js";
-import { token, visible } from "./tokens.js";
-import { work } from "./work.js";
 
-const LONG = 200; // tokens that are shown without being asked for
-let shownTargets = null; // what is explained, chosen or not; null before it is known
+const THEMES = { system: "Auto", light: "Light", dark: "Dark" };
 
-/** Let the forms ask; `again` is called for the same question once more. */
+/** Let the form ask; `again` asks the same question once more. */
 export function startPrompt(again) {
-  const asking = (question) => change(question) || again();
   const ask = (event) => {
     event.preventDefault();
-    asking({ prompt: byId("prompt").value, target: null, against: null });
+    const asked = { prompt: byId("prompt").value, b: byId("prompt-b").hidden ? null : byId("prompt-b").value };
+    const isNew = asked.prompt !== current().prompt;
+    const isOther = change({ ...asked, ...(isNew ? { target: null, against: null } : {}), ...(asked.b === current().b ? {} : { b_target: null }) });
+    byId("prompt").blur();
+    if (!isOther && asked.b === current().b) again();
   };
   byId("ask").addEventListener("submit", ask);
-  byId("prompt").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) ask(event);
-  });
-  byId("other-target").addEventListener("submit", (event) => {
-    event.preventDefault();
-    asking({ target: byId("target").value || null, against: byId("against").value || null });
-  });
+  for (const field of [byId("prompt"), byId("prompt-b")]) {
+    field.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) ask(event);
+    });
+    field.addEventListener("input", () => grow(field));
+    field.addEventListener("focus", () => grow(field));
+    field.addEventListener("blur", () => field.style.removeProperty("height"));
+  }
+  byId("compare").addEventListener("click", toggleCompare);
+  byId("theme").addEventListener("click", nextTheme);
+  showTheme();
 }
 
-/** Put the state's question into the forms. */
-export function showQuestion({ prompt, target, against }) {
+/** Up to four lines high while it has the focus. */
+function grow(field) {
+  field.style.height = "auto";
+  field.style.height = `${Math.min(field.scrollHeight + 2, 110)}px`;
+}
+
+function toggleCompare() {
+  if (current().b !== null || !byId("prompt-b").hidden) {
+    byId("prompt-b").hidden = true;
+    change({ b: null, b_target: null });
+    return showQuestion();
+  }
+  byId("prompt-b").hidden = false;
+  byId("compare").setAttribute("aria-pressed", "true");
+  byId("prompt-b").focus();
+}
+
+/** Put the state's question into the form. */
+export function showQuestion() {
+  const { prompt, b } = current();
   if (byId("prompt").value !== prompt) byId("prompt").value = prompt;
-  byId("target").value = typeof target === "string" ? target : "";
-  byId("against").value = typeof against === "string" ? against : "";
+  byId("prompt").title = prompt;
+  if (b !== null && byId("prompt-b").value !== b) byId("prompt-b").value = b;
+  byId("prompt-b").hidden = b === null;
+  byId("compare").setAttribute("aria-pressed", String(b !== null));
+  document.body.classList.toggle("comparing", b !== null);
 }
 
-/** Ask what comes next and show it. */
-export async function predict({ model, prompt }) {
-  const found = await work(byId("predict-progress"), "Prediction", "/api/predict", { model, prompt }, "predict");
-  if (found === null) return;
-  showTokens(found.tokens);
-  showPredictions(found.predictions);
+function nextTheme() {
+  const names = Object.keys(THEMES);
+  const now = document.documentElement.dataset.theme ?? "system";
+  const next = names[(names.indexOf(now) + 1) % names.length];
+  if (next === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = next;
+  localStorage.setItem("mnemoscope theme", next);
+  showTheme();
 }
 
-/** Nothing is known of a new prompt yet. */
-export function forgetPrediction() {
-  shownTargets = null;
-  fill(byId("prompt-tokens"));
-  fill(byId("predictions"));
+function showTheme() {
+  byId("theme").textContent = THEMES[document.documentElement.dataset.theme ?? "system"];
+  byId("theme").setAttribute("aria-label", `Theme: ${byId("theme").textContent}`);
 }
 
-function showTokens(texts) {
-  const item = (text, position) => element("li", {}, token(text, { title: `position ${position}` }));
-  const list = element("ol", { class: "prompt-tokens", "aria-label": "Tokens of the prompt" }, texts.slice(0, LONG).map(item));
-  const more = button(`Show all ${count(texts.length)}`, () => {
-    list.append(...texts.slice(LONG).map((text, place) => item(text, LONG + place)));
-    more.remove();
-  });
-  const title = element("h3", { text: texts.length === 1 ? "1 token" : `${count(texts.length)} tokens` });
-  fill(byId("prompt-tokens"), title, list, texts.length > LONG ? more : null);
-}
-
-function showPredictions(predictions) {
-  const largest = Math.max(...predictions.map((row) => number(row.probability)));
-  const columns = [
-    { title: "rank", class: "number", cell: (row) => String(row.rank) },
-    { title: "next token", cell: (row) => token(row.token) },
-    { title: "probability", class: "number", cell: (row) => [bar(row.probability, largest), percent(row.probability)] },
-    { title: "log p, nats", class: "number wide", cell: (row) => signed(row.log_probability) },
-    { title: "choose", hidden: true, class: "choose", cell: (row) => [explain(row), contrast(row)] },
+/** Draw the chip of the model, its architecture and its validation, and a choice among several. */
+export function showModels(models, model) {
+  byId("model-chip").textContent = model.title;
+  const { architecture, n_layers: layers, n_heads: heads, n_kv_heads: kv, d_model: width, d_ff: neurons, n_vocabulary: vocabulary, dtype, context, validation } = model;
+  const facts = [
+    ["architecture", architecture],
+    ["layers", String(layers)],
+    ["heads", kv === heads ? String(heads) : `${heads} query, ${kv} key/value`],
+    ["FFN neurons", `${count(neurons)} a layer`],
+    ["width", count(width)],
+    ["vocabulary", count(vocabulary)],
+    ["context", context === null ? "not stated" : `${count(context)} tokens`],
+    ["weights", dtype],
+    ["validated", `${validation.checks} checks, worst ${validation.worst}: ${Number(validation.error).toExponential(0)} of ${Number(validation.tolerance).toExponential(0)} allowed`],
   ];
-  fill(
-    byId("predictions"),
-    table({ name: "predictions", caption: "The likeliest next tokens", columns, rows: predictions }),
-  );
-  mark();
-}
-
-function explain(row) {
-  return button("Explain", () => change({ target: row.id, against: current().against === row.id ? null : current().against }), {
-    "aria-label": `Explain ${visible(row.token)}`,
-    data: { key: `explain.${row.id}`, explains: String(row.id) },
-  });
-}
-
-function contrast(row) {
-  const toggle = () => change({ target: current().target ?? shownTargets.answers[0].id, against: current().against === row.id ? null : row.id });
-  return button("Contrast", toggle, {
-    "aria-label": `Contrast with ${visible(row.token)}`,
-    class: "quiet-button",
-    data: { key: `contrast.${row.id}`, contrasts: String(row.id) },
-  });
-}
-
-/** Mark in the list which tokens are explained. */
-export function markTargets(targets) {
-  shownTargets = targets;
-  mark();
-}
-
-function mark() {
-  const { answers, against } = shownTargets ?? { answers: [], against: [] };
-  const among = (tokens, id) => tokens.some((token) => String(token.id) === id);
-  for (const each of document.querySelectorAll("[data-explains]")) {
-    each.setAttribute("aria-pressed", String(among(answers, each.dataset.explains)));
-  }
-  for (const each of document.querySelectorAll("[data-contrasts]")) {
-    each.setAttribute("aria-pressed", String(among(against, each.dataset.contrasts)));
-    each.disabled = shownTargets === null || among(answers, each.dataset.contrasts);
-  }
+  const choose = models.length < 2 ? null : models.map((one) => button(one.title, () => change({ model: one.name, target: null, against: null }), { "aria-pressed": String(one === model), data: { key: `model.${one.name}` } }));
+  fill(byId("model-facts"), choose, element("dl", { class: "facts column" }, facts.map(([term, fact]) => element("div", {}, element("dt", { text: term }), element("dd", { text: fact })))));
 }

@@ -1,6 +1,6 @@
-// Parts that can be opened and put on the bench, wherever they are named.
+// Parts that can be opened, put on the bench and pinned, wherever they are named.
 
-import { button } from "./dom.js";
+import { button, element } from "./dom.js";
 import { inWords, shortName } from "./parts.js";
 import { change, current } from "./state.js";
 
@@ -8,7 +8,7 @@ import { change, current } from "./state.js";
 export function partButton(name, where, text = shortName(name)) {
   return button(text, () => open(name), {
     class: "part",
-    "aria-label": `${inWords(name)}: look at it`,
+    "aria-label": `${inWords(name)}: open`,
     "aria-pressed": String(current().open === name),
     data: { key: `${where}.${name}`, part: name },
   });
@@ -25,30 +25,58 @@ export function benchButton(name, where) {
   });
 }
 
-/** Look at a part. */
-export function open(name) {
-  change({ open: name });
-}
-
-function toggleOnBench(name) {
-  const { bench, restored } = current();
-  const isThere = bench.includes(name);
-  change({
-    bench: isThere ? bench.filter((part) => part !== name) : [...bench, name],
-    restored: restored.filter((part) => part !== name),
-    ablated: false,
+/** A button that pins a part: pinned parts stay on top of the table and are marked in the graph. */
+export function pinButton(name, where) {
+  const isThere = current().pin.includes(name);
+  return element("button", {
+    type: "button",
+    class: "pin",
+    text: isThere ? "◆" : "◇",
+    title: isThere ? "Unpin (p)" : "Pin (p)",
+    "aria-label": `${inWords(name)} pinned`,
+    "aria-pressed": String(isThere),
+    data: { key: `pin.${where}.${name}`, pins: name },
+    on: { click: () => togglePin(name) },
   });
 }
 
+/** Open a part in the inspector. */
+export function open(name) {
+  document.body.dataset.drawer = "open";
+  change({ open: name, pane: "part" });
+}
+
+export function togglePin(name) {
+  const { pin } = current();
+  change({ pin: pin.includes(name) ? pin.filter((one) => one !== name) : [...pin, name] });
+}
+
+export function toggleOnBench(name) {
+  const { bench, off } = current();
+  const isThere = bench.includes(name);
+  change({ bench: isThere ? bench.filter((part) => part !== name) : [...bench, name], off: off.filter((part) => part !== name) });
+}
+
+/** Put parts on the bench and show it. */
+export function putOnBench(names) {
+  document.body.dataset.drawer = "open";
+  change({ bench: [...new Set([...current().bench, ...names])], pane: "bench" });
+}
+
 /** Bring the buttons of the page to the state, without drawing anything anew. */
-export function markSelected({ open: opened, bench }) {
+export function markSelected({ open: opened, bench, pin }) {
   for (const each of document.querySelectorAll("[data-part]")) {
-    const isOpen = each.dataset.part === opened;
-    each.setAttribute(each.hasAttribute("aria-selected") ? "aria-selected" : "aria-pressed", String(isOpen));
+    const isOpen = String(each.dataset.part === opened);
+    each.setAttribute(each.getAttribute("role") === "gridcell" || each.getAttribute("role") === "row" ? "aria-selected" : "aria-pressed", isOpen);
   }
   for (const each of document.querySelectorAll("[data-toggles]")) {
     const isThere = bench.includes(each.dataset.toggles);
     each.setAttribute("aria-pressed", String(isThere));
     each.textContent = isThere ? "On bench" : "+ Bench";
+  }
+  for (const each of document.querySelectorAll("[data-pins]")) {
+    const isThere = pin.includes(each.dataset.pins);
+    each.setAttribute("aria-pressed", String(isThere));
+    each.textContent = isThere ? "◆" : "◇";
   }
 }

@@ -1,38 +1,83 @@
-// What the page shows is in its address, so that every state has a link and the browser's history works.
+// The state of the page is in its address, so that every state has a link and Back undoes a change.
 
 import { parsed } from "./parts.js";
 
 export const FIRST_PROMPT = "The capital of Japan is the city of";
-export const KINDS = ["ffn", "attention"];
+export const TABS = ["map", "neurons", "paths", "lens", "methods"];
+export const EFFECTS = ["direct", "total", "removed"];
+const MOST_LAYERS = 10_000;
 
-const NOTHING = {
-  model: null, // the server's first
-  prompt: FIRST_PROMPT,
-  target: null, // a token's text or id; null is the model's own choice
-  against: null,
-  step: 0, // which token of a target of several
-  open: null, // the part that is looked at
-  neurons: "ffn",
-  direction: "raising",
-  query: "attention",
-  bench: [],
-  restored: [], // parts on the bench that are left alone
-  factor: 0,
-  ablated: false,
-  linked: false,
-  methods: null, // { kind, top }
+const text = { read: (given, name) => given.get(name), write: (value) => value };
+const partName = { read: (given, name) => (parsed(given.get(name) ?? "") ? given.get(name) : null), write: (value) => value };
+const listOfParts = { many: true, read: (given, name) => [...new Set(given.getAll(name).filter(parsed))] };
+const oneOf = (allowed) => ({
+  read: (given, name) => (allowed.includes(given.get(name)) ? given.get(name) : null),
+  write: (value) => value,
+});
+const whole = (least, most) => ({
+  read: (given, name) => {
+    const value = /^\d{1,7}$/.test(given.get(name) ?? "") ? Number(given.get(name)) : NaN;
+    return value >= least && value <= most ? value : null;
+  },
+  write: String,
+});
+const real = (least, most) => ({
+  read: (given, name) => {
+    const value = given.get(name) === null ? NaN : Number(given.get(name));
+    return value >= least && value <= most ? value : null;
+  },
+  write: String,
+});
+const shaped = (shape) => ({ read: (given, name) => (shape.test(given.get(name) ?? "") ? given.get(name) : null), write: (value) => value });
+// A token by its text, or by its id under a name of its own.
+const token = {
+  read: (given, name) => whole(0, 9_999_999).read(given, `${name}_id`) ?? given.get(name),
+  name: (value, name) => (typeof value === "number" ? `${name}_id` : name),
+  write: String,
+};
+
+// Every field: how it is read and written, and its value where the address has none.
+const FIELDS = {
+  model: [text, null],
+  prompt: [text, FIRST_PROMPT],
+  target: [token, null],
+  against: [token, null],
+  b: [text, null], // the second prompt
+  b_target: [token, null],
+  step: [whole(0, 100), 0], // which token of a target of several
+  open: [partName, null],
+  tab: [oneOf(TABS), "map"],
+  pane: [oneOf(["part", "bench"]), "part"],
+  effect: [oneOf(EFFECTS), "direct"],
+  kind: [oneOf(["ffn", "attention"]), null],
+  sign: [oneOf(["raises", "lowers"]), null],
+  from: [whole(0, MOST_LAYERS), null],
+  to: [whole(0, MOST_LAYERS), null],
+  find: [text, ""],
+  sort: [shaped(/^-?[a-z]+$/), "-strength"],
+  pin: [listOfParts, []],
+  group: [{ many: true, read: readGroups }, []], // `name:part,part`
+  share: [whole(1, 100), 40],
+  bench: [listOfParts, []],
+  off: [listOfParts, []],
+  factor: [real(0, 4), 0],
+  mean: [oneOf(["yes"]), null], // the mean over the prompt takes the place of the parts' values
+  methods: [shaped(/^(ffn|attention)\.([1-9]\d?)$/), null],
 };
 const QUESTION = ["model", "prompt", "target", "against"];
+// Changes of these alone are not undone by Back: they show the same otherwise.
+const VIEWS = new Set(["tab", "pane", "effect", "sort", "share"]);
+
 const listeners = [];
-let state = read(location.hash);
 let written = location.hash;
+let state = read(location.hash);
 
 /** The state now; it is never changed in place. */
 export function current() {
   return state;
 }
 
-/** Hear of every change: `listener(state, before, navigated)`, the last for one made through the address. */
+/** Hear of every change: `listener(state, before)`. */
 export function subscribe(listener) {
   listeners.push(listener);
 }
@@ -42,95 +87,69 @@ export function sameQuestion(one, other) {
   return QUESTION.every((name) => one[name] === other[name]);
 }
 
-/**
- * Change some of the state; another question and another part make an entry in the browser's history.
- *
- * Returns whether another question is asked.
- */
-export function change(changes) {
+/** Whether fields differ between two states. */
+export function moved(one, other, ...names) {
+  return names.some((name) => String(one[name]) !== String(other[name]));
+}
+
+/** Change some of the state. Returns whether another question is asked. */
+export function change(changes, { entry = true } = {}) {
   const next = { ...state, ...changes };
   const isOther = !sameQuestion(next, state);
-  if (isOther || next.step !== state.step) Object.assign(next, dropped(next));
-  const isEntry = isOther || next.open !== state.open;
+  if (isOther) next.step = 0;
+  if (next.model !== state.model) Object.assign(next, { bench: [], off: [], pin: [], group: [], open: null });
+  next.off = next.off.filter((name) => next.bench.includes(name));
+  const names = Object.keys(FIELDS).filter((name) => moved(next, state, name));
+  if (names.length === 0) return false;
   written = link(next);
-  history[isEntry ? "pushState" : "replaceState"](null, "", written);
-  become(next, false);
+  const isEntry = entry && names.some((name) => !VIEWS.has(name));
+  const depth = history.state?.depth ?? 0;
+  if (isEntry) history.pushState({ depth: depth + 1 }, "", written);
+  else history.replaceState({ depth }, "", written);
+  become(next);
   return isOther;
 }
 
-/** What was computed for another question is not asked again by itself; other models have other parts. */
-function dropped(next) {
-  const computed = { ablated: false, linked: false, methods: null };
-  const step = sameQuestion(next, state) ? {} : { step: 0 };
-  const open = next.prompt === state.prompt && next.model === state.model ? {} : { open: null };
-  const bench = next.model === state.model ? {} : { bench: [], restored: [] };
-  return { ...computed, ...step, ...open, ...bench };
+/** Undo the last change; nothing if this page made none. */
+export function undo() {
+  if ((history.state?.depth ?? 0) > 0) history.back();
 }
 
-function become(next, navigated) {
+function become(next) {
   const before = state;
   state = next;
-  for (const listener of listeners) listener(state, before, navigated);
+  for (const listener of listeners) listener(state, before);
 }
 
-window.addEventListener("hashchange", () => {
+window.addEventListener("popstate", () => {
   if (location.hash === written) return;
   written = location.hash;
-  become(read(location.hash), true);
+  become(read(location.hash));
 });
 
-/** The address of a question, with nothing opened. */
+/** The address of a question, with nothing else. */
 export function questionLink(question) {
-  return link({ ...NOTHING, ...question });
+  return link({ ...read(""), ...question });
 }
 
-/** The address of a state, from `#`. */
 function link(of) {
   const found = new URLSearchParams();
-  const put = (name, value) => found.append(name, String(value));
-  for (const name of ["model", "prompt", "open"]) if (of[name] !== null) put(name, of[name]);
-  for (const name of ["target", "against"]) {
-    if (of[name] !== null) put(typeof of[name] === "number" ? `${name}_id` : name, of[name]);
+  for (const [name, [field, nothing]] of Object.entries(FIELDS)) {
+    if (field.many) for (const value of of[name]) found.append(name, value);
+    else if (of[name] !== null && (of[name] !== nothing || name === "prompt")) found.append(field.name?.(of[name], name) ?? name, field.write(of[name]));
   }
-  for (const name of ["step", "neurons", "direction", "query", "factor", "ablated", "linked"]) {
-    if (of[name] !== NOTHING[name]) put(name, of[name]);
-  }
-  for (const name of ["bench", "restored"]) for (const part of of[name]) put(name, part);
-  if (of.methods !== null) put("methods", `${of.methods.kind}.${of.methods.top}`);
   return `#${found}`;
 }
 
 /** The state of an address; what makes no sense in it is left out. */
 function read(hash) {
   const given = new URLSearchParams(hash.slice(1));
-  const one = (name, allowed) => (allowed.includes(given.get(name)) ? given.get(name) : NOTHING[name]);
-  const parts = (name) => [...new Set(given.getAll(name).filter(parsed))];
-  const bench = parts("bench");
-  const factor = Number(given.get("factor"));
-  const methods = /^(ffn|attention)\.([1-9]\d?)$/.exec(given.get("methods"));
-  return {
-    model: given.get("model"),
-    prompt: given.get("prompt") ?? NOTHING.prompt,
-    target: tokenOf(given, "target"),
-    against: tokenOf(given, "against"),
-    step: index(given.get("step")) ?? 0,
-    open: parsed(given.get("open") ?? "") ? given.get("open") : null,
-    neurons: one("neurons", KINDS),
-    direction: one("direction", ["raising", "lowering"]),
-    query: one("query", KINDS),
-    bench,
-    restored: parts("restored").filter((part) => bench.includes(part)),
-    factor: factor >= 0 && factor <= 4 ? factor : 0,
-    ablated: given.get("ablated") === "true",
-    linked: given.get("linked") === "true",
-    methods: methods && { kind: methods[1], top: Number(methods[2]) },
-  };
+  return Object.fromEntries(Object.entries(FIELDS).map(([name, [field, nothing]]) => [name, field.read(given, name) ?? nothing]));
 }
 
-function tokenOf(given, name) {
-  return index(given.get(`${name}_id`)) ?? given.get(name);
-}
-
-function index(text) {
-  return /^\d{1,7}$/.test(text ?? "") ? Number(text) : null;
+function readGroups(given, name) {
+  return given.getAll(name).filter((one) => {
+    const parts = one.slice(one.lastIndexOf(":") + 1).split(",");
+    return one.includes(":") && parts.every(parsed);
+  });
 }

@@ -35,3 +35,15 @@ export function token(text, properties = {}) {
 export function tokens(texts) {
   return element("span", { class: "tokens" }, ...(texts ?? []).flatMap((text) => [token(text), " "]));
 }
+
+const byId = new Map();
+
+/** Remember how tokens are shown by their ids: parts of a character as their bytes. */
+export function remember(rows) {
+  for (const { id, shown } of rows) byId.set(id, shown);
+}
+
+/** The text to show of a target. */
+export function textOf({ id, text }) {
+  return byId.get(id) ?? text;
+}

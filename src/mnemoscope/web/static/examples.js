@@ -1,0 +1,57 @@
+// Where else a neuron fires: windows of a corpus with its largest activations, the tokens shaded by them.
+
+import { heat, largest } from "./bars.js";
+import { button, element, fill } from "./dom.js";
+import { number, percent, plain, several } from "./numbers.js";
+import { asked } from "./parts.js";
+import { current } from "./state.js";
+import { token } from "./tokens.js";
+import { work } from "./work.js";
+
+const GROUPS = { highest: "Highest activations", lowest: "Lowest activations" };
+const AROUND = 14; // tokens shown on either side of the best one
+const TOP = 5;
+
+/** Offer the examples of a neuron, and draw them once they are asked for. */
+export function offerExamples(name, place) {
+  const title = element("h3", { text: "Where else it fires" });
+  const ask = async () => {
+    const progress = element("div");
+    fill(place, title, progress);
+    const body = { model: current().model, neurons: [asked(name)], top: TOP };
+    const found = await work({ place: progress, title: "Looking through the corpus", path: "/api/examples", body, lane: "examples", again: ask });
+    if (found !== null && place.isConnected) fill(place, title, drawn(found));
+  };
+  fill(place, title, button("Look through a corpus", ask, { data: { key: "part.examples" } }), element("span", { class: "quiet", text: " once for a model; then it is cached" }));
+}
+
+function drawn({ corpus, windows, signs }) {
+  const groups = Object.entries(GROUPS).map(([group, title]) => [title, windows.filter((row) => row.group === group)]);
+  const told = `${several(corpus.n_documents, "text")} of ${corpus.name}, ${several(corpus.n_tokens, "token")}.`;
+  const shares = signs.map((row) => `${row.group} ${percent(row.share)}`).join(", ");
+  return [
+    element("p", { class: "quiet", text: shares ? `${told} Signs of gate and up: ${shares}.` : told }),
+    groups.filter(([, rows]) => rows.length > 0).map(([title, rows]) => [element("h4", { text: title }), element("ol", { class: "windows" }, rows.map(one))]),
+  ];
+}
+
+/** A window around its best token. */
+function one({ tokens, activations, position, activation }) {
+  const most = largest(activations);
+  const first = Math.max(0, position - AROUND);
+  const shown = tokens.slice(first, position + AROUND + 1);
+  return element(
+    "li",
+    {},
+    element("span", { class: "worth", text: plain(activation) }),
+    element(
+      "span",
+      { class: "window" },
+      shown.map((text, place) => {
+        const value = activations[first + place];
+        const made = token(text, { class: "token", data: { tip: `activation ${Number.isNaN(number(value)) ? "not computed" : plain(value)}` } });
+        return Number.isNaN(number(value)) ? made : heat(made, value, most);
+      }),
+    ),
+  );
+}

@@ -1,0 +1,202 @@
+// The map: a row for each layer, the last on top; its attention and FFN as bars, its heads as cells, log p as a line.
+
+import { heat, largest, scaleOf, zeroBar } from "./bars.js";
+import { choice } from "./choices.js";
+import { button, byId, drawing, element, fill } from "./dom.js";
+import { saveFigure } from "./figure.js";
+import { rove } from "./grid.js";
+import { number, places, plain, several, signed } from "./numbers.js";
+import { nameOf, titled } from "./parts.js";
+import { byLayer, shown, tokenAt } from "./question.js";
+import { measure, removedBy } from "./removed.js";
+import { open } from "./selecting.js";
+import { change, current } from "./state.js";
+import { textOf, visible } from "./tokens.js";
+
+const EFFECTS = { direct: "direct", total: "total", removed: "removed" };
+export const MEANINGS = {
+  direct: "Direct: what the part writes towards the token.",
+  total: "Total: estimated effect of removing it.",
+  removed: "Removed: measured.",
+};
+const LINE = 110; // pixels of the column of log p
+
+/** Draw the map of the shown attribution. */
+export function showMap(place) {
+  const found = shown();
+  const { effect } = current();
+  const data = mapData(found, effect);
+  const path = data.running === null ? "" : `; ${data.value} from ${plain(data.running.at(-1))} after layer 0 to ${plain(data.running[0])} nats at the end`;
+  const grid = mapGrid(data, `layers and heads, ${effect} effects in nats${path}`);
+  rove(grid, `map.${current().open ?? nameOf("layer", data.rows[0].ffn)}`);
+  fill(place, toolbar(data), element("div", { class: "map-scroll", data: { key: "map.scroll" } }, grid), legend(data, found.targets));
+  fitRows(place);
+}
+
+/** The values of a map: rows by layer, the last first, and the scales they are drawn on. */
+export function mapData(found, effect) {
+  const value = (row) => (effect === "removed" ? removedBy(nameOf(row.kind ? "layer" : "head", row)) : row[effect]);
+  const rows = byLayer(found)
+    .map((row) => ({
+      layer: row.layer,
+      attention: { ...row.attention, value: value(row.attention) },
+      ffn: { ...row.ffn, value: value(row.ffn) },
+      heads: row.heads.map((head) => ({ ...head, value: value(head) })),
+    }))
+    .reverse();
+  const blocks = rows.flatMap((row) => [row.attention.value, row.ffn.value]);
+  const heads = rows.flatMap((row) => row.heads.map((head) => head.value));
+  return {
+    rows,
+    effect,
+    running: running(found),
+    value: found.targets.against.length > 0 ? "log-odds" : "log p",
+    decimals: places(blocks),
+    block: scaleOf(blocks),
+    head: largest(heads),
+    unknown: [...blocks, ...heads].filter((one) => Number.isNaN(number(one))).length,
+    reads: reads(found),
+  };
+}
+
+/** The value read out after each layer, the last first; null where scores do not add up along the depth. */
+function running({ layers, value_of_embeddings: start }) {
+  if (start === null) return null;
+  const added = [];
+  for (const row of layers) added[row.layer] = (added[row.layer] ?? 0) + number(row.direct);
+  let sum = number(start);
+  return added.map((one) => (sum += one)).reverse();
+}
+
+function reads(found) {
+  const best = new Map();
+  for (const row of [...found.heads_by_position, ...found.suppressing_heads_by_position]) {
+    const name = nameOf("head", row);
+    if (!best.has(name)) best.set(name, visible(tokenAt(row.position, row.token)));
+  }
+  return best;
+}
+
+/** The grid of a map's data; `label` says what it shows. */
+export function mapGrid(data, label, prefix = "map") {
+  const { rows } = data;
+  const nHeads = Math.max(...rows.map((row) => row.heads.length));
+  const grid = element("div", { class: "map", role: "grid", "aria-label": label }, header(nHeads, data.running !== null && data.value), rows.map(rowOf(data, prefix)));
+  grid.style.setProperty("--heads", nHeads);
+  grid.style.setProperty("--layers", rows.length);
+  grid.style.setProperty("--line", data.running === null ? "0px" : `${LINE}px`);
+  if (data.running !== null) grid.append(line(data.running));
+  grid.addEventListener("click", (event) => {
+    const name = event.target.closest("[data-part]")?.dataset.part;
+    if (name) open(name);
+  });
+  return grid;
+}
+
+function header(nHeads, valueName) {
+  const titles = ["", "attention", "FFN", ...Array.from({ length: nHeads }, (_, head) => String(head))];
+  const cell = (title, place) =>
+    element("span", { role: "columnheader", class: place === 0 ? "corner" : null }, place === 0 ? element("span", { class: "unseen", text: "Layer" }) : place > 2 ? [element("span", { class: "unseen", text: "Head " }), title] : title);
+  return element("div", { role: "row", class: "map-head" }, titles.map(cell), valueName && element("span", { role: "columnheader", class: "of-line", text: valueName }));
+}
+
+function rowOf(data, prefix) {
+  return (row) =>
+    element(
+      "div",
+      { role: "row" },
+      element("span", { role: "rowheader", text: String(row.layer) }),
+      [row.attention, row.ffn].map((block) => {
+        const made = cell(nameOf("layer", block), block, data, prefix);
+        made.classList.add("block");
+        made.append(zeroBar(block.value, data.block));
+        return made;
+      }),
+      row.heads.map((head) => heat(cell(nameOf("head", head), head, data, prefix), head.value, data.head)),
+    );
+}
+
+function cell(name, row, data, prefix) {
+  const told = words(name, row, data);
+  return element("div", {
+    role: "gridcell",
+    "aria-label": told.replaceAll("\n", ", "),
+    "aria-selected": String(current().open === name),
+    data: { key: `${prefix}.${name}`, part: name, value: String(row.value), tip: `${told}\nEnter opens, B adds to bench` },
+  });
+}
+
+function words(name, row, { effect, reads: read, decimals }) {
+  const known = (label, value) => (Number.isNaN(number(value)) ? null : `${label} ${signed(value, decimals)} nats`);
+  const removed = removedBy(name);
+  return [
+    titled(name),
+    effect === "difference" ? known("B − A", row.value) : known("direct", row.direct),
+    known("total", row.total),
+    removed === null ? (effect === "removed" ? "not measured" : null) : known("removed", removed),
+    read?.has(name) ? `reads ${read.get(name)}` : null,
+  ]
+    .filter(Boolean)
+    .join("\n");
+}
+
+/** The running value as a line beside the rows, with zero of no meaning: it goes from its least to its most. */
+function line(values) {
+  const { low, high } = { low: Math.min(...values), high: Math.max(...values) };
+  const x = (value) => 4 + ((value - low) / (high - low || 1)) * (LINE - 8);
+  const d = values.map((value, place) => `${place ? "L" : "M"}${x(value).toFixed(1)} ${place + 0.5}`).join("");
+  const svg = drawing(
+    "svg",
+    { class: "running", viewBox: `0 0 ${LINE} ${values.length}`, preserveAspectRatio: "none" },
+    drawing("path", { d, "vector-effect": "non-scaling-stroke" }),
+  );
+  return element("div", { class: "line-room", "aria-hidden": "true" }, svg, element("span", { class: "line-ends" }, element("span", { text: plain(values[0]) }), element("span", { text: plain(values.at(-1)) })));
+}
+
+function toolbar(data) {
+  const svg = () => saveFigure(data, "svg");
+  const png = () => saveFigure(data, "png");
+  const cost = data.effect === "removed" && data.unknown > 0;
+  return element(
+    "div",
+    { class: "toolbar" },
+    choice("effect", "Effect", EFFECTS, current().effect, (effect) => change({ effect })),
+    element("span", { class: "quiet meaning", text: MEANINGS[data.effect] }),
+    cost && button(`Measure ${several(data.unknown, "part")}`, () => measureAll(data), { data: { key: "map.measure" } }),
+    element("span", { id: "removed-progress" }),
+    element("span", { class: "end" }, element("span", { class: "quiet", text: "Save figure" }), button("SVG", svg, { class: "quiet-button", "aria-label": "Save the figure as SVG" }), button("PNG", png, { class: "quiet-button", "aria-label": "Save the figure as PNG" })),
+  );
+}
+
+function measureAll({ rows }) {
+  const names = rows.flatMap((row) => [nameOf("layer", row.attention), nameOf("layer", row.ffn), ...row.heads.map((head) => nameOf("head", head))]);
+  measure(names, byId("removed-progress"), 30);
+}
+
+function legend({ head, block, decimals }, { against }) {
+  const [up, down] = against.length > 0 ? [`favours ${visible(textOf(shown().targets.answers[0]))}`, `favours ${visible(textOf(against[0]))}`] : ["raises", "lowers"];
+  const ramp = (kind) => element("span", { class: `ramp ${kind}` }, [1, 0.6, 0.25].map((share) => {
+    const swatch = element("span", { class: `heat ${kind}` });
+    swatch.style.setProperty("--share", share);
+    return swatch;
+  }));
+  return element(
+    "p",
+    { class: "legend" },
+    element("span", { class: "key" }, `−${head.toFixed(2)}`, ramp("lowers"), "0", ramp("raises up"), `+${head.toFixed(2)} nats, heads`),
+    element("span", { class: "key", text: `bars ${signed(block.low, Math.min(decimals, 3))} to ${signed(block.high, Math.min(decimals, 3))} nats` }),
+    element("span", { text: `Blue ${up}, hatched orange ${down}. Darker is stronger.` }),
+  );
+}
+
+/** Rows as high as there is room, within limits. */
+export function fitRows(place) {
+  const scroll = place.querySelector(".map-scroll");
+  const grid = scroll?.querySelector(".map");
+  if (!grid) return;
+  const layers = Number(grid.style.getPropertyValue("--layers"));
+  const head = grid.querySelector(".map-head span").getBoundingClientRect().height;
+  const height = Math.floor((scroll.clientHeight - head - 8) / layers) - 2;
+  grid.style.setProperty("--row", `${Math.min(22, Math.max(10, height))}px`);
+}
+

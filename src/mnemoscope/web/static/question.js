@@ -1,0 +1,130 @@
+// The question and its answer: the prediction, then direct effects, then totals.
+
+import { cancel } from "./api.js";
+import { button, byId } from "./dom.js";
+import { number } from "./numbers.js";
+import { current, undo } from "./state.js";
+import { remember } from "./tokens.js";
+import { refuse, work } from "./work.js";
+
+export const TOP = 50;
+const FIRST_LOOK = { top: TOP, query: false, effects: false, suppressing: false };
+const WHOLE = { top: TOP, query: false };
+
+let answer = null;
+let prediction = null;
+let complete = false;
+
+/** The attribution that is shown; null before there is one. Of a target of several tokens, that of one. */
+export function shown() {
+  if (answer === null) return null;
+  return "attributions" in answer ? answer.attributions[Math.min(current().step, answer.attributions.length - 1)] : answer;
+}
+
+/** The whole answer, which of a target of several tokens has `attributions`. */
+export function whole() {
+  return answer;
+}
+
+/** The prompt's tokens and the likeliest next ones; null before they are known. */
+export function predicted() {
+  return prediction;
+}
+
+/** Whether totals and lowering parts are there. */
+export function isComplete() {
+  return complete;
+}
+
+/** The question that is shown, always with the target's tokens by their ids. */
+export function shownQuestion() {
+  const { prompt, targets } = shown();
+  const ids = (tokens) => (tokens.length > 0 ? tokens.map(({ id }) => id) : null);
+  return { model: current().model, prompt, target: ids(targets.answers), against: ids(targets.against) };
+}
+
+/** The question as it was asked, for files. */
+export function askedQuestion() {
+  const { model, prompt, target, against } = current();
+  return { model, prompt, target, against, top: TOP };
+}
+
+/** What the prompt's token at a position is shown as. */
+export function tokenAt(position, text) {
+  return prediction !== null && position < prediction.shown.length ? prediction.shown[position] : text;
+}
+
+/**
+ * Ask the state's question, and call `onShown` whenever there is more of the answer.
+ *
+ * `isNewPrompt` is whether the prediction is another one too.
+ */
+export async function explain(isNewPrompt, onShown) {
+  const place = byId("progress");
+  cancel("predict");
+  cancel("attribute");
+  const { model, prompt, target, against } = current();
+  document.body.classList.add("waiting");
+  document.body.classList.remove("failed");
+  complete = false;
+  if (isNewPrompt) prediction = null;
+  if (prompt === "") return refused(place, "Type a prompt first.");
+  const steps = isNewPrompt ? 3 : 2;
+  const again = () => explain(isNewPrompt || prediction === null, onShown);
+  const onRefused = () => {
+    document.body.classList.add("failed");
+    return wayBack();
+  };
+  const step = (place_, title) => `${place_} of ${steps} · ${title}`;
+  if (isNewPrompt) {
+    const found = await work({ place, title: step(1, "prediction"), path: "/api/predict", body: { model, prompt }, lane: "predict", again, onRefused });
+    if (found === null) return;
+    prediction = found;
+    remember(found.predictions);
+    onShown();
+  }
+  const looks = [["direct effects", FIRST_LOOK], ["totals", WHOLE]];
+  for (const [index, [title, options]] of looks.entries()) {
+    const found = await work({
+      place,
+      title: step(steps - 1 + index, title),
+      path: "/api/attribute",
+      body: { model, prompt, target, against, ...options },
+      lane: "attribute",
+      kind: `attribute ${title} ${Math.ceil((prediction?.tokens.length ?? 1) / 10)}`,
+      again,
+      onRefused,
+    });
+    if (found === null) return;
+    answer = found;
+    complete = options === WHOLE;
+    document.body.classList.remove("waiting");
+    onShown();
+  }
+}
+
+function refused(place, message) {
+  document.body.classList.add("failed");
+  refuse(place, message, ...wayBack());
+}
+
+function wayBack() {
+  return answer === null ? [] : [button("Back to the last answer", undo, { class: "quiet-button" })];
+}
+
+/** The rows of an attribution's layers by layer, each with its blocks and its heads in order. */
+export function byLayer({ layers, heads }) {
+  const rows = [];
+  for (const row of layers) (rows[row.layer] ??= { layer: row.layer, heads: [] })[row.kind] = row;
+  for (const row of heads) rows[row.layer].heads[row.head] = row;
+  return rows;
+}
+
+/** The direct effect that the listed heads read from each position, nats. */
+export function readFrom(found) {
+  const sums = new Map();
+  for (const row of [...found.heads_by_position, ...found.suppressing_heads_by_position]) {
+    sums.set(row.position, (sums.get(row.position) ?? 0) + number(row.direct));
+  }
+  return sums;
+}

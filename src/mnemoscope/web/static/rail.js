@@ -1,0 +1,162 @@
+// The left rail: the likeliest next tokens, another token, saved sets, and the questions so far.
+
+import { zeroBar } from "./bars.js";
+import { button, byId, element, fill, settled } from "./dom.js";
+import { rove } from "./grid.js";
+import { number, percent } from "./numbers.js";
+import { predicted, shown } from "./question.js";
+import { ask, Refusal } from "./api.js";
+import { change, current, questionLink } from "./state.js";
+import { textOf, token, visible } from "./tokens.js";
+import { refuse } from "./work.js";
+
+const QUESTIONS = "mnemoscope questions";
+const SETS = "mnemoscope sets";
+const [MOST_QUESTIONS, MOST_CHARACTERS] = [50, 80];
+
+/** Draw the next tokens, and mark what is explained and what it is contrasted with. */
+export function showPredictions() {
+  const found = predicted();
+  if (found === null) return fill(byId("predictions"));
+  const targets = document.body.classList.contains("waiting") ? chosen() : shown().targets;
+  const rows = [...found.predictions];
+  for (const target of [...targets.answers, ...targets.against]) {
+    if (target.text !== undefined && !rows.some(({ id }) => id === target.id)) rows.push({ ...target, token: target.text, shown: textOf(target) });
+  }
+  const scale = { low: 0, high: Math.max(...rows.map((row) => number(row.probability))) };
+  const list = element("div", { role: "grid", class: "next", "aria-label": "Next tokens" }, rows.map((row) => nextToken(row, scale, targets)));
+  rove(list, `explain.${targets.answers[0]?.id}`);
+  fill(byId("predictions"), list);
+}
+
+/** What the state asks for, before it is answered. */
+function chosen() {
+  const { target, against } = current();
+  const ids = (token_) => (typeof token_ === "number" ? [{ id: token_ }] : []);
+  return { answers: ids(target), against: ids(against) };
+}
+
+function nextToken(row, scale, { answers, against }) {
+  const isTarget = answers.some(({ id }) => id === row.id);
+  const isRival = against.some(({ id }) => id === row.id);
+  const explains = button("", (event) => (event.shiftKey ? contrast(row.id) : change({ target: row.id, against: current().against === row.id ? null : current().against })), {
+    class: "next-token",
+    "aria-label": `Explain ${visible(row.shown)}`,
+    "aria-pressed": String(isTarget),
+    data: { key: `explain.${row.id}`, tip: `${visible(row.shown)}\nrank ${row.rank}, ${percent(row.probability)}\nClick explains, Shift-click contrasts` },
+  });
+  explains.append(token(row.shown));
+  const versus = button("vs", () => contrast(row.id), {
+    class: "versus",
+    "aria-label": `Contrast with ${visible(row.shown)}`,
+    "aria-pressed": String(isRival),
+    disabled: isTarget,
+    data: { key: `contrast.${row.id}` },
+  });
+  return element(
+    "div",
+    { role: "row", class: isTarget ? "is-target" : isRival ? "is-rival" : null },
+    element("span", { role: "gridcell" }, explains),
+    element("span", { role: "gridcell" }, zeroBar(row.probability, scale, isRival ? "rival" : "raises")),
+    element("span", { role: "gridcell", class: "number", text: percent(row.probability) }),
+    element("span", { role: "gridcell", class: "number rank", text: String(row.rank) }),
+    element("span", { role: "gridcell" }, versus),
+  );
+}
+
+function contrast(id) {
+  const target = current().target ?? shown()?.targets.answers[0].id ?? null;
+  if (id !== target) change({ target, against: current().against === id ? null : id });
+}
+
+/** Offer another token, tokenised while it is typed. */
+export function startOtherTarget() {
+  const told = element("div", { class: "told", "aria-live": "polite" });
+  const field = element("input", { id: "target", autocomplete: "off", spellcheck: "false", placeholder: "Other token...", "aria-label": "Other token" });
+  const take = (text) => {
+    field.value = text;
+    change({ target: text, against: null });
+  };
+  const look = settled(200, () => tokenise(field.value, told, take));
+  field.addEventListener("input", look);
+  const form = element("form", { class: "other" }, field, element("button", { type: "submit", text: "Explain" }), told);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (field.value !== "") take(field.value);
+  });
+  fill(byId("other-target"), form);
+}
+
+async function tokenise(text, told, take) {
+  if (text === "") return fill(told);
+  const { model, prompt } = current();
+  try {
+    const { tokens, error, take: better } = await ask("/api/tokens", { model, prompt, text }, "tokens", () => {});
+    const use = better && button("Use ", () => take(better), { class: "quiet-button" });
+    if (use) use.append(token(better));
+    if (error === null) fill(told, tokens.map((one) => token(one.text)), ` ${tokens.length === 1 ? "one token" : `${tokens.length} tokens, explained one by one`}`);
+    else fill(told, use ? "A space is missing. " : "This cannot be the next token. ", use);
+  } catch (error) {
+    if (error instanceof Refusal) refuse(told, error.message);
+  }
+}
+
+/** Remember a question that was answered, the newest first. */
+export function rememberQuestion() {
+  const { model, prompt, target, against } = current();
+  const { targets } = shown();
+  const entry = {
+    hash: questionLink({ model, prompt, target: target ?? targets.answers[0].id, against }),
+    prompt: prompt.length > MOST_CHARACTERS ? `... ${prompt.slice(-MOST_CHARACTERS)}` : prompt,
+    target: textOf(targets.answers[0]),
+    against: targets.against.length > 0 ? textOf(targets.against[0]) : null,
+    probability: targets.answers[0].probability,
+  };
+  const kept = [entry, ...kept_(sessionStorage, QUESTIONS).filter(({ hash }) => hash !== entry.hash)];
+  sessionStorage.setItem(QUESTIONS, JSON.stringify(kept.slice(0, MOST_QUESTIONS)));
+  showQuestions();
+}
+
+/** Draw the questions so far. */
+export function showQuestions() {
+  const item = ({ hash, prompt, target, against, probability }) =>
+    element(
+      "li",
+      {},
+      element("a", { href: hash, data: { key: `question.${hash}` } }, element("bdi", { text: visible(prompt) }), " ▸ ", token(target)),
+      against === null ? null : [" over ", token(against)],
+      element("span", { class: "quiet", text: ` ${percent(probability)}` }),
+    );
+  fill(byId("history-list"), kept_(sessionStorage, QUESTIONS).map(item));
+}
+
+/** Keep the bench's parts under a name. */
+export function saveSet(name) {
+  const { bench, factor } = current();
+  const kept = [{ name, bench, factor }, ...kept_(localStorage, SETS).filter((set) => set.name !== name)];
+  localStorage.setItem(SETS, JSON.stringify(kept));
+  showSets();
+}
+
+/** Draw the saved sets. */
+export function showSets() {
+  const sets = kept_(localStorage, SETS);
+  const item = ({ name, bench, factor }) =>
+    element(
+      "li",
+      {},
+      button(name, () => change({ bench, factor, off: [], pane: "bench" }), { class: "set", "aria-label": `Put the set ${name} on the bench` }),
+      element("span", { class: "quiet", text: ` ${bench.length}` }),
+      button("×", () => dropSet(name), { class: "quiet-button", "aria-label": `Delete the set ${name}` }),
+    );
+  fill(byId("sets"), sets.length > 0 ? element("ul", { class: "sets" }, sets.map(item)) : element("p", { class: "quiet", text: "Saved benches appear here." }));
+}
+
+function dropSet(name) {
+  localStorage.setItem(SETS, JSON.stringify(kept_(localStorage, SETS).filter((set) => set.name !== name)));
+  showSets();
+}
+
+function kept_(storage, key) {
+  return JSON.parse(storage.getItem(key) ?? "[]");
+}

@@ -1,0 +1,70 @@
+// A table that draws only the rows in view: rows are of one height, and the others are two spacers.
+
+import { element, fill } from "./dom.js";
+import { rove } from "./grid.js";
+
+export const ROW = 28; // pixels, as in the style
+const OVER = 12; // rows drawn beyond either edge
+
+/**
+ * A table of `rows`; `columns` have a `title`, the `key` to sort by if there is one, what gives a `cell` of a row,
+ * and maybe a `class`. `rowName` gives the part of a row. `sort` is the key in order, with `-` for descending.
+ */
+export function virtualTable({ columns, rows, caption, sort, onSort, rowKey, stop, scrollTop = 0 }) {
+  const body = element("tbody");
+  const table = element(
+    "table",
+    { class: "virtual", role: "grid", "aria-label": caption, "aria-rowcount": rows.length + 1 },
+    element("thead", {}, element("tr", {}, columns.map((column) => heading(column, sort, onSort)))),
+    body,
+  );
+  const scroll = element("div", { class: "table-scroll", data: { key: "table.scroll" } }, table);
+  let drawn = [-1, -1];
+  const draw = () => {
+    const first = Math.max(0, Math.floor(scroll.scrollTop / ROW) - OVER);
+    const last = Math.min(rows.length, Math.ceil((scroll.scrollTop + (scroll.clientHeight || 700)) / ROW) + OVER);
+    if (drawn[0] === first && drawn[1] === last) return;
+    drawn = [first, last];
+    fill(body, spacer(first, columns.length), rows.slice(first, last).map((row, place) => rowOf(row, first + place)), spacer(rows.length - last, columns.length));
+    for (const each of body.querySelectorAll("[data-key]")) each.tabIndex = -1;
+    const wanted = body.querySelector(`[data-key="${CSS.escape(stop ?? "")}"]`) ?? body.querySelector("[data-key]");
+    if (wanted && !body.contains(document.activeElement)) wanted.tabIndex = 0;
+    else if (body.contains(document.activeElement)) document.activeElement.tabIndex = 0;
+  };
+  const rowOf = (row, index) =>
+    element(
+      "tr",
+      { "aria-rowindex": index + 2, "aria-selected": "false", data: { row: rowKey(row) } },
+      columns.map(({ cell, class: kind }) => element("td", { class: kind }, cell(row))),
+    );
+  scroll.addEventListener("scroll", draw, { passive: true });
+  requestAnimationFrame(() => {
+    scroll.scrollTop = scrollTop;
+    draw();
+  });
+  draw();
+  rove(table, stop, "tbody");
+  return scroll;
+}
+
+function spacer(count, width) {
+  if (count <= 0) return null;
+  const cell = element("td", { colspan: width });
+  cell.style.height = `${count * ROW}px`;
+  return element("tr", { class: "spacer", "aria-hidden": "true" }, cell);
+}
+
+function heading({ title, key, class: kind, label, tip }, sort, onSort) {
+  const name = label ?? title;
+  if (!key) return element("th", { scope: "col", class: kind }, title ? title : element("span", { class: "unseen", text: name }));
+  const isSorted = sort === key || sort === `-${key}`;
+  const button = element("button", {
+    type: "button",
+    class: "sort",
+    text: title,
+    data: { key: `sort.${key}`, ...(tip ? { tip } : {}) },
+    on: { click: () => onSort(sort === `-${key}` ? key : `-${key}`) },
+  });
+  if (isSorted) button.append(element("span", { "aria-hidden": "true", text: sort.startsWith("-") ? " ▾" : " ▴" }));
+  return element("th", { scope: "col", class: kind, "aria-sort": isSorted ? (sort.startsWith("-") ? "descending" : "ascending") : null }, button);
+}
