@@ -332,3 +332,72 @@ def test_the_map_is_saved_as_a_figure(visit: Visitor, address: str, tmp_path: Pa
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the figure as PNG").click()
     assert download.value.path().read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_prompts_are_compared(visit: Visitor, address: str, llama: ms.Model) -> None:
+    page = visit(address, bench="head.1.0")
+    page.keyboard.press("c")
+    page.get_by_role("textbox", name="Prompt B").fill(OTHER)
+    page.keyboard.press("Enter")
+    maps = page.locator("#view .compared")
+    expect(maps).to_have_count(3)
+    complete(page)
+    target = llama.attribute(PROMPT, top=1).targets.answers[0].id
+    found = llama.compare(PROMPT, OTHER, target_a=target, top=50)
+    for place, column in enumerate(("a", "b", "diff")):
+        drawn = (
+            maps.nth(place)
+            .locator("[data-part]")
+            .evaluate_all(
+                "cells => Object.fromEntries(cells.map(({ dataset: { part, value } }) => [part, Number(value)]))"
+            )
+        )
+        rows = found.heads.to_dict("records")
+        expected = {f"head.{row['layer']}.{row['head']}": row[column] for row in rows}
+        assert {name: drawn[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    choose_tab(page, "Neurons")
+    diffs = [
+        abs(float(text.replace("−", "-")))
+        for text in page.locator("#view tbody td:nth-child(5)").all_text_contents()
+    ]
+    assert diffs == sorted(diffs, reverse=True)
+    page.get_by_role("tab", name="Bench (1)").click()
+    page.get_by_role("button", name="Apply to B").click()
+    expect(page.locator("#ablation-b .verdict")).to_be_visible()
+    complete(page)
+    link = page.evaluate("location.hash")
+    assert "b=" in link
+    page.keyboard.press("Escape")
+    page.keyboard.press("c")
+    expect(page.locator("#view .compared")).to_have_count(0)
+    complete(page)
+    page.go_back()
+    complete(page)
+    assert page.evaluate("location.hash") == link
+
+
+def test_examples_of_a_neuron_are_asked_for(visit: Visitor, address: str) -> None:
+    page = visit(address, open="ffn.1.3")
+    asked: list[str] = []
+
+    def answer(route: Any) -> None:
+        asked.append(route.request.post_data)
+        window = {"group": "highest", "rank": 1, "activation": 2.5, "position": 1, "document": 0, "start": 0}
+        row = {
+            **window,
+            "kind": "ffn",
+            "layer": 1,
+            "neuron": 3,
+            "tokens": ["w1", " w2"],
+            "activations": [0, 2.5],
+        }
+        corpus = {"name": "builtin", "n_documents": 3, "n_tokens": 40}
+        result = {"corpus": corpus, "windows": [row], "signs": []}
+        line = json.dumps({"event": "result", "result": result})
+        route.fulfill(body=f"{line}\n", content_type="application/x-ndjson")
+
+    page.route("**/api/examples", answer)
+    page.get_by_role("button", name="Look through a corpus").click()
+    expect(page.locator("#part .windows li")).to_contain_text("2.5")
+    expect(page.locator("#part .window .heat.raises")).to_have_count(1)
+    assert json.loads(asked[0])["neurons"] == [{"part": "FFNNeuron", "layer": 1, "neuron": 3}]

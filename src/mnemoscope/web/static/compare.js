@@ -60,7 +60,7 @@ export function showComparedMaps(place) {
   const map = (name) => {
     const value = (row) => ({ ...row, direct: row[name], total: null, value: row[name] });
     const rows = byLayer({ layers: found.layers.map(value), heads: found.heads.map(value) }).reverse();
-    const data = { rows, effect: name === "diff" ? "difference" : "direct", running: null, decimals, block, head, reads: new Map() };
+    const data = { rows, effect: name === "diff" ? "difference" : "direct", running: null, isNarrow: true, decimals, block, head, reads: new Map() };
     const grid = mapGrid(data, `${columns[name]}, direct effects in nats`, `map-${name}`);
     rove(grid, `map-${name}.${current().open}`);
     return element("div", { class: "compared" }, element("h3", {}, columns[name], name === "diff" ? null : [" ", side(found[name])]), element("div", { class: "map-scroll" }, grid));

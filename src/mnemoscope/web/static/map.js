@@ -81,7 +81,7 @@ function reads(found) {
 export function mapGrid(data, label, prefix = "map") {
   const { rows } = data;
   const nHeads = Math.max(...rows.map((row) => row.heads.length));
-  const grid = element("div", { class: "map", role: "grid", "aria-label": label }, header(nHeads, data.running !== null && data.value), rows.map(rowOf(data, prefix)));
+  const grid = element("div", { class: "map", role: "grid", "aria-label": label }, header(nHeads, data), rows.map(rowOf(data, prefix)));
   grid.style.setProperty("--heads", nHeads);
   grid.style.setProperty("--layers", rows.length);
   grid.style.setProperty("--line", data.running === null ? "0px" : `${LINE}px`);
@@ -93,11 +93,11 @@ export function mapGrid(data, label, prefix = "map") {
   return grid;
 }
 
-function header(nHeads, valueName) {
-  const titles = ["", "attention", "FFN", ...Array.from({ length: nHeads }, (_, head) => String(head))];
+function header(nHeads, { running: values, value, isNarrow = false }) {
+  const titles = ["", isNarrow ? "attn" : "attention", "FFN", ...Array.from({ length: nHeads }, (_, head) => String(head))];
   const cell = (title, place) =>
     element("span", { role: "columnheader", class: place === 0 ? "corner" : null }, place === 0 ? element("span", { class: "unseen", text: "Layer" }) : place > 2 ? [element("span", { class: "unseen", text: "Head " }), title] : title);
-  return element("div", { role: "row", class: "map-head" }, titles.map(cell), valueName && element("span", { role: "columnheader", class: "of-line", text: valueName }));
+  return element("div", { role: "row", class: "map-head" }, titles.map(cell), values && element("span", { role: "columnheader", class: "of-line", text: value }));
 }
 
 function rowOf(data, prefix) {
@@ -191,12 +191,11 @@ function legend({ head, block, decimals }, { against }) {
 
 /** Rows as high as there is room, within limits. */
 export function fitRows(place) {
-  const scroll = place.querySelector(".map-scroll");
-  const grid = scroll?.querySelector(".map");
-  if (!grid) return;
-  const layers = Number(grid.style.getPropertyValue("--layers"));
-  const head = grid.querySelector(".map-head span").getBoundingClientRect().height;
-  const height = Math.floor((scroll.clientHeight - head - 8) / layers) - 2;
-  grid.style.setProperty("--row", `${Math.min(22, Math.max(10, height))}px`);
+  const grids = [...place.querySelectorAll(".map-scroll .map")];
+  const heights = grids.map((grid) => {
+    const head = grid.querySelector(".map-head span").getBoundingClientRect().height;
+    const layers = Number(grid.style.getPropertyValue("--layers"));
+    return Math.floor((grid.parentNode.clientHeight - head - 8) / layers) - 2;
+  });
+  for (const [index, grid] of grids.entries()) grid.style.setProperty("--row", `${Math.min(22, Math.max(10, heights[index]))}px`);
 }
-

@@ -24,7 +24,7 @@ export function startNeuronView(can) {
 export function neuronView(name, part, place, rows) {
   const [reading, activated, elsewhere] = [element("div"), element("div"), element("div")];
   fill(place, reading, activated, elsewhere);
-  offerExamples(name, elsewhere);
+  offerExamples(name, elsewhere, rows[0]?.coefficient ?? null);
   if (part.kind === "ffn") readNeuron(part, reading, rows[0]).then(() => place.isConnected && offerActivators(name, part, activated));
   else {
     fill(reading, element("p", {}, "Dimension ", String(part.dim), " of ", partButton(`head.${part.layer}.${part.head}`, "neuron", titled(`head.${part.layer}.${part.head}`)), ", which carries it from where it reads."));
