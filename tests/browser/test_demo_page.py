@@ -69,14 +69,14 @@ def test_a_change_of_the_bench_is_answered_in_half_a_second(
     visit: Visitor, demo_address: str, demo: ms.Model, record_property: Callable[[str, object], None]
 ) -> None:
     page = visit.open(f"{demo_address}#pane=bench&bench=ffn.24.1005")
-    expect(page.locator("#stages li.done")).to_have_count(3)
-    complete(page)
+    expect(page.locator("#stages li.done").first).to_be_visible()
     slower = times_slower(demo)
     seconds = []
     for factor in ("2", "3", "1.5"):
-        start = perf_counter()
         page.get_by_label("Factor as a number").fill(factor)
+        start = perf_counter()
         page.keyboard.press("Enter")
+        page.locator("#stages li.running").first.wait_for()
         page.locator("#stages li.done").first.wait_for()
         seconds.append(perf_counter() - start)
     record_property("seconds_to_a_changed_bench", seconds)

@@ -349,7 +349,7 @@ def test_two_prompts_are_compared(visit: Visitor, address: str, llama: ms.Model)
             maps.nth(place)
             .locator("[data-part]")
             .evaluate_all(
-                "cells => Object.fromEntries(cells.map(({ dataset: { part, value } }) => [part, Number(value)]))"
+                "all => Object.fromEntries(all.map(({ dataset: { part, value } }) => [part, Number(value)]))"
             )
         )
         rows = found.heads.to_dict("records")
