@@ -139,3 +139,26 @@ def test_reduced_motion(visit: Visitor, llama: ms.Model, gate: Gate) -> None:
         assert pulse.evaluate("at => getComputedStyle(at).animationName") == "none"
         gate.open()
         complete(page)
+
+
+def test_the_last_stage_of_the_bench_waits_for_other_questions(
+    visit: Visitor, llama: ms.Model, gate: Gate
+) -> None:
+    with live(llama) as address:
+        page = visit(address, tab="methods")
+        page.evaluate("location.hash += '&open=head.1.0'")
+        complete(page)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url.removeprefix(address)))
+        gate.close_after(7 * llama.n_layers)  # before, after and five controls
+        page.keyboard.press("b")
+        expect(page.locator("#stages li.done")).to_have_count(2)
+        assert gate.reached.wait(10)
+        page.get_by_role("tab", name="Lens").click()
+        gate.open()
+        expect(page.locator("#view .lens")).to_be_visible()
+        page.get_by_role("tab", name="Bench (1)").click()
+        expect(page.locator("#stages li.done")).to_have_count(3)
+        complete(page)
+        assert page.locator("#ablation .dot.control").count() == 5
+        assert asked == ["api/ablate", "api/lens", "api/ablate"]

@@ -1,7 +1,7 @@
 // The bench: parts to remove or scale, and what the model then says, in three stages.
 
 import { cancel, Superseded } from "./api.js";
-import { ablationView, stages } from "./benchview.js";
+import { ablationView, CONTROLS, stages } from "./benchview.js";
 import { button, byId, element, fill, settled } from "./dom.js";
 import { copy } from "./files.js";
 import { asked, asOption, inWords, titled } from "./parts.js";
@@ -9,11 +9,29 @@ import { saveSet } from "./rail.js";
 import { shown, shownQuestion } from "./question.js";
 import { partButton } from "./selecting.js";
 import { change, current, undo } from "./state.js";
-import { work } from "./work.js";
+import { watchWork, work } from "./work.js";
 
 let found = null; // what is known of the ablation so far: target, controls, result
 let foundB = null;
 let ran = ""; // what it was asked of
+let isYielding = false; // the effect on plain text waits for another question
+// Questions that wait for the bench, and the bench itself.
+const PATIENT = new Set(["bench", "bench-b", "removed", "tokens"]);
+
+/** Let the last stage, which takes longest, wait while something else is asked. */
+export function startBench() {
+  watchWork((lane, isOver) => {
+    if (PATIENT.has(lane)) return;
+    const isLastStage = ran !== "" && found?.result === null && found.controls.length >= CONTROLS;
+    if (!isOver && isLastStage && !isYielding) {
+      isYielding = true;
+      cancel("bench", new Superseded());
+    } else if (isOver && isYielding) {
+      isYielding = false;
+      if (ran !== "") measureAgain();
+    }
+  });
+}
 
 /** Draw the parts on the bench, what can be done with them, and what is known of it. */
 export function showBench() {
@@ -127,7 +145,18 @@ export async function runBench() {
     found = told;
     drawResult();
   });
-  if (result === null && ran === key) ran = "";
+  if (result === null && ran === key && !isYielding) ran = "";
+}
+
+/** Measure what is shown once more for its last stage; until then it stays as it is. */
+async function measureAgain() {
+  const key = ran;
+  const result = await measured(JSON.parse(key), "bench", byId("bench-progress"), (told) => {
+    if (ran !== key || told.result === null) return;
+    found = told;
+    drawResult();
+  });
+  if (result === null && ran === key && !isYielding) ran = "";
 }
 
 /** Measure an ablation, and hear of every stage. */
@@ -159,7 +188,7 @@ async function applyToB() {
 export function forgetBench() {
   cancel("bench", new Superseded());
   cancel("bench-b", new Superseded());
-  [found, foundB, ran] = [null, null, ""];
+  [found, foundB, ran, isYielding] = [null, null, "", false];
 }
 
 function drawResult() {

@@ -6,7 +6,7 @@ import { zeroBar } from "./bars.js";
 import { rowExports } from "./files.js";
 import { token } from "./tokens.js";
 
-const CONTROLS = 5;
+export const CONTROLS = 5; // random controls, as the server draws unless it is told otherwise
 
 /** How far the measurement is: target, random controls, plain text. */
 export function stages({ target, controls, result }) {

@@ -1,7 +1,7 @@
 // The page: what is asked and drawn anew when the state changes.
 
 import { get } from "./api.js";
-import { forgetBench, runBench, showBench } from "./bench.js";
+import { forgetBench, runBench, showBench, startBench } from "./bench.js";
 import { compareBoth, comparison, forgetComparison, showComparedMaps, showComparedNeurons, showTargetB } from "./compare.js";
 import { byId, calmly, element, settled } from "./dom.js";
 import { showExports } from "./files.js";
@@ -32,6 +32,7 @@ async function start() {
   byId("skip").addEventListener("click", () => byId("view").focus());
   byId("rail-toggle").addEventListener("click", () => byId("rail-toggle").setAttribute("aria-expanded", String(byId("rail-toggle").getAttribute("aria-expanded") === "false")));
   startTips();
+  startBench();
   startHeadline();
   startInspector();
   startNeuronView(() => model().can.links);

@@ -7,6 +7,13 @@ import { several } from "./numbers.js";
 const RETRY = 2000; // milliseconds between two looks for a lost server
 const took = new Map(); // seconds that the last question of a kind took
 
+const watchers = [];
+
+/** Hear of every question: `watcher(lane, isOver)` when it is asked and when it has ended. */
+export function watchWork(watcher) {
+  watchers.push(watcher);
+}
+
 /** Say something to those who do not see the page. */
 export function announce(text) {
   byId("announcer").textContent = text;
@@ -30,6 +37,7 @@ export async function work({ place, title, path, body, lane, kind = path, onPart
     waiting.get(lane)?.(new Stopped());
   });
   fill(place, line.node);
+  for (const watcher of watchers) watcher(lane, false);
   announce(`${title}: under way`);
   try {
     const result = await answered(path, body, lane, line, onPartial);
@@ -46,6 +54,7 @@ export async function work({ place, title, path, body, lane, kind = path, onPart
     return null;
   } finally {
     line.end();
+    for (const watcher of watchers) watcher(lane, true);
   }
 }
 
