@@ -4,7 +4,7 @@ import { element } from "./dom.js";
 import { number } from "./numbers.js";
 
 /** `raises` or `lowers` by the sign of a value. */
-export function direction(value) {
+function direction(value) {
   return number(value) < 0 ? "lowers" : "raises";
 }
 

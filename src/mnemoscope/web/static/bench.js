@@ -109,7 +109,7 @@ function actions() {
 }
 
 /** The command line that does the same. */
-export function command() {
+function command() {
   const { prompt, targets } = shown();
   const { factor, mean } = current();
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;

@@ -69,7 +69,7 @@ export async function copy(text, done, told) {
 }
 
 /** Rows as RFC 4180 has them; lists and objects as JSON, and no text that a spreadsheet takes for a formula. */
-export function csv(rows) {
+function csv(rows) {
   const columns = [...new Set(rows.flatMap(Object.keys))];
   return [columns, ...rows.map((row) => columns.map((column) => row[column]))].map((values) => `${values.map(cell).join(",")}\r\n`).join("");
 }

@@ -62,7 +62,7 @@ export function connected(edges, id) {
 }
 
 /** Where a node stands in depth; the FFN of a layer reads what its attention wrote. */
-export function level({ kind, layer }) {
+function level({ kind, layer }) {
   return layer === undefined || layer === null || layer < 0 ? -1 : layer + (kind === "ffn" ? 0.5 : 0);
 }
 

@@ -14,7 +14,7 @@ import { change, current } from "./state.js";
 import { textOf, visible } from "./tokens.js";
 
 const EFFECTS = { direct: "direct", total: "total", removed: "removed" };
-export const MEANINGS = {
+const MEANINGS = {
   direct: "Direct: what the part writes towards the token.",
   total: "Total: estimated effect of removing it.",
   removed: "Removed: measured.",
@@ -34,7 +34,7 @@ export function showMap(place) {
 }
 
 /** The values of a map: rows by layer, the last first, and the scales they are drawn on. */
-export function mapData(found, effect) {
+function mapData(found, effect) {
   const value = (row) => (effect === "removed" ? removedBy(nameOf(row.kind ? "layer" : "head", row)) : row[effect]);
   const rows = byLayer(found)
     .map((row) => ({

@@ -27,7 +27,7 @@ export function allNeurons(found) {
 }
 
 /** The rows that the filters leave, in order; pinned ones first. */
-export function chosenNeurons(found) {
+function chosenNeurons(found) {
   const { kind, sign, from, to, find, sort, pin } = current();
   const words = find.trim().toLowerCase();
   const matches = (row) =>

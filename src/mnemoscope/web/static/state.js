@@ -2,9 +2,9 @@
 
 import { parsed } from "./parts.js";
 
-export const FIRST_PROMPT = "The capital of Japan is the city of";
-export const TABS = ["map", "neurons", "paths", "lens", "methods"];
-export const EFFECTS = ["direct", "total", "removed"];
+const FIRST_PROMPT = "The capital of Japan is the city of";
+const TABS = ["map", "neurons", "paths", "lens", "methods"];
+const EFFECTS = ["direct", "total", "removed"];
 const MOST_LAYERS = 10_000;
 
 const text = { read: (given, name) => given.get(name), write: (value) => value };

@@ -3,7 +3,7 @@
 import { element, fill } from "./dom.js";
 import { rove } from "./grid.js";
 
-export const ROW = 28; // pixels, as in the style
+const ROW = 28; // pixels, as in the style
 const OVER = 12; // rows drawn beyond either edge
 
 /**
