@@ -8,7 +8,8 @@ const OVER = 12; // rows drawn beyond either edge
 
 /**
  * A table of `rows`; `columns` have a `title`, the `key` to sort by if there is one, what gives a `cell` of a row,
- * and maybe a `class`. `rowName` gives the part of a row. `sort` is the key in order, with `-` for descending.
+ * and maybe a `class`. `rowKey` names a row; Tab comes to the element with the key `stop`. `sort` is the key in
+ * order, with `-` for descending; `onSort` hears of another.
  */
 export function virtualTable({ columns, rows, caption, sort, onSort, rowKey, stop, scrollTop = 0 }) {
   const body = element("tbody");
