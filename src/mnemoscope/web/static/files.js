@@ -29,7 +29,7 @@ export function rowExports(name, rows) {
 /** Draw the ways to share what is shown. */
 export function showExports() {
   const several = whole() !== null && "attributions" in whole();
-  const formats = Object.keys(FORMATS).filter((format) => !several || format === "json" || format === "csv");
+  const formats = Object.keys(FORMATS).filter((format) => !several || format !== "parquet");
   const told = element("div", { id: "export-progress" });
   fill(
     byId("exports"),
