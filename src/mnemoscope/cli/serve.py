@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -68,12 +67,7 @@ class ServedModels:
         )
         from mnemoscope.results.targets import public_name
 
-        opened = []
-        for name in self.names:
-            tell(f"Opening {name} ...")
-            start = monotonic()
-            opened.append(replace(options, model=name).open())
-            tell(f"Opened {name} in {monotonic() - start:.0f} s.")
+        opened = [replace(options, model=name).open() for name in self.names]
         named = {public_name(model.name, model.revision): model for model in opened}
         if len(named) < len(opened):
             raise OptionError(
