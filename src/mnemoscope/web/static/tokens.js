@@ -2,10 +2,11 @@
 
 import { element } from "./dom.js";
 
-const SIGNS = { "\n": "⏎", "\t": "⇥" };
-// Controls, format characters (bidi among them), surrogates, private use, and every space but the plain one;
-// U+FFFD stands for bytes that are not yet a character, the rest are letters without ink.
-const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\p{Zs}\ufffd\u115f\u1160\u2800\u3164\uffa0]/u;
+// U+FFFD stands for bytes that are no whole character; where they are known the server names them.
+const SIGNS = { "\n": "⏎", "\t": "⇥", "\ufffd": "‹?›" };
+// Controls, format characters (bidi among them), surrogates, private use, every space but the plain one, and
+// letters without ink.
+const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\p{Zs}\u115f\u1160\u2800\u3164\uffa0]/u;
 
 /** The text with nothing hidden: `␣Tokyo`, `⏎⏎`, `a\u202eb`; the empty text is `∅`. */
 export function visible(text) {
