@@ -21,7 +21,7 @@ from mnemoscope.circuit.scores import by_site, gradients
 # The search ends with F within BAND of 1 and K within LARGEST_K of 0 on training pairs.
 BAND, LARGEST_K = 0.05, 0.2
 # Largest number of training pairs that a round runs.
-MOST_PAIRS = 50
+MOST_PAIRS = 100
 MOST_ROUNDS = 40
 # Removals that failed before the search ends.
 _MOST_FAILURES = 3
