@@ -117,24 +117,24 @@ def json_document(stream: BinaryIO) -> Iterator[SourceItem]:
 
 def csv_rows(stream: BinaryIO, delimiter: str) -> Iterator[SourceItem]:
     """Yield the rows under a header, numbered by their first line; an empty cell is no value."""
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.reader(text, delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    while True:
-        number = rows.line_num + 1
-        try:
-            cells = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield SourceItem(number, problem=f"it is not valid CSV ({error}); look at its quotes")
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        if header is None:
-            header = [cell.strip() for cell in cells]
-        else:
-            yield _csv_row(number, header, cells)
+    with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        rows = csv.reader(text, delimiter=delimiter, strict=True)
+        header: list[str] | None = None
+        while True:
+            number = rows.line_num + 1
+            try:
+                cells = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield SourceItem(number, problem=f"it is not valid CSV ({error}); look at its quotes")
+                continue
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header is None:
+                header = [cell.strip() for cell in cells]
+            else:
+                yield _csv_row(number, header, cells)
 
 
 def parquet_rows(stream: BinaryIO, keys: frozenset[str]) -> Iterator[SourceItem]:

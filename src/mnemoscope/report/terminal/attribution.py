@@ -62,6 +62,10 @@ _SECOND_EFFECT = 9  # cells of the second effect in each of two such tables
 _WITH_DEMOTES = 80  # cells from which a table shows both lists of tokens
 
 
+def _short_certificate(result: Attribution | ContinuationAttribution) -> str:
+    return certificate(result).removesuffix(": exact") + _FULL
+
+
 def render_attribution(result: Attribution, console: Console, *, full: bool = False) -> None:
     """Print the findings of a result and the first five neurons and heads of each direction.
 
@@ -79,7 +83,7 @@ def render_attribution(result: Attribution, console: Console, *, full: bool = Fa
     ]
     if not full:
         tables = _part_tables(shown, effects, width, _FEW, ("ffn_neurons", "heads_by_position"))
-        note = certificate(result) + _FULL
+        note = _short_certificate(result)
         print_blocks(console, *head, *tables, Text(note, "dim"))
         return
     meanings = "; ".join(f"{name}: {text}" for name, text in effects.meanings(effects.columns()).items())
@@ -271,7 +275,7 @@ def render_continuation(result: ContinuationAttribution, console: Console, *, fu
         _target_tokens(result),
         *(_depth_of_sums(result, target, width) if full else []),
         *_tables_of_sums(result, target, width, None if full else _FEW),
-        Text("\n".join(_closing_of_sums(result) if full else [certificate(result) + _FULL]), "dim"),
+        Text("\n".join(_closing_of_sums(result) if full else [_short_certificate(result)]), "dim"),
     )
 
 
