@@ -24,7 +24,7 @@ USUAL_EPSILONS = (1e-5, 1e-6, 1e-8, torch.finfo(torch.float32).eps, 0.0)
 # Largest relative error of one float32 operation.
 UNIT = 2.0**-24
 # Numbers of the unembedding that are widened at a time, so that they stay in the processor's cache.
-WIDENED = 2**20
+WIDENED = 2**18
 
 
 LEAST_DENOMINATOR = 0.5
@@ -339,8 +339,9 @@ def project_widened(vectors: Tensor, matrix: Tensor) -> Tensor:
     """Compute `vectors @ matrix.T` of widened vectors, rounded to float32 at the end, `[n, n_rows]`."""
     chunk = max(1, WIDENED // matrix.shape[1])
     out = torch.empty(len(vectors), len(matrix), device=matrix.device)
+    room = torch.empty(min(chunk, len(matrix)), matrix.shape[1], dtype=vectors.dtype, device=matrix.device)
     for columns, part in zip(out.split(chunk, dim=1), matrix.split(chunk), strict=True):
-        columns.copy_(vectors @ part.to(vectors.dtype).T)
+        columns.copy_(vectors @ room[: len(part)].copy_(part).T)
     return out
 
 
