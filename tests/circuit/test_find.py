@@ -244,7 +244,7 @@ def test_amplified_nodes_are_scaled(llama: ms.Model) -> None:
     [
         ({"method": "magic"}, "there is no method 'magic'"),
         ({"kinds": ()}, "there are no kinds"),
-        ({"kinds": ("ffn", "layer")}, "'layer' is no kind"),
+        ({"kinds": ("ffn", "layer")}, "'layer' is not a kind of nodes"),
         ({"kinds": ("attention", "head")}, "give one of the kinds"),
         ({"ablation": "noise"}, "ablation is 'noise'"),
         ({"size": 0}, "give 1 node or more"),

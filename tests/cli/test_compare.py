@@ -52,7 +52,7 @@ def test_json_and_files_are_the_librarys(llama_folder: str, tmp_path: Path) -> N
         path = tmp_path / f"compared.{ending}"
         assert printed(*asked, "--out", str(path)) == f"saved {path}\n"
     assert json.loads((tmp_path / "compared.json").read_text(encoding="utf-8")) == found
-    rows = list(csv.DictReader((tmp_path / "compared.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "compared.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["table"] for row in rows] == [name for name in tables for _ in found[name]]
 
 

@@ -66,7 +66,7 @@ def test_json_and_files_are_the_librarys(llama_folder: str, corpus: str, tmp_pat
         path = tmp_path / f"examples.{ending}"
         assert printed(*asked, "--out", str(path)) == f"saved {path}\n"
     assert json.loads((tmp_path / "examples.json").read_text(encoding="utf-8")) == found
-    rows = list(csv.DictReader((tmp_path / "examples.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "examples.csv").read_text(encoding="utf-8").splitlines()))
     of_windows = [row for row in rows if row["table"] == "windows"]
     assert [json.loads(row["activations"]) for row in of_windows] == [
         pytest.approx(row["activations"]) for row in found["windows"]

@@ -27,6 +27,7 @@ WITH_A_MODEL = (
     ["predict", "A"],
     ["links", "A"],
     ["ablate", "A"],
+    ["compare", "A", "B"],
     ["circuit", "find", "A"],
     ["methods", "A"],
     ["neuron", "1.2"],

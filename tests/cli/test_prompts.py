@@ -101,7 +101,7 @@ def test_arguments_and_stdin_are_utf_8_in_the_c_locale_too(folder: str) -> None:
     argument, drawn, target, dash = each_ended(
         ["predict", PROMPT, "--json", *model],
         ["attribute", PROMPT, "--top", "1", "--no-query", *model],
-        ["ablate", "pr", "--target", "é", "--head", "0.1", *model],
+        ["links", "pr", "--target", "é", *model],
         ["predict", "-", "--json", *model],
         stdin=f"{PROMPT}\n".encode(),
         LC_ALL="C",
