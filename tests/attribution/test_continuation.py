@@ -276,8 +276,8 @@ def test_json_has_the_tokens_the_sums_and_each_attribution(llama: ms.Model, tmp_
     assert set(found["layers"][0]) == {"layer", "kind", "direct", "direct_by_token"}
     assert [each["target"]["id"] for each in found["attributions"]] == list(TARGET_IDS)
     assert result.to_json() == llama.attribute_continuation(PROMPT, TARGET, top=4, query=False).to_json()
-    with pytest.raises(ms.OutputError, match=r"name a file that ends in \.json or \.csv$"):
-        result.save(tmp_path / "city.html")
+    with pytest.raises(ms.OutputError, match=r"name a file that ends in \.json, \.csv or \.html$"):
+        result.save(tmp_path / "city.parquet")
 
 
 @pytest.mark.parametrize(
