@@ -258,7 +258,7 @@ def test_data_that_are_too_long_for_a_page_are_left_out(result: Attribution) -> 
 
 
 def test_names_no_folder_of_this_machine(result: Attribution, tmp_path: Path) -> None:
-    origin = replace(result.provenance, model="/home/ada/models/llama-x", revision="files-0123")
+    origin = replace(result.provenance, model="/folder/of/models/llama-x", revision="files-0123")
     moved = replace(result, provenance=origin)
     moved.save(tmp_path / "page.html")
     moved.save(tmp_path / "data.json")

@@ -119,7 +119,7 @@ def public_name(name: str, revision: str) -> str:
         name: the name it was loaded by; of an adapter `ADAPTER on BASE`.
         revision: as in `Provenance`; `files-` begins that of local files.
 
-    >>> public_name("/home/ada/models/llama", "files-0123"), public_name("org/llama", "abc")
+    >>> public_name("/folder/of/models/llama", "files-0123"), public_name("org/llama", "abc")
     ('llama', 'org/llama')
     """
     names, revisions = name.split(" on "), revision.split(" on ")
