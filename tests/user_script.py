@@ -117,6 +117,7 @@ def explain(model: ms.Model, result: ms.Attribution) -> None:
     assert_type(windows, pd.DataFrame)
     assert_type(signs, pd.DataFrame)
     assert_type(model.head_tokens(PROMPT, 1, 2, top=2), ms.HeadTokens)
+    assert_type(model.logit_lens(PROMPT, positions=2), pd.DataFrame)
     ranking = model.rank_neurons(PROMPT, 40, method="coefficient", top=3)
     assert_type(ranking, ms.Ranking)
     assert_type(ranking.neurons, pd.DataFrame)
