@@ -11,8 +11,8 @@ OLDEST := build/oldest
 PACKED := build/packed
 LOWEST := build/lowest
 SITE := build/site-tools
-# One more than there are cores: tests wait for processes, the browser and Ray.
-WORKERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
+# Two more than there are cores: tests wait for processes, the browser and Ray.
+WORKERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 2)')
 LOWEST_TESTS := tests/attribution tests/study/test_store.py tests/cli/test_mistakes.py tests/report
 OLDEST_TESTS := tests/model/families/test_transformers_versions.py tests/model/test_custom_attention.py
 

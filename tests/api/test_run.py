@@ -10,7 +10,7 @@ import pytest
 
 import mnemoscope as ms
 from mnemoscope.model.families import Family
-from support import FEW, WITH_EXPERTS, check_alike, chosen_on_push, opened_once, words
+from support import FEW, WITH_EXPERTS, built, check_alike, chosen_on_push, open_tiny, opened_once, words
 
 PROMPT = words(5, 17, 80, 33)
 ASKED: list[dict[str, Any]] = [
@@ -57,6 +57,22 @@ def test_a_prompt_is_run_once(llama: ms.Model) -> None:
         assert len(passes) == 1
         run.attribute(40, query=False)
         assert len(passes) == 2
+
+
+def test_the_default_answer_and_another_target_take_one_pass(llama: ms.Model) -> None:
+    with counted(llama) as passes:
+        run = llama.run(PROMPT)
+        effects = [run.attribute(target, top=6).ffn_neurons["total"] for target in (40, 41, 40)]
+    assert len(passes) == 1
+    assert effects[0].equals(effects[2])
+    assert not effects[0].equals(effects[1])
+
+
+def test_half_precision_takes_its_effects_from_a_pass_in_float32() -> None:
+    half = open_tiny(built("llama").bfloat16())
+    with counted(half) as passes:
+        half.run(PROMPT).attribute(40, top=6, query=False)
+    assert len(passes) == 2
 
 
 def test_nothing_is_run_for_a_target_that_is_none(llama: ms.Model) -> None:

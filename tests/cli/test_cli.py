@@ -88,11 +88,11 @@ def test_help_and_mistakes_import_nothing_heavy() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(
-    "arguments",
-    [pytest.param(["predict", "The capital of France is"], marks=pytest.mark.demo), ["neuron", "24"]],
-)
-def test_a_process_of_its_own_does_what_a_call_in_the_tests_process_does(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["predict", words(5, 17, 80)], ["neuron", "24"]])
+def test_a_process_of_its_own_does_what_a_call_in_the_tests_process_does(
+    arguments: list[str], llama_folder: str
+) -> None:
+    arguments = [*arguments, "--model", llama_folder]
     apart, here = run_apart(*arguments), run(*arguments)
     assert (apart.returncode, apart.stdout, apart.stderr) == (here.returncode, here.stdout, here.stderr)
 

@@ -19,6 +19,8 @@ from mnemoscope.web.mcp import TOOLS
 
 QUESTION = {"prompt": "The capital of Japan is the city of", "target": " Tokyo"}
 NOWHERE = "no/such"
+PYTHON, *ARGUMENTS = [*COMMAND, "mcp", "--model", "demo"]
+SERVER = StdioServerParameters(command=PYTHON, args=ARGUMENTS, env=dict(os.environ))
 PAIRS = [
     {
         "clean": f"The {one} near the door",
@@ -33,9 +35,7 @@ PAIRS = [
 @pytest.mark.process
 def test_every_tool_answers_about_the_demo_model(demo: ms.Model) -> None:
     async def ask() -> dict[str, Any]:
-        python, *arguments = [*COMMAND, "mcp", "--model", "demo"]
-        server = StdioServerParameters(command=python, args=arguments, env=dict(os.environ))
-        async with Client(server) as client:
+        async with Client(SERVER) as client:
             tools = (await client.list_tools()).tools
             assert [tool.name for tool in tools] == list(TOOLS)
             found: dict[str, Any] = {}
@@ -51,7 +51,6 @@ def test_every_tool_answers_about_the_demo_model(demo: ms.Model) -> None:
             parts = [{"part": "FFNNeuron", "layer": row["layer"], "neuron": row["neuron"]} for row in rows]
             await call("neuron", layer=rows[0]["layer"], neuron=rows[0]["neuron"], top=5)
             await call("ablate", **QUESTION, parts=parts, seeds=1)
-            await call("circuit", pairs=PAIRS, positions=True, size=20)
             unknown = await client.call_tool("predict", {"prompt": "Hi", "model": "/etc/passwd"})
             assert unknown.is_error
             return found
@@ -62,8 +61,23 @@ def test_every_tool_answers_about_the_demo_model(demo: ms.Model) -> None:
     result = demo.attribute(QUESTION["prompt"], QUESTION["target"], top=10, query=False)
     for ours, theirs in zip(found["attribute"]["ffn_neurons"], result.ffn_neurons.itertuples(), strict=True):
         assert (ours["layer"], ours["neuron"]) == (theirs.layer, theirs.neuron)
-    assert len(found["circuit"]["nodes"]) == 20
     assert found["ablate"]["after"]["log_probability"] < found["ablate"]["before"]["log_probability"] - 1
+
+
+@pytest.mark.process
+@pytest.mark.nightly
+def test_circuits_are_found_in_the_demo_model(demo: ms.Model) -> None:
+    async def ask() -> Any:
+        async with Client(SERVER) as client:
+            return await client.call_tool("circuit", {"pairs": PAIRS, "positions": True, "size": 20})
+
+    found = asyncio.run(ask())
+    assert not found.is_error, found.content
+    nodes = found.structured_content["nodes"]
+    assert len(nodes) == 20
+    pairs = [ms.Pair(**pair) for pair in PAIRS]
+    expected = demo.circuit(pairs, positions=True, size=20).nodes
+    assert [node["neuron"] for node in nodes] == expected["neuron"].tolist()
 
 
 @pytest.mark.process

@@ -22,7 +22,7 @@ PROMPTS = (
     ("The opposite of hot is", " cold"),
 )
 ASKED = (
-    pytest.param(*PROMPTS[0], 97, id="Tokyo, every 97th neuron"),
+    pytest.param(*PROMPTS[0], 197, id="Tokyo, every 197th neuron"),
     *(
         pytest.param(*asked, 1, marks=pytest.mark.nightly, id=f"{asked[1].strip()}, every neuron")
         for asked in PROMPTS

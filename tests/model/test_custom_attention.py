@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 import mnemoscope as ms
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.activations import capture, capture_components
+from mnemoscope.model.activations import capture
 from mnemoscope.model.attention import (
     AttentionCall,
     QueryKeyCall,
@@ -22,9 +22,11 @@ from mnemoscope.model.attention import (
     has_custom_attention,
     watched_custom_attention,
 )
+from mnemoscope.model.components import capture_components
 from mnemoscope.model.families import FAMILIES, Family
-from mnemoscope.model.gradients import key_gradients, total_effects, watched_block
+from mnemoscope.model.gradients import total_effects
 from mnemoscope.model.hooks import observed_attention
+from mnemoscope.model.key_gradients import key_gradients, watched_block
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.structure import discover
 from mnemoscope.model.validation import probe_tokens, validate

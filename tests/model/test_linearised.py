@@ -11,7 +11,7 @@ from torch.nn.functional import relu, silu
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.model.activations import capture_components
+from mnemoscope.model.components import capture_components
 from mnemoscope.model.families import FAMILIES
 from mnemoscope.model.gradients import SiteGradients, _differentiate, site_gradients
 from mnemoscope.model.language_model import LanguageModel

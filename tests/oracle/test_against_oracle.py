@@ -113,7 +113,7 @@ def test_intervals_and_their_sums_hold_the_scores(pair: Pair, oracle: Oracle) ->
     check_bounds(pair[1], oracle)
 
 
-@pytest.mark.parametrize("positions", [None, [-1], [0, 2]])
+@pytest.mark.parametrize("positions", [None, pytest.param([-1], marks=pytest.mark.nightly), [0, 2]])
 def test_what_ablating_each_part_really_does(
     family: Family, pair: Pair, oracle: Oracle, positions: list[int] | None
 ) -> None:

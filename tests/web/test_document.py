@@ -14,7 +14,7 @@ from mnemoscope.web.app import make_app
 from mnemoscope.web.queue import Limits
 from served import live
 
-N_EXAMPLES = 4
+N_EXAMPLES = 2
 SECONDS = 60
 
 # Charts are asked for as attributions are, and take seconds to draw.

@@ -25,7 +25,7 @@ from mnemoscope.attribution.vocabulary import check_head, check_top, head_tokens
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import check_controls_from
 from mnemoscope.intervention.predictions import log_probabilities, streams
-from mnemoscope.model.gradients import watched_block
+from mnemoscope.model.key_gradients import watched_block
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
 from mnemoscope.results.ablation import Ablation

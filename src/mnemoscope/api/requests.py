@@ -15,8 +15,10 @@ from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.prediction import PromptCache, TargetPrediction
 from mnemoscope.attribution.scores import ProjectedColumns
 from mnemoscope.errors import OptionError, PromptError
-from mnemoscope.model.activations import ActivationCache, ResidualDecomposition, batches
+from mnemoscope.model.activations import ActivationCache, batches
+from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.estimate import MEMORY_BUDGET
+from mnemoscope.model.gradients import RecordedPass, capture_with_graph
 from mnemoscope.model.isolation import interventions_on, isolated
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets
@@ -78,12 +80,14 @@ class PromptRun:
         readout: frozen at the final state.
         log_probabilities: of the next token, `[n_vocabulary]`.
         components: writes to the residual stream at every position; None unless requested.
+        recorded: the pass with its autograd graph; None unless requested.
     """
 
     activations: ActivationCache
     readout: FrozenReadout
     log_probabilities: torch.Tensor
     components: ResidualDecomposition | None
+    recorded: RecordedPass | None
 
 
 def run_prompts(
@@ -92,6 +96,7 @@ def run_prompts(
     budget: int = MEMORY_BUDGET,
     norm_bias: bool = True,
     components: bool = False,
+    graph: bool = False,
 ) -> Iterator[PromptRun]:
     """Run prompts, those of equal length in one forward pass as far as a memory budget allows.
 
@@ -101,6 +106,7 @@ def run_prompts(
         budget: bytes that temporary tensors may take.
         norm_bias: whether the final norm keeps its bias.
         components: whether to keep the writes to the residual stream at every position.
+        graph: whether to keep the autograd graph of a prompt that runs alone, and with it the writes.
 
     Raises:
         PromptError: the model predicts NaN or infinite values after a prompt.
@@ -108,16 +114,20 @@ def run_prompts(
     for batch in batches([prompt.ids for prompt in prompts], language_model.structure, budget, components):
         # The model is held for a batch only, not while the caller uses its results.
         with isolated(language_model.model):
-            runs = _run_batch(language_model, [prompts[i] for i in batch], norm_bias, components)
+            runs = _run_batch(language_model, [prompts[i] for i in batch], norm_bias, components, graph)
         yield from runs
 
 
 def _run_batch(
-    language_model: LanguageModel, prompts: Sequence[Prompt], norm_bias: bool, components: bool
+    language_model: LanguageModel, prompts: Sequence[Prompt], norm_bias: bool, components: bool, graph: bool
 ) -> list[PromptRun]:
     ids = [prompt.ids for prompt in prompts]
     written: Sequence[ResidualDecomposition | None] = [None] * len(ids)
-    if components:
+    recorded = None
+    if graph and len(ids) == 1:
+        activations, writes, recorded = capture_with_graph(language_model, ids[0])
+        caches, written = [activations], [writes]
+    elif components:
         caches, written = language_model.capture_with_components(ids)
     else:
         caches = language_model.capture(ids)
@@ -131,7 +141,8 @@ def _run_batch(
                 f"the model predicts NaN or infinite values after {prompt.text!r}; check the weights, or "
                 "load half-precision weights as float32"
             )
-    return [PromptRun(*run) for run in zip(caches, readouts, log_p, written, strict=True)]
+    every = zip(caches, readouts, log_p, written, strict=True)
+    return [PromptRun(*run, recorded) for run in every]
 
 
 def predictions(
@@ -141,6 +152,7 @@ def predictions(
     norm_bias: bool = True,
     projected: ProjectedColumns | None = None,
     components: bool = False,
+    graph: bool = False,
 ) -> Iterator[TargetPrediction]:
     """Run prompts and prepare their predictions for scoring, in order.
 
@@ -151,12 +163,13 @@ def predictions(
         norm_bias: as for `run_prompts`.
         projected: columns projected to the vocabulary that the predictions share.
         components: as for `run_prompts`.
+        graph: as for `run_prompts`.
 
     Raises:
         PromptError: as `run_prompts` does.
         TargetError: as `TargetSpec.objective` does.
     """
-    runs = run_prompts(language_model, [spec.prompt for spec in specs], budget, norm_bias, components)
+    runs = run_prompts(language_model, [spec.prompt for spec in specs], budget, norm_bias, components, graph)
     for spec, run in zip(specs, runs, strict=True):
         yield TargetPrediction(
             language_model=language_model,
@@ -170,6 +183,7 @@ def predictions(
             budget=budget,
             projected=projected,
             components=run.components,
+            recorded=run.recorded,
         )
 
 

@@ -24,6 +24,7 @@ from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
 from mnemoscope.errors import OptionError
 from mnemoscope.model.activations import numbers_kept
+from mnemoscope.model.gradients import numbers_in_graph
 from mnemoscope.model.isolation import interventions_on, isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Answers
@@ -35,6 +36,7 @@ from mnemoscope.model.tokens import (
     prefixes,
     token_text,
 )
+from mnemoscope.model.widening import is_float32
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import TOP_LISTS
 from mnemoscope.results.prediction import Prediction
@@ -42,8 +44,8 @@ from mnemoscope.results.query import QueryGraph, QueryNeurons
 
 # Number of value neurons whose query neurons are found, as in the paper.
 VALUES = 30
-# Share of the memory budget that the writes at every position of a prompt may take.
-COMPONENTS_SHARE = 1 / 8
+# Share of the memory budget that the writes at every position of a prompt may take, and its graph.
+KEPT_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,9 @@ class Run:
         chosen = AttributionOptions(**options, norm_bias=self._norm_bias)
         chosen.check()
         check_parts_add_up(self.language_model)
-        prediction = self._predicted(target, against, chosen.query)
+        prediction = self._predicted(
+            target, against, query=chosen.query, effects=chosen.effects and chosen.by != "relp"
+        )
         report = ProgressBars() if progress else None
         return attribute_prediction(self._prompt, prediction, chosen, self._calls, report)
 
@@ -124,7 +128,7 @@ class Run:
         return tuple(interventions_on(self.language_model.model)), self.language_model.version
 
     def _predicted(
-        self, target: Answers | None, against: Answers | None, query: bool = False
+        self, target: Answers | None, against: Answers | None, query: bool = False, effects: bool = False
     ) -> TargetPrediction:
         if self._state() != self._begun:
             raise OptionError(
@@ -134,15 +138,18 @@ class Run:
         if self._prediction is not None:
             log_p = self._prediction.log_probabilities
             return self._prediction.asking(spec.objective(self.language_model, log_p))
-        structure = self.language_model.structure
-        # With the writes at every position kept, query neurons need no pass of their own.
-        kept = 4 * len(self._prompt.ids) * numbers_kept(structure)
+        structure, n_tokens = self.language_model.structure, len(self._prompt.ids)
+        room = KEPT_SHARE * self._memory_budget
+        # With the writes at every position and the graph kept, query neurons and total effects need no
+        # passes of their own.
+        graph = effects and is_float32(self.language_model.model)
         (self._prediction,) = predictions(
             self.language_model,
             [spec],
             self._memory_budget,
             self._norm_bias,
-            components=query and structure.is_readable and kept <= COMPONENTS_SHARE * self._memory_budget,
+            components=query and structure.is_readable and 4 * n_tokens * numbers_kept(structure) <= room,
+            graph=graph and 4 * n_tokens * numbers_in_graph(structure) <= room,
         )
         return self._prediction
 

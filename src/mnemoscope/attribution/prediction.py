@@ -14,8 +14,9 @@ from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.scores import BaseStates, ProjectedColumns, Scorer, base_states
 from mnemoscope.attribution.tails import Tail, split_tail
-from mnemoscope.model.activations import ActivationCache, ResidualDecomposition
-from mnemoscope.model.gradients import TotalEffects, total_effects
+from mnemoscope.model.activations import ActivationCache
+from mnemoscope.model.components import ResidualDecomposition
+from mnemoscope.model.gradients import RecordedPass, TotalEffects, total_effects
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Focus, Objective
 from mnemoscope.model.readout import FrozenReadout, Predicted
@@ -106,6 +107,7 @@ class TargetPrediction:
         budget: bytes that temporary tensors may take.
         projected: columns that earlier predictions projected to the vocabulary, with room for more.
         components: components at every position of the prompt; None unless asked for.
+        recorded: the prompt's pass with its autograd graph; None unless asked for.
     """
 
     language_model: LanguageModel
@@ -119,6 +121,7 @@ class TargetPrediction:
     budget: int
     projected: ProjectedColumns | None = None
     components: ResidualDecomposition | None = None
+    recorded: RecordedPass | None = None
 
     def asking(self, objective: Objective) -> TargetPrediction:
         """Return the prediction with another objective and the same cache."""
@@ -174,7 +177,12 @@ class TargetPrediction:
         return self._bounder(FINE_TOKENS)
 
     def total_effects(self, *, linearised: bool = False) -> TotalEffects:
-        """Compute first-order total effects by a forward and a backward pass, RelP's if linearised."""
-        model, structure = self.language_model.model, self.language_model.structure
-        token_ids = self.activations.token_ids.tolist()
-        return total_effects(model, structure, token_ids, self.objective.value, linearised=linearised)
+        """Compute first-order total effects by a backward pass, RelP's if linearised."""
+        return total_effects(
+            self.language_model.model,
+            self.language_model.structure,
+            self.activations.token_ids.tolist(),
+            self.objective.value,
+            linearised=linearised,
+            recorded=self.recorded,
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 from mnemoscope.attribution.query.scores import input_projections_of, value_index
 from mnemoscope.errors import OptionError
 from mnemoscope.model.activations import ActivationCache
-from mnemoscope.model.gradients import BlockCall, key_gradients
+from mnemoscope.model.key_gradients import BlockCall, key_gradients
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.readout import FrozenReadout
 from mnemoscope.model.structure import ModelStructure

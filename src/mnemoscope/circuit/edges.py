@@ -9,7 +9,7 @@ from torch import Tensor
 from mnemoscope.attribution.query.scores import ValueNeurons, inner_products, subkeys
 from mnemoscope.circuit.nodes import NodeSpace
 from mnemoscope.circuit.running import CircuitRunner
-from mnemoscope.model.activations import ResidualDecomposition
+from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.results.columns import CIRCUIT_TABLES
 
 # Pairs whose clean prompts are decomposed; the links of others hardly differ.

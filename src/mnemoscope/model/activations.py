@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -21,7 +20,7 @@ from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.model.weights import input_device
 
 # Sites of both projections of a block: what enters and leaves them, and what is frozen between.
-_PROJECTION_SITES = frozenset(
+PROJECTION_SITES = frozenset(
     f"{kind}_{site}" for kind in ("attention", "ffn") for site in ("out", "scale", "constant", "input")
 )
 
@@ -196,27 +195,43 @@ class ActivationCache:
 
 
 def capture(
-    model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
+    model: PreTrainedModel,
+    structure: ModelStructure,
+    prompts: Sequence[Sequence[int]],
+    graph: Recorder | None = None,
 ) -> list[ActivationCache]:
     """Run prompts of one length, given as token ids, in one forward pass; return a cache per prompt.
 
     Prompts are not padded: interventions at positions counted from the end would act on padding, and rotary
     factors that depend on the longest row would be those of another prompt.
+
+    Args:
+        model: the model.
+        structure: the model's structure.
+        prompts: token ids.
+        graph: records the same pass with its autograd graph; without it no graph is built.
     """
     tokens = torch.tensor(prompts, device=input_device(model))
     n_prompts, n_tokens = tokens.shape
-    sites = _PROJECTION_SITES - {"attention_input"} | {"resid_pre", "head_factors", "final_state"}
+    sites = PROJECTION_SITES - {"attention_input"} | {"resid_pre", "head_factors", "final_state"}
     recorder = Recorder({*sites, "patterns", "values"}, _last_positions(tokens.shape, structure.device))
 
     def see_attention(call: AttentionCall) -> None:
+        call = call.detached()
         last = torch.full((n_prompts,), n_tokens - 1, device=call.value.device)
-        recorder.add("patterns", call.pattern(last).detach().to(structure.device))
-        recorder.add("values", call.value.float().detach().to(structure.device))
+        recorder.add("patterns", call.pattern(last).to(structure.device))
+        recorder.add("values", call.value.float().to(structure.device))
+        if graph is not None:
+            graph.calls.append(call)
 
     # Only the last position's logits, where a model's head can compute them alone.
     kept = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    with torch.no_grad(), recorder.recording(structure), observed_attention(model, see_attention):
-        logits = model(input_ids=tokens, use_cache=False, **kept).logits[:, -1].float()
+    with (
+        torch.set_grad_enabled(graph is not None),
+        recorder.recording(structure),
+        observed_attention(model, see_attention),
+    ):
+        logits = model(input_ids=tokens, use_cache=False, **kept).logits[:, -1].detach().float()
     caches = []
     for row in range(n_prompts):
         seen = {site: stack_padded([layer[row] for layer in every]) for site, every in recorder.seen.items()}
@@ -273,127 +288,3 @@ def batches(
 def numbers_kept(structure: ModelStructure) -> int:
     """Count the numbers that are recorded at one position."""
     return structure.n_layers * (structure.d_ff + 8 * structure.d_model)
-
-
-@dataclass(frozen=True, eq=False)
-class ResidualDecomposition:
-    """Components of the residual stream at some positions of one prompt, in float32.
-
-    Attributes:
-        positions: positions of the prompt, ascending, `[n_positions]`.
-        embeddings: the stream before the first layer, `[n_positions, d_model]`.
-        attention_out, ffn_out: what each adds (constant included), `[n_layers, n_positions, d_model]`.
-        attention_constant, ffn_constant: its part that belongs to no neuron (biases), of the same shape.
-        attention_coefficients: factors of the output projection's columns, summed over source positions,
-            `[n_layers, n_positions, n_heads * d_head]`.
-        ffn_coefficients: factors of the FFN neurons' columns, `[n_layers, n_positions, d_ff]`.
-        attention_scales, ffn_scales: frozen scales of their post-norms, which the coefficients include; 1
-            without one, `[n_layers, n_positions]`.
-        head_factors: factors of the heads' values by the frozen norm before the output projection; 1 without
-            one, `[n_layers, n_positions, n_heads * d_head]`.
-        calls: the attention call of every layer; empty unless recorded.
-    """
-
-    positions: Tensor
-    embeddings: Tensor
-    attention_out: Tensor
-    attention_constant: Tensor
-    ffn_out: Tensor
-    ffn_constant: Tensor
-    attention_coefficients: Tensor
-    ffn_coefficients: Tensor
-    attention_scales: Tensor
-    ffn_scales: Tensor
-    head_factors: Tensor
-    calls: tuple[AttentionCall, ...]
-
-    @property
-    def n_layers(self) -> int:
-        """Number of layers."""
-        return len(self.attention_out)
-
-    @cached_property
-    def resid_pre(self) -> Tensor:
-        """The stream before each layer, `[n_layers, n_positions, d_model]`."""
-        added = (self.attention_out + self.ffn_out).cumsum(0)
-        return torch.cat([self.embeddings[None], self.embeddings + added[:-1]])
-
-    def at(self, positions: Tensor) -> ResidualDecomposition:
-        """Return the components at some of the positions, ascending, `[n]`; the calls are unchanged."""
-        some = self.index(positions)
-        kept = {name: values[:, some] for name, values in vars(self).items() if name in _BY_LAYER}
-        return replace(self, positions=positions, embeddings=self.embeddings[some], **kept)
-
-    def index(self, positions: Tensor) -> Tensor:
-        """Return the indices of positions of the prompt among `positions`, `[n] -> [n]`."""
-        return torch.searchsorted(self.positions, positions)
-
-
-# Fields whose axes begin with layer and position.
-_BY_LAYER = {field.name for field in fields(ResidualDecomposition)} - {"positions", "embeddings", "calls"}
-
-
-def capture_components(
-    model: PreTrainedModel,
-    structure: ModelStructure,
-    token_ids: Sequence[int],
-    positions: Sequence[int],
-    *,
-    calls: bool = False,
-) -> ResidualDecomposition:
-    """Run a prompt once and record the components at some of its positions.
-
-    Args:
-        model: the model.
-        structure: the model's structure.
-        token_ids: the prompt.
-        positions: positions of the prompt, in any order.
-        calls: record the attention calls too, which hold keys and values of every token.
-    """
-    tokens = torch.tensor([list(token_ids)], device=input_device(model))
-    chosen = torch.tensor(sorted(set(positions)), device=structure.device)
-    recorder = _component_recorder(chosen)
-    see = recorder.see_attention if calls else lambda call: None
-    with torch.no_grad(), recorder.recording(structure), observed_attention(model, see):
-        model.base_model(input_ids=tokens, use_cache=False)
-    return _components(recorder, chosen, 1)[0]
-
-
-def capture_with_components(
-    model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
-) -> tuple[list[ActivationCache], list[ResidualDecomposition]]:
-    """Run `capture` on prompts of one length and record the components at every position in one pass."""
-    n_tokens = len(prompts[0])
-    recorder = _component_recorder(torch.arange(len(prompts) * n_tokens, device=structure.device))
-    with recorder.recording(structure):
-        caches = capture(model, structure, prompts)
-    return caches, _components(recorder, torch.arange(n_tokens, device=structure.device), len(prompts))
-
-
-def _component_recorder(positions: Tensor) -> Recorder:
-    """Return a recorder at positions of all prompts in one row, `[n]`, on their device."""
-
-    def select(states: Tensor) -> Tensor:
-        states = states.reshape(-1, states.shape[-1])
-        return states[positions.to(states.device)].to(positions.device).float()
-
-    return Recorder(_PROJECTION_SITES | {"embeddings", "head_factors"}, select)
-
-
-def _components(recorder: Recorder, positions: Tensor, n_prompts: int) -> list[ResidualDecomposition]:
-    """Return the recorded components of each prompt, which share their positions `[n_positions]`."""
-    embeddings = recorder.seen.pop("embeddings")[0].chunk(n_prompts)
-    stacked = {site: stack_padded(layers) for site, layers in recorder.seen.items()}
-    for kind in ("attention", "ffn"):
-        scales = stacked[f"{kind}_scales"] = stacked.pop(f"{kind}_scale")
-        stacked[f"{kind}_coefficients"] = stacked.pop(f"{kind}_input").mul_(scales[..., None])
-    split = {name: values.chunk(n_prompts, dim=1) for name, values in stacked.items()}
-    return [
-        ResidualDecomposition(
-            positions=positions,
-            embeddings=embeddings[row],
-            calls=tuple(recorder.calls),
-            **{name: parts[row] for name, parts in split.items()},
-        )
-        for row in range(n_prompts)
-    ]

@@ -1,4 +1,4 @@
-"""Gradients of a metric by the activations of all neurons, and of one head's attention scores by its keys.
+"""Gradients of a metric by the activations of all neurons, and total effects.
 
 The first-order **total** effect of a part on an objective y is `value * d y / d value`, summed over its
 positions: the fall of y when the part is removed everywhere, later layers included
@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from mnemoscope.model.activations import Recorder, stack_padded
+from mnemoscope.model.activations import ActivationCache, Recorder, stack_padded
+from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention, running_alike
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.linearised import linearised_blocks, linearised_logits, refuse_nonlinear
@@ -192,6 +193,7 @@ def total_effects(
     objective: Callable[[Tensor], Tensor],
     *,
     linearised: bool = False,
+    recorded: RecordedPass | None = None,
 ) -> TotalEffects:
     """Compute the total effects of all parts by one forward and one backward pass.
 
@@ -203,19 +205,21 @@ def total_effects(
         token_ids: the prompt.
         objective: maps log probabilities of the next token to a number, `[n_vocabulary] -> []`.
         linearised: take RelP's backward pass (docs/method.md#relp).
+        recorded: the prompt's forward pass, from `capture_with_graph`; None runs it.
 
     Raises:
         UnsupportedModelError: the model's code has a function that cannot be linearised.
     """
-    found = _differentiate(
-        model,
-        structure,
-        [token_ids],
-        lambda logits: objective(log_softmax(logits)[0])[None],
-        (*NEURONS, "attention_out", "ffn_out"),
-        calls=True,
-        linearised=linearised,
-    )
+
+    def metric(logits: Tensor) -> Tensor:
+        return objective(log_softmax(logits)[0])[None]
+
+    if recorded is None or linearised:
+        found = _differentiate(
+            model, structure, [token_ids], metric, EFFECT_SITES, calls=True, linearised=linearised
+        )
+    else:
+        found = recorded.differentiate(metric, EFFECT_SITES)
     effects = {
         site: [values * slopes for values, slopes in zip(layers, found.gradients[site], strict=True)]
         for site, layers in found.values.items()
@@ -237,6 +241,8 @@ def total_effects(
 
 # Sites whose values are neurons' activations: what enters both projections of a block.
 NEURONS = ("attention_input", "ffn_input")
+# Those of neurons and layers, whose effects are computed.
+EFFECT_SITES = (*NEURONS, "attention_out", "ffn_out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +261,80 @@ class _Differentiated:
     gradients: dict[str, list[Tensor]]
     head_factors: list[Tensor]
     calls: list[AttentionCall]
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedPass:
+    """Forward pass of prompts of one length with its autograd graph, for backward passes of any metric.
+
+    Attributes:
+        structure: the model's structure.
+        n_prompts: number of prompts.
+        recorder: holds the graph.
+    """
+
+    structure: ModelStructure
+    n_prompts: int
+    recorder: Recorder
+
+    def differentiate(
+        self,
+        metric: Callable[[Tensor], Tensor],
+        sites: Sequence[str],
+        *,
+        linearised: bool = False,
+        keep: bool = True,
+    ) -> _Differentiated:
+        """Differentiate a metric of the logits by the values of recorded sites.
+
+        Args:
+            metric: as for `site_gradients`.
+            sites: the sites.
+            linearised: whether the pass is linearised.
+            keep: whether another backward pass may follow.
+        """
+        structure, recorder = self.structure, self.recorder
+        with torch.enable_grad():
+            final_states = recorder.seen["final_state"][-1]
+            d_model = final_states.shape[-1]
+            last = final_states.view(self.n_prompts, -1, d_model)[:, -1].to(structure.device)
+            if linearised:
+                refuse_nonlinear(final_states)
+                logits = linearised_logits(structure.readout, last)
+            else:
+                logits = structure.readout.logits(last)
+            value = metric(logits)
+            seen = {site: recorder.seen[site] for site in sites}
+            every = [values for layers in seen.values() for values in layers]
+            found = iter(torch.autograd.grad(value.sum(), every, retain_graph=keep))
+
+        def brought(values: Tensor) -> Tensor:
+            return values.detach().float().to(structure.device)
+
+        return _Differentiated(
+            metric=value.detach().float(),
+            values={site: [brought(values) for values in layers] for site, layers in seen.items()},
+            gradients={site: [brought(next(found)) for _ in layers] for site, layers in seen.items()},
+            head_factors=recorder.seen["head_factors"],
+            calls=recorder.calls,
+        )
+
+
+def capture_with_graph(
+    language_model: LanguageModel, token_ids: Sequence[int]
+) -> tuple[ActivationCache, ResidualDecomposition, RecordedPass]:
+    """Run a prompt once and record activations, components and the graph that total effects take.
+
+    The weights must be float32 or wider: `in_float32` would leave them as they are.
+
+    Raises:
+        UnsupportedModelError: the parts of the model do not add up on the prompt.
+    """
+    structure = language_model.structure
+    with recorded_graph(structure, EFFECT_SITES) as recorder:
+        (activations,), (components,) = language_model.capture_with_components([token_ids], recorder)
+    recorder.done = True
+    return activations, components, RecordedPass(structure, 1, recorder)
 
 
 def _differentiate(
@@ -279,31 +359,10 @@ def _differentiate(
         observer = recorder.see_attention if calls else lambda call: None
         stack.enter_context(observed_attention(model, observer))
         model.base_model(input_ids=tokens, use_cache=False)
-        final_states = recorder.seen["final_state"][-1]
-        last = final_states.view(*tokens.shape, -1)[:, -1].to(structure.device)
-        if linearised:
-            refuse_nonlinear(final_states)
-            logits = linearised_logits(structure.readout, last)
-        else:
-            logits = structure.readout.logits(last)
-        value = metric(logits)
         # The backward pass may run the blocks again; recorded, that would keep their widened weights.
         recorder.done = True
-        seen = {site: recorder.seen[site] for site in sites}
-        found = iter(
-            torch.autograd.grad(value.sum(), [values for layers in seen.values() for values in layers])
-        )
-
-    def brought(values: Tensor) -> Tensor:
-        return values.detach().float().to(structure.device)
-
-    return _Differentiated(
-        metric=value.detach().float(),
-        values={site: [brought(values) for values in layers] for site, layers in seen.items()},
-        gradients={site: [brought(next(found)) for _ in layers] for site, layers in seen.items()},
-        head_factors=recorder.seen["head_factors"],
-        calls=recorder.calls,
-    )
+        recorded = RecordedPass(structure, len(prompts), recorder)
+        return recorded.differentiate(metric, sites, linearised=linearised, keep=False)
 
 
 @contextmanager
@@ -333,65 +392,3 @@ def recorded_graph(
         stack.callback(first.register_forward_pre_hook(begin, with_kwargs=True).remove)
         stack.enter_context(recorder.recording(structure))
         yield recorder
-
-
-@dataclass(eq=False)
-class BlockCall:
-    """Arguments of one call of a block, with which it can be called again.
-
-    Attributes:
-        others: positional and named arguments other than the stream.
-    """
-
-    others: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-    _states: list[Tensor] = field(default_factory=list)
-
-    @property
-    def states(self) -> Tensor:
-        """The stream before the block, `[n_prompts, n_tokens, d_model]`."""
-        return self._states[-1]
-
-    def keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record the arguments, as a forward pre-hook of the block."""
-        self._states.append(hidden_states(args, kwargs).detach())
-        self.others = args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}
-
-
-@contextmanager
-def watched_block(block: nn.Module) -> Iterator[BlockCall]:
-    """Record the arguments of a block while the context lasts."""
-    call = BlockCall()
-    handle = block.register_forward_pre_hook(call.keep, with_kwargs=True)
-    try:
-        yield call
-    finally:
-        handle.remove()
-
-
-def key_gradients(language_model: LanguageModel, layer: int, head: int, call: BlockCall) -> Tensor:
-    """Return the gradients of a head's attention scores at the last position by the stream at each position.
-
-    The score of position p is `scaling * <query of the last position, key at p>` with the query held fixed.
-    The key depends on the stream at p alone, so one backward pass of the sum of scores gives the gradient of
-    each, through norms and rotation. The weights keep their gradients.
-
-    Args:
-        language_model: the model.
-        layer: layer of the head.
-        head: a query head.
-        call: arguments of the block for one prompt, recorded under `observed_attention`.
-
-    Returns:
-        `[n_tokens, d_model]` float32; zero where the mask hides the position from the last one.
-
-    Raises:
-        UnsupportedModelError: attention of this family does not expose its keys.
-    """
-    seen: list[AttentionCall] = []
-    states = call.states.detach().requires_grad_()
-    args, kwargs = call.others
-    block = language_model.structure.blocks[layer].module
-    with observed_attention(language_model.model, seen.append), torch.enable_grad():
-        block(states, *args, **kwargs)
-        (gradients,) = torch.autograd.grad(seen[0].score_by_keys(head), states)
-    return gradients[0].float().to(language_model.structure.device)

@@ -12,12 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.activations import (
-    ActivationCache,
-    ResidualDecomposition,
-    capture,
-    capture_with_components,
-)
+from mnemoscope.model.activations import ActivationCache, Recorder, capture
+from mnemoscope.model.components import ResidualDecomposition, capture_with_components
 from mnemoscope.model.families import structure_of
 from mnemoscope.model.isolation import held, interventions_on, is_ours
 from mnemoscope.model.structure import ModelStructure
@@ -166,10 +162,18 @@ class LanguageModel:
         return caches
 
     def capture_with_components(
-        self, prompts: Sequence[Sequence[int]]
+        self, prompts: Sequence[Sequence[int]], graph: Recorder | None = None
     ) -> tuple[list[ActivationCache], list[ResidualDecomposition]]:
-        """Run prompts of one length and record activations and components in one pass."""
-        caches, components = capture_with_components(self.model, self.structure, prompts)
+        """Run prompts of one length and record activations and components in one pass.
+
+        Args:
+            prompts: token ids.
+            graph: records the same pass with its autograd graph.
+
+        Raises:
+            UnsupportedModelError: on one of them the parts do not add up.
+        """
+        caches, components = capture_with_components(self.model, self.structure, prompts, graph)
         self._require_sums(caches)
         return caches, components
 

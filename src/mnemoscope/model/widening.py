@@ -26,10 +26,22 @@ HALF = (torch.float16, torch.bfloat16)
 
 def can_widen(model: PreTrainedModel) -> bool:
     """Return whether a model has half-precision weights and all of its weights are plain and in memory."""
-    weights = list(model.base_model.parameters())
+    return _has_plain_weights(model) and _has_half_precision(model)
+
+
+def is_float32(model: PreTrainedModel) -> bool:
+    """Return whether a model's weights are all plain, in memory, and float32 or wider."""
+    return _has_plain_weights(model) and not _has_half_precision(model)
+
+
+def _has_plain_weights(model: PreTrainedModel) -> bool:
+    weights = model.base_model.parameters()
     plain = all(weight.is_floating_point() and weight.device.type != "meta" for weight in weights)
-    hooked = any(hasattr(module, "_hf_hook") for module in model.modules())
-    return plain and not hooked and any(weight.dtype in HALF for weight in weights)
+    return plain and not any(hasattr(module, "_hf_hook") for module in model.modules())
+
+
+def _has_half_precision(model: PreTrainedModel) -> bool:
+    return any(weight.dtype in HALF for weight in model.base_model.parameters())
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from mnemoscope.attribution.query.ablation import measured, predicted, shallow_q
 from mnemoscope.attribution.query.scores import ValueNeurons, state_read, value_index
 from mnemoscope.attribution.query.tables import attention_values, ffn_values, split_by_layer
 from mnemoscope.intervention.controls import matched_random
-from mnemoscope.model.activations import ActivationCache, ResidualDecomposition, capture_components
+from mnemoscope.model.activations import ActivationCache
+from mnemoscope.model.components import ResidualDecomposition, capture_components
 from mnemoscope.model.families import FAMILIES
 from mnemoscope.model.input_projections import InputProjection
 from mnemoscope.model.structure import Block, ModelStructure

@@ -12,7 +12,7 @@ import torch
 import mnemoscope as ms
 from mnemoscope.attribution.query.scores import QueryScores, Subkeys, ValueNeurons, state_read, subkeys
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
-from mnemoscope.model.activations import ResidualDecomposition, capture_components
+from mnemoscope.model.components import ResidualDecomposition, capture_components
 from mnemoscope.model.input_projections import InputProjection
 from mnemoscope.model.weights import Linear, get_weight
 from support import EVERY_REPRESENTATIVE, chosen_on_push, words

@@ -10,7 +10,8 @@ import mnemoscope as ms
 from mnemoscope.attribution import grids as parts
 from mnemoscope.attribution.query.scores import QueryScores, subkeys
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
-from mnemoscope.model.activations import ActivationCache, capture_components
+from mnemoscope.model.activations import ActivationCache
+from mnemoscope.model.components import capture_components
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.families import FAMILIES, Family
 from mnemoscope.model.readout import capped

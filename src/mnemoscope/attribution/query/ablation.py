@@ -26,7 +26,8 @@ from mnemoscope.attribution.query.tables import attention_values, ffn_values
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import AblationOptions, changed
 from mnemoscope.intervention.controls import ControlsFrom, matched_random
-from mnemoscope.model.activations import ActivationCache, ResidualDecomposition, capture_components
+from mnemoscope.model.activations import ActivationCache
+from mnemoscope.model.components import ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.parts import sites
 from mnemoscope.model.structure import ModelStructure

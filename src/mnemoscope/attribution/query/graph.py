@@ -26,7 +26,7 @@ from mnemoscope.attribution.query.scores import (
     subkeys,
     value_index,
 )
-from mnemoscope.model.activations import ResidualDecomposition
+from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.columns import EDGE_COLUMNS
 

@@ -22,7 +22,7 @@ from mnemoscope.attribution.query.graph import (
 )
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
 from mnemoscope.errors import OptionError
-from mnemoscope.model.activations import capture_components
+from mnemoscope.model.components import capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.activations import ResidualDecomposition
+from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.input_projections import InputProjections, Path
 from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.results.query import Key, Kind

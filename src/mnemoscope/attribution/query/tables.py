@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnemoscope.attribution.query.scores import ATTENTION, FFN, QueryScores, Subkeys, ValueNeurons, subkeys
 from mnemoscope.attribution.tables import sorted_best_first, with_experts
-from mnemoscope.model.activations import ResidualDecomposition, capture_components
+from mnemoscope.model.components import ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.columns import SPLIT_COLUMNS
 from mnemoscope.results.query import Key, QueryNeurons, QueryTables
