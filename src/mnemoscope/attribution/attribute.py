@@ -245,7 +245,7 @@ def attribute(
     layer_scores, head_scores = prediction.layer_scores(), prediction.head_scores(explorer.scorer)
     of_layers = torch.full_like(layer_scores, torch.nan) if total is None else total.layers
     of_heads = torch.full_like(head_scores, torch.nan) if total is None else total.heads
-    made = {table: tables.empty(table) for table in TABLES}
+    made: dict[str, pd.DataFrame] = {}
     made["layers"] = tables.sorted_best_first(tables.layers(layer_scores, of_layers), wanted.order)
     made["heads"] = tables.sorted_best_first(tables.heads(head_scores, of_heads), wanted.order)
     for table, found in explorer.found.items():
@@ -254,6 +254,7 @@ def attribute(
         made["ffn_scores"] = tables.ffn_scores(ffn, *explorer.intervals["FFN neurons"])
         lower, upper = (side[..., :n_tokens] for side in explorer.intervals["attention neurons"])
         made["attention_scores"] = tables.attention_scores(attention, d_head, lower, upper)
+    made |= {table: tables.empty(table) for table in TABLES if table not in made}
     for table in FFN_TABLES:
         made[table] = with_experts(made[table], structure)
     explorer.allow_rounding(shared.heads, torch.arange(shared.heads.size, device=shared.heads.base.device))

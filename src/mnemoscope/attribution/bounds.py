@@ -85,7 +85,7 @@ class Bounder(ABC):
         for columns in grid.present.split(self._columns_at_once(grid.n_coefficients)):
             layer = columns.div(grid.n_columns, rounding_mode="floor")
             column = columns % grid.n_columns
-            factors = torch.cat([grid.coefficients(i)[column[some]] for i, some in by_layer(layer)])
+            factors = grid.all_coefficients(layer, column)
             index = columns[:, None] * grid.n_coefficients
             yield index + torch.arange(grid.n_coefficients, device=columns.device), layer, column, factors
 
@@ -159,7 +159,7 @@ class LogProbabilityBounder(Bounder):
         start, rows = 0, self._rows(self.answers.tokens)
         for index, layer, column, factors in self._blocks(grid):
             values = [
-                self._products(grid.columns(here, _whole_or_index(column[some], grid.n_columns)), rows)
+                self._products(grid.columns(here, _whole_or_index(column[some], grid, factors)), rows)
                 for here, some in by_layer(layer)
             ]
             rise = self.answers.rise(
@@ -179,7 +179,7 @@ class LogProbabilityBounder(Bounder):
         """Return the rise of the answers, and a lower and an upper bound of the log-sum, `[n, m]` each."""
         values, norms, squares = [], [], []
         for here, some in by_layer(layer):
-            vectors = grid.columns(here, _whole_or_index(column[some], grid.n_columns))
+            vectors = grid.columns(here, _whole_or_index(column[some], grid, factors))
             values.append(self._values(vectors, int(grid.base[here])))
             norm, square = self._measure(grid, here, vectors, column[some])
             norms.append(norm)
@@ -269,7 +269,7 @@ class LogOddsBounder(Bounder):
         rows = self._rows(torch.cat([self.answers.tokens, self.against.tokens]))
         values, norms = [], []
         for here, some in by_layer(layer):
-            vectors = grid.columns(here, _whole_or_index(column[some], grid.n_columns))
+            vectors = grid.columns(here, _whole_or_index(column[some], grid, factors))
             values.append(self._products(vectors, rows))
             norms.append(self.readout.fold(vectors).norm(dim=-1))
         changes = factors[..., None] * torch.cat(values)[:, None]
@@ -310,7 +310,10 @@ def bounder(
     return LogProbabilityBounder(readout, answers, rounding, budget, measured, tail(), sums)
 
 
-def _whole_or_index(index: Tensor, n_columns: int) -> Tensor | None:
-    """Return None for all columns in order, which need not be gathered."""
-    whole = len(index) == n_columns and bool(index[0] == 0) and bool((index.diff() == 1).all())
-    return None if whole else index
+def _whole_or_index(index: Tensor, grid: Grid, factors: Tensor) -> Tensor | None:
+    """Return None for all columns of a layer in order, which need not be gathered.
+
+    Columns with a factor for each of their coefficients are there once, ascending.
+    """
+    is_whole = factors.shape[1] == grid.n_coefficients and len(index) == grid.n_columns
+    return None if is_whole else index

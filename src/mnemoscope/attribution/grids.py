@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mnemoscope.model.activations import ActivationCache
+from mnemoscope.model.activations import MOST_KEPT, ActivationCache
 from mnemoscope.model.gradients import TotalEffects
 from mnemoscope.model.structure import Block, ModelStructure, Projection
 
@@ -99,9 +99,33 @@ class Grid:
 
     def gather_values(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
         """Gather what enters the projection for parts sorted by layer, `[n] -> [n]`."""
-        return torch.cat(
-            [self.values(here)[column[some], coefficient[some]] for here, some in by_layer(layer)]
-        )
+        return _gathered(self._every_value, self.values, layer, column, coefficient)
+
+    def all_coefficients(self, layer: Tensor, column: Tensor) -> Tensor:
+        """Gather all coefficients of columns sorted by layer, `[n] -> [n, n_coefficients]`."""
+        return _gathered(self._every_value, self.values, layer, column) * self.scale[layer, None]
+
+    @cached_property
+    def _every_value(self) -> Tensor | None:
+        """Values of all layers; None where they are many."""
+        return _stacked(self.values, self.shape)
+
+
+def _stacked(of_layer: Callable[[int], Tensor], shape: tuple[int, int, int]) -> Tensor | None:
+    """Stack the numbers of every layer's parts, `[n_layers, n_columns, n_coefficients]`; None for many."""
+    n_layers, n_columns, n_coefficients = shape
+    if n_layers * n_columns * n_coefficients > MOST_KEPT:
+        return None
+    return torch.stack([of_layer(layer) for layer in range(n_layers)])
+
+
+def _gathered(
+    every: Tensor | None, of_layer: Callable[[int], Tensor], layer: Tensor, *index: Tensor
+) -> Tensor:
+    """Gather numbers of parts sorted by layer, from those of all layers if they are kept."""
+    if every is not None:
+        return every[(layer, *index)]
+    return torch.cat([of_layer(here)[tuple(each[some] for each in index)] for here, some in by_layer(layer)])
 
 
 def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:
@@ -181,12 +205,18 @@ def heads(activations: ActivationCache, structure: ModelStructure, base: Tensor)
 
 def heads_at_positions(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Return every head at every position, `[n_layers, n_heads * n_tokens, 1]`."""
+    n_columns = structure.n_heads * len(activations.token_ids)
+
+    def outputs(layer: int) -> Tensor:
+        return _outputs(activations.weighted_values(layer), structure.blocks[layer]).flatten(0, 1)
+
+    if activations.n_layers * n_columns * structure.d_model <= MOST_KEPT:
+        outputs = cache(outputs)
 
     def columns(layer: int, index: Tensor | None) -> Tensor:
-        outputs = _outputs(activations.weighted_values(layer), structure.blocks[layer]).flatten(0, 1)
-        return outputs if index is None else outputs[index]
+        return outputs(layer) if index is None else outputs(layer)[index]
 
-    return _of_ones(activations, structure.n_heads * len(activations.token_ids), columns, base)
+    return _of_ones(activations, n_columns, columns, base)
 
 
 def _outputs(weighted_values: Tensor, block: Block) -> Tensor:
@@ -209,7 +239,7 @@ def _of_ones(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Totals:
     """Total effects of the parts of one grid (docs/method.md#total-effects).
 
@@ -224,12 +254,14 @@ class Totals:
     def chosen(self, index: Tensor) -> Tensor:
         """Return the effects of parts with these flat indices, in any order, `[n] -> [n]`."""
         order = index.argsort()
-        layer, column, coefficient = self.grid.locate(index[order])
         found = torch.empty(len(index), device=index.device)
-        found[order] = torch.cat(
-            [self.of_layer(here)[column[some], coefficient[some]] for here, some in by_layer(layer)]
-        )
+        found[order] = _gathered(self._every, self.of_layer, *self.grid.locate(index[order]))
         return found
+
+    @cached_property
+    def _every(self) -> Tensor | None:
+        """Effects of all layers; None where they are many."""
+        return _stacked(self.of_layer, self.grid.shape)
 
     def best(self, top: int, sign: int, span: tuple[int, int]) -> Tensor:
         """Return flat indices of the parts with the highest (`sign` 1) or lowest (-1) effects, best first.

@@ -8,13 +8,16 @@ their best neurons in common: `ProjectedColumns` keeps them from prompt to promp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.grids import Grid, by_layer
+from mnemoscope.attribution.grids import Grid
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.objective import Group, Objective
 from mnemoscope.model.readout import FrozenReadout, Predicted, Readout
@@ -142,8 +145,8 @@ class ProjectedColumns:
         self._place: dict[tuple[int, int], int] = {}
         self._n_filled = 0
 
-    def places(self, grid: Grid, columns: Tensor) -> Tensor:
-        """Return the rows of columns' values, `[n] -> [n]`, projecting those not yet there.
+    def places(self, grid: Grid, columns: Tensor) -> list[int]:
+        """Return the row of each column's values, projecting those not yet there.
 
         Args:
             grid: a grid of weights.
@@ -163,7 +166,7 @@ class ProjectedColumns:
             else:
                 self.values[rows] = project_columns(self._unscaled, grid, chosen)
             self._place.update((keys[number], row) for number, row in zip(some, rows, strict=True))
-        return torch.tensor([self._place[key] for key in keys], device=columns.device)
+        return [self._place[key] for key in keys]
 
     def _keys(self, grid: Grid, columns: Tensor) -> list[tuple[int, int]]:
         """Identify columns by the module that holds them and their number in it."""
@@ -194,9 +197,36 @@ CAPPED_BLOCKS = 6
 # Shown the columns of a block (layer * n_columns + column, ascending) and their before-softmax
 # values `[n, n_vocabulary]` (those of the readout's tokens), to be read and not kept.
 Observer = Callable[[Tensor, Tensor], None]
-# Of parts whose columns are rows of values `[n_rows, n_vocabulary]`: from the values, each part's row,
-# coefficient and state, `[n]`, the latter ascending.
-Compute = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Parts whose columns are rows of projected values.
+
+    Attributes:
+        values: before-softmax values, `[n_rows, n_vocabulary]`.
+        rows: row of each part.
+        factors: what each part's row is multiplied with, `[n]`.
+        states: base state of each part, ascending.
+    """
+
+    values: Tensor
+    rows: list[int]
+    factors: Tensor
+    states: list[int]
+
+    @cached_property
+    def index(self) -> slice | Tensor:
+        """Rows as an index, a slice where they are consecutive, which needs no copy."""
+        first, last = self.rows[0], self.rows[-1]
+        if self.rows == list(range(first, last + 1)):
+            return slice(first, last + 1)
+        return torch.tensor(self.rows, device=self.values.device)
+
+    @cached_property
+    def base(self) -> Tensor:
+        """Base state of each part, `[n]`."""
+        return torch.tensor(self.states, device=self.values.device)
 
 
 class Scorer:
@@ -258,38 +288,44 @@ class Scorer:
         return torch.stack(made)
 
     def _of_each(
-        self, compute: Compute, grid: Grid, index: Tensor, observer: Observer | None = None
+        self,
+        compute: Callable[[Block], Tensor],
+        grid: Grid,
+        index: Tensor,
+        observer: Observer | None = None,
     ) -> Tensor:
         """Compute a number for each of the parts with these ascending flat indices, `[n] -> [n]`."""
         layer, column, coefficient = grid.locate(index)
         factors = grid.gather_coefficients(layer, column, coefficient)
-        states = grid.base[layer]
         columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
-        scores = torch.empty(len(index), device=index.device)
-        n_blocks = -(-len(columns) // self.rows)
-        start = 0
-        for block in columns.tensor_split(max(n_blocks, 1)):
-            values, place, scale = self._values_of(grid, block, observer)
-            inside = torch.nonzero((rank >= start) & (rank < start + len(block)))[:, 0]
-            for some in inside.split(MIN_ROWS):
-                rows = place[rank[some] - start]
-                scores[some] = compute(values, rows, factors[some] * scale, states[some])
-            start += len(block)
-        return scores
+        # Brought over once: every look at a tensor on a GPU waits for it.
+        ranks, states = rank.tolist(), grid.base[layer].tolist()
+        scores: list[Tensor] = []
+        first, start = 0, 0
+        for block in columns.tensor_split(max(-(-len(columns) // self.rows), 1)):
+            values, places, scale = self._values_of(grid, block, observer)
+            stop = bisect_left(ranks, first + len(block))
+            while start < stop:
+                end = min(start + MIN_ROWS, stop)
+                rows = [places[place - first] for place in ranks[start:end]]
+                scores.append(compute(Block(values, rows, factors[start:end] * scale, states[start:end])))
+                start = end
+            first += len(block)
+        return torch.cat(scores) if scores else torch.empty(0, device=index.device)
 
     def _values_of(
         self, grid: Grid, block: Tensor, observer: Observer | None
-    ) -> tuple[Tensor, Tensor, Tensor | float]:
-        """Return before-softmax values, the row of each column `[n]`, and their scale."""
+    ) -> tuple[Tensor, Sequence[int], Tensor | float]:
+        """Return before-softmax values, the row of each column, and their scale."""
         if self._projected is None or grid.weights is None:
             values = project_columns(self.readout, grid, block, self._values)
-            place, scale = torch.arange(len(block), device=block.device), 1.0
-        else:
-            place, scale = self._projected.places(grid, block), self.readout.scale
-            values = self._projected.values
+            if observer is not None:
+                observer(block, values)
+            return values, range(len(block)), 1.0
+        places, values = self._projected.places(grid, block), self._projected.values
         if observer is not None:
-            observer(block, _rows(values, place))
-        return values, place, scale
+            observer(block, values[torch.tensor(places, device=values.device)])
+        return values, places, self.readout.scale
 
     def all(self, grid: Grid, report: Callable[[int], None] | None = None) -> Tensor:
         """Score every part, `[*grid.shape]`, nats; 0 for those that take no part.
@@ -307,40 +343,46 @@ class Scorer:
                 report(len(block))
         return scores.view(grid.shape)
 
-    def _score(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
-        """Score parts whose columns are the rows `rank` of `values` and whose states ascend, `[n]`, nats."""
-        rise = self._rise_of(self.answers, values, rank, factors, states)
+    def _score(self, block: Block) -> Tensor:
+        """Score the parts of a block, `[n]`, nats."""
+        rise = self._rise_of(self.answers, block)
         if self.against is not None:
-            return rise - self._rise_of(self.against, values, rank, factors, states)
-        log_weights = self._log_weights(values, rank, factors, states)
-        return log_probability_increase(rise, log_weights, self.predicted.log_total[states])
+            return rise - self._rise_of(self.against, block)
+        return log_probability_increase(rise, self._log_weights(block), self.predicted.log_total[block.base])
 
-    def _rise_of(self, group: Group, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
+    def _rise_of(self, group: Group, block: Block) -> Tensor:
         """Compute the rise of the log of a group's total weight, `[n]`."""
-        return group.rise(factors[:, None] * values[rank[:, None], group.tokens], states)
+        rows = block.index
+        if isinstance(rows, slice):
+            values = block.values[rows][:, group.tokens]
+        else:
+            values = block.values[rows[:, None], group.tokens]
+        return group.rise(block.factors[:, None] * values, block.base)
 
-    def _rise_of_all(self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor) -> Tensor:
-        log_weights = self._log_weights(values, rank, factors, states)
-        return log_partition_increase(log_weights, self.predicted.log_total[states])
+    def _rise_of_all(self, block: Block) -> Tensor:
+        return log_partition_increase(self._log_weights(block), self.predicted.log_total[block.base])
 
-    def _log_weights(
-        self, values: Tensor, rank: Tensor, factors: Tensor, states: Tensor
-    ) -> Callable[[], Tensor]:
+    def _log_weights(self, block: Block) -> Callable[[], Tensor]:
         """Return a function that makes `log p_k + b_k` of parts in the block that is kept for it."""
-        exponents, logits = self._exponents[: len(rank)], self.predicted.logits
+        n_parts, logits = len(block.rows), self.predicted.logits
+        exponents = self._exponents[:n_parts]
 
         def fill() -> Tensor:
-            # The whole block is summed however many parts there are, so that all sums are in one order.
-            self._exponents[len(rank) :] = 0
-            if _consecutive(rank):
-                torch.mul(_rows(values, rank), factors[:, None], out=exponents)
+            if n_parts < len(self._exponents):
+                # The whole block is summed however many parts there are, so that all sums are in one order.
+                self._exponents[n_parts:] = 0
+            if isinstance(block.index, slice):
+                torch.mul(block.values[block.index], block.factors[:, None], out=exponents)
             else:
-                torch.index_select(values, 0, rank, out=exponents)
-                exponents.mul_(factors[:, None])
-            for state, some in by_layer(states):
+                torch.index_select(block.values, 0, block.index, out=exponents)
+                exponents.mul_(block.factors[:, None])
+            start = 0
+            for state, parts in groupby(block.states):
+                stop = start + len(list(parts))
                 if logits is not None:
-                    exponents[some] = logits.change(exponents[some], state)
-                exponents[some] += self.predicted.log_probabilities[state]
+                    exponents[start:stop] = logits.change(exponents[start:stop], state)
+                exponents[start:stop] += self.predicted.log_probabilities[state]
+                start = stop
             return self._exponents
 
         return fill
@@ -363,14 +405,3 @@ def show(readout: FrozenReadout, grid: Grid, columns: Tensor, observer: Observer
 def _rows_within(budget: int, n_vocabulary: int) -> int:
     """Return how many rows of values a budget has room for, within limits."""
     return max(MIN_ROWS, min(MAX_ROWS, budget // (4 * n_vocabulary)))
-
-
-def _rows(values: Tensor, rank: Tensor) -> Tensor:
-    """Return `values[rank]`, without a copy where the ranks are consecutive."""
-    if not _consecutive(rank):
-        return values.index_select(0, rank)
-    return values[int(rank[0]) : int(rank[-1]) + 1]
-
-
-def _consecutive(rank: Tensor) -> bool:
-    return int(rank[-1]) - int(rank[0]) + 1 == len(rank) and bool((rank.diff() == 1).all())

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -23,6 +24,15 @@ from mnemoscope.model.weights import input_device
 PROJECTION_SITES = frozenset(
     f"{kind}_{site}" for kind in ("attention", "ffn") for site in ("out", "scale", "constant", "input")
 )
+
+# What `ActivationCache` is made of.
+CACHED_SITES = PROJECTION_SITES - {"attention_input"} | {
+    "resid_pre",
+    "head_factors",
+    "final_state",
+    "patterns",
+    "values",
+}
 
 
 @dataclass(eq=False)
@@ -126,8 +136,14 @@ class Recorder:
 
 def stack_padded(layers: Sequence[Tensor]) -> Tensor:
     """Stack values of every layer, `[..., n]` each, with zeros where a layer has fewer."""
+    if len({layer.shape for layer in layers}) == 1:
+        return torch.stack(list(layers))
     most = max(layer.shape[-1] if layer.ndim else 0 for layer in layers)
     return torch.stack([pad(layer, (0, most - layer.shape[-1])) if layer.ndim else layer for layer in layers])
+
+
+# Numbers about all layers that are kept together; of long prompts each layer's are computed as needed.
+MOST_KEPT = 2**22
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,10 +204,22 @@ class ActivationCache:
         `alpha[h, p] * value[h, p, k]`, times the factor of a norm before the output projection; query head h
         reads key/value head `h // (H / H_kv)` (docs/method.md#parts).
         """
-        pattern = self.patterns[layer]
-        values = self.values[layer].repeat_interleave(len(pattern) // self.values.shape[1], dim=0)
-        factors = self.head_factors[layer].view(len(pattern), -1)
-        return pattern[:, None, :] * (values.transpose(1, 2) * factors[..., None])
+        every = self._weighted_values
+        return self._weigh(slice(layer, layer + 1))[0] if every is None else every[layer]
+
+    @cached_property
+    def _weighted_values(self) -> Tensor | None:
+        """Those of all layers, `[n_layers, n_heads, d_head, n_tokens]`; None for a long prompt."""
+        n_layers, n_columns = self.head_factors.shape
+        is_large = n_layers * n_columns * len(self.token_ids) > MOST_KEPT
+        return None if is_large else self._weigh(slice(None))
+
+    def _weigh(self, layers: slice) -> Tensor:
+        patterns = self.patterns[layers]
+        n_heads = patterns.shape[1]
+        values = self.values[layers].repeat_interleave(n_heads // self.values.shape[1], dim=1)
+        factors = self.head_factors[layers].unflatten(1, (n_heads, -1))
+        return patterns[:, :, None] * (values.transpose(2, 3) * factors[..., None])
 
 
 def capture(
@@ -212,9 +240,25 @@ def capture(
         graph: records the same pass with its autograd graph; without it no graph is built.
     """
     tokens = torch.tensor(prompts, device=input_device(model))
+    recorder = Recorder(CACHED_SITES, _last_positions(tokens.shape, structure.device))
+    logits = run_recorded(model, structure, tokens, recorder, graph)
+    stacked = {site: stack_padded(layers) for site, layers in recorder.seen.items()}
+    return caches_of(structure, tokens, stacked, logits)
+
+
+def run_recorded(
+    model: PreTrainedModel,
+    structure: ModelStructure,
+    tokens: Tensor,
+    recorder: Recorder,
+    graph: Recorder | None,
+) -> Tensor:
+    """Run prompts `[n_prompts, n_tokens]` and record them, attention of the last positions included.
+
+    Returns:
+        Logits of the next token, `[n_prompts, n_vocabulary]` float32.
+    """
     n_prompts, n_tokens = tokens.shape
-    sites = PROJECTION_SITES - {"attention_input"} | {"resid_pre", "head_factors", "final_state"}
-    recorder = Recorder({*sites, "patterns", "values"}, _last_positions(tokens.shape, structure.device))
 
     def see_attention(call: AttentionCall) -> None:
         call = call.detached()
@@ -231,13 +275,26 @@ def capture(
         recorder.recording(structure),
         observed_attention(model, see_attention),
     ):
-        logits = model(input_ids=tokens, use_cache=False, **kept).logits[:, -1].detach().float()
+        return model(input_ids=tokens, use_cache=False, **kept).logits[:, -1].detach().float()
+
+
+def caches_of(
+    structure: ModelStructure, tokens: Tensor, stacked: dict[str, Tensor], logits: Tensor
+) -> list[ActivationCache]:
+    """Return the cache of each prompt.
+
+    Args:
+        structure: the model's structure.
+        tokens: the prompts, `[n_prompts, n_tokens]`.
+        stacked: what was recorded of the last positions at `CACHED_SITES`, `[n_layers, n_prompts, ...]`.
+        logits: of the next token, `[n_prompts, n_vocabulary]`.
+    """
     caches = []
-    for row in range(n_prompts):
-        seen = {site: stack_padded([layer[row] for layer in every]) for site, every in recorder.seen.items()}
+    for row, prompt in enumerate(tokens.to(structure.device)):
+        seen = {site: layers[:, row] for site, layers in stacked.items()}
         caches.append(
             ActivationCache(
-                token_ids=tokens[row].to(structure.device),
+                token_ids=prompt,
                 logits=logits[row].to(structure.device),
                 parallel=structure.parallel,
                 coefficients=seen.pop("ffn_input"),

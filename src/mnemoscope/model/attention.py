@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
+from mnemoscope.model.isolation import modules_of
 from mnemoscope.model.readout import capped
 from mnemoscope.model.tolerances import MASKED_SCORE_DROP
 from mnemoscope.model.torch_state import FunctionMode
@@ -204,7 +205,7 @@ WHOLE_ATTENTION = "scaled_dot_product_attention"
 
 def has_custom_attention(model: PreTrainedModel) -> bool:
     """Tell whether a model's code calls no attention function through transformers' interface."""
-    sources = {type(module).__module__ for module in model.modules()}
+    sources = {type(module).__module__ for module in modules_of(model)}
     return not any(hasattr(sys.modules.get(name), "ALL_ATTENTION_FUNCTIONS") for name in sources)
 
 

@@ -11,10 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mnemoscope.model.activations import (
+    CACHED_SITES,
     PROJECTION_SITES,
     ActivationCache,
     Recorder,
-    capture,
+    caches_of,
+    run_recorded,
     stack_padded,
 )
 from mnemoscope.model.hooks import AttentionCall, observed_attention
@@ -76,6 +78,7 @@ class ResidualDecomposition:
         return torch.searchsorted(self.positions, positions)
 
 
+_COMPONENT_SITES = PROJECTION_SITES | {"embeddings", "head_factors"}
 # Fields whose axes begin with layer and position.
 _BY_LAYER = {field.name for field in fields(ResidualDecomposition)} - {"positions", "embeddings", "calls"}
 
@@ -103,7 +106,8 @@ def capture_components(
     see = recorder.see_attention if calls else lambda call: None
     with torch.no_grad(), recorder.recording(structure), observed_attention(model, see):
         model.base_model(input_ids=tokens, use_cache=False)
-    return _components(recorder, chosen, 1)[0]
+    stacked = {site: stack_padded(layers) for site, layers in recorder.seen.items()}
+    return _components(stacked, chosen, 1, recorder.calls)[0]
 
 
 def capture_with_components(
@@ -113,27 +117,45 @@ def capture_with_components(
     graph: Recorder | None = None,
 ) -> tuple[list[ActivationCache], list[ResidualDecomposition]]:
     """Run `capture` on prompts of one length and record the components at every position in one pass."""
-    n_tokens = len(prompts[0])
-    recorder = _component_recorder(torch.arange(len(prompts) * n_tokens, device=structure.device))
-    with recorder.recording(structure):
-        caches = capture(model, structure, prompts, graph)
-    return caches, _components(recorder, torch.arange(n_tokens, device=structure.device), len(prompts))
+    tokens = torch.tensor(prompts, device=input_device(model))
+    n_prompts, n_tokens = tokens.shape
+    every = torch.arange(n_prompts * n_tokens, device=structure.device)
+    recorder = _component_recorder(every, CACHED_SITES)
+    logits = run_recorded(model, structure, tokens, recorder, graph)
+    of_attention = {site: torch.stack(recorder.seen.pop(site)) for site in ("patterns", "values")}
+    stacked = {site: stack_padded(layers) for site, layers in recorder.seen.items()}
+    at_last = {
+        site: values.unflatten(1, (n_prompts, n_tokens))[:, :, -1].clone()
+        for site, values in stacked.items()
+        if site in CACHED_SITES
+    }
+    caches = caches_of(structure, tokens, {**at_last, **of_attention}, logits)
+    written = {site: values for site, values in stacked.items() if site in _COMPONENT_SITES}
+    return caches, _components(written, every[:n_tokens], n_prompts)
 
 
-def _component_recorder(positions: Tensor) -> Recorder:
-    """Return a recorder at positions of all prompts in one row, `[n]`, on their device."""
+def _component_recorder(positions: Tensor, others: frozenset[str] = frozenset()) -> Recorder:
+    """Return a recorder at positions of all prompts in one row, `[n]`, of components and other sites."""
 
     def select(states: Tensor) -> Tensor:
         states = states.reshape(-1, states.shape[-1])
         return states[positions.to(states.device)].to(positions.device).float()
 
-    return Recorder(PROJECTION_SITES | {"embeddings", "head_factors"}, select)
+    return Recorder(_COMPONENT_SITES | others, select)
 
 
-def _components(recorder: Recorder, positions: Tensor, n_prompts: int) -> list[ResidualDecomposition]:
-    """Return the recorded components of each prompt, which share their positions `[n_positions]`."""
-    embeddings = recorder.seen.pop("embeddings")[0].chunk(n_prompts)
-    stacked = {site: stack_padded(layers) for site, layers in recorder.seen.items()}
+def _components(
+    stacked: dict[str, Tensor], positions: Tensor, n_prompts: int, calls: Sequence[AttentionCall] = ()
+) -> list[ResidualDecomposition]:
+    """Return the recorded components of each prompt, which share their positions `[n_positions]`.
+
+    Args:
+        stacked: what was recorded at `_COMPONENT_SITES`, `[n_layers, n_prompts * n_positions, ...]`.
+        positions: of the prompts.
+        n_prompts: number of prompts.
+        calls: attention calls in layer order.
+    """
+    embeddings = stacked.pop("embeddings")[0].chunk(n_prompts)
     for kind in ("attention", "ffn"):
         scales = stacked[f"{kind}_scales"] = stacked.pop(f"{kind}_scale")
         stacked[f"{kind}_coefficients"] = stacked.pop(f"{kind}_input").mul_(scales[..., None])
@@ -142,7 +164,7 @@ def _components(recorder: Recorder, positions: Tensor, n_prompts: int) -> list[R
         ResidualDecomposition(
             positions=positions,
             embeddings=embeddings[row],
-            calls=tuple(recorder.calls),
+            calls=tuple(calls),
             **{name: parts[row] for name, parts in split.items()},
         )
         for row in range(n_prompts)

@@ -21,7 +21,7 @@ from mnemoscope.model.attention import (
     watched_custom_attention,
 )
 from mnemoscope.model.experts import REGISTERED_NAME, run_mixture, running_mixtures
-from mnemoscope.model.isolation import Hold, held
+from mnemoscope.model.isolation import Hold, held, modules_of
 
 
 @contextmanager
@@ -44,7 +44,7 @@ ORIGINAL = "original_inv_freq"
 
 
 @contextmanager
-def fresh_rotary_factors(model: nn.Module) -> Iterator[None]:
+def fresh_rotary_factors(model: PreTrainedModel) -> Iterator[None]:
     """Run a model as if it had seen no prompt yet while the context lasts.
 
     Dynamic NTK scaling keeps the frequencies of the longest prompt so far: after one of 40 tokens, one of 30
@@ -61,11 +61,11 @@ def fresh_rotary_factors(model: nn.Module) -> Iterator[None]:
             _set(module, name, *state)
 
 
-def _dynamic(model: nn.Module) -> list[tuple[Any, str]]:
+def _dynamic(model: PreTrainedModel) -> list[tuple[Any, str]]:
     """Find the rotary modules with dynamic scaling, and where each keeps the longest prompt."""
     return [
         (module, name)
-        for module in model.modules()
+        for module in modules_of(model)
         if "dynamic" in str(vars(module).get("rope_type", ""))
         for name in vars(module)
         if name.endswith(LONGEST) and hasattr(module, name.replace(LONGEST, ORIGINAL))
@@ -194,7 +194,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 @contextmanager
 def _evaluating(model: PreTrainedModel, runs: bool) -> Iterator[Hold]:
     with held(model, runs=runs) as hold, running_mixtures(model), fresh_rotary_factors(model):
-        hold.set_training([module for module in model.modules() if module.training], False)
+        hold.set_training([module for module in modules_of(model) if module.training], False)
         yield hold
 
 

@@ -41,11 +41,13 @@ class Hold:
         intervention: what `Model.ablate` does to the model during this hold; None for other holds.
         runs: whether forward passes run during this hold.
         suspends: whether interventions do nothing during this hold.
+        modules: all modules of the model, once `modules_of` has walked through them.
         undo: calls that undo what was changed, in the order of the changes. Each may be called again.
     """
 
     def __init__(self, model: PreTrainedModel, runs: bool) -> None:
         self.model, self.runs = model, runs
+        self.modules: tuple[nn.Module, ...] | None = None
         self.intervention: Any = None
         self.suspends = False
         self.undo: list[Callable[[], object]] = []
@@ -109,7 +111,9 @@ def _running_configs(model: PreTrainedModel) -> list[Any]:
     Layers that were copied read copies of the model's config.
     """
     # Kept in __dict__: nn.Module looks up missing attributes in three more dictionaries, slowly.
-    inside = (vars(module).get("config") for module in model.get_decoder().modules())
+    decoder = model.get_decoder()
+    modules = modules_of(model) if decoder is model.base_model else decoder.modules()
+    inside = (vars(module).get("config") for module in modules)
     found = [model.config.get_text_config(), *(each for each in inside if isinstance(each, PreTrainedConfig))]
     return list({id(config): config for config in found}.values())
 
@@ -239,6 +243,17 @@ def isolated(model: PreTrainedModel) -> Iterator[None]:
     """Hold a model exclusively, with torch in its default state, while the context lasts."""
     with held(model), default_torch_state():
         yield
+
+
+def modules_of(model: PreTrainedModel) -> tuple[nn.Module, ...]:
+    """Return all modules of a model; a call walks through them once, as a walk takes thousands of calls."""
+    holds = (hold for hold in _turns_of(model).holds if hold.model is model and hold.intervention is None)
+    outermost = next(holds, None)
+    if outermost is None:
+        return tuple(model.modules())
+    if outermost.modules is None:
+        outermost.modules = tuple(model.modules())
+    return outermost.modules
 
 
 def interventions_on(model: PreTrainedModel) -> list[Any]:

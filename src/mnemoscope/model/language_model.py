@@ -15,7 +15,7 @@ from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.activations import ActivationCache, Recorder, capture
 from mnemoscope.model.components import ResidualDecomposition, capture_with_components
 from mnemoscope.model.families import structure_of
-from mnemoscope.model.isolation import held, interventions_on, is_ours
+from mnemoscope.model.isolation import held, interventions_on, is_ours, modules_of
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.validation import Validation, require, require_sums, validate
 from mnemoscope.model.weights import is_plain
@@ -24,7 +24,7 @@ from mnemoscope.model.weights import is_plain
 ModelVersion = tuple[Any, ...]
 
 
-def model_version(model: nn.Module) -> ModelVersion:
+def model_version(model: PreTrainedModel) -> ModelVersion:
     """Identify a model's weights and hooks.
 
     Another value comes once a weight is replaced, changed in place or adapted otherwise, or a hook of others
@@ -55,9 +55,9 @@ def fingerprint(rows: Tensor) -> Tensor:
     return found
 
 
-def _versions(model: nn.Module) -> Iterator[Any]:
+def _versions(model: PreTrainedModel) -> Iterator[Any]:
     tuners: Any = sys.modules.get("peft.tuners.tuners_utils")
-    for module in model.modules():
+    for module in modules_of(model):
         passing = module._non_persistent_buffers_set
         buffers = [values for name, values in module._buffers.items() if name not in passing]
         for tensor in (*module._parameters.values(), *buffers):

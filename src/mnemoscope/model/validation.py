@@ -219,17 +219,23 @@ def require_sums(
         "readout": _readout_error(structure, [activations], activations.logits[None]),
     }
     if neurons:
-        errors |= {"attention neurons": 0.0, "FFN neurons": 0.0}
-        for layer, block in enumerate(structure.blocks):
-            values = activations.weighted_values(layer).sum(-1).flatten()
-            added = _sum(block.attention_output, values, activations.attention_scale[layer])
-            error = _row_error(
-                added + activations.attention_constant[layer], activations.attention_out[layer]
-            )
-            errors["attention neurons"] = max(errors["attention neurons"], error)
-            added = _sum(block.ffn_output, activations.coefficients[layer], activations.ffn_scale[layer])
-            error = _row_error(added + activations.ffn_constant[layer], activations.ffn_out[layer])
-            errors["FFN neurons"] = max(errors["FFN neurons"], error)
+        by_attention = torch.stack(
+            [
+                activations.weighted_values(layer).sum(-1).flatten() @ block.attention_output.columns()
+                for layer, block in enumerate(structure.blocks)
+            ]
+        )
+        n_active = activations.coefficients.count_nonzero(1).tolist()
+        by_ffn = torch.stack(
+            [
+                _sum(block.ffn_output, activations.coefficients[layer], n_active[layer])
+                for layer, block in enumerate(structure.blocks)
+            ]
+        )
+        by_attention = activations.attention_scale[:, None] * by_attention + activations.attention_constant
+        by_ffn = activations.ffn_scale[:, None] * by_ffn + activations.ffn_constant
+        errors["attention neurons"] = _largest_row_error(by_attention, activations.attention_out)
+        errors["FFN neurons"] = _largest_row_error(by_ffn, activations.ffn_out)
     tolerance = SUMS.of(model.dtype)
     failed = [f"{name} (off by {error:.2g})" for name, error in errors.items() if not error <= tolerance]
     if failed:
@@ -241,17 +247,17 @@ def require_sums(
         )
 
 
-def _sum(projection: Projection, coefficients: Tensor, scale: Tensor) -> Tensor:
-    """Sum what the neurons of a layer write, `[n] -> [d_model]`."""
+def _sum(projection: Projection, coefficients: Tensor, n_active: int) -> Tensor:
+    """Sum what the neurons of a layer write, of which so many are not 0, `[n] -> [d_model]`."""
+    if n_active == projection.n_inputs:
+        return coefficients[:n_active] @ projection.columns()
     active = torch.nonzero(coefficients)[:, 0]
-    if len(active) == projection.n_inputs:
-        return scale * (coefficients[: projection.n_inputs] @ projection.columns())
-    return scale * (coefficients[active] @ projection.columns(active))
+    return coefficients[active] @ projection.columns(active)
 
 
-def _row_error(found: Tensor, expected: Tensor) -> float:
-    """Compute the largest error of an entry relative to its size or to the RMS of all, `[d_model]` both."""
-    typical = expected.pow(2).mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+def _largest_row_error(found: Tensor, expected: Tensor) -> float:
+    """Compute the largest error of an entry relative to its size or to the RMS of its row, `[n, d_model]`."""
+    typical = expected.pow(2).mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
     errors = (found - expected).abs() / torch.maximum(expected.abs(), typical)
     return float(torch.nan_to_num(errors, nan=torch.inf).max())
 

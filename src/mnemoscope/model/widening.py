@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from transformers import PreTrainedModel
 
 from mnemoscope.model.hooks import running_alike
+from mnemoscope.model.isolation import modules_of
 from mnemoscope.model.structure import ModelStructure
 
 HALF = (torch.float16, torch.bfloat16)
@@ -35,13 +36,21 @@ def is_float32(model: PreTrainedModel) -> bool:
 
 
 def _has_plain_weights(model: PreTrainedModel) -> bool:
-    weights = model.base_model.parameters()
-    plain = all(weight.is_floating_point() and weight.device.type != "meta" for weight in weights)
-    return plain and not any(hasattr(module, "_hf_hook") for module in model.modules())
+    kinds = _kinds_of_weights(model)
+    plain = all(dtype.is_floating_point and device.type != "meta" for dtype, device in kinds)
+    return plain and not any("_hf_hook" in module.__dict__ for module in modules_of(model))
 
 
 def _has_half_precision(model: PreTrainedModel) -> bool:
-    return any(weight.dtype in HALF for weight in model.base_model.parameters())
+    return any(dtype in HALF for dtype, _ in _kinds_of_weights(model))
+
+
+def _kinds_of_weights(model: PreTrainedModel) -> set[tuple[torch.dtype, torch.device]]:
+    """Return the types and devices of a model's weights."""
+    of_modules = (module._parameters.values() for module in modules_of(model))
+    return {
+        (weight.dtype, weight.device) for weights in of_modules for weight in weights if weight is not None
+    }
 
 
 @contextmanager

@@ -302,18 +302,26 @@ class QueryScores:
         return products * self._coefficients(which)[layer, :, index]
 
     def _neurons(self, which: int) -> Tensor:
-        layers = range(self.components.n_layers)
-        return torch.stack([self._of_layer(which, layer) for layer in layers], dim=2)
+        active = self._coefficients(which).any(1)
+        n_active = active.sum(1).tolist()
+        return torch.stack(
+            [
+                self._of_layer(which, layer, None if n_active[layer] == active.shape[1] else active[layer])
+                for layer in range(self.components.n_layers)
+            ],
+            dim=2,
+        )
 
-    def _of_layer(self, which: int, layer: int) -> Tensor:
-        """Compute the scores of a layer's neurons, `[n_groups, 2, n]`."""
+    def _of_layer(self, which: int, layer: int, active: Tensor | None) -> Tensor:
+        """Compute the scores of a layer's neurons, `[n_groups, 2, n]`; those not `active` have 0."""
         pooled, coefficients = self._pooled[:, :, layer, which], self._coefficients(which)[layer]
-        active = torch.nonzero(coefficients.any(0))[:, 0]
-        everywhere = len(active) == coefficients.shape[1]
-        columns = self._projection(which, layer).columns(None if everywhere else active)
+        some = None if active is None else torch.nonzero(active)[:, 0]
+        columns = self._projection(which, layer).columns(some)
         products = (pooled.flatten(0, 2) @ columns.T).view(*pooled.shape[:3], -1)
+        if some is None:
+            return (products * coefficients).sum(2)
         found = pooled.new_zeros(*pooled.shape[:2], coefficients.shape[1])
-        found[..., active] = (products * coefficients[:, active]).sum(2)
+        found[..., some] = (products * coefficients[:, some]).sum(2)
         return found
 
     def _coefficients(self, which: int) -> Tensor:
