@@ -68,6 +68,18 @@ def test_the_default_answer_and_another_target_take_one_pass(llama: ms.Model) ->
     assert not effects[0].equals(effects[1])
 
 
+def test_each_of_several_prompts_takes_one_pass_and_without_effects_all_of_one_length_do(
+    llama: ms.Model,
+) -> None:
+    prompts = [PROMPT, words(6, 18, 81, 34), words(7, 19)]
+    with counted(llama) as passes:
+        llama.attribute_many(prompts, [40, 41, 42], top=6)
+        assert len(passes) == 3
+        passes.clear()
+        llama.attribute_many(prompts, [40, 41, 42], top=6, effects=False)
+        assert len(passes) == 2
+
+
 def test_half_precision_takes_its_effects_from_a_pass_in_float32() -> None:
     half = open_tiny(built("llama").bfloat16())
     with counted(half) as passes:

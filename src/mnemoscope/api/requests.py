@@ -15,18 +15,21 @@ from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.prediction import PromptCache, TargetPrediction
 from mnemoscope.attribution.scores import ProjectedColumns
 from mnemoscope.errors import OptionError, PromptError
-from mnemoscope.model.activations import ActivationCache, batches
+from mnemoscope.model.activations import ActivationCache, batches, numbers_kept
 from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.estimate import MEMORY_BUDGET
-from mnemoscope.model.gradients import RecordedPass, capture_with_graph
+from mnemoscope.model.gradients import RecordedPass, capture_with_graph, numbers_in_graph
 from mnemoscope.model.isolation import interventions_on, isolated
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
 from mnemoscope.model.tokens import Prompt, token_text
+from mnemoscope.model.widening import is_float32
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.targets import Provenance, Target, Targets, public_name
 
+# Share of the memory budget that the writes at every position of a prompt may take, and its graph.
+KEPT_SHARE = 1 / 8
 PACKAGES = ("mnemoscope", "torch", "transformers", "tokenizers")
 
 _geometries: WeakKeyDictionary[LanguageModel, Geometry] = WeakKeyDictionary()
@@ -100,18 +103,26 @@ def run_prompts(
 ) -> Iterator[PromptRun]:
     """Run prompts, those of equal length in one forward pass as far as a memory budget allows.
 
+    With its writes at every position and its graph kept, a prompt's query neurons and total effects need no
+    passes of their own. Both are kept as far as they fit a share of the budget.
+
     Args:
         language_model: the model.
         prompts: encoded prompts.
         budget: bytes that temporary tensors may take.
         norm_bias: whether the final norm keeps its bias.
         components: whether to keep the writes to the residual stream at every position.
-        graph: whether to keep the autograd graph of a prompt that runs alone, and with it the writes.
+        graph: whether to run prompts one by one and keep their autograd graphs.
 
     Raises:
         PromptError: the model predicts NaN or infinite values after a prompt.
     """
-    for batch in batches([prompt.ids for prompt in prompts], language_model.structure, budget, components):
+    structure, ids = language_model.structure, [prompt.ids for prompt in prompts]
+    room = KEPT_SHARE * budget / (4 * max(map(len, ids), default=1))
+    components = components and structure.is_readable and numbers_kept(structure) <= room
+    graph = graph and is_float32(language_model.model) and numbers_in_graph(structure) <= room
+    alone = (range(i, i + 1) for i in range(len(ids)))
+    for batch in alone if graph else batches(ids, structure, budget, components):
         # The model is held for a batch only, not while the caller uses its results.
         with isolated(language_model.model):
             runs = _run_batch(language_model, [prompts[i] for i in batch], norm_bias, components, graph)
@@ -124,7 +135,7 @@ def _run_batch(
     ids = [prompt.ids for prompt in prompts]
     written: Sequence[ResidualDecomposition | None] = [None] * len(ids)
     recorded = None
-    if graph and len(ids) == 1:
+    if graph:
         activations, writes, recorded = capture_with_graph(language_model, ids[0])
         caches, written = [activations], [writes]
     elif components:

@@ -23,8 +23,6 @@ from mnemoscope.attribution.options import AttributionOptions, RunKeywords, chec
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
 from mnemoscope.errors import OptionError
-from mnemoscope.model.activations import numbers_kept
-from mnemoscope.model.gradients import numbers_in_graph
 from mnemoscope.model.isolation import interventions_on, isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Answers
@@ -36,7 +34,6 @@ from mnemoscope.model.tokens import (
     prefixes,
     token_text,
 )
-from mnemoscope.model.widening import is_float32
 from mnemoscope.results.attribution import Attribution, ContinuationAttribution
 from mnemoscope.results.columns import TOP_LISTS
 from mnemoscope.results.prediction import Prediction
@@ -44,8 +41,6 @@ from mnemoscope.results.query import QueryGraph, QueryNeurons
 
 # Number of value neurons whose query neurons are found, as in the paper.
 VALUES = 30
-# Share of the memory budget that the writes at every position of a prompt may take, and its graph.
-KEPT_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -118,9 +113,7 @@ class Run:
         chosen = AttributionOptions(**options, norm_bias=self._norm_bias)
         chosen.check()
         check_parts_add_up(self.language_model)
-        prediction = self._predicted(
-            target, against, query=chosen.query, effects=chosen.effects and chosen.by != "relp"
-        )
+        prediction = self._predicted(target, against, chosen.query, _takes_graph(chosen))
         report = ProgressBars() if progress else None
         return attribute_prediction(self._prompt, prediction, chosen, self._calls, report)
 
@@ -138,18 +131,13 @@ class Run:
         if self._prediction is not None:
             log_p = self._prediction.log_probabilities
             return self._prediction.asking(spec.objective(self.language_model, log_p))
-        structure, n_tokens = self.language_model.structure, len(self._prompt.ids)
-        room = KEPT_SHARE * self._memory_budget
-        # With the writes at every position and the graph kept, query neurons and total effects need no
-        # passes of their own.
-        graph = effects and is_float32(self.language_model.model)
         (self._prediction,) = predictions(
             self.language_model,
             [spec],
             self._memory_budget,
             self._norm_bias,
-            components=query and structure.is_readable and 4 * n_tokens * numbers_kept(structure) <= room,
-            graph=graph and 4 * n_tokens * numbers_in_graph(structure) <= room,
+            components=query,
+            graph=effects,
         )
         return self._prediction
 
@@ -209,6 +197,11 @@ def attribute_prediction(
     )
 
 
+def _takes_graph(options: AttributionOptions) -> bool:
+    """Tell whether total effects are asked for that the plain graph of a pass gives."""
+    return options.effects and options.by != "relp"
+
+
 def attribute_prompts(
     language_model: LanguageModel,
     prompts: Iterable[PromptInput],
@@ -236,7 +229,14 @@ def attribute_prompts(
     ]
     # Prompts of one length are adjacent, so that they run together.
     order = sorted(range(len(specs)), key=lambda i: len(specs[i].prompt.ids))
-    found = predictions(language_model, [specs[i] for i in order], memory_budget, options.norm_bias)
+    found = predictions(
+        language_model,
+        [specs[i] for i in order],
+        memory_budget,
+        options.norm_bias,
+        components=options.query,
+        graph=_takes_graph(options),
+    )
     results = {
         i: attribute_prediction(specs[i].prompt, prediction, options, calls)
         for i, prediction in zip(order, found, strict=True)
@@ -265,7 +265,16 @@ def attribute_tokens(
     ids = encode_continuation(language_model, encoded, target)
     before = prefixes(language_model, encoded, ids)
     specs = [TargetSpec(prefix, (token,)) for prefix, token in zip(before, ids, strict=True)]
-    found = list(predictions(language_model, specs, memory_budget // len(ids), options.norm_bias))
+    found = list(
+        predictions(
+            language_model,
+            specs,
+            memory_budget // len(ids),
+            options.norm_bias,
+            components=options.query,
+            graph=_takes_graph(options),
+        )
+    )
     report = ProgressBars() if progress else None
     attributions = [
         attribute_prediction(prefix, prediction, options, calls, report)
