@@ -18,7 +18,7 @@ from torch import Tensor
 from mnemoscope.attribution.scores import Observer
 
 # Parts scored per pool and round after the first; fewer take hardly less time.
-ROUND = 64
+ROUND = 128
 # How many more than k are scored in the first round, which mostly makes it the last.
 SPARE = 8
 # Bounding again costs as much time as scoring about so many parts.
