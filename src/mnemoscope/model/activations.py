@@ -143,7 +143,7 @@ def stack_padded(layers: Sequence[Tensor]) -> Tensor:
 
 
 # Numbers about all layers that are kept together; of long prompts each layer's are computed as needed.
-MOST_KEPT = 2**22
+MOST_KEPT = 2**21
 
 
 @dataclass(frozen=True, eq=False)
