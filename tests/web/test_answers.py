@@ -371,7 +371,10 @@ def test_the_same_question_runs_nothing_again(client: TestClient, gate: Gate) ->
         assert client.post("/api/export", json={**method_input, "format": form}).status_code == 200
     ask(client, "charts", **method_input)
     assert gate.n_blocks == n_blocks
+    # Another target takes a backward pass through what was run, another prompt a pass of its own.
     ask(client, "attribute", **{**method_input, "target": " w41"})
+    assert gate.n_blocks == n_blocks
+    ask(client, "attribute", **{**method_input, "prompt": f"{PROMPT} w41"})
     assert gate.n_blocks > n_blocks
 
 
