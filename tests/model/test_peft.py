@@ -178,8 +178,8 @@ def test_relp_and_circuits_are_the_same_merged_and_not(kind: str, tmp_path: Path
         for name, table in expected.tables().items():
             pd.testing.assert_frame_equal(found.tables()[name], table, rtol=1e-3, atol=1e-4, obj=name)
     with opened[0].ablate(found, complement=True), opened[1].ablate(expected, complement=True):
-        kept = [each.predict(pairs[0].clean).table for each in opened]
-    pd.testing.assert_frame_equal(*kept, rtol=1e-3, atol=1e-4)
+        one, other = (each.predict(pairs[0].clean).table for each in opened)
+    pd.testing.assert_frame_equal(one, other, rtol=1e-3, atol=1e-4)
 
 
 IA3 = peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])

@@ -80,9 +80,9 @@ def compare_methods(  # noqa: PLR0913
             encoded[task] = encode_task(language_model, *sides, options)
     circuits: dict[tuple[str, str], Circuit] = {}
     agreements = []
-    for task, pairs in encoded.items():
+    for task, (training, held_out) in encoded.items():
         with _named(task):
-            prepared = prepare(language_model, *pairs, options, budget)
+            prepared = prepare(language_model, training, held_out, options, budget)
         for name in chosen:
             own = replace(provenance, options=provenance.options | {"method": name})
             path = None if out is None else out / f"{task}.{name}.json"
