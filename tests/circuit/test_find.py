@@ -15,6 +15,7 @@ from circuit_tasks import planted_pairs, told_apart
 from mnemoscope.circuit import edges
 from mnemoscope.circuit.find import UNROUTED, CircuitOptions, encode_task, prepare
 from mnemoscope.circuit.measure import areas, curve_sizes, first, random_controls, ranked
+from mnemoscope.circuit.running import site_values
 from mnemoscope.circuit.scores import METHODS, score_nodes
 from mnemoscope.errors import OptionError
 from mnemoscope.model.estimate import MEMORY_BUDGET
@@ -253,6 +254,17 @@ def test_a_note_on_experts_that_do_not_run(name: str, options: dict, noted: bool
     assert circuit.notes == ((UNROUTED,) if noted else ())
     assert ms.Circuit.load(circuit.save(tmp_path / "circuit.json")).notes == circuit.notes
     assert (UNROUTED in summary_lines(circuit)) == noted
+
+
+def test_only_gradients_do_not_reach_experts_that_do_not_run() -> None:
+    prepared = prepared_task(open_tiny(built("mixtral")), positions=True)
+    assert prepared is not None
+    runner, space = prepared.train.runner, prepared.space
+    values = [site_values(runner.language_model, space, batch.clean) for batch in runner.batches]
+    silent = torch.cat([space.gather(each) for each in values]).eq(0).all(0)
+    assert 0 < int(silent.sum()) < space.n_nodes
+    for name, scored in {"relp": False, "atp": False, "direct": True, "cna": True}.items():
+        assert bool(score_nodes(METHODS[name], runner)[silent].any()) == scored, name
 
 
 def test_amplified_nodes_are_scaled(llama: ms.Model) -> None:
