@@ -8,7 +8,7 @@ import torch
 import mnemoscope as ms
 from circuit_tasks import agreement_file
 from mnemoscope.circuit.agreement import agreement
-from mnemoscope.circuit.find import CircuitOptions, Prepared, prepare
+from mnemoscope.circuit.find import CircuitOptions, Prepared, encode_task, prepare
 from mnemoscope.circuit.measure import first, ranked
 from mnemoscope.circuit.scores import METHODS, score_nodes
 from mnemoscope.circuit.search import greedy
@@ -19,7 +19,8 @@ from mnemoscope.model.estimate import MEMORY_BUDGET
 def prepared(demo: ms.Model, task: str, limit: int) -> Prepared:
     train, test = (read_pairs(agreement_file(f"{task}_{side}.jsonl")) for side in ("train", "test"))
     options = CircuitOptions(positions=True, limit=limit)
-    return prepare(demo.language_model, train, test, options, MEMORY_BUDGET)
+    encoded = encode_task(demo.language_model, train, test, options)
+    return prepare(demo.language_model, *encoded, options, MEMORY_BUDGET)
 
 
 def test_thirty_neurons_of_relp_carry_agreement(demo: ms.Model) -> None:

@@ -12,11 +12,14 @@ import torch
 
 import mnemoscope as ms
 from circuit_tasks import planted_pairs, told_apart
-from mnemoscope.circuit.find import CircuitOptions, prepare
+from mnemoscope.circuit import edges
+from mnemoscope.circuit.find import UNROUTED, CircuitOptions, encode_task, prepare
 from mnemoscope.circuit.measure import areas, curve_sizes, first, random_controls, ranked
+from mnemoscope.circuit.running import site_values
 from mnemoscope.circuit.scores import METHODS, score_nodes
 from mnemoscope.errors import OptionError
 from mnemoscope.model.estimate import MEMORY_BUDGET
+from mnemoscope.report.terminal.circuit import summary_lines
 from mnemoscope.results.circuit import smallest_within
 from mnemoscope.testing import planted_model
 from support import FEW, built, open_tiny
@@ -55,7 +58,8 @@ def prepared_task(model: ms.Model, **options: object):
     pairs = told_apart(model)
     chosen = CircuitOptions(**options)  # type: ignore[arg-type]
     with suppress(OptionError):
-        return prepare(model.language_model, pairs, None, chosen, MEMORY_BUDGET)
+        encoded = encode_task(model.language_model, pairs, None, chosen)
+        return prepare(model.language_model, *encoded, chosen, MEMORY_BUDGET)
     return None
 
 
@@ -224,6 +228,43 @@ def test_areas_and_sizes_of_a_curve() -> None:
     found = areas(table, 1000)
     assert found["cpr"] == pytest.approx(1 + found["cmd"])
     assert found["cmd"] == pytest.approx(0.3 * (np.log(50) + np.log(2) / 2) / np.log(1000))
+
+
+def test_links_are_among_the_best_nodes(llama: ms.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = llama.circuit(told_apart(llama), size=40).edges
+    assert whole[["source", "target"]].to_numpy().max() > 9
+    monkeypatch.setattr(edges, "MOST_NODES", 10)
+    found = llama.circuit(told_apart(llama), size=40).edges
+    assert found.equals(whole[(whole[["source", "target"]] < 10).all(axis=1)].reset_index(drop=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "noted"),
+    [
+        ("mixtral", {}, True),
+        ("mixtral", {"method": "greedy"}, True),
+        ("mixtral", {"method": "cna"}, False),
+        ("mixtral", {"kinds": ("head",)}, False),
+        ("llama", {}, False),
+    ],
+)
+def test_a_note_on_experts_that_do_not_run(name: str, options: dict, noted: bool, tmp_path: Path) -> None:
+    model = open_tiny(built(name))
+    circuit = model.circuit(told_apart(model), size=3, **options)
+    assert circuit.notes == ((UNROUTED,) if noted else ())
+    assert ms.Circuit.load(circuit.save(tmp_path / "circuit.json")).notes == circuit.notes
+    assert (UNROUTED in summary_lines(circuit)) == noted
+
+
+def test_only_gradients_do_not_reach_experts_that_do_not_run() -> None:
+    prepared = prepared_task(open_tiny(built("mixtral")), positions=True)
+    assert prepared is not None
+    runner, space = prepared.train.runner, prepared.space
+    values = [site_values(runner.language_model, space, batch.clean) for batch in runner.batches]
+    silent = torch.cat([space.gather(each) for each in values]).eq(0).all(0)
+    assert 0 < int(silent.sum()) < space.n_nodes
+    for name, scored in {"relp": False, "atp": False, "direct": True, "cna": True}.items():
+        assert bool(score_nodes(METHODS[name], runner)[silent].any()) == scored, name
 
 
 def test_amplified_nodes_are_scaled(llama: ms.Model) -> None:

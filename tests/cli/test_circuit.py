@@ -107,6 +107,30 @@ def test_a_bad_pair_is_refused_by_its_number(
     said = refused("circuit", "find", str(path), "--test", str(path), "--model", llama_folder)
     assert message in said
     assert "pair 2" in said or "line 2" in said
+    good = write_pairs(tmp_path / "good.jsonl", [ms.Pair(**ROW)] * 4)
+    assert message in refused("circuit", "compare", good, str(path), "--model", llama_folder)
+
+
+@pytest.mark.parametrize(("n_pairs", "message"), [(0, "there are 0 test pairs"), (1, "there is 1 test pair")])
+def test_too_few_test_pairs(llama_folder: str, tmp_path: Path, n_pairs: int, message: str) -> None:
+    train = write_pairs(tmp_path / "own_train.jsonl", [ms.Pair(**ROW)] * 4)
+    test = write_pairs(tmp_path / "own_test.jsonl", [ms.Pair(**ROW)] * n_pairs)
+    assert message in refused("circuit", "find", train, "--test", test, "--model", llama_folder)
+    assert f"own: {message}" in refused("circuit", "compare", train, "--model", llama_folder)
+
+
+def test_a_bad_task_is_refused_before_the_others_run(
+    pairs: list[ms.Pair], llama_folder: str, tmp_path: Path
+) -> None:
+    good = write_pairs(tmp_path / "good.jsonl", pairs)
+    bad = write_pairs(tmp_path / "bad.jsonl", [*pairs, ms.Pair("w5 w6", "w5", " w9", " w10")])
+    out = tmp_path / "out"
+    said = refused("circuit", "compare", good, bad, "--out", str(out), "--model", llama_folder)
+    assert "bad: test pair 5" in said or "bad: pair 5" in said
+    assert not list(out.iterdir())
+    equal = write_pairs(tmp_path / "equal.jsonl", [ms.Pair("w5 w6", "w5 w6", " w9", " w10")] * 4)
+    said = refused("circuit", "compare", equal, "--ablation", "patch", "--model", llama_folder)
+    assert "equal: on the training pairs the model's mean logit difference" in said
 
 
 @pytest.mark.parametrize(
@@ -122,8 +146,10 @@ def test_a_bad_pair_is_refused_by_its_number(
 def test_a_file_without_pairs(llama_folder: str, tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(content, encoding="utf-8")
-    assert message in refused("circuit", "find", str(path), "--model", llama_folder)
-    assert "cannot read" in refused("circuit", "find", str(tmp_path / "absent"), "--model", llama_folder)
+    for command in ("find", "compare"):
+        assert message in refused("circuit", command, str(path), "--model", llama_folder)
+        absent = str(tmp_path / "absent")
+        assert "cannot read" in refused("circuit", command, absent, "--model", llama_folder)
 
 
 def test_wrong_options(tmp_path: Path) -> None:

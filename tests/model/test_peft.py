@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 import mnemoscope as ms
+from circuit_tasks import told_apart
 from mnemoscope.model.families import with_random_weights
 from support import built, word_tokenizer, words
 
@@ -155,6 +157,29 @@ def test_an_edit_of_an_unmerged_model_is_saved_merged(kind: str, tmp_path: Path)
     assert found == pytest.approx(expected, abs=1e-4)
     assert not list((tmp_path / "edited").glob("adapter*"))
     assert any("lora_A" in name for name, _ in model.named_parameters())
+
+
+def test_relp_and_circuits_are_the_same_merged_and_not(kind: str, tmp_path: Path) -> None:
+    base = saved_base(kind, tmp_path / "base")
+    model = adapted(base, lora(kind, lora_dropout=0.5))
+    model.save_pretrained(tmp_path / "adapter")
+    opened = ms.load((model, ms.load(base).language_model.tokenizer)), ms.load(tmp_path / "adapter")
+    ranked = [
+        each.rank_neurons(PROMPT, 40, method="relp", top=10).neurons for each in (*opened, ms.load(base))
+    ]
+    pd.testing.assert_frame_equal(ranked[0], ranked[1], rtol=1e-3, atol=1e-5)
+    assert not ranked[0].equals(ranked[2])
+    pairs = told_apart(opened[1])
+    for options in (
+        {"size": 12, "kinds": ("ffn", "head"), "ablation": "patch"},
+        {"method": "greedy", "size": 6},
+    ):
+        found, expected = (each.circuit(pairs, positions=True, **options) for each in opened)
+        for name, table in expected.tables().items():
+            pd.testing.assert_frame_equal(found.tables()[name], table, rtol=1e-3, atol=1e-4, obj=name)
+    with opened[0].ablate(found, complement=True), opened[1].ablate(expected, complement=True):
+        one, other = (each.predict(pairs[0].clean).table for each in opened)
+    pd.testing.assert_frame_equal(one, other, rtol=1e-3, atol=1e-4)
 
 
 IA3 = peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
+from circuit_tasks import told_apart
 from mnemoscope.attribution.methods.registry import methods
 from mnemoscope.model.discovery.layout import find_blocks
 from mnemoscope.model.families import FAMILIES, Family
@@ -116,6 +117,14 @@ def ablated(model: ms.Model, **how: Any) -> pd.DataFrame:
         return model.predict(PROMPT, top=97).table
 
 
+def circuit(model: ms.Model, **options: Any) -> list[pd.DataFrame]:
+    """A circuit's tables, and what the model predicts with it alone."""
+    pairs = told_apart(model)
+    found = model.circuit(pairs, positions=True, **options)
+    with model.ablate(found, complement=True):
+        return [*found.tables().values(), model.predict(pairs[0].clean, top=97).table]
+
+
 USES: dict[str, Callable[[ms.Model], Any]] = {
     "predict": lambda model: model.predict(PROMPT, top=97).table,
     "bounds": lambda model: model.attribute(PROMPT, TARGET, top=5, neurons="bounds").tables()["ffn_scores"],
@@ -135,6 +144,9 @@ USES: dict[str, Callable[[ms.Model], Any]] = {
     "verified at once": lambda model: (
         model.rank_neurons(PROMPT, TARGET, method=ms.Verified(greedily=False), top=5).neurons
     ),
+    "circuit": lambda model: circuit(model, size=9, kinds=("ffn", "head")),
+    "searched circuit": lambda model: circuit(model, method="greedy", size=6),
+    "contrast of activations": lambda model: model.contrast([PROMPT], [OTHER], top=9),
     "query proof": lambda model: (
         model.compare_query_ablation(
             model.attribute(PROMPT, TARGET, top=10), top=4, values=5, seeds=1

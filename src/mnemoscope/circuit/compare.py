@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,18 @@ import pandas as pd
 
 from mnemoscope._io import check_folder, write_into
 from mnemoscope.circuit.agreement import agreement
-from mnemoscope.circuit.find import GREEDY, CircuitOptions, Prepared, Report, choose_and_measure, prepare
+from mnemoscope.circuit.find import (
+    GREEDY,
+    CircuitOptions,
+    Prepared,
+    Report,
+    choose_and_measure,
+    encode_task,
+    prepare,
+)
 from mnemoscope.circuit.scores import METHODS, score_nodes
 from mnemoscope.circuit.tasks import read_pairs
-from mnemoscope.errors import OptionError, OutputError
+from mnemoscope.errors import MnemoscopeError, OptionError, OutputError
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.circuit import Circuit, Pair
@@ -65,10 +74,15 @@ def compare_methods(  # noqa: PLR0913
         raise OptionError("there is no task or no method to compare; give one of each")
     if out is not None:
         write_into(check_folder(out), {})
+    encoded = {}
+    for task, sides in tasks.items():
+        with _named(task):
+            encoded[task] = encode_task(language_model, *sides, options)
     circuits: dict[tuple[str, str], Circuit] = {}
     agreements = []
-    for task, (train, test) in tasks.items():
-        prepared = prepare(language_model, train, test, options, budget)
+    for task, (training, held_out) in encoded.items():
+        with _named(task):
+            prepared = prepare(language_model, training, held_out, options, budget)
         for name in chosen:
             own = replace(provenance, options=provenance.options | {"method": name})
             path = None if out is None else out / f"{task}.{name}.json"
@@ -86,6 +100,15 @@ def compare_methods(  # noqa: PLR0913
         pd.concat(agreements, ignore_index=True) if agreements else pd.DataFrame(columns=_AGREEMENT_COLUMNS)
     )
     return CircuitComparison(circuits, table.filter(_AGREEMENT_COLUMNS))
+
+
+@contextmanager
+def _named(task: str) -> Iterator[None]:
+    """Put the name of a task before the messages of its errors."""
+    try:
+        yield
+    except MnemoscopeError as error:
+        raise type(error)(f"{task}: {error}") from error
 
 
 def _kept(path: Path, prepared: Prepared, provenance: Provenance) -> Circuit:

@@ -14,6 +14,8 @@ from mnemoscope.results.columns import CIRCUIT_TABLES
 
 # Pairs whose clean prompts are decomposed; the links of others hardly differ.
 N_PAIRS = 20
+# Nodes that are linked, the best ones; the shares of n nodes take n * n numbers.
+MOST_NODES = 1000
 # Shares below this are left out.
 SMALLEST_SHARE = 0.01
 
@@ -26,13 +28,13 @@ def links(runner: CircuitRunner, nodes: Tensor) -> pd.DataFrame:
 
     Args:
         runner: the pairs; the clean prompts of the first `N_PAIRS` are run.
-        nodes: numbers of the nodes, `[n]`.
+        nodes: numbers of the nodes, best first, `[n]`; the first `MOST_NODES` are linked.
 
     Returns:
         The table `circuit_edges`, with rows of the nodes as source and target, largest absolute share first.
         Empty for models whose neurons' inputs were not found.
     """
-    language_model, space = runner.language_model, runner.space
+    language_model, space, nodes = runner.language_model, runner.space, nodes[:MOST_NODES]
     shares = torch.zeros(len(nodes), len(nodes), dtype=torch.float64)
     pairs = runner.pairs[:N_PAIRS]
     places = places_of(space, nodes)

@@ -14,13 +14,17 @@ from mnemoscope.circuit.nodes import NodeSpace, check_kinds
 from mnemoscope.circuit.running import CircuitRunner, check_ablation, mean_values
 from mnemoscope.circuit.scores import METHODS, score_method, score_nodes
 from mnemoscope.circuit.search import greedy
-from mnemoscope.circuit.tasks import encode_pairs, split_pairs
+from mnemoscope.circuit.tasks import EncodedPair, encode_pairs, split_pairs
 from mnemoscope.errors import OptionError
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.circuit import AblationValue, Circuit, Kind, Pair
 from mnemoscope.results.targets import Provenance
 
 GREEDY = "greedy"
+UNROUTED = (
+    "gradients do not reach the neurons of an expert that a token is not routed to: the token adds 0 to "
+    "their scores, though their ablation value need not be 0"
+)
 # F on training pairs that a circuit reaches unless its size is given.
 FAITHFULNESS = 0.9
 # Called with a phase's name, and the numbers of its steps done and of all.
@@ -93,22 +97,37 @@ class Prepared:
     test: Baseline
 
 
-def prepare(
+def encode_task(
     language_model: LanguageModel,
     train: Sequence[Pair],
     test: Sequence[Pair] | None,
     options: CircuitOptions,
-    budget: int,
-) -> Prepared:
-    """Encode and check a task's pairs, and run them with all nodes and with none.
+) -> tuple[list[EncodedPair], list[EncodedPair]]:
+    """Return the training and the test pairs of a task, encoded and checked.
 
     Raises:
-        OptionError, PromptError, TargetError: as `encode_pairs`, `split_pairs` and `Baseline.of`.
+        OptionError, PromptError, TargetError: as `encode_pairs` and `split_pairs`.
     """
     own, others = split_pairs(train, test)
     training = encode_pairs(language_model, own, same_length=options.positions, limit=options.limit)
     n_tokens = training[0].n_tokens if options.positions else None
     held_out = encode_pairs(language_model, others, n_tokens=n_tokens, limit=options.limit, name="test pair")
+    return training, held_out
+
+
+def prepare(
+    language_model: LanguageModel,
+    training: Sequence[EncodedPair],
+    held_out: Sequence[EncodedPair],
+    options: CircuitOptions,
+    budget: int,
+) -> Prepared:
+    """Run a task's pairs with all nodes and with none.
+
+    Raises:
+        OptionError: as `Baseline.of`.
+    """
+    n_tokens = training[0].n_tokens if options.positions else None
     space = NodeSpace(language_model.structure, check_kinds(options.kinds), n_tokens)
     means = mean_values(language_model, space, [pair.counterfactual.ids for pair in training], budget)
     baselines = [
@@ -130,9 +149,8 @@ def find_circuit(
 ) -> Circuit:
     """Find the circuit of a task; see `Model.circuit`."""
     options.check()
-    return choose_and_measure(
-        prepare(language_model, train, test, options, budget), options, provenance, report
-    )
+    pairs = encode_task(language_model, train, test, options)
+    return choose_and_measure(prepare(language_model, *pairs, options, budget), options, provenance, report)
 
 
 def choose_and_measure(
@@ -142,9 +160,9 @@ def choose_and_measure(
     space, train, test = prepared.space, prepared.train, prepared.test
     if options.size is not None and options.size > space.n_nodes:
         raise OptionError(f"size is {options.size}, but there are {space.n_nodes} nodes; give fewer")
-    runner = train.runner
+    runner, method = train.runner, METHODS["relp" if options.method == GREEDY else options.method]
     before = runner.passes, runner.backward_passes
-    scores = score_nodes(METHODS["relp" if options.method == GREEDY else options.method], runner)
+    scores = score_nodes(method, runner)
     order = ranked(scores)
     if options.method == GREEDY:
         chosen = greedy(train, order, options.size, report)
@@ -174,4 +192,5 @@ def choose_and_measure(
         train=tuple(pair.pair for pair in train.runner.pairs),
         test=tuple(pair.pair for pair in test.runner.pairs),
         provenance=provenance,
+        notes=(UNROUTED,) if method.backward and "ffn" in space.kinds and space.structure.mixtures else (),
     )

@@ -72,6 +72,7 @@ class Circuit:
         train: pairs by which nodes were chosen; their counterfactual prompts give the mean values.
         test: pairs by which the circuit was measured.
         provenance: model, versions and options.
+        notes: sentences on limits of the scores in this model.
     """
 
     nodes: pd.DataFrame
@@ -90,6 +91,7 @@ class Circuit:
     train: tuple[Pair, ...]
     test: tuple[Pair, ...]
     provenance: Provenance
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of nodes kept."""
@@ -165,6 +167,7 @@ class Circuit:
             "smallest": {f"{epsilon:g}": self.smallest(epsilon) for epsilon in (0.1, 0.2)},
             "logit_differences": self.logit_differences,
             "passes": self.passes,
+            "notes": list(self.notes),
             "train": [vars(pair) for pair in self.train],
             "test": [vars(pair) for pair in self.test],
             "provenance": vars(self.provenance),
@@ -189,6 +192,7 @@ class Circuit:
             train=tuple(Pair(**pair) for pair in described["train"]),
             test=tuple(Pair(**pair) for pair in described["test"]),
             provenance=Provenance(**described["provenance"]),
+            notes=tuple(described.get("notes", ())),
         )
 
 

@@ -450,6 +450,7 @@ Circuit = _object(
     smallest=dict[str, int | None],
     logit_differences=dict[str, Nats],
     passes=dict[str, int],
+    notes=list[str],
     train=list[dict[str, str]],
     test=list[dict[str, str]],
     provenance=dict[str, Any],

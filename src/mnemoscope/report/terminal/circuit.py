@@ -53,7 +53,7 @@ def ratio_text(ratio: Ratio) -> str:
 
 
 def summary_lines(circuit: Circuit) -> list[str]:
-    """Describe a circuit: its size, F, K, areas and cost."""
+    """Describe a circuit: its size, F, K, areas, cost and notes."""
     positions = f", each at {circuit.n_positions} positions" if circuit.n_positions else ""
     m, none = (circuit.logit_differences[name] for name in ("model", "ablated"))
     passes = circuit.passes
@@ -67,6 +67,7 @@ def summary_lines(circuit: Circuit) -> list[str]:
         f"{circuit.areas['cmd']:.2f}, on a log axis of sizes",
         f"chosen on {len(circuit.train):,} training pairs in {passes['forward']:,} forward and "
         f"{passes['backward']:,} backward passes of prompts",
+        *circuit.notes,
     ]
 
 
