@@ -51,9 +51,10 @@ from mnemoscope.model.objective import Answers
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_continuation, encode_prompt
 from mnemoscope.model.validation import Validation
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.circuit import AblationValue, Circuit, Kind as CircuitKind
 from mnemoscope.results.circuit_comparison import CircuitComparison
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.examples import NeuronExamples
 from mnemoscope.results.parts import Parts, listed
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction

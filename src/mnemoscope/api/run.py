@@ -34,8 +34,9 @@ from mnemoscope.model.tokens import (
     prefixes,
     token_text,
 )
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TOP_LISTS
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.prediction import Prediction
 from mnemoscope.results.query import QueryGraph, QueryNeurons
 

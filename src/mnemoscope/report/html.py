@@ -40,7 +40,8 @@ from mnemoscope.report.text import (
     value_facts,
 )
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.query import QueryGraph
 
 # Longer data would make the page too heavy to open and to send.

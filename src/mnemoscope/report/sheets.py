@@ -24,8 +24,9 @@ from mnemoscope.report.text import (
 )
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
+from mnemoscope.results.continuation import ContinuationAttribution
 
 _SHOWN = 20  # rows of a table; more appear on demand
 _MOST_ROWS = 100  # of a direction

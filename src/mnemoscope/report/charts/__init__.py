@@ -241,6 +241,28 @@ def cell_width(n_columns: int) -> float:
     return min(14.0, max(4.0, 420 / max(n_columns, 1)))
 
 
+def abreast(panels: list[Any], *, resolve: bool = False) -> Any:
+    """Place panels side by side; the first names the rows. With `resolve` each has its own colours."""
+    if not panels:
+        return nothing()
+    chart = alt.hconcat(panels[0], *map(without_labels, panels[1:]))
+    return chart.resolve_scale(color="independent") if resolve else chart
+
+
+def without_labels(chart: Any) -> Any:
+    """Remove the labels of the rows, which the panel to the left has."""
+    layers = chart.layer if isinstance(chart, alt.LayerChart) else [chart]
+    for layer in layers:
+        layer.encoding.y.axis = alt.Axis(labels=False, title=None)
+    return chart
+
+
+def nothing(words: str = "nothing was measured") -> Any:
+    """Draw words in place of the chart of an empty table."""
+    text = alt.Chart(alt.Data(values=[{"text": words}])).mark_text(color=TEXT, align="left")
+    return text.encode(text="text:N", x=alt.value(0), y=alt.value(10)).properties(width=200, height=20)
+
+
 def _strikes(base: alt.Chart, where: str, length: float) -> list[alt.Chart]:
     """Draw strokes through some cells, dark with a light rim that stands out from any colour."""
     shape = base.transform_filter(where)
