@@ -59,8 +59,8 @@ def family_id(family: Family) -> str:
     return f"{family.model_type}-{family.variant.replace(' ', '_')}"
 
 
-# Families that tests run on each push, by what is theirs alone, under the code that sees it. What others have, one
-# of these has too: windows and norms Gemma 2, biases GPT-2 and Granite.
+# Families that tests run on each push, by what is theirs alone, under the code that sees it. What others
+# have, one of these has too: windows and norms Gemma 2, biases GPT-2 and Granite.
 _DIFFERENCES = {
     "blocks": {
         "gpt2": "biases, learned positions, transposed and fused projections, tied head",

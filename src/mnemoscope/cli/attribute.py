@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.continuation import ContinuationAttribution
+    from mnemoscope.results.continuation import ContinuationAttribution
 
 commands = typer.Typer()
 
