@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
@@ -99,8 +100,9 @@ def _placed(graph: QueryGraph) -> pd.DataFrame:
     levels = sorted(nodes["depth_of_level"].unique(), reverse=True)
     nodes["row"] = nodes["depth_of_level"].map(levels.index)
     nodes = _in_columns(nodes, _CHART)
-    nodes["name"] = [_name(row) for row in nodes.itertuples()]
-    nodes["reads"] = [at_position(row.position, str(row.token)) for row in nodes.itertuples()]
+    parts: list[Any] = list(nodes.itertuples())
+    nodes["name"] = [_name(row) for row in parts]
+    nodes["reads"] = [at_position(row.position, str(row.token)) for row in parts]
     nodes["gives"] = nodes["value_score"].fillna(0) + nodes["query_score"].fillna(0)
     nodes["does"] = nodes["gives"].ge(0).map({True: "raises", False: "lowers"})
     return nodes
@@ -113,7 +115,8 @@ def _in_columns(nodes: pd.DataFrame, grid: _Grid) -> pd.DataFrame:
     """
     cells = nodes.groupby(["row", "position"], sort=False)
     nodes["slot"], nodes["in_cell"] = cells.cumcount(), cells["id"].transform("size")
-    widths = (nodes.groupby("position")["in_cell"].max() * grid.slot).clip(lower=grid.least)
+    most: pd.DataFrame = nodes.groupby("position").agg({"in_cell": "max"})
+    widths = np.maximum(most["in_cell"] * grid.slot, grid.least)
     left = grid.left + (widths + grid.gap).cumsum() - widths - grid.gap
     nodes["left"] = nodes["position"].map(left)
     nodes["right"] = nodes["left"] + nodes["position"].map(widths)
