@@ -132,7 +132,7 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
     if engine == "local":
         check_threads(options.threads)
     with stdout_kept_clean():
-        from mnemoscope.report.progress import StudyProgress
+        from mnemoscope.cli.progress import StudyProgress
         from mnemoscope.study.runner import check_workers, run_study
         from mnemoscope.study.store import check_folder
         from mnemoscope.study.tasks import ModelSpec

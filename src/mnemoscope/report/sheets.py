@@ -61,10 +61,6 @@ def _number(value: float, text: str, kind: str = "number", share: float = 0.0) -
     return Cell(text, f"{value:.6g}" if math.isfinite(value) else "", kind, share)
 
 
-def _three_decimals(value: float) -> str:
-    return signed(value).removeprefix("+")
-
-
 def _effect(name: str, row: dict[str, Any], largest: float = 0.0) -> Cell:
     """Return the cell of an effect, with a bar if the largest magnitude is given."""
     value = row[name]
@@ -132,7 +128,7 @@ def neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
                 Cell(row["kind"]),
                 Cell(visible(row["token"]), kind="token"),
                 *(_effect(name, row, most if name == order else 0.0) for name in names),
-                _number(row["coefficient"], _three_decimals(row["coefficient"])),
+                _number(row["coefficient"], signed(row["coefficient"]).removeprefix("+")),
                 Cell(
                     "–" if row["promotes"] is None else " ".join(map(visible, row["promotes"][:8])),
                     kind="tokens",

@@ -101,9 +101,6 @@ def parts_words(ablation: Ablation) -> str:
     return f"{n_parts} {one if n_parts == 1 else several}"
 
 
-EFFECTS = ("direct", "total", "mediated")
-
-
 @dataclass(frozen=True)
 class Effects:
     """Effects of a result.

@@ -140,7 +140,8 @@ def heatmap(
     signed, faint = bool((table[value] < 0).any()), "#f4f3ef" if "written" in options else ""
     if not faint:  # invisible cells would only make the file large
         seen = table[value].abs().between(0.005 * reach, np.inf, inclusive="neither")
-        table = table.loc[seen | table[_named(options)].any(axis=1)]
+        marked = [options["marked"]] if "marked" in options else []
+        table = table.loc[seen | table[marked].any(axis=1)]
     across, down = alt.Scale(domain=columns), alt.Scale(domain=rows)
     base = alt.Chart(data(table)).encode(
         x=alt.X(f"{x}:O", sort=columns, scale=across, title=words.get(x), axis=_axis(columns, size[0])),
@@ -273,10 +274,6 @@ def _strikes(base: alt.Chart, where: str, length: float) -> list[alt.Chart]:
         )
         for color, width in (("white", 2.2), (DARK, 1.0))
     ]
-
-
-def _named(options: dict[str, Any]) -> list[str]:
-    return [options["marked"]] if "marked" in options else []
 
 
 def _axis(columns: Sequence[Any], width: float, **options: Any) -> alt.Axis:

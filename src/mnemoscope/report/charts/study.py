@@ -254,12 +254,11 @@ def readings(table: pd.DataFrame) -> Any:
 def _by_kind(table: pd.DataFrame, value: str, title: str = "") -> Any:
     rows = with_n(table)
     largest = float(rows["score"].abs().max())
+    order = {name: place for place, name in enumerate(dict.fromkeys(rows["relation"]))}
     panels = []
     for kind, name in KINDS.items():
         part = rows.loc[rows["kind"] == kind].sort_values("layer", kind="stable")
-        part = part.sort_values(
-            "relation", key=lambda names: names.map(_order(rows["relation"])), kind="stable"
-        )
+        part = part.sort_values("relation", key=lambda names: names.map(order), kind="stable")
         words = {"layer": f"{name} layer", "score": value}
         size = (cell_width(part["layer"].nunique()), 18.0)
         panels.append(
@@ -288,10 +287,6 @@ def _falls(rows: pd.DataFrame, by: str, colors: dict[str, str]) -> Any:
         dots(rows, name, "relation", title, width=190, by=by, colors=colors) for name, title in titles.items()
     ]
     return abreast(panels)
-
-
-def _order(names: pd.Series) -> dict[str, int]:
-    return {name: place for place, name in enumerate(dict.fromkeys(names))}
 
 
 CHARTS: dict[str, Callable[[pd.DataFrame], Any]] = {
