@@ -20,5 +20,5 @@ def test_files_are_short() -> None:
         path.relative_to(SOURCE).as_posix(): path.read_text(encoding="utf-8").count("\n")
         for path in SOURCE.rglob("*.py")
     }
-    assert len(lengths) > 100
-    assert {name for name, length in lengths.items() if length > LONGEST} == set(LONGER)
+    assert set(LONGER) <= set(lengths)
+    assert {name for name, length in lengths.items() if length > LONGEST} <= set(LONGER)

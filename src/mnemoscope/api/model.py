@@ -193,6 +193,10 @@ class Model:
         """Number of tokens that the model can predict."""
         return self.language_model.structure.n_vocabulary
 
+    @property
+    def _query_calls(self) -> QueryCalls:
+        return QueryCalls(self.query, self.query_graph)
+
     @isolated_call
     def prompt(self, prompt: PromptInput, *, add_special_tokens: bool = True) -> Prompt:
         """Encode a prompt; every method takes the result as a prompt.
@@ -248,9 +252,7 @@ class Model:
         >>> [capital.attribute(city).heads for city in (" Tokyo", " Kyoto")]  # doctest: +SKIP
         """
         encoded = encode_prompt(self.language_model, prompt)
-        return Run(
-            self.language_model, encoded, norm_bias, memory_budget, QueryCalls(self.query, self.query_graph)
-        )
+        return Run(self.language_model, encoded, norm_bias, memory_budget, self._query_calls)
 
     @isolated_call
     def predict(self, prompt: PromptInput, top: int = 10) -> Prediction:
@@ -367,7 +369,7 @@ class Model:
             targets,
             AttributionOptions(**options),
             memory_budget,
-            QueryCalls(self.query, self.query_graph),
+            self._query_calls,
         )
 
     @isolated_call
@@ -408,7 +410,7 @@ class Model:
             target,
             AttributionOptions(**options),
             memory_budget,
-            QueryCalls(self.query, self.query_graph),
+            self._query_calls,
             progress,
         )
 
@@ -448,9 +450,7 @@ class Model:
             target_spec(self.language_model, prompt_a, target_a, against_a),
             target_spec(self.language_model, prompt_b, target_b, against_b),
         )
-        return compare_prompts(
-            self.language_model, specs, top, memory_budget, QueryCalls(self.query, self.query_graph)
-        )
+        return compare_prompts(self.language_model, specs, top, memory_budget, self._query_calls)
 
     @isolated_call
     def method_input(
