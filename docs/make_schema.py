@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mnemoscope.study.columns import TABLES
+from mnemoscope.study.columns import PARQUET, TABLES
 from mnemoscope.study.store import SCHEMA_VERSION
 
 PAGE = Path(__file__).with_name("studies_schema.md")
@@ -30,7 +30,9 @@ def page() -> str:
     ]
     for table in TABLES.values():
         lines += [f"## {table.name}", "", table.meaning, "", "| column | type | meaning |", "|---|---|---|"]
-        lines += [f"| `{column.name}` | {column.type} | {column.meaning} |" for column in table.columns]
+        lines += [
+            f"| `{column.name}` | {PARQUET[column.dtype]} | {column.meaning} |" for column in table.columns
+        ]
         lines.append("")
     return "\n".join(lines)
 

@@ -27,6 +27,7 @@ __all__ = [
     "check_alike",
     "chosen_on_push",
     "demo_model",
+    "differing",
     "family_id",
     "open_tiny",
     "opened_once",
@@ -58,6 +59,37 @@ def family_id(family: Family) -> str:
     return f"{family.model_type}-{family.variant.replace(' ', '_')}"
 
 
+# Families that tests run on each push, by what is theirs alone, under the code that sees it. What others
+# have, one of these has too: windows and norms Gemma 2, biases GPT-2 and Granite.
+_DIFFERENCES = {
+    "blocks": {
+        "gpt2": "biases, learned positions, transposed and fused projections, tied head",
+        "gpt_neox": "parallel blocks",
+        "opt": "ReLU, tokens in one row",
+        "llama-grouped_heads": "gated FFN, grouped heads",
+        "bitnet": "norms before both output projections",
+        "gemma2": "soft-caps, pre- and post-norms, sliding window",
+        "olmo2": "post-norms alone",
+        "granite": "multipliers",
+    },
+    "projections": {"falcon": "attention code of its own, fused grouped heads"},
+    "experts": {
+        "mixtral": "experts",
+        "gpt_oss": "experts with biases, attention sinks",
+        "deepseek_v3": "latent attention, experts in groups, shared ones",
+    },
+    "backward pass": {
+        "bloom": "attention code of its own, ALiBi",
+        "qwen2_moe": "a gated shared expert",
+    },
+}
+
+
+def differing(*kinds: str) -> tuple[str, ...]:
+    """Names of the families that differ in blocks, projections, experts or the backward pass."""
+    return tuple(name for kind in kinds for name in _DIFFERENCES[kind])
+
+
 def chosen_on_push(families: Iterable[Family], *on_push: str) -> list[Any]:
     """Make parameters of families, of which those of other model types or variants run nightly only.
 
@@ -74,18 +106,7 @@ def chosen_on_push(families: Iterable[Family], *on_push: str) -> list[Any]:
     ]
 
 
-# What the others have, one of these has too: windows and norms Gemma 2, biases GPT-2 and Granite.
-REPRESENTATIVES = chosen_on_push(
-    EVERY_REPRESENTATIVE,
-    "gpt2",
-    "gpt_neox",
-    "opt",
-    "llama-grouped_heads",
-    "bitnet",
-    "gemma2",
-    "olmo2",
-    "granite",
-)
+REPRESENTATIVES = chosen_on_push(EVERY_REPRESENTATIVE, *differing("blocks"))
 WITH_EXPERTS = (*EVERY_REPRESENTATIVE, next(f for f in FAMILIES if f.model_type == "mixtral"))
 _opened: dict[str, ms.Model] = {}
 # For claims that hardly depend on the family: a plain one, parallel blocks, caps and post-norms, experts.

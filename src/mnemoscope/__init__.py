@@ -34,12 +34,10 @@ if TYPE_CHECKING:
     from mnemoscope.model.estimate import Estimate as Estimate, Sizes as Sizes, estimate as estimate
     from mnemoscope.model.families import Family as Family
     from mnemoscope.results.ablation import Ablation as Ablation, TextEffect as TextEffect
-    from mnemoscope.results.attribution import (
-        Attribution as Attribution,
-        ContinuationAttribution as ContinuationAttribution,
-    )
+    from mnemoscope.results.attribution import Attribution as Attribution
     from mnemoscope.results.circuit import Circuit as Circuit, Pair as Pair
     from mnemoscope.results.circuit_comparison import CircuitComparison as CircuitComparison
+    from mnemoscope.results.continuation import ContinuationAttribution as ContinuationAttribution
     from mnemoscope.results.examples import (
         NeuronExamples as NeuronExamples,
         ScannedCorpus as ScannedCorpus,
@@ -77,41 +75,8 @@ if TYPE_CHECKING:
 
 __version__ = version("mnemoscope")
 
-# Public names by module. Torch and transformers take seconds to import, so a module is imported when one of
-# its names is first used. The imports above are for type checkers; a test compares them with the table.
-_MODULES = {
-    "api": "Model load",
-    "api.estimate": "estimate",
-    "api.run": "Run",
-    "attribution.methods.base": "Method",
-    "attribution.methods.causal": "Verified",
-    "attribution.methods.registry": "Ranking",
-    "attribution.options": "AttributionOptions",
-    "circuit.find": "CircuitOptions",
-    "errors": (
-        "FactsError MnemoscopeError ModelFileError OptionError OutputError PromptError TargetError "
-        "UnknownModelError UnsupportedModelError WorkerError"
-    ),
-    "intervention.side_effects": "KnownFact PlainText",
-    "model.estimate": "Estimate Sizes",
-    "model.families": "Family",
-    "results.ablation": "Ablation TextEffect",
-    "results.attribution": "Attribution ContinuationAttribution",
-    "results.circuit": "Circuit Pair",
-    "results.circuit_comparison": "CircuitComparison",
-    "results.examples": "NeuronExamples ScannedCorpus",
-    "results.parts": "AttentionNeuron FFNNeuron Head Layer",
-    "results.prediction": "HeadTokens NeuronTokens Prediction",
-    "results.prompt_comparison": "PromptComparison",
-    "results.query": "QueryAblation QueryGraph QueryNeurons QueryTables",
-    "results.targets": "Cost Provenance Target Targets",
-    "study.facts": "Fact FactFile builtin_facts",
-    "study.formats": "read_facts",
-    "study.options": "StudyOptions",
-    "study.results": "Studies Study",
-    "study.runner": "Source run_study",
-    "study.tasks": "ModelSpec",
-}
+# Module of each public name. Torch and transformers take seconds to import, so a module is imported when one
+# of its names is first used. The imports above are for type checkers; a test compares them with the table.
 _PUBLIC = {
     "Ablation": "mnemoscope.results.ablation",
     "AttentionNeuron": "mnemoscope.results.parts",
@@ -120,7 +85,7 @@ _PUBLIC = {
     "Circuit": "mnemoscope.results.circuit",
     "CircuitComparison": "mnemoscope.results.circuit_comparison",
     "CircuitOptions": "mnemoscope.circuit.find",
-    "ContinuationAttribution": "mnemoscope.results.attribution",
+    "ContinuationAttribution": "mnemoscope.results.continuation",
     "Cost": "mnemoscope.results.targets",
     "Estimate": "mnemoscope.model.estimate",
     "FFNNeuron": "mnemoscope.results.parts",

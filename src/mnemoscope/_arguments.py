@@ -115,13 +115,14 @@ def device_name(device: str | torch.device | None) -> str | None:
     raise OptionError(f"the device {name!r} is not known; give {_KNOWN_DEVICES}")
 
 
-_CONFIGS = ("config.json", "adapter_config.json")
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def check_model_path(source: str) -> None:
     """Refuse the path of a model that is not there; names that may be of the hub pass.
 
-    `model.sources.find` refuses these too, after torch is imported.
+    Commands call this before torch is imported.
 
     Raises:
         UnknownModelError: the path does not exist, or holds no model.
@@ -129,10 +130,14 @@ def check_model_path(source: str) -> None:
     path = Path(source).expanduser()
     if path.is_file() and path.suffix != ".gguf":
         raise UnknownModelError(f"{source} is a file but not a .gguf; give a model's folder or a .gguf file")
-    if path.is_dir() and source != "demo" and not any((path / name).is_file() for name in _CONFIGS):
+    if (
+        path.is_dir()
+        and source != "demo"
+        and not any((path / name).is_file() for name in (CONFIG, ADAPTER_CONFIG))
+    ):
         found = sorted(file.name for file in path.glob("*.gguf"))
         remedy = f"give {path / found[0]}" if found else "give a folder saved by save_pretrained"
-        raise UnknownModelError(f"the folder {path} has no config.json; {remedy}")
+        raise UnknownModelError(f"the folder {path} has no {CONFIG}; {remedy}")
     looks_local = path.suffix == ".gguf" or path.is_absolute() or source.startswith((".", "~"))
     if not path.exists() and (looks_local or source.count("/") > 1):
         raise UnknownModelError(f"there is no file or folder {source}; check the path, or give a hub id")

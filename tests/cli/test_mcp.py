@@ -121,5 +121,5 @@ def test_mistakes_are_told_before_the_protocol_begins() -> None:
 
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(util, "find_spec", lambda name: None)
-    monkeypatch.setattr("mnemoscope.cli.mcp.find_spec", util.find_spec)
+    monkeypatch.setattr("mnemoscope.cli.serve.find_spec", util.find_spec)
     assert "run `pip install '.[mcp]'`" in refused("mcp")

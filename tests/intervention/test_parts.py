@@ -21,6 +21,7 @@ from mnemoscope.intervention.controls import matched_random
 from mnemoscope.study.comparison import Terms, compare_methods
 from mnemoscope.study.facts import Fact, resolve
 from mnemoscope.study.options import StudyOptions
+from mnemoscope.study.tasks import check_controls
 from support import built, open_tiny, words
 
 IDS = (5, 17, 80, 33, 61)
@@ -214,9 +215,9 @@ def test_comparisons_and_studies_refuse_before_any_work(llama: ms.Model) -> None
     Terms(top=72, controls_from="any layer").check(llama.language_model.structure)
     with pytest.raises(ms.OptionError, match="give at most 72"):
         Terms(top=73, controls_from="any layer").check(llama.language_model.structure)
-    StudyOptions(attention_neurons=48, ffn_neurons=72).check_controls(llama.language_model.structure)
+    check_controls(StudyOptions(attention_neurons=48, ffn_neurons=72), llama.language_model.structure)
     with pytest.raises(ms.OptionError, match="attention_neurons is 49"):
-        StudyOptions(attention_neurons=49, ffn_neurons=72).check_controls(llama.language_model.structure)
+        check_controls(StudyOptions(attention_neurons=49, ffn_neurons=72), llama.language_model.structure)
 
 
 def test_neurons_of_silent_experts_are_no_control() -> None:

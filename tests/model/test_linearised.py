@@ -17,7 +17,7 @@ from mnemoscope.model.gradients import SiteGradients, _differentiate, site_gradi
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.linearised import linearised_blocks, proportional, refuse_nonlinear
 from model.relp_in_float64 import relp_in_float64
-from support import built, chosen_on_push, open_tiny
+from support import built, chosen_on_push, differing, open_tiny
 
 PROMPTS = ((5, 17, 80, 33, 61), (7, 11, 3, 22, 40))
 # Learned positions and ReLU, parallel blocks, LayerNorm, inner norms, post-norms, soft-caps, query/key norms,
@@ -67,26 +67,10 @@ def test_gradients_are_those_of_another_implementation_in_float64(model_type: st
             assert (gradients - wide)[ran].abs().max() < 1e-5 * wide.abs().max()
 
 
-# Paths that differ: norms, gates, experts and routers, soft-caps, parallel blocks, kinds of attention.
-ON_PUSH = (
-    "gpt2",
-    "gpt_neox",
-    "opt",
-    "llama-grouped_heads",
-    "bitnet",
-    "gemma2",
-    "olmo2",
-    "granite",
-    "falcon",
-    "bloom",
-    "mixtral",
-    "gpt_oss",
-    "qwen2_moe",
-    "deepseek_v3",
+@pytest.mark.parametrize(
+    "family",
+    chosen_on_push(FAMILIES, *differing("blocks", "projections", "experts", "backward pass")),
 )
-
-
-@pytest.mark.parametrize("family", chosen_on_push(FAMILIES, *ON_PUSH))
 def test_values_are_the_models_own_and_all_is_as_before(family: Any) -> None:
     model = opened(family.build())
     found = relp(model)

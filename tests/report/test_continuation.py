@@ -13,7 +13,7 @@ from rich.console import Console
 
 import mnemoscope as ms
 from mnemoscope.report.terminal.attribution import render_continuation
-from mnemoscope.results.attribution import ContinuationAttribution
+from mnemoscope.results.continuation import ContinuationAttribution
 from support import words
 
 

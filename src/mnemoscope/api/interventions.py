@@ -317,6 +317,23 @@ def ablate_each(
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
 
+def single_ablations(
+    language_model: LanguageModel,
+    prompt: PromptInput,
+    target: Answers,
+    against: Answers | None,
+    parts: Parts,
+    factor: float,
+    positions: Sequence[int] | None,
+    memory_budget: int,
+) -> pd.DataFrame:
+    """Ablate parts one at a time; see `Model.single_ablations`."""
+    named = listed(parts)
+    each = [[part] for part in named]
+    outcomes = ablate_each(language_model, prompt, target, against, each, factor, positions, memory_budget)
+    return pd.DataFrame([part.to_json() for part in named]).assign(drop=outcomes["drop"])
+
+
 def edited(
     language_model: LanguageModel, parts: Parts, factor: float, save_to: str | Path | None
 ) -> LanguageModel:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import SupportsIndex, get_args
+from typing import SupportsIndex
 
 import pandas as pd
 import torch
@@ -15,28 +14,25 @@ from typing_extensions import Self, Unpack
 
 from mnemoscope._io import ProgressBars
 from mnemoscope.api import circuits, interventions, queries
-from mnemoscope.api.comparison import compare_prompts
 from mnemoscope.api.examples import ExampleOptions, Neurons as ChosenNeurons, neuron_examples
 from mnemoscope.api.interventions import AblationKeywords, AblationRequest, ablate_each as _ablate_each
-from mnemoscope.api.requests import check_parts_add_up, predictions, target_spec
-from mnemoscope.api.run import QueryCalls, Run, attribute_prompts, attribute_tokens
+from mnemoscope.api.requests import target_spec
+from mnemoscope.api.run import QueryCalls, Run, attribute_prompts, attribute_tokens, compare_prompts
 from mnemoscope.attribution.methods.base import Kind, Method, MethodInput, Report
-from mnemoscope.attribution.methods.registry import Ranking, method as find_method
+from mnemoscope.attribution.methods.registry import Ranking
 from mnemoscope.attribution.options import (
     DEFAULTS,
     AttributionKeywords,
     AttributionOptions,
     Neurons,
     Order,
-    check_counts,
 )
 from mnemoscope.attribution.query.ablation import QueryAblationOptions
 from mnemoscope.attribution.query.graph_tables import Extent
-from mnemoscope.attribution.query.tables import QueryOptions, split_by_layer
+from mnemoscope.attribution.query.tables import QueryOptions
 from mnemoscope.attribution.vocabulary import read_neuron
 from mnemoscope.circuit.find import CircuitOptions
 from mnemoscope.circuit.tasks import Task
-from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import AblationStep
 from mnemoscope.intervention.controls import ControlsFrom
 from mnemoscope.intervention.sensitivity import Sensitivity
@@ -51,11 +47,12 @@ from mnemoscope.model.objective import Answers
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_continuation, encode_prompt
 from mnemoscope.model.validation import Validation
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.circuit import AblationValue, Circuit, Kind as CircuitKind
 from mnemoscope.results.circuit_comparison import CircuitComparison
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.examples import NeuronExamples
-from mnemoscope.results.parts import Parts, listed
+from mnemoscope.results.parts import Parts
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import Key, Kind as QueryKind, QueryAblation, QueryGraph, QueryNeurons
@@ -107,8 +104,21 @@ class Model:
     A model whose weights or adapters change after it was opened is validated again at the next call. Calls
     of several threads run one after the other.
 
-    Prompts are text, token ids (a list, a tensor or an array `[n]` or `[1, n]`), chat messages (dicts with
-    `role` and `content`), or a `Prompt` that `Model.prompt` returned.
+    Arguments of one name are alike in all methods; a method documents those that it alone has, or takes
+    otherwise:
+
+    - `prompt` and every item of prompts: text, token ids (a list, a tensor or an array `[n]` or `[1, n]`),
+      chat messages (dicts with `role` and `content`), or a `Prompt` that `Model.prompt` returned;
+    - `target`, `against`: see `attribute`; `parts`, `factor`, `positions`: see `ablate`; `controls_from`: see
+      `compare_ablation`;
+    - `result`: what `attribute` of this model returned;
+    - `memory_budget`: bytes that temporary tensors, or a batch, may take; `progress`: show bars.
+
+    Errors alike in all methods:
+
+    - PromptError: a prompt is empty or too long, or is of none of these types;
+    - TargetError: as `attribute` raises;
+    - OptionError: a count such as `top` is below 1, or an option has a value that is not listed.
 
     Attributes:
         language_model: the transformers model, its tokenizer and the structure of its parts.
@@ -183,6 +193,10 @@ class Model:
         """Number of tokens that the model can predict."""
         return self.language_model.structure.n_vocabulary
 
+    @property
+    def _query_calls(self) -> QueryCalls:
+        return QueryCalls(self.query, self.query_graph)
+
     @isolated_call
     def prompt(self, prompt: PromptInput, *, add_special_tokens: bool = True) -> Prompt:
         """Encode a prompt; every method takes the result as a prompt.
@@ -230,30 +244,19 @@ class Model:
         """Make a run of a prompt, whose forward pass several attributions share.
 
         Args:
-            prompt: see `Model`.
             norm_bias: as for `attribute`.
             memory_budget: bytes that temporary tensors may take; the run also keeps `2 * n_layers + 1`
                 predictions of the whole vocabulary.
-
-        Raises:
-            PromptError: the prompt is empty or too long.
 
         >>> capital = model.run("The capital of Japan is the city of")  # doctest: +SKIP
         >>> [capital.attribute(city).heads for city in (" Tokyo", " Kyoto")]  # doctest: +SKIP
         """
         encoded = encode_prompt(self.language_model, prompt)
-        return Run(
-            self.language_model, encoded, norm_bias, memory_budget, QueryCalls(self.query, self.query_graph)
-        )
+        return Run(self.language_model, encoded, norm_bias, memory_budget, self._query_calls)
 
     @isolated_call
     def predict(self, prompt: PromptInput, top: int = 10) -> Prediction:
-        """Predict the `top` likeliest next tokens.
-
-        Raises:
-            PromptError: the prompt is empty or too long.
-            OptionError: `top` is below 1.
-        """
+        """Predict the `top` likeliest next tokens."""
         return self.run(prompt).predict(top)
 
     @isolated_call
@@ -265,11 +268,9 @@ class Model:
         every token where an intervention depends on positions.
 
         Args:
-            prompt: see `Model`.
             n_tokens: number of tokens to add; fewer where the model ends the text.
 
         Raises:
-            PromptError: the prompt is empty or too long.
             OptionError: `n_tokens` is below 1, or exceeds the room in the model's context.
         """
         return interventions.generate(self.language_model, prompt, n_tokens)
@@ -316,7 +317,6 @@ class Model:
             The result; scores are direct effects in nats, positive where a part raises the target.
 
         Raises:
-            PromptError: the prompt is empty or too long.
             TargetError: a target is not one token that can follow the prompt (see
                 `attribute_continuation`), is given twice or is also in `against`, or a list is empty.
             OptionError: an option has another value, or another `by` than `"direct"` without effects.
@@ -369,7 +369,7 @@ class Model:
             targets,
             AttributionOptions(**options),
             memory_budget,
-            QueryCalls(self.query, self.query_graph),
+            self._query_calls,
         )
 
     @isolated_call
@@ -389,11 +389,9 @@ class Model:
         neurons with the highest and lowest sums.
 
         Args:
-            prompt: see `Model`.
             target: text, leading space included; tokenised together with the prompt.
             memory_budget: bytes that temporary tensors may take; each token of the target also keeps
                 `2 * n_layers + 1` predictions of the whole vocabulary.
-            progress: show a bar while every neuron is scored.
             **options: those of `AttributionOptions`. All but `top` and `suppressing` are for the attributions
                 of the single tokens.
 
@@ -412,7 +410,7 @@ class Model:
             target,
             AttributionOptions(**options),
             memory_budget,
-            QueryCalls(self.query, self.query_graph),
+            self._query_calls,
             progress,
         )
 
@@ -437,32 +435,22 @@ class Model:
         `compare_circuits`.
 
         Args:
-            prompt_a: as for `attribute`.
-            prompt_b: as for `attribute`, of any length.
-            target_a: target of A, as for `attribute`; None takes the model's own top prediction.
-            target_b: target of B.
-            against_a: tokens to compare the target of A with, as for `attribute`.
-            against_b: those of B.
+            prompt_a, prompt_b: prompts of any lengths.
+            target_a, target_b: their targets; None takes the model's own top prediction.
+            against_a, against_b: tokens to compare the targets with.
             top: number of neurons to list of each kind and direction for each prompt.
-            memory_budget: bytes that temporary tensors may take.
 
         Returns:
             The result; `diff` is the score in B less that in A, in nats.
 
-        Raises:
-            PromptError, TargetError, OptionError: as `attribute` does.
-
         >>> japan, china = ("The capital of %s is the city of" % name for name in ("Japan", "China"))
         >>> model.compare(japan, china, target_a=" Tokyo", target_b=" Beijing").heads  # doctest: +SKIP
         """
-        a, b = encode_prompt(self.language_model, prompt_a), encode_prompt(self.language_model, prompt_b)
         specs = (
-            target_spec(self.language_model, a, target_a, against_a),
-            target_spec(self.language_model, b, target_b, against_b),
+            target_spec(self.language_model, prompt_a, target_a, against_a),
+            target_spec(self.language_model, prompt_b, target_b, against_b),
         )
-        return compare_prompts(
-            self.language_model, specs, top, memory_budget, QueryCalls(self.query, self.query_graph)
-        )
+        return compare_prompts(self.language_model, specs, top, memory_budget, self._query_calls)
 
     @isolated_call
     def method_input(
@@ -478,24 +466,14 @@ class Model:
         """Prepare a prediction as the input of a `Method`.
 
         Args:
-            prompt: as for `attribute`.
-            target: as for `attribute`.
-            against: as for `attribute`.
             kind: `"ffn"` for FFN neurons, `"attention"` for attention neurons (positions summed).
-            memory_budget: bytes that temporary tensors may take.
             report: called with the progress of slow methods.
 
         Raises:
-            OptionError: another kind, or parts other than FFN neurons are being changed.
-            PromptError, TargetError: as `attribute` does.
+            OptionError: parts other than FFN neurons are being changed.
         """
-        if kind not in get_args(Kind):
-            raise OptionError(f'kind is {kind!r}; give "ffn" or "attention"')
-        check_parts_add_up(self.language_model)
-        encoded = encode_prompt(self.language_model, prompt)
-        spec = target_spec(self.language_model, encoded, target, against)
-        (prediction,) = predictions(self.language_model, [spec], memory_budget)
-        return MethodInput(prediction, kind, self.sensitivity, report)
+        spec = target_spec(self.language_model, prompt, target, against)
+        return queries.method_input(self.language_model, spec, kind, memory_budget, self.sensitivity, report)
 
     @isolated_call
     def rank_neurons(
@@ -513,30 +491,20 @@ class Model:
         """Rank neurons by one method.
 
         Args:
-            prompt: as for `attribute`.
-            target: as for `attribute`.
-            against: as for `attribute`.
             method: a name that `mnemoscope methods` lists, or a `Method`, such as
                 `mnemoscope.Verified(budget=2000, specificity=10)`.
             kind: as for `method_input`.
             top: number of neurons.
-            memory_budget: bytes that temporary tensors may take.
-            progress: show a bar where a method takes long.
 
         Raises:
-            OptionError: another method or kind, a method undefined for the target, or `top` below 1.
-            PromptError, TargetError: as `attribute` does.
+            OptionError: no such method, or one that is undefined for the target.
 
         >>> model.rank_neurons("Tokyo is in", " Japan", method="verified")  # doctest: +SKIP
         """
-        check_counts(top=top)
-        chosen = find_method(method)
-        encoded = encode_prompt(self.language_model, prompt)
-        report = partial(ProgressBars(), chosen.title) if progress else None
-        method_input = self.method_input(
-            encoded, target, against=against, kind=kind, memory_budget=memory_budget, report=report
+        spec = target_spec(self.language_model, prompt, target, against)
+        return queries.rank_neurons(
+            self.language_model, spec, method, kind, top, memory_budget, self.sensitivity, progress
         )
-        return queries.ranking(encoded, method_input, chosen, top)
 
     @isolated_call
     def query(
@@ -545,7 +513,6 @@ class Model:
         """Find the layers, heads and neurons that activate the value neurons of a result.
 
         Args:
-            result: result of this model.
             values: number of listed value neurons of each kind whose activation is explained.
             top: number of query neurons to list.
             key: input path of gated FFN neurons. None takes half of the gate's and half of the up path's
@@ -553,7 +520,7 @@ class Model:
                 as the authors' Llama notebook does (for reproduction only: the neuron does not read it).
 
         Raises:
-            OptionError: `values` or `top` is below 1, another `key`, or a result of another model.
+            OptionError: the result is of another model.
             UnsupportedModelError: the input projections of the neurons were not found.
 
         >>> result.query(key="gate").of_ffn.layers.head(3)  # doctest: +SKIP
@@ -573,15 +540,13 @@ class Model:
         """Build the graph of a result's value neurons and their query neurons, several steps back.
 
         Args:
-            result: result of this model.
             values: number of value neurons of each kind to begin with.
             depth: number of steps back from them.
             width: number of edges to follow at each node, the strongest of either sign.
             memory_budget: bytes that the kept activations of the prompt may take.
 
         Raises:
-            OptionError: `values`, `depth` or `width` is below 1, the result is of another model, or the
-                prompt does not fit the budget.
+            OptionError: the result is of another model, or the prompt does not fit the budget.
             UnsupportedModelError: the input projections of the neurons were not found.
 
         >>> model.query_graph(result, depth=3).edges.head()  # doctest: +SKIP
@@ -596,7 +561,6 @@ class Model:
         `top` FFN query neurons of its attention value neurons.
 
         Args:
-            result: result of this model.
             values: number of attention value neurons whose query neurons are found.
             top: number of neurons of each sort.
 
@@ -608,8 +572,7 @@ class Model:
 
         >>> model.query_split(model.attribute(prompt, " Tokyo", top=300))  # doctest: +SKIP
         """
-        found = self.query(result, values=values, top=top).of_attention.ffn_neurons
-        return split_by_layer(result.ffn_neurons.head(top), found, self.n_layers)
+        return queries.query_split(self.language_model, result, QueryOptions(values, top))
 
     @isolated_call
     def compare_query_ablation(
@@ -628,26 +591,23 @@ class Model:
         scores. Neurons with a query score of 0 or below are left alone, so there can be fewer than `top`.
 
         Args:
-            result: result of this model.
             top: number of query neurons to zero; 1,000 in the paper.
             seeds: number of random controls, each with as many neurons in the same layers.
             values: number of listed value neurons of each kind.
             of: `"attention"`, as in the paper, or `"ffn"`: the value neurons whose query neurons are zeroed.
                 Coefficients come for both kinds of value neurons.
-            controls_from: as for `compare_ablation`.
 
         Raises:
-            OptionError: `top`, `seeds` or `values` is below 1, another `of`, a result of another model or of
-                several target tokens, no shallow neuron with a positive query score, or no random control
-                because more than half of a layer would be zeroed.
+            OptionError: the result is of another model or of several target tokens, no shallow neuron has a
+                positive query score, or more than half of a layer would be zeroed, which leaves no control.
             UnsupportedModelError: the input projections of the neurons were not found.
 
         >>> model.compare_query_ablation(result).agreement  # doctest: +SKIP
         """
-        check_counts(top=top, seeds=seeds, values=values)
         options = QueryAblationOptions(top, values, of, controls_from)
-        compare = partial(self.compare_ablation, seeds=seeds, controls_from=controls_from)
-        return queries.compare_query_ablation(self.language_model, result, options, compare)
+        return queries.compare_query_ablation(
+            self.language_model, result, options, seeds, self.compare_ablation
+        )
 
     @isolated_call
     def neuron_tokens(
@@ -663,7 +623,7 @@ class Model:
                 is applied to the neuron's column first.
 
         Raises:
-            OptionError: no such layer, neuron or head, a head not above the neuron, or `top` below 1.
+            OptionError: no such layer, neuron or head, or a head that is not above the neuron.
             UnsupportedModelError: `through` is given, and the heads' input projections were not found.
 
         >>> model.neuron_tokens(14, 813, through=(23, 4)).promotes  # doctest: +SKIP
@@ -695,12 +655,10 @@ class Model:
             top: number of windows to keep of each neuron and group.
             window: number of tokens of a window at most; a longer text is cut into several, each run by
                 itself.
-            memory_budget: bytes that a batch may take.
-            progress: show a bar.
 
         Raises:
-            OptionError: no neurons, one that does not exist or is a head or layer; `top` is below 1, the
-                window does not fit the model, or an ablation lasts.
+            OptionError: no neurons, one that does not exist or is a head or layer, a window that does not
+                fit the model, or an ablation lasts.
             FactsError: the corpus cannot be read or has no text.
 
         >>> examples = model.neuron_examples("24.1005")  # doctest: +SKIP
@@ -714,12 +672,10 @@ class Model:
     def head_tokens(self, prompt: PromptInput, layer: int, head: int, top: int = 5) -> HeadTokens:
         """Read a head's input, key and value at each position as tokens, seen from the last position.
 
-        These are readings of vectors, not effects; `HeadTokens` documents each column.
+        Each list has `top` tokens. These are readings of vectors, not effects; `HeadTokens` has the columns.
 
         Raises:
-            PromptError: the prompt is empty or too long.
-            OptionError: no such layer or head, `top` (number of tokens of each list) is below 1, or parts
-                other than FFN neurons are being changed.
+            OptionError: no such layer or head, or parts other than FFN neurons are being changed.
 
         >>> model.head_tokens("The capital of Japan is the city of", 23, 4).table  # doctest: +SKIP
         """
@@ -733,16 +689,11 @@ class Model:
         (docs/method.md#vocabulary).
 
         Args:
-            prompt: as for `attribute`.
             positions: how many positions from the end.
 
         Returns:
             One row per layer (-1 after the embeddings) and position: `layer`, `position`, and `id`, `token`
             and `probability` of the likeliest token.
-
-        Raises:
-            PromptError: the prompt is empty or too long.
-            OptionError: `positions` is below 1.
 
         >>> model.logit_lens("The capital of Japan is the city of", positions=1)  # doctest: +SKIP
         """
@@ -781,7 +732,6 @@ class Model:
         Raises:
             OptionError: no parts, an unknown part or position, more than one of `factor`, `mean_of` and
                 `resample_from`; or a circuit of another model, or of patched values without a `factor`.
-            PromptError: a prompt of `mean_of` or `resample_from` is empty or too long.
 
         >>> with model.ablate(result.ffn_neurons.head(10)):  # doctest: +SKIP
         ...     model.predict("The capital of Japan is the city of")
@@ -825,12 +775,9 @@ class Model:
             limit: number of training and of test pairs: the first ones that can be used, while others are
                 left out. Without a limit, a pair that cannot be used is refused.
             controls: number of random draws of each control beside the curve.
-            memory_budget: bytes that a batch may take.
-            progress: show bars.
 
         Raises:
-            OptionError: an option has another value, there are too few pairs, the model does not prefer the
-                answers, or an ablation lasts.
+            OptionError: there are too few pairs, the model does not prefer the answers, or an ablation lasts.
             FactsError: the file cannot be read, or a line is no pair.
             PromptError, TargetError: a pair cannot be used; the message has its number.
 
@@ -862,7 +809,6 @@ class Model:
             negative: prompts to compare them with.
             kinds: `"ffn"`, `"attention"` or both.
             top: number of neurons.
-            memory_budget: bytes that a batch may take.
 
         Returns:
             `kind, layer, neuron, head, dim, position, score, positive, negative`: the mean activations of
@@ -870,8 +816,7 @@ class Model:
             lacks are -1.
 
         Raises:
-            OptionError: a set is empty, a kind is unknown, or `top` is below 1.
-            PromptError: a prompt is empty or too long.
+            OptionError: a set is empty.
 
         >>> model.contrast(["I love it", "It is great"], ["I hate it", "It is bad"])  # doctest: +SKIP
         """
@@ -898,8 +843,6 @@ class Model:
             exact: number of single nodes to patch exactly, with whose effects scores are correlated; each
                 takes a pass of 20 pairs. 0 for none.
             out: folder that keeps each finished circuit; the same call continues an interrupted comparison.
-            memory_budget: bytes that a batch may take.
-            progress: show bars.
 
         Raises:
             OptionError, FactsError, PromptError, TargetError: as `circuit` does.
@@ -940,9 +883,7 @@ class Model:
         specific to the target.
 
         Args:
-            prompt: as for `attribute`.
             target: one token as for `attribute`, or a text of several, whose log probabilities add up.
-            parts: as for `ablate`.
             against: one token or several to compare a target of one token with; metrics then have
                 `log_odds`.
             seeds: number of random controls.
@@ -955,9 +896,8 @@ class Model:
             **how: `factor`, `mean_of`, `resample_from`, `seed` and `positions`, as for `ablate`.
 
         Raises:
-            OptionError, PromptError, TargetError: as `ablate` and `attribute` do; and OptionError for too few
-                other parts for a control, or `facts` without a `relation` or with positions counted from the
-                start.
+            OptionError: too few other parts for a control, `facts` without a `relation`, or `facts` with
+                positions counted from the start.
         """
         return interventions.compare_ablation(
             self.language_model,
@@ -991,20 +931,13 @@ class Model:
         than one forward pass for each.
 
         Args:
-            prompt: as for `attribute`.
-            target: as for `attribute`.
             interventions: sets of parts, each as for `ablate`.
-            against: as for `attribute`.
-            factor: as for `ablate`.
-            positions: as for `ablate`.
-            memory_budget: bytes that a batch may take.
 
         Returns:
             One row per set, in order: `reciprocal_rank`, `probability`, `log_probability` of the target (with
             `against`, `log_odds` instead of the last two), and `drop`, the fall of the last in nats.
 
         Raises:
-            OptionError, PromptError, TargetError: as `ablate` and `attribute` do.
             UnsupportedModelError: the model's blocks cannot run on their own.
         """
         return _ablate_each(
@@ -1031,24 +964,15 @@ class Model:
             One row per part, in order: columns that name the part, then `drop` in nats, positive where the
             part supports the target.
         """
-        named = listed(parts)
-        each = self.ablate_each(
-            prompt,
-            target,
-            [[part] for part in named],
-            against=against,
-            factor=factor,
-            positions=positions,
-            memory_budget=memory_budget,
+        return interventions.single_ablations(
+            self.language_model, prompt, target, against, parts, factor, positions, memory_budget
         )
-        return pd.DataFrame([part.to_json() for part in named]).assign(drop=each["drop"])
 
     @isolated_call
     def edit(self, parts: Parts, *, factor: float = 0.0, save_to: str | Path | None = None) -> Self:
         """Scale parts in the weights of a copy of the model, and validate the copy.
 
         Args:
-            parts: as for `ablate`.
             factor: factor of their weights.
             save_to: new folder to write the copy to, as safetensors and JSON that transformers opens.
 

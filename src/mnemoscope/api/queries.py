@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from math import exp
 from typing import get_args
 
 import pandas as pd
 
+from mnemoscope._io import ProgressBars
 from mnemoscope.api.requests import (
+    TargetSpec,
     check_parts_add_up,
     check_result,
     describe_targets,
+    predictions,
     provenance,
     run_prompts,
 )
-from mnemoscope.attribution.methods.base import Method, MethodInput
-from mnemoscope.attribution.methods.registry import Ranking, rank
+from mnemoscope.attribution.methods.base import Kind, Method, MethodInput, Report
+from mnemoscope.attribution.methods.registry import Ranking, method as find_method, rank
 from mnemoscope.attribution.options import check_counts
 from mnemoscope.attribution.query.ablation import QueryAblationOptions, QueryAblationTask
 from mnemoscope.attribution.query.graph_tables import Extent, follow, share_explained, tables_of
-from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
+from mnemoscope.attribution.query.tables import QueryOptions, query_neurons, split_by_layer
 from mnemoscope.attribution.vocabulary import check_head, check_top, head_tokens as table_of, head_vectors
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import check_controls_from
 from mnemoscope.intervention.predictions import log_probabilities, streams
+from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.model.key_gradients import watched_block
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.parts import Part
 from mnemoscope.results.prediction import HeadTokens
-from mnemoscope.results.query import Key, Kind, QueryAblation, QueryGraph, QueryNeurons
+from mnemoscope.results.query import Key, Kind as QueryKind, QueryAblation, QueryGraph, QueryNeurons
 
 
 def query(language_model: LanguageModel, result: Attribution, options: QueryOptions) -> QueryNeurons:
@@ -64,11 +68,18 @@ def query_graph(
     )
 
 
+def query_split(language_model: LanguageModel, result: Attribution, options: QueryOptions) -> pd.DataFrame:
+    """Count query and value neurons in each layer; see `Model.query_split`."""
+    found = query(language_model, result, options).of_attention.ffn_neurons
+    return split_by_layer(result.ffn_neurons.head(options.top), found, language_model.structure.n_layers)
+
+
 def compare_query_ablation(
     language_model: LanguageModel,
     result: Attribution,
     options: QueryAblationOptions,
-    compare: Callable[[Prompt, int, Sequence[Part]], Ablation],
+    seeds: int,
+    compare: Callable[..., Ablation],
 ) -> QueryAblation:
     """Ablate shallow query neurons; see `Model.compare_query_ablation`.
 
@@ -76,16 +87,18 @@ def compare_query_ablation(
         language_model: the model.
         result: result of the model.
         options: query neurons to ablate.
-        compare: compares an ablation of parts with random controls, given prompt, target and parts.
+        seeds: number of random controls.
+        compare: `Model.compare_ablation`.
     """
-    if options.of not in get_args(Kind):
+    check_counts(top=options.top, seeds=seeds, values=options.values)
+    if options.of not in get_args(QueryKind):
         raise OptionError(f'of is {options.of!r}; give "attention" or "ffn"')
     check_result(language_model, result)
     check_controls_from(options.controls_from)
     target = result.target.id
     task = QueryAblationTask(language_model, result, options)
     prompt = Prompt(result.prompt, result.token_ids, result.tokens)
-    return task.outcome(compare(prompt, target, task.parts))
+    return task.outcome(compare(prompt, target, task.parts, seeds=seeds, controls_from=options.controls_from))
 
 
 def head_tokens(
@@ -118,19 +131,46 @@ def logit_lens(language_model: LanguageModel, prompt: PromptInput, positions: in
     return pd.DataFrame(rows, columns=["layer", "position", "id", "token", "probability"])
 
 
-def ranking(prompt: Prompt, method_input: MethodInput, method: Method, top: int) -> Ranking:
+def method_input(
+    language_model: LanguageModel,
+    spec: TargetSpec,
+    kind: Kind,
+    memory_budget: int,
+    sensitivity: Callable[[], Sensitivity],
+    report: Report | None,
+) -> MethodInput:
+    """Prepare a prediction as the input of a method; see `Model.method_input`."""
+    if kind not in get_args(Kind):
+        raise OptionError(f'kind is {kind!r}; give "ffn" or "attention"')
+    check_parts_add_up(language_model)
+    (prediction,) = predictions(language_model, [spec], memory_budget)
+    return MethodInput(prediction, kind, sensitivity, report)
+
+
+def rank_neurons(
+    language_model: LanguageModel,
+    spec: TargetSpec,
+    method: str | Method,
+    kind: Kind,
+    top: int,
+    memory_budget: int,
+    sensitivity: Callable[[], Sensitivity],
+    progress: bool,
+) -> Ranking:
     """Rank the neurons of a prediction by a method; see `Model.rank_neurons`."""
-    prediction = method_input.prediction
-    neurons, seconds = rank(method_input, method, top)
-    options = {"method": method.label, "kind": method_input.kind, "top": top}
+    check_counts(top=top)
+    chosen = find_method(method)
+    report = partial(ProgressBars(), chosen.title) if progress else None
+    given = method_input(language_model, spec, kind, memory_budget, sensitivity, report)
+    neurons, seconds = rank(given, chosen, top)
     return Ranking(
-        prompt=prompt.text,
-        tokens=prediction.tokens,
-        targets=describe_targets(prediction),
-        method=method.label,
-        kind=method_input.kind,
+        prompt=spec.prompt.text,
+        tokens=given.prediction.tokens,
+        targets=describe_targets(given.prediction),
+        method=chosen.label,
+        kind=kind,
         neurons=neurons,
-        estimate=method.estimate(method_input, top),
+        estimate=chosen.estimate(given, top),
         seconds=seconds,
-        provenance=provenance(prediction.language_model, options),
+        provenance=provenance(language_model, {"method": chosen.label, "kind": kind, "top": top}),
     )

@@ -23,7 +23,7 @@ from mnemoscope.model.isolation import interventions_on, isolated
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
-from mnemoscope.model.tokens import Prompt, token_text
+from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
 from mnemoscope.model.widening import is_float32
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.targets import Provenance, Target, Targets, public_name
@@ -62,16 +62,20 @@ class TargetSpec:
 
 
 def target_spec(
-    language_model: LanguageModel, prompt: Prompt, target: Answers | None, against: Answers | None = None
+    language_model: LanguageModel,
+    prompt: PromptInput,
+    target: Answers | None,
+    against: Answers | None = None,
 ) -> TargetSpec:
-    """Encode targets after a prompt as token ids.
+    """Encode a prompt and the targets after it.
 
     Raises:
-        TargetError: as `encode_targets` does.
+        PromptError, TargetError: as `encode_prompt` and `encode_targets` do.
     """
-    answers = None if target is None else encode_targets(language_model, prompt, target)
-    others = None if against is None else encode_targets(language_model, prompt, against, "against")
-    return TargetSpec(prompt, answers, others)
+    encoded = encode_prompt(language_model, prompt)
+    answers = None if target is None else encode_targets(language_model, encoded, target)
+    others = None if against is None else encode_targets(language_model, encoded, against, "against")
+    return TargetSpec(encoded, answers, others)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from mnemoscope.api.requests import (
     target_spec,
 )
 from mnemoscope.attribution.attribute import Report, attribute
+from mnemoscope.attribution.comparison import compare_predictions, largest_unlisted
 from mnemoscope.attribution.continuation import put_together, summed_neurons
 from mnemoscope.attribution.options import AttributionOptions, RunKeywords, check_counts
 from mnemoscope.attribution.prediction import TargetPrediction
@@ -34,9 +35,11 @@ from mnemoscope.model.tokens import (
     prefixes,
     token_text,
 )
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TOP_LISTS
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.prediction import Prediction
+from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryGraph, QueryNeurons
 
 # Number of value neurons whose query neurons are found, as in the paper.
@@ -224,8 +227,7 @@ def attribute_prompts(
         )
     check_parts_add_up(language_model)
     specs = [
-        target_spec(language_model, encode_prompt(language_model, prompt), target)
-        for prompt, target in zip(prompts, of_each, strict=True)
+        target_spec(language_model, prompt, target) for prompt, target in zip(prompts, of_each, strict=True)
     ]
     # Prompts of one length are adjacent, so that they run together.
     order = sorted(range(len(specs)), key=lambda i: len(specs[i].prompt.ids))
@@ -282,3 +284,32 @@ def attribute_tokens(
     ]
     summed = summed_neurons(found, options.top, options.suppressing)
     return put_together(encoded.text, target, attributions, summed)
+
+
+def compare_prompts(
+    language_model: LanguageModel,
+    specs: tuple[TargetSpec, TargetSpec],
+    top: int,
+    memory_budget: int,
+    calls: QueryCalls,
+) -> PromptComparison:
+    """Compare two predictions; see `Model.compare`."""
+    options = AttributionOptions(top=top, effects=False, query=False)
+    options.check()
+    check_parts_add_up(language_model)
+    first, second = predictions(language_model, specs, memory_budget // 2)
+    a, b = (
+        attribute_prediction(spec.prompt, prediction, options, calls)
+        for spec, prediction in zip(specs, (first, second), strict=True)
+    )
+    tables = compare_predictions((first, second), (a, b))
+    return PromptComparison(
+        a=a,
+        b=b,
+        unlisted={
+            name: largest_unlisted((a, b), name) for name in ("ffn_neurons", "attention_neurons_summed")
+        },
+        tolerance=(a.tolerance or 0.0) + (b.tolerance or 0.0),
+        provenance=provenance(language_model, {"top": top}),
+        **tables,
+    )

@@ -23,8 +23,9 @@ from mnemoscope.attribution.scores import Observer, Scorer
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import with_experts
 from mnemoscope.attribution.vocabulary import TokenReader
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TOP_SUMS
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.targets import Cost
 
 # One grid for each prediction, with the same columns taking part in all of them.

@@ -1,4 +1,4 @@
-"""The command line: one module for each command.
+"""The command line: one module for each command, or for two that go together.
 
 No heavy package is imported before a command runs, so that help and mistakes print at once. Exit codes: 0
 done, 1 a bug, 2 a mistake of the caller (one line on stderr, as JSON with `--json`), 130 interrupted.
@@ -21,9 +21,7 @@ from mnemoscope.cli import (
     circuit,
     compare,
     demo,
-    head,
     links,
-    mcp,
     methods,
     models,
     neuron,
@@ -54,13 +52,11 @@ for group in (
     predict,
     links,
     neuron,
-    head,
     ablate,
     circuit,
     methods,
     study,
     serve,
-    mcp,
     models,
     demo,
     cache,

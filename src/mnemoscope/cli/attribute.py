@@ -32,7 +32,8 @@ from mnemoscope.errors import OptionError, OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+    from mnemoscope.results.attribution import Attribution
+    from mnemoscope.results.continuation import ContinuationAttribution
 
 commands = typer.Typer()
 

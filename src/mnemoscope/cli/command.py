@@ -49,7 +49,7 @@ def command(
     """Register a command, with an example of its usage at the end of its help.
 
     A parameter whose type is a dataclass becomes one option for each field. Fields are declared by
-    `Annotated` types, or by the metadata `flag`, `description` and `minimum` (a `flag` of None is left out).
+    `Annotated` types, or by the metadata `description` and perhaps `minimum` and `flag` (None leaves it out).
     Every command also has `--quiet` and `--verbose`.
     """
 
@@ -101,11 +101,13 @@ def _options_of(group: type[Any]) -> Iterator[Parameter]:
     for field in fields(group):
         hint = hints[field.name]
         if field.metadata:
-            if field.metadata["flag"] is None:
+            flags = [field.metadata["flag"]] if "flag" in field.metadata else []
+            if None in flags:
                 continue
-            shown = field.metadata["description"]
-            flag = typer.Option(field.metadata["flag"], help=shown, min=field.metadata["minimum"])
-            hint = Annotated[hint, flag]
+            option = typer.Option(
+                *flags, help=field.metadata["description"], min=field.metadata.get("minimum")
+            )
+            hint = Annotated[hint, option]
         default = Parameter.empty if field.default is MISSING else field.default
         yield Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 

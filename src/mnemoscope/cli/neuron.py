@@ -1,4 +1,4 @@
-"""`neuron`: the tokens that an FFN neuron promotes and demotes, or the texts in which a neuron is active."""
+"""`neuron` and `head`: their vectors as tokens, and the texts in which a neuron is active."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mnemoscope.cli.command import OUTPUT, command
-from mnemoscope.cli.options import Json, ModelOptions, as_utf8, refuse_several
+from mnemoscope.cli.options import Json, ModelOptions, PromptOptions, as_utf8, refuse_several
 from mnemoscope.cli.output import shows_progress, stdout_kept_clean, write, write_result
 from mnemoscope.errors import OptionError
 
@@ -132,3 +132,22 @@ def two_numbers(name: str, kind: str, form: str) -> tuple[int, int]:
         raise OptionError(f"{name!r} names no {kind}; write {form}")
     layer, index = name.split(".")
     return int(layer), int(index)
+
+
+@command(commands, 'mnemoscope head 23.4 "The capital of Japan is the city of"')
+def head(
+    *,
+    name: Annotated[str, typer.Argument(metavar="LAYER.HEAD", help="Both count from 0, as in 23.4.")],
+    top: Annotated[int, typer.Option(min=1, help="Number of tokens in each list.")] = 5,
+    prompt: PromptOptions,
+    json: Json = False,
+    model: ModelOptions,
+) -> None:
+    """Show a head's input, key and value at each position, as tokens."""
+    layer, index = layer_and_head(name)
+    with stdout_kept_clean():
+        from mnemoscope.report.terminal.vocabulary import render_head
+
+        opened = model.open()
+        reading = opened.head_tokens(prompt.read(opened), layer, index, top)
+    write_result(json, reading.to_json, partial(render_head, reading))

@@ -1,13 +1,17 @@
-"""A line on stderr that ticks while a command works."""
+"""Progress on stderr: a line that ticks while a command works, and the bars of a study."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 from typing_extensions import Self
+
+if TYPE_CHECKING:
+    from mnemoscope.study.runner import Progress
 
 _TICK = 0.5  # seconds between two states of the line on a terminal
 _IN_A_LOG = 30.0  # seconds between two lines elsewhere
@@ -62,3 +66,36 @@ class WorkLine:
             else:
                 sys.stderr.write(f"{self._text()}\n")
                 sys.stderr.flush()
+
+
+class StudyProgress:
+    """Progress bar of each phase; the remaining time is estimated from the prompts of this run."""
+
+    def __init__(self) -> None:
+        self._phase: str | None = None
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show the number of prompts done in a phase."""
+        if self._bar is None or self._phase != progress.phase:
+            if self._bar is not None:
+                self._bar.close()
+            self._phase = progress.phase
+            self._bar = tqdm(
+                total=progress.total,
+                initial=progress.done,
+                desc=progress.phase,
+                unit=" prompts",
+                mininterval=0.1 if sys.stderr.isatty() else _IN_A_LOG,
+            )
+        # Such as `capital 12/40, month 3/9`.
+        each = (f"{name} {done}/{total}" for name, (done, total) in progress.relations.items())
+        self._bar.set_postfix_str(", ".join(each), refresh=False)
+        self._bar.update(progress.done - self._bar.n)

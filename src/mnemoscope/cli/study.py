@@ -16,11 +16,11 @@ from mnemoscope.cli.facts import tell_left_out
 from mnemoscope.cli.options import Device, Dtype, ModelName, Revision, TrustRemoteCode, check_threads
 from mnemoscope.cli.output import loudness, stdout_kept_clean, tell, write
 from mnemoscope.errors import FactsError, OptionError
+from mnemoscope.study.options import StudyOptions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mnemoscope.study.options import StudyOptions
     from mnemoscope.study.results import Study
     from mnemoscope.study.runner import Source
 
@@ -32,10 +32,6 @@ commands.add_typer(study, name="study")
 
 # Name of the package's own facts.
 OWN = "own"
-
-
-def _number(description: str) -> typer.models.OptionInfo:
-    return typer.Option(help=description)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,39 +98,13 @@ class SourceOptions:
         return Source(Path(self.facts).name, kept)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasureOptions:
-    """The fields of `StudyOptions`, whose module imports torch."""
-
-    rank: Annotated[int, _number("Keep facts whose target is among this many likeliest next tokens.")] = 10
-    rivals: Annotated[
-        bool,
-        typer.Option(help="Keep facts whose target is likelier than all other answers of its relation."),
-    ] = True
-    wordings: Annotated[int, _number("Wordings of one fact to compare; the first is measured.")] = 2
-    limit: Annotated[int | None, _number("Prompts to try of each relation, spread evenly.")] = None
-    attention_neurons: Annotated[int, _number("Attention value neurons to list and zero.")] = 200
-    ffn_neurons: Annotated[int, _number("FFN value neurons to list and zero.")] = 100
-    method_neurons: Annotated[int, _number("FFN neurons of each method to zero.")] = 10
-    query_values: Annotated[int, _number("Value neurons of each kind whose query neurons are found.")] = 30
-    query_neurons: Annotated[int, _number("FFN query neurons to list.")] = 300
-    shallow_query_neurons: Annotated[int, _number("Shallow FFN query neurons to zero.")] = 1000
-    head_share: Annotated[float, _number("Share of all heads to zero of each relation.")] = 0.01
-    controls: Annotated[int, _number("Random draws beside each intervention.")] = 1
-    summed: Annotated[
-        int, _number("Facts of each relation over which the scores of all neurons are summed.")
-    ] = 5
-    read: Annotated[int, _number("Shared neurons of each relation to read as tokens.")] = 20
-    threads: Annotated[int, _number("CPU threads of each worker; another number gives other last bits.")] = 1
-
-
 @command(study, "mnemoscope study run --out capitals --only capital --workers 2")
 def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Folder of the study; resumed there if it is begun.")
     ],
     facts: SourceOptions,
-    measures: MeasureOptions,
+    options: StudyOptions,
     quick: Annotated[
         bool, typer.Option("--quick", help="A few prompts of each relation, to see everything once.")
     ] = False,
@@ -160,15 +130,13 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
         raise OptionError("--address is of a Ray cluster; add --engine ray, or leave it out")
     check_model_path(model)
     if engine == "local":
-        check_threads(measures.threads)
+        check_threads(options.threads)
     with stdout_kept_clean():
-        from mnemoscope.report.progress import StudyProgress
-        from mnemoscope.study.options import StudyOptions
+        from mnemoscope.cli.progress import StudyProgress
         from mnemoscope.study.runner import check_workers, run_study
         from mnemoscope.study.store import check_folder
         from mnemoscope.study.tasks import ModelSpec
 
-        options = StudyOptions(**vars(measures))
         options.check()
         if quick:
             options = options.quick()

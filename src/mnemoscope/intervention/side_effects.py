@@ -26,8 +26,6 @@ from mnemoscope.results.columns import FACT_COLUMNS, GROUPS, METRICS
 # Bytes that the kept predictions may take, and again what one batch may take.
 BUDGET = 200 * 2**20
 N_TOKENS = 32
-# e to the power of this still is a float32.
-OVERFLOW = 80
 
 
 class KnownFact(NamedTuple):

@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mnemoscope._arguments import CONFIG
 from mnemoscope._io import write_atomically
 from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError
 from mnemoscope.model import cache
 from mnemoscope.model.cache import check_sizes, reason_of, sha256_of, write_manifest
 from mnemoscope.model.gguf_conversion import convert_gguf, float32_bytes, parsed_once
-from mnemoscope.model.sources import CONFIG, Location, check_weights
+from mnemoscope.model.sources import Location, check_weights
 
 _logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mnemoscope._arguments import ADAPTER_CONFIG
 from mnemoscope.errors import (
     MnemoscopeError,
     ModelFileError,
@@ -26,7 +27,6 @@ from mnemoscope.errors import (
 )
 from mnemoscope.model.hooks import evaluation_mode
 from mnemoscope.model.sources import (
-    ADAPTER_CONFIG,
     PICKLES,
     WEIGHTS,
     WEIGHTS_INDEX,

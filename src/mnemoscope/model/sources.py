@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from mnemoscope._arguments import ADAPTER_CONFIG, CONFIG, check_model_path
 from mnemoscope.errors import (
     MnemoscopeError,
     ModelFileError,
@@ -40,8 +41,6 @@ from mnemoscope.model.demo import ensure_demo
 
 _logger = logging.getLogger(__name__)
 
-CONFIG = "config.json"
-ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -126,23 +125,13 @@ def find(source: str | Path, revision: str | None) -> Location:
     """
     if source == "demo":
         return Location("demo", str(ensure_demo(report=_logger.warning)))
-    path = Path(source).expanduser()
     name = str(source)
+    check_model_path(name)
+    path = Path(source).expanduser()
     if path.is_file():
-        if path.suffix != ".gguf":
-            raise UnknownModelError(
-                f"{name} is a file but not a .gguf; give a model's folder or a .gguf file"
-            )
         return Location(name, str(path.parent), path.name)
     if path.is_dir():
-        location = Location(name, str(path))
-        if location.file(CONFIG) or location.file(ADAPTER_CONFIG):
-            return location
-        found = sorted(file.name for file in path.glob("*.gguf"))
-        remedy = f"give {path / found[0]}" if found else "give a folder saved by save_pretrained"
-        raise UnknownModelError(f"the folder {path} has no {CONFIG}; {remedy}")
-    if path.suffix == ".gguf" or path.is_absolute() or name.startswith((".", "~")):
-        raise UnknownModelError(f"there is no file or folder {name}; check the path, or give a hub id")
+        return Location(name, str(path))
     return _on_hub(Location(name, name, revision=revision))
 
 

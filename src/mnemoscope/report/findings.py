@@ -19,8 +19,9 @@ from mnemoscope.report.text import (
 from mnemoscope.report.theme import KINDS
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.targets import Provenance, Targets
 
 _CERTAIN = 0.8  # probability from which single removals change little

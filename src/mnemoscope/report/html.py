@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any
 
 from mnemoscope.errors import MnemoscopeError
+from mnemoscope.report.charts.graph import graph_caption, graph_svg
 from mnemoscope.report.export import json_bytes
 from mnemoscope.report.figures import hatches, level_rules, map_svg
 from mnemoscope.report.findings import (
@@ -17,7 +18,6 @@ from mnemoscope.report.findings import (
     plain,
     targets_parts,
 )
-from mnemoscope.report.graph_figure import graph_caption, graph_svg
 from mnemoscope.report.pages import data_address, origin_rows, page
 from mnemoscope.report.readable import readable
 from mnemoscope.report.repeat import command_lines, python_lines
@@ -40,7 +40,8 @@ from mnemoscope.report.text import (
     value_facts,
 )
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.query import QueryGraph
 
 # Longer data would make the page too heavy to open and to send.

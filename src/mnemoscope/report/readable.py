@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from mnemoscope.report.tokens import token_labels
-from mnemoscope.results.attribution import ContinuationAttribution
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.query import QueryNeurons, QueryTables
 
 T = TypeVar("T")

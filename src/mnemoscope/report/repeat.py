@@ -6,7 +6,8 @@ import shlex
 from typing import Any
 
 from mnemoscope.attribution.options import DEFAULTS, OPTIONS
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.targets import Provenance, Target
 
 _LINE = 96

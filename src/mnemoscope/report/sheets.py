@@ -24,8 +24,9 @@ from mnemoscope.report.text import (
 )
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
+from mnemoscope.results.continuation import ContinuationAttribution
 
 _SHOWN = 20  # rows of a table; more appear on demand
 _MOST_ROWS = 100  # of a direction
@@ -58,10 +59,6 @@ class Sheet(NamedTuple):
 
 def _number(value: float, text: str, kind: str = "number", share: float = 0.0) -> Cell:
     return Cell(text, f"{value:.6g}" if math.isfinite(value) else "", kind, share)
-
-
-def _three_decimals(value: float) -> str:
-    return signed(value).removeprefix("+")
 
 
 def _effect(name: str, row: dict[str, Any], largest: float = 0.0) -> Cell:
@@ -131,7 +128,7 @@ def neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
                 Cell(row["kind"]),
                 Cell(visible(row["token"]), kind="token"),
                 *(_effect(name, row, most if name == order else 0.0) for name in names),
-                _number(row["coefficient"], _three_decimals(row["coefficient"])),
+                _number(row["coefficient"], signed(row["coefficient"]).removeprefix("+")),
                 Cell(
                     "–" if row["promotes"] is None else " ".join(map(visible, row["promotes"][:8])),
                     kind="tokens",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mnemoscope.report.tokens import shortened, unspaced, visible
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.query import QueryTables
 from mnemoscope.results.targets import Cost, Target, Targets
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
@@ -98,9 +99,6 @@ def parts_words(ablation: Ablation) -> str:
         return f"{n_parts} parts: {', '.join(several for _, several in found)}"
     one, several = found[0]
     return f"{n_parts} {one if n_parts == 1 else several}"
-
-
-EFFECTS = ("direct", "total", "mediated")
 
 
 @dataclass(frozen=True)

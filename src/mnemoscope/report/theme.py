@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.continuation import ContinuationAttribution
 
 RAISES = "#2f86d6"
 LOWERS = "#c8741a"

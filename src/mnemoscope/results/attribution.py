@@ -1,4 +1,4 @@
-"""Results of `attribute` and `attribute_continuation` (docs/method.md#value-score)."""
+"""Result of `attribute` (docs/method.md#value-score)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mnemoscope._io import (
-    ATTRIBUTION_ENDINGS,
-    CONTINUATION_ENDINGS,
-    check_destination,
-    write_atomically,
-)
+from mnemoscope._io import ATTRIBUTION_ENDINGS, check_destination, write_atomically
 from mnemoscope.errors import OptionError
 from mnemoscope.results import io
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.columns import QUERY_TABLES, SUMS, TABLES, records
+from mnemoscope.results.columns import QUERY_TABLES, TABLES, records
 from mnemoscope.results.query import Key, QueryGraph, QueryNeurons
 from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
@@ -304,127 +299,6 @@ class Attribution(Displayed):
             OutputError: the folder's parent does not exist, or the folder cannot be written.
         """
         return report("charts.attribution").save_charts(self, Path(folder), form)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class ContinuationAttribution(io.Saved):
-    """Scores of the parts of a target of several tokens, in nats of its log probability.
-
-    Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)`
-    (docs/method.md#value-score). In every table `direct` is the sum of a part's scores at these predictions,
-    and `direct_0`, `direct_1`, ... are its scores at each. The lists of neurons are certified: they have the
-    highest (in the `suppressing_` tables lowest) sums of *all* neurons. Ties are ordered by index.
-
-    Attributes:
-        prompt: the prompt as given.
-        text: the target as given.
-        attributions: the attribution of each token of the target after the prompt and the tokens before it,
-            `[n_target_tokens]`, with total effects, query neurons and single positions.
-        layers: `layer, kind, direct, direct_0, ...`: every attention and FFN block output.
-        heads: `layer, head, direct, direct_0, ...`: every head.
-        ffn_neurons: `layer, neuron, direct, direct_0, ..., coefficient_0, ..., promotes, demotes` (and
-            `expert` in a mixture); the sign of the coefficient with the largest score counts for promoted
-            tokens.
-        attention_neurons_summed: `layer, head, dim, direct, direct_0, ..., coefficient_0, ...`, positions
-            added up.
-        suppressing_ffn_neurons, suppressing_attention_neurons_summed: those with the lowest sums; empty if
-            not asked for.
-        certified: whether the lists equal exhaustive scoring, as for `Attribution`.
-        tolerance: largest error that float32 rounding may leave in a listed sum, nats.
-        costs: exact evaluations of each search for sums, by table.
-        provenance: model, versions and options.
-    """
-
-    prompt: str
-    text: str
-    attributions: tuple[Attribution, ...]
-    layers: pd.DataFrame
-    heads: pd.DataFrame
-    ffn_neurons: pd.DataFrame
-    suppressing_ffn_neurons: pd.DataFrame
-    attention_neurons_summed: pd.DataFrame
-    suppressing_attention_neurons_summed: pd.DataFrame
-    certified: bool
-    tolerance: float
-    costs: dict[str, Cost]
-    provenance: Provenance
-
-    def __repr__(self) -> str:
-        best = strongest("FFN neurons", self.ffn_neurons)
-        return f"<ContinuationAttribution of {self.text!r} after {quoted(self.prompt)}\n  {best}>"
-
-    def save(self, path: str | Path) -> Path:
-        """Write the result to a `.json`, `.csv` or `.html` file, whole or not at all.
-
-        A `.csv` file has the tables of sums, whose column `table` names each row's. An `.html` file is a
-        report with a view for each token.
-
-        Returns:
-            The path of the file.
-
-        Raises:
-            OutputError: another ending, or a folder that does not exist or cannot be written.
-        """
-        path = check_destination(Path(path), CONTINUATION_ENDINGS)
-        if path.suffix.lower() != ".html":
-            return super().save(path)
-        write_atomically(path, report("html").render_html(self).encode("utf-8", "xmlcharrefreplace"))
-        return path
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the tables of sums by name; `attributions` have those of each token."""
-        return {name: getattr(self, name) for name in SUMS}
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """The tokens of the target, each with its rank and probability."""
-        return tuple(attribution.target for attribution in self.attributions)
-
-    @property
-    def warning(self) -> str:
-        """Warning about the first token of rank 1,001 or lower; else empty."""
-        return next((each.targets.warning for each in self.attributions if each.targets.warning), "")
-
-    @property
-    def tokens(self) -> pd.DataFrame:
-        """The targets as a table: `id, text, rank, probability, log_probability`."""
-        return pd.DataFrame([vars(target) for target in self.targets])
-
-    @property
-    def log_probability(self) -> float:
-        """Log probability of the whole target, nats: the sum over its tokens."""
-        return sum(target.log_probability for target in self.targets)
-
-    @property
-    def log_probability_of_embeddings(self) -> float:
-        """That sum in the streams before the first layer, nats."""
-        return sum(attribution.value_of_embeddings for attribution in self.attributions)
-
-    @property
-    def telescoping_error(self) -> float | None:
-        """Rounding left in the sum of layer scores; None in parallel blocks, where none is due."""
-        if any(attribution.telescoping_error is None for attribution in self.attributions):
-            return None
-        rise = self.log_probability - self.log_probability_of_embeddings
-        return float(self.layers["direct"].sum()) - rise
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object that `mnemoscope attribute --json` prints for several tokens."""
-        return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
-            "prompt": self.prompt,
-            "tokens": list(self.attributions[0].tokens),
-            "target": {
-                "text": self.text,
-                "log_probability": self.log_probability,
-                "tokens": [vars(target).copy() for target in self.targets],
-            },
-            "certified": self.certified,
-            "tolerance": self.tolerance,
-            **{name: io.rows_by_token(getattr(self, name)) for name in SUMS},
-            "attributions": [attribution.to_json() for attribution in self.attributions],
-        }
 
 
 def _pivoted(table: pd.DataFrame, columns: str) -> NDArray[np.float64]:

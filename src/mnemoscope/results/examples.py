@@ -77,9 +77,11 @@ class NeuronExamples(Displayed, Saved):
 
     def of(self, neuron: FFNNeuron | AttentionNeuron) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the rows of `windows` and of `signs` of one neuron."""
+        # `signs` has no attention neurons.
+        sign = {"layer": neuron.layer, "neuron": place(neuron)["neuron"]}
         return tuple(
             table[(table[list(fields)] == list(fields.values())).all(axis=1)].reset_index(drop=True)
-            for table, fields in ((self.windows, place(neuron)), (self.signs, _sign_place(neuron)))
+            for table, fields in ((self.windows, place(neuron)), (self.signs, sign))
         )  # type: ignore[return-value]
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -103,8 +105,3 @@ def place(neuron: FFNNeuron | AttentionNeuron) -> dict[str, Any]:
     """Return the columns that name a neuron; numbers that its kind lacks are -1."""
     kind = "ffn" if isinstance(neuron, FFNNeuron) else "attention"
     return {"kind": kind, "layer": neuron.layer, "neuron": -1, "head": -1, "dim": -1} | vars(neuron)
-
-
-def _sign_place(neuron: FFNNeuron | AttentionNeuron) -> dict[str, int]:
-    """Return the columns that name a neuron in `signs`, which has no attention neurons."""
-    return {"layer": neuron.layer, "neuron": place(neuron)["neuron"]}

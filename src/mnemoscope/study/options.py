@@ -1,13 +1,16 @@
-"""Options of a study, with the paper's numbers as defaults (docs/method.md#experiments)."""
+"""Options of a study, with the paper's numbers as defaults (docs/method.md#experiments). Imports no torch."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mnemoscope.errors import OptionError
-from mnemoscope.intervention.controls import number_alike
-from mnemoscope.model.structure import ModelStructure
+
+
+def _option(default: Any, description: str) -> Any:
+    """Return a field of an option that the command line shows."""
+    return field(default=default, metadata={"description": description})
 
 
 @dataclass(frozen=True)
@@ -32,21 +35,23 @@ class StudyOptions:
         threads: CPU threads of a worker. The order of sums depends on the number, and so do the last bits.
     """
 
-    rank: int = 10
-    rivals: bool = True
-    wordings: int = 2
-    limit: int | None = None
-    attention_neurons: int = 200
-    ffn_neurons: int = 100
-    method_neurons: int = 10
-    query_values: int = 30
-    query_neurons: int = 300
-    shallow_query_neurons: int = 1000
-    head_share: float = 0.01
-    controls: int = 1
-    summed: int = 5
-    read: int = 20
-    threads: int = 1
+    rank: int = _option(10, "Keep facts whose target is among this many likeliest next tokens.")
+    rivals: bool = _option(
+        True, "Keep facts whose target is likelier than all other answers of its relation."
+    )
+    wordings: int = _option(2, "Wordings of one fact to compare; the first is measured.")
+    limit: int | None = _option(None, "Prompts to try of each relation, spread evenly.")
+    attention_neurons: int = _option(200, "Attention value neurons to list and zero.")
+    ffn_neurons: int = _option(100, "FFN value neurons to list and zero.")
+    method_neurons: int = _option(10, "FFN neurons of each method to zero.")
+    query_values: int = _option(30, "Value neurons of each kind whose query neurons are found.")
+    query_neurons: int = _option(300, "FFN query neurons to list.")
+    shallow_query_neurons: int = _option(1000, "Shallow FFN query neurons to zero.")
+    head_share: float = _option(0.01, "Share of all heads to zero of each relation.")
+    controls: int = _option(1, "Random draws beside each intervention.")
+    summed: int = _option(5, "Facts of each relation over which the scores of all neurons are summed.")
+    read: int = _option(20, "Shared neurons of each relation to read as tokens.")
+    threads: int = _option(1, "CPU threads of each worker; another number gives other last bits.")
 
     def check(self) -> None:
         """Raise OptionError if a number is below 1 or a share is not between 0 and 1."""
@@ -55,17 +60,6 @@ class StudyOptions:
                 raise OptionError(f"{name} is {value}; give 1 or more")
         if not 0 < self.head_share < 1:
             raise OptionError(f"head_share is {self.head_share}; give a share such as the paper's 0.01")
-
-    def check_controls(self, structure: ModelStructure) -> None:
-        """Raise OptionError if an ablated set could leave too few neurons for a control of the same size."""
-        ffn, attention = number_alike(structure, "ffn"), number_alike(structure, "attention")
-        for name, most in {"method_neurons": ffn, "ffn_neurons": ffn, "attention_neurons": attention}.items():
-            number = getattr(self, name)
-            if 2 * number > most:
-                raise OptionError(
-                    f"{name} is {number}, and the model has {most} such neurons to draw controls from, which "
-                    f"could leave too few others for one of the same size; give at most {most // 2}"
-                )
 
     def quick(self) -> StudyOptions:
         """Return the options with few prompts: a preview, no basis for a conclusion."""

@@ -102,9 +102,10 @@ class Study:
         if kept.empty or len(self.known) < len(kept):
             return f"unfinished: {len(self.known):,} of {len(kept):,} known facts are measured"
         wordings = to_paraphrase(self.table(FACTS.name), self.options)
+        n_summed = int(kept["relation"].value_counts().clip(upper=self.options.summed).sum())
         wanted = {
             "the other wordings": set(wordings[FACT]) <= set(self.table(VALUE_NEURONS.name)[FACT]),
-            "the sums of all neurons": len(self.table(SUMS.name)[FACT].unique()) == self._n_summed(kept),
+            "the sums of all neurons": len(self.table(SUMS.name)[FACT].unique()) == n_summed,
             "the zeroed heads": set(kept[FACT]) <= self._with_outcome("heads"),
             "the neurons in vocabulary space": set(kept["relation"])
             <= set(self.table(READINGS.name)["relation"]),
@@ -126,9 +127,6 @@ class Study:
     def _with_outcome(self, experiment: str) -> set[int]:
         outcomes = self.table(OUTCOMES.name)
         return set(outcomes.loc[outcomes["experiment"] == experiment, FACT])
-
-    def _n_summed(self, kept: pd.DataFrame) -> int:
-        return int(kept["relation"].value_counts().clip(upper=self.options.summed).sum())
 
 
 class Studies(tuple[Study, ...]):

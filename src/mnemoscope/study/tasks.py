@@ -19,8 +19,10 @@ import torch
 
 from mnemoscope.api import Model, load
 from mnemoscope.api.requests import provenance as provenance_of
-from mnemoscope.errors import FactsError
+from mnemoscope.errors import FactsError, OptionError
+from mnemoscope.intervention.controls import number_alike
 from mnemoscope.model.isolation import isolated
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.study.columns import FACT, FACTS, HEADS, QUERY_NEURONS, TABLES, VALUE_NEURONS
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
 from mnemoscope.study.filter import filtered_table, to_measure, to_paraphrase
@@ -98,7 +100,7 @@ class Worker:
             OptionError: the model has too few neurons for controls as large as the ablated sets.
         """
         structure = self.model.language_model.structure
-        self.options.check_controls(structure)
+        check_controls(self.options, structure)
         provenance = provenance_of(self.model.language_model, {})
         names = ("model", "revision", "architecture", "dtype", "versions")
         return {
@@ -267,3 +269,19 @@ def _evenly(values: Sequence[int], n: int) -> list[int]:
     """Return at most n of the values, evenly spaced."""
     share = min(n, len(values))
     return [values[i * len(values) // share] for i in range(share)]
+
+
+def check_controls(options: StudyOptions, structure: ModelStructure) -> None:
+    """Refuse ablated sets that could leave too few neurons for a control of the same size.
+
+    Raises:
+        OptionError: a set is larger than half of the neurons that its control is drawn from.
+    """
+    ffn, attention = number_alike(structure, "ffn"), number_alike(structure, "attention")
+    for name, most in {"method_neurons": ffn, "ffn_neurons": ffn, "attention_neurons": attention}.items():
+        number = getattr(options, name)
+        if 2 * number > most:
+            raise OptionError(
+                f"{name} is {number}, and the model has {most} such neurons to draw controls from, which "
+                f"could leave too few others for one of the same size; give at most {most // 2}"
+            )

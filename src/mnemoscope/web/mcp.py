@@ -34,7 +34,7 @@ import mnemoscope
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
 from mnemoscope.errors import OptionError
-from mnemoscope.results.attribution import ContinuationAttribution
+from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.web import requests, responses
 from mnemoscope.web.errors import refusal_of, refusal_of_fields
 from mnemoscope.web.handlers import Answers, json_answer, model_named, stepping

@@ -17,7 +17,7 @@ from mnemoscope.model.families import FAMILIES, Family
 from mnemoscope.model.readout import capped
 from mnemoscope.model.structure import discover
 from mnemoscope.model.validation import probe_tokens, validate
-from support import chosen_on_push, family_id, open_tiny, words
+from support import chosen_on_push, differing, family_id, open_tiny, words
 from toy_transformer import TOY
 from toy_transformer_interface import TOY_PARALLEL
 
@@ -27,22 +27,7 @@ TARGET = 40
 # Their values come from the stream through a norm of a latent state, so the values are no rows of it.
 LATENT_ATTENTION = {"deepseek_v2", "deepseek_v3", "glm4_moe_lite"}
 EVERY = (*FAMILIES, TOY, TOY_PARALLEL)
-# Layouts of projections that differ: transposed, fused, with norms and multipliers, experts of several kinds.
-LAYOUTS = (
-    "gpt2",
-    "gpt_neox",
-    "opt",
-    "llama-grouped_heads",
-    "bitnet",
-    "gemma2",
-    "olmo2",
-    "granite",
-    "falcon",
-    "mixtral",
-    "gpt_oss",
-    "deepseek_v3",
-    "toy_parallel",
-)
+LAYOUTS = (*differing("blocks", "projections", "experts"), "toy_parallel")
 few_on_push = pytest.mark.parametrize("family", chosen_on_push(EVERY, *LAYOUTS), indirect=True)
 
 

@@ -140,7 +140,8 @@ def heatmap(
     signed, faint = bool((table[value] < 0).any()), "#f4f3ef" if "written" in options else ""
     if not faint:  # invisible cells would only make the file large
         seen = table[value].abs().between(0.005 * reach, np.inf, inclusive="neither")
-        table = table.loc[seen | table[_named(options)].any(axis=1)]
+        marked = [options["marked"]] if "marked" in options else []
+        table = table.loc[seen | table[marked].any(axis=1)]
     across, down = alt.Scale(domain=columns), alt.Scale(domain=rows)
     base = alt.Chart(data(table)).encode(
         x=alt.X(f"{x}:O", sort=columns, scale=across, title=words.get(x), axis=_axis(columns, size[0])),
@@ -241,6 +242,28 @@ def cell_width(n_columns: int) -> float:
     return min(14.0, max(4.0, 420 / max(n_columns, 1)))
 
 
+def abreast(panels: list[Any], *, resolve: bool = False) -> Any:
+    """Place panels side by side; the first names the rows. With `resolve` each has its own colours."""
+    if not panels:
+        return nothing()
+    chart = alt.hconcat(panels[0], *map(without_labels, panels[1:]))
+    return chart.resolve_scale(color="independent") if resolve else chart
+
+
+def without_labels(chart: Any) -> Any:
+    """Remove the labels of the rows, which the panel to the left has."""
+    layers = chart.layer if isinstance(chart, alt.LayerChart) else [chart]
+    for layer in layers:
+        layer.encoding.y.axis = alt.Axis(labels=False, title=None)
+    return chart
+
+
+def nothing(words: str = "nothing was measured") -> Any:
+    """Draw words in place of the chart of an empty table."""
+    text = alt.Chart(alt.Data(values=[{"text": words}])).mark_text(color=TEXT, align="left")
+    return text.encode(text="text:N", x=alt.value(0), y=alt.value(10)).properties(width=200, height=20)
+
+
 def _strikes(base: alt.Chart, where: str, length: float) -> list[alt.Chart]:
     """Draw strokes through some cells, dark with a light rim that stands out from any colour."""
     shape = base.transform_filter(where)
@@ -251,10 +274,6 @@ def _strikes(base: alt.Chart, where: str, length: float) -> list[alt.Chart]:
         )
         for color, width in (("white", 2.2), (DARK, 1.0))
     ]
-
-
-def _named(options: dict[str, Any]) -> list[str]:
-    return [options["marked"]] if "marked" in options else []
 
 
 def _axis(columns: Sequence[Any], width: float, **options: Any) -> alt.Axis:

@@ -1,4 +1,4 @@
-"""Charts of a study's tables."""
+"""Charts of a study's tables, by name; those of the neurons that facts share are in `study_sharing`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ import altair as alt
 import pandas as pd
 
 from mnemoscope.report.charts import (
+    abreast,
     cell_width,
     data,
     dots,
     heatmap,
+    nothing,
     panel_title,
     with_n,
+    without_labels,
 )
+from mnemoscope.report.charts.study_sharing import overlap, paraphrases, shared, shared_neurons
 from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, THIRD
 from mnemoscope.report.tokens import unspaced, visible
 from mnemoscope.study.bootstrap import ALL
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 from mnemoscope.study.items.layers import ROLES
-from mnemoscope.study.items.sharing import PAIRS
 
 _N_READ = 5
 _N_TOKENS = 6
@@ -43,7 +46,7 @@ def facts_kept(table: pd.DataFrame) -> Any:
 def facts_dropped(table: pd.DataFrame) -> Any:
     """Item 0: number of facts dropped for each reason."""
     if table.empty:
-        return _nothing("none was dropped")
+        return nothing("none was dropped")
     rows = table.assign(reason=table["reason"].map(visible))
     y = alt.Y("reason:N", sort=list(rows["reason"]), title=None, axis=alt.Axis(labelLimit=460))
     bars = alt.Chart(data(rows.loc[:, ["reason", "n_dropped"]])).mark_bar(color=CONTROL, aria=False)
@@ -63,7 +66,7 @@ def methods(table: pd.DataFrame) -> Any:
     right = dots(
         rows, "probability_percent", "title", "probability after zeroing (%)", by="sort", colors=colors
     )
-    return _abreast([left, right])
+    return abreast([left, right])
 
 
 def method_layers(table: pd.DataFrame) -> Any:
@@ -115,7 +118,7 @@ def value_layers(table: pd.DataFrame) -> Any:
 def query_layers(table: pd.DataFrame) -> Any:
     """Item 7: relations over layers, for attention value neurons above and FFN value neurons below."""
     if table.empty:
-        return _nothing()
+        return nothing()
     parts = []
     for activates, rows in table.groupby("activates", sort=False):
         title = f"what activates {KINDS[str(activates)]} value neurons"
@@ -128,7 +131,7 @@ def query_layers(table: pd.DataFrame) -> Any:
 def value_sums(table: pd.DataFrame) -> Any:
     """Item 4: a panel for each choice of neurons; a line from the lower to the upper bound."""
     if table.empty:
-        return _nothing()
+        return nothing()
     titles = {"top": "first ones", "positive": "positive", "all": "all"}
     colors = {"attention": RAISES, "ffn": LOWERS, "both": CONTROL}
     rows = with_n(table).rename(columns={"lower": "sum_low", "upper": "sum_high"})
@@ -145,14 +148,14 @@ def value_sums(table: pd.DataFrame) -> Any:
         )
         for name, title in titles.items()
     ]
-    return _abreast(panels)
+    return abreast(panels)
 
 
 def heads(table: pd.DataFrame) -> Any:
     """Item 5: a map of layers and heads for each relation."""
     rows = with_n(table.loc[table["relation"] != ALL])
     if rows.empty:
-        return _nothing()
+        return nothing()
     largest = float(rows["score"].abs().max())
     size = (min(9.0, 260 / rows["layer"].nunique()), min(9.0, 260 / rows["head"].nunique()))
     words = {"layer": "layer", "head": "head", "score": _NATS}
@@ -168,7 +171,7 @@ def heads(table: pd.DataFrame) -> Any:
 def heads_zeroed(table: pd.DataFrame) -> Any:
     """Item 5: relations of the facts over relations of the heads, a panel each for MRR and probability."""
     if table.empty:
-        return _nothing()
+        return nothing()
     rows = with_n(table)
     rows["heads_of"] = rows["heads_of"].map(visible)
     panels = []
@@ -179,13 +182,13 @@ def heads_zeroed(table: pd.DataFrame) -> Any:
             rows, "heads_of", "relation", column, size=(40, 24), words=words, written=".0f", largest=100.0
         )
         panels.append(chart.properties(title=panel_title(f"fall of {title} (%)")))
-    return _abreast(panels)
+    return abreast(panels)
 
 
 def heads_within_and_across(table: pd.DataFrame) -> Any:
     """Item 5: the fall of MRR and probability, pooled over facts."""
     if table.empty:
-        return _nothing()
+        return nothing()
     rows = with_n(table.rename(columns={"heads": "relation"}))
     return _falls(rows, "", {})
 
@@ -204,7 +207,7 @@ def roles_by_depth(table: pd.DataFrame) -> Any:
     """Item 9, all relations together: a line for each role, with its interval."""
     rows = table.loc[table["relation"] == ALL]
     if rows.empty:
-        return _nothing()
+        return nothing()
     scale = alt.Scale(domain=list(ROLES), range=[RAISES, THIRD, LOWERS])
     dashes = alt.Scale(domain=list(ROLES), range=[[1, 0], [2, 2], [6, 3]])
     # Alike but for what they encode, so that Vega makes one legend of them.
@@ -227,34 +230,11 @@ def roles_by_depth(table: pd.DataFrame) -> Any:
     return alt.layer(line, band).properties(width=520, height=260)
 
 
-def shared(table: pd.DataFrame) -> Any:
-    """Item 10: the share, and the share by chance, a panel for each list."""
-    panels = []
-    for which, rows in table.groupby("list", sort=False):
-        named = with_n(rows)
-        chart = dots(named, "share_percent", "relation", f"{which} neurons of most facts (%)")
-        chance = (
-            alt.Chart(data(named))
-            .mark_tick(color=CONTROL, thickness=3, size=14, aria=False)
-            .encode(
-                x=alt.X("by_chance_percent:Q"),
-                y=alt.Y("relation:N", sort=list(named["relation"]), title=None),
-            )
-        )
-        # altair moves the data of equal layers to their chart.
-        panels.append(
-            alt.layer(chance, *chart.layer, data=chart.data).properties(
-                width=chart.width, height=chart.height
-            )
-        )
-    return _abreast(panels)
-
-
 def readings(table: pd.DataFrame) -> Any:
     """Item 11: the first FFN value neurons of each relation, with the tokens they promote."""
     rows = table.loc[(table["list"] == "ffn_value") & (table["place"] <= _N_READ)]
     if rows.empty:
-        return _nothing()
+        return nothing()
     names = [f"{visible(row.relation)}  layer {row.layer}, neuron {row.neuron}" for row in rows.itertuples()]
     tokens = ["  ".join(map(unspaced, texts[:_N_TOKENS])) for texts in rows["promotes"]]
     rows = rows.loc[:, ["share", "n_facts"]].assign(name=names, tokens=tokens)
@@ -267,58 +247,18 @@ def readings(table: pd.DataFrame) -> Any:
         y=alt.Y("name:N", sort=names, title=None), x=alt.value(0), text="tokens:N"
     )
     left = bars.properties(width=120, height=18 * len(rows))
-    right = _without_labels(texts.properties(width=420, height=18 * len(rows)))
+    right = without_labels(texts.properties(width=420, height=18 * len(rows)))
     return alt.hconcat(left, right, spacing=10)
-
-
-def overlap(table: pd.DataFrame) -> Any:
-    """Item 12: relations over relations, a panel for each list."""
-    panels = []
-    for which, rows in table.groupby("list", sort=False):
-        named = with_n(rows)
-        named["other"] = named["other"].map(visible)
-        words = {"jaccard": "Jaccard", "other": f"{which} neurons"}
-        panels.append(
-            heatmap(named, "other", "relation", "jaccard", size=(46, 24), words=words, written=".2f")
-        )
-    return _abreast(panels, resolve=True)
-
-
-def paraphrases(table: pd.DataFrame) -> Any:
-    """Item 13: a row for each relation, a panel for each list."""
-    colors: dict[str, str] = dict(zip(PAIRS, (RAISES, LOWERS, THIRD, CONTROL), strict=True))
-    panels = [
-        dots(with_n(rows), "jaccard", "relation", f"Jaccard of {which} neurons", by="pairs", colors=colors)
-        for which, rows in table.groupby("list", sort=False)
-    ]
-    return _abreast(panels)
-
-
-def shared_neurons(table: pd.DataFrame) -> Any:
-    """Item 14: number of shared neurons in each layer."""
-    panels = []
-    layers = pd.DataFrame({"layer": range(int(table["layer"].max()) + 1)}) if len(table) else table
-    for which, rows in table.groupby("list", sort=False):
-        sizes = rows.groupby(["relation", "layer"], sort=False).size()
-        counts = pd.DataFrame({"neurons": sizes}).reset_index()
-        every = counts[["relation"]].drop_duplicates().merge(layers, how="cross")
-        filled = every.merge(counts, how="left", on=["relation", "layer"]).fillna({"neurons": 0})
-        filled["relation"] = filled["relation"].map(visible)
-        words = {"layer": f"layer of {which} neurons", "neurons": "neurons"}
-        size = (cell_width(len(layers)), 18.0)
-        panels.append(heatmap(filled, "layer", "relation", "neurons", size=size, words=words))
-    return _abreast(panels, resolve=True)
 
 
 def _by_kind(table: pd.DataFrame, value: str, title: str = "") -> Any:
     rows = with_n(table)
     largest = float(rows["score"].abs().max())
+    order = {name: place for place, name in enumerate(dict.fromkeys(rows["relation"]))}
     panels = []
     for kind, name in KINDS.items():
         part = rows.loc[rows["kind"] == kind].sort_values("layer", kind="stable")
-        part = part.sort_values(
-            "relation", key=lambda names: names.map(_order(rows["relation"])), kind="stable"
-        )
+        part = part.sort_values("relation", key=lambda names: names.map(order), kind="stable")
         words = {"layer": f"{name} layer", "score": value}
         size = (cell_width(part["layer"].nunique()), 18.0)
         panels.append(
@@ -326,13 +266,13 @@ def _by_kind(table: pd.DataFrame, value: str, title: str = "") -> Any:
                 part, "layer", "relation", "score", size=size, words=words, marked="marked", largest=largest
             )
         )
-    chart = _abreast(panels)
+    chart = abreast(panels)
     return chart.properties(title=panel_title(title)) if title else chart
 
 
 def _beside_control(table: pd.DataFrame, chosen: str) -> Any:
     if table.empty:
-        return _nothing()
+        return nothing()
     return _falls(with_n(table), "parts", {chosen: RAISES, SAME_LAYERS: CONTROL})
 
 
@@ -346,33 +286,7 @@ def _falls(rows: pd.DataFrame, by: str, colors: dict[str, str]) -> Any:
     panels = [
         dots(rows, name, "relation", title, width=190, by=by, colors=colors) for name, title in titles.items()
     ]
-    return _abreast(panels)
-
-
-def _abreast(panels: list[Any], *, resolve: bool = False) -> Any:
-    """Place panels side by side; the first names the rows. With `resolve` each has its own colours."""
-    if not panels:
-        return _nothing()
-    chart = alt.hconcat(panels[0], *map(_without_labels, panels[1:]))
-    return chart.resolve_scale(color="independent") if resolve else chart
-
-
-def _without_labels(chart: Any) -> Any:
-    """Remove the labels of the rows, which the panel to the left has."""
-    layers = chart.layer if isinstance(chart, alt.LayerChart) else [chart]
-    for layer in layers:
-        layer.encoding.y.axis = alt.Axis(labels=False, title=None)
-    return chart
-
-
-def _order(names: pd.Series) -> dict[str, int]:
-    return {name: place for place, name in enumerate(dict.fromkeys(names))}
-
-
-def _nothing(words: str = "nothing was measured") -> Any:
-    """Draw words in place of the chart of an empty table."""
-    text = alt.Chart(alt.Data(values=[{"text": words}])).mark_text(color=TEXT, align="left")
-    return text.encode(text="text:N", x=alt.value(0), y=alt.value(10)).properties(width=200, height=20)
+    return abreast(panels)
 
 
 CHARTS: dict[str, Callable[[pd.DataFrame], Any]] = {

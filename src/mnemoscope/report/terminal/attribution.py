@@ -49,8 +49,9 @@ from mnemoscope.report.text import (
     value_facts,
 )
 from mnemoscope.report.theme import Depth
-from mnemoscope.results.attribution import Attribution, ContinuationAttribution
+from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
+from mnemoscope.results.continuation import ContinuationAttribution
 
 _FULL = "; --full prints layers, attention neurons, every row and what activates them"
 _MOST_HEADS = 20  # rows of heads, which are all in the table
