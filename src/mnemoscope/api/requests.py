@@ -13,7 +13,7 @@ import torch
 
 from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.prediction import PromptCache, TargetPrediction
-from mnemoscope.attribution.scores import ProjectedColumns
+from mnemoscope.attribution.projections import ProjectedColumns
 from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.model.activations import ActivationCache, batches, numbers_kept
 from mnemoscope.model.components import ResidualDecomposition

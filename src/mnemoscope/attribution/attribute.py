@@ -14,7 +14,7 @@ from mnemoscope.attribution import grids as effects, tables
 from mnemoscope.attribution.grids import Grid, Totals
 from mnemoscope.attribution.options import AttributionOptions
 from mnemoscope.attribution.prediction import TargetPrediction
-from mnemoscope.attribution.scores import Observer, show
+from mnemoscope.attribution.projections import Observer, show
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import RankedParts, with_experts
 from mnemoscope.attribution.vocabulary import TokenReader

@@ -10,7 +10,7 @@ from mnemoscope.attribution import tables
 from mnemoscope.attribution.attribute import N_READ
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
-from mnemoscope.attribution.scores import show
+from mnemoscope.attribution.projections import show
 from mnemoscope.attribution.tables import with_experts
 from mnemoscope.attribution.vocabulary import TokenReader
 from mnemoscope.results.attribution import Attribution

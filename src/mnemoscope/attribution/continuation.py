@@ -19,7 +19,8 @@ from mnemoscope.attribution.attribute import N_READ, Attributed
 from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
-from mnemoscope.attribution.scores import Observer, Scorer
+from mnemoscope.attribution.projections import Observer
+from mnemoscope.attribution.scores import Scorer
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import with_experts
 from mnemoscope.attribution.vocabulary import TokenReader

@@ -12,7 +12,8 @@ from mnemoscope.attribution import grids as parts
 from mnemoscope.attribution.bounds import Bounder, Sums, bounder
 from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.scores import BaseStates, ProjectedColumns, Scorer, base_states
+from mnemoscope.attribution.projections import ProjectedColumns
+from mnemoscope.attribution.scores import BaseStates, Scorer, base_states
 from mnemoscope.attribution.tails import Tail, split_tail
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.components import ResidualDecomposition

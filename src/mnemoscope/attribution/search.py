@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.scores import Observer
+from mnemoscope.attribution.projections import Observer
 
 # Parts scored per pool and round after the first; fewer take hardly less time.
 ROUND = 128

@@ -17,8 +17,9 @@ from mnemoscope.attribution.methods.base import Kind, MethodInput
 from mnemoscope.attribution.methods.causal import parts_of
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.attribution.prediction import TargetPrediction
+from mnemoscope.attribution.projections import ProjectedColumns
 from mnemoscope.attribution.query.scores import QueryScores, ValueNeurons, subkeys
-from mnemoscope.attribution.scores import ProjectedColumns, Scorer
+from mnemoscope.attribution.scores import Scorer
 from mnemoscope.attribution.search import Bounds, Pool, bound, settle
 from mnemoscope.attribution.tables import coefficients
 from mnemoscope.intervention.batch import ablate_each

@@ -19,7 +19,7 @@ from torch import Tensor
 from mnemoscope.attribution.geometry import Geometry, unit
 from mnemoscope.attribution.grids import Grid, by_layer
 from mnemoscope.attribution.methods.base import MethodInput, Searched
-from mnemoscope.attribution.scores import MAX_ROWS, MIN_ROWS, Observer, project_columns
+from mnemoscope.attribution.projections import MAX_ROWS, MIN_ROWS, Observer, project_columns
 from mnemoscope.model.readout import FrozenReadout, Readout, project
 from mnemoscope.model.structure import Projection
 

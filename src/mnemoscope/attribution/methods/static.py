@@ -13,7 +13,8 @@ from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.methods.base import Exhaustive, MethodInput, Searched
 from mnemoscope.attribution.prediction import COARSE_TOKENS, FINE_TOKENS
-from mnemoscope.attribution.scores import Observer, Scorer
+from mnemoscope.attribution.projections import Observer
+from mnemoscope.attribution.scores import Scorer
 from mnemoscope.attribution.search import Bounds, Scores
 from mnemoscope.attribution.tails import split_tail
 from mnemoscope.errors import OptionError
