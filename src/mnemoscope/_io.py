@@ -94,6 +94,7 @@ def _finite(value: Any) -> Any:
 
 ATTRIBUTION_ENDINGS = (".json", ".parquet", ".csv", ".html")
 CONTINUATION_ENDINGS = (".json", ".csv", ".html")
+COMPARISON_ENDINGS = (".json", ".csv", ".html")
 PLAIN_ENDINGS = (".json", ".csv")
 LINKS_ENDINGS = (".json", ".csv", ".graphml")
 CHART_FORMS = ("svg", "png")

@@ -43,7 +43,7 @@ def times_slower(demo: ms.Model) -> float:
     return max(1.0, (perf_counter() - start) / USUAL)
 
 
-def test_a_changed_target_is_drawn_in_less_than_a_second(
+def test_a_changed_target_is_drawn_in_seven_tenths_of_a_second(
     visit: Visitor, demo_address: str, demo: ms.Model, record_property: Callable[[str, object], None]
 ) -> None:
     page = visit.open(f"{demo_address}#tab=methods")
@@ -51,7 +51,7 @@ def test_a_changed_target_is_drawn_in_less_than_a_second(
     slower = times_slower(demo)
     seconds = [seconds_to_draw(page, place) for place in (1, 2, 3)]
     record_property("seconds_to_a_changed_target", seconds)
-    assert min(seconds) < 0.9 * slower
+    assert min(seconds) < 0.7 * slower
 
 
 def seconds_to_draw(page: Page, place: int) -> float:
@@ -83,7 +83,7 @@ def test_a_change_of_the_bench_is_answered_in_half_a_second(
     assert min(seconds) < 0.5 * slower
 
 
-def test_a_new_prompt_is_drawn_in_two_seconds(
+def test_a_new_prompt_is_drawn_in_a_second_and_a_half(
     visit: Visitor, demo_address: str, demo: ms.Model, record_property: Callable[[str, object], None]
 ) -> None:
     page = visit.open(demo_address)
@@ -98,7 +98,7 @@ def test_a_new_prompt_is_drawn_in_two_seconds(
         seconds.append(perf_counter() - began)
         complete(page)
     record_property("seconds_to_a_new_prompt", seconds)
-    assert min(seconds) < 2 * slower
+    assert min(seconds) < 1.5 * slower
 
 
 @pytest.mark.parametrize("size", [TABLET, PHONE, (720, 450)], ids=["tablet", "phone", "zoomed"])

@@ -311,6 +311,33 @@ def test_a_target_of_several_tokens_is_explained_one_by_one(visit: Visitor, addr
     complete(page)
 
 
+def test_the_bench_measures_a_target_of_several_tokens_as_a_whole(
+    visit: Visitor, address: str, llama: ms.Model, tmp_path: Path
+) -> None:
+    page = visit(address, target=" w9 w12", bench="head.1.0", pane="bench")
+    found = llama.compare_ablation(PROMPT, " w9 w12", [ms.Head(1, 0)], controls_from="any layer")
+    rows = page.locator("#ablation .of-tokens tbody tr")
+    expect(rows).to_have_count(3)
+    cells = rows.nth(2).locator("td").all_text_contents()
+    before, after = (metrics["log_probability"] for metrics in (found.before, found.after))
+    assert cells == [signed(before), signed(after), signed(after - before)]
+    expect(page.locator("#ablation .verdict")).to_contain_text("log p of 2 tokens")
+    # Another token of the same target is measured already.
+    page.locator("#finding label", has_text="w12").click()
+    expect(rows).to_have_count(3)
+    complete(page)
+    page.locator("#share summary").click()
+    report = saved(page, page.locator("[data-key='save.html']"), tmp_path)
+    assert signed(after) in report
+    assert "Ablation" in report
+
+
+def test_methods_take_the_contrast(visit: Visitor, address: str) -> None:
+    page = visit(address, target=" w9", against=" w12", tab="methods", methods="ffn.3")
+    expect(page.locator("#methods-result")).to_contain_text("log-odds fall by")
+    expect(page.locator("#methods-result")).to_contain_text("Not defined for log-odds: ")
+
+
 def test_the_questions_are_a_list_of_links(visit: Visitor, address: str) -> None:
     page = visit(address)
     page.get_by_role("textbox", name="Prompt", exact=True).fill(OTHER)
@@ -334,7 +361,7 @@ def test_the_map_is_saved_as_a_figure(visit: Visitor, address: str, tmp_path: Pa
     assert download.value.path().read_bytes().startswith(b"\x89PNG")
 
 
-def test_two_prompts_are_compared(visit: Visitor, address: str, llama: ms.Model) -> None:
+def test_two_prompts_are_compared(visit: Visitor, address: str, llama: ms.Model, tmp_path: Path) -> None:
     page = visit(address, bench="head.1.0")
     page.keyboard.press("c")
     page.get_by_role("textbox", name="Prompt B").fill(OTHER)
@@ -361,6 +388,8 @@ def test_two_prompts_are_compared(visit: Visitor, address: str, llama: ms.Model)
         for text in page.locator("#view tbody td:nth-child(5)").all_text_contents()
     ]
     assert diffs == sorted(diffs, reverse=True)
+    button = page.get_by_role("button", name="Save the comparison: Report (HTML)")
+    assert "in A and" in saved(page, button, tmp_path)
     page.get_by_role("tab", name="Bench (1)").click()
     page.get_by_role("button", name="Apply to B").click()
     expect(page.locator("#ablation-b .verdict")).to_be_visible()

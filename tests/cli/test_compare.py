@@ -27,7 +27,8 @@ JAPAN, CHINA = (f"The capital of {name} is the city of" for name in ("Japan", "C
     [
         ([A], "missing argument"),
         ([A, B, "--json", "--out", "a.json"], "--json and --out exclude each other"),
-        ([A, B, "--out", "a.parquet"], "ends in .json or .csv"),
+        ([A, B, "--out", "a.parquet"], "ends in .json, .csv or .html"),
+        ([A, B, "--report", "a.json"], "ends in .html"),
         ([A, B, "--top", "0"], "--top"),
         ([A, B, "--chat", "--no-special-tokens"], "--chat and --no-special-tokens exclude each other"),
     ],
@@ -54,6 +55,16 @@ def test_json_and_files_are_the_librarys(llama_folder: str, tmp_path: Path) -> N
     assert json.loads((tmp_path / "compared.json").read_text(encoding="utf-8")) == found
     rows = list(csv.DictReader((tmp_path / "compared.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["table"] for row in rows] == [name for name in tables for _ in found[name]]
+
+
+def test_a_report_comes_beside_the_tables(llama_folder: str, tmp_path: Path) -> None:
+    page = tmp_path / "compared.html"
+    done = run("compare", A, B, *TARGETS, "--top", "3", "--model", llama_folder, "--report", str(page))
+    assert done.returncode == 0
+    assert "Diff" in done.stdout
+    assert f"saved {page}\n" in done.stderr
+    assert "in A and" in page.read_text(encoding="utf-8")
+    assert llama_folder not in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.demo

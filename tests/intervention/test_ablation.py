@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import mnemoscope as ms
+from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import matched_random
 from support import words
 
@@ -225,3 +227,18 @@ def test_single_ablations_refuse_what_is_not_there(llama: ms.Model) -> None:
         llama.single_ablations(PROMPT, 40, [ms.FFNNeuron(0, 48)])
     with pytest.raises(ms.OptionError, match="position 9 is outside"):
         llama.single_ablations(PROMPT, 40, [ms.FFNNeuron(0, 4)], positions=[9])
+
+
+def test_the_state_before_is_that_of_the_same_target(llama: ms.Model) -> None:
+    prompt, states = words(5, 17, 80), []
+
+    def keep(name: str, values: Any) -> None:
+        if name == "target":
+            states.append(values[0])
+
+    first = llama.compare_ablation(prompt, " w40", [ms.Head(1, 0)], seeds=1, report=keep)
+    kept = llama.compare_ablation(prompt, " w40", [ms.Head(1, 0)], seeds=1, before=states[0])
+    assert (kept.before, kept.after) == (first.before, first.after)
+    for other in ((prompt, " w41"), (words(5, 17), " w40")):
+        with pytest.raises(OptionError, match="another prompt or target"):
+            llama.compare_ablation(*other, [ms.Head(1, 0)], before=states[0])

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import json
+import pickle
+import re
 import unicodedata
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from rich.console import Console
 
+import mnemoscope as ms
+from mnemoscope._io import json_text
+from mnemoscope.report.html import render_html
+from mnemoscope.report.terminal.attribution import render_attribution
+from mnemoscope.report.terminal.vocabulary import render_prediction
 from mnemoscope.report.tokens import in_ascii, middle_left_out, token_labels, visible
+from mnemoscope.results.texts import CutToken
 
 
 @pytest.mark.parametrize(
@@ -86,3 +99,30 @@ def test_leaves_out_the_middle(widths: list[int], room: int) -> None:
 
 def test_signs_have_ascii_replacements() -> None:
     assert in_ascii("␣Tokyo ⏎ −0.158 █▌│▒ ■·□ … 0–8 ━╸╍ → ±").isascii()
+
+
+def test_a_cut_token_shows_its_bytes_and_keeps_its_text() -> None:
+    token = CutToken(" a\ufffd", b" a\xe6\x97")
+    assert (visible(token), token, json.dumps([token])) == ("␣a‹E6 97›", " a\ufffd", '[" a\\ufffd"]')
+    assert visible(pickle.loads(pickle.dumps(token))) == visible(token)
+    assert visible("\ufffd") == "‹?›"
+
+
+def drawn(render: Callable[..., None], result: Any) -> str:
+    file = io.StringIO()
+    render(result, Console(file=file, width=200))
+    return file.getvalue()
+
+
+@pytest.mark.demo
+def test_promoted_and_predicted_tokens_show_their_bytes(demo: ms.Model) -> None:
+    found = demo.attribute("日本の首都は", top=10, effects=False, query=False)
+    lists = [*found.ffn_neurons["promotes"], *found.suppressing_ffn_neurons["promotes"]]
+    cut = [token for tokens in lists for token in tokens if "\ufffd" in token]
+    assert cut
+    prediction = drawn(render_prediction, demo.predict("日本の首都は", 20))
+    for text in (render_html(found), drawn(render_attribution, found), prediction):
+        assert "‹?›" not in text
+        assert re.search("‹[0-9A-F ]+›", text)
+    assert "\ufffd" in json_text(found.to_json())
+    assert "‹" not in json_text([list(tokens) for tokens in lists])

@@ -137,6 +137,22 @@ def test_comparisons_of_prompts_are_the_librarys(
     responses.PromptComparison.model_validate(found)
 
 
+def test_a_comparison_is_exported_without_running_again(
+    client: TestClient, llama: ms.Model, gate: Gate, tmp_path: Any
+) -> None:
+    fields = {"prompt_a": PROMPT, "prompt_b": f"{PROMPT} w9", "target_a": " w40", "top": 3}
+    found = ask(client, "compare", **fields)
+    n_blocks = gate.n_blocks
+    content = {}
+    for form in ("json", "csv", "html"):
+        answer = client.post("/api/export_comparison", json={**fields, "format": form})
+        assert answer.headers["content-disposition"] == f'attachment; filename="mnemoscope.{form}"'
+        content[form] = answer.text
+    assert gate.n_blocks == n_blocks
+    assert json.loads(content["json"]) == found
+    assert "in A and" in content["html"]
+
+
 def test_links_are_the_librarys(client: TestClient, llama: ms.Model) -> None:
     found = ask(client, "links", prompt=PROMPT, target=" w40", values=2, depth=2, width=3)
     result = llama.attribute(PROMPT, " w40", top=2, effects=False, suppressing=False, query=False)
@@ -181,7 +197,10 @@ def test_ablations_have_controls_and_what_comes_before_and_after(
     responses.Ablation.model_validate(found)
     before, after = (without_shown(found.pop(f"predictions_{when}")) for when in ("before", "after"))
     parts = [ms.Head(1, 0), ms.FFNNeuron(2, 7)]
+    (token,) = found.pop("target_tokens")
     expected = llama.compare_ablation(PROMPT, " w40", parts, factor=factor, seeds=2)
+    for when in ("before", "after"):
+        assert token[when] == pytest.approx(found[when]["log_probability"], abs=1e-6)
     close(found, plain(expected.to_json()))
     close(before, plain(llama.predict(PROMPT, 3).to_json()["predictions"]))
     with llama.ablate(parts, factor=factor):
@@ -204,6 +223,27 @@ def test_an_ablation_tells_the_target_first_then_each_control(client: TestClient
         assert partial[0][f"predictions_{when}"] == result[f"predictions_{when}"]
     for told, control in zip(partial[1:], result["controls"], strict=True):
         assert told["log_probability"] == control["log_probability"]
+
+
+def test_a_second_ablation_of_a_target_keeps_what_was_before(
+    client: TestClient, llama: ms.Model, gate: Gate
+) -> None:
+    fields: dict[str, Any] = {"prompt": PROMPT, "target": " w40", "against": " w41", "seeds": 1}
+    n_blocks, found = [], []
+    for part in (HEAD, NEURON):
+        start = gate.n_blocks
+        found.append(ask(client, "ablate", parts=[part], **fields))
+        n_blocks.append(gate.n_blocks - start)
+    # The last passes of both are those on plain text, whose predictions are kept as well.
+    start = gate.n_blocks
+    other = ask(client, "ablate", parts=[NEURON], **{**fields, "target": " w42"})
+    assert gate.n_blocks - start == n_blocks[1] + 3
+    assert found[0]["before"] == found[1]["before"] != other["before"]
+    assert found[0]["predictions_before"] == found[1]["predictions_before"]
+    parts = [ms.FFNNeuron(NEURON["layer"], NEURON["neuron"])]
+    alone = llama.compare_ablation(PROMPT, " w40", parts, against=" w41", seeds=1)
+    assert found[1]["before"] == plain(alone.before)
+    assert found[1]["after"] == plain(alone.after)
 
 
 def test_the_mean_over_the_prompt_takes_the_place_of_parts(client: TestClient, llama: ms.Model) -> None:
@@ -238,6 +278,10 @@ def test_an_ablation_of_a_target_of_several_tokens_adds_their_log_probabilities(
         each = [llama.predict(f"{PROMPT}{before}", 100).table.set_index("id") for before in ("", " w40")]
     expected = sum(table["log_probability"][token] for table, token in zip(each, (40, 41), strict=True))
     assert found["after"]["log_probability"] == pytest.approx(expected, abs=1e-4)
+    assert [token["id"] for token in found["target_tokens"]] == [40, 41]
+    for when in ("before", "after"):
+        total = sum(token[when] for token in found["target_tokens"])
+        assert total == pytest.approx(found[when]["log_probability"], abs=1e-5)
     refused = client.post(
         "/api/ablate", json={"prompt": PROMPT, "target": " w40 w41", "against": " w42", "parts": [HEAD]}
     )
@@ -285,6 +329,30 @@ def test_methods_are_told_as_each_ends(client: TestClient) -> None:
     assert [each["method"] for each in partial] == ["coefficient", "norm"]
     for each in partial:
         assert each["drop"] == pytest.approx(summary[each["method"]], abs=1e-5)
+
+
+def test_methods_score_log_odds_with_a_contrast(client: TestClient, llama: ms.Model) -> None:
+    found = ask(client, "methods", prompt=PROMPT, target=" w40", against=" w41", top=3)
+    responses.Comparison.model_validate(found)
+    assert {"rank", "probability-increase"} <= {method["name"] for method in found["left_out"]}
+    summary = {row["method"]: row for row in found["summary"]}
+    assert not {"rank", "probability-increase"} & set(summary)
+    neurons = next(row["neurons"] for row in found["outcomes"] if row["method"] == "activation-gradient")
+    parts = [[ms.FFNNeuron(*map(int, name.split(".")[-2:])) for name in neurons]]
+    (odds,) = llama.ablate_each(PROMPT, 40, parts, against=41).to_dict("records")
+    row = summary["activation-gradient"]
+    assert row["log_odds"] == pytest.approx(odds["log_odds"], abs=1e-4)
+    assert row["drop"] == pytest.approx(odds["drop"], abs=1e-4)
+    with llama.ablate(parts[0]):
+        after = llama.predict(PROMPT, 100).table.set_index("id")["log_probability"][40]
+    assert row["log_probability"] == pytest.approx(after, abs=1e-4)
+
+
+def test_a_named_method_that_is_not_defined_for_a_contrast_is_refused(client: TestClient) -> None:
+    fields = {"prompt": PROMPT, "target": " w40", "against": " w41", "methods": ["rank", "norm"]}
+    answer = client.post("/api/methods", json=fields)
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("rank is not defined for log-odds; leave it")
 
 
 def test_an_export_of_several_tokens_is_refused_before_anything_runs(client: TestClient, gate: Gate) -> None:
@@ -354,6 +422,21 @@ def test_exports_are_what_save_writes(client: TestClient, llama: ms.Model, tmp_p
     assert json.loads(neurons["promotes"].iloc[0]) == list(result.ffn_neurons["promotes"].iloc[0])
 
 
+@pytest.mark.parametrize("fields", [{"target": " w40", "against": " w41"}, {"target": " w40 w41"}])
+def test_an_exported_report_has_the_ablation_of_the_whole_target(
+    client: TestClient, llama: ms.Model, fields: dict[str, Any]
+) -> None:
+    export = {"prompt": PROMPT, **fields, "top": 3, "ablation": {"parts": [HEAD], "seeds": 1}}
+    answer = client.post("/api/export", json={**export, "format": "html"})
+    assert answer.status_code == 200
+    found = llama.compare_ablation(PROMPT, parts=[ms.Head(1, 0)], seeds=1, **fields)
+    measure = "log_odds" if "against" in fields else "log_probability"
+    for when in (found.before, found.after):
+        assert f"{when[measure]:+.3f}".replace("-", "−") in answer.text
+    refused = client.post("/api/export", json={**export, "format": "json"})
+    assert (refused.status_code, "goes into a report" in refused.json()["error"]) == (400, True)
+
+
 def test_charts_are_those_of_the_result(client: TestClient, llama: ms.Model) -> None:
     found = ask(client, "charts", prompt=PROMPT, target=" w40", top=4)
     responses.Charts.model_validate(found)
@@ -406,7 +489,7 @@ def test_the_document_describes_every_field_group_and_has_examples(client: TestC
         for operation in methods.values():
             assert operation["summary"], path
     asked = [name for name in document["components"]["schemas"] if name.endswith("Request")]
-    assert len(asked) == 14
+    assert len(asked) == 15
     for name in asked:
         for example in document["components"]["schemas"][name].get("examples", ()):
             getattr(requests, name).model_validate(example)

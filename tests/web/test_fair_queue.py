@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mnemoscope.errors import PromptError
+from mnemoscope.web.cache import Latest
 from mnemoscope.web.errors import ApiError
-from mnemoscope.web.handlers import Latest
 from mnemoscope.web.queue import Call, FairQueue, Limits
 
 

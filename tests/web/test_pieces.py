@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mnemoscope.model.encoding import encode_text
-from mnemoscope.web.pieces import _byte_letters, joined, shown
+from mnemoscope.model.token_bytes import _byte_letters
+from mnemoscope.web.pieces import joined, shown
 
 
 class OfBytes:

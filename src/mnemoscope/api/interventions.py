@@ -18,6 +18,7 @@ from mnemoscope.intervention.ablation import (
     AblationOptions,
     AblationStep,
     AblationTarget,
+    TargetState,
     changes_to,
     compare,
 )
@@ -209,6 +210,7 @@ def compare_ablation(  # noqa: PLR0913 - the arguments of Model.compare_ablation
     relation: str | None,
     plain_text: Callable[[], PlainText],
     report: AblationStep | None = None,
+    before: TargetState | None = None,
 ) -> Ablation:
     """Compare an ablation with random controls; see `Model.compare_ablation`."""
     if seeds < 1:
@@ -233,6 +235,7 @@ def compare_ablation(  # noqa: PLR0913 - the arguments of Model.compare_ablation
         drawn,
         lambda: SideEffectProbes(plain_text(), tuple(facts), relation or ""),
         report,
+        before,
     )
 
 

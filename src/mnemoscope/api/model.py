@@ -33,7 +33,7 @@ from mnemoscope.attribution.query.tables import QueryOptions
 from mnemoscope.attribution.vocabulary import read_neuron
 from mnemoscope.circuit.find import CircuitOptions
 from mnemoscope.circuit.tasks import Task
-from mnemoscope.intervention.ablation import AblationStep
+from mnemoscope.intervention.ablation import AblationStep, TargetState
 from mnemoscope.intervention.controls import ControlsFrom
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.intervention.side_effects import KnownFact, PlainText
@@ -874,6 +874,7 @@ class Model:
         facts: Sequence[KnownFact] = (),
         relation: str | None = None,
         report: AblationStep | None = None,
+        before: TargetState | None = None,
         **how: Unpack[AblationKeywords],
     ) -> Ablation:
         """Compare the target before and after an ablation with matched random controls.
@@ -893,11 +894,13 @@ class Model:
             facts: other facts; those with the same prompt are left out.
             relation: relation of the target among theirs; needed with `facts`.
             report: called after each step, as `mnemoscope.intervention.ablation.compare` says.
+            before: the state before that `report` was given for the same prompt, target and model, which
+                saves a forward pass; None computes it.
             **how: `factor`, `mean_of`, `resample_from`, `seed` and `positions`, as for `ablate`.
 
         Raises:
-            OptionError: too few other parts for a control, `facts` without a `relation`, or `facts` with
-                positions counted from the start.
+            OptionError: too few other parts for a control, `facts` without a `relation`, `facts` with
+                positions counted from the start, or a `before` of another prompt or target.
         """
         return interventions.compare_ablation(
             self.language_model,
@@ -911,6 +914,7 @@ class Model:
             relation=relation,
             plain_text=self.plain_text,
             report=report,
+            before=before,
         )
 
     @isolated_call

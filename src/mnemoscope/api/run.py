@@ -41,6 +41,7 @@ from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.prediction import Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryGraph, QueryNeurons
+from mnemoscope.results.texts import CutToken
 
 # Number of value neurons whose query neurons are found, as in the paper.
 VALUES = 30
@@ -87,11 +88,14 @@ class Run:
         log_p = self._predicted(None, None).log_probabilities
         best = log_p.topk(min(top, len(log_p)))
         ids = best.indices.tolist()
+        texts = [token_text(self.language_model.tokenizer, i) for i in ids]
+        # A column of plain strings would forget the bytes of parts of a character.
+        has_bytes = any(isinstance(text, CutToken) for text in texts)
         table = pd.DataFrame(
             {
                 "rank": range(1, len(ids) + 1),
                 "id": ids,
-                "token": [token_text(self.language_model.tokenizer, i) for i in ids],
+                "token": pd.Series(texts, dtype=object if has_bytes else None),
                 "probability": best.values.exp().tolist(),
                 "log_probability": best.values.tolist(),
             }

@@ -19,7 +19,7 @@ from mnemoscope.cli.options import (
     refuse_several,
     tell_warning,
 )
-from mnemoscope.cli.output import stdout_kept_clean, write, write_result
+from mnemoscope.cli.output import stdout_kept_clean, tell, write, write_result
 
 commands = typer.Typer()
 
@@ -64,7 +64,12 @@ def compare(  # noqa: PLR0913 - each is an option of the command
         typer.Option(min=1, help="Number of neurons to list of each kind and direction for each prompt."),
     ] = DEFAULTS.top,
     out: Annotated[
-        Path | None, typer.Option(help="Write to a .json or .csv file instead.", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option(help="Write to a .json, .csv or .html file instead.", rich_help_panel=OUTPUT),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Also write a report, one HTML page.", rich_help_panel=OUTPUT),
     ] = None,
     chat: ChatOptions,
     json: Json = False,
@@ -75,10 +80,11 @@ def compare(  # noqa: PLR0913 - each is an option of the command
     Rows are ordered by the difference, B less A. `circuit compare` compares methods that find circuits.
     """
     refuse_several(json=json, out=out is not None)
-    if out is not None:
-        from mnemoscope._io import PLAIN_ENDINGS, check_destination
+    from mnemoscope._io import COMPARISON_ENDINGS, check_destination
 
-        check_destination(out, PLAIN_ENDINGS)
+    for path, endings in ((out, COMPARISON_ENDINGS), (report, (".html",))):
+        if path is not None:
+            check_destination(path, endings)
     with stdout_kept_clean():
         from mnemoscope.report.terminal.comparison import render_comparison
 
@@ -94,6 +100,8 @@ def compare(  # noqa: PLR0913 - each is an option of the command
         )
     for side in (result.a, result.b):
         tell_warning(side.targets.warning)
+    if report is not None:
+        tell(f"saved {result.save(report)}")
     if out is not None:
         write(f"saved {result.save(out)}\n")
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from mnemoscope.cli.command import OUTPUT, command
+from mnemoscope.cli.command import OUTPUT, TARGET, command
 from mnemoscope.cli.facts import resolved, tell_left_out
 from mnemoscope.cli.options import (
     ChatOptions,
@@ -18,6 +18,7 @@ from mnemoscope.cli.options import (
     Json,
     ModelOptions,
     TargetOption,
+    each_as_utf8,
     read_prompt,
     refuse_several,
     tell_warning,
@@ -41,6 +42,15 @@ def methods(  # noqa: PLR0913 - each is an option of the command
     *,
     context: typer.Context,
     target: TargetOption,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A token to compare the target with: scores are of log-odds. Several times for several.",
+            callback=each_as_utf8,
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
     prompt: Annotated[
         str | None,
         typer.Argument(
@@ -95,6 +105,8 @@ def methods(  # noqa: PLR0913 - each is an option of the command
         raise OptionError("PROMPT and --facts exclude each other; give one of them")
     if facts is not None and target.answer is not None:
         raise OptionError("--target is for a PROMPT, and --facts has targets of its own; leave it out")
+    if facts is not None and against:
+        raise OptionError("--against is for a PROMPT; leave it out, or give a PROMPT instead of --facts")
     for name, value in (("limit", limit), ("relation", relation)):
         if value is not None and facts is None:
             raise OptionError(f"--{name} says nothing without --facts; name a file of facts, or leave it out")
@@ -115,7 +127,10 @@ def methods(  # noqa: PLR0913 - each is an option of the command
             compared, any_bad = _known(opened, file, facts, limit)
         else:
             encoded = chat.encode(opened, prompt or "")
-            compared, any_bad = [_single(opened, encoded, target.answer)], False
+            compared, any_bad = [_single(opened, encoded, target.answer, against or None)], False
+            if compared[0].against and not method:
+                terms, left_out = terms.for_log_odds()
+                tell(f"not defined for log-odds, left out: {', '.join(each.name for each in left_out)}")
         _tell_estimates(opened, compared, terms)
         found = _compared(opened, compared, terms, folder)
     write_result(json, found.to_json, partial(render_comparison, found))
@@ -201,17 +216,25 @@ def _read(path: Path, relation: str | None) -> FactFile:
     return file
 
 
-def _single(model: Model, prompt: EncodedPrompt, target: str | int | None) -> ResolvedFact:
+def _single(
+    model: Model,
+    prompt: EncodedPrompt,
+    target: str | int | None,
+    against: list[str] | None,
+) -> ResolvedFact:
     """Make a fact of a prompt and its target; None takes the model's prediction."""
     from mnemoscope.model.tokens import token_text
     from mnemoscope.results.targets import unlikely
     from mnemoscope.study.facts import Fact, ResolvedFact
 
-    prediction = model.method_input(prompt, target).prediction
-    found, log_p = prediction.objective.answers[0], prediction.log_probabilities
+    prediction = model.method_input(prompt, target, against=against).prediction
+    objective, log_p = prediction.objective, prediction.log_probabilities
+    found = objective.answers[0]
     text = token_text(model.language_model.tokenizer, found)
     tell_warning(unlikely(text, int((log_p > log_p[found]).sum()) + 1))
-    return ResolvedFact(Fact(line=1, prompt=prompt.text, target=text, relation=""), prompt, found)
+    return ResolvedFact(
+        Fact(line=1, prompt=prompt.text, target=text, relation=""), prompt, found, objective.against or ()
+    )
 
 
 def _known(model: Model, file: FactFile, path: Path, limit: int | None) -> tuple[list[ResolvedFact], bool]:
@@ -254,7 +277,9 @@ def _tell_estimates(model: Model, facts: Sequence[ResolvedFact], terms: Terms) -
     from mnemoscope.report.terminal.methods import render_estimates
 
     first = facts[0]
-    method_input = model.method_input(first.prompt, first.target, kind=terms.kind)
+    method_input = model.method_input(
+        first.prompt, first.target, against=first.against or None, kind=terms.kind
+    )
     estimates = [(method, method.estimate(method_input, terms.top)) for method in terms.methods]
     tell_drawn(lambda console: render_estimates(estimates, len(facts), console))
 

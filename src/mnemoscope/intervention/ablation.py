@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import described
 from mnemoscope.intervention.hooks import Change, Positions, Replacement, apply_interventions, observed_inputs
 from mnemoscope.intervention.predictions import log_probabilities, metrics, states_after
@@ -104,38 +105,6 @@ def changed(language_model: LanguageModel, parts: Sequence[Part], options: Ablat
         yield
 
 
-@dataclass(frozen=True, eq=False)
-class TargetState:
-    """Predictions of a target's tokens, each after the prompt and the tokens before it.
-
-    Attributes:
-        target: token ids of the target, one or more.
-        against: ids of the tokens that a single target is compared with; may be empty.
-        log_probabilities: after the prompt and after each token of the target but the last,
-            `[n_target, n_vocabulary]` float32.
-    """
-
-    target: tuple[int, ...]
-    against: tuple[int, ...]
-    log_probabilities: Tensor
-
-    def metrics(self) -> dict[str, float]:
-        """Compute the metrics of the target, with `log_odds` (nats) if it is compared with other tokens.
-
-        Of several tokens the log probabilities add up, and the rank is the largest among them.
-        """
-        each = [metrics(row, token) for row, token in zip(self.log_probabilities, self.target, strict=True)]
-        found = each[0]
-        if len(each) > 1:
-            total = sum(one["log_probability"] for one in each)
-            worst = min(one["reciprocal_rank"] for one in each)
-            found = {"reciprocal_rank": worst, "probability": exp(total), "log_probability": total}
-        if self.against:
-            value = Objective(self.target, self.against).value(self.log_probabilities[0])
-            found["log_odds"] = float(value)
-        return found
-
-
 @dataclass(frozen=True)
 class AblationTarget:
     """Target of an ablation.
@@ -154,7 +123,42 @@ class AblationTarget:
         """Predict the target under the active interventions, by one forward pass."""
         ids = [*self.prompt.ids, *self.target[:-1]]
         states = states_after(language_model, [ids])[0, len(self.prompt.ids) - 1 :]
-        return TargetState(self.target, self.against, log_probabilities(language_model, states))
+        return TargetState(self, log_probabilities(language_model, states))
+
+
+@dataclass(frozen=True, eq=False)
+class TargetState:
+    """Predictions of a target's tokens, each after the prompt and the tokens before it.
+
+    Attributes:
+        of: the target.
+        log_probabilities: after the prompt and after each token of the target but the last,
+            `[n_target, n_vocabulary]` float32.
+    """
+
+    of: AblationTarget
+    log_probabilities: Tensor
+
+    def each(self) -> list[float]:
+        """Return the log probability of each token of the target, nats."""
+        rows = torch.arange(len(self.of.target))
+        return self.log_probabilities[rows, list(self.of.target)].tolist()
+
+    def metrics(self) -> dict[str, float]:
+        """Compute the metrics of the target, with `log_odds` (nats) if it is compared with other tokens.
+
+        Of several tokens the log probabilities add up, and the rank is the largest among them.
+        """
+        target, against = self.of.target, self.of.against
+        each = [metrics(row, token) for row, token in zip(self.log_probabilities, target, strict=True)]
+        found = each[0]
+        if len(each) > 1:
+            total = sum(one["log_probability"] for one in each)
+            worst = min(one["reciprocal_rank"] for one in each)
+            found = {"reciprocal_rank": worst, "probability": exp(total), "log_probability": total}
+        if against:
+            found["log_odds"] = float(Objective(target, against).value(self.log_probabilities[0]))
+        return found
 
 
 # A step of a comparison: "target" gives the states before and after, "control" the metrics of one control.
@@ -169,6 +173,7 @@ def compare(
     drawn: Sequence[Sequence[Part]],
     probes: Callable[[], SideEffectProbes],
     report: AblationStep | None = None,
+    before: TargetState | None = None,
 ) -> Ablation:
     """Measure a target before and after an ablation, then random controls, then side effects.
 
@@ -181,14 +186,20 @@ def compare(
         probes: returns the plain text and the facts on which side effects are measured.
         report: called after each step with its name and values: `"target"` with the states before and after,
             then `"control"` with the metrics and the seed of each.
+        before: the state before the ablation, as `report` was given it; None computes it.
+
+    Raises:
+        OptionError: `before` is of another prompt or target.
     """
+    if before is not None and before.of != target:
+        raise OptionError("the state before the ablation is of another prompt or target; leave `before` out")
     report = report or (lambda name, values: None)
 
     def after(chosen: Sequence[Part]) -> TargetState:
         with changed(language_model, chosen, options):
             return target.state(language_model)
 
-    before, now = target.state(language_model), after(parts)
+    before, now = before or target.state(language_model), after(parts)
     report("target", (before, now))
     controls = []
     for seed, chosen in enumerate(drawn):

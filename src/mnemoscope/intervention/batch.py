@@ -33,11 +33,14 @@ class Outcomes:
     Attributes:
         before: value of the objective without any, nats.
         value: value after each, `[n_interventions]` float32, nats.
+        log_probability: log of the answers' total probability after each, `[n_interventions]` float32, nats;
+            the value itself unless the answers are compared with other tokens.
         rank: rank of the likeliest answer after each, `[n_interventions]`, 1 for the likeliest token.
     """
 
     before: float
     value: Tensor
+    log_probability: Tensor
     rank: Tensor
 
     @property
@@ -79,7 +82,8 @@ def ablate_each(
     where = [sites(parts, structure) for parts in interventions]
     first = torch.tensor([min((site.layer for site in row), default=structure.n_layers - 1) for row in where])
     replay = Replay(language_model, token_ids)
-    value = torch.empty(len(where), device=device)
+    value, log_probability = torch.empty(2, len(where), device=device)
+    of_answers = Objective(objective.answers)
     rank = torch.empty(len(where), dtype=torch.long, device=device)
     done = 0
     with torch.no_grad():
@@ -90,11 +94,12 @@ def ablate_each(
             with apply_interventions(language_model, _scaled_by_row(rows, factor), positions):
                 log_p = replay.log_probabilities(starts)
             value[some.to(device)] = objective.value(log_p)
+            log_probability[some.to(device)] = of_answers.value(log_p)
             rank[some.to(device)] = objective.rank(log_p)
             done += len(rows)
             if report is not None:
                 report(done, len(where))
-    return Outcomes(before, value, rank)
+    return Outcomes(before, value, log_probability, rank)
 
 
 class TextProbe:

@@ -14,6 +14,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from mnemoscope.errors import OptionError, PromptError
+from mnemoscope.model.token_bytes import token_bytes
+from mnemoscope.results.texts import CutToken
 
 # Beginnings of the Unicode names of letters whose languages put no space before a word.
 _UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
@@ -92,12 +94,14 @@ def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """Return a token's own text, with the leading space that a decoder of whole texts would drop.
 
     A token that decodes to no text gets its name in the vocabulary, and an id without a token, as in the
-    padding of an embedding matrix, `<id 50300>`.
+    padding of an embedding matrix, `<id 50300>`. The text of a part of a character is a `CutToken`.
     """
     text = decoded(tokenizer, [token_id])
     piece = tokenizer.convert_ids_to_tokens(token_id)
     if isinstance(piece, str) and piece.startswith("▁") and not text.startswith(" "):
-        return f" {text}"
+        text = f" {text}"
+    if "\ufffd" in text and (content := token_bytes(tokenizer, token_id)) is not None:
+        return CutToken(text, content)
     return text or (str(piece) if piece else f"<id {token_id}>")
 
 

@@ -17,7 +17,7 @@ from mnemoscope.results.attribution import Attribution
 
 WIDTH = 1040
 LEVELS = 20  # steps of a cell's opacity
-_TOP = 30  # of the first row, below the headings
+TOP = 30  # of the first row, below the headings
 _LABEL, _BAR, _NUMBER, _GAP = 52, 146, 56, 18
 _HEADS = 330  # most pixels of a row of heads
 
@@ -56,11 +56,11 @@ class MapLayout:
     @property
     def height(self) -> float:
         """Height of the figure."""
-        return _TOP + self.row * self.n_layers + 8
+        return TOP + self.row * self.n_layers + 8
 
     def y(self, layer: float) -> float:
         """Return the upper end of a layer's row."""
-        return _TOP + (self.n_layers - 1 - layer) * self.row
+        return TOP + (self.n_layers - 1 - layer) * self.row
 
 
 def level(score: float, most: float) -> int:
@@ -83,37 +83,49 @@ def map_svg(result: Attribution, name: str) -> Markup:
     layout = MapLayout.of(depth.n_layers, depth.n_heads)
     parts = [
         *(_bars(depth, kind, layout) for kind in KINDS),
-        _cells(depth, layout),
-        _labels(layout),
+        head_cells(depth.heads, largest(depth.heads), layout.heads, layout),
+        layer_labels(layout),
+        svg_text(layout.heads, 10, "heads"),
+        head_labels(layout.heads, layout),
         *([] if result.telescoping_error is None else [_path(result, layout)]),
     ]
     geometry = f"{layout.n_layers} {layout.n_heads} {layout.row:g} {layout.cell:g} {layout.heads:g}"
     words = f"Map: {effect_title(result)} of attention, FFN and heads by layer, the last layer on top"
     return Markup(
-        f'<svg class="map" id="{name}" role="img" aria-label="{escape(words)}" data-map="{geometry} {_TOP}" '
+        f'<svg class="map" id="{name}" role="img" aria-label="{escape(words)}" data-map="{geometry} {TOP}" '
         f'viewBox="0 0 {WIDTH} {layout.height:g}">{"".join(parts)}</svg>'
     )
 
 
-def _text(x: float, y: float, text: str, classes: str = "") -> str:
+def svg_text(x: float, y: float, text: str, classes: str = "") -> str:
+    """Return a text of a figure."""
     found = f' class="{classes}"' if classes else ""
     return f'<text{found} x="{x:g}" y="{y:g}">{escape(text)}</text>'
 
 
-def _labels(layout: MapLayout) -> str:
-    """Write the numbers of layers and heads, as many as fit."""
+def layer_labels(layout: MapLayout) -> str:
+    """Write the numbers of the layers, as many as fit."""
     every = 1 if layout.row >= 12 else 2
-    layers = [
-        _text(_LABEL - 26, layout.y(layer) + layout.row / 2, str(layer), "end mid")
+    return svg_text(0, 10, "layer") + "".join(
+        svg_text(_LABEL - 26, layout.y(layer) + layout.row / 2, str(layer), "end mid")
         for layer in range(0, layout.n_layers, every)
-    ]
+    )
+
+
+def head_labels(left: float, layout: MapLayout) -> str:
+    """Write the numbers of the heads above their cells, as many as fit."""
     step = next(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n * layout.cell >= 18 or n == 256)
-    heads = [
-        _text(layout.heads + (head + 0.5) * layout.cell, _TOP - 4, str(head), "centre small")
+    return "".join(
+        svg_text(left + (head + 0.5) * layout.cell, TOP - 4, str(head), "centre small")
         for head in range(0, layout.n_heads, step)
-    ]
-    titles = [_text(0, 10, "layer"), _text(layout.heads, 10, "heads")]
-    return "".join([*layers, *heads, *titles])
+    )
+
+
+def bar(score: float, zero: float, per_nat: float, y: float, row: float) -> str:
+    """Draw a bar from the zero line, in a row of that height."""
+    length = abs(score) * per_nat
+    sign, start = ("up", zero) if score >= 0 else ("down", zero - length)
+    return f'<rect class="{sign}" x="{start:.2f}" y="{y + 1.5:g}" width="{length:.2f}" height="{row - 3:g}"/>'
 
 
 def _bars(depth: Depth, kind: str, layout: MapLayout) -> str:
@@ -124,35 +136,36 @@ def _bars(depth: Depth, kind: str, layout: MapLayout) -> str:
     per_nat = _BAR / (high - low) if high > low else 0.0
     left = layout.bars[kind]
     zero = left - low * per_nat
-    shapes = [_text(left, 10, KINDS[kind])]
+    shapes = [svg_text(left, 10, KINDS[kind])]
     for layer, score in enumerate(depth.blocks[kind]):
         if not math.isfinite(score):
             continue
-        length, y = abs(score) * per_nat, layout.y(layer)
-        sign = "up" if score >= 0 else "down"
-        start = zero if score >= 0 else zero - length
-        shapes.append(
-            f'<rect class="{sign}" x="{start:.2f}" y="{y + 1.5:g}" width="{length:.2f}" '
-            f'height="{layout.row - 3:g}"/>'
-        )
-        shapes.append(_text(left + _BAR + _NUMBER, y + layout.row / 2, signed(score), "end mid small"))
-    bottom = _TOP + layout.row * layout.n_layers
-    shapes.append(f'<path class="axis" d="M{zero:.2f} {_TOP}V{bottom:g}"/>')
+        y = layout.y(layer)
+        shapes.append(bar(score, zero, per_nat, y, layout.row))
+        shapes.append(svg_text(left + _BAR + _NUMBER, y + layout.row / 2, signed(score), "end mid small"))
+    bottom = TOP + layout.row * layout.n_layers
+    shapes.append(f'<path class="axis" d="M{zero:.2f} {TOP}V{bottom:g}"/>')
     return f'<g data-kind="{kind}">{"".join(shapes)}</g>'
 
 
-def _cells(depth: Depth, layout: MapLayout) -> str:
-    """Draw one cell for each head: a path for each sign and step of opacity, on a faint grid."""
-    most = largest(depth.heads)
+def head_cells(heads: np.ndarray, most: float, left: float, layout: MapLayout) -> str:
+    """Draw one cell for each head: a path for each sign and step of opacity, on a faint grid.
+
+    Args:
+        heads: scores, `[n_layers, n_heads]`; NaN where there is no head.
+        most: score of the darkest cell.
+        left: left end of the cells.
+        layout: places of the rows.
+    """
     paths: dict[tuple[str, int], list[str]] = {}
     width, height = max(layout.cell - 1, 0.8 * layout.cell), layout.row - 1
-    for layer, row in enumerate(depth.heads):
+    for layer, row in enumerate(heads):
         y = layout.y(layer)
         for head, score in enumerate(row):
             if not math.isfinite(score):
                 continue
             step = level(score, most)
-            place = f"M{layout.heads + head * layout.cell:g} {y:g}h{width:g}v{height:g}h{-width:g}z"
+            place = f"M{left + head * layout.cell:g} {y:g}h{width:g}v{height:g}h{-width:g}z"
             paths.setdefault(("", 0), []).append(place)
             if step:
                 paths.setdefault(("u" if score > 0 else "d", step), []).append(place)
@@ -211,10 +224,10 @@ def _path(result: Attribution, layout: MapLayout) -> str:
     places[0] = (places[0][0], layout.y(0) + layout.row)
     line = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     end = layout.path + (result.targets.value - low) * scale
-    bottom = _TOP + layout.row * layout.n_layers
+    bottom = TOP + layout.row * layout.n_layers
     return (
-        _text(layout.path, 10, f"{value_name(result.targets)} so far")
-        + _text(layout.path, _TOP - 4, signed(low, 1), "small")
-        + _text(WIDTH - 8, _TOP - 4, signed(high, 1), "end small")
-        + f'<path class="goal" d="M{end:.1f} {_TOP}V{bottom:g}"/><path class="line" d="M{line}"/>'
+        svg_text(layout.path, 10, f"{value_name(result.targets)} so far")
+        + svg_text(layout.path, TOP - 4, signed(low, 1), "small")
+        + svg_text(WIDTH - 8, TOP - 4, signed(high, 1), "end small")
+        + f'<path class="goal" d="M{end:.1f} {TOP}V{bottom:g}"/><path class="line" d="M{line}"/>'
     )

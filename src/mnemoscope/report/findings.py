@@ -201,14 +201,14 @@ def _certainty(result: Attribution) -> Sentence:
 def ablation_finding(ablation: Ablation) -> Sentence:
     """Return the sentence on an ablation and its random controls."""
     before, after, controls = ablation.before, ablation.after, ablation.controls_mean
-    change = after["log_probability"] - before["log_probability"]
-    control = controls["log_probability"] - before["log_probability"]
+    name, measure = ("log-odds", "log_odds") if ablation.against else ("log p", "log_probability")
+    change, control = (found[measure] - before[measure] for found in (after, controls))
     removed = ablation.how.startswith("factor 0")
     what = f"{'Removing' if removed else 'Changing'} {parts_words(ablation)}"
     return (
         f"{what}{'' if removed else f' ({ablation.how})'}: {percent(before['probability'])} → "
         f"{percent(after['probability'])}, "
-        f"rank {rank_change(before, after)}, log p {signed(change)}; "
+        f"rank {rank_change(before, after)}, {name} {signed(change)}; "
         f"{len(ablation.controls)} random control{'s' * (len(ablation.controls) != 1)} from "
-        f"{ablation.controls_from}: log p {signed(control)}.",
+        f"{ablation.controls_from}: {name} {signed(control)}.",
     )

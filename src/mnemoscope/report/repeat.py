@@ -1,4 +1,4 @@
-"""Command and Python lines that repeat an attribution."""
+"""Command and Python lines that repeat an attribution or a comparison of prompts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from mnemoscope.attribution.options import DEFAULTS, OPTIONS
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.targets import Provenance, Target
 
 _LINE = 96
@@ -23,16 +24,44 @@ def command_lines(result: Attribution | ContinuationAttribution) -> str:
         words.append(f"--target {shlex.quote(result.text)}")
     else:
         words += _targets("target", result.targets.answers) + _targets("against", result.targets.against)
-    words += [f"--model {shlex.quote(_source(result.provenance))}"]
-    if _is_hub(result.provenance):
-        words.append(f"--revision {result.provenance.revision}")
+    words += _model(result.provenance)
     for name, value in _changed(result.provenance).items():
         flag = OPTIONS[name].metadata["flag"] or f"--{name.replace('_', '-')}/--no-{name.replace('_', '-')}"
         words.append(f"{flag} {value}" if not isinstance(value, bool) else flag.split("/")[not value])
-    words.append("--out report.html")
-    return (
-        " \\\n  ".join([" ".join(words[:3]), *words[3:]]) if len(" ".join(words)) > _LINE else " ".join(words)
-    )
+    return _on_lines([*words, "--out report.html"], 3)
+
+
+def _model(origin: Provenance) -> list[str]:
+    """Return the options that open the model."""
+    words = [f"--model {shlex.quote(_source(origin))}"]
+    return [*words, f"--revision {origin.revision}"] if _is_hub(origin) else words
+
+
+def _on_lines(words: list[str], n_first: int) -> str:
+    """Join the words of a command: on one line, or the first and then each on a line of its own."""
+    whole = " ".join(words)
+    return " \\\n  ".join([" ".join(words[:n_first]), *words[n_first:]]) if len(whole) > _LINE else whole
+
+
+def comparison_command(result: PromptComparison) -> str:
+    """Return the command that repeats a comparison of two prompts."""
+    words = ["mnemoscope", "compare", shlex.quote(result.a.prompt), shlex.quote(result.b.prompt)]
+    for name, side in (("a", result.a), ("b", result.b)):
+        words += _targets(f"target-{name}", side.targets.answers)
+        words += _targets(f"against-{name}", side.targets.against)
+    words += [*_model(result.provenance), f"--top {result.provenance.options['top']}"]
+    return _on_lines([*words, "--report report.html"], 4)
+
+
+def comparison_python(result: PromptComparison) -> str:
+    """Return Python lines that repeat a comparison of two prompts."""
+    arguments = [_prompt(result.a), _prompt(result.b)]
+    for name, side in (("a", result.a), ("b", result.b)):
+        arguments.append(f"target_{name}={_ids(side.targets.answers)}")
+        if side.targets.against:
+            arguments.append(f"against_{name}={_ids(side.targets.against)}")
+    arguments.append(f"top={result.provenance.options['top']}")
+    return _script(result.provenance, f"model.compare({', '.join(arguments)})")
 
 
 def _targets(flag: str, side: tuple[Target, ...]) -> list[str]:
@@ -45,16 +74,24 @@ def _targets(flag: str, side: tuple[Target, ...]) -> list[str]:
 def python_lines(result: Attribution | ContinuationAttribution) -> str:
     """Return Python lines that repeat a result; a prompt with special tokens is given by its ids."""
     origin = result.provenance
-    revision = f", revision={origin.revision!r}" if _is_hub(origin) else ""
-    first = result if isinstance(result, Attribution) else result.attributions[0]
-    is_plain = "".join(first.tokens) == result.prompt or any("\ufffd" in token for token in first.tokens)
-    prompt = repr(result.prompt if is_plain else list(first.token_ids))
+    prompt = _prompt(result if isinstance(result, Attribution) else result.attributions[0], result.prompt)
     options = "".join(f", {name}={value!r}" for name, value in _changed(origin).items())
     if isinstance(result, ContinuationAttribution):
-        call = f"model.attribute_continuation({prompt}, {result.text!r}{options})"
-    else:
-        against = f", against={_ids(result.targets.against)}" if result.targets.against else ""
-        call = f"model.attribute({prompt}, {_ids(result.targets.answers)}{against}{options})"
+        return _script(origin, f"model.attribute_continuation({prompt}, {result.text!r}{options})")
+    against = f", against={_ids(result.targets.against)}" if result.targets.against else ""
+    return _script(origin, f"model.attribute({prompt}, {_ids(result.targets.answers)}{against}{options})")
+
+
+def _prompt(first: Attribution, prompt: str | None = None) -> str:
+    """Write the prompt of an attribution, by its ids where its text has more or fewer tokens."""
+    prompt = first.prompt if prompt is None else prompt
+    is_plain = "".join(first.tokens) == prompt or any("\ufffd" in token for token in first.tokens)
+    return repr(prompt if is_plain else list(first.token_ids))
+
+
+def _script(origin: Provenance, call: str) -> str:
+    """Return the lines that open the model, make a call and save its result."""
+    revision = f", revision={origin.revision!r}" if _is_hub(origin) else ""
     return "\n".join(
         [
             "import mnemoscope as ms",

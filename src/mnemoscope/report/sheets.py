@@ -57,7 +57,8 @@ class Sheet(NamedTuple):
     rows: list[list[Cell]]
 
 
-def _number(value: float, text: str, kind: str = "number", share: float = 0.0) -> Cell:
+def number_cell(value: float, text: str, kind: str = "number", share: float = 0.0) -> Cell:
+    """Return the cell of a number that sorts by its value."""
     return Cell(text, f"{value:.6g}" if math.isfinite(value) else "", kind, share)
 
 
@@ -66,9 +67,9 @@ def _effect(name: str, row: dict[str, Any], largest: float = 0.0) -> Cell:
     value = row[name]
     text = effect_text(name, value, 3)
     if not largest:
-        return _number(value, text)
+        return number_cell(value, text)
     share = abs(value) / largest if math.isfinite(value) else 0.0
-    return _number(value, text, "bar", math.copysign(round(share, 4), value))
+    return number_cell(value, text, "bar", math.copysign(round(share, 4), value))
 
 
 def _largest(rows: list[dict[str, Any]], name: str) -> float:
@@ -128,7 +129,7 @@ def neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
                 Cell(row["kind"]),
                 Cell(visible(row["token"]), kind="token"),
                 *(_effect(name, row, most if name == order else 0.0) for name in names),
-                _number(row["coefficient"], signed(row["coefficient"]).removeprefix("+")),
+                number_cell(row["coefficient"], signed(row["coefficient"]).removeprefix("+")),
                 Cell(
                     "–" if row["promotes"] is None else " ".join(map(visible, row["promotes"][:8])),
                     kind="tokens",
@@ -165,7 +166,7 @@ def sums_sheet(result: ContinuationAttribution) -> Sheet:
                 Cell(row["part"]),
                 Cell("FFN" if row["kind"] == "ffn" else "attention"),
                 _effect("direct", row, most),
-                *(_number(row[name], signed(row[name])) for name in names),
+                *(number_cell(row[name], signed(row[name])) for name in names),
                 Cell(" ".join(map(visible, row["promotes"][:5])) or "–", kind="tokens"),
             ]
             for row in rows
@@ -197,7 +198,7 @@ def reads_table(result: Attribution, effects: Effects) -> dict[str, Any] | None:
                 continue
             step = level(row[order], most)
             text = effect_text(order, row[order], 3)
-            cells.append(_number(row[order], text, "heat", math.copysign(step, row[order])))
+            cells.append(number_cell(row[order], text, "heat", math.copysign(step, row[order])))
         lines.append((position, visible(result.tokens[position]), cells))
     first = records(result.heads_by_position.head(5), tuple(result.heads_by_position))
     return {
@@ -258,7 +259,7 @@ def query_sheet(result: Attribution) -> dict[str, Any] | None:
             *(
                 Cell("not listed", kind="number")
                 if row[side] is None
-                else _number(row[side], signed(row[side]))
+                else number_cell(row[side], signed(row[side]))
                 for side in sides
             ),
             Cell("yes" if row["both"] else ""),
@@ -288,18 +289,23 @@ def ablation_sheet(ablation: Ablation) -> dict[str, Any]:
         ("after", rank_text(after), after, divergence(ablation.plain_text.kl)),
         (f"{len(ablation.controls)} random", controls_rank(ablation), mean, divergence(mean["kl"])),
     ]
+    odds = ("log_odds",) if ablation.against else ()
+    names = ("rank", "probability", "log p", *("log-odds" for _ in odds), "KL on plain text")
     return {
         "finding": ablation_finding(ablation),
+        "target": visible(ablation.target[1]),
+        "against": [visible(text) for _, text in ablation.against],
         "how": ablation.how,
         "parts": " ".join(part.name for part in ablation.parts),
         "sheet": Sheet(
-            (("", ""), *((name, "number") for name in ("rank", "probability", "log p", "KL on plain text"))),
+            (("", ""), *((name, "number") for name in names)),
             [
                 [
                     Cell(when),
                     Cell(rank, kind="number"),
-                    _number(numbers["probability"], percent(numbers["probability"])),
-                    _number(numbers["log_probability"], signed(numbers["log_probability"])),
+                    number_cell(numbers["probability"], percent(numbers["probability"])),
+                    number_cell(numbers["log_probability"], signed(numbers["log_probability"])),
+                    *(number_cell(numbers[name], signed(numbers[name])) for name in odds),
                     Cell(kl, kind="number"),
                 ]
                 for when, rank, numbers, kl in rows

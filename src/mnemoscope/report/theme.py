@@ -13,6 +13,7 @@ import numpy as np
 
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.prompt_comparison import PromptComparison
 
 RAISES = "#2f86d6"
 LOWERS = "#c8741a"
@@ -39,7 +40,9 @@ class Depth:
 
     @classmethod
     def of(
-        cls, result: Attribution | ContinuationAttribution, effect: Literal["direct", "total"] = "direct"
+        cls,
+        result: Attribution | ContinuationAttribution | PromptComparison,
+        effect: Literal["direct", "total", "a", "b", "diff"] = "direct",
     ) -> Depth:
         """Arrange one column of the tables `layers` and `heads` by layer."""
         layers, heads = result.layers, result.heads

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from mnemoscope.results.texts import CutToken, named_bytes
+
 _SIGNS = {"\n": "⏎", "\t": "⇥", "\ufffd": "‹?›"}
 _BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 # Controls, format characters (bidi among them), surrogates, private use, and every other space.
@@ -18,13 +20,15 @@ def visible(text: str) -> str:
 
     Spaces at either end become `␣`, a newline `⏎`, a tab `⇥`; other characters without a shape
     (controls, zero-width and bidirectional marks, unusual spaces, lone surrogates) become `\uXXXX`. U+FFFD,
-    which stands for bytes of a character that is cut in two, becomes `‹?›`; where the text around it is known
-    `token_labels` names the bytes. A combining mark at the start stands on a dotted circle, and the empty
-    text is `∅`.
+    which stands for bytes of a character that is cut in two, becomes `‹?›`; a `CutToken` shows its bytes, and
+    `token_labels` names those of a text's tokens. A combining mark at the start stands on a dotted circle,
+    and the empty text is `∅`.
 
     >>> visible(" Tokyo"), visible("\n\n"), visible("a\u202eb")
     ('␣Tokyo', '⏎⏎', 'a\\u202eb')
     """
+    if isinstance(text, CutToken):
+        text = text.shown
     if _PLAIN.fullmatch(text):
         return text
     if not text:
@@ -116,9 +120,9 @@ def _with_bytes(content: bytes, start: int, end: int) -> str:
         if begin == first and stop <= end:
             whole += content[first:stop].decode("utf-8", "replace")
         else:
-            part = content[first : min(stop, end)].hex(" ").upper()
+            part = named_bytes(content[first : min(stop, end)])
             joined = visible(content[begin:stop].decode("utf-8", "replace")) if stop <= end else ""
-            shown += (visible(whole) if whole else "") + (f"‹{part} = {joined}›" if joined else f"‹{part}›")
+            shown += (visible(whole) if whole else "") + (f"{part[:-1]} = {joined}›" if joined else part)
             whole = ""
         first = stop
     return shown + (visible(whole) if whole else "")

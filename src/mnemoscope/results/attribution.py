@@ -21,6 +21,17 @@ from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
 
 
+def check_report_only(path: Path, ablations: Sequence[Ablation], notes: str) -> None:
+    """Refuse ablations and notes for a file that is no report.
+
+    Raises:
+        OptionError: there are some.
+    """
+    ending = path.suffix.lower()
+    if (ablations or notes) and ending != ".html":
+        raise OptionError(f"ablations and notes go into a report; save it as .html, not as {ending}")
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Attribution(Displayed):
     """Scores of the parts of one prediction, in nats of the target's log probability, or of log-odds.
@@ -227,9 +238,8 @@ class Attribution(Displayed):
             OptionError: ablations or notes are given, and the file is no report.
         """
         path = check_destination(Path(path), ATTRIBUTION_ENDINGS)
+        check_report_only(path, ablations, notes)
         ending = path.suffix.lower()
-        if (ablations or notes) and ending != ".html":
-            raise OptionError(f"ablations and notes go into a report; save it as .html, not as {ending}")
         if ending == ".html":
             page = report("html").render_html(self, ablations=ablations, notes=notes)
             content = page.encode("utf-8", "xmlcharrefreplace")

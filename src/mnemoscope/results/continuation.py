@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pandas as pd
 
 from mnemoscope._io import CONTINUATION_ENDINGS, check_destination, write_atomically
 from mnemoscope.results import io
-from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.ablation import Ablation
+from mnemoscope.results.attribution import Attribution, check_report_only
 from mnemoscope.results.columns import SUMS
 from mnemoscope.results.render import quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target
@@ -63,22 +65,30 @@ class ContinuationAttribution(io.Saved):
         best = strongest("FFN neurons", self.ffn_neurons)
         return f"<ContinuationAttribution of {self.text!r} after {quoted(self.prompt)}\n  {best}>"
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, ablations: Sequence[Ablation] = (), notes: str = "") -> Path:
         """Write the result to a `.json`, `.csv` or `.html` file, whole or not at all.
 
         A `.csv` file has the tables of sums, whose column `table` names each row's. An `.html` file is a
         report with a view for each token.
+
+        Args:
+            path: of the file.
+            ablations: ablations to add to a report.
+            notes: text to add to a report.
 
         Returns:
             The path of the file.
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
+            OptionError: ablations or notes are given, and the file is no report.
         """
         path = check_destination(Path(path), CONTINUATION_ENDINGS)
+        check_report_only(path, ablations, notes)
         if path.suffix.lower() != ".html":
             return super().save(path)
-        write_atomically(path, report("html").render_html(self).encode("utf-8", "xmlcharrefreplace"))
+        page = report("html").render_html(self, ablations=ablations, notes=notes)
+        write_atomically(path, page.encode("utf-8", "xmlcharrefreplace"))
         return path
 
     def tables(self) -> dict[str, pd.DataFrame]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from mnemoscope._io import COMPARISON_ENDINGS, check_destination, write_atomically
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import COMPARISON_TABLES, records
 from mnemoscope.results.io import Saved
-from mnemoscope.results.render import Displayed, quoted, strongest
+from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Provenance
 
 
@@ -63,6 +65,25 @@ class PromptComparison(Displayed, Saved):
     def n_certified(self, table: str) -> int:
         """Count the first rows of a table of neurons that lead the ranking of all neurons by `diff`."""
         return int((getattr(self, table)["diff"].abs() > self.unlisted[table]).sum())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result to a `.json`, `.csv` or `.html` file, whole or not at all.
+
+        A `.csv` file has all tables in one, whose column `table` names each row's; an `.html` file is a
+        report.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            OutputError: another ending, or a folder that does not exist or cannot be written.
+        """
+        path = check_destination(Path(path), COMPARISON_ENDINGS)
+        if path.suffix.lower() != ".html":
+            return super().save(path)
+        page = report("prompt_comparison").render_html(self)
+        write_atomically(path, page.encode("utf-8", "xmlcharrefreplace"))
+        return path
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope compare --json` prints."""

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from mnemoscope.intervention.controls import (
 from mnemoscope.intervention.predictions import next_token
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.structure import ModelStructure
+from mnemoscope.model.tokens import token_text
 from mnemoscope.results import render
 from mnemoscope.results.columns import records
 from mnemoscope.results.parts import Part
@@ -86,6 +87,11 @@ class Terms:
     n_controls: int = 5
     controls_from: ControlsFrom = "same layers"
 
+    def for_log_odds(self) -> tuple[Terms, tuple[Method, ...]]:
+        """Return the terms with the methods that take log-odds, and the methods left out."""
+        taken = tuple(method for method in self.methods if method.takes_log_odds)
+        return replace(self, methods=taken), tuple(m for m in self.methods if not m.takes_log_odds)
+
     def check(self, structure: ModelStructure) -> None:
         """Check that controls can be drawn.
 
@@ -123,7 +129,9 @@ class Comparison:
             log_probability` of the target after ablation; `drop`, the fall of the last (nats); `kl` on plain
             text (nats per token); `spearman` rank correlation with exact single ablation, and `recall`, the
             share found of the k neurons whose ablation lowers the target most; the cost in `passes` (forward
-            passes of the prompt) and `seconds`. Controls are means over their draws.
+            passes of the prompt) and `seconds`. Controls are means over their draws. With facts whose target
+            is compared with other tokens there are also `against` (their texts) and `log_odds`, and `drop` is
+            the fall of these.
         provenance: model and versions.
     """
 
@@ -136,10 +144,15 @@ class Comparison:
         """Number of facts."""
         return self.outcomes["line"].nunique()
 
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the measures: `MEASURES`, and `log_odds` with a contrast."""
+        return (*MEASURES, *(["log_odds"] if "log_odds" in self.outcomes else []))
+
     def summary(self) -> pd.DataFrame:
         """Average over facts, with 95 % bootstrap intervals, one row per control and method.
 
-        Columns: `method, title, n_facts`, then mean and interval of each of `MEASURES`, named as in `drop`,
+        Columns: `method, title, n_facts`, then mean and interval of each of `measures`, named as in `drop`,
         `drop_low`, `drop_high`. All methods share the resamples of facts.
         """
         lines = self.outcomes["line"].unique()
@@ -147,7 +160,7 @@ class Comparison:
         for method, group in self.outcomes.groupby("method", sort=False):
             table = group.set_index("line").reindex(lines)
             row = {"method": method, "title": group["title"].iloc[0], "n_facts": len(group)}
-            for name in MEASURES:
+            for name in self.measures:
                 values = table[name].to_numpy(dtype=float)
                 there = values[~np.isnan(values)]
                 (low,), (high,) = interval(resampled_means(values[:, None]))
@@ -198,12 +211,19 @@ def compare_methods(
             `probability` and `log_probability`.
 
     Raises:
-        OptionError: the terms could leave too few neurons for controls.
+        OptionError: the terms could leave too few neurons for controls; or a fact compares its target with
+            other tokens, and a method is not defined for log-odds.
         OutputError: the folder holds something else, or cannot be written.
         UnsupportedModelError: the model's blocks cannot run on their own.
     """
     terms = terms or Terms()
     terms.check(model.language_model.structure)
+    _, undefined = terms.for_log_odds()
+    if undefined and any(fact.against for fact in facts):
+        raise OptionError(
+            f"{', '.join(method.name for method in undefined)} {'is' if len(undefined) == 1 else 'are'} not "
+            f"defined for log-odds; leave {'it' if len(undefined) == 1 else 'them'} or the contrast out"
+        )
     provenance = provenance_of(model.language_model, {"terms": terms.to_json()})
     tables = []
     with nullcontext() if out is None else Store.open(out, _manifest(provenance, terms, facts)) as store:
@@ -239,7 +259,7 @@ def compare_on(
     rows, sets, ranked = [], [], []
     for method in terms.methods:
         # Inputs of its own for every method, so that none profits from what another computed.
-        method_input = model.method_input(fact.prompt, fact.target, kind=terms.kind)
+        method_input = _method_input(model, fact, terms)
         start = time.perf_counter()
         index, _ = method.top(method_input, terms.top)
         seconds = time.perf_counter() - start
@@ -257,7 +277,7 @@ def compare_on(
         if each is not None:
             each(
                 {name: rows[-1][name] for name in ("method", "title", "seconds")}
-                | _effect(model, fact, sets[-1])
+                | _effect(method_input, sets[-1])
             )
     agreement = _agreement(fact, terms, ranked)
     effects = _effects(model, fact, terms, sets)
@@ -269,14 +289,42 @@ def compare_on(
         "target": fact.fact.target,
         "relation": fact.fact.relation,
     }
-    columns = [*told, "method", "title", *MEASURES, "neurons"]
+    if fact.against:
+        texts = (token_text(model.language_model.tokenizer, token) for token in fact.against)
+        told |= {"against": ", ".join(texts)}
+    columns = [*told, "method", "title", *MEASURES, *(["log_odds"] if fact.against else []), "neurons"]
     return table.assign(**told).reindex(columns=columns).reset_index(drop=True)
 
 
-def _effect(model: Model, fact: ResolvedFact, parts: Sequence[Part]) -> dict[str, float]:
+def _method_input(model: Model, fact: ResolvedFact, terms: Terms) -> MethodInput:
+    return model.method_input(fact.prompt, fact.target, against=fact.against or None, kind=terms.kind)
+
+
+def _effect(method_input: MethodInput, parts: Sequence[Part]) -> dict[str, float]:
     """Measure the target after the ablation of one set."""
-    found = model.ablate_each(fact.prompt, fact.target, [parts]).iloc[0]
-    return {name: float(found[name]) for name in ("drop", "probability", "log_probability")}
+    found = _ablated(method_input, [parts])
+    names = ("drop", "probability", "log_probability", "log_odds")
+    return {name: found[name][0] for name in names if name in found}
+
+
+def _ablated(method_input: MethodInput, sets: Sequence[Sequence[Part]]) -> dict[str, list[float]]:
+    """Measure the target after the ablation of each set; with a contrast there is also `log_odds`."""
+    prediction = method_input.prediction
+    outcomes = ablate_each(
+        prediction.language_model,
+        method_input.token_ids,
+        prediction.objective,
+        sets,
+        budget=prediction.budget,
+    )
+    has_contrast = prediction.objective.against is not None
+    return {
+        "reciprocal_rank": (1 / outcomes.rank).tolist(),
+        "probability": outcomes.log_probability.exp().tolist(),
+        "log_probability": outcomes.log_probability.tolist(),
+        **({"log_odds": outcomes.value.tolist()} if has_contrast else {}),
+        "drop": outcomes.drop.tolist(),
+    }
 
 
 def _seconds_of_a_pass(model: Model, fact: ResolvedFact) -> float:
@@ -316,7 +364,7 @@ def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequ
 
     The last row is the intact model.
     """
-    method_input = model.method_input(fact.prompt, fact.target, kind=terms.kind)
+    method_input = _method_input(model, fact, terms)
     generator = torch.Generator().manual_seed(fact.fact.line + 1)
     existing = method_input.grid.existing.cpu()
     anywhere = [
@@ -326,17 +374,10 @@ def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequ
     structure = model.language_model.structure
     alike = [matched_random(parts, structure, fact.fact.line, terms.controls_from) for parts in sets]
     every = [*sets, *anywhere, *alike]
-    prediction = method_input.prediction
-    outcomes = ablate_each(
-        model.language_model, fact.prompt.ids, prediction.objective, [*every, ()], budget=prediction.budget
-    )
     kinds = ["method"] * len(sets) + [RANDOM] * len(anywhere) + [SAME_LAYERS] * len(alike)
     return pd.DataFrame(
         {
-            "reciprocal_rank": (1 / outcomes.rank).tolist(),
-            "probability": outcomes.value.exp().tolist(),
-            "log_probability": outcomes.value.tolist(),
-            "drop": outcomes.drop.tolist(),
+            **_ablated(method_input, [*every, ()]),
             "kl": [*_divergences(model, every, kinds), 0.0],
             "control": [*kinds, NONE],
         }
@@ -374,5 +415,13 @@ def _manifest(provenance: Provenance, terms: Terms, facts: Iterable[ResolvedFact
         "dtype": provenance.dtype,
         "mnemoscope": provenance.versions["mnemoscope"],
         "terms": terms.to_json(),
-        "facts": [[fact.fact.line, list(fact.prompt.ids), fact.target] for fact in facts],
+        "facts": [
+            [
+                fact.fact.line,
+                list(fact.prompt.ids),
+                fact.target,
+                *([list(fact.against)] if fact.against else []),
+            ]
+            for fact in facts
+        ],
     }

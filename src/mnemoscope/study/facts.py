@@ -80,11 +80,19 @@ class FactFile:
 
 @dataclass(frozen=True)
 class ResolvedFact:
-    """A fact in tokens: the prompt, and the id of the one token that is the target after it."""
+    """A fact in tokens.
+
+    Attributes:
+        fact: the fact.
+        prompt: its prompt.
+        target: id of the one token that is the target after it.
+        against: ids of the tokens that the target is compared with, in log-odds; none for log probability.
+    """
 
     fact: Fact
     prompt: Prompt
     target: int
+    against: tuple[int, ...] = ()
 
 
 def resolve(language_model: LanguageModel, facts: Iterable[Fact]) -> tuple[list[ResolvedFact], list[BadLine]]:

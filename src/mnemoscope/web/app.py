@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -117,8 +117,7 @@ def make_app(
         redirect_slashes=False,
     )
     app.include_router(_about(server))
-    app.include_router(_reading(server))
-    app.include_router(_asking(server))
+    app.include_router(_calling(server))
     app.add_api_route(
         "/", lambda: FileResponse(STATIC / "index.html"), methods=["GET", "HEAD"], include_in_schema=False
     )
@@ -141,86 +140,74 @@ def _about(server: Server) -> APIRouter:
     return routes
 
 
-def _reading(server: Server) -> APIRouter:
-    """Make the routes that read tokens out of a model, one call at a time."""
+class Call(NamedTuple):
+    """A route that calls a model.
+
+    Attributes:
+        summary: its title in the OpenAPI document.
+        request: model of the body.
+        response: model of the answer; None for a file.
+    """
+
+    summary: str
+    request: type[requests.PromptRequest]
+    response: Any
+
+
+# By name, which is the path of the route and the handler of `Answers`.
+CALLS = {
+    "predict": Call("Tokens, and the likeliest next ones", requests.PredictRequest, responses.Prediction),
+    "tokens": Call("The tokens of a target after a prompt", requests.TokensRequest, responses.TargetTokens),
+    "neuron": Call("What an FFN neuron promotes and demotes", requests.NeuronRequest, responses.Neuron),
+    "head": Call("What a head looks at and brings", requests.HeadRequest, responses.Head),
+    "lens": Call("The likeliest token after each layer", requests.LensRequest, responses.Lens),
+    "attribute": Call(
+        "What raises or lowers a next token",
+        requests.AttributeRequest,
+        responses.Attribution | responses.Continuation,
+    ),
+    "charts": Call("The answer of attribute as Vega-Lite charts", requests.ChartsRequest, responses.Charts),
+    "compare": Call(
+        "The parts in two predictions, by difference", requests.CompareRequest, responses.PromptComparison
+    ),
+    "links": Call("What activates the value neurons, as a graph", requests.LinksRequest, responses.Links),
+    "removed": Call(
+        "The exact effect of removing each part alone", requests.RemovedRequest, responses.Removed
+    ),
+    "examples": Call(
+        "The texts in which neurons are active", requests.ExamplesRequest, responses.NeuronExamples
+    ),
+    "ablate": Call("A target before and after an ablation", requests.AblateRequest, responses.Ablation),
+    "methods": Call("Methods compared on a prompt", requests.MethodsRequest, responses.Comparison),
+    "export": Call("The answer of attribute as a file", requests.ExportRequest, None),
+    "export_comparison": Call("The answer of compare as a file", requests.ExportComparisonRequest, None),
+}
+
+
+def _calling(server: Server) -> APIRouter:
+    """Make the routes that call a model, one call at a time."""
     routes = APIRouter(prefix="/api", responses=ERRORS_OF_CALLS)
-    answers = server.answers
-
-    @routes.post("/predict", summary="Tokens, and the likeliest next ones", **told(responses.Prediction))
-    async def predict(request: requests.PredictRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.predict, caller.events)
-
-    @routes.post("/tokens", summary="The tokens of a target after a prompt", **told(responses.TargetTokens))
-    async def tokens(request: requests.TokensRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.tokens, caller.events)
-
-    @routes.post("/neuron", summary="What an FFN neuron promotes and demotes", **told(responses.Neuron))
-    async def neuron(request: requests.NeuronRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.neuron, caller.events)
-
-    @routes.post("/head", summary="What a head looks at and brings", **told(responses.Head))
-    async def head(request: requests.HeadRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.head, caller.events)
-
-    @routes.post("/lens", summary="The likeliest token after each layer", **told(responses.Lens))
-    async def lens(request: requests.LensRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.lens, caller.events)
-
+    for name, call in CALLS.items():
+        routes.add_api_route(
+            f"/{name}",
+            _replying(server, name, call),
+            methods=["POST"],
+            name=name,
+            summary=call.summary,
+            **(FILES if call.response is None else told(call.response)),
+        )
     return routes
 
 
-def _asking(server: Server) -> APIRouter:
-    """Make the routes that explain a prediction, one call at a time."""
-    routes = APIRouter(prefix="/api", responses=ERRORS_OF_CALLS)
-    answers = server.answers
+def _replying(server: Server, name: str, call: Call) -> Callable[..., Awaitable[Response]]:
+    handler = getattr(server.answers, name)
 
-    @routes.post(
-        "/attribute",
-        summary="What raises or lowers a next token",
-        **told(responses.Attribution | responses.Continuation),
-    )
-    async def attribute(request: requests.AttributeRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.attribute, caller.events)
+    async def reply(request: requests.PromptRequest, caller: Asking) -> Response:
+        return server.reply(caller, request, handler, caller.events and call.response is not None)
 
-    @routes.post("/charts", summary="The answer of attribute as Vega-Lite charts", **told(responses.Charts))
-    async def charts(request: requests.ChartsRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.charts, caller.events)
-
-    @routes.post(
-        "/compare", summary="The parts in two predictions, by difference", **told(responses.PromptComparison)
-    )
-    async def compare(request: requests.CompareRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.compare, caller.events)
-
-    @routes.post("/links", summary="What activates the value neurons, as a graph", **told(responses.Links))
-    async def links(request: requests.LinksRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.links, caller.events)
-
-    @routes.post(
-        "/removed", summary="The exact effect of removing each part alone", **told(responses.Removed)
-    )
-    async def removed(request: requests.RemovedRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.removed, caller.events)
-
-    @routes.post(
-        "/examples", summary="The texts in which neurons are active", **told(responses.NeuronExamples)
-    )
-    async def examples(request: requests.ExamplesRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.examples, caller.events)
-
-    @routes.post("/ablate", summary="A target before and after an ablation", **told(responses.Ablation))
-    async def ablate(request: requests.AblateRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.ablate, caller.events)
-
-    @routes.post("/methods", summary="Methods compared on a prompt", **told(responses.Comparison))
-    async def methods(request: requests.MethodsRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.methods, caller.events)
-
-    @routes.post("/export", summary="The answer of attribute as a file", **FILES)
-    async def export(request: requests.ExportRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, answers.export, events=False)
-
-    return routes
+    # FastAPI reads the body's model here.
+    reply.__annotations__["request"] = call.request
+    return reply
 
 
 def _tell_refusals(app: FastAPI) -> None:

@@ -3,73 +3,36 @@
 from __future__ import annotations
 
 import tempfile
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import exp
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from torch import Tensor
 
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
 from mnemoscope.api.run import Run
+from mnemoscope.attribution.methods.base import Method
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, PromptError, TargetError
-from mnemoscope.model.demo import MODEL_NAME
+from mnemoscope.intervention.ablation import TargetState
 from mnemoscope.model.tokens import encode_prompt, token_text
+from mnemoscope.report.terminal.methods import described
+from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
-from mnemoscope.results.targets import public_name
+from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.study.comparison import Terms, compare_methods
 from mnemoscope.study.facts import Fact, ResolvedFact
 from mnemoscope.web import requests
-from mnemoscope.web.pieces import joined, shown
+from mnemoscope.web.cache import Latest, n_bytes
+from mnemoscope.web.pieces import joined, named, shown
 from mnemoscope.web.queue import Tell
-
-T = TypeVar("T")
-
-
-class Latest(Generic[T]):
-    """Least-recently-used cache of at most `most` values and `most_bytes` bytes; not thread-safe."""
-
-    def __init__(self, most: int, most_bytes: int = 0) -> None:
-        self.most = most
-        self.most_bytes = most_bytes
-        self.n_bytes = 0
-        self._kept: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def get(self, key: Hashable) -> T | None:
-        """Return the value of a key, None if it was evicted."""
-        if key not in self._kept:
-            return None
-        self._kept.move_to_end(key)
-        return self._kept[key][0]
-
-    def put(self, key: Hashable, value: T, n_bytes: int = 0) -> None:
-        """Keep a value of `n_bytes` bytes; the least recently used values are evicted."""
-        if key in self._kept:
-            self.n_bytes -= self._kept.pop(key)[1]
-        if n_bytes > self.most_bytes:
-            return
-        self._kept[key] = value, n_bytes
-        self.n_bytes += n_bytes
-        while len(self._kept) > self.most or self.n_bytes > self.most_bytes:
-            self.n_bytes -= self._kept.popitem(last=False)[1][1]
-
-
-def n_bytes(result: Attribution | ContinuationAttribution) -> int:
-    """Return the memory of a result's tables in bytes."""
-    own = sum(int(table.memory_usage(deep=True).sum()) for table in result.tables().values())
-    inner = result.attributions if isinstance(result, ContinuationAttribution) else ()
-    return own + sum(map(n_bytes, inner))
-
 
 MOST_PROMPT_TOKENS = 512
 # Each target token is attributed by itself.
@@ -78,6 +41,10 @@ MOST_RESULTS = 16
 MOST_RESULT_BYTES = 64 * 2**20
 # Prompts whose states are cached, so that another target does not run them again.
 MOST_RUNS = 2
+MOST_COMPARISONS = 4
+# States before an ablation, which every change of the parts is compared with.
+MOST_BEFORE = 16
+MOST_BEFORE_BYTES = 64 * 2**20
 
 Result = Attribution | ContinuationAttribution
 # Tables of a result that the command line does not print.
@@ -115,8 +82,9 @@ def tell_nobody(partial: dict[str, Any]) -> None:
 
 
 def json_answer(value: dict[str, Any]) -> Answer:
-    """Return an object as JSON."""
-    return Answer(json_text(value).encode())
+    """Return an object as JSON; parts of a character show their bytes."""
+    text = json_text(value)
+    return Answer((json_text(named(value)) if "\ufffd" in text else text).encode())
 
 
 @contextmanager
@@ -138,6 +106,9 @@ class Answers:
     def __init__(self) -> None:
         self._latest: Latest[Result] = Latest(MOST_RESULTS, MOST_RESULT_BYTES)
         self._runs: Latest[Run] = Latest(MOST_RUNS)
+        self._comparisons: Latest[PromptComparison] = Latest(MOST_COMPARISONS)
+        self._before: Latest[TargetState] = Latest(MOST_BEFORE, MOST_BEFORE_BYTES)
+        self._ablations: Latest[tuple[Ablation, dict[str, Any]]] = Latest(MOST_RESULTS)
 
     def predict(self, model: Model, request: requests.PredictRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the object of `mnemoscope predict --json`, and how tokens are shown."""
@@ -162,17 +133,38 @@ class Answers:
         return json_answer({**result.to_json(), "attributions": each})
 
     def export(self, model: Model, request: requests.ExportRequest, tell: Tell = tell_nobody) -> Answer:
-        """Return the result of `attribute` as a file."""
+        """Return the result of `attribute` as a file, with an ablation in a report."""
         if request.format == "parquet" and _is_continuation(model, request):
             raise OptionError(
                 "the target is several tokens, whose results are exported as html, json or csv; "
                 "ask for one of these, or for one token"
             )
-        return Answer(
-            _saved(self.attributed(model, request), request.format),
-            MEDIA_TYPES[request.format],
-            f"mnemoscope.{request.format}",
-        )
+        if request.ablation is not None and request.format != "html":
+            raise OptionError("an ablation goes into a report; ask for html, or leave the ablation out")
+        result = self.attributed(model, request)
+        ablations = [] if request.ablation is None else [self._ablation_of(model, request, result)]
+        save = partial(result.save, ablations=ablations)
+        return _file_answer(save, request.format)
+
+    def _ablation_of(self, model: Model, request: requests.ExportRequest, result: Result) -> Ablation:
+        """Return the ablation of an export, of the whole target."""
+        assert request.ablation is not None
+        question: dict[str, Any] = {"target": request.target, "against": None}
+        if isinstance(result, Attribution):
+            first, *others = result.targets.answers
+            if others:
+                raise OptionError("an ablation is measured for one target; ask for one, or leave it out")
+            question["target"] = first.id
+            question["against"] = [target.id for target in result.targets.against] or None
+        change = request.ablation.model_dump()
+        ablate = requests.AblateRequest(model=request.model, prompt=request.prompt, **question, **change)
+        return self.ablated(model, ablate)[0]
+
+    def export_comparison(
+        self, model: Model, request: requests.ExportComparisonRequest, tell: Tell = tell_nobody
+    ) -> Answer:
+        """Return the result of `compare` as a file."""
+        return _file_answer(self.compared(model, request).save, request.format)
 
     def charts(self, model: Model, request: requests.ChartsRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
@@ -186,9 +178,20 @@ class Answers:
 
     def compare(self, model: Model, request: requests.CompareRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the object of `mnemoscope compare --json`."""
+        return json_answer(self.compared(model, request).to_json())
+
+    def compared(self, model: Model, request: requests.CompareRequest) -> PromptComparison:
+        """Return the comparison of two prompts, computed unless it is cached."""
+        asked = request.model_dump(exclude={"model", "format"})
+        key = model.name, json_text(asked)
+        known = self._comparisons.get(key)
+        if known is not None:
+            return known
         for prompt in (request.prompt_a, request.prompt_b):
             _check_length(model, prompt)
-        return json_answer(model.compare(**request.model_dump(exclude={"model"})).to_json())
+        found = model.compare(**asked)
+        self._comparisons.put(key, found)
+        return found
 
     def links(self, model: Model, request: requests.LinksRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the object of `mnemoscope links --json`."""
@@ -252,27 +255,64 @@ class Answers:
         return json_answer({"rows": rows})
 
     def ablate(self, model: Model, request: requests.AblateRequest, tell: Tell = tell_nobody) -> Answer:
-        """Return the object of `mnemoscope ablate --json`, and the likeliest tokens before and after.
+        """Return the object of `mnemoscope ablate --json`, with the likeliest tokens before and after.
 
         Tells the target with these tokens (`target`), then each random control (`control`).
         """
+        ablation, told = self.ablated(model, request, tell)
+        return json_answer({**ablation.to_json(), **told})
+
+    def methods(self, model: Model, request: requests.MethodsRequest, tell: Tell = tell_nobody) -> Answer:
+        """Return the object of `mnemoscope methods PROMPT --json`; tells each method as it ends.
+
+        With a contrast, methods that are not defined for it are left out unless they are named.
+        """
         _check_length(model, request.prompt)
-        predictions: dict[str, Any] = {}
+        names = dict.fromkeys(request.methods or ())
+        terms = Terms(tuple(map(method, names)) or Terms().methods, request.kind, request.top)
+        left_out: tuple[Method, ...] = ()
+        if request.against is not None and not names:
+            terms, left_out = terms.for_log_odds()
+        encoded = encode_prompt(model.language_model, request.prompt)
+        against = requests.alone(request.against)
+        objective = model.method_input(encoded, request.target, against=against).prediction.objective
+        target = objective.answers[0]
+        text = token_text(model.language_model.tokenizer, target)
+        asked = Fact(1, request.prompt, text, relation="")
+        fact = ResolvedFact(asked, encoded, target, objective.against or ())
+        found = compare_methods(model, [fact], terms, each=tell)
+        return json_answer({**found.to_json(), "left_out": [described(each) for each in left_out]})
+
+    def ablated(
+        self, model: Model, request: requests.AblateRequest, tell: Tell = tell_nobody
+    ) -> tuple[Ablation, dict[str, Any]]:
+        """Return an ablation, and the target's tokens and the likeliest ones before and after.
+
+        The state before it is computed once for a prompt and target.
+        """
+        key = model.name, request.model_dump_json(exclude={"model"})
+        known = self._ablations.get(key)
+        if known is not None:
+            return known
+        _check_length(model, request.prompt)
+        question = model.name, request.model_dump_json(include={"prompt", "target", "against"})
+        before = self._before.get(question)
+        told: dict[str, Any] = {}
 
         def report(name: str, values: Any) -> None:
             if name != "target":
                 tell({"stage": name, **values})
                 return
-            for when, state in zip(("before", "after"), values, strict=True):
-                predictions[f"predictions_{when}"] = _likeliest(
-                    model, state.log_probabilities[0], request.top
-                )
-            before, after = (state.metrics() for state in values)
-            tell({"stage": "target", "before": before, "after": after, **predictions})
+            states: tuple[TargetState, TargetState] = values
+            self._before.put(question, states[0], states[0].log_probabilities.nbytes)
+            told.update(_before_and_after(model, states, request.top))
+            metrics = (state.metrics() for state in states)
+            tell({"stage": "target", **dict(zip(("before", "after"), metrics, strict=True)), **told})
 
-        found = model.compare_ablation(
+        target = request.target if before is None or request.target is not None else before.of.target[0]
+        ablation = model.compare_ablation(
             request.prompt,
-            request.target,
+            target,
             [part.named() for part in request.parts],
             against=requests.alone(request.against),
             seeds=request.seeds,
@@ -280,23 +320,14 @@ class Answers:
             mean_of=[request.prompt] if request.mean else (),
             controls_from=request.controls_from,
             report=report,
+            before=before,
         )
-        return json_answer({**found.to_json(), **predictions})
-
-    def methods(self, model: Model, request: requests.MethodsRequest, tell: Tell = tell_nobody) -> Answer:
-        """Return the object of `mnemoscope methods PROMPT --json`; tells each method as it ends."""
-        _check_length(model, request.prompt)
-        names = dict.fromkeys(request.methods or ())
-        terms = Terms(tuple(map(method, names)) or Terms().methods, request.kind, request.top)
-        encoded = encode_prompt(model.language_model, request.prompt)
-        target = model.method_input(request.prompt, request.target).prediction.objective.answers[0]
-        text = token_text(model.language_model.tokenizer, target)
-        fact = ResolvedFact(Fact(1, request.prompt, text, relation=""), encoded, target)
-        return json_answer(compare_methods(model, [fact], terms, each=tell).to_json())
+        self._ablations.put(key, (ablation, told))
+        return ablation, told
 
     def attributed(self, model: Model, request: requests.AttributeRequest) -> Result:
         """Return the result of a question, computed unless it is cached."""
-        key = model.name, request.model_dump_json(exclude={"model", "format"})
+        key = model.name, request.model_dump_json(exclude={"model", "format", "ablation"})
         known = self._latest.get(key)
         if known is not None:
             return known
@@ -319,51 +350,6 @@ class Answers:
             run = model.run(prompt)
             self._runs.put((model.name, prompt), run)
         return run
-
-
-def model_named(models: Mapping[str, Model], name: str | None) -> Model:
-    """Return the opened model of a request; the first if it names none.
-
-    Raises:
-        OptionError: no open model has that name.
-    """
-    if name is None:
-        return next(iter(models.values()))
-    if name not in models:
-        raise OptionError(
-            f"no model of that name is open; give one of {', '.join(map(repr, models))}, or start the "
-            "server with --model"
-        )
-    return models[name]
-
-
-def describe(model: Model) -> dict[str, Any]:
-    """Return a model's name, sizes, and the requests it can answer in full."""
-    language_model = model.language_model
-    readable = all(block.input_projections is not None for block in language_model.structure.blocks)
-    worst = model.validation.worst
-    return {
-        "name": public_name(model.name, model.revision),
-        "title": MODEL_NAME if model.name == "demo" else public_name(model.name, model.revision),
-        "validation": {
-            "checks": len(model.validation.checks),
-            "worst": worst.name,
-            "error": worst.error,
-            "tolerance": worst.tolerance,
-        },
-        "revision": model.revision,
-        "architecture": model.architecture,
-        "dtype": model.dtype,
-        "n_layers": model.n_layers,
-        "n_heads": model.n_heads,
-        "n_kv_heads": model.n_kv_heads,
-        "d_model": model.d_model,
-        "d_ff": model.d_ff,
-        "d_head": language_model.structure.d_head,
-        "n_vocabulary": model.n_vocabulary,
-        "context": language_model.context,
-        "can": {"query": readable, "links": readable},
-    }
 
 
 def _attribute(model: Model, run: Run, request: requests.AttributeRequest) -> Result:
@@ -403,6 +389,29 @@ def _with_shown(model: Model, row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "shown": shown(model.tokenizer, row["id"])}
 
 
+def _before_and_after(model: Model, states: tuple[TargetState, TargetState], top: int) -> dict[str, Any]:
+    """Return each token of the target with its log probability before and after, and the likeliest tokens.
+
+    The likeliest are those after the prompt alone.
+    """
+    before, after = states
+    tokens = zip(before.of.target, before.each(), after.each(), strict=True)
+    return {
+        "target_tokens": [
+            {
+                "id": token,
+                "text": token_text(model.tokenizer, token),
+                "shown": shown(model.tokenizer, token),
+                "before": was,
+                "after": now,
+            }
+            for token, was, now in tokens
+        ],
+        "predictions_before": _likeliest(model, before.log_probabilities[0], top),
+        "predictions_after": _likeliest(model, after.log_probabilities[0], top),
+    }
+
+
 def _likeliest(model: Model, log_probabilities: Tensor, top: int) -> list[dict[str, Any]]:
     """Return the likeliest of the next tokens, `[n_vocabulary]`, as rows."""
     best = log_probabilities.topk(min(top, len(log_probabilities)))
@@ -436,6 +445,8 @@ def _check_length(model: Model, prompt: str) -> None:
         )
 
 
-def _saved(result: Result, ending: str) -> bytes:
+def _file_answer(save: Callable[[Path], Path], ending: str) -> Answer:
+    """Return what a result saves as a file of that ending."""
     with tempfile.TemporaryDirectory() as folder:
-        return result.save(Path(folder) / f"result.{ending}").read_bytes()
+        content = save(Path(folder) / f"result.{ending}").read_bytes()
+    return Answer(content, MEDIA_TYPES[ending], f"mnemoscope.{ending}")

@@ -37,7 +37,8 @@ from mnemoscope.errors import OptionError
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.web import requests, responses
 from mnemoscope.web.errors import refusal_of, refusal_of_fields
-from mnemoscope.web.handlers import Answers, json_answer, model_named, stepping
+from mnemoscope.web.handlers import Answers, json_answer, stepping
+from mnemoscope.web.models import model_named
 from mnemoscope.web.queue import Call, FairQueue, Limits
 
 INSTRUCTIONS = (

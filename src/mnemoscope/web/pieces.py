@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import codecs
-import re
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from mnemoscope.model.encoding import token_text
+from mnemoscope.model.token_bytes import token_bytes
+from mnemoscope.results.texts import CutToken
 
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _UNKNOWN = "\ufffd"
 
 
 def shown(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """Return a token's text, with bytes that are no whole character as `‹E6 97›`."""
     text = token_text(tokenizer, token_id)
-    if _UNKNOWN not in text:
-        return text
-    found = _bytes_of(tokenizer, token_id)
-    return text if found is None else found.decode("utf-8", "mnemoscope-bytes")
+    return text.shown if isinstance(text, CutToken) else text
+
+
+def named(value: Any) -> Any:
+    """Replace in plain objects the texts of parts of a character by their bytes.
+
+    `tokens` of a prompt stay as they are: what they make together is shown beside them.
+    """
+    if isinstance(value, CutToken):
+        return value.shown
+    if isinstance(value, dict):
+        return {key: item if key == "tokens" else named(item) for key, item in value.items()}
+    return [named(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def joined(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -33,7 +40,7 @@ def joined(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[dict[
     """
     found = []
     for first, last in _broken_runs(tokenizer, ids):
-        pieces = [_bytes_of(tokenizer, token_id) for token_id in ids[first : last + 1]]
+        pieces = [token_bytes(tokenizer, token_id) for token_id in ids[first : last + 1]]
         text = b"".join(piece or b"\xff" for piece in pieces).decode("utf-8", "replace")
         if _UNKNOWN not in text:
             found.append({"first": first, "last": last, "text": text})
@@ -44,7 +51,7 @@ def _broken_runs(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iter
     """Yield first and last place of the shortest runs of tokens that end where a character does."""
     first, kept = 0, b""
     for place, token_id in enumerate(ids):
-        own = _bytes_of(tokenizer, token_id) if _UNKNOWN in token_text(tokenizer, token_id) else None
+        own = token_bytes(tokenizer, token_id) if _UNKNOWN in token_text(tokenizer, token_id) else None
         if own is None:
             kept = b""
             continue
@@ -54,38 +61,3 @@ def _broken_runs(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Iter
             if place > first:
                 yield first, place
             kept = b""
-
-
-def _bytes_of(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bytes | None:
-    """Return the bytes that a token of a byte-level tokenizer stands for; None for other tokens."""
-    piece = tokenizer.convert_ids_to_tokens(token_id)
-    if not isinstance(piece, str):
-        return None
-    of_one = _BYTE.fullmatch(piece)
-    if of_one is not None:
-        return bytes([int(of_one[1], 16)])
-    table = _byte_letters()
-    return bytes(table[letter] for letter in piece) if all(letter in table for letter in piece) else None
-
-
-@cache
-def _byte_letters() -> dict[str, int]:
-    """Return the byte of each letter of byte-level pieces; unprintable bytes are letters from U+0100 up."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = {chr(byte): byte for byte in printable}
-    return letters | {chr(256 + place): byte for place, byte in enumerate(others)}
-
-
-def _as_bytes(error: UnicodeError) -> tuple[str, int]:
-    """Write undecodable bytes as `‹E6 97›`."""
-    assert isinstance(error, UnicodeDecodeError)
-    wrong = error.object[error.start : error.end]
-    return f"‹{' '.join(f'{byte:02X}' for byte in wrong)}›", error.end
-
-
-codecs.register_error("mnemoscope-bytes", _as_bytes)

@@ -5,91 +5,19 @@ A prompt is checked as text; the number of its tokens is checked by `handlers`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mnemoscope.attribution.options import DEFAULTS, OPTIONS
 from mnemoscope.results import parts
+from mnemoscope.web.fields import MOST_TOP, Index, PromptText, TargetText, Token, Tokens, Top
 
-MOST_PROMPT_CHARACTERS = 20_000
-MOST_TARGET_CHARACTERS = 200
-MOST_TARGETS = 20
-MOST_TOP = 200
 MOST_PARTS = 500
 MOST_NEURONS = 20
 MOST_EXAMPLES = 20
 MOST_REMOVED = 100
-
-_LARGEST_INDEX = 10_000_000
-
-
-def _not_empty(text: str) -> str:
-    if not text:
-        raise PydanticCustomError("empty_prompt", "type a prompt first")
-    return text
-
-
-def _without_null(text: str) -> str:
-    if "\0" in text:
-        raise PydanticCustomError("null_character", "the text holds a null character; remove it")
-    return text
-
-
-def _told_as(wanted: str) -> Callable[[Any, ValidatorFunctionWrapHandler], Any]:
-    """Validate a union with one message instead of one for each of its types."""
-
-    def validated(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise PydanticCustomError("token", "give {wanted}", {"wanted": wanted}) from None
-
-    return validated
-
-
-_ONE_TOKEN = f"a token's text (1 to {MOST_TARGET_CHARACTERS} characters, none of them null) or its id"
-_PRINTABLE = r"^[^\x00]*$"
-PromptText = Annotated[
-    str,
-    Field(
-        max_length=MOST_PROMPT_CHARACTERS,
-        description="The text before the token in question; markup in it is text too.",
-        json_schema_extra={"pattern": _PRINTABLE, "minLength": 1},
-    ),
-    AfterValidator(_not_empty),
-    AfterValidator(_without_null),
-]
-TargetText = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=MOST_TARGET_CHARACTERS,
-        description="The next token as text, with the space in front that most words have.",
-        json_schema_extra={"pattern": _PRINTABLE},
-    ),
-    AfterValidator(_without_null),
-]
-TokenId = Annotated[int, Field(ge=0, le=_LARGEST_INDEX, description="The next token by its id.")]
-Token = Annotated[TargetText | TokenId, WrapValidator(_told_as(_ONE_TOKEN))]
-Tokens = Annotated[
-    TargetText
-    | TokenId
-    | Annotated[list[TargetText | TokenId], Field(min_length=1, max_length=MOST_TARGETS)],
-    WrapValidator(_told_as(f"{_ONE_TOKEN}, or a list of 1 to {MOST_TARGETS} of these")),
-]
-Index = Annotated[int, Field(ge=0, le=_LARGEST_INDEX)]
-Top = Annotated[int, Field(ge=1, le=MOST_TOP)]
 
 TOKYO = "The capital of Japan is the city of"
 
@@ -170,14 +98,6 @@ class AttributeRequest(Question):
     suppressing: bool = _option("suppressing")
 
 
-class ExportRequest(AttributeRequest):
-    """Request of an attribution as a file."""
-
-    model_config = _examples({"prompt": TOKYO, "target": " Tokyo", "format": "html"})
-
-    format: Literal["html", "json", "csv", "parquet"]
-
-
 class ChartsRequest(AttributeRequest):
     """Request of an attribution as charts."""
 
@@ -223,6 +143,16 @@ class CompareRequest(PromptRequest):
     top: Annotated[
         Top, Field(description="How many neurons of each kind and direction to list for each prompt.")
     ] = DEFAULTS.top
+
+
+class ExportComparisonRequest(CompareRequest):
+    """Request of a comparison of two prompts as a file."""
+
+    model_config = _examples(
+        {"prompt_a": TOKYO, "prompt_b": "The capital of China is the city of", "format": "html"}
+    )
+
+    format: Literal["html", "json", "csv"]
 
 
 class HeadPlace(BaseModel):
@@ -326,7 +256,31 @@ class ExamplesRequest(PromptRequest):
     ] = 5
 
 
-class AblateRequest(PromptRequest):
+class ChangeOfParts(BaseModel):
+    """Common fields of requests that change parts: the parts, their new values, and the random controls."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    parts: Annotated[
+        list[Part],
+        Field(min_length=1, max_length=MOST_PARTS, description="The parts to change, all by one factor."),
+    ]
+    factor: Annotated[
+        float,
+        Field(ge=0, le=4, allow_inf_nan=False, description="What they are multiplied with; 0 removes them."),
+    ] = 0.0
+    mean: Annotated[
+        bool,
+        Field(description="Replace their values by their mean over the prompt; factor is then 0."),
+    ] = False
+    seeds: Annotated[int, Field(ge=1, le=10, description="How many matched random controls.")] = 5
+    controls_from: Annotated[
+        Literal["same layers", "any layer"],
+        Field(description="Where their parts are drawn; any layer fills up what a layer has too few of."),
+    ] = "same layers"
+
+
+class AblateRequest(ChangeOfParts, PromptRequest):
     """Request of an ablation or amplification of parts."""
 
     model_config = _examples(
@@ -353,24 +307,18 @@ class AblateRequest(PromptRequest):
         Tokens | None,
         Field(description="Tokens to compare a target of one token with; metrics then have `log_odds`."),
     ] = None
-    parts: Annotated[
-        list[Part],
-        Field(min_length=1, max_length=MOST_PARTS, description="The parts to change, all by one factor."),
-    ]
-    factor: Annotated[
-        float,
-        Field(ge=0, le=4, allow_inf_nan=False, description="What they are multiplied with; 0 removes them."),
-    ] = 0.0
-    mean: Annotated[
-        bool,
-        Field(description="Replace their values by their mean over the prompt; factor is then 0."),
-    ] = False
-    seeds: Annotated[int, Field(ge=1, le=10, description="How many matched random controls.")] = 5
-    controls_from: Annotated[
-        Literal["same layers", "any layer"],
-        Field(description="Where their parts are drawn; any layer fills up what a layer has too few of."),
-    ] = "same layers"
     top: Annotated[Top, Field(description="How many likeliest tokens to list before and after.")] = 10
+
+
+class ExportRequest(AttributeRequest):
+    """Request of an attribution as a file."""
+
+    model_config = _examples({"prompt": TOKYO, "target": " Tokyo", "format": "html"})
+
+    format: Literal["html", "json", "csv", "parquet"]
+    ablation: Annotated[
+        ChangeOfParts | None, Field(description="An ablation to measure and to add to a report (html).")
+    ] = None
 
 
 class RemovedRequest(Question):
@@ -414,6 +362,13 @@ class MethodsRequest(PromptRequest):
     target: Annotated[Token | None, Field(description="One token; the model's own choice if not given.")] = (
         None
     )
+    against: Annotated[
+        Tokens | None,
+        Field(
+            description="Tokens to compare the target with: methods then score log-odds, and those that are "
+            "not defined for log-odds are refused."
+        ),
+    ] = None
     methods: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=100)]] | None,
         Field(min_length=1, max_length=20, description="By name; most of them if not given."),

@@ -23,17 +23,17 @@ from mnemoscope.attribution.methods.registry import methods
 from mnemoscope.errors import OptionError
 from mnemoscope.report.terminal.methods import described
 from mnemoscope.web import requests
+from mnemoscope.web.cache import Latest
 from mnemoscope.web.errors import refusal_of
+from mnemoscope.web.fields import MOST_PROMPT_CHARACTERS, MOST_TOP
 from mnemoscope.web.handlers import (
     MOST_PROMPT_TOKENS,
     MOST_TARGET_TOKENS,
     Answer,
     Answers,
-    Latest,
-    describe,
-    model_named,
     stepping,
 )
+from mnemoscope.web.models import describe, model_named
 from mnemoscope.web.queue import Call, FairQueue, Limits, Tell
 from mnemoscope.web.security import LOOPBACK, MOST_BODY_BYTES, Names
 
@@ -240,10 +240,10 @@ class Server:
             "methods": [described(each) for each in methods().values()],
             "limits": {
                 "body_bytes": MOST_BODY_BYTES,
-                "prompt_characters": requests.MOST_PROMPT_CHARACTERS,
+                "prompt_characters": MOST_PROMPT_CHARACTERS,
                 "prompt_tokens": MOST_PROMPT_TOKENS,
                 "target_tokens": MOST_TARGET_TOKENS,
-                "top": requests.MOST_TOP,
+                "top": MOST_TOP,
                 "parts": requests.MOST_PARTS,
                 "seconds": self.limits.seconds,
             },

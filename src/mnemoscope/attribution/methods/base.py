@@ -160,11 +160,13 @@ class Method(ABC):
         name: name on the command line.
         title: name in tables.
         formula: what it computes, in one line.
+        takes_log_odds: whether its scores are defined for a target that is compared with other tokens.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     formula: ClassVar[str]
+    takes_log_odds: ClassVar[bool] = True
 
     @property
     def label(self) -> str:

@@ -246,6 +246,7 @@ class Rank(Searched):
     name = "rank"
     title = "f rank"
     formula = "1 / rank of w in bs(v)"
+    takes_log_odds = False
     # What adds nothing promotes no token above another.
     lists_silent = False
     weighted = False

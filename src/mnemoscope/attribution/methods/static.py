@@ -93,6 +93,7 @@ class ProbabilityIncrease(Searched):
     name = "probability-increase"
     title = "c probability increase"
     formula = "p(w | x + v) - p(w | x)"
+    takes_log_odds = False
 
     def bounds(self, method_input: MethodInput, *, fine: bool) -> Bounds[Grid]:
         """Return bounds of Imp, carried over."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _LEFT, _RIGHT = 280, 400
 _ROW = 22
 _LOWEST = 320
-_FALL = "fall of log p of the target (nats)"
 _KL = "KL on plain text (nats per token, log scale)"
 
 _COLOR = alt.condition("datum.control", alt.value(CONTROL), alt.value(RAISES))
@@ -47,10 +46,15 @@ def _title(comparison: Comparison) -> alt.TitleParams:
     first = comparison.outcomes.iloc[0]
     if comparison.n_facts == 1:
         title = f"{unspaced(first['prompt'])} → {unspaced(first['target'])}"
+        title += f" over {unspaced(first['against'])}" if "against" in first else ""
     else:
         title = f"{comparison.n_facts:,} facts, 95 % intervals"
     subtitle = f"{visible(comparison.provenance.model)}, {zeroed_words(comparison, 'each method')}"
     return alt.TitleParams(title, subtitle=subtitle, limit=_LEFT + _RIGHT)
+
+
+def _fall(rows: list[dict[str, Any]]) -> str:
+    return f"fall of {'log-odds' if 'log_odds' in rows[0] else 'log p'} of the target (nats)"
 
 
 def _effects(rows: list[dict[str, Any]], height: int, *, several: bool) -> alt.LayerChart:
@@ -61,8 +65,10 @@ def _effects(rows: list[dict[str, Any]], height: int, *, several: bool) -> alt.L
     layers = [alt.Chart(_data([{"drop": 0}])).mark_rule(color=TEXT).encode(x="drop:Q")]
     if several:
         intervals = base.mark_rule(strokeWidth=2)
-        layers.append(intervals.encode(x=alt.X("drop_low:Q", title=_FALL), x2="drop_high:Q"))
-    layers.append(base.mark_point(filled=True, opacity=1, size=64).encode(x=alt.X("drop:Q", title=_FALL)))
+        layers.append(intervals.encode(x=alt.X("drop_low:Q", title=_fall(rows)), x2="drop_high:Q"))
+    layers.append(
+        base.mark_point(filled=True, opacity=1, size=64).encode(x=alt.X("drop:Q", title=_fall(rows)))
+    )
     return alt.layer(*layers).properties(width=_LEFT, height=height)
 
 
@@ -88,7 +94,8 @@ def _against_collateral(rows: list[dict[str, Any]], height: int) -> alt.LayerCha
             ]
         )
     ).encode(
-        x=alt.X("kl:Q", scale=scale, title=_KL, axis=ticks), y=alt.Y("drop:Q", scale=y_scale, title=_FALL)
+        x=alt.X("kl:Q", scale=scale, title=_KL, axis=ticks),
+        y=alt.Y("drop:Q", scale=y_scale, title=_fall(rows)),
     )
     marks = base.mark_point(filled=True, opacity=1, size=64).encode(
         color=_COLOR,

@@ -133,7 +133,7 @@ if (link && "DecompressionStream" in window) {
         add(`${name}.csv`, () => csv(rows), "text/csv");
     }
     const results = result.attributions ?? [result];
-    all(".map").forEach((map, place) => tooltips(map, results[place]));
+    all(".map[data-map]").forEach((map, place) => tooltips(map, results[place]));
     document.body.dataset.ready = "true";
   });
 }

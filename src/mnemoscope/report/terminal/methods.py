@@ -103,7 +103,8 @@ _MEASURES = {
     "reciprocal_rank": _Measure("MRR", reciprocal_rank, best="lowest"),
     "probability": _Measure("probability", percent, best="lowest"),
     "log_probability": _Measure("log p", signed, best="lowest"),
-    "drop": _Measure("fall", signed, "how far log p fell, in nats, more is better", "highest"),
+    "drop": _Measure("fall", signed, "how far {fallen} fell, in nats, more is better", "highest"),
+    "log_odds": _Measure("log-odds", signed, "of the target against the tokens it is compared with, in nats"),
     "kl": _Measure("KL", divergence, "collateral on unrelated plain text, in nats per token"),
     "spearman": _Measure(
         "Spearman",
@@ -124,7 +125,7 @@ _MEASURES = {
 _AFTER = ("reciprocal_rank", "probability", "log_probability")
 # The order in which intervals and columns are given up where the width is too small. Costs have no intervals.
 _INTERVALS_GO = ("recall", "spearman", "kl", "log_probability", "probability", "reciprocal_rank", "drop")
-_COLUMNS_GO = ("seconds", "recall", "spearman", "log_probability", "passes", "probability", "kl")
+_COLUMNS_GO = ("seconds", "recall", "spearman", "log_probability", "passes", "probability", "log_odds", "kl")
 _SHORTEST_NAME = 24  # cells below which names of methods would be mistaken for each other
 _GAP = 2
 
@@ -137,7 +138,10 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
     if not several:
         first = comparison.outcomes.iloc[0]
         words = tuple(re.findall(r"\s*\S+|\s+", first["prompt"]))
-        question.append(question_text(words, console.width, token_text(first["target"], "bold")))
+        target = token_text(first["target"], "bold")
+        if "against" in comparison.outcomes:
+            target = Text.assemble(target, " over ", token_text(first["against"], "bold"))
+        question.append(question_text(words, console.width, target))
     facts = f"means over {comparison.n_facts:,} facts, " if several else ""
     title = title_text("Methods compared", f"{facts}{zeroed_words(comparison, 'each')}")
     drawn = table_of(title, table.rows, table.columns())
@@ -162,18 +166,20 @@ class _Table:
     best: dict[str, float]
     name_width: int
     with_intervals: tuple[str, ...]
-    shown: tuple[str, ...] = tuple(_MEASURES)
+    shown: tuple[str, ...]
 
     @classmethod
     def of(cls, comparison: Comparison) -> _Table:
         rows, several = comparison_rows(comparison), comparison.n_facts > 1
         best = {}
-        for name, measure in _MEASURES.items():
+        measures = tuple(name for name in _MEASURES if name in comparison.measures)
+        for name in measures:
+            measure = _MEASURES[name]
             values = [row[name] for row in rows if not row["control"] and not math.isnan(row[name])]
             if measure.best and len(set(values)) > 1:
                 best[name] = min(values) if measure.best == "lowest" else max(values)
         name_width = max(Text(row["name"]).cell_len for row in rows)
-        return cls(rows, several, best, name_width, _INTERVALS_GO if several else ())
+        return cls(rows, several, best, name_width, _INTERVALS_GO if several else (), measures)
 
     def fitted(self, width: int) -> _Table:
         """Return the widest table that fits: intervals go first, then ends of long names, then columns."""
@@ -218,8 +224,9 @@ class _Table:
         listed = " and ".join([", ".join(after[:-1]), after[-1]] if len(after) > 1 else after)
         words = [f"{listed}: of the target once the neurons are zeroed, lower is better"]
         words += ["MRR: mean of 1 / rank"] if self.several else []
+        fallen = "log-odds" if "log_odds" in self.rows[0] else "log p"
         words += [
-            f"{measure.title}: {measure.meaning}"
+            f"{measure.title}: {measure.meaning.format(fallen=fallen)}"
             for name, measure in _MEASURES.items()
             if name in self.shown and measure.meaning
         ]

@@ -55,8 +55,8 @@ export function cancel(lane, why = new Stopped()) {
 }
 
 /** An answer as a file. */
-export async function file(body) {
-  const response = await accepted(await reached("/api/export", request(body, null, {})));
+export async function file(path, body) {
+  const response = await accepted(await reached(path, request(body, null, {})));
   return response.blob();
 }
 

@@ -6,7 +6,7 @@ import { button, byId, element, fill, settled } from "./dom.js";
 import { copy } from "./files.js";
 import { asked, asOption, inWords, titled } from "./parts.js";
 import { saveSet } from "./rail.js";
-import { shown, shownQuestion } from "./question.js";
+import { firstTargets, shown, wholeQuestion } from "./question.js";
 import { partButton } from "./selecting.js";
 import { change, current, undo } from "./state.js";
 import { watchWork, work } from "./work.js";
@@ -110,11 +110,17 @@ function actions() {
 
 /** The command line that does the same. */
 function command() {
-  const { prompt, targets } = shown();
+  const { prompt, target } = wholeQuestion();
   const { factor, mean } = current();
+  const { answers, against: rivals } = firstTargets();
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const against = targets.against.flatMap(({ text }) => ["--against", quote(text)]);
-  return ["mnemoscope ablate", quote(prompt), "--target", quote(targets.answers[0].text), ...against, ...active().map(asOption), ...(factor === 0 ? [] : ["--factor", factor]), ...(mean ? ["--mean-of", quote(prompt)] : []), "--controls-from", "'any layer'"].join(" ");
+  const against = rivals.flatMap(({ text }) => ["--against", quote(text)]);
+  return ["mnemoscope ablate", quote(prompt), ...tokenOption("target", typeof target === "string" ? { text: target } : answers[0], quote), ...against, ...active().map(asOption), ...(factor === 0 ? [] : ["--factor", factor]), ...(mean ? ["--mean-of", quote(prompt)] : []), "--controls-from", "'any layer'"].join(" ");
+}
+
+/** A token by its text, or by its id where that names bytes of a character. */
+function tokenOption(flag, { id, text }, quote) {
+  return id !== undefined && /[\ufffd‹]/.test(text) ? [`--${flag}-id`, id] : [`--${flag}`, quote(text)];
 }
 
 function active() {
@@ -122,22 +128,24 @@ function active() {
   return bench.filter((name) => !off.includes(name));
 }
 
-function body(question, against) {
-  return { model: question.model, prompt: question.prompt, target: question.target, against, parts: active().map(asked), factor: current().factor, mean: current().mean !== null, controls_from: "any layer" };
+/** What the bench does to parts, as the API takes it; null with none. */
+export function benchChange() {
+  const parts = active().map(asked);
+  return parts.length === 0 ? null : { parts, factor: current().factor, mean: current().mean !== null, controls_from: "any layer" };
 }
 
 /** Forget what a change did, and measure it anew. */
 export async function runBench() {
   if (shown() === null) return;
-  const question = shownQuestion();
-  const wanted = body({ ...question, target: question.target[0] }, question.against);
+  const changed = benchChange();
+  const wanted = { ...wholeQuestion(), ...changed };
   const key = JSON.stringify(wanted);
   if (key === ran) return;
   cancel("bench", new Superseded());
   [found, foundB] = [null, null];
-  ran = wanted.parts.length > 0 ? key : "";
+  ran = changed === null ? "" : key;
   drawResult();
-  if (wanted.parts.length === 0) return;
+  if (changed === null) return;
   found = { target: null, controls: [], result: null };
   drawResult();
   const result = await measured(wanted, "bench", byId("bench-progress"), (told) => {
@@ -178,7 +186,7 @@ async function measured(wanted, lane, place, onStage) {
 async function applyToB() {
   const { model, b, b_target: target } = current();
   foundB = { target: null, controls: [], result: null };
-  await measured({ ...body({ model, prompt: b, target }, null) }, "bench-b", byId("bench-progress"), (told) => {
+  await measured({ model, prompt: b, target, ...benchChange() }, "bench-b", byId("bench-progress"), (told) => {
     foundB = told;
     drawResult();
   });
@@ -194,7 +202,7 @@ export function forgetBench() {
 function drawResult() {
   const place = byId("bench-result");
   if (place === null) return;
-  fill(place, found === null ? null : [found.target === null ? null : ablationView(found, shown().targets), stages(found)]);
+  fill(place, found === null ? null : [found.target === null ? null : ablationView(found, firstTargets()), stages(found)]);
   const b = byId("bench-b");
   if (b !== null) fill(b, foundB?.target ? [element("h3", { text: "The same parts on B" }), ablationView(foundB, null), stages(foundB)] : null);
 }

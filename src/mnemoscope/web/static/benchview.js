@@ -28,6 +28,7 @@ export function ablationView(told, targets) {
     "div",
     { id: targets === null ? "ablation-b" : "ablation", class: "ablation" },
     verdict(target),
+    target.target_tokens.length > 1 ? ofTokens(target.target_tokens) : null,
     axis(target, controls),
     nextTokens(target, targets),
     result === null ? null : sideEffects(result),
@@ -38,7 +39,8 @@ function rank({ reciprocal_rank: reciprocal }) {
   return Math.round(1 / number(reciprocal));
 }
 
-function verdict({ before, after }) {
+function verdict({ before, after, target_tokens: tokens }) {
+  const isWhole = tokens.length > 1;
   const falls = number(after.log_probability) - number(before.log_probability);
   const odds = before.log_odds === undefined || before.log_odds === null ? null : `, log-odds ${plain(before.log_odds)} → ${plain(after.log_odds)}`;
   return element(
@@ -46,8 +48,23 @@ function verdict({ before, after }) {
     { class: "verdict" },
     `${percent(before.probability)} → `,
     element("strong", { text: percent(after.probability) }),
-    `, rank ${rank(before)} → ${rank(after)}, log p ${signed(falls, 2)}`,
+    `, ${isWhole ? "lowest rank" : "rank"} ${rank(before)} → ${rank(after)}, log p ${isWhole ? `of ${tokens.length} tokens ` : ""}${signed(falls, 2)}`,
     odds,
+  );
+}
+
+/** Of a target of several tokens: each one's log p, which add up to that of the whole. */
+function ofTokens(rows) {
+  const whole = { before: 0, after: 0 };
+  for (const row of rows) for (const when of ["before", "after"]) whole[when] += number(row[when]);
+  const line = (name, { before, after }) =>
+    element("tr", {}, element("th", { scope: "row" }, name), [signed(before, 3), signed(after, 3), signed(number(after) - number(before), 3)].map((text) => element("td", { class: "number", text })));
+  return element(
+    "table",
+    { class: "plain of-tokens" },
+    element("caption", { class: "unseen", text: "Log p of each token of the target" }),
+    element("thead", {}, element("tr", {}, ["log p of", "before", "after", "change"].map((text, place) => element("th", { scope: "col", class: place ? "number" : null, text })))),
+    element("tbody", {}, rows.map((row) => line(token(row.shown), row)), line("all together", whole)),
   );
 }
 
@@ -109,6 +126,11 @@ function sideEffects(result) {
       class: "quiet",
       text: `Plain text: KL ${plain(text.kl, 2)} nats per token (random ${plain(random.kl, 2)}), perplexity ${plain(text.perplexity_before)} → ${plain(text.perplexity_after)}.`,
     }),
-    element("div", { class: "table-foot" }, rowExports("ablation", () => [result])),
+    element("div", { class: "table-foot" }, rowExports("ablation", () => measures(result), result)),
   );
+}
+
+/** A row for the target before, after, and after each random control. */
+function measures({ before, after, controls, plain_text: text }) {
+  return [{ state: "before", ...before, kl: 0 }, { state: "after", ...after, kl: text.kl }, ...controls.map((each) => ({ state: "random control", ...each }))];
 }

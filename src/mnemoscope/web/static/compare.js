@@ -2,8 +2,8 @@
 
 import { cancel } from "./api.js";
 import { largest, scaleOf, zeroBar } from "./bars.js";
-import { byId, element, fill } from "./dom.js";
-import { rowExports } from "./files.js";
+import { button, byId, element, fill } from "./dom.js";
+import { saveFile } from "./files.js";
 import { rove } from "./grid.js";
 import { fitRows, mapGrid } from "./map.js";
 import { number, percent, places, signed } from "./numbers.js";
@@ -15,6 +15,7 @@ import { textOf, token, visible } from "./tokens.js";
 import { virtualTable } from "./vtable.js";
 import { work } from "./work.js";
 
+const FORMATS = { html: "Report (HTML)", csv: "CSV", json: "JSON" };
 let found = null;
 let askedFor = "";
 
@@ -69,8 +70,16 @@ export function showComparedMaps(place) {
     place,
     element("p", { class: "legend" }, element("span", { class: "key", text: `One scale: bars ${signed(block.low)} to ${signed(block.high)} nats, heads to ±${head.toFixed(2)} nats.` }), element("span", { text: "Blue raises, hatched orange lowers; in B − A, blue is more in B." })),
     element("div", { class: "compared-maps" }, Object.keys(columns).map(map)),
+    exports_(),
   );
   fitRows(place);
+}
+
+/** Ways to save the whole comparison. */
+function exports_() {
+  const told = element("div");
+  const save = (format) => button(FORMATS[format], () => saveFile("/api/export_comparison", { ...JSON.parse(askedFor), format }, told), { class: "quiet-button", "aria-label": `Save the comparison: ${FORMATS[format]}` });
+  return element("div", { class: "table-foot" }, Object.keys(FORMATS).map(save), told);
 }
 
 function side({ targets }) {
@@ -116,7 +125,7 @@ export function showComparedNeurons(place) {
     place,
     element("p", { class: "legend", text: `Sorted by the size of the difference. A neuron without a row differs by at most ${signed(least)} nats.` }),
     table,
-    element("div", { class: "table-foot" }, rowExports("comparison", () => rows)),
+    exports_(),
   );
 }
 

@@ -14,39 +14,40 @@ export function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 
-/** Buttons that save rows of a view as CSV and JSON. */
-export function rowExports(name, rows) {
+/** Buttons that save rows of a view as CSV and JSON, or as JSON all of `whole`. */
+export function rowExports(name, rows, whole_ = null) {
   const save = (ending, text, type) => () => download(new Blob([text()], { type }), `mnemoscope-${name}.${ending}`);
   const titled = (ending) => ({ class: "quiet-button", "aria-label": `Save ${name.replaceAll("-", " ")} as ${ending}` });
   return element(
     "span",
     { class: "exports" },
     button("CSV", save("csv", () => csv(rows()), "text/csv"), titled("CSV")),
-    button("JSON", save("json", () => JSON.stringify(rows(), null, 1), "application/json"), titled("JSON")),
+    button("JSON", save("json", () => JSON.stringify(whole_ ?? rows(), null, 1), "application/json"), titled("JSON")),
   );
 }
 
-/** Draw the ways to share what is shown. */
-export function showExports() {
+/** Draw the ways to share what is shown; `change` gives what the bench does, which a report has too. */
+export function showExports(change) {
   const several = whole() !== null && "attributions" in whole();
   const formats = Object.keys(FORMATS).filter((format) => !several || format !== "parquet");
   const told = element("div", { id: "export-progress" });
   fill(
     byId("exports"),
     button("Copy link", () => copy(location.href, "The link is copied.", told), { data: { key: "save.link" } }),
-    formats.map((format) => button(FORMATS[format], () => save(format, told), { data: { key: `save.${format}` } })),
+    formats.map((format) => button(FORMATS[format], () => saveFile("/api/export", { ...askedQuestion(), format, ablation: format === "html" ? change() : null }, told), { data: { key: `save.${format}` } })),
     told,
   );
 }
 
-async function save(format, told) {
+/** Save a file that the server makes. */
+export async function saveFile(path, body, told) {
   const start = performance.now();
   const line = element("p", { class: "quiet", text: "Making the file ..." });
   const clock = setInterval(() => (line.textContent = `Making the file ... ${Math.round((performance.now() - start) / 1000)} s`), 1000);
   fill(told, line);
   announce("The file is made");
   try {
-    download(await file({ ...askedQuestion(), format }), `mnemoscope.${format}`);
+    download(await file(path, body), `mnemoscope.${body.format}`);
     fill(told);
     announce("The file is saved");
   } catch (error) {

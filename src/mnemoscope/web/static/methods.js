@@ -5,13 +5,16 @@ import { cancel } from "./api.js";
 import { element, fill } from "./dom.js";
 import { rowExports } from "./files.js";
 import { number, percent, plain, signed } from "./numbers.js";
-import { shownQuestion } from "./question.js";
+import { shown, shownQuestion } from "./question.js";
 import { change, current } from "./state.js";
 import { lastSeconds, work } from "./work.js";
 
 const KINDS = { ffn: "FFN neurons", attention: "attention neurons" };
 // A comparison takes about as long as so many forward passes, measured on the demo model.
 const PASSES = 220;
+// The view is drawn anew while a comparison runs; these stay.
+const progress = element("div", { id: "methods-progress" });
+const result = element("div", { id: "methods-result" });
 let rows = [];
 let done = null;
 let asked = "";
@@ -19,6 +22,7 @@ let asked = "";
 /** Nothing is known of methods on a new question. */
 export function forgetMethods() {
   cancel("methods");
+  fill(progress);
   [rows, done, asked] = [[], null, ""];
 }
 
@@ -29,16 +33,14 @@ export function showMethods(place) {
   const choose = element("select", { "aria-label": "Kind of neuron", data: { key: "methods.kind" } }, Object.entries(KINDS).map(([value, text]) => element("option", { value, text, selected: value === kind })));
   const count = element("input", { type: "number", min: "1", max: "50", value: top, required: true, "aria-label": "How many neurons", data: { key: "methods.top" } });
   const form = element("form", { class: "toolbar" }, "Remove the first ", count, " ", choose, " of each method ", element("button", { type: "submit", class: "main", text: "Compare methods", data: { key: "methods.compare" } }), estimate);
-  const progress = element("div", { id: "methods-progress" });
-  const result = element("div", { id: "methods-result" });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     change({ methods: `${choose.value}.${count.valueAsNumber}` });
-    compareMethods(progress, result);
+    compareMethods();
   });
   fill(place, form, progress, result);
-  draw(result);
-  if (current().methods !== null && done === null && asked === "") compareMethods(progress, result);
+  draw();
+  if (current().methods !== null && done === null && asked === "") compareMethods();
 }
 
 function seconds() {
@@ -47,24 +49,27 @@ function seconds() {
 }
 
 /** Compare, with a row for each method as it ends. */
-async function compareMethods(progress, result) {
+async function compareMethods() {
   const [kind, top] = current().methods.split(".");
-  const { model, prompt, target } = shownQuestion();
+  const { model, prompt, target, against } = shownQuestion();
   [rows, done, asked] = [[], null, current().methods];
-  draw(result);
+  draw();
   const hear = (row) => {
     rows.push(row);
-    draw(result);
+    draw();
   };
-  const body = { model, prompt, target: target[0], kind, top: Number(top) };
-  const found = await work({ place: progress, title: "Comparing methods", path: "/api/methods", body, lane: "methods", onPartial: hear, again: () => compareMethods(progress, result) });
+  const body = { model, prompt, target: target[0], against, kind, top: Number(top) };
+  const found = await work({ place: progress, title: "Comparing methods", path: "/api/methods", body, lane: "methods", onPartial: hear, again: compareMethods });
   if (found === null) return;
   [rows, done] = [found.summary, found];
-  draw(result);
+  draw();
 }
 
-function draw(place) {
-  if (rows.length === 0) return fill(place);
+function draw() {
+  if (rows.length === 0) return fill(result);
+  const { targets } = shown();
+  const measure = targets.against.length > 0 ? "log-odds" : "log p";
+  const left = done === null ? [] : done.left_out.map(({ title }) => title);
   const sorted = [...rows].sort((one, other) => (number(other.drop) || 0) - (number(one.drop) || 0));
   const scale = scaleOf(rows.map((row) => row.drop));
   const known = (value, written) => (Number.isNaN(number(value)) ? (done === null ? "..." : "") : written(value));
@@ -78,9 +83,9 @@ function draw(place) {
       [row.passes, plain],
     ].map(([value, written]) => element("td", { class: "number", text: known(value, written) })),
   ];
-  const titles = ["method", "log p falls by", "probability after", "KL on plain text", "agrees with removal", "passes"];
+  const titles = ["method", `${measure} ${measure === "log p" ? "falls" : "fall"} by`, "probability after", "KL on plain text", "agrees with removal", "passes"];
   fill(
-    place,
+    result,
     element(
       "div",
       { class: "scroll", tabindex: "0", role: "group", "aria-label": "Methods compared" },
@@ -92,7 +97,7 @@ function draw(place) {
         element("tbody", {}, sorted.map((row) => element("tr", {}, cells(row)))),
       ),
     ),
-    element("p", { class: "quiet", text: "Nats. Agreement is the rank correlation of a method's scores with what removing single neurons does. Compared on log p of the target, without a contrast." }),
+    element("p", { class: "quiet", text: "Nats. Agreement is the rank correlation of a method's scores with what removing single neurons does." }, left.length > 0 ? ` Not defined for log-odds: ${left.join(", ")}.` : null),
     element("div", { class: "table-foot" }, rowExports("methods", () => rows)),
   );
 }

@@ -1,7 +1,7 @@
 // The page: what is asked and drawn anew when the state changes.
 
 import { get } from "./api.js";
-import { forgetBench, runBench, showBench, startBench } from "./bench.js";
+import { benchChange, forgetBench, runBench, showBench, startBench } from "./bench.js";
 import { compareBoth, comparison, forgetComparison, showComparedMaps, showComparedNeurons, showTargetB } from "./compare.js";
 import { byId, calmly, element, settled } from "./dom.js";
 import { showExports } from "./files.js";
@@ -88,11 +88,16 @@ function ask(isNewPrompt) {
 }
 
 function forgetAll() {
+  forgetToken();
+  forgetBench();
+}
+
+/** Forget what is about one token of the target; the bench is about all of them. */
+function forgetToken() {
   forgetRemoved();
   forgetPaths();
   forgetLens();
   forgetMethods();
-  forgetBench();
   forgetComparison();
 }
 
@@ -105,7 +110,7 @@ function showAnswer() {
   showFinding();
   showView();
   showPart();
-  showExports();
+  showExports(benchChange);
   showTargetB();
   Object.assign(byId("headline").dataset, {
     target: shown().targets.answers[0].id,
@@ -165,8 +170,7 @@ function react(state, before) {
   }
   if (shown() === null) return;
   if (moved(state, before, "step")) {
-    forgetAll();
-    showBench();
+    forgetToken();
     showAnswer();
   } else if (moved(state, before, "tab", "effect", "kind", "sign", "from", "to", "find", "sort", "pin", "group", "share")) showView();
   if (moved(state, before, "open")) showPart();

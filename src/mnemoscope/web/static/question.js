@@ -43,6 +43,18 @@ export function shownQuestion() {
   return { model: current().model, prompt, target: ids(targets.answers), against: ids(targets.against) };
 }
 
+/** The question of an ablation: of a target of several tokens all of them, whose log probabilities add up. */
+export function wholeQuestion() {
+  if ("attributions" in answer) return { model: current().model, prompt: answer.prompt, target: answer.target.text, against: null };
+  const { target, ...question } = shownQuestion();
+  return { ...question, target: target[0] };
+}
+
+/** The targets after the prompt itself: of a target of several tokens the first. */
+export function firstTargets() {
+  return "attributions" in answer ? answer.attributions[0].targets : answer.targets;
+}
+
 /** The question as it was asked, for files. */
 export function askedQuestion() {
   const { model, prompt, target, against } = current();

@@ -4,7 +4,7 @@ import { zeroBar } from "./bars.js";
 import { button, byId, element, fill, settled } from "./dom.js";
 import { rove } from "./grid.js";
 import { number, percent } from "./numbers.js";
-import { predicted, shown } from "./question.js";
+import { predicted, shown, whole } from "./question.js";
 import { ask, Refusal } from "./api.js";
 import { change, current, questionLink } from "./state.js";
 import { textOf, token, visible } from "./tokens.js";
@@ -64,8 +64,10 @@ function nextToken(row, scale, { answers, against }) {
   );
 }
 
+/** Contrast the target with a token; of a target of several tokens the first, as both follow the prompt. */
 function contrast(id) {
-  const target = current().target ?? shown()?.targets.answers[0].id ?? null;
+  const first = typeof current().target === "string" ? whole()?.attributions?.[0].targets.answers[0].id : undefined;
+  const target = first ?? current().target ?? shown()?.targets.answers[0].id ?? null;
   if (id !== target) change({ target, against: current().against === id ? null : id });
 }
 

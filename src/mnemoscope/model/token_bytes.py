@@ -1,0 +1,35 @@
+"""The bytes of tokens, which byte-level vocabularies write as letters."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from transformers import PreTrainedTokenizerBase
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bytes | None:
+    """Return the bytes that a token of a byte-level tokenizer stands for; None for other tokens."""
+    piece = tokenizer.convert_ids_to_tokens(token_id)
+    if not isinstance(piece, str):
+        return None
+    of_one = _BYTE.fullmatch(piece)
+    if of_one is not None:
+        return bytes([int(of_one[1], 16)])
+    table = _byte_letters()
+    return bytes(table[letter] for letter in piece) if all(letter in table for letter in piece) else None
+
+
+@cache
+def _byte_letters() -> dict[str, int]:
+    """Return the byte of each letter of byte-level pieces; unprintable bytes are letters from U+0100 up."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(256 + place): byte for place, byte in enumerate(others)}

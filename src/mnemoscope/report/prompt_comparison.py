@@ -1,0 +1,154 @@
+"""A comparison of two predictions as one HTML page, in the frame of all reports."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from datetime import date
+from typing import Any
+
+import pandas as pd
+
+from mnemoscope.report.export import json_bytes
+from mnemoscope.report.figures import hatches, level_rules
+from mnemoscope.report.findings import Sentence, Token, model_title, plain, targets_parts
+from mnemoscope.report.pages import data_address, origin_rows, page
+from mnemoscope.report.prompt_comparison_figure import SIDES, compared_map
+from mnemoscope.report.readable import readable
+from mnemoscope.report.repeat import comparison_command, comparison_python
+from mnemoscope.report.sheets import Cell, Sheet, number_cell
+from mnemoscope.report.text import plain_number, signed, value_facts
+from mnemoscope.report.theme import KINDS
+from mnemoscope.report.tokens import visible
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.columns import records
+from mnemoscope.results.prompt_comparison import PromptComparison
+
+_MOST_ROWS = 100  # of a table
+_MOST_BYTES = 350_000
+_INDEX = {
+    "layers": ("layer",),
+    "heads": ("layer", "head"),
+    "ffn_neurons": ("layer", "neuron"),
+    "attention_neurons_summed": ("layer", "head", "dim"),
+}
+_NEURONS = {"ffn_neurons": "FFN neurons", "attention_neurons_summed": "attention neurons"}
+
+
+def render_html(result: PromptComparison) -> str:
+    """Return the page of a comparison: A, B and Diff of layers, heads and neurons."""
+    sides = {"A": readable(result.a), "B": readable(result.b)}
+    title = _heading(result, sides)
+    return page(
+        "comparison.html",
+        "report.js",
+        level_rules(),
+        hatches=hatches(),
+        title=title,
+        title_text=plain(title),
+        origin=result.provenance,
+        today=date.today().isoformat(),
+        sides={
+            name: {
+                "prompt": side.prompt,
+                "target": targets_parts(side.targets.answers),
+                "against": targets_parts(side.targets.against),
+                "facts": value_facts(side.targets),
+            }
+            for name, side in sides.items()
+        },
+        findings=_findings(result),
+        map=compared_map(result, "map"),
+        layers=sheet(result, "layers", len(result.layers)),
+        panels={
+            "heads": ("Heads", sheet(result, "heads")),
+            "ffn": ("FFN neurons", sheet(result, "ffn_neurons")),
+            "attention": (
+                "Attention neurons, positions added up",
+                sheet(result, "attention_neurons_summed"),
+            ),
+        },
+        certificates=[certificate(result, name) for name in _NEURONS],
+        command=comparison_command(result),
+        python=comparison_python(result),
+        data=data_address(
+            "application/gzip", gzip.compress(json_bytes(result.to_json()), mtime=0), _MOST_BYTES
+        ),
+        rows=origin_rows(vars(result.provenance)),
+    )
+
+
+def _heading(result: PromptComparison, sides: dict[str, Attribution]) -> Sentence:
+    """Return the title: `Why SmolLM2-135M-Instruct says ␣Tokyo in A and ␣Beijing in B`."""
+    a, b = (targets_parts(side.targets.answers) for side in sides.values())
+    return (f"Why {model_title(result.provenance)} says ", *a, " in A and ", *b, " in B")
+
+
+def _part(name: str, row: dict[str, Any]) -> str:
+    """Name the part of a row, as `24.1005`; a block by its kind and layer."""
+    if name == "layers":
+        return f"{KINDS[row['kind']]} of layer {row['layer']}"
+    part = ".".join(str(row[column]) for column in _INDEX[name])
+    return f"{part} (expert {row['expert']})" if row.get("expert", -1) >= 0 else part
+
+
+def sheet(result: PromptComparison, name: str, most: int = _MOST_ROWS) -> Sheet:
+    """Return the first rows of a table, with A, B and Diff in nats with three decimals."""
+    table: pd.DataFrame = getattr(result, name)
+    rows = records(table.head(most), tuple(table))
+    largest = max((abs(row["diff"]) for row in rows if math.isfinite(row["diff"])), default=0.0)
+    has_tokens = "promotes" in table
+
+    def cells(row: dict[str, Any]) -> list[Cell]:
+        share = row["diff"] / largest if largest and math.isfinite(row["diff"]) else 0.0
+        found = [
+            Cell(_part(name, row)),
+            number_cell(row["a"], signed(row["a"])),
+            number_cell(row["b"], signed(row["b"])),
+            number_cell(row["diff"], signed(row["diff"]), "bar", share),
+        ]
+        if has_tokens:
+            found.append(Cell(" ".join(map(visible, row["promotes"][:8])) or "–", kind="tokens"))
+        return found
+
+    return Sheet(
+        (
+            ("part", ""),
+            *((SIDES[side], "bar" if side == "diff" else "number") for side in SIDES),
+            *([("promotes", "tokens")] if has_tokens else []),
+        ),
+        [cells(row) for row in rows],
+    )
+
+
+def _findings(result: PromptComparison) -> list[Sentence]:
+    """Return a sentence on the largest difference of each kind of part."""
+    names = {
+        "layers": "the ",
+        "heads": "head ",
+        "ffn_neurons": "neuron ",
+        "attention_neurons_summed": "attention neuron ",
+    }
+    found: list[Sentence] = []
+    for name, kind in names.items():
+        table: pd.DataFrame = getattr(result, name)
+        if table.empty:
+            continue
+        (row,) = records(table.head(1), tuple(table))
+        part = f"{kind}{_part(name, row)}"
+        sentence: list[str | Token] = [
+            f"{part[0].upper()}{part[1:]} differs most: {signed(row['a'])} nats in A, "
+            f"{signed(row['b'])} in B (Diff {signed(row['diff'])})"
+        ]
+        if len(row.get("promotes", ())):
+            sentence += [", and promotes ", Token(visible(row["promotes"][0]))]
+        found.append((*sentence, "."))
+    return found
+
+
+def certificate(result: PromptComparison, name: str) -> str:
+    """Return the sentence on what is certified of a table of neurons."""
+    return (
+        f"The first {result.n_certified(name):,} {_NEURONS[name]} lead the ranking of all by Diff "
+        f"(certified); those without a row differ by at most {plain_number(result.unlisted[name], 2)} nats."
+    )
