@@ -280,7 +280,24 @@ class ChangeOfParts(BaseModel):
     ] = "same layers"
 
 
-class AblateRequest(ChangeOfParts, PromptRequest):
+class MeasuredQuestion(PromptRequest):
+    """Common fields of requests that measure a target of one token or of several."""
+
+    prompt: PromptText
+    target: Annotated[
+        Token | None,
+        Field(
+            description="One token, or a text of several, whose log probabilities add up; the model's own "
+            "choice if not given."
+        ),
+    ] = None
+    against: Annotated[
+        Tokens | None,
+        Field(description="Tokens to compare a target of one token with; metrics then have `log_odds`."),
+    ] = None
+
+
+class AblateRequest(ChangeOfParts, MeasuredQuestion):
     """Request of an ablation or amplification of parts."""
 
     model_config = _examples(
@@ -295,18 +312,6 @@ class AblateRequest(ChangeOfParts, PromptRequest):
         }
     )
 
-    prompt: PromptText
-    target: Annotated[
-        Token | None,
-        Field(
-            description="One token, or a text of several, whose log probabilities add up; the model's own "
-            "choice if not given."
-        ),
-    ] = None
-    against: Annotated[
-        Tokens | None,
-        Field(description="Tokens to compare a target of one token with; metrics then have `log_odds`."),
-    ] = None
     top: Annotated[Top, Field(description="How many likeliest tokens to list before and after.")] = 10
 
 
