@@ -14,7 +14,7 @@ import mnemoscope as ms
 from mnemoscope._io import json_text
 from mnemoscope.testing import words
 from mnemoscope.web import requests, responses
-from mnemoscope.web.handlers import MORE_TABLES
+from mnemoscope.web.rows import MORE_TABLES
 from served import HERE, PROMPT, Gate
 from support import built, open_tiny
 

@@ -7,11 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import exp
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
@@ -33,6 +30,7 @@ from mnemoscope.web import requests
 from mnemoscope.web.cache import Latest, n_bytes
 from mnemoscope.web.pieces import joined, named, shown
 from mnemoscope.web.queue import Tell
+from mnemoscope.web.rows import before_and_after, with_more_tables, with_shown
 
 MOST_PROMPT_TOKENS = 512
 # Each target token is attributed by itself.
@@ -47,13 +45,6 @@ MOST_BEFORE = 16
 MOST_BEFORE_BYTES = 64 * 2**20
 
 Result = Attribution | ContinuationAttribution
-# Tables of a result that the command line does not print.
-MORE_TABLES = (
-    "heads_by_position",
-    "suppressing_heads_by_position",
-    "suppressing_ffn_neurons",
-    "suppressing_attention_neurons",
-)
 MEDIA_TYPES = {
     "html": "text/html; charset=utf-8",
     "json": "application/json",
@@ -118,7 +109,7 @@ class Answers:
         return json_answer(
             {
                 **found,
-                "predictions": [_with_shown(model, row) for row in found["predictions"]],
+                "predictions": [with_shown(model, row) for row in found["predictions"]],
                 "shown": [shown(tokenizer, token_id) for token_id in ids],
                 "joined": joined(tokenizer, ids),
             }
@@ -128,8 +119,8 @@ class Answers:
         """Return the object of `mnemoscope attribute --json`; each attribution has its `MORE_TABLES`."""
         result = self.attributed(model, request)
         if isinstance(result, Attribution):
-            return json_answer(_with_more_tables(result))
-        each = [_with_more_tables(attribution) for attribution in result.attributions]
+            return json_answer(with_more_tables(result))
+        each = [with_more_tables(attribution) for attribution in result.attributions]
         return json_answer({**result.to_json(), "attributions": each})
 
     def export(self, model: Model, request: requests.ExportRequest, tell: Tell = tell_nobody) -> Answer:
@@ -224,7 +215,7 @@ class Answers:
         _check_length(model, request.prompt)
         found = model.logit_lens(request.prompt, positions=request.positions)
         rows = records(found, tuple(found.columns))
-        return json_answer({"prompt": request.prompt, "rows": [_with_shown(model, row) for row in rows]})
+        return json_answer({"prompt": request.prompt, "rows": [with_shown(model, row) for row in rows]})
 
     def tokens(self, model: Model, request: requests.TokensRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the tokens of a target, or why it cannot follow the prompt and what can."""
@@ -305,7 +296,7 @@ class Answers:
                 return
             states: tuple[TargetState, TargetState] = values
             self._before.put(question, states[0], states[0].log_probabilities.nbytes)
-            told.update(_before_and_after(model, states, request.top))
+            told.update(before_and_after(model, states, request.top))
             metrics = (state.metrics() for state in states)
             tell({"stage": "target", **dict(zip(("before", "after"), metrics, strict=True)), **told})
 
@@ -373,62 +364,6 @@ def _is_continuation(model: Model, request: requests.AttributeRequest) -> bool:
     return (
         isinstance(target, str) and against is None and len(model.target_tokens(request.prompt, target)) > 1
     )
-
-
-def _with_more_tables(result: Attribution) -> dict[str, Any]:
-    tables = {name: getattr(result, name) for name in MORE_TABLES}
-    return {
-        **result.to_json(),
-        "value_of_embeddings": None if result.telescoping_error is None else result.value_of_embeddings,
-        **{name: records(table, tuple(table)) for name, table in tables.items()},
-    }
-
-
-def _with_shown(model: Model, row: dict[str, Any]) -> dict[str, Any]:
-    """Add to the row of a token how it is shown."""
-    return {**row, "shown": shown(model.tokenizer, row["id"])}
-
-
-def _before_and_after(model: Model, states: tuple[TargetState, TargetState], top: int) -> dict[str, Any]:
-    """Return each token of the target with its log probability before and after, and the likeliest tokens.
-
-    The likeliest are those after the prompt alone.
-    """
-    before, after = states
-    tokens = zip(before.of.target, before.each(), after.each(), strict=True)
-    return {
-        "target_tokens": [
-            {
-                "id": token,
-                "text": token_text(model.tokenizer, token),
-                "shown": shown(model.tokenizer, token),
-                "before": was,
-                "after": now,
-            }
-            for token, was, now in tokens
-        ],
-        "predictions_before": _likeliest(model, before.log_probabilities[0], top),
-        "predictions_after": _likeliest(model, after.log_probabilities[0], top),
-    }
-
-
-def _likeliest(model: Model, log_probabilities: Tensor, top: int) -> list[dict[str, Any]]:
-    """Return the likeliest of the next tokens, `[n_vocabulary]`, as rows."""
-    best = log_probabilities.topk(min(top, len(log_probabilities)))
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [
-        _with_shown(
-            model,
-            {
-                "rank": rank,
-                "id": token,
-                "token": token_text(model.tokenizer, token),
-                "probability": exp(log_p),
-                "log_probability": log_p,
-            },
-        )
-        for rank, (token, log_p) in enumerate(pairs, 1)
-    ]
 
 
 def _check_length(model: Model, prompt: str) -> None:

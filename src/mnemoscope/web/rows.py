@@ -1,0 +1,80 @@
+"""Rows of answers: tokens as they are shown, and tables that the command line does not print."""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Any
+
+from torch import Tensor
+
+from mnemoscope.api import Model
+from mnemoscope.intervention.ablation import TargetState
+from mnemoscope.model.tokens import token_text
+from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.columns import records
+from mnemoscope.web.pieces import shown
+
+# Tables of a result that the command line does not print.
+MORE_TABLES = (
+    "heads_by_position",
+    "suppressing_heads_by_position",
+    "suppressing_ffn_neurons",
+    "suppressing_attention_neurons",
+)
+
+
+def with_more_tables(result: Attribution) -> dict[str, Any]:
+    """Return the object of an attribution with its `MORE_TABLES`."""
+    tables = {name: getattr(result, name) for name in MORE_TABLES}
+    return {
+        **result.to_json(),
+        "value_of_embeddings": None if result.telescoping_error is None else result.value_of_embeddings,
+        **{name: records(table, tuple(table)) for name, table in tables.items()},
+    }
+
+
+def with_shown(model: Model, row: dict[str, Any]) -> dict[str, Any]:
+    """Add to the row of a token how it is shown."""
+    return {**row, "shown": shown(model.tokenizer, row["id"])}
+
+
+def before_and_after(model: Model, states: tuple[TargetState, TargetState], top: int) -> dict[str, Any]:
+    """Return each token of the target with its log probability before and after, and the likeliest tokens.
+
+    The likeliest are those after the prompt alone.
+    """
+    before, after = states
+    tokens = zip(before.of.target, before.each(), after.each(), strict=True)
+    return {
+        "target_tokens": [
+            {
+                "id": token,
+                "text": token_text(model.tokenizer, token),
+                "shown": shown(model.tokenizer, token),
+                "before": was,
+                "after": now,
+            }
+            for token, was, now in tokens
+        ],
+        "predictions_before": likeliest(model, before.log_probabilities[0], top),
+        "predictions_after": likeliest(model, after.log_probabilities[0], top),
+    }
+
+
+def likeliest(model: Model, log_probabilities: Tensor, top: int) -> list[dict[str, Any]]:
+    """Return the likeliest of the next tokens, `[n_vocabulary]`, as rows."""
+    best = log_probabilities.topk(min(top, len(log_probabilities)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [
+        with_shown(
+            model,
+            {
+                "rank": rank,
+                "id": token,
+                "token": token_text(model.tokenizer, token),
+                "probability": exp(log_p),
+                "log_probability": log_p,
+            },
+        )
+        for rank, (token, log_p) in enumerate(pairs, 1)
+    ]
