@@ -75,7 +75,7 @@ def _panel(rows: pd.DataFrame, task: str, name: str, methods: list[str]) -> alt.
         .encode(
             x=_SIZE,
             y=alt.Y(f"{name}:Q", title=f"{visible(task)}: {_TITLES[name]}"),
-            color=alt.Color("method:N", sort=methods, title=None),
+            color=alt.Color("method:N", scale=alt.Scale(domain=methods), sort=methods, title=None),
             strokeDash=_dashes("method", methods),
             tooltip=["method:N", "size:Q", alt.Tooltip(f"{name}:Q", format=".2f")],
         )
