@@ -9,9 +9,6 @@ LONGEST = 400
 # Why these files are longer.
 LONGER = {
     "api/model.py": "the table of contents of the library: every method of Model with its documentation",
-    "web/handlers.py": "to be split",
-    "web/requests.py": "to be split",
-    "web/responses.py": "to be split",
 }
 
 

@@ -24,7 +24,9 @@ from mnemoscope.errors import OutputError
 from mnemoscope.report.charts.comparison import chart
 from mnemoscope.report.terminal.methods import render_comparison, render_estimates, render_methods
 from mnemoscope.results.targets import Provenance
-from mnemoscope.study.comparison import CONTROLS, MEASURES, NONE, Comparison, Terms
+from mnemoscope.study.columns import NONE
+from mnemoscope.study.comparison import MEASURES, Comparison, Terms
+from mnemoscope.study.comparison_effects import CONTROLS
 
 PROMPT = "The </script><script>alert(1)</script> [bold]\u202e capital of Japan is"
 METHODS = (

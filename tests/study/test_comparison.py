@@ -18,7 +18,9 @@ from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OutputError
 from mnemoscope.model.families import FAMILIES
 from mnemoscope.results.parts import FFNNeuron
-from mnemoscope.study.comparison import CONTROLS, MEASURES, NONE, Comparison, Terms, compare_methods
+from mnemoscope.study.columns import NONE
+from mnemoscope.study.comparison import MEASURES, Comparison, Terms, compare_methods
+from mnemoscope.study.comparison_effects import CONTROLS
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
 from support import open_tiny, words
 

@@ -7,7 +7,6 @@ divergence on plain text; and the cost of the method.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -26,7 +25,6 @@ from mnemoscope.attribution.methods.base import Kind, Method, MethodInput
 from mnemoscope.attribution.methods.causal import drops, parts_of
 from mnemoscope.attribution.methods.registry import methods as every_method
 from mnemoscope.errors import OptionError
-from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import (
     ControlsFrom,
     check_controls_from,
@@ -34,7 +32,6 @@ from mnemoscope.intervention.controls import (
     number_alike,
     smallest_group,
 )
-from mnemoscope.intervention.predictions import next_token
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.tokens import token_text
@@ -44,11 +41,17 @@ from mnemoscope.results.parts import Part
 from mnemoscope.results.resampling import interval, resampled_means
 from mnemoscope.results.targets import Provenance
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
+from mnemoscope.study.comparison_effects import (
+    ablated_target,
+    divergences,
+    effect_on_target,
+    mean_of_controls,
+    seconds_of_a_pass,
+)
 from mnemoscope.study.facts import ResolvedFact
 from mnemoscope.study.store import Store, encoded, read_table
 
 OUTCOMES = "outcomes"
-CONTROLS = (NONE, RANDOM, SAME_LAYERS)
 MEASURES = (
     "reciprocal_rank",
     "probability",
@@ -255,7 +258,7 @@ def compare_on(
         terms: the options.
         each: as for `compare_methods`.
     """
-    pass_seconds = _seconds_of_a_pass(model, fact)
+    pass_seconds = seconds_of_a_pass(model, fact)
     rows, sets, ranked = [], [], []
     for method in terms.methods:
         # Inputs of its own for every method, so that none profits from what another computed.
@@ -277,12 +280,12 @@ def compare_on(
         if each is not None:
             each(
                 {name: rows[-1][name] for name in ("method", "title", "seconds")}
-                | _effect(method_input, sets[-1])
+                | effect_on_target(method_input, sets[-1])
             )
     agreement = _agreement(fact, terms, ranked)
     effects = _effects(model, fact, terms, sets)
     table = pd.DataFrame(rows).assign(**agreement)
-    table = pd.concat([_controls(effects, len(sets)), table.join(effects.iloc[: len(sets)])])
+    table = pd.concat([mean_of_controls(effects, len(sets)), table.join(effects.iloc[: len(sets)])])
     told = {
         "line": fact.fact.line,
         "prompt": fact.fact.prompt,
@@ -298,42 +301,6 @@ def compare_on(
 
 def _method_input(model: Model, fact: ResolvedFact, terms: Terms) -> MethodInput:
     return model.method_input(fact.prompt, fact.target, against=fact.against or None, kind=terms.kind)
-
-
-def _effect(method_input: MethodInput, parts: Sequence[Part]) -> dict[str, float]:
-    """Measure the target after the ablation of one set."""
-    found = _ablated(method_input, [parts])
-    names = ("drop", "probability", "log_probability", "log_odds")
-    return {name: found[name][0] for name in names if name in found}
-
-
-def _ablated(method_input: MethodInput, sets: Sequence[Sequence[Part]]) -> dict[str, list[float]]:
-    """Measure the target after the ablation of each set; with a contrast there is also `log_odds`."""
-    prediction = method_input.prediction
-    outcomes = ablate_each(
-        prediction.language_model,
-        method_input.token_ids,
-        prediction.objective,
-        sets,
-        budget=prediction.budget,
-    )
-    has_contrast = prediction.objective.against is not None
-    return {
-        "reciprocal_rank": (1 / outcomes.rank).tolist(),
-        "probability": outcomes.log_probability.exp().tolist(),
-        "log_probability": outcomes.log_probability.tolist(),
-        **({"log_odds": outcomes.value.tolist()} if has_contrast else {}),
-        "drop": outcomes.drop.tolist(),
-    }
-
-
-def _seconds_of_a_pass(model: Model, fact: ResolvedFact) -> float:
-    def timed() -> float:
-        start = time.perf_counter()
-        next_token(model.language_model, fact.prompt.ids)
-        return time.perf_counter() - start
-
-    return statistics.median(timed() for _ in range(3))
 
 
 def _agreement(
@@ -377,34 +344,11 @@ def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequ
     kinds = ["method"] * len(sets) + [RANDOM] * len(anywhere) + [SAME_LAYERS] * len(alike)
     return pd.DataFrame(
         {
-            **_ablated(method_input, [*every, ()]),
-            "kl": [*_divergences(model, every, kinds), 0.0],
+            **ablated_target(method_input, [*every, ()]),
+            "kl": [*divergences(model, every, kinds), 0.0],
             "control": [*kinds, NONE],
         }
     )
-
-
-def _divergences(model: Model, sets: Sequence[Sequence[Part]], kinds: Sequence[str]) -> list[float]:
-    """Return the KL divergence on plain text after each set, of the first control of each kind only."""
-    seen: set[str] = set()
-    found = []
-    for parts, kind in zip(sets, kinds, strict=True):
-        if kind in seen:
-            found.append(float("nan"))
-            continue
-        if kind != "method":
-            seen.add(kind)
-        with model.ablate(parts):
-            found.append(model.plain_text().effect().kl)
-    return found
-
-
-def _controls(effects: pd.DataFrame, n_sets: int) -> pd.DataFrame:
-    """Average the draws of each control."""
-    means = pd.DataFrame(effects.iloc[n_sets:].groupby("control").mean())
-    table = means.reindex(list(CONTROLS)).rename_axis("method").reset_index()
-    titles = {NONE: "none (original)", RANDOM: "random", SAME_LAYERS: SAME_LAYERS}
-    return table.assign(title=table["method"].map(titles), neurons=[[] for _ in range(len(table))])
 
 
 def _manifest(provenance: Provenance, terms: Terms, facts: Iterable[ResolvedFact]) -> dict[str, Any]:

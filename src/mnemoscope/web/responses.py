@@ -131,11 +131,7 @@ def _query_row(table: str, name: str, meaning: str, **more: Any) -> type[BaseMod
 
 _QUERIES = {
     "query_layers": _query_row(
-        "query_layers",
-        "QueryLayer",
-        "A layer, or the embeddings or biases,",
-        layer=int | None,
-        kind=str,
+        "query_layers", "QueryLayer", "A layer, or the embeddings or biases,", layer=int | None, kind=str
     ),
     "query_heads": _query_row("query_heads", "QueryHead", "A head"),
     "query_ffn_neurons": _query_row("query_ffn_neurons", "QueryFFNNeuron", "An FFN neuron"),
