@@ -435,9 +435,12 @@ class Model:
         `compare_circuits`.
 
         Args:
-            prompt_a, prompt_b: prompts of any lengths.
-            target_a, target_b: their targets; None takes the model's own top prediction.
-            against_a, against_b: tokens to compare the targets with.
+            prompt_a: prompt A.
+            prompt_b: prompt B, of any length.
+            target_a: target of A; None takes the model's own top prediction.
+            target_b: target of B, likewise.
+            against_a: tokens to compare A's target with.
+            against_b: tokens to compare B's target with.
             top: number of neurons to list of each kind and direction for each prompt.
 
         Returns:
