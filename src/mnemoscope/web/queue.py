@@ -17,7 +17,6 @@ from typing import Any, Generic, TypeVar
 from mnemoscope.web.errors import ApiError, come_again
 
 T = TypeVar("T")
-Step = Callable[[], None]
 # Takes a partial result of a call that is under way.
 Tell = Callable[[dict[str, Any]], None]
 
