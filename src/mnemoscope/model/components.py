@@ -122,7 +122,7 @@ def capture_with_components(
     every = torch.arange(n_prompts * n_tokens, device=structure.device)
     recorder = _component_recorder(every, CACHED_SITES)
     logits = run_recorded(model, structure, tokens, recorder, graph)
-    of_attention = {site: torch.stack(recorder.seen.pop(site)) for site in ("patterns", "values")}
+    of_attention = {site: stack_padded(recorder.seen.pop(site)) for site in ("patterns", "values")}
     stacked = {site: stack_padded(layers) for site, layers in recorder.seen.items()}
     at_last = {
         site: values.unflatten(1, (n_prompts, n_tokens))[:, :, -1].clone()
