@@ -14,10 +14,9 @@ from mnemoscope.attribution import grids as effects, tables
 from mnemoscope.attribution.grids import Grid, Totals
 from mnemoscope.attribution.options import AttributionOptions
 from mnemoscope.attribution.prediction import TargetPrediction
-from mnemoscope.attribution.projections import Observer, show
+from mnemoscope.attribution.projections import TokenReader, show
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import RankedParts, with_experts
-from mnemoscope.attribution.vocabulary import TokenReader
 from mnemoscope.results.columns import FFN_TABLES, TABLES
 from mnemoscope.results.targets import Cost
 
@@ -28,8 +27,6 @@ Report = Callable[[str, int, int], None]
 EXACT_SHARE = 0.02
 # The most heads at positions to list in each direction; each costs as much as a neuron.
 N_POSITIONS = 30
-# How many promoted and demoted tokens are listed with an FFN neuron.
-N_READ = 10
 # Which coefficients of a column belong to each table.
 Spans = dict[str, tuple[int, int]]
 
@@ -65,7 +62,7 @@ class TopKFinder:
         self.tolerance = 0.0
 
     def find(
-        self, grid: Grid, totals: Totals | None, top: int, spans: Spans, observer: Observer | None = None
+        self, grid: Grid, totals: Totals | None, top: int, spans: Spans, reader: TokenReader | None = None
     ) -> None:
         """Find the best parts of each table.
 
@@ -74,15 +71,14 @@ class TopKFinder:
             totals: their total effects, if they are wanted.
             top: number of parts of each direction.
             spans: the tables and which coefficients of a column belong to them.
-            observer: called with the values of the scored columns, the best among them.
+            reader: is shown the columns of the best, and others that are scored.
         """
-        on_the_way = observer if self._prediction.focus.is_all else None
+        on_the_way = reader if self._prediction.focus.is_all else None
         if totals is not None and self.wanted.order == "total":
             best, scored = self._best_by_total(grid, totals, top, spans, on_the_way)
         else:
             best, scored = self._best_by_search(grid, top, spans, on_the_way)
-        if on_the_way is None:
-            self._show(grid, best, observer)
+        self._show(grid, best, reader)
         self._keep(grid, totals, best)
         coefficient = scored % grid.n_coefficients
         for table, (first, stop) in spans.items():
@@ -90,31 +86,31 @@ class TopKFinder:
             self.costs[table] = Cost(_count(grid, (first, stop)), exact)
 
     def explore(
-        self, kind: str, grid: Grid, totals: Totals | None, spans: Spans, observer: Observer | None = None
+        self, kind: str, grid: Grid, totals: Totals | None, spans: Spans, reader: TokenReader | None = None
     ) -> None:
         """Find the best neurons and, if the options say so, score or bound all of a kind."""
         if self.wanted.neurons != "all":
-            self.find(grid, totals, self.wanted.top, spans, observer)
+            self.find(grid, totals, self.wanted.top, spans, reader)
             if self.wanted.neurons == "bounds":
                 self.intervals[kind] = self._intervals(kind, grid)
             return
         scores = self.scorer.all(grid, self._progress(kind, grid))
         self.intervals[kind] = scores, scores
         if totals is not None and self.wanted.order == "total":
-            self.find(grid, totals, self.wanted.top, spans, observer)
+            self.find(grid, totals, self.wanted.top, spans, reader)
         else:
             best = {
                 prefix + table: _best_of_all(scores, grid, span, sign, self.wanted.top)
                 for table, span in spans.items()
                 for prefix, sign in self.signs.items()
             }
-            self._show(grid, best, observer)
+            self._show(grid, best, reader)
             self._keep(grid, totals, best)
         for table, span in spans.items():
             self.costs[table] = Cost(_count(grid, span), _count(grid, span))
 
     def _best_by_search(
-        self, grid: Grid, top: int, spans: Spans, observer: Observer | None
+        self, grid: Grid, top: int, spans: Spans, reader: TokenReader | None
     ) -> tuple[dict[str, Best], Tensor]:
         pools = {
             prefix + table: Pool(top, sign, *span)
@@ -123,12 +119,12 @@ class TopKFinder:
         }
         prediction = self._prediction
         scored = search(
-            grid, list(pools.values()), prediction.coarse, lambda: prediction.fine, self.scorer, observer
+            grid, list(pools.values()), prediction.coarse, lambda: prediction.fine, self.scorer, reader
         )
         return {table: pool.best() for table, pool in pools.items()}, scored
 
     def _best_by_total(
-        self, grid: Grid, totals: Totals, top: int, spans: Spans, observer: Observer | None
+        self, grid: Grid, totals: Totals, top: int, spans: Spans, reader: TokenReader | None
     ) -> tuple[dict[str, Best], Tensor]:
         best = {
             prefix + table: totals.best(top, sign, span)
@@ -136,7 +132,7 @@ class TopKFinder:
             for prefix, sign in self.signs.items()
         }
         scored = torch.cat(list(best.values())).unique()
-        scores = self.scorer.chosen(grid, scored, observer)
+        scores = self.scorer.chosen(grid, scored, reader)
         return {t: (index, scores[torch.searchsorted(scored, index)]) for t, index in best.items()}, scored
 
     def allow_rounding(self, grid: Grid, index: Tensor) -> None:
@@ -156,13 +152,12 @@ class TopKFinder:
             rows = order < 0 if table.startswith("suppressing_") else order > 0
             self.found[table] = RankedParts(index[rows], score[rows], total[rows])
 
-    def _show(self, grid: Grid, best: dict[str, Best], observer: Observer | None) -> None:
-        """Show an observer the best, which it has not seen while they were scored."""
-        if observer is not None:
-            shown = torch.cat([index for index, _ in best.values()]).div(
-                grid.n_coefficients, rounding_mode="floor"
-            )
-            show(self._prediction.readout, grid, shown.unique(), observer, self._prediction.budget)
+    def _show(self, grid: Grid, best: dict[str, Best], reader: TokenReader | None) -> None:
+        """Show a reader those of the best that it has not seen while they were scored."""
+        if reader is not None:
+            index = torch.cat([index for index, _ in best.values()])
+            columns = index.div(grid.n_coefficients, rounding_mode="floor")
+            show(self._prediction.readout, grid, columns, reader, self._prediction.budget)
 
     def _intervals(self, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
         """Bound every part; score exactly those with the widest intervals."""
@@ -225,8 +220,7 @@ def attribute(
     of_positions = total and effects.of_heads_at_positions(total, positions)
 
     explorer = TopKFinder(prediction, wanted, report)
-    reader = TokenReader(N_READ)
-    explorer.explore("FFN neurons", ffn, of_ffn, {"ffn_neurons": (0, 1)}, reader)
+    explorer.explore("FFN neurons", ffn, of_ffn, {"ffn_neurons": (0, 1)}, shared.reader)
     spans = {
         "attention_neurons": (0, n_tokens),
         "attention_neurons_summed": (n_tokens, n_tokens + 1),
@@ -238,7 +232,7 @@ def attribute(
         "heads_by_position": partial(
             tables.heads_at_positions, positions, prediction.activations.patterns, tokens
         ),
-        "ffn_neurons": partial(tables.ffn_neurons, ffn, language_model, reader),
+        "ffn_neurons": partial(tables.ffn_neurons, ffn, language_model, shared.reader),
         "attention_neurons": partial(tables.attention_neurons, attention, d_head, tokens),
         "attention_neurons_summed": partial(tables.attention_neurons_summed, attention, d_head),
     }

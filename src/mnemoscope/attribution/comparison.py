@@ -7,12 +7,10 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution import tables
-from mnemoscope.attribution.attribute import N_READ
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.projections import show
 from mnemoscope.attribution.tables import with_experts
-from mnemoscope.attribution.vocabulary import TokenReader
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import COMPARISON_TABLES
 
@@ -41,10 +39,9 @@ def compare_predictions(predictions: Predictions, results: Results) -> dict[str,
     listed = _listed(results, "ffn_neurons")
     index = _index(listed["layer"], listed["neuron"], grids[0])
     scores, coefficients = _measured(predictions, grids, index)
-    reader = TokenReader(N_READ)
-    show(predictions[0].readout, grids[0], index, reader, predictions[0].budget)
+    show(predictions[0].readout, grids[0], index, first.reader, predictions[0].budget)
     of_larger = coefficients.gather(0, scores.abs().argmax(0, keepdim=True))[0]
-    promotes, demotes = tables.promoted_and_demoted(language_model, reader, index, of_larger)
+    promotes, demotes = tables.promoted_and_demoted(language_model, first.reader, index, of_larger)
     layer, neuron, _ = grids[0].locate(index)
     made["ffn_neurons"] = _table(scores, coefficients, layer=layer, neuron=neuron).assign(
         promotes=promotes, demotes=demotes

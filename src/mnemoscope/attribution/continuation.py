@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution import tables
-from mnemoscope.attribution.attribute import N_READ, Attributed
+from mnemoscope.attribution.attribute import Attributed
 from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
-from mnemoscope.attribution.projections import Observer
+from mnemoscope.attribution.projections import Observer, show
 from mnemoscope.attribution.scores import Scorer
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import with_experts
-from mnemoscope.attribution.vocabulary import TokenReader
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TOP_SUMS
 from mnemoscope.results.continuation import ContinuationAttribution
@@ -161,8 +160,8 @@ def summed_neurons(predictions: Sequence[TargetPrediction], top: int, suppressin
         top: number of each kind and direction.
         suppressing: whether to find the lowest too.
     """
-    explorer, reader = TopKSumFinder(predictions, top, suppressing), TokenReader(N_READ)
-    language_model = predictions[0].language_model
+    explorer, first = TopKSumFinder(predictions, top, suppressing), predictions[0]
+    language_model, reader = first.language_model, first.shared.reader
     structure = language_model.structure
     ffn = same_columns([prediction.shared.ffn_neurons for prediction in predictions])
     attention = same_columns([prediction.shared.attention_neurons_summed for prediction in predictions])
@@ -172,6 +171,7 @@ def summed_neurons(predictions: Sequence[TargetPrediction], top: int, suppressin
     for prefix, found in of_ffn.items():
         layer, neuron, _ = ffn[0].locate(found.index)
         table = _neurons({"layer": layer, "neuron": neuron}, found)
+        show(first.readout, ffn[0], found.index, reader, first.budget)
         promotes, demotes = tables.promoted_and_demoted(
             language_model, reader, found.index, found.coefficient_of_the_largest
         )

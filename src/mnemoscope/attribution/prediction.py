@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -12,8 +13,8 @@ from mnemoscope.attribution import grids as parts
 from mnemoscope.attribution.bounds import Bounder, Sums, bounder
 from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.projections import ProjectedColumns
-from mnemoscope.attribution.scores import BaseStates, Scorer, base_states
+from mnemoscope.attribution.projections import N_READ, ProjectedColumns, TokenReader
+from mnemoscope.attribution.scores import BaseStates, LogPartitions, Scorer, base_states
 from mnemoscope.attribution.tails import Tail, split_tail
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.components import ResidualDecomposition
@@ -29,7 +30,12 @@ FINE_TOKENS = 1024
 
 
 class PromptCache:
-    """Per-prompt quantities that do not depend on the target, computed lazily and cached."""
+    """Per-prompt quantities that do not depend on the target, computed lazily and cached.
+
+    Attributes:
+        log_partitions: exact increases of the log-partition by parts that were scored.
+        reader: tokens that FFN neurons promote and demote, of those that were scored or listed.
+    """
 
     def __init__(
         self, structure: ModelStructure, activations: ActivationCache, readout: FrozenReadout
@@ -37,8 +43,9 @@ class PromptCache:
         """Nothing is made yet."""
         self._structure, self._activations, self._readout = structure, activations, readout
         self._tails: dict[int, Tail] = {}
-        self._head_log_sums: Tensor | None = None
         self._sums: dict[int, Sums] = {}
+        self.log_partitions: LogPartitions = WeakKeyDictionary()
+        self.reader = TokenReader(N_READ)
 
     @cached_property
     def base(self) -> BaseStates:
@@ -74,12 +81,6 @@ class PromptCache:
     def heads_at_positions(self) -> Grid:
         """Every head at every position."""
         return parts.heads_at_positions(self._activations, self._structure, self.base.attention)
-
-    def head_log_sums(self, scorer: Scorer) -> Tensor:
-        """Compute every head's increase of the log-partition function, `[n_layers, n_heads, 1]`, nats."""
-        if self._head_log_sums is None:
-            self._head_log_sums = scorer.log_sums(self.heads)
-        return self._head_log_sums
 
     def tail(self, n_tokens: int) -> Tail:
         """Return the tails of the predictions beside so many of their likeliest tokens."""
@@ -151,14 +152,18 @@ class TargetPrediction:
 
     def head_scores(self, scorer: Scorer) -> Tensor:
         """Score every head with the prediction's scorer, `[n_layers, n_heads]`, nats."""
-        heads = self.shared.heads
-        if not self.focus.is_all:
-            return scorer.all(heads)[..., 0]
-        return (scorer.rises(heads) - self.shared.head_log_sums(scorer))[..., 0]
+        return scorer.all(self.shared.heads)[..., 0]
 
     def scorer(self) -> Scorer:
         """Return exact scores."""
-        return Scorer(self.focus.readout, self.predicted, self.focus.objective, self.budget, self.projected)
+        return Scorer(
+            self.focus.readout,
+            self.predicted,
+            self.focus.objective,
+            self.budget,
+            self.projected,
+            self.shared.log_partitions,
+        )
 
     def _bounder(self, n_tokens: int) -> Bounder:
         """Return bounds that sum so many tokens of every base state exactly."""

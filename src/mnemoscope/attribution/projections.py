@@ -19,6 +19,10 @@ MAX_ROWS = 144
 # Some libraries compute products of fewer rows in another order, with another rounding; with at least this
 # many, equal neurons get equal values whatever block they are in.
 MIN_ROWS = 16
+# How many promoted and demoted tokens are listed with an FFN neuron.
+N_READ = 10
+# Values whose extreme is looked at before they are sorted.
+CHUNK = 128
 
 
 class ProjectedColumns:
@@ -93,18 +97,75 @@ def project_columns(readout: FrozenReadout, grid: Grid, columns: Tensor, out: Te
 Observer = Callable[[Tensor, Tensor], None]
 
 
-def show(readout: FrozenReadout, grid: Grid, columns: Tensor, observer: Observer, budget: int) -> None:
-    """Show an observer columns (layer * n_columns + column, ascending) without scoring them.
+class TokenReader:
+    """Observer that keeps the promoted and demoted tokens of columns of weights.
+
+    They depend on the weights alone, as the final norm's scale changes no order.
+    """
+
+    def __init__(self, top: int) -> None:
+        """Keep the `top` most promoted and most demoted tokens of each column."""
+        self.top = top
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def __call__(self, columns: Tensor, values: Tensor) -> None:
+        """Keep columns (layer * n_columns + column) with their values `[n, n_vocabulary]`."""
+        highest, lowest = top_tokens(values, self.top), top_tokens(values, self.top, sign=-1)
+        self._seen.append((columns, highest, lowest))
+
+    def unseen(self, columns: Tensor) -> Tensor:
+        """Return the columns that were not seen yet, ascending, each once."""
+        columns = columns.unique()
+        if not self._seen:
+            return columns
+        return columns[~torch.isin(columns, torch.cat([seen for seen, _, _ in self._seen]))]
+
+    def read(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the highest and lowest tokens of columns that were seen, `[n, top]` each."""
+        if not len(columns):
+            return columns.new_empty(0, self.top), columns.new_empty(0, self.top)
+        seen, highest, lowest = (torch.cat(kept) for kept in zip(*self._seen, strict=True))
+        order = seen.argsort()
+        place = order[torch.searchsorted(seen[order], columns)]
+        return highest[place], lowest[place]
+
+
+def show(readout: FrozenReadout, grid: Grid, columns: Tensor, reader: TokenReader, budget: int) -> None:
+    """Show a reader the columns (layer * n_columns + column) that it has not seen while they were scored.
 
     Args:
-        readout: the frozen readout of the tokens to show their values for.
+        readout: the frozen readout of the whole vocabulary.
         grid: the parts.
         columns: the columns.
-        observer: called with some at a time.
+        reader: called with some at a time.
         budget: bytes that a block of values may take.
     """
-    for block in columns.split(rows_within(budget, len(readout.unembedding))):
-        observer(block, project_columns(readout, grid, block))
+    columns = reader.unseen(columns)
+    for block in columns.split(rows_within(budget, len(readout.unembedding))) if len(columns) else ():
+        reader(block, project_columns(readout, grid, block))
+
+
+def top_tokens(values: Tensor, top: int, sign: int = 1) -> Tensor:
+    """Return ids of the highest (`sign` 1) or lowest (-1) values, `[n, n_vocabulary] -> [n, top]`.
+
+    Equal to `topk`, but several times faster on long rows: the best `top` values lie in the `top` chunks with
+    the best extremes, so only these are sorted.
+    """
+    n_vocabulary = values.shape[1]
+    top = min(top, n_vocabulary)
+    if n_vocabulary <= CHUNK * top:
+        return values.topk(top, largest=sign > 0).indices
+    whole = n_vocabulary // CHUNK * CHUNK
+    chunks, rest = values[:, :whole].view(len(values), -1, CHUNK), values[:, whole:]
+    extremes = chunks.amax(-1) if sign > 0 else chunks.amin(-1).neg_()
+    if rest.shape[1]:
+        end = rest.amax(-1) if sign > 0 else rest.amin(-1).neg_()
+        extremes = torch.cat([extremes, end[:, None]], dim=1)
+    best = extremes.topk(top).indices.sort().values
+    ids = (best[..., None] * CHUNK + torch.arange(CHUNK, device=values.device)).flatten(1)
+    candidates = values.gather(1, ids.clamp_max(n_vocabulary - 1)) * sign
+    candidates.masked_fill_(ids >= n_vocabulary, -torch.inf)
+    return ids.gather(1, candidates.topk(top).indices)
 
 
 def rows_within(budget: int, n_vocabulary: int) -> int:

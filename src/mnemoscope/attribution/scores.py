@@ -1,13 +1,14 @@
 """Exact log-probability increases of parts (docs/method.md#value-score).
 
-One projection to the vocabulary per column serves all coefficients of that column; then every part takes one
-log-sum-exp. Log-odds need the projection to their own tokens alone.
+The increase of the log-partition takes a column's projection to the vocabulary, which serves all its
+coefficients, and a log-sum-exp of every part. It does not depend on the target and is kept for the next one.
+The rise of the target's logit takes a dot product, and log-odds nothing else.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -23,15 +24,15 @@ from mnemoscope.attribution.projections import (
     project_columns,
     rows_within,
 )
-from mnemoscope.model.activations import ActivationCache
+from mnemoscope.model.activations import MOST_KEPT, ActivationCache
 from mnemoscope.model.objective import Group, Objective
-from mnemoscope.model.readout import FrozenReadout, Predicted
+from mnemoscope.model.readout import FrozenReadout, Predicted, widest
 
 # Sums of exponentials between this and its inverse are accurate to float32 rounding.
 SAFE = 1e-20
 
 
-def log_probability_increase(rise: Tensor, log_weights: Callable[[], Tensor], log_total: Tensor) -> Tensor:
+def log_probability_increase(rise: Tensor, log_partition: Tensor) -> Tensor:
     """Compute the value score of parts, in nats; positive raises the target (docs/method.md#value-score).
 
     With p = p(. | x) and b = bs(v) we have p(w | x + v) = p_w exp(b_w) / sum_k p_k exp(b_k), hence
@@ -42,10 +43,9 @@ def log_probability_increase(rise: Tensor, log_weights: Callable[[], Tensor], lo
 
     Args:
         rise: b_w, `[n]`; of several answers, the rise of the log of their total weight.
-        log_weights: as for `log_partition_increase`.
-        log_total: as for `log_partition_increase`.
+        log_partition: `log sum_k p_k exp(b_k)`, `[n]`.
     """
-    return rise - log_partition_increase(log_weights, log_total)
+    return rise - log_partition
 
 
 def log_partition_increase(log_weights: Callable[[], Tensor], log_total: Tensor) -> Tensor:
@@ -156,6 +156,10 @@ class Block:
         return torch.tensor(self.states, device=self.values.device)
 
 
+# Increase of the log-partition by every part of a grid, `[grid.size]`, nats; NaN where it is not known yet.
+LogPartitions = MutableMapping[Grid, Tensor]
+
+
 class Scorer:
     """Exact scores of the parts of one prediction.
 
@@ -170,6 +174,7 @@ class Scorer:
         objective: Objective,
         budget: int,
         projected: ProjectedColumns | None = None,
+        known: LogPartitions | None = None,
     ) -> None:
         """Prepare for one prediction.
 
@@ -179,10 +184,12 @@ class Scorer:
             objective: the objective, its tokens numbered as the readout's rows.
             budget: bytes that the blocks may take.
             projected: columns that earlier predictions projected to the whole vocabulary.
+            known: increases of the log-partition from other objectives of the prediction, with room for more.
         """
         self.readout = readout
         is_all = projected is not None and readout.unembedding is projected.readout.unembedding
         self._projected = projected if is_all else None
+        self._known = {} if known is None else known
         self.predicted = predicted
         self.answers = Group.of(objective.answers, predicted)
         self.against = None
@@ -196,63 +203,21 @@ class Scorer:
         self._exponents = log_probabilities.new_empty(MIN_ROWS, n_vocabulary)
 
     def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
-        """Score the parts with these flat indices, ascending and unique, `[n] -> [n]`, nats."""
-        return self._of_each(self._score, grid, index, observer)
+        """Score the parts with these flat indices, ascending and unique, `[n] -> [n]`, nats.
 
-    def log_sums(self, grid: Grid) -> Tensor:
-        """Compute the increase of the log-partition by every part, `[*grid.shape]`, nats; all take part."""
-        index = torch.arange(grid.size, device=grid.base.device)
-        return self._of_each(self._rise_of_all, grid, index).view(grid.shape)
-
-    def rises(self, grid: Grid) -> Tensor:
-        """Compute every part's rise of the answers' log weight, `[*grid.shape]`, nats."""
-        rows = self.readout.unembedding[self.answers.tokens].float()
-        made = []
-        for layer in range(grid.n_layers):
-            values = self.readout.fold(grid.columns(layer, None)) @ rows.T
-            added = grid.coefficients(layer)[..., None] * values[:, None]
-            made.append(self.answers.rise(added, grid.base[layer].expand(added.shape[:2])))
-        return torch.stack(made)
-
-    def _of_each(
-        self,
-        compute: Callable[[Block], Tensor],
-        grid: Grid,
-        index: Tensor,
-        observer: Observer | None = None,
-    ) -> Tensor:
-        """Compute a number for each of the parts with these ascending flat indices, `[n] -> [n]`."""
+        An observer is called with the columns that are projected, and not with those whose sums are known.
+        """
         layer, column, coefficient = grid.locate(index)
-        factors = grid.gather_coefficients(layer, column, coefficient)
+        factors = grid.gather_coefficients(layer, column, coefficient)[:, None]
         columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
-        # Brought over once: every look at a tensor on a GPU waits for it.
-        ranks, states = rank.tolist(), grid.base[layer].tolist()
-        scores: list[Tensor] = []
-        first, start = 0, 0
-        for block in columns.tensor_split(max(-(-len(columns) // self.rows), 1)):
-            values, places, scale = self._values_of(grid, block, observer)
-            stop = bisect_left(ranks, first + len(block))
-            while start < stop:
-                end = min(start + MIN_ROWS, stop)
-                rows = [places[place - first] for place in ranks[start:end]]
-                scores.append(compute(Block(values, rows, factors[start:end] * scale, states[start:end])))
-                start = end
-            first += len(block)
-        return torch.cat(scores) if scores else torch.empty(0, device=index.device)
-
-    def _values_of(
-        self, grid: Grid, block: Tensor, observer: Observer | None
-    ) -> tuple[Tensor, Sequence[int], Tensor | float]:
-        """Return before-softmax values, the row of each column, and their scale."""
-        if self._projected is None or grid.weights is None:
-            values = project_columns(self.readout, grid, block, self._values)
-            if observer is not None:
-                observer(block, values)
-            return values, range(len(block)), 1.0
-        places, values = self._projected.places(grid, block), self._projected.values
-        if observer is not None:
-            observer(block, values[torch.tensor(places, device=values.device)])
-        return values, places, self.readout.scale
+        vectors = grid.gather_columns(
+            columns.div(grid.n_columns, rounding_mode="floor"), columns % grid.n_columns
+        )
+        folded, state = self.readout.fold(vectors), grid.base[layer]
+        rise = self._rise(self.answers, folded, rank, factors, state)
+        if self.against is not None:
+            return rise - self._rise(self.against, folded, rank, factors, state)
+        return log_probability_increase(rise, self._log_partitions(grid, index, observer))
 
     def all(self, grid: Grid, report: Callable[[int], None] | None = None) -> Tensor:
         """Score every part, `[*grid.shape]`, nats; 0 for those that take no part.
@@ -270,24 +235,69 @@ class Scorer:
                 report(len(block))
         return scores.view(grid.shape)
 
-    def _score(self, block: Block) -> Tensor:
-        """Score the parts of a block, `[n]`, nats."""
-        rise = self._rise_of(self.answers, block)
-        if self.against is not None:
-            return rise - self._rise_of(self.against, block)
-        return log_probability_increase(rise, self._log_weights(block), self.predicted.log_total[block.base])
+    def _rise(self, group: Group, folded: Tensor, rank: Tensor, factors: Tensor, state: Tensor) -> Tensor:
+        """Compute the rise of the log of a group's total weight by parts, `[n]`, nats.
 
-    def _rise_of(self, group: Group, block: Block) -> Tensor:
-        """Compute the rise of the log of a group's total weight, `[n]`."""
-        rows = block.index
-        if isinstance(rows, slice):
-            values = block.values[rows][:, group.tokens]
-        else:
-            values = block.values[rows[:, None], group.tokens]
-        return group.rise(block.factors[:, None] * values, block.base)
+        Args:
+            group: the tokens.
+            folded: columns behind the frozen final norm, `[n_columns, d_model]`.
+            rank: column of each part, `[n]`.
+            factors: coefficient of each part, `[n, 1]`.
+            state: base state of each part, `[n]`.
+        """
+        # In float64, in which equal columns get equal values wherever they stand.
+        exact = widest(folded.device)
+        values = folded.to(exact) @ self.readout.unembedding[group.tokens].to(exact).T
+        return group.rise(factors * values.float()[rank], state)
 
-    def _rise_of_all(self, block: Block) -> Tensor:
-        return log_partition_increase(self._log_weights(block), self.predicted.log_total[block.base])
+    def _log_partitions(self, grid: Grid, index: Tensor, observer: Observer | None) -> Tensor:
+        """Return the increase of the log-partition by parts, `[n]`, nats; compute what is not known yet."""
+        if grid.size > MOST_KEPT:
+            return self._computed(grid, index, observer)
+        if grid not in self._known:
+            self._known[grid] = torch.full((grid.size,), torch.nan, device=grid.base.device)
+        known = self._known[grid]
+        missing = index[known[index].isnan()]
+        if len(missing):
+            known[missing] = self._computed(grid, missing, observer)
+        return known[index]
+
+    def _computed(self, grid: Grid, index: Tensor, observer: Observer | None) -> Tensor:
+        """Compute the increase of the log-partition by parts, `[n]`, nats, from all tokens' values."""
+        layer, column, coefficient = grid.locate(index)
+        factors = grid.gather_coefficients(layer, column, coefficient)
+        columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
+        # Brought over once: every look at a tensor on a GPU waits for it.
+        ranks, states = rank.tolist(), grid.base[layer].tolist()
+        sums: list[Tensor] = []
+        first, start = 0, 0
+        for block in columns.tensor_split(max(-(-len(columns) // self.rows), 1)):
+            values, places, scale = self._values_of(grid, block, observer)
+            stop = bisect_left(ranks, first + len(block))
+            while start < stop:
+                end = min(start + MIN_ROWS, stop)
+                rows = [places[place - first] for place in ranks[start:end]]
+                parts = Block(values, rows, factors[start:end] * scale, states[start:end])
+                sums.append(
+                    log_partition_increase(self._log_weights(parts), self.predicted.log_total[parts.base])
+                )
+                start = end
+            first += len(block)
+        return torch.cat(sums)
+
+    def _values_of(
+        self, grid: Grid, block: Tensor, observer: Observer | None
+    ) -> tuple[Tensor, Sequence[int], Tensor | float]:
+        """Return before-softmax values, the row of each column, and their scale."""
+        if self._projected is None or grid.weights is None:
+            values = project_columns(self.readout, grid, block, self._values)
+            if observer is not None:
+                observer(block, values)
+            return values, range(len(block)), 1.0
+        places, values = self._projected.places(grid, block), self._projected.values
+        if observer is not None:
+            observer(block, values[torch.tensor(places, device=values.device)])
+        return values, places, self.readout.scale
 
     def _log_weights(self, block: Block) -> Callable[[], Tensor]:
         """Return a function that makes `log p_k + b_k` of parts in the block that is kept for it."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.vocabulary import TokenReader
+from mnemoscope.attribution.projections import TokenReader
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.tokens import token_text

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from mnemoscope.api import Model
-from mnemoscope.attribution.vocabulary import top_tokens
+from mnemoscope.attribution.projections import top_tokens
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results.parts import Head
 from mnemoscope.study.columns import FACT, OUTCOMES, RANDOM, READINGS, SUMS
