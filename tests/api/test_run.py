@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 import mnemoscope as ms
+from mnemoscope.attribution import scores
+from mnemoscope.attribution.projections import project_columns
 from mnemoscope.model.families import Family
+from mnemoscope.model.gradients import numbers_in_graph
 from support import FEW, WITH_EXPERTS, built, check_alike, chosen_on_push, open_tiny, opened_once, words
 
 PROMPT = words(5, 17, 80, 33)
@@ -66,6 +69,47 @@ def test_the_default_answer_and_another_target_take_one_pass(llama: ms.Model) ->
     assert len(passes) == 1
     assert effects[0].equals(effects[2])
     assert not effects[0].equals(effects[1])
+
+
+def test_a_graph_larger_than_a_share_of_the_budget_serves_one_target(llama: ms.Model) -> None:
+    of_graph = 4 * len(llama.prompt(PROMPT).ids) * numbers_in_graph(llama.language_model.structure)
+    asked: dict[str, Any] = {"query": False, "top": 6}
+    with counted(llama) as passes:
+        run = llama.run(PROMPT, memory_budget=2 * of_graph)
+        results = [run.attribute(40, **asked)]
+        assert len(passes) == 1
+        results.append(run.attribute(41, **asked))
+        assert len(passes) == 2
+        llama.run(PROMPT, memory_budget=of_graph - 1).attribute(40, **asked)
+        assert len(passes) == 4
+    for target, result in zip((40, 41), results, strict=True):
+        check_alike(result, llama.attribute(PROMPT, target, **asked))
+
+
+def test_parts_that_were_scored_are_not_projected_for_another_target(
+    llama: ms.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projected: list[int] = []
+
+    def counting(readout: Any, grid: Any, columns: Any, *out: Any) -> Any:
+        projected.append(len(columns))
+        return project_columns(readout, grid, columns, *out)
+
+    monkeypatch.setattr(scores, "project_columns", counting)
+    run, asked = llama.run(PROMPT), {"top": 6, "effects": False, "query": False}
+    first = run.attribute(40, **asked)
+    assert sum(projected) > 0
+    run.attribute(41, **asked)
+    projected.clear()
+    check_alike(run.attribute(40, **asked), first)
+    assert projected == []
+    run.attribute(40, neurons="all", **asked)
+    structure = llama.language_model.structure
+    n_columns = structure.n_layers * (structure.d_ff + structure.n_heads * structure.d_head)
+    assert 0 < sum(projected) < n_columns
+    projected.clear()
+    check_alike(run.attribute(41, **asked), llama.attribute(PROMPT, 41, **asked))
+    assert sum(projected) > 0, "a run of its own projects"
 
 
 def test_each_of_several_prompts_takes_one_pass_and_without_effects_all_of_one_length_do(

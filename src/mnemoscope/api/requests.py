@@ -107,8 +107,9 @@ def run_prompts(
 ) -> Iterator[PromptRun]:
     """Run prompts, those of equal length in one forward pass as far as a memory budget allows.
 
-    With its writes at every position and its graph kept, a prompt's query neurons and total effects need no
-    passes of their own. Both are kept as far as they fit a share of the budget.
+    With its writes at every position and its graph, a prompt's query neurons and total effects need no passes
+    of their own. Writes are kept if they fit a share of the budget; a graph is recorded if it fits the budget
+    and kept for other targets if it fits that share.
 
     Args:
         language_model: the model.
@@ -116,31 +117,39 @@ def run_prompts(
         budget: bytes that temporary tensors may take.
         norm_bias: whether the final norm keeps its bias.
         components: whether to keep the writes to the residual stream at every position.
-        graph: whether to run prompts one by one and keep their autograd graphs.
+        graph: whether to run prompts one by one and record their autograd graphs.
 
     Raises:
         PromptError: the model predicts NaN or infinite values after a prompt.
     """
     structure, ids = language_model.structure, [prompt.ids for prompt in prompts]
-    room = KEPT_SHARE * budget / (4 * max(map(len, ids), default=1))
-    components = components and structure.is_readable and numbers_kept(structure) <= room
-    graph = graph and is_float32(language_model.model) and numbers_in_graph(structure) <= room
+    room = budget / (4 * max(map(len, ids), default=1))
+    components = components and structure.is_readable and numbers_kept(structure) <= KEPT_SHARE * room
+    of_graph = numbers_in_graph(structure)
+    graph = graph and is_float32(language_model.model) and of_graph <= room
+    keep = of_graph <= KEPT_SHARE * room
     alone = (range(i, i + 1) for i in range(len(ids)))
     for batch in alone if graph else batches(ids, structure, budget, components):
         # The model is held for a batch only, not while the caller uses its results.
         with isolated(language_model.model):
-            runs = _run_batch(language_model, [prompts[i] for i in batch], norm_bias, components, graph)
+            some = [prompts[i] for i in batch]
+            runs = _run_batch(language_model, some, norm_bias, components, graph, keep)
         yield from runs
 
 
 def _run_batch(
-    language_model: LanguageModel, prompts: Sequence[Prompt], norm_bias: bool, components: bool, graph: bool
+    language_model: LanguageModel,
+    prompts: Sequence[Prompt],
+    norm_bias: bool,
+    components: bool,
+    graph: bool,
+    keep: bool,
 ) -> list[PromptRun]:
     ids = [prompt.ids for prompt in prompts]
     written: Sequence[ResidualDecomposition | None] = [None] * len(ids)
     recorded = None
     if graph:
-        activations, writes, recorded = capture_with_graph(language_model, ids[0])
+        activations, writes, recorded = capture_with_graph(language_model, ids[0], components, keep)
         caches, written = [activations], [writes]
     elif components:
         caches, written = language_model.capture_with_components(ids)

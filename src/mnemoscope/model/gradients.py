@@ -214,7 +214,7 @@ def total_effects(
     def metric(logits: Tensor) -> Tensor:
         return objective(log_softmax(logits)[0])[None]
 
-    if recorded is None or linearised:
+    if recorded is None or recorded.is_spent or linearised:
         found = _differentiate(
             model, structure, [token_ids], metric, EFFECT_SITES, calls=True, linearised=linearised
         )
@@ -271,11 +271,18 @@ class RecordedPass:
         structure: the model's structure.
         n_prompts: number of prompts.
         recorder: holds the graph.
+        keep: whether the graph is kept for another backward pass; else the first one leaves nothing of it.
     """
 
     structure: ModelStructure
     n_prompts: int
     recorder: Recorder
+    keep: bool
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether a backward pass was run and left nothing of the graph."""
+        return not self.recorder.seen
 
     def differentiate(
         self,
@@ -283,7 +290,6 @@ class RecordedPass:
         sites: Sequence[str],
         *,
         linearised: bool = False,
-        keep: bool = True,
     ) -> _Differentiated:
         """Differentiate a metric of the logits by the values of recorded sites.
 
@@ -291,7 +297,6 @@ class RecordedPass:
             metric: as for `site_gradients`.
             sites: the sites.
             linearised: whether the pass is linearised.
-            keep: whether another backward pass may follow.
         """
         structure, recorder = self.structure, self.recorder
         with torch.enable_grad():
@@ -306,35 +311,47 @@ class RecordedPass:
             value = metric(logits)
             seen = {site: recorder.seen[site] for site in sites}
             every = [values for layers in seen.values() for values in layers]
-            found = iter(torch.autograd.grad(value.sum(), every, retain_graph=keep))
+            found = iter(torch.autograd.grad(value.sum(), every, retain_graph=self.keep))
 
         def brought(values: Tensor) -> Tensor:
             return values.detach().float().to(structure.device)
 
-        return _Differentiated(
+        differentiated = _Differentiated(
             metric=value.detach().float(),
             values={site: [brought(values) for values in layers] for site, layers in seen.items()},
             gradients={site: [brought(next(found)) for _ in layers] for site, layers in seen.items()},
             head_factors=recorder.seen["head_factors"],
             calls=recorder.calls,
         )
+        if not self.keep:
+            recorder.seen.clear()
+        return differentiated
 
 
 def capture_with_graph(
-    language_model: LanguageModel, token_ids: Sequence[int]
-) -> tuple[ActivationCache, ResidualDecomposition, RecordedPass]:
+    language_model: LanguageModel, token_ids: Sequence[int], components: bool = True, keep: bool = True
+) -> tuple[ActivationCache, ResidualDecomposition | None, RecordedPass]:
     """Run a prompt once and record activations, components and the graph that total effects take.
 
     The weights must be float32 or wider: `in_float32` would leave them as they are.
+
+    Args:
+        language_model: the model.
+        token_ids: the prompt.
+        components: whether to record the components at every position.
+        keep: whether the graph is kept after its first backward pass.
 
     Raises:
         UnsupportedModelError: the parts of the model do not add up on the prompt.
     """
     structure = language_model.structure
     with recorded_graph(structure, EFFECT_SITES) as recorder:
-        (activations,), (components,) = language_model.capture_with_components([token_ids], recorder)
+        if components:
+            (activations,), (written,) = language_model.capture_with_components([token_ids], recorder)
+        else:
+            (activations,), written = language_model.capture([token_ids], recorder), None
     recorder.done = True
-    return activations, components, RecordedPass(structure, 1, recorder)
+    return activations, written, RecordedPass(structure, 1, recorder, keep)
 
 
 def _differentiate(
@@ -361,8 +378,8 @@ def _differentiate(
         model.base_model(input_ids=tokens, use_cache=False)
         # The backward pass may run the blocks again; recorded, that would keep their widened weights.
         recorder.done = True
-        recorded = RecordedPass(structure, len(prompts), recorder)
-        return recorded.differentiate(metric, sites, linearised=linearised, keep=False)
+        recorded = RecordedPass(structure, len(prompts), recorder, keep=False)
+        return recorded.differentiate(metric, sites, linearised=linearised)
 
 
 @contextmanager

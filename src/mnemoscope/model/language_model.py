@@ -151,13 +151,19 @@ class LanguageModel:
         longest = getattr(config, "max_position_embeddings", None)
         return getattr(config, "max_seq_len", None) if longest is None else longest
 
-    def capture(self, prompts: Sequence[Sequence[int]]) -> list[ActivationCache]:
+    def capture(
+        self, prompts: Sequence[Sequence[int]], graph: Recorder | None = None
+    ) -> list[ActivationCache]:
         """Run prompts of one length in one forward pass; see `mnemoscope.model.activations.capture`.
+
+        Args:
+            prompts: token ids.
+            graph: records the same pass with its autograd graph.
 
         Raises:
             UnsupportedModelError: on one of them the parts do not add up.
         """
-        caches = capture(self.model, self.structure, prompts)
+        caches = capture(self.model, self.structure, prompts, graph)
         self._require_sums(caches)
         return caches
 
