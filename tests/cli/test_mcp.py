@@ -33,6 +33,7 @@ PAIRS = [
 
 
 @pytest.mark.process
+@pytest.mark.nightly  # on each push tests/web/test_mcp asks a tiny model
 def test_every_tool_answers_about_the_demo_model(demo: ms.Model) -> None:
     async def ask() -> dict[str, Any]:
         async with Client(SERVER) as client:

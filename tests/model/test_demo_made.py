@@ -24,6 +24,10 @@ ensure_demo(report=lambda line: print(line, flush=True))
 """
 
 
+# `test_gguf_cache.py` kills and repeats conversions of tiny files on each push.
+nightly = pytest.mark.nightly
+
+
 @dataclass(frozen=True)
 class Making:
     """What was seen while the demo model was made in the cache of this module's tests."""
@@ -48,10 +52,7 @@ def start_making(cache):
 
 
 def cut_while_converting(cache):
-    """Kill a making as it begins to convert, and return the files it had by then.
-
-    `test_gguf_cache.py` kills conversions of tiny files at later points.
-    """
+    """Kill a making as it begins to convert, and return the files it had by then."""
     process = start_making(cache)
     assert process.stdout is not None
     for line in process.stdout:
@@ -92,15 +93,21 @@ def making(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A copy of the demo model that the tests of this machine use; the first of them made it."""
+    return shutil.copytree(demo.ensure_demo(), tmp_path_factory.mktemp("made") / "whole")
+
+
 @pytest.fixture
-def made(making, cache):
-    """A demo model of the test's own, linked to the files that were made once."""
-    assert making.codes == [0, 0], making.errors
+def made(whole, cache):
+    """A demo model of the test's own, linked to the copy's files."""
     folder = demo.demo_folder()
-    shutil.copytree(making.cache / folder.name, folder, copy_function=os.link)
+    shutil.copytree(whole, folder, copy_function=os.link)
     return folder
 
 
+@nightly
 def test_killed_making_is_never_read_as_whole(making):
     assert making.cut_files
     assert "manifest.json" not in making.cut_files
@@ -108,6 +115,7 @@ def test_killed_making_is_never_read_as_whole(making):
     assert len(making.after_cut) == 1
 
 
+@nightly
 def test_two_processes_make_it_once(making):
     assert making.codes == [0, 0], making.errors
     stages = sorted(line.split()[0] for line in making.reports)
@@ -115,10 +123,12 @@ def test_two_processes_make_it_once(making):
     assert names_in(making.cache) == {demo.demo_folder().name}
 
 
+@nightly
 def test_making_is_silent_on_stderr(making):
     assert making.errors == ["", ""]
 
 
+@nightly
 @pytest.mark.process
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no SIGINT to one process")
 def test_interrupted_making_leaves_nothing(tmp_path):
@@ -214,11 +224,11 @@ def test_flipped_byte_is_found_by_verify(made):
         demo.verify_demo()
 
 
-def test_repair_makes_it_anew(made, making, cache, monkeypatch):
+def test_repair_makes_it_anew(made, whole, cache, monkeypatch):
     def link_what_was_made(gguf, folder):
         assert gguf.stat().st_size == 98_362_432
         for name in (*REQUIRED_FILES, "chat_template.jinja"):
-            os.link(making.cache / made.name / name, folder / name)
+            os.link(whole / name, folder / name)
 
     (made / "config.json").unlink()
     with pytest.raises(ModelFileError, match=r"config\.json.*--repair"):

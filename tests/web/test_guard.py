@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,9 +13,29 @@ import mnemoscope as ms
 from mnemoscope.testing import words
 from mnemoscope.web.app import make_app
 from mnemoscope.web.security import HEADERS, Names
-from served import HERE, PROMPT, Gate
+from served import HERE, PROMPT, Gate, watched
 
 JSON = {"content-type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def one_gate(llama: ms.Model) -> Iterator[Gate]:
+    with watched(llama) as gate:
+        yield gate
+
+
+@pytest.fixture(scope="module")
+def client(llama: ms.Model, one_gate: Gate) -> Iterator[TestClient]:
+    """A client of one application for all tests here, as refusals leave it as it was."""
+    with TestClient(make_app({"tiny": llama}), base_url=HERE, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def gate(one_gate: Gate) -> Gate:
+    """An open gate before every block of the client's model, which has counted none."""
+    one_gate.n_blocks = 0
+    return one_gate
 
 
 def refusal(answer: Any, status: int) -> str:
@@ -297,7 +318,7 @@ def test_a_fault_is_told_without_its_inside(
 
     handle = llama.language_model.structure.blocks[1].module.register_forward_pre_hook(fail)
     try:
-        answer = client.post("/api/predict", json={"prompt": PROMPT})
+        answer = client.post("/api/predict", json={"prompt": f"{PROMPT} w7"})  # of which no run is kept
     finally:
         handle.remove()
     assert "RuntimeError" in refusal(answer, 500)
