@@ -13,6 +13,7 @@ LOWEST := build/lowest
 SITE := build/site-tools
 # Two more than there are cores: tests wait for processes, the browser and Ray.
 WORKERS = $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 2)')
+COMPILED := $(VENV)/.compiled
 LOWEST_TESTS := tests/attribution tests/study/test_store.py tests/cli/test_mistakes.py tests/report
 OLDEST_TESTS := tests/model/families/test_transformers_versions.py tests/model/test_custom_attention.py
 
@@ -47,7 +48,8 @@ demo: $(RUNTIME) ## Show what remembers that the capital of Japan is Tokyo, in t
 	@$(BIN)/mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo" --top 10
 
 .PHONY: test
-test: $(STAMP) $(OLDEST)/.installed $(PACKED)/.installed $(SITE)/.installed ## Run everything CI runs: format, lint, types and tests
+test: $(STAMP) ## Run everything CI runs: format, lint, types and tests
+	@$(MAKE) --no-print-directory --jobs=4 $(COMPILED) $(OLDEST)/.installed $(PACKED)/.installed $(SITE)/.installed
 	@$(MAKE) --no-print-directory --jobs=2 beside-pytest pytest
 
 .PHONY: test-all
@@ -57,6 +59,12 @@ test-all: test ## Run everything CI runs, then what takes too long for each push
 .PHONY: pytest
 pytest: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+
+# The first process that imports modules and tests compiles them: one does, while other packages are fetched,
+# instead of each worker.
+$(COMPILED): $(STAMP)
+	@$(QUIETLY) "Compiling modules and tests" $(BIN)/pytest --collect-only --quiet
+	@touch $@
 
 .PHONY: beside-pytest
 beside-pytest: $(STAMP)
