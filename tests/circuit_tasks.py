@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ AGREEMENT = Path(__file__).parents[2] / "shared" / "data" / "sva"
 
 def told_apart(model: ms.Model, n_pairs: int = 8, n_tokens: int = 4) -> list[ms.Pair]:
     """Pairs that differ in two tokens, with the answers whose logits differ most between them."""
+    return list(_told_apart(model, n_pairs, n_tokens))
+
+
+@cache
+def _told_apart(model: ms.Model, n_pairs: int, n_tokens: int) -> list[ms.Pair]:
     generator = torch.Generator().manual_seed(0)
     pairs = []
     while len(pairs) < n_pairs:

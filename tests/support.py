@@ -22,6 +22,7 @@ __all__ = [
     "FEW",
     "N_WORDS",
     "REPRESENTATIVES",
+    "TINY_FEW",
     "WITH_EXPERTS",
     "built",
     "check_alike",
@@ -108,6 +109,10 @@ def chosen_on_push(families: Iterable[Family], *on_push: str) -> list[Any]:
 
 REPRESENTATIVES = chosen_on_push(EVERY_REPRESENTATIVE, *differing("blocks"))
 WITH_EXPERTS = (*EVERY_REPRESENTATIVE, next(f for f in FAMILIES if f.model_type == "mixtral"))
+# Of the fixture `tiny`, for claims that hardly depend on the family.
+TINY_FEW = pytest.mark.parametrize(
+    "tiny", chosen_on_push(EVERY_REPRESENTATIVE, "gpt2", "gpt_neox", "gemma2"), indirect=True
+)
 _opened: dict[str, ms.Model] = {}
 # For claims that hardly depend on the family: a plain one, parallel blocks, caps and post-norms, experts.
 FEW = ("gpt2", "gpt_neox", "gemma2", "mixtral")

@@ -31,6 +31,7 @@ NIGHTLY_PYTHON = {
     "README": "the page index, tests/api/test_user_script on a tiny model",
     "batches": "tests/api, tests/intervention",
     "charts": "the notebooks, tests/cli/test_charts",
+    "compare": "tests/cli/test_compare, tests/report/test_comparison",
     "interventions": "the README's Python, tests/intervention",
     "models": "test_chat",
     "query": "the notebook query_links, tests/cli/test_query_ablation",
@@ -40,6 +41,7 @@ NIGHTLY_PYTHON = {
 NIGHTLY_COMMANDS = {
     "README": "tests/cli, tests/integration",
     "charts": "tests/cli",
+    "compare": "tests/cli/test_compare",
     "index": "tests/cli, tests/integration",
     "install": "tests/cli",
     "models": "test_chat",

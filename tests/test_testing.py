@@ -200,7 +200,7 @@ def test_the_trained_model_knows_its_facts_and_loses_them_with_its_top_neurons(t
     model = ms.load((trained.model, trained.tokenizer))
     assert len({fact.prompt for fact in trained.facts}) == 30
     results = []
-    for fact in trained.facts:
+    for fact in trained.facts[::3]:
         found = model.attribute(fact.prompt, fact.target, top=10, suppressing=False).ffn_neurons
         results.append(model.compare_ablation(fact.prompt, fact.target, found, seeds=3))
     assert fmean(result.before["reciprocal_rank"] == 1 for result in results) >= 0.9

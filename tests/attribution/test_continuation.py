@@ -22,6 +22,7 @@ from mnemoscope.model.families import Family
 from mnemoscope.results.columns import SUMS, TOP_SUMS
 from support import (
     FEW,
+    TINY_FEW,
     WITH_EXPERTS,
     built,
     check_alike,
@@ -71,6 +72,7 @@ def test_the_log_probability_is_the_models_own(tiny: ms.Model) -> None:
         assert abs(result.telescoping_error) < 1e-4
 
 
+@TINY_FEW
 def test_each_token_is_attributed_as_it_is_alone(tiny: ms.Model) -> None:
     result = tiny.attribute_continuation(PROMPT, TARGET, top=5)
     for number, attribution in enumerate(result.attributions):
@@ -80,6 +82,7 @@ def test_each_token_is_attributed_as_it_is_alone(tiny: ms.Model) -> None:
         check_alike(attribution, tiny.attribute(words(*before), TARGET_IDS[number], top=5))
 
 
+@TINY_FEW
 def test_sums_are_those_of_the_tokens(tiny: ms.Model) -> None:
     result = tiny.attribute_continuation(PROMPT, TARGET, top=5, query=False)
     for name in ("layers", "heads"):

@@ -16,7 +16,7 @@ from support import FEW, N_WORDS, WITH_EXPERTS, check_alike, chosen_on_push, ope
 PROMPTS = [words(5, 17, 80, 33), words(9), words(*range(3, 14)), words(61, 5, 5)]
 
 
-@pytest.mark.parametrize("family", chosen_on_push(WITH_EXPERTS, *FEW, "opt", "bitnet"))
+@pytest.mark.parametrize("family", chosen_on_push(WITH_EXPERTS, *FEW, "opt"))
 def test_results_are_those_of_one_prompt_at_a_time(family: Family) -> None:
     model = opened_once(family)
     targets = [" w40", None, [7, 66], 23]

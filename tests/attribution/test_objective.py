@@ -14,7 +14,7 @@ from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, TargetError
 from mnemoscope.model.gradients import total_effects
 from mnemoscope.model.objective import Objective
-from support import built, open_tiny, words
+from support import TINY_FEW, built, open_tiny, words
 
 PROMPT = words(5, 17, 80, 33)
 A, B, C, D = 40, 7, 66, 23
@@ -33,6 +33,8 @@ def objective(asked: dict[str, Any]) -> Objective:
     return Objective(*sides)
 
 
+# On more families tests/oracle/test_against_oracle has both.
+@TINY_FEW
 @pytest.mark.parametrize("asked", ASKED)
 def test_scores_are_what_adding_the_part_does_to_the_models_logits(
     tiny: ms.Model, asked: dict[str, Any]
@@ -61,6 +63,7 @@ def test_scores_are_what_adding_the_part_does_to_the_models_logits(
         assert row.direct == pytest.approx(value(state + part) - value(state), abs=2e-5)
 
 
+@TINY_FEW
 @pytest.mark.parametrize("asked", ASKED)
 def test_certified_lists_equal_exhaustive_ones(tiny: ms.Model, asked: dict[str, Any]) -> None:
     certified = tiny.attribute(PROMPT, **asked, top=12)

@@ -49,7 +49,7 @@ def test_a_changed_target_is_drawn_in_seven_tenths_of_a_second(
     page = visit.open(f"{demo_address}#tab=methods")
     complete(page)
     slower = times_slower(demo)
-    seconds = [seconds_to_draw(page, place) for place in (1, 2, 3)]
+    seconds = [seconds_to_draw(page, place) for place in (1, 2)]
     record_property("seconds_to_a_changed_target", seconds)
     assert min(seconds) < 0.7 * slower
 
@@ -72,7 +72,7 @@ def test_a_change_of_the_bench_is_answered_in_half_a_second(
     expect(page.locator("#stages li.done").first).to_be_visible()
     slower = times_slower(demo)
     seconds = []
-    for factor in ("2", "3", "1.5"):
+    for factor in ("2", "1.5"):
         page.get_by_label("Factor as a number").fill(factor)
         start = perf_counter()
         page.keyboard.press("Enter")
@@ -101,7 +101,14 @@ def test_a_new_prompt_is_drawn_in_a_second_and_a_half(
     assert min(seconds) < 1.5 * slower
 
 
-@pytest.mark.parametrize("size", [TABLET, PHONE, (720, 450)], ids=["tablet", "phone", "zoomed"])
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(TABLET, marks=pytest.mark.nightly, id="tablet"),
+        pytest.param(PHONE, id="phone"),
+        pytest.param((720, 450), marks=pytest.mark.nightly, id="zoomed"),
+    ],
+)
 def test_thirty_layers_fit(visit: Visitor, demo_address: str, size: tuple[int, int]) -> None:
     page = visit.open(demo_address, size)
     complete(page)
@@ -109,6 +116,7 @@ def test_thirty_layers_fit(visit: Visitor, demo_address: str, size: tuple[int, i
     assert page.locator("#view .map [data-part^='head.']").count() == 30 * 9
 
 
+@pytest.mark.nightly  # on each push tests/web/test_pieces
 def test_bytes_of_a_character_are_shown_with_the_character(visit: Visitor, demo_address: str) -> None:
     page = visit.open(f"{demo_address}#prompt=日本の首都は")
     complete(page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.report.terminal.circuit import summary_lines
 from mnemoscope.results.circuit import smallest_within
-from mnemoscope.testing import planted_model
+from mnemoscope.testing import Planted, planted_model
 from support import FEW, built, open_tiny
 
 KINDS = [("ffn",), ("attention",), ("ffn", "head")]
@@ -64,7 +65,7 @@ def prepared_task(model: ms.Model, **options: object):
 
 
 def test_a_circuit_kept_alone_by_ablate_is_as_faithful_as_measured(few: ms.Model) -> None:
-    pairs = told_apart(few, 8)
+    pairs = told_apart(few, 4)
     for positions in (False, True):
         circuit = few.circuit(pairs, size=20, positions=positions, kinds=("ffn", "head"))
 
@@ -125,10 +126,15 @@ PLANTED = [
 ]
 
 
+@cache
+def opened_planted(architecture: str) -> tuple[Planted, ms.Model]:
+    planted = planted_model(architecture)  # type: ignore[arg-type]
+    return planted, ms.load((planted.model, planted.tokenizer))
+
+
 @pytest.mark.parametrize(("architecture", "method"), PLANTED)
 def test_the_planted_neurons_are_the_circuit(architecture: str, method: str) -> None:
-    planted = planted_model(architecture)  # type: ignore[arg-type]
-    model = ms.load((planted.model, planted.tokenizer))
+    planted, model = opened_planted(architecture)
     fact, other = planted.facts[0], planted.facts[2]
     pairs = planted_pairs(planted, 0, 2)
     last = len(fact.prompt.split()) - 1
@@ -143,8 +149,7 @@ def test_the_planted_neurons_are_the_circuit(architecture: str, method: str) -> 
 
 
 def test_the_planted_head_is_the_circuit() -> None:
-    planted = planted_model("llama")
-    model = ms.load((planted.model, planted.tokenizer))
+    planted, model = opened_planted("llama")
     circuit = model.circuit(planted_pairs(planted, 0, 2), kinds=("head",), ablation="patch")
     found = circuit.nodes[["layer", "head"]].itertuples(index=False, name=None)
     assert tuple(found) == planted.facts[0].heads

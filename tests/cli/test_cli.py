@@ -88,7 +88,9 @@ def test_help_and_mistakes_import_nothing_heavy() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("arguments", [["predict", words(5, 17, 80)], ["neuron", "24"]])
+@pytest.mark.parametrize(
+    "arguments", [["predict", words(5, 17, 80)], pytest.param(["neuron", "24"], marks=pytest.mark.nightly)]
+)
 def test_a_process_of_its_own_does_what_a_call_in_the_tests_process_does(
     arguments: list[str], llama_folder: str
 ) -> None:
@@ -243,6 +245,7 @@ def test_out_writes_a_page(tmp_path: Path, llama_folder: str) -> None:
 
 
 @pytest.mark.demo
+@pytest.mark.nightly  # on each push tests/test_golden
 def test_attribute_draws_for_people() -> None:
     text = printed(*TOKYO, "--top", "10", "--full")
     assert "\x1b" not in text
@@ -270,6 +273,7 @@ def test_neuron() -> None:
 
 
 @pytest.mark.demo
+@pytest.mark.nightly  # on each push tests/test_golden
 def test_ablate_shows_before_after_and_controls() -> None:
     found = json.loads(printed("ablate", *TOKYO[1:], "--top", "10", "--seeds", "3", "--json"))
     assert len(found["parts"]) == 10

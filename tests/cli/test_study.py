@@ -12,6 +12,7 @@ import pytest
 
 from command_line import printed, refused, run
 from mnemoscope.study.columns import TABLES
+from mnemoscope.study.items import ITEMS
 from mnemoscope.testing import trained_model
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(1000)]
@@ -90,7 +91,9 @@ def test_value_neurons_matter_more_than_random_ones(study: Finished) -> None:
     assert log_p["value neurons"] < log_p["random, same layers"] - 1
 
 
-def test_report_and_export(study: Finished, tmp_path: Path) -> None:
+def test_report_and_export(study: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The page of every item is that of tests/report/test_study_report.
+    monkeypatch.setattr("mnemoscope.report.study_html.ITEMS", ITEMS[:1])
     page = tmp_path / "page.html"
     assert "written" in run("study", "report", str(study.folder), "--out", str(page)).stderr
     assert "The target after each method's neurons are zeroed" in page.read_text(encoding="utf-8").replace(

@@ -1,4 +1,4 @@
-"""The demo model is a chat model: its template, and what the commands show of it."""
+"""Chat models: the demo model's template, and what the commands show of a chat prompt."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ import pytest
 
 import mnemoscope as ms
 from command_line import printed
-
-pytestmark = pytest.mark.demo
+from support import built, save_tiny
 
 QUESTION = "Which city is the capital of Japan?"
 SHOWN = "<|im_start|> user ⏎ Which ␣city ␣is ␣the ␣capital ␣of ␣Japan ? <|im_end|> ⏎"
+TEMPLATE = "{% for message in messages %}w3 {{ message.content }} w4{% endfor %} w6"
 
 
+@pytest.fixture(scope="module")
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny model whose tokenizer has a chat template."""
+    folder = save_tiny(built("llama"), tmp_path_factory.mktemp("chat") / "tiny")
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return str(folder)
+
+
+@pytest.mark.demo
 def test_the_template_is_read_as_transformers_does(demo: ms.Model) -> None:
     tokenizer = demo.language_model.tokenizer
     messages = [{"role": "user", "content": QUESTION}]
@@ -33,19 +42,24 @@ def test_the_template_is_read_as_transformers_does(demo: ms.Model) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["predict", QUESTION],
-        ["attribute", QUESTION, "--top", "2", "--no-query"],
-        ["links", QUESTION, "--values", "1", "--depth", "1"],
-        ["head", "23.4", QUESTION],
-        ["ablate", QUESTION, "--head", "23.4", "--seeds", "1"],
+        ["predict", "w5 w17"],
+        ["attribute", "w5 w17", "--top", "2", "--no-query"],
+        ["links", "w5 w17", "--values", "1", "--depth", "1"],
+        ["head", "1.2", "w5 w17"],
+        ["ablate", "w5 w17", "--head", "1.2", "--seeds", "1"],
     ],
     ids=lambda command: command[0],
 )
-def test_every_command_shows_the_prompt_as_tokens(command: list[str]) -> None:
-    shown = " ".join(printed(*command, "--chat").split())
-    assert SHOWN in shown
+def test_every_command_shows_the_prompt_as_tokens(command: list[str], chat_folder: str) -> None:
+    assert "w3 w5 w17 w4 w6" in " ".join(printed(*command, "--chat", "--model", chat_folder).split())
 
 
+@pytest.mark.demo
+def test_predict_shows_special_tokens() -> None:
+    assert SHOWN in " ".join(printed("predict", QUESTION, "--chat").split())
+
+
+@pytest.mark.demo
 def test_json_and_page_show_the_tokens_too(tmp_path: Path) -> None:
     found = json.loads(printed("predict", QUESTION, "--chat", "--json"))
     assert found["tokens"][0] == "<|im_start|>"

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import mnemoscope as ms
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import matched_random
-from support import words
+from support import TINY_FEW, words
 
 IDS = (5, 17, 80, 33, 61)
 PROMPT = words(*IDS)
@@ -45,7 +45,7 @@ def hooks(model: PreTrainedModel) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-@pytest.mark.parametrize("factor", [0.0, 0.5, -2.0])
+@pytest.mark.parametrize("factor", [0.0, pytest.param(0.5, marks=pytest.mark.nightly), -2.0])
 @pytest.mark.parametrize("kind", PARTS)
 def test_an_intervention_equals_edited_weights(tiny: ms.Model, kind: str, factor: float) -> None:
     model = tiny.language_model.model
@@ -60,6 +60,7 @@ def test_an_intervention_equals_edited_weights(tiny: ms.Model, kind: str, factor
     assert hooks(model) == 0
 
 
+@TINY_FEW
 def test_a_saved_edit_opens_with_stock_transformers(tiny: ms.Model, tmp_path: Path) -> None:
     edited = tiny.edit(PARTS["everything"], save_to=tmp_path / "edited")
     stock = AutoModelForCausalLM.from_pretrained(tmp_path / "edited").eval()
@@ -206,6 +207,7 @@ def one_by_one(model: ms.Model, parts: list, **how: object) -> list[float]:
 MIXED = [*PARTS["FFN neurons"], *PARTS["attention neurons"], *PARTS["heads"], *PARTS["layers"]]
 
 
+@TINY_FEW
 @pytest.mark.parametrize("how", [{}, {"factor": 0.5}, {"positions": [-1]}, {"positions": [0, 2]}])
 def test_single_ablations_equal_one_by_one(tiny: ms.Model, how: dict[str, object]) -> None:
     found = tiny.single_ablations(PROMPT, 40, MIXED, **how)

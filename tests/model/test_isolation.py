@@ -258,6 +258,15 @@ def test_contexts_may_end_in_any_order(opened: ms.Model) -> None:
         assert CALLS["predict"](opened) == alone
 
 
+@pytest.fixture
+def _collected_quickly() -> Iterator[None]:
+    """Have the garbage collector look at nothing that is there before the test."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_collected_quickly")
 def test_contexts_and_iterators_that_are_thrown_away_leave_nothing(opened: ms.Model) -> None:
     hf = opened.language_model.model
     with left_alone(hf):

@@ -104,14 +104,24 @@ def qwen2_5_vl() -> PreTrainedModel:
     return transformers.Qwen2_5_VLForConditionalGeneration(config)
 
 
+MODELS = (gemma3, llava, mistral3, qwen2_vl, qwen2_5_vl)
+
+
 def log_probabilities(model: PreTrainedModel, ids: list[int]) -> torch.Tensor:
     """The multimodal model's own without images, in float64."""
     with torch.no_grad():
         return model(input_ids=torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
 
 
-@pytest.mark.parametrize("source", ["folder", "object"])
-@pytest.mark.parametrize("make", [gemma3, llava, mistral3, qwen2_vl, qwen2_5_vl])
+# On push each model from a folder, which most people open, and one as an object.
+@pytest.mark.parametrize(
+    ("make", "source"),
+    [
+        *((make, "folder") for make in MODELS),
+        (gemma3, "object"),
+        *(pytest.param(make, "object", marks=pytest.mark.nightly) for make in MODELS if make != gemma3),
+    ],
+)
 def test_the_text_tower_is_attributed(
     make: Callable[[], PreTrainedModel], source: str, tmp_path: Path
 ) -> None:

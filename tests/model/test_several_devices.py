@@ -194,8 +194,10 @@ RANKED_ON_PUSH = (
             pytest.param(name, "ffn", marks=[] if name in RANKED_ON_PUSH else pytest.mark.nightly)
             for name in methods()
         ),
-        ("integrated-gradients", "attention"),
-        ("verified", "attention"),
+        *(
+            pytest.param(name, "attention", marks=pytest.mark.nightly)
+            for name in ("integrated-gradients", "verified")
+        ),
     ],
 )
 def test_every_method_ranks_the_same(memory: ms.Model, spread_out: ms.Model, method: str, kind: Any) -> None:
@@ -218,7 +220,9 @@ def test_an_edit_of_a_dispatched_model_is_a_copy_of_its_own() -> None:
     assert not edited.predict(PROMPT, top=97).table.equals(before)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_oss", "qwen2_moe"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", pytest.param("llama", marks=pytest.mark.nightly), "gpt_oss", "qwen2_moe"]
+)
 def test_columns_are_scaled_where_they_are(name: str) -> None:
     model = open_tiny(spread(built(name)))
     index = torch.tensor([1, 45], device=DEVICES[0])

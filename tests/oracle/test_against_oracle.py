@@ -96,7 +96,7 @@ def test_every_configuration_named_here_is_there() -> None:
     assert len(REPRESENTATIVES) == len(CHOSEN)
 
 
-@pytest.mark.parametrize("n_tokens", [1, 3, 20])
+@pytest.mark.parametrize("n_tokens", [1, pytest.param(3, marks=pytest.mark.nightly), 20])
 def test_every_score_is_that_of_the_oracle(pair: Pair, n_tokens: int) -> None:
     check_everything(*pair, IDS[:n_tokens])
 

@@ -52,7 +52,9 @@ def random_llama(**settings: Any) -> PreTrainedModel:
     return model
 
 
-@pytest.fixture(scope="module", params=[1.0, pytest.param(4.0, marks=pytest.mark.nightly), 8.0])
+@pytest.fixture(
+    scope="module", params=[*(pytest.param(scale, marks=pytest.mark.nightly) for scale in (1.0, 4.0)), 8.0]
+)
 def large(request: pytest.FixtureRequest) -> tuple[Oracle, ms.Model]:
     """A vocabulary as large as Gemma 3's, with a head that spreads the logits more or less."""
     model = random_llama(vocab_size=262_144)

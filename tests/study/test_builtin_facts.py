@@ -132,5 +132,5 @@ def test_the_licences_travel_with_the_facts() -> None:
 def test_demo_model_knows_some_of_every_type(demo: ms.Model) -> None:
     resolved, bad_lines = resolve(demo.language_model, builtin_facts()[::10])
     assert len(resolved) > len(bad_lines)
-    kept, _ = known_facts(demo.language_model, spread(resolved, 60))
+    kept, _ = known_facts(demo.language_model, spread(resolved, 36))
     assert {fact.fact.relation for fact in kept} == set(RELATIONS)

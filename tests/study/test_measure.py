@@ -58,6 +58,14 @@ FAMILIES = ["gpt_neox", "gemma3_text", "mixtral"]
 FURTHER = [pytest.param(name, marks=pytest.mark.nightly) for name in ("llama", "gpt2")]
 
 
+# For claims on what a study writes of which facts, whatever the model.
+ONE = pytest.mark.parametrize(
+    "model",
+    ["mixtral", *(pytest.param(name, marks=pytest.mark.nightly) for name in FAMILIES if name != "mixtral")],
+    indirect=True,
+)
+
+
 @pytest.fixture(scope="module", params=[*FAMILIES, *FURTHER])
 def model(request: pytest.FixtureRequest) -> ms.Model:
     return open_tiny(built(request.param))
@@ -237,6 +245,7 @@ def test_a_whole_study(
     assert readings["promotes"][0] == first[0][0]
 
 
+@ONE
 def test_a_further_wording_has_its_neurons_and_nothing_else(
     model: ms.Model, tables: dict[str, pd.DataFrame], tmp_path: Path
 ) -> None:
@@ -275,6 +284,7 @@ def test_sums_lie_between_their_bounds(model: ms.Model, whole: tuple[Path, list[
             assert row["lower"] - 1e-4 <= expected <= row["upper"] + 1e-4
 
 
+@ONE
 def test_a_fact_that_is_not_known_is_kept_with_its_reason(model: ms.Model, tmp_path: Path) -> None:
     unread = Fact(99, words(3), "w1 w2", "month")
     options = StudyOptions(**{**OPTIONS.to_json(), "rank": model.n_vocabulary // 2})
@@ -289,6 +299,7 @@ def test_a_fact_that_is_not_known_is_kept_with_its_reason(model: ms.Model, tmp_p
     assert measured_facts == set(facts.index[facts["kept"]])
 
 
+@ONE
 def test_threads_are_left_as_they_were(model: ms.Model, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     run_study(model, Source("one", FACTS[:1]), tmp_path / "study", OPTIONS)

@@ -29,7 +29,7 @@ def address(llama: ms.Model) -> Iterator[str]:
         yield address
 
 
-# Not by `parametrize` of Schemathesis, which makes some 2,000 requests when tests are collected, in every worker.
+# `parametrize` of Schemathesis would make some 2,000 requests when tests are collected, in every worker.
 def test_answers_are_as_the_document_says(address: str) -> None:
     document = schemathesis.openapi.from_dict(make_app({}).openapi()).exclude(path=SLOW)
     for operation in (each.ok() for each in document.get_all_operations()):

@@ -70,7 +70,14 @@ class Reference:
         raise IndexError
 
 
-@pytest.fixture(scope="module", params=UNEQUAL)
+# On push experts alone, and with latent attention, groups and shared ones.
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[] if name in ("qwen2_moe", "deepseek_v3") else pytest.mark.nightly)
+        for name in UNEQUAL
+    ],
+)
 def pair(request: pytest.FixtureRequest) -> tuple[ms.Model, Reference]:
     return open_tiny(built(request.param)), Reference(request.param)
 

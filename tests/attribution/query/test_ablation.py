@@ -26,7 +26,7 @@ from mnemoscope.model.weights import Linear, get_weight
 from mnemoscope.results.columns import COEFFICIENT_COLUMNS
 from mnemoscope.results.parts import FFNNeuron, Part
 from mnemoscope.results.query import QueryAblation
-from support import open_tiny, words
+from support import TINY_FEW, open_tiny, words
 
 PROMPT = words(3, 17, 44, 8, 60, 21)
 TARGET = 40
@@ -167,6 +167,7 @@ def coefficients_of(model: ms.Model, table: pd.DataFrame) -> list[float]:
     ]
 
 
+@TINY_FEW
 def test_coefficients_are_those_of_edited_models(tiny: ms.Model) -> None:
     """Before, without the query neurons, and without each control."""
     found = tiny.compare_query_ablation(attributed(tiny), top=10, seeds=2, values=20)
@@ -191,6 +192,7 @@ def test_coefficients_are_those_of_edited_models(tiny: ms.Model) -> None:
     assert table["control_standard_deviation"].tolist() == pytest.approx(spread, **near)
 
 
+@TINY_FEW
 @pytest.mark.parametrize("of", ["attention", "ffn"])
 def test_zeroes_the_shallow_neurons_with_the_highest_query_scores(tiny: ms.Model, of: str) -> None:
     result = attributed(tiny)
@@ -205,6 +207,7 @@ def test_zeroes_the_shallow_neurons_with_the_highest_query_scores(tiny: ms.Model
     pd.testing.assert_frame_equal(found.ablation.controls, with_parts.controls)
 
 
+@TINY_FEW
 def test_what_does_not_activate_the_value_neurons_is_left_alone(tiny: ms.Model) -> None:
     result = attributed(tiny)
     components, _, (neurons, _) = seen(tiny, result)

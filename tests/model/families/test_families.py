@@ -123,6 +123,7 @@ def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model)
         assert float(scores.embeddings[i, 0] + by_part) == pytest.approx(total, rel=1e-4, abs=1e-4)
 
 
+@few_on_push
 def test_components_come_with_traces_as_they_come_alone(model: ms.Model) -> None:
     language_model = model.language_model
     structure, prompts = language_model.structure, [IDS, IDS[::-1]]
@@ -192,6 +193,7 @@ def test_what_is_ablated_is_what_is_edited(model: ms.Model) -> None:
     assert hooks(model) == 0
 
 
+@few_on_push
 def test_single_ablations_equal_the_drop_of_the_prediction(model: ms.Model) -> None:
     part = ms.Head(1, 0)
     drop = float(model.single_ablations(PROMPT, TARGET, [part])["drop"].iloc[0])
@@ -201,6 +203,7 @@ def test_single_ablations_equal_the_drop_of_the_prediction(model: ms.Model) -> N
     assert drop == pytest.approx(float(before - after), abs=1e-4)
 
 
+@few_on_push
 def test_a_batch_gives_what_single_prompts_give(model: ms.Model) -> None:
     prompts = [IDS, (50, 60, 70, 80, 90, 10, 20), IDS[::-1]]
     together = model.language_model.capture(prompts)

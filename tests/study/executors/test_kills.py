@@ -97,7 +97,7 @@ def _check_part(folder: Path, unbroken: dict[str, bytes]) -> None:
 
 
 def test_an_error_of_a_worker_is_told_as_it_was(tmp_path: Path) -> None:
-    with ProcessExecutor(worker_config(tmp_path / "missing"), 2) as workers, pytest.raises(UnknownModelError):
+    with ProcessExecutor(worker_config(tmp_path / "missing"), 1) as workers, pytest.raises(UnknownModelError):
         workers.about()
 
 
