@@ -18,7 +18,9 @@ PROMPT = words(5, 17, 80, 33)
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
 
 
-@pytest.fixture(params=[0o022, 0o027, 0o077], ids=oct)
+@pytest.fixture(
+    params=[0o027, *(pytest.param(mask, marks=pytest.mark.nightly) for mask in (0o022, 0o077))], ids=oct
+)
 def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     before = os.umask(request.param)
     yield request.param

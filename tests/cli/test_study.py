@@ -93,7 +93,7 @@ def test_value_neurons_matter_more_than_random_ones(study: Finished) -> None:
 
 def test_report_and_export(study: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The page of every item is that of tests/report/test_study_report.
-    monkeypatch.setattr("mnemoscope.report.study_html.ITEMS", ITEMS[:1])
+    monkeypatch.setattr("mnemoscope.report.study_html.ITEMS", ITEMS[:2])
     page = tmp_path / "page.html"
     assert "written" in run("study", "report", str(study.folder), "--out", str(page)).stderr
     assert "The target after each method's neurons are zeroed" in page.read_text(encoding="utf-8").replace(

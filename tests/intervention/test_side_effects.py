@@ -12,7 +12,7 @@ from mnemoscope.intervention.batch import divergence
 from mnemoscope.intervention.side_effects import KnownFact, PlainText, fact_effects, shipped_passages
 from mnemoscope.results.ablation import TextEffect
 from mnemoscope.results.columns import FACT_COLUMNS
-from support import words
+from support import TINY_FEW, words
 
 PROMPT = words(5, 17, 80, 33, 61)
 PASSAGES = [
@@ -82,6 +82,7 @@ def test_no_intervention_does_nothing_at_all(tiny: ms.Model) -> None:
     assert hooks(tiny) == 0
 
 
+@TINY_FEW
 @pytest.mark.parametrize("budget", [200 * 2**20, 1])
 @pytest.mark.parametrize("n_tokens", [32, 6])
 def test_it_equals_the_slow_computation(tiny: ms.Model, n_tokens: int, budget: int) -> None:
@@ -184,6 +185,7 @@ def expected_means(model: ms.Model, facts: list[KnownFact], parts: list | None) 
     return torch.tensor(found, dtype=torch.float64).mean(0).tolist()
 
 
+@TINY_FEW
 @pytest.mark.parametrize("budget", [200 * 2**20, 1])
 def test_facts_are_grouped_by_relation(tiny: ms.Model, budget: int) -> None:
     with tiny.ablate(PARTS):

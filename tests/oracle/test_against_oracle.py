@@ -101,10 +101,18 @@ def test_every_score_is_that_of_the_oracle(pair: Pair, n_tokens: int) -> None:
     check_everything(*pair, IDS[:n_tokens])
 
 
+# Rows of a batch differ by positions, windows, and which experts run.
+@pytest.mark.parametrize(
+    "family", chosen_on_push(REPRESENTATIVES, "opt", "falcon", "gemma2", "gpt_oss"), indirect=True
+)
 def test_prompts_of_unequal_lengths_together_are_each_that_of_the_prompt_alone(pair: Pair) -> None:
     check_prompts_together(*pair, [IDS[:3], IDS[3:4], IDS, IDS[2:9]])
 
 
+# Objectives are computed behind the readout, whose forms these have.
+@pytest.mark.parametrize(
+    "family", chosen_on_push(REPRESENTATIVES, "gpt2", "gemma2", "granite", "cohere"), indirect=True
+)
 def test_log_odds_and_several_targets(pair: Pair) -> None:
     check_objectives(*pair, IDS[:7])
 
