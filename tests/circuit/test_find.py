@@ -65,7 +65,7 @@ def prepared_task(model: ms.Model, **options: object):
 
 
 def test_a_circuit_kept_alone_by_ablate_is_as_faithful_as_measured(few: ms.Model) -> None:
-    pairs = told_apart(few, 4)
+    pairs = told_apart(few, 8)
     for positions in (False, True):
         circuit = few.circuit(pairs, size=20, positions=positions, kinds=("ffn", "head"))
 
