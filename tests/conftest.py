@@ -17,7 +17,11 @@ from support import REPRESENTATIVES, built, demo_model, family_id, open_tiny, sa
 
 # Processor seconds that a test may take without a marker that says why.
 LONGEST = 10
-REFERENCE = sorted((Path(__file__).parent / "integration" / "reference").glob("*.json"))
+# One prompt on each push, all nightly.
+REFERENCE = [
+    pytest.param(path, id=path.stem, marks=[] if path.stem == "tokyo" else pytest.mark.nightly)
+    for path in sorted((Path(__file__).parent / "integration" / "reference").glob("*.json"))
+]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -76,7 +80,7 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny(built("llama"), tmp_path_factory.mktemp("models") / "tiny"))
 
 
-@pytest.fixture(scope="session", params=REFERENCE, ids=lambda path: path.stem)
+@pytest.fixture(scope="session", params=REFERENCE)
 def oracle(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Reference scores of one prompt, written by `benchmarks/make_reference.py` from the demo model."""
     return json.loads(request.param.read_text(encoding="utf-8"))

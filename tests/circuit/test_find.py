@@ -64,6 +64,14 @@ def prepared_task(model: ms.Model, **options: object):
     return None
 
 
+@pytest.mark.parametrize(
+    "few",
+    [
+        pytest.param(name, marks=[] if name in ("gemma2", "mixtral") else pytest.mark.nightly)
+        for name in (*FEW, "opt")
+    ],
+    indirect=True,
+)
 def test_a_circuit_kept_alone_by_ablate_is_as_faithful_as_measured(few: ms.Model) -> None:
     pairs = told_apart(few, 8)
     for positions in (False, True):

@@ -68,6 +68,7 @@ def test_a_report_comes_beside_the_tables(llama_folder: str, tmp_path: Path) -> 
 
 
 @pytest.mark.demo
+@pytest.mark.nightly  # on each push a tiny model, below and in tests/attribution/test_comparison
 def test_the_terminal_shows_a_b_and_their_difference() -> None:
     done = run("compare", JAPAN, CHINA, "--target-a", " Tokyo", "--target-b", " Beijing")
     assert (done.returncode, done.stderr) == (0, "")

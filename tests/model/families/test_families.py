@@ -97,6 +97,7 @@ def test_certified_lists_equal_exhaustive_ones_and_layers_telescope(model: ms.Mo
     assert hooks(model) == 0
 
 
+@few_on_push
 def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model) -> None:
     language_model = model.language_model
     structure = language_model.structure

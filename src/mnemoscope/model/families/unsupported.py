@@ -72,7 +72,12 @@ _TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
             "activation_sparsity_pattern": [0.0] * 3,
         },
     ),
-    ("Gemma 4", "gemma4_text", "has heads of other sizes from layer to layer", GROUPED),
+    (
+        "Gemma 4",
+        "gemma4_text",
+        "has heads of other sizes from layer to layer",
+        {**GROUPED, "vocab_size_per_layer_input": 97, "hidden_size_per_layer_input": 8},
+    ),
     (
         "GPT-1",
         "openai-gpt",
