@@ -33,7 +33,6 @@ def test_query_neurons_exclude_what_names_or_changes_other_parts(option: list[st
 
 
 @pytest.mark.demo
-@pytest.mark.nightly  # on each push tests/attribution/query/test_ablation removes as many of the demo model
 def test_ablate_zeroes_the_query_neurons() -> None:
     found = json.loads(printed("ablate", *TOKYO[1:], "--query", "1000", "--seeds", "1", "--json"))
     assert len(found["ablation"]["parts"]) == 1000
