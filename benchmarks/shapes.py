@@ -1,9 +1,9 @@
-"""What an attribution costs with a long prompt, and with a large vocabulary, as a ratio to a plain forward pass.
+"""What an attribution costs with a long prompt and with a large vocabulary, as a ratio to a forward pass.
 
     python benchmarks/shapes.py
 
-The long prompt is of 100 tokens, with the demo model. The large vocabulary is of 262,144 tokens, in a random model
-of the sizes of Gemma 3 270M. Forward passes and attributions take turns; medians are compared.
+The long prompt is of 100 tokens, with the demo model. The large vocabulary is of 262,144 tokens, in a random
+model of the sizes of Gemma 3 270M. Forward passes and attributions take turns; medians are compared.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import mnemoscope as ms
 from measuring import medians, write
@@ -19,7 +19,8 @@ from mnemoscope.testing import word_tokenizer, words
 
 N_TOKENS = 100
 SENTENCE = "In Japan, the capital is the city of Tokyo. "
-LARGE = Gemma3TextConfig(
+LARGE = AutoConfig.for_model(
+    "gemma3_text",
     vocab_size=262144,
     hidden_size=640,
     intermediate_size=2048,
@@ -45,7 +46,6 @@ def report(title: str, model: ms.Model, prompt: str | list[int], target: str | i
         "plain forward pass": forward,
         "values only": lambda: model.attribute(prompt, target, suppressing=False, effects=False, query=False),
         "default": lambda: model.attribute(prompt, target),
-        "default, top 100": lambda: model.attribute(prompt, target, top=100),
     }
     for call in calls.values():
         call()
@@ -62,7 +62,7 @@ def main() -> None:
     ids = list(demo.predict(SENTENCE * N_TOKENS).token_ids)
     report("demo model", demo, ids[:N_TOKENS], " Tokyo")
     torch.manual_seed(0)
-    large = ms.load((Gemma3ForCausalLM(LARGE).eval(), word_tokenizer(LARGE.vocab_size)))
+    large = ms.load((AutoModelForCausalLM.from_config(LARGE).eval(), word_tokenizer(LARGE.vocab_size)))
     report("262,144 tokens in the vocabulary", large, words(*range(5, 13)), 40)
 
 

@@ -18,11 +18,11 @@ from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.model.activations import ActivationCache, batches, numbers_kept
 from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.estimate import MEMORY_BUDGET
-from mnemoscope.model.gradients import RecordedPass, capture_with_graph, numbers_in_graph
 from mnemoscope.model.isolation import interventions_on, isolated
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
+from mnemoscope.model.recorded_pass import RecordedPass, capture_with_graph, numbers_in_graph
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
 from mnemoscope.model.widening import is_float32
 from mnemoscope.results.attribution import Attribution

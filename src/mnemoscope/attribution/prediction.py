@@ -18,10 +18,11 @@ from mnemoscope.attribution.scores import BaseStates, LogPartitions, Scorer, bas
 from mnemoscope.attribution.tails import Tail, split_tail
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.components import ResidualDecomposition
-from mnemoscope.model.gradients import RecordedPass, TotalEffects, total_effects
+from mnemoscope.model.gradients import TotalEffects, total_effects
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Focus, Objective
 from mnemoscope.model.readout import FrozenReadout, Predicted
+from mnemoscope.model.recorded_pass import RecordedPass
 from mnemoscope.model.structure import ModelStructure
 
 # Tokens summed exactly by the first bound of every part and by the second of those left.

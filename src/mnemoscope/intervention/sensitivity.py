@@ -19,10 +19,10 @@ from torch import Tensor
 
 from mnemoscope.intervention.batch import TextProbe
 from mnemoscope.model.activations import stack_padded
-from mnemoscope.model.gradients import NEURONS, numbers_in_graph, recorded_graph
 from mnemoscope.model.hooks import evaluating
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.parts import neuron_part
+from mnemoscope.model.recorded_pass import NEURONS, numbers_in_graph, recorded_graph
 from mnemoscope.model.weights import input_device
 
 # Tokens drawn from each text; each costs a backward pass of the text.
