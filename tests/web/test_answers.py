@@ -282,10 +282,12 @@ def test_an_ablation_of_a_target_of_several_tokens_adds_their_log_probabilities(
     for when in ("before", "after"):
         total = sum(token[when] for token in found["target_tokens"])
         assert total == pytest.approx(found[when]["log_probability"], abs=1e-5)
-    refused = client.post(
-        "/api/ablate", json={"prompt": PROMPT, "target": " w40 w41", "against": " w42", "parts": [HEAD]}
-    )
-    assert (refused.status_code, "no log-odds" in refused.json()["error"]) == (400, True)
+    asked: dict[str, Any] = {"target": " w40 w41", "against": " w42 w43"}
+    odds = ask(client, "ablate", prompt=PROMPT, parts=[HEAD], seeds=1, **asked)
+    expected = llama.compare_ablation(PROMPT, parts=[ms.Head(1, 0)], seeds=1, **asked)
+    for when, metrics in (("before", expected.before), ("after", expected.after)):
+        assert odds[when]["log_odds"] == pytest.approx(metrics["log_odds"], abs=1e-5)
+    assert odds["against"] == [{"id": 42, "text": " w42 w43"}]
 
 
 @pytest.mark.parametrize("against", [None, " w41"])
@@ -422,14 +424,22 @@ def test_exports_are_what_save_writes(client: TestClient, llama: ms.Model, tmp_p
     assert json.loads(neurons["promotes"].iloc[0]) == list(result.ffn_neurons["promotes"].iloc[0])
 
 
-@pytest.mark.parametrize("fields", [{"target": " w40", "against": " w41"}, {"target": " w40 w41"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target": " w40", "against": " w41"},
+        {"target": " w40 w41"},
+        {"target": " w40 w41", "against": " w42 w43"},
+        {"against": " w42 w43"},
+    ],
+)
 def test_an_exported_report_has_the_ablation_of_the_whole_target(
     client: TestClient, llama: ms.Model, fields: dict[str, Any]
 ) -> None:
     export = {"prompt": PROMPT, **fields, "top": 3, "ablation": {"parts": [HEAD], "seeds": 1}}
     answer = client.post("/api/export", json={**export, "format": "html"})
     assert answer.status_code == 200
-    found = llama.compare_ablation(PROMPT, parts=[ms.Head(1, 0)], seeds=1, **fields)
+    found = llama.compare_ablation(PROMPT, parts=[ms.Head(1, 0)], seeds=1, **{"target": None, **fields})
     measure = "log_odds" if "against" in fields else "log_probability"
     for when in (found.before, found.after):
         assert f"{when[measure]:+.3f}".replace("-", "−") in answer.text

@@ -173,18 +173,21 @@ Attribution = schema(
         **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING},
     ),
 )
+_ANSWER = schema(
+    "ContinuationTarget",
+    "A target of several tokens, or its contrast.",
+    "text log_probability",
+    **row_lists(tokens=Target),
+)
 Continuation = schema(
     "Continuation",
     "The object of `mnemoscope attribute --json` for a target of several tokens: sums, and the object of "
-    "each token.",
-    "model revision prompt tokens certified tolerance attributions",
+    "each token; those of `against_attributions` are subtracted.",
+    "model revision prompt tokens certified tolerance attributions against_attributions",
     base=BaseModel,
-    target=schema(
-        "ContinuationTarget",
-        "A target of several tokens.",
-        "text log_probability",
-        **row_lists(tokens=Target),
-    ),
+    target=_ANSWER,
+    against=described(_ANSWER | None, "null without a contrast"),
+    value=Nats,
 )
 Charts = schema(
     "Charts", "Vega-Lite specifications by the names of the charts.", "", charts=dict[str, dict[str, Any]]
