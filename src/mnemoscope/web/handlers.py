@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.prompt_comparison import PromptComparison
+from mnemoscope.results.targets import Target
 from mnemoscope.study.comparison import Terms, compare_methods
 from mnemoscope.study.facts import Fact, ResolvedFact
 from mnemoscope.web import requests
@@ -117,15 +118,21 @@ class Answers:
         )
 
     def attribute(self, model: Model, request: requests.AttributeRequest, tell: Tell = tell_nobody) -> Answer:
-        """Return the object of `mnemoscope attribute --json`; each attribution has its `MORE_TABLES`."""
+        """Return the object of `mnemoscope attribute --json`, and the targets that only an id names.
+
+        Each attribution has its `MORE_TABLES`.
+        """
         result = self.attributed(model, request)
         if isinstance(result, Attribution):
-            return json_answer(with_more_tables(result))
+            targets = (*result.targets.answers, *result.targets.against)
+            return json_answer({**with_more_tables(result), "by_id": _by_id(model, request.prompt, targets)})
+        answers = (result.targets, result.against_targets)
+        alone = [target for answer in answers if len(answer) == 1 for target in answer]
         each = {
             name: [with_more_tables(attribution) for attribution in getattr(result, name)]
             for name in ("attributions", "against_attributions")
         }
-        return json_answer({**result.to_json(), **each})
+        return json_answer({**result.to_json(), **each, "by_id": _by_id(model, request.prompt, alone)})
 
     def export(self, model: Model, request: requests.ExportRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the result of `attribute` as a file, with an ablation in a report."""
@@ -233,7 +240,11 @@ class Answers:
             ids = model.target_tokens(request.prompt, request.text)
         except TargetError as error:
             return json_answer(
-                {"tokens": [], "error": str(error), "take": self._following(model, request, spaced)}
+                {
+                    "tokens": [],
+                    "error": str(error),
+                    "take": spaced if _tokens_of(model, request.prompt, spaced) else None,
+                }
             )
         tokens = [{"id": token, "text": shown(model.tokenizer, token)} for token in ids]
         return json_answer({"tokens": tokens, "error": None, "take": None})
@@ -334,13 +345,6 @@ class Answers:
         self._latest.put(key, result, n_bytes(result))
         return result
 
-    def _following(self, model: Model, request: requests.TokensRequest, text: str) -> str | None:
-        """Return a text if it can follow the prompt, else None."""
-        try:
-            return text if model.target_tokens(request.prompt, text) else None
-        except TargetError:
-            return None
-
     def _run(self, model: Model, prompt: str) -> Run:
         """Return the run of a prompt without interventions, computed unless it is cached."""
         run = self._runs.get((model.name, prompt))
@@ -366,6 +370,19 @@ def _attribute(model: Model, run: Run, request: requests.AttributeRequest) -> Re
         assert isinstance(against, str | int | None)
         return model.attribute_continuation(request.prompt, target, against=against, **options)
     return run.attribute(target, against=against, **options)
+
+
+def _tokens_of(model: Model, prompt: str, text: str) -> tuple[int, ...]:
+    """Return the tokens of a text after a prompt; none if it cannot follow."""
+    try:
+        return model.target_tokens(prompt, text)
+    except TargetError:
+        return ()
+
+
+def _by_id(model: Model, prompt: str, targets: Iterable[Target]) -> list[int]:
+    """Return the targets whose text after the prompt is not their token, by their ids."""
+    return [target.id for target in targets if _tokens_of(model, prompt, target.text) != (target.id,)]
 
 
 def _has_several_tokens(model: Model, request: requests.AttributeRequest) -> bool:

@@ -159,6 +159,7 @@ PrintedAttribution = schema(
         ),
     ),
 )
+_BY_ID = (described(list[int], "Targets whose text after the prompt is not their token, by id."), [])
 Attribution = schema(
     "Attribution",
     "The object of `mnemoscope attribute --json`, and the tables of positions and of parts that lower the "
@@ -168,6 +169,7 @@ Attribution = schema(
     value_of_embeddings=described(
         NUMBER, "Value read out after the embeddings (nats); null in parallel blocks."
     ),
+    by_id=_BY_ID,
     **row_lists(
         heads_by_position=_EFFECTS["heads_by_position"],
         **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING},
@@ -188,6 +190,7 @@ Continuation = schema(
     target=_ANSWER,
     against=described(_ANSWER | None, "null without a contrast"),
     value=Nats,
+    by_id=_BY_ID,
 )
 Charts = schema(
     "Charts", "Vega-Lite specifications by the names of the charts.", "", charts=dict[str, dict[str, Any]]

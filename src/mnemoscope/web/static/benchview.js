@@ -28,7 +28,7 @@ export function ablationView(told, targets) {
     "div",
     { id: targets === null ? "ablation-b" : "ablation", class: "ablation" },
     verdict(target),
-    target.target_tokens.length > 1 ? ofTokens(target.target_tokens) : null,
+    target.target_tokens.length > 1 ? ofTokens(target) : null,
     axis(target, controls),
     nextTokens(target, targets),
     result === null ? null : sideEffects(result),
@@ -42,7 +42,7 @@ function rank({ reciprocal_rank: reciprocal }) {
 function verdict({ before, after, target_tokens: tokens }) {
   const isWhole = tokens.length > 1;
   const falls = number(after.log_probability) - number(before.log_probability);
-  const odds = before.log_odds === undefined || before.log_odds === null ? null : `, log-odds ${plain(before.log_odds)} → ${plain(after.log_odds)}`;
+  const odds = !hasOdds(before) ? null : `, log-odds ${plain(before.log_odds)} → ${plain(after.log_odds)}`;
   return element(
     "p",
     { class: "verdict" },
@@ -53,10 +53,15 @@ function verdict({ before, after, target_tokens: tokens }) {
   );
 }
 
-/** Of a target of several tokens: each one's log p, which add up to that of the whole. */
-function ofTokens(rows) {
-  const whole = { before: 0, after: 0 };
-  for (const row of rows) for (const when of ["before", "after"]) whole[when] += number(row[when]);
+function hasOdds({ log_odds: odds }) {
+  return odds !== undefined && odds !== null;
+}
+
+/** Each token's log p, which add up to that of the target, and that of its contrast, which makes log-odds of it. */
+function ofTokens({ before, after, target_tokens: rows }) {
+  const both = (of) => ({ before: of(before), after: of(after) });
+  const logP = (metrics) => number(metrics.log_probability);
+  const odds = (metrics) => number(metrics.log_odds);
   const line = (name, { before, after }) =>
     element("tr", {}, element("th", { scope: "row" }, name), [signed(before, 3), signed(after, 3), signed(number(after) - number(before), 3)].map((text) => element("td", { class: "number", text })));
   return element(
@@ -64,7 +69,13 @@ function ofTokens(rows) {
     { class: "plain of-tokens" },
     element("caption", { class: "unseen", text: "Log p of each token of the target" }),
     element("thead", {}, element("tr", {}, ["log p of", "before", "after", "change"].map((text, place) => element("th", { scope: "col", class: place ? "number" : null, text })))),
-    element("tbody", {}, rows.map((row) => line(token(row.shown), row)), line("all together", whole)),
+    element(
+      "tbody",
+      {},
+      rows.map((row) => line(token(row.shown), row)),
+      line("all together", both(logP)),
+      hasOdds(before) ? [line("the contrast", both((metrics) => logP(metrics) - odds(metrics))), line("log-odds", both(odds))] : null,
+    ),
   );
 }
 
