@@ -237,11 +237,12 @@ def test_an_ablation_tells_the_target_first_then_each_control(client: TestClient
     lines = lines_of(client, "ablate", prompt=PROMPT, target=" w40", parts=[HEAD], seeds=3)
     partial = [line["result"] for line in lines if line["event"] == "partial"]
     result = lines[-1]["result"]
-    assert [each["stage"] for each in partial] == ["target"] + 3 * ["control"]
+    assert [each["stage"] for each in partial] == ["target", *3 * ["control"], *4 * ["text"]]
+    assert [(each["done"], each["of"]) for each in partial[4:]] == [(done, 4) for done in range(4)]
     for when in ("before", "after"):
         assert partial[0][when] == result[when]
         assert partial[0][f"predictions_{when}"] == result[f"predictions_{when}"]
-    for told, control in zip(partial[1:], result["controls"], strict=True):
+    for told, control in zip(partial[1:4], result["controls"], strict=True):
         assert told["log_probability"] == control["log_probability"]
 
 

@@ -106,10 +106,12 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
             tell_warning(result.targets.warning)
             if charts is not None:
                 tell(f"saved charts in {result.save_charts(charts, chart_form or 'svg')}")
+        # A report takes seconds, so the line of progress stays until it is written.
+        saved = None if out is None else result.save(out)
     if json:
         write_json(result.to_json())
-    elif out is not None:
-        write(f"saved {result.save(out)}\n")
+    elif saved is not None:
+        write(f"saved {saved}\n")
     else:
         write_drawn(partial(_draw, result, full))
 

@@ -179,7 +179,8 @@ def _of_tokens(log_p: Tensor, tokens: tuple[int, ...]) -> list[float]:
     return log_p[torch.arange(len(tokens)), list(tokens)].tolist()
 
 
-# A step of a comparison: "target" gives the states before and after, "control" the metrics of one control.
+# A step of a comparison: "target" gives the states before and after, "control" the metrics of one control,
+# "text" how many changes were measured on plain text.
 AblationStep = Callable[[str, Any], None]
 
 
@@ -203,7 +204,8 @@ def compare(
         drawn: the parts of each control, `matched_random` of each seed from 0.
         probes: returns the plain text and the facts on which side effects are measured.
         report: called after each step with its name and values: `"target"` with the states before and after,
-            then `"control"` with the metrics and the seed of each.
+            then `"control"` with the metrics and the seed of each, then `"text"` with the number of changes
+            measured on plain text, `done`, and of all, `of`.
         before: the state before the ablation, as `report` was given it; None computes it.
 
     Raises:
@@ -229,8 +231,11 @@ def compare(
         with changed(language_model, chosen, replace(options, positions=None)):
             return measured.plain_text.effect()
 
-    plain_text = on_text(parts)
-    kl = [on_text(chosen).kl for chosen in drawn]
+    effects = []
+    for chosen in (parts, *drawn):
+        report("text", {"done": len(effects), "of": 1 + len(drawn)})
+        effects.append(on_text(chosen))
+    plain_text, *of_controls = effects
     with changed(language_model, parts, options):
         facts = measured.fact_effects(but=target.prompt.ids)
 
@@ -247,7 +252,9 @@ def compare(
         how=str(options),
         before=before.metrics(),
         after=now.metrics(),
-        controls=pd.DataFrame(controls).assign(kl=kl).reindex(columns=columns),
+        controls=pd.DataFrame(controls)
+        .assign(kl=[effect.kl for effect in of_controls])
+        .reindex(columns=columns),
         controls_from=described(parts, drawn[0], language_model.structure),
         plain_text=plain_text,
         facts=facts,

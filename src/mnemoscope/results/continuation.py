@@ -12,9 +12,9 @@ import pandas as pd
 from mnemoscope._io import CONTINUATION_ENDINGS, check_destination, write_atomically
 from mnemoscope.results import io
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution, check_report_only
+from mnemoscope.results.attribution import Attribution, report_bytes
 from mnemoscope.results.columns import SUMS
-from mnemoscope.results.render import quoted, report, strongest
+from mnemoscope.results.render import quoted, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, unlikely
 
 
@@ -95,11 +95,10 @@ class ContinuationAttribution(io.Saved):
             OptionError: ablations or notes are given, and the file is no report.
         """
         path = check_destination(Path(path), CONTINUATION_ENDINGS)
-        check_report_only(path, ablations, notes)
-        if path.suffix.lower() != ".html":
+        page = report_bytes(self, path, ablations, notes)
+        if page is None:
             return super().save(path)
-        page = report("html").render_html(self, ablations=ablations, notes=notes)
-        write_atomically(path, page.encode("utf-8", "xmlcharrefreplace"))
+        write_atomically(path, page)
         return path
 
     def tables(self) -> dict[str, pd.DataFrame]:

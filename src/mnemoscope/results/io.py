@@ -139,11 +139,12 @@ def number(value: float | str | None) -> float:
 
 def _described(description: dict[str, Any], tables: Tables) -> dict[str, Any]:
     dtypes = {name: table.dtypes.astype(str).to_dict() for name, table in tables.items()}
-    texts: dict[str, Any] = {name: description[name] for name in _TEXTS}
+    texts: dict[str, Any] = {name: description[name] for name in _TEXTS if name in description}
     texts |= {
         f"{name}.{column}": table[column].tolist()
         for name, table in tables.items()
-        for column in table.columns[table.dtypes == object]
+        for column in table
+        if table[column].dtype == "object"
     }
     cut = {place: bytes_of(value) for place, value in texts.items()}
     kept = {place: known for place, known in cut.items() if any(known)}

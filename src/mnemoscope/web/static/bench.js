@@ -172,7 +172,9 @@ async function measureAgain() {
 async function measured(wanted, lane, place, onStage) {
   let told = { target: null, controls: [], result: null };
   const hear = ({ stage, ...values }) => {
-    told = stage === "target" ? { ...told, target: values } : { ...told, controls: [...told.controls, values] };
+    if (stage === "target") told = { ...told, target: values };
+    else if (stage === "control") told = { ...told, controls: [...told.controls, values] };
+    else told = { ...told, text: values };
     onStage(told);
   };
   const again = () => {

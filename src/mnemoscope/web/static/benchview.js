@@ -9,7 +9,7 @@ import { token } from "./tokens.js";
 export const CONTROLS = 5; // random controls, as the server draws unless it is told otherwise
 
 /** How far the measurement is: target, random controls, plain text. */
-export function stages({ target, controls, result }) {
+export function stages({ target, controls, text, result }) {
   const state = (isDone, isRunning) => (isDone ? "done" : isRunning ? "running" : "waiting");
   const stage = (title, is) => element("li", { class: is, "aria-label": `${title}: ${is}` }, title);
   return element(
@@ -17,7 +17,7 @@ export function stages({ target, controls, result }) {
     { class: "stages", id: "stages" },
     stage("target", state(target !== null, true)),
     stage(`random controls ${controls.length} of ${result?.controls.length ?? CONTROLS}`, state(result !== null || controls.length === CONTROLS, target !== null)),
-    stage("plain text", state(result !== null, controls.length === CONTROLS)),
+    stage(`plain text${text && result === null ? ` ${text.done} of ${text.of}` : ""}`, state(result !== null, controls.length === CONTROLS)),
   );
 }
 
