@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from command_line import printed, refused
+from command_line import refused, run
 from mnemoscope.cli import output
 from mnemoscope.cli.progress import WorkLine
 from mnemoscope.report import export, html, prompt_comparison
@@ -112,5 +112,5 @@ def test_the_line_stays_until_the_file_is_written(
         return inner(*given, **options)
 
     monkeypatch.setattr(module, function, watched)
-    printed(*asked, str(tmp_path / name), "--model", llama_folder)
-    assert shown == [1]
+    done = run(*asked, str(tmp_path / name), "--model", llama_folder)
+    assert (done.returncode, shown) == (0, [1])

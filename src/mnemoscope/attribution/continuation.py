@@ -149,9 +149,8 @@ class TopKSumFinder:
 
     def find(self, grids: Grids, observer: Observer | None = None) -> tuple[dict[str, RankedSums], Cost]:
         """Return the best of each direction, by the prefix of its table, and the cost of the search."""
-        first = self._predictions[0]
         # The readout of log-odds has their own tokens alone.
-        on_the_way = observer if first.focus.is_all else None
+        on_the_way = observer if self._predictions[0].focus.is_all else None
         pools = {prefix: Pool(self._top, sign, 0, 1) for prefix, sign in self._directions.items()}
         scored = search(
             grids,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,14 +25,13 @@ from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.prompt_comparison import PromptComparison
-from mnemoscope.results.targets import Target
 from mnemoscope.study.comparison import Terms, compare_methods
 from mnemoscope.study.facts import Fact, ResolvedFact
 from mnemoscope.web import requests
 from mnemoscope.web.cache import Latest, n_bytes
 from mnemoscope.web.pieces import joined, named, shown
 from mnemoscope.web.queue import Tell
-from mnemoscope.web.rows import before_and_after, with_more_tables, with_shown
+from mnemoscope.web.rows import before_and_after, by_id, tokens_of, with_more_tables, with_shown
 
 MOST_PROMPT_TOKENS = 512
 # Each target token is attributed by itself.
@@ -125,14 +124,14 @@ class Answers:
         result = self.attributed(model, request)
         if isinstance(result, Attribution):
             targets = (*result.targets.answers, *result.targets.against)
-            return json_answer({**with_more_tables(result), "by_id": _by_id(model, request.prompt, targets)})
+            return json_answer({**with_more_tables(result), "by_id": by_id(model, request.prompt, targets)})
         answers = (result.targets, result.against_targets)
         alone = [target for answer in answers if len(answer) == 1 for target in answer]
         each = {
             name: [with_more_tables(attribution) for attribution in getattr(result, name)]
             for name in ("attributions", "against_attributions")
         }
-        return json_answer({**result.to_json(), **each, "by_id": _by_id(model, request.prompt, alone)})
+        return json_answer({**result.to_json(), **each, "by_id": by_id(model, request.prompt, alone)})
 
     def export(self, model: Model, request: requests.ExportRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the result of `attribute` as a file, with an ablation in a report."""
@@ -243,7 +242,7 @@ class Answers:
                 {
                     "tokens": [],
                     "error": str(error),
-                    "take": spaced if _tokens_of(model, request.prompt, spaced) else None,
+                    "take": spaced if tokens_of(model, request.prompt, spaced) else None,
                 }
             )
         tokens = [{"id": token, "text": shown(model.tokenizer, token)} for token in ids]
@@ -370,19 +369,6 @@ def _attribute(model: Model, run: Run, request: requests.AttributeRequest) -> Re
         assert isinstance(against, str | int | None)
         return model.attribute_continuation(request.prompt, target, against=against, **options)
     return run.attribute(target, against=against, **options)
-
-
-def _tokens_of(model: Model, prompt: str, text: str) -> tuple[int, ...]:
-    """Return the tokens of a text after a prompt; none if it cannot follow."""
-    try:
-        return model.target_tokens(prompt, text)
-    except TargetError:
-        return ()
-
-
-def _by_id(model: Model, prompt: str, targets: Iterable[Target]) -> list[int]:
-    """Return the targets whose text after the prompt is not their token, by their ids."""
-    return [target.id for target in targets if _tokens_of(model, prompt, target.text) != (target.id,)]
 
 
 def _has_several_tokens(model: Model, request: requests.AttributeRequest) -> bool:

@@ -176,10 +176,7 @@ Attribution = schema(
     ),
 )
 _ANSWER = schema(
-    "ContinuationTarget",
-    "A target of several tokens, or its contrast.",
-    "text log_probability",
-    **row_lists(tokens=Target),
+    "ContinuationTarget", "A target or its contrast.", "text log_probability", **row_lists(tokens=Target)
 )
 Continuation = schema(
     "Continuation",
@@ -192,9 +189,7 @@ Continuation = schema(
     value=Nats,
     by_id=_BY_ID,
 )
-Charts = schema(
-    "Charts", "Vega-Lite specifications by the names of the charts.", "", charts=dict[str, dict[str, Any]]
-)
+Charts = schema("Charts", "Vega-Lite specifications of charts by name.", "", charts=dict[str, dict[str, Any]])
 
 HeadPlace = schema("HeadPlace", "A head by layer and number.", "layer head")
 ReadToken = schema("ReadToken", "A token and its before-softmax value.", "token", value=Number)
@@ -272,7 +267,7 @@ Removed = schema(
             "RemovedPart",
             "A part, and the fall of the log probability (with a contrast: log-odds) without it.",
             "",
-            base=BaseModel,
+            BaseModel,
             part=str,
             removed=Nats,
         )
