@@ -265,7 +265,7 @@ Removed = schema(
     **row_lists(
         rows=schema(
             "RemovedPart",
-            "A part, and the fall of the log probability (with a contrast: log-odds) without it.",
+            "A part, and the fall of log p (with a contrast: log-odds) without it.",
             "",
             BaseModel,
             part=str,
