@@ -126,12 +126,13 @@ function nextTokens({ predictions_before: before, predictions_after: after }, ta
 
 function sideEffects(result) {
   const { plain_text: text, controls_mean: random, controls_standard_deviation: spread, controls_from: from } = result;
+  const odds = hasOdds(random) ? `, log-odds ${plain(random.log_odds)} ± ${plain(spread.log_odds, 2)}` : "";
   return element(
     "div",
     { class: "side-effects" },
     element("p", {
       class: "quiet",
-      text: `Random parts in ${from}: ${percent(random.probability)}, log p ${plain(random.log_probability)} ± ${plain(spread.log_probability, 2)}.`,
+      text: `Random parts in ${from}: ${percent(random.probability)}, log p ${plain(random.log_probability)} ± ${plain(spread.log_probability, 2)}${odds}.`,
     }),
     element("p", {
       class: "quiet",
