@@ -138,6 +138,20 @@ def test_ids_and_the_likeliest_token_are_answers_too(llama: ms.Model) -> None:
     )
 
 
+def test_promoted_tokens_are_of_the_whole_vocabulary(llama: ms.Model) -> None:
+    """The readout of log-odds has two tokens alone."""
+    found = llama.attribute_continuation(
+        PROMPT, text((40, 7)), against=text((9, 12)), top=40, query=False, effects=False
+    )
+    for row in found.ffn_neurons.to_dict("records"):
+        largest = max(range(3), key=lambda number, row=row: abs(row[f"direct_{number}"]))
+        reading = llama.neuron_tokens(row["layer"], row["neuron"])
+        up, down = ([token for token, _ in side] for side in (reading.promotes, reading.demotes))
+        if row[f"coefficient_{largest}"] < 0:
+            up, down = down, up
+        assert (row["promotes"], row["demotes"]) == (up, down)
+
+
 def test_json_has_both_answers(result: ContinuationAttribution, tmp_path: Path) -> None:
     found = json.loads(result.save(tmp_path / "odds.json").read_text())
     assert found["value"] == result.value
