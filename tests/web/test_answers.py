@@ -451,7 +451,7 @@ def test_exports_are_what_save_writes(client: TestClient, llama: ms.Model, tmp_p
         {"target": " w40", "against": " w41"},
         {"target": " w40 w41"},
         {"target": " w40 w41", "against": " w42 w43"},
-        {"against": " w42 w43"},
+        {"target": None, "against": " w42 w43"},
     ],
 )
 def test_an_exported_report_has_the_ablation_of_the_whole_target(
@@ -460,7 +460,7 @@ def test_an_exported_report_has_the_ablation_of_the_whole_target(
     export = {"prompt": PROMPT, **fields, "top": 3, "ablation": {"parts": [HEAD], "seeds": 1}}
     answer = client.post("/api/export", json={**export, "format": "html"})
     assert answer.status_code == 200
-    found = llama.compare_ablation(PROMPT, parts=[ms.Head(1, 0)], seeds=1, **{"target": None, **fields})
+    found = llama.compare_ablation(PROMPT, parts=[ms.Head(1, 0)], seeds=1, **fields)
     measure = "log_odds" if "against" in fields else "log_probability"
     for when in (found.before, found.after):
         assert f"{when[measure]:+.3f}".replace("-", "−") in answer.text

@@ -149,8 +149,6 @@ class TopKSumFinder:
 
     def find(self, grids: Grids, observer: Observer | None = None) -> tuple[dict[str, RankedSums], Cost]:
         """Return the best of each direction, by the prefix of its table, and the cost of the search."""
-        # The readout of log-odds has their own tokens alone.
-        on_the_way = observer if self._predictions[0].focus.is_all else None
         pools = {prefix: Pool(self._top, sign, 0, 1) for prefix, sign in self._directions.items()}
         scored = search(
             grids,
@@ -160,7 +158,7 @@ class TopKSumFinder:
                 tuple(prediction.fine for prediction in self._predictions), self._of_predictions
             ),
             self._scores,
-            on_the_way,
+            observer,
         )
         found = {prefix: self._found(grids, *pool.best()) for prefix, pool in pools.items()}
         return found, Cost(len(grids[0].present), len(scored))
