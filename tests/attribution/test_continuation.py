@@ -14,7 +14,7 @@ from torch import Tensor
 
 import mnemoscope as ms
 from cases import Case, make_case
-from mnemoscope.attribution.continuation import SummedBounds, SummedScores, same_columns
+from mnemoscope.attribution.continuation import SummedBounds, SummedScores, in_order, same_columns
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.methods.base import Kind
 from mnemoscope.attribution.search import Pool, search
@@ -67,7 +67,7 @@ def test_the_log_probability_is_the_models_own(tiny: ms.Model) -> None:
     if result.telescoping_error is None:
         assert tiny.language_model.structure.parallel
     else:
-        rise = result.log_probability - result.log_probability_of_embeddings
+        rise = result.log_probability - result.value_of_embeddings
         assert result.layers["direct"].sum() == pytest.approx(rise, abs=1e-4)
         assert abs(result.telescoping_error) < 1e-4
 
@@ -211,22 +211,22 @@ several_cases = st.builds(
     k=st.sampled_from([1, 3, 20, 1000]),
     active=st.sampled_from([1, 0.4]),
     tokens=st.sampled_from([(1, 8), (8, 60), (32, 1024)]),
+    subtracted=st.sampled_from([(), (1,), (1, 4)]),
 )
 def test_the_certified_sums_are_the_best_of_all(
-    cases: list[Case], k: int, active: float, tokens: tuple[int, int]
+    cases: list[Case], k: int, active: float, tokens: tuple[int, int], subtracted: tuple[int, ...]
 ) -> None:
     grids = same_columns(grids_of(cases, active))
-    scores = SummedScores(tuple(case.scorer() for case in cases))
+    signs = tuple(-1 if number in subtracted else 1 for number in range(len(cases)))
+    scores = SummedScores(tuple(case.scorer() for case in cases), signs)
 
     def bounds(n_tokens: int) -> SummedBounds:
-        return SummedBounds(tuple(case.bounder(n_tokens) for case in cases))
+        return SummedBounds(tuple(case.bounder(n_tokens) for case in cases), signs)
 
     pools = [Pool(k, 1, 0, 1), Pool(k, -1, 0, 1)]
     search(grids, pools, bounds(tokens[0]), lambda: bounds(tokens[1]), scores)
-    every = sum(
-        (case.scorer().all(grid).flatten() for case, grid in zip(cases[1:], grids[1:], strict=True)),
-        start=cases[0].scorer().all(grids[0]).flatten(),
-    )
+    each = (case.scorer().all(grid).flatten() for case, grid in zip(cases, grids, strict=True))
+    every = in_order(sign * scores for sign, scores in zip(signs, each, strict=True))
     present = grids[0].present
     for pool in pools:
         order = every[present].argsort(descending=pool.sign > 0, stable=True)[:k]
@@ -237,8 +237,8 @@ def test_the_certified_sums_are_the_best_of_all(
 
 def test_few_neurons_are_scored_exactly() -> None:
     cases = cases_of(3, 3, n_columns=2000, n_coefficients=1, size=0.05, sharpness=0.3)
-    bounds = SummedBounds(tuple(case.bounder(32) for case in cases))
-    scores = SummedScores(tuple(case.scorer() for case in cases))
+    bounds = SummedBounds(tuple(case.bounder(32) for case in cases), (1, 1, 1))
+    scores = SummedScores(tuple(case.scorer() for case in cases), (1, 1, 1))
     scored = search(tuple(c.grid for c in cases), [Pool(10, 1, 0, 1)], bounds, lambda: bounds, scores)
     assert len(scored) <= 100
 
@@ -295,7 +295,8 @@ def test_json_has_the_tokens_the_sums_and_each_attribution(llama: ms.Model, tmp_
             ms.TargetError,
             r"own tokens change .* becomes .*; begin the target with a space",
         ),
-        (PROMPT, 40, {}, ms.TargetError, "the target is 40; give"),
+        (PROMPT, 1000, {}, ms.TargetError, "target id 1000 is not in the vocabulary"),
+        (PROMPT, [40], {}, ms.TargetError, r"the target is \[40\]; give"),
         ("", TARGET, {}, ms.PromptError, "prompt is empty"),
         (words(*[5] * 63), TARGET, {}, ms.PromptError, "63 tokens and the target 3.* at most 64; .* by 1$"),
         (PROMPT, TARGET, {"by": "total"}, ms.OptionError, "sum of direct scores"),

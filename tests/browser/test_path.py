@@ -332,6 +332,53 @@ def test_the_bench_measures_a_target_of_several_tokens_as_a_whole(
     assert "Ablation" in report
 
 
+def test_whole_answers_are_contrasted(visit: Visitor, address: str, llama: ms.Model, tmp_path: Path) -> None:
+    page = visit(address, target=" w9 w12", bench="head.1.0", pane="bench")
+    page.get_by_label("Other token").fill(" w9 w40 w41")
+    page.get_by_role("button", name="Contrast with this text").click()
+    expect(page.locator("#finding .steps")).to_contain_text("over 3 tokens of")
+    complete(page)
+    odds = {"against": " w9 w40 w41"}
+    result = llama.attribute_continuation(PROMPT, " w9 w12", **odds, top=3, query=False)
+    expect(page.locator("#finding .steps")).to_contain_text(f": log-odds {result.value:.3g};")
+    expect(page.locator("#finding label")).to_have_text(["w12 over w40", "− w41"])
+    found = llama.compare_ablation(PROMPT, " w9 w12", [ms.Head(1, 0)], controls_from="any layer", **odds)
+    rows = page.locator("#ablation .of-tokens tbody tr")
+    expect(rows).to_have_count(5)
+    before, after = (metrics["log_odds"] for metrics in (found.before, found.after))
+    assert rows.nth(4).locator("td").all_text_contents() == [
+        signed(before),
+        signed(after),
+        signed(after - before),
+    ]
+    page.locator("#finding label", has_text="w41").click()
+    expect(page.locator("#headline")).to_have_attribute("data-target", "41")
+    expect(page.locator("#finding .steps")).to_contain_text("lowers the log-odds")
+    complete(page)
+    expect(page.locator("#history-list li").first).to_contain_text("over")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("[data-key='bench.copy']").click()
+    expect(page.locator("#bench-told")).to_contain_text("copied")
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert "--target ' w9 w12' --against ' w9 w40 w41' --head 1.0" in command
+    page.locator("#share summary").click()
+    report = saved(page, page.locator("[data-key='save.html']"), tmp_path)
+    for number in (before, after):
+        assert signed(number) in report
+
+
+def test_a_copied_command_names_tokens_by_ids_where_their_text_is_another(
+    visit: Visitor, address: str
+) -> None:
+    page = visit(address, target_id="9", against_id="12", bench="head.1.0", pane="bench")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("[data-key='bench.copy']").click()
+    expect(page.locator("#bench-told")).to_contain_text("copied")
+    command = page.evaluate("navigator.clipboard.readText()")
+    # `w9` without a space in front is refused after this prompt.
+    assert "--target-id 9 --against-id 12 --head 1.0" in command
+
+
 def test_methods_take_the_contrast(visit: Visitor, address: str) -> None:
     page = visit(address, target=" w9", against=" w12", tab="methods", methods="ffn.3")
     expect(page.locator("#methods-result")).to_contain_text("log-odds fall by")

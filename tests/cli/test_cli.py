@@ -133,7 +133,8 @@ def test_usage_errors(arguments: list[str]) -> None:
     [
         (["attribute", ""], "the prompt is empty"),
         (["attribute", "The capital of Japan is the city of", "--target", "Tokyo"], "' Tokyo'"),
-        (["attribute", "The", "--target", " Tokyo Osaka", "--against", " London"], "tokens"),
+        (["attribute", "The", "--target", " Tokyo Osaka", "--target", " A", "--against", " B"], "tokens"),
+        (["attribute", "The", "--target", " Tokyo", "--against", " Tokyo Osaka"], "begins"),
         (["attribute", "The", "--target-id", "99999999"], "not in the vocabulary"),
         (["neuron", "99.0"], "there is no layer 99"),
     ],

@@ -7,11 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-from command_line import refused
+from command_line import refused, run
+from mnemoscope.cli import output
 from mnemoscope.cli.progress import WorkLine
+from mnemoscope.report import export, html, prompt_comparison
+from mnemoscope.testing import words
 
 
 class Terminal(io.StringIO):
@@ -71,3 +76,41 @@ def test_paths_without_a_model_are_refused(tmp_path: Path) -> None:
     assert f"give {tmp_path / 'a.gguf'}" in refused("predict", "a", "--model", str(tmp_path))
     (tmp_path / "a.txt").touch()
     assert "is a file but not a .gguf" in refused("predict", "a", "--model", str(tmp_path / "a.txt"))
+
+
+PROMPT, OTHER = words(5, 17, 80, 33), words(5, 17, 80, 34)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "command"),
+    [
+        (html, "render_html", ("attribute", PROMPT, "--top", "2", "--no-effects", "--out", "result.html")),
+        (
+            export,
+            "long_csv_bytes",
+            ("attribute", PROMPT, "--top", "2", "--no-effects", "--out", "result.csv"),
+        ),
+        (prompt_comparison, "render_html", ("compare", PROMPT, OTHER, "--top", "2", "--report", "both.html")),
+        (export, "long_csv_bytes", ("compare", PROMPT, OTHER, "--top", "2", "--out", "both.csv")),
+        (export, "save_links", ("links", PROMPT, "--out", "links.json")),
+    ],
+)
+def test_the_line_stays_until_the_file_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    llama_folder: str,
+    module: ModuleType,
+    function: str,
+    command: tuple[str, ...],
+) -> None:
+    *asked, name = command
+    shown = []
+    inner = getattr(module, function)
+
+    def watched(*given: Any, **options: Any) -> Any:
+        shown.append(len(output._working))
+        return inner(*given, **options)
+
+    monkeypatch.setattr(module, function, watched)
+    done = run(*asked, str(tmp_path / name), "--model", llama_folder)
+    assert (done.returncode, shown) == (0, [1])

@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import mnemoscope as ms
+from mnemoscope.report.repeat import command_lines, python_lines
 from mnemoscope.report.terminal.attribution import render_continuation
 from mnemoscope.results.continuation import ContinuationAttribution
 from support import words
@@ -97,3 +98,23 @@ def test_the_report_has_a_view_for_each_token(result: ContinuationAttribution, t
         assert target.text.strip() in view
     ids = re.findall(r'\bid="([^"]*)"', text)
     assert len(ids) == len(set(ids))
+
+
+def test_a_report_on_whole_answers(llama: ms.Model, tmp_path: Path) -> None:
+    result = llama.attribute_continuation(
+        words(5, 17, 80, 33), " w40 w7 w66", against=" w40 w9 w12", top=4, query=False
+    )
+    page = result.save(tmp_path / "report.html").read_text("utf-8")
+    text = " ".join(re.sub(r"<[^>]*>", " ", page).split())
+    assert "w40 w7 w66 over w40 w9 w12" in text
+    assert f"log-odds −{-result.value:.3g}" in text
+    for name in ("Token 1: w7 over w9", "Token 2: w66", "Token 3: w12"):
+        assert name in text
+    assert "A token of the contrast w40 w9 w12 : its effects are subtracted in the sums." in text
+    assert "tokens that both begin with cancel" in text
+    assert "--target ' w40 w7 w66'" in command_lines(result)
+    assert "--against ' w40 w9 w12'" in command_lines(result)
+    assert "' w40 w7 w66', against=' w40 w9 w12', top=4" in python_lines(result)
+    row = result.ffn_neurons.iloc[0]
+    for column in ("direct", "direct_0", "direct_1", "direct_2"):
+        assert f"{row[column]:+.3f}".replace("-", "−") in text

@@ -16,11 +16,15 @@ import pandas as pd
 import pytest
 from pyarrow import parquet
 
+import mnemoscope as ms
 from mnemoscope.errors import OutputError
 from mnemoscope.report.export import csv_bytes, long_csv_bytes
+from mnemoscope.report.html import render_html
+from mnemoscope.report.tokens import visible
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import QUERY_TABLES, TABLES
 from mnemoscope.results.targets import Target, Targets
+from mnemoscope.results.texts import CutToken
 
 READABLE = [".json", ".parquet"]
 
@@ -249,3 +253,34 @@ def test_no_cell_of_a_csv_file_is_a_formula(result: Attribution, tmp_path: Path)
     saved = pd.read_csv(io.BytesIO(csv_bytes(heads)))
     np.testing.assert_allclose(saved["direct"], heads["direct"], rtol=1e-5)
     assert list(saved["token"][:2]) == ["'=1+1", "'+a"]
+
+
+@pytest.mark.parametrize("ending", READABLE)
+def test_keeps_the_bytes_of_parts_of_a_character(
+    tmp_path: Path, make_result: Callable[..., Attribution], ending: str
+) -> None:
+    result = make_result(n_rows=2)
+    first, second = CutToken("\ufffd", b"\xe6\x97"), CutToken(" \ufffd", b" \xe9")
+    promotes = [["a", first, "\ufffd", second], [second]]
+    changed = dataclasses.replace(
+        result,
+        tokens=(first, *result.tokens[1:]),
+        targets=replace(result.targets, answers=(replace(result.targets.answers[0], text=second),)),
+        ffn_neurons=result.ffn_neurons.assign(promotes=promotes),
+    )
+    found = Attribution.load(changed.save(tmp_path / f"cut{ending}"))
+    assert_equal(changed, found)
+    kept = [*found.tokens[:1], found.targets.answers[0].text, *found.ffn_neurons["promotes"].tolist()[0]]
+    assert [visible(token) for token in kept] == ["‹E6 97›", "␣‹E9›", "a", "‹E6 97›", "‹?›", "␣‹E9›"]
+    assert visible(found.ffn_neurons["promotes"].tolist()[1][0]) == "␣‹E9›"
+
+
+def test_a_report_of_a_loaded_result_is_that_of_the_live_one(demo: ms.Model, tmp_path: Path) -> None:
+    """Prompt, target and promoted tokens are bytes here."""
+    result = demo.attribute("日本の首都は東", top=30, query=False)
+    live = dataclasses.replace(result, _query=None, _graph=None)
+    for ending in READABLE:
+        loaded = Attribution.load(result.save(tmp_path / f"tokyo{ending}"))
+        assert render_html(loaded) == render_html(live)
+    assert "‹?›" not in render_html(live)
+    assert "‹E" in render_html(live)

@@ -12,8 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mnemoscope.api.requests import answer_ids
 from mnemoscope.circuit.active import circuit_changes
-from mnemoscope.errors import OptionError, TargetError
+from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import (
     AblationOptions,
     AblationStep,
@@ -26,7 +27,7 @@ from mnemoscope.intervention.batch import ablate_each as ablate_batch
 from mnemoscope.intervention.controls import ControlsFrom, check_controls_from, matched_random
 from mnemoscope.intervention.editing import edited_copy, save_checkpoint
 from mnemoscope.intervention.hooks import apply_interventions, listed_positions, without_interventions
-from mnemoscope.intervention.predictions import continuation, next_token
+from mnemoscope.intervention.predictions import continuation
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.intervention.side_effects import (
     KnownFact,
@@ -38,15 +39,20 @@ from mnemoscope.intervention.side_effects import (
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import held, interventions_on
 from mnemoscope.model.language_model import LanguageModel, weights_fingerprint
-from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets
+from mnemoscope.model.objective import (
+    Answers,
+    Objective,
+    check_alternatives,
+    check_apart,
+    encode_targets,
+    listed_answers,
+)
 from mnemoscope.model.parts import sites
 from mnemoscope.model.tokens import (
     Prompt,
     PromptInput,
     added_text,
-    encode_continuation,
     encode_prompt,
-    encode_target,
     prefixes,
 )
 from mnemoscope.model.torch_state import default_torch_state
@@ -245,28 +251,18 @@ def ablation_target(
     target: str | SupportsIndex | None,
     against: Answers | None,
 ) -> AblationTarget:
-    """Encode a target after its prompt; None is the likeliest next token, a text may be of several tokens.
+    """Encode a target and the answers it is compared with, each of one token or of several.
 
     Raises:
-        TargetError: as `attribute_continuation` does; or a target of several tokens is to be compared with
-            others, or is among them.
+        TargetError: as `answer_ids` and `check_alternatives` do.
+        PromptError: as `prefixes` does.
     """
-    if target is None:
-        ids = (int(next_token(language_model, prompt.ids).argmax()),)
-    elif isinstance(target, str):
-        ids = encode_continuation(language_model, prompt, target)
-    else:
-        ids = (encode_target(language_model, prompt, target),)
-    prefixes(language_model, prompt, ids)
-    if against is None:
-        return AblationTarget(prompt, ids)
-    others = encode_targets(language_model, prompt, against, "against")
-    if len(ids) > 1:
-        raise TargetError(
-            f"the target {target!r} is {len(ids)} tokens, which have no log-odds; give one token, or leave "
-            "against out"
-        )
-    check_apart(language_model, ids, others)
+    ids = answer_ids(language_model, prompt, target)
+    given = () if against is None else listed_answers(against, "against")
+    others = tuple(answer_ids(language_model, prompt, answer) for answer in given)
+    for answer in (ids, *others):
+        prefixes(language_model, prompt, answer)
+    check_alternatives(language_model, (ids, *others))
     return AblationTarget(prompt, ids, others)
 
 

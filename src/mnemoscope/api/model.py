@@ -376,8 +376,9 @@ class Model:
     def attribute_continuation(
         self,
         prompt: PromptInput,
-        target: str,
+        target: str | SupportsIndex | None,
         *,
+        against: str | SupportsIndex | None = None,
         memory_budget: int = MEMORY_BUDGET,
         progress: bool = False,
         **options: Unpack[AttributionKeywords],
@@ -385,11 +386,15 @@ class Model:
         """Score the parts that raise or lower the log probability of a target of several tokens.
 
         Each token is predicted after the prompt and the target's tokens before it (teacher-forced,
-        docs/method.md#value-score), and scores are summed over the tokens. Bounds certify the lists of
+        docs/method.md#several-tokens), and scores are summed over the tokens. Bounds certify the lists of
         neurons with the highest and lowest sums.
 
         Args:
-            target: text, leading space included; tokenised together with the prompt.
+            target: text, leading space included; tokenised together with the prompt. Or the id of one token;
+                None for the model's likeliest next token.
+            against: another answer in the same form to compare the target with. Scores are then of log-odds,
+                `log p(target) - log p(against)`, each token predicted after the earlier ones of its own
+                answer.
             memory_budget: bytes that temporary tensors may take; each token of the target also keeps
                 `2 * n_layers + 1` predictions of the whole vocabulary.
             **options: those of `AttributionOptions`. All but `top` and `suppressing` are for the attributions
@@ -397,8 +402,8 @@ class Model:
 
         Raises:
             PromptError: the prompt is empty, or too long together with the target.
-            TargetError: the target is empty, lacks the space it needs or is not in the vocabulary; or the
-                prompt's own tokens change when the target follows.
+            TargetError: an answer is empty, lacks the space it needs or is not in the vocabulary; or the
+                prompt's own tokens change when it follows; or one of the two answers begins the other.
             OptionError: as `attribute` does, or `by` is not `"direct"`.
 
         >>> city = model.attribute_continuation("The largest city is", " New York")  # doctest: +SKIP
@@ -408,6 +413,7 @@ class Model:
             self.language_model,
             prompt,
             target,
+            against,
             AttributionOptions(**options),
             memory_budget,
             self._query_calls,
@@ -888,8 +894,8 @@ class Model:
 
         Args:
             target: one token as for `attribute`, or a text of several, whose log probabilities add up.
-            against: one token or several to compare a target of one token with; metrics then have
-                `log_odds`.
+            against: an answer or several to compare the target with, each of one token or of several;
+                metrics then have `log_odds`, the log probability of the target less that of any of them.
             seeds: number of random controls.
             controls_from: `"same layers"` refuses parts that leave a layer or an expert too few others for a
                 control; `"any layer"` draws the rest from all layers, and the result's `controls_from` counts

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, SupportsIndex
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,15 +15,23 @@ from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.prediction import PromptCache, TargetPrediction
 from mnemoscope.attribution.projections import ProjectedColumns
 from mnemoscope.errors import OptionError, PromptError
+from mnemoscope.intervention.predictions import next_token
 from mnemoscope.model.activations import ActivationCache, batches, numbers_kept
 from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import interventions_on, isolated
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets
+from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets, listed_answers
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
 from mnemoscope.model.recorded_pass import RecordedPass, capture_with_graph, numbers_in_graph
-from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
+from mnemoscope.model.tokens import (
+    Prompt,
+    PromptInput,
+    encode_continuation,
+    encode_prompt,
+    encode_target,
+    token_text,
+)
 from mnemoscope.model.widening import is_float32
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.targets import Provenance, Target, Targets, public_name
@@ -59,6 +67,43 @@ class TargetSpec:
         if self.against is not None:
             check_apart(language_model, answers, self.against)
         return Objective(answers, self.against)
+
+
+def answer_ids(
+    language_model: LanguageModel, prompt: Prompt, answer: str | SupportsIndex | None
+) -> tuple[int, ...]:
+    """Return the token ids of an answer after its prompt.
+
+    Args:
+        language_model: the model.
+        prompt: the prompt.
+        answer: a text of one token or several, a token's id, or None for the likeliest next token.
+
+    Raises:
+        TargetError: as `encode_continuation` and `encode_target` do.
+    """
+    if answer is None:
+        return (int(next_token(language_model, prompt.ids).argmax()),)
+    if isinstance(answer, str):
+        return encode_continuation(language_model, prompt, answer)
+    return (encode_target(language_model, prompt, answer),)
+
+
+def has_several_tokens(
+    language_model: LanguageModel, prompt: PromptInput, target: Answers | None, against: Answers | None
+) -> bool:
+    """Tell whether one answer, alone or against one other, is of several tokens or compared with such.
+
+    Raises:
+        PromptError, TargetError: as `encode_prompt` and `encode_continuation` do.
+    """
+    given = ((target, "target"), (against, "against"))
+    sides = [listed_answers(side, name) for side, name in given if side is not None]
+    if any(len(side) > 1 for side in sides):
+        return False
+    encoded = encode_prompt(language_model, prompt)
+    texts = [answer for (answer,) in sides if isinstance(answer, str)]
+    return any(len(encode_continuation(language_model, encoded, text)) > 1 for text in texts)
 
 
 def target_spec(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import SupportsIndex
 
 import pandas as pd
 from typing_extensions import Unpack
@@ -11,6 +12,7 @@ from typing_extensions import Unpack
 from mnemoscope._io import ProgressBars
 from mnemoscope.api.requests import (
     TargetSpec,
+    answer_ids,
     check_parts_add_up,
     describe_targets,
     predictions,
@@ -19,18 +21,18 @@ from mnemoscope.api.requests import (
 )
 from mnemoscope.attribution.attribute import Report, attribute
 from mnemoscope.attribution.comparison import compare_predictions, largest_unlisted
-from mnemoscope.attribution.continuation import put_together, summed_neurons
+from mnemoscope.attribution.continuation import WholeTarget, put_together, summed_neurons
 from mnemoscope.attribution.options import AttributionOptions, RunKeywords, check_counts
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
 from mnemoscope.errors import OptionError
 from mnemoscope.model.isolation import interventions_on, isolated_call
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.objective import Answers
+from mnemoscope.model.objective import Answers, check_alternatives
 from mnemoscope.model.tokens import (
     Prompt,
     PromptInput,
-    encode_continuation,
+    answer_text,
     encode_prompt,
     prefixes,
     token_text,
@@ -253,7 +255,8 @@ def attribute_prompts(
 def attribute_tokens(
     language_model: LanguageModel,
     prompt: PromptInput,
-    target: str,
+    target: str | SupportsIndex | None,
+    against: str | SupportsIndex | None,
     options: AttributionOptions,
     memory_budget: int,
     calls: QueryCalls,
@@ -268,26 +271,85 @@ def attribute_tokens(
         )
     check_parts_add_up(language_model)
     encoded = encode_prompt(language_model, prompt)
-    ids = encode_continuation(language_model, encoded, target)
-    before = prefixes(language_model, encoded, ids)
-    specs = [TargetSpec(prefix, (token,)) for prefix, token in zip(before, ids, strict=True)]
+    ids = answer_ids(language_model, encoded, target)
+    others = None if against is None else answer_ids(language_model, encoded, against)
+    terms = _terms(language_model, encoded, ids, others)
     found = list(
         predictions(
             language_model,
-            specs,
-            memory_budget // len(ids),
+            terms.specs,
+            memory_budget // len(terms.specs),
             options.norm_bias,
             components=options.query,
             graph=_takes_graph(options),
         )
     )
+    cancelled = predictions(language_model, terms.shared, memory_budget, options.norm_bias)
+    whole = WholeTarget(
+        text=_text(language_model, encoded, target, ids),
+        against=None if others is None else _text(language_model, encoded, against, others),
+        shared=tuple(describe_targets(prediction).answers[0] for prediction in cancelled),
+        signs=terms.signs,
+    )
     report = ProgressBars() if progress else None
     attributions = [
-        attribute_prediction(prefix, prediction, options, calls, report)
-        for prefix, prediction in zip(before, found, strict=True)
+        attribute_prediction(spec.prompt, prediction, options, calls, report)
+        for spec, prediction in zip(terms.specs, found, strict=True)
     ]
-    summed = summed_neurons(found, options.top, options.suppressing)
-    return put_together(encoded.text, target, attributions, summed)
+    summed = summed_neurons(found, terms.signs, options.top, options.suppressing)
+    return put_together(encoded.text, whole, attributions, summed)
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Predictions that make up the value of a target of several tokens (docs/method.md#several-tokens).
+
+    Attributes:
+        specs: of each term; with a contrast the first is of log-odds.
+        signs: 1 for each that is added, -1 for each that is subtracted.
+        shared: of the tokens that target and contrast begin with, whose terms cancel.
+    """
+
+    specs: list[TargetSpec]
+    signs: tuple[int, ...]
+    shared: list[TargetSpec]
+
+
+def _terms(
+    language_model: LanguageModel, prompt: Prompt, ids: tuple[int, ...], others: tuple[int, ...] | None
+) -> _Terms:
+    """Return the terms of a target's log probability, or of its log-odds over another answer.
+
+    Raises:
+        TargetError: one of the answers begins the other.
+        PromptError: as `prefixes` does.
+    """
+
+    def each(answer: tuple[int, ...]) -> list[TargetSpec]:
+        before = prefixes(language_model, prompt, answer)
+        return [TargetSpec(prefix, (token,)) for prefix, token in zip(before, answer, strict=True)]
+
+    specs = each(ids)
+    if others is None:
+        return _Terms(specs, (1,) * len(specs), [])
+    check_alternatives(language_model, (ids, others))
+    differ = next(n for n, (one, other) in enumerate(zip(ids, others, strict=False)) if one != other)
+    first = replace(specs[differ], against=(others[differ],))
+    later, subtracted = specs[differ + 1 :], each(others)[differ + 1 :]
+    signs = (1, *[1] * len(later), *[-1] * len(subtracted))
+    return _Terms([first, *later, *subtracted], signs, specs[:differ])
+
+
+def _text(
+    language_model: LanguageModel,
+    prompt: Prompt,
+    answer: str | SupportsIndex | None,
+    ids: tuple[int, ...],
+) -> str:
+    """Return an answer's text as it was given, or that of its tokens."""
+    if isinstance(answer, str):
+        return answer
+    return answer_text(language_model.tokenizer, prompt.ids, ids)
 
 
 def compare_prompts(

@@ -1,8 +1,8 @@
-"""Targets of several tokens: sums of scores over their predictions (docs/method.md#value-score).
+"""Targets of several tokens: sums of scores over their predictions (docs/method.md#several-tokens).
 
 Each prediction has its own base states and coefficients. The neurons with the highest sums need not be among
 the best of any single prediction; they are searched for in the same way, because sums of bounds bound sums of
-scores.
+scores. Predictions of a contrast are subtracted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mnemoscope.attribution.tables import with_experts
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TOP_SUMS
 from mnemoscope.results.continuation import ContinuationAttribution
-from mnemoscope.results.targets import Cost
+from mnemoscope.results.targets import Cost, Target
 
 # One grid for each prediction, with the same columns taking part in all of them.
 Grids = tuple[Grid, ...]
@@ -40,23 +40,41 @@ class SummedBounds:
     rounding included.
 
     Attributes:
-        bounders: of each prediction, all with one budget and as many tokens, so that they take the same
-            columns at a time.
+        bounders: of each prediction. Those of log probabilities have one budget and as many tokens, so that
+            they take the same columns at a time.
+        signs: 1 for each prediction that is added, -1 for one that is subtracted.
     """
 
     bounders: tuple[Bounder, ...]
+    signs: tuple[int, ...]
 
     def all(self, grids: Grids, /) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield flat indices, lower and upper bounds, `[n, n_coefficients]` each, in ascending order."""
-        each = (bounder.all(grid) for bounder, grid in zip(self.bounders, grids, strict=True))
-        for found in zip(*each, strict=True):
-            index, lower, upper = zip(*found, strict=True)
-            yield index[0], in_order(lower), in_order(upper)
+        """Yield flat indices, lower and upper bounds, `[n, 1]` each, in ascending order."""
+        pairs = list(zip(self.bounders, grids, strict=True))
+        # Log-odds, of the first prediction if of any, would take other columns at a time.
+        kind = type(self.bounders[-1])
+        walks = {i: bounder.all(grid) for i, (bounder, grid) in enumerate(pairs) if type(bounder) is kind}
+        for found in zip(*walks.values(), strict=True):
+            known = dict(zip(walks, found, strict=True))
+            index = found[0][0]
+            bounds = []
+            for i, (bounder, grid) in enumerate(pairs):
+                lower, upper = known[i][1:] if i in known else bounder.chosen(grid, index.flatten())
+                bounds.append((lower.view(index.shape), upper.view(index.shape)))
+            yield index, *self._sums(bounds)
 
     def chosen(self, grids: Grids, index: Tensor, /) -> tuple[Tensor, Tensor]:
         """Bound the parts with these ascending flat indices from below and above, `[n]` each."""
         each = (bounder.chosen(grid, index) for bounder, grid in zip(self.bounders, grids, strict=True))
-        lower, upper = zip(*each, strict=True)
+        return self._sums(each)
+
+    def _sums(self, bounds: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Add lower and upper bounds; those that are subtracted change places."""
+        signed = [
+            (lower, upper) if sign > 0 else (-upper, -lower)
+            for sign, (lower, upper) in zip(self.signs, bounds, strict=True)
+        ]
+        lower, upper = zip(*signed, strict=True)
         return in_order(lower), in_order(upper)
 
 
@@ -66,9 +84,11 @@ class SummedScores:
 
     Attributes:
         scorers: of each prediction.
+        signs: as of `SummedBounds`.
     """
 
     scorers: tuple[Scorer, ...]
+    signs: tuple[int, ...]
 
     def chosen(self, grids: Grids, index: Tensor, observer: Observer | None = None, /) -> Tensor:
         """Sum the scores of parts with these ascending flat indices, `[n]`.
@@ -78,12 +98,10 @@ class SummedScores:
         return in_order(self.each(grids, index, observer))
 
     def each(self, grids: Grids, index: Tensor, observer: Observer | None = None) -> tuple[Tensor, ...]:
-        """Score the same parts in every prediction, `[n]` each."""
-        first, *others = zip(self.scorers, grids, strict=True)
-        return (
-            first[0].chosen(first[1], index, observer),
-            *(scorer.chosen(grid, index) for scorer, grid in others),
-        )
+        """Return what each prediction adds to the sums of the same parts, `[n]` each."""
+        observers = (observer, *[None] * (len(self.scorers) - 1))
+        each = zip(self.signs, self.scorers, grids, observers, strict=True)
+        return tuple(sign * scorer.chosen(grid, index, seen) for sign, scorer, grid, seen in each)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +111,7 @@ class RankedSums:
     Attributes:
         index: their flat indices, `[n]`.
         total: sums of their scores, `[n]`, nats.
-        scores: their score in each prediction, `[n_predictions, n]`, nats.
+        scores: what each prediction adds to the sums, `[n_predictions, n]`, nats.
         coefficients: what enters the projection in each of them, `[n_predictions, n]`.
     """
 
@@ -111,29 +129,34 @@ class RankedSums:
 class TopKSumFinder:
     """Search for the neurons with the highest and the lowest sums of scores."""
 
-    def __init__(self, predictions: Sequence[TargetPrediction], top: int, suppressing: bool) -> None:
+    def __init__(
+        self, predictions: Sequence[TargetPrediction], signs: tuple[int, ...], top: int, suppressing: bool
+    ) -> None:
         """Prepare for predictions of one model, made with one budget.
 
         Args:
             predictions: the predictions to sum over.
+            signs: 1 for each that is added, -1 for one that is subtracted.
             top: number of neurons of each direction.
             suppressing: whether to find the lowest too.
         """
-        self._predictions = predictions
-        self._signs = {"": 1, "suppressing_": -1} if suppressing else {"": 1}
+        self._predictions, self._of_predictions = predictions, signs
+        self._directions = {"": 1, "suppressing_": -1} if suppressing else {"": 1}
         self._top = top
-        self._scores = SummedScores(tuple(prediction.scorer() for prediction in predictions))
-        self._coarse = SummedBounds(tuple(prediction.coarse for prediction in predictions))
+        self._scores = SummedScores(tuple(prediction.scorer() for prediction in predictions), signs)
+        self._coarse = SummedBounds(tuple(prediction.coarse for prediction in predictions), signs)
         self.tolerance = 0.0
 
     def find(self, grids: Grids, observer: Observer | None = None) -> tuple[dict[str, RankedSums], Cost]:
         """Return the best of each direction, by the prefix of its table, and the cost of the search."""
-        pools = {prefix: Pool(self._top, sign, 0, 1) for prefix, sign in self._signs.items()}
+        pools = {prefix: Pool(self._top, sign, 0, 1) for prefix, sign in self._directions.items()}
         scored = search(
             grids,
             list(pools.values()),
             self._coarse,
-            lambda: SummedBounds(tuple(prediction.fine for prediction in self._predictions)),
+            lambda: SummedBounds(
+                tuple(prediction.fine for prediction in self._predictions), self._of_predictions
+            ),
             self._scores,
             observer,
         )
@@ -152,15 +175,19 @@ class TopKSumFinder:
         return RankedSums(index, total, scores, coefficients)
 
 
-def summed_neurons(predictions: Sequence[TargetPrediction], top: int, suppressing: bool) -> Attributed:
+def summed_neurons(
+    predictions: Sequence[TargetPrediction], signs: tuple[int, ...], top: int, suppressing: bool
+) -> Attributed:
     """Find the neurons with the highest and the lowest sums of scores.
 
     Args:
-        predictions: the predictions to sum over, of one model and made with one budget.
+        predictions: the predictions to sum over, of one model and made with one budget; only the first may
+            be of log-odds.
+        signs: 1 for each that is added, -1 for one that is subtracted.
         top: number of each kind and direction.
         suppressing: whether to find the lowest too.
     """
-    explorer, first = TopKSumFinder(predictions, top, suppressing), predictions[0]
+    explorer, first = TopKSumFinder(predictions, signs, top, suppressing), predictions[0]
     language_model, reader = first.language_model, first.shared.reader
     structure = language_model.structure
     ffn = same_columns([prediction.shared.ffn_neurons for prediction in predictions])
@@ -187,16 +214,19 @@ def summed_neurons(predictions: Sequence[TargetPrediction], top: int, suppressin
     return Attributed(made, costs, explorer.tolerance)
 
 
-def summed_table(complete: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+def summed_table(
+    complete: Sequence[pd.DataFrame], signs: Sequence[int], names: Sequence[str]
+) -> pd.DataFrame:
     """Join complete tables of the same parts, one for each prediction, with their sums, best first.
 
     Args:
-        complete: with the columns `names` and `score`.
+        complete: with the columns `names` and `direct`.
+        signs: 1 for each table that is added, -1 for one that is subtracted.
         names: the columns that name a part.
     """
     each = {
-        f"direct_{number}": table.set_index(list(names))["direct"].sort_index()
-        for number, table in enumerate(complete)
+        f"direct_{number}": sign * table.set_index(list(names))["direct"].sort_index()
+        for number, (sign, table) in enumerate(zip(signs, complete, strict=True))
     }
     table = pd.DataFrame(each)
     table.insert(0, "direct", table.sum(axis=1))
@@ -228,9 +258,26 @@ def _neurons(names: dict[str, Tensor], found: RankedSums) -> pd.DataFrame:
     return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
 
+@dataclass(frozen=True)
+class WholeTarget:
+    """A target of several tokens, and the answer that it is compared with.
+
+    Attributes:
+        text: the target's text.
+        against: the text of the other answer; None for log probability.
+        shared: tokens that both begin with, whose log probabilities cancel.
+        signs: 1 for each prediction that is added, -1 for each that is subtracted.
+    """
+
+    text: str
+    against: str | None
+    shared: tuple[Target, ...]
+    signs: tuple[int, ...]
+
+
 def put_together(
     prompt: str,
-    text: str,
+    target: WholeTarget,
     attributions: Sequence[Attribution],
     summed: Attributed,
 ) -> ContinuationAttribution:
@@ -238,24 +285,26 @@ def put_together(
 
     Args:
         prompt: the prompt.
-        text: the target.
-        attributions: of each token.
+        target: the target and its contrast.
+        attributions: of each prediction, those of the contrast last.
         summed: the neurons with the highest and lowest sums.
     """
-    first = attributions[0]
-    tables = summed.tables
+    tables, signs, n_added = summed.tables, target.signs, target.signs.count(1)
     empty = {name: tables[name.removeprefix("suppressing_")].head(0) for name in TOP_SUMS}
     # Layers and heads are sums of the single attributions' scores.
     tolerance = sum(each.tolerance or 0.0 for each in attributions)
     return ContinuationAttribution(
         prompt=prompt,
-        text=text,
-        attributions=tuple(attributions),
-        layers=summed_table([each.layers for each in attributions], ("layer", "kind")),
-        heads=summed_table([each.heads for each in attributions], ("layer", "head")),
+        text=target.text,
+        against=target.against,
+        shared=target.shared,
+        attributions=tuple(attributions[:n_added]),
+        against_attributions=tuple(attributions[n_added:]),
+        layers=summed_table([each.layers for each in attributions], signs, ("layer", "kind")),
+        heads=summed_table([each.heads for each in attributions], signs, ("layer", "head")),
         certified=all(each.certified for each in attributions),
         tolerance=max(summed.tolerance, tolerance),
         costs=summed.costs,
-        provenance=first.provenance,
+        provenance=attributions[0].provenance,
         **(empty | tables),
     )

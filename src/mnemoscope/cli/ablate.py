@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -56,9 +56,14 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
         list[str] | None,
         typer.Option(
             metavar="TEXT",
-            help="A token to compare the target with; metrics then have log-odds. Several times for several.",
+            help="An answer to compare the target with; metrics then have log-odds. Several times for "
+            "several.",
             callback=each_as_utf8,
         ),
+    ] = None,
+    against_id: Annotated[
+        list[int] | None,
+        typer.Option(metavar="ID", min=0, help="A token to compare the target with, by its id."),
     ] = None,
     top: Annotated[
         int | None,
@@ -117,6 +122,8 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
     command then ends with exit code 2 after its result.
     """
     refuse_several(factor=factor, mean_of=mean_of, resample_from=resample_from)
+    refuse_several(against=against, against_id=against_id)
+    others = against or against_id or None
     kinds = {"--ffn": ffn, "--attention": attention, "--head": head, "--layer": layer}
     named = [(option, name) for option, given in kinds.items() for name in given or ()]
     for option, name in named:
@@ -131,6 +138,7 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
         given = {"ffn": ffn, "attention": attention, "head": head, "layer": layer, "top": top, "facts": facts}
         given |= {
             "against": against,
+            "against_id": against_id,
             "factor": factor,
             "mean_of": mean_of,
             "resample_from": resample_from,
@@ -139,6 +147,7 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
         for name, value in given.items():
             refuse_several(query=True, **{name: value})
     with stdout_kept_clean():
+        from mnemoscope.api.requests import has_several_tokens
         from mnemoscope.intervention.side_effects import KnownFact
         from mnemoscope.report.terminal.ablation import render_ablation, render_query_ablation
         from mnemoscope.results.parts import listed
@@ -152,18 +161,10 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
         encoded, *references = (
             prompt.encode(opened, text) for text in (prompt.text, *(mean_of or resample_from or ()))
         )
-        best = partial(
-            opened.attribute,
-            encoded,
-            target.answer,
-            against=against or None,
-            effects=False,
-            suppressing=False,
-            query=False,
-        )
+        how: Any = {"effects": False, "suppressing": False, "query": False}
         if query is not None:
             result = opened.compare_query_ablation(
-                best(top=_VALUE_NEURONS),
+                opened.attribute(encoded, target.answer, top=_VALUE_NEURONS, **how),
                 top=query,
                 values=_VALUE_NEURONS,
                 seeds=seeds,
@@ -174,12 +175,18 @@ def ablate(  # noqa: PLR0913 - each is an option of the command
         else:
             parts = [_part(option, name) for option, name in named]
             if top is not None or not parts:
-                parts = [*listed(best(top=top or 10).ffn_neurons), *parts]
+                how["top"] = top or 10
+                if has_several_tokens(opened.language_model, encoded, target.answer, others):
+                    other = None if others is None else others[0]
+                    best = opened.attribute_continuation(encoded, target.answer, against=other, **how)
+                else:
+                    best = opened.attribute(encoded, target.answer, against=others, **how)
+                parts = [*listed(best.ffn_neurons), *parts]
             result = opened.compare_ablation(
                 encoded,
                 target.answer,
                 parts,
-                against=against or None,
+                against=others,
                 seeds=seeds,
                 controls_from=controls_from,
                 facts=known,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -74,7 +74,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Show which parts of a model raise or lower a next token.
 
-    One --target may be several tokens.
+    One --target, and one --against, may be several tokens.
     """
     refuse_several(json=json, out=out is not None)
     refuse_several(json=json, full=full)
@@ -89,28 +89,29 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
         return
     _check_outputs(out, charts)
     with stdout_kept_clean():
+        from mnemoscope.api.requests import has_several_tokens
+
         opened = model.open()
         encoded = prompt.read(opened)
         progress = shows_progress()
         chosen = vars(options)
-        one = (
-            targets.target[0] if targets.target and len(targets.target) == 1 and not targets.others else None
-        )
-        if one is not None and len(opened.target_tokens(encoded, one)) > 1:
+        asked: dict[str, Any] = {"target": targets.answers, "against": targets.others}
+        if has_several_tokens(opened.language_model, encoded, **asked):
             _check_outputs_of_several_tokens(out, charts)
-            result = opened.attribute_continuation(encoded, one, progress=progress, **chosen)
+            one = {name: None if side is None else side[0] for name, side in asked.items()}
+            result = opened.attribute_continuation(encoded, **one, progress=progress, **chosen)
             tell_warning(result.warning)
         else:
-            result = opened.attribute(
-                encoded, targets.answers, against=targets.others, progress=progress, **chosen
-            )
+            result = opened.attribute(encoded, **asked, progress=progress, **chosen)
             tell_warning(result.targets.warning)
             if charts is not None:
                 tell(f"saved charts in {result.save_charts(charts, chart_form or 'svg')}")
+        # A report takes seconds, so the line of progress stays until it is written.
+        saved = None if out is None else result.save(out)
     if json:
         write_json(result.to_json())
-    elif out is not None:
-        write(f"saved {result.save(out)}\n")
+    elif saved is not None:
+        write(f"saved {saved}\n")
     else:
         write_drawn(partial(_draw, result, full))
 

@@ -98,11 +98,12 @@ def compare(  # noqa: PLR0913 - each is an option of the command
             against_b=against_b or None,
             top=top,
         )
-    for side in (result.a, result.b):
-        tell_warning(side.targets.warning)
-    if report is not None:
-        tell(f"saved {result.save(report)}")
-    if out is not None:
-        write(f"saved {result.save(out)}\n")
+        for side in (result.a, result.b):
+            tell_warning(side.targets.warning)
+        if report is not None:
+            tell(f"saved {result.save(report)}")
+        saved = None if out is None else result.save(out)
+    if saved is not None:
+        write(f"saved {saved}\n")
     else:
         write_result(json, result.to_json, partial(render_comparison, result))

@@ -68,9 +68,12 @@ def links(
         )
         tell_warning(result.targets.warning)
         graph = opened.query_graph(result, values=values, depth=depth, width=width)
-    if out is not None:
-        from mnemoscope.report.export import save_links
+        saved = None
+        if out is not None:
+            from mnemoscope.report.export import save_links
 
-        write(f"saved {save_links(graph, out)}\n")
+            saved = save_links(graph, out)
+    if saved is not None:
+        write(f"saved {saved}\n")
     else:
         write_result(json, graph.to_json, partial(render_links, graph))

@@ -356,7 +356,7 @@ class TargetOptions:
         list[str] | None,
         typer.Option(
             metavar="TEXT",
-            help="A token to compare the target with, in log-odds; several times for several.",
+            help="An answer to compare the target with, in log-odds; several times for several tokens.",
             callback=each_as_utf8,
             rich_help_panel=TARGET,
         ),

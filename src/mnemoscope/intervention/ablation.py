@@ -21,9 +21,8 @@ from mnemoscope.intervention.controls import described
 from mnemoscope.intervention.hooks import Change, Positions, Replacement, apply_interventions, observed_inputs
 from mnemoscope.intervention.predictions import log_probabilities, metrics, states_after
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.objective import Objective
 from mnemoscope.model.parts import Site, sites
-from mnemoscope.model.tokens import Prompt, token_text
+from mnemoscope.model.tokens import Prompt, answer_text
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.columns import METRICS
 from mnemoscope.results.parts import Part
@@ -112,18 +111,30 @@ class AblationTarget:
     Attributes:
         prompt: text before the target.
         target: token ids, one or more.
-        against: ids of the tokens that a single target is compared with; may be empty.
+        against: token ids, one or more, of each answer that the target is compared with; may be empty.
     """
 
     prompt: Prompt
     target: tuple[int, ...]
-    against: tuple[int, ...] = ()
+    against: tuple[tuple[int, ...], ...] = ()
 
     def state(self, language_model: LanguageModel) -> TargetState:
-        """Predict the target under the active interventions, by one forward pass."""
-        ids = [*self.prompt.ids, *self.target[:-1]]
+        """Predict the target and its contrast under the active interventions.
+
+        One forward pass, and one more for each answer of several tokens that the target is compared with.
+        """
+        of_target = self._after(language_model, self.target)
+        others = []
+        for answer in self.against:
+            log_p = of_target if len(answer) == 1 else self._after(language_model, answer)
+            others.append(sum(_of_tokens(log_p, answer)))
+        return TargetState(self, of_target, tuple(others))
+
+    def _after(self, language_model: LanguageModel, answer: tuple[int, ...]) -> Tensor:
+        """Return log probabilities after the prompt and each token of an answer but the last."""
+        ids = [*self.prompt.ids, *answer[:-1]]
         states = states_after(language_model, [ids])[0, len(self.prompt.ids) - 1 :]
-        return TargetState(self, log_probabilities(language_model, states))
+        return log_probabilities(language_model, states)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,34 +145,42 @@ class TargetState:
         of: the target.
         log_probabilities: after the prompt and after each token of the target but the last,
             `[n_target, n_vocabulary]` float32.
+        others: log probability of each answer that the target is compared with, nats.
     """
 
     of: AblationTarget
     log_probabilities: Tensor
+    others: tuple[float, ...] = ()
 
     def each(self) -> list[float]:
         """Return the log probability of each token of the target, nats."""
-        rows = torch.arange(len(self.of.target))
-        return self.log_probabilities[rows, list(self.of.target)].tolist()
+        return _of_tokens(self.log_probabilities, self.of.target)
 
     def metrics(self) -> dict[str, float]:
-        """Compute the metrics of the target, with `log_odds` (nats) if it is compared with other tokens.
+        """Compute the metrics of the target, with `log_odds` (nats) if it is compared with other answers.
 
         Of several tokens the log probabilities add up, and the rank is the largest among them.
         """
-        target, against = self.of.target, self.of.against
+        target = self.of.target
         each = [metrics(row, token) for row, token in zip(self.log_probabilities, target, strict=True)]
         found = each[0]
         if len(each) > 1:
             total = sum(one["log_probability"] for one in each)
             worst = min(one["reciprocal_rank"] for one in each)
             found = {"reciprocal_rank": worst, "probability": exp(total), "log_probability": total}
-        if against:
-            found["log_odds"] = float(Objective(target, against).value(self.log_probabilities[0]))
+        if self.others:
+            total = torch.tensor(self.others, dtype=torch.float64).logsumexp(0)
+            found["log_odds"] = found["log_probability"] - float(total)
         return found
 
 
-# A step of a comparison: "target" gives the states before and after, "control" the metrics of one control.
+def _of_tokens(log_p: Tensor, tokens: tuple[int, ...]) -> list[float]:
+    """Return the log probability of each token from `[n or more, n_vocabulary]`, nats."""
+    return log_p[torch.arange(len(tokens)), list(tokens)].tolist()
+
+
+# A step of a comparison: "target" gives the states before and after, "control" the metrics of one control,
+# "text" how many changes were measured on plain text.
 AblationStep = Callable[[str, Any], None]
 
 
@@ -185,7 +204,8 @@ def compare(
         drawn: the parts of each control, `matched_random` of each seed from 0.
         probes: returns the plain text and the facts on which side effects are measured.
         report: called after each step with its name and values: `"target"` with the states before and after,
-            then `"control"` with the metrics and the seed of each.
+            then `"control"` with the metrics and the seed of each, then `"text"` with the number of changes
+            measured on plain text, `done`, and of all, `of`.
         before: the state before the ablation, as `report` was given it; None computes it.
 
     Raises:
@@ -211,22 +231,30 @@ def compare(
         with changed(language_model, chosen, replace(options, positions=None)):
             return measured.plain_text.effect()
 
-    plain_text = on_text(parts)
-    kl = [on_text(chosen).kl for chosen in drawn]
+    effects = []
+    for chosen in (parts, *drawn):
+        report("text", {"done": len(effects), "of": 1 + len(drawn)})
+        effects.append(on_text(chosen))
+    plain_text, *of_controls = effects
     with changed(language_model, parts, options):
         facts = measured.fact_effects(but=target.prompt.ids)
-    tokenizer = language_model.tokenizer
+
+    def named(answer: tuple[int, ...]) -> tuple[int, str]:
+        return answer[0], answer_text(language_model.tokenizer, target.prompt.ids, answer)
+
     columns = ["seed", *METRICS, *(["log_odds"] if target.against else []), "kl"]
     return Ablation(
         prompt=target.prompt.text,
         tokens=target.prompt.tokens,
-        target=(target.target[0], "".join(token_text(tokenizer, token) for token in target.target)),
-        against=tuple((token, token_text(tokenizer, token)) for token in target.against),
+        target=named(target.target),
+        against=tuple(map(named, target.against)),
         parts=tuple(parts),
         how=str(options),
         before=before.metrics(),
         after=now.metrics(),
-        controls=pd.DataFrame(controls).assign(kl=kl).reindex(columns=columns),
+        controls=pd.DataFrame(controls)
+        .assign(kl=[effect.kl for effect in of_controls])
+        .reindex(columns=columns),
         controls_from=described(parts, drawn[0], language_model.structure),
         plain_text=plain_text,
         facts=facts,

@@ -42,19 +42,28 @@ def encode_targets(
         TargetError: there is none, one is given twice, one is not one token that can follow the prompt, or
             the argument is neither a token nor several.
     """
-    if isinstance(targets, str | bytes | bool) or whole_number(targets) is not None:
-        given = [cast("str | SupportsIndex", targets)]
-    elif isinstance(targets, Iterable) and not isinstance(targets, Mapping) and getattr(targets, "ndim", 1):
-        given = list(targets)
-    else:
-        raise TargetError(f"the {name} is {targets!r}; give a token's text or id, or a list of these")
-    if not given:
-        raise TargetError(f"the list for {name} is empty; give one token or more, or leave it out")
+    given = listed_answers(targets, name)
     ids = tuple(encode_target(language_model, prompt, target) for target in given)
     twice = next((token for token in ids if ids.count(token) > 1), None)
     if twice is not None:
         raise TargetError(f"{_named(language_model, twice)} is given twice as {name}; give each token once")
     return ids
+
+
+def listed_answers(answers: Answers, name: str) -> list[str | SupportsIndex]:
+    """Return one answer or several as a list of texts and ids; `name` is the argument's, for messages.
+
+    Raises:
+        TargetError: there is none, or the argument is neither an answer nor several.
+    """
+    if isinstance(answers, str | bytes | bool) or whole_number(answers) is not None:
+        return [cast("str | SupportsIndex", answers)]
+    if isinstance(answers, Mapping) or not isinstance(answers, Iterable) or not getattr(answers, "ndim", 1):
+        raise TargetError(f"the {name} is {answers!r}; give a token's text or id, or a list of these")
+    given = list(answers)
+    if not given:
+        raise TargetError(f"the list for {name} is empty; give one token or more, or leave it out")
+    return given
 
 
 def check_apart(language_model: LanguageModel, answers: tuple[int, ...], against: tuple[int, ...]) -> None:
@@ -68,6 +77,26 @@ def check_apart(language_model: LanguageModel, answers: tuple[int, ...], against
             raise TargetError(
                 f"{_named(language_model, token)} is a target and among those it is compared with; "
                 "take it out of one of the two"
+            )
+
+
+def check_alternatives(language_model: LanguageModel, answers: Sequence[Sequence[int]]) -> None:
+    """Refuse answers, of one token or several each, that do not exclude each other.
+
+    Raises:
+        TargetError: one is another, or begins with it.
+    """
+    for number, answer in enumerate(answers):
+        for other in answers[:number]:
+            short, long = sorted((tuple(other), tuple(answer)), key=len)
+            if long[: len(short)] != short:
+                continue
+            tokenizer = language_model.tokenizer
+            named = [" ".join(repr(token_text(tokenizer, i)) for i in ids) for ids in (short, long)]
+            how = "is given twice" if short == long else f"begins {named[1]}"
+            raise TargetError(
+                f"{named[0]} {how}, so that these answers do not exclude each other; compare answers of "
+                "which none begins another"
             )
 
 

@@ -251,6 +251,13 @@ def as_a_word(language_model: LanguageModel, prompt: Prompt, target: str) -> str
     return f" {target}" if _needs_space(language_model.tokenizer, prompt, target) else target
 
 
+def answer_text(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], answer: Sequence[int]) -> str:
+    """Return the text of an answer's tokens after the ids of a prompt."""
+    if len(answer) == 1:
+        return token_text(tokenizer, answer[0])
+    return added_text(tokenizer, prompt, answer, special=True)
+
+
 def prefixes(language_model: LanguageModel, prompt: Prompt, target: Sequence[int]) -> list[Prompt]:
     """Return the prompt, then the prompt with one token of the target more each, up to all but the last.
 

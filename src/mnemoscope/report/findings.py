@@ -22,7 +22,7 @@ from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
-from mnemoscope.results.targets import Provenance, Targets
+from mnemoscope.results.targets import Provenance, Target, Targets
 
 _CERTAIN = 0.8  # probability from which single removals change little
 
@@ -70,10 +70,18 @@ def heading(origin: Provenance, targets: Targets) -> Sentence:
 def continuation_heading(result: ContinuationAttribution) -> Sentence:
     """Return the title of a report on a target of several tokens."""
     name = model_title(result.provenance)
-    tokens = tuple(part for target in result.targets for part in (Token(visible(target.text)), " "))[:-1]
+    tokens = answer_parts(result.targets)
+    if result.against is not None:
+        verb = "favours" if result.value >= 0 else "does not favour"
+        return (f"Why {name} {verb} ", *tokens, " over ", *answer_parts(result.against_targets))
     if all(target.rank == 1 for target in result.targets):
         return (f"Why {name} says ", *tokens)
     return (f"Why {name} gives ", *tokens, f" log p {signed(result.log_probability)}")
+
+
+def answer_parts(targets: tuple[Target, ...]) -> Sentence:
+    """Return the tokens of one answer, as parts of a sentence."""
+    return tuple(part for target in targets for part in (Token(visible(target.text)), " "))[:-1]
 
 
 def findings(result: Attribution) -> list[Sentence]:

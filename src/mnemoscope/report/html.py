@@ -12,6 +12,7 @@ from mnemoscope.report.charts.graph import graph_caption, graph_svg
 from mnemoscope.report.export import json_bytes
 from mnemoscope.report.figures import hatches, level_rules, map_svg
 from mnemoscope.report.findings import (
+    answer_parts,
     continuation_heading,
     findings,
     heading,
@@ -32,8 +33,8 @@ from mnemoscope.report.sheets import (
 from mnemoscope.report.text import (
     NOTHING_READ,
     Effects,
+    continuation_facts,
     list_certificates,
-    plain_number,
     queries_are_missing,
     sum_of_layers,
     target_facts,
@@ -65,15 +66,16 @@ def render_html(
     """
     if isinstance(result, ContinuationAttribution):
         shown = readable(result)
-        each = [
+        views = [
             _view(of_label, _links(of_result), f"token-{number}-")
             for number, (of_result, of_label) in enumerate(
-                zip(result.attributions, shown.attributions, strict=True)
+                zip(result.predictions, shown.predictions, strict=True)
             )
         ]
-        views = each
+        for view in views[len(result.attributions) :]:
+            view["subtracted"] = answer_parts(shown.against_targets)
         title, sums = continuation_heading(shown), sums_sheet(shown)
-        content, facts = json_bytes(result.to_json()), {"log p": plain_number(result.log_probability)}
+        content, facts = json_bytes(result.to_json()), continuation_facts(result)
     else:
         shown = readable(result)
         views = [_view(shown, graph or _links(result), "")]
@@ -96,6 +98,7 @@ def render_html(
         certified=result.certified,
         views=views,
         sums=sums,
+        against=None if isinstance(shown, Attribution) else answer_parts(shown.against_targets),
         ablations=[ablation_sheet(ablation) for ablation in ablations],
         notes=notes,
         command=command_lines(result),
@@ -122,6 +125,7 @@ def _view(result: Attribution, graph: QueryGraph | None, prefix: str) -> dict[st
     drawn = None if graph is None else readable(graph)
     return {
         "prefix": prefix,
+        "subtracted": (),
         "target": targets_parts(result.targets.answers),
         "against": targets_parts(result.targets.against),
         "targets": [

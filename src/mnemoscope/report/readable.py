@@ -10,6 +10,7 @@ import pandas as pd
 from mnemoscope.report.tokens import token_labels
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.query import QueryNeurons, QueryTables
+from mnemoscope.results.targets import Target
 
 T = TypeVar("T")
 _CUT = "\ufffd"
@@ -32,13 +33,33 @@ def readable(result: T) -> T:
 
 
 def _continuation(result: ContinuationAttribution) -> ContinuationAttribution:
-    """Relabel each token's attribution, its target included."""
-    names = token_labels([target.text for target in result.targets], result.text)
-    each = []
-    for name, found in zip(names, map(readable, result.attributions), strict=True):
-        target = replace(found.target, text=name) if _CUT in found.target.text else found.target
-        each.append(replace(found, targets=replace(found.targets, answers=(target,))))
-    return replace(result, attributions=tuple(each))
+    """Relabel the attribution of each token, target and contrast included."""
+    answers = _labelled(result.targets, result.text)
+    others = _labelled(result.against_targets, result.against or "")
+    n_shared = len(result.shared)
+    each, rival = map(list, (map(readable, result.attributions), map(readable, result.against_attributions)))
+    for number, target in enumerate(answers[n_shared:]):
+        against = others[n_shared : n_shared + 1] if number == 0 else ()
+        each[number] = replace(
+            each[number], targets=replace(each[number].targets, answers=(target,), against=against)
+        )
+    for number, target in enumerate(others[n_shared + 1 :]):
+        rival[number] = replace(rival[number], targets=replace(rival[number].targets, answers=(target,)))
+    return replace(
+        result,
+        shared=answers[:n_shared],
+        attributions=tuple(each),
+        against_attributions=tuple(rival),
+    )
+
+
+def _labelled(targets: tuple[Target, ...], text: str) -> tuple[Target, ...]:
+    """Return the tokens of an answer with their labels, those that are whole characters as they are."""
+    labels = token_labels([target.text for target in targets], text)
+    return tuple(
+        replace(target, text=label) if _CUT in target.text else target
+        for target, label in zip(targets, labels, strict=True)
+    )
 
 
 def _relabelled(result: Any, labels: tuple[str, ...]) -> dict[str, Any]:

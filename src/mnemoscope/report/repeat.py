@@ -21,7 +21,8 @@ def command_lines(result: Attribution | ContinuationAttribution) -> str:
     """
     words = ["mnemoscope", "attribute", shlex.quote(result.prompt)]
     if isinstance(result, ContinuationAttribution):
-        words.append(f"--target {shlex.quote(result.text)}")
+        words += _answer("target", result.text, result.targets)
+        words += _answer("against", result.against or "", result.against_targets)
     else:
         words += _targets("target", result.targets.answers) + _targets("against", result.targets.against)
     words += _model(result.provenance)
@@ -64,6 +65,13 @@ def comparison_python(result: PromptComparison) -> str:
     return _script(result.provenance, f"model.compare({', '.join(arguments)})")
 
 
+def _answer(flag: str, text: str, tokens: tuple[Target, ...]) -> list[str]:
+    """Return the option of one answer: its text, or the id of its only token where that names no text."""
+    return (
+        _targets(flag, tokens) if len(tokens) == 1 else [f"--{flag} {shlex.quote(text)}" for _ in tokens[:1]]
+    )
+
+
 def _targets(flag: str, side: tuple[Target, ...]) -> list[str]:
     """Return the options of one side: texts, or ids where a text does not name its token."""
     if any("\ufffd" in target.text for target in side):
@@ -77,7 +85,11 @@ def python_lines(result: Attribution | ContinuationAttribution) -> str:
     prompt = _prompt(result if isinstance(result, Attribution) else result.attributions[0], result.prompt)
     options = "".join(f", {name}={value!r}" for name, value in _changed(origin).items())
     if isinstance(result, ContinuationAttribution):
-        return _script(origin, f"model.attribute_continuation({prompt}, {result.text!r}{options})")
+        target = _ids(result.targets) if len(result.targets) == 1 else repr(result.text)
+        if result.against is not None:
+            one = _ids(result.against_targets) if len(result.against_targets) == 1 else repr(result.against)
+            options = f", against={one}{options}"
+        return _script(origin, f"model.attribute_continuation({prompt}, {target}{options})")
     against = f", against={_ids(result.targets.against)}" if result.targets.against else ""
     return _script(origin, f"model.attribute({prompt}, {_ids(result.targets.answers)}{against}{options})")
 

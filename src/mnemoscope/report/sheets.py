@@ -18,6 +18,7 @@ from mnemoscope.report.text import (
     divergence,
     effect_text,
     percent,
+    prediction_names,
     rank_text,
     signed,
     value_neurons_words,
@@ -151,14 +152,15 @@ def sums_sheet(result: ContinuationAttribution) -> Sheet:
                 rows.append({"promotes": (), **row, "part": part, "kind": kind.split("_", maxsplit=1)[0]})
     rows.sort(key=lambda row: -abs(row["direct"]))
     rows = rows[:_SHOWN]
-    names = [f"direct_{number}" for number in range(min(len(result.targets), _MOST_TOKENS))]
+    tokens = prediction_names(result)[:_MOST_TOKENS]
+    names = [f"direct_{number}" for number in range(len(tokens))]
     most = _largest(rows, "direct")
     return Sheet(
         (
             ("neuron", ""),
             ("kind", ""),
             ("sum", "bar"),
-            *((visible(target.text), "number") for target in result.targets[:_MOST_TOKENS]),
+            *((token, "number") for token in tokens),
             ("promotes", "tokens"),
         ),
         [

@@ -202,6 +202,28 @@ def value_facts(targets: Targets) -> dict[str, str]:
     return {"probability": percent(probability), "log p": plain_number(targets.value)}
 
 
+def continuation_facts(result: ContinuationAttribution) -> dict[str, str]:
+    """Return the log probability of a whole target, with a contrast also that of the contrast, by name."""
+    if result.against is None:
+        return {"log p": plain_number(result.value)}
+    of_contrast = result.log_probability - result.value
+    return {
+        "log-odds": plain_number(result.value),
+        "log p": plain_number(result.log_probability),
+        "log p of the contrast": plain_number(of_contrast),
+    }
+
+
+def prediction_names(result: ContinuationAttribution) -> list[str]:
+    """Name the predictions that are summed by their tokens, a minus before those that are subtracted.
+
+    >>> prediction_names(new_york_over_los_angeles)  # doctest: +SKIP
+    ['␣New over ␣Los', '␣York', '− ␣Angeles']
+    """
+    added = [targets_words(each.targets) for each in result.attributions]
+    return added + [f"− {targets_words(each.targets)}" for each in result.against_attributions]
+
+
 def target_facts(target: Target) -> dict[str, str]:
     """Return rank, probability, log-probability and id of one target token, by name."""
     return {

@@ -44,7 +44,8 @@ class Ablation(Displayed):
         plain_text: effect on plain text, where (as for `kl` of the controls) the parts change at all
             positions.
         facts: effect on other facts, with the columns of `FACT_COLUMNS`; empty if none were given.
-        against: id and text of each token that the target is compared with; empty for log probability.
+        against: id and text of each answer that the target is compared with, as of `target`; empty for log
+            probability.
     """
 
     prompt: str

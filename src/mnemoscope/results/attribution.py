@@ -21,15 +21,19 @@ from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
 
 
-def check_report_only(path: Path, ablations: Sequence[Ablation], notes: str) -> None:
-    """Refuse ablations and notes for a file that is no report.
+def report_bytes(result: object, path: Path, ablations: Sequence[Ablation], notes: str) -> bytes | None:
+    """Render the report of a result for an `.html` path; return None for a file that is no report.
 
     Raises:
-        OptionError: there are some.
+        OptionError: there are ablations or notes, and the file is no report.
     """
     ending = path.suffix.lower()
-    if (ablations or notes) and ending != ".html":
+    if ending == ".html":
+        page = report("html").render_html(result, ablations=ablations, notes=notes)
+        return page.encode("utf-8", "xmlcharrefreplace")
+    if ablations or notes:
         raise OptionError(f"ablations and notes go into a report; save it as .html, not as {ending}")
+    return None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -238,16 +242,12 @@ class Attribution(Displayed):
             OptionError: ablations or notes are given, and the file is no report.
         """
         path = check_destination(Path(path), ATTRIBUTION_ENDINGS)
-        check_report_only(path, ablations, notes)
-        ending = path.suffix.lower()
-        if ending == ".html":
-            page = report("html").render_html(self, ablations=ablations, notes=notes)
-            content = page.encode("utf-8", "xmlcharrefreplace")
-        elif ending == ".csv":
+        content, ending = report_bytes(self, path, ablations, notes), path.suffix.lower()
+        if ending == ".csv":
             content = report("export").long_csv_bytes(self)
         elif ending == ".json":
             content = self.json_bytes()
-        else:
+        elif content is None:
             content = io.parquet_bytes(self._description(), self.tables())
         write_atomically(path, content)
         return path

@@ -12,26 +12,29 @@ import pandas as pd
 from mnemoscope._io import CONTINUATION_ENDINGS, check_destination, write_atomically
 from mnemoscope.results import io
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution, check_report_only
+from mnemoscope.results.attribution import Attribution, report_bytes
 from mnemoscope.results.columns import SUMS
-from mnemoscope.results.render import quoted, report, strongest
-from mnemoscope.results.targets import Cost, Provenance, Target
+from mnemoscope.results.render import quoted, strongest
+from mnemoscope.results.targets import Cost, Provenance, Target, unlikely
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ContinuationAttribution(io.Saved):
-    """Scores of the parts of a target of several tokens, in nats of its log probability.
+    """Scores of the parts of a target of several tokens, in nats of its log probability or log-odds.
 
-    Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)`
-    (docs/method.md#value-score). In every table `direct` is the sum of a part's scores at these predictions,
-    and `direct_0`, `direct_1`, ... are its scores at each. The lists of neurons are certified: they have the
-    highest (in the `suppressing_` tables lowest) sums of *all* neurons. Ties are ordered by index.
+    Teacher-forced: `log p(target) = sum_t log p(token_t | prompt, tokens before)`, and with a contrast
+    `log p(target) - log p(against)` (docs/method.md#several-tokens). In every table `direct` is the sum of a
+    part's scores at these predictions, and `direct_0`, `direct_1`, ... are what each adds to it: the
+    predictions of `attributions`, then those of `against_attributions`, whose scores are subtracted. The
+    lists of neurons are certified: they have the highest (in the `suppressing_` tables lowest) sums of *all*
+    neurons. Ties are ordered by index.
 
     Attributes:
         prompt: the prompt as given.
         text: the target as given.
         attributions: the attribution of each token of the target after the prompt and the tokens before it,
-            `[n_target_tokens]`, with total effects, query neurons and single positions.
+            `[n_target_tokens - n_shared]`, with total effects, query neurons and single positions. With a
+            contrast the first is of log-odds, between the first tokens in which the two answers differ.
         layers: `layer, kind, direct, direct_0, ...`: every attention and FFN block output.
         heads: `layer, head, direct, direct_0, ...`: every head.
         ffn_neurons: `layer, neuron, direct, direct_0, ..., coefficient_0, ..., promotes, demotes` (and
@@ -45,6 +48,10 @@ class ContinuationAttribution(io.Saved):
         tolerance: largest error that float32 rounding may leave in a listed sum, nats.
         costs: exact evaluations of each search for sums, by table.
         provenance: model, versions and options.
+        against: the answer that the target is compared with; None for log probability.
+        shared: tokens that target and contrast begin with, whose log probabilities cancel.
+        against_attributions: of a contrast, the attribution of each token after the first that differs,
+            `[n_against_tokens - n_shared - 1]`, in nats of its own log probability.
     """
 
     prompt: str
@@ -60,10 +67,14 @@ class ContinuationAttribution(io.Saved):
     tolerance: float
     costs: dict[str, Cost]
     provenance: Provenance
+    against: str | None = None
+    shared: tuple[Target, ...] = ()
+    against_attributions: tuple[Attribution, ...] = ()
 
     def __repr__(self) -> str:
         best = strongest("FFN neurons", self.ffn_neurons)
-        return f"<ContinuationAttribution of {self.text!r} after {quoted(self.prompt)}\n  {best}>"
+        over = "" if self.against is None else f" over {self.against!r}"
+        return f"<ContinuationAttribution of {self.text!r}{over} after {quoted(self.prompt)}\n  {best}>"
 
     def save(self, path: str | Path, *, ablations: Sequence[Ablation] = (), notes: str = "") -> Path:
         """Write the result to a `.json`, `.csv` or `.html` file, whole or not at all.
@@ -84,11 +95,10 @@ class ContinuationAttribution(io.Saved):
             OptionError: ablations or notes are given, and the file is no report.
         """
         path = check_destination(Path(path), CONTINUATION_ENDINGS)
-        check_report_only(path, ablations, notes)
-        if path.suffix.lower() != ".html":
+        page = report_bytes(self, path, ablations, notes)
+        if page is None:
             return super().save(path)
-        page = report("html").render_html(self, ablations=ablations, notes=notes)
-        write_atomically(path, page.encode("utf-8", "xmlcharrefreplace"))
+        write_atomically(path, page)
         return path
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -96,14 +106,34 @@ class ContinuationAttribution(io.Saved):
         return {name: getattr(self, name) for name in SUMS}
 
     @property
+    def predictions(self) -> tuple[Attribution, ...]:
+        """The attributions that are summed: of the target's tokens, then, subtracted, of the contrast's."""
+        return (*self.attributions, *self.against_attributions)
+
+    @property
+    def prompt_tokens(self) -> tuple[str, ...]:
+        """Texts of the prompt's own tokens."""
+        first = self.attributions[0].tokens
+        return first[: len(first) - len(self.shared)]
+
+    @property
     def targets(self) -> tuple[Target, ...]:
         """The tokens of the target, each with its rank and probability."""
-        return tuple(attribution.target for attribution in self.attributions)
+        return (*self.shared, *(each.targets.answers[0] for each in self.attributions))
+
+    @property
+    def against_targets(self) -> tuple[Target, ...]:
+        """The tokens of the contrast in the same way; empty without one."""
+        if self.against is None:
+            return ()
+        later = (each.targets.answers[0] for each in self.against_attributions)
+        return (*self.shared, self.attributions[0].targets.against[0], *later)
 
     @property
     def warning(self) -> str:
         """Warning about the first token of rank 1,001 or lower; else empty."""
-        return next((each.targets.warning for each in self.attributions if each.targets.warning), "")
+        targets = (*self.targets, *self.against_targets)
+        return next(filter(None, (unlikely(target.text, target.rank) for target in targets)), "")
 
     @property
     def tokens(self) -> pd.DataFrame:
@@ -116,17 +146,22 @@ class ContinuationAttribution(io.Saved):
         return sum(target.log_probability for target in self.targets)
 
     @property
-    def log_probability_of_embeddings(self) -> float:
-        """That sum in the streams before the first layer, nats."""
-        return sum(attribution.value_of_embeddings for attribution in self.attributions)
+    def value(self) -> float:
+        """Log probability of the whole target, with a contrast less that of the contrast, nats."""
+        return self.log_probability - sum(target.log_probability for target in self.against_targets)
+
+    @property
+    def value_of_embeddings(self) -> float:
+        """That value in the streams before the first layer, nats; tokens that both begin with cancel."""
+        added = sum(attribution.value_of_embeddings for attribution in self.attributions)
+        return added - sum(attribution.value_of_embeddings for attribution in self.against_attributions)
 
     @property
     def telescoping_error(self) -> float | None:
         """Rounding left in the sum of layer scores; None in parallel blocks, where none is due."""
-        if any(attribution.telescoping_error is None for attribution in self.attributions):
+        if any(attribution.telescoping_error is None for attribution in self.predictions):
             return None
-        rise = self.log_probability - self.log_probability_of_embeddings
-        return float(self.layers["direct"].sum()) - rise
+        return float(self.layers["direct"].sum()) - (self.value - self.value_of_embeddings)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope attribute --json` prints for several tokens."""
@@ -134,14 +169,22 @@ class ContinuationAttribution(io.Saved):
             "model": self.provenance.model,
             "revision": self.provenance.revision,
             "prompt": self.prompt,
-            "tokens": list(self.attributions[0].tokens),
-            "target": {
-                "text": self.text,
-                "log_probability": self.log_probability,
-                "tokens": [vars(target).copy() for target in self.targets],
-            },
+            "tokens": list(self.prompt_tokens),
+            "target": _answer(self.text, self.targets),
+            "against": None if self.against is None else _answer(self.against, self.against_targets),
+            "value": self.value,
             "certified": self.certified,
             "tolerance": self.tolerance,
             **{name: io.rows_by_token(getattr(self, name)) for name in SUMS},
             "attributions": [attribution.to_json() for attribution in self.attributions],
+            "against_attributions": [attribution.to_json() for attribution in self.against_attributions],
         }
+
+
+def _answer(text: str, targets: tuple[Target, ...]) -> dict[str, Any]:
+    """Return an answer of several tokens with its log probability, as plain objects."""
+    return {
+        "text": text,
+        "log_probability": sum(target.log_probability for target in targets),
+        "tokens": [vars(target).copy() for target in targets],
+    }

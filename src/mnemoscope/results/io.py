@@ -20,6 +20,7 @@ from mnemoscope._io import PLAIN_ENDINGS, check_destination, either, json_text, 
 from mnemoscope.errors import UPGRADE, MnemoscopeError, OutputError
 from mnemoscope.results.columns import LIST_COLUMNS, SCHEMA, names, records
 from mnemoscope.results.render import report
+from mnemoscope.results.texts import bytes_of, with_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +34,8 @@ _RENAMED_TABLES = {
 }
 _FORMAT = "mnemoscope attribution"
 _METADATA_KEY = b"mnemoscope"
+# Texts of the description that hold tokens.
+_TEXTS = ("tokens", "targets")
 _NUMERIC = ("float", "int", "uint", "bool")
 
 Tables = Mapping[str, pd.DataFrame]
@@ -105,7 +108,7 @@ def load(path: Path, restore: Callable[[dict[str, Any], dict[str, pd.DataFrame]]
     if ending not in readers:
         raise OutputError(f"cannot read {path}: only {either(tuple(readers))} can be read back")
     try:
-        return restore(*_in_current_schema(*readers[ending](path)))
+        return restore(*_with_cut_tokens(*_in_current_schema(*readers[ending](path))))
     except MnemoscopeError:
         raise
     except OSError as error:
@@ -136,7 +139,31 @@ def number(value: float | str | None) -> float:
 
 def _described(description: dict[str, Any], tables: Tables) -> dict[str, Any]:
     dtypes = {name: table.dtypes.astype(str).to_dict() for name, table in tables.items()}
-    return {"format": _FORMAT, "schema_version": SCHEMA_VERSION, **description, "dtypes": dtypes}
+    texts: dict[str, Any] = {name: description[name] for name in _TEXTS if name in description}
+    texts |= {
+        f"{name}.{column}": table[column].tolist()
+        for name, table in tables.items()
+        for column in table
+        if table[column].dtype == "object"
+    }
+    cut = {place: bytes_of(value) for place, value in texts.items()}
+    kept = {place: known for place, known in cut.items() if any(known)}
+    head = {"format": _FORMAT, "schema_version": SCHEMA_VERSION, **description, "dtypes": dtypes}
+    return {**head, "cut_tokens": kept}
+
+
+def _with_cut_tokens(
+    description: dict[str, Any], tables: dict[str, pd.DataFrame]
+) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    """Give tokens that hold a part of a character their bytes; older files do not have them."""
+    for place, known in description.get("cut_tokens", {}).items():
+        name, _, column = place.partition(".")
+        if name in _TEXTS:
+            description = {**description, name: with_bytes(description[name], iter(known))}
+        else:
+            values = with_bytes(tables[name][column].tolist(), iter(known))
+            tables = {**tables, name: tables[name].assign(**{column: pd.Series(values, dtype=object)})}
+    return description, tables
 
 
 def _check_ours(description: Any, path: Path) -> None:

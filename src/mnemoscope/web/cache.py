@@ -46,5 +46,5 @@ class Latest(Generic[T]):
 def n_bytes(result: Attribution | ContinuationAttribution) -> int:
     """Return the memory of a result's tables in bytes."""
     own = sum(int(table.memory_usage(deep=True).sum()) for table in result.tables().values())
-    inner = result.attributions if isinstance(result, ContinuationAttribution) else ()
+    inner = result.predictions if isinstance(result, ContinuationAttribution) else ()
     return own + sum(map(n_bytes, inner))

@@ -12,6 +12,7 @@ from typing import Any
 
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
+from mnemoscope.api.requests import has_several_tokens
 from mnemoscope.api.run import Run
 from mnemoscope.attribution.methods.base import Method
 from mnemoscope.attribution.methods.registry import method
@@ -30,7 +31,7 @@ from mnemoscope.web import requests
 from mnemoscope.web.cache import Latest, n_bytes
 from mnemoscope.web.pieces import joined, named, shown
 from mnemoscope.web.queue import Tell
-from mnemoscope.web.rows import before_and_after, with_more_tables, with_shown
+from mnemoscope.web.rows import before_and_after, by_id, tokens_of, with_more_tables, with_shown
 
 MOST_PROMPT_TOKENS = 512
 # Each target token is attributed by itself.
@@ -116,16 +117,25 @@ class Answers:
         )
 
     def attribute(self, model: Model, request: requests.AttributeRequest, tell: Tell = tell_nobody) -> Answer:
-        """Return the object of `mnemoscope attribute --json`; each attribution has its `MORE_TABLES`."""
+        """Return the object of `mnemoscope attribute --json`, and the targets that only an id names.
+
+        Each attribution has its `MORE_TABLES`.
+        """
         result = self.attributed(model, request)
         if isinstance(result, Attribution):
-            return json_answer(with_more_tables(result))
-        each = [with_more_tables(attribution) for attribution in result.attributions]
-        return json_answer({**result.to_json(), "attributions": each})
+            targets = (*result.targets.answers, *result.targets.against)
+            return json_answer({**with_more_tables(result), "by_id": by_id(model, request.prompt, targets)})
+        answers = (result.targets, result.against_targets)
+        alone = [target for answer in answers if len(answer) == 1 for target in answer]
+        each = {
+            name: [with_more_tables(attribution) for attribution in getattr(result, name)]
+            for name in ("attributions", "against_attributions")
+        }
+        return json_answer({**result.to_json(), **each, "by_id": by_id(model, request.prompt, alone)})
 
     def export(self, model: Model, request: requests.ExportRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the result of `attribute` as a file, with an ablation in a report."""
-        if request.format == "parquet" and _is_continuation(model, request):
+        if request.format == "parquet" and _has_several_tokens(model, request):
             raise OptionError(
                 "the target is several tokens, whose results are exported as html, json or csv; "
                 "ask for one of these, or for one token"
@@ -140,13 +150,17 @@ class Answers:
     def _ablation_of(self, model: Model, request: requests.ExportRequest, result: Result) -> Ablation:
         """Return the ablation of an export, of the whole target."""
         assert request.ablation is not None
-        question: dict[str, Any] = {"target": request.target, "against": None}
         if isinstance(result, Attribution):
             first, *others = result.targets.answers
             if others:
                 raise OptionError("an ablation is measured for one target; ask for one, or leave it out")
-            question["target"] = first.id
-            question["against"] = [target.id for target in result.targets.against] or None
+            question: dict[str, Any] = {
+                "target": first.id,
+                "against": [target.id for target in result.targets.against] or None,
+            }
+        else:
+            target, against = request.objective()
+            question = {"target": result.targets[0].id if target is None else target, "against": against}
         change = request.ablation.model_dump()
         ablate = requests.AblateRequest(model=request.model, prompt=request.prompt, **question, **change)
         return self.ablated(model, ablate)[0]
@@ -159,7 +173,7 @@ class Answers:
 
     def charts(self, model: Model, request: requests.ChartsRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
-        if _is_continuation(model, request):
+        if _has_several_tokens(model, request):
             raise OptionError(
                 "the target is several tokens, which have no charts together; ask for one token"
             )
@@ -225,7 +239,11 @@ class Answers:
             ids = model.target_tokens(request.prompt, request.text)
         except TargetError as error:
             return json_answer(
-                {"tokens": [], "error": str(error), "take": self._following(model, request, spaced)}
+                {
+                    "tokens": [],
+                    "error": str(error),
+                    "take": spaced if tokens_of(model, request.prompt, spaced) else None,
+                }
             )
         tokens = [{"id": token, "text": shown(model.tokenizer, token)} for token in ids]
         return json_answer({"tokens": tokens, "error": None, "take": None})
@@ -326,13 +344,6 @@ class Answers:
         self._latest.put(key, result, n_bytes(result))
         return result
 
-    def _following(self, model: Model, request: requests.TokensRequest, text: str) -> str | None:
-        """Return a text if it can follow the prompt, else None."""
-        try:
-            return text if model.target_tokens(request.prompt, text) else None
-        except TargetError:
-            return None
-
     def _run(self, model: Model, prompt: str) -> Run:
         """Return the run of a prompt without interventions, computed unless it is cached."""
         run = self._runs.get((model.name, prompt))
@@ -346,24 +357,22 @@ class Answers:
 def _attribute(model: Model, run: Run, request: requests.AttributeRequest) -> Result:
     target, against = request.objective()
     options = request.model_dump(include={"top", "query", "effects", "suppressing"})
-    if isinstance(target, str) and against is None:
-        n_tokens = len(model.target_tokens(request.prompt, target))
+    for name, answer in (("target", target), ("contrast", against)):
+        n_tokens = len(model.target_tokens(request.prompt, answer)) if isinstance(answer, str) else 1
         if n_tokens > MOST_TARGET_TOKENS:
             raise TargetError(
-                f"the target has {n_tokens} tokens and this server takes {MOST_TARGET_TOKENS}; shorten it, "
+                f"the {name} has {n_tokens} tokens and this server takes {MOST_TARGET_TOKENS}; shorten it, "
                 "or use the command line"
             )
-        if n_tokens > 1:
-            return model.attribute_continuation(request.prompt, target, **options)
+    if _has_several_tokens(model, request):
+        assert isinstance(target, str | int | None)
+        assert isinstance(against, str | int | None)
+        return model.attribute_continuation(request.prompt, target, against=against, **options)
     return run.attribute(target, against=against, **options)
 
 
-def _is_continuation(model: Model, request: requests.AttributeRequest) -> bool:
-    """Return whether the target is several tokens, each after those before it."""
-    target, against = request.objective()
-    return (
-        isinstance(target, str) and against is None and len(model.target_tokens(request.prompt, target)) > 1
-    )
+def _has_several_tokens(model: Model, request: requests.AttributeRequest) -> bool:
+    return has_several_tokens(model.language_model, request.prompt, *request.objective())
 
 
 def _check_length(model: Model, prompt: str) -> None:

@@ -66,7 +66,11 @@ def attribute(answers: Answers, model: Model, request: AttributeRequest) -> dict
     """Return the object of `mnemoscope attribute --json` with the first `top` heads."""
     result = answers.attributed(model, requests.AttributeRequest(**request.model_dump(), suppressing=False))
     found = result.to_json()
-    several = found["attributions"] if isinstance(result, ContinuationAttribution) else []
+    several = (
+        [*found["attributions"], *found["against_attributions"]]
+        if isinstance(result, ContinuationAttribution)
+        else []
+    )
     for each in (found, *several):
         each["heads"] = each["heads"][: request.top]
     return json.loads(json_answer(found).content)

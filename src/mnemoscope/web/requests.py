@@ -72,7 +72,11 @@ class Question(PromptRequest):
         ),
     ] = None
     against: Annotated[
-        Tokens | None, Field(description="Tokens to compare the target with; scores are then of log-odds.")
+        Tokens | None,
+        Field(
+            description="Tokens to compare the target with; scores are then of log-odds. One text may be of "
+            "several tokens, in comparison with one target."
+        ),
     ] = None
 
     def objective(
@@ -293,7 +297,7 @@ class MeasuredQuestion(PromptRequest):
     ] = None
     against: Annotated[
         Tokens | None,
-        Field(description="Tokens to compare a target of one token with; metrics then have `log_odds`."),
+        Field(description="Answers to compare the target with; metrics then have `log_odds`."),
     ] = None
 
 

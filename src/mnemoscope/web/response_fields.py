@@ -26,7 +26,7 @@ _FIELDS: dict[Any, str] = {
     Nats: "log_probability tolerance",
     Number: "norm probability perplexity_before perplexity_after explained",
     KLDivergence: "kl",
-    list[dict[str, Any]]: "attributions facts summary outcomes nodes edges",
+    list[dict[str, Any]]: "attributions against_attributions facts summary outcomes nodes edges",
 }
 _TYPES = {name: kind for kind, names in _FIELDS.items() for name in names.split()}
 

@@ -159,6 +159,7 @@ PrintedAttribution = schema(
         ),
     ),
 )
+_BY_ID = (described(list[int], "Targets whose text after the prompt is not their token, by id."), [])
 Attribution = schema(
     "Attribution",
     "The object of `mnemoscope attribute --json`, and the tables of positions and of parts that lower the "
@@ -168,27 +169,27 @@ Attribution = schema(
     value_of_embeddings=described(
         NUMBER, "Value read out after the embeddings (nats); null in parallel blocks."
     ),
+    by_id=_BY_ID,
     **row_lists(
         heads_by_position=_EFFECTS["heads_by_position"],
         **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING},
     ),
 )
+_ANSWER = schema(
+    "ContinuationTarget", "A target or its contrast.", "text log_probability", **row_lists(tokens=Target)
+)
 Continuation = schema(
     "Continuation",
     "The object of `mnemoscope attribute --json` for a target of several tokens: sums, and the object of "
-    "each token.",
-    "model revision prompt tokens certified tolerance attributions",
+    "each token; those of `against_attributions` are subtracted.",
+    "model revision prompt tokens certified tolerance attributions against_attributions",
     base=BaseModel,
-    target=schema(
-        "ContinuationTarget",
-        "A target of several tokens.",
-        "text log_probability",
-        **row_lists(tokens=Target),
-    ),
+    target=_ANSWER,
+    against=described(_ANSWER | None, "null without a contrast"),
+    value=Nats,
+    by_id=_BY_ID,
 )
-Charts = schema(
-    "Charts", "Vega-Lite specifications by the names of the charts.", "", charts=dict[str, dict[str, Any]]
-)
+Charts = schema("Charts", "Vega-Lite specifications of charts by name.", "", charts=dict[str, dict[str, Any]])
 
 HeadPlace = schema("HeadPlace", "A head by layer and number.", "layer head")
 ReadToken = schema("ReadToken", "A token and its before-softmax value.", "token", value=Number)
@@ -264,9 +265,9 @@ Removed = schema(
     **row_lists(
         rows=schema(
             "RemovedPart",
-            "A part, and the fall of the log probability (with a contrast: log-odds) without it.",
+            "A part, and the fall of log p (with a contrast: log-odds) without it.",
             "",
-            base=BaseModel,
+            BaseModel,
             part=str,
             removed=Nats,
         )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import exp
 from typing import Any
 
 from torch import Tensor
 
 from mnemoscope.api import Model
+from mnemoscope.errors import TargetError
 from mnemoscope.intervention.ablation import TargetState
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
+from mnemoscope.results.targets import Target
 from mnemoscope.web.pieces import shown
 
 # Tables of a result that the command line does not print.
@@ -31,6 +34,19 @@ def with_more_tables(result: Attribution) -> dict[str, Any]:
         "value_of_embeddings": None if result.telescoping_error is None else result.value_of_embeddings,
         **{name: records(table, tuple(table)) for name, table in tables.items()},
     }
+
+
+def tokens_of(model: Model, prompt: str, text: str) -> tuple[int, ...]:
+    """Return the tokens of a text after a prompt; none if it cannot follow."""
+    try:
+        return model.target_tokens(prompt, text)
+    except TargetError:
+        return ()
+
+
+def by_id(model: Model, prompt: str, targets: Iterable[Target]) -> list[int]:
+    """Return the targets whose text after the prompt is not their token, by their ids."""
+    return [target.id for target in targets if tokens_of(model, prompt, target.text) != (target.id,)]
 
 
 def with_shown(model: Model, row: dict[str, Any]) -> dict[str, Any]:

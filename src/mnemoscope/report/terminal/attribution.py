@@ -36,12 +36,14 @@ from mnemoscope.report.text import (
     NOTHING_READ,
     Effects,
     certificate,
+    continuation_facts,
     effect_text,
     found_words,
     list_certificates,
     percent,
     places,
     plain_number,
+    prediction_names,
     queries_are_missing,
     signed,
     sum_of_layers,
@@ -52,6 +54,7 @@ from mnemoscope.report.theme import Depth
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.targets import Target
 
 _FULL = "; --full prints layers, attention neurons, every row and what activates them"
 _MOST_HEADS = 20  # rows of heads, which are all in the table
@@ -264,16 +267,20 @@ def render_continuation(result: ContinuationAttribution, console: Console, *, fu
     With `full` also the model by depth, and every row.
     """
     result = readable(result)
-    target = Text(" ").join(token_text(token.text, "bold") for token in result.targets)
+    answers = (result.targets, result.against_targets)
+    target = Text(" over ").join(
+        Text(" ").join(token_text(token.text, "bold") for token in answer) for answer in answers if answer
+    )
     width = console.width
     print_blocks(
         console,
         origin_text(result.provenance),
         Group(
-            question_text(result.attributions[0].tokens, width, target),
-            Text.assemble(("log p ", "dim"), plain_number(result.log_probability)),
+            question_text(result.prompt_tokens, width, target),
+            _facts_text(continuation_facts(result)),
         ),
-        _target_tokens(result),
+        _answer_tokens("Tokens of the target", result.targets),
+        *([_answer_tokens("Tokens of the contrast", result.against_targets)] if result.against else []),
         *(_depth_of_sums(result, target, width) if full else []),
         *_tables_of_sums(result, target, width, None if full else _FEW),
         Text("\n".join(_closing_of_sums(result) if full else [_short_certificate(result)]), "dim"),
@@ -281,12 +288,13 @@ def render_continuation(result: ContinuationAttribution, console: Console, *, fu
 
 
 def _depth_of_sums(result: ContinuationAttribution, target: Text, width: int) -> list[RenderableType]:
-    title = title_text("Layers and heads", "nats they add to log p of all tokens of ", target)
+    value = "log p" if result.against is None else "log-odds"
+    title = title_text("Layers and heads", f"nats they add to {value} of all tokens of ", target)
     return [Group(title, depth_chart(Depth.of(result), width)), LEGEND]
 
 
-def _target_tokens(result: ContinuationAttribution) -> RenderableType:
-    rows = [{"number": number, **vars(target)} for number, target in enumerate(result.targets)]
+def _answer_tokens(name: str, targets: tuple[Target, ...]) -> RenderableType:
+    rows = [{"number": number, **vars(target)} for number, target in enumerate(targets)]
     columns = [
         Column("", lambda row: Text(str(row["number"]), "dim"), right=True),
         Column("token", lambda row: token_text(row["text"], "bold")),
@@ -295,7 +303,7 @@ def _target_tokens(result: ContinuationAttribution) -> RenderableType:
         Column("log p", lambda row: signed(row["log_probability"]), right=True),
         Column("id", lambda row: str(row["id"]), right=True),
     ]
-    title = title_text("Tokens of the target", "each after the prompt and those before")
+    title = title_text(name, "each after the prompt and those before")
     return table_of(title, rows, columns)
 
 
@@ -312,7 +320,7 @@ def _tables_of_sums(
             getattr(result, f"suppressing_{summed}"),
         ),
     }
-    texts = [token.text for token in result.targets]
+    texts = prediction_names(result)
     drawn = []
     for (what, index), (raising, lowering) in ends.items():
         most = _MOST_HEADS if what == "Heads" and n_rows is None else n_rows
@@ -357,13 +365,18 @@ def _closing_of_sums(result: ContinuationAttribution) -> list[str]:
         "sum: what a part itself writes towards each token, added up over the tokens; promotes: at the token "
         "where the score is largest",
     ]
+    if result.against is not None:
+        lines.append(
+            "− before a token of the contrast: its score is subtracted; tokens that both begin with cancel"
+        )
     for name, what in (("ffn_neurons", "FFN neurons"), ("attention_neurons_summed", "attention neurons")):
         cost, listed = result.costs[name], len(getattr(result, name))
         both_ends = not getattr(result, f"suppressing_{name}").empty
         found = found_words(certificate(result), both_ends, listed, cost, what)
         lines.append(f"{found} by sum, {cost.exact:,} scored exactly at every token")
-    start, end = plain_number(result.log_probability_of_embeddings), plain_number(result.log_probability)
-    path = f"log p of all tokens: {start} from embeddings, {end} at the end"
+    start, end = plain_number(result.value_of_embeddings), plain_number(result.value)
+    value = "log p" if result.against is None else "log-odds"
+    path = f"{value} of all tokens: {start} from embeddings, {end} at the end"
     if result.telescoping_error is not None:
         path += f"; the layers add up to the difference within {abs(result.telescoping_error):.0e}"
     return [*lines, path]

@@ -6,7 +6,7 @@ import { button, byId, element, fill, settled } from "./dom.js";
 import { copy } from "./files.js";
 import { asked, asOption, inWords, titled } from "./parts.js";
 import { saveSet } from "./rail.js";
-import { firstTargets, shown, wholeQuestion } from "./question.js";
+import { firstTargets, isNamedById, shown, wholeQuestion } from "./question.js";
 import { partButton } from "./selecting.js";
 import { change, current, undo } from "./state.js";
 import { watchWork, work } from "./work.js";
@@ -110,17 +110,18 @@ function actions() {
 
 /** The command line that does the same. */
 function command() {
-  const { prompt, target } = wholeQuestion();
+  const { prompt, target, against } = wholeQuestion();
   const { factor, mean } = current();
-  const { answers, against: rivals } = firstTargets();
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const against = rivals.flatMap(({ text }) => ["--against", quote(text)]);
-  return ["mnemoscope ablate", quote(prompt), ...tokenOption("target", typeof target === "string" ? { text: target } : answers[0], quote), ...against, ...active().map(asOption), ...(factor === 0 ? [] : ["--factor", factor]), ...(mean ? ["--mean-of", quote(prompt)] : []), "--controls-from", "'any layer'"].join(" ");
+  const { answers, against: rivals } = firstTargets();
+  const named = (flag, asked_, tokens) => (typeof asked_ === "string" ? [`--${flag}`, quote(asked_)] : tokenOptions(flag, tokens, quote));
+  return ["mnemoscope ablate", quote(prompt), ...named("target", target, answers.slice(0, 1)), ...named("against", against, rivals), ...active().map(asOption), ...(factor === 0 ? [] : ["--factor", factor]), ...(mean ? ["--mean-of", quote(prompt)] : []), "--controls-from", "'any layer'"].join(" ");
 }
 
-/** A token by its text, or by its id where that names bytes of a character. */
-function tokenOption(flag, { id, text }, quote) {
-  return id !== undefined && /[\ufffd‹]/.test(text) ? [`--${flag}-id`, id] : [`--${flag}`, quote(text)];
+/** Tokens by their texts, or all by their ids where one's text after the prompt is another token. */
+function tokenOptions(flag, tokens, quote) {
+  const byId = tokens.some(({ id }) => isNamedById(id));
+  return tokens.flatMap(({ id, text }) => (byId ? [`--${flag}-id`, id] : [`--${flag}`, quote(text)]));
 }
 
 function active() {
@@ -171,7 +172,9 @@ async function measureAgain() {
 async function measured(wanted, lane, place, onStage) {
   let told = { target: null, controls: [], result: null };
   const hear = ({ stage, ...values }) => {
-    told = stage === "target" ? { ...told, target: values } : { ...told, controls: [...told.controls, values] };
+    if (stage === "target") told = { ...told, target: values };
+    else if (stage === "control") told = { ...told, controls: [...told.controls, values] };
+    else told = { ...told, text: values };
     onStage(told);
   };
   const again = () => {

@@ -9,7 +9,7 @@ import { token } from "./tokens.js";
 export const CONTROLS = 5; // random controls, as the server draws unless it is told otherwise
 
 /** How far the measurement is: target, random controls, plain text. */
-export function stages({ target, controls, result }) {
+export function stages({ target, controls, text, result }) {
   const state = (isDone, isRunning) => (isDone ? "done" : isRunning ? "running" : "waiting");
   const stage = (title, is) => element("li", { class: is, "aria-label": `${title}: ${is}` }, title);
   return element(
@@ -17,7 +17,7 @@ export function stages({ target, controls, result }) {
     { class: "stages", id: "stages" },
     stage("target", state(target !== null, true)),
     stage(`random controls ${controls.length} of ${result?.controls.length ?? CONTROLS}`, state(result !== null || controls.length === CONTROLS, target !== null)),
-    stage("plain text", state(result !== null, controls.length === CONTROLS)),
+    stage(`plain text${text && result === null ? ` ${text.done} of ${text.of}` : ""}`, state(result !== null, controls.length === CONTROLS)),
   );
 }
 
@@ -28,7 +28,7 @@ export function ablationView(told, targets) {
     "div",
     { id: targets === null ? "ablation-b" : "ablation", class: "ablation" },
     verdict(target),
-    target.target_tokens.length > 1 ? ofTokens(target.target_tokens) : null,
+    target.target_tokens.length > 1 ? ofTokens(target) : null,
     axis(target, controls),
     nextTokens(target, targets),
     result === null ? null : sideEffects(result),
@@ -42,7 +42,7 @@ function rank({ reciprocal_rank: reciprocal }) {
 function verdict({ before, after, target_tokens: tokens }) {
   const isWhole = tokens.length > 1;
   const falls = number(after.log_probability) - number(before.log_probability);
-  const odds = before.log_odds === undefined || before.log_odds === null ? null : `, log-odds ${plain(before.log_odds)} → ${plain(after.log_odds)}`;
+  const odds = !hasOdds(before) ? null : `, log-odds ${plain(before.log_odds)} → ${plain(after.log_odds)}`;
   return element(
     "p",
     { class: "verdict" },
@@ -53,10 +53,15 @@ function verdict({ before, after, target_tokens: tokens }) {
   );
 }
 
-/** Of a target of several tokens: each one's log p, which add up to that of the whole. */
-function ofTokens(rows) {
-  const whole = { before: 0, after: 0 };
-  for (const row of rows) for (const when of ["before", "after"]) whole[when] += number(row[when]);
+function hasOdds({ log_odds: odds }) {
+  return odds !== undefined && odds !== null;
+}
+
+/** Each token's log p, which add up to that of the target, and that of its contrast, which makes log-odds of it. */
+function ofTokens({ before, after, target_tokens: rows }) {
+  const both = (of) => ({ before: of(before), after: of(after) });
+  const logP = (metrics) => number(metrics.log_probability);
+  const odds = (metrics) => number(metrics.log_odds);
   const line = (name, { before, after }) =>
     element("tr", {}, element("th", { scope: "row" }, name), [signed(before, 3), signed(after, 3), signed(number(after) - number(before), 3)].map((text) => element("td", { class: "number", text })));
   return element(
@@ -64,7 +69,13 @@ function ofTokens(rows) {
     { class: "plain of-tokens" },
     element("caption", { class: "unseen", text: "Log p of each token of the target" }),
     element("thead", {}, element("tr", {}, ["log p of", "before", "after", "change"].map((text, place) => element("th", { scope: "col", class: place ? "number" : null, text })))),
-    element("tbody", {}, rows.map((row) => line(token(row.shown), row)), line("all together", whole)),
+    element(
+      "tbody",
+      {},
+      rows.map((row) => line(token(row.shown), row)),
+      line("all together", both(logP)),
+      hasOdds(before) ? [line("the contrast", both((metrics) => logP(metrics) - odds(metrics))), line("log-odds", both(odds))] : null,
+    ),
   );
 }
 
@@ -115,12 +126,13 @@ function nextTokens({ predictions_before: before, predictions_after: after }, ta
 
 function sideEffects(result) {
   const { plain_text: text, controls_mean: random, controls_standard_deviation: spread, controls_from: from } = result;
+  const odds = hasOdds(random) ? `, log-odds ${plain(random.log_odds)} ± ${plain(spread.log_odds, 2)}` : "";
   return element(
     "div",
     { class: "side-effects" },
     element("p", {
       class: "quiet",
-      text: `Random parts in ${from}: ${percent(random.probability)}, log p ${plain(random.log_probability)} ± ${plain(spread.log_probability, 2)}.`,
+      text: `Random parts in ${from}: ${percent(random.probability)}, log p ${plain(random.log_probability)} ± ${plain(spread.log_probability, 2)}${odds}.`,
     }),
     element("p", {
       class: "quiet",

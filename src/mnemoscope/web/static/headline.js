@@ -5,7 +5,7 @@ import { choice } from "./choices.js";
 import { button, byId, element, fill } from "./dom.js";
 import { number, percent, plain, several, signed } from "./numbers.js";
 import { nameOf, titled } from "./parts.js";
-import { predicted, readFrom, shown, tokenAt, whole } from "./question.js";
+import { predicted, readFrom, shown, steps, tokenAt, whole } from "./question.js";
 import { partButton } from "./selecting.js";
 import { change, current } from "./state.js";
 import { textOf, token, visible } from "./tokens.js";
@@ -64,7 +64,7 @@ export function showFinding() {
   fill(
     byId("finding"),
     element("p", { class: "finding" }, ofTargets(found.targets), " ", ofHead(found), " ", ofNeuron(found), " ", certain(found.targets), " ", badge(found)),
-    steps(),
+    ofTokens(),
   );
 }
 
@@ -113,17 +113,24 @@ function badge({ certified, tolerance }) {
   return element("span", { class: "badge", tabindex: "0", data: { tip }, text: certified ? "certified" : "not certified" });
 }
 
-/** Of a target of several tokens, the one that is shown. */
-function steps() {
-  const answer = whole();
-  if (!("attributions" in answer)) return null;
-  const { tokens, log_probability: logProbability } = answer.target;
-  const titles = Object.fromEntries(tokens.map((target, place) => [String(place), token(textOf(target))]));
-  const chosen = String(Math.min(current().step, tokens.length - 1));
+/** Of a target of several tokens, the one that is shown; those of its contrast last, with a minus. */
+function ofTokens() {
+  const { target, against, value, attributions } = whole();
+  if (attributions === undefined) return null;
+  const title = ({ targets: { answers, against: [rival] } }, place) => {
+    const asked = token(textOf(answers[0]));
+    return element("span", {}, place < attributions.length ? asked : ["− ", asked], rival === undefined ? null : [" over ", token(textOf(rival))]);
+  };
+  const each = steps();
+  const titles = Object.fromEntries(each.map((one, place) => [String(place), title(one, place)]));
+  const chosen = Math.min(current().step, each.length - 1);
+  const sum = `${several(target.tokens.length, "token")}, together ${plain(target.log_probability)} nats`;
+  const odds = against === null ? "" : `, over ${several(against.tokens.length, "token")} of ${plain(against.log_probability)}: log-odds ${plain(value)}`;
+  const subtracted = chosen < attributions.length ? "" : "; of the contrast, so what raises this token lowers the log-odds";
   return element(
     "div",
     { class: "steps" },
-    choice("step", "Token of the target", titles, chosen, (place) => change({ step: Number(place) })),
-    element("span", { class: "quiet", text: `${several(tokens.length, "token")}, together ${plain(logProbability)} nats; each after those before it` }),
+    choice("step", "Token of the target", titles, String(chosen), (place) => change({ step: Number(place) })),
+    element("span", { class: "quiet", text: `${sum}${odds}; each after those before it${subtracted}` }),
   );
 }

@@ -4,7 +4,7 @@ import { cancel } from "./api.js";
 import { button, byId } from "./dom.js";
 import { number } from "./numbers.js";
 import { current, undo } from "./state.js";
-import { remember } from "./tokens.js";
+import { remember, textOf } from "./tokens.js";
 import { refuse, work } from "./work.js";
 
 export const TOP = 50;
@@ -15,10 +15,14 @@ let answer = null;
 let prediction = null;
 let complete = false;
 
+/** The attributions of the answer: of a target of several tokens one for each, those of its contrast last. */
+export function steps() {
+  return "attributions" in answer ? [...answer.attributions, ...answer.against_attributions] : [answer];
+}
+
 /** The attribution that is shown; null before there is one. Of a target of several tokens, that of one. */
 export function shown() {
-  if (answer === null) return null;
-  return "attributions" in answer ? answer.attributions[Math.min(current().step, answer.attributions.length - 1)] : answer;
+  return answer === null ? null : steps()[Math.min(current().step, steps().length - 1)];
 }
 
 /** The whole answer, which of a target of several tokens has `attributions`. */
@@ -43,16 +47,31 @@ export function shownQuestion() {
   return { model: current().model, prompt, target: ids(targets.answers), against: ids(targets.against) };
 }
 
-/** The question of an ablation: of a target of several tokens all of them, whose log probabilities add up. */
+/** The question of an ablation: of an answer of several tokens all of them, whose log probabilities add up. */
 export function wholeQuestion() {
-  if ("attributions" in answer) return { model: current().model, prompt: answer.prompt, target: answer.target.text, against: null };
+  if ("attributions" in answer) {
+    const named = (one) => (one === null ? null : one.tokens.length === 1 ? one.tokens[0].id : one.text);
+    return { model: current().model, prompt: answer.prompt, target: named(answer.target), against: named(answer.against) };
+  }
   const { target, ...question } = shownQuestion();
   return { ...question, target: target[0] };
 }
 
-/** The targets after the prompt itself: of a target of several tokens the first. */
+/** The targets after the prompt itself: of an answer of several tokens the first. */
 export function firstTargets() {
-  return "attributions" in answer ? answer.attributions[0].targets : answer.targets;
+  if (!("attributions" in answer)) return answer.targets;
+  return { answers: answer.target.tokens.slice(0, 1), against: answer.against?.tokens.slice(0, 1) ?? [] };
+}
+
+/** The texts of target and contrast, all tokens of each; null without a contrast. */
+export function answerTexts() {
+  const { answers, against } = answer.targets ?? { answers: answer.target.tokens, against: answer.against?.tokens ?? [] };
+  return { target: answers.map(textOf).join(""), against: against.length > 0 ? against.map(textOf).join("") : null };
+}
+
+/** Whether a target is named by its id alone, as its text after the prompt is another token. */
+export function isNamedById(id) {
+  return answer.by_id.includes(id);
 }
 
 /** The question as it was asked, for files. */

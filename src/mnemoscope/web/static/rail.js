@@ -4,7 +4,7 @@ import { zeroBar } from "./bars.js";
 import { button, byId, element, fill, settled } from "./dom.js";
 import { rove } from "./grid.js";
 import { number, percent } from "./numbers.js";
-import { predicted, shown, whole } from "./question.js";
+import { answerTexts, firstTargets, predicted, shown, whole } from "./question.js";
 import { ask, Refusal } from "./api.js";
 import { change, current, questionLink } from "./state.js";
 import { textOf, token, visible } from "./tokens.js";
@@ -18,7 +18,7 @@ const [MOST_QUESTIONS, MOST_CHARACTERS] = [50, 80];
 export function showPredictions() {
   const found = predicted();
   if (found === null) return fill(byId("predictions"));
-  const targets = document.body.classList.contains("waiting") ? chosen() : shown().targets;
+  const targets = document.body.classList.contains("waiting") ? chosen() : firstTargets();
   const rows = [...found.predictions];
   for (const target of [...targets.answers, ...targets.against]) {
     if (target.text !== undefined && !rows.some(({ id }) => id === target.id)) rows.push({ ...target, token: target.text, shown: textOf(target) });
@@ -64,11 +64,10 @@ function nextToken(row, scale, { answers, against }) {
   );
 }
 
-/** Contrast the target with a token; of a target of several tokens the first, as both follow the prompt. */
-function contrast(id) {
-  const first = typeof current().target === "string" ? whole()?.attributions?.[0].targets.answers[0].id : undefined;
-  const target = first ?? current().target ?? shown()?.targets.answers[0].id ?? null;
-  if (id !== target) change({ target, against: current().against === id ? null : id });
+/** Contrast the target with a token by its id, or with a text. */
+function contrast(answer) {
+  const target = current().target ?? firstTargets().answers[0].id;
+  if (answer !== target) change({ target, against: current().against === answer ? null : answer });
 }
 
 /** Offer another token, tokenised while it is typed. */
@@ -81,7 +80,8 @@ export function startOtherTarget() {
   };
   const look = settled(200, () => tokenise(field.value, told, take));
   field.addEventListener("input", look);
-  const form = element("form", { class: "other" }, field, element("button", { type: "submit", text: "Explain" }), told);
+  const versus = button("vs", () => field.value !== "" && shown() !== null && contrast(field.value), { class: "versus", "aria-label": "Contrast with this text" });
+  const form = element("form", { class: "other" }, field, element("button", { type: "submit", text: "Explain" }), versus, told);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (field.value !== "") take(field.value);
@@ -106,13 +106,12 @@ async function tokenise(text, told, take) {
 /** Remember a question that was answered, the newest first. */
 export function rememberQuestion() {
   const { model, prompt, target, against } = current();
-  const { targets } = shown();
+  const [first] = firstTargets().answers;
   const entry = {
-    hash: questionLink({ model, prompt, target: target ?? targets.answers[0].id, against }),
+    hash: questionLink({ model, prompt, target: target ?? first.id, against }),
     prompt: prompt.length > MOST_CHARACTERS ? `... ${prompt.slice(-MOST_CHARACTERS)}` : prompt,
-    target: textOf(targets.answers[0]),
-    against: targets.against.length > 0 ? textOf(targets.against[0]) : null,
-    probability: targets.answers[0].probability,
+    ...answerTexts(),
+    probability: "attributions" in whole() ? Math.exp(number(whole().target.log_probability)) : first.probability,
   };
   const kept = [entry, ...kept_(sessionStorage, QUESTIONS).filter(({ hash }) => hash !== entry.hash)];
   sessionStorage.setItem(QUESTIONS, JSON.stringify(kept.slice(0, MOST_QUESTIONS)));
