@@ -14,8 +14,9 @@ import pytest
 
 from command_line import refused, run
 from mnemoscope.cli import output
-from mnemoscope.cli.progress import WorkLine
+from mnemoscope.cli.progress import StudyProgress, WorkLine
 from mnemoscope.report import export, html, prompt_comparison
+from mnemoscope.study.runner import Progress
 from mnemoscope.testing import words
 
 
@@ -47,6 +48,17 @@ def test_a_log_has_no_line_of_short_work(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys, "stderr", log)
     WorkLine("opening").started().close()
     assert log.getvalue() == ""
+
+
+def test_the_line_names_the_phase_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Terminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    with output.stdout_kept_clean(), StudyProgress() as report:
+        assert "starting" in shown.getvalue()
+        for phase in ("finding known facts", "measuring facts"):
+            shown.truncate(0)
+            report(Progress(phase, 1, 2, {"capital": (1, 2)}))
+            assert f"{phase} · 0 s" in shown.getvalue()
 
 
 @pytest.mark.process

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 from typing_extensions import Self
 
+from mnemoscope.cli.output import stage
+
 if TYPE_CHECKING:
     from mnemoscope.study.runner import Progress
 
@@ -88,6 +90,7 @@ class StudyProgress:
             if self._bar is not None:
                 self._bar.close()
             self._phase = progress.phase
+            stage(progress.phase)
             self._bar = tqdm(
                 total=progress.total,
                 initial=progress.done,
