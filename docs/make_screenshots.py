@@ -60,18 +60,20 @@ def serving() -> Iterator[str]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         told = next(line for line in process.stderr if "Mnemoscope is at" in line)
-        yield re.findall(r"http://[^/]+/", told)[0]
-        process.terminate()
+        try:
+            yield re.findall(r"http://[^/]+/", told)[0]
+        finally:
+            process.terminate()
 
 
 def opened(browser: Browser, url: str, size: tuple[int, int], scheme: str) -> Page:
-    """A page of a size, in light or dark, when all it loads is there."""
+    """A page of a size, in light or dark."""
     page = browser.new_page(
         viewport={"width": size[0], "height": size[1]},
         color_scheme="dark" if scheme == "dark" else "light",
         reduced_motion="reduce",
     )
-    page.goto(url, wait_until="networkidle")
+    page.goto(url)
     return page
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mnemoscope.cli.command import command
-from mnemoscope.cli.output import stdout_kept_clean, tell, write
+from mnemoscope.cli.output import stage, stdout_kept_clean, tell, write
 
 commands = typer.Typer()
 
@@ -19,6 +19,7 @@ def demo(
 ) -> None:
     """Fetch the demo model where it is missing, and print its folder."""
     with stdout_kept_clean():
+        stage("looking at the demo model")
         from mnemoscope.model.demo import ensure_demo, verify_demo
 
         folder = ensure_demo(repair=repair, report=tell)

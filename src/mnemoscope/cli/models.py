@@ -26,6 +26,7 @@ def validate_families(context: typer.Context, json: Json = False, threads: Threa
     if context.invoked_subcommand is not None:
         return
     with stdout_kept_clean():
+        stage("validating families")
         set_threads(threads)
         from mnemoscope.model import families
         from mnemoscope.model.loading import quiet

@@ -14,7 +14,7 @@ from mnemoscope._arguments import check_model_path
 from mnemoscope.cli.command import command
 from mnemoscope.cli.facts import tell_left_out
 from mnemoscope.cli.options import Device, Dtype, ModelName, Revision, TrustRemoteCode, check_threads
-from mnemoscope.cli.output import loudness, stdout_kept_clean, tell, write
+from mnemoscope.cli.output import loudness, stage, stdout_kept_clean, tell, write
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study.options import StudyOptions
 
@@ -200,6 +200,7 @@ def sql(
     with stdout_kept_clean():
         from mnemoscope.study.results import Studies, Study
 
+        stage("reading the study")
         opened = Study.open(folders[0]) if len(folders) == 1 else Studies.open(folders)
         text = printed(opened.sql(query), format)
     write(text)
@@ -229,6 +230,7 @@ def report(
         from mnemoscope.report.study_html import write_report
         from mnemoscope.study.results import Study
 
+        stage("writing the report")
         opened = Study.open(folder)
         written = write_report(opened, out or folder.with_name(f"{opened.name}.html"))
         _tell_unfinished(opened)
@@ -254,6 +256,7 @@ def export(
         from mnemoscope.report.export import export as export_study
         from mnemoscope.study.results import Study
 
+        stage("writing tables and charts")
         opened = Study.open(folder)
         written = export_study(opened, out, format or ())
         _tell_unfinished(opened)
