@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import fields
-from inspect import signature
+from inspect import getdoc, signature
 from typing import Any, get_type_hints
 
 import pytest
@@ -26,8 +26,9 @@ def test_attribute_takes_each_option_by_name_with_its_type_and_default() -> None
     assert {name: parameters[name].default for name in OPTIONS} == DEFAULTS
     assert {name: hints[name] for name in OPTIONS} == TYPES
     for name in OPTIONS:
-        assert f"\n            {name}: " in (ms.Model.attribute.__doc__ or "")
-        assert f"\n        {name}: " in (ms.AttributionOptions.__doc__ or "")
+        # Python 3.13 keeps docstrings without their indentation.
+        assert f"\n    {name}: " in (getdoc(ms.Model.attribute) or "")
+        assert f"\n    {name}: " in (getdoc(ms.AttributionOptions) or "")
 
 
 def test_keywords_of_the_other_calls_are_the_same() -> None:
