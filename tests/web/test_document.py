@@ -30,8 +30,9 @@ def address(llama: ms.Model) -> Iterator[str]:
 
 
 # `parametrize` of Schemathesis would make some 2,000 requests when tests are collected, in every worker.
-def test_answers_are_as_the_document_says(address: str) -> None:
-    document = schemathesis.openapi.from_dict(make_app({}).openapi()).exclude(path=SLOW)
+@pytest.mark.parametrize("path", sorted(set(make_app({}).openapi()["paths"]) - {SLOW}))
+def test_answers_are_as_the_document_says(path: str, address: str) -> None:
+    document = schemathesis.openapi.from_dict(make_app({}).openapi()).include(path=path)
     for operation in (each.ok() for each in document.get_all_operations()):
 
         @settings(max_examples=1, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
