@@ -57,6 +57,7 @@ test: $(STAMP) ## Run everything CI runs: format, lint, types and tests
 .PHONY: test-all
 test-all: test ## Run everything CI runs, then what takes too long for each push
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m nightly --numprocesses $(WORKERS) --dist worksteal
+	$(BIN)/pytest tests/browser/test_demo_page.py
 
 .PHONY: pytest
 pytest: $(STAMP)

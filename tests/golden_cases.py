@@ -81,11 +81,15 @@ def pieces(output: str) -> tuple[list[str], list[float]]:
 
 
 def flat(document: Any, path: str = "") -> dict[str, Any]:
-    """Leaves of a JSON document by their paths, without provenance, which is the machine's."""
+    """Leaves of a JSON document by their paths, without provenance, which is the machine's.
+
+    What has an id is found by it: parts of equal scores change places by rounding.
+    """
     if isinstance(document, dict):
         items = [(f"{path}.{key}", value) for key, value in document.items() if key not in _OF_THE_MACHINE]
     elif isinstance(document, list):
-        items = [(f"{path}[{i}]", value) for i, value in enumerate(document)]
+        ids = [value.get("id", i) if isinstance(value, dict) else i for i, value in enumerate(document)]
+        items = [(f"{path}[{place}]", value) for place, value in zip(ids, document, strict=True)]
     else:
         return {path: document}
     return {key: leaf for place, value in items for key, leaf in flat(value, place).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from time import perf_counter
 
@@ -37,10 +38,15 @@ def test_the_first_screen_says_it_all(visit: Visitor, demo_address: str) -> None
 
 
 def times_slower(demo: ms.Model) -> float:
-    """How much slower this machine is now, with other tests beside this one; at least 1."""
+    """How much longer than on two idle cores a step may take now.
+
+    A slower machine may take longer, and beside other workers, which come and go, twice as long. `make test-all`
+    runs this file alone.
+    """
     start = perf_counter()
     demo.predict("The capital of Japan is the city of")
-    return max(1.0, (perf_counter() - start) / USUAL)
+    slower = max(1.0, (perf_counter() - start) / USUAL)
+    return 2 * slower if "PYTEST_XDIST_WORKER" in os.environ else slower
 
 
 def test_a_changed_target_is_drawn_in_seven_tenths_of_a_second(

@@ -106,11 +106,11 @@ def test_windows_are_those_of_a_brute_force_maximum(tiny: ms.Model) -> None:
             rows = ours[ours["group"] == group]
             assert len(rows) == min(TOP, len(order))
             expected = [sign * best[number] for number in order[:TOP]]
-            assert rows["activation"].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            assert rows["activation"].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
             assert rows["rank"].tolist() == list(range(1, len(rows) + 1))
             for row in rows.to_dict("records"):
                 number = next(n for n, w in enumerate(windows) if w[:2] == (row["document"], row["start"]))
-                assert row["activations"] == pytest.approx(values[number], rel=1e-4, abs=1e-6)
+                assert row["activations"] == pytest.approx(values[number], rel=1e-4, abs=1e-5)
                 assert row["activations"][row["position"]] == row["activation"]
                 assert row["tokens"][row["position"]] == row["token"]
                 assert " ".join(row["tokens"]).split() == tiny.tokenizer.decode(windows[number][2]).split()
@@ -244,7 +244,8 @@ def test_lots_change_nothing_but_rounding(llama: ms.Model, monkeypatch: pytest.M
     single = llama.neuron_examples(neurons, TEXTS, top=TOP, window=WINDOW)
     names = ["layer", "neuron", "head", "dim", "group", "rank", "document", "start", "position", "token"]
     assert whole.windows[names].equals(single.windows[names])
-    assert whole.windows["activation"].tolist() == pytest.approx(single.windows["activation"].tolist())
+    before, after = whole.windows["activation"].tolist(), single.windows["activation"].tolist()
+    assert before == pytest.approx(after, rel=1e-4, abs=1e-5)
     assert whole.signs.equals(single.signs)
 
 
