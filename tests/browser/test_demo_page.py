@@ -40,8 +40,8 @@ def test_the_first_screen_says_it_all(visit: Visitor, demo_address: str) -> None
 def times_slower(demo: ms.Model) -> float:
     """How much longer than on two idle cores a step may take now.
 
-    A slower machine may take longer, and beside other workers, which come and go, twice as long. `make test-all`
-    runs this file alone.
+    A slower machine may take longer, and beside other workers, which come and go, twice as long.
+    `make test-all` runs this file alone.
     """
     start = perf_counter()
     demo.predict("The capital of Japan is the city of")
