@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -10,8 +9,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["transformers.models.llama.modeling_llama", "mnemoscope.api", "gguf_openings"])
+from forks import FORKS
+
 # A process that is to be killed is killed before this function of this module.
 POINTS = {
     "conversion": ("gguf_cache", "convert_gguf"),
@@ -23,7 +22,7 @@ POINTS = {
 
 def start_opening(gguf: Path, folder: Path, log: Path, killed_at: str = "") -> BaseProcess:
     """Start a process that opens a file with a cache folder, and logs each conversion in a line."""
-    process = _FORKS.Process(target=_open, args=(gguf, folder, log, killed_at))
+    process = FORKS.Process(target=_open, args=(gguf, folder, log, killed_at))
     process.start()
     return process
 

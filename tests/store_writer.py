@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -15,15 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from forks import FORKS
 from mnemoscope.errors import OutputError
 from mnemoscope.study.store import Store, encoded
 
 TABLE = "outcomes"
 MANIFEST = {"model": "demo", "options": {"rank": 10}, "facts": ["a", "b"]}
 N_SHARDS = 48
-# What a writer needs, imported once for all of them.
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["store_writer"])
 
 
 def shard(number: int) -> pd.DataFrame:
@@ -78,8 +75,8 @@ def writer(
     folder: Path, kill: tuple[str, str, int, str] | None = None
 ) -> Iterator[tuple[BaseProcess, Connection]]:
     """The process, and where it tells the keys that it has written."""
-    here, there = _FORKS.Pipe(duplex=False)
-    process = _FORKS.Process(target=_write, args=(folder, there, kill))
+    here, there = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_write, args=(folder, there, kill))
     process.start()
     there.close()
     try:

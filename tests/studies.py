@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 import re
 import resource
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from forks import FORKS
 from mnemoscope.cli import main
 from mnemoscope.study import tasks as plan
 from mnemoscope.study.executors.ray import RayExecutor
@@ -61,9 +61,6 @@ FACTS = tuple(
 SOURCE = Source("facts.jsonl", FACTS)
 # Facts of a task, so few that a study has a dozen tasks.
 AT_ONCE = 2
-# What a driver needs, imported once for all of them: its own start is no part of a study.
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["studies"])
 
 
 def save_tiny(folder: Path) -> Path:
@@ -103,8 +100,8 @@ def drive(model: Path, out: Path, n_workers: int = 1, on_ray: bool = False) -> N
 
 def run_command(arguments: list[str], longest: int | None = None) -> tuple[int | None, str]:
     """Run the command line in a process of its own, where no file can become longer; exit code and stderr."""
-    here, there = _FORKS.Pipe(duplex=False)
-    process = _FORKS.Process(target=_command, args=(arguments, there, longest))
+    here, there = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=_command, args=(arguments, there, longest))
     process.start()
     there.close()
     told = here.recv()
@@ -126,7 +123,7 @@ def _command(arguments: list[str], told: Connection, longest: int | None) -> Non
 @contextmanager
 def driver(*given: object) -> Iterator[BaseProcess]:
     """A process that runs `drive`; it is there no more at the end."""
-    process = _FORKS.Process(target=drive, args=given)
+    process = FORKS.Process(target=drive, args=given)
     process.start()
     try:
         yield process

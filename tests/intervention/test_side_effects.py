@@ -259,6 +259,7 @@ def test_facts_need_a_relation_and_positions_they_have(
 
 
 @pytest.mark.demo
+@pytest.mark.nightly  # on each push the tests above compare the effects of a tiny model with their definition
 def test_the_neurons_of_a_fact_do_less_to_plain_text_than_a_layer(demo: ms.Model) -> None:
     neurons = demo.attribute(
         "The capital of Japan is the city of", " Tokyo", top=10, suppressing=False
