@@ -3,7 +3,8 @@
     python benchmarks/study.py            # some minutes
 
 Plain forward passes (the model as transformers gives it, prompts padded to batches) and attributions of the
-same batches take turns, and the sums of both are compared. One thread, as the workers of a study have.
+same batches take turns, and the sums of both are compared. One thread, as the workers of a study have. What a
+worker measures of the weights once, at its first facts, is timed by itself.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 import mnemoscope as ms
 from measuring import write
+from mnemoscope.attribution.methods.ranks import FEW_TARGETS
 from mnemoscope.study.facts import ResolvedFact, builtin_facts, resolve
 from mnemoscope.study.filter import known_facts
 from mnemoscope.study.measure import attribute_facts, measure_facts
@@ -37,6 +39,7 @@ def main() -> None:
     batches = [
         similar[start : start + MEASURED_AT_ONCE] for start in range(0, len(similar), MEASURED_AT_ONCE)
     ]
+    first = list({fact.target: fact for fact in similar}.values())[: FEW_TARGETS + 1]
     batches = batches[: arguments.batches]
     options = StudyOptions()
     ways: dict[str, Callable[[Sequence[ResolvedFact]], object]] = {
@@ -45,8 +48,10 @@ def main() -> None:
         "all that a study measures of a fact": lambda facts: measure_facts(model, facts, options),
     }
     seconds = dict.fromkeys(ways, 0.0)
+    start = time.perf_counter()
     for way in ways.values():
-        way(batches[0][:2])  # what is measured of the weights once
+        way(first)
+    once = time.perf_counter() - start
     for facts in batches:
         for name, way in ways.items():
             start = time.perf_counter()
@@ -56,6 +61,8 @@ def main() -> None:
     base = seconds["plain batched forward passes"]
     how = f"{options.threads} thread, torch {torch.__version__}"
     write(f"{model!r}; {n_facts} facts ({arguments.relation}), {how}")
+    once -= len(first) * sum(seconds.values()) / n_facts
+    write(f"{'once in a worker, for any number of facts':40} {once:8.0f} s")
     for name, value in seconds.items():
         write(f"{name:40} {1e3 * value / n_facts:8.0f} ms a fact {value / base:8.1f} x")
 

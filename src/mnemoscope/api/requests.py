@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -133,6 +133,7 @@ class PromptRun:
         log_probabilities: of the next token, `[n_vocabulary]`.
         components: writes to the residual stream at every position; None unless requested.
         recorded: the pass with its autograd graph; None unless requested.
+        geometry: returns the measures of the weights; they are looked over once for the prompts of a batch.
     """
 
     activations: ActivationCache
@@ -140,6 +141,7 @@ class PromptRun:
     log_probabilities: torch.Tensor
     components: ResidualDecomposition | None
     recorded: RecordedPass | None
+    geometry: Callable[[], Geometry]
 
 
 def run_prompts(
@@ -211,7 +213,8 @@ def _run_batch(
                 "load half-precision weights as float32"
             )
     every = zip(caches, readouts, log_p, written, strict=True)
-    return [PromptRun(*run, recorded) for run in every]
+    measured = cache(partial(geometry, language_model))
+    return [PromptRun(*run, recorded, measured) for run in every]
 
 
 def predictions(
@@ -242,7 +245,7 @@ def predictions(
     for spec, run in zip(specs, runs, strict=True):
         yield TargetPrediction(
             language_model=language_model,
-            geometry=cache(partial(geometry, language_model)),
+            geometry=run.geometry,
             tokens=spec.prompt.tokens,
             activations=run.activations,
             readout=run.readout,
