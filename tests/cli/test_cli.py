@@ -350,7 +350,7 @@ def test_ablate_replaces_by_the_mean_over_prompts(llama_folder: str) -> None:
 
 @pytest.mark.parametrize("n", [3, pytest.param(len(FAMILIES), marks=pytest.mark.nightly)])
 def test_models_are_validated(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    # `test_transformers_versions` has the others validated on each push, by the function that is called here.
+    # `test_families` validates the others on each push.
     monkeypatch.setattr(families, "FAMILIES", FAMILIES[:n])
     done = run("models", "--json")
     assert done.returncode == 0
