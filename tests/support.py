@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,10 @@ def with_examples(few: int, many: int, **drawn: Any) -> Callable[[Callable[..., 
     return parametrized
 
 
-def built(model_type: str) -> PreTrainedModel:
-    """The tiny random model of a family in its first configuration."""
-    return next(family for family in FAMILIES if family.model_type == model_type).build()
+def built(model_type: str, **config: Any) -> PreTrainedModel:
+    """The tiny random model of a family in its first configuration, with other values of some settings."""
+    family = next(family for family in FAMILIES if family.model_type == model_type)
+    return replace(family, config={**family.config, **config}).build()
 
 
 def open_tiny(model: PreTrainedModel) -> ms.Model:

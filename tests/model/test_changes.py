@@ -66,6 +66,70 @@ CHANGES = (
 )
 
 
+def scale_the_post_norms(model: nn.Module) -> None:
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.post_feedforward_layernorm.weight.mul_(8.0)
+            layer.post_attention_layernorm.weight.mul_(8.0)
+
+
+def turn_the_final_norm(model: nn.Module) -> None:
+    weight = model.model.norm.weight
+    with torch.no_grad():
+        weight.copy_(weight.flip(0) * torch.linspace(0.05, 8.0, len(weight)))
+
+
+def replace_the_heads_weight(model: nn.Module) -> None:
+    model.lm_head.weight = nn.Parameter(5.0 * model.lm_head.weight.detach().flip(0))
+
+
+def replace_the_heads_data(model: nn.Module) -> None:
+    model.lm_head.weight.data = 5.0 * model.lm_head.weight.data.flip(0)
+
+
+def replace_the_head(model: nn.Module) -> None:
+    head = nn.Linear(model.lm_head.in_features, model.lm_head.out_features, bias=False)
+    head.weight = nn.Parameter(5.0 * model.lm_head.weight.detach().flip(0))
+    model.lm_head = head
+
+
+# Only a vocabulary that exceeds the tokens that bounds sum over lets a stale measure of the others show.
+N_VOCABULARY = 4000
+
+
+@pytest.mark.parametrize(
+    ("model_type", "change"),
+    [
+        ("llama", turn_the_final_norm),
+        ("llama", replace_the_heads_weight),
+        ("llama", replace_the_heads_data),
+        ("llama", replace_the_head),
+        ("olmo2", scale_the_post_norms),
+        ("olmo2", turn_the_final_norm),
+    ],
+    ids=lambda given: given if isinstance(given, str) else given.__name__,
+)
+def test_bounds_and_ranks_are_of_the_changed_norms_and_head(
+    model_type: str, change: Callable[[nn.Module], None]
+) -> None:
+    transformer = built(model_type, vocab_size=N_VOCABULARY)
+    model = open_tiny(transformer)
+    options: dict[str, Any] = {"top": 20, "effects": False, "query": False}
+    model.attribute(PROMPT, 7, neurons="bounds", **options)
+    model.rank_neurons(PROMPT, 7, method="rank")
+    change(transformer)
+    fresh = open_tiny(copy.deepcopy(transformer))
+    found = model.attribute(PROMPT, 7, neurons="bounds", **options)
+    exact = fresh.attribute(PROMPT, 7, neurons="all", **options)
+    for name in ("ffn_scores", "attention_scores"):
+        bounds, scores = getattr(found, name), getattr(exact, name)["lower"]
+        assert ((bounds["lower"] <= scores + 1e-5) & (scores - 1e-5 <= bounds["upper"])).all(), name
+    check_alike(model.attribute(PROMPT, 7, **options), fresh.attribute(PROMPT, 7, **options))
+    for method in ("rank", "coefficient-over-rank"):
+        ranked, right = (each.rank_neurons(PROMPT, 7, method=method).neurons for each in (model, fresh))
+        assert ranked.equals(right), method
+
+
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_changed_model_is_that_of_the_changed_weights(change: Callable[[nn.Module], None]) -> None:
     model = open_tiny(built("llama"))
@@ -101,6 +165,16 @@ def test_a_run_of_other_weights_is_refused() -> None:
     run = model.run(PROMPT)
     run.attribute(7, top=3)
     scale_in_place(model.language_model.model)
+    with pytest.raises(ms.OptionError, match="begin another run"):
+        run.attribute(8, top=3)
+
+
+@pytest.mark.parametrize("change", [scale_data, scale_the_head], ids=lambda change: change.__name__)
+def test_a_run_of_weights_changed_out_of_sight_is_refused(change: Callable[[nn.Module], None]) -> None:
+    model = open_tiny(built("llama"))
+    run = model.run(PROMPT)
+    run.attribute(7, top=3)
+    change(model.language_model.model)
     with pytest.raises(ms.OptionError, match="begin another run"):
         run.attribute(8, top=3)
 
@@ -212,6 +286,16 @@ def test_switching_adapters_is_followed() -> None:
             own = adapted(torch.tensor([found.token_ids])).logits[0, -1].double().log_softmax(-1)[7]
         assert found.targets.value == pytest.approx(float(own), abs=1e-5)
         seen.append(found.targets.value)
+        compared, expected = (
+            each.compare_ablation(PROMPT, 7, [ms.FFNNeuron(1, 3)], seeds=1).plain_text
+            for each in (model, fresh)
+        )
+        assert compared is not None
+        assert expected is not None
+        assert compared.perplexity_before == pytest.approx(expected.perplexity_before, rel=1e-5)
+        assert compared.kl == pytest.approx(expected.kl, rel=1e-3)
+        responses, right = (each.sensitivity().responses["ffn"] for each in (model, fresh))
+        assert torch.allclose(responses, right, rtol=1e-3)
     assert abs(seen[0] - seen[1]) > 0.01
 
 

@@ -38,7 +38,7 @@ from mnemoscope.intervention.side_effects import (
 )
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import held, interventions_on
-from mnemoscope.model.language_model import LanguageModel, weights_fingerprint
+from mnemoscope.model.language_model import LanguageModel, ModelVersion, weights_fingerprint
 from mnemoscope.model.objective import (
     Answers,
     Objective,
@@ -78,13 +78,14 @@ class ActiveIntervention:
 
 
 class PlainTextProbes:
-    """Plain text with the model's unchanged predictions, computed lazily and cached for the same weights."""
+    """Plain text with the model's unchanged predictions, computed lazily and cached for the same model."""
 
     def __init__(self, language_model: LanguageModel) -> None:
         """Compute nothing yet."""
         self._language_model = language_model
         self._plain_text: PlainText | None = None
         self._sensitivity: Sensitivity | None = None
+        self._version: ModelVersion | None = None
         self._fingerprint: Tensor | None = None
 
     def plain_text(self) -> PlainText:
@@ -105,10 +106,13 @@ class PlainTextProbes:
         return self._sensitivity
 
     def _drop_stale(self) -> None:
+        # The version sees adapters and hooks, the fingerprint weights that are changed through `.data`.
+        version = self._language_model.version
         now = weights_fingerprint(self._language_model.model)
-        if self._fingerprint is None or not torch.equal(now, self._fingerprint):
+        is_same = self._fingerprint is not None and torch.equal(now, self._fingerprint)
+        if version != self._version or not is_same:
             self._plain_text = self._sensitivity = None
-            self._fingerprint = now
+            self._version, self._fingerprint = version, now
 
 
 @dataclass(frozen=True)

@@ -260,10 +260,14 @@ def predictions(
 
 
 def geometry(language_model: LanguageModel) -> Geometry:
-    """Return the measures of the weights that bounds need, cached until the weights change."""
+    """Return the measures of the weights that bounds need, cached until the weights change.
+
+    A change that PyTorch counts gives the model another structure, with norms copied anew; `holds` sees the
+    others.
+    """
+    structure = language_model.structure
     found = _geometries.get(language_model)
-    if found is None or not found.holds():
-        structure = language_model.structure
+    if found is None or found.readout is not structure.readout or not found.holds():
         written = [each for block in structure.blocks for each in (block.attention_output, block.ffn_output)]
         found = _geometries[language_model] = Geometry(structure.readout, written)
     return found

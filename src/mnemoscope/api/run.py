@@ -47,6 +47,7 @@ from mnemoscope.results.texts import CutToken
 
 # Number of value neurons whose query neurons are found, as in the paper.
 VALUES = 30
+_CHANGED = "the model is changed otherwise than when this run was begun; begin another run of the prompt"
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ class QueryCalls:
 class Run:
     """A prompt whose forward pass runs at the first call and is kept for the later ones.
 
-    Total effects and query neurons take further passes of the model. A run is therefore refused once other
-    interventions are active, or the weights differ, than when it began.
+    Later calls read the model's weights, and query neurons may take further passes. A run is therefore
+    refused once other interventions are active, or the weights differ, than when it began. Changes through
+    `.data`, which PyTorch does not count, are seen between attributions if they are of the head or of what
+    attention and FFN write with; begin another run after any other.
     """
 
     def __init__(
@@ -122,6 +125,8 @@ class Run:
         chosen = AttributionOptions(**options, norm_bias=self._norm_bias)
         chosen.check()
         check_parts_add_up(self.language_model)
+        if self._prediction is not None and not self._prediction.geometry().holds():
+            raise OptionError(_CHANGED)
         prediction = self._predicted(target, against, chosen.query, _takes_graph(chosen))
         report = ProgressBars() if progress else None
         return attribute_prediction(self._prompt, prediction, chosen, self._calls, report)
@@ -133,9 +138,7 @@ class Run:
         self, target: Answers | None, against: Answers | None, query: bool = False, effects: bool = False
     ) -> TargetPrediction:
         if self._state() != self._begun:
-            raise OptionError(
-                "the model is changed otherwise than when this run was begun; begin another run of the prompt"
-            )
+            raise OptionError(_CHANGED)
         spec = target_spec(self.language_model, self._prompt, target, against)
         if self._prediction is not None:
             log_p = self._prediction.log_probabilities
