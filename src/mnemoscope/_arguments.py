@@ -1,7 +1,8 @@
-"""Checks of arguments (whole numbers, weight types, devices); imports neither numpy nor torch."""
+"""Checks of arguments (numbers, weight types, devices); imports neither numpy nor torch."""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,6 +54,16 @@ def whole_numbers(values: Any) -> list[int] | None:
         values = list(values[0])
     numbers = [None if isinstance(value, float) else whole_number(value) for value in values]
     return [number for number in numbers if number is not None] if None not in numbers else None
+
+
+def check_factor(factor: float) -> None:
+    """Check what values or weights are to be multiplied with.
+
+    Raises:
+        OptionError: it is NaN or infinite.
+    """
+    if not math.isfinite(factor):
+        raise OptionError(f"a factor of {factor} gives no values; give a number such as 0, 0.5 or 2")
 
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -37,8 +37,20 @@ PAIR = ms.Pair("A b", "A c", " d", " e")
 )
 def test_each_format_gives_the_same_pair(row: dict, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
-    path.write_text(f"\n{json.dumps(row)}\n\n", encoding="utf-8")
+    path.write_text(f"\n{json.dumps(row)}\r\n\n", encoding="utf-8-sig", newline="")
     assert read_pairs(path) == read_pairs([row]) == read_pairs([PAIR]) == (PAIR,)
+
+
+def test_a_prompt_may_hold_any_separator(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    row = {
+        "clean": "A\u2028b",
+        "counterfactual": "A\x85c",
+        "answer": "d",
+        "counterfactual_answer": "e",
+    }
+    path.write_text(f"{json.dumps(row, ensure_ascii=False)}\n", encoding="utf-8")
+    assert read_pairs(path) == (ms.Pair("A\u2028b", "A\x85c", "d", "e"),)
 
 
 def test_what_is_no_task_is_refused() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +141,13 @@ def test_a_dash_is_the_prompt_on_stdin(folder: str) -> None:
         assert found["token_ids"] == [BOS, *ids]
         assert found["prompt"] == bytes(ids).decode()
     assert "the prompt is empty" in refused(*predict)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(folder: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_bytes(b"\xef\xbb\xbfabc\r\n")
+    found = json.loads(printed("predict", "--prompt-file", str(path), "--json", "--model", folder))
+    assert found["prompt"] == "abc"
 
 
 @pytest.mark.process

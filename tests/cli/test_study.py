@@ -71,6 +71,23 @@ def test_every_table_has_rows_and_every_relation_its_facts(study: Finished) -> N
     assert {name for name, n in answer["data"] if n > 0} == set(TABLES)
 
 
+def test_an_answer_as_json_is_not_rounded(study: Finished) -> None:
+    query = (
+        "select 1e-20 as small, 0.1::float as single, 'inf'::double as above, null as nothing, "
+        "date '2020-01-02' as day, '\\xAA'::blob as bytes, [1, 2] as both, "
+        "'3f2504e0-4f89-11d3-9a0c-0305e82c3301'::uuid as id"
+    )
+    answer = json.loads(printed("study", "sql", str(study.folder), query, "--format", "json"))
+    (row,) = (dict(zip(answer["columns"], row, strict=True)) for row in answer["data"])
+    assert row["small"] == 1e-20
+    assert row["single"] == pytest.approx(0.1, rel=1e-7)
+    assert row["above"] == "Infinity"
+    assert row["nothing"] is None
+    assert row["day"].startswith("2020-01-02")
+    assert (row["bytes"], row["both"]) == ("aa", [1, 2])
+    assert row["id"] == "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
+
+
 def test_what_is_done_is_not_done_again(study: Finished) -> None:
     before = {path: path.stat().st_mtime_ns for path in study.folder.rglob("*.parquet")}
     done = run(*study.command)

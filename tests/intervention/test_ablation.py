@@ -244,3 +244,22 @@ def test_the_state_before_is_that_of_the_same_target(llama: ms.Model) -> None:
     for other in ((prompt, " w41"), (words(5, 17), " w40")):
         with pytest.raises(OptionError, match="another prompt or target"):
             llama.compare_ablation(*other, [ms.Head(1, 0)], before=states[0])
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e308])
+def test_a_change_that_leaves_no_prediction_is_refused(llama: ms.Model, factor: float) -> None:
+    """NaN is above nothing, so a target would be of rank 1."""
+    parts, prompt = [ms.Head(1, 0)], words(5, 17, 80)
+    calls = (
+        lambda: llama.compare_ablation(prompt, 7, parts, factor=factor, seeds=1),
+        lambda: llama.ablate_each(prompt, 7, [parts], factor=factor),
+        lambda: llama.single_ablations(prompt, 7, parts, factor=factor),
+    )
+    for call in calls:
+        with pytest.raises(ms.OptionError, match="give a"):
+            call()
+    for call in (lambda: llama.predict(prompt), lambda: llama.generate(prompt, 2)):
+        with pytest.raises(ms.OptionError, match="give a"), llama.ablate(parts, factor=factor):
+            call()
+    with pytest.raises((ms.OptionError, ms.UnsupportedModelError)):
+        llama.edit(parts, factor=factor)

@@ -130,6 +130,8 @@ def test_ffns_that_get_all_tokens_in_one_row_are_changed_by_position() -> None:
         (lambda m: m.ablate(PARTS["heads"], factor=2.0, resample_from=[PROMPT]), "factor and resample_from"),
         (lambda m: m.ablate(PARTS["heads"], factor=2.0, mean_of=[PROMPT]), "factor and mean_of"),
         (lambda m: m.ablate(PARTS["heads"], resample_from=PROMPT), "list of prompts"),
+        (lambda m: m.ablate(PARTS["heads"], factor=float("nan")), "a factor of nan"),
+        (lambda m: m.ablate(PARTS["heads"], factor=float("-inf")), "a factor of -inf"),
     ],
 )
 def test_two_manners_at_once_are_refused(

@@ -76,6 +76,39 @@ def test_shows_the_target_before_and_after(make: Make) -> None:
     assert re.search(r"\n3 random +2 +82.0 % ± 2.0 % +−0.200", text)
 
 
+def test_shows_log_odds_over_the_contrast(make: Make) -> None:
+    def odds(probability: float, log_probability: float, value: float) -> dict[str, float]:
+        return {**measured(probability, log_probability), "log_odds": value}
+
+    controls = pd.DataFrame([{"seed": 0, **odds(0.8, -0.2, 7.0), "kl": 0.002}])
+    text = shown(
+        make(
+            before=odds(0.854, -0.158, 7.385),
+            after=odds(0.017, -4.07, 4.162),
+            controls=controls,
+            against=((8, " Beijing"), (9, " Seoul")),
+        )
+    )
+    assert "Japan ␣is ▸ ␣[bold]Tokyo over ␣Beijing or ␣Seoul" in text
+    assert "log-odds by −3.223" in text
+    assert re.search(r"\nbefore +2 +85.4 % +−0.158 +\+7.385", text)
+    assert re.search(r"\nafter +2 +1.7 % +−4.070 +\+4.162", text)
+    assert re.search(r"\n1 random +2 +80.0 % +−0.200 +\+7.000", text)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("factor 0 at all positions", "Removing 1 FFN neuron:"),
+        ("factor 0 at positions [0]", "Removing 1 FFN neuron:"),
+        ("factor 0.5 at all positions", "Changing 1 FFN neuron (factor 0.5 at all positions):"),
+        ("mean of 2 prompts at all positions", "Changing 1 FFN neuron (mean of 2 prompts at all positions):"),
+    ],
+)
+def test_says_whether_parts_are_removed(make: Make, how: str, words: str) -> None:
+    assert words in " ".join(shown(make(how=how)).split())
+
+
 def test_shows_what_happens_to_plain_text(make: Make) -> None:
     text = shown(make()).split("Effect on plain text")[1]
     assert re.search(r"KL, nats per token +perplexity", text)

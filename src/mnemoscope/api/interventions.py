@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mnemoscope._arguments import check_factor
 from mnemoscope.api.requests import answer_ids
 from mnemoscope.circuit.active import circuit_changes
 from mnemoscope.errors import OptionError
@@ -133,6 +134,7 @@ class AblationRequest:
         Raises:
             OptionError, PromptError: as `Model.ablate` does.
         """
+        check_factor(self.factor)
         given = {
             "factor": self.factor != 0,
             "mean_of": len(self.mean_of) > 0,
@@ -168,6 +170,7 @@ def ablation(language_model: LanguageModel, request: AblationRequest) -> Iterato
         if isinstance(request.parts, Circuit):
             with default_torch_state():
                 circuit = request.parts
+                check_factor(request.factor)
                 _refuse_values_of_prompts(request)
                 changes = circuit_changes(
                     language_model,
@@ -298,6 +301,7 @@ def ablate_each(
     memory_budget: int,
 ) -> pd.DataFrame:
     """Ablate sets of parts one set at a time; see `Model.ablate_each`."""
+    check_factor(factor)
     encoded = encode_prompt(language_model, prompt)
     ids = encode_targets(language_model, encoded, target)
     others = None if against is None else encode_targets(language_model, encoded, against, "against")
@@ -341,6 +345,7 @@ def edited(
     language_model: LanguageModel, parts: Parts, factor: float, save_to: str | Path | None
 ) -> LanguageModel:
     """Scale the weights of parts in a copy; see `Model.edit`."""
+    check_factor(factor)
     if interventions_on(language_model.model):
         raise OptionError("a copy made during an ablation would keep it; edit after the ablation has ended")
     copied = edited_copy(language_model, sites(listed(parts), language_model.structure), factor)

@@ -15,7 +15,7 @@ from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.prediction import PromptCache, TargetPrediction
 from mnemoscope.attribution.projections import ProjectedColumns
 from mnemoscope.errors import OptionError, PromptError
-from mnemoscope.intervention.predictions import next_token
+from mnemoscope.intervention.predictions import check_finite, next_token
 from mnemoscope.model.activations import ActivationCache, batches, numbers_kept
 from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.estimate import MEMORY_BUDGET
@@ -168,6 +168,7 @@ def run_prompts(
 
     Raises:
         PromptError: the model predicts NaN or infinite values after a prompt.
+        OptionError: it does so by an intervention.
     """
     structure, ids = language_model.structure, [prompt.ids for prompt in prompts]
     room = budget / (4 * max(map(len, ids), default=1))
@@ -208,6 +209,8 @@ def _run_batch(
     log_p = log_probabilities_of_each(readouts, [activations.final_state for activations in caches])
     for prompt, predicted in zip(prompts, log_p, strict=True):
         if not predicted.isfinite().all():
+            if interventions_on(language_model.model):
+                check_finite(predicted)
             raise PromptError(
                 f"the model predicts NaN or infinite values after {prompt.text!r}; check the weights, or "
                 "load half-precision weights as float32"

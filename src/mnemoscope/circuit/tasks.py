@@ -64,7 +64,8 @@ def read_pairs(task: Task) -> tuple[Pair, ...]:
 
 def _read_file(path: Path) -> tuple[Pair, ...]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`, which also splits at characters that a prompt may hold, such as U+2028.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise FactsError(f"cannot read {path}: {error.strerror or error}; check the name") from error
     except UnicodeDecodeError as error:

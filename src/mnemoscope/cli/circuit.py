@@ -323,7 +323,8 @@ def contrast(
 
 def _prompts(path: Path) -> list[str]:
     text = read_prompt_file(str(path)) or ""
-    return [line for line in text.splitlines() if line.strip()]
+    # `splitlines` would also split at characters that a prompt may hold, such as U+2028.
+    return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
 
 
 def _write(found: Circuit, json: bool) -> None:

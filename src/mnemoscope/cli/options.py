@@ -63,7 +63,7 @@ def read_prompt_file(path: str | None) -> str | None:
 
 def _decoded(given: bytes, where: str) -> str:
     try:
-        return given.decode("utf-8").removesuffix("\n").removesuffix("\r")
+        return given.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise PromptError(
             f"the prompt {where} is not UTF-8 (byte {error.start}); convert it, with iconv for instance"

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from uuid import UUID
 
 import typer
 
 from mnemoscope._arguments import check_model_path
+from mnemoscope._io import json_text
 from mnemoscope.cli.command import command
 from mnemoscope.cli.facts import tell_left_out
 from mnemoscope.cli.options import Device, Dtype, ModelName, Revision, TrustRemoteCode, check_threads
@@ -211,8 +214,25 @@ def printed(answer: pd.DataFrame, form: Literal["table", "csv", "json"]) -> str:
     if form == "csv":
         return str(answer.to_csv(index=False))
     if form == "json":
-        return f"{answer.to_json(orient='split', index=False, force_ascii=False)}\n"
+        # Not `to_json` of pandas, which rounds to ten decimals and writes dates as milliseconds.
+        rows = answer.astype(object).where(answer.notna(), None).to_numpy().tolist()
+        return (
+            json_text({"columns": list(answer.columns), "data": [_json_values(row) for row in rows]}) + "\n"
+        )
     return f"{answer.to_string(index=False)}\n" if len(answer) else "no rows\n"
+
+
+def _json_values(row: list[Any]) -> list[Any]:
+    """Return a row with dates in ISO 8601, bytes in hexadecimal, and UUIDs and durations as text."""
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "isoformat"):
+            return value.isoformat()
+        if isinstance(value, bytes | bytearray):
+            return value.hex()
+        return str(value) if isinstance(value, UUID | timedelta) else value
+
+    return [plain(value) for value in row]
 
 
 @command(study, "mnemoscope study report capitals --out capitals.html")

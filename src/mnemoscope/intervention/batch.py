@@ -16,6 +16,7 @@ from mnemoscope.intervention.hooks import (
     check_positions,
     without_interventions,
 )
+from mnemoscope.intervention.predictions import check_finite
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.parts import Site, sites
@@ -93,6 +94,7 @@ def ablate_each(
             rows = [where[i] for i in some.tolist()]
             with apply_interventions(language_model, _scaled_by_row(rows, factor), positions):
                 log_p = replay.log_probabilities(starts)
+            check_finite(log_p)
             value[some.to(device)] = objective.value(log_p)
             log_probability[some.to(device)] = of_answers.value(log_p)
             rank[some.to(device)] = objective.rank(log_p)

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mnemoscope._io import give_usual_modes
-from mnemoscope.errors import OutputError
+from mnemoscope.errors import OptionError, OutputError
 from mnemoscope.model.families import structure_of
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
@@ -31,6 +31,7 @@ def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: fl
 
     Raises:
         UnsupportedModelError: the weights are packed or offloaded.
+        OptionError: the factor makes weights infinite.
     """
     refuse_stored_otherwise(language_model.model)
     model: PreTrainedModel = copy.deepcopy(language_model.model)
@@ -43,7 +44,9 @@ def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: fl
                 _scale_all(projection, factor)
             else:
                 matrix_of(projection.module).scale_inputs(site.inputs, factor)
-    # What is zeroed could not be discovered again; weights of norms are part of an structure.
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise OptionError(f"a factor of {factor:g} makes weights infinite; give one nearer to 1")
+    # What is zeroed could not be discovered again; weights of norms are part of a structure.
     blocks = [
         replace(block, attention_output=block.attention_output.reread(), ffn_output=block.ffn_output.reread())
         for block in before.blocks

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
+from mnemoscope.errors import OptionError
 from mnemoscope.model.activations import Recorder
 from mnemoscope.model.hooks import evaluating, running_alike
 from mnemoscope.model.language_model import LanguageModel
@@ -47,10 +48,28 @@ def streams(language_model: LanguageModel, token_ids: Sequence[int], positions: 
 
 
 def log_probabilities(language_model: LanguageModel, states: Tensor) -> Tensor:
-    """Read final states out, `[..., d_model] -> [..., n_vocabulary]` float32."""
+    """Read final states out, `[..., d_model] -> [..., n_vocabulary]` float32.
+
+    Raises:
+        OptionError: interventions made them NaN or infinite.
+    """
     readout = language_model.structure.readout
     with torch.no_grad():
-        return readout.log_probabilities(states.flatten(0, -2)).view(*states.shape[:-1], -1)
+        found = readout.log_probabilities(states.flatten(0, -2))
+    check_finite(found)
+    return found.view(*states.shape[:-1], -1)
+
+
+def check_finite(changed: Tensor) -> None:
+    """Refuse log probabilities that an intervention made NaN or infinite: their ranks mean nothing.
+
+    Raises:
+        OptionError: some are.
+    """
+    if not bool(changed.isfinite().all()):
+        raise OptionError(
+            "the changed model predicts NaN or infinite values; give a factor nearer to 1, or fewer parts"
+        )
 
 
 def next_token(language_model: LanguageModel, token_ids: Sequence[int]) -> Tensor:

@@ -211,12 +211,12 @@ def ablation_finding(ablation: Ablation) -> Sentence:
     before, after, controls = ablation.before, ablation.after, ablation.controls_mean
     name, measure = ("log-odds", "log_odds") if ablation.against else ("log p", "log_probability")
     change, control = (found[measure] - before[measure] for found in (after, controls))
-    removed = ablation.how.startswith("factor 0")
+    removed = ablation.how.startswith("factor 0 ")
     what = f"{'Removing' if removed else 'Changing'} {parts_words(ablation)}"
     return (
         f"{what}{'' if removed else f' ({ablation.how})'}: {percent(before['probability'])} → "
         f"{percent(after['probability'])}, "
-        f"rank {rank_change(before, after)}, {name} {signed(change)}; "
+        f"rank {rank_change(before, after)}, {name} by {signed(change)}; "
         f"{len(ablation.controls)} random control{'s' * (len(ablation.controls) != 1)} from "
-        f"{ablation.controls_from}: {name} {signed(control)}.",
+        f"{ablation.controls_from}: {name} by {signed(control)}.",
     )

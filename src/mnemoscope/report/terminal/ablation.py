@@ -37,10 +37,9 @@ from mnemoscope.results.query import QueryAblation, relative_changes
 _NAMED_PARTS = 20
 _WITH_LOG_P = 80  # cells from which the table of facts shows log p
 # Heading and writer of each metric of the target beside its rank.
-_METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "probability": ("probability", percent),
-    "log_probability": ("log p", signed),
-}
+Metrics = dict[str, tuple[str, Callable[[float], str]]]
+_METRICS: Metrics = {"probability": ("probability", percent), "log_probability": ("log p", signed)}
+_METRICS_OF_CONTRASTS: Metrics = {**_METRICS, "log_odds": ("log-odds", signed)}
 
 
 def render_ablation(ablation: Ablation, console: Console) -> None:
@@ -61,6 +60,9 @@ def render_query_ablation(found: QueryAblation, console: Console) -> None:
 
 def _blocks(ablation: Ablation, width: int) -> list[RenderableType]:
     target = token_text(ablation.target[1], "bold")
+    if ablation.against:
+        others = [token_text(text, "bold") for _, text in ablation.against]
+        target = Text.assemble(target, " over ", Text(" or ").join(others))
     how = ablation.how
     if ablation.controls_from != "the same layers":
         how = f"{how}; random ones from {ablation.controls_from}"
@@ -97,7 +99,8 @@ def _target_table(ablation: Ablation, target: Text) -> RenderableType:
 
     ranks = {"before": rank_text(ablation.before), "after": rank_text(ablation.after)}
     rank = Column("rank", lambda row: ranks.get(row["when"], controls_rank(ablation)), right=True)
-    columns = [_when_column(), rank, *(column(name, *metric) for name, metric in _METRICS.items())]
+    metrics = _METRICS_OF_CONTRASTS if ablation.against else _METRICS
+    columns = [_when_column(), rank, *(column(name, *metric) for name, metric in metrics.items())]
     end = "  random: mean ± standard deviation, best to worst rank" if len(ablation.controls) > 1 else ""
     return table_of(title_text("Effect on", token=target, end=end), rows, columns)
 
