@@ -156,6 +156,8 @@ ON_STDIN = [
     ["head", "0.1", "-"],
     ["ablate", "-", "--head", "0.1", "--seeds", "1"],
     ["methods", "-", "--method", "norm", "--top", "1"],
+    ["compare", "-", "b", "--top", "1"],
+    ["compare", "b", "-", "--top", "1"],
 ]
 
 
