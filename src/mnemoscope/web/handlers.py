@@ -137,7 +137,7 @@ class Answers:
         """Return the result of `attribute` as a file, with an ablation in a report."""
         if request.format == "parquet" and _has_several_tokens(model, request):
             raise OptionError(
-                "the target is several tokens, whose results are exported as html, json or csv; "
+                "an answer is several tokens, whose results are exported as html, json or csv; "
                 "ask for one of these, or for one token"
             )
         if request.ablation is not None and request.format != "html":
@@ -174,9 +174,7 @@ class Answers:
     def charts(self, model: Model, request: requests.ChartsRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
         if _has_several_tokens(model, request):
-            raise OptionError(
-                "the target is several tokens, which have no charts together; ask for one token"
-            )
+            raise OptionError("an answer is several tokens, which have no charts together; ask for one token")
         result = self.attributed(model, request)
         assert isinstance(result, Attribution)
         return json_answer({"charts": {name: chart.to_dict() for name, chart in result.charts().items()}})
