@@ -318,5 +318,7 @@ def test_the_last_token_may_lie_beyond_the_context(llama: ms.Model) -> None:
 
 @pytest.mark.parametrize("asked", [{"target": [" w40 w7", " w9"]}, {"target": " w9", "against": " w40 w7"}])
 def test_sets_and_log_odds_are_of_single_tokens(llama: ms.Model, asked: dict) -> None:
-    with pytest.raises(ms.TargetError, match=r"is 2 tokens \('w40', 'w7'\), and here a target is one token"):
+    with pytest.raises(
+        ms.TargetError, match=r"the answer ' w40 w7' is 2 tokens \('w40', 'w7'\), and here an"
+    ):
         llama.attribute(PROMPT, **asked)

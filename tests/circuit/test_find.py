@@ -296,7 +296,7 @@ def test_amplified_nodes_are_scaled(llama: ms.Model) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, "there is no method 'magic'"),
+        ({"method": "magic"}, "there is no method 'magic' for nodes; give one of relp, .*, greedy$"),
         ({"kinds": ()}, "there are no kinds"),
         ({"kinds": ("ffn", "layer")}, "'layer' is not a kind of nodes"),
         ({"kinds": ("attention", "head")}, "give one of the kinds"),

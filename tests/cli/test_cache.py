@@ -52,6 +52,13 @@ def test_kept_models_are_listed_and_removed(tmp_path, folder):
     assert "0 MB" in printed("cache")
 
 
+def test_a_file_is_no_cache_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MNEMOSCOPE_CACHE", str(tmp_path / "file"))
+    for options in ([], ["--empty"], ["--json"]):
+        assert f"cannot list the cache folder {tmp_path / 'file'}" in refused("cache", *options)
+
+
 def test_an_unknown_name_is_refused(folder):
     assert "no model 'other.gguf' is kept" in refused("cache", "other.gguf")
     assert "no model 'other.gguf' is kept" in refused("cache", "other.gguf", "--empty")

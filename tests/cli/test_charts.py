@@ -16,6 +16,9 @@ from mnemoscope.testing import words
         (("--charts", "/no/such/charts"), "create the folder /no/such first"),
         (("--chart-form", "png"), "--chart-form needs charts"),
         (("--charts", "charts", "--dry-run"), "--dry-run and --charts exclude each other"),
+        (("--target", "nonsense", "--dry-run"), "--dry-run and --target exclude each other"),
+        (("--against-id", "7", "--dry-run"), "--dry-run and --against-id exclude each other"),
+        (("--neurons", "bounds", "--dry-run"), "--dry-run and --neurons exclude each other"),
     ],
 )
 def test_refuses_early(arguments: tuple[str, ...], words: str) -> None:
@@ -30,7 +33,9 @@ def test_writes_a_picture_of_every_chart(tmp_path: Path, llama_folder: str) -> N
     assert f"saved charts in {tmp_path / 'charts'}" in done.stderr
     names = {path.name for path in (tmp_path / "charts").iterdir()}
     assert names == {f"{name}.png" for name in ("layers", "path", "heads", "positions", "neurons")}
-    assert "--charts is for one target token" in refused(
-        *short, "--target", f" {words(9, 44)}", "--charts", str(tmp_path / "others")
-    )
+    several, one = f" {words(9, 44)}", f" {words(9)}"
+    for output in (("--charts", str(tmp_path / "others")), ("--out", str(tmp_path / "x.parquet"))):
+        assert f"--target {several!r} is several" in refused(*short, "--target", several, *output)
+        said = refused(*short, "--target", one, "--against", f" {words(17, 44)}", *output)
+        assert f"--against {' ' + words(17, 44)!r} is several" in said
     assert "--charts" in printed("attribute", "--help")

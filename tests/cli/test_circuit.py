@@ -156,4 +156,13 @@ def test_wrong_options(tmp_path: Path) -> None:
     assert "exclude each other" in refused("circuit", "find", "a", "--size", "3", "--faithfulness", "0.5")
     assert "there is no method 'magic'" in refused("circuit", "find", "a", "--method", "magic")
     assert "is not a kind of nodes" in refused("circuit", "find", "a", "--kind", "layer")
+    assert "direct, cna, exact, greedy" in refused("circuit", "find", "a", "--method", "magic")
     assert "cannot read" in refused("circuit", "show", str(tmp_path))
+    for command in (["show"], ["ablate"], ["generate"]):
+        said = refused("circuit", *command, "nope", *(["w5"] if command != ["show"] else []))
+        assert "there is no nope; name a folder that `mnemoscope circuit find --out` made" in said
+
+
+def test_the_file_of_another_result_is_named(tmp_path: Path, llama_folder: str) -> None:
+    path = ms.load(llama_folder).attribute("w5 w6", top=1, query=False).save(tmp_path / "x.json")
+    assert f"{path} holds no circuit" in refused("circuit", "show", str(path))

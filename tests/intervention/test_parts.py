@@ -225,7 +225,8 @@ def test_neurons_of_silent_experts_are_no_control() -> None:
     structure = model.language_model.structure
     size = structure.mixtures[0].d_expert
     parts = [ms.FFNNeuron(0, size + n) for n in range(size - 3)]
-    with pytest.raises(ms.OptionError, match=f"of the {size} FFN neurons of an expert of layer 0"):
+    with pytest.raises(ms.OptionError, match=f"of the {size} FFN neurons of an expert of layer 0") as told:
         matched_random(parts, structure, 0)
+    assert '(controls_from="any layer"; on the command line --controls-from "any layer")' in str(told.value)
     with pytest.raises(ms.OptionError, match="too few other FFN neurons"):
         matched_random(parts, structure, 0, "any layer")

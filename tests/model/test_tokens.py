@@ -231,7 +231,7 @@ def test_numbers_of_every_library_are_targets(opened: ms.Model, target: Any) -> 
     assert opened.attribute(TEXT, target, top=1, query=False).target.id == 9
     assert opened.attribute(TEXT, 8, against=target, top=1, query=False).targets.against[0].id == 9
     head = [ms.Head(0, 1)]
-    assert opened.compare_ablation(TEXT, target, head, seeds=1).target[0] == 9
+    assert opened.compare_ablation(TEXT, target, head, seeds=1).target[0] == (9,)
     by_number = opened.ablate_each(TEXT, 9, [head])
     assert opened.ablate_each(TEXT, target, [head]).equals(by_number)
 

@@ -31,7 +31,7 @@ def make() -> Make:
         values: dict[str, Any] = {
             "prompt": "Japan is",
             "tokens": ("Japan", " is"),
-            "target": (7, " [bold]Tokyo"),
+            "target": ((7,), " [bold]Tokyo"),
             "parts": parts,
             "how": "factor 0 at all positions",
             "before": measured(0.854, -0.158),

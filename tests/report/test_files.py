@@ -17,12 +17,13 @@ import pytest
 from pyarrow import parquet
 
 import mnemoscope as ms
+from mnemoscope._io import json_text
 from mnemoscope.errors import OutputError
 from mnemoscope.report.export import csv_bytes, long_csv_bytes
 from mnemoscope.report.html import render_html
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.columns import QUERY_TABLES, TABLES
+from mnemoscope.results.columns import QUERY_TABLES, TABLES, records
 from mnemoscope.results.targets import Target, Targets
 from mnemoscope.results.texts import CutToken
 
@@ -120,6 +121,23 @@ def test_keeps_a_prompt_with_a_lone_surrogate(
 ) -> None:
     result = make_result(prompt="a\ud800b \u2028 🙂")
     assert_equal(result, Attribution.load(result.save(tmp_path / f"result{ending}")))
+
+
+def test_printed_json_has_the_tables_of_the_terminal_with_every_column(result: Attribution) -> None:
+    printed = result.to_json()
+    for kind in ("heads_by_position", "ffn_neurons", "attention_neurons"):
+        for name in (kind, f"suppressing_{kind}"):
+            table = getattr(result, name)
+            assert not table.empty
+            assert printed[name] == records(table, tuple(table))
+    assert {"layers", "heads"} < set(printed)
+
+
+def test_printed_json_that_is_loaded_names_the_remedy(tmp_path: Path, result: Attribution) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json_text(result.to_json()), encoding="utf-8")
+    with pytest.raises(OutputError, match=r"attribute --out FILE\.json"):
+        Attribution.load(path)
 
 
 def test_json_file_holds_all_that_the_command_prints(tmp_path: Path, result: Attribution) -> None:

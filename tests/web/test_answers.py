@@ -14,7 +14,6 @@ import mnemoscope as ms
 from mnemoscope._io import json_text
 from mnemoscope.testing import words
 from mnemoscope.web import requests, responses
-from mnemoscope.web.rows import MORE_TABLES
 from served import HERE, PROMPT, Gate
 from support import built, open_tiny
 
@@ -78,31 +77,24 @@ def test_another_target_does_not_run_the_prompt_again(client: TestClient, gate: 
     ("target", "against"),
     [(None, None), (" w40", None), (40, None), ([" w40", 41], None), (" w40", [" w41", " w42"])],
 )
-def test_attributions_are_the_command_lines_with_more_tables(
+def test_attributions_are_the_command_lines_with_the_value_of_the_embeddings(
     client: TestClient, llama: ms.Model, target: Any, against: Any
 ) -> None:
     found = ask(client, "attribute", prompt=PROMPT, target=target, against=against, top=6)
     result = llama.attribute(PROMPT, target, against=against, top=6)
-    own = {name: found.pop(name) for name in MORE_TABLES}
     value = found.pop("value_of_embeddings")
     # The words of this tokenizer need a space in front, which the texts of tokens lack.
     assert found.pop("by_id") == [each.id for each in (*result.targets.answers, *result.targets.against)]
     assert value == pytest.approx(result.value_of_embeddings, rel=1e-4)
     close(found, plain(result.to_json()))
-    for name, rows in own.items():
-        close(rows, plain(getattr(result, name).to_dict("records")))
-    responses.Attribution.model_validate({**found, **own, "value_of_embeddings": value})
+    responses.Attribution.model_validate({**found, "value_of_embeddings": value})
 
 
 def test_what_is_not_asked_for_is_left_out(client: TestClient, llama: ms.Model) -> None:
     options: dict[str, Any] = {"query": False, "effects": False, "suppressing": False, "top": 3}
     found = ask(client, "attribute", prompt=PROMPT, **options)
     close(
-        {
-            name: rows
-            for name, rows in found.items()
-            if name not in (*MORE_TABLES, "value_of_embeddings", "by_id")
-        },
+        {name: rows for name, rows in found.items() if name not in ("value_of_embeddings", "by_id")},
         plain(llama.attribute(PROMPT, **options).to_json()),
     )
     assert (found["query_layers"], found["suppressing_ffn_neurons"]) == ([], [])
@@ -129,9 +121,8 @@ def test_a_target_of_several_tokens_is_scored_as_a_whole(
     each = found["attributions"] + found["against_attributions"]
     for attribution, expected in zip(each, result.predictions, strict=True):
         responses.Attribution.model_validate(attribution)
-        attribution.pop("value_of_embeddings")
-        for name in MORE_TABLES:
-            close(attribution.pop(name), plain(getattr(expected, name).to_dict("records")))
+        value = attribution.pop("value_of_embeddings")
+        assert value == pytest.approx(expected.value_of_embeddings, rel=1e-4, abs=1e-4)
     close(found, plain(result.to_json()))
     responses.Continuation.model_validate(found)
 
@@ -299,7 +290,7 @@ def test_an_ablation_of_a_target_of_several_tokens_adds_their_log_probabilities(
         each = [llama.predict(f"{PROMPT}{before}", 100).table.set_index("id") for before in ("", " w40")]
     expected = sum(table["log_probability"][token] for table, token in zip(each, (40, 41), strict=True))
     assert found["after"]["log_probability"] == pytest.approx(expected, abs=1e-4)
-    assert [token["id"] for token in found["target_tokens"]] == [40, 41]
+    assert [token["id"] for token in found["target_tokens"]] == found["target"]["ids"] == [40, 41]
     for when in ("before", "after"):
         total = sum(token[when] for token in found["target_tokens"])
         assert total == pytest.approx(found[when]["log_probability"], abs=1e-5)
@@ -308,7 +299,7 @@ def test_an_ablation_of_a_target_of_several_tokens_adds_their_log_probabilities(
     expected = llama.compare_ablation(PROMPT, parts=[ms.Head(1, 0)], seeds=1, **asked)
     for when, metrics in (("before", expected.before), ("after", expected.after)):
         assert odds[when]["log_odds"] == pytest.approx(metrics["log_odds"], abs=1e-5)
-    assert odds["against"] == [{"id": 42, "text": " w42 w43"}]
+    assert odds["against"] == [{"ids": [42, 43], "text": " w42 w43"}]
 
 
 @pytest.mark.parametrize("against", [None, " w41"])

@@ -121,6 +121,7 @@ def test_targets_of_several_tokens_are_bounded_too(llama: ms.Model) -> None:
     found = answered(llama, "attribute", prompt=PROMPT, target=" w40 w41", top=2)
     jsonschema.validate(found, listed(llama)["attribute"].output_schema)
     assert [len(each["heads"]) for each in (found, *found["attributions"])] == [2, 2, 2]
+    assert [len(each["heads_by_position"]) for each in found["attributions"]] == [2, 2]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mnemoscope.circuit.edges import links
 from mnemoscope.circuit.measure import Baseline, areas, curve, curve_sizes, first, ranked, smallest_reaching
 from mnemoscope.circuit.nodes import NodeSpace, check_kinds
 from mnemoscope.circuit.running import CircuitRunner, check_ablation, mean_values
-from mnemoscope.circuit.scores import METHODS, score_method, score_nodes
+from mnemoscope.circuit.scores import METHODS, score_nodes
 from mnemoscope.circuit.search import greedy
 from mnemoscope.circuit.tasks import EncodedPair, encode_pairs, split_pairs
 from mnemoscope.errors import OptionError
@@ -62,8 +62,8 @@ class CircuitOptions:
         Raises:
             OptionError: an option has a value that is not allowed.
         """
-        if self.method != GREEDY:
-            score_method(self.method)
+        if self.method not in (known := (*METHODS, GREEDY)):
+            raise OptionError(f"there is no method {self.method!r} for nodes; give one of {', '.join(known)}")
         check_kinds(self.kinds)
         check_ablation(self.ablation)
         if self.size is not None and self.faithfulness is not None:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mnemoscope.circuit.nodes import NodeSpace
 from mnemoscope.circuit.running import Batch, CircuitRunner, Values, site_values
-from mnemoscope.errors import OptionError
 from mnemoscope.model.gradients import SiteGradients, input_embeddings, site_gradients
 
 # Steps from the counterfactual to the clean embeddings.
@@ -184,14 +183,3 @@ METHODS = {
         ScoreMethod("exact", "exact patching of single nodes", None, 0, _exact),
     )
 }
-
-
-def score_method(name: str) -> ScoreMethod:
-    """Return a method by its name.
-
-    Raises:
-        OptionError: there is none.
-    """
-    if name not in METHODS:
-        raise OptionError(f"there is no method {name!r} that scores nodes; give one of {', '.join(METHODS)}")
-    return METHODS[name]

@@ -32,6 +32,8 @@ from mnemoscope.errors import OptionError, OutputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mnemoscope.api import Model
+    from mnemoscope.model.tokens import Prompt
     from mnemoscope.results.attribution import Attribution
     from mnemoscope.results.continuation import ContinuationAttribution
 
@@ -58,7 +60,8 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
         typer.Option(help="Form of the charts.", show_default="svg", rich_help_panel=OUTPUT),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only estimate the memory, from the config.")
+        bool,
+        typer.Option("--dry-run", help="Only estimate the memory, of one token with the default options."),
     ] = False,
     full: Annotated[
         bool,
@@ -82,6 +85,11 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
         raise OptionError(f"--by {options.by} needs the total effects; leave --no-effects out")
     refuse_several(dry_run=dry_run, out=out is not None)
     refuse_several(dry_run=dry_run, charts=charts is not None)
+    if dry_run:
+        # The estimate is of one token and the default options; others would be left unchecked.
+        for name, value in vars(targets).items():
+            refuse_several(dry_run=True, **{name: value})
+        refuse_several(dry_run=True, neurons=options.neurons != "top")
     if chart_form is not None and charts is None:
         raise OptionError("--chart-form needs charts; name their folder with --charts")
     if dry_run:
@@ -97,7 +105,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
         chosen = vars(options)
         asked: dict[str, Any] = {"target": targets.answers, "against": targets.others}
         if has_several_tokens(opened.language_model, encoded, **asked):
-            _check_outputs_of_several_tokens(out, charts)
+            _check_outputs_of_several_tokens(out, charts, _several(opened, encoded, asked))
             one = {name: None if side is None else side[0] for name, side in asked.items()}
             result = opened.attribute_continuation(encoded, **one, progress=progress, **chosen)
             tell_warning(result.warning)
@@ -144,17 +152,23 @@ def _check_outputs(out: Path | None, charts: Path | None) -> None:
         check_folder(charts)
 
 
-def _check_outputs_of_several_tokens(out: Path | None, charts: Path | None) -> None:
+def _several(model: Model, prompt: Prompt, asked: dict[str, Any]) -> str:
+    """Return the option, with its text, that is of several tokens."""
+    texts = [(name, side[0]) for name, side in asked.items() if side and isinstance(side[0], str)]
+    return next(f"--{name} {text!r}" for name, text in texts if len(model.target_tokens(prompt, text)) > 1)
+
+
+def _check_outputs_of_several_tokens(out: Path | None, charts: Path | None, several: str) -> None:
     from mnemoscope._io import CONTINUATION_ENDINGS
 
     if charts is not None:
         raise OptionError(
-            "--charts is for one target token, and this target is several; give the first of them as --target"
+            f"--charts is for answers of one token, and {several} is several; give the first of them instead"
         )
     if out is not None and out.suffix.lower() not in CONTINUATION_ENDINGS:
         raise OutputError(
-            f"cannot write {out}: the target is several tokens, whose results go into a .json, .csv or .html "
-            "file; name one, or attribute one token"
+            f"cannot write {out}: {several} is several tokens, and such results go into a .json, .csv or "
+            ".html file; name one, or give the first of the tokens"
         )
 
 

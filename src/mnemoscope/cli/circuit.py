@@ -20,7 +20,7 @@ from mnemoscope.cli.options import (
     refuse_several,
 )
 from mnemoscope.cli.output import stdout_kept_clean, tell, write_result
-from mnemoscope.errors import OptionError
+from mnemoscope.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
     from mnemoscope.api import Model
@@ -203,8 +203,9 @@ def generate(
     with stdout_kept_clean():
         from rich.text import Text
 
+        found = _load(saved)
         before, after = _with_and_without(
-            model.open(), _load(saved), prompt, use, lambda opened, text: opened.generate(text, tokens)
+            model.open(), found, prompt, use, lambda opened, text: opened.generate(text, tokens)
         )
     described = {"before": before, "after": after, "change": change_words(use)}
     write_result(
@@ -336,4 +337,6 @@ def _write(found: Circuit, json: bool) -> None:
 def _load(path: Path) -> Circuit:
     from mnemoscope.results.circuit import Circuit
 
+    if not path.expanduser().exists():
+        raise OutputError(f"there is no {path}; name a folder that `mnemoscope circuit find --out` made")
     return Circuit.load(path / FILES if path.expanduser().is_dir() else path)

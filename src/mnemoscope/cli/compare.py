@@ -14,8 +14,8 @@ from mnemoscope.cli.options import (
     ChatOptions,
     Json,
     ModelOptions,
-    as_utf8,
     each_as_utf8,
+    read_prompt,
     refuse_several,
     tell_warning,
 )
@@ -44,7 +44,11 @@ def _against(side: str) -> typer.models.OptionInfo:
 
 
 def _prompt(name: str) -> typer.models.ArgumentInfo:
-    return typer.Argument(metavar=name, help="The text before the token in question.", callback=as_utf8)
+    return typer.Argument(
+        metavar=name,
+        help="The text before the token in question; - in place of one prompt reads it from stdin.",
+        callback=read_prompt,
+    )
 
 
 @command(

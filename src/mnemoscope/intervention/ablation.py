@@ -239,8 +239,8 @@ def compare(
     with changed(language_model, parts, options):
         facts = measured.fact_effects(but=target.prompt.ids)
 
-    def named(answer: tuple[int, ...]) -> tuple[int, str]:
-        return answer[0], answer_text(language_model.tokenizer, target.prompt.ids, answer)
+    def named(answer: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+        return answer, answer_text(language_model.tokenizer, target.prompt.ids, answer)
 
     columns = ["seed", *METRICS, *(["log_odds"] if target.against else []), "kl"]
     return Ablation(

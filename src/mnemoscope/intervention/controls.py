@@ -239,5 +239,5 @@ def _too_few(group: Group, number: int, n_others: int, structure: ModelStructure
     return (
         f"the intervention has {number} of the {len(numbers)} {_WORDS[kind]} of {where}, which leaves "
         f"{n_others} for a random control of the same size; name fewer, or draw the rest from other layers "
-        '(controls_from="any layer")'
+        '(controls_from="any layer"; on the command line --controls-from "any layer")'
     )

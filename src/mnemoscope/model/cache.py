@@ -64,11 +64,20 @@ class Entry:
 
 
 def entries() -> list[Entry]:
-    """List all whole entries of the cache folder, the least recently used first."""
+    """List all whole entries of the cache folder, the least recently used first; none before it is made.
+
+    Raises:
+        ModelFileError: it is a file, or cannot be read.
+    """
     try:
         folders = sorted(cache_folder().iterdir())
-    except OSError:
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ModelFileError(
+            f"cannot list the cache folder {cache_folder()} ({error.strerror or error}); set "
+            "MNEMOSCOPE_CACHE to a folder that can be read"
+        ) from error
     found = [_entry(folder) for folder in folders if _PART not in folder.name]
     return sorted((entry for entry in found if entry is not None), key=lambda entry: entry.last_used)
 

@@ -191,10 +191,10 @@ def encode_target(language_model: LanguageModel, prompt: Prompt, target: str | S
     tokenizer = language_model.tokenizer
     first = next((i for i in ids if token_text(tokenizer, i).strip()), ids[0])
     raise TargetError(
-        f"the target {target!r} is {len(ids)} tokens ({_listed(tokenizer, ids)}), and here a target is "
+        f"the answer {target!r} is {len(ids)} tokens ({_listed(tokenizer, ids)}), and here an answer is "
         f"one token; take the first, {token_text(tokenizer, first)!r} (id {first})"
         f"{_similar_tokens(tokenizer, target)}; all tokens of one target are scored by "
-        "attribute_continuation, or `mnemoscope attribute` with one --target"
+        "attribute_continuation, or `mnemoscope attribute` with one --target and at most one --against"
     )
 
 

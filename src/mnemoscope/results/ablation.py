@@ -35,7 +35,7 @@ class Ablation(Displayed):
     Attributes:
         prompt: the prompt as given.
         tokens: its tokens as text.
-        target: id and text of the target; of several tokens, the first id and the whole text.
+        target: ids of the tokens of the target, and its text.
         parts: the parts that were ablated.
         how: the change and its positions, in words.
         before, after: metrics of the target (`METRICS`), and `log_odds` (nats) with `against`.
@@ -44,13 +44,12 @@ class Ablation(Displayed):
         plain_text: effect on plain text, where (as for `kl` of the controls) the parts change at all
             positions.
         facts: effect on other facts, with the columns of `FACT_COLUMNS`; empty if none were given.
-        against: id and text of each answer that the target is compared with, as of `target`; empty for log
-            probability.
+        against: the same of each answer that the target is compared with; empty for log probability.
     """
 
     prompt: str
     tokens: tuple[str, ...]
-    target: tuple[int, str]
+    target: tuple[tuple[int, ...], str]
     parts: tuple[Part, ...]
     how: str
     before: dict[str, float]
@@ -59,7 +58,7 @@ class Ablation(Displayed):
     controls_from: str
     plain_text: TextEffect
     facts: pd.DataFrame
-    against: tuple[tuple[int, str], ...] = ()
+    against: tuple[tuple[tuple[int, ...], str], ...] = ()
 
     def _short(self) -> list[str]:
         whens = {"before": self.before, "after": self.after, "random controls": self.controls_mean}
@@ -74,8 +73,8 @@ class Ablation(Displayed):
         return {
             "prompt": self.prompt,
             "tokens": list(self.tokens),
-            "target": {"id": self.target[0], "text": self.target[1]},
-            "against": [{"id": token, "text": text} for token, text in self.against],
+            "target": {"ids": list(self.target[0]), "text": self.target[1]},
+            "against": [{"ids": list(ids), "text": text} for ids, text in self.against],
             "parts": [{"part": type(part).__name__, **part.to_json()} for part in self.parts],
             "how": self.how,
             "before": self.before,

@@ -15,7 +15,7 @@ from mnemoscope._io import ATTRIBUTION_ENDINGS, check_destination, write_atomica
 from mnemoscope.errors import OptionError
 from mnemoscope.results import io
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.columns import QUERY_TABLES, TABLES, records
+from mnemoscope.results.columns import PRINTED, QUERY_TABLES, TABLES, records
 from mnemoscope.results.query import Key, QueryGraph, QueryNeurons
 from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
@@ -200,10 +200,8 @@ class Attribution(Displayed):
         >>> sorted(result.to_json())[:3]  # doctest: +SKIP
         ['attention_neurons', 'certified', 'ffn_neurons']
         """
-        tables = self.tables()
-        names = ("layers", "heads", "ffn_neurons", "attention_neurons")
-        columns = {name: tuple(c for c in tables[name] if c != "token") for name in names}
-        lists = {name: records(tables[name], keep) for name, keep in columns.items()}
+        tables = {name: getattr(self, name) for name in PRINTED}
+        lists = {name: records(table, tuple(table)) for name, table in tables.items()}
         queries = {} if self.query_neurons is None else self.query_neurons.tables()
         for name, keep in QUERY_TABLES.items():
             lists[name] = records(queries[name], keep) if name in queries else []

@@ -149,7 +149,7 @@ class Circuit:
         Raises:
             OutputError: the file is missing, damaged, no circuit, or of another schema version.
         """
-        return io.load(Path(path), Circuit._restored)
+        return io.load(Path(path), lambda described, tables: Circuit._restored(described, tables, path))
 
     def description(self) -> dict[str, Any]:
         """Return everything but the tables as plain objects."""
@@ -174,9 +174,9 @@ class Circuit:
         }
 
     @staticmethod
-    def _restored(described: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Circuit:
+    def _restored(described: dict[str, Any], tables: dict[str, pd.DataFrame], path: str | Path) -> Circuit:
         if described.get("result") != "circuit":
-            raise OutputError("the file holds no circuit; find one with `mnemoscope circuit find`")
+            raise OutputError(f"{path} holds no circuit; find one with `mnemoscope circuit find`")
         return Circuit(
             **{name: tables[name] for name in CIRCUIT_TABLES},
             faithfulness=_ratio(described["faithfulness"]),

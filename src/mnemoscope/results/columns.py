@@ -314,6 +314,17 @@ QUERY_TABLES = {table: names(columns) for table, columns in _QUERIES.items()}
 FFN_TABLES = ("ffn_neurons", "suppressing_ffn_neurons", "ffn_scores")
 # Tables that list as many of the best parts as were asked for; the others hold all.
 TOP_LISTS = frozenset(TABLES) - {"layers", "heads", "ffn_scores", "attention_scores"}
+# Tables of value neurons in `mnemoscope attribute --json`: those that the terminal prints too.
+PRINTED = (
+    "layers",
+    "heads",
+    "heads_by_position",
+    "suppressing_heads_by_position",
+    "ffn_neurons",
+    "suppressing_ffn_neurons",
+    "attention_neurons",
+    "suppressing_attention_neurons",
+)
 # Tables of sums over the tokens of a target, and those of them that list the best.
 TOP_SUMS = (
     "ffn_neurons",

@@ -168,7 +168,10 @@ def _with_cut_tokens(
 
 def _check_ours(description: Any, path: Path) -> None:
     if not isinstance(description, dict) or description.get("format") != _FORMAT:
-        raise OutputError(f"cannot read {path}: it is not a result that `save` wrote")
+        raise OutputError(
+            f"cannot read {path}: it is not a result that `save` wrote; write it with `save`, or with "
+            "`mnemoscope attribute --out FILE.json` instead of --json"
+        )
     version = description["schema_version"]
     if version > SCHEMA_VERSION:
         raise OutputError(

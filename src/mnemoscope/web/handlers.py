@@ -31,7 +31,7 @@ from mnemoscope.web import requests
 from mnemoscope.web.cache import Latest, n_bytes
 from mnemoscope.web.pieces import joined, named, shown
 from mnemoscope.web.queue import Tell
-from mnemoscope.web.rows import before_and_after, by_id, tokens_of, with_more_tables, with_shown
+from mnemoscope.web.rows import before_and_after, by_id, tokens_of, with_embeddings, with_shown
 
 MOST_PROMPT_TOKENS = 512
 # Each target token is attributed by itself.
@@ -119,16 +119,16 @@ class Answers:
     def attribute(self, model: Model, request: requests.AttributeRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the object of `mnemoscope attribute --json`, and the targets that only an id names.
 
-        Each attribution has its `MORE_TABLES`.
+        Each attribution has the value of the embeddings.
         """
         result = self.attributed(model, request)
         if isinstance(result, Attribution):
             targets = (*result.targets.answers, *result.targets.against)
-            return json_answer({**with_more_tables(result), "by_id": by_id(model, request.prompt, targets)})
+            return json_answer({**with_embeddings(result), "by_id": by_id(model, request.prompt, targets)})
         answers = (result.targets, result.against_targets)
         alone = [target for answer in answers if len(answer) == 1 for target in answer]
         each = {
-            name: [with_more_tables(attribution) for attribution in getattr(result, name)]
+            name: [with_embeddings(attribution) for attribution in getattr(result, name)]
             for name in ("attributions", "against_attributions")
         }
         return json_answer({**result.to_json(), **each, "by_id": by_id(model, request.prompt, alone)})
@@ -137,7 +137,7 @@ class Answers:
         """Return the result of `attribute` as a file, with an ablation in a report."""
         if request.format == "parquet" and _has_several_tokens(model, request):
             raise OptionError(
-                "the target is several tokens, whose results are exported as html, json or csv; "
+                "an answer is several tokens, whose results are exported as html, json or csv; "
                 "ask for one of these, or for one token"
             )
         if request.ablation is not None and request.format != "html":
@@ -174,9 +174,7 @@ class Answers:
     def charts(self, model: Model, request: requests.ChartsRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
         if _has_several_tokens(model, request):
-            raise OptionError(
-                "the target is several tokens, which have no charts together; ask for one token"
-            )
+            raise OptionError("an answer is several tokens, which have no charts together; ask for one token")
         result = self.attributed(model, request)
         assert isinstance(result, Attribution)
         return json_answer({"charts": {name: chart.to_dict() for name, chart in result.charts().items()}})

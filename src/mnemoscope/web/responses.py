@@ -119,7 +119,6 @@ _EFFECTS = {
         "AttentionNeuronEffect",
         "An attention neuron at a position.",
         SCHEMA["attention_neurons"],
-        token=(str, ""),
     ),
 }
 _LOWERING = ("heads_by_position", "ffn_neurons", "attention_neurons")
@@ -144,7 +143,7 @@ PrintedAttribution = schema(
     "The object of `mnemoscope attribute --json`. Lists are sorted best first.",
     "model revision dtype prompt tokens certified tolerance",
     **_TARGETS,
-    **row_lists(**{name: row for name, row in _EFFECTS.items() if name != "heads_by_position"}),
+    **row_lists(**_EFFECTS, **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING}),
     **row_lists(**_QUERIES, **{f"{name}_of_ffn": row for name, row in _QUERIES.items()}),
     **row_lists(
         query_value_neurons=schema(
@@ -162,18 +161,13 @@ PrintedAttribution = schema(
 _BY_ID = (described(list[int], "Targets whose text after the prompt is not their token, by id."), [])
 Attribution = schema(
     "Attribution",
-    "The object of `mnemoscope attribute --json`, and the tables of positions and of parts that lower the "
-    "target. Lists are sorted best first.",
+    "The object of `mnemoscope attribute --json`, and what the page needs besides.",
     "",
     base=PrintedAttribution,
     value_of_embeddings=described(
         NUMBER, "Value read out after the embeddings (nats); null in parallel blocks."
     ),
     by_id=_BY_ID,
-    **row_lists(
-        heads_by_position=_EFFECTS["heads_by_position"],
-        **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING},
-    ),
 )
 _ANSWER = schema(
     "ContinuationTarget", "A target or its contrast.", "text log_probability", **row_lists(tokens=Target)
@@ -283,7 +277,7 @@ ControlMetrics = schema(
     kl=KLDivergence,
     **_LOG_ODDS,
 )
-AblationTarget = schema("AblationTarget", "A token, or the first id and the text of several.", "id text")
+AblationTarget = schema("AblationTarget", "An answer and its tokens.", "text", ids=list[int])
 Ablation = schema(
     "Ablation",
     "The object of `mnemoscope ablate --json`, and the likeliest next tokens before and after.",

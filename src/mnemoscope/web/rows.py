@@ -1,4 +1,4 @@
-"""Rows of answers: tokens as they are shown, and tables that the command line does not print."""
+"""Rows of answers that the command line does not print, such as tokens as they are shown."""
 
 from __future__ import annotations
 
@@ -13,27 +13,14 @@ from mnemoscope.errors import TargetError
 from mnemoscope.intervention.ablation import TargetState
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.columns import records
 from mnemoscope.results.targets import Target
 from mnemoscope.web.pieces import shown
 
-# Tables of a result that the command line does not print.
-MORE_TABLES = (
-    "heads_by_position",
-    "suppressing_heads_by_position",
-    "suppressing_ffn_neurons",
-    "suppressing_attention_neurons",
-)
 
-
-def with_more_tables(result: Attribution) -> dict[str, Any]:
-    """Return the object of an attribution with its `MORE_TABLES`."""
-    tables = {name: getattr(result, name) for name in MORE_TABLES}
-    return {
-        **result.to_json(),
-        "value_of_embeddings": None if result.telescoping_error is None else result.value_of_embeddings,
-        **{name: records(table, tuple(table)) for name, table in tables.items()},
-    }
+def with_embeddings(result: Attribution) -> dict[str, Any]:
+    """Return the object of an attribution with its value of the embeddings; null in parallel blocks."""
+    value = None if result.telescoping_error is None else result.value_of_embeddings
+    return {**result.to_json(), "value_of_embeddings": value}
 
 
 def tokens_of(model: Model, prompt: str, text: str) -> tuple[int, ...]:

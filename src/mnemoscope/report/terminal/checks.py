@@ -151,7 +151,11 @@ def render_estimate(estimate: Estimate, console: Console) -> None:
         "prompt": f"{estimate.n_tokens} tokens",
         "memory": f"{_size(estimate.weight_bytes)} of weights, about {_size(estimate.working_bytes)} above",
     }
-    console.print(title_text("Estimated memory", "on the CPU; no weights were read"))
+    console.print(
+        title_text(
+            "Estimated memory", "of one token with the default options, on the CPU; no weights were read"
+        )
+    )
     for name, value in rows.items():
         console.print(Text.assemble((f"{name:8}", "dim"), value))
 
