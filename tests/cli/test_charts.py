@@ -16,9 +16,6 @@ from mnemoscope.testing import words
         (("--charts", "/no/such/charts"), "create the folder /no/such first"),
         (("--chart-form", "png"), "--chart-form needs charts"),
         (("--charts", "charts", "--dry-run"), "--dry-run and --charts exclude each other"),
-        (("--target", "nonsense", "--dry-run"), "--dry-run and --target exclude each other"),
-        (("--against-id", "7", "--dry-run"), "--dry-run and --against-id exclude each other"),
-        (("--neurons", "bounds", "--dry-run"), "--dry-run and --neurons exclude each other"),
     ],
 )
 def test_refuses_early(arguments: tuple[str, ...], words: str) -> None:

@@ -205,7 +205,7 @@ def test_targets_are_named_by_their_ids(folder: str) -> None:
     assert links["targets"] == several["targets"]
     for parts in (["--head", "0.1"], ["--top", "1"]):
         found = found_by("ablate", "abc ", "--target-id", "65", *parts, "--seeds", "1", *model)
-        assert found["target"] == {"ids": [65], "text": "A"}
+        assert found["target"] == {"id": 65, "ids": [65], "text": "A"}
 
 
 def test_an_unlikely_target_is_told_on_stderr(folder: str) -> None:

@@ -85,11 +85,6 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
         raise OptionError(f"--by {options.by} needs the total effects; leave --no-effects out")
     refuse_several(dry_run=dry_run, out=out is not None)
     refuse_several(dry_run=dry_run, charts=charts is not None)
-    if dry_run:
-        # The estimate is of one token and the default options; others would be left unchecked.
-        for name, value in vars(targets).items():
-            refuse_several(dry_run=True, **{name: value})
-        refuse_several(dry_run=True, neurons=options.neurons != "top")
     if chart_form is not None and charts is None:
         raise OptionError("--chart-form needs charts; name their folder with --charts")
     if dry_run:

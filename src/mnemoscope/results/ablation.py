@@ -73,8 +73,8 @@ class Ablation(Displayed):
         return {
             "prompt": self.prompt,
             "tokens": list(self.tokens),
-            "target": {"ids": list(self.target[0]), "text": self.target[1]},
-            "against": [{"ids": list(ids), "text": text} for ids, text in self.against],
+            "target": _answer(*self.target),
+            "against": [_answer(*answer) for answer in self.against],
             "parts": [{"part": type(part).__name__, **part.to_json()} for part in self.parts],
             "how": self.how,
             "before": self.before,
@@ -107,3 +107,8 @@ class Ablation(Displayed):
     @property
     def _measures(self) -> tuple[str, ...]:
         return (*METRICS, *(("log_odds",) if self.against else ()), "kl")
+
+
+def _answer(ids: tuple[int, ...], text: str) -> dict[str, Any]:
+    """Return an answer with the ids of its tokens; one of a single token has its `id` as well."""
+    return {**({"id": ids[0]} if len(ids) == 1 else {}), "ids": list(ids), "text": text}

@@ -277,7 +277,13 @@ ControlMetrics = schema(
     kl=KLDivergence,
     **_LOG_ODDS,
 )
-AblationTarget = schema("AblationTarget", "An answer and its tokens.", "text", ids=list[int])
+AblationTarget = schema(
+    "AblationTarget",
+    "An answer and its tokens.",
+    "text",
+    ids=list[int],
+    id=(described(int | None, "of an answer of one token"), None),
+)
 Ablation = schema(
     "Ablation",
     "The object of `mnemoscope ablate --json`, and the likeliest next tokens before and after.",
