@@ -85,6 +85,13 @@ def test_compare_goes_on_after_an_interruption(
     assert "is of another comparison" in said
 
 
+def test_quiet_prints_no_progress(pairs: list[ms.Pair], llama_folder: str, tmp_path: Path) -> None:
+    train = write_pairs(tmp_path / "train.jsonl", pairs)
+    for command in (["find", train, "--size", "2"], ["compare", train, "--method", "relp"]):
+        done = run("circuit", *command, "--quiet", "--model", llama_folder)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 ROW = {"clean": "w5 w6 w7", "counterfactual": "w5 w8 w7", "answer": " w9", "counterfactual_answer": " w10"}
 
 

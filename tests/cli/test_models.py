@@ -48,6 +48,13 @@ def test_a_model_that_does_not_add_up_is_shown_and_refused(tmp_path: Path) -> No
     assert "readout (off by" in done.stderr
 
 
+def test_options_before_check_are_those_of_check(tmp_path: Path) -> None:
+    folder = save_tiny(built("granite"), tmp_path / "own")
+    after = printed("models", "check", str(folder), "--json")
+    assert printed("models", "--json", "check", str(folder)) == after
+    assert "--threads is 100000" in refused("models", "--threads", "100000", "check", str(folder))
+
+
 def test_a_model_that_is_not_there_is_told() -> None:
     assert "no file or folder" in refused("models", "check", "./nothing-here")
 

@@ -236,6 +236,43 @@ def test_prediction_shows_each_token() -> None:
     assert re.search(r"2 +\[red\] +0.001 %", text)
 
 
+def test_bars_and_long_tokens_give_way_to_numbers() -> None:
+    table = pd.DataFrame(
+        {
+            "rank": [1, 49152],
+            "id": [7, 12345],
+            "token": [" Paris", "long" * 50],
+            "probability": [0.77, 1e-5],
+            "log_probability": [-0.26, -11.5],
+        }
+    )
+    prediction: Any = SimpleNamespace(tokens=("France", " is"), table=table)
+
+    def draw(console: Console) -> None:
+        render_prediction(prediction, console)
+
+    wide, narrow = drawn(draw, 100), drawn(draw, 40)
+    assert re.search(r" 1  ␣Paris +77.0 %  ━{20,24} +−0.260 +7\n", wide)
+    assert re.search(r"49152  (?:long){9}lon…  +0.001 % ", wide)
+    assert re.search(r"\n rank  token +probab… +log p +id\n +1  ␣Paris +77.0 % +−0.260 +7\n", narrow)
+    assert re.search(r"49152  longlon…  +0.001 %  −11.500  12345\n", narrow)
+    assert "━" not in narrow
+    assert all(cell_len(line) <= 40 for line in narrow.splitlines())
+
+
+@pytest.mark.parametrize("width", [40, 50, 60])
+def test_numbers_are_whole_in_narrow_terminals(result: Attribution, width: int) -> None:
+    text = shown(result, width)
+    for table, names, number in (
+        ("ffn_neurons", ("layer", "neuron"), "coefficient"),
+        ("attention_neurons", ("layer", "head", "dim"), "coefficient"),
+    ):
+        for row in getattr(result, table).to_dict("records"):
+            name = re.escape(".".join(str(row[name]) for name in names))
+            numbers = re.escape(as_shown(row["direct"])) + "[ ━╸╍]+" + re.escape(plain_number(row[number]))
+            assert re.search(rf"\n{name} +{numbers} ", text)
+
+
 @pytest.mark.parametrize("width", [40, 100])
 def test_neuron_shows_both_ends(width: int) -> None:
     reading = ms.NeuronTokens(layer=3, neuron=14, norm=1.5, promotes=((" a", 2.5),), demotes=(("\n", -2.0),))

@@ -30,7 +30,7 @@ from mnemoscope.cli import (
     study,
 )
 from mnemoscope.cli.command import example
-from mnemoscope.cli.output import loudness, set_loudness, write
+from mnemoscope.cli.output import loudness, open_closed_streams, output_fault, set_loudness, write
 from mnemoscope.errors import MnemoscopeError
 
 # Base class of click's errors about the command line, which typer does not export.
@@ -67,17 +67,30 @@ for group in (
 def main() -> None:
     """Run the command line; mistakes print one line on stderr, as JSON with `--json`."""
     set_loudness(quiet=False, verbose=False)
+    open_closed_streams()
+    try:
+        code = _ended()
+    except OSError:
+        fault = output_fault()
+        if not fault:
+            raise
+        code = _refused(fault)
+    sys.exit(code)
+
+
+def _ended() -> int:
+    """Run the command line, and return the exit code."""
     try:
         code = app(prog_name="mnemoscope", standalone_mode=False)
     except MnemoscopeError as error:
         if loudness.verbose:
             traceback.print_exception(error)
-        sys.exit(_refused(str(error)))
+        return _refused(str(error))
     except _UsageError as error:
-        sys.exit(_misused(error))
+        return _misused(error)
     except (KeyboardInterrupt, typer.Abort):
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+        return 130
+    return code if isinstance(code, int) else 0
 
 
 def _misused(error: Any) -> int:

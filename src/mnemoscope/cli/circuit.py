@@ -19,7 +19,7 @@ from mnemoscope.cli.options import (
     read_prompt_file,
     refuse_several,
 )
-from mnemoscope.cli.output import stdout_kept_clean, tell, write_result
+from mnemoscope.cli.output import shows_progress, stdout_kept_clean, tell, write_result
 from mnemoscope.errors import OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def find(  # noqa: PLR0913 - each is an option of the command
             positions=task.positions,
             limit=task.limit,
             controls=task.controls,
-            progress=not json,
+            progress=shows_progress(),
         )
         if out is not None:
             from mnemoscope.report.circuit_files import write_circuit
@@ -291,7 +291,7 @@ def compare(
         if len(read) < len(tasks):
             raise OptionError("two tasks have the same file name; rename one")
         comparison = model.open().compare_circuits(
-            read, method, options=options, exact=exact, out=out, progress=not json
+            read, method, options=options, exact=exact, out=out, progress=shows_progress()
         )
         if out is not None:
             tell(f"saved {write_comparison(comparison, out)}")

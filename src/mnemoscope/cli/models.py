@@ -24,6 +24,7 @@ def validate_families(context: typer.Context, json: Json = False, threads: Threa
     The families are validated on tiny models, on this machine.
     """
     if context.invoked_subcommand is not None:
+        context.default_map = {context.invoked_subcommand: {"json": json, "threads": threads}}
         return
     with stdout_kept_clean():
         stage("validating families")

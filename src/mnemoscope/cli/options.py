@@ -42,9 +42,12 @@ def read_prompt(text: str | None) -> str | None:
     """Return a PROMPT argument as text; `-` reads stdin, without the newline at its end.
 
     Raises:
-        PromptError: stdin is not UTF-8.
+        PromptError: stdin cannot be read, or is not UTF-8.
     """
-    return _decoded(sys.stdin.buffer.read(), "on stdin") if text == "-" else as_utf8(text)
+    try:
+        return _decoded(sys.stdin.buffer.read(), "on stdin") if text == "-" else as_utf8(text)
+    except OSError as error:
+        raise PromptError(f"cannot read stdin: {error.strerror or error}; give PROMPT in quotes") from error
 
 
 def read_prompt_file(path: str | None) -> str | None:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from mnemoscope.errors import OutputError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from mnemoscope.cli.progress import WorkLine
 
 _PIPED_WIDTH = 100
+_LEAST_WIDTH = 40
 
 
 @dataclass
@@ -123,11 +126,20 @@ def tell_drawn(draw: Callable[[Console], None]) -> None:
 def _drawn(draw: Callable[[Console], None], stream: TextIO) -> str:
     from rich.console import Console
 
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _PIPED_WIDTH
-    console = Console(highlight=False, width=width, file=stream)
-    with console.capture() as drawn:
+    console = Console(highlight=False, width=_width(stream), file=stream)
+    with _written_to(stream), console.capture() as drawn:
         draw(console)
     return "".join(f"{line.rstrip(' ')}\n" for line in drawn.get().splitlines())
+
+
+def _width(stream: TextIO) -> int:
+    """Return the width to draw in: `COLUMNS`, the terminal's, or 100 cells; at least 40."""
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() else 0
+    if not width and stream.isatty():
+        with contextlib.suppress(OSError):  # a terminal without a size
+            width = os.get_terminal_size(stream.fileno()).columns
+    return max(width or _PIPED_WIDTH, _LEAST_WIDTH)
 
 
 def write_json(value: dict[str, Any]) -> None:
@@ -147,12 +159,50 @@ def write(text: str) -> None:
 
         encoding = sys.stdout.encoding
         text = in_ascii(text).encode(encoding, "backslashreplace").decode(encoding)
-    try:
+    with _written_to(sys.stdout):
         sys.stdout.write(text)
         sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _written_to(stream: TextIO) -> Iterator[None]:
+    """End the command where a standard stream takes no output: a reader that has gone away is no error."""
+    try:
+        yield
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(stream)
         raise typer.Exit(141) from None
+    except OSError as error:
+        raise OutputError(_fault(stream, error)) from error
+
+
+def _fault(stream: TextIO, error: OSError) -> str:
+    _discard(stream)
+    return f"cannot write to {stream.name.strip('<>')}: {error.strerror or error}; send it elsewhere"
+
+
+def open_closed_streams() -> None:
+    """Have a standard stream that is closed read or write nothing, as `/dev/null` does."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - for the process
+
+
+def output_fault() -> str:
+    """Return what is wrong with a standard stream that help or an error could not be written to; else ""."""
+    found = ""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.write("")
+            stream.flush()  # what could not be written is still in the buffer
+        except OSError as error:
+            found = found or _fault(stream, error)
+    return found
+
+
+def _discard(stream: TextIO) -> None:
+    """Write what a stream still holds, and all that comes, nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _can_write(text: str) -> bool:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +28,9 @@ _BAR = 8
 _PROMPT_LINES = 4
 _LONGEST_TOKEN = 40
 _MOST_TOKENS = 12
+_GAP = 2  # cells between two columns
+_LEAST_BAR = 4
+_LEAST_TEXT = 8
 _RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
 _TURN_LEFT_TO_RIGHT = "\u200e"  # keeps a terminal from reordering what stands beside the token
 _MADE_UP = r"[␣⏎⇥∅]|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}"
@@ -109,31 +112,91 @@ class Column:
         cell: returns the text of a row's cell.
         right: whether the cells are flush right.
         stretches: whether the column takes the width that is left and is cut to it.
+        whole: whether the cells are never cut, such as names of parts; those that are flush right never are.
+        narrower: for bars, returns the column with bars of at most so many cells.
     """
 
     title: str | Text
     cell: Callable[[Row], str | Text]
     right: bool = False
     stretches: bool = False
+    whole: bool = False
+    narrower: Callable[[int], Column] | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the cells may be cut, as tokens are."""
+        return not (self.right or self.whole or self.narrower)
 
 
 def table_of(title: Text, rows: list[Row], columns: list[Column]) -> RenderableType:
-    """Return a titled table without lines."""
-    if not rows:
-        return Group(title, Text("none", "dim"))
-    stretches = any(column.stretches for column in columns)
-    table = Table(box=None, pad_edge=False, expand=stretches, header_style="dim")
-    for column in columns:
-        table.add_column(
-            column.title,
-            justify="right" if column.right else "left",
-            ratio=1 if column.stretches else None,
-            no_wrap=True,
-            overflow="ellipsis",
-        )
-    for row in rows:
-        table.add_row(*(column.cell(row) for column in columns))
-    return Group(title, table)
+    """Return a titled table without lines; where it is too wide, bars and tokens give way to numbers."""
+    return Group(title, _Fitted(rows, columns) if rows else Text("none", "dim"))
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Table that is fitted to the width it is drawn in."""
+
+    rows: list[Row]
+    columns: list[Column]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        cells = [[_as_text(column.cell(row)) for row in self.rows] for column in self.columns]
+        widths = self._widths([max(text.cell_len for text in texts) for texts in cells], options.max_width)
+        stretches = any(column.stretches for column in self.columns)
+        table = Table(box=None, pad_edge=False, expand=stretches, header_style="dim")
+        shown = []
+        for column, texts, width in zip(self.columns, cells, widths, strict=True):
+            if column.narrower and not width:
+                continue
+            table.add_column(
+                column.title,
+                justify="right" if column.right else "left",
+                width=None if column.stretches else width or None,
+                ratio=1 if column.stretches else None,
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+            narrowed = column.narrower(width).cell if column.narrower else None
+            shown.append([narrowed(row) for row in self.rows] if narrowed else texts)
+        for row in zip(*shown, strict=True):
+            table.add_row(*row)
+        yield table
+
+    def _widths(self, contents: list[int], room: int) -> list[int]:
+        """Return the columns' widths, 0 for bars without room, given those of their cells."""
+        widths = [
+            min(_LEAST_TEXT, content) if column.stretches else max(content, _as_text(column.title).cell_len)
+            for column, content in zip(self.columns, contents, strict=True)
+        ]
+        bars = [index for index, column in enumerate(self.columns) if column.narrower]
+        texts = [index for index, column in enumerate(self.columns) if column.is_text]
+        rest = [index for index in range(len(widths)) if index not in (*bars, *texts)]
+
+        def excess() -> int:
+            n_shown = len(widths) - sum(not widths[index] for index in bars)
+            return sum(widths) + _GAP * (n_shown - 1) - room
+
+        def shrink(indices: list[int], least: list[int]) -> None:
+            for index in sorted(indices, key=lambda index: -widths[index]):
+                if excess() > 0:
+                    widths[index] = max(widths[index] - excess(), min(least[index], widths[index]))
+
+        n = len(widths)
+        shrink(texts, [_LONGEST_TOKEN] * n)
+        shrink(bars, [_LEAST_BAR] * n)
+        if excess() > 0:
+            for index in bars:
+                widths[index] = 0
+        shrink(texts, [_LEAST_TEXT] * n)
+        shrink(rest, contents)  # cuts headings
+        shrink(texts, [1] * n)
+        return widths
+
+
+def _as_text(cell: str | Text) -> Text:
+    return Text(cell) if isinstance(cell, str) else cell
 
 
 def abreast(tables: list[RenderableType], width: int, from_width: int) -> RenderableType:
@@ -164,7 +227,7 @@ def first_rows(table: pd.DataFrame, n_rows: int | None) -> list[Row]:
 
 def name_column(*index: str) -> Column:
     """Return the column of the parts' names, such as `24.1005`."""
-    return Column(".".join(index), lambda row: ".".join(str(row[name]) for name in index))
+    return Column(".".join(index), lambda row: ".".join(str(row[name]) for name in index), whole=True)
 
 
 def expert_column(table: pd.DataFrame) -> list[Column]:
@@ -177,7 +240,11 @@ def expert_column(table: pd.DataFrame) -> list[Column]:
 def bar_column(name: str, rows: list[Row], cells: int = _BAR) -> Column:
     """Return a column of bars of one of the numbers."""
     largest = max((abs(row[name]) for row in rows if math.isfinite(row[name])), default=0.0)
-    return Column("", lambda row: score_bar(row[name], largest, cells))
+    return Column(
+        "",
+        lambda row: score_bar(row[name], largest, cells),
+        narrower=lambda most: bar_column(name, rows, min(most, cells)),
+    )
 
 
 def activation_column() -> Column:

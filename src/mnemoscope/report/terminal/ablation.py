@@ -170,7 +170,7 @@ def _coefficients_table(coefficients: pd.DataFrame, tokens: tuple[str, ...]) -> 
     change = relative_changes(coefficients)["measured"].abs()
     most = coefficients.loc[change.sort_values(ascending=False, kind="stable").index[:_ROWS]]
     columns = [
-        Column("neuron", _name),
+        Column("neuron", _name, whole=True),
         Column("kind", lambda row: _KIND_TITLES[row["kind"]]),
         Column("before", lambda row: signed(row["before"]), right=True),
         Column("predicted", lambda row: signed(row["predicted"]), right=True),

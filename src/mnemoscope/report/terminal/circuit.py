@@ -81,7 +81,7 @@ def render_circuit(circuit: Circuit, console: Console) -> None:
             title_text("Nodes", note),
             nodes,
             [
-                Column("node", node_name),
+                Column("node", node_name, whole=True),
                 Column("score", lambda row: plain_number(row["score"]), right=True),
                 bar_column("score", nodes),
             ],
@@ -106,7 +106,7 @@ def render_contrast(neurons: pd.DataFrame, console: Console) -> None:
     """Print neurons by the difference of their activations between two sets of prompts."""
     shown = first_rows(neurons, _MOST_NODES)
     note = f"{len(shown)} of {len(neurons)}" if len(neurons) > len(shown) else ""
-    columns = [Column("neuron", node_name)]
+    columns = [Column("neuron", node_name, whole=True)]
     for name in ("positive", "negative"):
         columns.append(Column(name, lambda row, name=name: plain_number(row[name]), right=True))
     columns += [
