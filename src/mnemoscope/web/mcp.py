@@ -102,8 +102,8 @@ class CircuitPair(BaseModel):
 
     clean: requests.PromptText
     counterfactual: requests.PromptText
-    answer: requests.Token
-    counterfactual_answer: requests.Token
+    answer: requests.TargetText
+    counterfactual_answer: requests.TargetText
 
 
 class CircuitRequest(requests.PromptRequest):
