@@ -99,12 +99,20 @@ def test_stdout_carries_the_protocol_alone_and_ctrl_c_ends_the_server(llama_fold
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write("no JSON\n" + json.dumps(opening) + "\n")
+        unreadable = [
+            "no JSON",
+            *(
+                json.dumps({**opening, "params": "HERE"}).replace('"HERE"', text)
+                for text in ('{"prompt": "\\ud800"}', "9" * 5000, "[" * 5000 + "]" * 5000)
+            ),
+        ]
+        process.stdin.write("\n".join([*unreadable, json.dumps(opening), ""]))
         process.stdin.flush()
+        for _ in unreadable:
+            refusal = json.loads(process.stdout.readline())
+            assert (refusal["jsonrpc"], refusal["id"], refusal["error"]["code"]) == ("2.0", None, -32700)
         first = json.loads(process.stdout.readline())
-        assert first["jsonrpc"] == "2.0"
-        while first.get("id") != 1:
-            first = json.loads(process.stdout.readline())
+        assert first["id"] == 1
         assert first["result"]["serverInfo"]["name"] == "mnemoscope"
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=30)

@@ -88,6 +88,12 @@ def test_facts_are_kept_and_bad_lines_told(tiny_folder: list[str], tmp_path: Pat
     assert len(pd.read_parquet(out / "summary.parquet")) == 5
     assert (out / "chart.svg").read_bytes().startswith(b"<svg")
 
+    facts.write_text("\n".join([lines[0], "not JSON", *lines[1:], lines[0]]))
+    again = run("--facts", str(facts), *FEW, *tiny_folder)
+    assert "1 fact left out as line 5 is: duplicate; line 1 has the same prompt" in again.stderr
+    assert "means over 2 facts" in again.stdout
+    facts.write_text("\n".join([lines[0], "not JSON", *lines[1:]]))
+
     # As a kill would leave it: one fact is done, and nothing has been summed up.
     kept = shards[0].stat().st_mtime_ns
     for path in (shards[1], out / "outcomes.parquet", out / "chart.svg"):

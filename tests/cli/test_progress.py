@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import time
@@ -13,10 +14,12 @@ from typing import Any
 import pytest
 
 from command_line import refused, run
-from mnemoscope.cli import output
+from mnemoscope.cli import output, study
 from mnemoscope.cli.progress import StudyProgress, WorkLine
 from mnemoscope.report import export, html, prompt_comparison
-from mnemoscope.study.runner import Progress
+from mnemoscope.study.facts import Fact
+from mnemoscope.study.options import StudyOptions
+from mnemoscope.study.runner import Progress, Source
 from mnemoscope.testing import words
 
 
@@ -126,3 +129,17 @@ def test_the_line_stays_until_the_file_is_written(
     monkeypatch.setattr(module, function, watched)
     done = run(*asked, str(tmp_path / name), "--model", llama_folder)
     assert (done.returncode, shown) == (0, [1])
+
+
+def test_names_of_relations_break_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text(json.dumps({"prompt": "a", "target": "b", "relation": "two\nlines"}))
+    assert "there are two⏎lines" in refused(
+        "study", "run", f"--facts={facts}", "--only=x", f"--out={tmp_path}/s"
+    )
+    source = Source("facts\n", (Fact(1, "a", "b", "two\nlines"), Fact(2, "a", "b", "")))
+    study._tell_plan(source, StudyOptions())
+    assert capsys.readouterr().err.splitlines()[0] == "facts⏎: 2 prompts (1 two⏎lines, 1 without relation)"
+    with StudyProgress() as report:
+        report(Progress("measuring", 1, 2, {"two\nlines": (1, 2)}))
+    assert "two⏎lines 1/2" in capsys.readouterr().err

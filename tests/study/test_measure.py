@@ -16,9 +16,12 @@ from mnemoscope.results.parts import Head, listed
 from mnemoscope.study import tasks as plan
 from mnemoscope.study.columns import METHODS, TABLES
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
+from mnemoscope.study.filter import to_measure, to_paraphrase
+from mnemoscope.study.items import facts_dropped
 from mnemoscope.study.items.sharing import paraphrases
 from mnemoscope.study.measure import measure_facts
 from mnemoscope.study.options import StudyOptions
+from mnemoscope.study.results import Study
 from mnemoscope.study.runner import Progress, Source, run_study
 from mnemoscope.study.store import read_table
 from support import built, open_tiny, words
@@ -330,6 +333,35 @@ def test_a_model_that_knows_nothing_is_told(tmp_path: Path) -> None:
     model = open_tiny(built("llama"))
     with pytest.raises(ms.FactsError, match="knows none of the 5 facts"):
         run_study(model, Source("five", FACTS), tmp_path / "study", replace(OPTIONS, rank=1))
+
+
+def test_duplicates_are_neither_facts_nor_paraphrases(tmp_path: Path) -> None:
+    model = open_tiny(built("llama"))
+    first = Fact(1, words(5, 17, 80), "w40", "capital", "s")
+    alone = Fact(2, words(9), "w7", "month")
+    facts = (
+        first,
+        alone,
+        replace(first, line=3, target=" w40"),
+        Fact(4, words(5, 17, 81), "w40", "capital", "s"),
+        *(replace(alone, line=line) for line in (5, 6)),
+        replace(alone, line=7, relation="week"),
+    )
+    folder = run_study(model, Source("seven", facts), tmp_path / "study", OPTIONS)
+    stored = read_table(folder, "facts").set_index("fact").sort_index()
+    assert list(to_measure(stored.reset_index())["fact"]) == [1, 2, 7]
+    assert list(to_paraphrase(stored.reset_index(), OPTIONS)["fact"]) == [4]
+    assert stored["reason"].to_dict() == {
+        **dict.fromkeys((1, 2, 4, 7), ""),
+        3: "duplicate; line 1 has the same prompt and target",
+        **dict.fromkeys((5, 6), "duplicate; line 2 has the same prompt and target"),
+    }
+    study = Study.open(folder)
+    assert facts_dropped(study).filter(["reason", "n_dropped"]).to_numpy().tolist() == [["duplicate", 3]]
+    # What is not tried has no duplicate: the only fact of `month` that is tried is measured.
+    few = replace(OPTIONS, limit=1)
+    folder = run_study(model, Source("three", (facts[4], facts[1])), tmp_path / "few", few)
+    assert read_table(folder, "facts")["kept"].tolist() == [True]
 
 
 def log_p(model: ms.Model, fact: ResolvedFact) -> float:

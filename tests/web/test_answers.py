@@ -316,6 +316,18 @@ def test_removed_is_the_exact_change(client: TestClient, llama: ms.Model, agains
     )
 
 
+def test_parts_named_twice_are_answered_each_time(client: TestClient) -> None:
+    twice: dict[str, Any] = {"prompt": PROMPT, "target": " w40", "parts": [HEAD, NEURON, HEAD]}
+    rows = ask(client, "removed", **twice)["rows"]
+    assert [row["part"] for row in rows] == ["Head", "FFNNeuron", "Head"]
+    assert rows[0] == rows[2]
+    once = {**twice, "parts": [HEAD, NEURON]}
+    assert ask(client, "removed", **once)["rows"] == rows[:2]
+    ablations = [ask(client, "ablate", **asked, seeds=1)["after"] for asked in (twice, once)]
+    assert ablations[0] == ablations[1]
+    ask(client, "examples", neurons=[{**NEURON}] * 2)
+
+
 def test_the_lens_ends_with_the_prediction(client: TestClient, llama: ms.Model) -> None:
     found = ask(client, "lens", prompt=PROMPT, positions=2)
     responses.Lens.model_validate(found)

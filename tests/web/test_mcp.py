@@ -150,6 +150,7 @@ def test_targets_of_several_tokens_are_bounded_too(llama: ms.Model) -> None:
         ("circuit", {"pairs": []}, "pairs: List should have at least 4 items"),
         ("circuit", {"pairs": [PAIR] * 41}, "pairs: List should have at most 40 items"),
         ("circuit", {"pairs": [PAIR | {"answer": " w9"}] * 4}, "answer"),
+        ("circuit", {"pairs": [PAIR | {"answer": 9}] * 4}, "pairs.0.answer: Input should be a valid string"),
         ("circuit", {"pairs": [PAIR | {"counterfactual": "w5"}] * 4}, "tokens"),
         ("circuit", {"pairs": "/etc/passwd"}, "pairs: Input should be a valid list"),
         ("shell\n\x1b", {"command": "ls"}, "there is no tool of that name; call one of predict, attribute"),

@@ -974,8 +974,8 @@ class Model:
         The ground truth of scores; arguments and errors are those of `ablate_each`.
 
         Returns:
-            One row per part, in order: columns that name the part, then `drop` in nats, positive where the
-            part supports the target.
+            One row per different part, in order: columns that name the part, then `drop` in nats, positive
+            where the part supports the target.
         """
         return interventions.single_ablations(
             self.language_model, prompt, target, against, parts, factor, positions, memory_budget

@@ -243,11 +243,12 @@ def _known(model: Model, file: FactFile, path: Path, limit: int | None) -> tuple
     Raises:
         FactsError: the model knows none of them.
     """
-    from mnemoscope.study.facts import spread
+    from mnemoscope.study.facts import distinct, spread
     from mnemoscope.study.filter import known_facts
 
     facts, bad_lines = resolved(model, file, path)
-    kept, dropped = known_facts(model.language_model, facts)
+    different, duplicates = distinct(facts)
+    kept, dropped = known_facts(model.language_model, different)
     if not kept:
         raise FactsError(f"this model knows none of the facts in {path}; {_first(dropped)}")
     chosen = kept if limit is None else spread(kept, limit)
@@ -256,6 +257,9 @@ def _known(model: Model, file: FactFile, path: Path, limit: int | None) -> tuple
         f"{_count(len(chosen), 'fact')} compared on"
         + (f", {len(kept) - len(chosen)} beyond --limit" if len(chosen) < len(kept) else "")
     )
+    if duplicates:
+        first = duplicates[0]
+        tell(f"{_count(len(duplicates), 'fact')} left out as {first.where} is: {first.reason}")
     if dropped:
         tell(
             f"{_count(len(dropped), 'fact')} left out, as the model does not know "

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from typing_extensions import Self
 
 from mnemoscope.cli.output import stage
+from mnemoscope.report.tokens import visible
 
 if TYPE_CHECKING:
     from mnemoscope.study.runner import Progress
@@ -99,6 +100,6 @@ class StudyProgress:
                 mininterval=0.1 if sys.stderr.isatty() else _IN_A_LOG,
             )
         # Such as `capital 12/40, month 3/9`.
-        each = (f"{name} {done}/{total}" for name, (done, total) in progress.relations.items())
+        each = (f"{visible(name)} {done}/{total}" for name, (done, total) in progress.relations.items())
         self._bar.set_postfix_str(", ".join(each), refresh=False)
         self._bar.update(progress.done - self._bar.n)

@@ -82,6 +82,7 @@ class SourceOptions:
                     option = name.replace("_", "-")
                     raise OptionError(f"--{option} is about facts of a file; name one with --facts")
             return Source(OWN, builtin_facts(self.only))
+        from mnemoscope.report.tokens import visible
         from mnemoscope.study.formats import read_facts
         from mnemoscope.study.formats.datasets import QUESTION_TEMPLATE
 
@@ -96,7 +97,8 @@ class SourceOptions:
         known = dict.fromkeys(fact.relation for fact in file.facts)
         for relation in self.only or ():
             if relation not in known:
-                raise FactsError(f"no fact is of the relation {relation!r}; there are {', '.join(known)}")
+                there = ", ".join(map(visible, known))
+                raise FactsError(f"no fact is of the relation {relation!r}; there are {there}")
         kept = tuple(fact for fact in file.facts if self.only is None or fact.relation in self.only)
         return Source(Path(self.facts).name, kept)
 
@@ -165,11 +167,14 @@ def run(  # noqa: PLR0913, PLR0917 - each is an option of the command
 
 
 def _tell_plan(source: Source, options: StudyOptions) -> None:
+    from mnemoscope.report.tokens import visible
+
     relations = Counter(fact.relation for fact in source.facts)
     listed = ", ".join(
-        f"{number:,} {relation or 'without relation'}" for relation, number in relations.items()
+        f"{number:,} {visible(relation) if relation else 'without relation'}"
+        for relation, number in relations.items()
     )
-    tell(f"{source.name}: {len(source.facts):,} prompts ({listed})")
+    tell(f"{visible(source.name)}: {len(source.facts):,} prompts ({listed})")
     tried = "all" if options.limit is None else f"at most {options.limit} of each relation"
     rivals = " and likelier than the other answers of its relation" if options.rivals else ""
     tell(f"tried: {tried}; kept: target among the {options.rank} likeliest next tokens{rivals}")

@@ -98,7 +98,7 @@ FACTS = Table(
         Column("template", _TEXT, "", "the wording; empty if the source does not say"),
         Column("prompt", _TEXT, "", "the text before the target"),
         Column("target", _TEXT, "", "the answer as the source writes it"),
-        Column("token_id", _SMALL, "", "of the target; null if it is not one token"),
+        Column("token_id", _SMALL, "", "of the target; null if it is not one token, or in a duplicate"),
         Column("token", _TEXT, "", "text of that token"),
         Column("n_tokens", _SMALL, "", "of the prompt"),
         Column("rank", _INTEGER, "", "of the target among the model's next tokens, 1 for the likeliest"),

@@ -45,7 +45,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line or item that gives no fact, or a fact whose target is not one token.
+    """A line or item that gives no fact, a fact whose target is not one token, or a duplicate of a fact.
 
     Attributes:
         line: number in its file, from 1, or the fact's number.
@@ -112,6 +112,21 @@ def resolve(language_model: LanguageModel, facts: Iterable[Fact]) -> tuple[list[
         except (PromptError, TargetError) as error:
             bad_lines.append(BadLine(fact.line, str(error), fact.place))
     return resolved, bad_lines
+
+
+def distinct(resolved: Iterable[ResolvedFact]) -> tuple[list[ResolvedFact], list[BadLine]]:
+    """Separate facts from later ones of the same relation, prompt and target token, in order."""
+    firsts: dict[tuple[str, str, int], Fact] = {}
+    found, duplicates = [], []
+    for each in resolved:
+        key = each.fact.relation, each.fact.prompt, each.target
+        if key in firsts:
+            reason = f"duplicate; {firsts[key].where} has the same prompt and target"
+            duplicates.append(BadLine(each.fact.line, reason, each.fact.place))
+        else:
+            firsts[key] = each.fact
+            found.append(each)
+    return found, duplicates
 
 
 def answers_of(resolved: Iterable[ResolvedFact]) -> dict[str, list[int]]:

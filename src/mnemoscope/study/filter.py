@@ -202,8 +202,8 @@ def filtered_table(
 
     Args:
         model: the model.
-        resolved: all facts in tokens, by number.
-        unread: the reasons why other facts have no tokens, by number.
+        resolved: all facts in tokens but for duplicates, by number.
+        unread: the reasons why other facts are not filtered, by number.
         facts: all facts, by number.
         numbers: of the facts to filter.
         options: of the study.

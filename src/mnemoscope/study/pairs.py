@@ -8,7 +8,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.model.encoding import token_text
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.circuit import Pair
-from mnemoscope.study.facts import Fact, ResolvedFact, resolve
+from mnemoscope.study.facts import Fact, ResolvedFact, distinct, resolve
 
 
 def pairs_of_facts(language_model: LanguageModel, facts: Iterable[Fact]) -> tuple[Pair, ...]:
@@ -20,7 +20,8 @@ def pairs_of_facts(language_model: LanguageModel, facts: Iterable[Fact]) -> tupl
     Raises:
         OptionError: no two facts can be paired.
     """
-    resolved, _ = resolve(language_model, facts)
+    # A pair that is there twice could be found on and held out.
+    resolved, _ = distinct(resolve(language_model, facts)[0])
     groups: dict[tuple[str, str, int], list[ResolvedFact]] = {}
     for fact in resolved:
         if fact.fact.template:

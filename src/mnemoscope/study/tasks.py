@@ -24,7 +24,7 @@ from mnemoscope.intervention.controls import number_alike
 from mnemoscope.model.isolation import isolated
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.study.columns import FACT, FACTS, HEADS, QUERY_NEURONS, TABLES, VALUE_NEURONS
-from mnemoscope.study.facts import Fact, ResolvedFact, resolve
+from mnemoscope.study.facts import Fact, ResolvedFact, distinct, resolve
 from mnemoscope.study.filter import filtered_table, to_measure, to_paraphrase
 from mnemoscope.study.measure import Tables, measure_facts, measure_neurons
 from mnemoscope.study.measure_relations import ablate_heads, project_neurons, sum_scores
@@ -117,9 +117,13 @@ class Worker:
 
     @cached_property
     def all_facts(self) -> tuple[dict[int, ResolvedFact], dict[int, str]]:
-        """All facts that resolve, and the reasons why the others do not, by number."""
+        """All facts to filter, and the reasons why others are none, by number."""
         found, unread = resolve(self.model.language_model, self.facts.values())
-        return {fact.fact.line: fact for fact in found}, {bad.line: bad.reason for bad in unread}
+        # Of the facts that are tried: a fact beyond the limit has no result that its duplicate could repeat.
+        tried = tried_facts(list(self.facts.values()), self.options)
+        _, duplicates = distinct(fact for fact in found if fact.fact.line in tried)
+        reasons = {bad.line: bad.reason for bad in (*unread, *duplicates)}
+        return {fact.fact.line: fact for fact in found if fact.fact.line not in reasons}, reasons
 
 
 WORK: dict[str, Callable[[Worker, Task], Tables]] = {
@@ -146,13 +150,18 @@ MEASURED_AT_ONCE = 16
 SUMMED_AT_ONCE = 2
 
 
-def filter_tasks(facts: Sequence[Fact], options: StudyOptions) -> list[Task]:
-    """Split the first phase: the filter of the facts that the model knows."""
+def tried_facts(facts: Sequence[Fact], options: StudyOptions) -> set[int]:
+    """Return the numbers of the facts to filter: of each relation at most `limit`, evenly spaced."""
     relations: dict[str, list[int]] = {}
     for fact in facts:
         relations.setdefault(fact.relation, []).append(fact.line)
     limit = len(facts) if options.limit is None else options.limit
-    tried = {line for lines in relations.values() for line in _evenly(lines, limit)}
+    return {line for lines in relations.values() for line in _evenly(lines, limit)}
+
+
+def filter_tasks(facts: Sequence[Fact], options: StudyOptions) -> list[Task]:
+    """Split the first phase: the filter of the facts that the model knows."""
+    tried = tried_facts(facts, options)
     # Prompts of similar length run in one batch.
     similar = sorted(facts, key=lambda fact: (len(fact.prompt), fact.line))
     return _split("judge", [fact.line for fact in similar if fact.line in tried], JUDGED_AT_ONCE)

@@ -252,12 +252,13 @@ class Answers:
         target, against = request.objective()
         if target is None:
             target = self._run(model, request.prompt).predict(1).to_json()["predictions"][0]["id"]
-        found = model.single_ablations(
-            request.prompt, target, [part.named() for part in request.parts], against=against
-        )
+        named = [part.named() for part in request.parts]
+        different = list(dict.fromkeys(named))
+        found = model.single_ablations(request.prompt, target, different, against=against)
+        drops = dict(zip(different, found["drop"].tolist(), strict=True))
         rows = [
-            {**part.model_dump(), "removed": drop}
-            for part, drop in zip(request.parts, found["drop"].tolist(), strict=True)
+            {**part.model_dump(), "removed": drops[name]}
+            for part, name in zip(request.parts, named, strict=True)
         ]
         return json_answer({"rows": rows})
 

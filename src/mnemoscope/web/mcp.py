@@ -10,18 +10,24 @@ from __future__ import annotations
 import asyncio
 import json
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
 
+import anyio
+from anyio.streams.memory import MemoryObjectSendStream
 from mcp.server import Server, ServerRequestContext
 from mcp.server.stdio import stdio_server
+from mcp.shared.message import SessionMessage
 from mcp_types import (
+    PARSE_ERROR,
     CallToolRequestParams,
     CallToolResult,
+    ErrorData,
+    JSONRPCError,
     ListToolsResult,
     PaginatedRequestParams,
     TextContent,
@@ -45,6 +51,10 @@ INSTRUCTIONS = (
     "Finds which neurons and heads of a language model raise or lower a next token. Call `attribute` for a "
     "ranking, then `ablate` to see whether removing its parts changes the prediction: scores are estimates, "
     "an ablation is a measurement. Layers, heads and neurons count from 0."
+)
+_UNREADABLE = (
+    "the line cannot be read as a message of JSON-RPC; send one JSON object, without lone surrogates, "
+    "numbers of thousands of digits or brackets nested hundreds deep"
 )
 MOST_TOP = 50
 # Of a circuit: each pair costs some thirty passes, and an agent reads every node.
@@ -102,8 +112,8 @@ class CircuitPair(BaseModel):
 
     clean: requests.PromptText
     counterfactual: requests.PromptText
-    answer: requests.Token
-    counterfactual_answer: requests.Token
+    answer: requests.TargetText
+    counterfactual_answer: requests.TargetText
 
 
 class CircuitRequest(requests.PromptRequest):
@@ -310,8 +320,25 @@ def make_server(models: Mapping[str, Model], limits: Limits | None = None) -> Se
 async def serve(models: Mapping[str, Model], limits: Limits) -> None:
     """Answer on stdin and stdout until stdin ends; other output of the process goes to stderr."""
     server = make_server(models, limits)
-    async with stdio_server() as (requested, answered):
-        await server.run(requested, answered, server.create_initialization_options())
+    async with stdio_server() as (requested, answered), anyio.create_task_group() as tasks:
+        readable, received = anyio.create_memory_object_stream[SessionMessage | Exception]()
+        tasks.start_soon(_refuse_unreadable, requested, readable, answered.send)
+        await server.run(received, answered, server.create_initialization_options())
+
+
+async def _refuse_unreadable(
+    requested: AsyncIterable[SessionMessage | Exception],
+    readable: MemoryObjectSendStream[SessionMessage | Exception],
+    answer: Callable[[SessionMessage], Awaitable[None]],
+) -> None:
+    """Pass messages on, and answer lines that are none, which the SDK leaves without an answer."""
+    error = ErrorData(code=PARSE_ERROR, message=_UNREADABLE)
+    async with readable:
+        async for message in requested:
+            if isinstance(message, Exception):
+                await answer(SessionMessage(JSONRPCError(jsonrpc="2.0", id=None, error=error)))
+            else:
+                await readable.send(message)
 
 
 async def _answer(
