@@ -35,8 +35,9 @@ def test_a_study_on_ray_survives_its_driver_and_then_a_worker(
     folder = tmp_path / "study"
     with driver(model, folder, 2, True) as process:
         assert process.pid is not None
-        _wait(folder, "outcomes/measure-*")
+        # They are looked for before there is a file: looking takes long, and the study would go on meanwhile.
         workers = _two_workers_of(process.pid)
+        _wait(folder, "outcomes/measure-*")
         process.kill()
         assert left_after(workers, 60) == []
     left = tables(folder)
@@ -45,8 +46,8 @@ def test_a_study_on_ray_survives_its_driver_and_then_a_worker(
     n_done = len(list(folder.glob("tables/outcomes/measure-*")))
     with driver(model, folder, 2, True) as process:
         assert process.pid is not None
-        _wait(folder, "outcomes/measure-*", n_done + 1)
         victims = _two_workers_of(process.pid)
+        _wait(folder, "outcomes/measure-*", n_done + 1)
         kill(victims[0].pid)
         assert left_after(victims[:1], 10) == []
         assert not list(folder.glob("tables/readings/*"))  # it was in the middle
