@@ -1,7 +1,7 @@
 // The page: what is asked and drawn anew when the state changes.
 
 import { get } from "./api.js";
-import { benchChange, forgetBench, runBench, showBench, startBench } from "./bench.js";
+import { benchChange, forgetB, forgetBench, runBench, showBench, startBench } from "./bench.js";
 import { compareBoth, comparison, forgetComparison, showComparedMaps, showComparedNeurons, showTargetB } from "./compare.js";
 import { byId, calmly, element, settled } from "./dom.js";
 import { showExports } from "./files.js";
@@ -154,6 +154,8 @@ function react(state, before) {
   if (!sameQuestion(state, before)) return ask(predicted() === null);
   if (moved(state, before, "b", "b_target")) {
     forgetComparison();
+    forgetB();
+    showBench();
     showQuestion();
     showTargetB();
     showView();
