@@ -80,3 +80,47 @@ def test_another_b_asks_nothing_of_a(visit: Visitor, address: str) -> None:
     expect(page.locator("#predictions-b")).to_contain_text("w9 ▸")
     complete(page)
     assert asked == ["api/compare"]
+
+
+def test_a_saved_set_comes_back_as_it_was(visit: Visitor, address: str) -> None:
+    page = visit(address, bench="head.1.0", pane="bench", mean="yes")
+    page.get_by_label("Name of the set").fill("means")
+    page.get_by_role("button", name="Save set").click()
+    page.get_by_label("Change head 1.0").uncheck()
+    page.get_by_role("button", name="zero", exact=True).click()
+    page.get_by_label("Factor as a number").fill("2")
+    page.get_by_label("Factor as a number").press("Enter")
+    page.get_by_label("Name of the set").fill("doubled and off")
+    page.get_by_role("button", name="Save set").click()
+    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Put the set means on the bench").click()
+    expect(page.locator("[data-key='bench.mean']")).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_label("Change head 1.0")).to_be_checked()
+    page.get_by_role("button", name="Put the set doubled and off on the bench").click()
+    expect(page.get_by_label("Factor as a number")).to_have_value("2")
+    expect(page.get_by_label("Change head 1.0")).not_to_be_checked()
+    assert "mean" not in page.evaluate("location.hash")
+    page.get_by_label("Change head 1.0").check()
+    expect(page.locator("#stages li.done")).to_have_count(3)
+
+
+def test_a_mean_beside_a_factor_is_left_out(visit: Visitor, address: str) -> None:
+    page = visit(address, bench="head.1.0", pane="bench", mean="yes", factor="2")
+    expect(page.locator("#stages li.done")).to_have_count(3)
+
+
+@pytest.mark.parametrize(
+    ("kept", "n_sets"),
+    [
+        ("{", 0),
+        ('{"name": "x"}', 0),
+        ('[null, {"name": "x", "bench": ["window.1"], "factor": 0}, {"name": "y"}]', 0),
+        ('[{"name": "old", "bench": ["head.1.0"], "factor": 0}]', 1),
+    ],
+)
+def test_damaged_sets_are_left_out(visit: Visitor, address: str, kept: str, n_sets: int) -> None:
+    page = visit(address)
+    page.evaluate("kept => localStorage.setItem('mnemoscope sets', kept)", kept)
+    page.reload()
+    complete(page)
+    expect(page.locator("#sets .set")).to_have_count(n_sets)

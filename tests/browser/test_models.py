@@ -45,3 +45,15 @@ def test_tokens_are_named_as_the_model_that_is_asked_names_them(
         expect(page.locator("#finding .target-name")).to_have_text(words(n_words - target))
         complete(page)
         assert page.title().startswith(words(n_words - target))
+
+
+def test_a_copied_command_opens_the_model_that_is_asked(
+    visit: Visitor, llama: ms.Model, other: ms.Model
+) -> None:
+    with live(llama, other=other) as address:
+        page = visit(address, model="other", bench="head.1.0", pane="bench")
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.locator("[data-key='bench.copy']").click()
+        expect(page.locator("#bench-told")).to_contain_text("copied")
+        command = page.evaluate("navigator.clipboard.readText()")
+        assert command.startswith(f"mnemoscope ablate '{PROMPT}' --model 'path/to/other' --target")

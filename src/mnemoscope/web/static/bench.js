@@ -18,12 +18,14 @@ let found = null; // what is known of the ablation so far: target, controls, res
 let foundB = null;
 let ran = ""; // what it was asked of
 let ranB = "";
+let modelNow = null; // gives the model that is asked, as the server describes it
 let isYielding = false; // the effect on plain text waits for another question
 // Questions that wait for the bench, and the bench itself.
 const PATIENT = new Set(["bench", "bench-b", "removed", "tokens"]);
 
-/** Let the last stage, which takes longest, wait while something else is asked. */
-export function startBench() {
+/** Let the last stage, which takes longest, wait while something else is asked; `model()` is the model that is asked. */
+export function startBench(model) {
+  modelNow = model;
   watchWork((lane, isOver) => {
     if (PATIENT.has(lane)) return;
     const isLastStage = ran !== "" && found?.result === null && found.controls.length >= CONTROLS;
@@ -120,7 +122,16 @@ function command() {
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const { answers, against: rivals } = firstTargets();
   const named = (flag, asked_, tokens) => (typeof asked_ === "string" ? [`--${flag}`, quote(asked_)] : tokenOptions(flag, tokens, quote));
-  return ["mnemoscope ablate", quote(prompt), ...named("target", target, answers.slice(0, 1)), ...named("against", against, rivals), ...active().map(asOption), ...(factor === 0 ? [] : ["--factor", factor]), ...(mean ? ["--mean-of", quote(prompt)] : []), "--controls-from", "'any layer'"].join(" ");
+  return ["mnemoscope ablate", quote(prompt), ...modelOptions(quote), ...named("target", target, answers.slice(0, 1)), ...named("against", against, rivals), ...active().map(asOption), ...(factor === 0 ? [] : ["--factor", factor]), ...(mean ? ["--mean-of", quote(prompt)] : []), "--controls-from", "'any layer'"].join(" ");
+}
+
+/** What opens the model, as `mnemoscope.report.repeat` has it: of local files a path that the reader completes. */
+function modelOptions(quote) {
+  const { name, revision } = modelNow();
+  if (name === "demo") return [];
+  const isLocal = revision.startsWith("files-");
+  const isHub = name.includes("/") && !isLocal && !revision.includes(" ");
+  return ["--model", quote(isLocal ? `path/to/${name}` : name), ...(isHub ? ["--revision", revision] : [])];
 }
 
 /** Tokens by their texts, or all by their ids where one's text after the prompt is another token. */

@@ -32,7 +32,7 @@ async function start() {
   byId("skip").addEventListener("click", () => byId("view").focus());
   byId("rail-toggle").addEventListener("click", () => byId("rail-toggle").setAttribute("aria-expanded", String(byId("rail-toggle").getAttribute("aria-expanded") === "false")));
   startTips();
-  startBench();
+  startBench(model);
   startHeadline();
   startInspector();
   startNeuronView(() => model().can.links);

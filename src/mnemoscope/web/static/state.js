@@ -144,7 +144,8 @@ function link(of) {
 /** The state of an address; what makes no sense in it is left out. */
 function read(hash) {
   const given = new URLSearchParams(hash.slice(1));
-  return Object.fromEntries(Object.entries(FIELDS).map(([name, [field, nothing]]) => [name, field.read(given, name) ?? nothing]));
+  const found = Object.fromEntries(Object.entries(FIELDS).map(([name, [field, nothing]]) => [name, field.read(given, name) ?? nothing]));
+  return found.factor === 0 ? found : { ...found, mean: null };
 }
 
 function readGroups(given, name) {
