@@ -174,7 +174,7 @@ function react(state, before) {
   if (moved(state, before, "step")) {
     forgetToken();
     showAnswer();
-  } else if (moved(state, before, "tab", "effect", "kind", "sign", "from", "to", "find", "sort", "pin", "group", "share")) showView();
+  } else if (moved(state, before, "tab", "effect", "kind", "sign", "from", "to", "find", "sort", "pin", "group", "share", "methods")) showView();
   if (moved(state, before, "open")) showPart();
   markSelected(state);
 }
