@@ -72,10 +72,10 @@ def watched(model: ms.Model) -> Iterator[Gate]:
 
 
 @contextmanager
-def live(model: ms.Model, limits: Limits | None = None, port: int = 0) -> Iterator[str]:
-    """The address of a real server in a thread."""
+def live(model: ms.Model, limits: Limits | None = None, port: int = 0, **others: ms.Model) -> Iterator[str]:
+    """The address of a real server in a thread; `others` are models by their names."""
     with bind("127.0.0.1", port) as listening:
-        server = make_server(make_app({"tiny": model}, limits=limits))
+        server = make_server(make_app({"tiny": model, **others}, limits=limits))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

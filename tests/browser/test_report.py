@@ -130,3 +130,17 @@ def test_its_data_can_be_saved_and_load_again(
     assert again.tokens == result.tokens
     lines = (tmp_path / "heads_by_position.csv").read_text("utf-8").splitlines()
     assert len(lines) == len(result.heads_by_position) + 1
+
+
+def test_every_token_of_a_contrast_has_its_map(visit: Visitor, llama: ms.Model, tmp_path: Path) -> None:
+    contrast = llama.attribute_continuation(PROMPT, " w9 w12", against=" w9 w40 w41", top=3)
+    page = opened(visit, contrast.save(tmp_path / "contrast.html"))
+    views = page.locator(".view")
+    each = [*contrast.attributions, *contrast.against_attributions]
+    expect(views).to_have_count(len(each))
+    for view, one in zip(views.all(), each, strict=True):
+        page.locator(f"#{view.get_attribute('aria-labelledby')}").click()
+        view.locator(".map path[class^=u]").last.hover()
+        best = one.heads.iloc[0][["layer", "head"]].astype(int)
+        expect(view.locator(".tip")).to_contain_text(f"head {best['layer']}.{best['head']}: direct")
+    expect(page.get_by_role("button", name="attributions.csv")).to_have_count(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from playwright.sync_api import Route, expect
 
@@ -64,6 +66,89 @@ def test_undo_stays_on_the_page(visit: Visitor, address: str) -> None:
         page.keyboard.press("u")
     complete(page)
     assert page.url.startswith(address)
+
+
+def test_undo_goes_back_over_a_followed_link(visit: Visitor, address: str) -> None:
+    page = visit(address)
+    first = page.evaluate("location.hash")
+    page.get_by_role("textbox", name="Prompt", exact=True).fill(f"{PROMPT} w9")
+    page.keyboard.press("Enter")
+    expect(page.locator("#history-list li")).to_have_count(2)
+    complete(page)
+    page.locator("#history-list li").last.get_by_role("link").click()
+    expect(page.locator("#chips .chip-token")).to_have_count(4)
+    complete(page)
+    page.keyboard.press("u")
+    expect(page.locator("#chips .chip-token")).to_have_count(5)
+    complete(page)
+    for _ in range(3):
+        page.keyboard.press("u")
+        page.wait_for_timeout(100)
+    complete(page)
+    assert page.evaluate("location.hash") == first
+
+
+@pytest.mark.parametrize("text", ["59", "null"])
+def test_a_text_is_not_the_id_or_nothing_that_is_written_alike(
+    visit: Visitor, address: str, text: str
+) -> None:
+    visit.refusals.append("422")  # no such word
+    page = visit(address, **({"target_id": "59"} if text == "59" else {}))
+    page.get_by_label("Other token").fill(text)
+    page.get_by_role("button", name="Explain", exact=True).click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert f"target={text}" in page.evaluate("location.hash")
+
+
+def test_an_unchanged_target_of_b_stays_an_id(visit: Visitor, address: str) -> None:
+    page = visit(address, b=f"{PROMPT} w9", b_target_id="59")
+    page.get_by_role("button", name="Set", exact=True).click()
+    page.get_by_label("Target of B").press("Enter")
+    complete(page)
+    assert "b_target_id=59" in page.evaluate("location.hash")
+
+
+def test_a_prompt_b_may_read_null(visit: Visitor, address: str) -> None:
+    page = visit(address)
+    page.keyboard.press("c")
+    page.get_by_role("textbox", name="Prompt B").fill("null")
+    page.keyboard.press("Enter")
+    expect(page.locator("#view .compared")).to_have_count(3)
+    complete(page)
+    assert "b=null" in page.evaluate("location.hash")
+
+
+def test_back_brings_the_former_comparison_of_methods(visit: Visitor, address: str) -> None:
+    page = visit(address, tab="methods")
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.post_data_json["top"])
+        row = {"method": "x", "title": f"The first {asked[-1]}", "drop": 1, "passes": 1}
+        result = {"summary": [row], "left_out": [], "outcomes": []}
+        line = json.dumps({"event": "result", "result": result})
+        route.fulfill(body=f"{line}\n", content_type="application/x-ndjson")
+
+    page.route("**/api/methods", answer)
+    for top in ("3", "10"):
+        page.get_by_label("How many neurons").fill(top)
+        page.get_by_role("button", name="Compare methods").click()
+        expect(page.locator("#methods-result")).to_contain_text(f"The first {top}")
+    page.go_back()
+    expect(page.locator("#methods-result")).to_contain_text("The first 3")
+    expect(page.get_by_label("How many neurons")).to_have_value("3")
+    page.go_back()
+    expect(page.locator("#methods-result")).to_be_empty()
+    assert asked == [3, 10, 3]
+
+
+@pytest.mark.parametrize("nonsense", ["-1", "1.5"])
+def test_layers_that_are_none_are_not_taken(visit: Visitor, address: str, nonsense: str) -> None:
+    page = visit(address, tab="neurons")
+    page.get_by_label("First layer").fill(nonsense)
+    page.get_by_label("First layer").press("Enter")
+    expect(page.get_by_label("First layer")).to_have_value("")
+    assert "from=" not in page.evaluate("location.hash")
 
 
 def test_a_part_is_read_anew_for_the_next_question(visit: Visitor, address: str) -> None:

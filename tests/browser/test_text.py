@@ -6,7 +6,8 @@ import pytest
 from playwright.sync_api import expect
 
 from mnemoscope.report.tokens import visible
-from pages import Visitor
+from mnemoscope.testing import words
+from pages import PHONE, WIDE, Visitor
 
 pytestmark = pytest.mark.browser
 
@@ -70,3 +71,28 @@ def test_a_null_character_is_refused_in_words(visit: Visitor, address: str) -> N
     page = visit(address)
     page.evaluate("location.hash = 'prompt=a%00b'")
     expect(page.get_by_role("alert").first).to_contain_text("null character")
+
+
+@pytest.mark.parametrize("n_tokens", [60, 64])  # all shown, and some behind a button
+@pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+def test_no_row_of_tokens_is_cut(visit: Visitor, address: str, size: tuple[int, int], n_tokens: int) -> None:
+    page = visit(address, size, prompt=words(*range(5, 5 + n_tokens)))
+    cut = page.locator(".chips").evaluate(
+        """chips => {
+            const { top, bottom } = chips.getBoundingClientRect();
+            return [...chips.children].map((chip) => chip.getBoundingClientRect())
+                .filter((chip) => chip.top < top - 0.5 || (chip.top < bottom && chip.bottom > bottom + 0.5))
+                .length;
+        }"""
+    )
+    assert cut == 0
+
+
+@pytest.mark.demo
+def test_a_hidden_character_of_several_tokens_is_escaped(visit: Visitor, demo_address: str) -> None:
+    page = visit.open(f"{demo_address}#prompt=a%E2%80%AEb")
+    expect(page.locator("#chips small")).to_have_text(" \\u202e")
+    assert "\u202e" not in page.locator("#chips").inner_text()
+    assert "\u202e" not in (
+        page.locator("#chips [data-tip*='part of']").first.get_attribute("data-tip") or ""
+    )

@@ -129,10 +129,11 @@ if (link && "DecompressionStream" in window) {
   data().then((text) => {
     const result = JSON.parse(text);
     for (const [name, rows] of Object.entries(result)) {
-      if (Array.isArray(rows) && rows.length && rows[0]?.constructor === Object && name !== "attributions")
+      if (Array.isArray(rows) && rows.length && rows[0]?.constructor === Object && !name.endsWith("attributions"))
         add(`${name}.csv`, () => csv(rows), "text/csv");
     }
-    const results = result.attributions ?? [result];
+    // One map for each token; those of a contrast come last.
+    const results = result.attributions ? [...result.attributions, ...(result.against_attributions ?? [])] : [result];
     all(".map[data-map]").forEach((map, place) => tooltips(map, results[place]));
     document.body.dataset.ready = "true";
   });

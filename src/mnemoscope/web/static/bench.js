@@ -11,15 +11,21 @@ import { partButton } from "./selecting.js";
 import { change, current, undo } from "./state.js";
 import { watchWork, work } from "./work.js";
 
+// The bench is drawn anew while a measurement runs; these stay.
+const progress = element("div", { id: "bench-progress" });
+const progressB = element("div", { id: "bench-b-progress" });
 let found = null; // what is known of the ablation so far: target, controls, result
 let foundB = null;
 let ran = ""; // what it was asked of
+let ranB = "";
+let modelNow = null; // gives the model that is asked, as the server describes it
 let isYielding = false; // the effect on plain text waits for another question
 // Questions that wait for the bench, and the bench itself.
 const PATIENT = new Set(["bench", "bench-b", "removed", "tokens"]);
 
-/** Let the last stage, which takes longest, wait while something else is asked. */
-export function startBench() {
+/** Let the last stage, which takes longest, wait while something else is asked; `model()` is the model that is asked. */
+export function startBench(model) {
+  modelNow = model;
   watchWork((lane, isOver) => {
     if (PATIENT.has(lane)) return;
     const isLastStage = ran !== "" && found?.result === null && found.controls.length >= CONTROLS;
@@ -38,17 +44,18 @@ export function showBench() {
   const place = byId("bench");
   const { bench, off, factor } = current();
   if (bench.length === 0) {
-    found = foundB = null;
-    ran = "";
+    [found, ran] = [null, ""];
+    forgetB();
     return fill(place, element("p", { class: "quiet", text: "Put neurons, heads or layers here (b) to see what the model says without them, or with more of them." }));
   }
   fill(
     place,
     element("div", { id: "bench-result" }),
-    element("div", { id: "bench-progress" }),
+    progress,
     element("ul", { class: "bench-list", "aria-label": "Parts on the bench" }, bench.map((name) => chip(name, off.includes(name)))),
     factorField(factor),
     actions(),
+    progressB,
     element("div", { id: "bench-b" }),
   );
   drawResult();
@@ -102,7 +109,7 @@ function actions() {
     button("Undo", undo, { data: { key: "bench.undo" } }),
     button("Clear", () => change({ bench: [], off: [] }), { data: { key: "bench.clear" } }),
     button("Copy command", () => copy(command(), "The command is copied.", told), { data: { key: "bench.copy" } }),
-    current().b === null ? null : button("Apply to B", applyToB, { data: { key: "bench.to-b" } }),
+    current().b && button("Apply to B", applyToB, { disabled: benchChange() === null, data: { key: "bench.to-b" } }),
     save,
     told,
   );
@@ -115,7 +122,16 @@ function command() {
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const { answers, against: rivals } = firstTargets();
   const named = (flag, asked_, tokens) => (typeof asked_ === "string" ? [`--${flag}`, quote(asked_)] : tokenOptions(flag, tokens, quote));
-  return ["mnemoscope ablate", quote(prompt), ...named("target", target, answers.slice(0, 1)), ...named("against", against, rivals), ...active().map(asOption), ...(factor === 0 ? [] : ["--factor", factor]), ...(mean ? ["--mean-of", quote(prompt)] : []), "--controls-from", "'any layer'"].join(" ");
+  return ["mnemoscope ablate", quote(prompt), ...modelOptions(quote), ...named("target", target, answers.slice(0, 1)), ...named("against", against, rivals), ...active().map(asOption), ...(factor === 0 ? [] : ["--factor", factor]), ...(mean ? ["--mean-of", quote(prompt)] : []), "--controls-from", "'any layer'"].join(" ");
+}
+
+/** What opens the model, as `mnemoscope.report.repeat` has it: of local files a path that the reader completes. */
+function modelOptions(quote) {
+  const { name, revision } = modelNow();
+  if (name === "demo") return [];
+  const isLocal = revision.startsWith("files-");
+  const isHub = name.includes("/") && !isLocal && !revision.includes(" ");
+  return ["--model", quote(isLocal ? `path/to/${name}` : name), ...(isHub ? ["--revision", revision] : [])];
 }
 
 /** Tokens by their texts, or all by their ids where one's text after the prompt is another token. */
@@ -142,14 +158,13 @@ export async function runBench() {
   const wanted = { ...wholeQuestion(), ...changed };
   const key = JSON.stringify(wanted);
   if (key === ran) return;
-  cancel("bench", new Superseded());
-  [found, foundB] = [null, null];
+  forgetMeasured();
   ran = changed === null ? "" : key;
   drawResult();
   if (changed === null) return;
   found = { target: null, controls: [], result: null };
   drawResult();
-  const result = await measured(wanted, "bench", byId("bench-progress"), (told) => {
+  const result = await measured(wanted, "bench", progress, runAgain, (told) => {
     if (ran !== key) return;
     found = told;
     drawResult();
@@ -160,7 +175,7 @@ export async function runBench() {
 /** Measure what is shown once more for its last stage; until then it stays as it is. */
 async function measureAgain() {
   const key = ran;
-  const result = await measured(JSON.parse(key), "bench", byId("bench-progress"), (told) => {
+  const result = await measured(JSON.parse(key), "bench", progress, runAgain, (told) => {
     if (ran !== key || told.result === null) return;
     found = told;
     drawResult();
@@ -168,18 +183,19 @@ async function measureAgain() {
   if (result === null && ran === key && !isYielding) ran = "";
 }
 
+function runAgain() {
+  ran = "";
+  runBench();
+}
+
 /** Measure an ablation, and hear of every stage. */
-async function measured(wanted, lane, place, onStage) {
+async function measured(wanted, lane, place, again, onStage) {
   let told = { target: null, controls: [], result: null };
   const hear = ({ stage, ...values }) => {
     if (stage === "target") told = { ...told, target: values };
     else if (stage === "control") told = { ...told, controls: [...told.controls, values] };
     else told = { ...told, text: values };
     onStage(told);
-  };
-  const again = () => {
-    ran = "";
-    runBench();
   };
   const result = await work({ place, title: "Measuring the change", path: "/api/ablate", body: wanted, lane, onPartial: hear, again });
   if (result !== null) onStage({ target: result, controls: result.controls, result });
@@ -188,18 +204,35 @@ async function measured(wanted, lane, place, onStage) {
 
 async function applyToB() {
   const { model, b, b_target: target } = current();
+  const wanted = { model, prompt: b, target, ...benchChange() };
+  const key = JSON.stringify(wanted);
+  ranB = key;
   foundB = { target: null, controls: [], result: null };
-  await measured({ model, prompt: b, target, ...benchChange() }, "bench-b", byId("bench-progress"), (told) => {
+  await measured(wanted, "bench-b", progressB, applyToB, (told) => {
+    if (ranB !== key) return;
     foundB = told;
     drawResult();
   });
 }
 
+/** Nothing is known of another B, or of another change. */
+export function forgetB() {
+  cancel("bench-b", new Superseded());
+  fill(progressB);
+  [foundB, ranB] = [null, ""];
+}
+
 /** Nothing is known of a new question. */
 export function forgetBench() {
+  forgetMeasured();
+  isYielding = false;
+}
+
+function forgetMeasured() {
   cancel("bench", new Superseded());
-  cancel("bench-b", new Superseded());
-  [found, foundB, ran, isYielding] = [null, null, "", false];
+  forgetB();
+  fill(progress);
+  [found, ran] = [null, ""];
 }
 
 function drawResult() {

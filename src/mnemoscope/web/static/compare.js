@@ -136,9 +136,12 @@ export function showTargetB() {
   if (b === null) return fill(place);
   const field = element("input", { id: "target-b", value: current().b_target ?? "", autocomplete: "off", spellcheck: "false", placeholder: "B's own choice", "aria-label": "Target of B" });
   const form = element("form", { class: "other" }, field, element("button", { type: "submit", text: "Set" }));
+  // A token given by its id is shown as a number, which is another target as a text.
+  let isTyped = false;
+  field.addEventListener("input", () => (isTyped = true));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    change({ b_target: field.value || null });
+    if (isTyped) change({ b_target: field.value || null });
   });
   const told = found === null ? null : element("p", { class: "quiet" }, `B: ${visible(found.b.prompt).slice(-40)} ▸ `, side(found.b));
   fill(place, element("h3", { text: "Target of B" }), form, told);

@@ -37,7 +37,7 @@ export function showChips() {
     const run = found.joined.find(({ first, last }) => position >= first && position <= last);
     const tip = [
       `${visible(found.shown[position])} at ${position}`,
-      run ? `part of ${run.text}` : null,
+      run ? `part of ${visible(run.text)}` : null,
       read === undefined ? "the listed heads read nothing here" : `${signed(read)} nats read here by the listed heads`,
     ];
     const text = joined.has(position) ? joined.get(position).text : "";
@@ -45,7 +45,7 @@ export function showChips() {
       class: "token chip-token",
       data: { tip: tip.filter(Boolean).join("\n"), text: run ? text : found.tokens[position] },
     });
-    if (joined.has(position)) made.append(element("small", { text: ` ${text}`, class: "joined" }));
+    if (joined.has(position)) made.append(element("small", { text: ` ${visible(text)}`, class: "joined" }));
     return read === undefined ? made : heat(made, read, most);
   };
   const count = found.tokens.length;

@@ -35,12 +35,15 @@ export function showMethods(place) {
   const form = element("form", { class: "toolbar" }, "Remove the first ", count, " ", choose, " of each method ", element("button", { type: "submit", class: "main", text: "Compare methods", data: { key: "methods.compare" } }), estimate);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    change({ methods: `${choose.value}.${count.valueAsNumber}` });
-    compareMethods();
+    const chosen = `${choose.value}.${count.valueAsNumber}`;
+    if (chosen === current().methods) compareMethods();
+    else change({ methods: chosen });
   });
+  const isOther = asked !== (current().methods ?? "");
+  if (isOther) forgetMethods();
   fill(place, form, progress, result);
   draw();
-  if (current().methods !== null && done === null && asked === "") compareMethods();
+  if (isOther && current().methods !== null) compareMethods();
 }
 
 function seconds() {

@@ -119,7 +119,10 @@ function filters(found) {
   search.addEventListener("input", settled(150, () => change({ find: search.value }, { entry: find === "" })));
   const layer = (name, value, label) => {
     const field = element("input", { type: "number", min: "0", max: String(last), value: value ?? "", placeholder: name === "from" ? "0" : String(last), "aria-label": label, data: { key: `neurons.${name}` } });
-    field.addEventListener("change", () => change({ [name]: field.value === "" ? null : field.valueAsNumber }));
+    field.addEventListener("change", () => {
+      if (field.checkValidity()) change({ [name]: field.value === "" ? null : field.valueAsNumber });
+      else field.value = value ?? "";
+    });
     return field;
   };
   return element(

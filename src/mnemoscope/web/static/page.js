@@ -1,7 +1,7 @@
 // The page: what is asked and drawn anew when the state changes.
 
 import { get } from "./api.js";
-import { benchChange, forgetBench, runBench, showBench, startBench } from "./bench.js";
+import { benchChange, forgetB, forgetBench, runBench, showBench, startBench } from "./bench.js";
 import { compareBoth, comparison, forgetComparison, showComparedMaps, showComparedNeurons, showTargetB } from "./compare.js";
 import { byId, calmly, element, settled } from "./dom.js";
 import { showExports } from "./files.js";
@@ -32,7 +32,7 @@ async function start() {
   byId("skip").addEventListener("click", () => byId("view").focus());
   byId("rail-toggle").addEventListener("click", () => byId("rail-toggle").setAttribute("aria-expanded", String(byId("rail-toggle").getAttribute("aria-expanded") === "false")));
   startTips();
-  startBench();
+  startBench(model);
   startHeadline();
   startInspector();
   startNeuronView(() => model().can.links);
@@ -154,6 +154,8 @@ function react(state, before) {
   if (!sameQuestion(state, before)) return ask(predicted() === null);
   if (moved(state, before, "b", "b_target")) {
     forgetComparison();
+    forgetB();
+    showBench();
     showQuestion();
     showTargetB();
     showView();
@@ -172,7 +174,7 @@ function react(state, before) {
   if (moved(state, before, "step")) {
     forgetToken();
     showAnswer();
-  } else if (moved(state, before, "tab", "effect", "kind", "sign", "from", "to", "find", "sort", "pin", "group", "share")) showView();
+  } else if (moved(state, before, "tab", "effect", "kind", "sign", "from", "to", "find", "sort", "pin", "group", "share", "methods")) showView();
   if (moved(state, before, "open")) showPart();
   markSelected(state);
 }

@@ -11,10 +11,10 @@ export function startPrompt(again) {
   const ask = (event) => {
     event.preventDefault();
     const asked = { prompt: byId("prompt").value, b: byId("prompt-b").hidden ? null : byId("prompt-b").value };
-    const isNew = asked.prompt !== current().prompt;
-    const isOther = change({ ...asked, ...(isNew ? { target: null, against: null } : {}), ...(asked.b === current().b ? {} : { b_target: null }) });
+    const [isNew, isNewB] = [asked.prompt !== current().prompt, asked.b !== current().b];
+    const isOther = change({ ...asked, ...(isNew ? { target: null, against: null } : {}), ...(isNewB ? { b_target: null } : {}) });
     byId("prompt").blur();
-    if (!isOther && asked.b === current().b) again();
+    if (!isOther && !isNewB) again();
   };
   byId("ask").addEventListener("submit", ask);
   for (const field of [byId("prompt"), byId("prompt-b")]) {

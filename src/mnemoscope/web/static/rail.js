@@ -4,6 +4,7 @@ import { zeroBar } from "./bars.js";
 import { button, byId, element, fill, settled } from "./dom.js";
 import { rove } from "./grid.js";
 import { number, percent } from "./numbers.js";
+import { parsed } from "./parts.js";
 import { answerTexts, firstTargets, predicted, shown, whole } from "./question.js";
 import { ask, Refusal } from "./api.js";
 import { change, current, questionLink } from "./state.js";
@@ -133,20 +134,20 @@ export function showQuestions() {
 
 /** Keep the bench's parts under a name. */
 export function saveSet(name) {
-  const { bench, factor } = current();
-  const kept = [{ name, bench, factor }, ...kept_(localStorage, SETS).filter((set) => set.name !== name)];
+  const { bench, off, factor, mean } = current();
+  const kept = [{ name, bench, off, factor, mean }, ...keptSets().filter((set) => set.name !== name)];
   localStorage.setItem(SETS, JSON.stringify(kept));
   showSets();
 }
 
 /** Draw the saved sets. */
 export function showSets() {
-  const sets = kept_(localStorage, SETS);
-  const item = ({ name, bench, factor }) =>
+  const sets = keptSets();
+  const item = ({ name, bench, ...changed }) =>
     element(
       "li",
       {},
-      button(name, () => change({ bench, factor, off: [], pane: "bench" }), { class: "set", "aria-label": `Put the set ${name} on the bench` }),
+      button(name, () => change({ bench, ...changed, pane: "bench" }), { class: "set", "aria-label": `Put the set ${name} on the bench` }),
       element("span", { class: "quiet", text: ` ${bench.length}` }),
       button("×", () => dropSet(name), { class: "quiet-button", "aria-label": `Delete the set ${name}` }),
     );
@@ -154,10 +155,22 @@ export function showSets() {
 }
 
 function dropSet(name) {
-  localStorage.setItem(SETS, JSON.stringify(kept_(localStorage, SETS).filter((set) => set.name !== name)));
+  localStorage.setItem(SETS, JSON.stringify(keptSets().filter((set) => set.name !== name)));
   showSets();
 }
 
+/** The saved sets; those that are damaged are left out. */
+function keptSets() {
+  return kept_(localStorage, SETS)
+    .filter((set) => typeof set?.name === "string" && Array.isArray(set.bench) && set.bench.every(parsed) && set.factor >= 0 && set.factor <= 4)
+    .map(({ name, bench, off, factor, mean }) => ({ name, bench, off: Array.isArray(off) ? off : [], factor, mean: mean === "yes" && factor === 0 ? mean : null }));
+}
+
 function kept_(storage, key) {
-  return JSON.parse(storage.getItem(key) ?? "[]");
+  try {
+    const kept = JSON.parse(storage.getItem(key));
+    return Array.isArray(kept) ? kept : [];
+  } catch {
+    return [];
+  }
 }

@@ -68,6 +68,9 @@ const QUESTION = ["model", "prompt", "target", "against"];
 // Changes of these alone are not undone by Back: they show the same otherwise.
 const VIEWS = new Set(["tab", "pane", "effect", "sort", "share"]);
 
+// How many changes of this page lie behind an entry of the browser's history is kept with the entry.
+let depth = history.state?.depth ?? 0;
+history.replaceState({ depth }, "");
 const listeners = [];
 let written = location.hash;
 let state = read(location.hash);
@@ -89,7 +92,7 @@ export function sameQuestion(one, other) {
 
 /** Whether fields differ between two states. */
 export function moved(one, other, ...names) {
-  return names.some((name) => String(one[name]) !== String(other[name]));
+  return names.some((name) => JSON.stringify(one[name]) !== JSON.stringify(other[name]));
 }
 
 /** Change some of the state. Returns whether another question is asked. */
@@ -103,8 +106,7 @@ export function change(changes, { entry = true } = {}) {
   if (names.length === 0) return false;
   written = link(next);
   const isEntry = entry && names.some((name) => !VIEWS.has(name));
-  const depth = history.state?.depth ?? 0;
-  if (isEntry) history.pushState({ depth: depth + 1 }, "", written);
+  if (isEntry) history.pushState({ depth: (depth += 1) }, "", written);
   else history.replaceState({ depth }, "", written);
   become(next);
   return isOther;
@@ -112,7 +114,7 @@ export function change(changes, { entry = true } = {}) {
 
 /** Undo the last change; nothing if this page made none. */
 export function undo() {
-  if ((history.state?.depth ?? 0) > 0) history.back();
+  if (depth > 0) history.back();
 }
 
 function become(next) {
@@ -122,7 +124,11 @@ function become(next) {
 }
 
 window.addEventListener("popstate", () => {
-  if (location.hash === written) return;
+  const isSame = location.hash === written;
+  // A link that was followed made an entry, or took the place of this one if it leads here.
+  if (history.state === null) history.replaceState({ depth: isSame ? depth : depth + 1 }, "");
+  depth = history.state.depth;
+  if (isSame) return;
   written = location.hash;
   become(read(location.hash));
 });
@@ -144,7 +150,8 @@ function link(of) {
 /** The state of an address; what makes no sense in it is left out. */
 function read(hash) {
   const given = new URLSearchParams(hash.slice(1));
-  return Object.fromEntries(Object.entries(FIELDS).map(([name, [field, nothing]]) => [name, field.read(given, name) ?? nothing]));
+  const found = Object.fromEntries(Object.entries(FIELDS).map(([name, [field, nothing]]) => [name, field.read(given, name) ?? nothing]));
+  return found.factor === 0 ? found : { ...found, mean: null };
 }
 
 function readGroups(given, name) {

@@ -1,6 +1,7 @@
 // Token text made visible, by the same rules as `mnemoscope.report.tokens`.
 
 import { element } from "./dom.js";
+import { current } from "./state.js";
 
 // U+FFFD stands for bytes that are no whole character; where they are known the server names them.
 const SIGNS = { "\n": "⏎", "\t": "⇥", "\ufffd": "‹?›" };
@@ -38,9 +39,13 @@ export function tokens(texts) {
 }
 
 const byId = new Map();
+let modelOfIds = null;
 
-/** Remember how tokens are shown by their ids: parts of a character as their bytes. */
+/** Remember how the model's tokens are shown by their ids: parts of a character as their bytes. */
 export function remember(rows) {
+  const { model } = current();
+  if (model !== modelOfIds) byId.clear();
+  modelOfIds = model;
   for (const { id, shown } of rows) byId.set(id, shown);
 }
 
