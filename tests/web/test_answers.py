@@ -527,3 +527,21 @@ def test_the_document_describes_every_field_group_and_has_examples(client: TestC
     for name in asked:
         for example in document["components"]["schemas"][name].get("examples", ()):
             getattr(requests, name).model_validate(example)
+
+
+def test_models_of_one_name_answer_for_themselves(llama: ms.Model) -> None:
+    from mnemoscope.web.app import make_app
+
+    other = open_tiny(built("llama", rms_norm_eps=0.3))
+    assert other.name == llama.name
+    with TestClient(make_app({"one": llama, "other": other}), base_url=HERE) as client:
+        for name, model in (("one", llama), ("other", other)):
+            asked: dict[str, Any] = {"model": name, "prompt": PROMPT}
+            expected = model.predict(PROMPT, 1).table["log_probability"][0]
+            assert ask(client, "predict", **asked)["predictions"][0]["log_probability"] == pytest.approx(
+                expected
+            )
+            found = ask(client, "attribute", **asked)
+            assert found["ffn_neurons"][0]["direct"] == pytest.approx(
+                model.attribute(PROMPT).ffn_neurons["direct"][0], abs=1e-5
+            )

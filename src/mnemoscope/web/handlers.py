@@ -96,6 +96,7 @@ class Answers:
     """Handlers of all requests, with the latest results cached."""
 
     def __init__(self) -> None:
+        # Their keys begin with the model's identity: two models may have one name.
         self._latest: Latest[Result] = Latest(MOST_RESULTS, MOST_RESULT_BYTES)
         self._runs: Latest[Run] = Latest(MOST_RUNS)
         self._comparisons: Latest[PromptComparison] = Latest(MOST_COMPARISONS)
@@ -186,7 +187,7 @@ class Answers:
     def compared(self, model: Model, request: requests.CompareRequest) -> PromptComparison:
         """Return the comparison of two prompts, computed unless it is cached."""
         asked = request.model_dump(exclude={"model", "format"})
-        key = model.name, json_text(asked)
+        key = id(model), json_text(asked)
         known = self._comparisons.get(key)
         if known is not None:
             return known
@@ -298,12 +299,12 @@ class Answers:
 
         The state before it is computed once for a prompt and target.
         """
-        key = model.name, request.model_dump_json(exclude={"model"})
+        key = id(model), request.model_dump_json(exclude={"model"})
         known = self._ablations.get(key)
         if known is not None:
             return known
         _check_length(model, request.prompt)
-        question = model.name, request.model_dump_json(include={"prompt", "target", "against"})
+        question = id(model), request.model_dump_json(include={"prompt", "target", "against"})
         before = self._before.get(question)
         told: dict[str, Any] = {}
 
@@ -335,7 +336,7 @@ class Answers:
 
     def attributed(self, model: Model, request: requests.AttributeRequest) -> Result:
         """Return the result of a question, computed unless it is cached."""
-        key = model.name, request.model_dump_json(exclude={"model", "format", "ablation"})
+        key = id(model), request.model_dump_json(exclude={"model", "format", "ablation"})
         known = self._latest.get(key)
         if known is not None:
             return known
@@ -345,11 +346,11 @@ class Answers:
 
     def _run(self, model: Model, prompt: str) -> Run:
         """Return the run of a prompt without interventions, computed unless it is cached."""
-        run = self._runs.get((model.name, prompt))
+        run = self._runs.get((id(model), prompt))
         if run is None:
             _check_length(model, prompt)
             run = model.run(prompt)
-            self._runs.put((model.name, prompt), run)
+            self._runs.put((id(model), prompt), run)
         return run
 
 
