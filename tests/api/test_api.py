@@ -72,6 +72,10 @@ def test_the_json_object_has_the_agreed_keys(llama: ms.Model) -> None:
         "heads",
         "ffn_neurons",
         "attention_neurons",
+        "heads_by_position",
+        "suppressing_ffn_neurons",
+        "suppressing_attention_neurons",
+        "suppressing_heads_by_position",
         *QUERY_TABLES,
     ]
     assert list(found["target"]) == ["id", "text", "rank", "probability", "log_probability"]
@@ -85,6 +89,7 @@ def test_the_json_object_has_the_agreed_keys(llama: ms.Model) -> None:
         "head",
         "dim",
         "position",
+        "token",
         *effects,
         "coefficient",
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -14,6 +16,14 @@ from mnemoscope.circuit.scores import METHODS, score_nodes
 from mnemoscope.circuit.search import greedy
 from mnemoscope.circuit.tasks import read_pairs
 from mnemoscope.model.estimate import MEMORY_BUDGET
+from mnemoscope.model.isolation import isolated
+
+
+@pytest.fixture(autouse=True)
+def _alone(demo: ms.Model) -> Iterator[None]:
+    """Hold the model: these tests run it below the calls that take turns with a server of other tests."""
+    with isolated(demo.language_model.model):
+        yield
 
 
 def prepared(demo: ms.Model, task: str, limit: int) -> Prepared:

@@ -163,6 +163,10 @@ def test_attribute_prints_one_json_object(tokyo: dict[str, Any]) -> None:
         "heads",
         "ffn_neurons",
         "attention_neurons",
+        "heads_by_position",
+        "suppressing_ffn_neurons",
+        "suppressing_attention_neurons",
+        "suppressing_heads_by_position",
         *QUERY_TABLES,
     ]
     assert tokyo["target"]["text"] == " Tokyo"

@@ -318,12 +318,12 @@ TOP_LISTS = frozenset(TABLES) - {"layers", "heads", "ffn_scores", "attention_sco
 PRINTED = (
     "layers",
     "heads",
-    "heads_by_position",
-    "suppressing_heads_by_position",
     "ffn_neurons",
-    "suppressing_ffn_neurons",
     "attention_neurons",
+    "heads_by_position",
+    "suppressing_ffn_neurons",
     "suppressing_attention_neurons",
+    "suppressing_heads_by_position",
 )
 # Tables of sums over the tokens of a target, and those of them that list the best.
 TOP_SUMS = (
