@@ -128,13 +128,16 @@ class AblationRequest:
     positions: Sequence[int] | None = None
     complement: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the factor, which parts and circuits share."""
+        check_factor(self.factor)
+
     def options(self, language_model: LanguageModel) -> AblationOptions:
         """Check the arguments and encode the prompts.
 
         Raises:
             OptionError, PromptError: as `Model.ablate` does.
         """
-        check_factor(self.factor)
         given = {
             "factor": self.factor != 0,
             "mean_of": len(self.mean_of) > 0,
@@ -170,7 +173,6 @@ def ablation(language_model: LanguageModel, request: AblationRequest) -> Iterato
         if isinstance(request.parts, Circuit):
             with default_torch_state():
                 circuit = request.parts
-                check_factor(request.factor)
                 _refuse_values_of_prompts(request)
                 changes = circuit_changes(
                     language_model,
