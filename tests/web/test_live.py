@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 import mnemoscope as ms
+from mnemoscope.model.isolation import isolated
 from mnemoscope.testing import words
 from mnemoscope.web.queue import Limits
 from served import PROMPT, Gate, live
@@ -44,6 +45,20 @@ def test_events_come_while_the_model_runs(llama: ms.Model, gate: Gate) -> None:
         last = json.loads(list(lines)[-1])
     assert last["event"] == "result"
     assert last["result"]["tokens"] == PROMPT.split()
+
+
+def test_a_call_that_waits_for_the_model_disturbs_nobody_who_uses_it(llama: ms.Model) -> None:
+    blocks = [block.module for block in llama.language_model.structure.blocks]
+    n_hooks = [len(block._forward_pre_hooks) for block in blocks]
+    expected = llama.predict(PROMPT, top=3).table
+    with live(llama) as address:
+        with isolated(llama.language_model.model):
+            with httpx.stream("POST", f"{address}api/predict", json={"prompt": PROMPT}, headers=EVENTS):
+                until(lambda: len(blocks[-1]._forward_pre_hooks) > n_hooks[-1])
+            for _ in range(20):  # until the server has noticed that the client went away
+                assert llama.predict(PROMPT, top=3).table.equals(expected)
+                time.sleep(0.02)
+        until(lambda: [len(block._forward_pre_hooks) for block in blocks] == n_hooks)
 
 
 @pytest.mark.parametrize("headers", [EVENTS, {}], ids=["events", "JSON"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -81,10 +82,12 @@ def json_answer(value: dict[str, Any]) -> Answer:
 
 @contextmanager
 def stepping(model: Model, step: Callable[[], None]) -> Iterator[None]:
-    """Call `step` before each run of a block of the model."""
+    """Call `step` before each run of a block of the model by this thread; others may use the model meanwhile."""
+    own = threading.get_ident()
 
     def before(*_: object) -> None:
-        step()
+        if threading.get_ident() == own:
+            step()
 
     with ExitStack() as stack:
         for block in model.language_model.structure.blocks:
