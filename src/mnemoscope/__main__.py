@@ -1,5 +1,19 @@
-"""`python -m mnemoscope` is the command `mnemoscope`."""
+"""The command `mnemoscope`, and `python -m mnemoscope`."""
 
-from mnemoscope.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C ends it without a traceback while it imports its modules too."""
+    try:
+        from mnemoscope import cli  # noqa: PLC0415 - within the `try`
+
+        cli.main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -376,6 +377,22 @@ def test_a_reader_that_leaves_is_no_error(llama_folder: str) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 141
+
+
+@pytest.mark.process
+def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback() -> None:
+    program = """
+        import sys
+        from mnemoscope.__main__ import main
+        class Interrupt:
+            def find_spec(self, name, *_):
+                if name == "mnemoscope.cli.attribute":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Interrupt())
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 @pytest.mark.demo
