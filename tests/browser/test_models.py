@@ -56,4 +56,6 @@ def test_a_copied_command_opens_the_model_that_is_asked(
         page.locator("[data-key='bench.copy']").click()
         expect(page.locator("#bench-told")).to_contain_text("copied")
         command = page.evaluate("navigator.clipboard.readText()")
-        assert command.startswith(f"mnemoscope ablate '{PROMPT}' --model 'path/to/other' --target")
+        assert command.startswith(
+            f"mnemoscope ablate '{PROMPT}' --model path/to/LlamaForCausalLM --dtype float32 --target"
+        )

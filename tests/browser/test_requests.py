@@ -64,6 +64,19 @@ def test_progress_ticks_and_a_stopped_question_can_be_run_again(
         assert page.locator("[role=alert]").count() == 0
 
 
+def test_a_comparison_that_is_no_longer_wanted_leaves_no_words(
+    visit: Visitor, llama: ms.Model, gate: Gate
+) -> None:
+    with live(llama) as address:
+        page = visit(address)
+        gate.close()
+        page.evaluate(f"location.hash += '&b={PROMPT} w9'.replaceAll(' ', '%20')")
+        expect(page.locator("#progress .working")).to_contain_text("Comparing both prompts")
+        page.get_by_role("button", name="Compare", exact=True).click()
+        expect(page.locator("#progress")).to_have_text("")
+        gate.open()
+
+
 def test_the_bench_shows_the_target_before_the_controls_are_known(
     visit: Visitor, llama: ms.Model, gate: Gate
 ) -> None:

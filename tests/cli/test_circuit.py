@@ -172,4 +172,4 @@ def test_wrong_options(tmp_path: Path) -> None:
 
 def test_the_file_of_another_result_is_named(tmp_path: Path, llama_folder: str) -> None:
     path = ms.load(llama_folder).attribute("w5 w6", top=1, query=False).save(tmp_path / "x.json")
-    assert f"{path} holds no circuit" in refused("circuit", "show", str(path))
+    assert f"{path}: it holds no circuit" in refused("circuit", "show", str(path))

@@ -9,10 +9,14 @@ import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from command_line import COMMAND, printed, refused
+from mnemoscope.cli.options import ModelOptions
+from mnemoscope.cli.serve import ServedModels
+from mnemoscope.errors import OptionError
 
 NOWHERE = "no/such"
 
@@ -21,6 +25,17 @@ def test_help_ends_with_an_example() -> None:
     text = printed("serve", "--help")
     assert text.rstrip().splitlines()[-1].strip() == "mnemoscope serve --open"
     assert "--allow-network" in text
+
+
+def test_the_name_that_two_models_have_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(options: ModelOptions) -> SimpleNamespace:
+        name = "a" if options.model == "a" else f"/{options.model}/llama"
+        return SimpleNamespace(name=name, revision="files-1")
+
+    monkeypatch.setattr(ModelOptions, "__post_init__", lambda options: None)
+    monkeypatch.setattr(ModelOptions, "open", opened)
+    with pytest.raises(OptionError, match="several models are called llama"):
+        ServedModels(model=["a", "b", "c"]).open()
 
 
 @pytest.mark.parametrize(

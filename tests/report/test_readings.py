@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from mnemoscope.report.terminal.vocabulary import render_head, render_neuron
 from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS
 from mnemoscope.results.parts import Head
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens
+from mnemoscope.results.texts import CutToken
 
 ODD = ("The", "\n", "日本", "[bold]", "\u202eabc", " שלום", "\ufffd", " " * 30, "e\u0301", "x" * 60)
 
@@ -79,3 +81,10 @@ def test_a_neuron_read_through_a_head_says_so() -> None:
     title, rest = by_head.split("\n", 1)
     assert title.startswith("Through head 23.4")
     assert rest == by_itself
+
+
+def test_the_bytes_of_a_character_are_named_alike_in_prompt_and_table() -> None:
+    halves = (CutToken("\ufffd", b"\xe6\x97"), CutToken("\ufffd", b"\xa5"))
+    reading = replace(head_reading(halves), prompt="日")
+    text = drawn(lambda console: render_head(reading, console), 160)
+    assert text.count("‹A5 = 日›") == 2

@@ -50,6 +50,25 @@ def results(llama: ms.Model) -> dict[str, Any]:
     return {type(each).__name__: each for each in found}
 
 
+@pytest.mark.parametrize("by", ["total", "atp", "relp"])
+def test_repr_has_the_effect_that_orders_the_lists(llama: ms.Model, by: Any) -> None:
+    result = llama.attribute(PROMPT, TARGET, top=3, by=by, query=False)
+    best = result.heads.to_dict("records")[0]
+    assert f"heads: {best['layer']}.{best['head']} {best['total']:+.3g}" in repr(result)
+
+
+def test_each_result_is_read_back_as_what_it_is(results: dict[str, Any], tmp_path: Path) -> None:
+    saved = results["Attribution"].save(tmp_path / "attribution.json")
+    with pytest.raises(OutputError, match="it holds no circuit; find one with"):
+        ms.Circuit.load(saved)
+    saved.write_text(saved.read_text().replace('"attribution"', '"circuit"', 1))
+    with pytest.raises(OutputError, match=r"holds no attribution; read a circuit with `Circuit\.load`"):
+        ms.Attribution.load(saved)
+    whole = results["ContinuationAttribution"].save(tmp_path / "continuation.json")
+    with pytest.raises(OutputError, match="it is no attribution or circuit"):
+        ms.Attribution.load(whole)
+
+
 def test_every_repr_is_short_and_names_its_result(results: dict[str, Any]) -> None:
     assert len(results) == 11
     for name, result in results.items():

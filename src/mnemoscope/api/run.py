@@ -32,8 +32,10 @@ from mnemoscope.model.objective import Answers, check_alternatives
 from mnemoscope.model.tokens import (
     Prompt,
     PromptInput,
+    adds_special_tokens,
     answer_text,
     encode_prompt,
+    is_named,
     prefixes,
     token_text,
 )
@@ -43,6 +45,7 @@ from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.prediction import Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryGraph, QueryNeurons
+from mnemoscope.results.targets import Provenance, Target
 from mnemoscope.results.texts import CutToken
 
 # Number of value neurons whose query neurons are found, as in the paper.
@@ -201,12 +204,20 @@ def attribute_prediction(
         value_of_embeddings=of_embeddings,
         telescoping_error=None if prediction.activations.parallel else error,
         costs=found.costs,
-        provenance=provenance(language_model, vars(options).copy()),
+        provenance=_origin(language_model, prompt, options, (*targets.answers, *targets.against)),
         query_neurons=queries,
         _query=calls.query,
         _graph=calls.graph,
         **{name: table.head(options.top) if name in TOP_LISTS else table for name, table in tables.items()},
     )
+
+
+def _origin(
+    language_model: LanguageModel, prompt: Prompt, options: AttributionOptions, targets: Iterable[Target]
+) -> Provenance:
+    unnamed = [each.id for each in targets if not is_named(language_model, prompt, each.text, each.id)]
+    adds = adds_special_tokens(language_model.tokenizer, prompt)
+    return provenance(language_model, {**vars(options), "add_special_tokens": adds, "by_id": unnamed})
 
 
 def _takes_graph(options: AttributionOptions) -> bool:
@@ -300,7 +311,11 @@ def attribute_tokens(
         for spec, prediction in zip(terms.specs, found, strict=True)
     ]
     summed = summed_neurons(found, terms.signs, options.top, options.suppressing)
-    return put_together(encoded.text, whole, attributions, summed)
+    first = attributions[0].targets
+    sides = ((ids, first.answers), (others or (), first.against))
+    alone = [target for answer, side in sides if len(answer) == 1 for target in side]
+    origin = _origin(language_model, encoded, options, alone)
+    return put_together(encoded.text, whole, attributions, summed, origin)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from mnemoscope.attribution.tables import with_experts
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TOP_SUMS
 from mnemoscope.results.continuation import ContinuationAttribution
-from mnemoscope.results.targets import Cost, Target
+from mnemoscope.results.targets import Cost, Provenance, Target
 
 # One grid for each prediction, with the same columns taking part in all of them.
 Grids = tuple[Grid, ...]
@@ -280,6 +280,7 @@ def put_together(
     target: WholeTarget,
     attributions: Sequence[Attribution],
     summed: Attributed,
+    provenance: Provenance,
 ) -> ContinuationAttribution:
     """Join the results of each token.
 
@@ -288,6 +289,7 @@ def put_together(
         target: the target and its contrast.
         attributions: of each prediction, those of the contrast last.
         summed: the neurons with the highest and lowest sums.
+        provenance: model, versions and options.
     """
     tables, signs, n_added = summed.tables, target.signs, target.signs.count(1)
     empty = {name: tables[name.removeprefix("suppressing_")].head(0) for name in TOP_SUMS}
@@ -305,6 +307,6 @@ def put_together(
         certified=all(each.certified for each in attributions),
         tolerance=max(summed.tolerance, tolerance),
         costs=summed.costs,
-        provenance=attributions[0].provenance,
+        provenance=provenance,
         **(empty | tables),
     )

@@ -14,8 +14,8 @@ Neurons = Literal["top", "all", "bounds"]
 Order = Literal["direct", "total", "atp", "relp"]
 
 
-def _shown(description: str, flag: str | None = None, minimum: int | None = None) -> dict[str, Any]:
-    """Return a field's metadata; `flag` declares it on the command line, None leaves it out there."""
+def _shown(description: str, flag: str, minimum: int | None = None) -> dict[str, Any]:
+    """Return a field's metadata; `flag` is the option's name on the command line."""
     return {"description": description, "flag": flag, "minimum": minimum}
 
 
@@ -53,11 +53,17 @@ class AttributionOptions:
         metadata=_shown("Order of the lists: direct score, total effect (also called atp), or RelP.", "--by"),
     )
     effects: bool = field(default=True, metadata=_shown("Also give total effects.", "--effects/--no-effects"))
-    suppressing: bool = field(default=True, metadata=_shown("Also list what lowers the target most."))
+    suppressing: bool = field(
+        default=True,
+        metadata=_shown("Also list what lowers the target most.", "--suppressing/--no-suppressing"),
+    )
     query: bool = field(
         default=True, metadata=_shown("Also find what activates the value neurons.", "--query/--no-query")
     )
-    norm_bias: bool = field(default=True, metadata=_shown("Keep the final norm's bias in the readout."))
+    norm_bias: bool = field(
+        default=True,
+        metadata=_shown("Keep the final norm's bias in the readout.", "--norm-bias/--no-norm-bias"),
+    )
 
     def check(self) -> None:
         """Check the values.

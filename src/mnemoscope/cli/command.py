@@ -49,7 +49,7 @@ def command(
     """Register a command, with an example of its usage at the end of its help.
 
     A parameter whose type is a dataclass becomes one option for each field. Fields are declared by
-    `Annotated` types, or by the metadata `description` and perhaps `minimum` and `flag` (None leaves it out).
+    `Annotated` types, or by the metadata `description` and perhaps `minimum` and `flag`.
     Every command also has `--quiet` and `--verbose`.
     """
 
@@ -102,8 +102,6 @@ def _options_of(group: type[Any]) -> Iterator[Parameter]:
         hint = hints[field.name]
         if field.metadata:
             flags = [field.metadata["flag"]] if "flag" in field.metadata else []
-            if None in flags:
-                continue
             option = typer.Option(
                 *flags, help=field.metadata["description"], min=field.metadata.get("minimum")
             )

@@ -43,6 +43,12 @@ def _against(side: str) -> typer.models.OptionInfo:
     )
 
 
+def _by_id(option: str) -> typer.models.OptionInfo:
+    return typer.Option(
+        metavar="ID", min=0, help=f"The same as {option} by the token's id.", rich_help_panel=TARGET
+    )
+
+
 def _prompt(name: str) -> typer.models.ArgumentInfo:
     return typer.Argument(
         metavar=name,
@@ -60,9 +66,13 @@ def compare(  # noqa: PLR0913 - each is an option of the command
     prompt_a: Annotated[str, _prompt("PROMPT_A")],
     prompt_b: Annotated[str, _prompt("PROMPT_B")],
     target_a: Annotated[list[str] | None, _target("A")] = None,
+    target_a_id: Annotated[list[int] | None, _by_id("--target-a")] = None,
     target_b: Annotated[list[str] | None, _target("B")] = None,
+    target_b_id: Annotated[list[int] | None, _by_id("--target-b")] = None,
     against_a: Annotated[list[str] | None, _against("A")] = None,
+    against_a_id: Annotated[list[int] | None, _by_id("--against-a")] = None,
     against_b: Annotated[list[str] | None, _against("B")] = None,
+    against_b_id: Annotated[list[int] | None, _by_id("--against-b")] = None,
     top: Annotated[
         int,
         typer.Option(min=1, help="Number of neurons to list of each kind and direction for each prompt."),
@@ -83,6 +93,10 @@ def compare(  # noqa: PLR0913 - each is an option of the command
 
     Rows are ordered by the difference, B less A. `circuit compare` compares methods that find circuits.
     """
+    refuse_several(target_a=target_a, target_a_id=target_a_id)
+    refuse_several(target_b=target_b, target_b_id=target_b_id)
+    refuse_several(against_a=against_a, against_a_id=against_a_id)
+    refuse_several(against_b=against_b, against_b_id=against_b_id)
     refuse_several(json=json, out=out is not None)
     from mnemoscope._io import COMPARISON_ENDINGS, check_destination
 
@@ -96,10 +110,10 @@ def compare(  # noqa: PLR0913 - each is an option of the command
         result = opened.compare(
             chat.encode(opened, prompt_a),
             chat.encode(opened, prompt_b),
-            target_a=target_a or None,
-            target_b=target_b or None,
-            against_a=against_a or None,
-            against_b=against_b or None,
+            target_a=target_a or target_a_id or None,
+            target_b=target_b or target_b_id or None,
+            against_a=against_a or against_a_id or None,
+            against_b=against_b or against_b_id or None,
             top=top,
         )
         for side in (result.a, result.b):

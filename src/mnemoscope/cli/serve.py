@@ -70,12 +70,13 @@ class ServedModels:
         from mnemoscope.results.targets import public_name
 
         opened = [replace(options, model=name).open() for name in self.names]
-        named = {public_name(model.name, model.revision): model for model in opened}
-        if len(named) < len(opened):
+        names = [public_name(model.name, model.revision) for model in opened]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
             raise OptionError(
-                f"several models are called {next(iter(named))}; rename the folder of one, or serve one alone"
+                f"several models are called {twice}; rename the folder of one, or serve one alone"
             )
-        return named
+        return dict(zip(names, opened, strict=True))
 
 
 TimeLimit = Annotated[

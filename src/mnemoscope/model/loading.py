@@ -40,6 +40,7 @@ from mnemoscope.model.sources import Location, check_pair, check_weights, find, 
 from mnemoscope.model.tokens import check_tokenizer
 from mnemoscope.model.torch_state import ProcessSettings, Setting, default_torch_state
 from mnemoscope.model.validation import require, validate
+from mnemoscope.results.targets import IN_MEMORY
 
 Source = str | Path | tuple[nn.Module, PreTrainedTokenizerBase]
 # Every format of tokenizers has one of these files.
@@ -110,7 +111,7 @@ def examine(
     if not named:
         wrapped, tokenizer = check_pair(source)
         model, name = unwrapped(wrapped)
-        return _validated(_Read(name, "in memory", model, tokenizer))
+        return _validated(_Read(name, IN_MEMORY, model, tokenizer))
     with quiet():
         read = _read(find(source, revision), _ReadOptions(dtype, trust_remote_code, device == AUTO))
     if device != AUTO:

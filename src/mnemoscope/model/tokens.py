@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,6 +147,18 @@ def read_prompt(
     return text, ids, add_special_tokens
 
 
+def adds_special_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> bool | None:
+    """Return whether a prompt's text gives its ids with special tokens added (True), or without them (False).
+
+    None if it gives other ids in both ways.
+    """
+    for adds in (prompt.add_special_tokens, not prompt.add_special_tokens):
+        with contextlib.suppress(PromptError):
+            if tuple(encode_text(tokenizer, prompt.text, adds)) == prompt.ids:
+                return adds
+    return None
+
+
 def check_tokenizer(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer that was made for a larger vocabulary.
 
@@ -244,6 +257,14 @@ def encode_continuation(language_model: LanguageModel, prompt: Prompt, target: s
             f"give one of its tokens{_similar_tokens(tokenizer, target)}"
         )
     return tuple(ids)
+
+
+def is_named(language_model: LanguageModel, prompt: Prompt, text: str, token_id: int) -> bool:
+    """Return whether a target's text after a prompt is one token, that of an id."""
+    try:
+        return encode_continuation(language_model, prompt, text) == (token_id,)
+    except TargetError:
+        return False
 
 
 def as_a_word(language_model: LanguageModel, prompt: Prompt, target: str) -> str:

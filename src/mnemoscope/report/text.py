@@ -121,9 +121,8 @@ class Effects:
     def of(cls, result: Attribution) -> Effects:
         """Read the effects off a result; totals count as computed if the table `layers` has any."""
         totals = bool(result.layers["total"].notna().any())
-        by = result.provenance.options.get("by")
-        order = "total" if totals and by != "direct" else "direct"
-        return cls(order, by == "relp", totals, value_name(result.targets))
+        linearised = result.provenance.options.get("by") == "relp"
+        return cls(result.order if totals else "direct", linearised, totals, value_name(result.targets))
 
     @property
     def name(self) -> str:

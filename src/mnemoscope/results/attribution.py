@@ -105,7 +105,7 @@ class Attribution(Displayed):
         return {**vars(self), "_query": None, "_graph": None}
 
     def _short(self) -> list[str]:
-        by = "total" if self.provenance.options.get("by") == "total" else None
+        by = None if self.order == "direct" else self.order
         return [
             f"of {self.targets.text} after {quoted(self.prompt)}",
             f"{self.provenance.model}, lists {'' if self.certified else 'not '}certified",
@@ -122,6 +122,11 @@ class Attribution(Displayed):
             OptionError: there are several; see `targets`.
         """
         return self.targets.only()
+
+    @property
+    def order(self) -> Literal["direct", "total"]:
+        """Column that orders the lists: `total` for every order but the direct scores."""
+        return "direct" if self.provenance.options.get("by", "direct") == "direct" else "total"
 
     @property
     def layer_scores(self) -> NDArray[np.float64]:
@@ -152,14 +157,13 @@ class Attribution(Displayed):
                 f"k is {k}, and the result lists {listed} neurons of each kind; give 1 to {listed}, or "
                 f"attribute with top={max(k, 1)}"
             )
-        order = "direct" if self.provenance.options.get("by", "direct") == "direct" else "total"
         both = [self.attention_neurons.assign(kind="attention"), self.ffn_neurons.assign(kind="ffn")]
         numbers = ("layer", "neuron", "head", "dim", "position")
         columns = ["kind", *numbers, "direct", "total", "mediated", "coefficient"]
         merged = pd.concat(
             [table.reindex(columns=columns).astype(dict.fromkeys(numbers, "Int64")) for table in both]
         )
-        return merged.sort_values(order, ascending=False, kind="stable", ignore_index=True).head(k)
+        return merged.sort_values(self.order, ascending=False, kind="stable", ignore_index=True).head(k)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name, in the order of `TABLES` and `QUERY_TABLES`."""
@@ -255,12 +259,14 @@ class Attribution(Displayed):
         """Read a result from a `.json` or `.parquet` file that `save` wrote.
 
         Raises:
-            OutputError: the file is missing, damaged, of another program, or of another schema version.
+            OutputError: the file is missing, damaged, of another program, of another schema version, or holds
+                no attribution.
         """
-        return io.load(Path(path), Attribution._restored)
+        return io.load(Path(path), "attribution", Attribution._restored)
 
     def _description(self) -> dict[str, Any]:
         return {
+            "result": "attribution",
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             "token_ids": list(self.token_ids),

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from mnemoscope._io import check_destination, write_atomically
-from mnemoscope.errors import OptionError, OutputError
+from mnemoscope.errors import OptionError
 from mnemoscope.results import io
 from mnemoscope.results.columns import CIRCUIT_TABLES, records
 from mnemoscope.results.render import report
@@ -149,7 +149,7 @@ class Circuit:
         Raises:
             OutputError: the file is missing, damaged, no circuit, or of another schema version.
         """
-        return io.load(Path(path), lambda described, tables: Circuit._restored(described, tables, path))
+        return io.load(Path(path), "circuit", Circuit._restored)
 
     def description(self) -> dict[str, Any]:
         """Return everything but the tables as plain objects."""
@@ -174,9 +174,7 @@ class Circuit:
         }
 
     @staticmethod
-    def _restored(described: dict[str, Any], tables: dict[str, pd.DataFrame], path: str | Path) -> Circuit:
-        if described.get("result") != "circuit":
-            raise OutputError(f"{path} holds no circuit; find one with `mnemoscope circuit find`")
+    def _restored(described: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Circuit:
         return Circuit(
             **{name: tables[name] for name in CIRCUIT_TABLES},
             faithfulness=_ratio(described["faithfulness"]),

@@ -117,6 +117,11 @@ class ContinuationAttribution(io.Saved):
         return first[: len(first) - len(self.shared)]
 
     @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """Ids of the prompt's own tokens."""
+        return self.attributions[0].token_ids[: len(self.prompt_tokens)]
+
+    @property
     def targets(self) -> tuple[Target, ...]:
         """The tokens of the target, each with its rank and probability."""
         return (*self.shared, *(each.targets.answers[0] for each in self.attributions))

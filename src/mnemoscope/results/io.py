@@ -11,7 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -38,12 +38,17 @@ _METADATA_KEY = b"mnemoscope"
 _TEXTS = ("tokens", "targets")
 _NUMERIC = ("float", "int", "uint", "bool")
 
+Kind = Literal["attribution", "circuit"]
+_REMEDIES = {
+    "attribution": "read a circuit with `Circuit.load`",
+    "circuit": "find one with `mnemoscope circuit find`",
+}
 Tables = Mapping[str, pd.DataFrame]
 T = TypeVar("T")
 
 
 class Saved(ABC):
-    """Mixin of results that are saved for other programs; `load` reads back attributions alone."""
+    """Mixin of results that are saved for other programs; attributions and circuits can be read back too."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -92,15 +97,17 @@ def parquet_bytes(description: dict[str, Any], tables: Tables) -> bytes:
     return stream.getvalue().to_pybytes()
 
 
-def load(path: Path, restore: Callable[[dict[str, Any], dict[str, pd.DataFrame]], T]) -> T:
+def load(path: Path, kind: Kind, restore: Callable[[dict[str, Any], dict[str, pd.DataFrame]], T]) -> T:
     """Read a `.json` or `.parquet` file.
 
     Args:
         path: of the file.
+        kind: of the result that it should hold.
         restore: makes the result from the description and the tables.
 
     Raises:
-        OutputError: the file is missing, damaged, of another program, or of another schema version.
+        OutputError: the file is missing, damaged, of another program, of another schema version, or holds
+            another kind of result.
     """
     path = path.expanduser()
     readers = {".json": _read_json, ".parquet": _read_parquet}
@@ -108,7 +115,11 @@ def load(path: Path, restore: Callable[[dict[str, Any], dict[str, pd.DataFrame]]
     if ending not in readers:
         raise OutputError(f"cannot read {path}: only {either(tuple(readers))} can be read back")
     try:
-        return restore(*_with_cut_tokens(*_in_current_schema(*readers[ending](path))))
+        description, tables = _with_cut_tokens(*_in_current_schema(*readers[ending](path)))
+        # Attributions of older versions do not name their kind.
+        if description.get("result", "attribution") != kind:
+            raise OutputError(f"cannot read {path}: it holds no {kind}; {_REMEDIES[kind]}")
+        return restore(description, tables)
     except MnemoscopeError:
         raise
     except OSError as error:
@@ -169,8 +180,8 @@ def _with_cut_tokens(
 def _check_ours(description: Any, path: Path) -> None:
     if not isinstance(description, dict) or description.get("format") != _FORMAT:
         raise OutputError(
-            f"cannot read {path}: it is not a result that `save` wrote; write it with `save`, or with "
-            "`mnemoscope attribute --out FILE.json` instead of --json"
+            f"cannot read {path}: it is no attribution or circuit that `save` wrote; write one with "
+            "`save`, or with `mnemoscope attribute --out FILE.json` instead of --json"
         )
     version = description["schema_version"]
     if version > SCHEMA_VERSION:

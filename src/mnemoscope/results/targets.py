@@ -112,6 +112,10 @@ def _any_of(side: tuple[Target, ...]) -> str:
     return ("any of " if len(side) > 1 else "") + ", ".join(repr(target.text) for target in side)
 
 
+# Revision of a model that was given as an object, and not by name.
+IN_MEMORY = "in memory"
+
+
 def public_name(name: str, revision: str) -> str:
     """Return a model's name without the folders that its files lie in on this machine.
 
@@ -143,7 +147,9 @@ class Provenance:
         architecture: class of the transformers model.
         dtype: dtype of the weights in the forward pass; scores are computed in float32.
         versions: version of each package that takes part.
-        options: the options of the call.
+        options: the options of the call. Of attributions also `add_special_tokens`, whether the prompt's text
+            gives its tokens with special tokens added (True) or without (False; None if neither), and
+            `by_id`, the ids of targets whose text after the prompt is another token.
     """
 
     model: str

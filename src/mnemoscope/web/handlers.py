@@ -32,7 +32,7 @@ from mnemoscope.web import requests
 from mnemoscope.web.cache import Latest, n_bytes
 from mnemoscope.web.pieces import joined, named, shown
 from mnemoscope.web.queue import Tell
-from mnemoscope.web.rows import before_and_after, by_id, tokens_of, with_embeddings, with_shown
+from mnemoscope.web.rows import before_and_after, tokens_of, with_embeddings, with_shown
 
 MOST_PROMPT_TOKENS = 512
 # Each target token is attributed by itself.
@@ -82,7 +82,7 @@ def json_answer(value: dict[str, Any]) -> Answer:
 
 @contextmanager
 def stepping(model: Model, step: Callable[[], None]) -> Iterator[None]:
-    """Call `step` before each run of a block of the model by this thread; others may use the model meanwhile."""
+    """Call `step` before each run of a block of the model by this thread; others may use it meanwhile."""
     own = threading.get_ident()
 
     def before(*_: object) -> None:
@@ -126,16 +126,14 @@ class Answers:
         Each attribution has the value of the embeddings.
         """
         result = self.attributed(model, request)
+        found = {"by_id": result.provenance.options["by_id"]}
         if isinstance(result, Attribution):
-            targets = (*result.targets.answers, *result.targets.against)
-            return json_answer({**with_embeddings(result), "by_id": by_id(model, request.prompt, targets)})
-        answers = (result.targets, result.against_targets)
-        alone = [target for answer in answers if len(answer) == 1 for target in answer]
+            return json_answer(with_embeddings(result) | found)
         each = {
             name: [with_embeddings(attribution) for attribution in getattr(result, name)]
             for name in ("attributions", "against_attributions")
         }
-        return json_answer({**result.to_json(), **each, "by_id": by_id(model, request.prompt, alone)})
+        return json_answer(result.to_json() | each | found)
 
     def export(self, model: Model, request: requests.ExportRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the result of `attribute` as a file, with an ablation in a report."""

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mnemoscope.api import Model
+from mnemoscope.api.requests import provenance
 from mnemoscope.errors import OptionError
 from mnemoscope.model.demo import MODEL_NAME
+from mnemoscope.report.repeat import opening_options
 from mnemoscope.results.targets import public_name
 
 
@@ -28,9 +30,9 @@ def model_named(models: Mapping[str, Model], name: str | None) -> Model:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Return a model's name, sizes, and the requests it can answer in full."""
+    """Return a model's name, sizes, the options that open it, and the requests it can answer in full."""
     language_model = model.language_model
-    readable = all(block.input_projections is not None for block in language_model.structure.blocks)
+    readable = language_model.structure.is_readable
     worst = model.validation.worst
     return {
         "name": public_name(model.name, model.revision),
@@ -42,6 +44,7 @@ def describe(model: Model) -> dict[str, Any]:
             "tolerance": worst.tolerance,
         },
         "revision": model.revision,
+        "open": opening_options(provenance(language_model, {})),
         "architecture": model.architecture,
         "dtype": model.dtype,
         "n_layers": model.n_layers,

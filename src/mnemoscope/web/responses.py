@@ -41,6 +41,9 @@ ModelFacts = schema(
     "An opened model.",
     "name revision architecture dtype n_layers n_heads n_kv_heads d_model d_ff d_head n_vocabulary",
     title=described(str, "The name for readers, never a path."),
+    open=described(
+        list[str], "Options of the command line that open it, with a path to complete for local files."
+    ),
     context=int | None,
     can=Can,
     validation=schema(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import exp
 from typing import Any
 
@@ -13,7 +12,6 @@ from mnemoscope.errors import TargetError
 from mnemoscope.intervention.ablation import TargetState
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.targets import Target
 from mnemoscope.web.pieces import shown
 
 
@@ -29,11 +27,6 @@ def tokens_of(model: Model, prompt: str, text: str) -> tuple[int, ...]:
         return model.target_tokens(prompt, text)
     except TargetError:
         return ()
-
-
-def by_id(model: Model, prompt: str, targets: Iterable[Target]) -> list[int]:
-    """Return the targets whose text after the prompt is not their token, by their ids."""
-    return [target.id for target in targets if tokens_of(model, prompt, target.text) != (target.id,)]
 
 
 def with_shown(model: Model, row: dict[str, Any]) -> dict[str, Any]:

@@ -263,12 +263,15 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         OptionError: the address is in use, or is no address of this machine.
     """
+    listening = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise OptionError(
             f"cannot listen at {host} port {port} ({error.strerror or error}); give another --port, or a "
             "--host of this machine"

@@ -81,6 +81,7 @@ def render_neuron(reading: NeuronTokens, console: Console) -> None:
 
 def render_head(reading: HeadTokens, console: Console, rows: int = 20) -> None:
     """Print a head at the positions with most of its attention, in the order of the prompt."""
+    reading = readable(reading)
     shown = reading.table.nlargest(rows, "attention").sort_index()
     left_out = reading.table.drop(shown.index)
     words = Text(_WORDS, "dim")
@@ -88,7 +89,6 @@ def render_head(reading: HeadTokens, console: Console, rows: int = 20) -> None:
         positions = "position" if len(left_out) == 1 else "positions"
         rest = percent(left_out["attention"].sum())
         words = Text(f"{len(left_out):,} more {positions} with {rest} of the attention\n", "dim") + words
-    reading = readable(reading)
     prompt = prompt_text(reading.tokens, console.width)
     print_blocks(console, prompt, *_tables(reading, shown, console.width), words)
 

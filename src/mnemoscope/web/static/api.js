@@ -32,7 +32,7 @@ export async function get(path) {
  * the server is gone, and Refusal if it answers with an error.
  */
 export async function ask(path, body, lane, onEvent) {
-  cancel(lane, new Superseded());
+  cancel(lane);
   const controller = new AbortController();
   running.set(lane, controller);
   try {
@@ -50,7 +50,7 @@ export async function ask(path, body, lane, onEvent) {
 }
 
 /** Stop the question of a lane. */
-export function cancel(lane, why = new Stopped()) {
+export function cancel(lane, why = new Superseded()) {
   running.get(lane)?.abort(why);
 }
 

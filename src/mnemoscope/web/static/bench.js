@@ -1,6 +1,6 @@
 // The bench: parts to remove or scale, and what the model then says, in three stages.
 
-import { cancel, Superseded } from "./api.js";
+import { cancel } from "./api.js";
 import { ablationView, CONTROLS, stages } from "./benchview.js";
 import { button, byId, element, fill, settled } from "./dom.js";
 import { copy } from "./files.js";
@@ -31,7 +31,7 @@ export function startBench(model) {
     const isLastStage = ran !== "" && found?.result === null && found.controls.length >= CONTROLS;
     if (!isOver && isLastStage && !isYielding) {
       isYielding = true;
-      cancel("bench", new Superseded());
+      cancel("bench");
     } else if (isOver && isYielding) {
       isYielding = false;
       if (ran !== "") measureAgain();
@@ -122,16 +122,7 @@ function command() {
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const { answers, against: rivals } = firstTargets();
   const named = (flag, asked_, tokens) => (typeof asked_ === "string" ? [`--${flag}`, quote(asked_)] : tokenOptions(flag, tokens, quote));
-  return ["mnemoscope ablate", quote(prompt), ...modelOptions(quote), ...named("target", target, answers.slice(0, 1)), ...named("against", against, rivals), ...active().map(asOption), ...(factor === 0 ? [] : ["--factor", factor]), ...(mean ? ["--mean-of", quote(prompt)] : []), "--controls-from", "'any layer'"].join(" ");
-}
-
-/** What opens the model, as `mnemoscope.report.repeat` has it: of local files a path that the reader completes. */
-function modelOptions(quote) {
-  const { name, revision } = modelNow();
-  if (name === "demo") return [];
-  const isLocal = revision.startsWith("files-");
-  const isHub = name.includes("/") && !isLocal && !revision.includes(" ");
-  return ["--model", quote(isLocal ? `path/to/${name}` : name), ...(isHub ? ["--revision", revision] : [])];
+  return ["mnemoscope ablate", quote(prompt), ...modelNow().open, ...named("target", target, answers.slice(0, 1)), ...named("against", against, rivals), ...active().map(asOption), ...(factor === 0 ? [] : ["--factor", factor]), ...(mean ? ["--mean-of", quote(prompt)] : []), "--controls-from", "'any layer'"].join(" ");
 }
 
 /** Tokens by their texts, or all by their ids where one's text after the prompt is another token. */
@@ -217,7 +208,7 @@ async function applyToB() {
 
 /** Nothing is known of another B, or of another change. */
 export function forgetB() {
-  cancel("bench-b", new Superseded());
+  cancel("bench-b");
   fill(progressB);
   [foundB, ranB] = [null, ""];
 }
@@ -229,7 +220,7 @@ export function forgetBench() {
 }
 
 function forgetMeasured() {
-  cancel("bench", new Superseded());
+  cancel("bench");
   forgetB();
   fill(progress);
   [found, ran] = [null, ""];

@@ -1,6 +1,6 @@
 // The inspector: one part looked at, beside the bench.
 
-import { cancel, Superseded } from "./api.js";
+import { cancel } from "./api.js";
 import { button, byId, element, fill } from "./dom.js";
 import { headView } from "./headview.js";
 import { allNeurons } from "./neurons.js";
@@ -51,9 +51,9 @@ export function closeDrawer() {
 export function showPart() {
   const place = byId("part");
   const name = current().open;
-  cancel("part", new Superseded());
-  cancel("activates", new Superseded());
-  cancel("examples", new Superseded());
+  cancel("part");
+  cancel("activates");
+  cancel("examples");
   if (name === null || shown() === null) {
     return fill(place, element("p", { class: "quiet", text: "Choose a bar, a cell or a row to see what the part reads and writes." }));
   }

@@ -33,7 +33,7 @@ export function lastSeconds(kind) {
 export async function work({ place, title, path, body, lane, kind = path, onPartial = () => {}, again = null, onRefused = () => [] }) {
   waiting.get(lane)?.(new Superseded());
   const line = progressLine(title, kind, () => {
-    cancel(lane);
+    cancel(lane, new Stopped());
     waiting.get(lane)?.(new Stopped());
   });
   fill(place, line.node);
