@@ -12,8 +12,8 @@ from mnemoscope.errors import OutputError
 from mnemoscope.study.bootstrap import ALL, means_by_relation, order_relations
 from mnemoscope.study.columns import FACT, FACTS, HEADS, READINGS
 from mnemoscope.study.items import layers, sharing, zeroing
+from mnemoscope.study.relation_parts import relation_heads
 from mnemoscope.study.results import Study
-from mnemoscope.study.tasks import relation_heads
 
 
 def heads(study: Study) -> pd.DataFrame:

@@ -10,8 +10,8 @@ import pandas as pd
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.study.bootstrap import fact_groups, mean_and_interval, relations_of, relative_drop
 from mnemoscope.study.columns import FACT, METHODS, NONE, OUTCOMES, RANDOM, SAME_LAYERS
+from mnemoscope.study.relation_parts import relation_heads
 from mnemoscope.study.results import Study
-from mnemoscope.study.tasks import relation_heads
 
 _METRICS = ("reciprocal_rank", "probability", "log_probability")
 _LEVELS = tuple(f"{name}{end}" for name in ("mrr", "probability_percent") for end in ("_before", ""))
