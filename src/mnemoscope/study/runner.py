@@ -18,7 +18,7 @@ from mnemoscope.study.executors import Executor, ProcessExecutor, SequentialExec
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.store import Store, check_folder
-from mnemoscope.study.tasks import LAST, ModelSpec, Task, WorkerConfig
+from mnemoscope.study.tasks import WORK, ModelSpec, Task, WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,11 @@ class _Counter:
 
 def _run(store: Store, executor: Executor, tasks: Sequence[Task], counter: _Counter) -> None:
     """Run the tasks of a phase that are not stored yet."""
-    stored = {work: store.done(table) for work, table in LAST.items()}
+    stored = {name: store.done(work.last.name) for name, work in WORK.items()}
     counter.add(counter.total, tasks)
     counter.add(counter.done, [task for task in tasks if task.key in stored[task.work]])
     for task, tables in executor.run([task for task in tasks if task.key not in stored[task.work]]):
-        last = LAST[task.work]
+        last = WORK[task.work].last.name
         for name in sorted(tables, key=lambda name: (name == last, name)):
             store.write(name, task.key, tables[name])
         counter.add(counter.done, [task])

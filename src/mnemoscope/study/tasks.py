@@ -21,7 +21,7 @@ from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.intervention.controls import number_alike
 from mnemoscope.model.isolation import isolated
 from mnemoscope.model.structure import ModelStructure
-from mnemoscope.study.columns import FACT, FACTS, TABLES
+from mnemoscope.study.columns import FACT, FACTS, OUTCOMES, READINGS, SUMS, TABLES, VALUE_NEURONS, Table
 from mnemoscope.study.facts import Fact, ResolvedFact, distinct, resolve
 from mnemoscope.study.filter import filtered_table, to_measure, to_paraphrase
 from mnemoscope.study.measure import Tables, measure_facts, measure_neurons
@@ -87,7 +87,7 @@ class Worker:
         torch.set_num_threads(self.options.threads)
         try:
             with isolated(self.model.language_model.model):
-                tables = WORK[task.work](self, task)
+                tables = WORK[task.work].run(self, task)
         finally:
             torch.set_num_threads(before)
         return {name: TABLES[name].encode(table) for name, table in tables.items()}
@@ -125,28 +125,34 @@ class Worker:
         return {fact.fact.line: fact for fact in found if fact.fact.line not in reasons}, reasons
 
 
-WORK: dict[str, Callable[[Worker, Task], Tables]] = {
-    "judge": lambda w, task: filtered_table(w.model, *w.all_facts, w.facts, task.facts, w.options),
-    "measure": lambda w, task: measure_facts(w.model, w.resolved(task), w.options),
-    "reword": lambda w, task: measure_neurons(w.model, w.resolved(task), w.options),
-    "sum": lambda w, task: sum_scores(w.model, w.resolved(task), w.options),
-    "heads": lambda w, task: ablate_heads(w.model, w.resolved(task), task.given, w.options),
-    "read": lambda w, task: project_neurons(w.model, task.given),
-}
-# The table that each kind of work writes last: a task is done if its shard of it exists.
-LAST = {
-    "judge": "facts",
-    "measure": "outcomes",
-    "reword": "value_neurons",
-    "sum": "sums",
-    "heads": "outcomes",
-    "read": "readings",
-}
+@dataclass(frozen=True)
+class Work:
+    """Kind of tasks.
 
-# Facts of one task: what a kill costs at most, for each worker.
-JUDGED_AT_ONCE = 64
-MEASURED_AT_ONCE = 16
-SUMMED_AT_ONCE = 2
+    Attributes:
+        last: the table that a task writes last: the task is done if its shard of it exists.
+        at_once: facts of one task, the most that a kill costs each worker; 0 for tasks without facts.
+        run: computes the tables of a task.
+    """
+
+    last: Table
+    at_once: int
+    run: Callable[[Worker, Task], Tables]
+
+
+# Keys of stored shards begin with these names.
+WORK = {
+    "judge": Work(
+        FACTS, 64, lambda w, task: filtered_table(w.model, *w.all_facts, w.facts, task.facts, w.options)
+    ),
+    "measure": Work(OUTCOMES, 16, lambda w, task: measure_facts(w.model, w.resolved(task), w.options)),
+    "reword": Work(VALUE_NEURONS, 16, lambda w, task: measure_neurons(w.model, w.resolved(task), w.options)),
+    "sum": Work(SUMS, 2, lambda w, task: sum_scores(w.model, w.resolved(task), w.options)),
+    "heads": Work(
+        OUTCOMES, 16, lambda w, task: ablate_heads(w.model, w.resolved(task), task.given, w.options)
+    ),
+    "read": Work(READINGS, 0, lambda w, task: project_neurons(w.model, task.given)),
+}
 
 
 def tried_facts(facts: Sequence[Fact], options: StudyOptions) -> set[int]:
@@ -163,7 +169,7 @@ def filter_tasks(facts: Sequence[Fact], options: StudyOptions) -> list[Task]:
     tried = tried_facts(facts, options)
     # Prompts of similar length run in one batch.
     similar = sorted(facts, key=lambda fact: (len(fact.prompt), fact.line))
-    return _split("judge", [fact.line for fact in similar if fact.line in tried], JUDGED_AT_ONCE)
+    return _split("judge", [fact.line for fact in similar if fact.line in tried])
 
 
 def measure_tasks(folder: Path, options: StudyOptions) -> list[Task]:
@@ -185,9 +191,9 @@ def measure_tasks(folder: Path, options: StudyOptions) -> list[Task]:
         for fact in _evenly(group[FACT].tolist(), options.summed)
     ]
     return [
-        *_split("measure", _similar(known), MEASURED_AT_ONCE),
-        *_split("reword", _similar(to_paraphrase(facts, options)), MEASURED_AT_ONCE),
-        *_split("sum", summed, SUMMED_AT_ONCE),
+        *_split("measure", _similar(known)),
+        *_split("reword", _similar(to_paraphrase(facts, options))),
+        *_split("sum", summed),
     ]
 
 
@@ -195,7 +201,7 @@ def compare_tasks(folder: Path, options: StudyOptions) -> list[Task]:
     """Split the third phase: the measurements of relations."""
     known = to_measure(read_table(folder, FACTS.name)).sort_values(["n_tokens", FACT])
     return [
-        *_split("heads", known[FACT].tolist(), MEASURED_AT_ONCE, relation_heads(folder, options)),
+        *_split("heads", known[FACT].tolist(), relation_heads(folder, options)),
         *(
             Task("read", f"read-{number:06d}", (), rows)
             for number, rows in enumerate(most_listed_neurons(folder, options))
@@ -208,7 +214,8 @@ def _similar(facts: pd.DataFrame) -> list[int]:
     return facts.sort_values(["relation", "token_id", "n_tokens", FACT])[FACT].tolist()
 
 
-def _split(work: str, facts: Sequence[int], at_once: int, given: Any = None) -> list[Task]:
+def _split(work: str, facts: Sequence[int], given: Any = None) -> list[Task]:
+    at_once = WORK[work].at_once
     return [
         Task(work, f"{work}-{number:06d}", tuple(facts[start : start + at_once]), given)
         for number, start in enumerate(range(0, len(facts), at_once))
