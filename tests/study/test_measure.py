@@ -16,7 +16,7 @@ from mnemoscope.results.parts import Head, listed
 from mnemoscope.study.columns import METHODS, TABLES
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
 from mnemoscope.study.filter import to_measure, to_paraphrase
-from mnemoscope.study.items import facts_dropped
+from mnemoscope.study.items.facts import facts_dropped
 from mnemoscope.study.items.sharing import paraphrases
 from mnemoscope.study.measure import measure_facts
 from mnemoscope.study.options import StudyOptions

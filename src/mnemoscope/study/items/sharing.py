@@ -1,4 +1,4 @@
-"""Item 10 and items 12 to 14: neurons that facts, paraphrases and relations share."""
+"""Items 10 to 14: neurons that facts, paraphrases and relations share."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mnemoscope.results.resampling import interval, resample_counts
-from mnemoscope.study.bootstrap import LEAST_FACTS, mean_and_interval, relations_of
-from mnemoscope.study.columns import FACT, QUERY_NEURONS, VALUE_NEURONS
+from mnemoscope.study.bootstrap import LEAST_FACTS, mean_and_interval, order_relations, relations_of
+from mnemoscope.study.columns import FACT, QUERY_NEURONS, READINGS, VALUE_NEURONS
 from mnemoscope.study.filter import PARAPHRASE_KEY
 from mnemoscope.study.results import Study
 
@@ -156,6 +156,15 @@ def shared(study: Study) -> pd.DataFrame:
     return pd.DataFrame(
         rows, columns=[*columns, "share_percent_low", "share_percent_high", "by_chance_percent"]
     )
+
+
+def readings(study: Study) -> pd.DataFrame:
+    """Sort the stored table `readings` by relation, list and place (item 11)."""
+    table = study.table(READINGS.name)
+    table["relation"] = pd.Categorical(table["relation"], order_relations(table["relation"]))
+    table["list"] = pd.Categorical(table["list"], ("ffn_value", "attention_value", "ffn_query"))
+    table = table.sort_values(["relation", "list", "place"], ignore_index=True)
+    return table.astype({"relation": str, "list": str})
 
 
 def shared_neurons(study: Study) -> pd.DataFrame:
