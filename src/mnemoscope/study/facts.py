@@ -45,11 +45,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line or item that gives no fact, a fact whose target is not one token, or a duplicate of a fact.
+    """A line or item that gives no fact, or a fact that is left out.
 
     Attributes:
         line: number in its file, from 1, or the fact's number.
-        reason: the fault and its remedy.
+        reason: the fault and its remedy, or why the fact is left out.
         place: position in the source, in words; empty for its line.
     """
 
