@@ -22,7 +22,7 @@ from mnemoscope.intervention.controls import number_alike
 from mnemoscope.model.isolation import isolated
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.study.columns import FACT, FACTS, OUTCOMES, READINGS, SUMS, TABLES, VALUE_NEURONS, Table
-from mnemoscope.study.facts import Fact, ResolvedFact, distinct, resolve
+from mnemoscope.study.facts import Fact, ResolvedFact, distinct, evenly, resolve
 from mnemoscope.study.filter import filtered_table, to_measure, to_paraphrase
 from mnemoscope.study.measure import Tables, measure_facts, measure_neurons
 from mnemoscope.study.measure_relations import ablate_heads, project_neurons, sum_scores
@@ -116,7 +116,7 @@ class Worker:
 
     @cached_property
     def all_facts(self) -> tuple[dict[int, ResolvedFact], dict[int, str]]:
-        """All facts to filter, and the reasons why others are none, by number."""
+        """All facts to filter, and the reasons why others are left out, by number."""
         found, unread = resolve(self.model.language_model, self.facts.values())
         # Of the facts that are tried: a fact beyond the limit has no result that its duplicate could repeat.
         tried = tried_facts(list(self.facts.values()), self.options)
@@ -161,7 +161,7 @@ def tried_facts(facts: Sequence[Fact], options: StudyOptions) -> set[int]:
     for fact in facts:
         relations.setdefault(fact.relation, []).append(fact.line)
     limit = len(facts) if options.limit is None else options.limit
-    return {line for lines in relations.values() for line in _evenly(lines, limit)}
+    return {line for lines in relations.values() for line in evenly(lines, limit)}
 
 
 def filter_tasks(facts: Sequence[Fact], options: StudyOptions) -> list[Task]:
@@ -188,7 +188,7 @@ def measure_tasks(folder: Path, options: StudyOptions) -> list[Task]:
     summed = [
         fact
         for _, group in known.groupby("relation", sort=True)
-        for fact in _evenly(group[FACT].tolist(), options.summed)
+        for fact in evenly(group[FACT].tolist(), options.summed)
     ]
     return [
         *_split("measure", _similar(known)),
@@ -220,12 +220,6 @@ def _split(work: str, facts: Sequence[int], given: Any = None) -> list[Task]:
         Task(work, f"{work}-{number:06d}", tuple(facts[start : start + at_once]), given)
         for number, start in enumerate(range(0, len(facts), at_once))
     ]
-
-
-def _evenly(values: Sequence[int], n: int) -> list[int]:
-    """Return at most n of the values, evenly spaced."""
-    share = min(n, len(values))
-    return [values[i * len(values) // share] for i in range(share)]
 
 
 def check_controls(options: StudyOptions, structure: ModelStructure) -> None:
