@@ -188,7 +188,7 @@ def _others(fact: ResolvedFact, log_p: Tensor) -> Tensor:
 def filtered_table(
     model: Model,
     resolved: Mapping[int, ResolvedFact],
-    unread: Mapping[int, str],
+    left_out: Mapping[int, str],
     facts: Mapping[int, Fact],
     numbers: Sequence[int],
     options: StudyOptions,
@@ -198,7 +198,7 @@ def filtered_table(
     Args:
         model: the model.
         resolved: all facts in tokens but for duplicates, by number.
-        unread: the reasons why other facts are not filtered, by number.
+        left_out: the reasons why other facts are not filtered, by number.
         facts: all facts, by number.
         numbers: of the facts to filter.
         options: of the study.
@@ -209,23 +209,23 @@ def filtered_table(
     by_number = {result.fact.fact.line: result for result in results}
     rows = []
     for number in numbers:
-        fact, result = facts[number], by_number.get(number)
         written = ("relation", "subject", "template", "prompt", "target")
-        row = {FACT: number, **{name: getattr(fact, name) for name in written}, "kept": False}
+        row = {FACT: number, **{name: getattr(facts[number], name) for name in written}}
+        result = by_number.get(number)
         if result is None:
-            found = dict.fromkeys(("token_id", "token", "n_tokens", "rank", "probability"))
-            rows.append({**row, **found, "reason": unread[number]})
-            continue
-        found = {
-            "token_id": result.fact.target,
-            "token": token_text(model.language_model.tokenizer, result.fact.target),
-            "n_tokens": len(result.fact.prompt.ids),
-            "rank": result.rank,
-            "probability": result.probability,
-            "kept": result.reason is None,
-            "reason": result.reason or "",
-        }
-        rows.append({**row, **found})
+            row |= dict.fromkeys(("token_id", "token", "n_tokens", "rank", "probability"))
+            row |= {"kept": False, "reason": left_out[number]}
+        else:
+            row |= {
+                "token_id": result.fact.target,
+                "token": token_text(model.language_model.tokenizer, result.fact.target),
+                "n_tokens": len(result.fact.prompt.ids),
+                "rank": result.rank,
+                "probability": result.probability,
+                "kept": result.reason is None,
+                "reason": result.reason or "",
+            }
+        rows.append(row)
     nullable = {"token_id": "Int32", "n_tokens": "Int32", "rank": "Int64"}
     return {FACTS.name: pd.DataFrame(rows).astype(nullable)}
 
