@@ -22,7 +22,7 @@ from mnemoscope.study.facts import ResolvedFact, builtin_facts, resolve
 from mnemoscope.study.filter import known_facts
 from mnemoscope.study.measure import attribute_facts, measure_facts
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.tasks import MEASURED_AT_ONCE
+from mnemoscope.study.tasks import WORK
 
 
 def main() -> None:
@@ -36,9 +36,8 @@ def main() -> None:
     resolved, _ = resolve(model.language_model, builtin_facts([arguments.relation]))
     known, _ = known_facts(model.language_model, resolved)
     similar = sorted(known, key=lambda fact: (fact.target, len(fact.prompt.ids), fact.fact.line))
-    batches = [
-        similar[start : start + MEASURED_AT_ONCE] for start in range(0, len(similar), MEASURED_AT_ONCE)
-    ]
+    at_once = WORK["measure"].at_once
+    batches = [similar[start : start + at_once] for start in range(0, len(similar), at_once)]
     first = list({fact.target: fact for fact in similar}.values())[: FEW_TARGETS + 1]
     batches = batches[: arguments.batches]
     options = StudyOptions()

@@ -93,7 +93,8 @@ def worker_config(model: Path, threads: int = 1) -> WorkerConfig:
 
 def drive(model: Path, out: Path, n_workers: int = 1, on_ray: bool = False) -> None:
     """Run the study in small tasks, or go on with it."""
-    plan.MEASURED_AT_ONCE = AT_ONCE
+    for name in ("measure", "reword", "heads"):
+        plan.WORK[name] = replace(plan.WORK[name], at_once=AT_ONCE)
     executor = RayExecutor if on_ray else None
     run_study(ModelSpec(str(model)), SOURCE, out, OPTIONS, workers=n_workers, executor=executor)
 

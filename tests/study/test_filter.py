@@ -16,8 +16,8 @@ import mnemoscope as ms
 from mnemoscope.errors import OptionError
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.study import filter as study
-from mnemoscope.study.facts import Fact, ResolvedFact, answers_of, resolve
-from mnemoscope.study.filter import DroppedFact, filter_facts, known_facts
+from mnemoscope.study.facts import BadLine, Fact, ResolvedFact, answers_of, resolve
+from mnemoscope.study.filter import filter_facts, known_facts
 from mnemoscope.study.formats import read_facts
 from support import N_WORDS, built, open_tiny, words
 
@@ -60,12 +60,12 @@ def expected_lines(model: ms.Model, resolved: list[ResolvedFact], rank: int) -> 
     return lines
 
 
-def check(model: ms.Model, rank: int) -> tuple[list[ResolvedFact], list[DroppedFact]]:
+def check(model: ms.Model, rank: int) -> tuple[list[ResolvedFact], list[BadLine]]:
     resolved = mixed_facts(model)
     kept, dropped = known_facts(model.language_model, resolved, rank)
     lines = [found.fact.line for found in kept]
     assert lines == expected_lines(model, resolved, rank)
-    assert sorted([*lines, *(drop.fact.line for drop in dropped)]) == [found.fact.line for found in resolved]
+    assert sorted([*lines, *(drop.line for drop in dropped)]) == [found.fact.line for found in resolved]
     return kept, dropped
 
 
@@ -118,7 +118,7 @@ def test_rounding_in_a_batch_turns_no_verdict(monkeypatch: pytest.MonkeyPatch) -
             alone.setattr(study, "TOKENS_PER_PASS", 1)
             expected = known_facts(model.language_model, resolved, rank)
         assert kept == expected[0]
-        assert [drop.fact for drop in dropped] == [drop.fact for drop in expected[1]]
+        assert [drop.line for drop in dropped] == [drop.line for drop in expected[1]]
         assert kept
 
 
@@ -127,14 +127,14 @@ def test_says_why_a_fact_is_dropped(llama: ms.Model) -> None:
     first, second = (f"w{i}" for i in [i for i in order if i > 2][:2])
     twelfth = f"w{order[11]}"
     facts = [
-        fact("w7 w8", first),
-        fact("w7 w8", second),
-        fact("w7 w8", second, "b"),
-        fact("w7 w8", twelfth, "c"),
+        fact("w7 w8", first, line=1),
+        fact("w7 w8", second, line=2),
+        fact("w7 w8", second, "b", line=3),
+        Fact(4, "w7 w8", twelfth, "c", place="item 4"),
     ]
     kept, dropped = known_facts(llama.language_model, resolve(llama.language_model, facts)[0])
     assert [found.fact for found in kept] == [facts[0], facts[2]]
-    assert [drop.fact for drop in dropped] == [facts[1], facts[3]]
+    assert [drop.where for drop in dropped] == ["line 2", "item 4"]
     assert (
         dropped[0].reason == f"'{first}', another answer of the relation, is as likely as '{second}' or more"
     )

@@ -13,14 +13,14 @@ import torch
 import mnemoscope as ms
 from mnemoscope.attribution.query.tables import split_by_layer
 from mnemoscope.results.parts import Head, listed
-from mnemoscope.study import tasks as plan
 from mnemoscope.study.columns import METHODS, TABLES
 from mnemoscope.study.facts import Fact, ResolvedFact, resolve
 from mnemoscope.study.filter import to_measure, to_paraphrase
-from mnemoscope.study.items import facts_dropped
+from mnemoscope.study.items.facts import facts_dropped
 from mnemoscope.study.items.sharing import paraphrases
 from mnemoscope.study.measure import measure_facts
 from mnemoscope.study.options import StudyOptions
+from mnemoscope.study.relation_parts import relation_heads
 from mnemoscope.study.results import Study
 from mnemoscope.study.runner import Progress, Source, run_study
 from mnemoscope.study.store import read_table
@@ -227,7 +227,7 @@ def test_a_whole_study(
     assert found["facts"]["kept"].all()
     assert told[-1].done == told[-1].total == len(FACTS)
     assert told[-1].relations == {"capital": (2, 2), "month": (3, 3)}
-    heads = plan.relation_heads(folder, OPTIONS)
+    heads = relation_heads(folder, OPTIONS)
     outcomes = found["outcomes"].set_index(["fact", "experiment", "parts", "draw"])["log_probability"]
     for relation, chosen in heads.items():
         means = (

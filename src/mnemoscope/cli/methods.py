@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from mnemoscope.attribution.methods.base import Method
     from mnemoscope.model.tokens import Prompt as EncodedPrompt
     from mnemoscope.study.comparison import Comparison, Terms
-    from mnemoscope.study.facts import FactFile, ResolvedFact
-    from mnemoscope.study.filter import DroppedFact
+    from mnemoscope.study.facts import BadLine, FactFile, ResolvedFact
 
 commands = typer.Typer()
 
@@ -269,8 +268,8 @@ def _known(model: Model, file: FactFile, path: Path, limit: int | None) -> tuple
     return chosen, bool(bad_lines)
 
 
-def _first(dropped: Sequence[DroppedFact]) -> str:
-    return f"{dropped[0].fact.where}: {dropped[0].reason}"
+def _first(dropped: Sequence[BadLine]) -> str:
+    return f"{dropped[0].where}: {dropped[0].reason}"
 
 
 def _count(number: int, thing: str) -> str:

@@ -21,7 +21,7 @@ from mnemoscope.results.columns import LIST_COLUMNS
 from mnemoscope.results.io import Saved
 from mnemoscope.results.query import QueryGraph
 from mnemoscope.study.items import ITEMS, ItemTable, StudyItem
-from mnemoscope.study.items.exports import editing
+from mnemoscope.study.items.editing import editing
 from mnemoscope.study.results import Study
 from mnemoscope.study.store import encoded
 

@@ -23,7 +23,8 @@ from mnemoscope.report.study_findings import study_findings
 from mnemoscope.report.text import plain_number
 from mnemoscope.report.tokens import visible
 from mnemoscope.study.items import ITEMS, ItemTable
-from mnemoscope.study.items.exports import CAUTION, editing, published
+from mnemoscope.study.items.editing import CAUTION, editing
+from mnemoscope.study.items.published import published
 from mnemoscope.study.results import Study
 
 _MOST_ROWS = 60

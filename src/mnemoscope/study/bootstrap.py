@@ -36,7 +36,7 @@ def fact_groups(study: Study) -> Iterator[tuple[str, pd.Index]]:
 
 
 def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return means over facts and ends of their intervals, `[k]` each, of `[n_facts, k]` without NaN."""
+    """Return means and ends of intervals, `[k]` each, of values `[n_facts, k]`; NaN counts as no value."""
     n_values = (~np.isnan(values)).sum(axis=0)
     found = np.full(values.shape[1], np.nan)
     np.divide(np.nansum(values, axis=0), n_values, out=found, where=n_values > 0)

@@ -28,6 +28,8 @@ METHODS = (
     "coefficient-over-rank",
 )
 NONE, RANDOM, SAME_LAYERS = "none", "random", "random, same layers"
+# Titles of the rows beside those of methods.
+CONTROL_TITLES = {NONE: "none (original)", RANDOM: RANDOM, SAME_LAYERS: SAME_LAYERS}
 KIND = "study"  # in the manifest
 FACT = "fact"
 

@@ -13,10 +13,10 @@ from mnemoscope.attribution.methods.base import MethodInput
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.predictions import next_token
 from mnemoscope.results.parts import Part
-from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
+from mnemoscope.study.columns import CONTROL_TITLES
 from mnemoscope.study.facts import ResolvedFact
 
-CONTROLS = (NONE, RANDOM, SAME_LAYERS)
+CONTROLS = tuple(CONTROL_TITLES)
 
 
 def effect_on_target(method_input: MethodInput, parts: Sequence[Part]) -> dict[str, float]:
@@ -76,5 +76,4 @@ def mean_of_controls(effects: pd.DataFrame, n_sets: int) -> pd.DataFrame:
     """Average the draws of each control."""
     means = pd.DataFrame(effects.iloc[n_sets:].groupby("control").mean())
     table = means.reindex(list(CONTROLS)).rename_axis("method").reset_index()
-    titles = {NONE: "none (original)", RANDOM: "random", SAME_LAYERS: SAME_LAYERS}
-    return table.assign(title=table["method"].map(titles), neurons=[[] for _ in range(len(table))])
+    return table.assign(title=table["method"].map(CONTROL_TITLES), neurons=[[] for _ in range(len(table))])

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from typing import TypeVar
 
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import Prompt, as_a_word, encode_continuation, encode_prompt
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class BadLine:
-    """A line or item that gives no fact, a fact whose target is not one token, or a duplicate of a fact.
+    """A line or item that gives no fact, or a fact that is left out.
 
     Attributes:
         line: number in its file, from 1, or the fact's number.
-        reason: the fault and its remedy.
+        reason: the fault and its remedy, or why the fact is left out.
         place: position in the source, in words; empty for its line.
     """
 
@@ -138,6 +141,12 @@ def answers_of(resolved: Iterable[ResolvedFact]) -> dict[str, list[int]]:
     return {relation: sorted(ids) for relation, ids in targets.items()}
 
 
+def evenly(values: Sequence[T], n: int) -> list[T]:
+    """Select at most n values, evenly spaced."""
+    share = min(n, len(values))
+    return [values[i * len(values) // share] for i in range(share)]
+
+
 def spread(resolved: Sequence[ResolvedFact], n: int) -> list[ResolvedFact]:
     """Select at most n facts, evenly by relation and evenly spaced, in order; raise OptionError if n < 1.
 
@@ -152,11 +161,7 @@ def spread(resolved: Sequence[ResolvedFact], n: int) -> list[ResolvedFact]:
     while sum(shares.values()) < min(n, len(resolved)):
         left = [relation for relation in shares if shares[relation] < len(places[relation])]
         shares[min(left, key=shares.__getitem__)] += 1
-    chosen = [
-        of_relation[i * len(of_relation) // share]
-        for of_relation, share in zip(places.values(), shares.values(), strict=True)
-        for i in range(share)
-    ]
+    chosen = [place for relation, share in shares.items() for place in evenly(places[relation], share)]
     return [resolved[place] for place in sorted(chosen)]
 
 

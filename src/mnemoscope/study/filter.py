@@ -23,7 +23,7 @@ from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import token_text
 from mnemoscope.model.tolerances import SUMS
 from mnemoscope.study.columns import FACT, FACTS
-from mnemoscope.study.facts import Fact, ResolvedFact, answers_of
+from mnemoscope.study.facts import BadLine, Fact, ResolvedFact, answers_of
 from mnemoscope.study.options import StudyOptions
 
 TOKENS_PER_PASS = 256  # the activations of one position take half a megabyte in a 7B model
@@ -45,14 +45,6 @@ class FilterResult:
     rank: int
     probability: float
     reason: str | None
-
-
-@dataclass(frozen=True)
-class DroppedFact:
-    """A fact that the filter drops, and the reason."""
-
-    fact: Fact
-    reason: str
 
 
 def filter_facts(
@@ -93,13 +85,16 @@ def filter_facts(
 
 def known_facts(
     language_model: LanguageModel, resolved: Sequence[ResolvedFact], rank: int = 10, rivals: bool = True
-) -> tuple[list[ResolvedFact], list[DroppedFact]]:
+) -> tuple[list[ResolvedFact], list[BadLine]]:
     """Return the facts that `filter_facts` keeps and those it drops, each in the order given."""
-    results = filter_facts(language_model, resolved, rank, rivals)
-    return (
-        [result.fact for result in results if result.reason is None],
-        [DroppedFact(result.fact.fact, result.reason) for result in results if result.reason is not None],
-    )
+    kept, dropped = [], []
+    for result in filter_facts(language_model, resolved, rank, rivals):
+        if result.reason is None:
+            kept.append(result.fact)
+        else:
+            fact = result.fact.fact
+            dropped.append(BadLine(fact.line, result.reason, fact.place))
+    return kept, dropped
 
 
 def _batches(resolved: Sequence[ResolvedFact]) -> Iterator[list[int]]:
@@ -121,7 +116,7 @@ def _log_probabilities(language_model: LanguageModel, prompts: Sequence[Sequence
 
 @dataclass(frozen=True)
 class _Filter:
-    """Filter of one model.
+    """Filter of one model: settings that the steps for each fact share, and an owner for `isolated_call`.
 
     Attributes:
         language_model: the model.
@@ -193,7 +188,7 @@ def _others(fact: ResolvedFact, log_p: Tensor) -> Tensor:
 def filtered_table(
     model: Model,
     resolved: Mapping[int, ResolvedFact],
-    unread: Mapping[int, str],
+    left_out: Mapping[int, str],
     facts: Mapping[int, Fact],
     numbers: Sequence[int],
     options: StudyOptions,
@@ -203,7 +198,7 @@ def filtered_table(
     Args:
         model: the model.
         resolved: all facts in tokens but for duplicates, by number.
-        unread: the reasons why other facts are not filtered, by number.
+        left_out: the reasons why other facts are not filtered, by number.
         facts: all facts, by number.
         numbers: of the facts to filter.
         options: of the study.
@@ -214,23 +209,23 @@ def filtered_table(
     by_number = {result.fact.fact.line: result for result in results}
     rows = []
     for number in numbers:
-        fact, result = facts[number], by_number.get(number)
         written = ("relation", "subject", "template", "prompt", "target")
-        row = {FACT: number, **{name: getattr(fact, name) for name in written}, "kept": False}
+        row = {FACT: number, **{name: getattr(facts[number], name) for name in written}}
+        result = by_number.get(number)
         if result is None:
-            found = dict.fromkeys(("token_id", "token", "n_tokens", "rank", "probability"))
-            rows.append({**row, **found, "reason": unread.get(number, "")})
-            continue
-        found = {
-            "token_id": result.fact.target,
-            "token": token_text(model.language_model.tokenizer, result.fact.target),
-            "n_tokens": len(result.fact.prompt.ids),
-            "rank": result.rank,
-            "probability": result.probability,
-            "kept": result.reason is None,
-            "reason": result.reason or "",
-        }
-        rows.append({**row, **found})
+            row |= dict.fromkeys(("token_id", "token", "n_tokens", "rank", "probability"))
+            row |= {"kept": False, "reason": left_out[number]}
+        else:
+            row |= {
+                "token_id": result.fact.target,
+                "token": token_text(model.language_model.tokenizer, result.fact.target),
+                "n_tokens": len(result.fact.prompt.ids),
+                "rank": result.rank,
+                "probability": result.probability,
+                "kept": result.reason is None,
+                "reason": result.reason or "",
+            }
+        rows.append(row)
     nullable = {"token_id": "Int32", "n_tokens": "Int32", "rank": "Int64"}
     return {FACTS.name: pd.DataFrame(rows).astype(nullable)}
 

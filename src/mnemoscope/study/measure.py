@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -12,15 +13,14 @@ from torch import Tensor
 
 from mnemoscope.api import Model
 from mnemoscope.api.requests import TargetSpec, predictions
-from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.methods.base import Kind, MethodInput
 from mnemoscope.attribution.methods.causal import parts_of
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.projections import ProjectedColumns
 from mnemoscope.attribution.query.scores import QueryScores, ValueNeurons, subkeys
-from mnemoscope.attribution.scores import Scorer
-from mnemoscope.attribution.search import Bounds, Pool, bound, settle
+from mnemoscope.attribution.search import Pool
+from mnemoscope.attribution.search_many import NeuronSearch, settle_searches
 from mnemoscope.attribution.tables import coefficients
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import matched_random, number_elsewhere
@@ -48,9 +48,24 @@ from mnemoscope.study.options import StudyOptions
 N_POINTS = 11
 
 Tables = dict[str, pd.DataFrame]
-# Experiment, name of the ablated set, number of the draw, how many of a control's parts are from other layers
-# than the set's, and the parts.
-Intervention = tuple[str, str, int, int, Sequence[Part]]
+
+
+class Intervention(NamedTuple):
+    """Set of parts to ablate together.
+
+    Attributes:
+        experiment: its name in `OUTCOMES`.
+        name: of the set.
+        parts: the parts.
+        draw: number of a random control; 0 for a set that is not drawn.
+        n_elsewhere: how many parts of a control are from other layers than those of the set it stands beside.
+    """
+
+    experiment: str
+    name: str
+    parts: Sequence[Part]
+    draw: int = 0
+    n_elsewhere: int = 0
 
 
 def measure_facts(model: Model, facts: Sequence[ResolvedFact], options: StudyOptions) -> Tables:
@@ -265,20 +280,20 @@ class Measurement:
     def _interventions(
         self, of_methods: dict[str, list[Part]], values: list[Part], shallow: list[Part]
     ) -> Iterator[Intervention]:
-        yield NONE, NONE, 0, 0, ()
+        yield Intervention(NONE, NONE, ())
         for name, chosen in of_methods.items():
-            yield "methods", name, 0, 0, chosen
+            yield Intervention("methods", name, chosen)
         existing = self._input.grid.existing.cpu()
         generator = torch.Generator().manual_seed(self.fact.fact.line)
         for draw in range(self.options.controls):
             order = torch.randperm(len(existing), generator=generator)
             drawn = existing[order[: self.options.method_neurons]]
-            yield "methods", RANDOM, draw, 0, parts_of(self._input, drawn)
+            yield Intervention("methods", RANDOM, parts_of(self._input, drawn), draw)
         yield from self._controls("methods", of_methods[METHODS[0]])
-        yield "value_neurons", "value neurons", 0, 0, values
+        yield Intervention("value_neurons", "value neurons", values)
         yield from self._controls("value_neurons", values)
         if shallow:
-            yield "query_neurons", "query neurons", 0, 0, shallow
+            yield Intervention("query_neurons", "query neurons", shallow)
             yield from self._controls("query_neurons", shallow)
 
     def _controls(self, experiment: str, chosen: Sequence[Part]) -> Iterator[Intervention]:
@@ -286,20 +301,23 @@ class Measurement:
         for draw in range(self.options.controls):
             seed = self.fact.fact.line * self.options.controls + draw
             drawn = matched_random(chosen, self.structure, seed, "any layer")
-            yield experiment, SAME_LAYERS, draw, number_elsewhere(chosen, drawn, self.structure), drawn
+            n_elsewhere = number_elsewhere(chosen, drawn, self.structure)
+            yield Intervention(experiment, SAME_LAYERS, drawn, draw, n_elsewhere)
 
 
 def ablation_outcomes(
     model: Model, fact: ResolvedFact, interventions: Iterable[Intervention]
 ) -> pd.DataFrame:
     """Ablate the parts of each intervention alone; return rows of `OUTCOMES` without the fact's number."""
-    *labels, ablated = zip(*interventions, strict=True)
+    interventions = list(interventions)
+    parts = [each.parts for each in interventions]
     found = ablate_each(
-        model.language_model, fact.prompt.ids, Objective((fact.target,)), ablated, budget=MEMORY_BUDGET
+        model.language_model, fact.prompt.ids, Objective((fact.target,)), parts, budget=MEMORY_BUDGET
     )
-    names = ("experiment", "parts", "draw", "n_elsewhere")
-    return pd.DataFrame(dict(zip(names, labels, strict=True))).assign(
-        n_parts=list(map(len, ablated)),
+    rows = [
+        (each.experiment, each.name, each.draw, each.n_elsewhere, len(each.parts)) for each in interventions
+    ]
+    return pd.DataFrame(rows, columns=["experiment", "parts", "draw", "n_elsewhere", "n_parts"]).assign(
         reciprocal_rank=(1 / found.rank).tolist(),
         probability=found.value.exp().tolist(),
         log_probability=found.value.tolist(),
@@ -324,63 +342,3 @@ def _frame(**columns: Tensor) -> pd.DataFrame:
 
 def _placed(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(place=range(1, len(table) + 1))
-
-
-class NeuronSearch:
-    """Search for the best neurons of one kind of a prediction, halted before any is scored.
-
-    Attributes:
-        prediction: whose neurons are searched.
-        grid: the neurons.
-        pool: the wanted neurons; its best are certified once the search is settled.
-    """
-
-    def __init__(self, prediction: TargetPrediction, grid: Grid, pool: Pool, coarse: Bounds[Grid]) -> None:
-        """Bound the score of every neuron."""
-        self.prediction, self.grid, self.pool = prediction, grid, pool
-        bound(grid, [pool], coarse)
-
-    @cached_property
-    def first(self) -> Tensor:
-        """Columns to score first, ascending, `[n]`."""
-        return self.pool.next_round().div(self.grid.n_coefficients, rounding_mode="floor").unique()
-
-    def settle(self, scorer: Scorer) -> None:
-        """Score neurons until the best are certified (docs/method.md#bound)."""
-        settle(self.grid, [self.pool], lambda: self.prediction.fine, scorer)
-
-
-def settle_searches(of_predictions: Sequence[Sequence[NeuronSearch]], projected: ProjectedColumns) -> None:
-    """Settle the searches of several predictions, whose first columns are projected in one product.
-
-    Args:
-        of_predictions: the searches of each prediction, in the same order of kinds.
-        projected: cache of projected columns that the predictions use.
-    """
-    for group in _fitting(of_predictions, projected.n_rows):
-        for columns, search in zip(_first(group), group[0], strict=True):
-            projected.places(search.grid, columns[: projected.n_rows])
-        for searches in group:
-            # Not kept: the blocks of all scorers at once would be most of the memory.
-            scorer = searches[0].prediction.scorer()
-            for search in searches:
-                search.settle(scorer)
-
-
-def _fitting(
-    of_predictions: Sequence[Sequence[NeuronSearch]], most: int
-) -> Iterator[list[Sequence[NeuronSearch]]]:
-    """Group neighbours whose first columns together are at most `most`, or one prediction."""
-    group: list[Sequence[NeuronSearch]] = []
-    for searches in of_predictions:
-        if group and sum(map(len, _first([*group, searches]))) > most:
-            yield group
-            group = []
-        group.append(searches)
-    if group:
-        yield group
-
-
-def _first(group: Sequence[Sequence[NeuronSearch]]) -> list[Tensor]:
-    """Return the columns that several predictions score first, of each kind."""
-    return [torch.cat([search.first for search in of_kind]).unique() for of_kind in zip(*group, strict=True)]

@@ -74,12 +74,13 @@ def _interventions(
     model: Model, fact: ResolvedFact, heads: Mapping[str, Heads], options: StudyOptions
 ) -> Iterator[Intervention]:
     for relation, chosen in heads.items():
-        yield "heads", relation, 0, 0, [Head(*head) for head in chosen]
+        yield Intervention("heads", relation, [Head(*head) for head in chosen])
     most = max(map(len, heads.values()))
     generator = torch.Generator().manual_seed(fact.fact.line)
     for draw in range(options.controls):
         drawn = torch.randperm(model.n_layers * model.n_heads, generator=generator)[:most]
-        yield "heads", RANDOM, draw, 0, [Head(*divmod(head, model.n_heads)) for head in drawn.tolist()]
+        parts = [Head(*divmod(head, model.n_heads)) for head in drawn.tolist()]
+        yield Intervention("heads", RANDOM, parts, draw)
 
 
 def project_neurons(model: Model, neurons: Sequence[Mapping[str, Any]]) -> Tables:

@@ -162,7 +162,7 @@ class Studies(tuple[Study, ...]):
 
 
 def _typed(table: pd.DataFrame, schema: pa.Schema) -> pd.DataFrame:
-    """Drop the key, add missing columns, and restore integers that a missing value made floats."""
+    """Drop the key, and restore integers that a missing value made floats."""
     if table.empty:
         return schema.empty_table().to_pandas()
     table = table.drop(columns=KEY)

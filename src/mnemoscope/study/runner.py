@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mnemoscope.study.executors import Executor, ProcessExecutor, SequentialExec
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.options import StudyOptions
 from mnemoscope.study.store import Store, check_folder
-from mnemoscope.study.tasks import LAST, ModelSpec, Task, WorkerConfig
+from mnemoscope.study.tasks import WORK, ModelSpec, Task, WorkerConfig
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,10 @@ def run_study(
             "facts": source.to_json(),
         }
         with Store.open(out, manifest) as store:
-            phases = (
-                ("finding known facts", lambda: plan.filter_tasks(source.facts, options)),
-                ("measuring facts", lambda: plan.measure_tasks(store.folder, options)),
-                ("comparing relations", lambda: plan.compare_tasks(store.folder, options)),
-            )
-            for name, tasks in phases:
-                _run(store, running, tasks(), _Counter(name, source, report))
+            run = partial(_run, store, running, source, report)
+            run("finding known facts", plan.filter_tasks(source.facts, options))
+            run("measuring facts", plan.measure_tasks(store.folder, options))
+            run("comparing relations", plan.compare_tasks(store.folder, options))
             return store.folder
 
 
@@ -131,31 +129,30 @@ def _executor(
     return SequentialExecutor(config) if workers == 1 else ProcessExecutor(config, workers)
 
 
-class _Counter:
-    """Counter of the prompts of a phase that are done."""
+def _run(
+    store: Store,
+    executor: Executor,
+    source: Source,
+    report: Callable[[Progress], None] | None,
+    phase: str,
+    tasks: Sequence[Task],
+) -> None:
+    """Run the tasks of a phase that are not stored yet; report before the first and after each."""
+    stored = {name: store.done(work.last.name) for name, work in WORK.items()}
+    left = [task for task in tasks if task.key not in stored[task.work]]
+    relation = {fact.line: fact.relation for fact in source.facts}
+    total = Counter(relation[fact] for task in tasks for fact in task.facts)
+    done = total - Counter(relation[fact] for task in left for fact in task.facts)
 
-    def __init__(self, phase: str, source: Source, report: Callable[[Progress], None] | None) -> None:
-        self._phase, self._report = phase, report
-        self._relation = {fact.line: fact.relation for fact in source.facts}
-        self.total: Counter[str] = Counter()
-        self.done: Counter[str] = Counter()
+    def report_progress() -> None:
+        if report is not None:
+            relations = {name: (done[name], number) for name, number in total.items()}
+            report(Progress(phase, done.total(), total.total(), relations))
 
-    def add(self, counter: Counter[str], tasks: Sequence[Task]) -> None:
-        """Add the prompts of tasks to `total` or `done`, and report."""
-        for task in tasks:
-            counter.update(self._relation[fact] for fact in task.facts)
-        if self._report is not None and counter is self.done:
-            relations = {name: (self.done[name], total) for name, total in self.total.items()}
-            self._report(Progress(self._phase, self.done.total(), self.total.total(), relations))
-
-
-def _run(store: Store, executor: Executor, tasks: Sequence[Task], counter: _Counter) -> None:
-    """Run the tasks of a phase that are not stored yet."""
-    stored = {work: store.done(table) for work, table in LAST.items()}
-    counter.add(counter.total, tasks)
-    counter.add(counter.done, [task for task in tasks if task.key in stored[task.work]])
-    for task, tables in executor.run([task for task in tasks if task.key not in stored[task.work]]):
-        last = LAST[task.work]
+    report_progress()
+    for task, tables in executor.run(left):
+        last = WORK[task.work].last.name
         for name in sorted(tables, key=lambda name: (name == last, name)):
             store.write(name, task.key, tables[name])
-        counter.add(counter.done, [task])
+        done.update(relation[fact] for fact in task.facts)
+        report_progress()

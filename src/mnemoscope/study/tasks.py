@@ -6,11 +6,9 @@ measurements of single facts, and the measurements of relations.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,13 @@ from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.intervention.controls import number_alike
 from mnemoscope.model.isolation import isolated
 from mnemoscope.model.structure import ModelStructure
-from mnemoscope.study.columns import FACT, FACTS, HEADS, QUERY_NEURONS, TABLES, VALUE_NEURONS
-from mnemoscope.study.facts import Fact, ResolvedFact, distinct, resolve
+from mnemoscope.study.columns import FACT, FACTS, OUTCOMES, READINGS, SUMS, TABLES, VALUE_NEURONS, Table
+from mnemoscope.study.facts import Fact, ResolvedFact, distinct, evenly, resolve
 from mnemoscope.study.filter import filtered_table, to_measure, to_paraphrase
 from mnemoscope.study.measure import Tables, measure_facts, measure_neurons
 from mnemoscope.study.measure_relations import ablate_heads, project_neurons, sum_scores
 from mnemoscope.study.options import StudyOptions
+from mnemoscope.study.relation_parts import most_listed_neurons, relation_heads
 from mnemoscope.study.store import read_table
 
 
@@ -88,7 +87,7 @@ class Worker:
         torch.set_num_threads(self.options.threads)
         try:
             with isolated(self.model.language_model.model):
-                tables = WORK[task.work](self, task)
+                tables = WORK[task.work].run(self, task)
         finally:
             torch.set_num_threads(before)
         return {name: TABLES[name].encode(table) for name, table in tables.items()}
@@ -117,7 +116,7 @@ class Worker:
 
     @cached_property
     def all_facts(self) -> tuple[dict[int, ResolvedFact], dict[int, str]]:
-        """All facts to filter, and the reasons why others are none, by number."""
+        """All facts to filter, and the reasons why others are left out, by number."""
         found, unread = resolve(self.model.language_model, self.facts.values())
         # Of the facts that are tried: a fact beyond the limit has no result that its duplicate could repeat.
         tried = tried_facts(list(self.facts.values()), self.options)
@@ -126,28 +125,34 @@ class Worker:
         return {fact.fact.line: fact for fact in found if fact.fact.line not in reasons}, reasons
 
 
-WORK: dict[str, Callable[[Worker, Task], Tables]] = {
-    "judge": lambda w, task: filtered_table(w.model, *w.all_facts, w.facts, task.facts, w.options),
-    "measure": lambda w, task: measure_facts(w.model, w.resolved(task), w.options),
-    "reword": lambda w, task: measure_neurons(w.model, w.resolved(task), w.options),
-    "sum": lambda w, task: sum_scores(w.model, w.resolved(task), w.options),
-    "heads": lambda w, task: ablate_heads(w.model, w.resolved(task), task.given, w.options),
-    "read": lambda w, task: project_neurons(w.model, task.given),
-}
-# The table that each kind of work writes last: a task is done if its shard of it exists.
-LAST = {
-    "judge": "facts",
-    "measure": "outcomes",
-    "reword": "value_neurons",
-    "sum": "sums",
-    "heads": "outcomes",
-    "read": "readings",
-}
+@dataclass(frozen=True)
+class Work:
+    """Kind of tasks.
 
-# Facts of one task: what a kill costs at most, for each worker.
-JUDGED_AT_ONCE = 64
-MEASURED_AT_ONCE = 16
-SUMMED_AT_ONCE = 2
+    Attributes:
+        last: the table that a task writes last: the task is done if its shard of it exists.
+        at_once: facts of one task, the most that a kill costs each worker; 0 for tasks without facts.
+        run: computes the tables of a task.
+    """
+
+    last: Table
+    at_once: int
+    run: Callable[[Worker, Task], Tables]
+
+
+# Keys of stored shards begin with these names.
+WORK = {
+    "judge": Work(
+        FACTS, 64, lambda w, task: filtered_table(w.model, *w.all_facts, w.facts, task.facts, w.options)
+    ),
+    "measure": Work(OUTCOMES, 16, lambda w, task: measure_facts(w.model, w.resolved(task), w.options)),
+    "reword": Work(VALUE_NEURONS, 16, lambda w, task: measure_neurons(w.model, w.resolved(task), w.options)),
+    "sum": Work(SUMS, 2, lambda w, task: sum_scores(w.model, w.resolved(task), w.options)),
+    "heads": Work(
+        OUTCOMES, 16, lambda w, task: ablate_heads(w.model, w.resolved(task), task.given, w.options)
+    ),
+    "read": Work(READINGS, 0, lambda w, task: project_neurons(w.model, task.given)),
+}
 
 
 def tried_facts(facts: Sequence[Fact], options: StudyOptions) -> set[int]:
@@ -156,7 +161,7 @@ def tried_facts(facts: Sequence[Fact], options: StudyOptions) -> set[int]:
     for fact in facts:
         relations.setdefault(fact.relation, []).append(fact.line)
     limit = len(facts) if options.limit is None else options.limit
-    return {line for lines in relations.values() for line in _evenly(lines, limit)}
+    return {line for lines in relations.values() for line in evenly(lines, limit)}
 
 
 def filter_tasks(facts: Sequence[Fact], options: StudyOptions) -> list[Task]:
@@ -164,7 +169,7 @@ def filter_tasks(facts: Sequence[Fact], options: StudyOptions) -> list[Task]:
     tried = tried_facts(facts, options)
     # Prompts of similar length run in one batch.
     similar = sorted(facts, key=lambda fact: (len(fact.prompt), fact.line))
-    return _split("judge", [fact.line for fact in similar if fact.line in tried], JUDGED_AT_ONCE)
+    return _split("judge", [fact.line for fact in similar if fact.line in tried])
 
 
 def measure_tasks(folder: Path, options: StudyOptions) -> list[Task]:
@@ -183,12 +188,12 @@ def measure_tasks(folder: Path, options: StudyOptions) -> list[Task]:
     summed = [
         fact
         for _, group in known.groupby("relation", sort=True)
-        for fact in _evenly(group[FACT].tolist(), options.summed)
+        for fact in evenly(group[FACT].tolist(), options.summed)
     ]
     return [
-        *_split("measure", _similar(known), MEASURED_AT_ONCE),
-        *_split("reword", _similar(to_paraphrase(facts, options)), MEASURED_AT_ONCE),
-        *_split("sum", summed, SUMMED_AT_ONCE),
+        *_split("measure", _similar(known)),
+        *_split("reword", _similar(to_paraphrase(facts, options))),
+        *_split("sum", summed),
     ]
 
 
@@ -196,69 +201,11 @@ def compare_tasks(folder: Path, options: StudyOptions) -> list[Task]:
     """Split the third phase: the measurements of relations."""
     known = to_measure(read_table(folder, FACTS.name)).sort_values(["n_tokens", FACT])
     return [
-        *_split("heads", known[FACT].tolist(), MEASURED_AT_ONCE, relation_heads(folder, options)),
+        *_split("heads", known[FACT].tolist(), relation_heads(folder, options)),
         *(
             Task("read", f"read-{number:06d}", (), rows)
-            for number, rows in enumerate(shared_neurons(folder, options))
+            for number, rows in enumerate(most_listed_neurons(folder, options))
         ),
-    ]
-
-
-def _relations(folder: Path) -> pd.DataFrame:
-    """Return number and relation of the known facts."""
-    return to_measure(read_table(folder, FACTS.name)).filter([FACT, "relation"])
-
-
-def relation_heads(folder: Path, options: StudyOptions) -> dict[str, list[tuple[int, int]]]:
-    """Return (layer, head) of the heads with the highest mean score of each relation, `head_share` of all."""
-    heads = read_table(folder, HEADS.name).merge(_relations(folder), on=FACT)
-    found = {}
-    for relation, group in heads.groupby("relation", sort=True):
-        means = group.groupby(["layer", "head"], as_index=False).agg({"score": "mean"})
-        best = means.sort_values(by="score", ascending=False, kind="stable")
-        best = best.head(ceil(options.head_share * len(means)))
-        found[str(relation)] = list(zip(best["layer"].tolist(), best["head"].tolist(), strict=True))
-    return found
-
-
-def shared_neurons(folder: Path, options: StudyOptions) -> Iterator[list[dict[str, Any]]]:
-    """Yield each relation's most frequently listed neurons, as rows of `READINGS` without tokens."""
-    known = _relations(folder)
-    values = read_table(folder, VALUE_NEURONS.name).merge(known, on=FACT)
-    queries = read_table(folder, QUERY_NEURONS.name)
-    lists = {
-        "attention_value": values.query("kind == 'attention'"),
-        "ffn_value": values.query("kind == 'ffn'"),
-    }
-    if not queries.empty:
-        lists["ffn_query"] = queries.merge(known, on=FACT)
-    for relation, n_facts in sorted(Counter(known["relation"].tolist()).items()):
-        rows = []
-        for name, table in lists.items():
-            rows += _most_shared(table.query("relation == @relation"), name, n_facts, options.read)
-        yield [{"relation": relation, **row} for row in rows]
-
-
-def _most_shared(table: pd.DataFrame, name: str, n_facts: int, most: int) -> list[dict[str, Any]]:
-    names = ["layer", "head", "dim"] if name == "attention_value" else ["layer", "neuron"]
-    measures = [column for column in ("score", "coefficient") if column in table]
-    # A neuron listed at several positions counts once a fact, its scores added up.
-    of_facts = table.groupby([FACT, *names], as_index=False).agg(dict.fromkeys(measures, "sum"))
-    found = of_facts.groupby(names, as_index=False).agg({**dict.fromkeys(measures, "mean"), FACT: "count"})
-    found = found.rename(columns={FACT: "n_facts"})
-    found = found.sort_values(by=["n_facts", "score"], ascending=False, kind="stable").head(most)
-    return [
-        {
-            "list": name,
-            "place": place,
-            "layer": int(row["layer"]),
-            **{column: int(row[column]) if column in names else None for column in ("neuron", "head", "dim")},
-            "n_facts": int(row["n_facts"]),
-            "share": row["n_facts"] / n_facts,
-            "mean_score": row["score"],
-            "mean_coefficient": row.get("coefficient"),
-        }
-        for place, row in enumerate(found.to_dict("records"), 1)
     ]
 
 
@@ -267,17 +214,12 @@ def _similar(facts: pd.DataFrame) -> list[int]:
     return facts.sort_values(["relation", "token_id", "n_tokens", FACT])[FACT].tolist()
 
 
-def _split(work: str, facts: Sequence[int], at_once: int, given: Any = None) -> list[Task]:
+def _split(work: str, facts: Sequence[int], given: Any = None) -> list[Task]:
+    at_once = WORK[work].at_once
     return [
         Task(work, f"{work}-{number:06d}", tuple(facts[start : start + at_once]), given)
         for number, start in enumerate(range(0, len(facts), at_once))
     ]
-
-
-def _evenly(values: Sequence[int], n: int) -> list[int]:
-    """Return at most n of the values, evenly spaced."""
-    share = min(n, len(values))
-    return [values[i * len(values) // share] for i in range(share)]
 
 
 def check_controls(options: StudyOptions, structure: ModelStructure) -> None:

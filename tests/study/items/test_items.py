@@ -12,11 +12,11 @@ import pytest
 from made_study import BEFORE, KEPT, made_study
 from mnemoscope.errors import OutputError
 from mnemoscope.results.resampling import RESAMPLES
-from mnemoscope.study import items
 from mnemoscope.study.bootstrap import order_relations
 from mnemoscope.study.columns import METHODS
-from mnemoscope.study.items import ITEMS, layers, sharing, zeroing
-from mnemoscope.study.items.exports import editing, published
+from mnemoscope.study.items import ITEMS, facts, layers, sharing, zeroing
+from mnemoscope.study.items.editing import editing
+from mnemoscope.study.items.published import published
 from mnemoscope.study.results import Study
 
 
@@ -106,7 +106,7 @@ def test_value_sums(study: Study) -> None:
 
 
 def test_heads(study: Study) -> None:
-    table = items.heads(study)
+    table = layers.heads(study)
     best = row_of(table, relation="capital", layer=1, head=0)
     assert (best["score"], best["place"], best["zeroed"]) == (1, 1, True)
     assert rows_of(table, zeroed=True)[["relation", "layer", "head"]].to_numpy().tolist() == [
@@ -214,16 +214,16 @@ def test_paraphrases(study: Study) -> None:
 
 
 def test_readings(study: Study) -> None:
-    table = items.readings(study)
+    table = sharing.readings(study)
     assert table["relation"].to_list() == ["capital", "color"]
     assert list(table["promotes"].iloc[0]) == [" Tokyo", "\n", "<b>"]
 
 
 def test_facts_kept_and_dropped(study: Study) -> None:
-    kept = items.facts_kept(study).set_index("relation")
+    kept = facts.facts_kept(study).set_index("relation")
     assert kept.loc["all", ["n_tried", "n_kept", "n_facts"]].to_list() == [6, 5, 5]
     assert kept.loc["capital", ["n_subjects", "n_prompts"]].to_list() == [2, 3]
-    dropped = items.facts_dropped(study)
+    dropped = facts.facts_dropped(study)
     assert dropped["reason"].to_list() == ["… is number … of the model's next tokens, not among the first …"]
     assert dropped["n_dropped"].to_list() == [1]
 

@@ -65,7 +65,7 @@ class Executor(ABC):
 
 
 class SequentialExecutor(Executor):
-    """Runs all tasks in this process, one after the other."""
+    """Executor that runs all tasks in this process, one after the other."""
 
     def __init__(self, config: WorkerConfig, model: Model | None = None) -> None:
         """Open the model unless one is passed."""
@@ -119,7 +119,7 @@ class ProcessExecutor(Executor):
     def _tried(
         self, method: Callable[..., Any], calls: dict[int, tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
-        """Do as `_each` until a worker dies.
+        """Make the calls as `_each` does, until a worker dies.
 
         Raises:
             BrokenProcessPool: a worker died.

@@ -1,4 +1,4 @@
-"""Checked access to the fields of items, the facts made of them, and the base class of the formats."""
+"""Checked access to the fields of items, the facts made of them, and the description of a format."""
 
 from __future__ import annotations
 

@@ -74,10 +74,6 @@ def _wording(prompt: str, subject: str) -> str:
     return prompt.replace(subject, "{}") if subject in prompt else ""
 
 
-def _is_counterfact(row: dict[str, Any]) -> bool:
-    return "requested_rewrite" in row or {"prompt", "target_true"} <= row.keys()
-
-
 FACTS = Format(
     "facts",
     '{"prompt": "The capital of France is", "target": "Paris", "relation": "capital"}',
@@ -97,7 +93,7 @@ COUNTERFACT = Format(
     '{"requested_rewrite": {"prompt": "{} is in", "subject": "Lyon", "target_true": {"str": "France"}, '
     '"relation_id": "P17"}}',
     frozenset({"requested_rewrite", "paraphrase_prompts", "prompt", "subject", "target_true", "relation_id"}),
-    _is_counterfact,
+    lambda row: "requested_rewrite" in row or {"prompt", "target_true"} <= row.keys(),
     _counterfact,
 )
 
@@ -182,16 +178,12 @@ def _template(item: SourceItem, file: str) -> str | SourceItem:
     return found["before"].replace("[X]", "{}")
 
 
-def _is_relation(row: dict[str, Any]) -> bool:
-    return {"prompt_templates", "subject"} <= row.keys()
-
-
 LRE = Format(
     "lre",
     '{"name": "capital", "prompt_templates": ["The capital of {} is"], '
     '"samples": [{"subject": "Peru", "object": "Lima"}]}',
     frozenset({"name", "prompt_templates", "subject", "object"}),
-    _is_relation,
+    lambda row: {"prompt_templates", "subject"} <= row.keys(),
     _relation,
 )
 PARAREL = Format(
@@ -285,15 +277,11 @@ def _is_trivia(row: dict[str, Any]) -> bool:
     return {"Question", "Answer"} <= row.keys() or ("question" in row and isinstance(row.get("answer"), dict))
 
 
-def _is_line(row: dict[str, Any]) -> bool:
-    return {"question", "answer"} <= row.keys() and not isinstance(row["answer"], dict)
-
-
 QUESTIONS = Format(
     "questions",
     '{"question": "Of which country is Lusaka the capital?", "answer": "Zambia", "type": "country"}',
     frozenset({"question", "answer", "aliases", *fields.RELATION_KEYS}),
-    _is_line,
+    lambda row: {"question", "answer"} <= row.keys() and not isinstance(row["answer"], dict),
     _of_line,
 )
 TRIVIAQA = Format(

@@ -2,82 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
 
 from mnemoscope.errors import OutputError
-from mnemoscope.study.bootstrap import ALL, means_by_relation, order_relations
-from mnemoscope.study.columns import FACT, FACTS, HEADS, READINGS
-from mnemoscope.study.items import layers, sharing, zeroing
+from mnemoscope.study.items import facts, layers, sharing, zeroing
 from mnemoscope.study.results import Study
-from mnemoscope.study.tasks import relation_heads
-
-
-def heads(study: Study) -> pd.DataFrame:
-    """Average the log-probability increase of every head (item 5).
-
-    Columns: `relation, layer, head, n_facts, score` (nats) with `_low` and `_high`, `place`, and whether it
-    is among those `zeroed` for the relation.
-    """
-    table = study.table(HEADS.name)
-    table = table.loc[table[FACT].isin(study.known[FACT])]
-    found = means_by_relation(study, table, ["layer", "head"], "score")
-    found["place"] = found.groupby("relation")["score"].rank(method="first", ascending=False).astype("Int32")
-    chosen = relation_heads(study.folder, study.options)
-    zeroed = {(relation, *head) for relation, listed in chosen.items() for head in listed}
-    keys = found[["relation", "layer", "head"]].itertuples(index=False, name=None)
-    return found.assign(zeroed=pd.Series([key in zeroed for key in keys], dtype=bool))
-
-
-# Quoted texts and numbers, which differ between the reasons of one kind.
-_OWN = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+")
-
-
-def facts_kept(study: Study) -> pd.DataFrame:
-    """Count the facts that were tried, kept and measured (item 0).
-
-    Columns: `relation, n_tried, n_kept, n_facts` (measured so far), `n_subjects, n_prompts` (different ones
-    among these), `probability_percent` (mean, of the target).
-    """
-    facts = study.table(FACTS.name)
-    rows = []
-    for relation in [ALL, *order_relations(facts["relation"])]:
-        tried = facts if relation == ALL else facts.loc[facts["relation"] == relation]
-        measured = tried.loc[tried[FACT].isin(study.known[FACT])]
-        rows.append(
-            {
-                "relation": relation,
-                "n_tried": len(tried),
-                "n_kept": int(tried["kept"].sum()),
-                "n_facts": len(measured),
-                "n_subjects": measured["subject"].nunique(),
-                "n_prompts": measured["prompt"].nunique(),
-                "probability_percent": 100 * measured["probability"].mean(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def facts_dropped(study: Study) -> pd.DataFrame:
-    """Count dropped facts by `reason`, without quoted texts and numbers: `n_dropped` and an `example`."""
-    facts = study.table(FACTS.name)
-    dropped = facts.loc[~facts["kept"].astype(bool)].sort_values(FACT)
-    kinds = dropped["reason"].map(lambda reason: _OWN.sub("…", reason).split(";")[0])
-    grouped = dropped.groupby(kinds, sort=False)["reason"]
-    found = pd.DataFrame({"n_dropped": grouped.size(), "example": grouped.first()}).rename_axis("reason")
-    return found.reset_index().sort_values("n_dropped", ascending=False, kind="stable", ignore_index=True)
-
-
-def readings(study: Study) -> pd.DataFrame:
-    """Sort the stored table `readings` by relation, list and place (item 11)."""
-    table = study.table(READINGS.name)
-    table["relation"] = pd.Categorical(table["relation"], order_relations(table["relation"]))
-    table["list"] = pd.Categorical(table["list"], ("ffn_value", "attention_value", "ffn_query"))
-    table = table.sort_values(["relation", "list", "place"], ignore_index=True)
-    return table.astype({"relation": str, "list": str})
 
 
 @dataclass(frozen=True)
@@ -126,8 +58,8 @@ ITEMS = (
         "measure the model's knowledge: the filter only tests whether the target is among the "
         "likeliest next tokens of one wording, and the sources are no random sample of facts.",
         (
-            ItemTable("facts_kept", "Facts by relation", facts_kept),
-            ItemTable("facts_dropped", "Why facts were dropped", facts_dropped),
+            ItemTable("facts_kept", "Facts by relation", facts.facts_kept),
+            ItemTable("facts_dropped", "Why facts were dropped", facts.facts_dropped),
         ),
     ),
     StudyItem(
@@ -179,7 +111,7 @@ ITEMS = (
         "prove that a head stores the facts of one relation: relations share heads (a column counts"
         " them), and relations with similar answers are damaged by each other's heads.",
         (
-            ItemTable("heads", "Score of each head", heads),
+            ItemTable("heads", "Score of each head", layers.heads),
             ItemTable(
                 "heads_zeroed", "Heads of one relation zeroed on the facts of another", zeroing.heads_zeroed
             ),
@@ -244,7 +176,7 @@ ITEMS = (
         "directions promote and demote, the sign of the mean coefficient included.",
         "establish a neuron's meaning: a direction far from all tokens also has nearest tokens, and"
         " often odd ones.",
-        (ItemTable("readings", "The neurons that most facts share, and their tokens", readings),),
+        (ItemTable("readings", "The neurons that most facts share, and their tokens", sharing.readings),),
     ),
     StudyItem(
         12,

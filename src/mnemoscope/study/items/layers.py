@@ -1,4 +1,4 @@
-"""Items 2, 3, 4, 7 and 9: scores and neurons by layer."""
+"""Items 2 to 5, 7 and 9: scores of layers and heads, and neurons by layer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pandas as pd
 from mnemoscope.study.bootstrap import fact_groups, means_by_relation
 from mnemoscope.study.columns import (
     FACT,
+    HEADS,
     LAYERS,
     METHOD_NEURONS,
     METHODS,
@@ -17,6 +18,7 @@ from mnemoscope.study.columns import (
     VALUE_NEURONS,
 )
 from mnemoscope.study.items.zeroing import title_of
+from mnemoscope.study.relation_parts import relation_heads
 from mnemoscope.study.results import Study
 
 N_MARKED = 10  # layers of each relation
@@ -93,6 +95,20 @@ def value_sums(study: Study) -> pd.DataFrame:
     found = found.merge(number[["relation", *keys, "n_neurons"]], on=["relation", *keys])
     order = ["relation", *keys, "n_facts", "n_neurons", "lower", "upper", "lower_low", "upper_high"]
     return found.loc[:, order]
+
+
+def heads(study: Study) -> pd.DataFrame:
+    """Average the log-probability increase of every head (item 5).
+
+    Columns: `relation, layer, head, n_facts, score` (nats) with `_low` and `_high`, `place`, and whether it
+    is among those `zeroed` for the relation.
+    """
+    found = means_by_relation(study, _of_known(study, HEADS.name), ["layer", "head"], "score")
+    found["place"] = found.groupby("relation")["score"].rank(method="first", ascending=False).astype("Int32")
+    chosen = relation_heads(study.folder, study.options)
+    zeroed = {(relation, *head) for relation, listed in chosen.items() for head in listed}
+    keys = found[["relation", "layer", "head"]].itertuples(index=False, name=None)
+    return found.assign(zeroed=pd.Series([key in zeroed for key in keys], dtype=bool))
 
 
 def query_layers(study: Study) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Item 10 and items 12 to 14: neurons that facts, paraphrases and relations share."""
+"""Items 10 to 14: neurons that facts, paraphrases and relations share."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from mnemoscope.results.resampling import interval, resample_counts
-from mnemoscope.study.bootstrap import LEAST_FACTS, mean_and_interval, relations_of
-from mnemoscope.study.columns import FACT, QUERY_NEURONS, VALUE_NEURONS
+from mnemoscope.study.bootstrap import LEAST_FACTS, mean_and_interval, order_relations, relations_of
+from mnemoscope.study.columns import FACT, QUERY_NEURONS, READINGS, VALUE_NEURONS
+from mnemoscope.study.facts import evenly
 from mnemoscope.study.filter import PARAPHRASE_KEY
 from mnemoscope.study.results import Study
 
@@ -98,7 +99,7 @@ def listed_neurons(study: Study, which: str, facts: pd.DataFrame) -> pd.DataFram
 
 
 def neuron_sets(study: Study, which: str, facts: pd.DataFrame) -> NeuronSets:
-    """Return the sets of facts; arguments as for `listed_neurons`."""
+    """Return the set of neurons that each fact lists; arguments as for `listed_neurons`."""
     found = listed_neurons(study, which, facts)
     neurons = found.loc[:, NEURON].drop_duplicates().sort_values(NEURON, ignore_index=True)
     column = found.merge(neurons.reset_index(names="column"), on=NEURON, how="left")["column"].to_numpy()
@@ -109,12 +110,9 @@ def neuron_sets(study: Study, which: str, facts: pd.DataFrame) -> NeuronSets:
 
 def few_of_each(study: Study, found: NeuronSets) -> NeuronSets:
     """Select at most `MOST_FACTS` facts of each relation, evenly spaced, relation by relation."""
-    chosen = []
-    for relation in relations_of(study):
-        rows = np.flatnonzero(found.facts["relation"] == relation)
-        few = min(len(rows), MOST_FACTS)
-        chosen.append(rows[np.arange(few) * len(rows) // few])
-    return found.of(np.concatenate(chosen))
+    relations = found.facts["relation"]
+    rows = (np.flatnonzero(relations == name).tolist() for name in relations_of(study))
+    return found.of(np.concatenate([evenly(of_relation, MOST_FACTS) for of_relation in rows]))
 
 
 PAIRS = (
@@ -140,11 +138,13 @@ def shared(study: Study) -> pd.DataFrame:
             if not own.listed.any():
                 continue
             n_listed = own.listed.sum() / len(own.facts)
-            row = {"relation": relation, "list": which, "n_facts": len(own.facts), "n_listed": n_listed}
             low, high = _shares(own)
             rows.append(
                 {
-                    **row,
+                    "relation": relation,
+                    "list": which,
+                    "n_facts": len(own.facts),
+                    "n_listed": n_listed,
                     "n_shared": int(own.shared.sum()),
                     "share_percent": 100 * own.shared.sum() / n_listed,
                     "share_percent_low": low,
@@ -156,6 +156,15 @@ def shared(study: Study) -> pd.DataFrame:
     return pd.DataFrame(
         rows, columns=[*columns, "share_percent_low", "share_percent_high", "by_chance_percent"]
     )
+
+
+def readings(study: Study) -> pd.DataFrame:
+    """Sort the stored table `readings` by relation, list and place (item 11)."""
+    table = study.table(READINGS.name)
+    table["relation"] = pd.Categorical(table["relation"], order_relations(table["relation"]))
+    table["list"] = pd.Categorical(table["list"], ("ffn_value", "attention_value", "ffn_query"))
+    table = table.sort_values(["relation", "list", "place"], ignore_index=True)
+    return table.astype({"relation": str, "list": str})
 
 
 def shared_neurons(study: Study) -> pd.DataFrame:
@@ -267,8 +276,7 @@ def _few_worded(facts: pd.DataFrame) -> pd.DataFrame:
         return facts
     told = facts.loc[facts["subject"] != ""]
     several = [rows for _, rows in told.groupby(PARAPHRASE_KEY) if len(rows) > 1]
-    few = min(len(several), MOST_FACTS // 2)
-    return pd.concat([facts.head(0), *(several[place * len(several) // few] for place in range(few))])
+    return pd.concat([facts.head(0), *evenly(several, MOST_FACTS // 2)])
 
 
 def _partners(facts: pd.DataFrame) -> dict[str, np.ndarray]:

@@ -9,9 +9,9 @@ import pandas as pd
 
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.study.bootstrap import fact_groups, mean_and_interval, relations_of, relative_drop
-from mnemoscope.study.columns import FACT, METHODS, NONE, OUTCOMES, RANDOM, SAME_LAYERS
+from mnemoscope.study.columns import CONTROL_TITLES, FACT, METHODS, NONE, OUTCOMES, RANDOM
+from mnemoscope.study.relation_parts import relation_heads
 from mnemoscope.study.results import Study
-from mnemoscope.study.tasks import relation_heads
 
 _METRICS = ("reciprocal_rank", "probability", "log_probability")
 _LEVELS = tuple(f"{name}{end}" for name in ("mrr", "probability_percent") for end in ("_before", ""))
@@ -22,7 +22,7 @@ WITHIN, ACROSS = "of the fact's relation", "of other relations"
 
 def title_of(method: str) -> str:
     """Return the title of a method or control."""
-    return find_method(method).title if method in METHODS else "none (original)" * (method == NONE) or method
+    return CONTROL_TITLES.get(method) or find_method(method).title
 
 
 def methods(study: Study) -> pd.DataFrame:
@@ -34,7 +34,7 @@ def methods(study: Study) -> pd.DataFrame:
     outcomes = _outcomes(study, "methods")
     rows = []
     for relation, facts in fact_groups(study):
-        for name in (NONE, RANDOM, SAME_LAYERS, *METHODS):
+        for name in (*CONTROL_TITLES, *METHODS):
             of_method = outcomes[name].reindex(facts)
             row = {"relation": relation, "method": name, "title": title_of(name), "n_facts": len(facts)}
             rows.append({**row, "n_neurons": of_method["n_parts"].mean(), **_levels(of_method)})
