@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 from pyarrow import parquet
+from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
@@ -20,7 +21,7 @@ import mnemoscope as ms
 from mnemoscope.model import examples as scanning
 from mnemoscope.model.corpus import cut_windows, open_corpus
 from mnemoscope.results.examples import GROUPS, SIGNS
-from support import built, open_tiny, word_tokenizer, words
+from support import built, open_tiny, save_tiny, word_tokenizer, words
 
 WINDOW = 6
 TOP = 4
@@ -273,6 +274,29 @@ def test_what_is_kept_is_of_the_same_question(cache: Path, change: str) -> None:
     assert {"weights", "revision", "corpus_digest", "window", "version"} <= manifest.keys()
     again = model.neuron_examples(**asked)
     assert again.windows.equals(changed.windows)
+
+
+def test_another_way_to_cut_texts_is_another_question(cache: Path, tmp_path: Path) -> None:
+    folder = save_tiny(built("llama"), tmp_path / "model")
+    found = ms.load(folder).neuron_examples("0.1", TEXTS, top=1)
+    path = Path(folder) / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(str(path))
+    model = ms.load(folder)
+    assert model.prompt("w5").tokens == ("<s>", "w5")
+    again = model.neuron_examples("0.1", TEXTS, top=1)
+    assert [row[0] for row in again.windows["tokens"]] == ["<s>"] * len(again.windows)
+    assert not again.windows["tokens"].equals(found.windows["tokens"])
+
+
+def test_a_text_has_its_number_in_the_callers_list(llama: ms.Model) -> None:
+    texts = ["", "w5 w6 w7", "  ", "w8 w9"]
+    found = llama.neuron_examples("0.1", texts, top=4)
+    assert found.corpus.n_documents == 4
+    assert set(found.windows["document"]) == {1, 3}
+    for row in found.windows.to_dict("records"):
+        assert " ".join(row["tokens"]) in texts[row["document"]]
 
 
 def test_a_damaged_file_of_the_cache_is_made_anew(llama: ms.Model, cache: Path) -> None:

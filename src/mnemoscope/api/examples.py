@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope._io import write_atomically
 from mnemoscope.api.requests import provenance
@@ -38,7 +38,7 @@ from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Part, listed, n
 Neurons = str | Part | Iterable[str | Part] | pd.DataFrame
 
 # Changes when a scan gives other numbers or is stored otherwise.
-_VERSION = 1
+_VERSION = 2
 _FILE = "examples.safetensors"
 
 
@@ -198,7 +198,6 @@ def _origin(
     buffers = b"".join(
         buffer.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for buffer in model.buffers()
     )
-    vocabulary = json.dumps(sorted(language_model.tokenizer.get_vocab().items())).encode()
     return {
         "version": _VERSION,
         "model": language_model.name,
@@ -207,12 +206,21 @@ def _origin(
         "dtype": str(model.dtype),
         "device": str(model.device),
         "weights": hashlib.sha256(config + weights + buffers).hexdigest(),
-        "vocabulary": hashlib.sha256(vocabulary).hexdigest(),
+        "tokenizer": hashlib.sha256(_tokenizer_text(language_model.tokenizer).encode()).hexdigest(),
         "corpus": corpus.name,
         "corpus_digest": corpus.digest,
         "neurons": [place(neuron) for neuron in neurons],
         **vars(options),
     }
+
+
+def _tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a text of all that decides how a tokenizer cuts texts, special tokens in front included."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return backend.to_str()
+    described = [type(tokenizer).__qualname__, tokenizer.init_kwargs, tokenizer.special_tokens_map]
+    return json.dumps([*described, tokenizer.get_vocab()], default=str, sort_keys=True)
 
 
 def _is_identified(model: PreTrainedModel) -> bool:

@@ -30,9 +30,9 @@ class Corpus:
 
     Attributes:
         name: path, name of a data set, `"builtin"` or `"texts"`.
-        read: returns an iterator of the texts, none of them blank.
+        read: returns an iterator of the texts; a blank one, which no window is cut of, keeps its number.
         digest: SHA-256 of the texts.
-        n_documents: number of texts.
+        n_documents: number of texts, blank ones included.
     """
 
     name: str
@@ -54,12 +54,13 @@ def open_corpus(source: Source) -> Corpus:
         OptionError: the source is none of these.
     """
     name, read = _reader(source)
-    digest, n_documents = hashlib.sha256(), 0
+    digest, n_documents, n_characters = hashlib.sha256(), 0, 0
     for text in read():
         content = text.encode()
         digest.update(len(content).to_bytes(8, "little") + content)
         n_documents += 1
-    if not n_documents:
+        n_characters += len(text.strip())
+    if not n_characters:
         raise FactsError(f"the corpus {name} has no text; give one with at least one line")
     return Corpus(name, read, digest.hexdigest(), n_documents)
 
@@ -130,8 +131,7 @@ def _texts(name: str, items: Iterable[SourceItem]) -> Iterator[str]:
             raise FactsError(
                 f"cannot read {name}: {item.place} holds half of a surrogate pair; give valid Unicode text"
             ) from error
-        if text.strip():
-            yield text
+        yield text
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,8 @@ def cut_windows(language_model: LanguageModel, corpus: Corpus, length: int) -> I
     front = front_tokens(language_model)
     room = length - len(front)
     for document, text in enumerate(corpus.read()):
+        if not text.strip():
+            continue
         ids = tuple(encode_text(language_model.tokenizer, text, add_special_tokens=False))
         if front and ids[: len(front)] == front:
             ids = ids[len(front) :]
