@@ -46,7 +46,7 @@ $(STAMP): $(RUNTIME)
 	@touch $@
 
 .PHONY: demo
-demo: $(RUNTIME) ## Show what remembers that the capital of Japan is Tokyo, in the demo model
+demo: $(RUNTIME) ## Show what carries the fact that the capital of Japan is Tokyo, in the demo model
 	@$(BIN)/mnemoscope attribute "The capital of Japan is the city of" --target " Tokyo" --top 10
 
 .PHONY: test

@@ -1,4 +1,4 @@
-"""Mnemoscope shows which neurons of a language model remember a fact.
+"""Mnemoscope shows which neurons of a language model carry a fact.
 
 >>> import mnemoscope as ms
 >>> model = ms.load("demo")  # doctest: +SKIP

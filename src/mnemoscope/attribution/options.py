@@ -46,11 +46,17 @@ class AttributionOptions:
     )
     neurons: Neurons = field(
         default="top",
-        metadata=_shown("Find the top neurons; also score all of them; or also bound all.", "--neurons"),
+        metadata=_shown(
+            "top: certified lists; all: also every exact score; bounds: also an interval for every neuron.",
+            "--neurons",
+        ),
     )
     by: Order = field(
         default="direct",
-        metadata=_shown("Order of the lists: direct score, total effect (also called atp), or RelP.", "--by"),
+        metadata=_shown(
+            "Order of the lists: direct score; total effect, also called atp; or relp, a gradient method.",
+            "--by",
+        ),
     )
     effects: bool = field(default=True, metadata=_shown("Also give total effects.", "--effects/--no-effects"))
     suppressing: bool = field(

@@ -37,7 +37,7 @@ from mnemoscope.errors import MnemoscopeError
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
-    help="Show which neurons of a language model remember a fact.",
+    help="Show which neurons of a language model carry a fact.",
     epilog=example("mnemoscope attribute 'The capital of Japan is the city of' --target ' Tokyo'"),
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -49,6 +49,10 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
         Path | None,
         typer.Option(help="Write to a .json, .parquet, .csv or .html file instead.", rich_help_panel=OUTPUT),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Also write a report, one HTML page.", rich_help_panel=OUTPUT),
+    ] = None,
     charts: Annotated[
         Path | None,
         typer.Option(
@@ -77,7 +81,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
 ) -> None:
     """Show which parts of a model raise or lower a next token.
 
-    One --target, and one --against, may be several tokens.
+    A single --target or --against may be several tokens; several of them are a set of one-token answers.
     """
     refuse_several(json=json, out=out is not None)
     refuse_several(json=json, full=full)
@@ -85,12 +89,13 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
         raise OptionError(f"--by {options.by} needs the total effects; leave --no-effects out")
     refuse_several(dry_run=dry_run, out=out is not None)
     refuse_several(dry_run=dry_run, charts=charts is not None)
+    refuse_several(dry_run=dry_run, report=report is not None)
     if chart_form is not None and charts is None:
         raise OptionError("--chart-form needs charts; name their folder with --charts")
     if dry_run:
         _estimate(prompt, model, json)
         return
-    _check_outputs(out, charts)
+    _check_outputs(out, report, charts)
     with stdout_kept_clean():
         from mnemoscope.api.requests import has_several_tokens
 
@@ -109,6 +114,8 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
             tell_warning(result.targets.warning)
             if charts is not None:
                 tell(f"saved charts in {result.save_charts(charts, chart_form or 'svg')}")
+        if report is not None:
+            tell(f"saved {result.save(report)}")
         # A report takes seconds, so the line of progress stays until it is written.
         saved = None if out is None else result.save(out)
     if json:
@@ -136,11 +143,12 @@ def _estimate(prompt: PromptOptions, model: ModelOptions, json: bool) -> None:
     write_result(json, partial(estimate_json, found), partial(render_estimate, found))
 
 
-def _check_outputs(out: Path | None, charts: Path | None) -> None:
-    if out is not None:
-        from mnemoscope._io import ATTRIBUTION_ENDINGS, check_destination
+def _check_outputs(out: Path | None, report: Path | None, charts: Path | None) -> None:
+    from mnemoscope._io import ATTRIBUTION_ENDINGS, check_destination
 
-        check_destination(out, ATTRIBUTION_ENDINGS)
+    for path, endings in ((out, ATTRIBUTION_ENDINGS), (report, (".html",))):
+        if path is not None:
+            check_destination(path, endings)
     if charts is not None:
         from mnemoscope._io import check_folder
 

@@ -80,7 +80,9 @@ def methods(  # noqa: PLR0913 - each is an option of the command
     ] = None,
     specificity: Annotated[
         float | None,
-        typer.Option(help="Nats of effect that 'verified' gives up for a nat per token on plain text."),
+        typer.Option(
+            help="Nats of effect that 'verified' gives up for one nat per token less on plain text."
+        ),
     ] = None,
     out: Annotated[
         Path | None,

@@ -190,8 +190,8 @@ Json = Annotated[
 ControlsFrom = Annotated[
     Literal["same layers", "any layer"],
     typer.Option(
-        help="Layers that random controls are drawn from: any layer fills up what a layer has too few others "
-        "of, which is refused otherwise."
+        help="Layers that random controls are drawn from. Where a layer has too few other parts, 'any layer' "
+        "takes the rest elsewhere and 'same layers' refuses."
     ),
 ]
 

@@ -73,7 +73,7 @@ FILES: dict[str, Any] = {
         }
     },
 }
-DESCRIPTION = f"""Which neurons of a language model remember a fact, over HTTP.
+DESCRIPTION = f"""Which neurons of a language model carry a fact, over HTTP.
 
 Answers are the objects that the command line prints with `--json`. One call is computed at a time; the others
 wait, and clients take turns. With `Accept: {EVENTS}` an answer is a line of JSON for every event: `queued`,

@@ -33,9 +33,9 @@ _WITH_BARS = 60
 _LONGEST_TOKEN = 16
 _WORDS = (
     "tokens: the top ones of vectors read through the frozen final norm and the unembedding; no effects\n"
-    "brings: what it adds to the stream at the last position from there; norm: the length of that\n"
-    "meets: the stream before its layer\n"
-    "looks for: what would raise its attention score of the position the fastest"
+    "brings (value): what the head adds to the stream at the last position from there; norm: its length\n"
+    "meets (input): the stream before the head's layer, there\n"
+    "looks for (key): the change of that stream which would raise the head's attention to it fastest"
 )
 
 
@@ -112,7 +112,7 @@ def _tables(reading: HeadTokens, shown: pd.DataFrame, width: int) -> list[Render
         return [table_of(title, rows, [*position, *attention, *meets, *brings])]
     return [
         table_of(title, rows, [*position, *attention, *brings]),
-        table_of(title_text("What it meets and looks for", "there"), rows, [*position, *meets]),
+        table_of(title_text("What it meets and looks for", "at each position"), rows, [*position, *meets]),
     ]
 
 
