@@ -33,6 +33,7 @@ TOLD_AT_ONCE = [
     ([*TOKYO, "--json", "--out", "a.json"], "--json and --out"),
     ([*TOKYO, "--target-id", "3"], "--target and --target-id"),
     ([*TOKYO, "--out", "a.txt"], "ends in .json, .parquet, .csv or .html"),
+    ([*TOKYO, "--report", "a.json"], "ends in .html"),
     ([*TOKYO, "--out", "no-such-folder/a.json"], "create the folder no-such-folder"),
     ([*TOKYO, "--by", "total", "--no-effects"], "leave --no-effects out"),
     (["neuron", "24"], "write layer.neuron"),
@@ -231,6 +232,14 @@ def test_target_by_id_by_text_and_by_default_are_the_same(llama_folder: str) -> 
         ["--target", f" {likeliest['target']['text']}"],
     ):
         assert json.loads(printed(*command, *target)) == likeliest
+
+
+def test_a_report_comes_beside_the_tables(llama_folder: str, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    done = run(*PLAIN, "--model", llama_folder, "--report", str(page))
+    assert (done.returncode, done.stderr) == (0, f"saved {page}\n")
+    assert done.stdout == printed(*PLAIN, "--model", llama_folder)
+    assert page.read_text("utf-8").startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize("ending", [".json", ".parquet"])
