@@ -296,7 +296,7 @@ def test_keeps_the_bytes_of_parts_of_a_character(
 def test_a_report_of_a_loaded_result_is_that_of_the_live_one(demo: ms.Model, tmp_path: Path) -> None:
     """Prompt, target and promoted tokens are bytes here."""
     result = demo.attribute("日本の首都は東", top=30, query=False)
-    live = dataclasses.replace(result, _query=None, _graph=None)
+    live = dataclasses.replace(result, _model=None)
     for ending in READABLE:
         loaded = Attribution.load(result.save(tmp_path / f"tokyo{ending}"))
         assert render_html(loaded) == render_html(live)

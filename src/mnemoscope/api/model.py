@@ -17,7 +17,7 @@ from mnemoscope.api import circuits, interventions, queries
 from mnemoscope.api.examples import ExampleOptions, Neurons as ChosenNeurons, neuron_examples
 from mnemoscope.api.interventions import AblationKeywords, AblationRequest, ablate_each as _ablate_each
 from mnemoscope.api.requests import target_spec
-from mnemoscope.api.run import QueryCalls, Run, attribute_prompts, attribute_tokens, compare_prompts
+from mnemoscope.api.run import Run, attribute_prompts, attribute_tokens, compare_prompts
 from mnemoscope.attribution.methods.base import Kind, Method, MethodInput, Report
 from mnemoscope.attribution.methods.registry import Ranking
 from mnemoscope.attribution.options import (
@@ -193,10 +193,6 @@ class Model:
         """Number of tokens that the model can predict."""
         return self.language_model.structure.n_vocabulary
 
-    @property
-    def _query_calls(self) -> QueryCalls:
-        return QueryCalls(self.query, self.query_graph)
-
     @isolated_call
     def prompt(self, prompt: PromptInput, *, add_special_tokens: bool = True) -> Prompt:
         """Encode a prompt; every method takes the result as a prompt.
@@ -252,7 +248,7 @@ class Model:
         >>> [capital.attribute(city).heads for city in (" Tokyo", " Kyoto")]  # doctest: +SKIP
         """
         encoded = encode_prompt(self.language_model, prompt)
-        return Run(self.language_model, encoded, norm_bias, memory_budget, self._query_calls)
+        return Run(self, encoded, norm_bias, memory_budget)
 
     @isolated_call
     def predict(self, prompt: PromptInput, top: int = 10) -> Prediction:
@@ -363,14 +359,7 @@ class Model:
 
         >>> model.attribute_many(["The sky is", "Water is"], [" blue", None])  # doctest: +SKIP
         """
-        return attribute_prompts(
-            self.language_model,
-            prompts,
-            targets,
-            AttributionOptions(**options),
-            memory_budget,
-            self._query_calls,
-        )
+        return attribute_prompts(self, prompts, targets, AttributionOptions(**options), memory_budget)
 
     @isolated_call
     def attribute_continuation(
@@ -410,14 +399,7 @@ class Model:
         >>> city.tokens, city.ffn_neurons  # doctest: +SKIP
         """
         return attribute_tokens(
-            self.language_model,
-            prompt,
-            target,
-            against,
-            AttributionOptions(**options),
-            memory_budget,
-            self._query_calls,
-            progress,
+            self, prompt, target, against, AttributionOptions(**options), memory_budget, progress
         )
 
     @isolated_call
@@ -459,7 +441,7 @@ class Model:
             target_spec(self.language_model, prompt_a, target_a, against_a),
             target_spec(self.language_model, prompt_b, target_b, against_b),
         )
-        return compare_prompts(self.language_model, specs, top, memory_budget, self._query_calls)
+        return compare_prompts(self, specs, top, memory_budget)
 
     @isolated_call
     def method_input(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 import pandas as pd
 from typing_extensions import Unpack
@@ -44,21 +44,15 @@ from mnemoscope.results.columns import TOP_LISTS
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.prediction import Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
-from mnemoscope.results.query import QueryGraph, QueryNeurons
 from mnemoscope.results.targets import Provenance, Target
 from mnemoscope.results.texts import CutToken
+
+if TYPE_CHECKING:
+    from mnemoscope.api.model import Model
 
 # Number of value neurons whose query neurons are found, as in the paper.
 VALUES = 30
 _CHANGED = "the model is changed otherwise than when this run was begun; begin another run of the prompt"
-
-
-@dataclass(frozen=True)
-class QueryCalls:
-    """`Model.query` and `Model.query_graph`, which results call later."""
-
-    query: Callable[..., QueryNeurons]
-    graph: Callable[..., QueryGraph]
 
 
 class Run:
@@ -70,18 +64,10 @@ class Run:
     attention and FFN write with; begin another run after any other.
     """
 
-    def __init__(
-        self,
-        language_model: LanguageModel,
-        prompt: Prompt,
-        norm_bias: bool,
-        memory_budget: int,
-        calls: QueryCalls,
-    ) -> None:
+    def __init__(self, model: Model, prompt: Prompt, norm_bias: bool, memory_budget: int) -> None:
         """See `Model.run`."""
-        self.language_model = language_model
+        self.model, self.language_model = model, model.language_model
         self._prompt, self._norm_bias, self._memory_budget = prompt, norm_bias, memory_budget
-        self._calls = calls
         self._begun = self._state()
         self._prediction: TargetPrediction | None = None
 
@@ -132,7 +118,7 @@ class Run:
             raise OptionError(_CHANGED)
         prediction = self._predicted(target, against, chosen.query, _takes_graph(chosen))
         report = ProgressBars() if progress else None
-        return attribute_prediction(self._prompt, prediction, chosen, self._calls, report)
+        return attribute_prediction(self.model, self._prompt, prediction, chosen, report)
 
     def _state(self) -> tuple[object, object]:
         return tuple(interventions_on(self.language_model.model)), self.language_model.version
@@ -158,22 +144,22 @@ class Run:
 
 
 def attribute_prediction(
+    model: Model,
     prompt: Prompt,
     prediction: TargetPrediction,
     options: AttributionOptions,
-    calls: QueryCalls,
     report: Report | None = None,
 ) -> Attribution:
     """Attribute one prediction, query neurons included.
 
     Args:
+        model: the model, which the result keeps for `Attribution.query` and reports.
         prompt: prompt of the prediction.
         prediction: prepared by `predictions`.
         options: checked options.
-        calls: the queries of the model, for `Attribution.query` and reports.
         report: called with the progress through all neurons.
     """
-    language_model = prediction.language_model
+    language_model = model.language_model
     queried = options.query and language_model.structure.is_readable
     found = attribute(
         prediction, replace(options, top=max(options.top, VALUES) if queried else options.top), report
@@ -206,8 +192,7 @@ def attribute_prediction(
         costs=found.costs,
         provenance=_origin(language_model, prompt, options, (*targets.answers, *targets.against)),
         query_neurons=queries,
-        _query=calls.query,
-        _graph=calls.graph,
+        _model=model,
         **{name: table.head(options.top) if name in TOP_LISTS else table for name, table in tables.items()},
     )
 
@@ -226,14 +211,14 @@ def _takes_graph(options: AttributionOptions) -> bool:
 
 
 def attribute_prompts(
-    language_model: LanguageModel,
+    model: Model,
     prompts: Iterable[PromptInput],
     targets: Iterable[Answers | None] | None,
     options: AttributionOptions,
     memory_budget: int,
-    calls: QueryCalls,
 ) -> list[Attribution]:
     """Attribute several prompts; see `Model.attribute_many`."""
+    language_model = model.language_model
     options.check()
     for name, given in (("prompts", prompts), ("targets", targets)):
         if isinstance(given, str | Prompt):
@@ -260,23 +245,23 @@ def attribute_prompts(
         graph=_takes_graph(options),
     )
     results = {
-        i: attribute_prediction(specs[i].prompt, prediction, options, calls)
+        i: attribute_prediction(model, specs[i].prompt, prediction, options)
         for i, prediction in zip(order, found, strict=True)
     }
     return [results[i] for i in range(len(specs))]
 
 
 def attribute_tokens(
-    language_model: LanguageModel,
+    model: Model,
     prompt: PromptInput,
     target: str | SupportsIndex | None,
     against: str | SupportsIndex | None,
     options: AttributionOptions,
     memory_budget: int,
-    calls: QueryCalls,
     progress: bool,
 ) -> ContinuationAttribution:
     """Attribute a target of several tokens; see `Model.attribute_continuation`."""
+    language_model = model.language_model
     options.check()
     if options.by != "direct":
         raise OptionError(
@@ -307,7 +292,7 @@ def attribute_tokens(
     )
     report = ProgressBars() if progress else None
     attributions = [
-        attribute_prediction(spec.prompt, prediction, options, calls, report)
+        attribute_prediction(model, spec.prompt, prediction, options, report)
         for spec, prediction in zip(terms.specs, found, strict=True)
     ]
     summed = summed_neurons(found, terms.signs, options.top, options.suppressing)
@@ -371,19 +356,16 @@ def _text(
 
 
 def compare_prompts(
-    language_model: LanguageModel,
-    specs: tuple[TargetSpec, TargetSpec],
-    top: int,
-    memory_budget: int,
-    calls: QueryCalls,
+    model: Model, specs: tuple[TargetSpec, TargetSpec], top: int, memory_budget: int
 ) -> PromptComparison:
     """Compare two predictions; see `Model.compare`."""
+    language_model = model.language_model
     options = AttributionOptions(top=top, effects=False, query=False)
     options.check()
     check_parts_add_up(language_model)
     first, second = predictions(language_model, specs, memory_budget // 2)
     a, b = (
-        attribute_prediction(spec.prompt, prediction, options, calls)
+        attribute_prediction(model, spec.prompt, prediction, options)
         for spec, prediction in zip(specs, (first, second), strict=True)
     )
     tables = compare_predictions((first, second), (a, b))

@@ -111,10 +111,10 @@ def render_html(
 
 def _links(result: Attribution) -> QueryGraph | None:
     """Compute the query graph of a result; None without a model, or where it cannot be computed."""
-    if result._graph is None or result.query_neurons is None:
+    if result._model is None or result.query_neurons is None:
         return None
     try:
-        return result._graph(result, **_GRAPH)
+        return result._model.query_graph(result, **_GRAPH)
     except MnemoscopeError:
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,7 +16,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.results import io
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.columns import PRINTED, QUERY_TABLES, TABLES, records
-from mnemoscope.results.query import Key, QueryGraph, QueryNeurons
+from mnemoscope.results.query import Key, QueryNeurons
 from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
 
@@ -96,13 +96,13 @@ class Attribution(Displayed):
     telescoping_error: float | None
     costs: dict[str, Cost]
     provenance: Provenance
-    _query: Callable[..., QueryNeurons] | None = field(default=None, repr=False, compare=False)
-    _graph: Callable[..., QueryGraph] | None = field(default=None, repr=False, compare=False)
+    # The opened `Model`, a class above this one; None in a result that was read from a file.
+    _model: Any = field(default=None, repr=False, compare=False)
     schema_version: ClassVar[int] = io.SCHEMA_VERSION
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the model out of a copy for another process."""
-        return {**vars(self), "_query": None, "_graph": None}
+        return {**vars(self), "_model": None}
 
     def _short(self) -> list[str]:
         by = None if self.order == "direct" else self.order
@@ -176,12 +176,12 @@ class Attribution(Displayed):
         Raises:
             OptionError: as `Model.query` does, and if the result was read from a file.
         """
-        if self._query is None:
+        if self._model is None:
             raise OptionError(
                 "this result was read from a file and has no model; open the model and call "
                 "model.query(result)"
             )
-        return self._query(self, values=values, top=top, key=key)
+        return self._model.query(self, values=values, top=top, key=key)
 
     def sum_of_scores(self, kind: Literal["ffn", "attention"]) -> tuple[float, float]:
         """Return a lower and an upper bound of the sum of all neurons' scores, nats.
