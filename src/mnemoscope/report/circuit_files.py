@@ -46,7 +46,7 @@ def write_circuit(circuit: Circuit, folder: Path) -> Path:
 
 def render_page(circuit: Circuit) -> str:
     """Return a circuit as one page without scripts, which fetches nothing."""
-    nodes = records(circuit.nodes, tuple(circuit.nodes))
+    nodes = records(circuit.nodes)
     names = [node_name(row) for row in nodes]
     named = pd.DataFrame({"node": names, "score": circuit.nodes["score"]})
     edges = pd.DataFrame(
@@ -76,7 +76,7 @@ def render_page(circuit: Circuit) -> str:
 def _sheet(title: str, table: pd.DataFrame) -> dict[str, Any]:
     rows = [
         [plain_number(cell) if isinstance(cell, float) else visible(str(cell)) for cell in row.values()]
-        for row in records(table.head(_MOST_ROWS), tuple(table))
+        for row in records(table.head(_MOST_ROWS))
     ]
     left_out = len(table) - len(rows)
     note = f"{left_out:,} more rows are in the files of the circuit." if left_out else ""

@@ -121,7 +121,7 @@ def _first(table: pd.DataFrame, by: str, *, raising: bool = True) -> dict[str, A
     if rows.empty:
         return None
     place = rows[by].idxmax() if raising else rows[by].idxmin()
-    return records(rows.loc[[place]], tuple(rows))[0]
+    return records(rows.loc[[place]])[0]
 
 
 def _nats(row: dict[str, Any], by: str) -> str:

@@ -193,7 +193,7 @@ def _(shown: NeuronExamples) -> _Summary:
                 for place, token in enumerate(row["tokens"])
             ),
         )
-        for row in records(best, tuple(best))
+        for row in records(best)
     ]
     corpus = shown.corpus
     return _Summary(
@@ -214,7 +214,7 @@ def _(shown: Prediction) -> _Summary:
             percent(row["probability"]),
             plain_number(row["log_probability"]),
         )
-        for row in records(shown.table, tuple(shown.table.columns))
+        for row in records(shown.table)
     ]
     table = _Table("Likeliest next tokens", ("rank", "token", "probability", "log p"), rows)
     return _Summary(tokens=shown.tokens, target="", facts={}, tables=[table])
@@ -284,7 +284,7 @@ def _(shown: HeadTokens) -> _Summary:
             percent(row["attention"]),
             *(Markup(" ").join(map(_token, row[name][:_MOST_TOKENS])) for name in lists),
         )
-        for row in records(shown.table, tuple(shown.table))
+        for row in records(shown.table)
     ]
     headings = ("position", "token", "attention", *lists)
     table = _Table(f"Head {shown.layer}.{shown.head}, as tokens", headings, rows)
@@ -345,7 +345,7 @@ def _scores(title: str, table: pd.DataFrame, index: tuple[str, ...], heading: st
 def _parts(result: Attribution, name: str, title: str, index: tuple[str, ...], words: str) -> _Table:
     """Return the first rows of a list, with the tokens of the column `words`."""
     effects = Effects.of(result)
-    rows = records(getattr(result, name).head(_ROWS), tuple(getattr(result, name)))
+    rows = records(getattr(result, name).head(_ROWS))
     decimals = places(row[effects.order] for row in rows)
     cells: list[tuple[str | Markup, ...]] = []
     for row in rows:

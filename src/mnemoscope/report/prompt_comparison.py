@@ -95,7 +95,7 @@ def _part(name: str, row: dict[str, Any]) -> str:
 def sheet(result: PromptComparison, name: str, most: int = _MOST_ROWS) -> Sheet:
     """Return the first rows of a table, with A, B and Diff in nats with three decimals."""
     table: pd.DataFrame = getattr(result, name)
-    rows = records(table.head(most), tuple(table))
+    rows = records(table.head(most))
     largest = max((abs(row["diff"]) for row in rows if math.isfinite(row["diff"])), default=0.0)
     has_tokens = "promotes" in table
 
@@ -134,7 +134,7 @@ def _findings(result: PromptComparison) -> list[Sentence]:
         table: pd.DataFrame = getattr(result, name)
         if table.empty:
             continue
-        (row,) = records(table.head(1), tuple(table))
+        (row,) = records(table.head(1))
         part = f"{kind}{_part(name, row)}"
         sentence: list[str | Token] = [
             f"{part[0].upper()}{part[1:]} differs most: {signed(row['a'])} nats in A, "

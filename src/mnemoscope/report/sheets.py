@@ -79,9 +79,7 @@ def _largest(rows: list[dict[str, Any]], name: str) -> float:
 
 def layers_sheet(result: Attribution, effects: Effects) -> Sheet:
     """Return attention and FFN of each layer, the last layer first."""
-    rows = records(
-        result.layers.sort_values(["layer", "kind"], ascending=[False, True]), tuple(result.layers)
-    )
+    rows = records(result.layers.sort_values(["layer", "kind"], ascending=[False, True]))
     names = effects.with_mediated()
     return Sheet(
         (("layer", "number"), ("part", ""), *((name, "number") for name in names)),
@@ -106,7 +104,7 @@ def neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
     }
     rows: list[dict[str, Any]] = []
     for kind, table in tables.items():
-        for row in records(table.head(_MOST_ROWS), tuple(table)):
+        for row in records(table.head(_MOST_ROWS)):
             index = ("neuron",) if kind == "FFN" else ("head", "dim")
             rows.append({"token": last, "promotes": None, **row, "kind": kind})
             rows[-1]["part"] = ".".join(str(row[name]) for name in ("layer", *index))
@@ -147,7 +145,7 @@ def sums_sheet(result: ContinuationAttribution) -> Sheet:
     for kind, index in (("ffn_neurons", ("neuron",)), ("attention_neurons_summed", ("head", "dim"))):
         for side in ("", "suppressing_"):
             table: pd.DataFrame = getattr(result, f"{side}{kind}")
-            for row in records(table.head(_SHOWN), tuple(table)):
+            for row in records(table.head(_SHOWN)):
                 part = ".".join(str(row[name]) for name in ("layer", *index))
                 rows.append({"promotes": (), **row, "part": part, "kind": kind.split("_", maxsplit=1)[0]})
     rows.sort(key=lambda row: -abs(row["direct"]))
@@ -180,7 +178,7 @@ def reads_table(result: Attribution, effects: Effects) -> dict[str, Any] | None:
     """Return the strongest heads over the tokens they read: effects in nats, None without such heads."""
     order = effects.order
     both = pd.concat([result.heads_by_position, result.suppressing_heads_by_position], ignore_index=True)
-    rows = records(both.drop_duplicates(["layer", "head", "position"]), tuple(both))
+    rows = records(both.drop_duplicates(["layer", "head", "position"]))
     rows = [row for row in rows if math.isfinite(row[order])]
     if not rows:
         return None
@@ -202,7 +200,7 @@ def reads_table(result: Attribution, effects: Effects) -> dict[str, Any] | None:
             text = effect_text(order, row[order], 3)
             cells.append(number_cell(row[order], text, "heat", math.copysign(step, row[order])))
         lines.append((position, visible(result.tokens[position]), cells))
-    first = records(result.heads_by_position.head(5), tuple(result.heads_by_position))
+    first = records(result.heads_by_position.head(5))
     return {
         "heads": [f"{layer}.{head}" for layer, head in sorted(heads)],
         "lines": lines,
@@ -242,7 +240,7 @@ def query_sheet(result: Attribution) -> dict[str, Any] | None:
             ("FFN neuron", tables.ffn_neurons, "neuron"),
             ("head", tables.heads, "head"),
         ):
-            for row in records(table, tuple(table)):
+            for row in records(table):
                 key = kind, f"{row['layer']}.{row[index]}"
                 at = (row["position"], row["token"]) if "position" in row else None
                 known = found.setdefault(key, {"attention": None, "ffn": None, "at": at, "both": False})

@@ -304,10 +304,7 @@ def queries_are_missing(result: Attribution) -> bool:
 def value_neurons_words(tables: QueryTables) -> str:
     """Count the value neurons that query scores are of, and name those left out."""
     names = [name for name in _VALUE_NEURON if name in tables.value_neurons]
-    n_all, rows = (
-        len(tables.value_neurons[names].drop_duplicates()),
-        records(tables.skipped, tuple(tables.skipped)),
-    )
+    n_all, rows = len(tables.value_neurons[names].drop_duplicates()), records(tables.skipped)
     if not rows:
         return f"the first {n_all}"
     left_out = ", ".join(
@@ -328,7 +325,7 @@ def method_name(label: str, title: str) -> str:
 def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of `Comparison.summary` with the method's `name`, and `control` for control rows."""
     summary = comparison.summary()
-    rows = records(summary, tuple(summary.columns))
+    rows = records(summary)
     for row in rows:
         row["name"] = visible(method_name(row["method"], row["title"]))
         row["control"] = row["method"] in (NONE, RANDOM, SAME_LAYERS)

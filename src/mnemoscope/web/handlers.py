@@ -230,7 +230,7 @@ class Answers:
         """Return the likeliest token after each layer at the last positions."""
         _check_length(model, request.prompt)
         found = model.logit_lens(request.prompt, positions=request.positions)
-        rows = records(found, tuple(found.columns))
+        rows = records(found)
         return json_answer({"prompt": request.prompt, "rows": [with_shown(model, row) for row in rows]})
 
     def tokens(self, model: Model, request: requests.TokensRequest, tell: Tell = tell_nobody) -> Answer:

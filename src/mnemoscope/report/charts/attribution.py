@@ -260,7 +260,7 @@ def _neuron_rows(result: Attribution, n_layers: int) -> pd.DataFrame:
     }
     rows = []
     for kind, table in tables.items():
-        for row in records(table, tuple(table)):
+        for row in records(table):
             shown = {
                 "kind": kind,
                 "place": row["layer"] + _BESIDE[kind],

@@ -222,7 +222,7 @@ def print_blocks(console: Console, *blocks: RenderableType) -> None:
 
 def first_rows(table: pd.DataFrame, n_rows: int | None) -> list[Row]:
     """Return the first rows of a table, or all, as plain objects."""
-    return records(table if n_rows is None else table.head(n_rows), tuple(table.columns))
+    return records(table if n_rows is None else table.head(n_rows))
 
 
 def name_column(*index: str) -> Column:

@@ -136,7 +136,7 @@ def _perplexity(value: float) -> str:
 def _facts_table(facts: pd.DataFrame, width: int) -> RenderableType:
     """Return each group of facts with its means before and after."""
     by_group: dict[str, Row] = {}
-    for row in records(facts, tuple(facts.columns)):
+    for row in records(facts):
         group = by_group.setdefault(row["group"], {"group": row["group"], "n_facts": row["n_facts"]})
         group[row["when"]] = row
 

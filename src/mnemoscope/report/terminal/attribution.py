@@ -334,7 +334,7 @@ def _sums_table(
     title: Text, table: pd.DataFrame, index: tuple[str, ...], texts: list[str], width: int
 ) -> RenderableType:
     """Return parts with their sums and the scores of as many tokens as the width holds."""
-    rows = records(table, tuple(table.columns))
+    rows = records(table)
     decimals = places(row["direct"] for row in rows)
     words = []
     if "promotes" in table:

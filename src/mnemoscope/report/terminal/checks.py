@@ -79,7 +79,7 @@ def render_families(families: pd.DataFrame, console: Console) -> None:
     title = title_text(
         "Validated families", "a tiny random model of each, validated on this machine just now"
     )
-    console.print(table_of(title, records(families, tuple(families.columns)), columns))
+    console.print(table_of(title, records(families), columns))
 
 
 def _family(row: Row) -> Text:

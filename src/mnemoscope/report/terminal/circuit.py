@@ -88,7 +88,7 @@ def render_circuit(circuit: Circuit, console: Console) -> None:
         ),
         curve_table(circuit.curve),
     ]
-    names = [node_name(row) for row in records(circuit.nodes, tuple(circuit.nodes))]
+    names = [node_name(row) for row in records(circuit.nodes)]
     edges = first_rows(circuit.edges, _MOST_EDGES)
     blocks: list[RenderableType] = [lines, abreast(tables, console.width, _SIDE_BY_SIDE)]
     if edges:
@@ -135,7 +135,7 @@ def curve_table(curve: pd.DataFrame) -> RenderableType:
             )
         ),
     ]
-    return table_of(title_text("Curve", "best nodes by size"), records(curve, tuple(curve)), columns)
+    return table_of(title_text("Curve", "best nodes by size"), records(curve), columns)
 
 
 def render_ablated(
@@ -171,7 +171,7 @@ def render_comparison(comparison: CircuitComparison, console: Console) -> None:
             ),
             Column("passes", lambda row: f"{row['forward'] + row['backward']:,}", right=True),
         ]
-        blocks.append(table_of(title_text(visible(str(task))), records(rows, tuple(rows)), columns))
+        blocks.append(table_of(title_text(visible(str(task))), records(rows), columns))
     if len(comparison.agreement):
         columns = [
             Column("task", lambda row: visible(row["task"])),

@@ -212,7 +212,7 @@ def _strongest(what: str, table: pd.DataFrame, room: int, n_lines: int) -> Text:
     indent = len("layers")
     lines = [Text.assemble((what.ljust(indent), "dim"))]
     order = table["score"].abs().sort_values(ascending=False, kind="stable").index
-    for row in records(table.loc[order], tuple(table.columns)):
+    for row in records(table.loc[order]):
         item = Text.assemble("  ", _query_name(row), " ", (signed(row["score"], decimals), "dim"))
         if lines[-1].cell_len + item.cell_len > room and len(lines[-1]) > indent:
             if len(lines) == n_lines:
