@@ -22,6 +22,7 @@ from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.parts import row_name
 from mnemoscope.results.targets import Provenance, Target, Targets
 
 _CERTAIN = 0.8  # probability from which single removals change little
@@ -154,7 +155,7 @@ def _head(result: Attribution, by: str, words: _Words) -> Sentence:
     if row is None:
         return ()
     return (
-        f"Head {row['layer']}.{row['head']} reads ",
+        f"Head {row_name(row)} reads ",
         Token(visible(row["token"])),
         f" ({percent(row['attention'])} of its attention) and {words.verb} {_nats(row, by)} nats.",
     )
@@ -164,13 +165,12 @@ def _neurons(result: Attribution, by: str, words: _Words) -> Sentence:
     ffn, attention = _first(result.ffn_neurons, by), _first(result.attention_neurons, by)
     parts: list[str | Token] = []
     if ffn is not None:
-        parts.append(f"Neuron {ffn['layer']}.{ffn['neuron']} {words.verb} {_nats(ffn, by)} nats")
+        parts.append(f"Neuron {row_name(ffn)} {words.verb} {_nats(ffn, by)} nats")
         if len(ffn["promotes"]):
             parts += [" and promotes ", Token(visible(ffn["promotes"][0]))]
     if attention is not None:
-        name = f"{attention['layer']}.{attention['head']}.{attention['dim']}"
         parts += [
-            f"{'; the strongest attention neuron, ' if parts else 'Attention neuron '}{name}"
+            f"{'; the strongest attention neuron, ' if parts else 'Attention neuron '}{row_name(attention)}"
             f"{', ' if parts else ' '}{words.verb} {_nats(attention, by)} from ",
             Token(visible(attention["token"])),
         ]
@@ -180,8 +180,8 @@ def _neurons(result: Attribution, by: str, words: _Words) -> Sentence:
 def _opponents(result: Attribution, by: str) -> Sentence:
     tables = {
         "": (result.layers, _layer_name),
-        "head ": (result.heads, lambda row: f"{row['layer']}.{row['head']}"),
-        "neuron ": (result.suppressing_ffn_neurons, lambda row: f"{row['layer']}.{row['neuron']}"),
+        "head ": (result.heads, row_name),
+        "neuron ": (result.suppressing_ffn_neurons, row_name),
     }
     named = [
         f"{kind}{name(row)} ({_nats(row, by)}{' nats' if not kind else ''})"

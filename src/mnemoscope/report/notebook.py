@@ -40,6 +40,7 @@ from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.examples import NeuronExamples
+from mnemoscope.results.parts import row_name
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryGraph, QueryNeurons, QueryTables
@@ -145,9 +146,9 @@ def _(shown: Attribution) -> _Summary:
         facts=value_facts(shown.targets),
         findings=findings(shown),
         tables=[
-            _parts(shown, "heads", "Heads", ("layer", "head"), ""),
-            _parts(shown, "ffn_neurons", "FFN neurons", ("layer", "neuron"), "promotes"),
-            _parts(shown, "attention_neurons", "Attention neurons", ("layer", "head", "dim"), "token"),
+            _parts(shown, "heads", "Heads", "layer.head", ""),
+            _parts(shown, "ffn_neurons", "FFN neurons", "layer.neuron", "promotes"),
+            _parts(shown, "attention_neurons", "Attention neurons", "layer.head.dim", "token"),
         ],
         picture={
             "words": f"{figure.title}. {figure.words}",
@@ -159,12 +160,12 @@ def _(shown: Attribution) -> _Summary:
 
 @_summary.register
 def _(shown: PromptComparison) -> _Summary:
-    def table(name: str, title: str, *index: str) -> _Table:
+    def table(name: str, title: str, heading: str) -> _Table:
         rows: list[tuple[str | Markup, ...]] = [
-            (".".join(str(row[part]) for part in index), *(plain_number(row[side]) for side in sides))
-            for row in records(getattr(shown, name).head(_ROWS), (*index, *sides))
+            (row_name(row), *(plain_number(row[side]) for side in sides))
+            for row in records(getattr(shown, name).head(_ROWS))
         ]
-        return _Table(title, (".".join(index), "A", "B", "Diff (nats)"), rows)
+        return _Table(title, (heading, "A", "B", "Diff (nats)"), rows)
 
     sides = ("a", "b", "diff")
     words = (f"{targets_words(side.targets)} after {visible(side.prompt)}" for side in (shown.a, shown.b))
@@ -173,9 +174,9 @@ def _(shown: PromptComparison) -> _Summary:
         target=" and ".join(f"{name}: {each}" for name, each in zip("AB", words, strict=True)),
         facts={},
         tables=[
-            table("heads", "Heads", "layer", "head"),
-            table("ffn_neurons", "FFN neurons", "layer", "neuron"),
-            table("attention_neurons_summed", "Attention neurons", "layer", "head", "dim"),
+            table("heads", "Heads", "layer.head"),
+            table("ffn_neurons", "FFN neurons", "layer.neuron"),
+            table("attention_neurons_summed", "Attention neurons", "layer.head.dim"),
         ],
         note=f"{visible(shown.provenance.model)} · direct effects, Diff is B − A",
     )
@@ -186,7 +187,7 @@ def _(shown: NeuronExamples) -> _Summary:
     best = shown.windows[shown.windows["group"] == "highest"].head(_MOST_RANKED)
     rows: list[tuple[str | Markup, ...]] = [
         (
-            ".".join(str(row[part]) for part in ("layer", "neuron", "head", "dim") if row[part] >= 0),
+            row_name(row),
             plain_number(row["activation"]),
             Markup("").join(
                 Markup("<b>{}</b>").format(_token(token)) if place == row["position"] else _token(token)
@@ -254,13 +255,13 @@ def _(shown: Ablation) -> _Summary:
 
 @_summary.register
 def _(shown: Ranking) -> _Summary:
-    index = ("layer", "neuron") if shown.kind == "ffn" else ("layer", "head", "dim")
+    heading = "layer.neuron" if shown.kind == "ffn" else "layer.head.dim"
     kind = "FFN neurons" if shown.kind == "ffn" else "Attention neurons"
     return _Summary(
         tokens=shown.tokens,
         target=targets_words(shown.targets),
         facts=value_facts(shown.targets),
-        tables=[_scores(kind, shown.neurons.head(_MOST_RANKED), index, shown.method)],
+        tables=[_scores(kind, shown.neurons.head(_MOST_RANKED), heading, shown.method)],
         note=f"{visible(shown.provenance.model)} · method {visible(shown.method)}",
     )
 
@@ -325,34 +326,31 @@ def _(shown: QueryNeurons) -> _Summary:
 
 def _query_tables(shown: QueryTables, whose: str) -> list[_Table]:
     return [
-        _scores(f"Heads{whose}", shown.heads.head(_ROWS), ("layer", "head"), "query score (nats)"),
-        _scores(
-            f"FFN neurons{whose}", shown.ffn_neurons.head(_ROWS), ("layer", "neuron"), "query score (nats)"
-        ),
+        _scores(f"Heads{whose}", shown.heads.head(_ROWS), "layer.head", "query score (nats)"),
+        _scores(f"FFN neurons{whose}", shown.ffn_neurons.head(_ROWS), "layer.neuron", "query score (nats)"),
     ]
 
 
-def _scores(title: str, table: pd.DataFrame, index: tuple[str, ...], heading: str) -> _Table:
+def _scores(title: str, table: pd.DataFrame, heading: str, of_score: str) -> _Table:
     """Return parts with the score that the table is sorted by."""
     number = score_column(table)
     rows: list[tuple[str | Markup, ...]] = [
-        (".".join(str(row[part]) for part in index), plain_number(row[number]))
-        for row in records(table, (*index, number))
+        (row_name(row), plain_number(row[number])) for row in records(table)
     ]
-    return _Table(title, (".".join(index), heading), rows)
+    return _Table(title, (heading, of_score), rows)
 
 
-def _parts(result: Attribution, name: str, title: str, index: tuple[str, ...], words: str) -> _Table:
+def _parts(result: Attribution, name: str, title: str, heading: str, words: str) -> _Table:
     """Return the first rows of a list, with the tokens of the column `words`."""
     effects = Effects.of(result)
     rows = records(getattr(result, name).head(_ROWS))
     decimals = places(row[effects.order] for row in rows)
     cells: list[tuple[str | Markup, ...]] = []
     for row in rows:
-        named = (".".join(str(row[part]) for part in index), signed(row[effects.order], decimals))
+        named = (row_name(row), signed(row[effects.order], decimals))
         tokens = row[words][:_MOST_TOKENS] if words == "promotes" else [row[words]] if words else []
         cells.append((*named, Markup(" ").join(map(_token, tokens))) if words else named)
-    headings = (".".join(index), f"{effects.order} (nats)", *([words] if words else []))
+    headings = (heading, f"{effects.order} (nats)", *([words] if words else []))
     return _Table(title, headings, cells)
 
 

@@ -17,7 +17,7 @@ from mnemoscope.report.prompt_comparison_figure import SIDES, compared_map
 from mnemoscope.report.readable import readable
 from mnemoscope.report.repeat import comparison_command, comparison_python
 from mnemoscope.report.sheets import Cell, Sheet, number_cell
-from mnemoscope.report.text import plain_number, signed, value_facts
+from mnemoscope.report.text import part_in_mixture, plain_number, signed, value_facts
 from mnemoscope.report.theme import KINDS
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.attribution import Attribution
@@ -26,12 +26,6 @@ from mnemoscope.results.prompt_comparison import PromptComparison
 
 _MOST_ROWS = 100  # of a table
 _MOST_BYTES = 350_000
-_INDEX = {
-    "layers": ("layer",),
-    "heads": ("layer", "head"),
-    "ffn_neurons": ("layer", "neuron"),
-    "attention_neurons_summed": ("layer", "head", "dim"),
-}
 _NEURONS = {"ffn_neurons": "FFN neurons", "attention_neurons_summed": "attention neurons"}
 
 
@@ -88,8 +82,7 @@ def _part(name: str, row: dict[str, Any]) -> str:
     """Name the part of a row, as `24.1005`; a block by its kind and layer."""
     if name == "layers":
         return f"{KINDS[row['kind']]} of layer {row['layer']}"
-    part = ".".join(str(row[column]) for column in _INDEX[name])
-    return f"{part} (expert {row['expert']})" if row.get("expert", -1) >= 0 else part
+    return part_in_mixture(row)
 
 
 def sheet(result: PromptComparison, name: str, most: int = _MOST_ROWS) -> Sheet:

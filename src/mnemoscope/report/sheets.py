@@ -17,6 +17,7 @@ from mnemoscope.report.text import (
     controls_rank,
     divergence,
     effect_text,
+    part_in_mixture,
     percent,
     prediction_names,
     rank_text,
@@ -28,6 +29,7 @@ from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.parts import row_name
 
 _SHOWN = 20  # rows of a table; more appear on demand
 _MOST_ROWS = 100  # of a direction
@@ -105,11 +107,7 @@ def neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
     rows: list[dict[str, Any]] = []
     for kind, table in tables.items():
         for row in records(table.head(_MOST_ROWS)):
-            index = ("neuron",) if kind == "FFN" else ("head", "dim")
             rows.append({"token": last, "promotes": None, **row, "kind": kind})
-            rows[-1]["part"] = ".".join(str(row[name]) for name in ("layer", *index))
-            if row.get("expert", -1) >= 0:
-                rows[-1]["part"] += f" (expert {row['expert']})"
     order = effects.order
     rows.sort(key=lambda row: -abs(row[order]) if math.isfinite(row[order]) else math.inf)
     most = _largest(rows, order)
@@ -124,7 +122,7 @@ def neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
         ),
         [
             [
-                Cell(row["part"]),
+                Cell(part_in_mixture(row)),
                 Cell(row["kind"]),
                 Cell(visible(row["token"]), kind="token"),
                 *(_effect(name, row, most if name == order else 0.0) for name in names),
@@ -142,12 +140,10 @@ def neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
 def sums_sheet(result: ContinuationAttribution) -> Sheet:
     """Return the neurons with the largest sums over the target's tokens, of both signs and kinds."""
     rows: list[dict[str, Any]] = []
-    for kind, index in (("ffn_neurons", ("neuron",)), ("attention_neurons_summed", ("head", "dim"))):
+    for name, kind in (("ffn_neurons", "FFN"), ("attention_neurons_summed", "attention")):
         for side in ("", "suppressing_"):
-            table: pd.DataFrame = getattr(result, f"{side}{kind}")
-            for row in records(table.head(_SHOWN)):
-                part = ".".join(str(row[name]) for name in ("layer", *index))
-                rows.append({"promotes": (), **row, "part": part, "kind": kind.split("_", maxsplit=1)[0]})
+            table: pd.DataFrame = getattr(result, f"{side}{name}")
+            rows += [{"promotes": (), **row, "kind": kind} for row in records(table.head(_SHOWN))]
     rows.sort(key=lambda row: -abs(row["direct"]))
     rows = rows[:_SHOWN]
     tokens = prediction_names(result)[:_MOST_TOKENS]
@@ -163,8 +159,8 @@ def sums_sheet(result: ContinuationAttribution) -> Sheet:
         ),
         [
             [
-                Cell(row["part"]),
-                Cell("FFN" if row["kind"] == "ffn" else "attention"),
+                Cell(row_name(row)),
+                Cell(row["kind"]),
                 _effect("direct", row, most),
                 *(number_cell(row[name], signed(row[name])) for name in names),
                 Cell(" ".join(map(visible, row["promotes"][:5])) or "–", kind="tokens"),
@@ -207,7 +203,7 @@ def reads_table(result: Attribution, effects: Effects) -> dict[str, Any] | None:
         "n_tokens": len(result.tokens),
         "attention": [
             (
-                f"{row['layer']}.{row['head']}",
+                row_name(row),
                 visible(row["token"]),
                 row["position"],
                 percent(row["attention"]),
@@ -236,12 +232,9 @@ def query_sheet(result: Attribution) -> dict[str, Any] | None:
     sides = {"attention": queries.of_attention, "ffn": queries.of_ffn}
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for side, tables in sides.items():
-        for kind, table, index in (
-            ("FFN neuron", tables.ffn_neurons, "neuron"),
-            ("head", tables.heads, "head"),
-        ):
+        for kind, table in (("FFN neuron", tables.ffn_neurons), ("head", tables.heads)):
             for row in records(table):
-                key = kind, f"{row['layer']}.{row[index]}"
+                key = kind, row_name(row)
                 at = (row["position"], row["token"]) if "position" in row else None
                 known = found.setdefault(key, {"attention": None, "ffn": None, "at": at, "both": False})
                 known[side] = row["score"]

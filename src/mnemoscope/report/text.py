@@ -13,6 +13,7 @@ from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.parts import row_name
 from mnemoscope.results.query import QueryTables
 from mnemoscope.results.targets import Cost, Target, Targets
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
@@ -296,6 +297,12 @@ NOTHING_READ = "What activates the value neurons: what this model's neurons read
 _VALUE_NEURON = ("layer", "neuron", "head", "dim", "position")
 
 
+def part_in_mixture(row: dict[str, Any]) -> str:
+    """Name the part of a row, such as `24.1005`, in a mixture of experts `24.1005 (expert 3)`."""
+    expert = row.get("expert", -1)
+    return f"{row_name(row)} (expert {expert})" if expert >= 0 else row_name(row)
+
+
 def queries_are_missing(result: Attribution) -> bool:
     """Return whether query neurons were requested and could not be computed."""
     return result.query_neurons is None and bool(result.provenance.options.get("query"))
@@ -307,12 +314,7 @@ def value_neurons_words(tables: QueryTables) -> str:
     n_all, rows = len(tables.value_neurons[names].drop_duplicates()), records(tables.skipped)
     if not rows:
         return f"the first {n_all}"
-    left_out = ", ".join(
-        f"{row['layer']}.{row['neuron']}"
-        if "neuron" in row
-        else f"{row['layer']}.{row['head']}.{row['dim']} at {row['position']}"
-        for row in rows
-    )
+    left_out = ", ".join(row_name(row) + (f" at {row['position']}" if "head" in row else "") for row in rows)
     reason = f"left out because what they read nearly cancels: {left_out}"
     return f"{n_all - len(rows)} of the first {n_all} ({reason})"
 

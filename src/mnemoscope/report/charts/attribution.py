@@ -34,6 +34,7 @@ from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, Depth
 from mnemoscope.report.tokens import at_position, plain_token, token_list
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
+from mnemoscope.results.parts import row_name
 
 _PANEL = 120
 _PATH_SHAPES = {"embeddings": "triangle-up", "attention": "diamond", "FFN": "circle"}
@@ -263,6 +264,7 @@ def _neuron_rows(result: Attribution, n_layers: int) -> pd.DataFrame:
         for row in records(table):
             shown = {
                 "kind": kind,
+                "name": row_name(row),
                 "place": row["layer"] + _BESIDE[kind],
                 "effect": row[order],
                 "does": "raises" if row[order] >= 0 else "lowers",
@@ -270,11 +272,9 @@ def _neuron_rows(result: Attribution, n_layers: int) -> pd.DataFrame:
                 "at_right": row["layer"] >= n_layers / 2,
             }
             if kind == "FFN":
-                shown["name"] = f"{row['layer']}.{row['neuron']}"
                 shown["label"] = f"{shown['name']} {plain_token(row['promotes'][0])}"
                 shown |= {words: token_list(row[words], _MOST_TOKENS) for words in ("promotes", "demotes")}
             else:
-                shown["name"] = f"{row['layer']}.{row['head']}.{row['dim']}"
                 shown["label"] = f"{shown['name']} at {plain_token(row['token'])}"
                 shown["token"] = at_position(row["position"], row["token"])
             rows.append(shown)

@@ -17,6 +17,7 @@ from mnemoscope.report.text import about, signed, signed_percent, targets_words
 from mnemoscope.report.theme import LOWERS, RAISES, TEXT
 from mnemoscope.report.tokens import at_position, shortened, visible
 from mnemoscope.results.columns import records
+from mnemoscope.results.parts import row_name
 from mnemoscope.results.query import QueryGraph
 
 MOST_LINKS = 36  # of a report's figure
@@ -100,8 +101,7 @@ def _placed(graph: QueryGraph) -> pd.DataFrame:
     levels = sorted(nodes["depth_of_level"].unique(), reverse=True)
     nodes["row"] = nodes["depth_of_level"].map(levels.index)
     nodes = _in_columns(nodes, _CHART)
-    parts: list[Any] = list(nodes.itertuples())
-    nodes["name"] = [_name(row) for row in parts]
+    parts: Iterable[Any] = nodes.itertuples()
     nodes["reads"] = [at_position(row.position, str(row.token)) for row in parts]
     nodes["gives"] = nodes["value_score"].fillna(0) + nodes["query_score"].fillna(0)
     nodes["does"] = nodes["gives"].ge(0).map({True: "raises", False: "lowers"})
@@ -109,7 +109,7 @@ def _placed(graph: QueryGraph) -> pd.DataFrame:
 
 
 def _in_columns(nodes: pd.DataFrame, grid: _Grid) -> pd.DataFrame:
-    """Add the places `x`, `y` of sorted nodes, and the edges `left`, `right` of the column of their token.
+    """Add names and places `x`, `y` of sorted nodes, and the edges `left`, `right` of their token's column.
 
     Nodes of one token and row stand side by side, in the middle of the column.
     """
@@ -123,6 +123,7 @@ def _in_columns(nodes: pd.DataFrame, grid: _Grid) -> pd.DataFrame:
     free = nodes["position"].map(widths) - nodes["in_cell"] * grid.slot
     nodes["x"] = nodes["left"] + free / 2 + (nodes["slot"] + 0.5) * grid.slot
     nodes["y"] = grid.top + (nodes["row"] + 0.4) * grid.row
+    nodes["name"] = [row_name(row) or row["kind"] for row in records(nodes)]
     return nodes
 
 
@@ -130,15 +131,6 @@ def _level(row: Any) -> str:
     if pd.isna(row.layer):
         return _BOTTOM
     return f"{row.layer} {'FFN' if row.kind == 'ffn' else 'attention'}"
-
-
-def _name(row: Any) -> str:
-    """Name a part, such as `24.1005`."""
-    if row.kind == "ffn":
-        return f"{row.layer:.0f}.{row.neuron}"
-    if row.kind == "attention":
-        return f"{row.layer:.0f}.{row.head}.{row.dim}"
-    return f"{row.layer:.0f}.{row.head}" if row.kind == "head" else row.kind
 
 
 def _lines(graph: QueryGraph, nodes: pd.DataFrame) -> pd.DataFrame:
@@ -295,7 +287,6 @@ def graph_svg(graph: QueryGraph, name: str) -> Markup:
 def _placed_by_layer(nodes: pd.DataFrame) -> pd.DataFrame:
     """Return the nodes with their places, a row for each layer, embeddings and biases below."""
     nodes = nodes.copy()
-    nodes["layer"] = nodes["layer"].astype("Float64")
     levels = sorted(nodes["layer"].dropna().unique(), reverse=True)
     rows = {layer: place for place, layer in enumerate(levels)}
     nodes["row"] = [rows[layer] if pd.notna(layer) else len(levels) for layer in nodes["layer"]]
@@ -352,12 +343,11 @@ def _symbol(row: Any) -> str:
     """Draw a part with its name; the name's rim keeps lines away."""
     gives = (row.value_score or 0.0) + (row.query_score or 0.0)
     sign = "up" if gives >= 0 else "down"
-    name = _name(row)
     ring = f'<circle class="ring" cx="{row.x:g}" cy="{row.y:g}" r="10"/>' if row.depth == 0 else ""
     shape = _SYMBOLS[row.kind].format(sign=sign, x=row.x, y=row.y)
     place = f"reads position {row.position}, writes at {row.writes}"
-    title = escape(f"{row.kind} {name}: {place}, gives {signed(gives)} nats")
-    label = f'<text class="centre name" x="{row.x:g}" y="{row.y + 21:g}">{escape(name)}</text>'
+    title = escape(f"{row.kind} {row.name}: {place}, gives {signed(gives)} nats")
+    label = f'<text class="centre name" x="{row.x:g}" y="{row.y + 21:g}">{escape(row.name)}</text>'
     if row.kind in ("embeddings", "biases"):
         label = ""
     return f"<g>{ring}{shape}{label}<title>{title}</title></g>"

@@ -225,11 +225,6 @@ def first_rows(table: pd.DataFrame, n_rows: int | None) -> list[Row]:
     return records(table if n_rows is None else table.head(n_rows))
 
 
-def name_column(*index: str) -> Column:
-    """Return the column of the parts' names, such as `24.1005`."""
-    return Column(".".join(index), lambda row: ".".join(str(row[name]) for name in index), whole=True)
-
-
 def expert_column(table: pd.DataFrame) -> list[Column]:
     """Return the column of the experts of a mixture of experts; blank for shared experts and dense layers."""
     if "expert" not in table:

@@ -19,7 +19,6 @@ from mnemoscope.report.terminal import (
     bar_column,
     expert_column,
     first_rows,
-    name_column,
     origin_text,
     position_column,
     print_blocks,
@@ -54,6 +53,7 @@ from mnemoscope.report.theme import Depth
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.parts import row_name
 from mnemoscope.results.targets import Target
 
 _FULL = "; --full prints layers, attention neurons, every row and what activates them"
@@ -151,7 +151,7 @@ def _strongest_heads(result: Attribution, effects: Effects, width: int) -> Rende
         line = Text.assemble((f"heads that {verb} most", "dim"))
         for row in records(heads.head(max(1, (width - 24) // 15)), ("layer", "head", effects.order)):
             number = signed(row[effects.order], decimals)
-            line += Text.assemble(f"  {row['layer']}.{row['head']} ", (number, "dim"))
+            line += Text.assemble(f"  {row_name(row)} ", (number, "dim"))
         lines.append(line)
     return Text("\n").join(lines)
 
@@ -163,7 +163,7 @@ def _heads_with_both(ends: dict[str, pd.DataFrame], effects: Effects, width: int
     grid.add_column(justify="right", style="dim")
     for verb, heads in ends.items():
         rows = records(heads.head(n_heads), ("layer", "head", *decimals))
-        grid.add_row(f"heads that {verb} most", *(f"{row['layer']}.{row['head']}" for row in rows))
+        grid.add_row(f"heads that {verb} most", *map(row_name, rows))
         for name, n_places in decimals.items():
             numbers = (effect_text(name, row[name], n_places) for row in rows)
             grid.add_row(name, *(Text(number, "dim") for number in numbers))
@@ -219,7 +219,7 @@ class _PartTables:
     def ffn(self, title: Text, table: pd.DataFrame, rows: list[Row], width: int) -> RenderableType:
         """Return FFN neurons with the tokens they promote and, from a width on, demote."""
         columns = [
-            name_column("layer", "neuron"),
+            Column("layer.neuron", row_name, whole=True),
             *expert_column(table),
             *self._effects(rows),
             activation_column(),
@@ -232,13 +232,13 @@ class _PartTables:
 
     def attention(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
         """Return attention neurons with the token whose value they carry."""
-        names = name_column("layer", "head", "dim")
+        names = Column("layer.head.dim", row_name, whole=True)
         return table_of(title, rows, [names, *self._effects(rows), activation_column(), position_column()])
 
     def heads_by_position(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
         """Return heads with the token at which they read and its share of their attention."""
         attention = Column("attention", lambda row: percent(row["attention"]), right=True)
-        names = name_column("layer", "head")
+        names = Column("layer.head", row_name, whole=True)
         return table_of(title, rows, [names, *self._effects(rows), attention, position_column()])
 
     def _effects(self, rows: list[Row]) -> list[Column]:
@@ -313,25 +313,25 @@ def _tables_of_sums(
     """Return the tables of each sort of part: what raises the target, and what lowers it; None: all rows."""
     summed = "attention_neurons_summed"
     ends = {
-        ("Heads", ("layer", "head")): (result.heads, result.heads[::-1]),
-        ("FFN neurons", ("layer", "neuron")): (result.ffn_neurons, result.suppressing_ffn_neurons),
-        ("Attention neurons", ("layer", "head", "dim")): (
+        ("Heads", "layer.head"): (result.heads, result.heads[::-1]),
+        ("FFN neurons", "layer.neuron"): (result.ffn_neurons, result.suppressing_ffn_neurons),
+        ("Attention neurons", "layer.head.dim"): (
             getattr(result, summed),
             getattr(result, f"suppressing_{summed}"),
         ),
     }
     texts = prediction_names(result)
     drawn = []
-    for (what, index), (raising, lowering) in ends.items():
+    for (what, heading), (raising, lowering) in ends.items():
         most = _MOST_HEADS if what == "Heads" and n_rows is None else n_rows
         for verb, table in (("raise", raising), ("lower", lowering)):
             title = title_text(what, f"that {verb} ", target, ", by the sum of direct effects")
-            drawn.append(_sums_table(title, table.head(most or len(table)), index, texts, width))
+            drawn.append(_sums_table(title, table.head(most or len(table)), heading, texts, width))
     return drawn
 
 
 def _sums_table(
-    title: Text, table: pd.DataFrame, index: tuple[str, ...], texts: list[str], width: int
+    title: Text, table: pd.DataFrame, heading: str, texts: list[str], width: int
 ) -> RenderableType:
     """Return parts with their sums and the scores of as many tokens as the width holds."""
     rows = records(table)
@@ -342,7 +342,7 @@ def _sums_table(
     room = width - _BEFORE_TOKENS - (_WORDS if words else 0)
     n_tokens = min(max(1, room // _OF_A_TOKEN), len(texts))
     columns = [
-        name_column(*index),
+        Column(heading, row_name, whole=True),
         *expert_column(table),
         Column("sum", lambda row: signed(row["direct"], decimals), right=True),
         bar_column("direct", rows),

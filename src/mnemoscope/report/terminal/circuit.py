@@ -26,6 +26,7 @@ from mnemoscope.report.tokens import visible
 from mnemoscope.results.circuit import Circuit, Ratio
 from mnemoscope.results.circuit_comparison import CircuitComparison
 from mnemoscope.results.columns import records
+from mnemoscope.results.parts import row_name
 
 if TYPE_CHECKING:
     from mnemoscope.results.prediction import Prediction
@@ -42,9 +43,8 @@ _ABLATED = {
 
 def node_name(row: Row) -> str:
     """Return the name of a node, such as `ffn 24.1005 @3`."""
-    numbers = [row[name] for name in ("layer", "neuron", "head", "dim") if row[name] >= 0]
     place = f" @{row['position']}" if row["position"] >= 0 else ""
-    return f"{row['kind']} {'.'.join(map(str, numbers))}{place}"
+    return f"{row['kind']} {row_name(row)}{place}"
 
 
 def ratio_text(ratio: Ratio) -> str:
