@@ -43,7 +43,7 @@ class Cell(NamedTuple):
     Attributes:
         text: as shown.
         value: number or text that sorts the cell; empty for the text itself.
-        kind: class of the cell: `number`, `token`, `tokens`, `bar`, `heat`, or empty.
+        kind: class of the cell: `number`, `token`, `tokens`, `words`, `bar`, `heat`, or empty.
         share: length of a bar, 0 to 1; step of a heat cell, `-LEVELS` to `LEVELS`.
     """
 
