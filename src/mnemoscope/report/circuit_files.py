@@ -14,8 +14,7 @@ from mnemoscope.report.export import csv_bytes, json_bytes
 from mnemoscope.report.findings import model_title
 from mnemoscope.report.pages import origin_rows, page
 from mnemoscope.report.sheets import Cell, Sheet
-from mnemoscope.report.terminal.circuit import node_name, summary_lines
-from mnemoscope.report.text import plain_number
+from mnemoscope.report.text import circuit_summary, node_name, plain_number
 from mnemoscope.report.tokens import visible
 from mnemoscope.results import io
 from mnemoscope.results.circuit import Circuit
@@ -62,7 +61,7 @@ def render_page(circuit: Circuit) -> str:
         "circuit.html",
         model=model_title(circuit.provenance),
         circuit=circuit,
-        lines=summary_lines(circuit),
+        lines=circuit_summary(circuit),
         chart=Markup(svg_in_page(circuit.chart().to_dict(), "circuit")),
         tables=[
             _table("Nodes", named),

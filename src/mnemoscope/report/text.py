@@ -1,4 +1,4 @@
-"""Words for results in all reports: numbers, effects, certificates, targets."""
+"""Words for results in all reports: numbers, effects, certificates, targets, circuits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mnemoscope.report.tokens import shortened, unspaced, visible
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.circuit import Circuit, Ratio
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.parts import row_name
@@ -339,3 +340,40 @@ def zeroed_words(comparison: Comparison, of: str) -> str:
     terms = comparison.terms
     kind = {"ffn": "FFN neurons", "attention": "attention neurons"}[terms.kind]
     return f"the first {terms.top:,} {kind} of {of} zeroed together"
+
+
+def node_name(row: dict[str, Any]) -> str:
+    """Return the name of a node, such as `ffn 24.1005 @3`."""
+    place = f" @{row['position']}" if row["position"] >= 0 else ""
+    return f"{row['kind']} {row_name(row)}{place}"
+
+
+def ratio_text(ratio: Ratio) -> str:
+    """Return a ratio with its interval, such as `0.93 (0.88 to 0.97)`."""
+    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+_ABLATED = {
+    "mean": "their mean over counterfactual prompts",
+    "patch": "their value in the pair's counterfactual prompt",
+    "zero": "zero",
+}
+
+
+def circuit_summary(circuit: Circuit) -> list[str]:
+    """Describe a circuit: its size, F, K, areas, cost and notes."""
+    positions = f", each at {circuit.n_positions} positions" if circuit.n_positions else ""
+    m, none = (circuit.logit_differences[name] for name in ("model", "ablated"))
+    passes = circuit.passes
+    return [
+        f"{len(circuit):,} of {circuit.n_nodes:,} nodes ({', '.join(circuit.kinds)}{positions}) by "
+        f"{circuit.method}; the others take {_ABLATED[circuit.ablation]}",
+        f"faithfulness F {ratio_text(circuit.faithfulness)}, completeness K "
+        f"{ratio_text(circuit.completeness)} on {len(circuit.test):,} test pairs",
+        f"logit difference {m:.2f} nats in the model, {none:.2f} with all nodes ablated",
+        f"area under F (CPR) {circuit.areas['cpr']:.2f}, mean distance of F from 1 (CMD) "
+        f"{circuit.areas['cmd']:.2f}, on a log axis of sizes",
+        f"chosen on {len(circuit.train):,} training pairs in {passes['forward']:,} forward and "
+        f"{passes['backward']:,} backward passes of prompts",
+        *circuit.notes,
+    ]

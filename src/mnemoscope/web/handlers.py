@@ -20,7 +20,6 @@ from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.intervention.ablation import TargetState
 from mnemoscope.model.tokens import encode_prompt, token_text
-from mnemoscope.report.terminal.methods import described
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
@@ -293,7 +292,7 @@ class Answers:
         asked = Fact(1, request.prompt, text, relation="")
         fact = ResolvedFact(asked, encoded, target, objective.against or ())
         found = compare_methods(model, [fact], terms, each=tell)
-        return json_answer({**found.to_json(), "left_out": [described(each) for each in left_out]})
+        return json_answer({**found.to_json(), "left_out": [each.to_json() for each in left_out]})
 
     def ablated(
         self, model: Model, request: requests.AblateRequest, tell: Tell = tell_nobody
