@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import singledispatch
+from functools import partial, singledispatch
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -102,30 +104,27 @@ def summary_html(shown: object) -> str:
     )
 
 
+_TERMINAL: dict[type, Callable[[Any, Console], None]] = {
+    Attribution: render_attribution,
+    PromptComparison: partial(render_comparison, rows=_ROWS),
+    NeuronExamples: partial(render_examples, rows=_ROWS),
+    Prediction: render_prediction,
+    Ablation: render_ablation,
+    NeuronTokens: render_neuron,
+    HeadTokens: render_head,
+    QueryGraph: render_links,
+    QueryNeurons: lambda shown, console: console.print(query_section(shown, _WIDTH, _ROWS)),
+}
+
+
 def summary_text(shown: object) -> str:
     """Return a result as the terminal shows it, without colours, or else its `repr`."""
+    draw = _TERMINAL.get(type(shown))
+    if draw is None:
+        return repr(shown)
     stream = io.StringIO()
     console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False, force_jupyter=False)
-    if isinstance(shown, Attribution):
-        render_attribution(shown, console)
-    elif isinstance(shown, PromptComparison):
-        render_comparison(shown, console, _ROWS)
-    elif isinstance(shown, NeuronExamples):
-        render_examples(shown, console, _ROWS)
-    elif isinstance(shown, Prediction):
-        render_prediction(shown, console)
-    elif isinstance(shown, Ablation):
-        render_ablation(shown, console)
-    elif isinstance(shown, NeuronTokens):
-        render_neuron(shown, console)
-    elif isinstance(shown, HeadTokens):
-        render_head(shown, console)
-    elif isinstance(shown, QueryGraph):
-        render_links(shown, console)
-    elif isinstance(shown, QueryNeurons):
-        console.print(query_section(shown, _WIDTH, _ROWS))
-    else:
-        return repr(shown)
+    draw(shown, console)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
