@@ -17,7 +17,7 @@ from mnemoscope.report.prompt_comparison_figure import SIDES, compared_map
 from mnemoscope.report.readable import readable
 from mnemoscope.report.repeat import comparison_command, comparison_python
 from mnemoscope.report.sheets import Cell, Sheet, number_cell
-from mnemoscope.report.text import part_in_mixture, plain_number, signed, value_facts
+from mnemoscope.report.text import comparison_certificates, part_in_mixture, signed, value_facts
 from mnemoscope.report.theme import KINDS
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.attribution import Attribution
@@ -26,7 +26,6 @@ from mnemoscope.results.prompt_comparison import PromptComparison
 
 _MOST_ROWS = 100  # of a table
 _MOST_BYTES = 350_000
-_NEURONS = {"ffn_neurons": "FFN neurons", "attention_neurons_summed": "attention neurons"}
 
 
 def render_html(result: PromptComparison) -> str:
@@ -62,7 +61,7 @@ def render_html(result: PromptComparison) -> str:
                 sheet(result, "attention_neurons_summed"),
             ),
         },
-        certificates=[certificate(result, name) for name in _NEURONS],
+        certificates=comparison_certificates(result),
         command=comparison_command(result),
         python=comparison_python(result),
         data=data_address(
@@ -137,11 +136,3 @@ def _findings(result: PromptComparison) -> list[Sentence]:
             sentence += [", and promotes ", Token(visible(row["promotes"][0]))]
         found.append((*sentence, "."))
     return found
-
-
-def certificate(result: PromptComparison, name: str) -> str:
-    """Return the sentence on what is certified of a table of neurons."""
-    return (
-        f"The first {result.n_certified(name):,} {_NEURONS[name]} lead the ranking of all by Diff "
-        f"(certified); those without a row differ by at most {plain_number(result.unlisted[name], 2)} nats."
-    )

@@ -15,6 +15,7 @@ from mnemoscope.results.circuit import Circuit, Ratio
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.parts import row_name
+from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryTables
 from mnemoscope.results.targets import Cost, Target, Targets
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
@@ -270,6 +271,15 @@ def certificate(result: Attribution | ContinuationAttribution) -> str:
         return "not certified: best found"
     within = "" if result.tolerance is None else f" to {result.tolerance:.0e} nats"
     return f"certified{within}: exact"
+
+
+def comparison_certificates(result: PromptComparison) -> list[str]:
+    """Return a sentence for each table of neurons: how many of its rows are certified."""
+    return [
+        f"The first {result.n_certified(name):,} {SEARCHED[name]} lead the ranking of all by Diff "
+        f"(certified); the unlisted differ by at most {plain_number(bound, 2)} nats."
+        for name, bound in result.unlisted.items()
+    ]
 
 
 def found_words(verdict: str, both_ends: bool, n_listed: int, cost: Cost, what: str) -> str:

@@ -20,12 +20,11 @@ from mnemoscope.report.terminal import (
     title_text,
     tokens_text,
 )
-from mnemoscope.report.text import places, plain_number, signed, value_facts
+from mnemoscope.report.text import comparison_certificates, places, signed, value_facts
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.parts import row_name
 from mnemoscope.results.prompt_comparison import PromptComparison
 
-_NEURONS = {"ffn_neurons": "FFN neurons", "attention_neurons_summed": "attention neurons"}
 _TITLES = {
     "layers": ("Layers", "layer.kind"),
     "heads": ("Heads", "layer.head"),
@@ -37,7 +36,7 @@ _MEANING = "A, B: nats that a part itself writes towards the target of each prom
 
 def render_comparison(result: PromptComparison, console: Console, rows: int = 10) -> None:
     """Print both predictions, and the first rows of each table."""
-    closing = [_MEANING, *(_certificate(result, name) for name in _NEURONS)]
+    closing = [_MEANING, *comparison_certificates(result)]
     print_blocks(
         console,
         origin_text(result.provenance),
@@ -81,11 +80,3 @@ def _table(result: PromptComparison, name: str, n_rows: int) -> RenderableType:
 def _part_name(row: Row) -> str:
     """Name a part, such as `24.1005`; a block by its layer and kind."""
     return f"{row['layer']}.{row['kind']}" if "kind" in row else row_name(row)
-
-
-def _certificate(result: PromptComparison, name: str) -> str:
-    count, bound = result.n_certified(name), plain_number(result.unlisted[name], 2)
-    return (
-        f"{_NEURONS[name]}: the first {count:,} lead the ranking of all by Diff (certified); "
-        f"the unlisted differ by at most {bound} nats"
-    )
