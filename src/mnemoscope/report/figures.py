@@ -1,4 +1,4 @@
-"""Figures of a report as small static SVG: the map of a model, and the query graph.
+"""Figure of a report as small static SVG: the map of a model.
 
 Colours are classes of the page: `up` raises the target, `down` lowers it and is hatched.
 """
