@@ -30,7 +30,7 @@ from mnemoscope.report.charts import (
 )
 from mnemoscope.report.readable import readable
 from mnemoscope.report.text import Effects, about, effect_title, value_name
-from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, Depth
+from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, Depth, ends_of
 from mnemoscope.report.tokens import at_position, plain_token, token_list
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
@@ -47,9 +47,7 @@ def layers(result: Attribution) -> Any:
     The bars show the effect that orders the result's lists. Lowering bars point down and are hollow.
     """
     depth = Depth.of(result, Effects.of(result).order)
-    values = depth.block_scores()
-    finite = values[np.isfinite(values)]
-    ends = alt.Scale(domain=[float(finite.min(initial=0.0)), float(finite.max(initial=0.0))])
+    ends = alt.Scale(domain=list(ends_of(depth.block_scores())))
     panels = [
         _bars(depth.blocks[kind], name, ends, last=kind == list(KINDS)[-1]) for kind, name in KINDS.items()
     ]
@@ -140,8 +138,6 @@ def _along(start: float, depth: Depth) -> pd.DataFrame:
 
 
 MOST_HEADS = 24
-MOST_TOKENS = 40
-MOST_HEADS = 24
 MOST_POSITIONS = 40
 _CELL = 18.0
 
@@ -213,7 +209,7 @@ def neurons(result: Attribution) -> Any:
     """
     n_layers = Depth.of(result).n_layers
     rows = _neuron_rows(result, n_layers)
-    low, high = min(0.0, float(rows["effect"].min())), max(0.0, float(rows["effect"].max()))
+    low, high = ends_of(rows["effect"].to_numpy())
     room = 0.08 * (high - low) or 1.0
     x = alt.X(
         "place:Q",
