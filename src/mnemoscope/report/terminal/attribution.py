@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -170,10 +168,11 @@ def _heads_with_both(ends: dict[str, pd.DataFrame], effects: Effects, width: int
     return grid
 
 
+# Title of each sort of part, and the heading of its names.
 _PARTS = {
-    "ffn_neurons": "FFN neurons",
-    "attention_neurons": "Attention neurons",
-    "heads_by_position": "Heads at positions",
+    "ffn_neurons": ("FFN neurons", "layer.neuron"),
+    "attention_neurons": ("Attention neurons", "layer.head.dim"),
+    "heads_by_position": ("Heads at positions", "layer.head"),
 }
 
 
@@ -182,73 +181,53 @@ def _part_tables(
 ) -> list[RenderableType]:
     """Return the tables of each sort of part: what raises the target, and what lowers it; None: all rows."""
     target = targets_text(result.targets)
-    tables = _PartTables(effects, both=width >= _BOTH_EFFECTS)
-    more = 2 * _SECOND_EFFECT if effects.totals else 0
-    draws = {
-        "ffn_neurons": (tables.ffn, _TWO_FFN_ABREAST + more),
-        "attention_neurons": (tables.attention, _TWO_ABREAST + more),
-        "heads_by_position": (tables.heads_by_position, _TWO_ABREAST + more),
-    }
     drawn = []
     for name in names:
-        draw, from_width = draws[name]
+        what, heading = _PARTS[name]
+        from_width = _TWO_FFN_ABREAST if name == "ffn_neurons" else _TWO_ABREAST
+        from_width += 2 * _SECOND_EFFECT if effects.totals else 0
         room = width // 2 if width >= from_width else width
         pair = []
         for verb, table in (
             ("raise", getattr(result, name)),
             ("lower", getattr(result, f"suppressing_{name}")),
         ):
-            title = title_text(_PARTS[name], f"that {verb} ", target, f", by {effects.name} effect")
-            pair.append(draw(title, table, first_rows(table, n_rows), room))
+            rows = first_rows(table, n_rows)
+            columns = [
+                Column(heading, row_name, whole=True),
+                *expert_column(table),
+                *_effect_columns(effects, rows, both=width >= _BOTH_EFFECTS),
+                *_columns_behind(name, room),
+            ]
+            title = title_text(what, f"that {verb} ", target, f", by {effects.name} effect")
+            pair.append(table_of(title, rows, columns))
         drawn.append(abreast(pair, width, from_width))
     return drawn
 
 
-@dataclass(frozen=True)
-class _PartTables:
-    """Tables of parts.
+def _columns_behind(name: str, width: int) -> list[Column]:
+    """Return the columns behind the effects of a sort of part: activation or attention, and tokens."""
+    if name == "heads_by_position":
+        return [Column("attention", lambda row: percent(row["attention"]), right=True), position_column()]
+    if name == "attention_neurons":
+        return [activation_column(), position_column()]
+    return [
+        activation_column(),
+        *(
+            Column(words, lambda row, words=words: tokens_text(row[words]), stretches=True)
+            for words in (("promotes", "demotes") if width >= _WITH_DEMOTES else ("promotes",))
+        ),
+    ]
 
-    Attributes:
-        effects: effects of the result.
-        both: whether both effects have room side by side.
-    """
 
-    effects: Effects
-    both: bool
-
-    def ffn(self, title: Text, table: pd.DataFrame, rows: list[Row], width: int) -> RenderableType:
-        """Return FFN neurons with the tokens they promote and, from a width on, demote."""
-        columns = [
-            Column("layer.neuron", row_name, whole=True),
-            *expert_column(table),
-            *self._effects(rows),
-            activation_column(),
-            *(
-                Column(words, lambda row, words=words: tokens_text(row[words]), stretches=True)
-                for words in (("promotes", "demotes") if width >= _WITH_DEMOTES else ("promotes",))
-            ),
-        ]
-        return table_of(title, rows, columns)
-
-    def attention(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
-        """Return attention neurons with the token whose value they carry."""
-        names = Column("layer.head.dim", row_name, whole=True)
-        return table_of(title, rows, [names, *self._effects(rows), activation_column(), position_column()])
-
-    def heads_by_position(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
-        """Return heads with the token at which they read and its share of their attention."""
-        attention = Column("attention", lambda row: percent(row["attention"]), right=True)
-        names = Column("layer.head", row_name, whole=True)
-        return table_of(title, rows, [names, *self._effects(rows), attention, position_column()])
-
-    def _effects(self, rows: list[Row]) -> list[Column]:
-        """Return a column for each effect, with bars of the one that orders the rows."""
-        columns = []
-        for name in self.effects.columns(self.both):
-            columns.append(_effect_column(name, places(row[name] for row in rows)))
-            if name == self.effects.order:
-                columns.append(bar_column(name, rows))
-        return columns
+def _effect_columns(effects: Effects, rows: list[Row], *, both: bool) -> list[Column]:
+    """Return a column for each effect, or for one, with bars of the one that orders the rows."""
+    columns = []
+    for name in effects.columns(both):
+        columns.append(_effect_column(name, places(row[name] for row in rows)))
+        if name == effects.order:
+            columns.append(bar_column(name, rows))
+    return columns
 
 
 def _effect_column(name: str, decimals: int) -> Column:
