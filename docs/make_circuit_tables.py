@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from mnemoscope.report.terminal.circuit import ratio_text
+from mnemoscope.report.text import ratio_text
 from mnemoscope.results.circuit import Circuit, Ratio
 from mnemoscope.results.circuit_comparison import CircuitComparison
 

@@ -21,7 +21,7 @@ from mnemoscope.circuit.running import site_values
 from mnemoscope.circuit.scores import METHODS, score_nodes
 from mnemoscope.errors import OptionError
 from mnemoscope.model.estimate import MEMORY_BUDGET
-from mnemoscope.report.terminal.circuit import summary_lines
+from mnemoscope.report.text import circuit_summary
 from mnemoscope.results.circuit import smallest_within
 from mnemoscope.testing import Planted, planted_model
 from support import FEW, built, open_tiny
@@ -266,7 +266,7 @@ def test_a_note_on_experts_that_do_not_run(name: str, options: dict, noted: bool
     circuit = model.circuit(told_apart(model), size=3, **options)
     assert circuit.notes == ((UNROUTED,) if noted else ())
     assert ms.Circuit.load(circuit.save(tmp_path / "circuit.json")).notes == circuit.notes
-    assert (UNROUTED in summary_lines(circuit)) == noted
+    assert (UNROUTED in circuit_summary(circuit)) == noted
 
 
 def test_only_gradients_do_not_reach_experts_that_do_not_run() -> None:

@@ -129,7 +129,7 @@ def test_printed_json_has_the_tables_of_the_terminal_with_every_column(result: A
         for name in (kind, f"suppressing_{kind}"):
             table = getattr(result, name)
             assert not table.empty
-            assert printed[name] == records(table, tuple(table))
+            assert printed[name] == records(table)
     assert {"layers", "heads"} < set(printed)
 
 

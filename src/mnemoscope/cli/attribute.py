@@ -129,7 +129,7 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
 def _estimate(prompt: PromptOptions, model: ModelOptions, json: bool) -> None:
     with stdout_kept_clean():
         from mnemoscope.model.estimate import estimate
-        from mnemoscope.report.terminal.checks import estimate_json, render_estimate
+        from mnemoscope.report.terminal.checks import render_estimate
 
         found = estimate(
             model.model,
@@ -140,7 +140,7 @@ def _estimate(prompt: PromptOptions, model: ModelOptions, json: bool) -> None:
             dtype=model.dtype,
             trust_remote_code=model.trust_remote_code,
         )
-    write_result(json, partial(estimate_json, found), partial(render_estimate, found))
+    write_result(json, found.to_json, partial(render_estimate, found))
 
 
 def _check_outputs(out: Path | None, report: Path | None, charts: Path | None) -> None:

@@ -318,7 +318,7 @@ def contrast(
 
         sets = [_prompts(path) for path in (positive, negative)]
         found = model.open().contrast(*sets, kinds=tuple(kind or ("ffn",)), top=top)  # pyright: ignore[reportArgumentType]
-    described = {"neurons": records(found, tuple(found))}
+    described = {"neurons": records(found)}
     write_result(json, lambda: described, partial(render_contrast, found))
 
 

@@ -156,11 +156,11 @@ def _list_methods(given: Sequence[str], json: bool) -> None:
         raise OptionError(f"there is nothing to compare methods on for {options}; give a PROMPT or --facts")
     with stdout_kept_clean():
         from mnemoscope.attribution.methods.registry import methods as every_method
-        from mnemoscope.report.terminal.methods import described, render_methods
+        from mnemoscope.report.terminal.methods import render_methods
 
         found = list(every_method().values())
     write_result(
-        json, lambda: {"methods": [described(method) for method in found]}, partial(render_methods, found)
+        json, lambda: {"methods": [method.to_json() for method in found]}, partial(render_methods, found)
     )
 
 

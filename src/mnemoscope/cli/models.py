@@ -36,9 +36,7 @@ def validate_families(context: typer.Context, json: Json = False, threads: Threa
 
         with quiet():  # tiny random models make transformers warn of their settings
             table = families.validate_families(tell)
-    write_result(
-        json, lambda: {"families": records(table, tuple(table.columns))}, partial(render_families, table)
-    )
+    write_result(json, lambda: {"families": records(table)}, partial(render_families, table))
 
 
 @command(models, "mnemoscope models check path/to/my-finetuned-llama")

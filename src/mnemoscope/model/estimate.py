@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,16 @@ class Estimate:
     dtype: str
     weight_bytes: int
     working_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object that `mnemoscope attribute --dry-run --json` prints."""
+        return {
+            "n_tokens": self.n_tokens,
+            "dtype": self.dtype,
+            **vars(self.sizes),
+            "weight_bytes": self.weight_bytes,
+            "working_bytes": self.working_bytes,
+        }
 
 
 def sizes_of(config: PreTrainedConfig) -> Sizes:

@@ -13,8 +13,8 @@ from mnemoscope.report.charts import png, svg, svg_in_page
 from mnemoscope.report.export import csv_bytes, json_bytes
 from mnemoscope.report.findings import model_title
 from mnemoscope.report.pages import origin_rows, page
-from mnemoscope.report.terminal.circuit import node_name, summary_lines
-from mnemoscope.report.text import plain_number
+from mnemoscope.report.sheets import Cell, Sheet
+from mnemoscope.report.text import circuit_summary, node_name, plain_number
 from mnemoscope.report.tokens import visible
 from mnemoscope.results import io
 from mnemoscope.results.circuit import Circuit
@@ -46,7 +46,7 @@ def write_circuit(circuit: Circuit, folder: Path) -> Path:
 
 def render_page(circuit: Circuit) -> str:
     """Return a circuit as one page without scripts, which fetches nothing."""
-    nodes = records(circuit.nodes, tuple(circuit.nodes))
+    nodes = records(circuit.nodes)
     names = [node_name(row) for row in nodes]
     named = pd.DataFrame({"node": names, "score": circuit.nodes["score"]})
     edges = pd.DataFrame(
@@ -61,27 +61,27 @@ def render_page(circuit: Circuit) -> str:
         "circuit.html",
         model=model_title(circuit.provenance),
         circuit=circuit,
-        lines=summary_lines(circuit),
+        lines=circuit_summary(circuit),
         chart=Markup(svg_in_page(circuit.chart().to_dict(), "circuit")),
-        sheets=[
-            _sheet("Nodes", named),
-            _sheet("Links", edges),
-            _sheet("Curve", circuit.curve),
-            _sheet("Test pairs", pairs),
+        tables=[
+            _table("Nodes", named),
+            _table("Links", edges),
+            _table("Curve", circuit.curve),
+            _table("Test pairs", pairs),
         ],
         origin=origin_rows(vars(circuit.provenance)),
     )
 
 
-def _sheet(title: str, table: pd.DataFrame) -> dict[str, Any]:
+def _table(title: str, table: pd.DataFrame) -> dict[str, Any]:
     rows = [
-        [plain_number(cell) if isinstance(cell, float) else visible(str(cell)) for cell in row.values()]
-        for row in records(table.head(_MOST_ROWS), tuple(table))
+        [Cell(plain_number(cell) if isinstance(cell, float) else visible(str(cell))) for cell in row.values()]
+        for row in records(table.head(_MOST_ROWS))
     ]
     left_out = len(table) - len(rows)
     note = f"{left_out:,} more rows are in the files of the circuit." if left_out else ""
-    headings = [str(name).replace("_", " ") for name in table]
-    return {"title": title, "headings": headings, "rows": rows, "note": note if rows else "None."}
+    headings = tuple((str(name).replace("_", " "), "") for name in table)
+    return {"title": title, "sheet": Sheet(headings, rows), "note": note}
 
 
 def write_comparison(comparison: CircuitComparison, folder: Path) -> Path:

@@ -72,10 +72,6 @@ def json_bytes(value: Any, indent: int | None = None) -> bytes:
     return f"{json_text(value, indent=indent)}\n".encode()
 
 
-def _parquet(table: pd.DataFrame) -> bytes:
-    return table.to_parquet(engine="pyarrow", index=False, write_page_checksum=True)
-
-
 # Characters that XML 1.0 cannot hold, whatever their escape, and the one that its readers change.
 _NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -93,12 +89,12 @@ def save_links(graph: QueryGraph, path: Path) -> Path:
         OutputError: the ending is another, or the folder does not exist or cannot be written.
     """
     path = check_destination(path, LINKS_ENDINGS)
-    forms: dict[str, Callable[[], bytes]] = {
-        ".json": lambda: json_bytes(graph.to_json()),
-        ".csv": lambda: long_csv_bytes(graph),
-        ".graphml": lambda: _graphml(graph),
-    }
-    write_atomically(path, forms[path.suffix.lower()]())
+    ending = path.suffix.lower()
+    if ending == ".json":
+        content = json_bytes(graph.to_json())
+    else:
+        content = long_csv_bytes(graph) if ending == ".csv" else _graphml(graph)
+    write_atomically(path, content)
     return path
 
 
@@ -115,7 +111,7 @@ def _graphml(graph: QueryGraph) -> bytes:
 
 _COMPARISON: dict[str, Callable[[Comparison], bytes]] = {
     ".json": lambda comparison: json_bytes(comparison.to_json()),
-    ".parquet": lambda comparison: _parquet(comparison.outcomes),
+    ".parquet": lambda comparison: encoded(comparison.outcomes),
     ".csv": lambda comparison: csv_bytes(comparison.outcomes),
     ".svg": lambda comparison: svg(chart(comparison).to_dict(), "comparison").encode(),
     ".png": lambda comparison: png(chart(comparison)),
@@ -144,13 +140,14 @@ def save_summary(comparison: Comparison, folder: Path) -> None:
         OutputError: the folder cannot be written, or the disk is full.
     """
     about = {key: value for key, value in comparison.to_json().items() if key != "outcomes"}
-    write_atomically(folder / "summary.parquet", _parquet(comparison.summary()))
+    write_atomically(folder / "summary.parquet", encoded(comparison.summary()))
     write_atomically(folder / "summary.json", json_bytes(about))
     save(comparison, folder / "outcomes.parquet")
     save(comparison, folder / "chart.svg")
 
 
 FORMAT = "mnemoscope export"
+FORMATS = ("csv", "parquet", "svg", "png", "tex")
 ABOUT, EDITING = "about.json", "editing.json"
 
 
@@ -175,7 +172,7 @@ def export(study: Study, folder: str | Path, formats: Sequence[str] = ()) -> Pat
         OutputError: the folder holds other files or cannot be written, the disk is full, or the study cannot
             be read or has no measured fact.
     """
-    chosen = tuple(dict.fromkeys(formats)) or tuple(FORMATS)
+    chosen = tuple(dict.fromkeys(formats)) or FORMATS
     for form in chosen:
         if form not in FORMATS:
             raise OptionError(f"there is no format {form!r}; give some of {', '.join(FORMATS)}")
@@ -186,7 +183,7 @@ def export(study: Study, folder: str | Path, formats: Sequence[str] = ()) -> Pat
         for shown in item.tables:
             table = shown.of(study)
             for form in chosen:
-                contents[file_name(item, shown, form)] = FORMATS[form](study, shown, table)
+                contents[file_name(item, shown, form)] = _content(study, shown, table, form)
     contents[EDITING] = json_bytes(editing(study), indent=1)
     return write_into(folder, contents)
 
@@ -221,22 +218,21 @@ def _check_export_folder(study: Study, folder: Path) -> None:
         )
 
 
+def _content(study: Study, shown: ItemTable, table: pd.DataFrame, form: str) -> bytes:
+    """Return a table of a study, or its chart, as the content of a file."""
+    if form == "csv":
+        return csv_bytes(table)
+    if form == "parquet":
+        return encoded(table)
+    if form == "tex":
+        return _latex(table)
+    subtitle = f"{study.manifest['model']}, {len(study.known):,} facts"
+    drawn = apply_theme(CHARTS[shown.name](table), shown.title, subtitle)
+    return png(drawn) if form == "png" else svg(drawn.to_dict(), shown.name).encode()
+
+
 def _latex(table: pd.DataFrame) -> bytes:
     body = flat(table).to_latex(
         index=False, escape=True, na_rep="", float_format="%.4g", longtable=len(table) > 40
     )
     return body.encode()
-
-
-def _chart(study: Study, shown: ItemTable, table: pd.DataFrame) -> Any:
-    subtitle = f"{study.manifest['model']}, {len(study.known):,} facts"
-    return apply_theme(CHARTS[shown.name](table), shown.title, subtitle)
-
-
-FORMATS: dict[str, Callable[[Study, ItemTable, pd.DataFrame], bytes]] = {
-    "csv": lambda _study, _shown, table: csv_bytes(table),
-    "parquet": lambda _study, _shown, table: encoded(table),
-    "svg": lambda study, shown, table: svg(_chart(study, shown, table).to_dict(), shown.name).encode(),
-    "png": lambda study, shown, table: png(_chart(study, shown, table)),
-    "tex": lambda _study, _shown, table: _latex(table),
-}

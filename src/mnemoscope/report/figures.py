@@ -1,4 +1,4 @@
-"""Figures of a report as small static SVG: the map of a model, and the query graph.
+"""Figure of a report as small static SVG: the map of a model.
 
 Colours are classes of the page: `up` raises the target, `down` lowers it and is hatched.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from mnemoscope.report.text import Effects, effect_title, signed, value_name
-from mnemoscope.report.theme import KINDS, Depth, largest
+from mnemoscope.report.theme import KINDS, Depth, ends_of, largest
 from mnemoscope.results.attribution import Attribution
 
 WIDTH = 1040
@@ -130,9 +130,7 @@ def bar(score: float, zero: float, per_nat: float, y: float, row: float) -> str:
 
 def _bars(depth: Depth, kind: str, layout: MapLayout) -> str:
     """Draw one bar for each layer on the scale that attention and FFN share, with its number."""
-    scores = depth.block_scores()
-    finite = scores[np.isfinite(scores)]
-    low, high = min(0.0, float(finite.min(initial=0.0))), max(0.0, float(finite.max(initial=0.0)))
+    low, high = ends_of(depth.block_scores())
     per_nat = _BAR / (high - low) if high > low else 0.0
     left = layout.bars[kind]
     zero = left - low * per_nat

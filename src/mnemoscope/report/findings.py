@@ -22,6 +22,7 @@ from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.parts import row_name
 from mnemoscope.results.targets import Provenance, Target, Targets
 
 _CERTAIN = 0.8  # probability from which single removals change little
@@ -89,29 +90,20 @@ def findings(result: Attribution) -> list[Sentence]:
 
     The numbers are effects in nats by which the lists are ordered, with three decimals.
     """
-    effects = Effects.of(result)
-    by = effects.order
-    words = _Words(by, targets_parts(result.targets.answers))
+    by = Effects.of(result).order
     found = [
-        _layers(result, by, words),
-        _head(result, by, words),
-        _neurons(result, by, words),
+        _layers(result, by),
+        _head(result, by),
+        _neurons(result, by),
         _opponents(result, by),
         _certainty(result),
     ]
     return [sentence for sentence in found if sentence]
 
 
-class _Words(NamedTuple):
-    """Words for an effect, and its target."""
-
-    by: str
-    target: Sentence
-
-    @property
-    def verb(self) -> str:
-        """Predicate of a part with a direct or total effect."""
-        return "writes" if self.by == "direct" else "is worth an estimated"
+def _verb(by: str) -> str:
+    """Return the predicate of a part with a direct or total effect."""
+    return "writes" if by == "direct" else "is worth an estimated"
 
 
 def _first(table: pd.DataFrame, by: str, *, raising: bool = True) -> dict[str, Any] | None:
@@ -121,7 +113,7 @@ def _first(table: pd.DataFrame, by: str, *, raising: bool = True) -> dict[str, A
     if rows.empty:
         return None
     place = rows[by].idxmax() if raising else rows[by].idxmin()
-    return records(rows.loc[[place]], tuple(rows))[0]
+    return records(rows.loc[[place]])[0]
 
 
 def _nats(row: dict[str, Any], by: str) -> str:
@@ -132,7 +124,7 @@ def _layer_name(row: dict[str, Any]) -> str:
     return f"{'the FFN' if row['kind'] == 'ffn' else KINDS[row['kind']]} of layer {row['layer']}"
 
 
-def _layers(result: Attribution, by: str, words: _Words) -> Sentence:
+def _layers(result: Attribution, by: str) -> Sentence:
     best = _first(result.layers, by)
     if best is None:
         return ()
@@ -143,35 +135,34 @@ def _layers(result: Attribution, by: str, words: _Words) -> Sentence:
     name = _layer_name(best)
     start = (
         f"{name[0].upper()}{name[1:]} {'writes most towards' if by == 'direct' else 'counts most for'} ",
-        *words.target,
+        *targets_parts(result.targets.answers),
         f" ({_nats(best, by)} nats)",
     )
     return (*start, "." if second is None else f", then {_layer_name(second)} ({_nats(second, by)}).")
 
 
-def _head(result: Attribution, by: str, words: _Words) -> Sentence:
+def _head(result: Attribution, by: str) -> Sentence:
     row = _first(result.heads_by_position, by)
     if row is None:
         return ()
     return (
-        f"Head {row['layer']}.{row['head']} reads ",
+        f"Head {row_name(row)} reads ",
         Token(visible(row["token"])),
-        f" ({percent(row['attention'])} of its attention) and {words.verb} {_nats(row, by)} nats.",
+        f" ({percent(row['attention'])} of its attention) and {_verb(by)} {_nats(row, by)} nats.",
     )
 
 
-def _neurons(result: Attribution, by: str, words: _Words) -> Sentence:
+def _neurons(result: Attribution, by: str) -> Sentence:
     ffn, attention = _first(result.ffn_neurons, by), _first(result.attention_neurons, by)
     parts: list[str | Token] = []
     if ffn is not None:
-        parts.append(f"Neuron {ffn['layer']}.{ffn['neuron']} {words.verb} {_nats(ffn, by)} nats")
+        parts.append(f"Neuron {row_name(ffn)} {_verb(by)} {_nats(ffn, by)} nats")
         if len(ffn["promotes"]):
             parts += [" and promotes ", Token(visible(ffn["promotes"][0]))]
     if attention is not None:
-        name = f"{attention['layer']}.{attention['head']}.{attention['dim']}"
         parts += [
-            f"{'; the strongest attention neuron, ' if parts else 'Attention neuron '}{name}"
-            f"{', ' if parts else ' '}{words.verb} {_nats(attention, by)} from ",
+            f"{'; the strongest attention neuron, ' if parts else 'Attention neuron '}{row_name(attention)}"
+            f"{', ' if parts else ' '}{_verb(by)} {_nats(attention, by)} from ",
             Token(visible(attention["token"])),
         ]
     return (*parts, ".") if parts else ()
@@ -180,8 +171,8 @@ def _neurons(result: Attribution, by: str, words: _Words) -> Sentence:
 def _opponents(result: Attribution, by: str) -> Sentence:
     tables = {
         "": (result.layers, _layer_name),
-        "head ": (result.heads, lambda row: f"{row['layer']}.{row['head']}"),
-        "neuron ": (result.suppressing_ffn_neurons, lambda row: f"{row['layer']}.{row['neuron']}"),
+        "head ": (result.heads, row_name),
+        "neuron ": (result.suppressing_ffn_neurons, row_name),
     }
     named = [
         f"{kind}{name(row)} ({_nats(row, by)}{' nats' if not kind else ''})"

@@ -8,7 +8,6 @@ from datetime import date
 from typing import Any
 
 from mnemoscope.errors import MnemoscopeError
-from mnemoscope.report.charts.graph import graph_caption, graph_svg
 from mnemoscope.report.export import json_bytes
 from mnemoscope.report.figures import hatches, level_rules, map_svg
 from mnemoscope.report.findings import (
@@ -19,6 +18,7 @@ from mnemoscope.report.findings import (
     plain,
     targets_parts,
 )
+from mnemoscope.report.graph_figure import graph_caption, graph_svg
 from mnemoscope.report.pages import data_address, origin_rows, page
 from mnemoscope.report.readable import readable
 from mnemoscope.report.repeat import command_lines, python_lines

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import singledispatch
+from functools import partial, singledispatch
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -40,6 +42,7 @@ from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.examples import NeuronExamples
+from mnemoscope.results.parts import row_name
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryGraph, QueryNeurons, QueryTables
@@ -101,30 +104,27 @@ def summary_html(shown: object) -> str:
     )
 
 
+_TERMINAL: dict[type, Callable[[Any, Console], None]] = {
+    Attribution: render_attribution,
+    PromptComparison: partial(render_comparison, rows=_ROWS),
+    NeuronExamples: partial(render_examples, rows=_ROWS),
+    Prediction: render_prediction,
+    Ablation: render_ablation,
+    NeuronTokens: render_neuron,
+    HeadTokens: render_head,
+    QueryGraph: render_links,
+    QueryNeurons: lambda shown, console: console.print(query_section(shown, _WIDTH, _ROWS)),
+}
+
+
 def summary_text(shown: object) -> str:
     """Return a result as the terminal shows it, without colours, or else its `repr`."""
+    draw = _TERMINAL.get(type(shown))
+    if draw is None:
+        return repr(shown)
     stream = io.StringIO()
     console = Console(file=stream, width=_WIDTH, color_system=None, highlight=False, force_jupyter=False)
-    if isinstance(shown, Attribution):
-        render_attribution(shown, console)
-    elif isinstance(shown, PromptComparison):
-        render_comparison(shown, console, _ROWS)
-    elif isinstance(shown, NeuronExamples):
-        render_examples(shown, console, _ROWS)
-    elif isinstance(shown, Prediction):
-        render_prediction(shown, console)
-    elif isinstance(shown, Ablation):
-        render_ablation(shown, console)
-    elif isinstance(shown, NeuronTokens):
-        render_neuron(shown, console)
-    elif isinstance(shown, HeadTokens):
-        render_head(shown, console)
-    elif isinstance(shown, QueryGraph):
-        render_links(shown, console)
-    elif isinstance(shown, QueryNeurons):
-        console.print(query_section(shown, _WIDTH, _ROWS))
-    else:
-        return repr(shown)
+    draw(shown, console)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
@@ -145,9 +145,9 @@ def _(shown: Attribution) -> _Summary:
         facts=value_facts(shown.targets),
         findings=findings(shown),
         tables=[
-            _parts(shown, "heads", "Heads", ("layer", "head"), ""),
-            _parts(shown, "ffn_neurons", "FFN neurons", ("layer", "neuron"), "promotes"),
-            _parts(shown, "attention_neurons", "Attention neurons", ("layer", "head", "dim"), "token"),
+            _parts(shown, "heads", "Heads", "layer.head", ""),
+            _parts(shown, "ffn_neurons", "FFN neurons", "layer.neuron", "promotes"),
+            _parts(shown, "attention_neurons", "Attention neurons", "layer.head.dim", "token"),
         ],
         picture={
             "words": f"{figure.title}. {figure.words}",
@@ -159,12 +159,12 @@ def _(shown: Attribution) -> _Summary:
 
 @_summary.register
 def _(shown: PromptComparison) -> _Summary:
-    def table(name: str, title: str, *index: str) -> _Table:
+    def table(name: str, title: str, heading: str) -> _Table:
         rows: list[tuple[str | Markup, ...]] = [
-            (".".join(str(row[part]) for part in index), *(plain_number(row[side]) for side in sides))
-            for row in records(getattr(shown, name).head(_ROWS), (*index, *sides))
+            (row_name(row), *(plain_number(row[side]) for side in sides))
+            for row in records(getattr(shown, name).head(_ROWS))
         ]
-        return _Table(title, (".".join(index), "A", "B", "Diff (nats)"), rows)
+        return _Table(title, (heading, "A", "B", "Diff (nats)"), rows)
 
     sides = ("a", "b", "diff")
     words = (f"{targets_words(side.targets)} after {visible(side.prompt)}" for side in (shown.a, shown.b))
@@ -173,9 +173,9 @@ def _(shown: PromptComparison) -> _Summary:
         target=" and ".join(f"{name}: {each}" for name, each in zip("AB", words, strict=True)),
         facts={},
         tables=[
-            table("heads", "Heads", "layer", "head"),
-            table("ffn_neurons", "FFN neurons", "layer", "neuron"),
-            table("attention_neurons_summed", "Attention neurons", "layer", "head", "dim"),
+            table("heads", "Heads", "layer.head"),
+            table("ffn_neurons", "FFN neurons", "layer.neuron"),
+            table("attention_neurons_summed", "Attention neurons", "layer.head.dim"),
         ],
         note=f"{visible(shown.provenance.model)} · direct effects, Diff is B − A",
     )
@@ -186,14 +186,14 @@ def _(shown: NeuronExamples) -> _Summary:
     best = shown.windows[shown.windows["group"] == "highest"].head(_MOST_RANKED)
     rows: list[tuple[str | Markup, ...]] = [
         (
-            ".".join(str(row[part]) for part in ("layer", "neuron", "head", "dim") if row[part] >= 0),
+            row_name(row),
             plain_number(row["activation"]),
             Markup("").join(
                 Markup("<b>{}</b>").format(_token(token)) if place == row["position"] else _token(token)
                 for place, token in enumerate(row["tokens"])
             ),
         )
-        for row in records(best, tuple(best))
+        for row in records(best)
     ]
     corpus = shown.corpus
     return _Summary(
@@ -214,7 +214,7 @@ def _(shown: Prediction) -> _Summary:
             percent(row["probability"]),
             plain_number(row["log_probability"]),
         )
-        for row in records(shown.table, tuple(shown.table.columns))
+        for row in records(shown.table)
     ]
     table = _Table("Likeliest next tokens", ("rank", "token", "probability", "log p"), rows)
     return _Summary(tokens=shown.tokens, target="", facts={}, tables=[table])
@@ -254,13 +254,13 @@ def _(shown: Ablation) -> _Summary:
 
 @_summary.register
 def _(shown: Ranking) -> _Summary:
-    index = ("layer", "neuron") if shown.kind == "ffn" else ("layer", "head", "dim")
+    heading = "layer.neuron" if shown.kind == "ffn" else "layer.head.dim"
     kind = "FFN neurons" if shown.kind == "ffn" else "Attention neurons"
     return _Summary(
         tokens=shown.tokens,
         target=targets_words(shown.targets),
         facts=value_facts(shown.targets),
-        tables=[_scores(kind, shown.neurons.head(_MOST_RANKED), index, shown.method)],
+        tables=[_scores(kind, shown.neurons.head(_MOST_RANKED), heading, shown.method)],
         note=f"{visible(shown.provenance.model)} · method {visible(shown.method)}",
     )
 
@@ -284,7 +284,7 @@ def _(shown: HeadTokens) -> _Summary:
             percent(row["attention"]),
             *(Markup(" ").join(map(_token, row[name][:_MOST_TOKENS])) for name in lists),
         )
-        for row in records(shown.table, tuple(shown.table))
+        for row in records(shown.table)
     ]
     headings = ("position", "token", "attention", *lists)
     table = _Table(f"Head {shown.layer}.{shown.head}, as tokens", headings, rows)
@@ -325,34 +325,31 @@ def _(shown: QueryNeurons) -> _Summary:
 
 def _query_tables(shown: QueryTables, whose: str) -> list[_Table]:
     return [
-        _scores(f"Heads{whose}", shown.heads.head(_ROWS), ("layer", "head"), "query score (nats)"),
-        _scores(
-            f"FFN neurons{whose}", shown.ffn_neurons.head(_ROWS), ("layer", "neuron"), "query score (nats)"
-        ),
+        _scores(f"Heads{whose}", shown.heads.head(_ROWS), "layer.head", "query score (nats)"),
+        _scores(f"FFN neurons{whose}", shown.ffn_neurons.head(_ROWS), "layer.neuron", "query score (nats)"),
     ]
 
 
-def _scores(title: str, table: pd.DataFrame, index: tuple[str, ...], heading: str) -> _Table:
+def _scores(title: str, table: pd.DataFrame, heading: str, of_score: str) -> _Table:
     """Return parts with the score that the table is sorted by."""
     number = score_column(table)
     rows: list[tuple[str | Markup, ...]] = [
-        (".".join(str(row[part]) for part in index), plain_number(row[number]))
-        for row in records(table, (*index, number))
+        (row_name(row), plain_number(row[number])) for row in records(table)
     ]
-    return _Table(title, (".".join(index), heading), rows)
+    return _Table(title, (heading, of_score), rows)
 
 
-def _parts(result: Attribution, name: str, title: str, index: tuple[str, ...], words: str) -> _Table:
+def _parts(result: Attribution, name: str, title: str, heading: str, words: str) -> _Table:
     """Return the first rows of a list, with the tokens of the column `words`."""
     effects = Effects.of(result)
-    rows = records(getattr(result, name).head(_ROWS), tuple(getattr(result, name)))
+    rows = records(getattr(result, name).head(_ROWS))
     decimals = places(row[effects.order] for row in rows)
     cells: list[tuple[str | Markup, ...]] = []
     for row in rows:
-        named = (".".join(str(row[part]) for part in index), signed(row[effects.order], decimals))
+        named = (row_name(row), signed(row[effects.order], decimals))
         tokens = row[words][:_MOST_TOKENS] if words == "promotes" else [row[words]] if words else []
         cells.append((*named, Markup(" ").join(map(_token, tokens))) if words else named)
-    headings = (".".join(index), f"{effects.order} (nats)", *([words] if words else []))
+    headings = (heading, f"{effects.order} (nats)", *([words] if words else []))
     return _Table(title, headings, cells)
 
 

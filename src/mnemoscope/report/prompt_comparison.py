@@ -17,7 +17,7 @@ from mnemoscope.report.prompt_comparison_figure import SIDES, compared_map
 from mnemoscope.report.readable import readable
 from mnemoscope.report.repeat import comparison_command, comparison_python
 from mnemoscope.report.sheets import Cell, Sheet, number_cell
-from mnemoscope.report.text import plain_number, signed, value_facts
+from mnemoscope.report.text import comparison_certificates, part_in_mixture, signed, value_facts
 from mnemoscope.report.theme import KINDS
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.attribution import Attribution
@@ -26,13 +26,6 @@ from mnemoscope.results.prompt_comparison import PromptComparison
 
 _MOST_ROWS = 100  # of a table
 _MOST_BYTES = 350_000
-_INDEX = {
-    "layers": ("layer",),
-    "heads": ("layer", "head"),
-    "ffn_neurons": ("layer", "neuron"),
-    "attention_neurons_summed": ("layer", "head", "dim"),
-}
-_NEURONS = {"ffn_neurons": "FFN neurons", "attention_neurons_summed": "attention neurons"}
 
 
 def render_html(result: PromptComparison) -> str:
@@ -68,7 +61,7 @@ def render_html(result: PromptComparison) -> str:
                 sheet(result, "attention_neurons_summed"),
             ),
         },
-        certificates=[certificate(result, name) for name in _NEURONS],
+        certificates=comparison_certificates(result),
         command=comparison_command(result),
         python=comparison_python(result),
         data=data_address(
@@ -88,14 +81,13 @@ def _part(name: str, row: dict[str, Any]) -> str:
     """Name the part of a row, as `24.1005`; a block by its kind and layer."""
     if name == "layers":
         return f"{KINDS[row['kind']]} of layer {row['layer']}"
-    part = ".".join(str(row[column]) for column in _INDEX[name])
-    return f"{part} (expert {row['expert']})" if row.get("expert", -1) >= 0 else part
+    return part_in_mixture(row)
 
 
 def sheet(result: PromptComparison, name: str, most: int = _MOST_ROWS) -> Sheet:
     """Return the first rows of a table, with A, B and Diff in nats with three decimals."""
     table: pd.DataFrame = getattr(result, name)
-    rows = records(table.head(most), tuple(table))
+    rows = records(table.head(most))
     largest = max((abs(row["diff"]) for row in rows if math.isfinite(row["diff"])), default=0.0)
     has_tokens = "promotes" in table
 
@@ -134,7 +126,7 @@ def _findings(result: PromptComparison) -> list[Sentence]:
         table: pd.DataFrame = getattr(result, name)
         if table.empty:
             continue
-        (row,) = records(table.head(1), tuple(table))
+        (row,) = records(table.head(1))
         part = f"{kind}{_part(name, row)}"
         sentence: list[str | Token] = [
             f"{part[0].upper()}{part[1:]} differs most: {signed(row['a'])} nats in A, "
@@ -144,11 +136,3 @@ def _findings(result: PromptComparison) -> list[Sentence]:
             sentence += [", and promotes ", Token(visible(row["promotes"][0]))]
         found.append((*sentence, "."))
     return found
-
-
-def certificate(result: PromptComparison, name: str) -> str:
-    """Return the sentence on what is certified of a table of neurons."""
-    return (
-        f"The first {result.n_certified(name):,} {_NEURONS[name]} lead the ranking of all by Diff "
-        f"(certified); those without a row differ by at most {plain_number(result.unlisted[name], 2)} nats."
-    )

@@ -16,7 +16,7 @@ from mnemoscope.report.figures import (
     svg_text,
 )
 from mnemoscope.report.text import signed
-from mnemoscope.report.theme import KINDS, Depth, largest
+from mnemoscope.report.theme import KINDS, Depth, ends_of, largest
 from mnemoscope.results.prompt_comparison import PromptComparison
 
 SIDES = {"a": "A", "b": "B", "diff": "Diff"}
@@ -55,9 +55,7 @@ def compared_map(result: PromptComparison, name: str) -> Markup:
 
 def _bars(depths: dict[str, Depth], layout: MapLayout) -> str:
     """Draw a column of bars for each kind of block and side; `data-nat` is the pixels of a nat."""
-    scores = np.concatenate([depth.block_scores().ravel() for depth in depths.values()])
-    finite = scores[np.isfinite(scores)]
-    low, high = min(0.0, float(finite.min(initial=0.0))), max(0.0, float(finite.max(initial=0.0)))
+    low, high = ends_of(np.concatenate([depth.block_scores() for depth in depths.values()]))
     width = (layout.heads - _LABEL) / (len(KINDS) * len(SIDES)) - _GAP
     per_nat = width / (high - low) if high > low else 0.0
     columns = [(kind, side) for kind in KINDS for side in SIDES]

@@ -17,6 +17,7 @@ from mnemoscope.report.text import (
     controls_rank,
     divergence,
     effect_text,
+    part_in_mixture,
     percent,
     prediction_names,
     rank_text,
@@ -28,6 +29,7 @@ from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.parts import row_name
 
 _SHOWN = 20  # rows of a table; more appear on demand
 _MOST_ROWS = 100  # of a direction
@@ -41,7 +43,7 @@ class Cell(NamedTuple):
     Attributes:
         text: as shown.
         value: number or text that sorts the cell; empty for the text itself.
-        kind: class of the cell: `number`, `token`, `tokens`, `bar`, `heat`, or empty.
+        kind: class of the cell: `number`, `token`, `tokens`, `words`, `bar`, `heat`, or empty.
         share: length of a bar, 0 to 1; step of a heat cell, `-LEVELS` to `LEVELS`.
     """
 
@@ -79,9 +81,7 @@ def _largest(rows: list[dict[str, Any]], name: str) -> float:
 
 def layers_sheet(result: Attribution, effects: Effects) -> Sheet:
     """Return attention and FFN of each layer, the last layer first."""
-    rows = records(
-        result.layers.sort_values(["layer", "kind"], ascending=[False, True]), tuple(result.layers)
-    )
+    rows = records(result.layers.sort_values(["layer", "kind"], ascending=[False, True]))
     names = effects.with_mediated()
     return Sheet(
         (("layer", "number"), ("part", ""), *((name, "number") for name in names)),
@@ -106,12 +106,8 @@ def neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
     }
     rows: list[dict[str, Any]] = []
     for kind, table in tables.items():
-        for row in records(table.head(_MOST_ROWS), tuple(table)):
-            index = ("neuron",) if kind == "FFN" else ("head", "dim")
+        for row in records(table.head(_MOST_ROWS)):
             rows.append({"token": last, "promotes": None, **row, "kind": kind})
-            rows[-1]["part"] = ".".join(str(row[name]) for name in ("layer", *index))
-            if row.get("expert", -1) >= 0:
-                rows[-1]["part"] += f" (expert {row['expert']})"
     order = effects.order
     rows.sort(key=lambda row: -abs(row[order]) if math.isfinite(row[order]) else math.inf)
     most = _largest(rows, order)
@@ -126,7 +122,7 @@ def neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
         ),
         [
             [
-                Cell(row["part"]),
+                Cell(part_in_mixture(row)),
                 Cell(row["kind"]),
                 Cell(visible(row["token"]), kind="token"),
                 *(_effect(name, row, most if name == order else 0.0) for name in names),
@@ -144,12 +140,10 @@ def neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
 def sums_sheet(result: ContinuationAttribution) -> Sheet:
     """Return the neurons with the largest sums over the target's tokens, of both signs and kinds."""
     rows: list[dict[str, Any]] = []
-    for kind, index in (("ffn_neurons", ("neuron",)), ("attention_neurons_summed", ("head", "dim"))):
+    for name, kind in (("ffn_neurons", "FFN"), ("attention_neurons_summed", "attention")):
         for side in ("", "suppressing_"):
-            table: pd.DataFrame = getattr(result, f"{side}{kind}")
-            for row in records(table.head(_SHOWN), tuple(table)):
-                part = ".".join(str(row[name]) for name in ("layer", *index))
-                rows.append({"promotes": (), **row, "part": part, "kind": kind.split("_", maxsplit=1)[0]})
+            table: pd.DataFrame = getattr(result, f"{side}{name}")
+            rows += [{"promotes": (), **row, "kind": kind} for row in records(table.head(_SHOWN))]
     rows.sort(key=lambda row: -abs(row["direct"]))
     rows = rows[:_SHOWN]
     tokens = prediction_names(result)[:_MOST_TOKENS]
@@ -165,8 +159,8 @@ def sums_sheet(result: ContinuationAttribution) -> Sheet:
         ),
         [
             [
-                Cell(row["part"]),
-                Cell("FFN" if row["kind"] == "ffn" else "attention"),
+                Cell(row_name(row)),
+                Cell(row["kind"]),
                 _effect("direct", row, most),
                 *(number_cell(row[name], signed(row[name])) for name in names),
                 Cell(" ".join(map(visible, row["promotes"][:5])) or "–", kind="tokens"),
@@ -180,7 +174,7 @@ def reads_table(result: Attribution, effects: Effects) -> dict[str, Any] | None:
     """Return the strongest heads over the tokens they read: effects in nats, None without such heads."""
     order = effects.order
     both = pd.concat([result.heads_by_position, result.suppressing_heads_by_position], ignore_index=True)
-    rows = records(both.drop_duplicates(["layer", "head", "position"]), tuple(both))
+    rows = records(both.drop_duplicates(["layer", "head", "position"]))
     rows = [row for row in rows if math.isfinite(row[order])]
     if not rows:
         return None
@@ -202,14 +196,14 @@ def reads_table(result: Attribution, effects: Effects) -> dict[str, Any] | None:
             text = effect_text(order, row[order], 3)
             cells.append(number_cell(row[order], text, "heat", math.copysign(step, row[order])))
         lines.append((position, visible(result.tokens[position]), cells))
-    first = records(result.heads_by_position.head(5), tuple(result.heads_by_position))
+    first = records(result.heads_by_position.head(5))
     return {
         "heads": [f"{layer}.{head}" for layer, head in sorted(heads)],
         "lines": lines,
         "n_tokens": len(result.tokens),
         "attention": [
             (
-                f"{row['layer']}.{row['head']}",
+                row_name(row),
                 visible(row["token"]),
                 row["position"],
                 percent(row["attention"]),
@@ -238,12 +232,9 @@ def query_sheet(result: Attribution) -> dict[str, Any] | None:
     sides = {"attention": queries.of_attention, "ffn": queries.of_ffn}
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for side, tables in sides.items():
-        for kind, table, index in (
-            ("FFN neuron", tables.ffn_neurons, "neuron"),
-            ("head", tables.heads, "head"),
-        ):
-            for row in records(table, tuple(table)):
-                key = kind, f"{row['layer']}.{row[index]}"
+        for kind, table in (("FFN neuron", tables.ffn_neurons), ("head", tables.heads)):
+            for row in records(table):
+                key = kind, row_name(row)
                 at = (row["position"], row["token"]) if "position" in row else None
                 known = found.setdefault(key, {"attention": None, "ffn": None, "at": at, "both": False})
                 known[side] = row["score"]

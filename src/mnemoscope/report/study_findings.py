@@ -37,12 +37,8 @@ def study_findings(tables: Mapping[str, pd.DataFrame]) -> list[str]:
 Row = dict[str, Any]
 
 
-def _rows(table: pd.DataFrame) -> list[Row]:
-    return records(table, tuple(table))
-
-
 def _of_all(table: pd.DataFrame) -> list[Row]:
-    return [row for row in _rows(table) if row["relation"] == ALL]
+    return [row for row in records(table) if row["relation"] == ALL]
 
 
 def _facts(table: pd.DataFrame) -> str:
@@ -80,13 +76,13 @@ def _zeroed(table: pd.DataFrame, parts: str) -> str:
 def _heads(table: pd.DataFrame) -> str:
     falls = [
         f"{_fall(row)} with " + ("random heads" if row["heads"] == RANDOM else f"heads {row['heads']}")
-        for row in _rows(table)
+        for row in records(table)
     ]
     return f"The MRR falls by {'; by '.join(falls)} zeroed." if falls else ""
 
 
 def _shared(table: pd.DataFrame) -> str:
-    rows = [row for row in _rows(table) if row["list"] == "value" and not math.isnan(row["share_percent"])]
+    rows = [row for row in records(table) if row["list"] == "value" and not math.isnan(row["share_percent"])]
     if not rows:
         return ""
     shares = [row["share_percent"] for row in rows]

@@ -6,12 +6,10 @@ import io
 import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from mnemoscope._io import check_destination, write_atomically
 from mnemoscope.model.demo import MODEL_NAME
@@ -19,6 +17,7 @@ from mnemoscope.report.charts import apply_theme, svg_in_page
 from mnemoscope.report.charts.study import CHARTS
 from mnemoscope.report.export import EDITING, csv_bytes, file_name, flat, json_bytes
 from mnemoscope.report.pages import data_address, origin_rows, page
+from mnemoscope.report.sheets import Cell, Sheet
 from mnemoscope.report.study_findings import study_findings
 from mnemoscope.report.text import plain_number
 from mnemoscope.report.tokens import visible
@@ -40,27 +39,6 @@ _CAUTIONS = (
     "value neurons read, not effects.",
     CAUTION,
 )
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A table of the page.
-
-    Attributes:
-        shown: the study's table.
-        headings: headings of the columns.
-        rows: texts of the cells of the first rows.
-        texts: whether each column holds words rather than numbers.
-        note: description of the rows left out, empty if there is none.
-        chart: the chart as SVG.
-    """
-
-    shown: ItemTable
-    headings: list[str]
-    rows: list[list[str]]
-    texts: list[bool]
-    note: str
-    chart: Markup
 
 
 def write_report(study: Study, path: str | Path) -> Path:
@@ -115,7 +93,7 @@ def render_tables(
         items=[
             (
                 item,
-                [_sheet(shown, tables[shown.name]) for shown in item.tables],
+                [_table(shown, tables[shown.name]) for shown in item.tables],
                 [number for number in paper if number.item == item.number],
             )
             for item in ITEMS
@@ -138,17 +116,22 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def _sheet(shown: ItemTable, table: pd.DataFrame) -> Sheet:
+def _table(shown: ItemTable, table: pd.DataFrame) -> dict[str, Any]:
+    """Return a table's title and chart, its first rows, and a note on the rows left out."""
     rows, note = _first(table)
-    cells = _cells(flat(rows))
-    return Sheet(
-        shown=shown,
-        headings=[str(name).replace("_percent", " (%)").replace("_", " ") for name in cells],
-        rows=[list(row) for row in cells.itertuples(index=False, name=None)],
-        texts=[not pd.api.types.is_numeric_dtype(rows[name]) for name in cells],
-        note=note,
-        chart=svg_in_page(apply_theme(CHARTS[shown.name](table)).to_dict(), shown.name),
-    )
+    texts = _texts(flat(rows))
+    kinds = ["number" if pd.api.types.is_numeric_dtype(rows[name]) else "words" for name in texts]
+    headings = [str(name).replace("_percent", " (%)").replace("_", " ") for name in texts]
+    cells = [
+        [Cell(text, kind=kind) for text, kind in zip(row, kinds, strict=True)]
+        for row in texts.itertuples(index=False, name=None)
+    ]
+    return {
+        "title": shown.title,
+        "chart": svg_in_page(apply_theme(CHARTS[shown.name](table)).to_dict(), shown.name),
+        "sheet": Sheet(tuple(zip(headings, kinds, strict=True)), cells),
+        "note": note,
+    }
 
 
 def _first(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -163,7 +146,7 @@ def _first(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return few, f"The {words} {len(few):,} of {len(table):,} rows; tables.zip has all."
 
 
-def _cells(table: pd.DataFrame) -> pd.DataFrame:
+def _texts(table: pd.DataFrame) -> pd.DataFrame:
     """Write the cells as texts, each interval behind its mean."""
     with_ends = [name for name in table if f"{name}_low" in table and f"{name}_high" in table]
     ends = {f"{name}_{end}" for name in with_ends for end in ("low", "high")}

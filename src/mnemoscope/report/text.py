@@ -1,4 +1,4 @@
-"""Words for results in all reports: numbers, effects, certificates, targets."""
+"""Words for results in all reports: numbers, effects, certificates, targets, circuits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from mnemoscope.report.tokens import shortened, unspaced, visible
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.circuit import Circuit, Ratio
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.parts import row_name
+from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryTables
 from mnemoscope.results.targets import Cost, Target, Targets
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
@@ -269,6 +272,15 @@ def certificate(result: Attribution | ContinuationAttribution) -> str:
     return f"certified{within}: exact"
 
 
+def comparison_certificates(result: PromptComparison) -> list[str]:
+    """Return a sentence for each table of neurons: how many of its rows are certified."""
+    return [
+        f"The first {result.n_certified(name):,} {SEARCHED[name]} lead the ranking of all by Diff "
+        f"(certified); the unlisted differ by at most {plain_number(bound, 2)} nats."
+        for name, bound in result.unlisted.items()
+    ]
+
+
 def found_words(verdict: str, both_ends: bool, n_listed: int, cost: Cost, what: str) -> str:
     """Describe a list and its search, such as `certified: exact top 10 of 46,080 FFN neurons`."""
     ends = "top and bottom" if both_ends else "top"
@@ -295,6 +307,12 @@ NOTHING_READ = "What activates the value neurons: what this model's neurons read
 _VALUE_NEURON = ("layer", "neuron", "head", "dim", "position")
 
 
+def part_in_mixture(row: dict[str, Any]) -> str:
+    """Name the part of a row, such as `24.1005`, in a mixture of experts `24.1005 (expert 3)`."""
+    expert = row.get("expert", -1)
+    return f"{row_name(row)} (expert {expert})" if expert >= 0 else row_name(row)
+
+
 def queries_are_missing(result: Attribution) -> bool:
     """Return whether query neurons were requested and could not be computed."""
     return result.query_neurons is None and bool(result.provenance.options.get("query"))
@@ -303,18 +321,10 @@ def queries_are_missing(result: Attribution) -> bool:
 def value_neurons_words(tables: QueryTables) -> str:
     """Count the value neurons that query scores are of, and name those left out."""
     names = [name for name in _VALUE_NEURON if name in tables.value_neurons]
-    n_all, rows = (
-        len(tables.value_neurons[names].drop_duplicates()),
-        records(tables.skipped, tuple(tables.skipped)),
-    )
+    n_all, rows = len(tables.value_neurons[names].drop_duplicates()), records(tables.skipped)
     if not rows:
         return f"the first {n_all}"
-    left_out = ", ".join(
-        f"{row['layer']}.{row['neuron']}"
-        if "neuron" in row
-        else f"{row['layer']}.{row['head']}.{row['dim']} at {row['position']}"
-        for row in rows
-    )
+    left_out = ", ".join(row_name(row) + (f" at {row['position']}" if "head" in row else "") for row in rows)
     reason = f"left out because what they read nearly cancels: {left_out}"
     return f"{n_all - len(rows)} of the first {n_all} ({reason})"
 
@@ -327,7 +337,7 @@ def method_name(label: str, title: str) -> str:
 def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of `Comparison.summary` with the method's `name`, and `control` for control rows."""
     summary = comparison.summary()
-    rows = records(summary, tuple(summary.columns))
+    rows = records(summary)
     for row in rows:
         row["name"] = visible(method_name(row["method"], row["title"]))
         row["control"] = row["method"] in (NONE, RANDOM, SAME_LAYERS)
@@ -339,3 +349,40 @@ def zeroed_words(comparison: Comparison, of: str) -> str:
     terms = comparison.terms
     kind = {"ffn": "FFN neurons", "attention": "attention neurons"}[terms.kind]
     return f"the first {terms.top:,} {kind} of {of} zeroed together"
+
+
+def node_name(row: dict[str, Any]) -> str:
+    """Return the name of a node, such as `ffn 24.1005 @3`."""
+    place = f" @{row['position']}" if row["position"] >= 0 else ""
+    return f"{row['kind']} {row_name(row)}{place}"
+
+
+def ratio_text(ratio: Ratio) -> str:
+    """Return a ratio with its interval, such as `0.93 (0.88 to 0.97)`."""
+    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+_ABLATED = {
+    "mean": "their mean over counterfactual prompts",
+    "patch": "their value in the pair's counterfactual prompt",
+    "zero": "zero",
+}
+
+
+def circuit_summary(circuit: Circuit) -> list[str]:
+    """Describe a circuit: its size, F, K, areas, cost and notes."""
+    positions = f", each at {circuit.n_positions} positions" if circuit.n_positions else ""
+    m, none = (circuit.logit_differences[name] for name in ("model", "ablated"))
+    passes = circuit.passes
+    return [
+        f"{len(circuit):,} of {circuit.n_nodes:,} nodes ({', '.join(circuit.kinds)}{positions}) by "
+        f"{circuit.method}; the others take {_ABLATED[circuit.ablation]}",
+        f"faithfulness F {ratio_text(circuit.faithfulness)}, completeness K "
+        f"{ratio_text(circuit.completeness)} on {len(circuit.test):,} test pairs",
+        f"logit difference {m:.2f} nats in the model, {none:.2f} with all nodes ablated",
+        f"area under F (CPR) {circuit.areas['cpr']:.2f}, mean distance of F from 1 (CMD) "
+        f"{circuit.areas['cmd']:.2f}, on a log axis of sizes",
+        f"chosen on {len(circuit.train):,} training pairs in {passes['forward']:,} forward and "
+        f"{passes['backward']:,} backward passes of prompts",
+        *circuit.notes,
+    ]

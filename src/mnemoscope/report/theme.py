@@ -92,6 +92,12 @@ def largest(scores: np.ndarray) -> float:
     return float(np.abs(scores[np.isfinite(scores)]).max(initial=0.0))
 
 
+def ends_of(scores: np.ndarray) -> tuple[float, float]:
+    """Return the lowest and the highest of the finite scores and 0, the ends of a scale of bars."""
+    finite = scores[np.isfinite(scores)]
+    return float(finite.min(initial=0.0)), float(finite.max(initial=0.0))
+
+
 def _is_quiet(scores: np.ndarray) -> np.ndarray:
     """Mark the rows without a magnitude of at least `QUIET` of the largest, `[n_layers]`."""
     loud = np.abs(np.nan_to_num(scores)) >= QUIET * largest(scores)

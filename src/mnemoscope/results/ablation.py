@@ -79,12 +79,12 @@ class Ablation(Displayed):
             "how": self.how,
             "before": self.before,
             "after": self.after,
-            "controls": records(self.controls, tuple(self.controls.columns)),
+            "controls": records(self.controls),
             "controls_from": self.controls_from,
             "controls_mean": self.controls_mean,
             "controls_standard_deviation": self.controls_standard_deviation,
             "plain_text": self.plain_text._asdict(),
-            "facts": records(self.facts, tuple(self.facts.columns)),
+            "facts": records(self.facts),
         }
 
     @property

@@ -205,7 +205,7 @@ class Attribution(Displayed):
         ['attention_neurons', 'certified', 'ffn_neurons']
         """
         tables = {name: getattr(self, name) for name in PRINTED}
-        lists = {name: records(table, tuple(table)) for name, table in tables.items()}
+        lists = {name: records(table) for name, table in tables.items()}
         queries = {} if self.query_neurons is None else self.query_neurons.tables()
         for name, keep in QUERY_TABLES.items():
             lists[name] = records(queries[name], keep) if name in queries else []

@@ -114,7 +114,7 @@ class Circuit:
             "model": self.provenance.model,
             "revision": self.provenance.revision,
             **self.description(),
-            **{name: records(table, tuple(table)) for name, table in self.tables().items()},
+            **{name: records(table) for name, table in self.tables().items()},
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:

@@ -70,7 +70,7 @@ class CircuitComparison:
         return {
             "model": origin.model,
             "revision": origin.revision,
-            **{name: records(table, tuple(table)) for name, table in tables.items()},
+            **{name: records(table) for name, table in tables.items()},
         }
 
     def chart(self) -> Any:

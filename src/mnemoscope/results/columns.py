@@ -350,7 +350,7 @@ LIST_COLUMNS = frozenset(
 )
 
 
-def records(table: pd.DataFrame, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Return the rows of a table as plain Python objects."""
-    plain = {name: table[name].tolist() for name in columns}
+def records(table: pd.DataFrame, columns: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
+    """Return the rows of a table as plain Python objects, with some of its columns or all."""
+    plain = {name: table[name].tolist() for name in (tuple(table) if columns is None else columns)}
     return [dict(zip(plain, row, strict=True)) for row in zip(*plain.values(), strict=True)]

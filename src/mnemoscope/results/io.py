@@ -80,7 +80,7 @@ class Saved(ABC):
 
 def json_bytes(description: dict[str, Any], tables: Tables, summary: dict[str, Any]) -> bytes:
     """Encode a description and tables as a `.json` file, which has the keys of a summary too."""
-    rows = {name: records(table, tuple(table)) for name, table in tables.items()}
+    rows = {name: records(table) for name, table in tables.items()}
     return (json_text({**_described(description, tables), **summary, **rows}) + "\n").encode("utf-8")
 
 

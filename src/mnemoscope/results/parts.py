@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,6 +125,15 @@ def neuron_named(name: str) -> FFNNeuron | AttentionNeuron:
     if found[4] is None:
         return FFNNeuron(int(found[2]), int(found[3]))
     return AttentionNeuron(int(found[2]), int(found[3]), int(found[4]))
+
+
+def row_name(row: Mapping[str, Any]) -> str:
+    """Return the name of a row's part, such as `24.1005` or `23.4.51`, from those numbers that the row has.
+
+    A missing number, or -1, names nothing.
+    """
+    numbers: list[Any] = [row.get(name) for name in ("layer", "neuron", "head", "dim")]
+    return ".".join(str(number) for number in numbers if not pd.isna(number) and number >= 0)
 
 
 def _part(layer: Any, neuron: Any, head: Any, dim: Any) -> Part:

@@ -40,12 +40,11 @@ class Prediction(Displayed, Saved):
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope predict --json` prints."""
-        columns = tuple(self.table.columns)
         return {
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             "token_ids": list(self.token_ids),
-            "predictions": records(self.table, columns),
+            "predictions": records(self.table),
         }
 
 

@@ -98,5 +98,5 @@ class PromptComparison(Displayed, Saved):
             **sides,
             "tolerance": self.tolerance,
             "unlisted": dict(self.unlisted),
-            **{name: records(table, tuple(table)) for name, table in self.tables().items()},
+            **{name: records(table) for name, table in self.tables().items()},
         }

@@ -63,7 +63,7 @@ class QueryTables(Displayed, Saved):
 
     def to_json(self) -> dict[str, Any]:
         """Return every table by name as plain rows."""
-        return {name: records(table, tuple(table)) for name, table in self.tables().items()}
+        return {name: records(table) for name, table in self.tables().items()}
 
     @property
     def skipped(self) -> pd.DataFrame:
@@ -99,7 +99,7 @@ class QueryNeurons(Displayed, Saved):
 
     def to_json(self) -> dict[str, Any]:
         """Return every table by its name in files, as plain rows."""
-        return {name: records(table, tuple(table)) for name, table in self.tables().items()}
+        return {name: records(table) for name, table in self.tables().items()}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by its name in files, in the order of `QUERY_TABLES`."""

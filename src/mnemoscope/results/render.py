@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mnemoscope.results.parts import row_name
+
 if TYPE_CHECKING:
     import pandas as pd
 
 _LONGEST = 60  # characters of a prompt
 _STRONGEST = 3  # rows of a table
-_PLACE = ("layer", "kind", "head", "dim", "neuron")
-_NO_SCORES = {*_PLACE, "position", "token", "expert"}
+_NO_SCORES = {"layer", "kind", "head", "dim", "neuron", "position", "token", "expert"}
 
 
 def report(module: str) -> Any:
@@ -63,8 +64,5 @@ def strongest(name: str, table: pd.DataFrame, by: str | None = None) -> str:
     """
     number = by or score_column(table)
     rows = table.head(_STRONGEST).to_dict("records")
-    parts = (
-        ".".join(str(row[column]) for column in _PLACE if column in row) + f" {row[number]:+.3g}"
-        for row in rows
-    )
-    return f"{name}: {', '.join(parts) or 'none'}"
+    parts = ", ".join(f"{row_name(row)} {row[number]:+.3g}" for row in rows)
+    return f"{name}: {parts or 'none'}"

@@ -180,8 +180,8 @@ class Comparison:
             "revision": self.provenance.revision,
             "terms": self.terms.to_json(),
             "n_facts": self.n_facts,
-            "summary": records(summary, tuple(summary.columns)),
-            "outcomes": records(outcomes, tuple(outcomes.columns)),
+            "summary": records(summary),
+            "outcomes": records(outcomes),
         }
 
     def save(self, path: str | Path) -> Path:

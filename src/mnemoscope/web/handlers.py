@@ -20,7 +20,6 @@ from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.intervention.ablation import TargetState
 from mnemoscope.model.tokens import encode_prompt, token_text
-from mnemoscope.report.terminal.methods import described
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
@@ -228,7 +227,7 @@ class Answers:
         """Return the likeliest token after each layer at the last positions."""
         _check_length(model, request.prompt)
         found = model.logit_lens(request.prompt, positions=request.positions)
-        rows = records(found, tuple(found.columns))
+        rows = records(found)
         return json_answer({"prompt": request.prompt, "rows": [with_shown(model, row) for row in rows]})
 
     def tokens(self, model: Model, request: requests.TokensRequest, tell: Tell = tell_nobody) -> Answer:
@@ -291,7 +290,7 @@ class Answers:
         asked = Fact(1, request.prompt, text, relation="")
         fact = ResolvedFact(asked, encoded, target, objective.against or ())
         found = compare_methods(model, [fact], terms, each=tell)
-        return json_answer({**found.to_json(), "left_out": [described(each) for each in left_out]})
+        return json_answer({**found.to_json(), "left_out": [each.to_json() for each in left_out]})
 
     def ablated(
         self, model: Model, request: requests.AblateRequest, tell: Tell = tell_nobody

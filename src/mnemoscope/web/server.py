@@ -21,7 +21,6 @@ from mnemoscope._io import json_text
 from mnemoscope.api import Model
 from mnemoscope.attribution.methods.registry import methods
 from mnemoscope.errors import OptionError
-from mnemoscope.report.terminal.methods import described
 from mnemoscope.web import requests
 from mnemoscope.web.cache import Latest
 from mnemoscope.web.errors import refusal_of
@@ -237,7 +236,7 @@ class Server:
         return {
             "version": mnemoscope.__version__,
             "models": [describe(model) | {"name": name} for name, model in self.models.items()],
-            "methods": [described(each) for each in methods().values()],
+            "methods": [each.to_json() for each in methods().values()],
             "limits": {
                 "body_bytes": MOST_BODY_BYTES,
                 "prompt_characters": MOST_PROMPT_CHARACTERS,

@@ -173,6 +173,10 @@ class Method(ABC):
         """Name with the options that are not the defaults; identifies results."""
         return self.name
 
+    def to_json(self) -> dict[str, str]:
+        """Return the name, the title and the formula."""
+        return {"name": self.name, "title": self.title, "formula": self.formula}
+
     @abstractmethod
     def estimate(self, method_input: MethodInput, k: int) -> MethodCost:
         """Estimate the cost of `top`."""

@@ -150,7 +150,7 @@ class Ranking(Displayed, Saved):
             "kind": self.kind,
             "estimate": vars(self.estimate).copy(),
             "seconds": self.seconds,
-            "neurons": records(self.neurons, tuple(self.neurons.columns)),
+            "neurons": records(self.neurons),
         }
 
 

@@ -30,10 +30,11 @@ from mnemoscope.report.charts import (
 )
 from mnemoscope.report.readable import readable
 from mnemoscope.report.text import Effects, about, effect_title, value_name
-from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, Depth
+from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, Depth, ends_of
 from mnemoscope.report.tokens import at_position, plain_token, token_list
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
+from mnemoscope.results.parts import row_name
 
 _PANEL = 120
 _PATH_SHAPES = {"embeddings": "triangle-up", "attention": "diamond", "FFN": "circle"}
@@ -46,9 +47,7 @@ def layers(result: Attribution) -> Any:
     The bars show the effect that orders the result's lists. Lowering bars point down and are hollow.
     """
     depth = Depth.of(result, Effects.of(result).order)
-    values = depth.block_scores()
-    finite = values[np.isfinite(values)]
-    ends = alt.Scale(domain=[float(finite.min(initial=0.0)), float(finite.max(initial=0.0))])
+    ends = alt.Scale(domain=list(ends_of(depth.block_scores())))
     panels = [
         _bars(depth.blocks[kind], name, ends, last=kind == list(KINDS)[-1]) for kind, name in KINDS.items()
     ]
@@ -139,8 +138,6 @@ def _along(start: float, depth: Depth) -> pd.DataFrame:
 
 
 MOST_HEADS = 24
-MOST_TOKENS = 40
-MOST_HEADS = 24
 MOST_POSITIONS = 40
 _CELL = 18.0
 
@@ -212,7 +209,7 @@ def neurons(result: Attribution) -> Any:
     """
     n_layers = Depth.of(result).n_layers
     rows = _neuron_rows(result, n_layers)
-    low, high = min(0.0, float(rows["effect"].min())), max(0.0, float(rows["effect"].max()))
+    low, high = ends_of(rows["effect"].to_numpy())
     room = 0.08 * (high - low) or 1.0
     x = alt.X(
         "place:Q",
@@ -260,9 +257,10 @@ def _neuron_rows(result: Attribution, n_layers: int) -> pd.DataFrame:
     }
     rows = []
     for kind, table in tables.items():
-        for row in records(table, tuple(table)):
+        for row in records(table):
             shown = {
                 "kind": kind,
+                "name": row_name(row),
                 "place": row["layer"] + _BESIDE[kind],
                 "effect": row[order],
                 "does": "raises" if row[order] >= 0 else "lowers",
@@ -270,11 +268,9 @@ def _neuron_rows(result: Attribution, n_layers: int) -> pd.DataFrame:
                 "at_right": row["layer"] >= n_layers / 2,
             }
             if kind == "FFN":
-                shown["name"] = f"{row['layer']}.{row['neuron']}"
                 shown["label"] = f"{shown['name']} {plain_token(row['promotes'][0])}"
                 shown |= {words: token_list(row[words], _MOST_TOKENS) for words in ("promotes", "demotes")}
             else:
-                shown["name"] = f"{row['layer']}.{row['head']}.{row['dim']}"
                 shown["label"] = f"{shown['name']} at {plain_token(row['token'])}"
                 shown["token"] = at_position(row["position"], row["token"])
             rows.append(shown)

@@ -222,12 +222,7 @@ def print_blocks(console: Console, *blocks: RenderableType) -> None:
 
 def first_rows(table: pd.DataFrame, n_rows: int | None) -> list[Row]:
     """Return the first rows of a table, or all, as plain objects."""
-    return records(table if n_rows is None else table.head(n_rows), tuple(table.columns))
-
-
-def name_column(*index: str) -> Column:
-    """Return the column of the parts' names, such as `24.1005`."""
-    return Column(".".join(index), lambda row: ".".join(str(row[name]) for name in index), whole=True)
+    return records(table if n_rows is None else table.head(n_rows))
 
 
 def expert_column(table: pd.DataFrame) -> list[Column]:

@@ -32,6 +32,7 @@ from mnemoscope.report.text import (
 )
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.columns import AGREEMENT_COLUMNS, COEFFICIENT_COLUMNS, records
+from mnemoscope.results.parts import row_name
 from mnemoscope.results.query import QueryAblation, relative_changes
 
 _NAMED_PARTS = 20
@@ -136,7 +137,7 @@ def _perplexity(value: float) -> str:
 def _facts_table(facts: pd.DataFrame, width: int) -> RenderableType:
     """Return each group of facts with its means before and after."""
     by_group: dict[str, Row] = {}
-    for row in records(facts, tuple(facts.columns)):
+    for row in records(facts):
         group = by_group.setdefault(row["group"], {"group": row["group"], "n_facts": row["n_facts"]})
         group[row["when"]] = row
 
@@ -170,7 +171,7 @@ def _coefficients_table(coefficients: pd.DataFrame, tokens: tuple[str, ...]) -> 
     change = relative_changes(coefficients)["measured"].abs()
     most = coefficients.loc[change.sort_values(ascending=False, kind="stable").index[:_ROWS]]
     columns = [
-        Column("neuron", _name, whole=True),
+        Column("neuron", row_name, whole=True),
         Column("kind", lambda row: _KIND_TITLES[row["kind"]]),
         Column("before", lambda row: signed(row["before"]), right=True),
         Column("predicted", lambda row: signed(row["predicted"]), right=True),
@@ -188,11 +189,6 @@ def _coefficients_table(coefficients: pd.DataFrame, tokens: tuple[str, ...]) -> 
     ]
     shown = f"{len(most)} of {len(coefficients)} value neurons, those whose changed most for their size"
     return table_of(title_text("Coefficients", shown), records(most, COEFFICIENT_COLUMNS), columns)
-
-
-def _name(row: Row) -> str:
-    names = ("layer", "neuron") if row["kind"] == "ffn" else ("layer", "head", "dim")
-    return ".".join(str(row[name]) for name in names)
 
 
 def _agreement_table(agreement: pd.DataFrame) -> RenderableType:

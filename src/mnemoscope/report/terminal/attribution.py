@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -19,7 +17,6 @@ from mnemoscope.report.terminal import (
     bar_column,
     expert_column,
     first_rows,
-    name_column,
     origin_text,
     position_column,
     print_blocks,
@@ -54,6 +51,7 @@ from mnemoscope.report.theme import Depth
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.parts import row_name
 from mnemoscope.results.targets import Target
 
 _FULL = "; --full prints layers, attention neurons, every row and what activates them"
@@ -151,7 +149,7 @@ def _strongest_heads(result: Attribution, effects: Effects, width: int) -> Rende
         line = Text.assemble((f"heads that {verb} most", "dim"))
         for row in records(heads.head(max(1, (width - 24) // 15)), ("layer", "head", effects.order)):
             number = signed(row[effects.order], decimals)
-            line += Text.assemble(f"  {row['layer']}.{row['head']} ", (number, "dim"))
+            line += Text.assemble(f"  {row_name(row)} ", (number, "dim"))
         lines.append(line)
     return Text("\n").join(lines)
 
@@ -163,17 +161,18 @@ def _heads_with_both(ends: dict[str, pd.DataFrame], effects: Effects, width: int
     grid.add_column(justify="right", style="dim")
     for verb, heads in ends.items():
         rows = records(heads.head(n_heads), ("layer", "head", *decimals))
-        grid.add_row(f"heads that {verb} most", *(f"{row['layer']}.{row['head']}" for row in rows))
+        grid.add_row(f"heads that {verb} most", *map(row_name, rows))
         for name, n_places in decimals.items():
             numbers = (effect_text(name, row[name], n_places) for row in rows)
             grid.add_row(name, *(Text(number, "dim") for number in numbers))
     return grid
 
 
+# Title of each sort of part, and the heading of its names.
 _PARTS = {
-    "ffn_neurons": "FFN neurons",
-    "attention_neurons": "Attention neurons",
-    "heads_by_position": "Heads at positions",
+    "ffn_neurons": ("FFN neurons", "layer.neuron"),
+    "attention_neurons": ("Attention neurons", "layer.head.dim"),
+    "heads_by_position": ("Heads at positions", "layer.head"),
 }
 
 
@@ -182,73 +181,53 @@ def _part_tables(
 ) -> list[RenderableType]:
     """Return the tables of each sort of part: what raises the target, and what lowers it; None: all rows."""
     target = targets_text(result.targets)
-    tables = _PartTables(effects, both=width >= _BOTH_EFFECTS)
-    more = 2 * _SECOND_EFFECT if effects.totals else 0
-    draws = {
-        "ffn_neurons": (tables.ffn, _TWO_FFN_ABREAST + more),
-        "attention_neurons": (tables.attention, _TWO_ABREAST + more),
-        "heads_by_position": (tables.heads_by_position, _TWO_ABREAST + more),
-    }
     drawn = []
     for name in names:
-        draw, from_width = draws[name]
+        what, heading = _PARTS[name]
+        from_width = _TWO_FFN_ABREAST if name == "ffn_neurons" else _TWO_ABREAST
+        from_width += 2 * _SECOND_EFFECT if effects.totals else 0
         room = width // 2 if width >= from_width else width
         pair = []
         for verb, table in (
             ("raise", getattr(result, name)),
             ("lower", getattr(result, f"suppressing_{name}")),
         ):
-            title = title_text(_PARTS[name], f"that {verb} ", target, f", by {effects.name} effect")
-            pair.append(draw(title, table, first_rows(table, n_rows), room))
+            rows = first_rows(table, n_rows)
+            columns = [
+                Column(heading, row_name, whole=True),
+                *expert_column(table),
+                *_effect_columns(effects, rows, both=width >= _BOTH_EFFECTS),
+                *_columns_behind(name, room),
+            ]
+            title = title_text(what, f"that {verb} ", target, f", by {effects.name} effect")
+            pair.append(table_of(title, rows, columns))
         drawn.append(abreast(pair, width, from_width))
     return drawn
 
 
-@dataclass(frozen=True)
-class _PartTables:
-    """Tables of parts.
+def _columns_behind(name: str, width: int) -> list[Column]:
+    """Return the columns behind the effects of a sort of part: activation or attention, and tokens."""
+    if name == "heads_by_position":
+        return [Column("attention", lambda row: percent(row["attention"]), right=True), position_column()]
+    if name == "attention_neurons":
+        return [activation_column(), position_column()]
+    return [
+        activation_column(),
+        *(
+            Column(words, lambda row, words=words: tokens_text(row[words]), stretches=True)
+            for words in (("promotes", "demotes") if width >= _WITH_DEMOTES else ("promotes",))
+        ),
+    ]
 
-    Attributes:
-        effects: effects of the result.
-        both: whether both effects have room side by side.
-    """
 
-    effects: Effects
-    both: bool
-
-    def ffn(self, title: Text, table: pd.DataFrame, rows: list[Row], width: int) -> RenderableType:
-        """Return FFN neurons with the tokens they promote and, from a width on, demote."""
-        columns = [
-            name_column("layer", "neuron"),
-            *expert_column(table),
-            *self._effects(rows),
-            activation_column(),
-            *(
-                Column(words, lambda row, words=words: tokens_text(row[words]), stretches=True)
-                for words in (("promotes", "demotes") if width >= _WITH_DEMOTES else ("promotes",))
-            ),
-        ]
-        return table_of(title, rows, columns)
-
-    def attention(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
-        """Return attention neurons with the token whose value they carry."""
-        names = name_column("layer", "head", "dim")
-        return table_of(title, rows, [names, *self._effects(rows), activation_column(), position_column()])
-
-    def heads_by_position(self, title: Text, _: pd.DataFrame, rows: list[Row], __: int) -> RenderableType:
-        """Return heads with the token at which they read and its share of their attention."""
-        attention = Column("attention", lambda row: percent(row["attention"]), right=True)
-        names = name_column("layer", "head")
-        return table_of(title, rows, [names, *self._effects(rows), attention, position_column()])
-
-    def _effects(self, rows: list[Row]) -> list[Column]:
-        """Return a column for each effect, with bars of the one that orders the rows."""
-        columns = []
-        for name in self.effects.columns(self.both):
-            columns.append(_effect_column(name, places(row[name] for row in rows)))
-            if name == self.effects.order:
-                columns.append(bar_column(name, rows))
-        return columns
+def _effect_columns(effects: Effects, rows: list[Row], *, both: bool) -> list[Column]:
+    """Return a column for each effect, or for one, with bars of the one that orders the rows."""
+    columns = []
+    for name in effects.columns(both):
+        columns.append(_effect_column(name, places(row[name] for row in rows)))
+        if name == effects.order:
+            columns.append(bar_column(name, rows))
+    return columns
 
 
 def _effect_column(name: str, decimals: int) -> Column:
@@ -313,28 +292,28 @@ def _tables_of_sums(
     """Return the tables of each sort of part: what raises the target, and what lowers it; None: all rows."""
     summed = "attention_neurons_summed"
     ends = {
-        ("Heads", ("layer", "head")): (result.heads, result.heads[::-1]),
-        ("FFN neurons", ("layer", "neuron")): (result.ffn_neurons, result.suppressing_ffn_neurons),
-        ("Attention neurons", ("layer", "head", "dim")): (
+        ("Heads", "layer.head"): (result.heads, result.heads[::-1]),
+        ("FFN neurons", "layer.neuron"): (result.ffn_neurons, result.suppressing_ffn_neurons),
+        ("Attention neurons", "layer.head.dim"): (
             getattr(result, summed),
             getattr(result, f"suppressing_{summed}"),
         ),
     }
     texts = prediction_names(result)
     drawn = []
-    for (what, index), (raising, lowering) in ends.items():
+    for (what, heading), (raising, lowering) in ends.items():
         most = _MOST_HEADS if what == "Heads" and n_rows is None else n_rows
         for verb, table in (("raise", raising), ("lower", lowering)):
             title = title_text(what, f"that {verb} ", target, ", by the sum of direct effects")
-            drawn.append(_sums_table(title, table.head(most or len(table)), index, texts, width))
+            drawn.append(_sums_table(title, table.head(most or len(table)), heading, texts, width))
     return drawn
 
 
 def _sums_table(
-    title: Text, table: pd.DataFrame, index: tuple[str, ...], texts: list[str], width: int
+    title: Text, table: pd.DataFrame, heading: str, texts: list[str], width: int
 ) -> RenderableType:
     """Return parts with their sums and the scores of as many tokens as the width holds."""
-    rows = records(table, tuple(table.columns))
+    rows = records(table)
     decimals = places(row["direct"] for row in rows)
     words = []
     if "promotes" in table:
@@ -342,7 +321,7 @@ def _sums_table(
     room = width - _BEFORE_TOKENS - (_WORDS if words else 0)
     n_tokens = min(max(1, room // _OF_A_TOKEN), len(texts))
     columns = [
-        name_column(*index),
+        Column(heading, row_name, whole=True),
         *expert_column(table),
         Column("sum", lambda row: signed(row["direct"], decimals), right=True),
         bar_column("direct", rows),

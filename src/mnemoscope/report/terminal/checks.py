@@ -28,7 +28,10 @@ def checks_json(language_model: LanguageModel) -> dict[str, Any]:
         "dtype": str(language_model.model.dtype).removeprefix("torch."),
         "passed": language_model.validation.passed,
         "found": _found(language_model),
-        "checks": _rows(language_model),
+        "checks": [
+            {"check": check.name, "error": check.error, "tolerance": check.tolerance, "passed": check.passed}
+            for check in language_model.validation.checks
+        ],
     }
 
 
@@ -48,14 +51,7 @@ def render_checks(language_model: LanguageModel, console: Console) -> None:
         Column("", _verdict, stretches=True),
     ]
     title = title_text("Validation", "errors relative to the largest value, on a probe of 9 tokens")
-    console.print(table_of(title, _rows(language_model), columns))
-
-
-def _rows(language_model: LanguageModel) -> list[Row]:
-    return [
-        {"check": check.name, "error": check.error, "tolerance": check.tolerance, "passed": check.passed}
-        for check in language_model.validation.checks
-    ]
+    console.print(table_of(title, described["checks"], columns))
 
 
 def _verdict(row: Row) -> Text:
@@ -79,7 +75,7 @@ def render_families(families: pd.DataFrame, console: Console) -> None:
     title = title_text(
         "Validated families", "a tiny random model of each, validated on this machine just now"
     )
-    console.print(table_of(title, records(families, tuple(families.columns)), columns))
+    console.print(table_of(title, records(families), columns))
 
 
 def _family(row: Row) -> Text:
@@ -130,17 +126,6 @@ def _experts(structure: ModelStructure) -> str:
 
 
 _GIGABYTE = 2**30
-
-
-def estimate_json(estimate: Estimate) -> dict[str, Any]:
-    """Return the object that `mnemoscope attribute --dry-run --json` prints."""
-    return {
-        "n_tokens": estimate.n_tokens,
-        "dtype": estimate.dtype,
-        **vars(estimate.sizes),
-        "weight_bytes": estimate.weight_bytes,
-        "working_bytes": estimate.working_bytes,
-    }
 
 
 def render_estimate(estimate: Estimate, console: Console) -> None:

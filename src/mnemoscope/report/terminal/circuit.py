@@ -11,7 +11,6 @@ from rich.text import Text
 
 from mnemoscope.report.terminal import (
     Column,
-    Row,
     abreast,
     bar_column,
     first_rows,
@@ -21,7 +20,7 @@ from mnemoscope.report.terminal import (
     title_text,
     token_text,
 )
-from mnemoscope.report.text import plain_number
+from mnemoscope.report.text import circuit_summary, node_name, plain_number, ratio_text
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.circuit import Circuit, Ratio
 from mnemoscope.results.circuit_comparison import CircuitComparison
@@ -33,47 +32,11 @@ if TYPE_CHECKING:
 _MOST_NODES = 30
 _MOST_EDGES = 12
 _SIDE_BY_SIDE = 100
-_ABLATED = {
-    "mean": "their mean over counterfactual prompts",
-    "patch": "their value in the pair's counterfactual prompt",
-    "zero": "zero",
-}
-
-
-def node_name(row: Row) -> str:
-    """Return the name of a node, such as `ffn 24.1005 @3`."""
-    numbers = [row[name] for name in ("layer", "neuron", "head", "dim") if row[name] >= 0]
-    place = f" @{row['position']}" if row["position"] >= 0 else ""
-    return f"{row['kind']} {'.'.join(map(str, numbers))}{place}"
-
-
-def ratio_text(ratio: Ratio) -> str:
-    """Return a ratio with its interval, such as `0.93 (0.88 to 0.97)`."""
-    return f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-
-
-def summary_lines(circuit: Circuit) -> list[str]:
-    """Describe a circuit: its size, F, K, areas, cost and notes."""
-    positions = f", each at {circuit.n_positions} positions" if circuit.n_positions else ""
-    m, none = (circuit.logit_differences[name] for name in ("model", "ablated"))
-    passes = circuit.passes
-    return [
-        f"{len(circuit):,} of {circuit.n_nodes:,} nodes ({', '.join(circuit.kinds)}{positions}) by "
-        f"{circuit.method}; the others take {_ABLATED[circuit.ablation]}",
-        f"faithfulness F {ratio_text(circuit.faithfulness)}, completeness K "
-        f"{ratio_text(circuit.completeness)} on {len(circuit.test):,} test pairs",
-        f"logit difference {m:.2f} nats in the model, {none:.2f} with all nodes ablated",
-        f"area under F (CPR) {circuit.areas['cpr']:.2f}, mean distance of F from 1 (CMD) "
-        f"{circuit.areas['cmd']:.2f}, on a log axis of sizes",
-        f"chosen on {len(circuit.train):,} training pairs in {passes['forward']:,} forward and "
-        f"{passes['backward']:,} backward passes of prompts",
-        *circuit.notes,
-    ]
 
 
 def render_circuit(circuit: Circuit, console: Console) -> None:
     """Print a circuit."""
-    lines = Text("\n").join(Text(line) for line in summary_lines(circuit))
+    lines = Text("\n").join(Text(line) for line in circuit_summary(circuit))
     nodes = first_rows(circuit.nodes, _MOST_NODES)
     note = f"{len(nodes)} of {len(circuit)}" if len(circuit) > len(nodes) else ""
     tables = [
@@ -88,7 +51,7 @@ def render_circuit(circuit: Circuit, console: Console) -> None:
         ),
         curve_table(circuit.curve),
     ]
-    names = [node_name(row) for row in records(circuit.nodes, tuple(circuit.nodes))]
+    names = [node_name(row) for row in records(circuit.nodes)]
     edges = first_rows(circuit.edges, _MOST_EDGES)
     blocks: list[RenderableType] = [lines, abreast(tables, console.width, _SIDE_BY_SIDE)]
     if edges:
@@ -135,7 +98,7 @@ def curve_table(curve: pd.DataFrame) -> RenderableType:
             )
         ),
     ]
-    return table_of(title_text("Curve", "best nodes by size"), records(curve, tuple(curve)), columns)
+    return table_of(title_text("Curve", "best nodes by size"), records(curve), columns)
 
 
 def render_ablated(
@@ -153,7 +116,7 @@ def render_ablated(
         )
         for title, prediction in (("Model", before), (f"{change[:1].upper()}{change[1:]}", after))
     ]
-    print_blocks(console, Text(summary_lines(circuit)[0], "dim"), abreast(tables, console.width, 60))
+    print_blocks(console, Text(circuit_summary(circuit)[0], "dim"), abreast(tables, console.width, 60))
 
 
 def render_comparison(comparison: CircuitComparison, console: Console) -> None:
@@ -171,7 +134,7 @@ def render_comparison(comparison: CircuitComparison, console: Console) -> None:
             ),
             Column("passes", lambda row: f"{row['forward'] + row['backward']:,}", right=True),
         ]
-        blocks.append(table_of(title_text(visible(str(task))), records(rows, tuple(rows)), columns))
+        blocks.append(table_of(title_text(visible(str(task))), records(rows), columns))
     if len(comparison.agreement):
         columns = [
             Column("task", lambda row: visible(row["task"])),

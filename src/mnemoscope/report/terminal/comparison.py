@@ -8,10 +8,10 @@ from rich.text import Text
 from mnemoscope.report.readable import readable
 from mnemoscope.report.terminal import (
     Column,
+    Row,
     bar_column,
     expert_column,
     first_rows,
-    name_column,
     origin_text,
     print_blocks,
     question_text,
@@ -20,23 +20,23 @@ from mnemoscope.report.terminal import (
     title_text,
     tokens_text,
 )
-from mnemoscope.report.text import places, plain_number, signed, value_facts
+from mnemoscope.report.text import comparison_certificates, places, signed, value_facts
 from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.parts import row_name
 from mnemoscope.results.prompt_comparison import PromptComparison
 
-_NEURONS = {"ffn_neurons": "FFN neurons", "attention_neurons_summed": "attention neurons"}
 _TITLES = {
-    "layers": ("Layers", ("layer", "kind")),
-    "heads": ("Heads", ("layer", "head")),
-    "ffn_neurons": ("FFN neurons", ("layer", "neuron")),
-    "attention_neurons_summed": ("Attention neurons, positions added up", ("layer", "head", "dim")),
+    "layers": ("Layers", "layer.kind"),
+    "heads": ("Heads", "layer.head"),
+    "ffn_neurons": ("FFN neurons", "layer.neuron"),
+    "attention_neurons_summed": ("Attention neurons, positions added up", "layer.head.dim"),
 }
 _MEANING = "A, B: nats that a part itself writes towards the target of each prompt; Diff: B - A"
 
 
 def render_comparison(result: PromptComparison, console: Console, rows: int = 10) -> None:
     """Print both predictions, and the first rows of each table."""
-    closing = [_MEANING, *(_certificate(result, name) for name in _NEURONS)]
+    closing = [_MEANING, *comparison_certificates(result)]
     print_blocks(
         console,
         origin_text(result.provenance),
@@ -57,7 +57,7 @@ def _side(name: str, side: Attribution, width: int) -> RenderableType:
 
 def _table(result: PromptComparison, name: str, n_rows: int) -> RenderableType:
     table = getattr(result, name)
-    title, index = _TITLES[name]
+    title, heading = _TITLES[name]
     rows = first_rows(table, n_rows)
     decimals = places(row["diff"] for row in rows)
     scores = [
@@ -67,13 +67,16 @@ def _table(result: PromptComparison, name: str, n_rows: int) -> RenderableType:
     words = []
     if "promotes" in table:
         words = [Column("promotes", lambda row: tokens_text(row["promotes"]), stretches=True)]
-    columns = [name_column(*index), *expert_column(table), *scores, bar_column("diff", rows), *words]
+    columns = [
+        Column(heading, _part_name, whole=True),
+        *expert_column(table),
+        *scores,
+        bar_column("diff", rows),
+        *words,
+    ]
     return table_of(title_text(title, f"{min(n_rows, len(table))} of {len(table):,} rows"), rows, columns)
 
 
-def _certificate(result: PromptComparison, name: str) -> str:
-    count, bound = result.n_certified(name), plain_number(result.unlisted[name], 2)
-    return (
-        f"{_NEURONS[name]}: the first {count:,} lead the ranking of all by Diff (certified); "
-        f"the unlisted differ by at most {bound} nats"
-    )
+def _part_name(row: Row) -> str:
+    """Name a part, such as `24.1005`; a block by its layer and kind."""
+    return f"{row['layer']}.{row['kind']}" if "kind" in row else row_name(row)

@@ -8,7 +8,7 @@ import numpy as np
 from rich.text import Text
 
 from mnemoscope.report.text import places, signed
-from mnemoscope.report.theme import KINDS, LOWERS, QUIET, RAISES, Depth, largest
+from mnemoscope.report.theme import KINDS, LOWERS, QUIET, RAISES, Depth, ends_of, largest
 
 LEGEND = Text.assemble(
     ("█ ■ ▪", RAISES), (" raises   ", "dim"), ("▒ □ ▫", LOWERS), (" lowers   · near zero", "dim")
@@ -38,9 +38,8 @@ class Scale:
     @classmethod
     def fitting(cls, scores: np.ndarray, cells: int) -> Scale:
         """Fill the cells, less one for the axis, with the range of the scores."""
-        finite = scores[np.isfinite(scores)]
-        highest = float(finite.max(initial=0.0))
-        depth = -float(finite.min(initial=0.0))
+        lowest, highest = ends_of(scores)
+        depth = -lowest
         room = cells - 1
         left = int(np.ceil(room * depth / (highest + depth))) if depth else 0
         left = min(left, room - 1) if highest else left

@@ -59,7 +59,7 @@ def render_examples(result: NeuronExamples, console: Console, rows: int = 5) -> 
 def _neuron(
     result: NeuronExamples, neuron: FFNNeuron | AttentionNeuron, width: int, n_rows: int
 ) -> list[RenderableType]:
-    windows, signs = (records(table, tuple(table)) for table in result.of(neuron))
+    windows, signs = (records(table) for table in result.of(neuron))
     kind = "FFN neuron" if isinstance(neuron, FFNNeuron) else "Attention neuron"
     blocks: list[RenderableType] = [title_text(f"{kind} {neuron.name}")]
     for group, title in _TITLES.items():

@@ -45,14 +45,9 @@ _SYMBOLS = (
 _NOT_COUNTED = "Not counted: passes that zero the neurons one by one, together and on plain text."
 
 
-def described(method: Method) -> dict[str, str]:
-    """Return a method's name, title and formula."""
-    return {"name": method.name, "title": method.title, "formula": method.formula}
-
-
 def render_methods(methods: Iterable[Method], console: Console) -> None:
     """Print the methods with their formulas."""
-    rows: list[Row] = [{key: visible(text) for key, text in described(method).items()} for method in methods]
+    rows: list[Row] = [{key: visible(text) for key, text in method.to_json().items()} for method in methods]
     columns = [
         Column("name", lambda row: Text(row["name"], "bold")),
         Column("formula", lambda row: row["formula"], stretches=True),

@@ -20,7 +20,6 @@ from mnemoscope.report.terminal import (
     bar_column,
     expert_column,
     first_rows,
-    name_column,
     position_column,
     print_blocks,
     question_text,
@@ -38,19 +37,12 @@ from mnemoscope.report.text import (
 )
 from mnemoscope.report.theme import KINDS, LOWERS, RAISES
 from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS, records
+from mnemoscope.results.parts import row_name
 from mnemoscope.results.query import QueryGraph, QueryNeurons, QueryTables
 
 _GUIDE = 4  # cells of a tree's lines for each step back
 _LEAST_TOKEN = 4
 _MOST_TOKEN = 40
-# Name of a part, and the preposition before its position.
-_NAMES = {
-    "ffn": ("ffn {layer}.{neuron}", "at"),
-    "attention": ("attention {layer}.{head}.{dim}", "at"),
-    "head": ("head {layer}.{head}", "from"),
-    "embeddings": ("embeddings", "at"),
-    "biases": ("biases", "at"),
-}
 
 
 def render_links(graph: QueryGraph, console: Console) -> None:
@@ -154,10 +146,11 @@ class _Trees:
 
     def _label(self, node: Row, start: Text, level: int, notes: list[str]) -> Text:
         """Return a part's name (bold for value neurons), notes, and its token, cut to the width."""
-        name, preposition = _NAMES[node["kind"]]
+        name = f"{node['kind']} {row_name(node)}".rstrip()  # embeddings and biases have no number
+        preposition = "from" if node["kind"] == "head" else "at"
         end = Text("".join(f" · {note}" for note in notes if note), "dim")
         named = start + Text.assemble(
-            (name.format(**node), "bold" if node["depth"] == 0 else ""),
+            (name, "bold" if node["depth"] == 0 else ""),
             (f" {preposition} {node['position']} ", "dim"),
         )
         room = self.width - _GUIDE * level - named.cell_len - end.cell_len
@@ -212,7 +205,7 @@ def _strongest(what: str, table: pd.DataFrame, room: int, n_lines: int) -> Text:
     indent = len("layers")
     lines = [Text.assemble((what.ljust(indent), "dim"))]
     order = table["score"].abs().sort_values(ascending=False, kind="stable").index
-    for row in records(table.loc[order], tuple(table.columns)):
+    for row in records(table.loc[order]):
         item = Text.assemble("  ", _query_name(row), " ", (signed(row["score"], decimals), "dim"))
         if lines[-1].cell_len + item.cell_len > room and len(lines[-1]) > indent:
             if len(lines) == n_lines:
@@ -224,7 +217,7 @@ def _strongest(what: str, table: pd.DataFrame, room: int, n_lines: int) -> Text:
 
 def _query_name(row: Row) -> str:
     if "head" in row:
-        return f"{row['layer']}.{row['head']}"
+        return row_name(row)
     return "embeddings" if row["kind"] == "embeddings" else f"{KINDS[row['kind']]} {row['layer']}"
 
 
@@ -233,7 +226,7 @@ def _ffn_table(table: pd.DataFrame, n_rows: int | None, with_activation: bool) -
     rows = first_rows(table, n_rows)
     decimals = places(row["score"] for row in rows)
     columns = [
-        name_column("layer", "neuron"),
+        Column("layer.neuron", row_name, whole=True),
         *expert_column(table),
         Column("query", lambda row: signed(row["score"], decimals), right=True),
         bar_column("score", rows),

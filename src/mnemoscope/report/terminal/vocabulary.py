@@ -42,7 +42,7 @@ _WORDS = (
 def render_prediction(prediction: Prediction, console: Console) -> None:
     """Print the likeliest next tokens."""
     prediction = readable(prediction)
-    rows = records(prediction.table, tuple(prediction.table.columns))
+    rows = records(prediction.table)
     columns = [
         Column("rank", lambda row: str(row["rank"]), right=True),
         Column("token", lambda row: token_text(row["token"], "bold")),
@@ -94,7 +94,7 @@ def render_head(reading: HeadTokens, console: Console, rows: int = 20) -> None:
 
 
 def _tables(reading: HeadTokens, shown: pd.DataFrame, width: int) -> list[RenderableType]:
-    rows = records(shown, tuple(shown.columns))
+    rows = records(shown)
     title = title_text(f"Head {reading.layer}.{reading.head}", "seen from the last position")
     position = [
         Column("", lambda row: Text(str(row["position"]), "dim"), right=True),
