@@ -50,7 +50,7 @@ def test_every_title_says_what_was_asked(make_result: Make, targets: Targets, wo
     assert f"▸ {words}" in text
     assert f"nats they add to {name} of {words}" in text or f"from {name} of {words}" in text
     assert f"FFN neurons  that raise {words}, by" in text
-    assert f"Heads at positions  that lower {words}, by" in text
+    assert f"Heads at single tokens  that lower {words}, by" in text
     assert f"estimated fall of {name} without it" in text
     assert f"{name} of {words}: " in text
     assert sum_of_layers(result).startswith(f"{name} of {words}: ")

@@ -50,7 +50,7 @@ def as_shown(score: float) -> str:
 def test_keeps_within_the_width(make_result: Make, width: int, size: tuple[int, int]) -> None:
     text = shown(make_result(*size), width)
     assert all(cell_len(line) <= width for line in text.splitlines())
-    assert "Heads at positions" in text
+    assert "Heads at single tokens" in text
 
 
 def test_names_the_prediction(result: Attribution) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 from mnemoscope.model.demo import MODEL_NAME
 from mnemoscope.report.text import (
     Effects,
+    changed_by,
     effect_text,
     parts_words,
     percent,
@@ -25,7 +26,7 @@ from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.parts import row_name
 from mnemoscope.results.targets import Provenance, Target, Targets
 
-_CERTAIN = 0.8  # probability from which single removals change little
+_CERTAIN = 0.8  # probability from which slopes of log p are small
 
 
 class Token(NamedTuple):
@@ -124,6 +125,11 @@ def _layer_name(row: dict[str, Any]) -> str:
     return f"{'the FFN' if row['kind'] == 'ffn' else KINDS[row['kind']]} of layer {row['layer']}"
 
 
+def _head_name(row: dict[str, Any]) -> str:
+    """Name a head whose number, unlike those of the lists, is of all tokens together."""
+    return f"{row_name(row)} over all tokens"
+
+
 def _layers(result: Attribution, by: str) -> Sentence:
     best = _first(result.layers, by)
     if best is None:
@@ -171,7 +177,7 @@ def _neurons(result: Attribution, by: str) -> Sentence:
 def _opponents(result: Attribution, by: str) -> Sentence:
     tables = {
         "": (result.layers, _layer_name),
-        "head ": (result.heads, row_name),
+        "head ": (result.heads, _head_name),
         "neuron ": (result.suppressing_ffn_neurons, row_name),
     }
     named = [
@@ -192,7 +198,8 @@ def _certainty(result: Attribution) -> Sentence:
     probability = sum(target.probability for target in targets.answers)
     if probability > _CERTAIN:
         return (
-            f"The prediction is nearly certain ({percent(probability)}), so single removals change little.",
+            f"The prediction is nearly certain ({percent(probability)}), so total effects, being slopes, are "
+            "small; removals may do far more.",
         )
     return ()
 
@@ -201,13 +208,12 @@ def ablation_finding(ablation: Ablation) -> Sentence:
     """Return the sentence on an ablation and its random controls."""
     before, after, controls = ablation.before, ablation.after, ablation.controls_mean
     name, measure = ("log-odds", "log_odds") if ablation.against else ("log p", "log_probability")
-    change, control = (found[measure] - before[measure] for found in (after, controls))
+    change, control = (changed_by(found[measure] - before[measure]) for found in (after, controls))
     removed = ablation.how.startswith("factor 0 ")
     what = f"{'Removing' if removed else 'Changing'} {parts_words(ablation)}"
+    n_controls = len(ablation.controls)
     return (
         f"{what}{'' if removed else f' ({ablation.how})'}: {percent(before['probability'])} → "
-        f"{percent(after['probability'])}, "
-        f"rank {rank_change(before, after)}, {name} by {signed(change)}; "
-        f"{len(ablation.controls)} random control{'s' * (len(ablation.controls) != 1)} from "
-        f"{ablation.controls_from}: {name} by {signed(control)}.",
+        f"{percent(after['probability'])}, rank {rank_change(before, after)}; {name} {change}, with "
+        f"{n_controls} random control{'s' * (n_controls != 1)} from {ablation.controls_from} it {control}.",
     )

@@ -50,11 +50,13 @@ def _facts(table: pd.DataFrame) -> str:
     )
 
 
-def _fall(row: Row) -> str:
-    """Write the fall of the MRR with its interval."""
+def _changes(row: Row) -> str:
+    """Write what the MRR does, with its interval: `falls by 51 % [48, 54]`."""
     mean, low, high = (row[f"mrr_drop_percent{end}"] for end in ("", "_low", "_high"))
+    if mean < 0:
+        mean, low, high = -mean, -high, -low
     ends = "" if math.isnan(low) or math.isnan(high) else f" [{plain_number(low)}, {plain_number(high)}]"
-    return f"{plain_number(mean)} %{ends}"
+    return f"{'rises' if row['mrr_drop_percent'] < 0 else 'falls'} by {plain_number(mean)} %{ends}"
 
 
 def _layers(table: pd.DataFrame) -> str:
@@ -68,17 +70,17 @@ def _zeroed(table: pd.DataFrame, parts: str) -> str:
     if not {parts, SAME_LAYERS} <= set(rows):
         return ""
     return (
-        f"With a fact's {rows[parts]['n_neurons']:,.0f} {parts} zeroed the MRR falls by "
-        f"{_fall(rows[parts])}; with random neurons of the same layers by {_fall(rows[SAME_LAYERS])}."
+        f"With a fact's {rows[parts]['n_neurons']:,.0f} {parts} zeroed the MRR "
+        f"{_changes(rows[parts])}; with random neurons of the same layers it {_changes(rows[SAME_LAYERS])}."
     )
 
 
 def _heads(table: pd.DataFrame) -> str:
-    falls = [
-        f"{_fall(row)} with " + ("random heads" if row["heads"] == RANDOM else f"heads {row['heads']}")
+    changes = [
+        f"{_changes(row)} with " + ("random heads" if row["heads"] == RANDOM else f"heads {row['heads']}")
         for row in records(table)
     ]
-    return f"The MRR falls by {'; by '.join(falls)} zeroed." if falls else ""
+    return f"The MRR {'; it '.join(changes)} zeroed." if changes else ""
 
 
 def _shared(table: pd.DataFrame) -> str:
@@ -88,6 +90,9 @@ def _shared(table: pd.DataFrame) -> str:
     shares = [row["share_percent"] for row in rows]
     low, high = plain_number(min(shares)), plain_number(max(shares))
     most = max(row["by_chance_percent"] for row in rows)
-    chance = "below 0.1 %" if most < 0.1 else f"at most {plain_number(most)} %"
+    chance = "less than 0.1 %" if most < 0.1 else f"at most {plain_number(most)} %"
     share = low if low == high else f"{low} to {high}"
-    return f"Most facts of a relation share {share} % of a fact's value neurons; chance gives {chance}."
+    return (
+        f"Of a fact's value neurons {share} % (by relation) are value neurons of more than half of the "
+        f"relation's facts; by chance {chance} would be."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,6 +80,11 @@ def rank_change(before: dict[str, float], after: dict[str, float]) -> str:
     return first if first == last else f"{first} → {last}"
 
 
+def changed_by(change: float) -> str:
+    """Write a change as a predicate: `falls by 3.928`, `rises by 0.010`."""
+    return f"{'falls' if change < 0 else 'rises'} by {signed(abs(change)).removeprefix('+')}"
+
+
 def controls_rank(ablation: Ablation) -> str:
     """Write the ranks after the random controls, from the best to the worst: `1`, or `1 to 3`."""
     ranks = (1 / ablation.controls["reciprocal_rank"]).round().astype(int)
@@ -95,13 +101,10 @@ _PART_KINDS = {
 
 
 def parts_words(ablation: Ablation) -> str:
-    """Count the parts by kind: `1 head`, `3 parts: FFN neurons, heads`."""
-    n_parts = len(ablation.parts)
-    found = list(dict.fromkeys(_PART_KINDS[type(part).__name__] for part in ablation.parts))
-    if len(found) > 1:
-        return f"{n_parts} parts: {', '.join(several for _, several in found)}"
-    one, several = found[0]
-    return f"{n_parts} {one if n_parts == 1 else several}"
+    """Count the parts by kind: `1 head`, `1 FFN neuron and 2 heads`."""
+    found = Counter(type(part).__name__ for part in ablation.parts)
+    named = [f"{number:,} {_PART_KINDS[kind][number > 1]}" for kind, number in found.items()]
+    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
 
 
 @dataclass(frozen=True)

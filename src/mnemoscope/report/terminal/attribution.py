@@ -172,7 +172,7 @@ def _heads_with_both(ends: dict[str, pd.DataFrame], effects: Effects, width: int
 _PARTS = {
     "ffn_neurons": ("FFN neurons", "layer.neuron"),
     "attention_neurons": ("Attention neurons", "layer.head.dim"),
-    "heads_by_position": ("Heads at positions", "layer.head"),
+    "heads_by_position": ("Heads at single tokens", "layer.head"),
 }
 
 
