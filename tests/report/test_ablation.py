@@ -90,7 +90,7 @@ def test_shows_log_odds_over_the_contrast(make: Make) -> None:
         )
     )
     assert "Japan ␣is ▸ ␣[bold]Tokyo over ␣Beijing or ␣Seoul" in text
-    assert "log-odds by −3.223" in text
+    assert "log-odds fall by 3.223" in text
     assert re.search(r"\nbefore +2 +85.4 % +−0.158 +\+7.385", text)
     assert re.search(r"\nafter +2 +1.7 % +−4.070 +\+4.162", text)
     assert re.search(r"\n1 random +2 +80.0 % +−0.200 +\+7.000", text)
@@ -133,7 +133,7 @@ def test_shows_other_facts_if_there_are_any(make: Make, facts: pd.DataFrame) -> 
 
 def test_counts_parts_and_controls_in_words(make: Make) -> None:
     both = make(parts=(Head(23, 4), FFNNeuron(1, 2)))
-    assert "2 parts: heads, FFN neurons" in shown(both)
+    assert "1 head and 1 FFN neuron" in shown(both)
     assert "2 heads" in shown(make(parts=(Head(23, 4), Head(1, 2))))
     one = make(controls=pd.DataFrame([{"seed": 0, **measured(0.8, -0.2), "kl": 0.0}]))
     assert "standard deviation" not in shown(one)

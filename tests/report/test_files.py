@@ -212,7 +212,7 @@ def test_refuses_a_truncated_file(tmp_path: Path, result: Attribution, ending: s
         ({"schema_version": 99}, "upgrade"),
         ({"schema_version": 1}, "attribute the prompt again"),
         ({"schema_version": "1"}, "damaged"),
-        ({"format": "other"}, "not a result"),
+        ({"format": "other"}, "it is no attribution or circuit"),
         ({"layers": [{"layer": 0}]}, "damaged"),
         ({"targets": None}, "damaged"),
         ({"costs": [1]}, "damaged"),
@@ -231,9 +231,9 @@ def test_refuses_what_is_not_ours(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("list.json", "[1, 2]", "not a result"),
+        ("list.json", "[1, 2]", "it is no attribution or circuit"),
         ("deep.json", "[" * 100_000, "damaged"),
-        ("bytes.json", "\xff", "not a result|damaged"),
+        ("bytes.json", "\xff", "it is no attribution|damaged"),
         ("text.parquet", "text", "damaged"),
         ("page.html", "<html>", "only .json or .parquet"),
     ],
@@ -246,7 +246,7 @@ def test_refuses_other_files(tmp_path: Path, name: str, content: str, message: s
 
 def test_refuses_a_foreign_parquet_file(tmp_path: Path) -> None:
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other.parquet")
-    with pytest.raises(OutputError, match="not a result"):
+    with pytest.raises(OutputError, match="it is no attribution or circuit"):
         Attribution.load(tmp_path / "other.parquet")
 
 

@@ -197,23 +197,29 @@ def _certainty(result: Attribution) -> Sentence:
         return (f"The log-odds are {signed(targets.value)} nats.",)
     probability = sum(target.probability for target in targets.answers)
     if probability > _CERTAIN:
-        return (
-            f"The prediction is nearly certain ({percent(probability)}), so total effects, being slopes, are "
-            "small; removals may do far more.",
-        )
+        words = f"The prediction is nearly certain ({percent(probability)})"
+        if not Effects.of(result).totals:
+            return (f"{words}.",)
+        return (f"{words}, so total effects, being slopes, are small; removals may do far more.",)
     return ()
 
 
 def ablation_finding(ablation: Ablation) -> Sentence:
     """Return the sentence on an ablation and its random controls."""
-    before, after, controls = ablation.before, ablation.after, ablation.controls_mean
-    name, measure = ("log-odds", "log_odds") if ablation.against else ("log p", "log_probability")
-    change, control = (changed_by(found[measure] - before[measure]) for found in (after, controls))
+    before, after = ablation.before, ablation.after
+    name, it, measure = ("log p", "it", "log_probability")
+    if ablation.against:
+        name, it, measure = ("log-odds", "they", "log_odds")
+    after_random = ablation.controls_mean
+    change, control = (
+        changed_by(found[measure] - before[measure], plural=it == "they") for found in (after, after_random)
+    )
     removed = ablation.how.startswith("factor 0 ")
     what = f"{'Removing' if removed else 'Changing'} {parts_words(ablation)}"
-    n_controls = len(ablation.controls)
+    n_random = len(ablation.controls)
+    random = f"{n_random} random control{'s' * (n_random != 1)} from {ablation.controls_from}"
     return (
         f"{what}{'' if removed else f' ({ablation.how})'}: {percent(before['probability'])} → "
-        f"{percent(after['probability'])}, rank {rank_change(before, after)}; {name} {change}, with "
-        f"{n_controls} random control{'s' * (n_controls != 1)} from {ablation.controls_from} it {control}.",
+        f"{percent(after['probability'])}, rank {rank_change(before, after)}; {name} {change}, with {random} "
+        f"{it} {control}.",
     )

@@ -80,9 +80,10 @@ def rank_change(before: dict[str, float], after: dict[str, float]) -> str:
     return first if first == last else f"{first} → {last}"
 
 
-def changed_by(change: float) -> str:
-    """Write a change as a predicate: `falls by 3.928`, `rises by 0.010`."""
-    return f"{'falls' if change < 0 else 'rises'} by {signed(abs(change)).removeprefix('+')}"
+def changed_by(change: float, *, plural: bool = False) -> str:
+    """Write a change as a predicate: `falls by 3.928`, `rises by 0.010`; of log-odds `fall by 3.928`."""
+    verb = ("fall" if change < 0 else "rise") + ("" if plural else "s")
+    return f"{verb} by {signed(abs(change)).removeprefix('+')}"
 
 
 def controls_rank(ablation: Ablation) -> str:
