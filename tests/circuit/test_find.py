@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 import mnemoscope as ms
 from circuit_tasks import planted_pairs, told_apart
 from mnemoscope.circuit import edges
+from mnemoscope.circuit.agreement import chosen_nodes
 from mnemoscope.circuit.find import UNROUTED, CircuitOptions, encode_task, prepare
 from mnemoscope.circuit.measure import areas, curve_sizes, first, random_controls, ranked
 from mnemoscope.circuit.running import site_values
@@ -335,3 +337,13 @@ def test_refused_uses(llama: ms.Model) -> None:
         pass
     with llama.ablate([ms.FFNNeuron(0, 1)]), pytest.raises(OptionError, match="outside the ablation"):
         llama.circuit(pairs)
+
+
+def test_nodes_for_exact_patching_are_chosen_in_no_time() -> None:
+    scores = [torch.randn(200_000, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    start = process_time()
+    nodes = chosen_nodes(scores, 20_000)
+    assert process_time() - start < 5
+    assert len(nodes.unique()) == 20_000
+    for each in scores:
+        assert torch.isin(each.abs().topk(3000).indices, nodes).all()
