@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -42,9 +43,7 @@ def agreement(
     nodes = chosen_nodes(list(scores.values()), n_nodes)
     exact: list[Tensor] = []
     for done, some in enumerate(nodes.split(10)):
-        exact.append(
-            torch.cat([exact_effects(runner, batch, some).double().cpu() for batch in runner.batches])
-        )
+        exact.append(runner.by_pair(partial(exact_effects, runner, nodes=some)))
         if report is not None:
             report("exact patching", min(10 * (done + 1), len(nodes)), len(nodes))
     truth = torch.cat(exact, dim=1).numpy()

@@ -42,7 +42,7 @@ class ScoreMethod:
 
 def scores_by_pair(method: ScoreMethod, runner: CircuitRunner, nodes: Tensor) -> Tensor:
     """Score some nodes for each pair, `[n_pairs, n]` float64 on the CPU."""
-    return torch.cat([method.of_batch(runner, batch)[:, nodes].double().cpu() for batch in runner.batches])
+    return runner.by_pair(lambda batch: method.of_batch(runner, batch)[:, nodes])
 
 
 def score_nodes(method: ScoreMethod, runner: CircuitRunner) -> Tensor:
