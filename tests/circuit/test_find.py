@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,11 @@ import torch
 import mnemoscope as ms
 from circuit_tasks import planted_pairs, told_apart
 from mnemoscope.circuit import edges
+from mnemoscope.circuit.agreement import chosen_nodes
 from mnemoscope.circuit.find import UNROUTED, CircuitOptions, encode_task, prepare
 from mnemoscope.circuit.measure import areas, curve_sizes, first, random_controls, ranked
 from mnemoscope.circuit.running import site_values
-from mnemoscope.circuit.scores import METHODS, score_nodes
+from mnemoscope.circuit.scores import METHODS, score_nodes, scores_by_pair
 from mnemoscope.errors import OptionError
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.report.text import circuit_summary
@@ -55,9 +57,9 @@ def test_no_node_gives_0_and_all_give_1_exactly(few: ms.Model, kinds: Sequence[s
         assert prepared.test.faithfulness(every) == 1
 
 
-def prepared_task(model: ms.Model, **options: object):
+def prepared_task(model: ms.Model, pairs: Sequence[ms.Pair] | None = None, **options: object):
     """A prepared task; None where all nodes together do not raise the answers."""
-    pairs = told_apart(model)
+    pairs = told_apart(model) if pairs is None else pairs
     chosen = CircuitOptions(**options)  # type: ignore[arg-type]
     with suppress(OptionError):
         encoded = encode_task(model.language_model, pairs, None, chosen)
@@ -215,6 +217,45 @@ def test_pairs_of_several_lengths_are_grouped(llama: ms.Model) -> None:
     assert llama.circuit(pairs, size=5, positions=True, limit=2).n_positions == 4
 
 
+def test_the_first_pairs_are_those_given_first(llama: ms.Model) -> None:
+    # Held out is every second pair; the longer ones come first and in the middle.
+    short, long = told_apart(llama, 4, 4), told_apart(llama, 4, 6)
+    pairs = [*long[:2], *short[:2], *long[2:], *short[2:]]
+    prepared = prepared_task(llama, pairs=pairs)
+    assert prepared is not None
+    train = prepared.train
+    assert [pair.pair for pair in train.runner.pairs] == pairs[::2]
+    assert [len(batch.clean[0]) for batch in train.runner.batches] == [4, 6]
+    kept = first(torch.arange(prepared.space.n_nodes), 50)
+    whole = train.runner.differences(kept)
+    for n in range(1, 4):
+        some = train.first(n)
+        assert [pair.pair for pair in some.runner.pairs] == pairs[::2][:n]
+        assert some.runner.differences(kept).numpy() == pytest.approx(whole[:n].numpy(), abs=1e-5)
+        every = torch.ones_like(kept)
+        assert some.runner.differences(every).numpy() == pytest.approx(some.model, abs=1e-5)
+    nodes = torch.arange(0, 40, 7)
+    for scored in (METHODS["relp"], METHODS["exact"]):
+        by_pair = scores_by_pair(scored, train.runner, nodes)
+        alone = scores_by_pair(scored, train.first(1).runner, nodes)
+        assert torch.allclose(by_pair[:1], alone, atol=1e-5)
+        assert torch.allclose(by_pair.mean(0).float(), score_nodes(scored, train.runner)[nodes], atol=1e-6)
+    circuit = llama.circuit(pairs, size=5)
+    assert [*circuit.train, *circuit.test] == [*pairs[::2], *pairs[1::2]]
+
+
+def test_links_are_those_of_the_pairs_given_first(llama: ms.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long = told_apart(llama, 4, 4), told_apart(llama, 4, 6)
+    monkeypatch.setattr(edges, "N_PAIRS", 2)
+    mixed = prepared_task(llama, pairs=[pair for each in (*long, *short) for pair in (each, each)])
+    alone = prepared_task(llama, pairs=[pair for each in long for pair in (each, each)])
+    assert mixed is not None
+    assert alone is not None
+    nodes = torch.arange(0, mixed.space.n_nodes, 3)
+    of_mixed, of_long = (edges.links(task.train.runner, nodes) for task in (mixed, alone))
+    pd.testing.assert_frame_equal(of_mixed, of_long, rtol=1e-4, atol=1e-6)
+
+
 def test_controls_have_as_many_nodes_and_the_matched_ones_the_same_places(llama: ms.Model) -> None:
     prepared = prepared_task(llama, positions=True)
     assert prepared is not None
@@ -335,3 +376,13 @@ def test_refused_uses(llama: ms.Model) -> None:
         pass
     with llama.ablate([ms.FFNNeuron(0, 1)]), pytest.raises(OptionError, match="outside the ablation"):
         llama.circuit(pairs)
+
+
+def test_nodes_for_exact_patching_are_chosen_in_no_time() -> None:
+    scores = [torch.randn(200_000, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    start = process_time()
+    nodes = chosen_nodes(scores, 20_000)
+    assert process_time() - start < 5
+    assert len(nodes.unique()) == 20_000
+    for each in scores:
+        assert torch.isin(each.abs().topk(3000).indices, nodes).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 import mnemoscope as ms
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import matched_random
+from mnemoscope.intervention.hooks import Change, MaskedChange, apply_interventions, observed_inputs
+from mnemoscope.intervention.predictions import states_after
+from mnemoscope.model.parts import sites
 from support import TINY_FEW, words
 
 IDS = (5, 17, 80, 33, 61)
@@ -95,6 +99,25 @@ def test_only_the_chosen_positions_change(llama: ms.Model) -> None:
         every = logits(model)
     with llama.ablate(PARTS["everything"]):
         assert torch.allclose(every, logits(model), atol=1e-6)
+
+
+def test_changes_made_at_once_have_positions_of_their_own(llama: ms.Model) -> None:
+    structure = llama.language_model.structure
+    (neurons,) = sites([ms.FFNNeuron(0, 1), ms.FFNNeuron(0, 2)], structure)
+    every = replace(neurons, layer=1, inputs=torch.arange(structure.n_neurons(1)))
+    mask = torch.zeros(2, structure.n_neurons(1), dtype=torch.bool)
+    mask[1, 3:5] = True
+    ids, kept = [5, 17, 80, 33], {}
+    with (
+        apply_interventions(
+            llama.language_model, [Change(neurons, 0.0, positions=[-1]), MaskedChange(every, mask)]
+        ),
+        observed_inputs(structure, [neurons, every], kept),
+    ):
+        states_after(llama.language_model, [ids])
+    changed = {site: (kept[site][0] == 0).nonzero().tolist() for site in (neurons, every)}
+    assert changed[neurons] == [[3, 0], [3, 1]]
+    assert changed[every] == [[1, 3], [1, 4]]
 
 
 def test_removing_a_neuron_lowers_its_coefficient_to_zero(llama: ms.Model) -> None:

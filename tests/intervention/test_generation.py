@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import mnemoscope as ms
+from mnemoscope.intervention.predictions import continuation, next_token
 from support import built, open_tiny, words
 
 IDS = (5, 17, 80, 33, 61)
@@ -54,6 +57,18 @@ def test_without_intervention_it_is_transformers_own(model: ms.Model) -> None:
     found = model.generate(PROMPT, N_TOKENS)
     assert found.startswith(" w")
     assert found.split() == text(stock(model)) == text(step_by_step(model))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_in_half_precision_it_begins_with_the_prediction(name: str) -> None:
+    half: Any = built(name).to(torch.bfloat16)
+    half.set_attn_implementation("eager")
+    model = open_tiny(half)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(150):
+        ids = (3 + torch.randperm(90, generator=generator)[:8]).tolist()
+        (token,) = continuation(model.language_model, ids, 1, use_cache=True)
+        assert token == int(next_token(model.language_model, ids).argmax())
 
 
 def test_inside_ablate_it_is_what_the_edited_copy_writes(model: ms.Model) -> None:

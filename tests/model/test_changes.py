@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -15,8 +16,9 @@ import mnemoscope as ms
 from mnemoscope.api.requests import geometry
 from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.model.activations import capture
+from mnemoscope.model.language_model import weights_digest
 from mnemoscope.model.validation import require_sums
-from support import built, check_alike, open_tiny, words
+from support import built, check_alike, open_tiny, save_tiny, words
 
 PROMPT = words(5, 17, 80, 33)
 
@@ -290,6 +292,40 @@ def test_switching_adapters_is_followed() -> None:
         responses, right = (each.sensitivity().responses["ffn"] for each in (model, fresh))
         assert torch.allclose(responses, right, rtol=1e-3)
     assert abs(seen[0] - seen[1]) > 0.01
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_the_digest_of_the_weights_sees_every_change(change: Callable[[nn.Module], None]) -> None:
+    model = built("llama")
+    digest = weights_digest(model)
+    assert weights_digest(built("llama")) == digest
+    model(torch.tensor([[5, 17, 80]]))
+    assert weights_digest(model) == digest
+    change(model)
+    assert weights_digest(model) != digest
+
+
+def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
+    folders = [save_tiny(built("gpt2"), tmp_path / name) for name in ("one", "two")]
+    model, other = (ms.load(folder).hf_model for folder in folders)
+    digest = weights_digest(model)
+    assert weights_digest(other) == digest
+    other.config.layer_norm_epsilon *= 2
+    assert weights_digest(other) != digest
+    assert weights_digest(model.to(torch.bfloat16)) != digest
+
+
+def test_the_digest_sees_which_adapters_are_active() -> None:
+    config = peft.LoraConfig(r=4, target_modules=["down_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(built("llama"), config)
+    model = open_tiny(adapted).hf_model
+    active = weights_digest(model)
+    adapted.disable_adapter_layers()
+    assert weights_digest(model) != active
+    adapted.enable_adapter_layers()
+    assert weights_digest(model) == active
+    next(weight for name, weight in model.named_parameters() if "lora_A" in name).data[0] += 1
+    assert weights_digest(model) != active
 
 
 def test_a_hook_that_scales_the_logits_is_found_as_a_logit_scale() -> None:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import mnemoscope as ms
+from mnemoscope.model.activations import capture
 from mnemoscope.model.estimate import estimate_from_sizes, sizes_of
-from support import built, open_tiny, word_tokenizer, words
+from mnemoscope.model.families import FAMILIES, Family, structure_of
+from support import built, family_id, open_tiny, word_tokenizer, words
 
 BUDGET = 10 * 2**20
 
@@ -23,11 +25,19 @@ def test_counts_are_those_of_the_model(name: str) -> None:
     assert sizes.n_parameters == transformers_model.num_parameters()
     assert (sizes.n_layers, sizes.d_model) == (model.n_layers, model.d_model)
     assert sizes.n_vocabulary == model.n_vocabulary
-    (activations,) = model.language_model.capture([[5, 17, 80]])
-    n_neurons = int((activations.coefficients != 0).sum(-1).max())
-    n_values = model.n_heads * model.language_model.structure.d_head
-    # Matrices that give states but do not write to the stream may be counted too: the queries' own.
-    assert n_neurons + n_values <= sizes.n_columns <= n_neurons + n_values + model.d_model
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=family_id)
+def test_columns_are_those_that_discovery_finds(family: Family) -> None:
+    if not family.is_in_transformers:
+        pytest.skip("not in this transformers")
+    model = family.build()
+    structure = structure_of(model)
+    n_neurons = structure.d_ff
+    if structure.mixtures:  # those of the experts that a token is routed to
+        (activations,) = capture(model, structure, [[5, 17, 80, 33]])
+        n_neurons = int((activations.coefficients != 0).sum(-1).max())
+    assert sizes_of(model.config).n_columns == n_neurons + structure.n_heads * structure.d_head
 
 
 def test_a_token_meets_only_some_experts() -> None:

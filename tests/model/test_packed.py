@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 import mnemoscope as ms
+from mnemoscope.model.language_model import weights_digest
 from mnemoscope.model.weights import read_weight
 from support import built, open_tiny, word_tokenizer, words
 
@@ -31,8 +32,10 @@ MANNERS = {
 }
 
 
-def packed(folder: Path, config: Any) -> Any:
-    built("llama").save_pretrained(folder)
+def packed(folder: Path, config: Any, factor: float = 1.0) -> Any:
+    model: Any = built("llama")
+    model.model.layers[0].mlp.down_proj.weight.data[:, 3] *= factor
+    model.save_pretrained(folder)
     word_tokenizer(97).save_pretrained(folder)
     return AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, device_map="cpu")
 
@@ -61,6 +64,15 @@ def test_packed_weights_are_attributed_as_the_numbers_they_stand_for(model: Any)
     assert ours["direct"].to_numpy() == pytest.approx(theirs["direct"].to_numpy(), abs=1e-4)
     own = open_tiny(built("llama")).attribute(PROMPT, TARGET, top=30).ffn_neurons
     assert abs(own["direct"] - ours["direct"]).max() > 1e-3, "packing rounds, so the scores must differ"
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+def test_the_digest_is_of_the_packed_numbers(manner: str, tmp_path: Path) -> None:
+    one, same, other = (
+        weights_digest(packed(tmp_path / str(number), MANNERS[manner](), factor))
+        for number, factor in enumerate((1.0, 1.0, 1.5))
+    )
+    assert one == same != other
 
 
 def test_packed_weights_are_ablated_but_not_edited(model: Any) -> None:

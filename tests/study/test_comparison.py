@@ -172,3 +172,7 @@ def test_a_killed_comparison_goes_on(
         compare_methods(model, facts, others, out=folder)
     with pytest.raises(OutputError, match="facts"):
         compare_methods(model, facts[:2], TERMS, out=folder)
+    changed = tiny_llama()
+    changed.hf_model.get_input_embeddings().weight.data[5] *= 2
+    with pytest.raises(OutputError, match="which is another one: weights is"):
+        compare_methods(changed, facts, TERMS, out=folder)

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,6 +142,21 @@ def test_says_why_a_fact_is_dropped(llama: ms.Model) -> None:
     assert dropped[1].reason == (
         f"'{twelfth}' is number 12 of the model's next tokens, not among the first 10"
     )
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_fact_is_filtered_by_the_prediction_that_is_attributed(name: str) -> None:
+    half: Any = built(name).to(torch.bfloat16)
+    half.set_attn_implementation("eager")
+    model = open_tiny(half)
+    prompts = [[3, 5, 7, 9, 11, 13, 15, 17], [4, 6, 8, 10, 12, 14, 16, 18]]
+    found = study._log_probabilities(model.language_model, prompts)
+    for prompt, own, cache in zip(prompts, found, model.language_model.capture(prompts), strict=True):
+        readout = model.language_model.structure.readout.freeze(cache.final_state)
+        assert torch.allclose(own, readout.log_probabilities(cache.final_state[None])[0], atol=1e-4)
+        alone = study._log_probabilities(model.language_model, [prompt])[0]
+        predicted = model.predict(words(*prompt), top=N_WORDS).table.sort_values("id")
+        assert torch.allclose(alone, torch.tensor(predicted["log_probability"].to_numpy()).float(), atol=1e-4)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

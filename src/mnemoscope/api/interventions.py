@@ -193,7 +193,7 @@ def ablation(language_model: LanguageModel, request: AblationRequest) -> Iterato
             changes = changes_to(language_model, parts, options)
         opaque = any(not isinstance(part, FFNNeuron) for part in parts)
         hold.intervention = ActiveIntervention(opaque, options.by_position)
-        with apply_interventions(language_model, changes, options.positions):
+        with apply_interventions(language_model, changes):
             yield
 
 

@@ -837,7 +837,8 @@ class Model:
 
         Raises:
             OptionError, FactsError, PromptError, TargetError: as `circuit` does.
-            OutputError: the folder holds another comparison, or cannot be written.
+            OutputError: the folder holds another comparison, such as one of other weights, or cannot be
+                written.
 
         >>> model.compare_circuits({"simple": "simple_train.jsonl"}).summary()  # doctest: +SKIP
         """

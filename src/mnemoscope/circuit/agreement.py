@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -42,17 +43,14 @@ def agreement(
     nodes = chosen_nodes(list(scores.values()), n_nodes)
     exact: list[Tensor] = []
     for done, some in enumerate(nodes.split(10)):
-        exact.append(
-            torch.cat([exact_effects(runner, batch, some).double().cpu() for batch in runner.batches])
-        )
+        exact.append(runner.by_pair(partial(exact_effects, runner, nodes=some)))
         if report is not None:
             report("exact patching", min(10 * (done + 1), len(nodes)), len(nodes))
-    runner.passes += len(runner.pairs) * len(nodes)
     truth = torch.cat(exact, dim=1).numpy()
+    counts = resample_counts(len(truth)) / len(truth)
     rows = []
     for name in scores:
         estimates = scores_by_pair(METHODS[name], runner, nodes).numpy()
-        counts = resample_counts(len(truth)) / len(truth)
         resampled = _pearson(counts @ estimates, counts @ truth)
         (low,), (high,) = interval(resampled[:, None])
         value = float(_pearson(estimates.mean(0)[None], truth.mean(0)[None])[0])
@@ -72,10 +70,11 @@ def chosen_nodes(scores: list[Tensor], n_nodes: int) -> Tensor:
     """Return the nodes with the largest absolute scores of several methods, and as many random ones."""
     n_all = len(scores[0])
     best = torch.stack([ranked(each.abs()) for each in scores], dim=1).flatten()
-    top = list(dict.fromkeys(best[: n_nodes * len(scores)].tolist()))[: n_nodes // 2]
-    drawn = torch.randperm(n_all, generator=torch.Generator().manual_seed(0)).tolist()
-    others = [node for node in drawn if node not in set(top)][: min(n_nodes, n_all) - len(top)]
-    return torch.tensor(sorted([*top, *others]))
+    unique = dict.fromkeys(best[: n_nodes * len(scores)].tolist())
+    top = torch.tensor(list(unique)[: n_nodes // 2], dtype=torch.long)
+    drawn = torch.randperm(n_all, generator=torch.Generator().manual_seed(0))
+    others = drawn[~torch.isin(drawn, top)][: min(n_nodes, n_all) - len(top)]
+    return torch.cat([top, others]).sort().values
 
 
 def _pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:

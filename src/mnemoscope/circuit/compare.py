@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from mnemoscope._io import check_folder, write_into
+from mnemoscope._io import check_folder, json_text, write_atomically, write_into
 from mnemoscope.circuit.agreement import agreement
 from mnemoscope.circuit.find import (
     GREEDY,
@@ -21,10 +23,11 @@ from mnemoscope.circuit.find import (
     prepare,
 )
 from mnemoscope.circuit.scores import METHODS, score_nodes
-from mnemoscope.circuit.tasks import read_pairs
+from mnemoscope.circuit.tasks import EncodedPair, read_pairs
 from mnemoscope.errors import MnemoscopeError, OptionError, OutputError
 from mnemoscope.model.estimate import MEMORY_BUDGET
-from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.language_model import LanguageModel, weights_digest
+from mnemoscope.results import io
 from mnemoscope.results.circuit import Circuit, Pair
 from mnemoscope.results.circuit_comparison import CircuitComparison
 from mnemoscope.results.targets import Provenance
@@ -64,7 +67,7 @@ def compare_methods(  # noqa: PLR0913
 
     Raises:
         OptionError: an unknown method, no task, or as `find_circuit` does.
-        OutputError: the folder holds another comparison, or cannot be written.
+        OutputError: the folder holds another comparison, such as one of other weights, or cannot be written.
         PromptError, TargetError: a pair cannot be used.
     """
     chosen = tuple(name for name in NAMES if name not in LEFT_OUT) if methods is None else tuple(methods)
@@ -72,29 +75,38 @@ def compare_methods(  # noqa: PLR0913
         replace(options, method=name).check()
     if not tasks or not chosen:
         raise OptionError("there is no task or no method to compare; give one of each")
+    scored = [name for name in chosen if name in METHODS]
+    if exact and not scored:
+        raise OptionError(
+            "exact compares scores, and greedy is a search; name a method that scores nodes too"
+        )
     if out is not None:
-        write_into(check_folder(out), {})
-    encoded = {}
+        out = write_into(check_folder(out), {})
+    encoded: dict[str, tuple[list[EncodedPair], list[EncodedPair]]] = {}
     for task, sides in tasks.items():
         with _named(task):
             encoded[task] = encode_task(language_model, *sides, options)
+    weights = None if out is None else weights_digest(language_model.model)
+
+    def kept(task: str, name: str, method: str | list[str]) -> _Kept:
+        own = replace(provenance, options=provenance.options | {"method": method})
+        return _Kept(None if out is None else out / f"{task}.{name}.json", own, encoded[task], weights)
+
+    found = {(task, name): kept(task, name, name) for task in encoded for name in chosen}
+    correlated = {task: kept(task, f"exact_{exact}", scored) for task in encoded if exact}
+    for each in (*found.values(), *correlated.values()):
+        each.check()
     circuits: dict[tuple[str, str], Circuit] = {}
     agreements = []
-    for task, (training, held_out) in encoded.items():
+    for task, pairs in encoded.items():
         with _named(task):
-            prepared = prepare(language_model, training, held_out, options, budget)
+            prepared = prepare(language_model, *pairs, options, budget)
         for name in chosen:
-            own = replace(provenance, options=provenance.options | {"method": name})
-            path = None if out is None else out / f"{task}.{name}.json"
-            if path is not None and path.exists():
-                circuits[task, name] = _kept(path, prepared, own)
-                continue
-            found = choose_and_measure(prepared, replace(options, method=name), own, report)
-            if path is not None:
-                found.save(path)
-            circuits[task, name] = found
+            circuits[task, name] = _circuit(
+                prepared, replace(options, method=name), found[task, name], report
+            )
         if exact:
-            table = _agreement(prepared, chosen, exact, report, out and out / f"{task}.exact_{exact}.parquet")
+            table = _agreement(prepared, scored, exact, correlated[task], report)
             agreements.append(table.assign(task=task))
     table = (
         pd.concat(agreements, ignore_index=True) if agreements else pd.DataFrame(columns=_AGREEMENT_COLUMNS)
@@ -111,30 +123,74 @@ def _named(task: str) -> Iterator[None]:
         raise type(error)(f"{task}: {error}") from error
 
 
-def _kept(path: Path, prepared: Prepared, provenance: Provenance) -> Circuit:
-    """Read a finished circuit.
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """File of a finished circuit or table, with all that it is of.
 
-    Raises:
-        OutputError: it is of other pairs, options or another model.
+    Attributes:
+        path: of the file, which need not exist yet; None keeps nothing.
+        provenance: model, versions and options; of a table its option `method` names all methods.
+        pairs: training and test pairs.
+        weights: digest of the weights; None where nothing is kept.
     """
-    found = Circuit.load(path)
-    own = [tuple(pair.pair for pair in side.runner.pairs) for side in (prepared.train, prepared.test)]
-    if [found.train, found.test] != own or found.provenance != provenance:
-        raise OutputError(
-            f"{path} is of another comparison (other pairs, options or model); choose another folder"
-        )
+
+    path: Path | None
+    provenance: Provenance
+    pairs: tuple[Sequence[EncodedPair], Sequence[EncodedPair]]
+    weights: str | None
+
+    @property
+    def finished(self) -> Path | None:
+        """The file; None if it does not exist yet."""
+        return self.path if self.path is not None and self.path.exists() else None
+
+    def check(self) -> None:
+        """Refuse a file of something else.
+
+        Raises:
+            OutputError: it is of other pairs, methods, options or weights, or damaged.
+        """
+        if self.finished is None:
+            return
+        described = io.load(self.finished, lambda described, tables: described)
+        wanted = json.loads(json_text(self._origin()))
+        if any(described.get(name) != value for name, value in wanted.items()):
+            raise OutputError(
+                f"{self.finished} is of another comparison (other pairs, methods, options or model); choose "
+                "another folder"
+            )
+
+    def write(self, description: dict[str, Any], tables: io.Tables) -> None:
+        """Write the file, whole or not at all."""
+        if self.path is not None:
+            write_atomically(self.path, io.json_bytes({**description, **self._origin()}, tables, {}))
+
+    def _origin(self) -> dict[str, Any]:
+        train, test = ([vars(each.pair) for each in side] for side in self.pairs)
+        return {"weights": self.weights, "provenance": vars(self.provenance), "train": train, "test": test}
+
+
+def _circuit(prepared: Prepared, options: CircuitOptions, kept: _Kept, report: Report | None) -> Circuit:
+    if kept.finished is not None:
+        return Circuit.load(kept.finished)
+    found = choose_and_measure(prepared, options, kept.provenance, report)
+    kept.write(found.description(), found.tables())
     return found
 
 
 def _agreement(
-    prepared: Prepared, methods: Sequence[str], n_nodes: int, report: Report | None, path: Path | None
+    prepared: Prepared, methods: Sequence[str], n_nodes: int, kept: _Kept, report: Report | None
 ) -> pd.DataFrame:
-    if path is not None and path.exists():
-        return pd.read_parquet(path)
-    scores = {name: score_nodes(METHODS[name], prepared.train.runner) for name in methods if name in METHODS}
+    if kept.finished is not None:
+        return io.load(kept.finished, lambda described, tables: tables["agreement"])
+    runner = prepared.train.runner
+    # A circuit that was kept was not scored now.
+    scores = {
+        name: prepared.scores[name] if name in prepared.scores else score_nodes(METHODS[name], runner)
+        for name in methods
+    }
     table = agreement(prepared.train, scores, n_nodes, report)
-    if path is not None:
-        write_into(path.parent, {path.name: table.to_parquet(engine="pyarrow", index=False)})
+    kept.write({}, {"agreement": table})
     return table
 
 

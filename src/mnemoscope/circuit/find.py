@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mnemoscope.circuit.edges import links
 from mnemoscope.circuit.measure import Baseline, areas, curve, curve_sizes, first, ranked, smallest_reaching
@@ -90,11 +91,13 @@ class Prepared:
         space: the nodes.
         train: training pairs.
         test: test pairs.
+        scores: scores of all nodes, `[n_nodes]`, by the methods that chose nodes so far.
     """
 
     space: NodeSpace
     train: Baseline
     test: Baseline
+    scores: dict[str, Tensor] = field(default_factory=dict, init=False)
 
 
 def encode_task(
@@ -162,7 +165,7 @@ def choose_and_measure(
         raise OptionError(f"size is {options.size}, but there are {space.n_nodes} nodes; give fewer")
     runner, method = train.runner, METHODS["relp" if options.method == GREEDY else options.method]
     before = runner.passes, runner.backward_passes
-    scores = score_nodes(method, runner)
+    scores = prepared.scores[method.name] = score_nodes(method, runner)
     order = ranked(scores)
     if options.method == GREEDY:
         chosen = greedy(train, order, options.size, report)

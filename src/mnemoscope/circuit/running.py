@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import get_args
@@ -89,7 +89,7 @@ class Batch:
         ablated: ablation values of their nodes.
     """
 
-    rows: range
+    rows: Sequence[int]
     pairs: Sequence[EncodedPair]
     ablated: Values
 
@@ -119,8 +119,8 @@ class CircuitRunner:
     """Pairs of a task, run with any set of nodes kept and all others at their ablation value.
 
     Attributes:
-        pairs: the pairs by length.
-        batches: the same, in the batches that run at once.
+        pairs: the pairs, in the order given.
+        batches: the same by length, in the batches that run at once.
         passes: number of prompts run so far.
         backward_passes: number of them that were run backwards as well.
     """
@@ -146,7 +146,7 @@ class CircuitRunner:
         """
         self.language_model, self.space = language_model, space
         self.ablation: AblationValue = ablation
-        self.pairs = sorted(pairs, key=lambda pair: pair.n_tokens)
+        self.pairs = list(pairs)
         self.passes = self.backward_passes = 0
         self._means, self._budget = means, budget
         self.batches = list(self._batched())
@@ -158,13 +158,21 @@ class CircuitRunner:
         )
 
     def differences(self, kept: Tensor) -> Tensor:
-        """Compute each pair's logit difference with only some nodes kept, `[n_nodes] -> [n_pairs]`, nats.
-
-        Pairs are in the order of `pairs`; float64 on the CPU.
-        """
-        found = [self.batch_differences(batch, kept) for batch in self.batches]
+        """Compute each pair's logit difference with only some nodes kept, `[n_nodes] -> [n_pairs]`, nats."""
         self.passes += len(self.pairs)
-        return torch.cat(found).double().cpu()
+        return self.by_pair(lambda batch: self.batch_differences(batch, kept))
+
+    def by_pair(self, of_batch: Callable[[Batch], Tensor]) -> Tensor:
+        """Compute numbers of all pairs batch by batch.
+
+        Args:
+            of_batch: computes those of a batch, `[n_pairs of the batch, ...]`.
+
+        Returns:
+            `[n_pairs, ...]` float64 on the CPU, in the order of `pairs`.
+        """
+        found = torch.cat([of_batch(batch).double().cpu() for batch in self.batches])
+        return found[torch.tensor([row for batch in self.batches for row in batch.rows]).argsort()]
 
     def batch_differences(self, batch: Batch, kept: Tensor) -> Tensor:
         """Compute the logit differences of a batch with only some nodes kept, `[n_nodes] -> [n_pairs]`."""
@@ -178,8 +186,11 @@ class CircuitRunner:
 
     def _batched(self) -> Iterator[Batch]:
         structure = self.language_model.structure
-        for rows in gradient_batches([pair.clean.ids for pair in self.pairs], structure, self._budget):
-            pairs = [self.pairs[i] for i in rows]
+        order = sorted(range(len(self.pairs)), key=lambda row: self.pairs[row].n_tokens)
+        prompts = [self.pairs[row].clean.ids for row in order]
+        for some in gradient_batches(prompts, structure, self._budget):
+            rows = [order[i] for i in some]
+            pairs = [self.pairs[row] for row in rows]
             yield Batch(rows, pairs, self._ablated(pairs))
 
     def _ablated(self, pairs: Sequence[EncodedPair]) -> Values:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class ScoreMethod:
 
 def scores_by_pair(method: ScoreMethod, runner: CircuitRunner, nodes: Tensor) -> Tensor:
     """Score some nodes for each pair, `[n_pairs, n]` float64 on the CPU."""
-    return torch.cat([method.of_batch(runner, batch)[:, nodes].double().cpu() for batch in runner.batches])
+    return runner.by_pair(lambda batch: method.of_batch(runner, batch)[:, nodes])
 
 
 def score_nodes(method: ScoreMethod, runner: CircuitRunner) -> Tensor:
@@ -55,7 +56,7 @@ def score_nodes(method: ScoreMethod, runner: CircuitRunner) -> Tensor:
 
 
 def gradients(
-    batch: Batch, runner: CircuitRunner, linearised: bool, embeddings: Tensor | None
+    runner: CircuitRunner, batch: Batch, *, linearised: bool = False, embeddings: Tensor | None = None
 ) -> SiteGradients:
     """Differentiate the logit differences of a batch by the inputs of projections."""
     return site_gradients(
@@ -76,23 +77,22 @@ def first_order(space: NodeSpace, batch: Batch, found: SiteGradients, slopes: Va
         found: activations a, and gradients.
         slopes: gradients to take instead.
     """
-    activations = by_site(space, found.ffn_activations, found.attention_activations)
-    slopes = slopes or by_site(space, found.ffn_gradients, found.attention_gradients)
+    activations = by_site(space, found.activations)
+    slopes = slopes or by_site(space, found.gradients)
     return space.gather({key: (a - batch.ablated[key]) * slopes[key] for key, a in activations.items()})
 
 
-def by_site(space: NodeSpace, ffn: Sequence[Tensor], attention: Sequence[Tensor]) -> Values:
-    """Return the values of nodes' projections, of those of all layers."""
-    of_kind = {"ffn": ffn, "attention": attention}
-    return {group.site: of_kind[group.site[1]][group.layer] for group in space.groups}
+def by_site(space: NodeSpace, of_kind: Callable[[Literal["ffn", "attention"]], Sequence[Tensor]]) -> Values:
+    """Return the values of nodes' projections, of those of a kind in all layers."""
+    return {(layer, kind): of_kind(kind)[layer] for layer, kind in (group.site for group in space.groups)}
 
 
 def _relp(runner: CircuitRunner, batch: Batch) -> Tensor:
-    return first_order(runner.space, batch, gradients(batch, runner, True, None))
+    return first_order(runner.space, batch, gradients(runner, batch, linearised=True))
 
 
 def _atp(runner: CircuitRunner, batch: Batch) -> Tensor:
-    return first_order(runner.space, batch, gradients(batch, runner, False, None))
+    return first_order(runner.space, batch, gradients(runner, batch))
 
 
 def _eap_ig(runner: CircuitRunner, batch: Batch) -> Tensor:
@@ -101,10 +101,10 @@ def _eap_ig(runner: CircuitRunner, batch: Batch) -> Tensor:
         input_embeddings(runner.language_model, prompts) for prompts in (batch.clean, batch.counterfactual)
     )
     steps = [
-        gradients(batch, runner, False, other + (clean - other) * (step / STEPS))
+        gradients(runner, batch, embeddings=other + (clean - other) * (step / STEPS))
         for step in range(1, STEPS + 1)
     ]
-    slopes = [by_site(runner.space, each.ffn_gradients, each.attention_gradients) for each in steps]
+    slopes = [by_site(runner.space, each.gradients) for each in steps]
     mean = {key: torch.stack([each[key] for each in slopes]).mean(0) for key in slopes[0]}
     # The last step is the clean prompt itself, whose activations count.
     return first_order(runner.space, batch, steps[-1], mean)
@@ -128,14 +128,11 @@ def _direct(runner: CircuitRunner, batch: Batch) -> Tensor:
     found = {}
     for key, a in values.items():
         layer, kind = key
-        projection = (
-            structure.blocks[layer].ffn_output if kind == "ffn" else structure.blocks[layer].attention_output
-        )
         scale = torch.stack(
             [(cache.ffn_scale if kind == "ffn" else cache.attention_scale)[layer] for cache in caches]
         )
         effect = torch.zeros_like(a)
-        of_column = directions @ projection.columns().T * scale[:, None]
+        of_column = directions @ space.site(key).projection(structure).columns().T * scale[:, None]
         effect[:, -1] = (a - batch.ablated[key])[:, -1] * of_column
         found[key] = effect
     return space.gather(found)

@@ -142,9 +142,9 @@ def _effects(pairs: Baseline, clean: list[Values], kept: Tensor) -> tuple[float,
     total, differences = torch.zeros(space.n_nodes, dtype=torch.float64), []
     for batch, own in zip(runner.batches, clean, strict=True):
         with runner.keeping(batch, kept):
-            found = gradients(batch, runner, True, None)
-        values = by_site(space, found.ffn_activations, found.attention_activations)
-        slopes = by_site(space, found.ffn_gradients, found.attention_gradients)
+            found = gradients(runner, batch, linearised=True)
+        values = by_site(space, found.activations)
+        slopes = by_site(space, found.gradients)
         effects = {
             key: (torch.where(masks[key].to(now.device), now, own[key]) - batch.ablated[key]) * slopes[key]
             for key, now in values.items()

@@ -94,13 +94,13 @@ def changes_to(
     at = sites(parts, language_model.structure)
     values = reference_values(language_model, at, options.references)
     instead = {site: options.replacement(found) for site, found in values.items()}
-    return [Change(site, options.factor, instead.get(site)) for site in at]
+    return [Change(site, options.factor, instead.get(site), positions=options.positions) for site in at]
 
 
 @contextmanager
 def changed(language_model: LanguageModel, parts: Sequence[Part], options: AblationOptions) -> Iterator[None]:
     """Ablate parts in every forward pass while the context lasts."""
-    with apply_interventions(language_model, changes_to(language_model, parts, options), options.positions):
+    with apply_interventions(language_model, changes_to(language_model, parts, options)):
         yield
 
 

@@ -92,7 +92,7 @@ def ablate_each(
         for some in first.argsort(stable=True).split(replay.rows_within(budget)):
             starts = first[some].tolist()
             rows = [where[i] for i in some.tolist()]
-            with apply_interventions(language_model, _scaled_by_row(rows, factor), positions):
+            with apply_interventions(language_model, _scaled_by_row(rows, factor, positions)):
                 log_p = replay.log_probabilities(starts)
             check_finite(log_p)
             value[some.to(device)] = objective.value(log_p)
@@ -149,7 +149,9 @@ def divergence(own: Tensor, changed: Tensor) -> Tensor:
     return (risen - torch.where(p > 0, p * difference, 0)).sum(-1)
 
 
-def _scaled_by_row(rows: Sequence[Sequence[Site]], factor: float) -> list[Change]:
+def _scaled_by_row(
+    rows: Sequence[Sequence[Site]], factor: float, positions: Positions = None
+) -> list[Change]:
     """Return one change for each module that scales the sites of every row of a batch in that row alone."""
     members: dict[tuple[int, Literal["attention", "ffn"], bool], list[tuple[int, Site]]] = {}
     for row, places in enumerate(rows):
@@ -162,5 +164,5 @@ def _scaled_by_row(rows: Sequence[Sequence[Site]], factor: float) -> list[Change
         if inputs:
             row = row.repeat_interleave(torch.tensor([len(each) for each in inputs]))
         index = torch.cat(inputs) if inputs else None
-        changes.append(Change(Site(layer, kind, index), factor, rows=row))
+        changes.append(Change(Site(layer, kind, index), factor, rows=row, positions=positions))
     return changes

@@ -40,8 +40,7 @@ class Replacement:
         """Draw the values for each position, `[n_tokens, n_inputs of the site]`.
 
         The draw depends on the seed and the number of values alone: all sites draw the same rows, and a
-            longer
-        text begins with those of a shorter one.
+        longer text begins with those of a shorter one.
         """
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randint(len(self.values), (n_tokens,), generator=generator)
@@ -50,7 +49,7 @@ class Replacement:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """Change of the values at one site, in every row of a batch or in chosen ones.
+    """Change of the values at one site, at every position of every row of a batch or at chosen ones.
 
     Attributes:
         site: the inputs or the output of a projection.
@@ -58,26 +57,33 @@ class Change:
         replacement: values put in their place; None to scale.
         rows: None for every row; else the row in which each of the site's inputs changes, `[n_inputs]`, or
             the rows in which the whole output changes, `[n]`.
+        positions: the positions to change; None for all.
     """
 
     site: Site
     factor: float
     replacement: Replacement | None = None
     rows: Tensor | None = None
+    positions: Positions = None
 
-    def apply(self, values: Tensor, positions: Positions) -> Tensor:
-        """Return a changed copy of the values at the site, `[n_rows, n_tokens, n]`."""
+    def apply(self, values: Tensor) -> Tensor:
+        """Return a changed copy of the values at the site, `[n_rows, n_tokens, n]`.
+
+        Raises:
+            OptionError: a position is outside.
+        """
         n_tokens = values.shape[1]
-        check_positions(positions, n_tokens)
-        where = range(n_tokens) if positions is None else [position % n_tokens for position in positions]
+        check_positions(self.positions, n_tokens)
+        positions = range(n_tokens) if self.positions is None else self.positions
+        where = [position % n_tokens for position in positions]
         rows = slice(None) if self.rows is None else self.rows[:, None]
         inputs = () if self.site.inputs is None else (self.site.inputs[:, None],)
-        index = (rows, torch.tensor([*where])[None], *inputs)
+        index = (rows, torch.tensor(where)[None], *inputs)
         changed = values.clone()
         if self.replacement is None:
             changed[index] *= self.factor
         else:
-            given = self.replacement.rows(n_tokens)[[*where]].to(values)
+            given = self.replacement.rows(n_tokens)[where].to(values)
             changed[index] = given.T if inputs else given
         return changed
 
@@ -99,7 +105,7 @@ class MaskedChange:
     values: Tensor | None = None
     factor: float = 0.0
 
-    def apply(self, values: Tensor, positions: Positions) -> Tensor:
+    def apply(self, values: Tensor) -> Tensor:
         """Return a changed copy of the values at the site, `[n_rows, n_tokens, n_inputs]`.
 
         Positions beyond those of a mask keep their values.
@@ -163,9 +169,7 @@ def check_positions(positions: Positions, n_tokens: int) -> None:
 
 @contextmanager
 def apply_interventions(
-    language_model: LanguageModel,
-    changes: Sequence[Change | MaskedChange],
-    positions: Positions = None,
+    language_model: LanguageModel, changes: Sequence[Change | MaskedChange]
 ) -> Iterator[None]:
     """Apply changes to every forward pass while the context lasts.
 
@@ -176,7 +180,7 @@ def apply_interventions(
     # Experts run in our code also in passes that the caller makes with the transformers model itself.
     with running_mixtures(model), ExitStack() as stack:
         for change in changes:
-            hook = _Hook(model, change, positions, began_suspended)
+            hook = _Hook(model, change, began_suspended)
             block = structure.blocks[change.site.layer].module
             stack.callback(block.register_forward_pre_hook(hook.on_block, with_kwargs=True).remove)
             module = change.site.module(structure)
@@ -202,7 +206,6 @@ class _Hook:
     Attributes:
         model: the transformers model.
         change: the change.
-        positions: the positions at which it applies.
         began_suspended: whether interventions were suspended when it was registered.
         shape: `(n_rows, n_tokens)` of the forward pass that runs, for families (OPT) whose FFN gets the
             tokens of all rows in one.
@@ -210,7 +213,6 @@ class _Hook:
 
     model: PreTrainedModel
     change: Change | MaskedChange
-    positions: Positions
     began_suspended: bool
     shape: tuple[int, ...] = ()
 
@@ -223,7 +225,7 @@ class _Hook:
     def on_output(self, module: Any, args: tuple[Any, ...], values: Tensor) -> Tensor:
         if are_suspended(self.model) and not self.began_suspended:
             return values
-        changed = self.change.apply(values.reshape(*self.shape, values.shape[-1]), self.positions)
+        changed = self.change.apply(values.reshape(*self.shape, values.shape[-1]))
         return changed.view_as(values)
 
 

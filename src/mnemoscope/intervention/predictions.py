@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from mnemoscope.errors import OptionError
 from mnemoscope.model.activations import Recorder
-from mnemoscope.model.hooks import evaluating, running_alike
+from mnemoscope.model.hooks import running_alike
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
 from mnemoscope.model.structure import ModelStructure
@@ -95,7 +95,7 @@ def continuation(
     tokens = torch.tensor([list(token_ids)], device=input_device(model))
     with (
         quiet(),
-        evaluating(model),
+        running_alike(model),
         _plain_generation(model),
         _final_states(language_model.structure) as seen,
     ):

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from mnemoscope.model.hooks import AttentionCall, evaluating, hidden_states, observed_attention
+from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
 from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.model.weights import input_device
 
@@ -309,17 +309,6 @@ def _last_positions(shape: torch.Size, device: torch.device) -> Callable[[Tensor
     """Return a function that selects the last position of prompts, `[n_prompts, n_tokens]` tokens."""
     # Some families give the tokens of all prompts in one row.
     return lambda states: states.view(*shape, -1)[:, -1].float().to(device)
-
-
-def final_states(
-    model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
-) -> Tensor:
-    """Return the final states of prompts of one length, `[n_prompts, d_model]`; check no sums."""
-    tokens = torch.tensor(prompts, device=input_device(model))
-    recorder = Recorder({"final_state"}, _last_positions(tokens.shape, structure.device))
-    with torch.no_grad(), recorder.recording(structure), evaluating(model):
-        model.base_model(input_ids=tokens, use_cache=False)
-    return recorder.seen["final_state"][-1]
 
 
 def batches(

@@ -132,18 +132,22 @@ def _n_active(weight: Tensor, n_chosen: int) -> int:
 
 
 def _n_columns(block: nn.Module, d_model: int, n_chosen: int) -> int:
-    """Count the inputs of a block's projections to the residual stream, experts not chosen left out."""
-    found = 0
-    for module in block.modules():
+    """Count the inputs of a block's projections to the residual stream, experts not chosen left out.
+
+    Of a module's layers with outputs of the stream's width the last one writes to the stream: those before
+    it give queries, keys or values of that width.
+    """
+    experts, last = 0, {}
+    for name, module in block.named_modules():
+        parent = name.rpartition(".")[0]
         down = getattr(module, "down_proj", None)
         if isinstance(down, Tensor) and down.ndim == _EXPERT_AXES:
-            d_expert = down.numel() // (len(down) * d_model)
-            found += min(n_chosen, len(down)) * d_expert
+            experts += min(n_chosen, len(down)) * (down.numel() // (len(down) * d_model))
         elif isinstance(module, nn.Linear) and module.out_features == d_model:
-            found += module.in_features
+            last[parent] = module.in_features
         elif isinstance(module, Conv1D) and module.nf == d_model:
-            found += module.weight.shape[0]
-    return found
+            last[parent] = module.weight.shape[0]
+    return experts + sum(last.values())
 
 
 def estimate(
@@ -159,7 +163,7 @@ def estimate(
 ) -> Estimate:
     """Estimate the memory that `Model.attribute` takes on the CPU, without reading weights.
 
-    Counts are exact; `docs/models.md` compares the estimated memory with measured memory.
+    Counts are exact; `docs/large_models.md` compares the estimated memory with measured memory.
 
     Args:
         model: `"demo"`, a hub id, a folder or a `.gguf` file.

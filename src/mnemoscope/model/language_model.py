@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope.errors import UnsupportedModelError
@@ -35,7 +38,10 @@ def model_version(model: PreTrainedModel) -> ModelVersion:
 
 
 def weights_fingerprint(model: nn.Module) -> Tensor:
-    """Sum up all weights that are in memory, which reads each of them once, `[n]` float32."""
+    """Sum up all weights that are in memory, which reads each of them once, `[n]` float32.
+
+    Rounding differs between devices and machines; `weights_digest` is the same everywhere, and slower.
+    """
     plain = [weight.detach() for weight in model.parameters() if is_plain(weight)]
     # There may be none: packed and offloaded ones are not plain.
     return torch.cat(
@@ -55,8 +61,46 @@ def fingerprint(rows: Tensor) -> Tensor:
     return found
 
 
+# Settings of a config that differ between equal models.
+_OF_THE_FILES = ("_name_or_path", "transformers_version")
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """Digest a model's config, weights and adapters, which reads each weight once: a SHA-256.
+
+    Results that are kept and taken up again are compared by it: names and sizes of files, or the words "in
+    memory", are those of other weights too. Offloaded weights count by name, type and shape alone, and hooks
+    of others not at all.
+    """
+
+    def plain(settings: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in settings.items() if name not in _OF_THE_FILES}
+
+    config = json.loads(model.config.to_json_string(), object_hook=plain)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    first: dict[tuple[Any, ...], str] = {}  # Names of weights by where they lie: tied ones are read once.
+    for name, tensor in model.state_dict().items():
+        for part in _plain_tensors(tensor):
+            where = (name,) if part.is_meta else (part.device, part.data_ptr(), part.shape, part.stride())
+            owner = first.setdefault(where, name)
+            digest.update(f"\n{name} {part.dtype} {tuple(part.shape)} {owner}\n".encode())
+            if owner == name and not part.is_meta:
+                digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for module in model.modules():
+        digest.update(repr(_adapter_settings(module)).encode())
+    return digest.hexdigest()
+
+
+def _plain_tensors(value: Any) -> Iterator[Tensor]:
+    """Yield a tensor without its subclass, or those that a packed one (torchao) is made of."""
+    if is_traceable_wrapper_subclass(value):
+        for name in value.__tensor_flatten__()[0]:
+            yield from _plain_tensors(getattr(value, name))
+    elif isinstance(value, Tensor):
+        yield value.detach().as_subclass(Tensor)
+
+
 def _versions(model: PreTrainedModel) -> Iterator[Any]:
-    tuners: Any = sys.modules.get("peft.tuners.tuners_utils")
     for module in modules_of(model):
         passing = module._non_persistent_buffers_set
         buffers = [values for name, values in module._buffers.items() if name not in passing]
@@ -65,10 +109,19 @@ def _versions(model: PreTrainedModel) -> Iterator[Any]:
                 yield _place(tensor), 0 if tensor.is_inference() else tensor._version
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             yield from (number for number, hook in hooks.items() if not is_ours(hook))
-        if tuners is not None and isinstance(module, tuners.BaseTunerLayer):
-            adapter: Any = module
-            yield tuple(adapter.active_adapters), adapter.disable_adapters, tuple(adapter.merged_adapters)
-            yield tuple(getattr(adapter, "scaling", {}).items())
+        yield from _adapter_settings(module)
+
+
+def _adapter_settings(module: nn.Module) -> list[Any]:
+    """Return which adapters of a PEFT layer are active and merged, and their scales; of others nothing."""
+    tuners: Any = sys.modules.get("peft.tuners.tuners_utils")
+    if tuners is None or not isinstance(module, tuners.BaseTunerLayer):
+        return []
+    adapter: Any = module
+    return [
+        (tuple(adapter.active_adapters), adapter.disable_adapters, tuple(adapter.merged_adapters)),
+        tuple(getattr(adapter, "scaling", {}).items()),
+    ]
 
 
 def _place(tensor: Tensor) -> int:

@@ -33,6 +33,7 @@ from mnemoscope.intervention.controls import (
     smallest_group,
 )
 from mnemoscope.model.isolation import isolated_call
+from mnemoscope.model.language_model import weights_digest
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results import render
@@ -229,7 +230,7 @@ def compare_methods(
         )
     provenance = provenance_of(model.language_model, {"terms": terms.to_json()})
     tables = []
-    with nullcontext() if out is None else Store.open(out, _manifest(provenance, terms, facts)) as store:
+    with nullcontext() if out is None else Store.open(out, _manifest(model, terms, facts)) as store:
         for done, fact in enumerate(facts, 1):
             key = f"{fact.fact.line:08d}"
             if store is None:
@@ -351,11 +352,13 @@ def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequ
     )
 
 
-def _manifest(provenance: Provenance, terms: Terms, facts: Iterable[ResolvedFact]) -> dict[str, Any]:
+def _manifest(model: Model, terms: Terms, facts: Iterable[ResolvedFact]) -> dict[str, Any]:
+    provenance = provenance_of(model.language_model, {})
     return {
         "kind": "comparison of methods",
         "model": provenance.model,
         "revision": provenance.revision,
+        "weights": weights_digest(model.language_model.model),
         "dtype": provenance.dtype,
         "mnemoscope": provenance.versions["mnemoscope"],
         "terms": terms.to_json(),

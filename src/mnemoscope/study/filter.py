@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mnemoscope.api import Model
 from mnemoscope.errors import OptionError
-from mnemoscope.model.activations import final_states
+from mnemoscope.intervention.predictions import states_after
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import token_text
@@ -109,7 +109,7 @@ def _batches(resolved: Sequence[ResolvedFact]) -> Iterator[list[int]]:
 
 def _log_probabilities(language_model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Return log p of the next token after prompts of one length, `[n_prompts, n_vocabulary]`."""
-    states = final_states(language_model.model, language_model.structure, prompts)
+    states = states_after(language_model, prompts)[:, -1]
     # With an axis of one the norm's scale is [n_prompts, 1]: each state is read out with its own.
     return language_model.structure.readout.freeze(states[:, None]).log_probabilities(states)
 

@@ -20,6 +20,7 @@ from mnemoscope.api.requests import provenance as provenance_of
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.intervention.controls import number_alike
 from mnemoscope.model.isolation import isolated
+from mnemoscope.model.language_model import weights_digest
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.study.columns import FACT, FACTS, OUTCOMES, READINGS, SUMS, TABLES, VALUE_NEURONS, Table
 from mnemoscope.study.facts import Fact, ResolvedFact, distinct, evenly, resolve
@@ -104,6 +105,7 @@ class Worker:
         names = ("model", "revision", "architecture", "dtype", "versions")
         return {
             **{name: getattr(provenance, name) for name in names},
+            "weights": weights_digest(self.model.language_model.model),
             "n_layers": self.model.n_layers,
             "n_heads": self.model.n_heads,
             "d_head": structure.d_head,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
+from mnemoscope.api.requests import predictions, target_spec
 from mnemoscope.attribution.methods.base import MethodInput
-from mnemoscope.attribution.methods.causal import parts_of
+from mnemoscope.attribution.methods.causal import _Search, parts_of
 from mnemoscope.attribution.methods.gradients import IntegratedGradients
 from mnemoscope.attribution.methods.registry import method, methods
 from mnemoscope.intervention import sensitivity
@@ -193,6 +195,24 @@ def test_verified_with_budget_for_everything_is_greedy_search(llama: ms.Model) -
     with llama.ablate(parts_of(method_input, index)):
         left = _value(llama)
     assert float(gains.sum()) == pytest.approx(_value(llama) - left, abs=1e-4)
+
+
+def test_verified_takes_no_graph_of_the_whole_model_once_neurons_are_gone(llama: ms.Model) -> None:
+    method_input = llama.method_input(PROMPT, TARGET)
+    (prediction,) = predictions(
+        llama.language_model, [target_spec(llama.language_model, PROMPT, TARGET)], graph=True
+    )
+    assert prediction.recorded is not None
+    assert prediction.recorded.keep
+    recorded = replace(method_input, prediction=prediction)
+    every = method_input.grid.size
+    for chosen in ([3], [3, every - 5]):
+        orders = []
+        for each in (method_input, recorded):
+            search = _Search(each, 0.0, every)
+            search.chosen = chosen
+            orders.append(search.by_total())
+        assert orders[0].equal(orders[1])
 
 
 @pytest.mark.parametrize("greedily", [True, False])

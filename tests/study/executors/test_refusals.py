@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import mnemoscope as ms
 from command_line import run
 from mnemoscope.cli import main
 from mnemoscope.errors import OutputError
@@ -85,6 +87,18 @@ def test_a_manifest_that_does_not_match(study: Path, refused: Refused, options: 
 def test_a_study_of_another_model(study: Path, refused: Refused, tmp_path: Path, model: Path) -> None:
     (tmp_path / "other").symlink_to(model)
     assert "model is" in refused(study, f"--model={tmp_path / 'other'}")
+
+
+def test_a_study_of_other_weights_of_the_same_name_and_size(
+    study: Path, refused: Refused, tmp_path: Path, model: Path
+) -> None:
+    other = tmp_path / model.name
+    shutil.copytree(model, other)
+    changed = built("llama")
+    changed.get_input_embeddings().weight.data[5] *= 2
+    changed.save_pretrained(other)
+    assert ms.load(other).revision == ms.load(model).revision
+    assert "which is another one: weights is" in refused(study, f"--model={other}")
 
 
 @pytest.mark.parametrize(

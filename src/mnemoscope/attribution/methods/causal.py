@@ -209,8 +209,11 @@ class _Search:
 
     def by_total(self) -> Tensor:
         """Return the neurons not taken by first-order effect with the others gone, best first."""
+        # Effects that were computed and a graph that was recorded before are those of the whole model.
+        prediction = replace(self.method_input.prediction, recorded=None)
         with self._taken_away():
-            effects = ActivationGradient().all(replace(self.method_input)).cpu() - self._collateral.costs()
+            effects = ActivationGradient().all(replace(self.method_input, prediction=prediction)).cpu()
+        effects -= self._collateral.costs()
         left = self._existing[~torch.isin(self._existing, torch.tensor(self.chosen))]
         return left[effects[left].argsort(descending=True, stable=True)]
 
