@@ -88,12 +88,12 @@ def compare_methods(  # noqa: PLR0913
             encoded[task] = encode_task(language_model, *sides, options)
     weights = None if out is None else weights_digest(language_model.model)
 
-    def kept(task: str, name: str, method: str | list[str]) -> _Kept:
+    def kept(kind: io.Kind, task: str, name: str, method: str | list[str]) -> _Kept:
         own = replace(provenance, options=provenance.options | {"method": method})
-        return _Kept(None if out is None else out / f"{task}.{name}.json", own, encoded[task], weights)
+        return _Kept(kind, None if out is None else out / f"{task}.{name}.json", own, encoded[task], weights)
 
-    found = {(task, name): kept(task, name, name) for task in encoded for name in chosen}
-    correlated = {task: kept(task, f"exact_{exact}", scored) for task in encoded if exact}
+    found = {(task, name): kept("circuit", task, name, name) for task in encoded for name in chosen}
+    correlated = {task: kept("agreement", task, f"exact_{exact}", scored) for task in encoded if exact}
     for each in (*found.values(), *correlated.values()):
         each.check()
     circuits: dict[tuple[str, str], Circuit] = {}
@@ -128,12 +128,14 @@ class _Kept:
     """File of a finished circuit or table, with all that it is of.
 
     Attributes:
+        kind: of what the file holds.
         path: of the file, which need not exist yet; None keeps nothing.
         provenance: model, versions and options; of a table its option `method` names all methods.
         pairs: training and test pairs.
         weights: digest of the weights; None where nothing is kept.
     """
 
+    kind: io.Kind
     path: Path | None
     provenance: Provenance
     pairs: tuple[Sequence[EncodedPair], Sequence[EncodedPair]]
@@ -152,7 +154,7 @@ class _Kept:
         """
         if self.finished is None:
             return
-        described = io.load(self.finished, lambda described, tables: described)
+        described = io.load(self.finished, self.kind, lambda described, tables: described)
         wanted = json.loads(json_text(self._origin()))
         if any(described.get(name) != value for name, value in wanted.items()):
             raise OutputError(
@@ -167,7 +169,13 @@ class _Kept:
 
     def _origin(self) -> dict[str, Any]:
         train, test = ([vars(each.pair) for each in side] for side in self.pairs)
-        return {"weights": self.weights, "provenance": vars(self.provenance), "train": train, "test": test}
+        return {
+            "result": self.kind,
+            "weights": self.weights,
+            "provenance": vars(self.provenance),
+            "train": train,
+            "test": test,
+        }
 
 
 def _circuit(prepared: Prepared, options: CircuitOptions, kept: _Kept, report: Report | None) -> Circuit:
@@ -182,7 +190,7 @@ def _agreement(
     prepared: Prepared, methods: Sequence[str], n_nodes: int, kept: _Kept, report: Report | None
 ) -> pd.DataFrame:
     if kept.finished is not None:
-        return io.load(kept.finished, lambda described, tables: tables["agreement"])
+        return io.load(kept.finished, kept.kind, lambda described, tables: tables["agreement"])
     runner = prepared.train.runner
     # A circuit that was kept was not scored now.
     scores = {

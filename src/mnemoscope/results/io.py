@@ -38,10 +38,11 @@ _METADATA_KEY = b"mnemoscope"
 _TEXTS = ("tokens", "targets")
 _NUMERIC = ("float", "int", "uint", "bool")
 
-Kind = Literal["attribution", "circuit"]
+Kind = Literal["attribution", "circuit", "agreement"]
 _REMEDIES = {
     "attribution": "read a circuit with `Circuit.load`",
     "circuit": "find one with `mnemoscope circuit find`",
+    "agreement": "choose another folder",
 }
 Tables = Mapping[str, pd.DataFrame]
 T = TypeVar("T")
