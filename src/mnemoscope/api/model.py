@@ -18,7 +18,7 @@ from mnemoscope.api.examples import ExampleOptions, Neurons as ChosenNeurons, ne
 from mnemoscope.api.interventions import AblationKeywords, AblationRequest, ablate_each as _ablate_each
 from mnemoscope.api.requests import target_spec
 from mnemoscope.api.run import QueryCalls, Run, attribute_prompts, attribute_tokens, compare_prompts
-from mnemoscope.attribution.methods.base import Kind, Method, MethodInput, Report
+from mnemoscope.attribution.methods.base import Method, MethodInput, Report
 from mnemoscope.attribution.methods.registry import Ranking
 from mnemoscope.attribution.options import (
     DEFAULTS,
@@ -48,14 +48,14 @@ from mnemoscope.model.tokens import Prompt, PromptInput, encode_continuation, en
 from mnemoscope.model.validation import Validation
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.circuit import AblationValue, Circuit, Kind as CircuitKind
+from mnemoscope.results.circuit import AblationValue, Circuit, CircuitKind
 from mnemoscope.results.circuit_comparison import CircuitComparison
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.examples import NeuronExamples
-from mnemoscope.results.parts import Parts
+from mnemoscope.results.parts import NeuronKind, Parts
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
-from mnemoscope.results.query import Key, Kind as QueryKind, QueryAblation, QueryGraph, QueryNeurons
+from mnemoscope.results.query import Key, QueryAblation, QueryGraph, QueryNeurons
 
 
 def load(
@@ -468,7 +468,7 @@ class Model:
         target: Answers | None = None,
         *,
         against: Answers | None = None,
-        kind: Kind = "ffn",
+        kind: NeuronKind = "ffn",
         memory_budget: int = MEMORY_BUDGET,
         report: Report | None = None,
     ) -> MethodInput:
@@ -492,7 +492,7 @@ class Model:
         *,
         against: Answers | None = None,
         method: str | Method = "log-probability-increase",
-        kind: Kind = "ffn",
+        kind: NeuronKind = "ffn",
         top: int = 10,
         memory_budget: int = MEMORY_BUDGET,
         progress: bool = False,
@@ -591,7 +591,7 @@ class Model:
         top: int = 1000,
         seeds: int = 5,
         values: int = 30,
-        of: QueryKind = "attention",
+        of: NeuronKind = "attention",
         controls_from: ControlsFrom = "same layers",
     ) -> QueryAblation:
         """Zero shallow query neurons; compare the target and its value neurons' coefficients with controls.

@@ -12,7 +12,6 @@ that are about to be chosen are therefore scaled to the measured divergence of r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.parts import neuron_part
 from mnemoscope.model.recorded_pass import NEURONS, numbers_in_graph, recorded_graph
 from mnemoscope.model.weights import input_device
+from mnemoscope.results.parts import NeuronKind
 
 # Tokens drawn from each text; each costs a backward pass of the text.
 N_DRAWS = 8
@@ -73,7 +73,7 @@ class Sensitivity:
             kind: torch.zeros(drawn.shape[1], dtype=torch.bool) for kind, drawn in self.responses.items()
         }
 
-    def measure(self, kind: Literal["ffn", "attention"], neurons: Sequence[int]) -> None:
+    def measure(self, kind: NeuronKind, neurons: Sequence[int]) -> None:
         """Scale the responses of new neurons to the measured effect of removing each of them alone."""
         new = [neuron for neuron in neurons if not self.measured[kind][neuron]]
         if not new:

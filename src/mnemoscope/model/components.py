@@ -22,6 +22,7 @@ from mnemoscope.model.activations import (
 from mnemoscope.model.hooks import AttentionCall, observed_attention
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.weights import input_device
+from mnemoscope.results.parts import NeuronKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,14 @@ class ResidualDecomposition:
         """The stream before each layer, `[n_layers, n_positions, d_model]`."""
         added = (self.attention_out + self.ffn_out).cumsum(0)
         return torch.cat([self.embeddings[None], self.embeddings + added[:-1]])
+
+    def coefficients(self, kind: NeuronKind) -> Tensor:
+        """Return the factors of neurons' columns, `[n_layers, n_positions, n]`."""
+        return self.ffn_coefficients if kind == "ffn" else self.attention_coefficients
+
+    def scales(self, kind: NeuronKind) -> Tensor:
+        """Return the scales of the post-norms that the coefficients include, `[n_layers, n_positions]`."""
+        return self.ffn_scales if kind == "ffn" else self.attention_scales
 
     def at(self, positions: Tensor) -> ResidualDecomposition:
         """Return the components at some of the positions, ascending, `[n]`; the calls are unchanged."""

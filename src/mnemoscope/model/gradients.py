@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +34,7 @@ from mnemoscope.model.recorded_pass import (
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.weights import input_device
 from mnemoscope.model.widening import in_float32
+from mnemoscope.results.parts import NeuronKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +96,11 @@ class SiteGradients:
     attention_activations: tuple[Tensor, ...]
     attention_gradients: tuple[Tensor, ...]
 
-    def activations(self, kind: Literal["ffn", "attention"]) -> tuple[Tensor, ...]:
+    def activations(self, kind: NeuronKind) -> tuple[Tensor, ...]:
         """Return activations of a kind of neurons."""
         return self.ffn_activations if kind == "ffn" else self.attention_activations
 
-    def gradients(self, kind: Literal["ffn", "attention"]) -> tuple[Tensor, ...]:
+    def gradients(self, kind: NeuronKind) -> tuple[Tensor, ...]:
         """Return gradients by a kind of neurons."""
         return self.ffn_gradients if kind == "ffn" else self.attention_gradients
 

@@ -25,6 +25,7 @@ from mnemoscope.model.hooks import register_functions
 from mnemoscope.model.input_projections import InputProjections
 from mnemoscope.model.readout import Norm, Readout
 from mnemoscope.model.weights import get_weight, matrix_of, refuse_storage
+from mnemoscope.results.parts import NeuronKind
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,10 @@ class Block:
     attention_output: Projection
     ffn_output: Projection
     input_projections: InputProjections | None = None
+
+    def output(self, kind: NeuronKind) -> Projection:
+        """Return the projection whose inputs are neurons of a kind."""
+        return self.ffn_output if kind == "ffn" else self.attention_output
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mnemoscope.api import Model
 from mnemoscope.api.requests import TargetSpec, predictions
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.methods.base import Kind, MethodInput
+from mnemoscope.attribution.methods.base import MethodInput
 from mnemoscope.attribution.methods.causal import parts_of
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.attribution.prediction import TargetPrediction
@@ -26,7 +26,7 @@ from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import matched_random, number_elsewhere
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.objective import Objective
-from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Part
+from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, NeuronKind, Part
 from mnemoscope.study.columns import (
     FACT,
     HEADS,
@@ -161,7 +161,7 @@ class Measurement:
         if self.prediction.components is None:
             return None
         n = self.options.query_values
-        kinds: dict[Kind, FoundNeurons] = {"attention": self.attention, "ffn": self.ffn}
+        kinds: dict[NeuronKind, FoundNeurons] = {"attention": self.attention, "ffn": self.ffn}
         groups = [
             ValueNeurons(kind, found.layer[:n], found.index[:n], found.position[:n], found.score[:n])
             for kind, found in kinds.items()

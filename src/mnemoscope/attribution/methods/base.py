@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,12 +23,12 @@ from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.search import Bounds, Pool, Scores, search
 from mnemoscope.errors import OptionError
 from mnemoscope.model.gradients import TotalEffects
+from mnemoscope.results.parts import NeuronKind
 
 if TYPE_CHECKING:
     from mnemoscope.intervention.sensitivity import Sensitivity
 
 
-Kind = Literal["ffn", "attention"]
 # Told how many forward passes are done and how many there are.
 Report = Callable[[int, int], None]
 
@@ -61,7 +61,7 @@ class MethodInput:
     """
 
     prediction: TargetPrediction
-    kind: Kind
+    kind: NeuronKind
     sensitivity: Callable[[], Sensitivity]
     report: Report | None = None
     # Scores of methods that score all neurons at once, by label; a copy of the question begins anew.

@@ -182,8 +182,7 @@ class IntegratedGradients(Exhaustive):
 
 def _integral(method_input: MethodInput, replay: Replay, layer: int, steps: Tensor) -> Tensor:
     """Compute value times mean gradient of a layer's neurons over some steps, `[n_columns]`."""
-    block = method_input.structure.blocks[layer]
-    projection = block.ffn_output if method_input.kind == "ffn" else block.attention_output
+    projection = method_input.structure.blocks[layer].output(method_input.kind)
     norm = projection.norm
     values, scaled, scales = [], [], []
 

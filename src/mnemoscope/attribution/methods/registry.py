@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mnemoscope.attribution.methods.base import Kind, Method, MethodCost, MethodInput
+from mnemoscope.attribution.methods.base import Method, MethodCost, MethodInput
 from mnemoscope.attribution.methods.causal import SingleAblation, Verified, VerifiedSpecific, parts_of
 from mnemoscope.attribution.methods.gradients import (
     ActivationGradient,
@@ -31,6 +31,7 @@ from mnemoscope.attribution.methods.static import (
 from mnemoscope.errors import OptionError
 from mnemoscope.results.columns import records
 from mnemoscope.results.io import Saved
+from mnemoscope.results.parts import NeuronKind
 from mnemoscope.results.render import Displayed, quoted, strongest
 from mnemoscope.results.targets import Provenance, Targets
 
@@ -121,7 +122,7 @@ class Ranking(Displayed, Saved):
     tokens: tuple[str, ...]
     targets: Targets
     method: str
-    kind: Kind
+    kind: NeuronKind
     neurons: pd.DataFrame
     estimate: MethodCost
     seconds: float

@@ -34,8 +34,8 @@ from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import COEFFICIENT_COLUMNS
-from mnemoscope.results.parts import FFNNeuron, Part
-from mnemoscope.results.query import Kind, QueryAblation
+from mnemoscope.results.parts import FFNNeuron, NeuronKind, Part
+from mnemoscope.results.query import QueryAblation
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class QueryAblationOptions:
 
     top: int
     values: int
-    of: Kind
+    of: NeuronKind
     controls_from: ControlsFrom = "same layers"
 
 
@@ -69,7 +69,7 @@ class QueryAblationTask:
             UnsupportedModelError: the input projections could not be found.
         """
         self.language_model, self.token_ids = language_model, result.token_ids
-        self.of: Kind = options.of
+        self.of: NeuronKind = options.of
         self._controls_from: ControlsFrom = options.controls_from
         structure = language_model.structure
         attention = result.attention_neurons.head(options.values)

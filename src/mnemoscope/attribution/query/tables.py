@@ -9,11 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.query.scores import ATTENTION, FFN, QueryScores, Subkeys, ValueNeurons, subkeys
+from mnemoscope.attribution.query.scores import QueryScores, Subkeys, ValueNeurons, subkeys
 from mnemoscope.attribution.tables import sorted_best_first, with_experts
 from mnemoscope.model.components import ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.columns import SPLIT_COLUMNS
+from mnemoscope.results.parts import NeuronKind
 from mnemoscope.results.query import Key, QueryNeurons, QueryTables
 
 
@@ -135,31 +136,30 @@ class _Tables:
         return sorted_best_first(table, "score")
 
     def _ffn_neurons(self) -> pd.DataFrame:
-        table = self._neurons(FFN, self.scores.ffn_neurons[self.group])
+        table = self._neurons("ffn", self.scores.ffn_neurons[self.group])
         known = set(zip(self.ffn_value_table["layer"], self.ffn_value_table["neuron"], strict=True))
         also = [pair in known for pair in zip(table["layer"], table["index"], strict=True)]
         table = table.rename(columns={"index": "neuron"}).assign(value_neuron=also)
         return with_experts(table, self.scores.structure)
 
     def _attention_neurons(self) -> pd.DataFrame:
-        table = self._neurons(ATTENTION, self.scores.attention_neurons[self.group])
+        table = self._neurons("attention", self.scores.attention_neurons[self.group])
         d_head = self.scores.structure.d_head
         table.insert(1, "head", table["index"] // d_head)
         table.insert(2, "dim", table["index"] % d_head)
         return table.drop(columns="index")
 
-    def _neurons(self, which: int, both: Tensor) -> pd.DataFrame:
+    def _neurons(self, kind: NeuronKind, both: Tensor) -> pd.DataFrame:
         """Tabulate the neurons with the highest scores, `[2, n_layers, n]`, without those of score 0."""
         score, raw = both.flatten(1)
         order = _highest(score, self.top)
         order = order[score[order] != 0]
         layer, index = order.div(both.shape[2], rounding_mode="floor"), order % both.shape[2]
         components = self.scores.components
-        place = self.scores.by_position(self.group, which, layer, index).abs().argmax(dim=1)
+        place = self.scores.by_position(self.group, kind, layer, index).abs().argmax(dim=1)
         position = components.positions[place]
-        kept = (components.attention_coefficients, components.ffn_coefficients)[which]
-        scales = (components.attention_scales, components.ffn_scales)[which]
-        coefficient = kept[layer, place, index] / scales[layer, place]
+        coefficient = components.coefficients(kind)[layer, place, index]
+        coefficient = coefficient / components.scales(kind)[layer, place]
         frame = _frame(
             {
                 "layer": layer,
