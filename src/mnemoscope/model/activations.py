@@ -16,7 +16,14 @@ from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from mnemoscope.model.hooks import AttentionCall, evaluating, hidden_states, observed_attention
+from mnemoscope.model.hooks import (
+    AttentionCall,
+    evaluating,
+    hidden_states,
+    observed_attention,
+    run_body,
+    running_alike,
+)
 from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.model.weights import input_device
 
@@ -63,6 +70,13 @@ class Recorder:
             for handle in self._hooks(structure):
                 stack.callback(handle.remove)
             yield
+
+    def run(
+        self, model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
+    ) -> None:
+        """Record prompts of one length, run up to the final norm as captures run them, without gradients."""
+        with torch.no_grad(), self.recording(structure), running_alike(model):
+            run_body(model, prompts)
 
     def add(self, site: str, values: Tensor) -> None:
         """Append the values of a site in one layer."""

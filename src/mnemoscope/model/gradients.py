@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mnemoscope.model.activations import Recorder, stack_padded
-from mnemoscope.model.hooks import AttentionCall, observed_attention, running_alike
+from mnemoscope.model.hooks import AttentionCall, observed_attention, run_body
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.linearised import linearised_blocks
 from mnemoscope.model.readout import log_softmax
@@ -32,7 +32,6 @@ from mnemoscope.model.recorded_pass import (
     recorded_graph,
 )
 from mnemoscope.model.structure import ModelStructure
-from mnemoscope.model.weights import input_device
 from mnemoscope.model.widening import in_float32
 from mnemoscope.results.parts import NeuronKind
 
@@ -182,9 +181,7 @@ def input_embeddings(language_model: LanguageModel, prompts: Sequence[Sequence[i
     structure = language_model.structure
     shape = (len(prompts), len(prompts[0]), -1)
     recorder = Recorder({"embeddings"}, lambda states: states.float().view(shape).to(structure.device))
-    tokens = torch.tensor([list(ids) for ids in prompts], device=input_device(language_model.model))
-    with torch.no_grad(), recorder.recording(structure), running_alike(language_model.model):
-        language_model.model.base_model(input_ids=tokens, use_cache=False)
+    recorder.run(language_model.model, structure, prompts)
     return recorder.seen["embeddings"][0]
 
 
@@ -253,7 +250,6 @@ def _differentiate(
     embeddings: Tensor | None = None,
 ) -> Differentiated:
     """Run prompts of one length forward and differentiate a metric of their logits by the values of sites."""
-    tokens = torch.tensor([list(ids) for ids in prompts], device=input_device(model))
     with ExitStack() as stack, torch.enable_grad():
         if linearised:
             # Before weights are widened: the blocks that a backward pass runs again are to be the linearised.
@@ -262,7 +258,7 @@ def _differentiate(
         recorder = stack.enter_context(recorded_graph(structure, sites, embeddings))
         observer = recorder.see_attention if calls else lambda call: None
         stack.enter_context(observed_attention(model, observer))
-        model.base_model(input_ids=tokens, use_cache=False)
+        run_body(model, prompts)
         # The backward pass may run the blocks again; recorded, that would keep their widened weights.
         recorder.done = True
         recorded = RecordedPass(structure, len(prompts), recorder, keep=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -22,6 +22,7 @@ from mnemoscope.model.attention import (
 )
 from mnemoscope.model.experts import REGISTERED_NAME, run_mixture, running_mixtures
 from mnemoscope.model.isolation import Hold, held, modules_of
+from mnemoscope.model.weights import input_device
 
 
 @contextmanager
@@ -196,6 +197,12 @@ def _evaluating(model: PreTrainedModel, runs: bool) -> Iterator[Hold]:
     with held(model, runs=runs) as hold, running_mixtures(model), fresh_rotary_factors(model):
         hold.set_training([module for module in modules_of(model) if module.training], False)
         yield hold
+
+
+def run_body(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
+    """Run prompts of one length up to the final norm, without logits and cache, for what hooks record."""
+    tokens = torch.tensor([list(ids) for ids in prompts], device=input_device(model))
+    model.base_model(input_ids=tokens, use_cache=False)
 
 
 def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
