@@ -16,6 +16,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.intervention.batch import divergence
 from mnemoscope.intervention.hooks import without_interventions
 from mnemoscope.intervention.predictions import log_probabilities, metrics, states_after
+from mnemoscope.model.activations import of_one_length
 from mnemoscope.model.encoding import encode_text
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
@@ -247,13 +248,12 @@ def _fact_metrics(
 
 def _batches(texts: Sequence[Sequence[int]], structure: ModelStructure, budget: int) -> Iterator[list[int]]:
     """Yield places of texts of one length, as many together as the budget of bytes allows."""
-    by_length: dict[int, list[int]] = {}
-    for place, text in enumerate(texts):
-        by_length.setdefault(len(text), []).append(place)
+    lengths = [len(text) for text in texts]
+    # The order in which lengths first appear.
+    order = sorted(range(len(texts)), key=lambda place: lengths.index(lengths[place]))
     # A token's logits and log probabilities, of the changed model and perhaps of the unchanged one, and a
     # block's activations.
     token = 16 * structure.n_vocabulary + 4 * (4 * structure.d_ff + 8 * structure.d_model)
-    for length, places in by_length.items():
-        n_rows = max(1, budget // (token * length))
-        for start in range(0, len(places), n_rows):
-            yield places[start : start + n_rows]
+    ordered = [texts[place] for place in order]
+    for batch in of_one_length(ordered, lambda length: budget // (token * length)):
+        yield [order[row] for row in batch]

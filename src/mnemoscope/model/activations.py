@@ -346,13 +346,21 @@ def batches(
     """
     head_values = structure.n_layers * structure.n_kv_heads * structure.d_head
     kept = numbers_kept(structure)
+
+    def numbers(length: int) -> int:
+        of_token = 4 * structure.d_ff + 8 * structure.d_model + head_values + 2 * structure.n_heads * length
+        return length * (of_token + kept) if everywhere else length * of_token + kept
+
+    return of_one_length(prompts, lambda length: budget // (4 * numbers(length)))
+
+
+def of_one_length(prompts: Sequence[Sequence[int]], most: Callable[[int], int]) -> Iterator[range]:
+    """Group consecutive prompts of one length, as many together as `most` of the length; at least one."""
     start = 0
     for length, group in groupby(map(len, prompts)):
-        of_token = 4 * structure.d_ff + 8 * structure.d_model + head_values + 2 * structure.n_heads * length
-        of_prompt = length * (of_token + kept) if everywhere else length * of_token + kept
-        stop, most = start + len(list(group)), max(1, budget // (4 * of_prompt))
-        for first in range(start, stop, most):
-            yield range(first, min(first + most, stop))
+        stop, step = start + len(list(group)), max(1, most(length))
+        for first in range(start, stop, step):
+            yield range(first, min(first + step, stop))
         start = stop
 
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mnemoscope.model.activations import Recorder, stack_padded
+from mnemoscope.model.activations import Recorder, of_one_length, stack_padded
 from mnemoscope.model.hooks import AttentionCall, observed_attention, run_body
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.linearised import linearised_blocks
@@ -160,13 +159,8 @@ def gradient_batches(
 
     At least one is in a group. The budget covers the graph of every block, the logits, and what is returned.
     """
-    start = 0
-    for length, group in groupby(map(len, prompts)):
-        of_prompt = length * numbers_in_graph(structure) + 3 * structure.n_vocabulary
-        stop, most = start + len(list(group)), max(1, budget // (4 * of_prompt))
-        for first in range(start, stop, most):
-            yield range(first, min(first + most, stop))
-        start = stop
+    in_graph, logits = numbers_in_graph(structure), 3 * structure.n_vocabulary
+    return of_one_length(prompts, lambda length: budget // (4 * (length * in_graph + logits)))
 
 
 def input_embeddings(language_model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
