@@ -210,6 +210,11 @@ def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return args[0] if args else kwargs["hidden_states"]
 
 
+def without_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a block's positional and named arguments other than the residual stream."""
+    return args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}
+
+
 def first_tensor(output: Any) -> Tensor:
     """Return the first tensor of a module's output, which may be a tuple."""
     return output[0] if isinstance(output, tuple) else output

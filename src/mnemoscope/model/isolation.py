@@ -262,6 +262,20 @@ def interventions_on(model: PreTrainedModel) -> list[Any]:
     return [hold.intervention for hold in holds if hold.model is model and hold.intervention is not None]
 
 
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replace a module's forward function while the context lasts."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            vars(module).pop("forward", None)
+        else:
+            module.forward = own
+
+
 def is_outermost(model: PreTrainedModel) -> bool:
     """Tell whether the newest hold belongs to an outermost call, maybe under interventions."""
     *others, _ = _turns_of(model).holds

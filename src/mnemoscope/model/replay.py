@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.hooks import first_tensor, hidden_states, run_body, running_alike
+from mnemoscope.model.hooks import first_tensor, hidden_states, run_body, running_alike, without_states
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tolerances import REPLAYS
 
@@ -130,14 +130,14 @@ class Replay:
             seen.append(_others(args, kwargs))
             raise _ReachedError
 
-        handle = self.language_model.structure.blocks[0].module.register_forward_pre_hook(
-            stop, with_kwargs=True
-        )
-        try:
-            with suppress(_ReachedError), running_alike(model), torch.no_grad():
-                run_body(model, [token_ids] * 2)
-        finally:
-            handle.remove()
+        first = self.language_model.structure.blocks[0].module
+        with (
+            first.register_forward_pre_hook(stop, with_kwargs=True),
+            suppress(_ReachedError),
+            running_alike(model),
+            torch.no_grad(),
+        ):
+            run_body(model, [token_ids] * 2)
         return {name for name, value in seen[0].items() if _shape(value) != _shape(self._arguments[0][name])}
 
 
@@ -161,5 +161,5 @@ def _shape(value: Any) -> torch.Size | None:
 
 def _others(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     """Return a block's arguments without the stream."""
-    named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-    return {**dict(enumerate(args[1:])), **named}
+    others, named = without_states(args, kwargs)
+    return {**dict(enumerate(others)), **named}
