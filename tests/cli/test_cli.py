@@ -137,7 +137,7 @@ def test_usage_errors(arguments: list[str]) -> None:
         (["attribute", "The", "--target", " Tokyo Osaka", "--target", " A", "--against", " B"], "tokens"),
         (["attribute", "The", "--target", " Tokyo", "--against", " Tokyo Osaka"], "begins"),
         (["attribute", "The", "--target-id", "99999999"], "not in the vocabulary"),
-        (["neuron", "99.0"], "there is no layer 99"),
+        (["neuron", "99.0"], "layer goes from 0 to 29"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: list[str], message: str) -> None:

@@ -52,7 +52,7 @@ from mnemoscope.results.circuit import AblationValue, Circuit, CircuitKind
 from mnemoscope.results.circuit_comparison import CircuitComparison
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.examples import NeuronExamples
-from mnemoscope.results.parts import NeuronKind, Parts
+from mnemoscope.results.parts import FFNNeuron, Head, NeuronKind, Parts
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import Key, QueryAblation, QueryGraph, QueryNeurons
@@ -620,7 +620,7 @@ class Model:
 
     @isolated_call
     def neuron_tokens(
-        self, layer: int, neuron: int, top: int = 10, through: tuple[int, int] | None = None
+        self, layer: int, neuron: int, top: int = 10, through: tuple[int, int] | Head | None = None
     ) -> NeuronTokens:
         """Find the tokens that an FFN neuron promotes and demotes.
 
@@ -637,7 +637,8 @@ class Model:
 
         >>> model.neuron_tokens(14, 813, through=(23, 4)).promotes  # doctest: +SKIP
         """
-        return read_neuron(self.language_model, layer, neuron, top, through)
+        head = through if through is None or isinstance(through, Head) else Head(*through)
+        return read_neuron(self.language_model, FFNNeuron(layer, neuron), top, head)
 
     @isolated_call
     def neuron_examples(

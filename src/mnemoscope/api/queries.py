@@ -25,17 +25,18 @@ from mnemoscope.attribution.options import check_counts
 from mnemoscope.attribution.query.ablation import QueryAblationOptions, QueryAblationTask
 from mnemoscope.attribution.query.graph_tables import Extent, follow, share_explained, tables_of
 from mnemoscope.attribution.query.tables import QueryOptions, query_neurons, split_by_layer
-from mnemoscope.attribution.vocabulary import check_head, check_top, head_tokens as table_of, head_vectors
+from mnemoscope.attribution.vocabulary import head_tokens as table_of, head_vectors
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import check_controls_from
 from mnemoscope.intervention.predictions import log_probabilities, streams
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.model.key_gradients import watched_block
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.parts import check_part
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.parts import NeuronKind
+from mnemoscope.results.parts import Head, NeuronKind
 from mnemoscope.results.prediction import HeadTokens
 from mnemoscope.results.query import Key, QueryAblation, QueryGraph, QueryNeurons
 
@@ -106,9 +107,9 @@ def head_tokens(
     language_model: LanguageModel, prompt: PromptInput, layer: int, head: int, top: int
 ) -> HeadTokens:
     """Read the vectors of a head at each position as tokens; see `Model.head_tokens`."""
-    check_top(top)
+    check_counts(top=top)
     structure = language_model.structure
-    check_head(structure, layer, head)
+    check_part(Head(layer, head), structure)
     check_parts_add_up(language_model)
     encoded = encode_prompt(language_model, prompt)
     with watched_block(structure.blocks[layer].module) as call:

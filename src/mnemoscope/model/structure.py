@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.discovery.inputs import Watched, find_input_projections
 from mnemoscope.model.discovery.layout import Seen, find_blocks, find_readout, find_wiring
-from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall, record_forward
+from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall, close_states, record_forward
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.hooks import register_functions
 from mnemoscope.model.input_projections import InputProjections
@@ -296,7 +296,7 @@ def _projection(steps: list[ModuleCall], place: int) -> Projection:
     )
     for step in steps[place + 1 :]:
         weight = getattr(step.module, "weight", None)
-        if isinstance(weight, Tensor) and weight.ndim == 1 and _same(step.states_given, writer.states):
+        if isinstance(weight, Tensor) and weight.ndim == 1 and close_states(step.states_given, writer.states):
             return replace(plain, written=step.module, norm=step.norm())
     return plain
 
@@ -304,14 +304,11 @@ def _projection(steps: list[ModuleCall], place: int) -> Projection:
 def _inner_norm(steps: list[ModuleCall], entered: Tensor) -> InnerNorm | None:
     """Find the norm whose output entered a projection, if there is one."""
     for step in steps:
-        norm = step.norm() if _same(entered, step.output) else None
+        is_entered = step.output is not None and close_states(entered, step.output)
+        norm = step.norm() if is_entered else None
         if norm is not None:
             return InnerNorm(step.module, norm)
     return None
-
-
-def _same(found: Tensor, expected: Tensor | None) -> bool:
-    return expected is not None and found.shape == expected.shape and torch.allclose(found, expected)
 
 
 def _seen(name: str, index: int, block: Block, record: ForwardRecord) -> Seen:

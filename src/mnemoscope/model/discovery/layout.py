@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall
+from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall, close_states
 from mnemoscope.model.readout import Norm, Readout, capped
 from mnemoscope.model.tolerances import (
     FORMULAS,
@@ -179,10 +179,12 @@ def _ffn_reads_before(block: Seen) -> bool:
         for step in block.steps
         if not step.is_matrix
         and step.call is None
-        and _same(step.states_given, block.before)
+        and close_states(step.states_given, block.before)
         and step.norm() is not None
     ]
-    return any(_same(step.states_given, state) for step in readers for state in (block.before, *normed))
+    return any(
+        close_states(step.states_given, state) for step in readers for state in (block.before, *normed)
+    )
 
 
 def _factors(before: Tensor, after: Tensor, written: Sequence[Tensor]) -> list[float] | None:
@@ -207,10 +209,6 @@ def _factors(before: Tensor, after: Tensor, written: Sequence[Tensor]) -> list[f
     error = (start + columns @ factors - end).abs()
     allowed = N_ROUNDINGS * rounding * (start.abs() + end.abs() + columns.abs() @ factors.abs())
     return found if bool((error <= allowed).all()) else None
-
-
-def _same(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and torch.allclose(found, expected.to(found.dtype))
 
 
 def find_readout(model: PreTrainedModel, record: ForwardRecord) -> tuple[nn.Module, Readout]:

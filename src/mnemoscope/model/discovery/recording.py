@@ -16,7 +16,7 @@ from mnemoscope.model.attention import AttentionCall
 from mnemoscope.model.experts import Mixture, mixtures_of
 from mnemoscope.model.hooks import first_tensor, hidden_states, observed_attention
 from mnemoscope.model.readout import Norm
-from mnemoscope.model.tolerances import FORMULAS
+from mnemoscope.model.tolerances import FORMULAS, RECORDED_STATES
 from mnemoscope.model.weights import is_adapted, output_device
 
 
@@ -160,6 +160,16 @@ def _watch_block(layer: nn.Module, record: ForwardRecord, index: int) -> Iterato
 
     yield layer.register_forward_pre_hook(before, with_kwargs=True)
     yield layer.register_forward_hook(after)
+
+
+def equal_states(found: Tensor, expected: Tensor) -> bool:
+    """Return whether two records are of one shape and equal to the bit."""
+    return found.shape == expected.shape and torch.equal(found, expected)
+
+
+def close_states(found: Tensor, expected: Tensor, absolute: float = RECORDED_STATES) -> bool:
+    """Return whether two records are of one shape and equal up to rounding."""
+    return found.shape == expected.shape and torch.allclose(found, expected.to(found.dtype), atol=absolute)
 
 
 def _n_axes(module: nn.Module) -> int:
