@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mnemoscope._arguments import check_factor
 from mnemoscope.api.requests import answer_ids
+from mnemoscope.attribution.tables import frame
 from mnemoscope.circuit.active import circuit_changes
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import (
@@ -323,7 +324,7 @@ def ablate_each(
         **(value if others is None else {"log_odds": outcomes.value}),
         "drop": outcomes.drop,
     }
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+    return frame(**columns)
 
 
 def single_ablations(

@@ -156,7 +156,7 @@ class TopKFinder:
         """Show a reader those of the best that it has not seen while they were scored."""
         if reader is not None:
             index = torch.cat([index for index, _ in best.values()])
-            columns = index.div(grid.n_coefficients, rounding_mode="floor")
+            columns = index // grid.n_coefficients
             show(self._prediction.readout, grid, columns, reader, self._prediction.budget)
 
     def _intervals(self, name: str, grid: Grid) -> tuple[Tensor, Tensor]:

@@ -83,8 +83,7 @@ class Bounder(ABC):
 
     def _blocks(self, grid: Grid) -> Iterator[Block]:
         for columns in grid.present.split(self._columns_at_once(grid.n_coefficients)):
-            layer = columns.div(grid.n_columns, rounding_mode="floor")
-            column = columns % grid.n_columns
+            layer, column = grid.split(columns)
             factors = grid.all_coefficients(layer, column)
             index = columns[:, None] * grid.n_coefficients
             yield index + torch.arange(grid.n_coefficients, device=columns.device), layer, column, factors

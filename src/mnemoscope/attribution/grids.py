@@ -85,9 +85,11 @@ class Grid:
 
     def locate(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split flat indices into layer, column and coefficient."""
-        column = index.div(self.n_coefficients, rounding_mode="floor")
-        layer = column.div(self.n_columns, rounding_mode="floor")
-        return layer, column % self.n_columns, index % self.n_coefficients
+        return *self.split(index // self.n_coefficients), index % self.n_coefficients
+
+    def split(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Split `layer * n_columns + column` into layer and column."""
+        return columns // self.n_columns, columns % self.n_columns
 
     def gather_columns(self, layer: Tensor, column: Tensor) -> Tensor:
         """Gather columns of parts sorted by layer, `[n] -> [n, d_model]`."""

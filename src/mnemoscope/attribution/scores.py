@@ -210,9 +210,7 @@ class Scorer:
         layer, column, coefficient = grid.locate(index)
         factors = grid.gather_coefficients(layer, column, coefficient)[:, None]
         columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
-        vectors = grid.gather_columns(
-            columns.div(grid.n_columns, rounding_mode="floor"), columns % grid.n_columns
-        )
+        vectors = grid.gather_columns(*grid.split(columns))
         folded, state = self.readout.fold(vectors), grid.base[layer]
         rise = self._rise(self.answers, folded, rank, factors, state)
         if self.against is not None:

@@ -265,7 +265,7 @@ class Experts(Matrix):
 
     def _places(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expert of each neuron and its index there, `[n]` each."""
-        return inputs.div(self.d_expert, rounding_mode="floor"), inputs % self.d_expert
+        return inputs // self.d_expert, inputs % self.d_expert
 
     @property
     def down(self) -> Tensor:

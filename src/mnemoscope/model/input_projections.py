@@ -149,7 +149,7 @@ class ExpertRows(Rows):
     def _places(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expert of each neuron and its row there, gate and up stored together."""
         d_expert = self.experts.d_expert
-        expert, neuron = neurons.div(d_expert, rounding_mode="floor"), neurons % d_expert
+        expert, neuron = neurons // d_expert, neurons % d_expert
         if not self.experts.is_concatenated:
             return expert, 2 * neuron + (0 if self.is_gate else 1)
         return expert, neuron + (0 if self.is_gate else d_expert)

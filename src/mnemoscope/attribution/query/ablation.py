@@ -202,7 +202,7 @@ def _measured(structure: ModelStructure, activations: ActivationCache, neurons: 
 
 def _value_factors(structure: ModelStructure, activations: ActivationCache, neurons: ValueNeurons) -> Tensor:
     """Return the factors of values on their way into the output projection, `[n]`."""
-    head = neurons.index.div(structure.d_head, rounding_mode="floor")
+    head = neurons.index // structure.d_head
     factors = activations.head_factors[neurons.layer, neurons.index]
     return activations.patterns[neurons.layer, head, neurons.position] * factors
 

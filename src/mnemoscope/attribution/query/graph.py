@@ -285,7 +285,7 @@ class GraphBuilder:
         scores = brought * self._patterns(layer)[readings.position]
         order = _largest(scores.flatten(1), self.width)
         n_tokens = scores.shape[2]
-        head = order.div(n_tokens, rounding_mode="floor")
+        head = order // n_tokens
         return scores.flatten(1).gather(1, order), _places(NodeKind.HEAD, layer, head, order % n_tokens)
 
     def _products(self, keys: Tensor, links: _Links, biases: Tensor) -> Tensor:

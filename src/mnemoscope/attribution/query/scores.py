@@ -179,8 +179,8 @@ def _read(
 
 def value_index(structure: ModelStructure, index: Tensor) -> Tensor:
     """Return the values (of the key/value heads) of attention neurons `head * d_head + dim`, `[n] -> [n]`."""
-    head = index.div(structure.d_head, rounding_mode="floor")
-    kv_head = head.div(structure.n_heads // structure.n_kv_heads, rounding_mode="floor")
+    head = index // structure.d_head
+    kv_head = head // (structure.n_heads // structure.n_kv_heads)
     return kv_head * structure.d_head + index % structure.d_head
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.query.scores import QueryScores, Subkeys, ValueNeurons, subkeys
-from mnemoscope.attribution.tables import sorted_best_first, with_experts
+from mnemoscope.attribution.tables import frame, sorted_best_first, with_experts
 from mnemoscope.model.components import ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.columns import SPLIT_COLUMNS
@@ -132,7 +132,7 @@ class _Tables:
         score, raw = self.scores.heads[self.group]
         layer, head = torch.meshgrid(torch.arange(len(score)), torch.arange(score.shape[1]), indexing="ij")
         columns = {"layer": layer, "head": head, "score": score, "inner_product": raw}
-        table = _frame({name: values.flatten() for name, values in columns.items()})
+        table = frame(**{name: values.flatten() for name, values in columns.items()})
         return sorted_best_first(table, "score")
 
     def _ffn_neurons(self) -> pd.DataFrame:
@@ -154,23 +154,21 @@ class _Tables:
         score, raw = both.flatten(1)
         order = _highest(score, self.top)
         order = order[score[order] != 0]
-        layer, index = order.div(both.shape[2], rounding_mode="floor"), order % both.shape[2]
+        layer, index = order // both.shape[2], order % both.shape[2]
         components = self.scores.components
         place = self.scores.by_position(self.group, kind, layer, index).abs().argmax(dim=1)
         position = components.positions[place]
         coefficient = components.coefficients(kind)[layer, place, index]
         coefficient = coefficient / components.scales(kind)[layer, place]
-        frame = _frame(
-            {
-                "layer": layer,
-                "index": index,
-                "score": score[order],
-                "inner_product": raw[order],
-                "position": position,
-            }
+        return frame(
+            layer=layer,
+            index=index,
+            score=score[order],
+            inner_product=raw[order],
+            position=position,
+            token=[self.tokens[i] for i in position.tolist()],
+            coefficient=coefficient,
         )
-        frame["token"] = [self.tokens[i] for i in position.tolist()]
-        return frame.assign(coefficient=coefficient.cpu().numpy())
 
     def _values(self) -> pd.DataFrame:
         rows, neurons = self.subkeys.neuron, self.neurons
@@ -178,22 +176,20 @@ class _Tables:
         position = neurons.position[rows]
         index = neurons.index[rows]
         d_head = self.scores.structure.d_head
-        attention = {"head": index.div(d_head, rounding_mode="floor"), "dim": index % d_head}
+        attention = {"head": index // d_head, "dim": index % d_head}
         names = attention if neurons.kind == "attention" else {"neuron": index}
-        frame = _frame({"layer": neurons.layer[rows], **names, "position": position})
-        return frame.assign(
+        return frame(
+            layer=neurons.layer[rows],
+            **names,
+            position=position,
             token=[self.tokens[i] for i in position.tolist()],
-            direct=neurons.score[rows].cpu().numpy(),
+            direct=neurons.score[rows],
             path=list(self.subkeys.path),
-            inner_product=products.total.cpu().numpy(),
-            constant=self.subkeys.constants.cpu().numpy(),
-            remainder=products.remainder.cpu().numpy(),
-            skipped=self.scores.skipped[self.group][rows].cpu().numpy(),
+            inner_product=products.total,
+            constant=self.subkeys.constants,
+            remainder=products.remainder,
+            skipped=self.scores.skipped[self.group][rows],
         )
-
-
-def _frame(columns: dict[str, Tensor]) -> pd.DataFrame:
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
 
 def _highest(scores: Tensor, top: int) -> Tensor:
