@@ -113,7 +113,7 @@ def test_patterns_are_those_the_model_gives_out(family: Family) -> None:
         assert isinstance(call, WeightsCall)
         assert call.n_heads == 4
         assert torch.allclose(call.patterns(), weights, atol=1e-6)
-        assert torch.equal(call.pattern(last)[:, :, None], call.patterns(last))
+        assert torch.equal(call.pattern(last), call.patterns()[:, :, -1])
         assert not call.patterns().triu(1).any()
 
 

@@ -185,16 +185,13 @@ class PlainText:
         return -float(log_probabilities.gather(1, following[:, None]).sum())
 
 
-def fact_effects(
-    language_model: LanguageModel, facts: Sequence[KnownFact], relation: str, *, budget: int = BUDGET
-) -> pd.DataFrame:
+def fact_effects(language_model: LanguageModel, facts: Sequence[KnownFact], relation: str) -> pd.DataFrame:
     """Measure the effect of the active interventions on facts of the same and of other relations.
 
     Args:
         language_model: the model.
         facts: the facts.
         relation: the relation that counts as the same.
-        budget: bytes that a batch may take.
 
     Returns:
         The columns of `FACT_COLUMNS`, two rows (before, after) for each group of `GROUPS` that has facts.
@@ -204,8 +201,8 @@ def fact_effects(
     """
     _check(facts, language_model)
     with without_interventions(language_model.model):
-        before = _fact_metrics(language_model, facts, budget)
-    found = {"before": before, "after": _fact_metrics(language_model, facts, budget)}
+        before = _fact_metrics(language_model, facts)
+    found = {"before": before, "after": _fact_metrics(language_model, facts)}
     same = [fact.relation == relation for fact in facts]
     members = {
         group: [place for place, is_same in enumerate(same) if is_same == (group == GROUPS[0])]
@@ -233,13 +230,11 @@ def _check(facts: Sequence[KnownFact], language_model: LanguageModel) -> None:
             )
 
 
-def _fact_metrics(
-    language_model: LanguageModel, facts: Sequence[KnownFact], budget: int
-) -> list[dict[str, float]]:
+def _fact_metrics(language_model: LanguageModel, facts: Sequence[KnownFact]) -> list[dict[str, float]]:
     """Compute the metrics of each fact's target."""
     prompts = [fact.token_ids for fact in facts]
     found: list[dict[str, float]] = [{}] * len(facts)
-    for batch in _batches(prompts, language_model.structure, budget):
+    for batch in _batches(prompts, language_model.structure, BUDGET):
         last = states_after(language_model, [prompts[place] for place in batch])[:, -1]
         for place, log_p in zip(batch, log_probabilities(language_model, last), strict=True):
             found[place] = metrics(log_p, facts[place].target)

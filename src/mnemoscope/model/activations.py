@@ -203,11 +203,6 @@ class ActivationCache:
         return self.resid_pre + self.attention_out
 
     @property
-    def ffn_base(self) -> Tensor:
-        """The base state of FFN scores, `[n_layers, d_model]` (docs/method.md#value-score)."""
-        return self.resid_pre if self.parallel else self.resid_mid
-
-    @property
     def n_layers(self) -> int:
         """Number of layers."""
         return len(self.resid_pre)

@@ -53,12 +53,8 @@ class AttentionCall(ABC):
         """
 
     @abstractmethod
-    def patterns(self, positions: Tensor | None = None) -> Tensor:
-        """Attention weights of several query positions, float32 `[n_prompts, n_heads, n, n_tokens]`.
-
-        Args:
-            positions: the query positions, the same for every prompt, `[n]`; all for None.
-        """
+    def patterns(self) -> Tensor:
+        """Attention weights of all query positions, float32 `[n_prompts, n_heads, n_tokens, n_tokens]`."""
 
     @abstractmethod
     def detached(self) -> AttentionCall:
@@ -111,11 +107,9 @@ class QueryKeyCall(AttentionCall):
         mask = self.mask.expand(len(positions), -1, -1, -1)[prompts, :, positions][:, :, None]
         return self._weights(query, mask)[:, :, 0]
 
-    def patterns(self, positions: Tensor | None = None) -> Tensor:
-        """Attention weights of several query positions, float32 `[n_prompts, n_heads, n, n_tokens]`."""
-        if positions is None:
-            return self._weights(self.query, self.mask)
-        return self._weights(self.query[:, :, positions], self.mask[:, :, positions])
+    def patterns(self) -> Tensor:
+        """Attention weights of all query positions, float32 `[n_prompts, n_heads, n_tokens, n_tokens]`."""
+        return self._weights(self.query, self.mask)
 
     def detached(self) -> QueryKeyCall:
         """Return the call detached from the graph of gradients."""
@@ -171,9 +165,9 @@ class WeightsCall(AttentionCall):
         prompts = torch.arange(len(positions), device=positions.device)
         return self.weights[prompts, :, positions].float()
 
-    def patterns(self, positions: Tensor | None = None) -> Tensor:
-        """Attention weights of several query positions, float32 `[n_prompts, n_heads, n, n_tokens]`."""
-        return (self.weights if positions is None else self.weights[:, :, positions]).float()
+    def patterns(self) -> Tensor:
+        """Attention weights of all query positions, float32 `[n_prompts, n_heads, n_tokens, n_tokens]`."""
+        return self.weights.float()
 
     def detached(self) -> WeightsCall:
         """Return the call detached from the graph of gradients, together with its scores and keys."""

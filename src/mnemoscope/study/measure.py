@@ -135,7 +135,7 @@ class Measurement:
         # The last coefficient of an attention neuron is the sum over its positions, which is not listed.
         of_attention = Pool(options.attention_neurons, 1, 0, attention.n_coefficients - 1)
         self.searches = (
-            NeuronSearch(prediction, ffn, Pool(options.ffn_neurons, 1, 0, 1), self._input.coarse),
+            NeuronSearch(prediction, ffn, Pool(options.ffn_neurons, 1, 0, 1), prediction.coarse),
             NeuronSearch(prediction, attention, of_attention, prediction.coarse),
         )
 

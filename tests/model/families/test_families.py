@@ -147,7 +147,8 @@ def test_readers_give_what_the_model_computes(family: Family, model: ms.Model) -
             assert readers is None
             continue
         assert readers is not None
-        state, base = activations.resid_pre[layer], activations.ffn_base[layer]
+        state = activations.resid_pre[layer]
+        base = state if structure.parallel else activations.resid_mid[layer]
         values = readers.value.scale(state) * (readers.value.keys() @ state)
         values = values + readers.value.constants(torch.arange(len(values)))
         assert close(values, activations.values[layer, :, -1].flatten(), 1e-4)
@@ -156,7 +157,7 @@ def test_readers_give_what_the_model_computes(family: Family, model: ms.Model) -
             path: reader.scale(base) * (reader.keys() @ base) + reader.constants(every)
             for path, reader in readers.ffn.items()
         }
-        made = readers.coefficients(read["up"], read.get("gate"))
+        made = readers.activation(read["up"], read.get("gate"))
         coefficients = activations.coefficients[layer, : structure.n_neurons(layer)]
         if layer in structure.mixtures:
             made = made * router_weights(structure.mixtures[layer], made, coefficients)

@@ -7,27 +7,24 @@ up. A method gives each a score, the higher the more the prediction is said to r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mnemoscope.attribution import grids as parts, tables
+from mnemoscope.attribution import grids as parts
 from mnemoscope.attribution.attribute import Best
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.search import Bounds, Pool, Scores, search
 from mnemoscope.errors import OptionError
+from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.model.gradients import TotalEffects
 from mnemoscope.results.parts import NeuronKind
-
-if TYPE_CHECKING:
-    from mnemoscope.intervention.sensitivity import Sensitivity
-
 
 # Told how many forward passes are done and how many there are.
 Report = Callable[[int, int], None]
@@ -99,16 +96,6 @@ class MethodInput:
         return (padded * grid.scale[:, None]).flatten()
 
     @cached_property
-    def coarse(self) -> Bounds[Grid]:
-        """Coarse bounds of the log-probability increase of every neuron."""
-        return _Remembered(self.prediction.coarse)
-
-    @property
-    def fine(self) -> Bounds[Grid]:
-        """Tighter bounds."""
-        return self.prediction.fine
-
-    @cached_property
     def total_effects(self) -> TotalEffects:
         """Total effects, by one forward and one backward pass."""
         return self.prediction.total_effects()
@@ -129,28 +116,6 @@ class MethodInput:
         if method.label not in self._scored:
             self._scored[method.label] = method.all(self)
         return self._scored[method.label]
-
-    def coefficients_of(self, index: Tensor) -> Tensor:
-        """Return the coefficients of some neurons, `[n]`."""
-        return tables.coefficients(self.grid, index)
-
-
-class _Remembered:
-    """Bounds of all neurons of an input, computed once."""
-
-    def __init__(self, inner: Bounds[Grid]) -> None:
-        self._inner = inner
-        self._all: list[tuple[Tensor, Tensor, Tensor]] | None = None
-
-    def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield bounds of every neuron."""
-        if self._all is None:
-            self._all = list(self._inner.all(grid))
-        return iter(self._all)
-
-    def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Bound some neurons."""
-        return self._inner.chosen(grid, index)
 
 
 class Method(ABC):

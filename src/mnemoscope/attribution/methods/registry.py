@@ -28,6 +28,7 @@ from mnemoscope.attribution.methods.static import (
     NormTimesCoefficient,
     ProbabilityIncrease,
 )
+from mnemoscope.attribution.tables import coefficients
 from mnemoscope.errors import OptionError
 from mnemoscope.results.columns import records
 from mnemoscope.results.io import Saved
@@ -161,5 +162,5 @@ def rank(method_input: MethodInput, method: Method, k: int) -> tuple[pd.DataFram
     index, scores = method.top(method_input, k)
     seconds = time.perf_counter() - start
     named = pd.DataFrame([part.to_json() for part in parts_of(method_input, index)])
-    coefficients = method_input.coefficients_of(index)
-    return named.assign(score=scores.cpu().numpy(), coefficient=coefficients.cpu().numpy()), seconds
+    coefficient = coefficients(method_input.grid, index)
+    return named.assign(score=scores.cpu().numpy(), coefficient=coefficient.cpu().numpy()), seconds

@@ -230,7 +230,7 @@ class _FrozenReading:
         found = torch.empty_like(up)
         for layer in self.neurons.layer.unique().tolist():
             projections, rows = input_projections_of(self.structure)[layer], self.neurons.layer == layer
-            found[rows] = projections.coefficients(up[rows], None if projections.gate is None else gate[rows])
+            found[rows] = projections.activation(up[rows], None if projections.gate is None else gate[rows])
         return found
 
     def later_factors(self, read: Tensor, coefficients: Tensor) -> Tensor:
