@@ -18,7 +18,7 @@ from mnemoscope.attribution.continuation import SummedBounds, SummedScores, in_o
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import coefficients
-from mnemoscope.model.families import Family
+from mnemoscope.model.families.registry import Family
 from mnemoscope.results.columns import SUMS, TOP_SUMS
 from mnemoscope.results.parts import NeuronKind
 from support import (

@@ -19,8 +19,8 @@ import pytest
 
 import mnemoscope as ms
 from command_line import COMMAND, printed, refused, run, run_apart
-from mnemoscope.model import families
-from mnemoscope.model.families import FAMILIES
+from mnemoscope.model.families import registry
+from mnemoscope.model.families.registry import FAMILIES
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import QUERY_TABLES
 from mnemoscope.testing import words
@@ -356,7 +356,7 @@ def test_ablate_replaces_by_the_mean_over_prompts(llama_folder: str) -> None:
 @pytest.mark.parametrize("n", [3, pytest.param(len(FAMILIES), marks=pytest.mark.nightly)])
 def test_models_are_validated(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # `test_families` validates the others on each push.
-    monkeypatch.setattr(families, "FAMILIES", FAMILIES[:n])
+    monkeypatch.setattr(registry, "FAMILIES", FAMILIES[:n])
     done = run("models", "--json")
     assert done.returncode == 0
     validated = json.loads(done.stdout)["families"]

@@ -23,7 +23,7 @@ from mnemoscope.model.attention import (
     watched_custom_attention,
 )
 from mnemoscope.model.components import capture_components
-from mnemoscope.model.families import FAMILIES, Family
+from mnemoscope.model.families.registry import FAMILIES, Family
 from mnemoscope.model.gradients import total_effects
 from mnemoscope.model.hooks import observed_attention
 from mnemoscope.model.key_gradients import key_gradients, watched_block

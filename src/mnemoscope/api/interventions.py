@@ -41,15 +41,9 @@ from mnemoscope.intervention.side_effects import (
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import held, interventions_on
 from mnemoscope.model.language_model import LanguageModel, ModelVersion, weights_fingerprint
-from mnemoscope.model.objective import (
-    Answers,
-    Objective,
-    check_alternatives,
-    check_apart,
-    encode_targets,
-    listed_answers,
-)
+from mnemoscope.model.objective import Objective
 from mnemoscope.model.parts import sites
+from mnemoscope.model.targets import Answers, check_alternatives, check_apart, encode_targets, listed_answers
 from mnemoscope.model.tokens import (
     Prompt,
     PromptInput,

@@ -19,7 +19,6 @@ from mnemoscope.api.interventions import AblationKeywords, AblationRequest, abla
 from mnemoscope.api.requests import target_spec
 from mnemoscope.api.run import QueryCalls, Run, attribute_prompts, attribute_tokens, compare_prompts
 from mnemoscope.attribution.methods.base import Method, MethodInput, Report
-from mnemoscope.attribution.methods.registry import Ranking
 from mnemoscope.attribution.options import (
     DEFAULTS,
     AttributionKeywords,
@@ -43,7 +42,7 @@ from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import Source, open_model
-from mnemoscope.model.objective import Answers
+from mnemoscope.model.targets import Answers
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_continuation, encode_prompt
 from mnemoscope.model.validation import Validation
 from mnemoscope.results.ablation import Ablation
@@ -56,6 +55,7 @@ from mnemoscope.results.parts import FFNNeuron, Head, NeuronKind, Parts
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import Key, QueryAblation, QueryGraph, QueryNeurons
+from mnemoscope.results.ranking import Ranking
 
 
 def load(

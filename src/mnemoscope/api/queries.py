@@ -20,7 +20,7 @@ from mnemoscope.api.requests import (
     run_prompts,
 )
 from mnemoscope.attribution.methods.base import Method, MethodInput, Report
-from mnemoscope.attribution.methods.registry import Ranking, method as find_method, rank
+from mnemoscope.attribution.methods.registry import method as find_method, rank
 from mnemoscope.attribution.options import check_counts
 from mnemoscope.attribution.query.ablation import QueryAblationOptions, QueryAblationTask
 from mnemoscope.attribution.query.graph_tables import Extent, follow, share_explained, tables_of
@@ -39,6 +39,7 @@ from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.parts import Head, NeuronKind
 from mnemoscope.results.prediction import HeadTokens
 from mnemoscope.results.query import Key, QueryAblation, QueryGraph, QueryNeurons
+from mnemoscope.results.ranking import Ranking
 
 
 def query(language_model: LanguageModel, result: Attribution, options: QueryOptions) -> QueryNeurons:

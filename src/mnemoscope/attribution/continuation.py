@@ -182,13 +182,13 @@ def summed_neurons(
         top: number of each kind and direction.
         suppressing: whether to find the lowest too.
     """
-    explorer, first = TopKSumFinder(predictions, signs, top, suppressing), predictions[0]
+    finder, first = TopKSumFinder(predictions, signs, top, suppressing), predictions[0]
     language_model, reader = first.language_model, first.shared.reader
     structure = language_model.structure
     ffn = same_columns([prediction.shared.ffn_neurons for prediction in predictions])
     attention = same_columns([prediction.shared.attention_neurons_summed for prediction in predictions])
-    of_ffn, ffn_cost = explorer.find(ffn, reader)
-    of_attention, attention_cost = explorer.find(attention)
+    of_ffn, ffn_cost = finder.find(ffn, reader)
+    of_attention, attention_cost = finder.find(attention)
     made: dict[str, pd.DataFrame] = {}
     for prefix, found in of_ffn.items():
         layer, neuron, _ = ffn[0].locate(found.index)
@@ -205,7 +205,7 @@ def summed_neurons(
             {"layer": layer, "head": head, "dim": dim}, found
         )
     costs = {"ffn_neurons": ffn_cost, "attention_neurons_summed": attention_cost}
-    return Attributed(made, costs, explorer.tolerance)
+    return Attributed(made, costs, finder.tolerance)
 
 
 def summed_table(

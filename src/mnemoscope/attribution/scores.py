@@ -222,15 +222,17 @@ class Scorer:
 
         Args:
             grid: the parts.
-            report: called with the number of columns done after each block.
+            report: called after each block with the number of columns done so far.
         """
+        done = 0
         scores = torch.zeros(grid.size, device=grid.base.device)
         coefficient = torch.arange(grid.n_coefficients, device=grid.base.device)
         index = grid.present[:, None] * grid.n_coefficients + coefficient
         for block in index.tensor_split(-(-max(len(index), 1) // self.rows)):
             scores[block.flatten()] = self.chosen(grid, block.flatten())
+            done += len(block)
             if report is not None:
-                report(len(block))
+                report(done)
         return scores.view(grid.shape)
 
     def _rise(self, group: Group, folded: Tensor, rank: Tensor, factors: Tensor, state: Tensor) -> Tensor:

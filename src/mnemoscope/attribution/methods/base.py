@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mnemoscope.attribution import grids as parts
 from mnemoscope.attribution.attribute import Best
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
@@ -24,26 +23,12 @@ from mnemoscope.attribution.search import Bounds, Pool, Scores, search
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.model.gradients import TotalEffects
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.parts import NeuronKind
+from mnemoscope.results.ranking import MethodCost
 
 # Told how many forward passes are done and how many there are.
 Report = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class MethodCost:
-    """Estimated cost of a method.
-
-    Attributes:
-        passes: forward passes of the prompt beyond the first, a backward pass counted as two; those taken up
-            at a later layer count by the share of layers they run.
-        memory: bytes of temporary tensors.
-        note: remarks.
-    """
-
-    passes: float
-    memory: int
-    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +56,7 @@ class MethodInput:
         return shared.ffn_neurons if self.kind == "ffn" else shared.attention_neurons_summed
 
     @property
-    def structure(self) -> parts.ModelStructure:
+    def structure(self) -> ModelStructure:
         """Structure of the model."""
         return self.prediction.language_model.structure
 

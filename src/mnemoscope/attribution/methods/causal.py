@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.attribute import Best
-from mnemoscope.attribution.methods.base import Exhaustive, Method, MethodCost, MethodInput
+from mnemoscope.attribution.methods.base import Exhaustive, Method, MethodInput
 from mnemoscope.attribution.methods.gradients import ActivationGradient
 from mnemoscope.attribution.methods.static import LogProbabilityIncrease
 from mnemoscope.errors import OptionError
@@ -17,6 +17,7 @@ from mnemoscope.intervention.ablation import AblationOptions, changed
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.model.parts import neuron_part
 from mnemoscope.results.parts import NeuronKind, Part
+from mnemoscope.results.ranking import MethodCost
 
 
 def parts_of(method_input: MethodInput, index: Tensor) -> list[Part]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.methods.base import Exhaustive, MethodCost, MethodInput
+from mnemoscope.attribution.methods.base import Exhaustive, MethodInput
 from mnemoscope.model.activations import stack_padded
 from mnemoscope.model.gradients import (
     SiteGradients,
@@ -21,6 +21,7 @@ from mnemoscope.model.gradients import (
 from mnemoscope.model.readout import Norm, log_softmax
 from mnemoscope.model.replay import Replay
 from mnemoscope.model.widening import in_float32
+from mnemoscope.results.ranking import MethodCost
 
 
 class ActivationGradient(Exhaustive):
