@@ -93,7 +93,7 @@ def answer_ids(
 def has_several_tokens(
     language_model: LanguageModel, prompt: PromptInput, target: Answers | None, against: Answers | None
 ) -> bool:
-    """Tell whether one answer, alone or against one other, is of several tokens or compared with such.
+    """Return whether one answer, alone or against one other, is of several tokens or compared with such.
 
     Raises:
         PromptError, TargetError: as `encode_prompt` and `encode_continuation` do.

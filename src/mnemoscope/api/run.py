@@ -210,7 +210,7 @@ def attribute_prediction(
 
 
 def _takes_graph(options: AttributionOptions) -> bool:
-    """Tell whether total effects are asked for that the plain graph of a pass gives."""
+    """Return whether total effects are asked for that the plain graph of a pass gives."""
     return options.effects and options.by != "relp"
 
 

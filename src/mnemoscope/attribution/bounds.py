@@ -137,7 +137,7 @@ class LogProbabilityBounder(Bounder):
         return n_values if self.tail.slopes is None else 2 * n_values
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield as every bounder; log-sums, which do not depend on the answers, are computed once."""
+        """Yield indices and bounds as `Bounder.all`, and keep the log-sums, which depend on no answer."""
         if grid in self.sums:
             yield from self._all_from_sums(grid, *self.sums[grid])
             return

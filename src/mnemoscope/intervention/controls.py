@@ -94,9 +94,9 @@ def smallest_group(structure: ModelStructure, kind: NeuronKind) -> int:
 
 
 def number_alike(structure: ModelStructure, kind: NeuronKind) -> int:
-    """Count the neurons of a kind that a control can be drawn from, whatever experts its parts are in.
+    """Count the neurons from which a control in any layer can be drawn, whatever the experts of its parts.
 
-    Of a mixture these are those of one expert and of the shared one.
+    A mixture counts with its shared expert alone; the smallest group of a layer is the least number.
     """
     if kind == "attention":
         return structure.n_layers * structure.n_heads * structure.d_head

@@ -40,8 +40,7 @@ class Replacement:
         """Draw the values for each position, `[n_tokens, n_inputs of the site]`.
 
         The draw depends on the seed and the number of values alone: all sites draw the same rows, and a
-            longer
-        text begins with those of a shorter one.
+        longer text begins with those of a shorter one.
         """
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randint(len(self.values), (n_tokens,), generator=generator)

@@ -198,7 +198,7 @@ WHOLE_ATTENTION = "scaled_dot_product_attention"
 
 
 def has_custom_attention(model: PreTrainedModel) -> bool:
-    """Tell whether a model's code calls no attention function through transformers' interface."""
+    """Return whether a model's code calls no attention function through transformers' interface."""
     sources = {type(module).__module__ for module in modules_of(model)}
     return not any(hasattr(sys.modules.get(name), "ALL_ATTENTION_FUNCTIONS") for name in sources)
 
@@ -236,7 +236,7 @@ class _Running:
     weights: list[Tensor] = field(default_factory=list)
 
     def gave(self, tensors: list[Tensor]) -> bool:
-        """Tell whether the last softmax returned one of these tensors."""
+        """Return whether the last softmax returned one of these tensors."""
         return any(found is weights for found in tensors for weights in self.weights)
 
 

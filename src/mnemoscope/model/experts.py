@@ -350,7 +350,7 @@ def run_mixture(module: nn.Module, states: Tensor, index: Tensor, weights: Tenso
 
 
 def _are_experts(module: nn.Module) -> bool:
-    """Tell whether transformers lets a module's expert code be exchanged."""
+    """Return whether transformers lets a module's expert code be exchanged."""
     weight = getattr(module, "down_proj", None)
     known = all(hasattr(module, name) for name in ("_apply_gate", "is_transposed", "has_gate"))
     return known and isinstance(weight, Tensor) and weight.ndim == _EXPERT_AXES

@@ -149,7 +149,7 @@ def observed_attention(
 
     Args:
         model: the model.
-        observer: is told.
+        observer: called with each attention call.
         runs: False only prepares for passes that contexts within this one run.
     """
     with _evaluating(model, runs) as hold:

@@ -79,7 +79,7 @@ def _place(tensor: Tensor) -> int:
 
 
 def _is_scaled(rope: dict[str, Any] | None) -> bool:
-    """Tell whether some layers scale rotary positions beyond the trained length."""
+    """Return whether some layers scale rotary positions beyond the trained length."""
     if not rope:
         return False
     of_layers = [value for value in rope.values() if isinstance(value, dict)]

@@ -200,7 +200,7 @@ def proportional(function: Callable[[Tensor], Tensor], given: Tensor, value: Ten
 
 
 def _may_be_activation(module: nn.Module) -> bool:
-    """Tell whether a module has no modules within it, and no weights but single numbers."""
+    """Return whether a module has no modules within it, and no weights but single numbers."""
     weights = (*module.parameters(), *module.buffers())
     return not any(True for _ in module.children()) and all(weight.numel() == 1 for weight in weights)
 
@@ -216,7 +216,7 @@ def _linearise_activation(module: nn.Module, args: tuple[Any, ...], output: Any)
 
 
 def _is_elementwise(module: nn.Module, given: Tensor) -> bool:
-    """Tell whether a number changes no result but its own, by the first row of the last axis."""
+    """Return whether a number changes no result but its own, by the first row of the last axis."""
     row = given.reshape(-1, given.shape[-1])[:1]
     other = row.clone()
     other[:, 0] += 1

@@ -83,7 +83,7 @@ class Group:
     Attributes:
         tokens: their numbers among the rows of the readout, `[n]`.
         log_shares: log of each one's share of their total probability, `[n_states, n]`.
-        logits: where theirs stand before the soft-cap; None without one.
+        logits: the tokens' logits in each base state before the soft-cap; None without one.
     """
 
     tokens: Tensor

@@ -272,10 +272,8 @@ def _block(name: str, index: int, layer: nn.Module, record: ForwardRecord) -> Bl
     ]
     if len(writers) < 2:
         raise UnsupportedModelError(
-            f"{where} has {len(writers)} "
-            "projections back to the "
-            "residual stream after its attention, not an attention output and an FFN output; "
-            "see `mnemoscope models` for the supported families"
+            f"{where} has {len(writers)} projections back to the residual stream after its attention, not an "
+            "attention output and an FFN output; see `mnemoscope models` for the supported families"
         )
     attention_output, ffn_output = (_projection(later, place) for place in (writers[0], writers[-1]))
     inner_norm = attention_output.inner_norm

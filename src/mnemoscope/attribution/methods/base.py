@@ -27,7 +27,7 @@ from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.parts import NeuronKind
 from mnemoscope.results.ranking import MethodCost
 
-# Told how many forward passes are done and how many there are.
+# Called with the numbers of forward passes done and of all.
 Report = Callable[[int, int], None]
 
 

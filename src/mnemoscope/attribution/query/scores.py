@@ -117,8 +117,7 @@ def subkeys(
         neurons: the value neurons.
         key: path of gated FFN neurons; None takes half of the gate's and half of the up path's shares.
             `"down"` takes the column of the down projection and skips no neuron, as the authors' Llama
-            notebook does, for
-            reproduction only: no neuron reads it.
+            notebook does, for reproduction only: no neuron reads it.
 
     Raises:
         UnsupportedModelError: the input projections could not be found.

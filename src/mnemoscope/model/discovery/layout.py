@@ -171,7 +171,7 @@ def _factor_read(block: Seen) -> float | None:
 
 
 def _ffn_reads_before(block: Seen) -> bool:
-    """Tell whether a matrix outside attention reads the block's input, directly or through a norm."""
+    """Return whether a matrix outside attention reads the block's input, directly or through a norm."""
     inside = set(block.attention_module.modules())
     readers = [step for step in block.steps if step.is_matrix and step.module not in inside]
     normed = [
@@ -244,9 +244,8 @@ def _final_norm(model: PreTrainedModel, record: ForwardRecord) -> tuple[ModuleCa
         if norm is not None and step.module in body:
             return step, norm
     raise UnsupportedModelError(
-        f"{type(model).__name__} has no norm between its last layer and its head, "
-        "which the frozen readout needs; "
-        "see `mnemoscope models` for the supported families"
+        f"{type(model).__name__} has no norm between its last layer and its head, which the frozen readout "
+        "needs; see `mnemoscope models` for the supported families"
     )
 
 
