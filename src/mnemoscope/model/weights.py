@@ -311,7 +311,7 @@ class LowRank(Matrix):
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """Return whether a module is a linear layer with low-rank adapters (never where peft was not imported)."""
+    """Return whether a module is a linear layer with low-rank adapters (False before peft is imported)."""
     lora: Any = sys.modules.get("peft.tuners.lora.layer")
     return lora is not None and isinstance(module, lora.Linear) and not module.lora_variant
 

@@ -263,6 +263,6 @@ def _logit_scale(readout: Readout, final_states: Tensor, logits: Tensor) -> floa
     if plain.shape != own.shape or logit_error(capped(plain, cap), own) < tolerance:
         return 1.0
     uncapped = own if cap is None else (own / cap).clamp(-UNCAPPED_SHARE, UNCAPPED_SHARE).atanh() * cap
-    told = torch.ones_like(own) if cap is None else (own.abs() < UNCAPPED_SHARE * cap).float()
-    scale = float((told * uncapped * plain).sum() / (told * plain.pow(2)).sum())
+    known = torch.ones_like(own) if cap is None else (own.abs() < UNCAPPED_SHARE * cap).float()
+    scale = float((known * uncapped * plain).sum() / (known * plain.pow(2)).sum())
     return scale if scale > 0 and logit_error(capped(scale * plain, cap), own) < tolerance else 1.0
