@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 # CONTRIBUTING.md: a function's docstring begins with a verb, a class's with a noun.
-_OPENING = re.compile(r"(What|How|Of|Which|It|The same)\b")
+_OPENING = re.compile(r"(What|How|Of|Which|It|Tell|The same)\b")
 _OLD_SECTION = re.compile(r"METHOD section")
 _CITED = re.compile(r"\bdocs/(\w+\.md)(?:#([\w-]+))?")
 _LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]*))?\)")

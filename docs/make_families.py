@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import transformers
 
-from mnemoscope.model.families import OURS, VALIDATED, validate_families
+from mnemoscope.model.families.registry import OURS, VALIDATED, validate_families
 from mnemoscope.model.families.unsupported import UNSUPPORTED
 
 PAGE = Path(__file__).parent / "families.md"

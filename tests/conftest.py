@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.model.families import FAMILIES
+from mnemoscope.model.families.registry import FAMILIES
 from support import REPRESENTATIVES, built, demo_model, family_id, open_tiny, save_tiny
 
 # Processor seconds that a test may take without a marker that says why, where `fixed_work` takes 0.1.

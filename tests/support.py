@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 import mnemoscope as ms
 from mnemoscope.api import load
-from mnemoscope.model.families import FAMILIES, Family
+from mnemoscope.model.families.registry import FAMILIES, Family
 from mnemoscope.testing import N_WORDS, word_tokenizer, words
 
 __all__ = [

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from mnemoscope.model.families import Family
+from mnemoscope.model.families.registry import Family
 
 
 class ToyConfig(PreTrainedConfig):

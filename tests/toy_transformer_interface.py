@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mnemoscope.model.families import Family
+from mnemoscope.model.families.registry import Family
 from toy_transformer import ToyAttention, ToyBlock, ToyConfig, ToyForCausalLM, ToyRMSNorm, ToyTransformer
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from mnemoscope.model.families import with_random_weights
+from mnemoscope.model.families.registry import with_random_weights
 from toy_transformer import (
     ToyAttention,
     ToyBlock,

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mnemoscope.api.run import Run as Run
     from mnemoscope.attribution.methods.base import Method as Method
     from mnemoscope.attribution.methods.causal import Verified as Verified
-    from mnemoscope.attribution.methods.registry import Ranking as Ranking
     from mnemoscope.attribution.options import AttributionOptions as AttributionOptions
     from mnemoscope.circuit.find import CircuitOptions as CircuitOptions
     from mnemoscope.errors import (
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     )
     from mnemoscope.intervention.side_effects import KnownFact as KnownFact, PlainText as PlainText
     from mnemoscope.model.estimate import Estimate as Estimate, Sizes as Sizes, estimate as estimate
-    from mnemoscope.model.families import Family as Family
+    from mnemoscope.model.families.registry import Family as Family
     from mnemoscope.results.ablation import Ablation as Ablation, TextEffect as TextEffect
     from mnemoscope.results.attribution import Attribution as Attribution
     from mnemoscope.results.circuit import Circuit as Circuit, Pair as Pair
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
         QueryNeurons as QueryNeurons,
         QueryTables as QueryTables,
     )
+    from mnemoscope.results.ranking import Ranking as Ranking
     from mnemoscope.results.targets import (
         Cost as Cost,
         Provenance as Provenance,
@@ -92,7 +92,7 @@ _PUBLIC = {
     "Fact": "mnemoscope.study.facts",
     "FactFile": "mnemoscope.study.facts",
     "FactsError": "mnemoscope.errors",
-    "Family": "mnemoscope.model.families",
+    "Family": "mnemoscope.model.families.registry",
     "Head": "mnemoscope.results.parts",
     "HeadTokens": "mnemoscope.results.prediction",
     "KnownFact": "mnemoscope.intervention.side_effects",
@@ -116,7 +116,7 @@ _PUBLIC = {
     "QueryGraph": "mnemoscope.results.query",
     "QueryNeurons": "mnemoscope.results.query",
     "QueryTables": "mnemoscope.results.query",
-    "Ranking": "mnemoscope.attribution.methods.registry",
+    "Ranking": "mnemoscope.results.ranking",
     "Run": "mnemoscope.api.run",
     "ScannedCorpus": "mnemoscope.results.examples",
     "Sizes": "mnemoscope.model.estimate",

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 import mnemoscope as ms
 from mnemoscope.attribution.projections import top_tokens
-from mnemoscope.model.families import FAMILIES
+from mnemoscope.model.families.registry import FAMILIES
 from mnemoscope.results.columns import QUERY_TABLES, TABLES
 from support import open_tiny, word_tokenizer, words
 
@@ -133,8 +133,8 @@ def test_top_tokens_are_those_of_a_plain_sort(n_vocabulary: int, sign: int) -> N
         (lambda m: m.attribute(PROMPT, top=-3), ms.OptionError, "top is -3"),
         (lambda m: m.attribute(PROMPT, neurons="some"), ms.OptionError, "neurons is 'some'"),
         (lambda m: m.predict(PROMPT, top=0), ms.OptionError, "top is 0"),
-        (lambda m: m.neuron_tokens(3, 0), ms.OptionError, "no layer 3"),
-        (lambda m: m.neuron_tokens(0, 48), ms.OptionError, "no neuron 48"),
+        (lambda m: m.neuron_tokens(3, 0), ms.OptionError, "layer goes from 0 to 2"),
+        (lambda m: m.neuron_tokens(0, 48), ms.OptionError, "neuron goes from 0 to 47"),
         (lambda m: m.attribute(PROMPT, 4, top=1).sum_of_scores("ffn"), ms.OptionError, "bounds"),
     ],
 )

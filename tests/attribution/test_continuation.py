@@ -16,10 +16,11 @@ import mnemoscope as ms
 from cases import Case, make_case
 from mnemoscope.attribution.continuation import SummedBounds, SummedScores, in_order, same_columns
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.methods.base import Kind
 from mnemoscope.attribution.search import Pool, search
-from mnemoscope.model.families import Family
+from mnemoscope.attribution.tables import coefficients
+from mnemoscope.model.families.registry import Family
 from mnemoscope.results.columns import SUMS, TOP_SUMS
+from mnemoscope.results.parts import NeuronKind
 from support import (
     FEW,
     TINY_FEW,
@@ -107,7 +108,7 @@ def test_sums_are_those_of_the_tokens(tiny: ms.Model) -> None:
 
 @pytest.mark.parametrize("kind", ["ffn", "attention"])
 @pytest.mark.parametrize("family", chosen_on_push(WITH_EXPERTS, *FEW, "bitnet"))
-def test_lists_of_sums_are_those_of_all_neurons(family: Family, kind: Kind) -> None:
+def test_lists_of_sums_are_those_of_all_neurons(family: Family, kind: NeuronKind) -> None:
     model = opened_once(family)
     name = {"ffn": "ffn_neurons", "attention": "attention_neurons_summed"}[kind]
     result = model.attribute_continuation(PROMPT, TARGET, top=12, query=False, effects=False)
@@ -129,7 +130,7 @@ def test_lists_of_sums_are_those_of_all_neurons(family: Family, kind: Kind) -> N
             index = torch.tensor((table["layer"] * method_input.grid.n_columns + column).to_numpy())
             exact = scores.flatten()[index]
             assert table[f"direct_{number}"].to_numpy() == pytest.approx(exact.numpy(), abs=1e-5)
-            own = method_input.coefficients_of(index)
+            own = coefficients(method_input.grid, index)
             assert table[f"coefficient_{number}"].to_numpy() == pytest.approx(own.numpy(), abs=1e-4)
     assert result.costs[name].exact <= result.costs[name].parts
 

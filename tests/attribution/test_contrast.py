@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.model.families import Family
+from mnemoscope.model.families.registry import Family
 from mnemoscope.results.continuation import ContinuationAttribution
 from oracle.checks import LARGEST_ERROR, TIE
 from oracle.scores import Oracle

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.attribution import grids as parts
+from mnemoscope.attribution import grids
 from mnemoscope.attribution.scores import base_states
 from mnemoscope.model.activations import ActivationCache
-from mnemoscope.model.families import Family
+from mnemoscope.model.families.registry import Family
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.readout import capped
@@ -43,8 +43,8 @@ def test_embeddings_and_all_parts_sum_to_the_final_state(tiny: ms.Model) -> None
     structure = language_model.structure
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
     total = activations.resid_pre[0].clone()
-    ffn = parts.ffn_neurons(activations, structure, nowhere)
-    attention = parts.attention_neurons(activations, structure, nowhere)
+    ffn = grids.ffn_neurons(activations, structure, nowhere)
+    attention = grids.attention_neurons(activations, structure, nowhere)
     for layer, block in enumerate(structure.blocks):
         total += (ffn.columns(layer, None) * ffn.coefficients(layer)).sum(0)
         by_position = attention.coefficients(layer)[:, :-1].sum(1, keepdim=True)
@@ -61,9 +61,9 @@ def test_heads_are_the_sum_of_their_neurons_and_of_their_positions(tiny: ms.Mode
     language_model, activations = trace_of(tiny)
     structure = language_model.structure
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
-    heads = parts.heads(activations, structure, nowhere)
-    positions = parts.heads_at_positions(activations, structure, nowhere)
-    neurons = parts.attention_neurons(activations, structure, nowhere)
+    heads = grids.heads(activations, structure, nowhere)
+    positions = grids.heads_at_positions(activations, structure, nowhere)
+    neurons = grids.attention_neurons(activations, structure, nowhere)
     for layer in range(structure.n_layers):
         whole = heads.columns(layer, None) * heads.coefficients(layer)
         by_position = positions.columns(layer, None) * positions.coefficients(layer)

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import mnemoscope as ms
 from mnemoscope.model.activations import batches
-from mnemoscope.model.families import Family
+from mnemoscope.model.families.registry import Family
 from support import FEW, N_WORDS, WITH_EXPERTS, check_alike, chosen_on_push, open_tiny, opened_once, words
 
 PROMPTS = [words(5, 17, 80, 33), words(9), words(*range(3, 14)), words(61, 5, 5)]

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 import mnemoscope as ms
 from mnemoscope.attribution.projections import MAX_ROWS, ProjectedColumns
-from mnemoscope.model.families import FAMILIES
+from mnemoscope.model.families.registry import FAMILIES
 from support import open_tiny
 
 D_FF = 200

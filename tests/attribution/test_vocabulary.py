@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.attribution import grids as parts
+from mnemoscope.attribution import grids
 from mnemoscope.attribution.vocabulary import HeadVectors, head_vectors, through_head
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.attention import AttentionCall, QueryKeyCall, WeightsCall
-from mnemoscope.model.families import Family
+from mnemoscope.model.families.registry import Family
 from mnemoscope.model.hooks import observed_attention
 from mnemoscope.model.key_gradients import key_gradients, watched_block
 from mnemoscope.model.readout import capped
@@ -129,7 +129,7 @@ def test_what_a_head_brings_sums_to_what_it_adds(tiny: ms.Model) -> None:
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
     for layer, head in ((LAYER, HEAD), (0, 1)):
         activations, vectors = vectors_of(tiny, layer, head)
-        heads = parts.heads(activations, structure, nowhere)
+        heads = grids.heads(activations, structure, nowhere)
         added = (heads.columns(layer, None) * heads.coefficients(layer))[head]
         assert torch.allclose(vectors.value.sum(0), added, atol=1e-5 * float(added.abs().max()))
         table = tiny.head_tokens(PROMPT, layer, head).table
@@ -266,10 +266,10 @@ def test_the_json_object_has_the_agreed_keys(llama: ms.Model) -> None:
             ms.OptionError,
             "no head comes after the last layer",
         ),
-        (lambda m: m.neuron_tokens(1, 0, through=(3, 0)), ms.OptionError, "there is no layer 3"),
-        (lambda m: m.neuron_tokens(1, 0, through=(2, 4)), ms.OptionError, "layer 2 has no head 4"),
-        (lambda m: m.head_tokens(PROMPT, 3, 0), ms.OptionError, "there is no layer 3"),
-        (lambda m: m.head_tokens(PROMPT, 0, -1), ms.OptionError, "layer 0 has no head -1"),
+        (lambda m: m.neuron_tokens(1, 0, through=(3, 0)), ms.OptionError, "layer goes from 0 to 2"),
+        (lambda m: m.neuron_tokens(1, 0, through=(2, 4)), ms.OptionError, "head goes from 0 to 3"),
+        (lambda m: m.head_tokens(PROMPT, 3, 0), ms.OptionError, "layer goes from 0 to 2"),
+        (lambda m: m.head_tokens(PROMPT, 0, -1), ms.OptionError, "head goes from 0 to 3"),
         (lambda m: m.head_tokens(PROMPT, 0, 0, top=0), ms.OptionError, "top is 0"),
         (lambda m: m.head_tokens("", 0, 0), ms.PromptError, "prompt is empty"),
     ],

@@ -9,8 +9,8 @@ import pytest
 
 from command_line import printed, refused, run
 from mnemoscope.model import cache
-from mnemoscope.model.cache import write_manifest
 from mnemoscope.model.demo import demo_folder
+from mnemoscope.model.manifest import write_manifest
 from tiny_gguf import write_gguf
 
 

@@ -19,8 +19,8 @@ import pytest
 
 import mnemoscope as ms
 from command_line import COMMAND, printed, refused, run, run_apart
-from mnemoscope.model import families
-from mnemoscope.model.families import FAMILIES
+from mnemoscope.model.families import registry
+from mnemoscope.model.families.registry import FAMILIES
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import QUERY_TABLES
 from mnemoscope.testing import words
@@ -138,7 +138,7 @@ def test_usage_errors(arguments: list[str]) -> None:
         (["attribute", "The", "--target", " Tokyo Osaka", "--target", " A", "--against", " B"], "tokens"),
         (["attribute", "The", "--target", " Tokyo", "--against", " Tokyo Osaka"], "begins"),
         (["attribute", "The", "--target-id", "99999999"], "not in the vocabulary"),
-        (["neuron", "99.0"], "there is no layer 99"),
+        (["neuron", "99.0"], "layer goes from 0 to 29"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: list[str], message: str) -> None:
@@ -365,7 +365,7 @@ def test_ablate_replaces_by_the_mean_over_prompts(llama_folder: str) -> None:
 @pytest.mark.parametrize("n", [3, pytest.param(len(FAMILIES), marks=pytest.mark.nightly)])
 def test_models_are_validated(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # `test_families` validates the others on each push.
-    monkeypatch.setattr(families, "FAMILIES", FAMILIES[:n])
+    monkeypatch.setattr(registry, "FAMILIES", FAMILIES[:n])
     done = run("models", "--json")
     assert done.returncode == 0
     validated = json.loads(done.stdout)["families"]

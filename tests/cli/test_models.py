@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from command_line import printed, refused, run
-from mnemoscope.model.families import Family
+from mnemoscope.model.families.registry import Family
 from support import built, save_tiny
 
 

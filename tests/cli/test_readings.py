@@ -37,9 +37,9 @@ def test_names_are_checked_before_the_model_is_opened(arguments: list[str], mess
     ("arguments", "message"),
     [
         (["neuron", "1.0", "--through", "1.0"], "give one of layer 2 or above"),
-        (["neuron", "1.0", "--through", "2.4"], "layer 2 has no head 4"),
-        (["head", "3.0", PROMPT], "there is no layer 3"),
-        (["head", "2.4", PROMPT], "layer 2 has no head 4"),
+        (["neuron", "1.0", "--through", "2.4"], "head goes from 0 to 3"),
+        (["head", "3.0", PROMPT], "layer goes from 0 to 2"),
+        (["head", "2.4", PROMPT], "head goes from 0 to 3"),
         (["head", "2.0", ""], "the prompt is empty"),
     ],
 )

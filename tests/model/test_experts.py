@@ -97,7 +97,7 @@ def test_a_neuron_beyond_those_of_its_layer_is_refused(shared: ms.Model) -> None
         shared.ablate([ms.FFNNeuron(1, 24)]),
     ):
         pass
-    with pytest.raises(ms.OptionError, match="layer 1 has no neuron 24"):
+    with pytest.raises(ms.OptionError, match="neuron goes from 0 to 23"):
         shared.neuron_tokens(1, 24)
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.bitnet import AutoBitLinear, BitLinear
 
 import mnemoscope as ms
-from mnemoscope.attribution import grids as parts
+from mnemoscope.attribution import grids
 from mnemoscope.model.gradients import total_effects
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.structure import Projection
@@ -88,8 +88,8 @@ def test_heads_and_neurons_write_what_their_layer_adds(model: ms.Model) -> None:
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
     for layer in range(structure.n_layers):
         for grid, added in (
-            (parts.heads_at_positions(activations, structure, nowhere), activations.attention_out),
-            (parts.ffn_neurons(activations, structure, nowhere), activations.ffn_out),
+            (grids.heads_at_positions(activations, structure, nowhere), activations.attention_out),
+            (grids.ffn_neurons(activations, structure, nowhere), activations.ffn_out),
         ):
             total = (grid.columns(layer, None) * grid.coefficients(layer)).sum(0)
             assert (total - added[layer]).abs().max() <= 1e-5 * added[layer].abs().max()

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 import mnemoscope as ms
 from mnemoscope.model.components import capture_components
-from mnemoscope.model.families import FAMILIES
+from mnemoscope.model.families.registry import FAMILIES
 from mnemoscope.model.gradients import SiteGradients, _differentiate, site_gradients
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.linearised import linearised_blocks, proportional, refuse_nonlinear

@@ -12,7 +12,7 @@ import transformers
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.model.families import with_random_weights
+from mnemoscope.model.families.registry import with_random_weights
 from support import word_tokenizer, words
 
 PROMPT = words(5, 17, 80, 33)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import mnemoscope as ms
 from circuit_tasks import told_apart
-from mnemoscope.model.families import with_random_weights
+from mnemoscope.model.families.registry import with_random_weights
 from support import built, word_tokenizer, words
 
 PROMPT = words(5, 17, 80, 33)

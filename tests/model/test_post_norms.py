@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 import mnemoscope as ms
-from mnemoscope.attribution import grids as parts
+from mnemoscope.attribution import grids
 from mnemoscope.model.activations import ActivationCache
 from support import built, open_tiny, word_tokenizer, words
 
@@ -52,8 +52,8 @@ def test_neurons_and_constants_sum_to_what_is_added(model: ms.Model) -> None:
     activations, structure = trace_of(model), model.language_model.structure
     assert model.validation.worst.error < 1e-5
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
-    ffn = parts.ffn_neurons(activations, structure, nowhere)
-    attention = parts.attention_neurons_summed(activations, structure, nowhere)
+    ffn = grids.ffn_neurons(activations, structure, nowhere)
+    attention = grids.attention_neurons_summed(activations, structure, nowhere)
     for layer, block in enumerate(structure.blocks):
         for grid, projection, added in (
             (ffn, block.ffn_output, activations.ffn_out),

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, MambaConfig, PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.model.families import FAMILIES
+from mnemoscope.model.families.registry import FAMILIES
 from mnemoscope.model.hooks import _attention
 from mnemoscope.model.readout import Norm
 from mnemoscope.model.structure import discover

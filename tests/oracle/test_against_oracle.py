@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.model.families import FAMILIES, Family
+from mnemoscope.model.families.registry import FAMILIES, Family
 from oracle.ablating import log_p_without
 from oracle.checks import (
     IDS,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import mnemoscope as ms
-from mnemoscope.model.families import FAMILIES, Family
+from mnemoscope.model.families.registry import FAMILIES, Family
 from oracle.checks import (
     IDS,
     TARGET,

@@ -16,7 +16,7 @@ import torch
 import mnemoscope as ms
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OutputError
-from mnemoscope.model.families import FAMILIES
+from mnemoscope.model.families.registry import FAMILIES
 from mnemoscope.results.parts import FFNNeuron
 from mnemoscope.study.columns import NONE
 from mnemoscope.study.comparison import MEASURES, Comparison, Terms, compare_methods

@@ -233,13 +233,13 @@ def test_nan_is_no_factor(client: TestClient, gate: Gate) -> None:
         ("attribute", {"prompt": PROMPT, "target": "nothing"}, "is not in the model's vocabulary"),
         ("attribute", {"prompt": PROMPT, "target": 97}, "the target id 97 is not in the vocabulary"),
         ("attribute", {"prompt": PROMPT, "target": " w4" * 17}, "the target has 17 tokens"),
-        ("neuron", {"layer": 3, "neuron": 0}, "layer 3"),
+        ("neuron", {"layer": 3, "neuron": 0}, "layer goes from 0 to 2"),
         (
             "examples",
             {"neurons": [{"part": "FFNNeuron", "layer": 0, "neuron": 999}]},
             "neuron goes from 0 to 47",
         ),
-        ("head", {"prompt": PROMPT, "layer": 0, "head": 9}, "head 9"),
+        ("head", {"prompt": PROMPT, "layer": 0, "head": 9}, "head goes from 0 to 3"),
         ("methods", {"prompt": PROMPT, "methods": ["os:system"]}, "there is no method 'os:system'"),
         (
             "ablate",

@@ -19,7 +19,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.model.isolation import interventions_on
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import PromptInput, encode_prompt
-from mnemoscope.results.circuit import Circuit, Kind
+from mnemoscope.results.circuit import Circuit, CircuitKind
 from mnemoscope.results.circuit_comparison import CircuitComparison
 
 
@@ -49,7 +49,7 @@ def contrast(
     language_model: LanguageModel,
     positive: Sequence[PromptInput],
     negative: Sequence[PromptInput],
-    kinds: Sequence[Kind],
+    kinds: Sequence[CircuitKind],
     top: int,
     budget: int,
 ) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from mnemoscope.model.encoding import token_texts
 from mnemoscope.model.examples import Examples, Neuron, scan
 from mnemoscope.model.isolation import interventions_on, is_ours
 from mnemoscope.model.language_model import LanguageModel, weights_fingerprint
+from mnemoscope.model.manifest import write_manifest
 from mnemoscope.model.parts import check_part
 from mnemoscope.model.peft import is_adapter_layer
 from mnemoscope.model.weights import is_plain
@@ -172,7 +173,7 @@ def _keep(folder: Path, examples: Examples, origin: dict[str, Any], names: list[
         made = work / "made"
         made.mkdir()
         (made / _FILE).write_bytes(examples.to_bytes())
-        cache.write_manifest(made, {"source": source, **plain})
+        write_manifest(made, {"source": source, **plain})
         cache.install(made, folder)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mnemoscope._arguments import check_factor
 from mnemoscope.api.requests import answer_ids
+from mnemoscope.attribution.tables import frame
 from mnemoscope.circuit.active import circuit_changes
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import (
@@ -40,15 +41,9 @@ from mnemoscope.intervention.side_effects import (
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import held, interventions_on
 from mnemoscope.model.language_model import LanguageModel, ModelVersion, weights_fingerprint
-from mnemoscope.model.objective import (
-    Answers,
-    Objective,
-    check_alternatives,
-    check_apart,
-    encode_targets,
-    listed_answers,
-)
+from mnemoscope.model.objective import Objective
 from mnemoscope.model.parts import sites
+from mnemoscope.model.targets import Answers, check_alternatives, check_apart, encode_targets, listed_answers
 from mnemoscope.model.tokens import (
     Prompt,
     PromptInput,
@@ -323,7 +318,7 @@ def ablate_each(
         **(value if others is None else {"log_odds": outcomes.value}),
         "drop": outcomes.drop,
     }
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+    return frame(**columns)
 
 
 def single_ablations(

@@ -18,8 +18,7 @@ from mnemoscope.api.examples import ExampleOptions, Neurons as ChosenNeurons, ne
 from mnemoscope.api.interventions import AblationKeywords, AblationRequest, ablate_each as _ablate_each
 from mnemoscope.api.requests import target_spec
 from mnemoscope.api.run import Run, attribute_prompts, attribute_tokens, compare_prompts
-from mnemoscope.attribution.methods.base import Kind, Method, MethodInput, Report
-from mnemoscope.attribution.methods.registry import Ranking
+from mnemoscope.attribution.methods.base import Method, MethodInput, Report
 from mnemoscope.attribution.options import (
     DEFAULTS,
     AttributionKeywords,
@@ -43,19 +42,20 @@ from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import Source, open_model
-from mnemoscope.model.objective import Answers
+from mnemoscope.model.targets import Answers
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_continuation, encode_prompt
 from mnemoscope.model.validation import Validation
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
-from mnemoscope.results.circuit import AblationValue, Circuit, Kind as CircuitKind
+from mnemoscope.results.circuit import AblationValue, Circuit, CircuitKind
 from mnemoscope.results.circuit_comparison import CircuitComparison
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.examples import NeuronExamples
-from mnemoscope.results.parts import Parts
+from mnemoscope.results.parts import FFNNeuron, Head, NeuronKind, Parts
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
-from mnemoscope.results.query import Key, Kind as QueryKind, QueryAblation, QueryGraph, QueryNeurons
+from mnemoscope.results.query import Key, QueryAblation, QueryGraph, QueryNeurons
+from mnemoscope.results.ranking import Ranking
 
 
 def load(
@@ -450,7 +450,7 @@ class Model:
         target: Answers | None = None,
         *,
         against: Answers | None = None,
-        kind: Kind = "ffn",
+        kind: NeuronKind = "ffn",
         memory_budget: int = MEMORY_BUDGET,
         report: Report | None = None,
     ) -> MethodInput:
@@ -474,7 +474,7 @@ class Model:
         *,
         against: Answers | None = None,
         method: str | Method = "log-probability-increase",
-        kind: Kind = "ffn",
+        kind: NeuronKind = "ffn",
         top: int = 10,
         memory_budget: int = MEMORY_BUDGET,
         progress: bool = False,
@@ -573,7 +573,7 @@ class Model:
         top: int = 1000,
         seeds: int = 5,
         values: int = 30,
-        of: QueryKind = "attention",
+        of: NeuronKind = "attention",
         controls_from: ControlsFrom = "same layers",
     ) -> QueryAblation:
         """Zero shallow query neurons; compare the target and its value neurons' coefficients with controls.
@@ -602,7 +602,7 @@ class Model:
 
     @isolated_call
     def neuron_tokens(
-        self, layer: int, neuron: int, top: int = 10, through: tuple[int, int] | None = None
+        self, layer: int, neuron: int, top: int = 10, through: tuple[int, int] | Head | None = None
     ) -> NeuronTokens:
         """Find the tokens that an FFN neuron promotes and demotes.
 
@@ -619,7 +619,8 @@ class Model:
 
         >>> model.neuron_tokens(14, 813, through=(23, 4)).promotes  # doctest: +SKIP
         """
-        return read_neuron(self.language_model, layer, neuron, top, through)
+        head = through if through is None or isinstance(through, Head) else Head(*through)
+        return read_neuron(self.language_model, FFNNeuron(layer, neuron), top, head)
 
     @isolated_call
     def neuron_examples(

@@ -19,24 +19,27 @@ from mnemoscope.api.requests import (
     provenance,
     run_prompts,
 )
-from mnemoscope.attribution.methods.base import Kind, Method, MethodInput, Report
-from mnemoscope.attribution.methods.registry import Ranking, method as find_method, rank
+from mnemoscope.attribution.methods.base import Method, MethodInput, Report
+from mnemoscope.attribution.methods.registry import method as find_method, rank
 from mnemoscope.attribution.options import check_counts
 from mnemoscope.attribution.query.ablation import QueryAblationOptions, QueryAblationTask
 from mnemoscope.attribution.query.graph_tables import Extent, follow, share_explained, tables_of
 from mnemoscope.attribution.query.tables import QueryOptions, query_neurons, split_by_layer
-from mnemoscope.attribution.vocabulary import check_head, check_top, head_tokens as table_of, head_vectors
+from mnemoscope.attribution.vocabulary import head_tokens as table_of, head_vectors
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import check_controls_from
 from mnemoscope.intervention.predictions import log_probabilities, streams
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.model.key_gradients import watched_block
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.parts import check_part
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.parts import Head, NeuronKind
 from mnemoscope.results.prediction import HeadTokens
-from mnemoscope.results.query import Key, Kind as QueryKind, QueryAblation, QueryGraph, QueryNeurons
+from mnemoscope.results.query import Key, QueryAblation, QueryGraph, QueryNeurons
+from mnemoscope.results.ranking import Ranking
 
 
 def query(language_model: LanguageModel, result: Attribution, options: QueryOptions) -> QueryNeurons:
@@ -91,7 +94,7 @@ def compare_query_ablation(
         compare: `Model.compare_ablation`.
     """
     check_counts(top=options.top, seeds=seeds, values=options.values)
-    if options.of not in get_args(QueryKind):
+    if options.of not in get_args(NeuronKind):
         raise OptionError(f'of is {options.of!r}; give "attention" or "ffn"')
     check_result(language_model, result)
     check_controls_from(options.controls_from)
@@ -105,9 +108,9 @@ def head_tokens(
     language_model: LanguageModel, prompt: PromptInput, layer: int, head: int, top: int
 ) -> HeadTokens:
     """Read the vectors of a head at each position as tokens; see `Model.head_tokens`."""
-    check_top(top)
+    check_counts(top=top)
     structure = language_model.structure
-    check_head(structure, layer, head)
+    check_part(Head(layer, head), structure)
     check_parts_add_up(language_model)
     encoded = encode_prompt(language_model, prompt)
     with watched_block(structure.blocks[layer].module) as call:
@@ -134,13 +137,13 @@ def logit_lens(language_model: LanguageModel, prompt: PromptInput, positions: in
 def method_input(
     language_model: LanguageModel,
     spec: TargetSpec,
-    kind: Kind,
+    kind: NeuronKind,
     memory_budget: int,
     sensitivity: Callable[[], Sensitivity],
     report: Report | None,
 ) -> MethodInput:
     """Prepare a prediction as the input of a method; see `Model.method_input`."""
-    if kind not in get_args(Kind):
+    if kind not in get_args(NeuronKind):
         raise OptionError(f'kind is {kind!r}; give "ffn" or "attention"')
     check_parts_add_up(language_model)
     (prediction,) = predictions(language_model, [spec], memory_budget)
@@ -151,7 +154,7 @@ def rank_neurons(
     language_model: LanguageModel,
     spec: TargetSpec,
     method: str | Method,
-    kind: Kind,
+    kind: NeuronKind,
     top: int,
     memory_budget: int,
     sensitivity: Callable[[], Sensitivity],

@@ -21,9 +21,10 @@ from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import interventions_on, isolated
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets, listed_answers
+from mnemoscope.model.objective import Objective
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
 from mnemoscope.model.recorded_pass import RecordedPass, capture_with_graph, numbers_in_graph
+from mnemoscope.model.targets import Answers, check_apart, encode_targets, listed_answers
 from mnemoscope.model.tokens import (
     Prompt,
     PromptInput,
@@ -92,7 +93,7 @@ def answer_ids(
 def has_several_tokens(
     language_model: LanguageModel, prompt: PromptInput, target: Answers | None, against: Answers | None
 ) -> bool:
-    """Tell whether one answer, alone or against one other, is of several tokens or compared with such.
+    """Return whether one answer, alone or against one other, is of several tokens or compared with such.
 
     Raises:
         PromptError, TargetError: as `encode_prompt` and `encode_continuation` do.

@@ -28,7 +28,7 @@ from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
 from mnemoscope.errors import OptionError
 from mnemoscope.model.isolation import interventions_on, isolated_call
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.objective import Answers, check_alternatives
+from mnemoscope.model.targets import Answers, check_alternatives
 from mnemoscope.model.tokens import (
     Prompt,
     PromptInput,
@@ -206,7 +206,7 @@ def _origin(
 
 
 def _takes_graph(options: AttributionOptions) -> bool:
-    """Tell whether total effects are asked for that the plain graph of a pass gives."""
+    """Return whether total effects are asked for that the plain graph of a pass gives."""
     return options.effects and options.by != "relp"
 
 

@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution import grids as effects, tables
-from mnemoscope.attribution.grids import Grid, Totals
+from mnemoscope.attribution import effects, tables
+from mnemoscope.attribution.effects import Totals
+from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.options import AttributionOptions
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.projections import TokenReader, show
@@ -27,6 +28,8 @@ Report = Callable[[str, int, int], None]
 EXACT_SHARE = 0.02
 # The most heads at positions to list in each direction; each costs as much as a neuron.
 N_POSITIONS = 30
+# Names of the kinds of neurons in progress, by the first table of each.
+_LABELS = {"ffn_neurons": "FFN neurons", "attention_neurons": "attention neurons"}
 # Which coefficients of a column belong to each table.
 Spans = dict[str, tuple[int, int]]
 
@@ -42,17 +45,17 @@ class TopKFinder:
 
     Attributes:
         found: parts with their effects, by table.
-        intervals: bounds of every part `[n_layers, n_columns, n_coefficients]`, by kind.
+        intervals: bounds of every neuron `[n_layers, n_columns, n_coefficients]`, by table.
         costs: cost of each search, by table.
         tolerance: largest rounding error that a score in `found` may have, nats.
     """
 
     def __init__(
-        self, prediction: TargetPrediction, wanted: AttributionOptions, report: Report | None
+        self, prediction: TargetPrediction, options: AttributionOptions, report: Report | None
     ) -> None:
         """See `attribute`."""
-        self.wanted = wanted
-        self.signs = {"": 1, "suppressing_": -1} if wanted.suppressing else {"": 1}
+        self.options = options
+        self.signs = {"": 1, "suppressing_": -1} if options.suppressing else {"": 1}
         self.report = report
         self.scorer = prediction.scorer()
         self._prediction = prediction
@@ -68,13 +71,13 @@ class TopKFinder:
 
         Args:
             grid: the parts.
-            totals: their total effects, if they are wanted.
+            totals: their total effects, if they are computed.
             top: number of parts of each direction.
             spans: the tables and which coefficients of a column belong to them.
             reader: is shown the columns of the best, and others that are scored.
         """
         on_the_way = reader if self._prediction.focus.is_all else None
-        if totals is not None and self.wanted.order == "total":
+        if totals is not None and self.options.order == "total":
             best, scored = self._best_by_total(grid, totals, top, spans, on_the_way)
         else:
             best, scored = self._best_by_search(grid, top, spans, on_the_way)
@@ -88,19 +91,19 @@ class TopKFinder:
     def explore(
         self, kind: str, grid: Grid, totals: Totals | None, spans: Spans, reader: TokenReader | None = None
     ) -> None:
-        """Find the best neurons and, if the options say so, score or bound all of a kind."""
-        if self.wanted.neurons != "all":
-            self.find(grid, totals, self.wanted.top, spans, reader)
-            if self.wanted.neurons == "bounds":
+        """Find the best neurons of a kind, a key of `_LABELS`; score or bound all if the options say so."""
+        if self.options.neurons != "all":
+            self.find(grid, totals, self.options.top, spans, reader)
+            if self.options.neurons == "bounds":
                 self.intervals[kind] = self._intervals(kind, grid)
             return
-        scores = self.scorer.all(grid, self._progress(kind, grid))
+        scores = self.scorer.all(grid, partial(self._report, kind, grid))
         self.intervals[kind] = scores, scores
-        if totals is not None and self.wanted.order == "total":
-            self.find(grid, totals, self.wanted.top, spans, reader)
+        if totals is not None and self.options.order == "total":
+            self.find(grid, totals, self.options.top, spans, reader)
         else:
             best = {
-                prefix + table: _best_of_all(scores, grid, span, sign, self.wanted.top)
+                prefix + table: _best_of_all(scores, grid, span, sign, self.options.top)
                 for table, span in spans.items()
                 for prefix, sign in self.signs.items()
             }
@@ -148,7 +151,7 @@ class TopKFinder:
         self.allow_rounding(grid, torch.cat([index for index, _ in best.values()]).unique())
         for table, (index, score) in best.items():
             total = torch.full_like(score, torch.nan) if totals is None else totals.chosen(index)
-            order = total if totals is not None and self.wanted.order == "total" else score
+            order = total if totals is not None and self.options.order == "total" else score
             rows = order < 0 if table.startswith("suppressing_") else order > 0
             self.found[table] = RankedParts(index[rows], score[rows], total[rows])
 
@@ -156,10 +159,10 @@ class TopKFinder:
         """Show a reader those of the best that it has not seen while they were scored."""
         if reader is not None:
             index = torch.cat([index for index, _ in best.values()])
-            columns = index.div(grid.n_coefficients, rounding_mode="floor")
+            columns = index // grid.n_coefficients
             show(self._prediction.readout, grid, columns, reader, self._prediction.budget)
 
-    def _intervals(self, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
+    def _intervals(self, kind: str, grid: Grid) -> tuple[Tensor, Tensor]:
         """Bound every part; score exactly those with the widest intervals."""
         low, high = (torch.zeros(grid.size, device=grid.base.device) for _ in range(2))
         for index, lower, upper in self._prediction.fine.all(grid):
@@ -167,21 +170,13 @@ class TopKFinder:
         widest = (high - low).topk(max(1, int(EXACT_SHARE * len(low)))).indices.sort().values
         scores, errors = self.scorer.chosen(grid, widest), self._prediction.coarse.errors(grid, widest)
         low[widest], high[widest] = scores - errors, scores + errors
-        if self.report is not None:
-            self.report(name, len(grid.present), len(grid.present))
+        self._report(kind, grid, len(grid.present))
         return low.view(grid.shape), high.view(grid.shape)
 
-    def _progress(self, name: str, grid: Grid) -> Callable[[int], None] | None:
-        if self.report is None:
-            return None
-        report, total, done = self.report, len(grid.present), 0
-
-        def count(n_columns: int) -> None:
-            nonlocal done
-            done += n_columns
-            report(name, done, total)
-
-        return count
+    def _report(self, kind: str, grid: Grid, done: int) -> None:
+        """Report how many columns of a grid are done."""
+        if self.report is not None:
+            self.report(_LABELS[kind], done, len(grid.present))
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,13 +195,13 @@ class Attributed:
 
 
 def attribute(
-    prediction: TargetPrediction, wanted: AttributionOptions, report: Report | None = None
+    prediction: TargetPrediction, options: AttributionOptions, report: Report | None = None
 ) -> Attributed:
     """Score, search and tabulate the parts of a prediction.
 
     Args:
         prediction: the prediction.
-        wanted: the options.
+        options: the options.
         report: called with the progress through all neurons.
     """
     language_model, shared, tokens = prediction.language_model, prediction.shared, prediction.tokens
@@ -214,19 +209,19 @@ def attribute(
     n_tokens, d_head = len(tokens), structure.d_head
     ffn, attention = shared.ffn_neurons, shared.attention_neurons
     positions = shared.heads_at_positions
-    total = prediction.total_effects(linearised=wanted.by == "relp") if wanted.effects else None
+    total = prediction.total_effects(linearised=options.by == "relp") if options.effects else None
     of_ffn = total and effects.of_ffn_neurons(total, ffn)
     of_attention = total and effects.of_attention_neurons(total, attention)
     of_positions = total and effects.of_heads_at_positions(total, positions)
 
-    explorer = TopKFinder(prediction, wanted, report)
-    explorer.explore("FFN neurons", ffn, of_ffn, {"ffn_neurons": (0, 1)}, shared.reader)
+    finder = TopKFinder(prediction, options, report)
+    finder.explore("ffn_neurons", ffn, of_ffn, {"ffn_neurons": (0, 1)}, shared.reader)
     spans = {
         "attention_neurons": (0, n_tokens),
         "attention_neurons_summed": (n_tokens, n_tokens + 1),
     }
-    explorer.explore("attention neurons", attention, of_attention, spans)
-    explorer.find(positions, of_positions, min(wanted.top, N_POSITIONS), {"heads_by_position": (0, 1)})
+    finder.explore("attention_neurons", attention, of_attention, spans)
+    finder.find(positions, of_positions, min(options.top, N_POSITIONS), {"heads_by_position": (0, 1)})
 
     make = {
         "heads_by_position": partial(
@@ -236,24 +231,24 @@ def attribute(
         "attention_neurons": partial(tables.attention_neurons, attention, d_head, tokens),
         "attention_neurons_summed": partial(tables.attention_neurons_summed, attention, d_head),
     }
-    layer_scores, head_scores = prediction.layer_scores(), prediction.head_scores(explorer.scorer)
+    layer_scores, head_scores = prediction.layer_scores(), prediction.head_scores(finder.scorer)
     of_layers = torch.full_like(layer_scores, torch.nan) if total is None else total.layers
     of_heads = torch.full_like(head_scores, torch.nan) if total is None else total.heads
     made: dict[str, pd.DataFrame] = {}
-    made["layers"] = tables.sorted_best_first(tables.layers(layer_scores, of_layers), wanted.order)
-    made["heads"] = tables.sorted_best_first(tables.heads(head_scores, of_heads), wanted.order)
-    for table, found in explorer.found.items():
+    made["layers"] = tables.sorted_best_first(tables.layers(layer_scores, of_layers), options.order)
+    made["heads"] = tables.sorted_best_first(tables.heads(head_scores, of_heads), options.order)
+    for table, found in finder.found.items():
         made[table] = make[table.removeprefix("suppressing_")](found)
-    if explorer.intervals:
-        made["ffn_scores"] = tables.ffn_scores(ffn, *explorer.intervals["FFN neurons"])
-        lower, upper = (side[..., :n_tokens] for side in explorer.intervals["attention neurons"])
+    if finder.intervals:
+        made["ffn_scores"] = tables.ffn_scores(ffn, *finder.intervals["ffn_neurons"])
+        lower, upper = (side[..., :n_tokens] for side in finder.intervals["attention_neurons"])
         made["attention_scores"] = tables.attention_scores(attention, d_head, lower, upper)
     made |= {table: tables.empty(table) for table in TABLES if table not in made}
     for table in FFN_TABLES:
         made[table] = with_experts(made[table], structure)
-    explorer.allow_rounding(shared.heads, torch.arange(shared.heads.size, device=shared.heads.base.device))
+    finder.allow_rounding(shared.heads, torch.arange(shared.heads.size, device=shared.heads.base.device))
     of_states = 2 * float(prediction.predicted.rounding.max())
-    return Attributed(made, explorer.costs, max(explorer.tolerance, of_states))
+    return Attributed(made, finder.costs, max(finder.tolerance, of_states))
 
 
 def _count(grid: Grid, span: tuple[int, int]) -> int:

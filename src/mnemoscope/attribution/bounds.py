@@ -83,8 +83,7 @@ class Bounder(ABC):
 
     def _blocks(self, grid: Grid) -> Iterator[Block]:
         for columns in grid.present.split(self._columns_at_once(grid.n_coefficients)):
-            layer = columns.div(grid.n_columns, rounding_mode="floor")
-            column = columns % grid.n_columns
+            layer, column = grid.split(columns)
             factors = grid.all_coefficients(layer, column)
             index = columns[:, None] * grid.n_coefficients
             yield index + torch.arange(grid.n_coefficients, device=columns.device), layer, column, factors
@@ -138,7 +137,7 @@ class LogProbabilityBounder(Bounder):
         return n_values if self.tail.slopes is None else 2 * n_values
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield as every bounder; log-sums, which do not depend on the answers, are computed once."""
+        """Yield indices and bounds as `Bounder.all`, and keep the log-sums, which depend on no answer."""
         if grid in self.sums:
             yield from self._all_from_sums(grid, *self.sums[grid])
             return

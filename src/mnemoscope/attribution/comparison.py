@@ -40,7 +40,7 @@ def compare_predictions(predictions: Predictions, results: Results) -> dict[str,
     index = _index(listed["layer"], listed["neuron"], grids[0])
     scores, coefficients = _measured(predictions, grids, index)
     show(predictions[0].readout, grids[0], index, first.reader, predictions[0].budget)
-    of_larger = coefficients.gather(0, scores.abs().argmax(0, keepdim=True))[0]
+    of_larger = tables.at_largest(scores, coefficients)
     promotes, demotes = tables.promoted_and_demoted(language_model, first.reader, index, of_larger)
     layer, neuron, _ = grids[0].locate(index)
     made["ffn_neurons"] = _table(scores, coefficients, layer=layer, neuron=neuron).assign(
@@ -54,7 +54,7 @@ def compare_predictions(predictions: Predictions, results: Results) -> dict[str,
     made["attention_neurons_summed"] = _table(
         *_measured(predictions, grids, index),
         layer=layer,
-        head=column.div(structure.d_head, rounding_mode="floor"),
+        head=column // structure.d_head,
         dim=column % structure.d_head,
     )
 
@@ -126,4 +126,4 @@ def _table(scores: Tensor, coefficients: Tensor, **places: Tensor) -> pd.DataFra
         "coefficient_a": coefficients[0],
         "coefficient_b": coefficients[1],
     }
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+    return tables.frame(**columns)

@@ -120,11 +120,6 @@ class RankedSums:
     scores: Tensor
     coefficients: Tensor
 
-    @property
-    def coefficient_of_the_largest(self) -> Tensor:
-        """Coefficient where the score is largest in magnitude, `[n]`."""
-        return self.coefficients.gather(0, self.scores.abs().argmax(0, keepdim=True))[0]
-
 
 class TopKSumFinder:
     """Search for the neurons with the highest and the lowest sums of scores."""
@@ -187,31 +182,30 @@ def summed_neurons(
         top: number of each kind and direction.
         suppressing: whether to find the lowest too.
     """
-    explorer, first = TopKSumFinder(predictions, signs, top, suppressing), predictions[0]
+    finder, first = TopKSumFinder(predictions, signs, top, suppressing), predictions[0]
     language_model, reader = first.language_model, first.shared.reader
     structure = language_model.structure
     ffn = same_columns([prediction.shared.ffn_neurons for prediction in predictions])
     attention = same_columns([prediction.shared.attention_neurons_summed for prediction in predictions])
-    of_ffn, ffn_cost = explorer.find(ffn, reader)
-    of_attention, attention_cost = explorer.find(attention)
+    of_ffn, ffn_cost = finder.find(ffn, reader)
+    of_attention, attention_cost = finder.find(attention)
     made: dict[str, pd.DataFrame] = {}
     for prefix, found in of_ffn.items():
         layer, neuron, _ = ffn[0].locate(found.index)
         table = _neurons({"layer": layer, "neuron": neuron}, found)
         show(first.readout, ffn[0], found.index, reader, first.budget)
-        promotes, demotes = tables.promoted_and_demoted(
-            language_model, reader, found.index, found.coefficient_of_the_largest
-        )
+        coefficient = tables.at_largest(found.scores, found.coefficients)
+        promotes, demotes = tables.promoted_and_demoted(language_model, reader, found.index, coefficient)
         table = table.assign(promotes=promotes, demotes=demotes)
         made[f"{prefix}ffn_neurons"] = with_experts(table, structure)
     for prefix, found in of_attention.items():
         layer, column, _ = attention[0].locate(found.index)
-        head, dim = column.div(structure.d_head, rounding_mode="floor"), column % structure.d_head
+        head, dim = column // structure.d_head, column % structure.d_head
         made[f"{prefix}attention_neurons_summed"] = _neurons(
             {"layer": layer, "head": head, "dim": dim}, found
         )
     costs = {"ffn_neurons": ffn_cost, "attention_neurons_summed": attention_cost}
-    return Attributed(made, costs, explorer.tolerance)
+    return Attributed(made, costs, finder.tolerance)
 
 
 def summed_table(
@@ -238,8 +232,7 @@ def same_columns(grids: Sequence[Grid]) -> Grids:
     if all(grid.active is None for grid in grids):
         return tuple(grids)
     present = torch.cat([grid.present for grid in grids]).unique()
-    n_columns = grids[0].n_columns
-    active = torch.stack([present.div(n_columns, rounding_mode="floor"), present % n_columns], dim=1)
+    active = torch.stack(grids[0].split(present), dim=1)
     return tuple(replace(grid, active=active) for grid in grids)
 
 
@@ -255,7 +248,7 @@ def _neurons(names: dict[str, Tensor], found: RankedSums) -> pd.DataFrame:
     columns = {**names, "direct": found.total}
     columns |= {f"direct_{number}": row for number, row in enumerate(found.scores)}
     columns |= {f"coefficient_{number}": row for number, row in enumerate(found.coefficients)}
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+    return tables.frame(**columns)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mnemoscope.model.activations import MOST_KEPT, ActivationCache
-from mnemoscope.model.gradients import TotalEffects
 from mnemoscope.model.structure import Block, ModelStructure, Projection
 
 
@@ -85,9 +84,11 @@ class Grid:
 
     def locate(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split flat indices into layer, column and coefficient."""
-        column = index.div(self.n_coefficients, rounding_mode="floor")
-        layer = column.div(self.n_columns, rounding_mode="floor")
-        return layer, column % self.n_columns, index % self.n_coefficients
+        return *self.split(index // self.n_coefficients), index % self.n_coefficients
+
+    def split(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Split `layer * n_columns + column` into layer and column."""
+        return columns // self.n_columns, columns % self.n_columns
 
     def gather_columns(self, layer: Tensor, column: Tensor) -> Tensor:
         """Gather columns of parts sorted by layer, `[n] -> [n, d_model]`."""
@@ -99,19 +100,19 @@ class Grid:
 
     def gather_values(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
         """Gather what enters the projection for parts sorted by layer, `[n] -> [n]`."""
-        return _gathered(self._every_value, self.values, layer, column, coefficient)
+        return gathered(self._every_value, self.values, layer, column, coefficient)
 
     def all_coefficients(self, layer: Tensor, column: Tensor) -> Tensor:
         """Gather all coefficients of columns sorted by layer, `[n] -> [n, n_coefficients]`."""
-        return _gathered(self._every_value, self.values, layer, column) * self.scale[layer, None]
+        return gathered(self._every_value, self.values, layer, column) * self.scale[layer, None]
 
     @cached_property
     def _every_value(self) -> Tensor | None:
         """Values of all layers; None where they are many."""
-        return _stacked(self.values, self.shape)
+        return stacked(self.values, self.shape)
 
 
-def _stacked(of_layer: Callable[[int], Tensor], shape: tuple[int, int, int]) -> Tensor | None:
+def stacked(of_layer: Callable[[int], Tensor], shape: tuple[int, int, int]) -> Tensor | None:
     """Stack the numbers of every layer's parts, `[n_layers, n_columns, n_coefficients]`; None for many."""
     n_layers, n_columns, n_coefficients = shape
     if n_layers * n_columns * n_coefficients > MOST_KEPT:
@@ -119,7 +120,7 @@ def _stacked(of_layer: Callable[[int], Tensor], shape: tuple[int, int, int]) -> 
     return torch.stack([of_layer(layer) for layer in range(n_layers)])
 
 
-def _gathered(
+def gathered(
     every: Tensor | None, of_layer: Callable[[int], Tensor], layer: Tensor, *index: Tensor
 ) -> Tensor:
     """Gather numbers of parts sorted by layer, from those of all layers if they are kept."""
@@ -237,69 +238,3 @@ def _of_ones(
     return Grid(
         activations.n_layers, n_columns, 1, columns, lambda layer: ones, base, activations.attention_scale
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Totals:
-    """Total effects of the parts of one grid (docs/method.md#total-effects).
-
-    Attributes:
-        grid: the parts.
-        of_layer: returns a layer's effects, `[n_columns, n_coefficients]`, nats.
-    """
-
-    grid: Grid
-    of_layer: Callable[[int], Tensor]
-
-    def chosen(self, index: Tensor) -> Tensor:
-        """Return the effects of parts with these flat indices, in any order, `[n] -> [n]`."""
-        order = index.argsort()
-        found = torch.empty(len(index), device=index.device)
-        found[order] = _gathered(self._every, self.of_layer, *self.grid.locate(index[order]))
-        return found
-
-    @cached_property
-    def _every(self) -> Tensor | None:
-        """Effects of all layers; None where they are many."""
-        return _stacked(self.of_layer, self.grid.shape)
-
-    def best(self, top: int, sign: int, span: tuple[int, int]) -> Tensor:
-        """Return flat indices of the parts with the highest (`sign` 1) or lowest (-1) effects, best first.
-
-        Args:
-            top: number of parts.
-            sign: the end.
-            span: first and last (exclusive) coefficient of a column to look at.
-        """
-        size = self.grid.n_columns * self.grid.n_coefficients
-        place = torch.arange(size, device=self.grid.base.device).view(self.grid.shape[1:])
-        place = place[:, slice(*span)].flatten()
-        kept_index, kept_effect = [], []
-        for layer in range(self.grid.n_layers):
-            effect = self.of_layer(layer)[:, slice(*span)].flatten() * sign
-            order = effect.argsort(descending=True, stable=True)
-            order = order[effect[order] != 0][:top]  # silent and absent neurons have no effect
-            kept_index.append(place[order] + layer * size)
-            kept_effect.append(effect[order])
-        order = torch.cat(kept_effect).argsort(descending=True, stable=True)[:top]
-        return torch.cat(kept_index)[order]
-
-
-def of_ffn_neurons(effects: TotalEffects, grid: Grid) -> Totals:
-    """Return the effects of every FFN neuron."""
-    return Totals(grid, lambda layer: effects.ffn[layer].sum(0)[:, None])
-
-
-def of_attention_neurons(effects: TotalEffects, grid: Grid) -> Totals:
-    """Return the effects of every attention neuron at each source position, then of their sum."""
-
-    def of_layer(layer: int) -> Tensor:
-        by_source = effects.attention_by_source(layer).flatten(0, 1)
-        return torch.cat([by_source, by_source.sum(-1, keepdim=True)], dim=-1)
-
-    return Totals(grid, of_layer)
-
-
-def of_heads_at_positions(effects: TotalEffects, grid: Grid) -> Totals:
-    """Return the effects of every head at each source position."""
-    return Totals(grid, lambda layer: effects.attention_by_source(layer).sum(1).flatten()[:, None])

@@ -31,8 +31,9 @@ class AttributionOptions:
         by: effect that orders the lists, best first: `"direct"`, the score; `"total"`, the first-order total
             effect; `"atp"` (attribution patching), another name of it; or `"relp"`, total effects by RelP's
             linearised backward pass, which the columns of total effects then hold (docs/method.md#relp).
-        effects: also give every listed part its first-order total effect, by one more forward pass and a
-            backward one, in float32 unless weights are packed or offloaded.
+        effects: also give every listed part its first-order total effect by a backward pass, in float32
+            unless weights are packed or offloaded. Another forward pass precedes it for `"relp"`, for weights
+            in half precision, and where the graph of the prompt's own pass does not fit the memory budget.
         suppressing: also list the parts that lower the target most; False saves a third of the time.
         query: also find what activates the first 30 value neurons of each kind, whatever `top`
             (docs/method.md#query-score). Models whose input projections were not found give None.

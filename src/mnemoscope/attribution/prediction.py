@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
-from mnemoscope.attribution import grids as parts
+from mnemoscope.attribution import grids
 from mnemoscope.attribution.bounds import Bounder, Sums, bounder
 from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.grids import Grid
@@ -61,27 +61,27 @@ class PromptCache:
     @cached_property
     def ffn_neurons(self) -> Grid:
         """Every FFN neuron."""
-        return parts.ffn_neurons(self._activations, self._structure, self.base.ffn)
+        return grids.ffn_neurons(self._activations, self._structure, self.base.ffn)
 
     @cached_property
     def attention_neurons(self) -> Grid:
         """Every attention neuron at each position, and their sums."""
-        return parts.attention_neurons(self._activations, self._structure, self.base.attention)
+        return grids.attention_neurons(self._activations, self._structure, self.base.attention)
 
     @cached_property
     def attention_neurons_summed(self) -> Grid:
         """Every attention neuron with its positions added up."""
-        return parts.attention_neurons_summed(self._activations, self._structure, self.base.attention)
+        return grids.attention_neurons_summed(self._activations, self._structure, self.base.attention)
 
     @cached_property
     def heads(self) -> Grid:
         """Every head."""
-        return parts.heads(self._activations, self._structure, self.base.attention)
+        return grids.heads(self._activations, self._structure, self.base.attention)
 
     @cached_property
     def heads_at_positions(self) -> Grid:
         """Every head at every position."""
-        return parts.heads_at_positions(self._activations, self._structure, self.base.attention)
+        return grids.heads_at_positions(self._activations, self._structure, self.base.attention)
 
     def tail(self, n_tokens: int) -> Tail:
         """Return the tails of the predictions beside so many of their likeliest tokens."""

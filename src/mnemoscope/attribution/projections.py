@@ -85,8 +85,7 @@ class ProjectedColumns:
 
 def project_columns(readout: FrozenReadout, grid: Grid, columns: Tensor, out: Tensor | None = None) -> Tensor:
     """Compute the values of columns (layer * n_columns + column, ascending), `[n, n_vocabulary]`."""
-    layer = columns.div(grid.n_columns, rounding_mode="floor")
-    folded = readout.fold(grid.gather_columns(layer, columns % grid.n_columns))
+    folded = readout.fold(grid.gather_columns(*grid.split(columns)))
     n_rows = max(len(folded), MIN_ROWS)
     padded = torch.nn.functional.pad(folded, (0, 0, 0, n_rows - len(folded)))
     return readout.project(padded, out=None if out is None else out[:n_rows])[: len(folded)]

@@ -210,9 +210,7 @@ class Scorer:
         layer, column, coefficient = grid.locate(index)
         factors = grid.gather_coefficients(layer, column, coefficient)[:, None]
         columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
-        vectors = grid.gather_columns(
-            columns.div(grid.n_columns, rounding_mode="floor"), columns % grid.n_columns
-        )
+        vectors = grid.gather_columns(*grid.split(columns))
         folded, state = self.readout.fold(vectors), grid.base[layer]
         rise = self._rise(self.answers, folded, rank, factors, state)
         if self.against is not None:
@@ -224,15 +222,17 @@ class Scorer:
 
         Args:
             grid: the parts.
-            report: called with the number of columns done after each block.
+            report: called after each block with the number of columns done so far.
         """
+        done = 0
         scores = torch.zeros(grid.size, device=grid.base.device)
         coefficient = torch.arange(grid.n_coefficients, device=grid.base.device)
         index = grid.present[:, None] * grid.n_coefficients + coefficient
         for block in index.tensor_split(-(-max(len(index), 1) // self.rows)):
             scores[block.flatten()] = self.chosen(grid, block.flatten())
+            done += len(block)
             if report is not None:
-                report(len(block))
+                report(done)
         return scores.view(grid.shape)
 
     def _rise(self, group: Group, folded: Tensor, rank: Tensor, factors: Tensor, state: Tensor) -> Tensor:

@@ -82,7 +82,10 @@ class Pool:
         self._prune()
 
     def refine(self, index: Tensor, lower: Tensor, upper: Tensor, exact: bool = False) -> None:
-        """Narrow the bounds of those of its parts that are in `index` (ascending)."""
+        """Narrow the bounds of those of its parts that are in `index` (ascending).
+
+        With `exact`, both bounds are the scores themselves and replace those of before.
+        """
         lower, upper = (lower, upper) if self.sign > 0 else (-upper, -lower)
         position = torch.searchsorted(index, self.index).clamp_max(len(index) - 1)
         known = index[position] == self.index

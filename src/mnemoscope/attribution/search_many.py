@@ -32,7 +32,7 @@ class NeuronSearch:
     @cached_property
     def first(self) -> Tensor:
         """Columns to score first, ascending, `[n]`."""
-        return self.pool.next_round().div(self.grid.n_coefficients, rounding_mode="floor").unique()
+        return (self.pool.next_round() // self.grid.n_coefficients).unique()
 
     def settle(self, scorer: Scorer) -> None:
         """Score neurons until the best are certified (docs/method.md#bound)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,7 +61,7 @@ def heads_at_positions(
 ) -> pd.DataFrame:
     """Tabulate heads at positions, with attention weights of `[n_layers, n_heads, n_tokens]`."""
     layer, column, _ = grid.locate(found.index)
-    head, position = column.div(len(tokens), rounding_mode="floor"), column % len(tokens)
+    head, position = column // len(tokens), column % len(tokens)
     return _frame(
         "heads_by_position",
         layer=layer,
@@ -95,7 +97,7 @@ def attention_neurons(grid: Grid, d_head: int, tokens: tuple[str, ...], found: R
     return _frame(
         "attention_neurons",
         layer=layer,
-        head=column.div(d_head, rounding_mode="floor"),
+        head=column // d_head,
         dim=column % d_head,
         position=position,
         token=[tokens[p] for p in position.tolist()],
@@ -110,7 +112,7 @@ def attention_neurons_summed(grid: Grid, d_head: int, found: RankedParts) -> pd.
     return _frame(
         "attention_neurons_summed",
         layer=layer,
-        head=column.div(d_head, rounding_mode="floor"),
+        head=column // d_head,
         dim=column % d_head,
         **_effects(found.score, found.total),
         coefficient=coefficients(grid, found.index),
@@ -138,14 +140,14 @@ def attention_scores(grid: Grid, d_head: int, lower: Tensor, upper: Tensor) -> p
     """Tabulate intervals for attention neurons at every position, `[n_layers, n_columns, n_tokens]`."""
     n_tokens = lower.shape[2]
     index = torch.arange(lower.numel(), device=lower.device)
-    column = index.div(n_tokens, rounding_mode="floor")
+    column = index // n_tokens
     position = index % n_tokens
     in_grid = column * grid.n_coefficients + position
     layer, column, _ = grid.locate(in_grid)
     return _frame(
         "attention_scores",
         layer=layer,
-        head=column.div(d_head, rounding_mode="floor"),
+        head=column // d_head,
         dim=column % d_head,
         position=position,
         lower=lower.flatten(),
@@ -162,6 +164,21 @@ def empty(table: str) -> pd.DataFrame:
 def sorted_best_first(table: pd.DataFrame, by: str) -> pd.DataFrame:
     """Sort the rows of a table in descending order of a column, ties as they were."""
     return table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
+
+
+def frame(**columns: Tensor | Sequence[Any]) -> pd.DataFrame:
+    """Return columns by name as a table, on the CPU."""
+    return pd.DataFrame(
+        {
+            name: values.cpu().numpy() if isinstance(values, Tensor) else values
+            for name, values in columns.items()
+        }
+    )
+
+
+def at_largest(scores: Tensor, values: Tensor) -> Tensor:
+    """Return each part's value in the prediction with its largest score, `[n_predictions, n] -> [n]`."""
+    return values.gather(0, scores.abs().argmax(0, keepdim=True))[0]
 
 
 def coefficients(grid: Grid, index: Tensor) -> Tensor:
@@ -186,11 +203,7 @@ def promoted_and_demoted(
 
 
 def _frame(table: str, **columns: Tensor | list[str] | list[list[str]]) -> pd.DataFrame:
-    plain = {
-        name: values.cpu().numpy() if isinstance(values, Tensor) else values
-        for name, values in columns.items()
-    }
-    return pd.DataFrame(plain, columns=list(TABLES[table]))
+    return frame(**columns).filter(TABLES[table])
 
 
 def _effects(direct: Tensor, total: Tensor) -> dict[str, Tensor]:

@@ -8,22 +8,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mnemoscope.attribution.options import check_counts
 from mnemoscope.attribution.projections import top_tokens
 from mnemoscope.attribution.query.scores import input_projections_of, value_index
 from mnemoscope.errors import OptionError
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.key_gradients import BlockCall, key_gradients
 from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.model.parts import check_part
 from mnemoscope.model.readout import FrozenReadout
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.tokens import Prompt, token_text
 from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS
-from mnemoscope.results.parts import Head
+from mnemoscope.results.parts import FFNNeuron, Head
 from mnemoscope.results.prediction import NeuronTokens
 
 
 def read_neuron(
-    language_model: LanguageModel, layer: int, neuron: int, top: int, through: tuple[int, int] | None = None
+    language_model: LanguageModel, neuron: FFNNeuron, top: int, through: Head | None = None
 ) -> NeuronTokens:
     """Project a neuron's column, or a head's output for it, to the vocabulary (docs/method.md#vocabulary).
 
@@ -35,20 +37,13 @@ def read_neuron(
         UnsupportedModelError: the input projections of heads could not be found.
     """
     structure = language_model.structure
-    check_layer(structure, layer)
-    n_neurons = structure.n_neurons(layer)
-    if not 0 <= neuron < n_neurons:
-        raise OptionError(f"layer {layer} has no neuron {neuron}; give one from 0 to {n_neurons - 1}")
-    check_top(top)
-    head = (
-        None
-        if through is None
-        else _checked_reader(structure, layer, through if isinstance(through, Head) else Head(*through))
-    )
-    device = structure.readout.unembedding.device
-    written = structure.blocks[layer].ffn_output.columns(torch.tensor([neuron], device=device))
-    if head is not None:
-        written = through_head(structure, written, head)
+    check_part(neuron, structure)
+    check_counts(top=top)
+    index = torch.tensor([neuron.neuron], device=structure.readout.unembedding.device)
+    written = structure.blocks[neuron.layer].ffn_output.columns(index)
+    if through is not None:
+        _check_reader(structure, neuron.layer, through)
+        written = through_head(structure, written, through)
     frozen = structure.readout.freeze(written[0])
     values = frozen.project(frozen.fold(written))
 
@@ -56,7 +51,7 @@ def read_neuron(
         ids = top_tokens(values, top, sign)[0].tolist()
         return tuple((token_text(language_model.tokenizer, i), float(values[0, i])) for i in ids)
 
-    return NeuronTokens(layer, neuron, float(written.norm()), named(1), named(-1), head)
+    return NeuronTokens(neuron.layer, neuron.neuron, float(written.norm()), named(1), named(-1), through)
 
 
 def through_head(structure: ModelStructure, vectors: Tensor, head: Head) -> Tensor:
@@ -77,42 +72,11 @@ def through_head(structure: ModelStructure, vectors: Tensor, head: Head) -> Tens
     return values @ projection.columns(dims)
 
 
-def check_top(top: int) -> None:
-    """Refuse to list fewer than one token.
-
-    Raises:
-        OptionError: `top` is below 1.
-    """
-    if top < 1:
-        raise OptionError(f"top is {top}; give 1 or more")
-
-
-def check_layer(structure: ModelStructure, layer: int) -> None:
-    """Refuse a layer that the model does not have.
-
-    Raises:
-        OptionError: there is no such layer.
-    """
-    if not 0 <= layer < structure.n_layers:
-        raise OptionError(f"there is no layer {layer}; give one from 0 to {structure.n_layers - 1}")
-
-
-def check_head(structure: ModelStructure, layer: int, head: int) -> None:
-    """Refuse a head that the model does not have.
-
-    Raises:
-        OptionError: there is no such layer or head.
-    """
-    check_layer(structure, layer)
-    if not 0 <= head < structure.n_heads:
-        raise OptionError(f"layer {layer} has no head {head}; give one from 0 to {structure.n_heads - 1}")
-
-
-def _checked_reader(structure: ModelStructure, layer: int, head: Head) -> Head:
-    """Return a head if it reads the output of a layer's FFN; else refuse it."""
-    check_head(structure, head.layer, head.head)
+def _check_reader(structure: ModelStructure, layer: int, head: Head) -> None:
+    """Refuse a head that does not read the output of a layer's FFN."""
+    check_part(head, structure)
     if head.layer > layer:
-        return head
+        return
     is_last = layer + 1 == structure.n_layers
     raise OptionError(
         f"head {head.layer}.{head.head} reads the stream before the neurons of layer {layer} write to it; "

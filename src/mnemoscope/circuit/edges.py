@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mnemoscope.attribution.query.graph import NodeKind
 from mnemoscope.attribution.query.scores import ValueNeurons, inner_products, subkeys
 from mnemoscope.circuit.nodes import NodeSpace
 from mnemoscope.circuit.running import CircuitRunner
@@ -38,7 +39,7 @@ def links(runner: CircuitRunner, nodes: Tensor) -> pd.DataFrame:
     shares = torch.zeros(len(nodes), len(nodes), dtype=torch.float64)
     pairs = runner.pairs[:N_PAIRS]
     places = places_of(space, nodes)
-    if language_model.structure.is_readable and len(nodes) and bool((places[:, 0] == FFN).any()):
+    if language_model.structure.is_readable and len(nodes) and bool((places[:, 0] == NodeKind.FFN).any()):
         for pair in pairs:
             _, (components,) = language_model.capture_with_components([pair.clean.ids])
             shares += _shares(space, components, places) / len(pairs)
@@ -53,17 +54,13 @@ def links(runner: CircuitRunner, nodes: Tensor) -> pd.DataFrame:
     return pd.DataFrame(columns).astype(CIRCUIT_TABLES["edges"])
 
 
-KINDS = ("ffn", "attention", "head")
-FFN, ATTENTION, HEAD = range(len(KINDS))
-
-
 def places_of(space: NodeSpace, nodes: Tensor) -> Tensor:
     """Return kind, layer, neuron or head, and position (-1 for all) of nodes, `[n] -> [n, 4]`."""
     groups = space.groups
     group = torch.searchsorted(torch.tensor([group.start for group in groups]), nodes, right=True) - 1
-    of_group = torch.tensor([(KINDS.index(g.kind), g.layer, g.start, g.n_units) for g in groups])[group]
+    of_group = torch.tensor([(NodeKind[g.kind.upper()], g.layer, g.start, g.n_units) for g in groups])[group]
     kind, layer, start, n_units = of_group.unbind(1)
-    position = (nodes - start).div(n_units, rounding_mode="floor") if space.n_positions else start * 0 - 1
+    position = (nodes - start) // n_units if space.n_positions else start * 0 - 1
     return torch.stack([kind, layer, (nodes - start) % n_units, position], dim=1)
 
 
@@ -73,7 +70,7 @@ def _shares(space: NodeSpace, components: ResidualDecomposition, places: Tensor)
     last = len(components.positions) - 1
     kind, layer, unit, position = places.unbind(1)
     position = torch.where(position < 0, last, position)
-    reading = torch.nonzero(kind == FFN)[:, 0]
+    reading = torch.nonzero(kind == NodeKind.FFN)[:, 0]
     neurons = ValueNeurons(
         "ffn",
         layer[reading].to(device),
@@ -90,9 +87,9 @@ def _shares(space: NodeSpace, components: ResidualDecomposition, places: Tensor)
     by_path = weight[:, None] * (read.keys.double() @ written.double().T)
     shares = torch.zeros(len(reading), len(places), dtype=torch.float64, device=device)
     shares.index_add_(0, read.neuron, by_path)
-    ffn_before = (kind == FFN)[None] & (layer[None] < layer[reading, None])
+    ffn_before = (kind == NodeKind.FFN)[None] & (layer[None] < layer[reading, None])
     same_layer = 0 if structure.parallel else 1
-    attention_before = (kind != FFN)[None] & (layer[None] < layer[reading, None] + same_layer)
+    attention_before = (kind != NodeKind.FFN)[None] & (layer[None] < layer[reading, None] + same_layer)
     seen = (ffn_before | attention_before) & (position[None] == position[reading, None])
     found = torch.zeros(len(places), len(places), dtype=torch.float64)
     found[reading] = torch.where(seen, shares.cpu(), 0.0)
@@ -104,10 +101,10 @@ def _written(
 ) -> Tensor:
     """Return what a node writes to the stream at a position, `[d_model]`."""
     block = space.structure.blocks[layer]
-    if kind == FFN:
+    if kind == NodeKind.FFN:
         columns = block.ffn_output.columns(torch.tensor([unit]))
         return components.ffn_coefficients[layer, position, unit] * columns[0]
-    width = space.structure.d_head if kind == HEAD else 1
+    width = space.structure.d_head if kind == NodeKind.HEAD else 1
     inputs = torch.arange(unit * width, (unit + 1) * width)
     coefficients = components.attention_coefficients[layer, position, inputs.to(components.positions.device)]
     return coefficients @ block.attention_output.columns(inputs)

@@ -18,7 +18,7 @@ from mnemoscope.circuit.search import greedy
 from mnemoscope.circuit.tasks import EncodedPair, encode_pairs, split_pairs
 from mnemoscope.errors import OptionError
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.results.circuit import AblationValue, Circuit, Kind, Pair
+from mnemoscope.results.circuit import AblationValue, Circuit, CircuitKind, Pair
 from mnemoscope.results.targets import Provenance
 
 GREEDY = "greedy"
@@ -49,7 +49,7 @@ class CircuitOptions:
     """
 
     method: str = "relp"
-    kinds: Sequence[Kind] = ("ffn",)
+    kinds: Sequence[CircuitKind] = ("ffn",)
     size: int | None = None
     faithfulness: float | None = None
     ablation: AblationValue = "mean"

@@ -14,7 +14,7 @@ from torch import Tensor
 from mnemoscope.errors import OptionError
 from mnemoscope.model.parts import Site
 from mnemoscope.model.structure import ModelStructure
-from mnemoscope.results.circuit import NODE_COLUMNS, Kind
+from mnemoscope.results.circuit import NODE_COLUMNS, CircuitKind
 
 # A projection whose inputs belong to nodes.
 SiteKey = tuple[int, Literal["attention", "ffn"]]
@@ -32,7 +32,7 @@ class Group:
         width: number of the projection's inputs that belong to each.
     """
 
-    kind: Kind
+    kind: CircuitKind
     layer: int
     start: int
     n_units: int
@@ -56,7 +56,7 @@ class NodeSpace:
     """
 
     structure: ModelStructure
-    kinds: tuple[Kind, ...]
+    kinds: tuple[CircuitKind, ...]
     n_positions: int | None
 
     @cached_property
@@ -159,13 +159,13 @@ class NodeSpace:
         return mask
 
 
-def check_kinds(kinds: Sequence[str]) -> tuple[Kind, ...]:
+def check_kinds(kinds: Sequence[str]) -> tuple[CircuitKind, ...]:
     """Check the kinds of nodes and put them in order.
 
     Raises:
         OptionError: there is none, an unknown one, or heads as well as the attention neurons inside of them.
     """
-    known = get_args(Kind)
+    known = get_args(CircuitKind)
     given = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     for kind in given:
         if kind not in known:

@@ -29,13 +29,13 @@ def validate_families(context: typer.Context, json: Json = False, threads: Threa
     with stdout_kept_clean():
         stage("validating families")
         set_threads(threads)
-        from mnemoscope.model import families
+        from mnemoscope.model.families.registry import validate_families
         from mnemoscope.model.loading import quiet
         from mnemoscope.report.terminal.checks import render_families
         from mnemoscope.results.columns import records
 
         with quiet():  # tiny random models make transformers warn of their settings
-            table = families.validate_families(tell)
+            table = validate_families(tell)
     write_result(json, lambda: {"families": records(table)}, partial(render_families, table))
 
 

@@ -23,7 +23,7 @@ from mnemoscope.model.parts import Site, sites
 from mnemoscope.model.replay import Replay
 from mnemoscope.results.parts import Part
 
-# Told how many rows are done and how many there are.
+# Called with the numbers of rows done and of all.
 Report = Callable[[int, int], None]
 
 

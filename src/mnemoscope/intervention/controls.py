@@ -13,7 +13,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.parts import check_part
 from mnemoscope.model.structure import ModelStructure
-from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Head, Layer, Part
+from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Head, Layer, NeuronKind, Part
 
 # Where the parts of a control may be drawn from.
 ControlsFrom = Literal["same layers", "any layer"]
@@ -84,7 +84,7 @@ def number_elsewhere(parts: Sequence[Part], drawn: Sequence[Part], structure: Mo
     return (Counter(_group(part, structure) for part in drawn) - own).total()
 
 
-def smallest_group(structure: ModelStructure, kind: Literal["ffn", "attention"]) -> int:
+def smallest_group(structure: ModelStructure, kind: NeuronKind) -> int:
     """Return the number of neurons of the layer, or of the expert of a layer, that has the fewest."""
     if kind == "attention":
         return structure.n_heads * structure.d_head
@@ -93,10 +93,10 @@ def smallest_group(structure: ModelStructure, kind: Literal["ffn", "attention"])
     )
 
 
-def number_alike(structure: ModelStructure, kind: Literal["ffn", "attention"]) -> int:
-    """Count the neurons of a kind that a control can be drawn from, whatever experts its parts are in.
+def number_alike(structure: ModelStructure, kind: NeuronKind) -> int:
+    """Count the neurons from which a control in any layer can be drawn, whatever the experts of its parts.
 
-    Of a mixture these are those of one expert and of the shared one.
+    A mixture counts with its shared expert alone; the smallest group of a layer is the least number.
     """
     if kind == "attention":
         return structure.n_layers * structure.n_heads * structure.d_head

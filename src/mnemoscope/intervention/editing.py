@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from mnemoscope._io import give_usual_modes
 from mnemoscope.errors import OptionError, OutputError
-from mnemoscope.model.families import structure_of
+from mnemoscope.model.families.registry import structure_of
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
 from mnemoscope.model.parts import Site

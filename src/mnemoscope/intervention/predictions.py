@@ -21,11 +21,10 @@ from mnemoscope.model.weights import input_device
 
 def states_after(language_model: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
     """Run texts of one length up to the final norm, `[n_texts, n_tokens, d_model]` float32."""
-    model, structure = language_model.model, language_model.structure
-    tokens = torch.tensor([list(row) for row in rows], device=input_device(model))
-    with _final_states(structure) as seen, torch.no_grad(), running_alike(model):
-        model.base_model(input_ids=tokens, use_cache=False)
-    return seen[-1].float().view(*tokens.shape, structure.d_model)
+    structure = language_model.structure
+    recorder = _final_states(structure)
+    recorder.run(language_model.model, structure, rows)
+    return recorder.seen["final_state"][-1].view(len(rows), -1, structure.d_model)
 
 
 def streams(language_model: LanguageModel, token_ids: Sequence[int], positions: int) -> list[Tensor]:
@@ -34,15 +33,13 @@ def streams(language_model: LanguageModel, token_ids: Sequence[int], positions: 
     Returns:
         `n_layers + 1` tensors `[n_positions, d_model]` float32.
     """
-    model, structure = language_model.model, language_model.structure
+    structure = language_model.structure
 
     def last(states: Tensor) -> Tensor:
         return states.view(-1, structure.d_model)[-positions:].float()
 
     recorder = Recorder({"resid_pre", "final_state"}, last)
-    tokens = torch.tensor([list(token_ids)], device=input_device(model))
-    with recorder.recording(structure), torch.no_grad(), running_alike(model):
-        model.base_model(input_ids=tokens, use_cache=False)
+    recorder.run(language_model.model, structure, [token_ids])
     found = [*recorder.seen["resid_pre"], recorder.seen["final_state"][-1]]
     return [states.to(structure.device) for states in found]
 
@@ -92,19 +89,15 @@ def continuation(
         use_cache: False runs the whole text again for every token.
     """
     model: Any = language_model.model
+    structure = language_model.structure
+    recorder = _final_states(structure)
     tokens = torch.tensor([list(token_ids)], device=input_device(model))
-    with (
-        quiet(),
-        running_alike(model),
-        _plain_generation(model),
-        _final_states(language_model.structure) as seen,
-    ):
 
-        def read_out(ids: Tensor, scores: Tensor) -> Tensor:
-            states = seen.pop().float().view(1, -1, language_model.structure.d_model)
-            seen.clear()
-            return log_probabilities(language_model, states[:, -1]).to(scores)
+    def read_out(ids: Tensor, scores: Tensor) -> Tensor:
+        states = recorder.seen.pop("final_state")[-1].view(1, -1, structure.d_model)
+        return log_probabilities(language_model, states[:, -1]).to(scores)
 
+    with quiet(), running_alike(model), _plain_generation(model), recorder.recording(structure):
         found = model.generate(
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
@@ -115,19 +108,9 @@ def continuation(
     return found[0, len(token_ids) :].tolist()
 
 
-@contextmanager
-def _final_states(structure: ModelStructure) -> Iterator[list[Tensor]]:
-    """Collect the input of the final norm in every forward pass."""
-    seen: list[Tensor] = []
-
-    def see(module: Any, args: tuple[Tensor, ...]) -> None:
-        seen.append(args[0].detach().to(structure.device))
-
-    handle = structure.final_norm.register_forward_pre_hook(see)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+def _final_states(structure: ModelStructure) -> Recorder:
+    """Return a recorder of the final norm's input."""
+    return Recorder({"final_state"}, lambda states: states.to(structure.device).float())
 
 
 @contextmanager

@@ -12,7 +12,6 @@ that are about to be chosen are therefore scaled to the measured divergence of r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.parts import neuron_part
 from mnemoscope.model.recorded_pass import NEURONS, numbers_in_graph, recorded_graph
 from mnemoscope.model.weights import input_device
+from mnemoscope.results.parts import NeuronKind
 
 # Tokens drawn from each text; each costs a backward pass of the text.
 N_DRAWS = 8
@@ -43,19 +43,16 @@ class Sensitivity:
         measured: whether each neuron's removal has been measured, by kind, `[n_neurons]`.
     """
 
-    def __init__(
-        self, language_model: LanguageModel, texts: Sequence[Sequence[int]], *, budget: int, seed: int = 0
-    ) -> None:
+    def __init__(self, language_model: LanguageModel, texts: Sequence[Sequence[int]], *, budget: int) -> None:
         """Run texts (token ids) forward once and backward `N_DRAWS` times each.
 
         Args:
             language_model: the model.
             texts: token ids of each.
             budget: bytes that the activations of a batch may take.
-            seed: seed of the positions and tokens that are drawn.
         """
         structure = language_model.structure
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(0)
         longest = max(map(len, texts))
         kept = 4 * longest * numbers_in_graph(structure)
         rows = max(1, budget // kept)
@@ -73,7 +70,7 @@ class Sensitivity:
             kind: torch.zeros(drawn.shape[1], dtype=torch.bool) for kind, drawn in self.responses.items()
         }
 
-    def measure(self, kind: Literal["ffn", "attention"], neurons: Sequence[int]) -> None:
+    def measure(self, kind: NeuronKind, neurons: Sequence[int]) -> None:
         """Scale the responses of new neurons to the measured effect of removing each of them alone."""
         new = [neuron for neuron in neurons if not self.measured[kind][neuron]]
         if not new:

@@ -16,6 +16,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.intervention.batch import divergence
 from mnemoscope.intervention.hooks import without_interventions
 from mnemoscope.intervention.predictions import log_probabilities, metrics, states_after
+from mnemoscope.model.activations import of_one_length
 from mnemoscope.model.encoding import encode_text
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
@@ -184,16 +185,13 @@ class PlainText:
         return -float(log_probabilities.gather(1, following[:, None]).sum())
 
 
-def fact_effects(
-    language_model: LanguageModel, facts: Sequence[KnownFact], relation: str, *, budget: int = BUDGET
-) -> pd.DataFrame:
+def fact_effects(language_model: LanguageModel, facts: Sequence[KnownFact], relation: str) -> pd.DataFrame:
     """Measure the effect of the active interventions on facts of the same and of other relations.
 
     Args:
         language_model: the model.
         facts: the facts.
         relation: the relation that counts as the same.
-        budget: bytes that a batch may take.
 
     Returns:
         The columns of `FACT_COLUMNS`, two rows (before, after) for each group of `GROUPS` that has facts.
@@ -203,8 +201,8 @@ def fact_effects(
     """
     _check(facts, language_model)
     with without_interventions(language_model.model):
-        before = _fact_metrics(language_model, facts, budget)
-    found = {"before": before, "after": _fact_metrics(language_model, facts, budget)}
+        before = _fact_metrics(language_model, facts)
+    found = {"before": before, "after": _fact_metrics(language_model, facts)}
     same = [fact.relation == relation for fact in facts]
     members = {
         group: [place for place, is_same in enumerate(same) if is_same == (group == GROUPS[0])]
@@ -232,13 +230,11 @@ def _check(facts: Sequence[KnownFact], language_model: LanguageModel) -> None:
             )
 
 
-def _fact_metrics(
-    language_model: LanguageModel, facts: Sequence[KnownFact], budget: int
-) -> list[dict[str, float]]:
+def _fact_metrics(language_model: LanguageModel, facts: Sequence[KnownFact]) -> list[dict[str, float]]:
     """Compute the metrics of each fact's target."""
     prompts = [fact.token_ids for fact in facts]
     found: list[dict[str, float]] = [{}] * len(facts)
-    for batch in _batches(prompts, language_model.structure, budget):
+    for batch in _batches(prompts, language_model.structure, BUDGET):
         last = states_after(language_model, [prompts[place] for place in batch])[:, -1]
         for place, log_p in zip(batch, log_probabilities(language_model, last), strict=True):
             found[place] = metrics(log_p, facts[place].target)
@@ -247,13 +243,12 @@ def _fact_metrics(
 
 def _batches(texts: Sequence[Sequence[int]], structure: ModelStructure, budget: int) -> Iterator[list[int]]:
     """Yield places of texts of one length, as many together as the budget of bytes allows."""
-    by_length: dict[int, list[int]] = {}
-    for place, text in enumerate(texts):
-        by_length.setdefault(len(text), []).append(place)
+    lengths = [len(text) for text in texts]
+    # The order in which lengths first appear.
+    order = sorted(range(len(texts)), key=lambda place: lengths.index(lengths[place]))
     # A token's logits and log probabilities, of the changed model and perhaps of the unchanged one, and a
     # block's activations.
     token = 16 * structure.n_vocabulary + 4 * (4 * structure.d_ff + 8 * structure.d_model)
-    for length, places in by_length.items():
-        n_rows = max(1, budget // (token * length))
-        for start in range(0, len(places), n_rows):
-            yield places[start : start + n_rows]
+    ordered = [texts[place] for place in order]
+    for batch in of_one_length(ordered, lambda length: budget // (token * length)):
+        yield [order[row] for row in batch]

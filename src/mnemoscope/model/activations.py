@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
+from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention, run_body, running_alike
 from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.model.weights import input_device
 
@@ -63,6 +63,13 @@ class Recorder:
             for handle in self._hooks(structure):
                 stack.callback(handle.remove)
             yield
+
+    def run(
+        self, model: PreTrainedModel, structure: ModelStructure, prompts: Sequence[Sequence[int]]
+    ) -> None:
+        """Record prompts of one length, run up to the final norm as captures run them, without gradients."""
+        with torch.no_grad(), self.recording(structure), running_alike(model):
+            run_body(model, prompts)
 
     def add(self, site: str, values: Tensor) -> None:
         """Append the values of a site in one layer."""
@@ -187,11 +194,6 @@ class ActivationCache:
     def resid_mid(self) -> Tensor:
         """Residual stream between attention and FFN (`resid_mid`), `[n_layers, d_model]`."""
         return self.resid_pre + self.attention_out
-
-    @property
-    def ffn_base(self) -> Tensor:
-        """The base state of FFN scores, `[n_layers, d_model]` (docs/method.md#value-score)."""
-        return self.resid_pre if self.parallel else self.resid_mid
 
     @property
     def n_layers(self) -> int:
@@ -321,13 +323,21 @@ def batches(
     """
     head_values = structure.n_layers * structure.n_kv_heads * structure.d_head
     kept = numbers_kept(structure)
+
+    def numbers(length: int) -> int:
+        of_token = 4 * structure.d_ff + 8 * structure.d_model + head_values + 2 * structure.n_heads * length
+        return length * (of_token + kept) if everywhere else length * of_token + kept
+
+    return of_one_length(prompts, lambda length: budget // (4 * numbers(length)))
+
+
+def of_one_length(prompts: Sequence[Sequence[int]], most: Callable[[int], int]) -> Iterator[range]:
+    """Group consecutive prompts of one length, as many together as `most` of the length; at least one."""
     start = 0
     for length, group in groupby(map(len, prompts)):
-        of_token = 4 * structure.d_ff + 8 * structure.d_model + head_values + 2 * structure.n_heads * length
-        of_prompt = length * (of_token + kept) if everywhere else length * of_token + kept
-        stop, most = start + len(list(group)), max(1, budget // (4 * of_prompt))
-        for first in range(start, stop, most):
-            yield range(first, min(first + most, stop))
+        stop, step = start + len(list(group)), max(1, most(length))
+        for first in range(start, stop, step):
+            yield range(first, min(first + step, stop))
         start = stop
 
 

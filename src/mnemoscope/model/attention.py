@@ -53,12 +53,8 @@ class AttentionCall(ABC):
         """
 
     @abstractmethod
-    def patterns(self, positions: Tensor | None = None) -> Tensor:
-        """Attention weights of several query positions, float32 `[n_prompts, n_heads, n, n_tokens]`.
-
-        Args:
-            positions: the query positions, the same for every prompt, `[n]`; all for None.
-        """
+    def patterns(self) -> Tensor:
+        """Attention weights of all query positions, float32 `[n_prompts, n_heads, n_tokens, n_tokens]`."""
 
     @abstractmethod
     def detached(self) -> AttentionCall:
@@ -111,11 +107,9 @@ class QueryKeyCall(AttentionCall):
         mask = self.mask.expand(len(positions), -1, -1, -1)[prompts, :, positions][:, :, None]
         return self._weights(query, mask)[:, :, 0]
 
-    def patterns(self, positions: Tensor | None = None) -> Tensor:
-        """Attention weights of several query positions, float32 `[n_prompts, n_heads, n, n_tokens]`."""
-        if positions is None:
-            return self._weights(self.query, self.mask)
-        return self._weights(self.query[:, :, positions], self.mask[:, :, positions])
+    def patterns(self) -> Tensor:
+        """Attention weights of all query positions, float32 `[n_prompts, n_heads, n_tokens, n_tokens]`."""
+        return self._weights(self.query, self.mask)
 
     def detached(self) -> QueryKeyCall:
         """Return the call detached from the graph of gradients."""
@@ -171,9 +165,9 @@ class WeightsCall(AttentionCall):
         prompts = torch.arange(len(positions), device=positions.device)
         return self.weights[prompts, :, positions].float()
 
-    def patterns(self, positions: Tensor | None = None) -> Tensor:
-        """Attention weights of several query positions, float32 `[n_prompts, n_heads, n, n_tokens]`."""
-        return (self.weights if positions is None else self.weights[:, :, positions]).float()
+    def patterns(self) -> Tensor:
+        """Attention weights of all query positions, float32 `[n_prompts, n_heads, n_tokens, n_tokens]`."""
+        return self.weights.float()
 
     def detached(self) -> WeightsCall:
         """Return the call detached from the graph of gradients, together with its scores and keys."""
@@ -204,7 +198,7 @@ WHOLE_ATTENTION = "scaled_dot_product_attention"
 
 
 def has_custom_attention(model: PreTrainedModel) -> bool:
-    """Tell whether a model's code calls no attention function through transformers' interface."""
+    """Return whether a model's code calls no attention function through transformers' interface."""
     sources = {type(module).__module__ for module in modules_of(model)}
     return not any(hasattr(sys.modules.get(name), "ALL_ATTENTION_FUNCTIONS") for name in sources)
 
@@ -242,7 +236,7 @@ class _Running:
     weights: list[Tensor] = field(default_factory=list)
 
     def gave(self, tensors: list[Tensor]) -> bool:
-        """Tell whether the last softmax returned one of these tensors."""
+        """Return whether the last softmax returned one of these tensors."""
         return any(found is weights for found in tensors for weights in self.weights)
 
 

@@ -19,9 +19,10 @@ from mnemoscope.model.activations import (
     run_recorded,
     stack_padded,
 )
-from mnemoscope.model.hooks import AttentionCall, observed_attention
+from mnemoscope.model.hooks import AttentionCall, observed_attention, run_body
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.weights import input_device
+from mnemoscope.results.parts import NeuronKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,14 @@ class ResidualDecomposition:
         added = (self.attention_out + self.ffn_out).cumsum(0)
         return torch.cat([self.embeddings[None], self.embeddings + added[:-1]])
 
+    def coefficients(self, kind: NeuronKind) -> Tensor:
+        """Return the factors of neurons' columns, `[n_layers, n_positions, n]`."""
+        return self.ffn_coefficients if kind == "ffn" else self.attention_coefficients
+
+    def scales(self, kind: NeuronKind) -> Tensor:
+        """Return the scales of the post-norms that the coefficients include, `[n_layers, n_positions]`."""
+        return self.ffn_scales if kind == "ffn" else self.attention_scales
+
     def at(self, positions: Tensor) -> ResidualDecomposition:
         """Return the components at some of the positions, ascending, `[n]`; the calls are unchanged."""
         some = self.index(positions)
@@ -100,12 +109,11 @@ def capture_components(
         positions: positions of the prompt, in any order.
         calls: record the attention calls too, which hold keys and values of every token.
     """
-    tokens = torch.tensor([list(token_ids)], device=input_device(model))
     chosen = torch.tensor(sorted(set(positions)), device=structure.device)
     recorder = _component_recorder(chosen)
     see = recorder.see_attention if calls else lambda call: None
     with torch.no_grad(), recorder.recording(structure), observed_attention(model, see):
-        model.base_model(input_ids=tokens, use_cache=False)
+        run_body(model, [token_ids])
     stacked = {site: stack_padded(layers) for site, layers in recorder.seen.items()}
     return _components(stacked, chosen, 1, recorder.calls)[0]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mnemoscope._rows import ENDINGS, PREFIX, SourceItem, file_items, hub_rows, opened
 from mnemoscope.errors import FactsError, OptionError
-from mnemoscope.model.encoding import encode_text
+from mnemoscope.model.encoding import encode_text, front_tokens
 from mnemoscope.model.language_model import LanguageModel
 
 # Name of the corpus that comes with the package.
@@ -151,20 +151,13 @@ class Window:
     start: int
 
 
-def front_tokens(language_model: LanguageModel) -> tuple[int, ...]:
-    """Return the special tokens that the tokenizer puts before a text."""
-    own = encode_text(language_model.tokenizer, "a", add_special_tokens=False)
-    full = encode_text(language_model.tokenizer, "a")
-    return tuple(full[: len(full) - len(own)])
-
-
 def check_window(language_model: LanguageModel, length: int) -> None:
     """Refuse windows that hold no token of a text, or more tokens than the model reads.
 
     Raises:
         OptionError: the length is too small or too large.
     """
-    least, most = len(front_tokens(language_model)) + 1, language_model.context
+    least, most = len(front_tokens(language_model.tokenizer)) + 1, language_model.context
     if length < least or (most is not None and length > most):
         allowed = f"{least} or more" if most is None else f"{least} to {most}"
         raise OptionError(f"the window is {length} tokens; give {allowed}")
@@ -178,7 +171,7 @@ def cut_windows(language_model: LanguageModel, corpus: Corpus, length: int) -> I
         corpus: the texts.
         length: number of tokens of a window, special tokens in front included; the last of a text is shorter.
     """
-    front = front_tokens(language_model)
+    front = tuple(front_tokens(language_model.tokenizer))
     room = length - len(front)
     for document, text in enumerate(corpus.read()):
         if not text.strip():

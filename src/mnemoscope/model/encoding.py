@@ -71,21 +71,30 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, add_special_token
     if not add_special_tokens:
         return own
     full = list(tokenizer(text).input_ids)
-    front = _put_in_front(tokenizer)
+    front = front_tokens(tokenizer)
     if full[: len(front)] != front or full[len(front) : len(front) + len(own)] != own:
-        raise PromptError(
-            "this tokenizer cuts the text itself into other tokens when it adds special tokens; "
-            "give the prompt's token ids, or read it with add_special_tokens=False"
-        )
+        raise PromptError(_CUT_ANEW)
     written = next(n for n in range(len(front), -1, -1) if own[:n] == front[:n])
     return [*front, *own[written:]]
 
 
-def _put_in_front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the special tokens that the tokenizer puts before every text, found with the text "a"."""
+_CUT_ANEW = (
+    "this tokenizer cuts the text itself into other tokens when it adds special tokens; "
+    "give the prompt's token ids, or read it with add_special_tokens=False"
+)
+
+
+def front_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the special tokens that the tokenizer puts before every text, found with the text "a".
+
+    Raises:
+        PromptError: the tokenizer gives "a" other tokens when it adds special tokens.
+    """
     own = list(tokenizer("a", add_special_tokens=False).input_ids)
     full = list(tokenizer("a").input_ids)
-    start = next((i for i in range(len(full)) if full[i : i + len(own)] == own), 0)
+    start = next((i for i in range(len(full)) if full[i : i + len(own)] == own), None)
+    if start is None:
+        raise PromptError(_CUT_ANEW)
     return full[:start]
 
 

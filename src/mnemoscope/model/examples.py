@@ -17,11 +17,9 @@ from torch import Tensor
 from mnemoscope.errors import PromptError
 from mnemoscope.model.activations import Recorder, batches
 from mnemoscope.model.corpus import Window
-from mnemoscope.model.hooks import running_alike
 from mnemoscope.model.input_projections import InputProjection
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.structure import Block, ModelStructure
-from mnemoscope.model.weights import input_device
 from mnemoscope.results.examples import GROUPS, SIGNS
 from mnemoscope.results.parts import AttentionNeuron, FFNNeuron
 
@@ -279,8 +277,7 @@ def run_neurons(
     language_model: LanguageModel, texts: Sequence[Sequence[int]], n_neurons: int, by_layer: ByLayer
 ) -> Tensor:
     """Run texts of one length; return the `values` of `NeuronRecorder`, the texts' tokens in one row."""
-    model, structure = language_model.model, language_model.structure
-    tokens = torch.tensor([list(text) for text in texts], device=input_device(model))
+    structure = language_model.structure
     sites = {"resid_pre", *(f"{kind}_input" for layer in by_layer for kind in layer)}
     if any(chosen.gate is not None for layer in by_layer for chosen in layer.values()):
         sites.add("attention_out")
@@ -289,8 +286,7 @@ def run_neurons(
         lambda states: states.reshape(-1, states.shape[-1]).float().to(structure.device),
         parallel=structure.parallel,
         neurons=by_layer,
-        values=torch.full((3, n_neurons, tokens.numel()), torch.nan, device=structure.device),
+        values=torch.full((3, n_neurons, len(texts) * len(texts[0])), torch.nan, device=structure.device),
     )
-    with torch.no_grad(), recorder.recording(structure), running_alike(model):
-        model.base_model(input_ids=tokens, use_cache=False)
+    recorder.run(language_model.model, structure, texts)
     return recorder.values

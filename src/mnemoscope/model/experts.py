@@ -265,7 +265,7 @@ class Experts(Matrix):
 
     def _places(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expert of each neuron and its index there, `[n]` each."""
-        return inputs.div(self.d_expert, rounding_mode="floor"), inputs % self.d_expert
+        return inputs // self.d_expert, inputs % self.d_expert
 
     @property
     def down(self) -> Tensor:
@@ -350,7 +350,7 @@ def run_mixture(module: nn.Module, states: Tensor, index: Tensor, weights: Tenso
 
 
 def _are_experts(module: nn.Module) -> bool:
-    """Tell whether transformers lets a module's expert code be exchanged."""
+    """Return whether transformers lets a module's expert code be exchanged."""
     weight = getattr(module, "down_proj", None)
     known = all(hasattr(module, name) for name in ("_apply_gate", "is_transposed", "has_gate"))
     return known and isinstance(weight, Tensor) and weight.ndim == _EXPERT_AXES

@@ -22,8 +22,8 @@ from mnemoscope._arguments import CONFIG
 from mnemoscope._io import write_atomically
 from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError
 from mnemoscope.model import cache
-from mnemoscope.model.cache import check_sizes, reason_of, sha256_of, write_manifest
 from mnemoscope.model.gguf_conversion import convert_gguf, float32_bytes, parsed_once
+from mnemoscope.model.manifest import MANIFEST, Owner, check_sizes, reason_of, sha256_of, write_manifest
 from mnemoscope.model.sources import Location, check_weights
 
 _logger = logging.getLogger(__name__)
@@ -32,6 +32,11 @@ LIMIT = "MNEMOSCOPE_CACHE_LIMIT"
 USUAL_LIMIT = 20_000_000_000
 # Version of the converted files; conversions of other versions are made anew.
 _CONVERSION = 1
+_CONVERTED = Owner(
+    "a GGUF file's conversion",
+    required=(CONFIG, "tokenizer_config.json"),
+    repair="open the GGUF file, which converts it anew",
+)
 _DIGESTS = "gguf-digests.json"
 # A file written within this time could be written again within one tick of its file system's clock.
 _SETTLED_NS = 2_000_000_000
@@ -209,9 +214,9 @@ def _make_room(made: Path, allowed: int, free: int) -> None:
 def _is_whole(folder: Path, digest: str) -> bool:
     """Return whether a file's conversion is whole and made by the installed version of transformers."""
     try:
-        check_sizes(folder, required=(CONFIG, "tokenizer_config.json"))
+        check_sizes(folder, _CONVERTED)
         check_weights(Location(folder.name, str(folder)))
-        said = json.loads((folder / cache.MANIFEST).read_bytes())
+        said = json.loads((folder / MANIFEST).read_bytes())
     except (MnemoscopeError, OSError):
         return False
     return all(said.get(name) == value for name, value in _provenance(digest).items())

@@ -12,15 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mnemoscope.model.activations import Recorder, stack_padded
-from mnemoscope.model.hooks import AttentionCall, observed_attention, running_alike
+from mnemoscope.model.activations import Recorder, of_one_length, stack_padded
+from mnemoscope.model.hooks import AttentionCall, observed_attention, run_body
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.linearised import linearised_blocks
 from mnemoscope.model.readout import log_softmax
@@ -33,8 +31,8 @@ from mnemoscope.model.recorded_pass import (
     recorded_graph,
 )
 from mnemoscope.model.structure import ModelStructure
-from mnemoscope.model.weights import input_device
 from mnemoscope.model.widening import in_float32
+from mnemoscope.results.parts import NeuronKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +94,11 @@ class SiteGradients:
     attention_activations: tuple[Tensor, ...]
     attention_gradients: tuple[Tensor, ...]
 
-    def activations(self, kind: Literal["ffn", "attention"]) -> tuple[Tensor, ...]:
+    def activations(self, kind: NeuronKind) -> tuple[Tensor, ...]:
         """Return activations of a kind of neurons."""
         return self.ffn_activations if kind == "ffn" else self.attention_activations
 
-    def gradients(self, kind: Literal["ffn", "attention"]) -> tuple[Tensor, ...]:
+    def gradients(self, kind: NeuronKind) -> tuple[Tensor, ...]:
         """Return gradients by a kind of neurons."""
         return self.ffn_gradients if kind == "ffn" else self.attention_gradients
 
@@ -161,13 +159,8 @@ def gradient_batches(
 
     At least one is in a group. The budget covers the graph of every block, the logits, and what is returned.
     """
-    start = 0
-    for length, group in groupby(map(len, prompts)):
-        of_prompt = length * numbers_in_graph(structure) + 3 * structure.n_vocabulary
-        stop, most = start + len(list(group)), max(1, budget // (4 * of_prompt))
-        for first in range(start, stop, most):
-            yield range(first, min(first + most, stop))
-        start = stop
+    in_graph, logits = numbers_in_graph(structure), 3 * structure.n_vocabulary
+    return of_one_length(prompts, lambda length: budget // (4 * (length * in_graph + logits)))
 
 
 def input_embeddings(language_model: LanguageModel, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -182,9 +175,7 @@ def input_embeddings(language_model: LanguageModel, prompts: Sequence[Sequence[i
     structure = language_model.structure
     shape = (len(prompts), len(prompts[0]), -1)
     recorder = Recorder({"embeddings"}, lambda states: states.float().view(shape).to(structure.device))
-    tokens = torch.tensor([list(ids) for ids in prompts], device=input_device(language_model.model))
-    with torch.no_grad(), recorder.recording(structure), running_alike(language_model.model):
-        language_model.model.base_model(input_ids=tokens, use_cache=False)
+    recorder.run(language_model.model, structure, prompts)
     return recorder.seen["embeddings"][0]
 
 
@@ -253,7 +244,6 @@ def _differentiate(
     embeddings: Tensor | None = None,
 ) -> Differentiated:
     """Run prompts of one length forward and differentiate a metric of their logits by the values of sites."""
-    tokens = torch.tensor([list(ids) for ids in prompts], device=input_device(model))
     with ExitStack() as stack, torch.enable_grad():
         if linearised:
             # Before weights are widened: the blocks that a backward pass runs again are to be the linearised.
@@ -262,7 +252,7 @@ def _differentiate(
         recorder = stack.enter_context(recorded_graph(structure, sites, embeddings))
         observer = recorder.see_attention if calls else lambda call: None
         stack.enter_context(observed_attention(model, observer))
-        model.base_model(input_ids=tokens, use_cache=False)
+        run_body(model, prompts)
         # The backward pass may run the blocks again; recorded, that would keep their widened weights.
         recorder.done = True
         recorded = RecordedPass(structure, len(prompts), recorder, keep=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -22,6 +22,7 @@ from mnemoscope.model.attention import (
 )
 from mnemoscope.model.experts import REGISTERED_NAME, run_mixture, running_mixtures
 from mnemoscope.model.isolation import Hold, held, modules_of
+from mnemoscope.model.weights import input_device
 
 
 @contextmanager
@@ -148,7 +149,7 @@ def observed_attention(
 
     Args:
         model: the model.
-        observer: is told.
+        observer: called with each attention call.
         runs: False only prepares for passes that contexts within this one run.
     """
     with _evaluating(model, runs) as hold:
@@ -198,9 +199,20 @@ def _evaluating(model: PreTrainedModel, runs: bool) -> Iterator[Hold]:
         yield hold
 
 
+def run_body(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
+    """Run prompts of one length up to the final norm, without logits and cache, for what hooks record."""
+    tokens = torch.tensor([list(ids) for ids in prompts], device=input_device(model))
+    model.base_model(input_ids=tokens, use_cache=False)
+
+
 def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Return the residual stream among a block's arguments."""
     return args[0] if args else kwargs["hidden_states"]
+
+
+def without_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a block's positional and named arguments other than the residual stream."""
+    return args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}
 
 
 def first_tensor(output: Any) -> Tensor:

@@ -96,9 +96,9 @@ class InputProjections:
         value: the attention's values, in the order of `[n_kv_heads, d_head]`; reads `resid_pre`.
         up: pre-activations of FFN neurons, or the factor beside the gate.
         gate: pre-activations of the gate; None in FFNs without one.
-        activation: what FFN neurons become of what they read.
-        rescaled: whether that is then multiplied with a number that is not theirs alone: a router weight, or
-            what a norm before the down projection multiplies with.
+        activation: inputs of the down projection from pre-activations `[n]`, if not rescaled.
+        rescaled: whether these are then multiplied with a number that is not theirs alone: a router weight,
+            or what a norm before the down projection multiplies with.
     """
 
     value: InputProjection
@@ -111,10 +111,6 @@ class InputProjections:
     def ffn(self) -> dict[Path, InputProjection]:
         """Paths by which FFN neurons read the stream."""
         return {"up": self.up} if self.gate is None else {"up": self.up, "gate": self.gate}
-
-    def coefficients(self, up: Tensor, gate: Tensor | None) -> Tensor:
-        """Compute the inputs of the down projection from pre-activations, `[n] -> [n]`, if not rescaled."""
-        return self.activation(up, gate)
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ class ExpertRows(Rows):
     def _places(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expert of each neuron and its row there, gate and up stored together."""
         d_expert = self.experts.d_expert
-        expert, neuron = neurons.div(d_expert, rounding_mode="floor"), neurons % d_expert
+        expert, neuron = neurons // d_expert, neurons % d_expert
         if not self.experts.is_concatenated:
             return expert, 2 * neuron + (0 if self.is_gate else 1)
         return expert, neuron + (0 if self.is_gate else d_expert)

@@ -96,7 +96,7 @@ class Hold:
 
 
 def is_ours(hook: Callable[..., Any]) -> bool:
-    """Tell whether a hook is a function of this package."""
+    """Return whether a hook is a function of this package."""
     return (getattr(hook, "__module__", None) or "").startswith("mnemoscope.")
 
 
@@ -262,14 +262,28 @@ def interventions_on(model: PreTrainedModel) -> list[Any]:
     return [hold.intervention for hold in holds if hold.model is model and hold.intervention is not None]
 
 
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replace a module's forward function while the context lasts."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            vars(module).pop("forward", None)
+        else:
+            module.forward = own
+
+
 def is_outermost(model: PreTrainedModel) -> bool:
-    """Tell whether the newest hold belongs to an outermost call, maybe under interventions."""
+    """Return whether the newest hold belongs to an outermost call, maybe under interventions."""
     *others, _ = _turns_of(model).holds
     return all(hold.intervention is not None for hold in others)
 
 
 def are_suspended(model: PreTrainedModel) -> bool:
-    """Tell whether interventions on a model are suspended."""
+    """Return whether interventions on a model are suspended."""
     return any(hold.suspends for hold in _turns_of(model).holds if hold.model is model)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention
+from mnemoscope.model.hooks import AttentionCall, hidden_states, observed_attention, without_states
 from mnemoscope.model.language_model import LanguageModel
 
 
@@ -33,18 +33,15 @@ class BlockCall:
     def keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the arguments, as a forward pre-hook of the block."""
         self._states.append(hidden_states(args, kwargs).detach())
-        self.others = args[1:], {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        self.others = without_states(args, kwargs)
 
 
 @contextmanager
 def watched_block(block: nn.Module) -> Iterator[BlockCall]:
     """Record the arguments of a block while the context lasts."""
     call = BlockCall()
-    handle = block.register_forward_pre_hook(call.keep, with_kwargs=True)
-    try:
+    with block.register_forward_pre_hook(call.keep, with_kwargs=True):
         yield call
-    finally:
-        handle.remove()
 
 
 def key_gradients(language_model: LanguageModel, layer: int, head: int, call: BlockCall) -> Tensor:

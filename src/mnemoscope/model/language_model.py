@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.activations import ActivationCache, Recorder, capture
 from mnemoscope.model.components import ResidualDecomposition, capture_with_components
-from mnemoscope.model.families import structure_of
+from mnemoscope.model.families.registry import structure_of
 from mnemoscope.model.isolation import held, interventions_on, is_ours, modules_of
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.validation import Validation, require, require_sums, validate
@@ -132,7 +132,7 @@ def _place(tensor: Tensor) -> int:
 
 
 def _is_scaled(rope: dict[str, Any] | None) -> bool:
-    """Tell whether some layers scale rotary positions beyond the trained length."""
+    """Return whether some layers scale rotary positions beyond the trained length."""
     if not rope:
         return False
     of_layers = [value for value in rope.values() if isinstance(value, dict)]

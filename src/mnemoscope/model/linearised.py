@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from mnemoscope.errors import UnsupportedModelError
+from mnemoscope.model.isolation import replaced_forward
 from mnemoscope.model.readout import Readout, capped
 from mnemoscope.model.torch_state import FunctionMode
 
@@ -45,9 +46,7 @@ def linearised_blocks(blocks: Iterable[nn.Module]) -> Iterator[None]:
             for module in block.modules():
                 if _may_be_activation(module):
                     stack.callback(module.register_forward_hook(_linearise_activation).remove)
-            own = vars(block).get("forward")
-            stack.callback(_put_back, block, own)
-            block.forward = partial(_run, block.forward)
+            stack.enter_context(replaced_forward(block, partial(_run, block.forward)))
         yield
 
 
@@ -67,13 +66,6 @@ _is_active: ContextVar[bool] = ContextVar("linearised", default=False)
 def weighing(factors: Tensor) -> Tensor:
     """Return factors that weigh activations, such as router weights: held fixed in a linearised pass."""
     return factors.detach() if _is_active.get() else factors
-
-
-def _put_back(block: nn.Module, own: Callable[..., Any] | None) -> None:
-    if own is not None:
-        block.forward = own
-    elif "forward" in vars(block):
-        del block.forward
 
 
 class _LinearisedFunctions(FunctionMode):
@@ -208,7 +200,7 @@ def proportional(function: Callable[[Tensor], Tensor], given: Tensor, value: Ten
 
 
 def _may_be_activation(module: nn.Module) -> bool:
-    """Tell whether a module has no modules within it, and no weights but single numbers."""
+    """Return whether a module has no modules within it, and no weights but single numbers."""
     weights = (*module.parameters(), *module.buffers())
     return not any(True for _ in module.children()) and all(weight.numel() == 1 for weight in weights)
 
@@ -224,7 +216,7 @@ def _linearise_activation(module: nn.Module, args: tuple[Any, ...], output: Any)
 
 
 def _is_elementwise(module: nn.Module, given: Tensor) -> bool:
-    """Tell whether a number changes no result but its own, by the first row of the last axis."""
+    """Return whether a number changes no result but its own, by the first row of the last axis."""
     row = given.reshape(-1, given.shape[-1])[:1]
     other = row.clone()
     other[:, 0] += 1

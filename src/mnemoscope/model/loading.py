@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from mnemoscope._arguments import AUTO, device_name, dtype_name
 from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError, UnsupportedModelError
-from mnemoscope.model.families import added_families, structure_of
+from mnemoscope.model.families.registry import added_families, structure_of
 from mnemoscope.model.gguf_cache import kept
 from mnemoscope.model.gguf_conversion import correct_tokenizer, parsed_once, read_converted_tokenizer
 from mnemoscope.model.isolation import held

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from mnemoscope.errors import OptionError
 from mnemoscope.model.structure import ModelStructure, Projection
-from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Layer, Part
+from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Layer, NeuronKind, Part
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,13 +24,12 @@ class Site:
     """
 
     layer: int
-    kind: Literal["attention", "ffn"]
+    kind: NeuronKind
     inputs: Tensor | None
 
     def projection(self, structure: ModelStructure) -> Projection:
         """Return the projection."""
-        block = structure.blocks[self.layer]
-        return block.attention_output if self.kind == "attention" else block.ffn_output
+        return structure.blocks[self.layer].output(self.kind)
 
     def module(self, structure: ModelStructure) -> nn.Module:
         """Return the module whose inputs or output change."""

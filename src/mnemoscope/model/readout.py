@@ -25,6 +25,8 @@ USUAL_EPSILONS = (1e-5, 1e-6, 1e-8, torch.finfo(torch.float32).eps, 0.0)
 UNIT = 2.0**-24
 # Numbers of the unembedding that are widened at a time, so that they stay in the processor's cache.
 WIDENED = 2**18
+# Rows of a half-precision matrix that are widened at a time.
+_CHUNK = 8192
 
 
 LEAST_DENOMINATOR = 0.5
@@ -345,12 +347,12 @@ def project_widened(vectors: Tensor, matrix: Tensor) -> Tensor:
     return out
 
 
-def project(vectors: Tensor, matrix: Tensor, out: Tensor | None = None, chunk: int = 8192) -> Tensor:
+def project(vectors: Tensor, matrix: Tensor, out: Tensor | None = None) -> Tensor:
     """Compute `vectors @ matrix.T` in float32, widening a half-precision matrix some rows at a time."""
     if matrix.dtype == torch.float32:
         return torch.mm(vectors, matrix.T, out=out)
     if out is None:
-        return torch.cat([vectors @ part.float().T for part in matrix.split(chunk)], dim=1)
-    for columns, part in zip(out.split(chunk, dim=1), matrix.split(chunk), strict=True):
+        return torch.cat([vectors @ part.float().T for part in matrix.split(_CHUNK)], dim=1)
+    for columns, part in zip(out.split(_CHUNK, dim=1), matrix.split(_CHUNK), strict=True):
         columns.copy_(vectors @ part.float().T)
     return out

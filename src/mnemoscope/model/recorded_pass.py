@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mnemoscope.model.activations import ActivationCache, Recorder
 from mnemoscope.model.components import ResidualDecomposition
-from mnemoscope.model.hooks import AttentionCall, hidden_states
+from mnemoscope.model.hooks import AttentionCall, hidden_states, without_states
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.linearised import linearised_logits, refuse_nonlinear
 from mnemoscope.model.structure import ModelStructure
@@ -155,8 +155,8 @@ def recorded_graph(
         states = hidden_states(args, kwargs).detach()
         if embeddings is not None:
             states = embeddings.detach().to(states).view_as(states)
-        states = states.clone().requires_grad_()
-        return ((states, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": states})
+        others, named = without_states(args, kwargs)
+        return (states.clone().requires_grad_(), *others), named
 
     recorder = Recorder({*sites, "head_factors", "final_state"}, select=None)
     with ExitStack() as stack:

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.hooks import first_tensor, hidden_states, running_alike
+from mnemoscope.model.hooks import first_tensor, hidden_states, run_body, running_alike, without_states
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tolerances import REPLAYS
-from mnemoscope.model.weights import input_device
 
 # A block's arguments but the stream, by place or by name.
 Arguments = dict[int | str, Any]
@@ -104,7 +103,6 @@ class Replay:
 
     def _run(self, token_ids: Sequence[int]) -> None:
         model, structure = self.language_model.model, self.language_model.structure
-        tokens = torch.tensor([list(token_ids)], device=input_device(model))
         with ExitStack() as stack, torch.no_grad():
             for block in structure.blocks:
                 handle = block.module.register_forward_pre_hook(self._keep, with_kwargs=True)
@@ -114,7 +112,7 @@ class Replay:
             )
             stack.callback(handle.remove)
             stack.enter_context(running_alike(model))
-            model.base_model(input_ids=tokens, use_cache=False)
+            run_body(model, [token_ids])
 
     def _keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._inputs.append(hidden_states(args, kwargs))
@@ -126,21 +124,20 @@ class Replay:
         Masks may, and the biases of ALiBi do in some families and in others do not.
         """
         model = self.language_model.model
-        tokens = torch.tensor([list(token_ids)] * 2, device=input_device(model))
         seen: list[Arguments] = []
 
         def stop(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             seen.append(_others(args, kwargs))
             raise _ReachedError
 
-        handle = self.language_model.structure.blocks[0].module.register_forward_pre_hook(
-            stop, with_kwargs=True
-        )
-        try:
-            with suppress(_ReachedError), running_alike(model), torch.no_grad():
-                model.base_model(input_ids=tokens, use_cache=False)
-        finally:
-            handle.remove()
+        first = self.language_model.structure.blocks[0].module
+        with (
+            first.register_forward_pre_hook(stop, with_kwargs=True),
+            suppress(_ReachedError),
+            running_alike(model),
+            torch.no_grad(),
+        ):
+            run_body(model, [token_ids] * 2)
         return {name for name, value in seen[0].items() if _shape(value) != _shape(self._arguments[0][name])}
 
 
@@ -164,5 +161,5 @@ def _shape(value: Any) -> torch.Size | None:
 
 def _others(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     """Return a block's arguments without the stream."""
-    named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-    return {**dict(enumerate(args[1:])), **named}
+    others, named = without_states(args, kwargs)
+    return {**dict(enumerate(others)), **named}

@@ -19,12 +19,13 @@ from transformers import PreTrainedModel
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.discovery.inputs import Watched, find_input_projections
 from mnemoscope.model.discovery.layout import Seen, find_blocks, find_readout, find_wiring
-from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall, record_forward
+from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall, close_states, record_forward
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.hooks import register_functions
 from mnemoscope.model.input_projections import InputProjections
 from mnemoscope.model.readout import Norm, Readout
 from mnemoscope.model.weights import get_weight, matrix_of, refuse_storage
+from mnemoscope.results.parts import NeuronKind
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,10 @@ class Block:
     ffn_output: Projection
     input_projections: InputProjections | None = None
 
+    def output(self, kind: NeuronKind) -> Projection:
+        """Return the projection whose inputs are neurons of a kind."""
+        return self.ffn_output if kind == "ffn" else self.attention_output
+
 
 @dataclass(frozen=True)
 class ModelStructure:
@@ -267,10 +272,8 @@ def _block(name: str, index: int, layer: nn.Module, record: ForwardRecord) -> Bl
     ]
     if len(writers) < 2:
         raise UnsupportedModelError(
-            f"{where} has {len(writers)} "
-            "projections back to the "
-            "residual stream after its attention, not an attention output and an FFN output; "
-            "see `mnemoscope models` for the supported families"
+            f"{where} has {len(writers)} projections back to the residual stream after its attention, not an "
+            "attention output and an FFN output; see `mnemoscope models` for the supported families"
         )
     attention_output, ffn_output = (_projection(later, place) for place in (writers[0], writers[-1]))
     inner_norm = attention_output.inner_norm
@@ -291,7 +294,7 @@ def _projection(steps: list[ModuleCall], place: int) -> Projection:
     )
     for step in steps[place + 1 :]:
         weight = getattr(step.module, "weight", None)
-        if isinstance(weight, Tensor) and weight.ndim == 1 and _same(step.states_given, writer.states):
+        if isinstance(weight, Tensor) and weight.ndim == 1 and close_states(step.states_given, writer.states):
             return replace(plain, written=step.module, norm=step.norm())
     return plain
 
@@ -299,14 +302,11 @@ def _projection(steps: list[ModuleCall], place: int) -> Projection:
 def _inner_norm(steps: list[ModuleCall], entered: Tensor) -> InnerNorm | None:
     """Find the norm whose output entered a projection, if there is one."""
     for step in steps:
-        norm = step.norm() if _same(entered, step.output) else None
+        is_entered = step.output is not None and close_states(entered, step.output)
+        norm = step.norm() if is_entered else None
         if norm is not None:
             return InnerNorm(step.module, norm)
     return None
-
-
-def _same(found: Tensor, expected: Tensor | None) -> bool:
-    return expected is not None and found.shape == expected.shape and torch.allclose(found, expected)
 
 
 def _seen(name: str, index: int, block: Block, record: ForwardRecord) -> Seen:

@@ -49,6 +49,9 @@ REPLAYS = Tolerance(
 UNIT_FACTORS = Tolerance(
     1e-4, 1e-2, 1e-2, "absolute", "a factor of the residual stream closer to 1 than this is 1"
 )
+# Absolute differences between two records of one state, and between a state and a sum computed anew.
+RECORDED_STATES = 1e-8
+RECOMPUTED_STATES = 1e-6
 # Roundings of a sum of stream, attention and FFN that the check of a block's wiring lets pass.
 N_ROUNDINGS = 4
 # A stream with a smaller share of the attention's output than this has none of it.

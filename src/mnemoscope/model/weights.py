@@ -118,7 +118,7 @@ def _running_device(module: nn.Module) -> torch.device:
 
 
 def is_plain(weight: Tensor) -> bool:
-    """Tell whether a parameter holds its numbers in memory, neither packed nor offloaded."""
+    """Return whether a parameter holds its numbers in memory, neither packed nor offloaded."""
     in_memory = weight.device.type != "meta"
     return in_memory and type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point()
 
@@ -311,7 +311,7 @@ class LowRank(Matrix):
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """Tell whether a module is a linear layer with low-rank adapters (never where peft was not imported)."""
+    """Return whether a module is a linear layer with low-rank adapters (False before peft is imported)."""
     lora: Any = sys.modules.get("peft.tuners.lora.layer")
     return lora is not None and isinstance(module, lora.Linear) and not module.lora_variant
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from transformers import PreTrainedModel
 
 from mnemoscope.model.hooks import running_alike
-from mnemoscope.model.isolation import modules_of
+from mnemoscope.model.isolation import modules_of, replaced_forward
 from mnemoscope.model.structure import ModelStructure
 
 HALF = (torch.float16, torch.bfloat16)
@@ -70,9 +70,7 @@ def in_float32(model: PreTrainedModel, structure: ModelStructure) -> Iterator[No
         stack.enter_context(running_alike(model, runs=False))
         stack.enter_context(_widened(m for m in model.base_model.modules() if m not in inside))
         for block in blocks:
-            own = vars(block).get("forward")
-            block.forward = _checkpointed(block, block.forward)
-            stack.callback(_put_back, block, own)
+            stack.enter_context(replaced_forward(block, _checkpointed(block, block.forward)))
         yield
 
 
@@ -110,10 +108,3 @@ def _widened(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for tensor, own in reversed(kept):
             tensor.data = own
-
-
-def _put_back(block: nn.Module, own: Callable[..., Any] | None) -> None:
-    if own is None:
-        del block.forward
-    else:
-        block.forward = own

@@ -12,7 +12,6 @@ import pandas as pd
 from markupsafe import Markup
 from rich.console import Console
 
-from mnemoscope.attribution.methods.registry import Ranking
 from mnemoscope.report.charts import svg
 from mnemoscope.report.charts.attribution import figures
 from mnemoscope.report.findings import Sentence, ablation_finding, findings
@@ -46,6 +45,7 @@ from mnemoscope.results.parts import row_name
 from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryGraph, QueryNeurons, QueryTables
+from mnemoscope.results.ranking import Ranking
 from mnemoscope.results.render import score_column
 
 _ROWS = 5

@@ -16,6 +16,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.results import io
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.columns import PRINTED, QUERY_TABLES, TABLES, records
+from mnemoscope.results.parts import NeuronKind
 from mnemoscope.results.query import Key, QueryNeurons
 from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
@@ -183,7 +184,7 @@ class Attribution(Displayed):
             )
         return self._model.query(self, values=values, top=top, key=key)
 
-    def sum_of_scores(self, kind: Literal["ffn", "attention"]) -> tuple[float, float]:
+    def sum_of_scores(self, kind: NeuronKind) -> tuple[float, float]:
         """Return a lower and an upper bound of the sum of all neurons' scores, nats.
 
         Equal with `neurons="all"`.

@@ -15,7 +15,7 @@ from mnemoscope.results.columns import CIRCUIT_TABLES, records
 from mnemoscope.results.render import report
 from mnemoscope.results.targets import Provenance
 
-Kind = Literal["ffn", "attention", "head"]
+CircuitKind = Literal["ffn", "attention", "head"]
 AblationValue = Literal["mean", "patch", "zero"]
 NODE_COLUMNS = CIRCUIT_TABLES["nodes"]
 CIRCUIT_ENDINGS = (".json", ".parquet", ".html", ".svg", ".png")
@@ -82,7 +82,7 @@ class Circuit:
     completeness: Ratio
     areas: dict[str, float]
     method: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[CircuitKind, ...]
     ablation: AblationValue
     n_positions: int | None
     n_nodes: int

@@ -12,6 +12,8 @@ import pandas as pd
 from mnemoscope._arguments import whole_number
 from mnemoscope.errors import OptionError
 
+NeuronKind = Literal["ffn", "attention"]
+
 
 @dataclass(frozen=True, eq=False)
 class _Part:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from mnemoscope.results.columns import (
     records,
 )
 from mnemoscope.results.io import Saved
+from mnemoscope.results.parts import NeuronKind
 from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Provenance, Targets
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     import networkx
 
 
-Kind = Literal["attention", "ffn"]
 Key = Literal["gate", "up", "down"]
 
 
@@ -223,7 +223,7 @@ class QueryAblation:
             FFN value neurons that were zeroed themselves have no row.
     """
 
-    of: Kind
+    of: NeuronKind
     ablation: Ablation
     coefficients: pd.DataFrame
 
@@ -237,7 +237,7 @@ class QueryAblation:
         One row for each kind of value neurons and one for `"both"`; NaN where a number is undefined.
         """
         changes, kinds = relative_changes(self.coefficients), self.coefficients["kind"]
-        rows = [{"kind": kind, **_agreement(changes.loc[kinds == kind])} for kind in get_args(Kind)]
+        rows = [{"kind": kind, **_agreement(changes.loc[kinds == kind])} for kind in ("attention", "ffn")]
         return pd.DataFrame([*rows, {"kind": "both", **_agreement(changes)}], columns=list(AGREEMENT_COLUMNS))
 
     def to_json(self) -> dict[str, Any]:

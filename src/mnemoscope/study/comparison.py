@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mnemoscope.api import Model
 from mnemoscope.api.requests import provenance as provenance_of
-from mnemoscope.attribution.methods.base import Kind, Method, MethodInput
+from mnemoscope.attribution.methods.base import Method, MethodInput
 from mnemoscope.attribution.methods.causal import drops, parts_of
 from mnemoscope.attribution.methods.registry import methods as every_method
 from mnemoscope.errors import OptionError
@@ -38,7 +38,7 @@ from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results import render
 from mnemoscope.results.columns import records
-from mnemoscope.results.parts import Part
+from mnemoscope.results.parts import NeuronKind, Part
 from mnemoscope.results.resampling import interval, resampled_means
 from mnemoscope.results.targets import Provenance
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
@@ -85,7 +85,7 @@ class Terms:
     methods: tuple[Method, ...] = field(
         default_factory=lambda: tuple(m for m in every_method().values() if m.name not in LEFT_OUT)
     )
-    kind: Kind = "ffn"
+    kind: NeuronKind = "ffn"
     top: int = 10
     n_random: int = 200
     n_controls: int = 5

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mnemoscope.api import Model
 from mnemoscope.api.requests import TargetSpec, predictions
-from mnemoscope.attribution.methods.base import Kind, MethodInput
+from mnemoscope.attribution.methods.base import MethodInput
 from mnemoscope.attribution.methods.causal import parts_of
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.attribution.prediction import TargetPrediction
@@ -21,12 +21,12 @@ from mnemoscope.attribution.projections import ProjectedColumns
 from mnemoscope.attribution.query.scores import QueryScores, ValueNeurons, subkeys
 from mnemoscope.attribution.search import Pool
 from mnemoscope.attribution.search_many import NeuronSearch, settle_searches
-from mnemoscope.attribution.tables import coefficients
+from mnemoscope.attribution.tables import coefficients, frame
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import matched_random, number_elsewhere
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.objective import Objective
-from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Part
+from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, NeuronKind, Part
 from mnemoscope.study.columns import (
     FACT,
     HEADS,
@@ -150,7 +150,7 @@ class Measurement:
         # The last coefficient of an attention neuron is the sum over its positions, which is not listed.
         of_attention = Pool(options.attention_neurons, 1, 0, attention.n_coefficients - 1)
         self.searches = (
-            NeuronSearch(prediction, ffn, Pool(options.ffn_neurons, 1, 0, 1), self._input.coarse),
+            NeuronSearch(prediction, ffn, Pool(options.ffn_neurons, 1, 0, 1), prediction.coarse),
             NeuronSearch(prediction, attention, of_attention, prediction.coarse),
         )
 
@@ -176,7 +176,7 @@ class Measurement:
         if self.prediction.components is None:
             return None
         n = self.options.query_values
-        kinds: dict[Kind, FoundNeurons] = {"attention": self.attention, "ffn": self.ffn}
+        kinds: dict[NeuronKind, FoundNeurons] = {"attention": self.attention, "ffn": self.ffn}
         groups = [
             ValueNeurons(kind, found.layer[:n], found.index[:n], found.position[:n], found.score[:n])
             for kind, found in kinds.items()
@@ -199,7 +199,7 @@ class Measurement:
         """Yield the tables of heads, methods, the path and ablations."""
         scores = self.prediction.head_scores(self.prediction.scorer())
         layer, head = torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij")
-        yield HEADS.name, _frame(layer=layer.flatten(), head=head.flatten(), score=scores.flatten())
+        yield HEADS.name, frame(layer=layer.flatten(), head=head.flatten(), score=scores.flatten())
         table, of_methods = self._methods()
         yield METHOD_NEURONS.name, table
         yield PATH.name, self._path()
@@ -216,15 +216,15 @@ class Measurement:
 
     def _value_neurons(self) -> pd.DataFrame:
         attention, ffn, d_head = self.attention, self.ffn, self.structure.d_head
-        of_attention = _frame(
+        of_attention = frame(
             layer=attention.layer,
-            head=attention.index.div(d_head, rounding_mode="floor"),
+            head=attention.index // d_head,
             dim=attention.index % d_head,
             position=attention.position,
             score=attention.score,
             coefficient=attention.coefficient,
         )
-        of_ffn = _frame(layer=ffn.layer, neuron=ffn.index, score=ffn.score, coefficient=ffn.coefficient)
+        of_ffn = frame(layer=ffn.layer, neuron=ffn.index, score=ffn.score, coefficient=ffn.coefficient)
         both = [_placed(of_attention).assign(kind="attention"), _placed(of_ffn).assign(kind="ffn")]
         table = pd.concat(both, ignore_index=True)
         return table.astype(dict.fromkeys(("neuron", "head", "dim", "position"), "Int32"))
@@ -249,7 +249,7 @@ class Measurement:
         layer, neuron, best = _highest(scores, self.options.query_neurons)
         n_neurons = scores.shape[1]
         also = torch.isin(layer * n_neurons + neuron, self.ffn.layer * n_neurons + self.ffn.index)
-        return _placed(_frame(layer=layer, neuron=neuron, score=best, value_neuron=also))
+        return _placed(frame(layer=layer, neuron=neuron, score=best, value_neuron=also))
 
     def _shallow(self, scores: Tensor) -> list[Part]:
         """Return the FFN neurons of the shallower half of the layers with the highest query scores."""
@@ -264,7 +264,7 @@ class Measurement:
         for name in METHODS:
             index, score = find_method(name).top(self._input, self.options.method_neurons)
             layer, neuron, _ = self._input.grid.locate(index)
-            tables.append(_placed(_frame(layer=layer, neuron=neuron, score=score)).assign(method=name))
+            tables.append(_placed(frame(layer=layer, neuron=neuron, score=score)).assign(method=name))
             found[name] = parts_of(self._input, index)
         return pd.concat(tables, ignore_index=True), found
 
@@ -275,7 +275,7 @@ class Measurement:
             activations.final_state - activations.resid_pre[0]
         )
         log_p = readout.log_probabilities(states)[:, self.fact.target]
-        return _frame(way=way, log_probability=log_p, probability=log_p.exp())
+        return frame(way=way, log_probability=log_p, probability=log_p.exp())
 
     def _interventions(
         self, of_methods: dict[str, list[Part]], values: list[Part], shallow: list[Part]
@@ -329,15 +329,11 @@ def _highest(scores: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     flat = scores.flatten()
     order = flat.argsort(descending=True, stable=True)[:n]
     order = order[flat[order] > 0]
-    return order.div(scores.shape[1], rounding_mode="floor"), order % scores.shape[1], flat[order]
+    return order // scores.shape[1], order % scores.shape[1], flat[order]
 
 
 def _ffn_parts(layer: Tensor, neuron: Tensor) -> list[Part]:
     return [FFNNeuron(*pair) for pair in zip(layer.tolist(), neuron.tolist(), strict=True)]
-
-
-def _frame(**columns: Tensor) -> pd.DataFrame:
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
 
 def _placed(table: pd.DataFrame) -> pd.DataFrame:

@@ -40,6 +40,7 @@ import mnemoscope
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
 from mnemoscope.errors import OptionError
+from mnemoscope.results.circuit import CircuitKind
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.web import requests, responses
 from mnemoscope.web.errors import refusal_of, refusal_of_fields
@@ -128,7 +129,7 @@ class CircuitRequest(requests.PromptRequest):
         Field(description="Score that ranks the nodes; greedy searches, which takes longest."),
     ] = "relp"
     kinds: Annotated[
-        list[Literal["ffn", "attention", "head"]],
+        list[CircuitKind],
         Field(
             default_factory=lambda: ["ffn"],
             min_length=1,

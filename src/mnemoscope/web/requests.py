@@ -382,5 +382,5 @@ class MethodsRequest(PromptRequest):
         list[Annotated[str, Field(min_length=1, max_length=100)]] | None,
         Field(min_length=1, max_length=20, description="By name; most of them if not given."),
     ] = None
-    kind: Annotated[Literal["ffn", "attention"], Field(description="Which neurons.")] = "ffn"
+    kind: Annotated[parts.NeuronKind, Field(description="Which neurons.")] = "ffn"
     top: Annotated[int, Field(ge=1, le=50, description="How many neurons of each method are zeroed.")] = 10

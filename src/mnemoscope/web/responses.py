@@ -10,16 +10,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from mnemoscope.results.circuit import CircuitKind
 from mnemoscope.results.columns import SCHEMA
-from mnemoscope.web.response_fields import (
-    NUMBER,
-    KLDivergence,
-    Nats,
-    Number,
-    described,
-    row_lists,
-    schema,
-)
+from mnemoscope.results.parts import NeuronKind
+from mnemoscope.web.response_fields import NUMBER, KLDivergence, Nats, Number, described, row_lists, schema
 
 Error = schema(
     "Error",
@@ -202,7 +196,6 @@ _ANY_NEURON = tuple(
     for column in SCHEMA["example_windows"]
     if column.name in ("kind", "layer", "neuron", "head", "dim")
 )
-_NEURON_KIND = Literal["ffn", "attention"]
 NeuronExamples = schema(
     "NeuronExamples",
     "The object of `mnemoscope neuron NAME --examples --json`.",
@@ -218,8 +211,8 @@ NeuronExamples = schema(
         window=described(int, "Tokens of a window, at most."),
     ),
     **row_lists(
-        neurons=schema("ChosenNeuron", "A neuron that was asked for.", _ANY_NEURON, kind=_NEURON_KIND),
-        windows=schema("ExampleWindow", "A window of a text.", SCHEMA["example_windows"], kind=_NEURON_KIND),
+        neurons=schema("ChosenNeuron", "A neuron that was asked for.", _ANY_NEURON, kind=NeuronKind),
+        windows=schema("ExampleWindow", "A window of a text.", SCHEMA["example_windows"], kind=NeuronKind),
         signs=schema(
             "ExampleSigns",
             "Tokens by the signs of a gated neuron's pre-activations.",
@@ -380,7 +373,7 @@ Circuit = schema(
     "model revision",
     result=Literal["circuit"],
     method=str,
-    kinds=list[Literal["ffn", "attention", "head"]],
+    kinds=list[CircuitKind],
     ablation=Literal["mean", "patch", "zero"],
     n_positions=int | None,
     n_nodes=int,

@@ -19,7 +19,7 @@ from mnemoscope.attribution.query.tables import attention_values, ffn_values, sp
 from mnemoscope.intervention.controls import matched_random
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.components import ResidualDecomposition, capture_components
-from mnemoscope.model.families import FAMILIES
+from mnemoscope.model.families.registry import FAMILIES
 from mnemoscope.model.input_projections import InputProjection
 from mnemoscope.model.structure import Block, ModelStructure
 from mnemoscope.model.weights import Linear, get_weight

@@ -176,13 +176,13 @@ def test_readers_give_what_the_model_computes(tiny: ms.Model) -> None:
         values = projections.value.scale(state) * (projections.value.keys() @ state)
         values = values + projections.value.constants(torch.arange(len(values)))
         assert values == pytest.approx(activations.values[layer, :, -1].flatten(), rel=1e-4, abs=1e-4)
-        base = activations.ffn_base[layer]
+        base = (activations.resid_pre if structure.parallel else activations.resid_mid)[layer]
         read = {
             path: projection.scale(base) * (projection.keys() @ base)
             + projection.constants(torch.arange(structure.d_ff))
             for path, projection in projections.ffn.items()
         }
-        found = projections.coefficients(read["up"], read.get("gate"))
+        found = projections.activation(read["up"], read.get("gate"))
         found = found * block.ffn_output.input_factors(found)
         assert found == pytest.approx(activations.coefficients[layer], rel=1e-4, abs=1e-4)
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.model.families import FAMILIES
+from mnemoscope.model.families.registry import FAMILIES
 from mnemoscope.model.structure import ModelStructure, discover
 from mnemoscope.model.validation import probe_tokens, validate
 from support import built, open_tiny, words

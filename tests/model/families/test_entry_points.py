@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import mnemoscope as ms
-from mnemoscope.model.families import FAMILIES, added_families, validate_families
+from mnemoscope.model.families.registry import FAMILIES, added_families, validate_families
 from support import built, open_tiny, word_tokenizer, words
 
 PACKAGE = """
@@ -99,7 +99,7 @@ def test_a_family_of_another_package_is_listed_proven_and_opened(
 ) -> None:
     package.names("their_families:FAMILY", "their_families:UNKNOWN")
     monkeypatch.setattr(
-        "mnemoscope.model.families.FAMILIES", FAMILIES[:2]
+        "mnemoscope.model.families.registry.FAMILIES", FAMILIES[:2]
     )  # the others are validated elsewhere
     table = validate_families()
     theirs = table[table["package"] == "their-families 1.2"]

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.attribution import grids as parts
+from mnemoscope.attribution import grids
 from mnemoscope.attribution.query.scores import QueryScores, subkeys
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.components import capture_components
 from mnemoscope.model.experts import Mixture
-from mnemoscope.model.families import FAMILIES, Family
+from mnemoscope.model.families.registry import FAMILIES, Family
 from mnemoscope.model.readout import capped
 from mnemoscope.model.structure import discover
 from mnemoscope.model.validation import probe_tokens, validate
@@ -58,8 +58,8 @@ def hooks(model: ms.Model) -> int:
 def sum_of_parts(model: ms.Model, activations: ActivationCache) -> Tensor:
     structure = model.language_model.structure
     nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
-    ffn = parts.ffn_neurons(activations, structure, nowhere)
-    heads = parts.heads(activations, structure, nowhere)
+    ffn = grids.ffn_neurons(activations, structure, nowhere)
+    heads = grids.heads(activations, structure, nowhere)
     total = activations.resid_pre[0].clone()
     for layer in range(structure.n_layers):
         total += (ffn.columns(layer, None) * ffn.coefficients(layer)).sum(0)
@@ -147,7 +147,8 @@ def test_readers_give_what_the_model_computes(family: Family, model: ms.Model) -
             assert readers is None
             continue
         assert readers is not None
-        state, base = activations.resid_pre[layer], activations.ffn_base[layer]
+        state = activations.resid_pre[layer]
+        base = state if structure.parallel else activations.resid_mid[layer]
         values = readers.value.scale(state) * (readers.value.keys() @ state)
         values = values + readers.value.constants(torch.arange(len(values)))
         assert close(values, activations.values[layer, :, -1].flatten(), 1e-4)
@@ -156,7 +157,7 @@ def test_readers_give_what_the_model_computes(family: Family, model: ms.Model) -
             path: reader.scale(base) * (reader.keys() @ base) + reader.constants(every)
             for path, reader in readers.ffn.items()
         }
-        made = readers.coefficients(read["up"], read.get("gate"))
+        made = readers.activation(read["up"], read.get("gate"))
         coefficients = activations.coefficients[layer, : structure.n_neurons(layer)]
         if layer in structure.mixtures:
             made = made * router_weights(structure.mixtures[layer], made, coefficients)

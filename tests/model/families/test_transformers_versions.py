@@ -15,7 +15,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import mnemoscope as ms
-from mnemoscope.model.families import (
+from mnemoscope.model.families.registry import (
     FAMILIES,
     NOT_THERE,
     OURS,

@@ -7,46 +7,28 @@ up. A method gives each a score, the higher the more the prediction is said to r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mnemoscope.attribution import grids as parts, tables
 from mnemoscope.attribution.attribute import Best
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.search import Bounds, Pool, Scores, search
 from mnemoscope.errors import OptionError
+from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.model.gradients import TotalEffects
+from mnemoscope.model.structure import ModelStructure
+from mnemoscope.results.parts import NeuronKind
+from mnemoscope.results.ranking import MethodCost
 
-if TYPE_CHECKING:
-    from mnemoscope.intervention.sensitivity import Sensitivity
-
-
-Kind = Literal["ffn", "attention"]
-# Told how many forward passes are done and how many there are.
+# Called with the numbers of forward passes done and of all.
 Report = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class MethodCost:
-    """Estimated cost of a method.
-
-    Attributes:
-        passes: forward passes of the prompt beyond the first, a backward pass counted as two; those taken up
-            at a later layer count by the share of layers they run.
-        memory: bytes of temporary tensors.
-        note: remarks.
-    """
-
-    passes: float
-    memory: int
-    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +43,7 @@ class MethodInput:
     """
 
     prediction: TargetPrediction
-    kind: Kind
+    kind: NeuronKind
     sensitivity: Callable[[], Sensitivity]
     report: Report | None = None
     # Scores of methods that score all neurons at once, by label; a copy of the question begins anew.
@@ -74,7 +56,7 @@ class MethodInput:
         return shared.ffn_neurons if self.kind == "ffn" else shared.attention_neurons_summed
 
     @property
-    def structure(self) -> parts.ModelStructure:
+    def structure(self) -> ModelStructure:
         """Structure of the model."""
         return self.prediction.language_model.structure
 
@@ -99,16 +81,6 @@ class MethodInput:
         return (padded * grid.scale[:, None]).flatten()
 
     @cached_property
-    def coarse(self) -> Bounds[Grid]:
-        """Coarse bounds of the log-probability increase of every neuron."""
-        return _Remembered(self.prediction.coarse)
-
-    @property
-    def fine(self) -> Bounds[Grid]:
-        """Tighter bounds."""
-        return self.prediction.fine
-
-    @cached_property
     def total_effects(self) -> TotalEffects:
         """Total effects, by one forward and one backward pass."""
         return self.prediction.total_effects()
@@ -129,28 +101,6 @@ class MethodInput:
         if method.label not in self._scored:
             self._scored[method.label] = method.all(self)
         return self._scored[method.label]
-
-    def coefficients_of(self, index: Tensor) -> Tensor:
-        """Return the coefficients of some neurons, `[n]`."""
-        return tables.coefficients(self.grid, index)
-
-
-class _Remembered:
-    """Bounds of all neurons of an input, computed once."""
-
-    def __init__(self, inner: Bounds[Grid]) -> None:
-        self._inner = inner
-        self._all: list[tuple[Tensor, Tensor, Tensor]] | None = None
-
-    def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield bounds of every neuron."""
-        if self._all is None:
-            self._all = list(self._inner.all(grid))
-        return iter(self._all)
-
-    def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Bound some neurons."""
-        return self._inner.chosen(grid, index)
 
 
 class Method(ABC):

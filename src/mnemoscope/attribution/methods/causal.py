@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.attribute import Best
-from mnemoscope.attribution.methods.base import Exhaustive, Kind, Method, MethodCost, MethodInput
+from mnemoscope.attribution.methods.base import Exhaustive, Method, MethodInput
 from mnemoscope.attribution.methods.gradients import ActivationGradient
 from mnemoscope.attribution.methods.static import LogProbabilityIncrease
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import AblationOptions, changed
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.model.parts import neuron_part
-from mnemoscope.results.parts import Part
+from mnemoscope.results.parts import NeuronKind, Part
+from mnemoscope.results.ranking import MethodCost
 
 
 def parts_of(method_input: MethodInput, index: Tensor) -> list[Part]:
@@ -254,7 +255,7 @@ class _Collateral:
 
     def __init__(self, method_input: MethodInput, weight: float) -> None:
         self.weight = weight
-        self._kind: Kind = method_input.kind
+        self._kind: NeuronKind = method_input.kind
         # A weight of 0 saves the passes over plain text.
         self._sensitivity = method_input.sensitivity() if weight else None
         self._nothing = torch.zeros(1, method_input.grid.size)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.methods.base import Exhaustive, MethodCost, MethodInput
+from mnemoscope.attribution.methods.base import Exhaustive, MethodInput
 from mnemoscope.model.activations import stack_padded
 from mnemoscope.model.gradients import (
     SiteGradients,
@@ -21,6 +21,7 @@ from mnemoscope.model.gradients import (
 from mnemoscope.model.readout import Norm, log_softmax
 from mnemoscope.model.replay import Replay
 from mnemoscope.model.widening import in_float32
+from mnemoscope.results.ranking import MethodCost
 
 
 class ActivationGradient(Exhaustive):
@@ -182,8 +183,7 @@ class IntegratedGradients(Exhaustive):
 
 def _integral(method_input: MethodInput, replay: Replay, layer: int, steps: Tensor) -> Tensor:
     """Compute value times mean gradient of a layer's neurons over some steps, `[n_columns]`."""
-    block = method_input.structure.blocks[layer]
-    projection = block.ffn_output if method_input.kind == "ffn" else block.attention_output
+    projection = method_input.structure.blocks[layer].output(method_input.kind)
     norm = projection.norm
     values, scaled, scales = [], [], []
 

@@ -165,12 +165,10 @@ class RankBounds:
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield bounds of every neuron that takes part, a layer at a time."""
-        layers = grid.present.div(grid.n_columns, rounding_mode="floor")
-        for here, some in by_layer(layers):
-            index = grid.present[some]
-            column = index % grid.n_columns
-            lower, upper = self._bounds(grid, here, column)
-            yield index[:, None], lower[:, None], upper[:, None]
+        layer, column = grid.split(grid.present)
+        for here, some in by_layer(layer):
+            lower, upper = self._bounds(grid, here, column[some])
+            yield grid.present[some, None], lower[:, None], upper[:, None]
 
     def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
         """Bound some neurons."""
@@ -200,7 +198,7 @@ class Ranks:
 
     def of(self, readout: FrozenReadout, grid: Grid, index: Tensor) -> Tensor:
         """Count for columns `layer * n_columns + column`, ascending, `[n] -> [n, 2]`."""
-        layer, column = index.div(grid.n_columns, rounding_mode="floor"), index % grid.n_columns
+        layer, column = grid.split(index)
         counts = torch.cat([self._table(grid, here)[column[some]] for here, some in by_layer(layer)])
         missing = torch.nonzero(counts[:, 0].isnan())[:, 0]
         for some in missing.split(MAX_ROWS) if len(missing) else ():

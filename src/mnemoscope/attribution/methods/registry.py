@@ -1,16 +1,14 @@
-"""Registry of methods by name, ours and those of other packages, and their rankings."""
+"""Registry of methods by name, ours and those of other packages."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
 
 import pandas as pd
 
-from mnemoscope.attribution.methods.base import Kind, Method, MethodCost, MethodInput
+from mnemoscope.attribution.methods.base import Method, MethodInput
 from mnemoscope.attribution.methods.causal import SingleAblation, Verified, VerifiedSpecific, parts_of
 from mnemoscope.attribution.methods.gradients import (
     ActivationGradient,
@@ -28,11 +26,8 @@ from mnemoscope.attribution.methods.static import (
     NormTimesCoefficient,
     ProbabilityIncrease,
 )
+from mnemoscope.attribution.tables import coefficients
 from mnemoscope.errors import OptionError
-from mnemoscope.results.columns import records
-from mnemoscope.results.io import Saved
-from mnemoscope.results.render import Displayed, quoted, strongest
-from mnemoscope.results.targets import Provenance, Targets
 
 GROUP = "mnemoscope.methods"
 
@@ -100,65 +95,11 @@ def method(name: str | Method) -> Method:
     return methods()[name]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Ranking(Displayed, Saved):
-    """Neurons that a method ranks highest.
-
-    Attributes:
-        prompt: the prompt as given.
-        tokens: its tokens as text.
-        targets: the objective.
-        method: name of the method.
-        kind: `"ffn"` or `"attention"` (attention neurons with their positions added up).
-        neurons: `layer, neuron, score, coefficient` (for attention `layer, head, dim, ...`), best first, ties
-            by index. A score's unit is the method's own.
-        estimate: expected cost.
-        seconds: time beyond the forward pass that all methods share.
-        provenance: model, versions and options.
-    """
-
-    prompt: str
-    tokens: tuple[str, ...]
-    targets: Targets
-    method: str
-    kind: Kind
-    neurons: pd.DataFrame
-    estimate: MethodCost
-    seconds: float
-    provenance: Provenance
-
-    def _short(self) -> list[str]:
-        return [
-            f"of {self.targets.text} after {quoted(self.prompt)}",
-            f"{self.provenance.model}, method {self.method}",
-            strongest("FFN neurons" if self.kind == "ffn" else "attention neurons", self.neurons),
-        ]
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the table by name."""
-        return {"neurons": self.neurons}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the ranking as plain objects."""
-        return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
-            "prompt": self.prompt,
-            "tokens": list(self.tokens),
-            **self.targets.to_json(),
-            "method": self.method,
-            "kind": self.kind,
-            "estimate": vars(self.estimate).copy(),
-            "seconds": self.seconds,
-            "neurons": records(self.neurons),
-        }
-
-
 def rank(method_input: MethodInput, method: Method, k: int) -> tuple[pd.DataFrame, float]:
     """Return the k neurons a method ranks highest, as the table of a `Ranking`, and the seconds it took."""
     start = time.perf_counter()
     index, scores = method.top(method_input, k)
     seconds = time.perf_counter() - start
     named = pd.DataFrame([part.to_json() for part in parts_of(method_input, index)])
-    coefficients = method_input.coefficients_of(index)
-    return named.assign(score=scores.cpu().numpy(), coefficient=coefficients.cpu().numpy()), seconds
+    coefficient = coefficients(method_input.grid, index)
+    return named.assign(score=scores.cpu().numpy(), coefficient=coefficient.cpu().numpy()), seconds

@@ -30,7 +30,8 @@ class LogProbabilityIncrease(Searched):
 
     def bounds(self, method_input: MethodInput, *, fine: bool) -> Bounds[Grid]:
         """Return the bounds of `mnemoscope.attribution.bounds`."""
-        return method_input.fine if fine else method_input.coarse
+        prediction = method_input.prediction
+        return prediction.fine if fine else prediction.coarse
 
     def scorer(self, method_input: MethodInput) -> Scorer:
         """Return the scores of `mnemoscope.attribution.scores`."""
@@ -97,7 +98,8 @@ class ProbabilityIncrease(Searched):
 
     def bounds(self, method_input: MethodInput, *, fine: bool) -> Bounds[Grid]:
         """Return bounds of Imp, carried over."""
-        return _CarriedBounds(_Carry.of(method_input), method_input.fine if fine else method_input.coarse)
+        prediction = method_input.prediction
+        return _CarriedBounds(_Carry.of(method_input), prediction.fine if fine else prediction.coarse)
 
     def scorer(self, method_input: MethodInput) -> Scores:
         """Return exact Imp, carried over."""

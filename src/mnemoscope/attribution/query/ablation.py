@@ -34,8 +34,8 @@ from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import COEFFICIENT_COLUMNS
-from mnemoscope.results.parts import FFNNeuron, Part
-from mnemoscope.results.query import Kind, QueryAblation
+from mnemoscope.results.parts import FFNNeuron, NeuronKind, Part
+from mnemoscope.results.query import QueryAblation
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class QueryAblationOptions:
 
     top: int
     values: int
-    of: Kind
+    of: NeuronKind
     controls_from: ControlsFrom = "same layers"
 
 
@@ -69,7 +69,7 @@ class QueryAblationTask:
             UnsupportedModelError: the input projections could not be found.
         """
         self.language_model, self.token_ids = language_model, result.token_ids
-        self.of: Kind = options.of
+        self.of: NeuronKind = options.of
         self._controls_from: ControlsFrom = options.controls_from
         structure = language_model.structure
         attention = result.attention_neurons.head(options.values)
@@ -202,7 +202,7 @@ def _measured(structure: ModelStructure, activations: ActivationCache, neurons: 
 
 def _value_factors(structure: ModelStructure, activations: ActivationCache, neurons: ValueNeurons) -> Tensor:
     """Return the factors of values on their way into the output projection, `[n]`."""
-    head = neurons.index.div(structure.d_head, rounding_mode="floor")
+    head = neurons.index // structure.d_head
     factors = activations.head_factors[neurons.layer, neurons.index]
     return activations.patterns[neurons.layer, head, neurons.position] * factors
 
@@ -230,7 +230,7 @@ class _FrozenReading:
         found = torch.empty_like(up)
         for layer in self.neurons.layer.unique().tolist():
             projections, rows = input_projections_of(self.structure)[layer], self.neurons.layer == layer
-            found[rows] = projections.coefficients(up[rows], None if projections.gate is None else gate[rows])
+            found[rows] = projections.activation(up[rows], None if projections.gate is None else gate[rows])
         return found
 
     def later_factors(self, read: Tensor, coefficients: Tensor) -> Tensor:

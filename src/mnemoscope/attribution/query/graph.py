@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import pandas as pd
@@ -30,9 +31,22 @@ from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.columns import EDGE_COLUMNS
 
-# Kinds of nodes, and the number that stands for each in a place.
-KINDS = ("ffn", "head", "embeddings", "biases", "attention")
-FFN, HEAD, EMBEDDINGS, BIASES, ATTENTION = range(len(KINDS))
+
+class NodeKind(IntEnum):
+    """Kinds of nodes, by the number that stands for each in a place."""
+
+    FFN = 0
+    HEAD = 1
+    EMBEDDINGS = 2
+    BIASES = 3
+    ATTENTION = 4
+
+    @property
+    def word(self) -> str:
+        """The kind as tables name it."""
+        return self.name.lower()
+
+
 # Columns of the nodes, with what they are for a node that was just found.
 _NEW = {"depth": 10**9, "value_score": 0.0, "query_score": 0.0, "explained": np.nan, "skipped": False}
 
@@ -91,7 +105,7 @@ class _Readings:
         subkeys: of neurons, whose numbers are places in `rows`; None for heads.
     """
 
-    kind: int
+    kind: NodeKind
     layer: int
     rows: np.ndarray
     keys: Tensor
@@ -124,7 +138,7 @@ class _Links:
     reads: Tensor
     writes: Tensor
 
-    def by_layer(self, kind: int) -> Iterator[tuple[int, Tensor]]:
+    def by_layer(self, kind: NodeKind) -> Iterator[tuple[int, Tensor]]:
         """Yield each layer with sources of a kind, and which edges are from there, `[n]`."""
         for layer in self.layer[self.kind == kind].unique().tolist():
             yield layer, torch.nonzero((self.kind == kind) & (self.layer == layer))[:, 0]
@@ -152,25 +166,25 @@ class GraphBuilder:
         """Return the graph of value neurons."""
         graph = self.graph
         for group in groups:
-            kind = torch.full_like(group.layer, KINDS.index(group.kind))
+            kind = torch.full_like(group.layer, NodeKind[group.kind.upper()])
             last = torch.full_like(kind, len(self.components.positions) - 1)
             rows = graph.rows(torch.stack([kind, group.layer, group.index, group.position, last], dim=1))
             graph.nodes["depth"][rows] = 0
             graph.nodes["value_score"][rows] = group.score.cpu().numpy()
         for layer in reversed(range(self.components.n_layers)):
             # In sequential blocks an FFN reads what the attention of its layer wrote, so it comes first.
-            for kind in (FFN, ATTENTION, HEAD):
+            for kind in (NodeKind.FFN, NodeKind.ATTENTION, NodeKind.HEAD):
                 is_here = (graph.place[:, 0] == kind) & (graph.place[:, 1] == layer)
                 rows = np.flatnonzero(is_here & (graph.nodes["depth"] < self.depth))
                 if len(rows):
-                    read = self._read_heads if kind == HEAD else self._read_neurons
+                    read = self._read_heads if kind == NodeKind.HEAD else self._read_neurons
                     self._take_apart(read(kind, layer, rows))
         return graph
 
-    def _read_neurons(self, kind: int, layer: int, rows: np.ndarray) -> _Readings:
+    def _read_neurons(self, kind: NodeKind, layer: int, rows: np.ndarray) -> _Readings:
         _, layers, index, position, _ = torch.from_numpy(self.graph.place[rows].T.copy()).to(self.device)
         score = torch.tensor(self.graph.score[rows], dtype=torch.float32, device=self.device)
-        neurons = ValueNeurons("ffn" if kind == FFN else "attention", layers, index, position, score)
+        neurons = ValueNeurons("ffn" if kind == NodeKind.FFN else "attention", layers, index, position, score)
         read = subkeys(self.structure, self.components, neurons, None)
         products = inner_products(self.components, read)
         skipped = read.neurons_with(products.remainder < read.smallest_remainder)
@@ -180,7 +194,7 @@ class GraphBuilder:
         keys.index_add_(0, read.neuron, read.keys * weight[:, None])
         return _Readings(kind, layer, rows, keys, position, torch.zeros_like(score), read)
 
-    def _read_heads(self, kind: int, layer: int, rows: np.ndarray) -> _Readings:
+    def _read_heads(self, kind: NodeKind, layer: int, rows: np.ndarray) -> _Readings:
         _, _, head, position, _ = torch.from_numpy(self.graph.place[rows].T.copy()).to(self.device)
         reader, d_head = input_projections_of(self.structure)[layer].value, self.structure.d_head
         dims = head[:, None] * d_head + torch.arange(d_head, device=self.device)
@@ -209,7 +223,7 @@ class GraphBuilder:
         np.add.at(graph.nodes["explained"], target, share)
         np.add.at(graph.nodes["query_score"], source, score)
         np.minimum.at(graph.nodes["depth"], source, graph.nodes["depth"][target] + 1)
-        for layer, some in links.by_layer(HEAD):
+        for layer, some in links.by_layer(NodeKind.HEAD):
             pulled = self._by_dim(readings.keys, layer, links, some) * self._weights(layer, links, some)
             graph.pulled.index_add_(0, torch.from_numpy(source).to(self.device)[some], pulled)
         edges = {"source": source, "target": target, "score": score, "share": share}
@@ -228,29 +242,29 @@ class GraphBuilder:
         position = readings.position[:, None]
         found = []
         for kind, vectors, constants in (
-            (EMBEDDINGS, self.components.embeddings, torch.zeros_like(readings.constants)),
-            (BIASES, biases, readings.constants),
+            (NodeKind.EMBEDDINGS, self.components.embeddings, torch.zeros_like(readings.constants)),
+            (NodeKind.BIASES, biases, readings.constants),
         ):
             scores = (readings.keys * vectors[readings.position]).sum(-1) + constants
             found.append((scores[:, None], _places(kind, -1, torch.zeros_like(position), position)))
         for layer, kind in self._seen(readings):
-            found.append((self._heads if kind == HEAD else self._ffn)(readings, layer))
+            found.append((self._heads if kind == NodeKind.HEAD else self._ffn)(readings, layer))
         scores, places = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         order = _largest(scores, self.width)
         return scores.gather(1, order), places.gather(1, order[..., None].expand(-1, -1, 4))
 
-    def _seen(self, readings: _Readings) -> Iterator[tuple[int, int]]:
-        """Yield layer and kind (`HEAD` or `FFN`) of all that wrote to the stream before nodes read it."""
+    def _seen(self, readings: _Readings) -> Iterator[tuple[int, NodeKind]]:
+        """Yield layer and kind (head or FFN) of all that wrote to the stream before nodes read it."""
         for layer in range(readings.layer):
-            yield layer, HEAD
-            yield layer, FFN
-        if readings.kind == FFN and not self.structure.parallel:
-            yield readings.layer, HEAD
+            yield layer, NodeKind.HEAD
+            yield layer, NodeKind.FFN
+        if readings.kind == NodeKind.FFN and not self.structure.parallel:
+            yield readings.layer, NodeKind.HEAD
 
     def _biases(self, readings: _Readings) -> Tensor:
         """Add up what biases wrote before nodes read, `[n_positions, d_model]`."""
         components = self.components
-        by_kind = {HEAD: components.attention_constant, FFN: components.ffn_constant}
+        by_kind = {NodeKind.HEAD: components.attention_constant, NodeKind.FFN: components.ffn_constant}
         seen = [by_kind[kind][layer] for layer, kind in self._seen(readings)]
         return torch.stack([torch.zeros_like(components.embeddings), *seen]).sum(0)
 
@@ -262,7 +276,7 @@ class GraphBuilder:
         scores = (readings.keys @ columns.T) * coefficients[:, active]
         order = _largest(scores, self.width)
         position = readings.position[:, None].expand_as(order)
-        return scores.gather(1, order), _places(FFN, layer, active[order], position)
+        return scores.gather(1, order), _places(NodeKind.FFN, layer, active[order], position)
 
     def _heads(self, readings: _Readings, layer: int) -> tuple[Tensor, Tensor]:
         """Find the strongest heads of a layer, by the position from which they bring something."""
@@ -271,21 +285,21 @@ class GraphBuilder:
         scores = brought * self._patterns(layer)[readings.position]
         order = _largest(scores.flatten(1), self.width)
         n_tokens = scores.shape[2]
-        head = order.div(n_tokens, rounding_mode="floor")
-        return scores.flatten(1).gather(1, order), _places(HEAD, layer, head, order % n_tokens)
+        head = order // n_tokens
+        return scores.flatten(1).gather(1, order), _places(NodeKind.HEAD, layer, head, order % n_tokens)
 
     def _products(self, keys: Tensor, links: _Links, biases: Tensor) -> Tensor:
         """Compute the inner products of the targets' keys with what the sources write, `[n_edges]`."""
         found = torch.zeros(len(links.node), device=self.device)
-        for kind, vectors in ((EMBEDDINGS, self.components.embeddings), (BIASES, biases)):
+        for kind, vectors in ((NodeKind.EMBEDDINGS, self.components.embeddings), (NodeKind.BIASES, biases)):
             some = torch.nonzero(links.kind == kind)[:, 0]
             found[some] = (keys[links.node[some]] * vectors[links.writes[some]]).sum(-1)
-        for layer, some in links.by_layer(FFN):
+        for layer, some in links.by_layer(NodeKind.FFN):
             number, place = links.number[some].unique(return_inverse=True)
             columns = self.structure.blocks[layer].ffn_output.columns(number)
             coefficients = self.components.ffn_coefficients[layer, links.writes[some], links.number[some]]
             found[some] = (keys @ columns.T)[links.node[some], place] * coefficients
-        for layer, some in links.by_layer(HEAD):
+        for layer, some in links.by_layer(NodeKind.HEAD):
             values = self._values(layer)[links.number[some], links.reads[some]]
             brought = (self._by_dim(keys, layer, links, some) * values).sum(-1)
             found[some] = brought * self._weights(layer, links, some)[:, 0]
@@ -326,7 +340,7 @@ def _largest(scores: Tensor, width: int) -> Tensor:
     return scores.abs().topk(min(width, scores.shape[1]), dim=1).indices
 
 
-def _places(kind: int, layer: int, number: Tensor, reads: Tensor) -> Tensor:
+def _places(kind: NodeKind, layer: int, number: Tensor, reads: Tensor) -> Tensor:
     """Join kind, layer, number and position read, `[n, m] -> [n, m, 4]`."""
     same = torch.full_like(number, layer)
     return torch.stack([torch.full_like(number, kind), same, number, reads], dim=-1)

@@ -10,16 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mnemoscope.attribution.query.graph import (
-    ATTENTION,
-    BIASES,
-    EMBEDDINGS,
-    FFN,
-    HEAD,
-    KINDS,
-    Graph,
-    GraphBuilder,
-)
+from mnemoscope.attribution.query.graph import Graph, GraphBuilder, NodeKind
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
 from mnemoscope.errors import OptionError
 from mnemoscope.model.components import capture_components
@@ -74,13 +65,14 @@ def tables_of(graph: Graph, d_head: int, tokens: tuple[str, ...]) -> tuple[pd.Da
     kind, layer, number, reads, writes = graph.place.T
     columns = {
         "id": [name_of(place, d_head) for place in graph.place.tolist()],
-        "kind": [KINDS[i] for i in kind],
+        "kind": [NodeKind(i).word for i in kind],
         "layer": _known(layer, layer >= 0),
-        "neuron": _known(number, kind == FFN),
+        "neuron": _known(number, kind == NodeKind.FFN),
         "head": _known(
-            np.where(kind == ATTENTION, number // d_head, number), np.isin(kind, (HEAD, ATTENTION))
+            np.where(kind == NodeKind.ATTENTION, number // d_head, number),
+            np.isin(kind, (NodeKind.HEAD, NodeKind.ATTENTION)),
         ),
-        "dim": _known(number % d_head, kind == ATTENTION),
+        "dim": _known(number % d_head, kind == NodeKind.ATTENTION),
         "position": reads,
         "token": [tokens[position] for position in reads],
         "writes": writes,
@@ -106,10 +98,10 @@ def name_of(place: Sequence[int], d_head: int) -> str:
     """Name a node, such as `ffn 24.1005 @7` or `head 23.4 @3>7` (reads position 3, writes position 7)."""
     kind, layer, number, reads, writes = place
     at = f"@{writes}" if reads == writes else f"@{reads}>{writes}"
-    if kind in (EMBEDDINGS, BIASES):
-        return f"{KINDS[kind]} {at}"
-    index = f"{number // d_head}.{number % d_head}" if kind == ATTENTION else number
-    return f"{KINDS[kind]} {layer}.{index} {at}"
+    if kind in (NodeKind.EMBEDDINGS, NodeKind.BIASES):
+        return f"{NodeKind(kind).word} {at}"
+    index = f"{number // d_head}.{number % d_head}" if kind == NodeKind.ATTENTION else number
+    return f"{NodeKind(kind).word} {layer}.{index} {at}"
 
 
 def share_explained(graph: Graph) -> float:

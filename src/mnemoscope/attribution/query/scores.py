@@ -19,10 +19,13 @@ from torch import Tensor
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.input_projections import InputProjections, Path
-from mnemoscope.model.structure import ModelStructure, Projection
-from mnemoscope.results.query import Key, Kind
+from mnemoscope.model.structure import ModelStructure
+from mnemoscope.results.parts import NeuronKind
+from mnemoscope.results.query import Key
 
 SMALLEST_REMAINDER = 1e-2
+# Order along the axis of a layer's two outputs.
+_WRITTEN: tuple[NeuronKind, ...] = ("attention", "ffn")
 
 
 def input_projections_of(structure: ModelStructure) -> tuple[InputProjections, ...]:
@@ -52,7 +55,7 @@ class ValueNeurons:
         score: log-probability increase, `[n]`, nats.
     """
 
-    kind: Kind
+    kind: NeuronKind
     layer: Tensor
     index: Tensor
     position: Tensor
@@ -114,8 +117,7 @@ def subkeys(
         neurons: the value neurons.
         key: path of gated FFN neurons; None takes half of the gate's and half of the up path's shares.
             `"down"` takes the column of the down projection and skips no neuron, as the authors' Llama
-            notebook does, for
-            reproduction only: no neuron reads it.
+            notebook does, for reproduction only: no neuron reads it.
 
     Raises:
         UnsupportedModelError: the input projections could not be found.
@@ -176,20 +178,17 @@ def _read(
 
 def value_index(structure: ModelStructure, index: Tensor) -> Tensor:
     """Return the values (of the key/value heads) of attention neurons `head * d_head + dim`, `[n] -> [n]`."""
-    head = index.div(structure.d_head, rounding_mode="floor")
-    kv_head = head.div(structure.n_heads // structure.n_kv_heads, rounding_mode="floor")
+    head = index // structure.d_head
+    kv_head = head // (structure.n_heads // structure.n_kv_heads)
     return kv_head * structure.d_head + index % structure.d_head
 
 
 def state_read(
-    structure: ModelStructure, components: ResidualDecomposition, kind: Kind, layer: int
+    structure: ModelStructure, components: ResidualDecomposition, kind: NeuronKind, layer: int
 ) -> Tensor:
     """Return the states that neurons of a kind read in a layer, `[n_positions, d_model]`."""
     states = components.resid_pre[layer]
     return states + components.attention_out[layer] if kind == "ffn" and not structure.parallel else states
-
-
-ATTENTION, FFN = 0, 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +271,7 @@ class QueryScores:
     @cached_property
     def attention_neurons(self) -> Tensor:
         """Scores of attention neurons, positions added up, `[n_groups, 2, n_layers, n_heads * d_head]`."""
-        return self._neurons(ATTENTION)
+        return self._neurons("attention")
 
     @cached_property
     def heads(self) -> Tensor:
@@ -283,54 +282,47 @@ class QueryScores:
     @cached_property
     def ffn_neurons(self) -> Tensor:
         """Scores of FFN neurons, `[n_groups, 2, n_layers, d_ff]`."""
-        return self._neurons(FFN)
+        return self._neurons("ffn")
 
-    def by_position(self, group: int, which: int, layer: Tensor, index: Tensor) -> Tensor:
+    def by_position(self, group: int, kind: NeuronKind, layer: Tensor, index: Tensor) -> Tensor:
         """Return the scores of chosen neurons by the position where they are read, `[n, n_positions]`, nats.
 
         Args:
             group: number of the group of value neurons.
-            which: `ATTENTION` or `FFN`.
+            kind: of the neurons.
             layer: of the neurons, `[n]`.
             index: of the neurons in their layers, `[n]`.
         """
         columns = torch.empty(len(layer), self._pooled.shape[-1], device=layer.device)
         for here in layer.unique().tolist():
             rows = torch.nonzero(layer == here)[:, 0]
-            columns[rows] = self._projection(which, here).columns(index[rows])
-        products = (self._pooled[group, 0, layer, which] @ columns[..., None])[..., 0]
-        return products * self._coefficients(which)[layer, :, index]
+            columns[rows] = self.structure.blocks[here].output(kind).columns(index[rows])
+        products = (self._pooled[group, 0, layer, _WRITTEN.index(kind)] @ columns[..., None])[..., 0]
+        return products * self.components.coefficients(kind)[layer, :, index]
 
-    def _neurons(self, which: int) -> Tensor:
-        active = self._coefficients(which).any(1)
+    def _neurons(self, kind: NeuronKind) -> Tensor:
+        active = self.components.coefficients(kind).any(1)
         n_active = active.sum(1).tolist()
         return torch.stack(
             [
-                self._of_layer(which, layer, None if n_active[layer] == active.shape[1] else active[layer])
+                self._of_layer(kind, layer, None if n_active[layer] == active.shape[1] else active[layer])
                 for layer in range(self.components.n_layers)
             ],
             dim=2,
         )
 
-    def _of_layer(self, which: int, layer: int, active: Tensor | None) -> Tensor:
+    def _of_layer(self, kind: NeuronKind, layer: int, active: Tensor | None) -> Tensor:
         """Compute the scores of a layer's neurons, `[n_groups, 2, n]`; those not `active` have 0."""
-        pooled, coefficients = self._pooled[:, :, layer, which], self._coefficients(which)[layer]
+        pooled = self._pooled[:, :, layer, _WRITTEN.index(kind)]
+        coefficients = self.components.coefficients(kind)[layer]
         some = None if active is None else torch.nonzero(active)[:, 0]
-        columns = self._projection(which, layer).columns(some)
+        columns = self.structure.blocks[layer].output(kind).columns(some)
         products = (pooled.flatten(0, 2) @ columns.T).view(*pooled.shape[:3], -1)
         if some is None:
             return (products * coefficients).sum(2)
         found = pooled.new_zeros(*pooled.shape[:2], coefficients.shape[1])
         found[..., some] = (products * coefficients[:, some]).sum(2)
         return found
-
-    def _coefficients(self, which: int) -> Tensor:
-        """Return coefficients, `[n_layers, n_positions, n]`."""
-        return (self.components.attention_coefficients, self.components.ffn_coefficients)[which]
-
-    def _projection(self, which: int, layer: int) -> Projection:
-        block = self.structure.blocks[layer]
-        return block.attention_output if which == ATTENTION else block.ffn_output
 
     def _with(self, attention: Tensor, ffn: Tensor) -> Tensor:
         """Score what attention and FFN wrote, `[n_layers, n_positions, d_model]` each."""

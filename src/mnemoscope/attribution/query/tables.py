@@ -9,11 +9,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.query.scores import ATTENTION, FFN, QueryScores, Subkeys, ValueNeurons, subkeys
-from mnemoscope.attribution.tables import sorted_best_first, with_experts
+from mnemoscope.attribution.query.scores import QueryScores, Subkeys, ValueNeurons, subkeys
+from mnemoscope.attribution.tables import frame, sorted_best_first, with_experts
 from mnemoscope.model.components import ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.columns import SPLIT_COLUMNS
+from mnemoscope.results.parts import NeuronKind
 from mnemoscope.results.query import Key, QueryNeurons, QueryTables
 
 
@@ -131,46 +132,43 @@ class _Tables:
         score, raw = self.scores.heads[self.group]
         layer, head = torch.meshgrid(torch.arange(len(score)), torch.arange(score.shape[1]), indexing="ij")
         columns = {"layer": layer, "head": head, "score": score, "inner_product": raw}
-        table = _frame({name: values.flatten() for name, values in columns.items()})
+        table = frame(**{name: values.flatten() for name, values in columns.items()})
         return sorted_best_first(table, "score")
 
     def _ffn_neurons(self) -> pd.DataFrame:
-        table = self._neurons(FFN, self.scores.ffn_neurons[self.group])
+        table = self._neurons("ffn", self.scores.ffn_neurons[self.group])
         known = set(zip(self.ffn_value_table["layer"], self.ffn_value_table["neuron"], strict=True))
         also = [pair in known for pair in zip(table["layer"], table["index"], strict=True)]
         table = table.rename(columns={"index": "neuron"}).assign(value_neuron=also)
         return with_experts(table, self.scores.structure)
 
     def _attention_neurons(self) -> pd.DataFrame:
-        table = self._neurons(ATTENTION, self.scores.attention_neurons[self.group])
+        table = self._neurons("attention", self.scores.attention_neurons[self.group])
         d_head = self.scores.structure.d_head
         table.insert(1, "head", table["index"] // d_head)
         table.insert(2, "dim", table["index"] % d_head)
         return table.drop(columns="index")
 
-    def _neurons(self, which: int, both: Tensor) -> pd.DataFrame:
+    def _neurons(self, kind: NeuronKind, both: Tensor) -> pd.DataFrame:
         """Tabulate the neurons with the highest scores, `[2, n_layers, n]`, without those of score 0."""
         score, raw = both.flatten(1)
         order = _highest(score, self.top)
         order = order[score[order] != 0]
-        layer, index = order.div(both.shape[2], rounding_mode="floor"), order % both.shape[2]
+        layer, index = order // both.shape[2], order % both.shape[2]
         components = self.scores.components
-        place = self.scores.by_position(self.group, which, layer, index).abs().argmax(dim=1)
+        place = self.scores.by_position(self.group, kind, layer, index).abs().argmax(dim=1)
         position = components.positions[place]
-        kept = (components.attention_coefficients, components.ffn_coefficients)[which]
-        scales = (components.attention_scales, components.ffn_scales)[which]
-        coefficient = kept[layer, place, index] / scales[layer, place]
-        frame = _frame(
-            {
-                "layer": layer,
-                "index": index,
-                "score": score[order],
-                "inner_product": raw[order],
-                "position": position,
-            }
+        coefficient = components.coefficients(kind)[layer, place, index]
+        coefficient = coefficient / components.scales(kind)[layer, place]
+        return frame(
+            layer=layer,
+            index=index,
+            score=score[order],
+            inner_product=raw[order],
+            position=position,
+            token=[self.tokens[i] for i in position.tolist()],
+            coefficient=coefficient,
         )
-        frame["token"] = [self.tokens[i] for i in position.tolist()]
-        return frame.assign(coefficient=coefficient.cpu().numpy())
 
     def _values(self) -> pd.DataFrame:
         rows, neurons = self.subkeys.neuron, self.neurons
@@ -178,22 +176,20 @@ class _Tables:
         position = neurons.position[rows]
         index = neurons.index[rows]
         d_head = self.scores.structure.d_head
-        attention = {"head": index.div(d_head, rounding_mode="floor"), "dim": index % d_head}
+        attention = {"head": index // d_head, "dim": index % d_head}
         names = attention if neurons.kind == "attention" else {"neuron": index}
-        frame = _frame({"layer": neurons.layer[rows], **names, "position": position})
-        return frame.assign(
+        return frame(
+            layer=neurons.layer[rows],
+            **names,
+            position=position,
             token=[self.tokens[i] for i in position.tolist()],
-            direct=neurons.score[rows].cpu().numpy(),
+            direct=neurons.score[rows],
             path=list(self.subkeys.path),
-            inner_product=products.total.cpu().numpy(),
-            constant=self.subkeys.constants.cpu().numpy(),
-            remainder=products.remainder.cpu().numpy(),
-            skipped=self.scores.skipped[self.group][rows].cpu().numpy(),
+            inner_product=products.total,
+            constant=self.subkeys.constants,
+            remainder=products.remainder,
+            skipped=self.scores.skipped[self.group][rows],
         )
-
-
-def _frame(columns: dict[str, Tensor]) -> pd.DataFrame:
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
 
 def _highest(scores: Tensor, top: int) -> Tensor:

@@ -15,7 +15,7 @@ from itertools import permutations
 import torch
 from torch import Tensor, nn
 
-from mnemoscope.model.discovery.recording import ModuleCall
+from mnemoscope.model.discovery.recording import ModuleCall, close_states, equal_states
 from mnemoscope.model.experts import Mixture
 from mnemoscope.model.input_projections import (
     Activation,
@@ -27,7 +27,7 @@ from mnemoscope.model.input_projections import (
     JointRows,
 )
 from mnemoscope.model.readout import Norm
-from mnemoscope.model.tolerances import FORMULAS, largest_error
+from mnemoscope.model.tolerances import FORMULAS, RECOMPUTED_STATES, largest_error
 from mnemoscope.model.weights import Rows, matrix_of
 
 # Activations that FFNs of decoder-only models use, by their names in transformers.
@@ -135,7 +135,7 @@ def _norms(watched: Watched) -> Iterator[Norm]:
     """Find the norms of the FFN's input."""
     for step in watched.steps:
         norm = None if step.is_matrix else step.norm()
-        if norm is not None and _close(step.states_given, watched.ffn_base):
+        if norm is not None and close_states(step.states_given, watched.ffn_base, RECOMPUTED_STATES):
             yield norm
 
 
@@ -210,7 +210,7 @@ def _projection(
     given, after = step.states_given, step.states[:, outputs].float()
     if given.shape != states.shape:
         return None
-    norms = [norm.norm() for norm in watched.steps if not norm.is_matrix and _same(norm.states, given)]
+    norms = [norm.norm() for norm in watched.steps if not norm.is_matrix and equal_states(norm.states, given)]
     for norm in (*(norm for norm in norms if norm is not None), None):
         projection = InputProjection(matrix_of(step.module), outputs, norm)
         x = states.float()
@@ -228,14 +228,6 @@ def _sizes(projection: InputProjection, states: Tensor) -> Tensor:
 
 def _matrices(steps: Sequence[ModuleCall]) -> Iterator[ModuleCall]:
     return (step for step in steps if step.is_matrix)
-
-
-def _same(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and torch.equal(found, expected)
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and torch.allclose(found, expected.to(found.dtype), atol=1e-6)
 
 
 def _same_columns(outputs: Tensor, values: Tensor) -> Tensor | None:

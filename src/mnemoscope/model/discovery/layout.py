@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mnemoscope.errors import UnsupportedModelError
-from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall
+from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall, close_states
 from mnemoscope.model.readout import Norm, Readout, capped
 from mnemoscope.model.tolerances import (
     FORMULAS,
@@ -171,7 +171,7 @@ def _factor_read(block: Seen) -> float | None:
 
 
 def _ffn_reads_before(block: Seen) -> bool:
-    """Tell whether a matrix outside attention reads the block's input, directly or through a norm."""
+    """Return whether a matrix outside attention reads the block's input, directly or through a norm."""
     inside = set(block.attention_module.modules())
     readers = [step for step in block.steps if step.is_matrix and step.module not in inside]
     normed = [
@@ -179,10 +179,12 @@ def _ffn_reads_before(block: Seen) -> bool:
         for step in block.steps
         if not step.is_matrix
         and step.call is None
-        and _same(step.states_given, block.before)
+        and close_states(step.states_given, block.before)
         and step.norm() is not None
     ]
-    return any(_same(step.states_given, state) for step in readers for state in (block.before, *normed))
+    return any(
+        close_states(step.states_given, state) for step in readers for state in (block.before, *normed)
+    )
 
 
 def _factors(before: Tensor, after: Tensor, written: Sequence[Tensor]) -> list[float] | None:
@@ -207,10 +209,6 @@ def _factors(before: Tensor, after: Tensor, written: Sequence[Tensor]) -> list[f
     error = (start + columns @ factors - end).abs()
     allowed = N_ROUNDINGS * rounding * (start.abs() + end.abs() + columns.abs() @ factors.abs())
     return found if bool((error <= allowed).all()) else None
-
-
-def _same(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and torch.allclose(found, expected.to(found.dtype))
 
 
 def find_readout(model: PreTrainedModel, record: ForwardRecord) -> tuple[nn.Module, Readout]:
@@ -246,9 +244,8 @@ def _final_norm(model: PreTrainedModel, record: ForwardRecord) -> tuple[ModuleCa
         if norm is not None and step.module in body:
             return step, norm
     raise UnsupportedModelError(
-        f"{type(model).__name__} has no norm between its last layer and its head, "
-        "which the frozen readout needs; "
-        "see `mnemoscope models` for the supported families"
+        f"{type(model).__name__} has no norm between its last layer and its head, which the frozen readout "
+        "needs; see `mnemoscope models` for the supported families"
     )
 
 
@@ -266,6 +263,6 @@ def _logit_scale(readout: Readout, final_states: Tensor, logits: Tensor) -> floa
     if plain.shape != own.shape or logit_error(capped(plain, cap), own) < tolerance:
         return 1.0
     uncapped = own if cap is None else (own / cap).clamp(-UNCAPPED_SHARE, UNCAPPED_SHARE).atanh() * cap
-    told = torch.ones_like(own) if cap is None else (own.abs() < UNCAPPED_SHARE * cap).float()
-    scale = float((told * uncapped * plain).sum() / (told * plain.pow(2)).sum())
+    known = torch.ones_like(own) if cap is None else (own.abs() < UNCAPPED_SHARE * cap).float()
+    scale = float((known * uncapped * plain).sum() / (known * plain.pow(2)).sum())
     return scale if scale > 0 and logit_error(capped(scale * plain, cap), own) < tolerance else 1.0

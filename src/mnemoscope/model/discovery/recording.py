@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from mnemoscope.model.attention import AttentionCall
 from mnemoscope.model.experts import Mixture, mixtures_of
 from mnemoscope.model.hooks import first_tensor, hidden_states, observed_attention
 from mnemoscope.model.readout import Norm
-from mnemoscope.model.tolerances import FORMULAS
+from mnemoscope.model.tolerances import FORMULAS, RECORDED_STATES
 from mnemoscope.model.weights import is_adapted, output_device
 
 
@@ -99,7 +100,8 @@ def record_forward(model: PreTrainedModel, layers: nn.ModuleList, probe: Tensor)
     owner = {id(m): i for i, layer in enumerate(layers) for m in layer.modules()}
     with ExitStack() as stack:
         for i, layer in enumerate(layers):
-            stack.enter_context(_watch_block(layer, record, i))
+            for handle in _watch_block(layer, record, i):
+                stack.enter_context(handle)
         for name, module in _leaves(model):
             steps = record.steps[owner[id(module)]] if id(module) in owner else record.outside
             stack.enter_context(_watch_leaf(name, module, steps, record.device))
@@ -130,10 +132,11 @@ def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-@contextmanager
 def _watch_leaf(
     name: str, module: nn.Module, steps: list[ModuleCall], device: torch.device
-) -> Iterator[None]:
+) -> RemovableHandle:
+    """Append the calls of a module to `steps` until the handle is removed."""
+
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         gave = first_tensor(output)  # routers of experts give their choice beside their logits
         if args and isinstance(args[0], Tensor) and isinstance(gave, Tensor):
@@ -142,15 +145,12 @@ def _watch_leaf(
             given, output = args[0].detach().to(device), gave.detach().clone().to(device)
             steps.append(ModuleCall(name, module, given, output, routing=routing))
 
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return module.register_forward_hook(hook)
 
 
-@contextmanager
-def _watch_block(layer: nn.Module, record: ForwardRecord, index: int) -> Iterator[None]:
+def _watch_block(layer: nn.Module, record: ForwardRecord, index: int) -> Iterator[RemovableHandle]:
+    """Register hooks that record the stream before and after a block, and yield their handles."""
+
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record.block_inputs[index] = hidden_states(args, kwargs).detach().clone().to(record.device)
 
@@ -158,12 +158,18 @@ def _watch_block(layer: nn.Module, record: ForwardRecord, index: int) -> Iterato
         left = first_tensor(tuple(output) if isinstance(output, list) else output)
         record.block_outputs[index] = left.detach().clone().to(record.device)
 
-    handles = layer.register_forward_pre_hook(before, with_kwargs=True), layer.register_forward_hook(after)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    yield layer.register_forward_pre_hook(before, with_kwargs=True)
+    yield layer.register_forward_hook(after)
+
+
+def equal_states(found: Tensor, expected: Tensor) -> bool:
+    """Return whether two records are of one shape and equal to the bit."""
+    return found.shape == expected.shape and torch.equal(found, expected)
+
+
+def close_states(found: Tensor, expected: Tensor, absolute: float = RECORDED_STATES) -> bool:
+    """Return whether two records are of one shape and equal up to rounding."""
+    return found.shape == expected.shape and torch.allclose(found, expected.to(found.dtype), atol=absolute)
 
 
 def _n_axes(module: nn.Module) -> int:

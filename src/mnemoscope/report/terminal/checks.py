@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mnemoscope.model.estimate import Estimate
-from mnemoscope.model.families import OURS, VALIDATED
+from mnemoscope.model.families.registry import OURS, VALIDATED
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.report.terminal import Column, Row, table_of, title_text

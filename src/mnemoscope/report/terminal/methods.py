@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from mnemoscope.attribution.methods.base import Method, MethodCost
+from mnemoscope.attribution.methods.base import Method
 from mnemoscope.report.terminal import (
     Column,
     Row,
@@ -32,6 +32,7 @@ from mnemoscope.report.text import (
     zeroed_words,
 )
 from mnemoscope.report.tokens import visible
+from mnemoscope.results.ranking import MethodCost
 
 if TYPE_CHECKING:
     from mnemoscope.study.comparison import Comparison
