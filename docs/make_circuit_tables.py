@@ -56,12 +56,13 @@ def of_task(comparison: CircuitComparison, task: str) -> str:
         rows.append((row["method"], f"{row['size']:,}", *ratios, *sizes, *areas, passes))
     circuit = comparison.circuits[task, str(summary["method"].iloc[0])]
     m = circuit.logit_differences
-    pair = circuit.test[0]
+    pair, both = circuit.test[0], len([each for each in circuit.test if each in circuit.train])
+    known = f" ({both} of the latter are training pairs too)" if both else ""
     return (
         f"### {task}\n\n"
         f"`{pair.clean}` / `{pair.counterfactual}`, answers `{pair.answer.strip()}` / "
         f"`{pair.counterfactual_answer.strip()}`. {len(circuit.train)} training and {len(circuit.test)} test "
-        f"pairs of {circuit.n_positions} tokens, {circuit.n_nodes:,} nodes; logit difference "
+        f"pairs{known} of {circuit.n_positions} tokens, {circuit.n_nodes:,} nodes; logit difference "
         f"{m['model']:.2f} nats in the model, {m['ablated']:.2f} with all nodes ablated.\n\n{table(rows)}\n"
     )
 

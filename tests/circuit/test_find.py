@@ -270,6 +270,19 @@ def test_controls_have_as_many_nodes_and_the_matched_ones_the_same_places(llama:
     assert not places[0].equal(places[1])
 
 
+def test_pairs_that_are_trained_on_and_tested_are_noted(llama: ms.Model) -> None:
+    pairs = told_apart(llama)
+    assert llama.circuit(pairs[:4], test=pairs[4:], size=3).notes == ()
+    (note,) = llama.circuit(pairs[:4], test=pairs[2:], size=3).notes
+    assert note.startswith("2 of 6 test pairs are training pairs too")
+    twice = [pair for pair in pairs for _ in range(2)]
+    split = llama.circuit(twice, size=3)
+    assert split.notes == ()
+    assert (split.train, split.test) == (tuple(pairs[::2]), tuple(pairs[1::2]))
+    with pytest.raises(OptionError, match="there are 2 of the 4 pairs that are needed"):
+        llama.circuit(pairs[:2] * 4, size=3)
+
+
 def test_areas_and_sizes_of_a_curve() -> None:
     sizes = curve_sizes(1000)
     assert sizes == [1, 2, 5, 10, 20, 30, 50, 100, 200, 300, 500, 1000]

@@ -182,3 +182,37 @@ def test_a_mean_is_put_at_tokens_that_an_expert_does_not_get(expert: int) -> Non
     found = opened.compare_ablation(PROMPT, TARGET, [part], seeds=1, mean_of=[words(*references)])
     assert found.after["log_probability"] == pytest.approx(expected, abs=1e-5)
     assert found.before["log_probability"] == pytest.approx(mixed.log_p(None), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def overflowing() -> ms.Model:
+    """A float16 model that overflows where a prompt begins with w50."""
+    hf = built("llama").to(torch.float16)
+    seen: dict[str, torch.Tensor] = {}
+    ffn = hf.model.layers[1].mlp
+    hook = ffn.gate_proj.register_forward_pre_hook(lambda _, given: seen.update(state=given[0][0, 0].float()))
+    with torch.no_grad():
+        hf(torch.tensor([[50, 5]]))
+        hook.remove()
+        for projection in (ffn.gate_proj, ffn.up_proj):
+            projection.weight[3] = (52 * seen["state"] / seen["state"].norm()).half()
+    return open_tiny(hf)
+
+
+BAD, GOOD = words(50, 5, 7), words(5, 6, 7)
+
+
+def test_values_that_are_no_numbers_are_refused_with_their_cause(overflowing: ms.Model) -> None:
+    neuron = [ms.FFNNeuron(0, 1)]
+    overflowing.predict(GOOD)
+    with pytest.raises(ms.PromptError, match="activations after a positive prompt are NaN or infinite"):
+        overflowing.contrast([BAD], [GOOD])
+    with pytest.raises(ms.PromptError, match="the model predicts NaN or infinite values after the prompt"):
+        overflowing.single_ablations(BAD, " w7", neuron)
+    for call in (
+        lambda: overflowing.logit_lens(BAD),
+        lambda: overflowing.generate(BAD, 1),
+        lambda: overflowing.compare_ablation(BAD, " w7", neuron, seeds=1),
+    ):
+        with pytest.raises(ms.OptionError, match=r"as it runs here, predicts NaN .* else check weights"):
+            call()

@@ -809,6 +809,7 @@ class Model:
 
         Raises:
             OptionError: a set is empty.
+            PromptError: activations after a prompt are NaN or infinite.
 
         >>> model.contrast(["I love it", "It is great"], ["I hate it", "It is bad"])  # doctest: +SKIP
         """

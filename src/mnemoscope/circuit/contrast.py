@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mnemoscope.circuit.nodes import NodeSpace
 from mnemoscope.circuit.running import site_values
-from mnemoscope.errors import OptionError
+from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.model.gradients import gradient_batches
 from mnemoscope.model.language_model import LanguageModel
 
@@ -32,12 +32,18 @@ def contrast(
 
     Raises:
         OptionError: a set is empty.
+        PromptError: activations are NaN or infinite.
     """
     means = []
     for name, prompts in (("positive", positive), ("negative", negative)):
         if not prompts:
             raise OptionError(f"there are no {name} prompts; give at least one")
         means.append(_mean_activations(language_model, space, sorted(prompts, key=len), budget))
+        if not bool(means[-1].isfinite().all()):
+            raise PromptError(
+                f"activations after a {name} prompt are NaN or infinite; leave the prompt out, or load "
+                "half-precision weights as float32"
+            )
     of_positive, of_negative = means
     scores = (of_positive - of_negative).abs()
     order = scores.argsort(descending=True, stable=True)[:top]

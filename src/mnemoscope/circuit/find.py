@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from mnemoscope.circuit.edges import links
 from mnemoscope.circuit.measure import Baseline, areas, curve, curve_sizes, first, ranked, smallest_reaching
 from mnemoscope.circuit.nodes import NodeSpace, check_kinds
 from mnemoscope.circuit.running import CircuitRunner, check_ablation, mean_values
-from mnemoscope.circuit.scores import METHODS, score_nodes
+from mnemoscope.circuit.scores import METHODS, ScoreMethod, score_nodes
 from mnemoscope.circuit.search import greedy
 from mnemoscope.circuit.tasks import EncodedPair, encode_pairs, split_pairs
 from mnemoscope.errors import OptionError
@@ -195,5 +195,18 @@ def choose_and_measure(
         train=tuple(pair.pair for pair in train.runner.pairs),
         test=tuple(pair.pair for pair in test.runner.pairs),
         provenance=provenance,
-        notes=(UNROUTED,) if method.backward and "ffn" in space.kinds and space.structure.mixtures else (),
+        notes=tuple(_notes(prepared, method)),
     )
+
+
+def _notes(prepared: Prepared, method: ScoreMethod) -> Iterator[str]:
+    """Yield sentences on what a circuit's scores, or its F and K, do not mean."""
+    space, training = prepared.space, {pair.pair for pair in prepared.train.runner.pairs}
+    if method.backward and "ffn" in space.kinds and space.structure.mixtures:
+        yield UNROUTED
+    known = [pair.pair in training for pair in prepared.test.runner.pairs]
+    if any(known):
+        yield (
+            f"{sum(known):,} of {len(known):,} test pairs are training pairs too, so F and K are not those "
+            "of pairs that the choice of nodes did not see."
+        )

@@ -48,7 +48,7 @@ def log_probabilities(language_model: LanguageModel, states: Tensor) -> Tensor:
     """Read final states out, `[..., d_model] -> [..., n_vocabulary]` float32.
 
     Raises:
-        OptionError: interventions made them NaN or infinite.
+        OptionError: they are NaN or infinite.
     """
     readout = language_model.structure.readout
     with torch.no_grad():
@@ -57,15 +57,17 @@ def log_probabilities(language_model: LanguageModel, states: Tensor) -> Tensor:
     return found.view(*states.shape[:-1], -1)
 
 
-def check_finite(changed: Tensor) -> None:
-    """Refuse log probabilities that an intervention made NaN or infinite: their ranks mean nothing.
+def check_finite(log_probabilities: Tensor) -> None:
+    """Refuse log probabilities that are NaN or infinite: their ranks mean nothing.
 
     Raises:
         OptionError: some are.
     """
-    if not bool(changed.isfinite().all()):
+    if not bool(log_probabilities.isfinite().all()):
         raise OptionError(
-            "the changed model predicts NaN or infinite values; give a factor nearer to 1, or fewer parts"
+            "the model, as it runs here, predicts NaN or infinite values; where parts are changed give a "
+            "factor nearer to 1 or fewer parts, else check weights and prompt, or load half-precision "
+            "weights as float32"
         )
 
 

@@ -23,6 +23,7 @@ from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.parts import neuron_part
 from mnemoscope.model.recorded_pass import NEURONS, numbers_in_graph, recorded_graph
 from mnemoscope.model.weights import input_device
+from mnemoscope.model.widening import in_float32
 from mnemoscope.results.parts import NeuronKind
 
 # Tokens drawn from each text; each costs a backward pass of the text.
@@ -44,7 +45,7 @@ class Sensitivity:
     """
 
     def __init__(self, language_model: LanguageModel, texts: Sequence[Sequence[int]], *, budget: int) -> None:
-        """Run texts (token ids) forward once and backward `N_DRAWS` times each.
+        """Run texts (token ids) forward once and backward `N_DRAWS` times each, in float32.
 
         Args:
             language_model: the model.
@@ -58,10 +59,11 @@ class Sensitivity:
         rows = max(1, budget // kept)
         samples: dict[str, list[Tensor]] = {"ffn": [], "attention": []}
         for start in range(0, len(texts), rows):
-            batch = _Batch(language_model, texts[start : start + rows])
-            for _ in range(N_DRAWS):
-                for kind, responses in batch.draw(generator).items():
-                    samples[kind].append(responses)
+            with in_float32(language_model.model, structure):
+                batch = _Batch(language_model, texts[start : start + rows])
+                for _ in range(N_DRAWS):
+                    for kind, responses in batch.draw(generator).items():
+                        samples[kind].append(responses)
         self.language_model = language_model
         self._probes = [TextProbe(language_model, text[:MEASURED_TOKENS]) for text in texts[:N_MEASURED]]
         self._budget = budget
@@ -98,6 +100,8 @@ class _Batch:
         graph = recorded_graph(language_model.structure, NEURONS)
         with torch.enable_grad(), graph as recorder, evaluating(model):
             model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
+        # A backward pass may run the blocks again.
+        recorder.done = True
         self.seen = recorder.seen
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mnemoscope.errors import UnsupportedModelError
+from mnemoscope.errors import PromptError, UnsupportedModelError
 from mnemoscope.model.hooks import first_tensor, hidden_states, run_body, running_alike, without_states
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tolerances import REPLAYS
@@ -85,6 +85,11 @@ class Replay:
         return max(1, min(128, budget // (activations + 12 * structure.n_vocabulary)))
 
     def _check(self) -> None:
+        if not bool(self.own.isfinite().all()):
+            raise PromptError(
+                "the model predicts NaN or infinite values after the prompt; check the weights, or load "
+                "half-precision weights as float32"
+            )
         with torch.no_grad():
             error = float((self.log_probabilities([0]) - self.own).abs().max())
         if not error <= REPLAYS.of(self.language_model.model.dtype):

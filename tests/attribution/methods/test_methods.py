@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -255,6 +256,19 @@ def test_expected_divergence_is_that_of_small_removals(
         found = llama.plain_text().effect().kl / step**2
     # Draws leave out the first predictions of a text, so the two agree roughly.
     assert expected == pytest.approx(found, rel=0.35)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mixtral"])
+def test_responses_of_half_precision_are_those_of_its_weights_in_float32(family: str) -> None:
+    half = built(family).to(torch.bfloat16)
+    texts = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15]]
+    of_half, of_wide = (
+        Sensitivity(open_tiny(model).language_model, texts, budget=2**28).responses
+        for model in (half, copy.deepcopy(half).float())
+    )
+    for kind, responses in of_wide.items():
+        torch.testing.assert_close(of_half[kind], responses, rtol=1e-6, atol=1e-7)
+        assert responses.abs().max() > 0.1
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])

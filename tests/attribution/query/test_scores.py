@@ -353,3 +353,11 @@ def test_a_prompt_too_long_for_the_budget_is_told(llama: ms.Model) -> None:
     result = llama.attribute(PROMPT, top=3, query=False)
     with pytest.raises(ms.OptionError, match="memory_budget"):
         llama.query_graph(result, memory_budget=1000)
+
+
+def test_neurons_that_nothing_reads_take_no_place_in_the_lists(llama: ms.Model) -> None:
+    result = llama.attribute(words(5, 6, 7, 8, 9, 10, 11, 12, 13))
+    few, many = (result.query(top=top).of_ffn.ffn_neurons for top in (100, 10_000))
+    assert (many["score"] != 0).all()
+    assert (many["score"] < 0).any()
+    assert few.equals(many.head(100))

@@ -152,8 +152,8 @@ class _Tables:
     def _neurons(self, kind: NeuronKind, both: Tensor) -> pd.DataFrame:
         """Tabulate the neurons with the highest scores, `[2, n_layers, n]`, without those of score 0."""
         score, raw = both.flatten(1)
-        order = _highest(score, self.top)
-        order = order[score[order] != 0]
+        read = score.nonzero()[:, 0]
+        order = read[_highest(score[read], self.top)]
         layer, index = order // both.shape[2], order % both.shape[2]
         components = self.scores.components
         place = self.scores.by_position(self.group, kind, layer, index).abs().argmax(dim=1)
