@@ -11,7 +11,7 @@ import torch
 import mnemoscope as ms
 from mnemoscope.model.activations import capture
 from mnemoscope.model.estimate import estimate_from_sizes, sizes_of
-from mnemoscope.model.families import FAMILIES, Family, structure_of
+from mnemoscope.model.families.registry import FAMILIES, Family, structure_of
 from support import built, family_id, open_tiny, word_tokenizer, words
 
 BUDGET = 10 * 2**20

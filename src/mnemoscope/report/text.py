@@ -82,8 +82,10 @@ def rank_change(before: dict[str, float], after: dict[str, float]) -> str:
 
 def changed_by(change: float, *, plural: bool = False) -> str:
     """Write a change as a predicate: `falls by 3.928`, `rises by 0.010`; of log-odds `fall by 3.928`."""
-    verb = ("fall" if change < 0 else "rise") + ("" if plural else "s")
-    return f"{verb} by {signed(abs(change)).removeprefix('+')}"
+    end = "" if plural else "s"
+    if abs(change) < 0.0005:
+        return f"change{end} by less than 0.001"
+    return f"{'fall' if change < 0 else 'rise'}{end} by {signed(abs(change)).removeprefix('+')}"
 
 
 def controls_rank(ablation: Ablation) -> str:
