@@ -93,7 +93,6 @@ def _finite(value: Any) -> Any:
 
 
 ATTRIBUTION_ENDINGS = (".json", ".parquet", ".csv", ".html")
-CONTINUATION_ENDINGS = (".json", ".csv", ".html")
 COMPARISON_ENDINGS = (".json", ".csv", ".html")
 PLAIN_ENDINGS = (".json", ".csv")
 LINKS_ENDINGS = (".json", ".csv", ".graphml")

@@ -280,8 +280,29 @@ def test_json_has_the_tokens_the_sums_and_each_attribution(llama: ms.Model, tmp_
     assert set(found["layers"][0]) == {"layer", "kind", "direct", "direct_by_token"}
     assert [each["target"]["id"] for each in found["attributions"]] == list(TARGET_IDS)
     assert result.to_json() == llama.attribute_continuation(PROMPT, TARGET, top=4, query=False).to_json()
-    with pytest.raises(ms.OutputError, match=r"name a file that ends in \.json, \.csv or \.html$"):
-        result.save(tmp_path / "city.parquet")
+    with pytest.raises(ms.OutputError, match=r"name a file that ends in \.json, \.parquet, \.csv or \.html$"):
+        result.save(tmp_path / "city.xlsx")
+
+
+@pytest.mark.parametrize("ending", ["json", "parquet"])
+@pytest.mark.parametrize("against", [None, " w40 w9 w12", " w9"])
+def test_a_saved_result_is_read_back_whole(
+    llama: ms.Model, tmp_path: Path, against: str | None, ending: str
+) -> None:
+    result = llama.attribute_continuation(PROMPT, TARGET, against=against, top=4)
+    read = ms.ContinuationAttribution.load(result.save(tmp_path / f"city.{ending}"))
+    assert read.to_json() == result.to_json()
+    assert (read.targets, read.against_targets, read.costs) == (
+        result.targets,
+        result.against_targets,
+        result.costs,
+    )
+    assert (read.value, read.telescoping_error) == (result.value, result.telescoping_error)
+    assert read.provenance == result.provenance
+    for name, table in result._all_tables().items():
+        pd.testing.assert_frame_equal(read._all_tables()[name], table, check_dtype=False)
+    with pytest.raises(ms.OptionError, match="was read from a file"):
+        read.attributions[0].query()
 
 
 @pytest.mark.parametrize(

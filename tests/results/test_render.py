@@ -62,10 +62,10 @@ def test_each_result_is_read_back_as_what_it_is(results: dict[str, Any], tmp_pat
     with pytest.raises(OutputError, match="it holds no circuit; find one with"):
         ms.Circuit.load(saved)
     saved.write_text(saved.read_text().replace('"attribution"', '"circuit"', 1))
-    with pytest.raises(OutputError, match=r"holds no attribution; read a circuit with `Circuit\.load`"):
+    with pytest.raises(OutputError, match=r"holds no attribution; .* `Circuit\.load` a circuit"):
         ms.Attribution.load(saved)
     whole = results["ContinuationAttribution"].save(tmp_path / "continuation.json")
-    with pytest.raises(OutputError, match="it is no attribution or circuit"):
+    with pytest.raises(OutputError, match=r"`ContinuationAttribution\.load` reads several tokens"):
         ms.Attribution.load(whole)
 
 

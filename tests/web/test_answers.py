@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -381,13 +382,20 @@ def test_a_named_method_that_is_not_defined_for_a_contrast_is_refused(client: Te
     assert answer.json()["error"].startswith("rank is not defined for log-odds; leave it")
 
 
-def test_an_export_of_several_tokens_is_refused_before_anything_runs(client: TestClient, gate: Gate) -> None:
+def test_charts_of_several_tokens_are_refused_before_anything_runs(client: TestClient, gate: Gate) -> None:
     n_blocks = gate.n_blocks
-    for path, more in (("export", {"format": "parquet"}), ("charts", {})):
-        answer = client.post(f"/api/{path}", json={"prompt": PROMPT, "target": " w40 w41", **more})
-        assert answer.status_code == 400
-        assert "several tokens" in answer.json()["error"]
+    answer = client.post("/api/charts", json={"prompt": PROMPT, "target": " w40 w41"})
+    assert answer.status_code == 400
+    assert "several tokens" in answer.json()["error"]
     assert gate.n_blocks == n_blocks
+
+
+def test_an_export_of_several_tokens_loads_again(client: TestClient, tmp_path: Path) -> None:
+    for ending in ("parquet", "json"):
+        asked = {"prompt": PROMPT, "target": " w40 w41", "format": ending}
+        path = tmp_path / f"export.{ending}"
+        path.write_bytes(client.post("/api/export", json=asked).content)
+        assert ms.ContinuationAttribution.load(path).text == " w40 w41"
 
 
 def test_an_empty_prompt_is_asked_for(client: TestClient) -> None:

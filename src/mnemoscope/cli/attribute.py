@@ -27,7 +27,7 @@ from mnemoscope.cli.output import (
     write_json,
     write_result,
 )
-from mnemoscope.errors import OptionError, OutputError
+from mnemoscope.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,7 +105,12 @@ def attribute(  # noqa: PLR0913 - each is an option of the command
         chosen = vars(options)
         asked: dict[str, Any] = {"target": targets.answers, "against": targets.others}
         if has_several_tokens(opened.language_model, encoded, **asked):
-            _check_outputs_of_several_tokens(out, charts, _several(opened, encoded, asked))
+            if charts is not None:
+                several = _several(opened, encoded, asked)
+                raise OptionError(
+                    f"--charts is for answers of one token, and {several} is several; give the first of them "
+                    "instead"
+                )
             one = {name: None if side is None else side[0] for name, side in asked.items()}
             result = opened.attribute_continuation(encoded, **one, progress=progress, **chosen)
             tell_warning(result.warning)
@@ -159,20 +164,6 @@ def _several(model: Model, prompt: Prompt, asked: dict[str, Any]) -> str:
     """Return the option, with its text, that is of several tokens."""
     texts = [(name, side[0]) for name, side in asked.items() if side and isinstance(side[0], str)]
     return next(f"--{name} {text!r}" for name, text in texts if len(model.target_tokens(prompt, text)) > 1)
-
-
-def _check_outputs_of_several_tokens(out: Path | None, charts: Path | None, several: str) -> None:
-    from mnemoscope._io import CONTINUATION_ENDINGS
-
-    if charts is not None:
-        raise OptionError(
-            f"--charts is for answers of one token, and {several} is several; give the first of them instead"
-        )
-    if out is not None and out.suffix.lower() not in CONTINUATION_ENDINGS:
-        raise OutputError(
-            f"cannot write {out}: {several} is several tokens, and such results go into a .json, .csv or "
-            ".html file; name one, or give the first of the tokens"
-        )
 
 
 def _draw(result: Attribution | ContinuationAttribution, full: bool, console: Console) -> None:

@@ -224,7 +224,7 @@ class Attribution(Displayed):
 
     def json_bytes(self) -> bytes:
         """Encode the whole result as the content of a `.json` file."""
-        return io.json_bytes(self._description(), self.tables(), self.to_json())
+        return io.json_bytes(self.description(), self.tables(), self.to_json())
 
     def save(self, path: str | Path, *, ablations: Sequence[Ablation] = (), notes: str = "") -> Path:
         """Write the result to a `.json`, `.parquet`, `.csv` or `.html` file, whole or not at all.
@@ -251,7 +251,7 @@ class Attribution(Displayed):
         elif ending == ".json":
             content = self.json_bytes()
         elif content is None:
-            content = io.parquet_bytes(self._description(), self.tables())
+            content = io.parquet_bytes(self.description(), self.tables())
         write_atomically(path, content)
         return path
 
@@ -263,9 +263,10 @@ class Attribution(Displayed):
             OutputError: the file is missing, damaged, of another program, of another schema version, or holds
                 no attribution.
         """
-        return io.load(Path(path), "attribution", Attribution._restored)
+        return io.load(Path(path), "attribution", Attribution.restored)
 
-    def _description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
+        """Return everything but the tables as plain objects."""
         return {
             "result": "attribution",
             "prompt": self.prompt,
@@ -281,7 +282,8 @@ class Attribution(Displayed):
         }
 
     @staticmethod
-    def _restored(description: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Attribution:
+    def restored(description: dict[str, Any], tables: dict[str, pd.DataFrame]) -> Attribution:
+        """Make an attribution of its description and its tables."""
         value_tables: dict[str, Any] = {name: tables[name] for name in TABLES}
         rounding = description["telescoping_error"]
         return Attribution(

@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from mnemoscope._io import CONTINUATION_ENDINGS, check_destination, write_atomically
+from mnemoscope._io import ATTRIBUTION_ENDINGS, check_destination, write_atomically
 from mnemoscope.results import io
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution, report_bytes
 from mnemoscope.results.columns import SUMS
-from mnemoscope.results.render import quoted, strongest
+from mnemoscope.results.render import quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, unlikely
 
 
@@ -77,10 +77,11 @@ class ContinuationAttribution(io.Saved):
         return f"<ContinuationAttribution of {self.text!r}{over} after {quoted(self.prompt)}\n  {best}>"
 
     def save(self, path: str | Path, *, ablations: Sequence[Ablation] = (), notes: str = "") -> Path:
-        """Write the result to a `.json`, `.csv` or `.html` file, whole or not at all.
+        """Write the result to a `.json`, `.parquet`, `.csv` or `.html` file, whole or not at all.
 
-        A `.csv` file has the tables of sums, whose column `table` names each row's. An `.html` file is a
-        report with a view for each token.
+        A `.json` or `.parquet` file has the tables of sums and those of each prediction, as `sums.layers` and
+        `0.layers`. A `.csv` file has the tables of sums, whose column `table` names each row's. An `.html`
+        file is a report with a view for each token.
 
         Args:
             path: of the file.
@@ -94,12 +95,74 @@ class ContinuationAttribution(io.Saved):
             OutputError: another ending, or a folder that does not exist or cannot be written.
             OptionError: ablations or notes are given, and the file is no report.
         """
-        path = check_destination(Path(path), CONTINUATION_ENDINGS)
-        page = report_bytes(self, path, ablations, notes)
-        if page is None:
-            return super().save(path)
-        write_atomically(path, page)
+        path = check_destination(Path(path), ATTRIBUTION_ENDINGS)
+        content, ending = report_bytes(self, path, ablations, notes), path.suffix.lower()
+        if ending == ".csv":
+            content = report("export").long_csv_bytes(self)
+        elif ending == ".json":
+            content = io.json_bytes(self._description(), self._all_tables(), self.to_json())
+        elif content is None:
+            content = io.parquet_bytes(self._description(), self._all_tables())
+        write_atomically(path, content)
         return path
+
+    @staticmethod
+    def load(path: str | Path) -> ContinuationAttribution:
+        """Read a result from a `.json` or `.parquet` file that `save` wrote.
+
+        Raises:
+            OutputError: the file is missing, damaged, of another program, of another schema version, or holds
+                no attribution of several tokens.
+        """
+        return io.load(Path(path), "continuation", ContinuationAttribution._restored)
+
+    def _all_tables(self) -> dict[str, pd.DataFrame]:
+        """Return the tables of sums and of each prediction, by names such as `sums.layers` and `0.layers`."""
+        found = {f"sums.{name}": table for name, table in self.tables().items()}
+        for number, each in enumerate(self.predictions):
+            found |= {f"{number}.{name}": table for name, table in each.tables().items()}
+        return found
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "result": "continuation",
+            "prompt": self.prompt,
+            "text": self.text,
+            "against_text": self.against,
+            "shared": [vars(target) for target in self.shared],
+            "certified": self.certified,
+            "tolerance": self.tolerance,
+            "costs": {name: vars(cost) for name, cost in self.costs.items()},
+            "provenance": vars(self.provenance),
+            "n_target_predictions": len(self.attributions),
+            "predictions": [each.description() for each in self.predictions],
+        }
+
+    @staticmethod
+    def _restored(description: dict[str, Any], tables: dict[str, pd.DataFrame]) -> ContinuationAttribution:
+        def group(prefix: str) -> dict[str, pd.DataFrame]:
+            return {
+                name.removeprefix(f"{prefix}."): table
+                for name, table in tables.items()
+                if name.startswith(f"{prefix}.")
+            }
+
+        described = description["predictions"]
+        predictions = tuple(Attribution.restored(each, group(str(n))) for n, each in enumerate(described))
+        n_added, sums = description["n_target_predictions"], group("sums")
+        return ContinuationAttribution(
+            prompt=description["prompt"],
+            text=description["text"],
+            against=description["against_text"],
+            shared=tuple(Target(**target) for target in description["shared"]),
+            attributions=predictions[:n_added],
+            against_attributions=predictions[n_added:],
+            certified=description["certified"],
+            tolerance=io.number(description["tolerance"]),
+            costs={name: Cost(**cost) for name, cost in description["costs"].items()},
+            provenance=Provenance(**description["provenance"]),
+            **{name: sums[name] for name in SUMS},
+        )
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the tables of sums by name; `attributions` have those of each token."""

@@ -35,12 +35,13 @@ _RENAMED_TABLES = {
 _FORMAT = "mnemoscope attribution"
 _METADATA_KEY = b"mnemoscope"
 # Texts of the description that hold tokens.
-_TEXTS = ("tokens", "targets")
+_TEXTS = ("tokens", "targets", "shared", "predictions")
 _NUMERIC = ("float", "int", "uint", "bool")
 
-Kind = Literal["attribution", "circuit", "agreement"]
+Kind = Literal["attribution", "continuation", "circuit", "agreement"]
 _REMEDIES = {
-    "attribution": "read a circuit with `Circuit.load`",
+    "attribution": "`ContinuationAttribution.load` reads several tokens, and `Circuit.load` a circuit",
+    "continuation": "`Attribution.load` reads one token",
     "circuit": "find one with `mnemoscope circuit find`",
     "agreement": "choose another folder",
 }
@@ -49,7 +50,7 @@ T = TypeVar("T")
 
 
 class Saved(ABC):
-    """Mixin of results that are saved for other programs; attributions and circuits can be read back too."""
+    """Mixin of results that are saved for other programs; attributions and circuits are read back too."""
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:

@@ -136,11 +136,6 @@ class Answers:
 
     def export(self, model: Model, request: requests.ExportRequest, tell: Tell = tell_nobody) -> Answer:
         """Return the result of `attribute` as a file, with an ablation in a report."""
-        if request.format == "parquet" and _has_several_tokens(model, request):
-            raise OptionError(
-                "an answer is several tokens, whose results are exported as html, json or csv; "
-                "ask for one of these, or for one token"
-            )
         if request.ablation is not None and request.format != "html":
             raise OptionError("an ablation goes into a report; ask for html, or leave the ablation out")
         result = self.attributed(model, request)

@@ -2,7 +2,7 @@
 
 import { file, Refusal } from "./api.js";
 import { button, byId, element, fill } from "./dom.js";
-import { askedQuestion, whole } from "./question.js";
+import { askedQuestion } from "./question.js";
 import { announce, refuse } from "./work.js";
 
 const FORMATS = { html: "Report (HTML)", json: "JSON", csv: "CSV", parquet: "Parquet" };
@@ -28,13 +28,11 @@ export function rowExports(name, rows, whole_ = null) {
 
 /** Draw the ways to share what is shown; `change` gives what the bench does, which a report has too. */
 export function showExports(change) {
-  const several = whole() !== null && "attributions" in whole();
-  const formats = Object.keys(FORMATS).filter((format) => !several || format !== "parquet");
   const told = element("div", { id: "export-progress" });
   fill(
     byId("exports"),
     button("Copy link", () => copy(location.href, "The link is copied.", told), { data: { key: "save.link" } }),
-    formats.map((format) => button(FORMATS[format], () => saveFile("/api/export", { ...askedQuestion(), format, ablation: format === "html" ? change() : null }, told), { data: { key: `save.${format}` } })),
+    Object.keys(FORMATS).map((format) => button(FORMATS[format], () => saveFile("/api/export", { ...askedQuestion(), format, ablation: format === "html" ? change() : null }, told), { data: { key: `save.${format}` } })),
     told,
   );
 }
