@@ -133,7 +133,8 @@ def remove(page: Page, llama: ms.Model, result: ms.Attribution, parts: list[Any]
     )
     verdict = page.locator("#ablation .verdict")
     expect(verdict).to_contain_text(f"→ {percent(expected.after['probability'])}")
-    expect(verdict).to_contain_text("log-odds")
+    before, after = expected.before["log_odds"], expected.after["log_odds"]
+    expect(verdict).to_contain_text(f"log-odds {signed(before)} → {signed(after)} ({signed(after - before)})")
     assert page.locator("#ablation .dot.control").count() == 5
     expect(page.locator("#ablation .side-effects")).to_contain_text(
         percent(expected.controls_mean["probability"])
@@ -251,14 +252,17 @@ def test_links_are_those_of_the_library(visit: Visitor, address: str, llama: ms.
     page = visit(address, tab="paths", share="100")
     links = llama.query_graph(llama.attribute(PROMPT, top=5, query=False), values=5, depth=2, width=5)
     told = page.locator("#paths-told")
-    expect(told).to_have_text(f"{len(links.edges)} of {len(links.edges)} links, 100 % of the score")
+    expect(told).to_have_text(
+        f"{len(links.edges)} of {len(links.edges)} links: 100 % of their strength. "
+        f"All links explain {percent(links.explained)} of the value neurons' scores."
+    )
     values = (links.nodes["depth"] == 0).sum()
     assert page.locator("#view .paths .edge").count() == len(links.edges) + values
     assert (
         page.locator("#view .paths .edge.lowers").count()
         == (links.edges["score"] < 0).sum() + (links.nodes["value_score"] < 0).sum()
     )
-    page.get_by_label("Show links that explain").fill("40")
+    page.get_by_label("Show the strongest links").fill("40")
     scores = (
         links.edges["score"].abs().sort_values(ascending=False).cumsum() / links.edges["score"].abs().sum()
     )
@@ -435,6 +439,13 @@ def test_two_prompts_are_compared(visit: Visitor, address: str, llama: ms.Model,
         for text in page.locator("#view tbody td:nth-child(5)").all_text_contents()
     ]
     assert diffs == sorted(diffs, reverse=True)
+    bound = max(found.unlisted.values())
+    tables = (found.ffn_neurons, found.attention_neurons_summed, found.heads)
+    above = sum(int((table["diff"].abs() >= bound).sum()) for table in tables)
+    page.locator("#view .table-scroll").evaluate("(table, top) => (table.scrollTop = top)", 28 * (above - 5))
+    rule = page.locator("#view tr.rule")
+    expect(rule).to_have_text(f"Below this line unlisted neurons may differ more (up to {bound:.3f} nats).")
+    expect(rule).to_have_attribute("aria-rowindex", str(above + 2))
     button = page.get_by_role("button", name="Save the comparison: Report (HTML)")
     assert "in A and" in saved(page, button, tmp_path)
     page.get_by_role("tab", name="Bench (1)").click()

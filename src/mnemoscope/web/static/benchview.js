@@ -41,15 +41,16 @@ function rank({ reciprocal_rank: reciprocal }) {
 
 function verdict({ before, after, target_tokens: tokens }) {
   const isWhole = tokens.length > 1;
-  const falls = number(after.log_probability) - number(before.log_probability);
-  const odds = !hasOdds(before) ? null : `, log-odds ${plain(before.log_odds)} → ${plain(after.log_odds)}`;
+  const from = rank(before);
+  const to = rank(after);
+  const moved = (name) => `${signed(before[name])} → ${signed(after[name])} (${signed(number(after[name]) - number(before[name]))})`;
   return element(
     "p",
     { class: "verdict" },
     `${percent(before.probability)} → `,
     element("strong", { text: percent(after.probability) }),
-    `, ${isWhole ? "lowest rank" : "rank"} ${rank(before)} → ${rank(after)}, log p ${isWhole ? `of ${tokens.length} tokens ` : ""}${signed(falls, 2)}`,
-    odds,
+    `, ${isWhole ? "lowest rank" : "rank"} ${from === to ? `stays ${to}` : `${from} → ${to}`}, log p ${isWhole ? `of ${tokens.length} tokens ` : ""}${moved("log_probability")}`,
+    hasOdds(before) ? `, log-odds ${moved("log_odds")}` : null,
   );
 }
 

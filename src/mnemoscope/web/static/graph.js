@@ -1,12 +1,16 @@
-// The graph of what activates what: which links explain a share of the score, and where its nodes stand.
+// The graph of what activates what: which of its links are the strongest, and where its nodes stand.
 
 import { number } from "./numbers.js";
 
 export const TARGET = "target";
 
-/** Nodes and links of an answer of the API, and the links from value neurons to the target, by their scores. */
+/**
+ * Nodes and links of an answer of the API, the share of the value neurons' scores that all links explain, and the
+ * links from value neurons to the target, by their scores.
+ */
 export class Graph {
-  constructor({ nodes, edges }) {
+  constructor({ nodes, edges, explained }) {
+    this.explained = explained;
     this.nodes = nodes;
     this.byId = new Map(nodes.map((node) => [node.id, node]));
     const strength = (edge) => Math.abs(number(edge.score));
@@ -21,11 +25,11 @@ export class Graph {
   }
 
   /**
-   * The strongest links that together are at least a share of the score of all, and lead to the target.
+   * The strongest links that together have at least a share of the strength of all, and lead to the target.
    *
-   * Returns these links, their share of the score, those from value neurons to the target, and the nodes joined.
+   * Returns these links, their share of the strength, those from value neurons to the target, and the nodes joined.
    */
-  explaining(share) {
+  strongest(share) {
     const wanted = [];
     let sum = 0;
     for (const edge of this.edges) {
@@ -39,8 +43,8 @@ export class Graph {
       for (const edge of wanted) if (reached.has(edge.target)) reached.add(edge.source);
     }
     const edges = wanted.filter((edge) => reached.has(edge.target));
-    const explained = edges.reduce((part, edge) => part + Math.abs(number(edge.score)), 0) / (this.total || 1);
-    return { edges, explained, toTarget: this.toTarget, nodes: this.nodes.filter(({ id }) => reached.has(id)) };
+    const strength = edges.reduce((part, edge) => part + Math.abs(number(edge.score)), 0) / (this.total || 1);
+    return { edges, strength, toTarget: this.toTarget, nodes: this.nodes.filter(({ id }) => reached.has(id)) };
   }
 }
 

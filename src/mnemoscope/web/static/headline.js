@@ -86,11 +86,13 @@ function ofHead(found) {
   const best = found.heads_by_position[0];
   if (best === undefined) return null;
   const name = nameOf("head", best);
+  const all = found.heads.find((row) => nameOf("head", row) === name);
+  const rest = all === undefined ? "" : `; ${signed(all.direct, 2)} from all tokens`;
   return [
     partButton(name, "headline", titled(name)),
-    " reads ",
+    ` carries ${signed(best.direct, 2)} nats from `,
     token(tokenAt(best.position, best.token)),
-    ` (${percent(best.attention, 0)} of its attention) and writes ${signed(best.direct, 2)} nats there.`,
+    ` (${percent(best.attention, 0)} of its attention)${rest}.`,
   ];
 }
 
@@ -103,7 +105,7 @@ function ofNeuron(found) {
 
 function certain({ answers, against }) {
   const isCertain = against.length === 0 && number(answers[0].probability) > CERTAIN;
-  return isCertain ? "The prediction is nearly certain, so single removals change little." : null;
+  return isCertain ? "The prediction is nearly certain, so total effects, being slopes, are small; removals may do far more." : null;
 }
 
 function badge({ certified, tolerance }) {

@@ -62,6 +62,6 @@ function draw(place) {
   grid.style.setProperty("--positions", positions.length);
   rove(grid, `lens.${layers[0]}.${positions.at(-1)}`);
   const scroll = element("div", { class: "map-scroll" }, grid);
-  fill(place, element("div", { class: "toolbar" }, element("span", { class: "quiet", text: "The token that each state reads out as through the final norm and head. Darker is more probable. Click makes it the target." }), element("span", { class: "end" }, rowExports("lens", () => found))), scroll);
+  fill(place, element("div", { class: "toolbar" }, element("span", { class: "quiet", text: "The token that each state reads out as through the final norm and head. Stronger colour is more probable. Click makes it the target." }), element("span", { class: "end" }, rowExports("lens", () => found))), scroll);
   scroll.scrollLeft = scroll.scrollWidth;
 }

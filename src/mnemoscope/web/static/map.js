@@ -3,6 +3,7 @@
 import { heat, largest, scaleOf, zeroBar } from "./bars.js";
 import { choice } from "./choices.js";
 import { button, byId, drawing, element, fill } from "./dom.js";
+import { EFFECTS, explained, valueName } from "./effects.js";
 import { saveFigure } from "./figure.js";
 import { rove } from "./grid.js";
 import { number, places, plain, several, signed } from "./numbers.js";
@@ -13,12 +14,6 @@ import { open } from "./selecting.js";
 import { change, current } from "./state.js";
 import { textOf, visible } from "./tokens.js";
 
-const EFFECTS = { direct: "direct", total: "total", removed: "removed" };
-const MEANINGS = {
-  direct: "Direct: what the part writes towards the token.",
-  total: "Total: estimated effect of removing it.",
-  removed: "Removed: measured.",
-};
 const LINE = 110; // pixels of the column of log p
 
 /** Draw the map of the shown attribution. */
@@ -50,7 +45,7 @@ function mapData(found, effect) {
     rows,
     effect,
     running: running(found),
-    value: found.targets.against.length > 0 ? "log-odds" : "log p",
+    value: valueName(),
     decimals: places(blocks),
     block: scaleOf(blocks),
     head: largest(heads),
@@ -160,8 +155,8 @@ function toolbar(data) {
   return element(
     "div",
     { class: "toolbar" },
-    choice("effect", "Effect", EFFECTS, current().effect, (effect) => change({ effect })),
-    element("span", { class: "quiet meaning", text: MEANINGS[data.effect] }),
+    choice("effect", "Effect", Object.fromEntries(EFFECTS.map((effect) => [effect, effect])), current().effect, (effect) => change({ effect })),
+    element("span", { class: "quiet meaning", text: explained(data.effect) }),
     cost && button(`Measure ${several(data.unknown, "part")}`, () => measureAll(data), { data: { key: "map.measure" } }),
     element("span", { id: "removed-progress" }),
     element("span", { class: "end" }, element("span", { class: "quiet", text: "Save figure" }), button("SVG", svg, { class: "quiet-button", "aria-label": "Save the figure as SVG" }), button("PNG", png, { class: "quiet-button", "aria-label": "Save the figure as PNG" })),
@@ -185,7 +180,7 @@ function legend({ head, block, decimals }, { against }) {
     { class: "legend" },
     element("span", { class: "key" }, `−${head.toFixed(2)}`, ramp("lowers"), "0", ramp("raises up"), `+${head.toFixed(2)} nats, heads`),
     element("span", { class: "key", text: `bars ${signed(block.low, Math.min(decimals, 3))} to ${signed(block.high, Math.min(decimals, 3))} nats` }),
-    element("span", { text: `Blue ${up}, hatched orange ${down}. Darker is stronger.` }),
+    element("span", { text: `Blue ${up}, hatched orange ${down}. Stronger colour is a larger effect.` }),
   );
 }
 

@@ -3,6 +3,7 @@
 import { scaleOf, zeroBar } from "./bars.js";
 import { choice } from "./choices.js";
 import { button, byId, element, fill, settled } from "./dom.js";
+import { explained } from "./effects.js";
 import { rowExports } from "./files.js";
 import { number, places, plain, several, signed } from "./numbers.js";
 import { nameOf, shortName } from "./parts.js";
@@ -93,9 +94,9 @@ function columns(all) {
     { title: "part", key: "part", cell: (row) => partOf(row) },
     experts && { title: "expert", class: "number", cell: (row) => (row.expert >= 0 ? String(row.expert) : "") },
     { title: "reads", key: "reads", class: "reads", cell: (row) => (row.token === undefined ? "" : [token(tokenAt(row.position, row.token)), element("span", { class: "quiet", text: ` ${row.position}` })]) },
-    { title: "direct", key: "direct", class: "number wide-bar", tip: "Direct\nWhat the part writes towards the token, nats", cell: (row) => [zeroBar(row.direct, scale), nats(row.direct)] },
-    { title: "total", key: "total", class: "number", tip: "Total\nEstimated effect of removing it, nats", cell: (row) => nats(row.total) },
-    { title: "removed", key: "removed", class: "number", tip: "Removed\nMeasured: the fall of log p without it, nats.\nAttention neurons are removed at all positions.", cell: (row) => removedCell(row, decimals) },
+    { title: "direct", key: "direct", class: "number wide-bar", tip: explained("direct", "\n"), cell: (row) => [zeroBar(row.direct, scale), nats(row.direct)] },
+    { title: "total", key: "total", class: "number", tip: explained("total", "\n"), cell: (row) => nats(row.total) },
+    { title: "removed", key: "removed", class: "number", tip: `${explained("removed", "\n")}\nAttention neurons are removed at all positions.`, cell: (row) => removedCell(row, decimals) },
     { title: "activation", key: "activation", class: "number", tip: "Activation\nThe neuron's coefficient here", cell: (row) => plain(row.coefficient) },
     { title: "promotes", class: "promotes", cell: (row) => (row.promotes ? tokens(row.promotes.slice(0, SHOWN_TOKENS)) : "") },
   ].filter(Boolean);

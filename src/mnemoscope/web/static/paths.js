@@ -4,7 +4,7 @@ import { cancel } from "./api.js";
 import { button, byId, drawing, element, fill } from "./dom.js";
 import { rowExports } from "./files.js";
 import { connected, Graph, layout, levelName, TARGET } from "./graph.js";
-import { number, percent, signed } from "./numbers.js";
+import { number, percent, several, signed } from "./numbers.js";
 import { nameOf, nodeName, shortName, titled } from "./parts.js";
 import { shown, shownQuestion, tokenAt } from "./question.js";
 import { open, togglePin } from "./selecting.js";
@@ -45,15 +45,15 @@ export async function showPaths(place, canFollow) {
 
 function draw(place) {
   const { share } = current();
-  const { edges, nodes, explained, toTarget } = graph.explaining(share / 100);
-  const told = element("span", { class: "quiet", id: "paths-told", text: `${edges.length} of ${graph.edges.length} links, ${percent(explained, 0)} of the score` });
+  const { edges, nodes, strength, toTarget } = graph.strongest(share / 100);
+  const told = element("span", { class: "quiet", id: "paths-told", text: `${edges.length} of ${several(graph.edges.length, "link")}: ${percent(strength, 0)} of their strength. All links explain ${percent(graph.explained)} of the value neurons' scores.` });
   const slider = element("input", { type: "range", min: "5", max: "100", step: "5", value: share, id: "paths-share", data: { key: "paths.share" } });
   slider.addEventListener("input", () => change({ share: slider.valueAsNumber }));
   const before = place.querySelector(".paths-scroll");
   const scroll = element("div", { class: "paths-scroll", tabindex: "0", role: "group", "aria-label": "What activates what" }, picture(nodes, [...toTarget, ...edges], place.clientWidth - 40));
   fill(
     place,
-    element("div", { class: "toolbar" }, element("label", { for: "paths-share", text: "Show links that explain" }), slider, element("output", { text: `${share} %` }), told, group(), element("span", { class: "end" }, rowExports("links", () => graph.edges))),
+    element("div", { class: "toolbar" }, element("label", { for: "paths-share", text: "Show the strongest links" }), slider, element("output", { text: `${share} %` }), told, group(), element("span", { class: "end" }, rowExports("links", () => graph.edges))),
     scroll,
     element("p", { class: "legend" }, "Circles are FFN neurons, diamonds attention neurons, squares heads. A line is as wide as its nats; broken orange works against its reader. Hover traces, Enter opens, P pins, G groups the pinned."),
   );

@@ -9,7 +9,7 @@ const OVER = 12; // rows drawn beyond either edge
 /**
  * A table of `rows`; `columns` have a `title`, the `key` to sort by if there is one, what gives a `cell` of a row,
  * and maybe a `class`. `rowKey` names a row; Tab comes to the element with the key `stop`. `sort` is the key in
- * order, with `-` for descending; `onSort` hears of another.
+ * order, with `-` for descending; `onSort` hears of another. A row with a `rule` is that text across all columns.
  */
 export function virtualTable({ columns, rows, caption, sort, onSort, rowKey, stop, scrollTop = 0 }) {
   const body = element("tbody");
@@ -33,11 +33,13 @@ export function virtualTable({ columns, rows, caption, sort, onSort, rowKey, sto
     else if (body.contains(document.activeElement)) document.activeElement.tabIndex = 0;
   };
   const rowOf = (row, index) =>
-    element(
-      "tr",
-      { "aria-rowindex": index + 2, "aria-selected": "false", data: { row: rowKey(row) } },
-      columns.map(({ cell, class: kind }) => element("td", { class: kind }, cell(row))),
-    );
+    "rule" in row
+      ? element("tr", { class: "rule", "aria-rowindex": index + 2 }, element("td", { colspan: columns.length, text: row.rule }))
+      : element(
+          "tr",
+          { "aria-rowindex": index + 2, "aria-selected": "false", data: { row: rowKey(row) } },
+          columns.map(({ cell, class: kind }) => element("td", { class: kind }, cell(row))),
+        );
   scroll.addEventListener("scroll", draw, { passive: true });
   requestAnimationFrame(() => {
     scroll.scrollTop = scrollTop;
