@@ -271,16 +271,33 @@ def test_links_are_those_of_the_library(visit: Visitor, address: str, llama: ms.
     assert 0 < number <= wanted
 
 
+def test_removals_are_drawn_once_they_are_measured(visit: Visitor, address: str) -> None:
+    page = visit(address, effect="removed")
+    expect(page.locator("#view")).to_contain_text("Nothing is measured yet.")
+    expect(page.locator("#view .map .bar")).to_have_count(0)
+    expect(page.locator("#view .legend")).to_have_count(0)
+    page.get_by_role("button", name=re.compile(r"^Measure \d+ parts, ")).click()
+    expect(page.locator("#view .legend")).to_be_visible()
+    complete(page)
+    expect(page.locator("#view")).not_to_contain_text("Nothing is measured yet.")
+    assert page.locator("#view .map .bar").count() == page.locator("#view .map .block").count()
+
+
 def test_methods_are_drawn_as_each_ends(visit: Visitor, address: str) -> None:
     page = visit(address, tab="methods")
-    expect(page.locator("#view")).to_contain_text("about")
+    expect(page.locator("#view")).to_contain_text("as long as 400 to 800 forward passes")
     page.get_by_label("How many neurons").fill("3")
     page.get_by_role("button", name="Compare methods").click()
     expect(page.locator("#methods-result tbody tr").first).to_be_visible()
     complete(page)
     drops = page.locator("#methods-result td:nth-child(2)").all_text_contents()
-    values = [float(text.replace("−", "-")) for text in drops if text]
+    controls = page.locator("#methods-result tr.control").count()
+    values = [float(text.replace("−", "-")) for text in drops[:-controls]]
+    assert controls == 3
     assert values == sorted(values, reverse=True)
+    expect(page.locator("#methods-result td[data-tip*='(paper: a)']")).to_have_text(
+        re.compile("^log-probability")
+    )
 
 
 def test_restored_and_scaled_parts(visit: Visitor, address: str, llama: ms.Model) -> None:

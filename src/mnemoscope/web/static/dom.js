@@ -72,6 +72,6 @@ export function byId(id) {
 }
 
 /** A button that does not send a form. */
-export function button(text, onClick, properties = {}) {
-  return element("button", { type: "button", text, on: { click: onClick }, ...properties });
+export function button(text, onClick, properties = {}, ...children) {
+  return element("button", { type: "button", text, on: { click: onClick }, ...properties }, ...children);
 }

@@ -73,7 +73,7 @@ function step(key) {
 }
 
 function showKeys() {
-  const close = button("Close", () => byId("keys").close(), { class: "main" });
+  const close = button("Close", () => byId("keys").close(), { class: "main", autofocus: true });
   fill(
     byId("keys"),
     element("h2", { id: "keys-title", text: "Keys" }),

@@ -95,8 +95,7 @@ async function tokenise(text, told, take) {
   const { model, prompt } = current();
   try {
     const { tokens, error, take: better } = await ask("/api/tokens", { model, prompt, text }, "tokens", () => {});
-    const use = better && button("Use ", () => take(better), { class: "quiet-button" });
-    if (use) use.append(token(better));
+    const use = better && button("Use ", () => take(better), { class: "quiet-button" }, token(better));
     if (error === null) fill(told, tokens.map((one) => token(one.text)), ` ${tokens.length === 1 ? "one token" : `${tokens.length} tokens, explained one by one`}`);
     else fill(told, use ? "A space is missing. " : "This cannot be the next token. ", use);
   } catch (error) {

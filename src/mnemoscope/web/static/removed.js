@@ -3,10 +3,11 @@
 import { shown, shownQuestion } from "./question.js";
 import { asked, nameOf } from "./parts.js";
 import { number } from "./numbers.js";
-import { work } from "./work.js";
+import { about, lastSeconds, work } from "./work.js";
 
 // Few parts a request, so that other questions come in between.
 const CHUNK = 5;
+export const WHOLE_MAP = 30; // of a whole map
 const MOST = 20;
 
 let values = new Map();
@@ -29,6 +30,17 @@ export function removedBy(name) {
   return values.get(name) ?? null;
 }
 
+/** About how long measuring some parts takes, as the last measurement did; else what it takes. */
+export function costOf(nParts) {
+  const known = lastRate();
+  return known === null ? "up to a forward pass each" : about(nParts * known);
+}
+
+/** Seconds for a part in the last measurement of several; null before one. */
+function lastRate() {
+  const chunk = [WHOLE_MAP, CHUNK].find((size) => lastSeconds(`removed ${size}`) !== null);
+  return chunk === undefined ? null : lastSeconds(`removed ${chunk}`) / chunk;
+}
 
 /** Measure the listed neurons with the largest effects. */
 export function measureListed(place) {
