@@ -211,5 +211,5 @@ def test_the_last_stage_of_the_bench_waits_for_other_questions(
         page.get_by_role("tab", name="Bench (1)").click()
         expect(page.locator("#stages li.done")).to_have_count(3)
         complete(page)
-        assert page.locator("#ablation .dot.control").count() == 5
+        assert page.locator("#ablation .axis-line .dot.control").count() == 5
         assert asked == ["api/ablate", "api/lens", "api/ablate"]

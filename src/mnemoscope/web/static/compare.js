@@ -31,6 +31,21 @@ export function comparison() {
   return found;
 }
 
+/** The parts of both prompts with a row each. */
+function parts() {
+  return [
+    ...found.ffn_neurons.map((row) => ({ ...row, kind: "ffn", name: nameOf("ffn", row) })),
+    ...found.attention_neurons_summed.map((row) => ({ ...row, kind: "attention", name: nameOf("attention", row) })),
+    ...found.heads.map((row) => ({ ...row, kind: "head", name: nameOf("head", row) })),
+  ];
+}
+
+/** The part whose direct effects differ most; null before the pair is known. */
+export function mostDifferent() {
+  const size = (row) => Math.abs(number(row.diff));
+  return found === null ? null : parts().reduce((most, row) => (size(row) > size(most) ? row : most));
+}
+
 /** Ask for the pair unless it is known, and call `onShown` once it is. */
 export async function compareBoth(onShown) {
   const { model, b, b_target: target } = current();
@@ -89,11 +104,7 @@ function side({ targets }) {
 
 /** Draw the table of neurons with A, B and their difference. */
 export function showComparedNeurons(place) {
-  const rows = [
-    ...found.ffn_neurons.map((row) => ({ ...row, kind: "ffn", name: nameOf("ffn", row) })),
-    ...found.attention_neurons_summed.map((row) => ({ ...row, kind: "attention", name: nameOf("attention", row) })),
-    ...found.heads.map((row) => ({ ...row, kind: "head", name: nameOf("head", row) })),
-  ];
+  const rows = parts();
   const { sort } = current();
   const by = sort.replace("-", "");
   const key = ["a", "b"].includes(by) ? (row) => number(row[by]) : (row) => Math.abs(number(row.diff));

@@ -66,6 +66,9 @@ export function calmly(draw) {
   else draw();
 }
 
+/** Whether the page is one column that scrolls, as the style has it. */
+export const narrow = matchMedia("(max-width: 819px)");
+
 /** The element with an id. */
 export function byId(id) {
   return document.getElementById(id);

@@ -2,6 +2,7 @@
 
 import { heat, largest } from "./bars.js";
 import { choice } from "./choices.js";
+import { comparison, mostDifferent } from "./compare.js";
 import { button, byId, element, fill } from "./dom.js";
 import { number, percent, plain, several, signed } from "./numbers.js";
 import { nameOf, titled } from "./parts.js";
@@ -63,9 +64,16 @@ export function showFinding() {
   if (found === null) return fill(byId("finding"));
   fill(
     byId("finding"),
-    element("p", { class: "finding" }, ofTargets(found.targets), " ", ofHead(found), " ", ofNeuron(found), " ", certain(found.targets), " ", badge(found)),
+    element("p", { class: "finding" }, ofComparison(), ofTargets(found.targets), " ", ofHead(found), " ", ofNeuron(found), " ", certain(found.targets), " ", badge(found)),
     ofTokens(),
   );
+}
+
+/** What differs most between the two prompts; the finding after it is that of A. */
+function ofComparison() {
+  const most = mostDifferent();
+  if (most === null) return null;
+  return [partButton(most.name, "compared", titled(most.name)), ` differs most: ${signed(most.a)} in A, ${signed(most.b)} in B. A: `];
 }
 
 function ofTargets({ answers, against, value }) {
@@ -104,7 +112,7 @@ function ofNeuron(found) {
 }
 
 function certain({ answers, against }) {
-  const isCertain = against.length === 0 && number(answers[0].probability) > CERTAIN;
+  const isCertain = comparison() === null && against.length === 0 && number(answers[0].probability) > CERTAIN;
   return isCertain ? "The prediction is nearly certain, so total effects, being slopes, are small; removals may do far more." : null;
 }
 
