@@ -2,18 +2,19 @@
 
 import { heat, largest, scaleOf, zeroBar } from "./bars.js";
 import { choice } from "./choices.js";
-import { button, byId, drawing, element, fill } from "./dom.js";
+import { button, drawing, element, fill } from "./dom.js";
 import { EFFECTS, explained, valueName } from "./effects.js";
 import { saveFigure } from "./figure.js";
 import { rove } from "./grid.js";
 import { number, places, plain, several, signed } from "./numbers.js";
 import { nameOf, titled } from "./parts.js";
 import { byLayer, shown, tokenAt } from "./question.js";
-import { costOf, measure, removedBy, WHOLE_MAP } from "./removed.js";
+import { costOf, measure, removedBy } from "./removed.js";
 import { open } from "./selecting.js";
 import { change, current } from "./state.js";
 import { textOf, visible } from "./tokens.js";
 
+const CHUNK = 30; // parts of a map that are measured at once
 const LINE = 110; // pixels of the column of log p
 
 /** Draw the map of the shown attribution. */
@@ -50,7 +51,7 @@ function mapData(found, effect) {
     decimals: places(blocks),
     block: scaleOf(blocks),
     head: largest(heads),
-    unknown: [...blocks, ...heads].filter((one) => Number.isNaN(number(one))).length,
+    unknown: rows.flatMap(partsOf).filter(([, one]) => Number.isNaN(number(one))).map(([name]) => name),
     isEmpty: [...blocks, ...heads].every((one) => Number.isNaN(number(one))),
     reads: reads(found),
   };
@@ -165,22 +166,21 @@ function line({ running: values, start }) {
 function toolbar(data) {
   const svg = () => saveFigure(data, "svg");
   const png = () => saveFigure(data, "png");
-  const isPartial = data.effect === "removed" && data.unknown > 0;
+  const isPartial = data.effect === "removed" && data.unknown.length > 0;
   return element(
     "div",
     { class: "toolbar" },
     choice("effect", "Effect", Object.fromEntries(EFFECTS.map((effect) => [effect, effect])), current().effect, (effect) => change({ effect })),
     element("span", { class: "quiet meaning", text: explained(data.effect) }),
     data.isEmpty && element("strong", { text: "Nothing is measured yet." }),
-    isPartial && button(`Measure ${several(data.unknown, "part")}, ${costOf(data.unknown)}`, () => measureAll(data), { data: { key: "map.measure" } }),
-    element("span", { id: "removed-progress" }),
+    isPartial && button(`Measure ${several(data.unknown.length, "part")}, ${costOf(data.unknown)}`, () => measure(data.unknown, undefined, CHUNK), { data: { key: "map.measure" } }),
     element("span", { class: "end" }, element("span", { class: "quiet", text: "Save figure" }), button("SVG", svg, { class: "quiet-button", "aria-label": "Save the figure as SVG" }), button("PNG", png, { class: "quiet-button", "aria-label": "Save the figure as PNG" })),
   );
 }
 
-function measureAll({ rows }) {
-  const names = rows.flatMap((row) => [nameOf("layer", row.attention), nameOf("layer", row.ffn), ...row.heads.map((head) => nameOf("head", head))]);
-  measure(names, byId("removed-progress"), WHOLE_MAP);
+/** The parts of a row of the map by name, with their values. */
+function partsOf({ attention, ffn, heads }) {
+  return [...[attention, ffn].map((row) => [nameOf("layer", row), row.value]), ...heads.map((row) => [nameOf("head", row), row.value])];
 }
 
 function legend({ head, block, decimals, isEmpty }, { against }) {

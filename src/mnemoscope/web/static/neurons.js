@@ -2,7 +2,7 @@
 
 import { scaleOf, zeroBar } from "./bars.js";
 import { choice } from "./choices.js";
-import { button, byId, element, fill, narrow, settled } from "./dom.js";
+import { button, element, fill, narrow, settled } from "./dom.js";
 import { explained } from "./effects.js";
 import { rowExports } from "./files.js";
 import { number, places, several, signed } from "./numbers.js";
@@ -117,7 +117,7 @@ function partOf(row) {
 
 function removedCell(row, decimals) {
   if (row.removed !== null) return signed(row.removed, decimals);
-  return button("measure", () => measure([row.name], byId("neurons-progress")), { class: "quiet-button measure", "aria-label": `Measure the removal of ${row.name}`, data: { key: `measure.${row.key}` } });
+  return button("measure", () => measure([row.name]), { class: "quiet-button measure", "aria-label": `Measure the removal of ${row.name}`, data: { key: `measure.${row.key}` } });
 }
 
 function filters(found) {
@@ -151,8 +151,7 @@ function foot(rows) {
     "div",
     { class: "table-foot" },
     button(pinned.length > 0 ? `Bench ${chosen.length} pinned` : `Bench the first ${chosen.length}`, () => putOnBench(chosen), { disabled: chosen.length === 0, data: { key: "neurons.bench" } }),
-    button("Measure the first 20", () => measure(names.slice(0, 20), byId("neurons-progress")), { class: "quiet-button", data: { key: "neurons.measure" } }),
-    element("span", { id: "neurons-progress" }),
+    button("Measure the first 20", () => measure(names.slice(0, 20)), { class: "quiet-button", data: { key: "neurons.measure" } }),
     element("span", { class: "end quiet" }, several(rows.length, "row"), " ", rowExports("neurons", () => rows.map(({ key, name, ...row }) => ({ part: name, ...row })))),
   );
 }

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { benchChange, forgetB, forgetBench, runBench, showBench, startBench } from "./bench.js";
 import { compareBoth, comparison, forgetComparison, showComparedMaps, showComparedNeurons, showTargetB } from "./compare.js";
-import { byId, calmly, element, narrow, settled } from "./dom.js";
+import { byId, calmly, narrow, settled } from "./dom.js";
 import { showExports } from "./files.js";
 import { showChips, showFinding, startHeadline } from "./headline.js";
 import { showFacts, showPanes, showPart, startInspector } from "./inspector.js";
@@ -123,7 +123,7 @@ function showAnswer() {
   if (!isComplete()) return;
   runBench();
   compareBoth(showCompared);
-  if (current().tab === "neurons" || current().tab === "map") measureListed(byId("removed-progress") ?? byId("neurons-progress") ?? element("span"));
+  if (current().tab === "neurons" || current().tab === "map") measureListed();
 }
 
 function showCompared() {
