@@ -21,7 +21,9 @@ LONG = "In the year after the war ended, the young doctor moved with her family 
 def test_the_first_screen_says_it_all(visit: Visitor, demo_address: str) -> None:
     page = visit.open(demo_address)
     expect(page.locator("#finding")).to_contain_text("␣Tokyo 85.4 %, rank 1.")
-    expect(page.locator("#finding")).to_contain_text("Head 23.4 reads ␣Japan (92 % of its attention)")
+    expect(page.locator("#finding")).to_contain_text(
+        "Head 23.4 carries +2.83 nats from ␣Japan (92 % of its attention)"
+    )
     expect(page.locator("#finding")).to_contain_text("Neuron 24.1005 writes +2.07.")
     expect(page.locator("#finding")).to_contain_text("nearly certain")
     expect(page.locator("#model-chip")).to_have_text("SmolLM2-135M-Instruct")

@@ -117,5 +117,5 @@ def test_the_focus_stays_when_views_are_drawn_anew(visit: Visitor, address: str)
     assert focused(page).startswith("explain.")
     page.locator("#view input[value='total']").focus()
     page.keyboard.press("Space")
-    expect(page.locator("#view")).to_contain_text("Estimated effect".lower())
+    expect(page.locator("#view")).to_contain_text("estimated fall of log p")
     assert focused(page) == "effect.total"

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -74,7 +75,7 @@ def test_from_prompt_to_ablation_and_export(page: Page, llama: ms.Model, tmp_pat
 def choose_target(page: Page, choices: list[dict[str, Any]]) -> None:
     """The third in the list, contrasted with the first."""
     show_rail(page)
-    rows = page.locator("#predictions [role=row]")
+    rows = page.locator("#predictions [role=row]:not(.next-head)")
     expect(rows).to_have_count(10)
     expect(rows.nth(2)).to_contain_text(percent(choices[2]["probability"]))
     button = page.get_by_role("button", name=f"Explain {visible(choices[2]['token'])}", exact=True)
@@ -133,8 +134,9 @@ def remove(page: Page, llama: ms.Model, result: ms.Attribution, parts: list[Any]
     )
     verdict = page.locator("#ablation .verdict")
     expect(verdict).to_contain_text(f"→ {percent(expected.after['probability'])}")
-    expect(verdict).to_contain_text("log-odds")
-    assert page.locator("#ablation .dot.control").count() == 5
+    before, after = expected.before["log_odds"], expected.after["log_odds"]
+    expect(verdict).to_contain_text(f"log-odds {signed(before)} → {signed(after)} ({signed(after - before)})")
+    assert page.locator("#ablation .axis-line .dot.control").count() == 5
     expect(page.locator("#ablation .side-effects")).to_contain_text(
         percent(expected.controls_mean["probability"])
     )
@@ -251,14 +253,17 @@ def test_links_are_those_of_the_library(visit: Visitor, address: str, llama: ms.
     page = visit(address, tab="paths", share="100")
     links = llama.query_graph(llama.attribute(PROMPT, top=5, query=False), values=5, depth=2, width=5)
     told = page.locator("#paths-told")
-    expect(told).to_have_text(f"{len(links.edges)} of {len(links.edges)} links, 100 % of the score")
+    expect(told).to_have_text(
+        f"{len(links.edges)} of {len(links.edges)} links: 100 % of their strength. "
+        f"All links explain {percent(links.explained)} of the value neurons' scores."
+    )
     values = (links.nodes["depth"] == 0).sum()
     assert page.locator("#view .paths .edge").count() == len(links.edges) + values
     assert (
         page.locator("#view .paths .edge.lowers").count()
         == (links.edges["score"] < 0).sum() + (links.nodes["value_score"] < 0).sum()
     )
-    page.get_by_label("Show links that explain").fill("40")
+    page.get_by_label("Show the strongest links").fill("40")
     scores = (
         links.edges["score"].abs().sort_values(ascending=False).cumsum() / links.edges["score"].abs().sum()
     )
@@ -267,16 +272,33 @@ def test_links_are_those_of_the_library(visit: Visitor, address: str, llama: ms.
     assert 0 < number <= wanted
 
 
+def test_removals_are_drawn_once_they_are_measured(visit: Visitor, address: str) -> None:
+    page = visit(address, effect="removed")
+    expect(page.locator("#view")).to_contain_text("Nothing is measured yet.")
+    expect(page.locator("#view .map .bar")).to_have_count(0)
+    expect(page.locator("#view .legend")).to_have_count(0)
+    page.get_by_role("button", name=re.compile(r"^Measure \d+ parts, ")).click()
+    expect(page.locator("#view .legend")).to_be_visible()
+    complete(page)
+    expect(page.locator("#view")).not_to_contain_text("Nothing is measured yet.")
+    assert page.locator("#view .map .bar").count() == page.locator("#view .map .block").count()
+
+
 def test_methods_are_drawn_as_each_ends(visit: Visitor, address: str) -> None:
     page = visit(address, tab="methods")
-    expect(page.locator("#view")).to_contain_text("about")
+    expect(page.locator("#view")).to_contain_text("as long as 400 to 800 forward passes")
     page.get_by_label("How many neurons").fill("3")
     page.get_by_role("button", name="Compare methods").click()
     expect(page.locator("#methods-result tbody tr").first).to_be_visible()
     complete(page)
     drops = page.locator("#methods-result td:nth-child(2)").all_text_contents()
-    values = [float(text.replace("−", "-")) for text in drops if text]
+    controls = page.locator("#methods-result tr.control").count()
+    values = [float(text.replace("−", "-")) for text in drops[:-controls]]
+    assert controls == 3
     assert values == sorted(values, reverse=True)
+    expect(page.locator("#methods-result td[data-tip*='(paper: a)']")).to_have_text(
+        re.compile("^log-probability")
+    )
 
 
 def test_restored_and_scaled_parts(visit: Visitor, address: str, llama: ms.Model) -> None:
@@ -408,6 +430,28 @@ def test_the_map_is_saved_as_a_figure(visit: Visitor, address: str, tmp_path: Pa
     assert download.value.path().read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_empty_inspector_says_how_to_read_and_an_empty_bench_what_to_add(
+    visit: Visitor, address: str, llama: ms.Model
+) -> None:
+    page = visit(address)
+    for term in ("nat", "certified", "contrast"):
+        expect(page.locator("#part .how-to-read dt").get_by_text(term, exact=True)).to_be_visible()
+    page.get_by_role("tab", name="Bench", exact=True).click()
+    head = llama.attribute(PROMPT, top=1).heads_by_position.iloc[0]
+    page.get_by_role("button", name=f"Add head {head['layer']}.{head['head']}").click()
+    expect(page.locator("#bench .bench-list li")).to_have_count(1)
+    page.go_back()
+    page.get_by_role("button", name="Add the ten strongest FFN neurons").click()
+    expect(page.locator("#bench .bench-list li")).to_have_count(10)
+    complete(page)
+
+
+def test_a_phone_shows_what_a_neuron_promotes_under_its_name(visit: Visitor, address: str) -> None:
+    page = visit(address, PHONE, tab="neurons")
+    expect(page.locator("#view th", has_text="promotes")).to_have_count(0)
+    expect(page.locator("#view tbody td div.promotes .token").first).to_be_visible()
+
+
 def test_two_prompts_are_compared(visit: Visitor, address: str, llama: ms.Model, tmp_path: Path) -> None:
     page = visit(address, bench="head.1.0")
     page.keyboard.press("c")
@@ -429,12 +473,26 @@ def test_two_prompts_are_compared(visit: Visitor, address: str, llama: ms.Model,
         rows = found.heads.to_dict("records")
         expected = {f"head.{row['layer']}.{row['head']}": row[column] for row in rows}
         assert {name: drawn[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    rows = pd.concat([found.ffn_neurons, found.attention_neurons_summed, found.heads])
+    most = rows.iloc[rows["diff"].abs().argmax()]
+    finding = page.locator("#finding")
+    expect(finding).to_contain_text(f"differs most: {signed(most['a'])} in A, {signed(most['b'])} in B.")
+    choose_tab(page, "Lens")
+    expect(page.get_by_text("Shown for A")).to_be_visible()
     choose_tab(page, "Neurons")
+    expect(page.get_by_text("Shown for A")).to_be_hidden()
     diffs = [
         abs(float(text.replace("−", "-")))
         for text in page.locator("#view tbody td:nth-child(5)").all_text_contents()
     ]
     assert diffs == sorted(diffs, reverse=True)
+    bound = max(found.unlisted.values())
+    tables = (found.ffn_neurons, found.attention_neurons_summed, found.heads)
+    above = sum(int((table["diff"].abs() >= bound).sum()) for table in tables)
+    page.locator("#view .table-scroll").evaluate("(table, top) => (table.scrollTop = top)", 28 * (above - 5))
+    rule = page.locator("#view tr.rule")
+    expect(rule).to_have_text(f"Below this line unlisted neurons may differ more (up to {bound:.3f} nats).")
+    expect(rule).to_have_attribute("aria-rowindex", str(above + 2))
     button = page.get_by_role("button", name="Save the comparison: Report (HTML)")
     assert "in A and" in saved(page, button, tmp_path)
     page.get_by_role("tab", name="Bench (1)").click()
@@ -446,6 +504,7 @@ def test_two_prompts_are_compared(visit: Visitor, address: str, llama: ms.Model,
     page.keyboard.press("Escape")
     page.keyboard.press("c")
     expect(page.locator("#view .compared")).to_have_count(0)
+    expect(finding).not_to_contain_text("differs most")
     complete(page)
     page.go_back()
     complete(page)

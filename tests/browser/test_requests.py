@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -118,6 +120,42 @@ def test_an_empty_prompt_is_asked_for_once(visit: Visitor, address: str) -> None
     expect(page.locator("#view .map")).to_be_visible()
 
 
+def test_an_empty_prompt_offers_others(visit: Visitor, address: str) -> None:
+    page = visit.open(f"{address}#prompt=")
+    offers = page.get_by_role("alert").get_by_role("button")
+    expect(offers).to_have_count(3)
+    text = offers.nth(1).text_content() or ""
+    offers.nth(1).click()
+    expect(page.get_by_role("textbox", name="Prompt", exact=True)).to_have_value(text)
+    expect(page.get_by_text("Type a prompt first.")).to_have_count(0)
+
+
+def test_a_refused_target_offers_the_one_with_a_space(visit: Visitor, address: str) -> None:
+    visit.refusals += ["400", "422"]
+    page = visit(address)
+    # No text of the tiny vocabulary lacks a space where another has it.
+    taken = {"event": "result", "result": {"tokens": [], "error": "no such token", "take": " w9"}}
+    page.route("**/api/tokens", lambda route: route.fulfill(body=f"{json.dumps(taken)}\n"))
+    page.evaluate("location.hash += '&target=nowhere'")
+    use = page.get_by_role("alert").get_by_role("button", name="Use ␣w9")
+    use.click()
+    complete(page)
+    assert "target=+w9" in page.evaluate("location.hash")
+
+
+def test_a_long_prompt_shows_its_end_in_one_line(visit: Visitor, address: str) -> None:
+    page = visit.open(f"{address}#prompt={'%20'.join(f'w{number % 90}' for number in range(120))}")
+    field = page.get_by_role("textbox", name="Prompt", exact=True)
+    expect(page.locator(".prompt-field.cut")).to_be_visible()
+    left, most, height, line = field.evaluate(
+        "at => [at.scrollLeft, at.scrollWidth - at.clientWidth, at.scrollHeight, at.clientHeight]"
+    )
+    assert left == pytest.approx(most, abs=2)
+    assert height <= line + 1
+    field.focus()
+    assert field.evaluate("at => at.clientHeight") > 2 * line
+
+
 def test_a_lost_server_is_asked_again_until_it_is_back(visit: Visitor, llama: ms.Model) -> None:
     visit.refusals.append("ERR_CONNECTION_REFUSED")
     with live(llama) as address:
@@ -173,5 +211,5 @@ def test_the_last_stage_of_the_bench_waits_for_other_questions(
         page.get_by_role("tab", name="Bench (1)").click()
         expect(page.locator("#stages li.done")).to_have_count(3)
         complete(page)
-        assert page.locator("#ablation .dot.control").count() == 5
+        assert page.locator("#ablation .axis-line .dot.control").count() == 5
         assert asked == ["api/ablate", "api/lens", "api/ablate"]

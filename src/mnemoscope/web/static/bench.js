@@ -4,10 +4,10 @@ import { cancel } from "./api.js";
 import { ablationView, CONTROLS, stages } from "./benchview.js";
 import { button, byId, element, fill, settled } from "./dom.js";
 import { copy } from "./files.js";
-import { asked, asOption, inWords, titled } from "./parts.js";
+import { asked, asOption, inWords, nameOf, titled } from "./parts.js";
 import { saveSet } from "./rail.js";
 import { firstTargets, isNamedById, shown, wholeQuestion } from "./question.js";
-import { partButton } from "./selecting.js";
+import { partButton, putOnBench } from "./selecting.js";
 import { change, current, undo } from "./state.js";
 import { watchWork, work } from "./work.js";
 
@@ -20,6 +20,7 @@ let ran = ""; // what it was asked of
 let ranB = "";
 let modelNow = null; // gives the model that is asked, as the server describes it
 let isYielding = false; // the effect on plain text waits for another question
+const OFFERED = 10; // neurons
 // Questions that wait for the bench, and the bench itself.
 const PATIENT = new Set(["bench", "bench-b", "removed", "tokens"]);
 
@@ -46,7 +47,7 @@ export function showBench() {
   if (bench.length === 0) {
     [found, ran] = [null, ""];
     forgetB();
-    return fill(place, element("p", { class: "quiet", text: "Put neurons, heads or layers here (b) to see what the model says without them, or with more of them." }));
+    return fill(place, element("p", { text: "Remove or scale parts and see what the model predicts." }), shown() === null ? null : offers(shown()), element("p", { class: "quiet" }, "Or press ", element("kbd", { text: "b" }), " on any part."));
   }
   fill(
     place,
@@ -59,6 +60,19 @@ export function showBench() {
     element("div", { id: "bench-b" }),
   );
   drawResult();
+}
+
+/** Parts of an attribution to begin with. */
+function offers({ ffn_neurons: neurons, heads_by_position: heads }) {
+  const strongest = neurons.slice(0, OFFERED).map((row) => nameOf("ffn", row));
+  const count = strongest.length === OFFERED ? "ten" : String(strongest.length);
+  const head = heads.length > 0 ? nameOf("head", heads[0]) : null;
+  return element(
+    "div",
+    { class: "bench-actions" },
+    strongest.length > 0 && button(`Add the ${count} strongest FFN neurons`, () => putOnBench(strongest), { data: { key: "bench.strongest", tip: "Those that write most towards the target" } }),
+    head && button(`Add ${inWords(head)}`, () => putOnBench([head]), { data: { key: "bench.head" } }),
+  );
 }
 
 function chip(name, isOff) {

@@ -41,15 +41,16 @@ function rank({ reciprocal_rank: reciprocal }) {
 
 function verdict({ before, after, target_tokens: tokens }) {
   const isWhole = tokens.length > 1;
-  const falls = number(after.log_probability) - number(before.log_probability);
-  const odds = !hasOdds(before) ? null : `, log-odds ${plain(before.log_odds)} → ${plain(after.log_odds)}`;
+  const from = rank(before);
+  const to = rank(after);
+  const moved = (name) => `${signed(before[name])} → ${signed(after[name])} (${signed(number(after[name]) - number(before[name]))})`;
   return element(
     "p",
     { class: "verdict" },
     `${percent(before.probability)} → `,
     element("strong", { text: percent(after.probability) }),
-    `, ${isWhole ? "lowest rank" : "rank"} ${rank(before)} → ${rank(after)}, log p ${isWhole ? `of ${tokens.length} tokens ` : ""}${signed(falls, 2)}`,
-    odds,
+    `, ${isWhole ? "lowest rank" : "rank"} ${from === to ? `stays ${to}` : `${from} → ${to}`}, log p ${isWhole ? `of ${tokens.length} tokens ` : ""}${moved("log_probability")}`,
+    hasOdds(before) ? `, log-odds ${moved("log_odds")}` : null,
   );
 }
 
@@ -86,6 +87,8 @@ function axis({ before, after }, controls) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const pad = (high - low || 1) * 0.06;
   const left = (value) => `${(100 * (number(value) - low + pad)) / (high - low + 2 * pad)}%`;
+  const moved = number(after[name]) < number(before[name]) ? "after lowers" : "after raises";
+  const mark = (kind) => element("span", { class: `dot ${kind}` });
   const dot = (kind, each, title) => {
     const made = element("span", { class: `dot ${kind}`, data: { tip: `${title}\n${signed(each[name])} nats, ${percent(each.probability)}` } });
     made.style.left = left(each[name]);
@@ -95,8 +98,8 @@ function axis({ before, after }, controls) {
   return element(
     "figure",
     { class: "axis", role: "img", "aria-label": label },
-    element("div", { class: "axis-line" }, controls.map((each) => dot("control", each, `random control ${number(each.seed) + 1}`)), dot("before", before, "before"), dot(number(after[name]) < number(before[name]) ? "after lowers" : "after raises", after, "after")),
-    element("div", { class: "axis-ends quiet" }, element("span", { text: plain(low) }), element("span", { text: `${name === "log_odds" ? "log-odds" : "log p"}, nats: ○ before ● after · random` }), element("span", { text: plain(high) })),
+    element("div", { class: "axis-line" }, controls.map((each) => dot("control", each, `random control ${number(each.seed) + 1}`)), dot("before", before, "before"), dot(moved, after, "after")),
+    element("div", { class: "axis-ends quiet" }, element("span", { text: plain(low) }), element("span", { class: "axis-key" }, `${name === "log_odds" ? "log-odds" : "log p"}, nats: `, mark("before"), " before ", mark(moved), " after ", mark("control"), " random"), element("span", { text: plain(high) })),
   );
 }
 

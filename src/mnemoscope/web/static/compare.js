@@ -31,6 +31,21 @@ export function comparison() {
   return found;
 }
 
+/** The parts of both prompts with a row each. */
+function parts() {
+  return [
+    ...found.ffn_neurons.map((row) => ({ ...row, kind: "ffn", name: nameOf("ffn", row) })),
+    ...found.attention_neurons_summed.map((row) => ({ ...row, kind: "attention", name: nameOf("attention", row) })),
+    ...found.heads.map((row) => ({ ...row, kind: "head", name: nameOf("head", row) })),
+  ];
+}
+
+/** The part whose direct effects differ most; null before the pair is known. */
+export function mostDifferent() {
+  const size = (row) => Math.abs(number(row.diff));
+  return found === null ? null : parts().reduce((most, row) => (size(row) > size(most) ? row : most));
+}
+
 /** Ask for the pair unless it is known, and call `onShown` once it is. */
 export async function compareBoth(onShown) {
   const { model, b, b_target: target } = current();
@@ -89,17 +104,17 @@ function side({ targets }) {
 
 /** Draw the table of neurons with A, B and their difference. */
 export function showComparedNeurons(place) {
-  const rows = [
-    ...found.ffn_neurons.map((row) => ({ ...row, kind: "ffn", name: nameOf("ffn", row) })),
-    ...found.attention_neurons_summed.map((row) => ({ ...row, kind: "attention", name: nameOf("attention", row) })),
-    ...found.heads.map((row) => ({ ...row, kind: "head", name: nameOf("head", row) })),
-  ];
+  const rows = parts();
   const { sort } = current();
   const by = sort.replace("-", "");
   const key = ["a", "b"].includes(by) ? (row) => number(row[by]) : (row) => Math.abs(number(row.diff));
-  const sign = sort.startsWith("-") ? -1 : 1;
+  const isByDifference = sort === "-diff" || !["a", "b", "diff"].includes(by);
+  const sign = isByDifference || sort.startsWith("-") ? -1 : 1;
   rows.sort((one, other) => sign * (key(one) - key(other)));
   const decimals = places(rows.map((row) => row.diff));
+  const bound = Math.max(number(found.unlisted.ffn_neurons) || 0, number(found.unlisted.attention_neurons_summed) || 0);
+  const nAbove = rows.filter((row) => Math.abs(number(row.diff)) >= bound).length;
+  const rule = `Below this line unlisted neurons may differ more (up to ${bound.toFixed(3)} nats).`;
   const scale = scaleOf(rows.flatMap((row) => [row.a, row.b, row.diff]));
   const kinds = { ffn: "FFN", attention: "attn", head: "head" };
   const column = (name, title) => ({ title, key: name, class: "number wide-bar", cell: (row) => [zeroBar(row[name], scale), signed(row[name], decimals)] });
@@ -112,18 +127,17 @@ export function showComparedNeurons(place) {
       column("b", "B"),
       column("diff", "Diff"),
     ],
-    rows,
+    rows: isByDifference && nAbove < rows.length ? [...rows.slice(0, nAbove), { rule }, ...rows.slice(nAbove)] : rows,
     caption: "Parts of A and B",
-    sort: ["a", "b", "diff"].includes(by) ? sort : "-diff",
+    sort: isByDifference ? "-diff" : sort,
     onSort: (to) => change({ sort: to }),
     rowKey: (row) => row.name,
     stop: `compared.${current().open}`,
     scrollTop: before?.scrollTop ?? 0,
   });
-  const least = Math.max(number(found.unlisted.ffn_neurons) || 0, number(found.unlisted.attention_neurons_summed) || 0);
   fill(
     place,
-    element("p", { class: "legend", text: `Sorted by the size of the difference. A neuron without a row differs by at most ${signed(least)} nats.` }),
+    element("p", { class: "legend", text: `Sorted by the size of the difference. A neuron without a row differs by at most ${bound.toFixed(3)} nats.` }),
     table,
     exports_(),
   );

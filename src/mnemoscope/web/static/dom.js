@@ -66,12 +66,15 @@ export function calmly(draw) {
   else draw();
 }
 
+/** Whether the page is one column that scrolls, as the style has it. */
+export const narrow = matchMedia("(max-width: 819px)");
+
 /** The element with an id. */
 export function byId(id) {
   return document.getElementById(id);
 }
 
 /** A button that does not send a form. */
-export function button(text, onClick, properties = {}) {
-  return element("button", { type: "button", text, on: { click: onClick }, ...properties });
+export function button(text, onClick, properties = {}, ...children) {
+  return element("button", { type: "button", text, on: { click: onClick }, ...properties }, ...children);
 }

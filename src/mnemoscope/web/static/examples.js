@@ -28,10 +28,12 @@ export function offerExamples(name, place, coefficient) {
 function drawn({ corpus, windows, signs }, isNegative) {
   const groups = Object.entries(GROUPS).map(([group, title]) => [title, windows.filter((row) => row.group === group)]);
   if (isNegative) groups.reverse();
-  const told = `${several(corpus.n_documents, "text")} of ${corpus.name}, ${several(corpus.n_tokens, "token")}.`;
+  const texts = several(corpus.n_documents, "text");
+  const told = `${corpus.name === "builtin" ? `${texts} that come with Mnemoscope` : `${texts} of ${corpus.name}`}, ${several(corpus.n_tokens, "token")}.`;
   const shares = signs.map((row) => `${row.group} ${percent(row.share)}`).join(", ");
   return [
-    element("p", { class: "quiet", text: shares ? `${told} Signs of gate and up: ${shares}.` : told }),
+    element("p", { class: "quiet", text: told }),
+    shares && element("details", { class: "more" }, element("summary", { text: "Signs of its gate and up projection" }), element("p", { class: "quiet", text: `Over all tokens: ${shares}.` })),
     groups.filter(([, rows]) => rows.length > 0).map(([title, rows]) => [element("h4", { text: title }), element("ol", { class: "windows" }, rows.map(one))]),
   ];
 }

@@ -1,12 +1,17 @@
-// The graph of what activates what: which links explain a share of the score, and where its nodes stand.
+// The graph of what activates what: which of its links are the strongest, and where its nodes stand.
 
 import { number } from "./numbers.js";
 
 export const TARGET = "target";
+const STAGGER = [0.5, 0, -0.5]; // shares of the free room of a column by which its rows are moved, from the top
 
-/** Nodes and links of an answer of the API, and the links from value neurons to the target, by their scores. */
+/**
+ * Nodes and links of an answer of the API, the share of the value neurons' scores that all links explain, and the
+ * links from value neurons to the target, by their scores.
+ */
 export class Graph {
-  constructor({ nodes, edges }) {
+  constructor({ nodes, edges, explained }) {
+    this.explained = explained;
     this.nodes = nodes;
     this.byId = new Map(nodes.map((node) => [node.id, node]));
     const strength = (edge) => Math.abs(number(edge.score));
@@ -21,11 +26,11 @@ export class Graph {
   }
 
   /**
-   * The strongest links that together are at least a share of the score of all, and lead to the target.
+   * The strongest links that together have at least a share of the strength of all, and lead to the target.
    *
-   * Returns these links, their share of the score, those from value neurons to the target, and the nodes joined.
+   * Returns these links, their share of the strength, those from value neurons to the target, and the nodes joined.
    */
-  explaining(share) {
+  strongest(share) {
     const wanted = [];
     let sum = 0;
     for (const edge of this.edges) {
@@ -39,8 +44,8 @@ export class Graph {
       for (const edge of wanted) if (reached.has(edge.target)) reached.add(edge.source);
     }
     const edges = wanted.filter((edge) => reached.has(edge.target));
-    const explained = edges.reduce((part, edge) => part + Math.abs(number(edge.score)), 0) / (this.total || 1);
-    return { edges, explained, toTarget: this.toTarget, nodes: this.nodes.filter(({ id }) => reached.has(id)) };
+    const strength = edges.reduce((part, edge) => part + Math.abs(number(edge.score)), 0) / (this.total || 1);
+    return { edges, strength, toTarget: this.toTarget, nodes: this.nodes.filter(({ id }) => reached.has(id)) };
   }
 }
 
@@ -62,7 +67,7 @@ export function connected(edges, id) {
 }
 
 /** Where a node stands in depth; the FFN of a layer reads what its attention wrote. */
-function level({ kind, layer }) {
+export function level({ kind, layer }) {
   return layer === undefined || layer === null || layer < 0 ? -1 : layer + (kind === "ffn" ? 0.5 : 0);
 }
 
@@ -84,15 +89,24 @@ export function layout(nodes, { least, most, row, left, top, gap }, available) {
   const places = new Map();
   const columns = [];
   const fullest = (position) => Math.max(...levels.map((at) => nodes.filter((node) => node.position === position && level(node) === at).length));
-  const slots = positions.reduce((sum, position) => sum + fullest(position), 0);
+  // A column of more than two levels is wide enough that its nodes need not stand below each other.
+  const nLevels = (position) => new Set(nodes.filter((node) => node.position === position).map(level)).size;
+  const wide = (position) => Math.max(fullest(position), nLevels(position) > 2 ? STAGGER.length : 1);
+  const slots = positions.reduce((sum, position) => sum + wide(position), 0);
   const slot = Math.min(most, Math.max(least, (available - left - gap * positions.length) / (slots || 1)));
   const y = (at) => top + row * (levels.indexOf(at) + 1);
   let x = left;
   for (const position of positions) {
     const here = nodes.filter((node) => node.position === position);
     const cells = levels.map((at) => here.filter((node) => level(node) === at));
-    const room = slot * fullest(position);
-    cells.forEach((cell) => cell.forEach((node, place) => places.set(node.id, { x: x + room / 2 + slot * (place + 0.5 - cell.length / 2), y: y(level(node)) })));
+    const room = slot * wide(position);
+    cells
+      .filter((cell) => cell.length > 0)
+      .forEach((cell, row_) => {
+        const free = wide(position) - cell.length;
+        const middle = x + room / 2 + slot * free * STAGGER[row_ % STAGGER.length];
+        cell.forEach((node, place) => places.set(node.id, { x: middle + slot * (place + 0.5 - cell.length / 2), y: y(level(node)) }));
+      });
     columns.push({ position, x: x + room / 2, left: x, room, token: here[0].token });
     x += room + gap;
   }

@@ -2,6 +2,7 @@
 
 import { heat, largest } from "./bars.js";
 import { choice } from "./choices.js";
+import { comparison, mostDifferent } from "./compare.js";
 import { button, byId, element, fill } from "./dom.js";
 import { number, percent, plain, several, signed } from "./numbers.js";
 import { nameOf, titled } from "./parts.js";
@@ -63,9 +64,16 @@ export function showFinding() {
   if (found === null) return fill(byId("finding"));
   fill(
     byId("finding"),
-    element("p", { class: "finding" }, ofTargets(found.targets), " ", ofHead(found), " ", ofNeuron(found), " ", certain(found.targets), " ", badge(found)),
+    element("p", { class: "finding" }, ofComparison(), ofTargets(found.targets), " ", ofHead(found), " ", ofNeuron(found), " ", certain(found.targets), " ", badge(found)),
     ofTokens(),
   );
+}
+
+/** What differs most between the two prompts; the finding after it is that of A. */
+function ofComparison() {
+  const most = mostDifferent();
+  if (most === null) return null;
+  return [partButton(most.name, "compared", titled(most.name)), ` differs most: ${signed(most.a)} in A, ${signed(most.b)} in B. A: `];
 }
 
 function ofTargets({ answers, against, value }) {
@@ -86,11 +94,13 @@ function ofHead(found) {
   const best = found.heads_by_position[0];
   if (best === undefined) return null;
   const name = nameOf("head", best);
+  const all = found.heads.find((row) => nameOf("head", row) === name);
+  const rest = all === undefined ? "" : `; ${signed(all.direct, 2)} from all tokens`;
   return [
     partButton(name, "headline", titled(name)),
-    " reads ",
+    ` carries ${signed(best.direct, 2)} nats from `,
     token(tokenAt(best.position, best.token)),
-    ` (${percent(best.attention, 0)} of its attention) and writes ${signed(best.direct, 2)} nats there.`,
+    ` (${percent(best.attention, 0)} of its attention)${rest}.`,
   ];
 }
 
@@ -102,8 +112,8 @@ function ofNeuron(found) {
 }
 
 function certain({ answers, against }) {
-  const isCertain = against.length === 0 && number(answers[0].probability) > CERTAIN;
-  return isCertain ? "The prediction is nearly certain, so single removals change little." : null;
+  const isCertain = comparison() === null && against.length === 0 && number(answers[0].probability) > CERTAIN;
+  return isCertain ? "The prediction is nearly certain, so total effects, being slopes, are small; removals may do far more." : null;
 }
 
 function badge({ certified, tolerance }) {

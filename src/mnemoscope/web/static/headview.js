@@ -8,6 +8,7 @@ import { token, tokens, visible } from "./tokens.js";
 import { work } from "./work.js";
 
 const LISTED = 8;
+const NAMED = 12; // positions whose tokens stand below the strip
 
 /** Ask what a head reads and writes at each position, and draw it. */
 export async function headView({ layer, head: index }, place) {
@@ -29,7 +30,7 @@ export async function headView({ layer, head: index }, place) {
   fill(place, strip(found.positions, direct), readsAndWrites(byAttention), details(byAttention, direct), element("div", { class: "table-foot" }, rowExports(`head-${layer}.${index}`, () => found.positions)));
 }
 
-/** A cell for each position, as dark as the attention that it gets. */
+/** A cell for each position, as strongly coloured as the attention that it gets. */
 function strip(positions, direct) {
   const most = Math.max(...positions.map(({ attention }) => number(attention))) || 1;
   const cell = (row) => {
@@ -43,7 +44,7 @@ function strip(positions, direct) {
     return made;
   };
   const label = `Attention over ${positions.length} positions; most, ${percent(most)}, to ${visible(positions.find((row) => number(row.attention) === most).token)}`;
-  return [element("h3", { text: "Attention from the last position" }), element("div", { class: "strip", role: "img", "aria-label": label }, positions.map(cell)), element("div", { class: "strip-ends quiet" }, element("span", { text: "0" }), element("span", { text: `position ${positions.length - 1}` }))];
+  return [element("h3", { text: "Attention from the last position" }), element("div", { class: "strip", role: "img", "aria-label": label }, positions.map(cell)), positions.length <= NAMED ? element("div", { class: "strip-tokens", "aria-hidden": "true" }, positions.map((row) => token(tokenAt(row.position, row.token)))) : element("div", { class: "strip-ends quiet" }, element("span", { text: "0" }), element("span", { text: `position ${positions.length - 1}` }))];
 }
 
 function readsAndWrites(rows) {

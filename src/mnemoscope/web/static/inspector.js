@@ -2,6 +2,7 @@
 
 import { cancel } from "./api.js";
 import { button, byId, element, fill } from "./dom.js";
+import { EFFECTS, meaning } from "./effects.js";
 import { headView } from "./headview.js";
 import { allNeurons } from "./neurons.js";
 import { neuronView } from "./neuronview.js";
@@ -55,7 +56,7 @@ export function showPart() {
   cancel("activates");
   cancel("examples");
   if (name === null || shown() === null) {
-    return fill(place, element("p", { class: "quiet", text: "Choose a bar, a cell or a row to see what the part reads and writes." }));
+    return fill(place, howToRead());
   }
   const part = parsed(name);
   const body = element("div", { class: "part-body" });
@@ -69,6 +70,24 @@ export function showPart() {
 export function showFacts() {
   const name = current().open;
   if (name !== null && byId("part-facts") !== null) fill(byId("part-facts"), facts(name));
+}
+
+function howToRead() {
+  const terms = [
+    ["nat", "unit of log p; one nat is a factor of 2.7 in probability"],
+    ["effects", EFFECTS.map((effect) => element("span", { text: `${effect}: ${meaning(effect)}` }))],
+    ["certified", "the lists equal scoring every neuron, to the stated tolerance"],
+    ["◇ pin", "keeps a part on top of the table, and marks it in Paths"],
+    ["contrast", "vs beside a next token: why this one and not that one"],
+    ["bench", "removes or scales parts and measures what the model then predicts"],
+  ];
+  return element(
+    "div",
+    { class: "how-to-read" },
+    element("p", { text: "Choose a bar, a cell or a row to see what the part reads and writes." }),
+    element("h3", { text: "How to read this" }),
+    element("dl", {}, terms.map(([term, text]) => element("div", {}, element("dt", { text: term }), element("dd", {}, text)))),
+  );
 }
 
 function head(name) {
@@ -108,7 +127,7 @@ function facts(name) {
     element(
       "dl",
       { class: "facts" },
-      row?.token === undefined ? null : element("div", {}, element("dt", { text: "reads" }), element("dd", {}, token(tokenAt(row.position, row.token)), ` at ${row.position}`)),
+      row?.token === undefined ? null : element("div", { class: "whole-row" }, element("dt", { text: "reads" }), element("dd", {}, token(tokenAt(row.position, row.token)), ` at ${row.position}`)),
       list(row)
         .filter((fact) => fact && !(index > 0 && fact[0] === "removed"))
         .map(([term, fact]) => element("div", {}, element("dt", { text: term }), element("dd", {}, fact))),

@@ -1,6 +1,7 @@
 // Keys of the page, and the list of them.
 
 import { button, byId, element, fill } from "./dom.js";
+import { EFFECTS, explained } from "./effects.js";
 import { closeDrawer } from "./inspector.js";
 import { groupPinned } from "./paths.js";
 import { toggleOnBench, togglePin } from "./selecting.js";
@@ -72,14 +73,14 @@ function step(key) {
 }
 
 function showKeys() {
-  const close = button("Close", () => byId("keys").close(), { class: "main" });
+  const close = button("Close", () => byId("keys").close(), { class: "main", autofocus: true });
   fill(
     byId("keys"),
     element("h2", { id: "keys-title", text: "Keys" }),
     element("dl", { class: "keys" }, Object.entries(LIST).map(([key, text]) => element("div", {}, element("dt", {}, element("kbd", { text: key })), element("dd", { text })))),
     element("h2", { text: "Scores" }),
-    element("p", { text: "Direct: what the part writes towards the token. Total: estimated effect of removing it. Removed: measured." }),
-    element("p", { text: "Blue raises, hatched orange lowers. Darker is stronger. One nat is a factor of 2.7." }),
+    element("p", { text: EFFECTS.map((effect) => explained(effect)).join(" ") }),
+    element("p", { text: "Blue raises, hatched orange lowers. Stronger colour is a larger effect. One nat is a factor of 2.7." }),
     element("p", { class: "quiet" }, "Everything is computed on this server; nothing is sent elsewhere. The same answers as JSON: ", element("a", { href: "/api/openapi.json", text: "the API" }), "."),
     close,
   );

@@ -4,6 +4,7 @@ import { cancel } from "./api.js";
 import { element, fill } from "./dom.js";
 import { rowExports } from "./files.js";
 import { rove } from "./grid.js";
+import { fitRows } from "./map.js";
 import { number, percent } from "./numbers.js";
 import { shown, shownQuestion, tokenAt } from "./question.js";
 import { change, current } from "./state.js";
@@ -56,12 +57,14 @@ function draw(place) {
   const grid = element(
     "div",
     { class: "lens", role: "grid", "aria-label": "Top token after each layer at the last positions" },
-    element("div", { role: "row", class: "lens-head" }, element("span", { role: "columnheader", class: "corner" }, element("span", { class: "unseen", text: "layer" })), positions.map((position) => element("span", { role: "columnheader" }, token(tokenAt(position, shown().tokens[position]), { title: `position ${position}`, class: "plain-token" })))),
+    element("div", { role: "row", class: "lens-head" }, element("span", { role: "columnheader", class: "corner", text: "layer" }), positions.map((position) => element("span", { role: "columnheader" }, token(tokenAt(position, shown().tokens[position]), { title: `position ${position}`, class: "plain-token" })))),
     layers.map((layer) => element("div", { role: "row" }, element("span", { role: "rowheader", text: layer < 0 ? "emb" : String(layer) }), positions.map((position) => cell(cells.get(`${layer} ${position}`))))),
   );
   grid.style.setProperty("--positions", positions.length);
+  grid.style.setProperty("--layers", layers.length);
   rove(grid, `lens.${layers[0]}.${positions.at(-1)}`);
   const scroll = element("div", { class: "map-scroll" }, grid);
-  fill(place, element("div", { class: "toolbar" }, element("span", { class: "quiet", text: "The token that each state reads out as through the final norm and head. Darker is more probable. Click makes it the target." }), element("span", { class: "end" }, rowExports("lens", () => found))), scroll);
+  fill(place, element("div", { class: "toolbar" }, element("span", { class: "quiet", text: "The likeliest next token if the model stopped after each layer (logit lens). Click one to explain it. Stronger colour is more probable." }), element("span", { class: "end" }, rowExports("lens", () => found))), scroll);
+  fitRows(place);
   scroll.scrollLeft = scroll.scrollWidth;
 }

@@ -2,23 +2,19 @@
 
 import { heat, largest, scaleOf, zeroBar } from "./bars.js";
 import { choice } from "./choices.js";
-import { button, byId, drawing, element, fill } from "./dom.js";
+import { button, drawing, element, fill } from "./dom.js";
+import { EFFECTS, explained, valueName } from "./effects.js";
 import { saveFigure } from "./figure.js";
 import { rove } from "./grid.js";
 import { number, places, plain, several, signed } from "./numbers.js";
 import { nameOf, titled } from "./parts.js";
 import { byLayer, shown, tokenAt } from "./question.js";
-import { measure, removedBy } from "./removed.js";
+import { costOf, measure, removedBy } from "./removed.js";
 import { open } from "./selecting.js";
 import { change, current } from "./state.js";
 import { textOf, visible } from "./tokens.js";
 
-const EFFECTS = { direct: "direct", total: "total", removed: "removed" };
-const MEANINGS = {
-  direct: "Direct: what the part writes towards the token.",
-  total: "Total: estimated effect of removing it.",
-  removed: "Removed: measured.",
-};
+const CHUNK = 30; // parts of a map that are measured at once
 const LINE = 110; // pixels of the column of log p
 
 /** Draw the map of the shown attribution. */
@@ -50,11 +46,13 @@ function mapData(found, effect) {
     rows,
     effect,
     running: running(found),
-    value: found.targets.against.length > 0 ? "log-odds" : "log p",
+    start: number(found.value_of_embeddings),
+    value: valueName(),
     decimals: places(blocks),
     block: scaleOf(blocks),
     head: largest(heads),
-    unknown: [...blocks, ...heads].filter((one) => Number.isNaN(number(one))).length,
+    unknown: rows.flatMap(partsOf).filter(([, one]) => Number.isNaN(number(one))).map(([name]) => name),
+    isEmpty: [...blocks, ...heads].every((one) => Number.isNaN(number(one))),
     reads: reads(found),
   };
 }
@@ -84,8 +82,8 @@ export function mapGrid(data, label, prefix = "map") {
   const grid = element("div", { class: "map", role: "grid", "aria-label": label }, header(nHeads, data), rows.map(rowOf(data, prefix)));
   grid.style.setProperty("--heads", nHeads);
   grid.style.setProperty("--layers", rows.length);
-  grid.style.setProperty("--line", data.running === null ? "0px" : `${LINE}px`);
-  if (data.running !== null) grid.append(line(data.running));
+  grid.style.setProperty("--path", data.running === null ? "0px" : `${LINE}px`);
+  if (data.running !== null) grid.append(line(data));
   grid.addEventListener("click", (event) => {
     const name = event.target.closest("[data-part]")?.dataset.part;
     if (name) open(name);
@@ -93,11 +91,22 @@ export function mapGrid(data, label, prefix = "map") {
   return grid;
 }
 
-function header(nHeads, { running: values, value, isNarrow = false }) {
-  const titles = ["", isNarrow ? "attn" : "attention", "FFN", ...Array.from({ length: nHeads }, (_, head) => String(head))];
-  const cell = (title, place) =>
-    element("span", { role: "columnheader", class: place === 0 ? "corner" : null }, place === 0 ? element("span", { class: "unseen", text: "Layer" }) : place > 2 ? [element("span", { class: "unseen", text: "Head " }), title] : title);
-  return element("div", { role: "row", class: "map-head" }, titles.map(cell), values && element("span", { role: "columnheader", class: "of-line", text: value }));
+function header(nHeads, { running: values, start, value, isNarrow = false }) {
+  const titles = ["layer", isNarrow ? "attn" : "attention", "FFN", ...Array.from({ length: nHeads }, (_, head) => String(head))];
+  const cell = (title, place) => element("span", { role: "columnheader", class: place === 0 ? "corner" : null }, place > 2 ? element("span", { class: "unseen", text: "Head " }) : null, title);
+  const ends = values && endsOf(values, start);
+  return element(
+    "div",
+    { role: "row", class: "map-head" },
+    element("span", { class: "of-heads", "aria-hidden": "true", text: nHeads > 1 ? "heads" : "head" }),
+    titles.map(cell),
+    values && element("span", { role: "columnheader", class: "of-line" }, element("span", { text: `${value} so far` }), element("span", { class: "line-ends" }, element("span", { text: signed(ends.low, 1) }), element("span", { text: signed(ends.high, 1) }))),
+  );
+}
+
+/** The ends of the scale of the running value, from the embeddings to the end. */
+function endsOf(values, start) {
+  return { low: Math.min(start, ...values), high: Math.max(start, ...values) };
 }
 
 function rowOf(data, prefix) {
@@ -109,7 +118,7 @@ function rowOf(data, prefix) {
       [row.attention, row.ffn].map((block) => {
         const made = cell(nameOf("layer", block), block, data, prefix);
         made.classList.add("block");
-        made.append(zeroBar(block.value, data.block));
+        if (!Number.isNaN(number(block.value))) made.append(zeroBar(block.value, data.block));
         return made;
       }),
       row.heads.map((head) => heat(cell(nameOf("head", head), head, data, prefix), head.value, data.head)),
@@ -141,39 +150,41 @@ function words(name, row, { effect, reads: read, decimals }) {
 }
 
 /** The running value as a line beside the rows, with zero of no meaning: it goes from its least to its most. */
-function line(values) {
-  const { low, high } = { low: Math.min(...values), high: Math.max(...values) };
-  const x = (value) => 4 + ((value - low) / (high - low || 1)) * (LINE - 8);
-  const d = values.map((value, place) => `${place ? "L" : "M"}${x(value).toFixed(1)} ${place + 0.5}`).join("");
+function line({ running: values, start }) {
+  const { low, high } = endsOf(values, start);
+  const x = (value) => 4 + ((value - low) / (high - low || 1)) * (LINE - 14);
+  const places = [...values.map((value, place) => [value, place + 0.5]), [start, values.length]];
+  const d = places.map(([value, y], place) => `${place ? "L" : "M"}${x(value).toFixed(1)} ${y}`).join("");
   const svg = drawing(
     "svg",
     { class: "running", viewBox: `0 0 ${LINE} ${values.length}`, preserveAspectRatio: "none" },
     drawing("path", { d, "vector-effect": "non-scaling-stroke" }),
   );
-  return element("div", { class: "line-room", "aria-hidden": "true" }, svg, element("span", { class: "line-ends" }, element("span", { text: plain(values[0]) }), element("span", { text: plain(values.at(-1)) })));
+  return element("div", { class: "line-room", "aria-hidden": "true" }, svg);
 }
 
 function toolbar(data) {
   const svg = () => saveFigure(data, "svg");
   const png = () => saveFigure(data, "png");
-  const cost = data.effect === "removed" && data.unknown > 0;
+  const isPartial = data.effect === "removed" && data.unknown.length > 0;
   return element(
     "div",
     { class: "toolbar" },
-    choice("effect", "Effect", EFFECTS, current().effect, (effect) => change({ effect })),
-    element("span", { class: "quiet meaning", text: MEANINGS[data.effect] }),
-    cost && button(`Measure ${several(data.unknown, "part")}`, () => measureAll(data), { data: { key: "map.measure" } }),
-    element("span", { id: "removed-progress" }),
+    choice("effect", "Effect", Object.fromEntries(EFFECTS.map((effect) => [effect, effect])), current().effect, (effect) => change({ effect })),
+    element("span", { class: "quiet meaning", text: explained(data.effect) }),
+    data.isEmpty && element("strong", { text: "Nothing is measured yet." }),
+    isPartial && button(`Measure ${several(data.unknown.length, "part")}, ${costOf(data.unknown)}`, () => measure(data.unknown, undefined, CHUNK), { data: { key: "map.measure" } }),
     element("span", { class: "end" }, element("span", { class: "quiet", text: "Save figure" }), button("SVG", svg, { class: "quiet-button", "aria-label": "Save the figure as SVG" }), button("PNG", png, { class: "quiet-button", "aria-label": "Save the figure as PNG" })),
   );
 }
 
-function measureAll({ rows }) {
-  const names = rows.flatMap((row) => [nameOf("layer", row.attention), nameOf("layer", row.ffn), ...row.heads.map((head) => nameOf("head", head))]);
-  measure(names, byId("removed-progress"), 30);
+/** The parts of a row of the map by name, with their values. */
+function partsOf({ attention, ffn, heads }) {
+  return [...[attention, ffn].map((row) => [nameOf("layer", row), row.value]), ...heads.map((row) => [nameOf("head", row), row.value])];
 }
 
-function legend({ head, block, decimals }, { against }) {
+function legend({ head, block, decimals, isEmpty }, { against }) {
+  if (isEmpty) return null;
   const [up, down] = against.length > 0 ? [`favours ${visible(textOf(shown().targets.answers[0]))}`, `favours ${visible(textOf(against[0]))}`] : ["raises", "lowers"];
   const ramp = (kind) => element("span", { class: `ramp ${kind}` }, [1, 0.6, 0.25].map((share) => {
     const swatch = element("span", { class: `heat ${kind}` });
@@ -185,17 +196,21 @@ function legend({ head, block, decimals }, { against }) {
     { class: "legend" },
     element("span", { class: "key" }, `−${head.toFixed(2)}`, ramp("lowers"), "0", ramp("raises up"), `+${head.toFixed(2)} nats, heads`),
     element("span", { class: "key", text: `bars ${signed(block.low, Math.min(decimals, 3))} to ${signed(block.high, Math.min(decimals, 3))} nats` }),
-    element("span", { text: `Blue ${up}, hatched orange ${down}. Darker is stronger.` }),
+    element("span", { text: `Blue ${up}, hatched orange ${down}. Stronger colour is a larger effect.` }),
   );
 }
 
-/** Rows as high as there is room, within limits. */
+/** Rows as high as there is room, within limits; where the page scrolls as a whole they stay as they are. */
 export function fitRows(place) {
-  const grids = [...place.querySelectorAll(".map-scroll .map")];
+  if (getComputedStyle(place).overflowY === "visible") return;
+  const grids = [...place.querySelectorAll(".map-scroll > [role=grid]")];
   const heights = grids.map((grid) => {
-    const head = grid.querySelector(".map-head span").getBoundingClientRect().height;
+    const head = grid.querySelector("[role=row]").getBoundingClientRect().height;
     const layers = Number(grid.style.getPropertyValue("--layers"));
     return Math.floor((grid.parentNode.clientHeight - head - 8) / layers) - 2;
   });
-  for (const [index, grid] of grids.entries()) grid.style.setProperty("--row", `${Math.min(22, Math.max(10, heights[index]))}px`);
+  for (const [index, grid] of grids.entries()) {
+    const least = grid.matches(".lens") ? 15 : 10; // words need more room than colours
+    grid.style.setProperty("--row", `${Math.min(22, Math.max(least, heights[index]))}px`);
+  }
 }

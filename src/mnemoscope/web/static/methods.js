@@ -7,11 +7,12 @@ import { rowExports } from "./files.js";
 import { number, percent, plain, signed } from "./numbers.js";
 import { shown, shownQuestion } from "./question.js";
 import { change, current } from "./state.js";
-import { lastSeconds, work } from "./work.js";
+import { about, lastSeconds, work } from "./work.js";
 
 const KINDS = { ffn: "FFN neurons", attention: "attention neurons" };
-// A comparison takes about as long as so many forward passes, measured on the demo model.
-const PASSES = 220;
+// A comparison takes as long as so many forward passes, measured on the demo model; from idle to busy machines.
+const PASSES = [400, 800];
+const CONTROLS = ["none", "random", "random, same layers"];
 // The view is drawn anew while a comparison runs; these stay.
 const progress = element("div", { id: "methods-progress" });
 const result = element("div", { id: "methods-result" });
@@ -29,7 +30,7 @@ export function forgetMethods() {
 /** Draw the form, and what is known. */
 export function showMethods(place) {
   const [kind, top] = (current().methods ?? "ffn.10").split(".");
-  const estimate = element("span", { class: "quiet", text: `All methods but the two slowest; ${seconds()}.` });
+  const estimate = element("span", { class: "quiet", text: `All methods but the two slowest; ${cost(kind)}.` });
   const choose = element("select", { "aria-label": "Kind of neuron", data: { key: "methods.kind" } }, Object.entries(KINDS).map(([value, text]) => element("option", { value, text, selected: value === kind })));
   const count = element("input", { type: "number", min: "1", max: "50", value: top, required: true, "aria-label": "How many neurons", data: { key: "methods.top" } });
   const form = element("form", { class: "toolbar" }, "Remove the first ", count, " ", choose, " of each method ", element("button", { type: "submit", class: "main", text: "Compare methods", data: { key: "methods.compare" } }), estimate);
@@ -46,9 +47,15 @@ export function showMethods(place) {
   if (isOther && current().methods !== null) compareMethods();
 }
 
-function seconds() {
-  const known = lastSeconds("/api/methods") ?? (lastSeconds("/api/predict") ?? 0.2) * PASSES;
-  return known < 90 ? `about ${Math.max(1, Math.round(known))} s` : `about ${Math.round(known / 60)} min`;
+/** What a comparison takes: as the last one did, or else in forward passes, in seconds too if one was timed. */
+function cost(kind) {
+  const last = lastSeconds(`methods ${kind}`);
+  if (last !== null) return `the last comparison took ${about(last)}`;
+  const pass = lastSeconds("/api/predict");
+  const passes = `as long as ${PASSES.join(" to ")} forward passes`;
+  if (pass === null) return passes;
+  const [least, most] = PASSES.map((n) => n * pass);
+  return most < 90 ? `${passes}, about ${Math.ceil(least)} to ${Math.ceil(most)} s` : `${passes}, up to ${about(most).replace("about ", "")}`;
 }
 
 /** Compare, with a row for each method as it ends. */
@@ -62,10 +69,16 @@ async function compareMethods() {
     draw();
   };
   const body = { model, prompt, target: target[0], against, kind, top: Number(top) };
-  const found = await work({ place: progress, title: "Comparing methods", path: "/api/methods", body, lane: "methods", onPartial: hear, again: compareMethods });
+  const found = await work({ place: progress, title: "Comparing methods", path: "/api/methods", body, lane: "methods", kind: `methods ${kind}`, onPartial: hear, again: compareMethods });
   if (found === null) return;
   [rows, done] = [found.summary, found];
   draw();
+}
+
+/** A method's name; the letter of the paper's table is in its tooltip. */
+function named({ title }) {
+  const [, letter, name] = /^(?:([a-h]) )?(.*)$/.exec(title);
+  return element("td", letter ? { data: { tip: `${name}\n(paper: ${letter})` } } : {}, name, letter && element("span", { class: "unseen", text: ` (paper: ${letter})` }));
 }
 
 function draw() {
@@ -73,17 +86,18 @@ function draw() {
   const { targets } = shown();
   const measure = targets.against.length > 0 ? "log-odds" : "log p";
   const left = done === null ? [] : done.left_out.map(({ title }) => title);
-  const sorted = [...rows].sort((one, other) => (number(other.drop) || 0) - (number(one.drop) || 0));
+  const isControl = ({ method }) => CONTROLS.includes(method);
+  const sorted = [...rows].sort((one, other) => isControl(one) - isControl(other) || (number(other.drop) || 0) - (number(one.drop) || 0));
   const scale = scaleOf(rows.map((row) => row.drop));
   const known = (value, written) => (Number.isNaN(number(value)) ? (done === null ? "..." : "") : written(value));
   const cells = (row) => [
-    element("td", { text: row.title }),
+    named(row),
     element("td", { class: "number wide-bar" }, zeroBar(row.drop, scale), signed(row.drop)),
     ...[
       [row.probability, percent],
-      [row.kl, plain],
+      [row.kl, (value) => number(value).toFixed(4)],
       [row.spearman, (value) => signed(value, 2)],
-      [row.passes, plain],
+      [row.passes, (value) => number(value).toFixed(1)],
     ].map(([value, written]) => element("td", { class: "number", text: known(value, written) })),
   ];
   const titles = ["method", `${measure} ${measure === "log p" ? "falls" : "fall"} by`, "probability after", "KL on plain text", "agrees with removal", "passes"];
@@ -97,10 +111,10 @@ function draw() {
         { class: "plain methods" },
         element("caption", { class: "unseen", text: "Methods compared" }),
         element("thead", {}, element("tr", {}, titles.map((text, index) => element("th", { scope: "col", class: index ? "number" : null, text })))),
-        element("tbody", {}, sorted.map((row) => element("tr", {}, cells(row)))),
+        element("tbody", {}, sorted.map((row) => element("tr", { class: isControl(row) ? "control" : null }, cells(row)))),
       ),
     ),
-    element("p", { class: "quiet", text: "Nats. Agreement is the rank correlation of a method's scores with what removing single neurons does." }, left.length > 0 ? ` Not defined for log-odds: ${left.join(", ")}.` : null),
+    element("p", { class: "quiet", text: "Nats. Agreement is the rank correlation of a method's scores with what removing single neurons does; passes: cost in forward passes. Controls are grey." }, left.length > 0 ? ` Not defined for log-odds: ${left.join(", ")}.` : null),
     element("div", { class: "table-foot" }, rowExports("methods", () => rows)),
   );
 }

@@ -2,9 +2,10 @@
 
 import { scaleOf, zeroBar } from "./bars.js";
 import { choice } from "./choices.js";
-import { button, byId, element, fill, settled } from "./dom.js";
+import { button, element, fill, narrow, settled } from "./dom.js";
+import { explained } from "./effects.js";
 import { rowExports } from "./files.js";
-import { number, places, plain, several, signed } from "./numbers.js";
+import { number, places, several, signed } from "./numbers.js";
 import { nameOf, shortName } from "./parts.js";
 import { shown, tokenAt } from "./question.js";
 import { measure, removedBy } from "./removed.js";
@@ -13,8 +14,8 @@ import { change, current } from "./state.js";
 import { token, tokens, visible } from "./tokens.js";
 import { virtualTable } from "./vtable.js";
 
-const KINDS = { all: "both", ffn: "FFN", attention: "attention" };
-const SIGNS = { all: "both", raises: "raises", lowers: "lowers" };
+const KINDS = { all: "both kinds", ffn: "FFN", attention: "attention" };
+const SIGNS = { all: "raising and lowering", raises: "raises", lowers: "lowers" };
 const BENCHED = 10;
 const SHOWN_TOKENS = 5;
 
@@ -79,6 +80,7 @@ export function showNeurons(place) {
     rowKey: (row) => row.key,
     stop: current().open && rows.some(({ name }) => name === current().open) ? `neurons.${rows.find(({ name }) => name === current().open).key}` : null,
     scrollTop: before?.scrollTop ?? 0,
+    height: narrow.matches ? 52 : 28,
   });
   fill(place, filters(found), table, foot(rows));
 }
@@ -86,6 +88,8 @@ export function showNeurons(place) {
 function columns(all) {
   const decimals = places(all.map((row) => row.direct));
   const scale = scaleOf(all.map((row) => row.direct));
+  const largest = Math.max(...all.map((row) => Math.abs(number(row.coefficient))), 1e-6);
+  const activation = Math.min(8, Math.max(1, 1 - Math.floor(Math.log10(largest))));
   const experts = all.some((row) => "expert" in row);
   const nats = (value) => (Number.isNaN(number(value)) ? element("span", { class: "quiet", text: "..." }) : signed(value, decimals));
   return [
@@ -93,23 +97,27 @@ function columns(all) {
     { title: "part", key: "part", cell: (row) => partOf(row) },
     experts && { title: "expert", class: "number", cell: (row) => (row.expert >= 0 ? String(row.expert) : "") },
     { title: "reads", key: "reads", class: "reads", cell: (row) => (row.token === undefined ? "" : [token(tokenAt(row.position, row.token)), element("span", { class: "quiet", text: ` ${row.position}` })]) },
-    { title: "direct", key: "direct", class: "number wide-bar", tip: "Direct\nWhat the part writes towards the token, nats", cell: (row) => [zeroBar(row.direct, scale), nats(row.direct)] },
-    { title: "total", key: "total", class: "number", tip: "Total\nEstimated effect of removing it, nats", cell: (row) => nats(row.total) },
-    { title: "removed", key: "removed", class: "number", tip: "Removed\nMeasured: the fall of log p without it, nats.\nAttention neurons are removed at all positions.", cell: (row) => removedCell(row, decimals) },
-    { title: "activation", key: "activation", class: "number", tip: "Activation\nThe neuron's coefficient here", cell: (row) => plain(row.coefficient) },
-    { title: "promotes", class: "promotes", cell: (row) => (row.promotes ? tokens(row.promotes.slice(0, SHOWN_TOKENS)) : "") },
+    { title: "direct", key: "direct", class: "number wide-bar", tip: explained("direct", "\n"), cell: (row) => [zeroBar(row.direct, scale), nats(row.direct)] },
+    { title: "total", key: "total", class: "number", tip: explained("total", "\n"), cell: (row) => nats(row.total) },
+    { title: "removed", key: "removed", class: "number", tip: `${explained("removed", "\n")}\nAttention neurons are removed at all positions.`, cell: (row) => removedCell(row, decimals) },
+    { title: "activation", key: "activation", class: "number", tip: "Activation\nThe neuron's coefficient here", cell: (row) => signed(row.coefficient, activation).replace("+", "") },
+    !narrow.matches && { title: "promotes", class: "promotes", cell: (row) => (row.promotes ? tokens(row.promotes.slice(0, SHOWN_TOKENS)) : "") },
   ].filter(Boolean);
 }
 
 function partOf(row) {
   const made = partButton(row.name, "neurons", shortName(row.name));
   made.dataset.key = `neurons.${row.key}`;
-  return [element("span", { class: "kind", text: row.kind === "ffn" ? "FFN" : "attn" }), made];
+  return [
+    element("span", { class: "kind", text: row.kind === "ffn" ? "FFN" : "attn" }),
+    made,
+    narrow.matches && row.promotes && element("div", { class: "promotes" }, tokens(row.promotes.slice(0, SHOWN_TOKENS))),
+  ];
 }
 
 function removedCell(row, decimals) {
   if (row.removed !== null) return signed(row.removed, decimals);
-  return button("measure", () => measure([row.name], byId("neurons-progress")), { class: "quiet-button measure", "aria-label": `Measure the removal of ${row.name}`, data: { key: `measure.${row.key}` } });
+  return button("measure", () => measure([row.name]), { class: "quiet-button measure", "aria-label": `Measure the removal of ${row.name}`, data: { key: `measure.${row.key}` } });
 }
 
 function filters(found) {
@@ -143,8 +151,7 @@ function foot(rows) {
     "div",
     { class: "table-foot" },
     button(pinned.length > 0 ? `Bench ${chosen.length} pinned` : `Bench the first ${chosen.length}`, () => putOnBench(chosen), { disabled: chosen.length === 0, data: { key: "neurons.bench" } }),
-    button("Measure the first 20", () => measure(names.slice(0, 20), byId("neurons-progress")), { class: "quiet-button", data: { key: "neurons.measure" } }),
-    element("span", { id: "neurons-progress" }),
+    button("Measure the first 20", () => measure(names.slice(0, 20)), { class: "quiet-button", data: { key: "neurons.measure" } }),
     element("span", { class: "end quiet" }, several(rows.length, "row"), " ", rowExports("neurons", () => rows.map(({ key, name, ...row }) => ({ part: name, ...row })))),
   );
 }

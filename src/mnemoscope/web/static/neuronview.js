@@ -38,7 +38,7 @@ async function readNeuron({ layer, neuron }, place, row) {
   if (found === null) return;
   const isTurned = row !== undefined && number(row.coefficient) < 0;
   const [up, down] = isTurned ? ["demotes", "promotes"] : ["promotes", "demotes"];
-  const told = row === undefined ? "With a positive activation it" : `With its activation of ${plain(row.coefficient)} here it`;
+  const told = row === undefined ? "With a positive activation it promotes and demotes these tokens." : `With its activation of ${plain(row.coefficient)} here it promotes and demotes these tokens.`;
   const list = (title, key) => element("div", {}, element("h3", { text: title }), element("p", {}, tokens(found[key].map((each) => each.token))));
   fill(place, element("p", { class: "quiet", text: told }), element("div", { class: "reads-writes two" }, list("promotes", up), list("demotes", down)));
 }
@@ -76,6 +76,7 @@ function activators(graph, root) {
       element("span", { class: "worth", text: ` ${signed(100 * number(edge.share), 1)} %, ${signed(edge.score)} nats` }),
     );
   };
-  const at = element("p", {}, "Reads ", token(tokenAt(root.position, root.token)), ` at ${root.position}`);
+  const header = edges.length > 0 && element("span", { class: "worth", text: "share of its input, query score" });
+  const at = element("p", { class: "activators-head" }, element("span", {}, "Reads ", token(tokenAt(root.position, root.token)), ` at ${root.position}`), header);
   return element("div", {}, at, edges.length > 0 ? element("ul", { class: "activators" }, edges.map(item)) : element("p", { class: "quiet", text: "Left out: what it reads nearly cancels." }));
 }

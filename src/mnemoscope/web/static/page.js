@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { benchChange, forgetB, forgetBench, runBench, showBench, startBench } from "./bench.js";
 import { compareBoth, comparison, forgetComparison, showComparedMaps, showComparedNeurons, showTargetB } from "./compare.js";
-import { byId, calmly, element, settled } from "./dom.js";
+import { byId, calmly, narrow, settled } from "./dom.js";
 import { showExports } from "./files.js";
 import { showChips, showFinding, startHeadline } from "./headline.js";
 import { showFacts, showPanes, showPart, startInspector } from "./inspector.js";
@@ -50,6 +50,7 @@ async function start() {
   showQuestions();
   showTabs();
   showPanes();
+  narrow.addEventListener("change", showView);
   window.addEventListener("resize", settled(100, () => fitRows(byId("view"))));
   try {
     ({ models } = await get("/api/models"));
@@ -110,6 +111,7 @@ function showAnswer() {
   showFinding();
   showView();
   showPart();
+  if (current().bench.length === 0) showBench();
   showExports(benchChange);
   showTargetB();
   Object.assign(byId("headline").dataset, {
@@ -121,10 +123,11 @@ function showAnswer() {
   if (!isComplete()) return;
   runBench();
   compareBoth(showCompared);
-  if (current().tab === "neurons" || current().tab === "map") measureListed(byId("removed-progress") ?? byId("neurons-progress") ?? element("span"));
+  if (current().tab === "neurons" || current().tab === "map") measureListed();
 }
 
 function showCompared() {
+  showFinding();
   showTargetB();
   showView();
 }
@@ -142,6 +145,7 @@ function showView() {
   const { tab, b } = current();
   place.dataset.tab = tab;
   const isCompared = b !== null && comparison() !== null;
+  byId("shown-for").hidden = b === null || (isCompared && (tab === "map" || tab === "neurons"));
   if (tab === "map") (isCompared ? showComparedMaps : showMap)(place);
   else if (tab === "neurons") (isCompared ? showComparedNeurons : showNeurons)(place);
   else if (tab === "paths") showPaths(place, model().can.links);
@@ -157,6 +161,7 @@ function react(state, before) {
     forgetB();
     showBench();
     showQuestion();
+    showFinding();
     showTargetB();
     showView();
     compareBoth(showCompared);

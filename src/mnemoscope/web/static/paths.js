@@ -1,10 +1,10 @@
 // Paths: one graph of what activates what, the tokens at the bottom and the target on top.
 
 import { cancel } from "./api.js";
-import { button, byId, drawing, element, fill } from "./dom.js";
+import { button, byId, drawing, element, fill, narrow } from "./dom.js";
 import { rowExports } from "./files.js";
-import { connected, Graph, layout, levelName, TARGET } from "./graph.js";
-import { number, percent, signed } from "./numbers.js";
+import { connected, Graph, layout, level, levelName, TARGET } from "./graph.js";
+import { number, percent, several, signed } from "./numbers.js";
 import { nameOf, nodeName, shortName, titled } from "./parts.js";
 import { shown, shownQuestion, tokenAt } from "./question.js";
 import { open, togglePin } from "./selecting.js";
@@ -13,8 +13,9 @@ import { textOf, visible } from "./tokens.js";
 import { work } from "./work.js";
 
 const FOLLOWED = { values: 5, depth: 2, width: 5 };
-const SIZES = { least: 52, most: 120, row: 46, left: 100, top: 26, gap: 14 };
+const SIZES = { least: 52, most: 120, row: 46, low: 34, left: 100, top: 26, gap: 14 };
 const [LETTER, WIDEST] = [6.4, 7];
+const ROOM = 160; // pixels above and below the drawing
 let graph = null;
 let askedFor = "";
 
@@ -45,19 +46,24 @@ export async function showPaths(place, canFollow) {
 
 function draw(place) {
   const { share } = current();
-  const { edges, nodes, explained, toTarget } = graph.explaining(share / 100);
-  const told = element("span", { class: "quiet", id: "paths-told", text: `${edges.length} of ${graph.edges.length} links, ${percent(explained, 0)} of the score` });
+  const { edges, nodes, strength, toTarget } = graph.strongest(share / 100);
+  const told = element("span", { class: "quiet", id: "paths-told", text: `${edges.length} of ${several(graph.edges.length, "link")}: ${percent(strength, 0)} of their strength. All links explain ${percent(graph.explained)} of the value neurons' scores.` });
   const slider = element("input", { type: "range", min: "5", max: "100", step: "5", value: share, id: "paths-share", data: { key: "paths.share" } });
   slider.addEventListener("input", () => change({ share: slider.valueAsNumber }));
   const before = place.querySelector(".paths-scroll");
-  const scroll = element("div", { class: "paths-scroll", tabindex: "0", role: "group", "aria-label": "What activates what" }, picture(nodes, [...toTarget, ...edges], place.clientWidth - 40));
+  const kept = before && [before.scrollLeft, before.scrollTop]; // those of what is not in the page are 0
+  const scroll = element("div", { class: "paths-scroll", tabindex: "0", role: "group", "aria-label": "What activates what" }, picture(nodes, [...toTarget, ...edges], place));
   fill(
     place,
-    element("div", { class: "toolbar" }, element("label", { for: "paths-share", text: "Show links that explain" }), slider, element("output", { text: `${share} %` }), told, group(), element("span", { class: "end" }, rowExports("links", () => graph.edges))),
+    element("div", { class: "toolbar" }, element("label", { for: "paths-share", text: "Show the strongest links" }), slider, element("output", { text: `${share} %` }), told, group(), element("span", { class: "end" }, rowExports("links", () => graph.edges))),
     scroll,
     element("p", { class: "legend" }, "Circles are FFN neurons, diamonds attention neurons, squares heads. A line is as wide as its nats; broken orange works against its reader. Hover traces, Enter opens, P pins, G groups the pinned."),
   );
-  if (before) [scroll.scrollLeft, scroll.scrollTop] = [before.scrollLeft, before.scrollTop];
+  if (kept) [scroll.scrollLeft, scroll.scrollTop] = kept;
+  else {
+    const [box, at] = [scroll, scroll.querySelector(".of-target")].map((each) => each.getBoundingClientRect());
+    scroll.scrollLeft = at.left + at.width / 2 - box.left - box.width / 2;
+  }
 }
 
 function group() {
@@ -108,9 +114,11 @@ function merged(nodes, edges) {
   return { nodes: [...nodes.filter(({ id }) => !into.has(id)), ...made], edges: [...sums.values()] };
 }
 
-function picture(allNodes, allEdges, available) {
+function picture(allNodes, allEdges, place) {
   const { nodes, edges } = merged(allNodes, allEdges);
-  const { places, columns, rows, width, height } = layout(nodes, SIZES, available);
+  const nRows = new Set(nodes.map(level)).size + 2;
+  const fitting = narrow.matches ? SIZES.row : Math.max(SIZES.low, Math.min(SIZES.row, (place.clientHeight - ROOM) / nRows));
+  const { places, columns, rows, width, height } = layout(nodes, { ...SIZES, row: fitting }, place.clientWidth - 40);
   const most = Math.max(...edges.map(({ score }) => Math.abs(number(score))), 1e-9);
   const lines = [...edges].sort((one, other) => Math.abs(number(one.score)) - Math.abs(number(other.score))).map((edge) => line(edge, places, most));
   const svg = drawing(

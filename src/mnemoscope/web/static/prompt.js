@@ -10,7 +10,7 @@ const THEMES = { system: "Auto", light: "Light", dark: "Dark" };
 export function startPrompt(again) {
   const ask = (event) => {
     event.preventDefault();
-    const asked = { prompt: byId("prompt").value, b: byId("prompt-b").hidden ? null : byId("prompt-b").value };
+    const asked = { prompt: byId("prompt").value, b: byId("field-b").hidden ? null : byId("prompt-b").value };
     const [isNew, isNewB] = [asked.prompt !== current().prompt, asked.b !== current().b];
     const isOther = change({ ...asked, ...(isNew ? { target: null, against: null } : {}), ...(isNewB ? { b_target: null } : {}) });
     byId("prompt").blur();
@@ -23,27 +23,37 @@ export function startPrompt(again) {
     });
     field.addEventListener("input", () => grow(field));
     field.addEventListener("focus", () => grow(field));
-    field.addEventListener("blur", () => field.style.removeProperty("height"));
+    field.addEventListener("blur", () => rest(field));
   }
   byId("compare").addEventListener("click", toggleCompare);
   byId("theme").addEventListener("click", nextTheme);
   showTheme();
 }
 
+/** One line high without the focus, with the prompt's end in view. */
+function rest(field) {
+  field.style.removeProperty("height");
+  field.scrollTo(field.scrollWidth, 0);
+  field.parentNode.classList.toggle("cut", field.scrollLeft > 0);
+}
+
 /** Up to four lines high while it has the focus. */
 function grow(field) {
+  field.parentNode.classList.remove("cut");
   field.style.height = "auto";
   field.style.height = `${Math.min(field.scrollHeight + 2, 110)}px`;
 }
 
 function toggleCompare() {
-  if (current().b !== null || !byId("prompt-b").hidden) {
-    byId("prompt-b").hidden = true;
+  if (current().b !== null || !byId("field-b").hidden) {
+    byId("field-b").hidden = true;
     change({ b: null, b_target: null });
     return showQuestion();
   }
-  byId("prompt-b").hidden = false;
+  byId("field-b").hidden = false;
   byId("compare").setAttribute("aria-pressed", "true");
+  document.body.classList.add("comparing");
+  rest(byId("prompt"));
   byId("prompt-b").focus();
 }
 
@@ -53,9 +63,10 @@ export function showQuestion() {
   if (byId("prompt").value !== prompt) byId("prompt").value = prompt;
   byId("prompt").title = prompt;
   if (b !== null && byId("prompt-b").value !== b) byId("prompt-b").value = b;
-  byId("prompt-b").hidden = b === null;
+  byId("field-b").hidden = b === null;
   byId("compare").setAttribute("aria-pressed", String(b !== null));
   document.body.classList.toggle("comparing", b !== null);
+  for (const field of [byId("prompt"), byId("prompt-b")]) if (field !== document.activeElement) rest(field);
 }
 
 function nextTheme() {

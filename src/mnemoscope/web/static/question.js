@@ -1,13 +1,14 @@
 // The question and its answer: the prediction, then direct effects, then totals.
 
-import { cancel } from "./api.js";
-import { button, byId } from "./dom.js";
+import { ask, cancel } from "./api.js";
+import { button, byId, element, fill } from "./dom.js";
 import { number } from "./numbers.js";
-import { current, undo } from "./state.js";
-import { remember, textOf } from "./tokens.js";
-import { refuse, work } from "./work.js";
+import { change, current, undo } from "./state.js";
+import { remember, textOf, token } from "./tokens.js";
+import { work } from "./work.js";
 
 export const TOP = 50;
+const EXAMPLES = ["The capital of Japan is the city of", "The largest planet of the solar system is", "The opposite of hot is"];
 const FIRST_LOOK = { top: TOP, query: false, effects: false, suppressing: false };
 const WHOLE = { top: TOP, query: false };
 
@@ -99,12 +100,12 @@ export async function explain(isNewPrompt, onShown) {
   document.body.classList.remove("failed");
   complete = false;
   if (isNewPrompt) prediction = null;
-  if (prompt === "") return refused(place, "Type a prompt first.");
+  if (prompt === "") return offerPrompts(place);
   const steps = isNewPrompt ? 3 : 2;
   const again = () => explain(isNewPrompt || prediction === null, onShown);
   const onRefused = () => {
     document.body.classList.add("failed");
-    return wayBack();
+    return [...spaced(), ...wayBack()];
   };
   const step = (place_, title) => `${place_} of ${steps} · ${title}`;
   if (isNewPrompt) {
@@ -134,9 +135,25 @@ export async function explain(isNewPrompt, onShown) {
   }
 }
 
-function refused(place, message) {
+/** Offer prompts where there is none. */
+function offerPrompts(place) {
   document.body.classList.add("failed");
-  refuse(place, message, ...wayBack());
+  const offer = (prompt) => button(prompt, () => change({ prompt, target: null, against: null }), { data: { key: `example.${prompt}` } });
+  fill(place, element("div", { class: "hint", role: "alert" }, element("strong", { text: "Type a prompt first." }), element("p", { text: "Or take one of these:" }), EXAMPLES.map(offer), wayBack()));
+}
+
+/** Where a target or contrast is refused, a button for the text with a space before it, if that is a token's. */
+function spaced() {
+  const { model, prompt } = current();
+  const offer = (field, text) => {
+    const place = element("span");
+    ask("/api/tokens", { model, prompt, text }, `spaced-${field}`, () => {}).then(
+      ({ take }) => take && fill(place, button("Use ", () => change({ [field]: take }), { class: "quiet-button", data: { key: `spaced.${field}` } }, token(take)), " "),
+      () => {},
+    );
+    return place;
+  };
+  return ["target", "against"].filter((field) => typeof current()[field] === "string").map((field) => offer(field, current()[field]));
 }
 
 function wayBack() {

@@ -25,7 +25,7 @@ export function showPredictions() {
     if (target.text !== undefined && !rows.some(({ id }) => id === target.id)) rows.push({ ...target, token: target.text, shown: textOf(target) });
   }
   const scale = { low: 0, high: Math.max(...rows.map((row) => number(row.probability))) };
-  const list = element("div", { role: "grid", class: "next", "aria-label": "Next tokens" }, rows.map((row) => nextToken(row, scale, targets)));
+  const list = element("div", { role: "grid", class: "next", "aria-label": "Next tokens" }, heading(), rows.map((row) => nextToken(row, scale, targets)));
   rove(list, `explain.${targets.answers[0]?.id}`);
   fill(byId("predictions"), list);
 }
@@ -35,6 +35,11 @@ function chosen() {
   const { target, against } = current();
   const ids = (token_) => (typeof token_ === "number" ? [{ id: token_ }] : []);
   return { answers: ids(target), against: ids(against) };
+}
+
+function heading() {
+  const cell = (text, kind) => element("span", { role: "columnheader", class: kind, text });
+  return element("div", { role: "row", class: "next-head" }, cell("token"), cell("probability", "of-probability"), cell("rank", "number rank"), element("span", { role: "columnheader" }, element("span", { class: "unseen", text: "contrast" })));
 }
 
 function nextToken(row, scale, { answers, against }) {
@@ -52,7 +57,7 @@ function nextToken(row, scale, { answers, against }) {
     "aria-label": `Contrast with ${visible(row.shown)}`,
     "aria-pressed": String(isRival),
     disabled: isTarget,
-    data: { key: `contrast.${row.id}` },
+    data: { key: `contrast.${row.id}`, tip: isRival ? "contrasted with this token; click for no contrast" : "contrast with this token" },
   });
   return element(
     "div",
@@ -81,7 +86,7 @@ export function startOtherTarget() {
   };
   const look = settled(200, () => tokenise(field.value, told, take));
   field.addEventListener("input", look);
-  const versus = button("vs", () => field.value !== "" && shown() !== null && contrast(field.value), { class: "versus", "aria-label": "Contrast with this text" });
+  const versus = button("vs", () => field.value !== "" && shown() !== null && contrast(field.value), { class: "versus", "aria-label": "Contrast with this text", data: { tip: "contrast with this text" } });
   const form = element("form", { class: "other" }, field, element("button", { type: "submit", text: "Explain" }), versus, told);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -95,8 +100,7 @@ async function tokenise(text, told, take) {
   const { model, prompt } = current();
   try {
     const { tokens, error, take: better } = await ask("/api/tokens", { model, prompt, text }, "tokens", () => {});
-    const use = better && button("Use ", () => take(better), { class: "quiet-button" });
-    if (use) use.append(token(better));
+    const use = better && button("Use ", () => take(better), { class: "quiet-button" }, token(better));
     if (error === null) fill(told, tokens.map((one) => token(one.text)), ` ${tokens.length === 1 ? "one token" : `${tokens.length} tokens, explained one by one`}`);
     else fill(told, use ? "A space is missing. " : "This cannot be the next token. ", use);
   } catch (error) {

@@ -5,7 +5,7 @@ import { button, byId, element, fill } from "./dom.js";
 import { several } from "./numbers.js";
 
 const RETRY = 2000; // milliseconds between two looks for a lost server
-const took = new Map(); // seconds that the last question of a kind took
+const took = new Map(); // seconds that the last question of a kind was computed for
 
 const watchers = [];
 
@@ -19,9 +19,14 @@ export function announce(text) {
   byId("announcer").textContent = text;
 }
 
-/** Seconds that a kind of question took the last time, for estimates; null if it was not asked yet. */
+/** Seconds that a kind of question took the last time, for estimates; null if it was not computed yet. */
 export function lastSeconds(kind) {
   return took.get(kind) ?? null;
+}
+
+/** About how long something takes: `about 12 s`, `about 3 min`. */
+export function about(seconds) {
+  return seconds < 90 ? `about ${Math.max(1, Math.round(seconds))} s` : `about ${Math.round(seconds / 60)} min`;
 }
 
 /**
@@ -41,7 +46,8 @@ export async function work({ place, title, path, body, lane, kind = path, onPart
   announce(`${title}: under way`);
   try {
     const result = await answered(path, body, lane, line, onPartial);
-    took.set(kind, line.seconds());
+    // What the server has cached tells nothing of how long it takes.
+    if (line.computed() !== null) took.set(kind, line.computed());
     announce(`${title} is ready`);
     leave(place, line.node);
     return result;
@@ -107,9 +113,10 @@ function progressLine(title, kind, stop) {
   const seconds = () => (performance.now() - start) / 1000;
   let queue = "";
   let isLost = false;
+  let began = null; // when the server began to compute
   const tick = () => {
     if (isLost) return;
-    const left = lastSeconds(kind) === null ? NaN : lastSeconds(kind) - seconds();
+    const left = lastSeconds(kind) === null || began === null ? NaN : lastSeconds(kind) - (performance.now() - began) / 1000;
     const rest = left >= 1 ? `, about ${Math.ceil(left)} s left` : "";
     const told = seconds() >= 1 ? ` · ${Math.floor(seconds())} s${rest}` : "";
     words.textContent = `${title}${queue || told}`;
@@ -124,12 +131,14 @@ function progressLine(title, kind, stop) {
   );
   return {
     node,
-    seconds,
+    computed: () => (began === null ? null : (performance.now() - began) / 1000),
     end: () => clearInterval(clock),
     hear: (event) => {
       isLost = false;
       node.classList.remove("lost");
       queue = event.event === "queued" && event.ahead ? ` · ${several(event.ahead, "question")} before yours` : "";
+      if (event.ahead === 0) began = performance.now();
+      else if (event.event === "progress") began ??= performance.now() - 1000 * event.seconds;
       tick();
     },
     lose: () => {
