@@ -180,14 +180,13 @@ def _encode(language_model: LanguageModel, pair: Pair, n_tokens: int | None) -> 
 
 
 def split_pairs(train: Sequence[Pair], test: Sequence[Pair] | None) -> tuple[Sequence[Pair], Sequence[Pair]]:
-    """Return training and test pairs; without test pairs every second pair is held out, each counted once.
+    """Return training and test pairs; without test pairs every second pair is held out.
 
     Raises:
         OptionError: there are too few pairs to hold some out.
     """
     if test is not None:
         return train, test
-    train = list(dict.fromkeys(train))
     if len(train) < 2 * LEAST_PAIRS:
         raise OptionError(
             f"there {'is' if len(train) == 1 else 'are'} {len(train)} of the {2 * LEAST_PAIRS} pairs that "

@@ -194,6 +194,8 @@ class _Tables:
 
 def _highest(scores: Tensor, top: int) -> Tensor:
     """Return indices of the highest scores `[n]`, best first, ties by index; only as many are sorted."""
+    if not len(scores):
+        return scores.new_empty(0, dtype=torch.long)
     least = scores.topk(min(top, len(scores))).values[-1]
     among = torch.nonzero(scores >= least)[:, 0]
     return among[scores[among].argsort(descending=True, stable=True)[:top]]
