@@ -206,20 +206,16 @@ def _certainty(result: Attribution) -> Sentence:
 
 def ablation_finding(ablation: Ablation) -> Sentence:
     """Return the sentence on an ablation and its random controls."""
-    before, after = ablation.before, ablation.after
-    name, it, measure = ("log p", "it", "log_probability")
-    if ablation.against:
-        name, it, measure = ("log-odds", "they", "log_odds")
-    after_random = ablation.controls_mean
-    change, control = (
-        changed_by(found[measure] - before[measure], plural=it == "they") for found in (after, after_random)
-    )
+    before, after, random = ablation.before, ablation.after, ablation.controls_mean
+    odds = bool(ablation.against)
+    name, it, measure = ("log-odds", "they", "log_odds") if odds else ("log p", "it", "log_probability")
+    change, control = (changed_by(found[measure] - before[measure], plural=odds) for found in (after, random))
     removed = ablation.how.startswith("factor 0 ")
     what = f"{'Removing' if removed else 'Changing'} {parts_words(ablation)}"
     n_random = len(ablation.controls)
-    random = f"{n_random} random control{'s' * (n_random != 1)} from {ablation.controls_from}"
+    controls = f"{n_random} random control{'s' * (n_random != 1)} from {ablation.controls_from}"
     return (
         f"{what}{'' if removed else f' ({ablation.how})'}: {percent(before['probability'])} → "
-        f"{percent(after['probability'])}, rank {rank_change(before, after)}; {name} {change}, with {random} "
-        f"{it} {control}.",
+        f"{percent(after['probability'])}, rank {rank_change(before, after)}; {name} {change}, with "
+        f"{controls} {it} {control}.",
     )

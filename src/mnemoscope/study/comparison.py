@@ -230,7 +230,7 @@ def compare_methods(
         )
     provenance = provenance_of(model.language_model, {"terms": terms.to_json()})
     tables = []
-    with nullcontext() if out is None else Store.open(out, _manifest(model, terms, facts)) as store:
+    with nullcontext() if out is None else Store.open(out, _manifest(model, provenance, facts)) as store:
         for done, fact in enumerate(facts, 1):
             key = f"{fact.fact.line:08d}"
             if store is None:
@@ -352,8 +352,7 @@ def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequ
     )
 
 
-def _manifest(model: Model, terms: Terms, facts: Iterable[ResolvedFact]) -> dict[str, Any]:
-    provenance = provenance_of(model.language_model, {})
+def _manifest(model: Model, provenance: Provenance, facts: Iterable[ResolvedFact]) -> dict[str, Any]:
     return {
         "kind": "comparison of methods",
         "model": provenance.model,
@@ -361,7 +360,7 @@ def _manifest(model: Model, terms: Terms, facts: Iterable[ResolvedFact]) -> dict
         "weights": weights_digest(model.language_model.model),
         "dtype": provenance.dtype,
         "mnemoscope": provenance.versions["mnemoscope"],
-        "terms": terms.to_json(),
+        "terms": provenance.options["terms"],
         "facts": [
             [
                 fact.fact.line,
