@@ -1,4 +1,4 @@
-"""Examples of neurons: scans of a corpus, kept in the cache folder and taken up again where they ended."""
+"""Examples of neurons: a method of `Model`, whose scans the cache folder keeps and takes up again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mnemoscope._io import write_atomically
+from mnemoscope._io import ProgressBars, write_atomically
 from mnemoscope.api.requests import provenance
 from mnemoscope.attribution.attribute import Report
 from mnemoscope.attribution.options import check_counts
@@ -24,8 +24,9 @@ from mnemoscope.errors import OptionError
 from mnemoscope.model import cache
 from mnemoscope.model.corpus import Corpus, Source, check_window, cut_windows, open_corpus
 from mnemoscope.model.encoding import token_texts
+from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.examples import Examples, Neuron, scan
-from mnemoscope.model.isolation import interventions_on, is_ours
+from mnemoscope.model.isolation import interventions_on, is_ours, isolated_call
 from mnemoscope.model.language_model import LanguageModel, weights_fingerprint
 from mnemoscope.model.manifest import write_manifest
 from mnemoscope.model.parts import check_part
@@ -34,6 +35,9 @@ from mnemoscope.model.weights import is_plain
 from mnemoscope.results.columns import EXAMPLE_SIGNS, EXAMPLE_WINDOWS
 from mnemoscope.results.examples import GROUPS, SIGNS, NeuronExamples, ScannedCorpus, place
 from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Part, listed, neuron_named
+
+if TYPE_CHECKING:
+    from mnemoscope.api.model import Model
 
 # Names of neurons, such as `"24.1005"`, neurons, or a table of a result.
 Neurons = str | Part | Iterable[str | Part] | pd.DataFrame
@@ -58,20 +62,49 @@ class ExampleOptions:
     memory_budget: int
 
 
+@isolated_call
 def neuron_examples(
-    language_model: LanguageModel,
+    self: Model,
     neurons: Neurons,
-    corpus: Source,
-    options: ExampleOptions,
-    report: Report | None,
+    corpus: Source = None,
+    *,
+    top: int = 10,
+    window: int = 64,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: bool = False,
 ) -> NeuronExamples:
-    """Find the windows in which neurons are most active; see `Model.neuron_examples`."""
-    check_counts(top=options.top)
+    """Find the windows of a corpus in which neurons are most active.
+
+    One pass over the corpus serves all neurons. The cache folder keeps what was found, and an interrupted
+    pass goes on where it ended (`mnemoscope cache` lists and removes both).
+
+    Args:
+        neurons: FFN or attention neurons: names such as `"24.1005"` or `"23.4.51"` (layer, head, dim),
+            `FFNNeuron` and `AttentionNeuron` items, one or a list; or a table of a result.
+        corpus: None for the package's own; a `.txt` file (paragraphs, or lines where none is blank); a
+            JSON lines, JSON, CSV or Parquet file, or `hub:owner/name:config:split`, whose rows have
+            `text` or `content`; or a list of texts.
+        top: number of windows to keep of each neuron and group.
+        window: number of tokens of a window at most; a longer text is cut into several, each run by
+            itself.
+
+    Raises:
+        OptionError: no neurons, one that does not exist or is a head or layer, a window that does not
+            fit the model, or an ablation lasts.
+        FactsError: the corpus cannot be read or has no text.
+
+    >>> examples = model.neuron_examples("24.1005")  # doctest: +SKIP
+    >>> examples.windows[["group", "activation", "token"]], examples.signs  # doctest: +SKIP
+    """
+    check_counts(top=top)
+    language_model = self.language_model
     if interventions_on(language_model.model):
         raise OptionError("examples are of the model as it is; ask for them outside the ablation")
+    options = ExampleOptions(top, window, memory_budget)
     chosen = _chosen(language_model, neurons)
     check_window(language_model, options.window)
     source = open_corpus(corpus)
+    report = ProgressBars() if progress else None
     examples = _scanned(language_model, source, chosen, options, report)
     signs = _sign_table(language_model, chosen, examples)
     return NeuronExamples(

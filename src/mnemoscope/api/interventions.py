@@ -1,16 +1,15 @@
-"""Interventions of a model: ablation, comparison with random controls, generation and editing."""
+"""Ablation, comparison with random controls, and editing: methods of `Model`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import SupportsIndex, TypedDict
+from typing import TYPE_CHECKING, SupportsIndex, TypedDict
 
 import pandas as pd
-import torch
-from torch import Tensor
+from typing_extensions import Unpack
 
 from mnemoscope._arguments import check_factor
 from mnemoscope.api.requests import answer_ids
@@ -28,36 +27,22 @@ from mnemoscope.intervention.ablation import (
 from mnemoscope.intervention.batch import ablate_each as ablate_batch
 from mnemoscope.intervention.controls import ControlsFrom, check_controls_from, matched_random
 from mnemoscope.intervention.editing import edited_copy, save_checkpoint
-from mnemoscope.intervention.hooks import apply_interventions, listed_positions, without_interventions
-from mnemoscope.intervention.predictions import continuation
-from mnemoscope.intervention.sensitivity import Sensitivity
-from mnemoscope.intervention.side_effects import (
-    KnownFact,
-    PlainText,
-    SideEffectProbes,
-    beginnings,
-    shipped_passages,
-)
+from mnemoscope.intervention.hooks import apply_interventions, listed_positions
+from mnemoscope.intervention.side_effects import KnownFact, SideEffectProbes
 from mnemoscope.model.estimate import MEMORY_BUDGET
-from mnemoscope.model.isolation import held, interventions_on
-from mnemoscope.model.language_model import LanguageModel, ModelVersion, weights_fingerprint
+from mnemoscope.model.isolation import held, interventions_on, isolated_call
+from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.parts import sites
 from mnemoscope.model.targets import Answers, check_alternatives, check_apart, encode_targets, listed_answers
-from mnemoscope.model.tokens import (
-    Prompt,
-    PromptInput,
-    added_text,
-    encode_prompt,
-    prefixes,
-)
+from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, prefixes
 from mnemoscope.model.torch_state import default_torch_state
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.circuit import Circuit
 from mnemoscope.results.parts import FFNNeuron, Parts, listed
 
-# Number of passages in a comparison, which runs all of them once for every control.
-N_PASSAGES = 8
+if TYPE_CHECKING:
+    from mnemoscope.api.model import Model
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,86 +58,8 @@ class ActiveIntervention:
     by_position: bool
 
 
-class PlainTextProbes:
-    """Plain text with the model's unchanged predictions, computed lazily and cached for the same model."""
-
-    def __init__(self, language_model: LanguageModel) -> None:
-        """Compute nothing yet."""
-        self._language_model = language_model
-        self._plain_text: PlainText | None = None
-        self._sensitivity: Sensitivity | None = None
-        self._version: ModelVersion | None = None
-        self._fingerprint: Tensor | None = None
-
-    def plain_text(self) -> PlainText:
-        """Return the first passages of the package."""
-        self._drop_stale()
-        if self._plain_text is None:
-            passages = shipped_passages()[:N_PASSAGES]
-            self._plain_text = PlainText(self._language_model, passages, budget=MEMORY_BUDGET)
-        return self._plain_text
-
-    def sensitivity(self) -> Sensitivity:
-        """Return the response of the other passages to the removal of each neuron."""
-        self._drop_stale()
-        if self._sensitivity is None:
-            texts = beginnings(self._language_model, shipped_passages()[N_PASSAGES:])
-            with without_interventions(self._language_model.model):
-                self._sensitivity = Sensitivity(self._language_model, texts, budget=MEMORY_BUDGET)
-        return self._sensitivity
-
-    def _drop_stale(self) -> None:
-        # The version sees adapters and hooks, the fingerprint weights that are changed through `.data`.
-        version = self._language_model.version
-        now = weights_fingerprint(self._language_model.model)
-        is_same = self._fingerprint is not None and torch.equal(now, self._fingerprint)
-        if version != self._version or not is_same:
-            self._plain_text = self._sensitivity = None
-            self._version, self._fingerprint = version, now
-
-
-@dataclass(frozen=True)
-class AblationRequest:
-    """Parts and the values that take their place, as given to `Model.ablate`."""
-
-    parts: Parts | Circuit
-    factor: float = 0.0
-    mean_of: Sequence[PromptInput] = ()
-    resample_from: Sequence[PromptInput] = ()
-    seed: int = 0
-    positions: Sequence[int] | None = None
-    complement: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the factor, which parts and circuits share."""
-        check_factor(self.factor)
-
-    def options(self, language_model: LanguageModel) -> AblationOptions:
-        """Check the arguments and encode the prompts.
-
-        Raises:
-            OptionError, PromptError: as `Model.ablate` does.
-        """
-        given = {
-            "factor": self.factor != 0,
-            "mean_of": len(self.mean_of) > 0,
-            "resample_from": len(self.resample_from) > 0,
-        }
-        names = [name for name, is_given in given.items() if is_given]
-        if len(names) > 1:
-            raise OptionError(
-                f"{' and '.join(names)} cannot be done at once to the same parts; give one of them"
-            )
-        prompts = self.mean_of if len(self.mean_of) else self.resample_from
-        if isinstance(prompts, str | Prompt):
-            raise OptionError(f"{prompts!r} is one prompt; give a list of prompts")
-        references = [encode_prompt(language_model, prompt).ids for prompt in prompts]
-        seed = self.seed if len(self.resample_from) else None
-        return AblationOptions(self.factor, references, listed_positions(self.positions), seed)
-
-
 class AblationKeywords(TypedDict, total=False):
-    """Fields of `AblationRequest`, beside the parts, as keyword arguments."""
+    """Arguments of `Model.ablate` that `Model.compare_ablation` takes too."""
 
     factor: float
     mean_of: Sequence[PromptInput]
@@ -162,142 +69,162 @@ class AblationKeywords(TypedDict, total=False):
 
 
 @contextmanager
-def ablation(language_model: LanguageModel, request: AblationRequest) -> Iterator[None]:
-    """Ablate parts while the context lasts; see `Model.ablate`."""
-    with held(language_model.model) as hold:
-        if isinstance(request.parts, Circuit):
-            with default_torch_state():
-                circuit = request.parts
-                _refuse_values_of_prompts(request)
-                changes = circuit_changes(
-                    language_model,
-                    circuit,
-                    complement=request.complement,
-                    factor=request.factor,
-                    budget=MEMORY_BUDGET,
-                )
-            hold.intervention = ActiveIntervention(circuit.kinds != ("ffn",), circuit.n_positions is not None)
-            with apply_interventions(language_model, changes):
-                yield
-            return
-        if request.complement:
-            raise OptionError("complement is for circuits; name all the parts to change")
-        with default_torch_state():
-            parts = listed(request.parts)
-            options = request.options(language_model)
-            changes = changes_to(language_model, parts, options)
-        opaque = any(not isinstance(part, FFNNeuron) for part in parts)
-        hold.intervention = ActiveIntervention(opaque, options.by_position)
-        with apply_interventions(language_model, changes):
-            yield
+def ablate(
+    self: Model,
+    parts: Parts | Circuit,
+    *,
+    complement: bool = False,
+    factor: float = 0.0,
+    mean_of: Sequence[PromptInput] = (),
+    resample_from: Sequence[PromptInput] = (),
+    seed: int = 0,
+    positions: Sequence[int] | None = None,
+) -> Iterator[Model]:
+    """Scale, zero, mean-ablate or resample parts in every forward pass while the context lasts.
 
+    Contexts can be nested. `predict`, `generate`, the transformers model and its own `generate` run
+    ablated; so does `attribute` for FFN neurons. Other parts would not add up, so `attribute` refuses
+    them. Calls of other threads wait until the context ends.
 
-def _refuse_values_of_prompts(request: AblationRequest) -> None:
-    """Refuse values and positions that a circuit brings itself.
+    Args:
+        parts: a table of a result (its rows), or `FFNNeuron`, `AttentionNeuron`, `Head`, `Layer` items;
+            or a circuit, whose nodes take its own ablation value unless there is a `factor`. Nodes at
+            positions change at the first positions of a text, and later ones run as usual.
+        complement: of a circuit, change all other nodes of its kinds instead.
+        factor: factor of their values; 0 removes the parts (docs/method.md#interventions).
+        mean_of: prompts over whose positions the values are averaged, to replace the parts' values.
+        resample_from: prompts from which the parts' values are drawn: one random position of one prompt
+            for each changed position, the same for all parts.
+        seed: seed of that draw.
+        positions: positions of a prompt to change (-1 for the last); None for all.
 
     Raises:
-        OptionError: they are given.
+        OptionError: no parts, an unknown part or position, more than one of `factor`, `mean_of` and
+            `resample_from`; or a circuit of another model, or of patched values without a `factor`.
+
+    >>> with model.ablate(result.ffn_neurons.head(10)):  # doctest: +SKIP
+    ...     model.predict("The capital of Japan is the city of")
     """
-    for name in ("mean_of", "resample_from", "positions"):
-        given = getattr(request, name)
-        if given is not None and len(given):
-            raise OptionError(
-                f"a circuit has ablation values and positions of its own; leave out {name}, or ablate "
-                "circuit.nodes"
-            )
+    language_model = self.language_model
+    check_factor(factor)
+    with held(language_model.model) as hold:
+        with default_torch_state():
+            if isinstance(parts, Circuit):
+                _refuse_values_of_prompts(mean_of=mean_of, resample_from=resample_from, positions=positions)
+                changes = circuit_changes(
+                    language_model, parts, complement=complement, factor=factor, budget=MEMORY_BUDGET
+                )
+                opaque, by_position = parts.kinds != ("ffn",), parts.n_positions is not None
+            elif complement:
+                raise OptionError("complement is for circuits; name all the parts to change")
+            else:
+                changed = listed(parts)
+                options = _options(language_model, factor, mean_of, resample_from, seed, positions)
+                changes = changes_to(language_model, changed, options)
+                opaque = any(not isinstance(part, FFNNeuron) for part in changed)
+                by_position = options.by_position
+        hold.intervention = ActiveIntervention(opaque, by_position)
+        with apply_interventions(language_model, changes):
+            yield self
 
 
-def compare_ablation(  # noqa: PLR0913 - the arguments of Model.compare_ablation
-    language_model: LanguageModel,
+@isolated_call
+def compare_ablation(  # noqa: PLR0913 - a result of four questions: target, effect, controls, side effects
+    self: Model,
     prompt: PromptInput,
     target: str | SupportsIndex | None,
-    request: AblationRequest,
+    parts: Parts,
     *,
-    against: Answers | None,
-    seeds: int,
-    controls_from: ControlsFrom,
-    facts: Sequence[KnownFact],
-    relation: str | None,
-    plain_text: Callable[[], PlainText],
+    against: Answers | None = None,
+    seeds: int = 5,
+    controls_from: ControlsFrom = "same layers",
+    facts: Sequence[KnownFact] = (),
+    relation: str | None = None,
     report: AblationStep | None = None,
     before: TargetState | None = None,
+    **how: Unpack[AblationKeywords],
 ) -> Ablation:
-    """Compare an ablation with random controls; see `Model.compare_ablation`."""
+    """Compare the target before and after an ablation with matched random controls.
+
+    A control has as many parts of each kind in each layer and expert, none of which shares an input
+    with `parts`. Effects on plain text, and on other facts if given, show whether the ablation is
+    specific to the target.
+
+    Args:
+        target: one token as for `attribute`, or a text of several, whose log probabilities add up.
+        against: an answer or several to compare the target with, each of one token or of several;
+            metrics then have `log_odds`, the log probability of the target less that of any of them.
+        seeds: number of random controls.
+        controls_from: `"same layers"` refuses parts that leave a layer or an expert too few others for a
+            control; `"any layer"` draws the rest from all layers, and the result's `controls_from` counts
+            them.
+        facts: other facts; those with the same prompt are left out.
+        relation: relation of the target among theirs; needed with `facts`.
+        report: called after each step, as `mnemoscope.intervention.ablation.compare` says.
+        before: the state before that `report` was given for the same prompt, target and model, which
+            saves a forward pass; None computes it.
+        **how: `factor`, `mean_of`, `resample_from`, `seed` and `positions`, as for `ablate`.
+
+    Raises:
+        OptionError: too few other parts for a control, `facts` without a `relation`, `facts` with
+            positions counted from the start, or a `before` of another prompt or target.
+    """
+    language_model = self.language_model
     if seeds < 1:
         raise OptionError(f"seeds is {seeds}; give 1 or more random controls")
     check_controls_from(controls_from)
     if facts and relation is None:
         raise OptionError("the facts come without a relation; give the one that the target is of")
-    if facts and any(position >= 0 for position in listed_positions(request.positions) or ()):
+    if facts and any(position >= 0 for position in listed_positions(how.get("positions")) or ()):
         raise OptionError(
             "positions counted from the start belong to one prompt, and facts have others; "
             "count from the end (-1 for the last), or leave the facts out"
         )
-    if isinstance(request.parts, Circuit):
+    if isinstance(parts, Circuit):
         raise OptionError("a circuit is measured when it is found; give circuit.nodes to compare its nodes")
-    parts = listed(request.parts)
+    options = _options(language_model, **how)
+    parts = listed(parts)
     drawn = [matched_random(parts, language_model.structure, seed, controls_from) for seed in range(seeds)]
     return compare(
         language_model,
         ablation_target(language_model, encode_prompt(language_model, prompt), target, against),
         parts,
-        request.options(language_model),
+        options,
         drawn,
-        lambda: SideEffectProbes(plain_text(), tuple(facts), relation or ""),
+        lambda: SideEffectProbes(self.plain_text(), tuple(facts), relation or ""),
         report,
         before,
     )
 
 
-def ablation_target(
-    language_model: LanguageModel,
-    prompt: Prompt,
-    target: str | SupportsIndex | None,
-    against: Answers | None,
-) -> AblationTarget:
-    """Encode a target and the answers it is compared with, each of one token or of several.
-
-    Raises:
-        TargetError: as `answer_ids` and `check_alternatives` do.
-        PromptError: as `prefixes` does.
-    """
-    ids = answer_ids(language_model, prompt, target)
-    given = () if against is None else listed_answers(against, "against")
-    others = tuple(answer_ids(language_model, prompt, answer) for answer in given)
-    for answer in (ids, *others):
-        prefixes(language_model, prompt, answer)
-    check_alternatives(language_model, (ids, *others))
-    return AblationTarget(prompt, ids, others)
-
-
-def generate(language_model: LanguageModel, prompt: PromptInput, n_tokens: int) -> str:
-    """Continue a prompt greedily; see `Model.generate`."""
-    encoded = encode_prompt(language_model, prompt)
-    if n_tokens < 1:
-        raise OptionError(f"n_tokens is {n_tokens}; give 1 or more tokens to add")
-    context = language_model.context
-    if context is not None and len(encoded.ids) + n_tokens > context:
-        raise OptionError(
-            f"n_tokens is {n_tokens}, but after a prompt of {len(encoded.ids)} tokens the model has room "
-            f"for {context - len(encoded.ids)}; ask for fewer, or shorten the prompt"
-        )
-    # A step with a key/value cache sees one token only, so its positions would be counted wrongly.
-    use_cache = not any(change.by_position for change in interventions_on(language_model.model))
-    added = continuation(language_model, encoded.ids, n_tokens, use_cache=use_cache)
-    return added_text(language_model.tokenizer, encoded.ids, added)
-
-
+@isolated_call
 def ablate_each(
-    language_model: LanguageModel,
+    self: Model,
     prompt: PromptInput,
     target: Answers,
-    against: Answers | None,
     interventions: Sequence[Parts],
-    factor: float,
-    positions: Sequence[int] | None,
-    memory_budget: int,
+    *,
+    against: Answers | None = None,
+    factor: float = 0.0,
+    positions: Sequence[int] | None = None,
+    memory_budget: int = MEMORY_BUDGET,
 ) -> pd.DataFrame:
-    """Ablate sets of parts one set at a time; see `Model.ablate_each`."""
+    """Ablate many sets of parts, each by itself, and measure the target after each.
+
+    Sets are rows of a batch that starts at the first layer they act in: exact, and several times faster
+    than one forward pass for each.
+
+    Args:
+        interventions: sets of parts, each as for `ablate`.
+
+    Returns:
+        One row per set, in order: `reciprocal_rank`, `probability`, `log_probability` of the target (with
+        `against`, `log_odds` instead of the last two), and `drop`, the fall of the last in nats.
+
+    Raises:
+        UnsupportedModelError: the model's blocks cannot run on their own.
+    """
+    language_model = self.language_model
     check_factor(factor)
     encoded = encode_prompt(language_model, prompt)
     ids = encode_targets(language_model, encoded, target)
@@ -321,31 +248,118 @@ def ablate_each(
     return frame(**columns)
 
 
+@isolated_call
 def single_ablations(
-    language_model: LanguageModel,
+    self: Model,
     prompt: PromptInput,
     target: Answers,
-    against: Answers | None,
     parts: Parts,
-    factor: float,
-    positions: Sequence[int] | None,
-    memory_budget: int,
+    *,
+    against: Answers | None = None,
+    factor: float = 0.0,
+    positions: Sequence[int] | None = None,
+    memory_budget: int = MEMORY_BUDGET,
 ) -> pd.DataFrame:
-    """Ablate parts one at a time; see `Model.single_ablations`."""
+    """Ablate each part by itself and measure the fall of the target's log probability.
+
+    The ground truth of scores; arguments and errors are those of `ablate_each`.
+
+    Returns:
+        One row per different part, in order: columns that name the part, then `drop` in nats, positive
+        where the part supports the target.
+    """
     named = listed(parts)
-    each = [[part] for part in named]
-    outcomes = ablate_each(language_model, prompt, target, against, each, factor, positions, memory_budget)
+    outcomes = self.ablate_each(
+        prompt,
+        target,
+        [[part] for part in named],
+        against=against,
+        factor=factor,
+        positions=positions,
+        memory_budget=memory_budget,
+    )
     return pd.DataFrame([part.to_json() for part in named]).assign(drop=outcomes["drop"])
 
 
-def edited(
-    language_model: LanguageModel, parts: Parts, factor: float, save_to: str | Path | None
-) -> LanguageModel:
-    """Scale the weights of parts in a copy; see `Model.edit`."""
+@isolated_call
+def edit(self: Model, parts: Parts, *, factor: float = 0.0, save_to: str | Path | None = None) -> Model:
+    """Scale parts in the weights of a copy of the model, and validate the copy.
+
+    Args:
+        factor: factor of their weights.
+        save_to: new folder to write the copy to, as safetensors and JSON that transformers opens.
+
+    Raises:
+        OptionError: no parts, an unknown part, or an ablation lasts, which the copy would keep.
+        OutputError: the folder exists already or cannot be written.
+    """
+    language_model = self.language_model
     check_factor(factor)
     if interventions_on(language_model.model):
         raise OptionError("a copy made during an ablation would keep it; edit after the ablation has ended")
     copied = edited_copy(language_model, sites(listed(parts), language_model.structure), factor)
     if save_to is not None:
         save_checkpoint(copied, Path(save_to))
-    return copied
+    return type(self)(copied)
+
+
+def _options(
+    language_model: LanguageModel,
+    factor: float = 0.0,
+    mean_of: Sequence[PromptInput] = (),
+    resample_from: Sequence[PromptInput] = (),
+    seed: int = 0,
+    positions: Sequence[int] | None = None,
+) -> AblationOptions:
+    """Check the values that take the place of parts, and encode their prompts.
+
+    Raises:
+        OptionError, PromptError: as `Model.ablate` does.
+    """
+    check_factor(factor)
+    given = {"factor": factor != 0, "mean_of": len(mean_of) > 0, "resample_from": len(resample_from) > 0}
+    names = [name for name, is_given in given.items() if is_given]
+    if len(names) > 1:
+        raise OptionError(f"{' and '.join(names)} cannot be done at once to the same parts; give one of them")
+    prompts = mean_of if len(mean_of) else resample_from
+    if isinstance(prompts, str | Prompt):
+        raise OptionError(f"{prompts!r} is one prompt; give a list of prompts")
+    references = [encode_prompt(language_model, prompt).ids for prompt in prompts]
+    return AblationOptions(
+        factor, references, listed_positions(positions), seed if len(resample_from) else None
+    )
+
+
+def _refuse_values_of_prompts(**given: Sequence[object] | None) -> None:
+    """Refuse values and positions that a circuit brings itself.
+
+    Raises:
+        OptionError: they are given.
+    """
+    for name, values in given.items():
+        if values is not None and len(values):
+            raise OptionError(
+                f"a circuit has ablation values and positions of its own; leave out {name}, or ablate "
+                "circuit.nodes"
+            )
+
+
+def ablation_target(
+    language_model: LanguageModel,
+    prompt: Prompt,
+    target: str | SupportsIndex | None,
+    against: Answers | None,
+) -> AblationTarget:
+    """Encode a target and the answers it is compared with, each of one token or of several.
+
+    Raises:
+        TargetError: as `answer_ids` and `check_alternatives` do.
+        PromptError: as `prefixes` does.
+    """
+    ids = answer_ids(language_model, prompt, target)
+    given = () if against is None else listed_answers(against, "against")
+    others = tuple(answer_ids(language_model, prompt, answer) for answer in given)
+    for answer in (ids, *others):
+        prefixes(language_model, prompt, answer)
+    check_alternatives(language_model, (ids, *others))
+    return AblationTarget(prompt, ids, others)

@@ -1,18 +1,16 @@
-"""Runs of prompts, and the attributions computed from them."""
+"""Runs of prompts, what they predict, and the attributions computed from them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, SupportsIndex
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from typing_extensions import Unpack
 
 from mnemoscope._io import ProgressBars
 from mnemoscope.api.requests import (
-    TargetSpec,
-    answer_ids,
     check_parts_add_up,
     describe_targets,
     predictions,
@@ -20,30 +18,27 @@ from mnemoscope.api.requests import (
     target_spec,
 )
 from mnemoscope.attribution.attribute import Report, attribute
-from mnemoscope.attribution.comparison import compare_predictions, largest_unlisted
-from mnemoscope.attribution.continuation import WholeTarget, put_together, summed_neurons
 from mnemoscope.attribution.options import AttributionOptions, RunKeywords, check_counts
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
 from mnemoscope.errors import OptionError
+from mnemoscope.intervention.predictions import continuation
+from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import interventions_on, isolated_call
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.targets import Answers, check_alternatives
+from mnemoscope.model.targets import Answers
 from mnemoscope.model.tokens import (
     Prompt,
     PromptInput,
+    added_text,
     adds_special_tokens,
-    answer_text,
     encode_prompt,
     is_named,
-    prefixes,
     token_text,
 )
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import TOP_LISTS
-from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.prediction import Prediction
-from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.targets import Provenance, Target
 from mnemoscope.results.texts import CutToken
 
@@ -116,7 +111,7 @@ class Run:
         check_parts_add_up(self.language_model)
         if self._prediction is not None and not self._prediction.geometry().holds():
             raise OptionError(_CHANGED)
-        prediction = self._predicted(target, against, chosen.query, _takes_graph(chosen))
+        prediction = self._predicted(target, against, chosen.query, takes_graph(chosen))
         report = ProgressBars() if progress else None
         return attribute_prediction(self.model, self._prompt, prediction, chosen, report)
 
@@ -190,192 +185,75 @@ def attribute_prediction(
         value_of_embeddings=of_embeddings,
         telescoping_error=None if prediction.activations.parallel else error,
         costs=found.costs,
-        provenance=_origin(language_model, prompt, options, (*targets.answers, *targets.against)),
+        provenance=origin_of(language_model, prompt, options, (*targets.answers, *targets.against)),
         query_neurons=queries,
         _model=model,
         **{name: table.head(options.top) if name in TOP_LISTS else table for name, table in tables.items()},
     )
 
 
-def _origin(
+def origin_of(
     language_model: LanguageModel, prompt: Prompt, options: AttributionOptions, targets: Iterable[Target]
 ) -> Provenance:
+    """Return the provenance of an attribution; `by_id` has the targets that their text does not name."""
     unnamed = [each.id for each in targets if not is_named(language_model, prompt, each.text, each.id)]
     adds = adds_special_tokens(language_model.tokenizer, prompt)
     return provenance(language_model, {**vars(options), "add_special_tokens": adds, "by_id": unnamed})
 
 
-def _takes_graph(options: AttributionOptions) -> bool:
+def takes_graph(options: AttributionOptions) -> bool:
     """Return whether total effects are asked for that the plain graph of a pass gives."""
     return options.effects and options.by != "relp"
 
 
-def attribute_prompts(
-    model: Model,
-    prompts: Iterable[PromptInput],
-    targets: Iterable[Answers | None] | None,
-    options: AttributionOptions,
-    memory_budget: int,
-) -> list[Attribution]:
-    """Attribute several prompts; see `Model.attribute_many`."""
-    language_model = model.language_model
-    options.check()
-    for name, given in (("prompts", prompts), ("targets", targets)):
-        if isinstance(given, str | Prompt):
-            raise OptionError(f"{name} is {given!r}, one text; give a list")
-    prompts = list(prompts)
-    of_each = [None] * len(prompts) if targets is None else list(targets)
-    if len(of_each) != len(prompts):
-        raise OptionError(
-            f"there are {len(prompts)} prompts and {len(of_each)} targets; give a target for each, "
-            "None for the model's own top prediction"
-        )
-    check_parts_add_up(language_model)
-    specs = [
-        target_spec(language_model, prompt, target) for prompt, target in zip(prompts, of_each, strict=True)
-    ]
-    # Prompts of one length are adjacent, so that they run together.
-    order = sorted(range(len(specs)), key=lambda i: len(specs[i].prompt.ids))
-    found = predictions(
-        language_model,
-        [specs[i] for i in order],
-        memory_budget,
-        options.norm_bias,
-        components=options.query,
-        graph=_takes_graph(options),
-    )
-    results = {
-        i: attribute_prediction(model, specs[i].prompt, prediction, options)
-        for i, prediction in zip(order, found, strict=True)
-    }
-    return [results[i] for i in range(len(specs))]
+@isolated_call
+def run(
+    self: Model, prompt: PromptInput, *, norm_bias: bool = True, memory_budget: int = MEMORY_BUDGET
+) -> Run:
+    """Make a run of a prompt, whose forward pass several attributions share.
 
+    Args:
+        norm_bias: as for `attribute`.
+        memory_budget: bytes that temporary tensors may take; the run also keeps `2 * n_layers + 1`
+            predictions of the whole vocabulary.
 
-def attribute_tokens(
-    model: Model,
-    prompt: PromptInput,
-    target: str | SupportsIndex | None,
-    against: str | SupportsIndex | None,
-    options: AttributionOptions,
-    memory_budget: int,
-    progress: bool,
-) -> ContinuationAttribution:
-    """Attribute a target of several tokens; see `Model.attribute_continuation`."""
-    language_model = model.language_model
-    options.check()
-    if options.by != "direct":
-        raise OptionError(
-            "the parts of a target of several tokens are ordered by the sum of direct scores; "
-            f'by "{options.by}" is for one token'
-        )
-    check_parts_add_up(language_model)
-    encoded = encode_prompt(language_model, prompt)
-    ids = answer_ids(language_model, encoded, target)
-    others = None if against is None else answer_ids(language_model, encoded, against)
-    terms = _terms(language_model, encoded, ids, others)
-    found = list(
-        predictions(
-            language_model,
-            terms.specs,
-            memory_budget // len(terms.specs),
-            options.norm_bias,
-            components=options.query,
-            graph=_takes_graph(options),
-        )
-    )
-    cancelled = predictions(language_model, terms.shared, memory_budget, options.norm_bias)
-    whole = WholeTarget(
-        text=_text(language_model, encoded, target, ids),
-        against=None if others is None else _text(language_model, encoded, against, others),
-        shared=tuple(describe_targets(prediction).answers[0] for prediction in cancelled),
-        signs=terms.signs,
-    )
-    report = ProgressBars() if progress else None
-    attributions = [
-        attribute_prediction(model, spec.prompt, prediction, options, report)
-        for spec, prediction in zip(terms.specs, found, strict=True)
-    ]
-    summed = summed_neurons(found, terms.signs, options.top, options.suppressing)
-    first = attributions[0].targets
-    sides = ((ids, first.answers), (others or (), first.against))
-    alone = [target for answer, side in sides if len(answer) == 1 for target in side]
-    origin = _origin(language_model, encoded, options, alone)
-    return put_together(encoded.text, whole, attributions, summed, origin)
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """Predictions that make up the value of a target of several tokens (docs/method.md#several-tokens).
-
-    Attributes:
-        specs: of each term; with a contrast the first is of log-odds.
-        signs: 1 for each that is added, -1 for each that is subtracted.
-        shared: of the tokens that target and contrast begin with, whose terms cancel.
+    >>> capital = model.run("The capital of Japan is the city of")  # doctest: +SKIP
+    >>> [capital.attribute(city).heads for city in (" Tokyo", " Kyoto")]  # doctest: +SKIP
     """
-
-    specs: list[TargetSpec]
-    signs: tuple[int, ...]
-    shared: list[TargetSpec]
+    return Run(self, encode_prompt(self.language_model, prompt), norm_bias, memory_budget)
 
 
-def _terms(
-    language_model: LanguageModel, prompt: Prompt, ids: tuple[int, ...], others: tuple[int, ...] | None
-) -> _Terms:
-    """Return the terms of a target's log probability, or of its log-odds over another answer.
+@isolated_call
+def predict(self: Model, prompt: PromptInput, top: int = 10) -> Prediction:
+    """Predict the `top` likeliest next tokens."""
+    return self.run(prompt).predict(top)
+
+
+@isolated_call
+def generate(self: Model, prompt: PromptInput, n_tokens: int = 20) -> str:
+    """Continue a prompt greedily and return the added text, without special tokens.
+
+    The checkpoint's settings for generation are ignored, but for its tokens that end a text. Inside
+    `ablate` the ablated model generates; positions then count in the whole text, which is run again for
+    every token where an intervention depends on positions.
+
+    Args:
+        n_tokens: number of tokens to add; fewer where the model ends the text.
 
     Raises:
-        TargetError: one of the answers begins the other.
-        PromptError: as `prefixes` does.
+        OptionError: `n_tokens` is below 1, or exceeds the room in the model's context.
     """
-
-    def each(answer: tuple[int, ...]) -> list[TargetSpec]:
-        before = prefixes(language_model, prompt, answer)
-        return [TargetSpec(prefix, (token,)) for prefix, token in zip(before, answer, strict=True)]
-
-    specs = each(ids)
-    if others is None:
-        return _Terms(specs, (1,) * len(specs), [])
-    check_alternatives(language_model, (ids, others))
-    differ = next(n for n, (one, other) in enumerate(zip(ids, others, strict=False)) if one != other)
-    first = replace(specs[differ], against=(others[differ],))
-    later, subtracted = specs[differ + 1 :], each(others)[differ + 1 :]
-    signs = (1, *[1] * len(later), *[-1] * len(subtracted))
-    return _Terms([first, *later, *subtracted], signs, specs[:differ])
-
-
-def _text(
-    language_model: LanguageModel,
-    prompt: Prompt,
-    answer: str | SupportsIndex | None,
-    ids: tuple[int, ...],
-) -> str:
-    """Return an answer's text as it was given, or that of its tokens."""
-    if isinstance(answer, str):
-        return answer
-    return answer_text(language_model.tokenizer, prompt.ids, ids)
-
-
-def compare_prompts(
-    model: Model, specs: tuple[TargetSpec, TargetSpec], top: int, memory_budget: int
-) -> PromptComparison:
-    """Compare two predictions; see `Model.compare`."""
-    language_model = model.language_model
-    options = AttributionOptions(top=top, effects=False, query=False)
-    options.check()
-    check_parts_add_up(language_model)
-    first, second = predictions(language_model, specs, memory_budget // 2)
-    a, b = (
-        attribute_prediction(model, spec.prompt, prediction, options)
-        for spec, prediction in zip(specs, (first, second), strict=True)
-    )
-    tables = compare_predictions((first, second), (a, b))
-    return PromptComparison(
-        a=a,
-        b=b,
-        unlisted={
-            name: largest_unlisted((a, b), name) for name in ("ffn_neurons", "attention_neurons_summed")
-        },
-        tolerance=(a.tolerance or 0.0) + (b.tolerance or 0.0),
-        provenance=provenance(language_model, {"top": top}),
-        **tables,
-    )
+    language_model = self.language_model
+    encoded = encode_prompt(language_model, prompt)
+    if n_tokens < 1:
+        raise OptionError(f"n_tokens is {n_tokens}; give 1 or more tokens to add")
+    context = language_model.context
+    if context is not None and len(encoded.ids) + n_tokens > context:
+        raise OptionError(
+            f"n_tokens is {n_tokens}, but after a prompt of {len(encoded.ids)} tokens the model has room "
+            f"for {context - len(encoded.ids)}; ask for fewer, or shorten the prompt"
+        )
+    # A step with a key/value cache sees one token only, so its positions would be counted wrongly.
+    use_cache = not any(change.by_position for change in interventions_on(language_model.model))
+    added = continuation(language_model, encoded.ids, n_tokens, use_cache=use_cache)
+    return added_text(language_model.tokenizer, encoded.ids, added)
