@@ -16,7 +16,7 @@ import pytest
 
 import mnemoscope as ms
 from mnemoscope.errors import OptionError, OutputError
-from mnemoscope.report.charts import apply_theme, svg
+from mnemoscope.report.charts import apply_theme, svg, with_labels
 from mnemoscope.report.charts.attribution import (
     MOST_HEADS,
     MOST_POSITIONS,
@@ -303,3 +303,25 @@ def test_words_are_shortened_in_the_middle() -> None:
     assert shortened("short", 5) == "short"
     assert at_position(12, " שלום") == "12 שלום"
     assert at_position(3, "\n") == "3 ⏎"
+
+
+def test_labels_neither_cover_each_other_nor_points() -> None:
+    """The strongest of three points on each other keeps its place, the next moves, the third has none."""
+    rows = pd.DataFrame({"label": ["24.10 Tokyo", "24.11 Japan", "24.12 city", "3.1 far"]})
+    x, y = pd.Series([300.0, 296.0, 292.0, 20.0]), pd.Series([100.0, 101.0, 99.0, 200.0])
+    found = with_labels(rows, (x, y), pd.Series([4.0, 3.0, 2.0, 1.0]), 400.0)
+    assert found["label"].tolist()[0] == "24.10 Tokyo"
+    assert found["label"].tolist()[3] == "3.1 far"
+    assert found["at_right"].tolist()[3] is False
+    kept = found[found["label"] != ""]
+    boxes = []
+    for row in kept.index:
+        length = 6.2 * len(found["label"][row])
+        left = x[row] - 8 - length if found["at_right"][row] else x[row] + 8
+        height = y[row] + found["shift"][row]
+        assert 0 <= left
+        assert left + length <= 400
+        assert not ((x > left) & (x < left + length) & ((y - height).abs() < 8)).any()
+        boxes.append((left, left + length, height))
+    for n, (left, right, height) in enumerate(boxes):
+        assert not any(left < end and start < right and abs(height - at) < 13 for start, end, at in boxes[:n])

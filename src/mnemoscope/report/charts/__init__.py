@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from html import escape
+from itertools import product
 from typing import Any
 
 import altair as alt
@@ -19,7 +20,8 @@ from mnemoscope.report.charts.fitting import fitted
 from mnemoscope.report.theme import DARK, LOWERS, QUIET, RAISES, TEXT, largest
 from mnemoscope.report.tokens import visible
 
-MOST_LABELS = 8  # points of a chart with a label; the others have tooltips
+_MOST_LABELS = 8  # points of a chart with a label; the others have tooltips
+_CHARACTER = 6.2  # width of a label's character in pixels, about
 _PIXELS = 2  # pixels of a PNG for one of the chart
 _WIDEST_LABEL = 260
 _STROKE = "M-1,1L1,-1"
@@ -101,12 +103,57 @@ def with_n(table: pd.DataFrame, column: str = "relation") -> pd.DataFrame:
     return table.assign(**{column: table[column].map(names)})
 
 
-def point_labels(base: alt.Chart) -> list[alt.Chart]:
-    """Draw the column `label` beside the points, on the left of points that are `at_right`."""
+def with_labels(rows: pd.DataFrame, at: tuple[Any, Any], strength: pd.Series, width: float) -> pd.DataFrame:
+    """Keep the labels of the strongest points that have room between the points and the other labels.
+
+    Args:
+        rows: a row for each point, numbered from 0, with `label`.
+        at: place of each point in pixels from the left and from the top.
+        strength: which points to label first; NaN for those without labels.
+        width: of the chart in pixels.
+
+    Returns:
+        The rows with the labels left; `at_right`: whether a label is on the left of its point; and `shift`:
+        pixels from the point's height to the label's.
+    """
+    x, y = (np.asarray(place, float) for place in at)
+    labels, at_right, shifts = [""] * len(rows), x >= width / 2, np.zeros(len(rows))
+    taken: list[tuple[float, float, float]] = []  # left and right end and height of each label
+    for row in strength.dropna().nlargest(2 * _MOST_LABELS).index:
+        length = _CHARACTER * len(rows["label"][row])
+        for side, shift in product((at_right[row], not at_right[row]), (0, -8, 8)):
+            left = x[row] - 8 - length if side else x[row] + 8
+            right, height = left + length, y[row] + shift
+            covered = (x > left - 4) & (x < right + 4) & (abs(y - height) < 8) & (x != x[row])
+            hidden = any(left < end and start < right and abs(height - at) < 13 for start, end, at in taken)
+            if (
+                left >= 0
+                and right <= width
+                and not covered.any()
+                and not hidden
+                and len(taken) < _MOST_LABELS
+            ):
+                taken.append((left, right, height))
+                labels[row], at_right[row], shifts[row] = rows["label"][row], side, shift
+                break
+    return rows.assign(label=labels, at_right=at_right, shift=shifts)
+
+
+def point_labels(base: alt.Chart, value: str, pixel: float) -> list[alt.Chart]:
+    """Draw the labels that `with_labels` left, beside the points of a column of values upwards.
+
+    Args:
+        base: the chart of the points, with their axes.
+        value: name of the column.
+        pixel: how much of the value one pixel is.
+    """
+    y = base.encoding.y.copy()
+    y.shorthand = "height:Q"
     return [
         base.transform_filter(f"datum.label && {side}")
+        .transform_calculate(height=f"datum.{value} - {pixel} * datum.shift")
         .mark_text(align=align, dx=dx, baseline="middle", color=TEXT, fontSize=11, aria=False)
-        .encode(text="label:N")
+        .encode(text="label:N", y=y)
         for side, align, dx in (("!datum.at_right", "left", 8), ("datum.at_right", "right", -8))
     ]
 

@@ -15,7 +15,6 @@ import pandas as pd
 from mnemoscope._io import CHART_FORMS, check_folder, write_into
 from mnemoscope.errors import OptionError
 from mnemoscope.report.charts import (
-    MOST_LABELS,
     apply_theme,
     cell_width,
     data,
@@ -27,6 +26,7 @@ from mnemoscope.report.charts import (
     point_labels,
     signs,
     svg,
+    with_labels,
 )
 from mnemoscope.report.readable import readable
 from mnemoscope.report.text import Effects, about, effect_title, value_name
@@ -208,9 +208,14 @@ def neurons(result: Attribution) -> Any:
     token that they promote most or whose value they carry.
     """
     n_layers = Depth.of(result).n_layers
-    rows = _neuron_rows(result, n_layers)
+    rows = _neuron_rows(result)
     low, high = ends_of(rows["effect"].to_numpy())
     room = 0.08 * (high - low) or 1.0
+    low, high = low - room, high + room
+    width = layer_step(n_layers) * n_layers
+    pixel = (high - low) / _HEIGHT
+    at = (rows["place"] + 0.5) / n_layers * width, (high - rows["effect"]) / pixel
+    rows = with_labels(rows, at, rows["effect"].abs(), width)
     x = alt.X(
         "place:Q",
         title="layer",
@@ -220,7 +225,7 @@ def neurons(result: Attribution) -> Any:
     y = alt.Y(
         "effect:Q",
         title=effect_title(result),
-        scale=alt.Scale(domain=[low - room, high + room], nice=False),
+        scale=alt.Scale(domain=[low, high], nice=False),
         axis=alt.Axis(minExtent=44),
     )
     base = alt.Chart(data(rows)).encode(x=x, y=y)
@@ -244,12 +249,13 @@ def neurons(result: Attribution) -> Any:
         ],
     )
     zero = alt.Chart(data(pd.DataFrame({"effect": [0]}))).mark_rule(color=TEXT, aria=False).encode(y=y)
-    width = layer_step(n_layers) * n_layers
-    return alt.layer(zero, points, *point_labels(base)).properties(width=width, height=_HEIGHT)
+    return alt.layer(zero, points, *point_labels(base, "effect", pixel)).properties(
+        width=width, height=_HEIGHT
+    )
 
 
-def _neuron_rows(result: Attribution, n_layers: int) -> pd.DataFrame:
-    """Return the neurons of all lists, each once, with labels for the strongest."""
+def _neuron_rows(result: Attribution) -> pd.DataFrame:
+    """Return the neurons of all lists, each once; `label` is their name with a token."""
     order = Effects.of(result).order
     tables = {
         "FFN": pd.concat([result.ffn_neurons, result.suppressing_ffn_neurons]),
@@ -265,7 +271,6 @@ def _neuron_rows(result: Attribution, n_layers: int) -> pd.DataFrame:
                 "effect": row[order],
                 "does": "raises" if row[order] >= 0 else "lowers",
                 "coefficient": row["coefficient"],
-                "at_right": row["layer"] >= n_layers / 2,
             }
             if kind == "FFN":
                 shown["label"] = f"{shown['name']} {plain_token(row['promotes'][0])}"
@@ -275,10 +280,9 @@ def _neuron_rows(result: Attribution, n_layers: int) -> pd.DataFrame:
                 shown["token"] = at_position(row["position"], row["token"])
             rows.append(shown)
     columns = ["kind", "place", "effect", "does", "coefficient", "name", "promotes", "demotes", "token"]
-    found = pd.DataFrame(rows, columns=[*columns, "at_right", "label"]).astype({"effect": float})
+    found = pd.DataFrame(rows, columns=[*columns, "label"]).astype({"effect": float})
     found = found.loc[np.isfinite(found["effect"])].fillna("–").drop_duplicates(["kind", "name", "token"])
-    strongest = found["effect"].abs().nlargest(MOST_LABELS).index
-    return found.assign(label=found["label"].where(found.index.isin(strongest), ""))
+    return found.reset_index(drop=True)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
-from mnemoscope.report.charts import MOST_LABELS, apply_theme, data, point_labels
+from mnemoscope.report.charts import apply_theme, data, point_labels, with_labels
 from mnemoscope.report.text import comparison_rows, zeroed_words
 from mnemoscope.report.theme import CONTROL, RAISES, TEXT
 from mnemoscope.report.tokens import unspaced, visible
@@ -74,26 +75,21 @@ def _effects(rows: list[dict[str, Any]], height: int, *, several: bool) -> alt.L
 
 def _against_collateral(rows: list[dict[str, Any]], height: int) -> alt.LayerChart:
     """Draw a point for each method: higher for more effect, further left for less collateral."""
-    exponents = _padded([math.log10(row["kl"]) for row in rows])
+    points = pd.DataFrame(rows)
+    exponent = np.log10(points["kl"])
+    left, right = exponents = _padded(exponent.tolist())
+    low, high = ends = _padded(points["drop"].tolist())
     scale = alt.Scale(type="log", domain=[10**end for end in exponents], nice=False)
     ticks = alt.Axis(values=_round_numbers(exponents), format="~g")
-    y_scale = alt.Scale(domain=_padded([row["drop"] for row in rows]), nice=False)
+    y_scale = alt.Scale(domain=list(ends), nice=False)
     # Controls often share one place; their names are in the left panel.
-    methods = [row for row in rows if not row["control"]]
-    strongest = sorted(methods, key=lambda row: -row["drop"])[:MOST_LABELS]
-    middle = sum(exponents) / 2
-    base = alt.Chart(
-        _data(
-            [
-                {
-                    **row,
-                    "label": row["name"] if row in strongest else "",
-                    "at_right": math.log10(row["kl"]) > middle,
-                }
-                for row in rows
-            ]
-        )
-    ).encode(
+    points = with_labels(
+        points.assign(label=points["name"]),
+        ((exponent - left) / (right - left) * _RIGHT, (high - points["drop"]) / (high - low) * height),
+        points["drop"].where(~points["control"]),
+        _RIGHT,
+    )
+    base = alt.Chart(_data(points.to_dict("records"))).encode(
         x=alt.X("kl:Q", scale=scale, title=_KL, axis=ticks),
         y=alt.Y("drop:Q", scale=y_scale, title=_fall(rows)),
     )
@@ -101,7 +97,9 @@ def _against_collateral(rows: list[dict[str, Any]], height: int) -> alt.LayerCha
         color=_COLOR,
         tooltip=["name:N", alt.Tooltip("drop:Q", format="+.3f"), alt.Tooltip("kl:Q", format=".2g")],
     )
-    return alt.layer(*point_labels(base), marks).properties(width=_RIGHT, height=height)
+    return alt.layer(*point_labels(base, "drop", (high - low) / height), marks).properties(
+        width=_RIGHT, height=height
+    )
 
 
 def _padded(values: list[float]) -> tuple[float, float]:
