@@ -319,7 +319,7 @@ def test_labels_neither_cover_each_other_nor_points() -> None:
         length = 6.2 * len(found["label"][row])
         left = x[row] - 8 - length if found["at_right"][row] else x[row] + 8
         height = y[row] + found["shift"][row]
-        assert 0 <= left
+        assert left >= 0
         assert left + length <= 400
         assert not ((x > left) & (x < left + length) & ((y - height).abs() < 8)).any()
         boxes.append((left, left + length, height))
