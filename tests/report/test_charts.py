@@ -308,7 +308,7 @@ def test_words_are_shortened_in_the_middle() -> None:
 def test_labels_neither_cover_each_other_nor_points() -> None:
     """The strongest of three points on each other keeps its place, the next moves, the third has none."""
     rows = pd.DataFrame({"label": ["24.10 Tokyo", "24.11 Japan", "24.12 city", "3.1 far"]})
-    x, y = pd.Series([300.0, 300.0, 292.0, 20.0]), pd.Series([100.0, 106.0, 99.0, 200.0])
+    x, y = pd.Series([300.0, 300.0, 280.0, 20.0]), pd.Series([100.0, 106.0, 99.0, 200.0])
     found = with_labels(rows, (x, y), pd.Series([4.0, 3.0, 2.0, 1.0]), 400.0)
     assert found["label"].tolist()[0] == "24.10 Tokyo"
     assert found["label"].tolist()[3] == "3.1 far"
