@@ -83,7 +83,7 @@ def method_layers(table: pd.DataFrame) -> Any:
                 "title:N",
                 sort=list(dict.fromkeys(rows["title"])),
                 title=None,
-                header=alt.Header(labelAngle=0, labelAlign="right", labelPadding=44),
+                header=alt.Header(labelAngle=0, labelAlign="left", labelPadding=8),
             ),
         )
     )
