@@ -20,23 +20,19 @@ Path = Literal["value", "up", "gate", "down"]
 Activation = Callable[[Tensor, Tensor | None], Tensor]
 
 
-@dataclass(frozen=True)
-class Elementwise:
-    """Elementwise activation of the gate, which multiplies the up path, or of the only path.
+def elementwise(function: str | nn.Module, up: Tensor, gate: Tensor | None) -> Tensor:
+    """Compute down projection inputs of any shape: the activated gate times the up path, or the only path.
 
-    Attributes:
-        function: its name in transformers, or the model's own module.
+    Args:
+        function: the activation, by its name in transformers or as the model's own module.
+        up: what the up path reads.
+        gate: what the gate reads; None without one.
     """
-
-    function: str | nn.Module
-
-    def __call__(self, up: Tensor, gate: Tensor | None) -> Tensor:
-        """Compute the inputs of the down projection, of any shape."""
-        activate = ACT2FN[self.function] if isinstance(self.function, str) else self.function
-        with torch.no_grad():
-            # An activation with weights of its own gives its outputs where they are.
-            active = activate(up if gate is None else gate).to(up.device)
-            return active if gate is None else active * up
+    activate = ACT2FN[function] if isinstance(function, str) else function
+    with torch.no_grad():
+        # An activation with weights of its own gives its outputs where they are.
+        active = activate(up if gate is None else gate).to(up.device)
+        return active if gate is None else active * up
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +142,7 @@ class ExpertRows(Rows):
         """Return the expert of each neuron and its row there, gate and up stored together."""
         d_expert = self.experts.d_expert
         expert, neuron = neurons // d_expert, neurons % d_expert
-        if not self.experts.is_concatenated:
+        if not self.experts.module.is_concatenated:
             return expert, 2 * neuron + (0 if self.is_gate else 1)
         return expert, neuron + (0 if self.is_gate else d_expert)
 
@@ -188,25 +184,3 @@ class JointRows(Rows):
         if shared is not None:
             found[self.n_routed :] = shared.to(found.device)[self.of_shared]
         return found
-
-
-@dataclass(frozen=True)
-class ExpertActivation:
-    """Activation of the neurons of gated experts.
-
-    Attributes:
-        experts: whose.
-    """
-
-    experts: Experts
-
-    def __call__(self, up: Tensor, gate: Tensor | None) -> Tensor:
-        """Compute the inputs of the down projection without the router weight, `[..., n] -> [..., n]`."""
-        if gate is None:
-            raise TypeError("experts with a gate read by two paths")
-        if self.experts.is_concatenated:
-            read = torch.cat([gate, up], dim=-1)
-        else:
-            read = torch.stack([gate, up], dim=-1).flatten(-2)
-        with torch.no_grad():
-            return self.experts.activate(read)

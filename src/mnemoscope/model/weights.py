@@ -30,15 +30,15 @@ def read_parameter(module: nn.Module, name: str) -> Tensor | None:
     return _unpacked(stored)
 
 
-def read_weight(module: nn.Module) -> Tensor:
+def read_weight(module: nn.Module, name: str = "weight") -> Tensor:
     """Return a module's weight as a plain tensor without gradients.
 
     Raises:
-        TypeError: it has none.
+        TypeError: it has none of that name.
     """
-    weight = read_parameter(module, "weight")
+    weight = read_parameter(module, name)
     if weight is None:
-        raise TypeError(f"{type(module).__name__} has no weight")
+        raise TypeError(f"{type(module).__name__} has no {name}")
     return weight
 
 
@@ -255,18 +255,14 @@ class Linear(Matrix):
 
 
 @dataclass(frozen=True)
-class LowRank(Matrix):
+class LowRank(Linear):
     """Matrix of a linear layer together with the low-rank matrices that unmerged adapters add to it.
 
-    Each access assembles the matrix anew, so at most one layer is held at a time.
+    Each access assembles the matrix anew, so at most one layer is held at a time. Weights are changed in a
+    merged copy alone.
     """
 
     module: Any
-
-    @property
-    def n_inputs(self) -> int:
-        """Number of inputs."""
-        return Linear(self.module.get_base_layer()).n_inputs
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
         """Bias, float32 `[n_outputs]`, or None."""
@@ -276,24 +272,6 @@ class LowRank(Matrix):
             if bias is not None:
                 found = (0 if found is None else found) + bias.detach().float() * self.module.scaling[name]
         return found
-
-    def columns(self, inputs: Tensor | None = None) -> Tensor:
-        """Return the columns of all or of chosen inputs, float32 `[n, n_outputs]`."""
-        stored = self._by_input()
-        return stored if inputs is None else stored[inputs.to(stored.device)]
-
-    def rows(self, outputs: Tensor | None = None) -> Tensor:
-        """Return the weights of all or of chosen outputs, float32 `[n, n_inputs]`."""
-        stored = self._by_input().T
-        return stored if outputs is None else stored[outputs.to(stored.device)]
-
-    def scale_inputs(self, inputs: Tensor, factor: float) -> None:
-        """Refuse; weights are changed in a merged copy."""
-        raise TypeError("merge the adapters before weights are changed")
-
-    def scale(self, factor: float) -> None:
-        """Refuse; weights are changed in a merged copy."""
-        raise TypeError("merge the adapters before weights are changed")
 
     def _by_input(self) -> Tensor:
         base = self.module.get_base_layer()
