@@ -204,5 +204,5 @@ def test_half_precision_weights_give_the_gradients_of_the_same_weights_in_float3
     half = built(model_type).bfloat16()
     found = relp(opened(half))
     expected = relp(opened(built(model_type).bfloat16().float()))
-    for ours, wide in zip(found.ffn_gradients, expected.ffn_gradients, strict=True):
+    for ours, wide in zip(found.gradients["ffn"], expected.gradients["ffn"], strict=True):
         assert (ours - wide).abs().max() <= 1e-5 * wide.abs().max()

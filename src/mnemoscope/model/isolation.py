@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -54,11 +54,6 @@ class Hold:
         # Handles of hooks are numbered in the order in which they are made.
         self._first_hook = RemovableHandle.next_id
 
-    def set_training(self, modules: list[nn.Module], training: bool) -> None:
-        """Set the mode of modules that are all in the other mode."""
-        self.undo.append(functools.partial(_set_training, modules, not training))
-        _set_training(modules, training)
-
     def set_implementation(self, kind: str, name: str) -> None:
         """Set which registered function a model's code calls until the hold ends.
 
@@ -68,7 +63,8 @@ class Hold:
         """
         running = _running_configs(self.model)
         found = _implementations(self.model, running, kind)
-        self.undo.append(functools.partial(_restore_implementations, found))
+        # Undone outer configs first: a config sets those within it too.
+        self.undo += [functools.partial(setattr, *each) for each in reversed(found)]
         for config in running:
             setattr(config, kind, name)
 
@@ -100,11 +96,6 @@ def is_ours(hook: Callable[..., Any]) -> bool:
     return (getattr(hook, "__module__", None) or "").startswith("mnemoscope.")
 
 
-def _set_training(modules: list[nn.Module], training: bool) -> None:
-    for module in modules:
-        module.training = training
-
-
 def _running_configs(model: PreTrainedModel) -> list[Any]:
     """Return the configs that a model's layers read: towers for images, which do not run, have others.
 
@@ -126,12 +117,6 @@ def _implementations(model: PreTrainedModel, running: list[Any], kind: str) -> l
         configs += [each for each in inner if each is not None]
     every = {id(config): config for config in (*configs, *running)}
     return [(config, kind, getattr(config, kind)) for config in every.values()]
-
-
-def _restore_implementations(found: list[tuple[Any, str, Any]]) -> None:
-    # A config sets those within it too, which come after it.
-    for config, kind, name in found:
-        setattr(config, kind, name)
 
 
 class _Turns:
@@ -287,22 +272,14 @@ def are_suspended(model: PreTrainedModel) -> bool:
     return any(hold.suspends for hold in _turns_of(model).holds if hold.model is model)
 
 
-class _HasModel(Protocol):
-    @property
-    def language_model(self) -> Any: ...
-
-
-Owner = TypeVar("Owner", bound=_HasModel)
-
-
-def isolated_call(call: Callable[Concatenate[Owner, P], R]) -> Callable[Concatenate[Owner, P], R]:
+def isolated_call(call: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
     """Decorate a method or function whose first argument has a `language_model` to run `isolated`.
 
     A model whose weights have changed since it was opened is validated anew first.
     """
 
     @functools.wraps(call)
-    def wrapper(owner: Owner, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(owner: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with isolated(owner.language_model.model):
             if is_outermost(owner.language_model.model):
                 owner.language_model.follow_changes()
