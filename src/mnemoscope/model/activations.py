@@ -242,7 +242,12 @@ def capture(
         graph: records the same pass with its autograd graph; without it no graph is built.
     """
     tokens = torch.tensor(prompts, device=input_device(model))
-    recorder = Recorder(CACHED_SITES, _last_positions(tokens.shape, structure.device))
+
+    def last_positions(states: Tensor) -> Tensor:
+        # Some families give the tokens of all prompts in one row.
+        return states.view(*tokens.shape, -1)[:, -1].float().to(structure.device)
+
+    recorder = Recorder(CACHED_SITES, last_positions)
     logits = run_recorded(model, structure, tokens, recorder, graph)
     stacked = {site: stack_padded(layers) for site, layers in recorder.seen.items()}
     return caches_of(structure, tokens, stacked, logits)
@@ -305,12 +310,6 @@ def caches_of(
             )
         )
     return caches
-
-
-def _last_positions(shape: torch.Size, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a function that selects the last position of prompts, `[n_prompts, n_tokens]` tokens."""
-    # Some families give the tokens of all prompts in one row.
-    return lambda states: states.view(*shape, -1)[:, -1].float().to(device)
 
 
 def batches(

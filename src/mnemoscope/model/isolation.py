@@ -62,9 +62,13 @@ class Hold:
             name: the function's.
         """
         running = _running_configs(self.model)
-        found = _implementations(self.model, running, kind)
+        configs = [self.model.config]
+        for config in configs:
+            inner = (getattr(config, name, None) for name in config.sub_configs)
+            configs += [each for each in inner if each is not None]
+        every = {id(config): config for config in (*configs, *running)}.values()
         # Undone outer configs first: a config sets those within it too.
-        self.undo += [functools.partial(setattr, *each) for each in reversed(found)]
+        self.undo += [functools.partial(setattr, each, kind, getattr(each, kind)) for each in reversed(every)]
         for config in running:
             setattr(config, kind, name)
 
@@ -107,16 +111,6 @@ def _running_configs(model: PreTrainedModel) -> list[Any]:
     inside = (vars(module).get("config") for module in modules)
     found = [model.config.get_text_config(), *(each for each in inside if isinstance(each, PreTrainedConfig))]
     return list({id(config): config for config in found}.values())
-
-
-def _implementations(model: PreTrainedModel, running: list[Any], kind: str) -> list[tuple[Any, str, Any]]:
-    """Return the name of a kind's registered function in each config of a model, outer configs first."""
-    configs = [model.config]
-    for config in configs:
-        inner = (getattr(config, name, None) for name in config.sub_configs)
-        configs += [each for each in inner if each is not None]
-    every = {id(config): config for config in (*configs, *running)}
-    return [(config, kind, getattr(config, kind)) for config in every.values()]
 
 
 class _Turns:
