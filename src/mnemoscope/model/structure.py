@@ -10,7 +10,6 @@ the parts sum to what the model computes, and refuses a model for which they do 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -203,11 +202,7 @@ class ModelStructure:
 
     def n_neurons(self, layer: int) -> int:
         """Return the number of FFN neurons of a layer, those of all experts together."""
-        return self._n_neurons[layer]
-
-    @cached_property
-    def _n_neurons(self) -> tuple[int, ...]:
-        return tuple(block.ffn_output.n_inputs for block in self.blocks)
+        return self.blocks[layer].ffn_output.n_inputs
 
 
 def discover(model: PreTrainedModel, probe: Tensor) -> ModelStructure:
