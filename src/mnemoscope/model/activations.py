@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -206,22 +205,11 @@ class ActivationCache:
         `alpha[h, p] * value[h, p, k]`, times the factor of a norm before the output projection; query head h
         reads key/value head `h // (H / H_kv)` (docs/method.md#parts).
         """
-        every = self._weighted_values
-        return self._weigh(slice(layer, layer + 1))[0] if every is None else every[layer]
-
-    @cached_property
-    def _weighted_values(self) -> Tensor | None:
-        """Those of all layers, `[n_layers, n_heads, d_head, n_tokens]`; None for a long prompt."""
-        n_layers, n_columns = self.head_factors.shape
-        is_large = n_layers * n_columns * len(self.token_ids) > MOST_KEPT
-        return None if is_large else self._weigh(slice(None))
-
-    def _weigh(self, layers: slice) -> Tensor:
-        patterns = self.patterns[layers]
-        n_heads = patterns.shape[1]
-        values = self.values[layers].repeat_interleave(n_heads // self.values.shape[1], dim=1)
-        factors = self.head_factors[layers].unflatten(1, (n_heads, -1))
-        return patterns[:, :, None] * (values.transpose(2, 3) * factors[..., None])
+        patterns = self.patterns[layer]
+        n_heads = len(patterns)
+        values = self.values[layer].repeat_interleave(n_heads // self.values.shape[1], dim=0)
+        factors = self.head_factors[layer].unflatten(0, (n_heads, -1))
+        return patterns[:, None] * (values.transpose(1, 2) * factors[..., None])
 
 
 def capture(
