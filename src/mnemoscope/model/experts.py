@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.isolation import Hold, held, stand_ins
 from mnemoscope.model.linearised import weighing
-from mnemoscope.model.weights import Linear, Matrix, read_parameter, read_weight
+from mnemoscope.model.weights import Linear, LowRank, is_adapted, read_parameter, read_weight
 
 # The name under which the package registers its functions with transformers.
 REGISTERED_NAME = "mnemoscope"
@@ -169,8 +169,8 @@ class Mixture(nn.Module):
 
 
 @dataclass(frozen=True)
-class Experts(Matrix):
-    """The down projections of experts, and a shared one's behind them.
+class Experts:
+    """The down projections of experts, and a shared one's behind them, as one matrix like `Linear`.
 
     Attributes:
         module: the experts; `has_gate` says whether they have a gate beside the up path, `is_concatenated`
@@ -179,7 +179,7 @@ class Experts(Matrix):
     """
 
     module: Any
-    shared: Matrix | None
+    shared: Linear | None
 
     @property
     def n_experts(self) -> int:
@@ -295,6 +295,13 @@ class Experts(Matrix):
         """Rows of gate and up as stored together, `[n_experts, n, d_model]`."""
         weight = read_weight(self.module, self._up_name)
         return weight.transpose(1, 2) if self.module.is_transposed else weight
+
+
+def matrix_of(module: nn.Module) -> Linear | Experts:
+    """Return the matrix of a linear module or of a mixture."""
+    if isinstance(module, Mixture):
+        return module.matrix
+    return LowRank(module) if is_adapted(module) else Linear(module)
 
 
 def mixtures_of(model: PreTrainedModel) -> Sequence[Mixture]:

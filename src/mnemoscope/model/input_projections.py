@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 
 from mnemoscope.model.experts import Experts
 from mnemoscope.model.readout import Norm
-from mnemoscope.model.weights import Rows
+from mnemoscope.model.weights import Linear
 
 # How a neuron reads the stream; `"down"` is how the authors' Llama notebook takes it to.
 Path = Literal["value", "up", "gate", "down"]
@@ -110,7 +110,7 @@ class InputProjections:
 
 
 @dataclass(frozen=True)
-class ExpertRows(Rows):
+class ExpertRows:
     """Rows of all routed experts by one path, `expert * d_expert + n` for neuron n.
 
     Attributes:
@@ -148,7 +148,7 @@ class ExpertRows(Rows):
 
 
 @dataclass(frozen=True, eq=False)
-class JointRows(Rows):
+class JointRows:
     """Rows of routed experts and then of a shared one.
 
     Attributes:
@@ -184,3 +184,7 @@ class JointRows(Rows):
         if shared is not None:
             found[self.n_routed :] = shared.to(found.device)[self.of_shared]
         return found
+
+
+# What gives the rows of a linear map, and the bias of its outputs.
+Rows = Linear | Experts | ExpertRows | JointRows

@@ -19,11 +19,11 @@ from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.discovery.inputs import Watched, find_input_projections
 from mnemoscope.model.discovery.layout import Seen, find_blocks, find_readout, find_wiring
 from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall, close_states, record_forward
-from mnemoscope.model.experts import Mixture
+from mnemoscope.model.experts import Mixture, matrix_of
 from mnemoscope.model.hooks import register_functions
 from mnemoscope.model.input_projections import InputProjections
 from mnemoscope.model.readout import Norm, Readout
-from mnemoscope.model.weights import get_weight, matrix_of, refuse_storage
+from mnemoscope.model.weights import get_weight, refuse_storage
 from mnemoscope.results.parts import NeuronKind
 
 

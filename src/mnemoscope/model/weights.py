@@ -8,7 +8,6 @@ What is read is where the weights are, or are fetched to; indices may be anywher
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,46 +167,8 @@ def _unpacked(stored: Tensor) -> Tensor:
     return stored.dequantize().detach()
 
 
-class Rows(ABC):
-    """Rows of a linear map: the weights and the bias of its outputs."""
-
-    @abstractmethod
-    def rows(self, outputs: Tensor | None = None) -> Tensor:
-        """Return the weights of all or of chosen outputs, float32 `[n, n_inputs]`."""
-
-    @abstractmethod
-    def constant(self, routing: Tensor | None = None) -> Tensor | None:
-        """Bias, float32 `[n_outputs]`, or None.
-
-        Args:
-            routing: router weights of tokens, `[..., n_experts]`, on which it depends in a mixture of
-                experts; it is then `[..., n_outputs]`.
-        """
-
-
-class Matrix(Rows):
-    """A linear map from inputs to outputs, with a bias or without."""
-
-    @property
-    @abstractmethod
-    def n_inputs(self) -> int:
-        """Number of inputs."""
-
-    @abstractmethod
-    def columns(self, inputs: Tensor | None = None) -> Tensor:
-        """Return the columns of all or of chosen inputs, float32 `[n, n_outputs]`."""
-
-    @abstractmethod
-    def scale_inputs(self, inputs: Tensor, factor: float) -> None:
-        """Scale the columns of chosen inputs in place by `factor`."""
-
-    @abstractmethod
-    def scale(self, factor: float) -> None:
-        """Scale weights and bias in place by `factor`."""
-
-
 @dataclass(frozen=True)
-class Linear(Matrix):
+class Linear:
     """Matrix of an `nn.Linear`, or of a `Conv1D`, whose weight is stored transposed."""
 
     module: nn.Module
@@ -221,7 +182,7 @@ class Linear(Matrix):
         return getattr(self.module, "in_features", get_weight(self.module).shape[1])
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
-        """Bias, float32 `[n_outputs]`, or None."""
+        """Bias, float32 `[n_outputs]`, or None; `routing` is for mixtures of experts alone."""
         bias = read_parameter(self.module, "bias")
         return None if bias is None else bias.float()
 
@@ -292,14 +253,6 @@ def is_adapted(module: nn.Module) -> bool:
     """Return whether a module is a linear layer with low-rank adapters (False before peft is imported)."""
     lora: Any = sys.modules.get("peft.tuners.lora.layer")
     return lora is not None and isinstance(module, lora.Linear) and not module.lora_variant
-
-
-def matrix_of(module: nn.Module) -> Matrix:
-    """Return the matrix of a linear module."""
-    matrix = getattr(module, "matrix", None)
-    if isinstance(matrix, Matrix):
-        return matrix
-    return LowRank(module) if is_adapted(module) else Linear(module)
 
 
 def get_weight(module: nn.Module) -> Tensor:

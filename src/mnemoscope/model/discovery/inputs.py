@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from mnemoscope.model.discovery.recording import ModuleCall, close_states, equal_states
-from mnemoscope.model.experts import Mixture
+from mnemoscope.model.experts import Mixture, matrix_of
 from mnemoscope.model.input_projections import (
     Activation,
     ExpertRows,
     InputProjection,
     InputProjections,
     JointRows,
+    Rows,
     elementwise,
 )
 from mnemoscope.model.readout import Norm
 from mnemoscope.model.tolerances import FORMULAS, RECOMPUTED_STATES, largest_error
-from mnemoscope.model.weights import Rows, matrix_of
 
 # Activations that FFNs of decoder-only models use, by their names in transformers.
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh")
