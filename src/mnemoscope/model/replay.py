@@ -153,7 +153,6 @@ def begun(first: Sequence[int], layer: int) -> int:
 
 
 def _kind(value: Any) -> str:
-    """Return the kind of a block's argument."""
     return f"{type(value).__name__}{value.ndim if isinstance(value, Tensor) else ''}"
 
 
@@ -162,6 +161,5 @@ def _shape(value: Any) -> torch.Size | None:
 
 
 def _others(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-    """Return a block's arguments without the stream."""
     others, named = without_states(args, kwargs)
     return {**dict(enumerate(others)), **named}

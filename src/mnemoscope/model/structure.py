@@ -305,7 +305,6 @@ def _inner_norm(steps: list[ModuleCall], entered: Tensor) -> InnerNorm | None:
 
 
 def _seen(name: str, index: int, block: Block, record: ForwardRecord) -> Seen:
-    """Collect the recorded tensors of a block for `find_wiring`."""
     steps = record.steps[index]
     written = {step.module: step for step in steps if step.call is None}
     writers = {p.module for p in (block.attention_output, block.ffn_output)}
