@@ -124,24 +124,19 @@ class ExpertRows:
     def rows(self, outputs: Tensor | None = None) -> Tensor:
         """Return the rows of neurons, float32 `[n, d_model]`."""
         rows = self.experts.read_rows
-        expert, place = self._places(self._all() if outputs is None else outputs.to(rows.device))
-        return rows[expert, place].detach().float()
+        return rows[self._places(outputs, rows.device)].detach().float()
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
         """Bias of the rows, float32 `[n_experts * d_expert]`, or None."""
-        if self.experts.up_bias is None:
-            return None
-        expert, place = self._places(self._all())
-        return self.experts.up_bias[expert, place].detach().float()
+        bias = self.experts.up_bias
+        return None if bias is None else bias[self._places(None, bias.device)].detach().float()
 
-    def _all(self) -> Tensor:
-        n_routed = self.experts.n_experts * self.experts.d_expert
-        return torch.arange(n_routed, device=self.experts.read_rows.device)
-
-    def _places(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the expert of each neuron and its row there, gate and up stored together."""
+    def _places(self, neurons: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the expert of all or of chosen neurons and the row there, gate and up stored together."""
         d_expert = self.experts.d_expert
-        expert, neuron = neurons // d_expert, neurons % d_expert
+        if neurons is None:
+            neurons = torch.arange(self.experts.n_experts * d_expert)
+        expert, neuron = neurons.to(device) // d_expert, neurons.to(device) % d_expert
         if not self.experts.module.is_concatenated:
             return expert, 2 * neuron + (0 if self.is_gate else 1)
         return expert, neuron + (0 if self.is_gate else d_expert)

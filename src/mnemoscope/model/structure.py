@@ -297,8 +297,7 @@ def _projection(steps: list[ModuleCall], place: int) -> Projection:
 def _inner_norm(steps: list[ModuleCall], entered: Tensor) -> InnerNorm | None:
     """Find the norm whose output entered a projection, if there is one."""
     for step in steps:
-        is_entered = step.output is not None and close_states(entered, step.output)
-        norm = step.norm() if is_entered else None
+        norm = step.norm() if step.call is None and close_states(entered, step.output) else None
         if norm is not None:
             return InnerNorm(step.module, norm)
     return None
