@@ -24,6 +24,8 @@ from mnemoscope.model.torch_state import default_torch_state
 
 P = ParamSpec("P")
 R = TypeVar("R")
+# Type of what has a `language_model`.
+Owner = TypeVar("Owner", bound=Any)
 
 # How long a thread that waits for a model sleeps before it looks again.
 _SECONDS_BETWEEN_LOOKS = 0.001
@@ -266,14 +268,14 @@ def are_suspended(model: PreTrainedModel) -> bool:
     return any(hold.suspends for hold in _turns_of(model).holds if hold.model is model)
 
 
-def isolated_call(call: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+def isolated_call(call: Callable[Concatenate[Owner, P], R]) -> Callable[Concatenate[Owner, P], R]:
     """Decorate a method or function whose first argument has a `language_model` to run `isolated`.
 
     A model whose weights have changed since it was opened is validated anew first.
     """
 
     @functools.wraps(call)
-    def wrapper(owner: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(owner: Owner, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with isolated(owner.language_model.model):
             if is_outermost(owner.language_model.model):
                 owner.language_model.follow_changes()
