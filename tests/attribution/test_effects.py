@@ -203,7 +203,7 @@ def test_lists_by_relp_hold_its_total_effects(tiny: ms.Model) -> None:
     sites = site_gradients(
         language_model, [ids], lambda logits: logits.log_softmax(-1)[:, TARGET], linearised=True
     )
-    layers = zip(sites.ffn_activations, sites.ffn_gradients, strict=True)
+    layers = zip(sites.activations["ffn"], sites.gradients["ffn"], strict=True)
     expected = [(values * slopes)[0].sum(0) for values, slopes in layers]
     largest = max(float(each.abs().max()) for each in expected)
     assert len(found.ffn_neurons) > 0

@@ -26,7 +26,7 @@ def test_prompts_of_a_batch_are_independent(tiny: ms.Model, linearised: bool) ->
     alone = site_gradients(model, PROMPTS[1:2], log_p, linearised=linearised)
     assert float(together.metric[1]) == pytest.approx(float(alone.metric[0]), abs=1e-5)
     for kind in ("ffn", "attention"):
-        for found, expected in zip(together.gradients(kind), alone.gradients(kind), strict=True):
+        for found, expected in zip(together.gradients[kind], alone.gradients[kind], strict=True):
             assert found.shape[:2] == (3, 5)
             assert (found[1] - expected[0]).abs().max() < 1e-4 * expected.abs().max()
 
@@ -35,7 +35,9 @@ def test_total_effects_are_activations_times_gradients(tiny: ms.Model) -> None:
     model = tiny.language_model
     found = site_gradients(model, PROMPTS[:1], log_p)
     effects = total_effects(model.model, model.structure, PROMPTS[0], lambda log_p: log_p[TARGET])
-    for layer, (values, slopes) in enumerate(zip(found.ffn_activations, found.ffn_gradients, strict=True)):
+    for layer, (values, slopes) in enumerate(
+        zip(found.activations["ffn"], found.gradients["ffn"], strict=True)
+    ):
         width = values.shape[-1]
         assert torch.allclose(values[0] * slopes[0], effects.ffn[layer, :, :width], atol=1e-6)
 
@@ -46,7 +48,7 @@ def test_the_prompts_own_embeddings_change_nothing_and_others_do(tiny: ms.Model)
     expected = site_gradients(model, PROMPTS, log_p)
     found = site_gradients(model, PROMPTS, log_p, embeddings=own)
     assert torch.equal(found.metric, expected.metric)
-    assert torch.equal(found.ffn_gradients[0], expected.ffn_gradients[0])
+    assert torch.equal(found.gradients["ffn"][0], expected.gradients["ffn"][0])
     swapped = site_gradients(model, PROMPTS, log_p, embeddings=own.flip(0))
     # The stream of another prompt of this length gives that prompt's metric.
     assert torch.allclose(swapped.metric, expected.metric.flip(0), atol=1e-5)

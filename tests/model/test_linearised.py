@@ -59,11 +59,11 @@ def test_gradients_are_those_of_another_implementation_in_float64(model_type: st
     expected = relp_in_float64(model.model, model.structure, PROMPTS, log_odds)
     # Neurons of a shared expert have another unit there, in which the gate is no part of their value.
     for kind in ("attention",) if model_type == "qwen2_moe" else ("ffn", "attention"):
-        layers = getattr(found, f"{kind}_gradients")
+        layers = found.gradients[kind]
         assert len(layers) == len(expected[kind]) == model.structure.n_layers
         for layer, (gradients, wide) in enumerate(zip(layers, expected[kind], strict=True)):
             # Experts that a token is not routed to do not run, and have no gradient here.
-            ran = getattr(found, f"{kind}_activations")[layer] != 0
+            ran = found.activations[kind][layer] != 0
             assert (gradients - wide)[ran].abs().max() < 1e-5 * wide.abs().max()
 
 
@@ -77,9 +77,9 @@ def test_values_are_the_models_own_and_all_is_as_before(family: Any) -> None:
     plain = site_gradients(model, PROMPTS, log_odds)
     assert torch.equal(found.metric, plain.metric)
     for site in ("ffn", "attention"):
-        for ours, own in zip(*(getattr(s, f"{site}_activations") for s in (found, plain)), strict=True):
+        for ours, own in zip(found.activations[site], plain.activations[site], strict=True):
             assert torch.equal(ours, own)
-        for ours, own in zip(*(getattr(s, f"{site}_gradients") for s in (found, plain)), strict=True):
+        for ours, own in zip(found.gradients[site], plain.gradients[site], strict=True):
             assert torch.isfinite(ours).all()
             assert not torch.equal(ours, own)
 
@@ -204,5 +204,5 @@ def test_half_precision_weights_give_the_gradients_of_the_same_weights_in_float3
     half = built(model_type).bfloat16()
     found = relp(opened(half))
     expected = relp(opened(built(model_type).bfloat16().float()))
-    for ours, wide in zip(found.ffn_gradients, expected.ffn_gradients, strict=True):
+    for ours, wide in zip(found.gradients["ffn"], expected.gradients["ffn"], strict=True):
         assert (ours - wide).abs().max() <= 1e-5 * wide.abs().max()

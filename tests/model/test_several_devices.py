@@ -17,8 +17,8 @@ import mnemoscope as ms
 from circuit_tasks import told_apart
 from mnemoscope.attribution.methods.registry import methods
 from mnemoscope.model.discovery.layout import find_blocks
+from mnemoscope.model.experts import matrix_of
 from mnemoscope.model.families.registry import FAMILIES, Family
-from mnemoscope.model.weights import matrix_of
 from pretended_devices import DEVICES, pretended
 from support import built, check_alike, chosen_on_push, open_tiny, words
 

@@ -6,9 +6,8 @@ score is the mean over pairs of an estimate of the fall of m when the node alone
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from mnemoscope.circuit.nodes import NodeSpace
 from mnemoscope.circuit.running import Batch, CircuitRunner, Values, site_values
 from mnemoscope.model.gradients import SiteGradients, input_embeddings, site_gradients
+from mnemoscope.results.parts import NeuronKind
 
 # Steps from the counterfactual to the clean embeddings.
 STEPS = 5
@@ -82,9 +82,9 @@ def first_order(space: NodeSpace, batch: Batch, found: SiteGradients, slopes: Va
     return space.gather({key: (a - batch.ablated[key]) * slopes[key] for key, a in activations.items()})
 
 
-def by_site(space: NodeSpace, of_kind: Callable[[Literal["ffn", "attention"]], Sequence[Tensor]]) -> Values:
+def by_site(space: NodeSpace, by_kind: Mapping[NeuronKind, Sequence[Tensor]]) -> Values:
     """Return the values of nodes' projections, of those of a kind in all layers."""
-    return {(layer, kind): of_kind(kind)[layer] for layer, kind in (group.site for group in space.groups)}
+    return {(layer, kind): by_kind[kind][layer] for layer, kind in (group.site for group in space.groups)}
 
 
 def _relp(runner: CircuitRunner, batch: Batch) -> Tensor:

@@ -59,12 +59,17 @@ def check(
     with stdout_kept_clean():
         stage(f"opening {model}")
         set_threads(threads)
-        from mnemoscope.model.loading import examine
+        from mnemoscope.model.loading import open_model
         from mnemoscope.model.validation import require
         from mnemoscope.report.terminal.checks import checks_json, render_checks
 
-        found = examine(
-            model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        found = open_model(
+            model,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            must_pass=False,
         )
     write_result(json, partial(checks_json, found), partial(render_checks, found))
     require(found.validation, found.model)

@@ -80,20 +80,18 @@ class AblationOptions:
         """Whether the change depends on the position, so that a model must see the whole text at once."""
         return self.positions is not None or self.seed is not None
 
-    def replacement(self, values: Tensor) -> Replacement:
-        """Return what replaces a site's values, from those of the references `[n_positions, n]`."""
-        if self.seed is None:
-            return Replacement(values.mean(0, keepdim=True))
-        return Replacement(values, self.seed)
-
 
 def changes_to(
     language_model: LanguageModel, parts: Sequence[Part], options: AblationOptions
 ) -> list[Change]:
     """Return the change of each site of the parts; runs the prompts of `options.references`."""
     at = sites(parts, language_model.structure)
-    values = reference_values(language_model, at, options.references)
-    instead = {site: options.replacement(found) for site, found in values.items()}
+    instead = {
+        site: Replacement(values.mean(0, keepdim=True))
+        if options.seed is None
+        else Replacement(values, options.seed)
+        for site, values in reference_values(language_model, at, options.references).items()
+    }
     return [Change(site, options.factor, instead.get(site), positions=options.positions) for site in at]
 
 

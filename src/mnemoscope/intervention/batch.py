@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,7 +81,6 @@ def ablate_each(
     device = structure.readout.unembedding.device
     check_positions(positions, len(token_ids))
     where = [sites(parts, structure) for parts in interventions]
-    first = torch.tensor([min((site.layer for site in row), default=structure.n_layers - 1) for row in where])
     replay = Replay(language_model, token_ids)
     value, log_probability = torch.empty(2, len(where), device=device)
     of_answers = Objective(objective.answers)
@@ -89,16 +88,13 @@ def ablate_each(
     done = 0
     with torch.no_grad():
         before = float(objective.value(replay.own)[0])
-        for some in first.argsort(stable=True).split(replay.rows_within(budget)):
-            starts = first[some].tolist()
-            rows = [where[i] for i in some.tolist()]
-            with apply_interventions(language_model, _scaled_by_row(rows, factor, positions)):
-                log_p = replay.log_probabilities(starts)
+        for some, states in _states(replay, where, replay.rows_within(budget), factor, positions):
+            log_p = structure.readout.log_probabilities(states[:, -1])
             check_finite(log_p)
-            value[some.to(device)] = objective.value(log_p)
-            log_probability[some.to(device)] = of_answers.value(log_p)
-            rank[some.to(device)] = objective.rank(log_p)
-            done += len(rows)
+            value[some] = objective.value(log_p)
+            log_probability[some] = of_answers.value(log_p)
+            rank[some] = objective.rank(log_p)
+            done += len(some)
             if report is not None:
                 report(done, len(where))
     return Outcomes(before, value, log_probability, rank)
@@ -123,18 +119,31 @@ class TextProbe:
             budget: bytes that a batch may take.
         """
         where = [sites(parts, self._language_model.structure) for parts in interventions]
-        first = torch.tensor([min(site.layer for site in row) for row in where])
         found = torch.empty(len(where))
         with without_interventions(self._language_model.model), torch.no_grad():
-            for some in first.argsort(stable=True).split(max(1, budget // (16 * self._own.numel()))):
-                starts = first[some].tolist()
-                changes = _scaled_by_row([where[i] for i in some.tolist()], 0.0)
-                with apply_interventions(self._language_model, changes):
-                    states = self._replay.states(starts)
-                for place, row in zip(some.tolist(), states, strict=True):
+            for some, states in _states(self._replay, where, max(1, budget // (16 * self._own.numel()))):
+                for place, row in zip(some, states, strict=True):
                     changed = self._readout.log_probabilities(row)
                     found[place] = divergence(self._own, changed).mean()
         return found
+
+
+def _states(
+    replay: Replay,
+    where: Sequence[Sequence[Site]],
+    n_rows: int,
+    factor: float = 0.0,
+    positions: Positions = None,
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield at most `n_rows` numbers of interventions and final states by each, `[n, n_tokens, d_model]`."""
+    language_model = replay.language_model
+    last = language_model.structure.n_layers - 1
+    first = torch.tensor([min((site.layer for site in row), default=last) for row in where])
+    for some in first.argsort(stable=True).split(n_rows):
+        changes = _scaled_by_row([where[i] for i in some.tolist()], factor, positions)
+        with apply_interventions(language_model, changes):
+            states = replay.states(first[some].tolist())
+        yield some.tolist(), states
 
 
 def divergence(own: Tensor, changed: Tensor) -> Tensor:
@@ -149,9 +158,7 @@ def divergence(own: Tensor, changed: Tensor) -> Tensor:
     return (risen - torch.where(p > 0, p * difference, 0)).sum(-1)
 
 
-def _scaled_by_row(
-    rows: Sequence[Sequence[Site]], factor: float, positions: Positions = None
-) -> list[Change]:
+def _scaled_by_row(rows: Sequence[Sequence[Site]], factor: float, positions: Positions) -> list[Change]:
     """Return one change for each module that scales the sites of every row of a batch in that row alone."""
     members: dict[tuple[int, Literal["attention", "ffn"], bool], list[tuple[int, Site]]] = {}
     for row, places in enumerate(rows):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mnemoscope.errors import OptionError
 from mnemoscope.model.experts import Mixture
-from mnemoscope.model.parts import check_part
+from mnemoscope.model.parts import sites
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Head, Layer, NeuronKind, Part
 
@@ -114,28 +114,24 @@ class _Draw:
     """
 
     def __init__(self, parts: Sequence[Part], structure: ModelStructure, seed: int) -> None:
-        for part in parts:
-            check_part(part, structure)
         self._structure = structure
         self._generator = torch.Generator().manual_seed(seed)
         self._free: dict[tuple[int, str], Tensor] = {}
+        self._close(parts)
         named = set(parts)
         outermost = [part for part in dict.fromkeys(parts) if not _is_inside(part, named)]
         groups = Counter(_group(part, structure) for part in outermost)
         self.wanted = dict(sorted(groups.items(), key=lambda item: _KINDS.index(item[0][0])))
         self.missing: Counter[type[Part]] = Counter()
         self.found: list[Part] = []
-        for part in parts:
-            self._close(part)
 
     def take(self, pairs: Tensor, kind: type[Part], number: int) -> int:
         """Draw among layers and numbers of parts, `[n, 2]`; return how many were drawn."""
         order = torch.randperm(len(pairs), generator=self._generator)[:number]
-        for layer, index in pairs[order].tolist():
-            part = _part(kind, layer, index, self._structure)
-            self._close(part)
-            self.found.append(part)
-        return len(order)
+        drawn = [_part(kind, layer, index, self._structure) for layer, index in pairs[order].tolist()]
+        self._close(drawn)
+        self.found += drawn
+        return len(drawn)
 
     def choices(self, group: Group) -> Tensor:
         """Return the free numbers of a group, `[n]`."""
@@ -173,14 +169,9 @@ class _Draw:
             self._free[layer, kind] = torch.ones(n, dtype=torch.bool)
         return self._free[layer, kind]
 
-    def _close(self, part: Part) -> None:
-        if isinstance(part, Layer):
-            self._of(part.layer, part.kind)[:] = False
-        elif isinstance(part, FFNNeuron):
-            self._of(part.layer, "ffn")[part.neuron] = False
-        else:
-            by_head = self._of(part.layer, "attention").view(self._structure.n_heads, -1)
-            by_head[part.head, part.dim if isinstance(part, AttentionNeuron) else slice(None)] = False
+    def _close(self, parts: Sequence[Part]) -> None:
+        for site in sites(parts, self._structure):
+            self._of(site.layer, site.kind)[slice(None) if site.inputs is None else site.inputs] = False
 
 
 def _is_inside(part: Part, named: set[Part]) -> bool:

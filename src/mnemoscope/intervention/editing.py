@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from mnemoscope._io import give_usual_modes
 from mnemoscope.errors import OptionError, OutputError
+from mnemoscope.model.experts import matrix_of
 from mnemoscope.model.families.registry import structure_of
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.loading import quiet
@@ -19,7 +20,7 @@ from mnemoscope.model.parts import Site
 from mnemoscope.model.peft import merge_layers
 from mnemoscope.model.structure import Projection
 from mnemoscope.model.validation import validate
-from mnemoscope.model.weights import matrix_of, refuse_stored_otherwise
+from mnemoscope.model.weights import refuse_stored_otherwise
 
 
 def edited_copy(language_model: LanguageModel, sites: Sequence[Site], factor: float) -> LanguageModel:

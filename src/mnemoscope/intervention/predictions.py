@@ -111,7 +111,6 @@ def continuation(
 
 
 def _final_states(structure: ModelStructure) -> Recorder:
-    """Return a recorder of the final norm's input."""
     return Recorder({"final_state"}, lambda states: states.to(structure.device).float())
 
 

@@ -11,7 +11,7 @@ that are about to be chosen are therefore scaled to the measured divergence of r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -60,10 +60,9 @@ class Sensitivity:
         samples: dict[str, list[Tensor]] = {"ffn": [], "attention": []}
         for start in range(0, len(texts), rows):
             with in_float32(language_model.model, structure):
-                batch = _Batch(language_model, texts[start : start + rows])
-                for _ in range(N_DRAWS):
-                    for kind, responses in batch.draw(generator).items():
-                        samples[kind].append(responses)
+                for responses in _responses(language_model, texts[start : start + rows], generator):
+                    for kind, drawn in responses.items():
+                        samples[kind].append(drawn)
         self.language_model = language_model
         self._probes = [TextProbe(language_model, text[:MEASURED_TOKENS]) for text in texts[:N_MEASURED]]
         self._budget = budget
@@ -85,45 +84,45 @@ class Sensitivity:
         self.measured[kind][new] = True
 
 
-class _Batch:
-    """Texts run forward with their autograd graph."""
+def _responses(
+    language_model: LanguageModel, texts: Sequence[Sequence[int]], generator: torch.Generator
+) -> Iterator[dict[str, Tensor]]:
+    """Run texts forward; yield `N_DRAWS` times the responses of a token drawn from each, by kind of neurons.
 
-    def __init__(self, language_model: LanguageModel, texts: Sequence[Sequence[int]]) -> None:
-        self.language_model = language_model
-        self.lengths = [len(text) for text in texts]
-        model = language_model.model
-        tokens = torch.zeros(len(texts), max(self.lengths), dtype=torch.long, device=input_device(model))
-        mask = torch.zeros_like(tokens)
-        for row, text in enumerate(texts):
-            tokens[row, : len(text)] = torch.tensor(list(text), device=input_device(model))
-            mask[row, : len(text)] = 1
-        graph = recorded_graph(language_model.structure, NEURONS)
-        with torch.enable_grad(), graph as recorder, evaluating(model):
-            model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
-        # A backward pass may run the blocks again.
-        recorder.done = True
-        self.seen = recorder.seen
-
-    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw a position and a token of each text; return its responses `[n_texts, n_neurons]` by kind."""
-        structure = self.language_model.structure
-        states = self.seen["final_state"][-1].to(structure.device)
+    A response is `[n_texts, n_neurons]`; the position in a text is drawn too.
+    """
+    structure = language_model.structure
+    lengths = [len(text) for text in texts]
+    tokens = torch.zeros(
+        len(texts), max(lengths), dtype=torch.long, device=input_device(language_model.model)
+    )
+    mask = torch.zeros_like(tokens)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = torch.tensor(list(text), device=tokens.device)
+        mask[row, : len(text)] = 1
+    graph = recorded_graph(structure, NEURONS)
+    with torch.enable_grad(), graph as recorder, evaluating(language_model.model):
+        language_model.model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
+    # A backward pass may run the blocks again.
+    recorder.done = True
+    states = recorder.seen["final_state"][-1].to(structure.device)
+    inputs = {kind: recorder.seen[f"{kind}_input"] for kind in ("ffn", "attention")}
+    every = [values for layers in inputs.values() for values in layers]
+    for _ in range(N_DRAWS):
         position = [
             int(torch.randint(min(FIRST_POSITION, length - 1), length, (1,), generator=generator))
-            for length in self.lengths
+            for length in lengths
         ]
         with torch.enable_grad():
-            log_p = structure.readout.log_probabilities(states[range(len(position)), position])
+            log_p = structure.readout.log_probabilities(states[range(len(texts)), position])
             token = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=generator)
             drawn = log_p.gather(1, token.to(log_p.device)).sum()
-        inputs = {kind: self.seen[f"{kind}_input"] for kind in ("ffn", "attention")}
-        every = [values for layers in inputs.values() for values in layers]
         gradients = iter(torch.autograd.grad(drawn, every, retain_graph=True))
-        return {
+        yield {
             kind: stack_padded(
                 [
                     (values.detach().float() * next(gradients).float())
-                    .view(len(position), -1, values.shape[-1])
+                    .view(len(texts), -1, values.shape[-1])
                     .sum(1)
                     .cpu()
                     for values in layers

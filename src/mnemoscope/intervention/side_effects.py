@@ -231,7 +231,6 @@ def _check(facts: Sequence[KnownFact], language_model: LanguageModel) -> None:
 
 
 def _fact_metrics(language_model: LanguageModel, facts: Sequence[KnownFact]) -> list[dict[str, float]]:
-    """Compute the metrics of each fact's target."""
     prompts = [fact.token_ids for fact in facts]
     found: list[dict[str, float]] = [{}] * len(facts)
     for batch in _batches(prompts, language_model.structure, BUDGET):

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -206,22 +205,11 @@ class ActivationCache:
         `alpha[h, p] * value[h, p, k]`, times the factor of a norm before the output projection; query head h
         reads key/value head `h // (H / H_kv)` (docs/method.md#parts).
         """
-        every = self._weighted_values
-        return self._weigh(slice(layer, layer + 1))[0] if every is None else every[layer]
-
-    @cached_property
-    def _weighted_values(self) -> Tensor | None:
-        """Those of all layers, `[n_layers, n_heads, d_head, n_tokens]`; None for a long prompt."""
-        n_layers, n_columns = self.head_factors.shape
-        is_large = n_layers * n_columns * len(self.token_ids) > MOST_KEPT
-        return None if is_large else self._weigh(slice(None))
-
-    def _weigh(self, layers: slice) -> Tensor:
-        patterns = self.patterns[layers]
-        n_heads = patterns.shape[1]
-        values = self.values[layers].repeat_interleave(n_heads // self.values.shape[1], dim=1)
-        factors = self.head_factors[layers].unflatten(1, (n_heads, -1))
-        return patterns[:, :, None] * (values.transpose(2, 3) * factors[..., None])
+        patterns = self.patterns[layer]
+        n_heads = len(patterns)
+        values = self.values[layer].repeat_interleave(n_heads // self.values.shape[1], dim=0)
+        factors = self.head_factors[layer].unflatten(0, (n_heads, -1))
+        return patterns[:, None] * (values.transpose(1, 2) * factors[..., None])
 
 
 def capture(
@@ -242,7 +230,12 @@ def capture(
         graph: records the same pass with its autograd graph; without it no graph is built.
     """
     tokens = torch.tensor(prompts, device=input_device(model))
-    recorder = Recorder(CACHED_SITES, _last_positions(tokens.shape, structure.device))
+
+    def last_positions(states: Tensor) -> Tensor:
+        # Some families give the tokens of all prompts in one row.
+        return states.view(*tokens.shape, -1)[:, -1].float().to(structure.device)
+
+    recorder = Recorder(CACHED_SITES, last_positions)
     logits = run_recorded(model, structure, tokens, recorder, graph)
     stacked = {site: stack_padded(layers) for site, layers in recorder.seen.items()}
     return caches_of(structure, tokens, stacked, logits)
@@ -305,12 +298,6 @@ def caches_of(
             )
         )
     return caches
-
-
-def _last_positions(shape: torch.Size, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a function that selects the last position of prompts, `[n_prompts, n_tokens]` tokens."""
-    # Some families give the tokens of all prompts in one row.
-    return lambda states: states.view(*shape, -1)[:, -1].float().to(device)
 
 
 def batches(

@@ -9,7 +9,6 @@ implementation stays the one that the model was built with.
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,58 +26,15 @@ from mnemoscope.model.torch_state import FunctionMode
 
 
 @dataclass(frozen=True, eq=False)
-class AttentionCall(ABC):
-    """One call of attention.
-
-    Attributes:
-        module: the attention module.
-        value: `[n_prompts, n_kv_heads, n_tokens, d_head]`; query head h reads key/value head
-            `h // (n_heads / n_kv_heads)`.
-    """
-
-    module: nn.Module
-    value: Tensor
-
-    @property
-    @abstractmethod
-    def n_heads(self) -> int:
-        """Number of query heads."""
-
-    @abstractmethod
-    def pattern(self, positions: Tensor) -> Tensor:
-        """Attention weights of one query position per prompt, float32 `[n_prompts, n_heads, n_tokens]`.
-
-        Args:
-            positions: the query position of each prompt, `[n_prompts]`.
-        """
-
-    @abstractmethod
-    def patterns(self) -> Tensor:
-        """Attention weights of all query positions, float32 `[n_prompts, n_heads, n_tokens, n_tokens]`."""
-
-    @abstractmethod
-    def detached(self) -> AttentionCall:
-        """Return the call detached from the graph of gradients."""
-
-    @abstractmethod
-    def score_by_keys(self, head: int) -> Tensor:
-        """Return a scalar whose derivative by the keys is that of a head's scores, the query held fixed.
-
-        The scores, capped where the model caps them, are those of the first prompt's last position with all
-        it may see, summed. The call must have been seen where gradients are enabled.
-
-        Raises:
-            UnsupportedModelError: the keys were not seen.
-        """
-
-
-@dataclass(frozen=True, eq=False)
-class QueryKeyCall(AttentionCall):
+class QueryKeyCall:
     """Attention call with known queries and keys, from which weights are computed on demand.
 
     A score is `scaling * <query, key>`, through the soft-cap if there is one, plus the mask.
 
     Attributes:
+        module: the attention module.
+        value: `[n_prompts, n_kv_heads, n_tokens, d_head]`; query head h reads key/value head
+            `h // (n_heads / n_kv_heads)`.
         query: `[n_prompts, n_heads, n_tokens, d_head]`.
         key: `[n_prompts, n_kv_heads, n_tokens, d_head]`.
         mask: added to the scores, broadcastable to `[n_prompts, n_heads, n_tokens, n_tokens]`.
@@ -88,6 +44,8 @@ class QueryKeyCall(AttentionCall):
             the weights, which then sum to less than 1. None if there are none.
     """
 
+    module: nn.Module
+    value: Tensor
     query: Tensor
     key: Tensor
     mask: Tensor
@@ -101,7 +59,11 @@ class QueryKeyCall(AttentionCall):
         return self.query.shape[1]
 
     def pattern(self, positions: Tensor) -> Tensor:
-        """Attention weights of one query position per prompt, float32 `[n_prompts, n_heads, n_tokens]`."""
+        """Attention weights of one query position per prompt, float32 `[n_prompts, n_heads, n_tokens]`.
+
+        Args:
+            positions: the query position of each prompt, `[n_prompts]`.
+        """
         prompts = torch.arange(len(positions), device=positions.device)
         query = self.query[prompts, :, positions][:, :, None]
         mask = self.mask.expand(len(positions), -1, -1, -1)[prompts, :, positions][:, :, None]
@@ -122,7 +84,11 @@ class QueryKeyCall(AttentionCall):
         )
 
     def score_by_keys(self, head: int) -> Tensor:
-        """Return a scalar whose derivative by the keys is that of a head's scores, the query held fixed."""
+        """Return a scalar whose derivative by the keys is that of a head's scores, the query held fixed.
+
+        The scores, capped where the model caps them, are those of the first prompt's last position with all
+        it may see, summed. The call must have been seen where gradients are enabled.
+        """
         key = self.key[0, head // (self.n_heads // self.key.shape[1])]
         mask = self.mask.expand(-1, self.n_heads, -1, -1)[0, head, -1]
         scores = key @ self.query[0, head, -1].detach() * self.scaling
@@ -141,16 +107,19 @@ class QueryKeyCall(AttentionCall):
 
 
 @dataclass(frozen=True, eq=False)
-class WeightsCall(AttentionCall):
+class WeightsCall:
     """Attention call with known weights, as they multiplied the values.
 
     Attributes:
+        module, value: as of `QueryKeyCall`.
         weights: `[n_prompts, n_heads, n_tokens, n_tokens]`.
         scores: what softmax was given, of the same shape; None where no gradients are enabled.
         keys: what queries were multiplied with to give scores, in the layout of the model's own code;
             None where it was not seen or no gradients are enabled.
     """
 
+    module: nn.Module
+    value: Tensor
     weights: Tensor
     scores: Tensor | None = None
     keys: Tensor | None = None
@@ -174,7 +143,11 @@ class WeightsCall(AttentionCall):
         return WeightsCall(self.module, self.value.detach(), self.weights.detach())
 
     def score_by_keys(self, head: int) -> Tensor:
-        """Return a scalar whose derivative by the keys is that of a head's scores, the query held fixed."""
+        """Return a scalar as `QueryKeyCall.score_by_keys`.
+
+        Raises:
+            UnsupportedModelError: the keys were not seen.
+        """
         if self.scores is None or self.keys is None:
             raise UnsupportedModelError(
                 f"{type(self.module).__name__} does not hand out its keys, so what they answer to in the "
@@ -184,6 +157,9 @@ class WeightsCall(AttentionCall):
         (slopes,) = torch.autograd.grad(row[_visible(row)].sum(), self.keys, retain_graph=True)
         # Scores are linear in the keys: by them, the inner product has the same derivative.
         return (slopes * self.keys).sum()
+
+
+AttentionCall = QueryKeyCall | WeightsCall
 
 
 def _visible(scores: Tensor) -> Tensor:

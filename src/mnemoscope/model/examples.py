@@ -40,13 +40,12 @@ class LayerNeurons:
     Attributes:
         rows: their numbers among all chosen neurons, `[n]`.
         inputs: which inputs of the projection they are, `[n]`.
-        gate, up: both paths of gated FFN neurons; None for others.
+        paths: gate and up path of gated FFN neurons; none for others.
     """
 
     rows: Tensor
     inputs: Tensor
-    gate: PathKeys | None = None
-    up: PathKeys | None = None
+    paths: tuple[PathKeys, ...] = ()
 
 
 # The chosen neurons of each layer, by kind.
@@ -80,15 +79,9 @@ class NeuronRecorder(Recorder):
             chosen = self.neurons[self._layer].get(site.removesuffix("_input"))
             if chosen is not None:
                 self.values[0, chosen.rows] = values[:, chosen.inputs].T
-                self._read_paths(chosen)
-
-    def _read_paths(self, chosen: LayerNeurons) -> None:
-        """Compute the pre-activations of gated neurons from the stream that they read."""
-        for place, path in ((1, chosen.gate), (2, chosen.up)):
-            if path is not None:
-                projection, keys, constants = path
-                read = projection.scale(self._read_state)[:, None] * (self._read_state @ keys.T) + constants
-                self.values[place, chosen.rows] = read.T
+                for place, (projection, keys, constants) in enumerate(chosen.paths, 1):
+                    read = self._read_state @ keys.T * projection.scale(self._read_state)[:, None]
+                    self.values[place, chosen.rows] = (read + constants).T
 
 
 def neurons_by_layer(neurons: Sequence[Neuron], structure: ModelStructure) -> ByLayer:
@@ -103,22 +96,20 @@ def neurons_by_layer(neurons: Sequence[Neuron], structure: ModelStructure) -> By
     found: list[dict[str, LayerNeurons]] = [{} for _ in structure.blocks]
     for (layer, kind), members in grouped.items():
         rows, inputs = torch.tensor(members, device=structure.device).unbind(1)
-        paths = _paths(structure.blocks[layer], inputs) if kind == "ffn" else {}
-        found[layer][kind] = LayerNeurons(rows, inputs, **paths)
+        paths = _paths(structure.blocks[layer], inputs) if kind == "ffn" else ()
+        found[layer][kind] = LayerNeurons(rows, inputs, tuple(paths))
     return found
 
 
-def _paths(block: Block, inputs: Tensor) -> dict[str, PathKeys]:
-    """Return both paths of gated neurons; empty without a gate."""
+def _paths(block: Block, inputs: Tensor) -> Iterator[PathKeys]:
+    """Yield both paths of gated neurons; nothing without a gate."""
     projections = block.input_projections
     if projections is None or projections.gate is None:
-        return {}
-    found: dict[str, PathKeys] = {}
-    for name, projection in (("gate", projections.gate), ("up", projections.up)):
+        return
+    for projection in (projections.gate, projections.up):
         own = inputs.to(projection.outputs.device)
         keys, constants = projection.keys(own), projection.constants(own)
-        found[name] = projection, keys.to(inputs.device), constants.to(inputs.device)
-    return found
+        yield projection, keys.to(inputs.device), constants.to(inputs.device)
 
 
 @dataclass(eq=False)
@@ -279,7 +270,7 @@ def run_neurons(
     """Run texts of one length; return the `values` of `NeuronRecorder`, the texts' tokens in one row."""
     structure = language_model.structure
     sites = {"resid_pre", *(f"{kind}_input" for layer in by_layer for kind in layer)}
-    if any(chosen.gate is not None for layer in by_layer for chosen in layer.values()):
+    if any(chosen.paths for layer in by_layer for chosen in layer.values()):
         sites.add("attention_out")
     recorder = NeuronRecorder(
         sites,

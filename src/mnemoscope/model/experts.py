@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.isolation import Hold, held, stand_ins
 from mnemoscope.model.linearised import weighing
-from mnemoscope.model.weights import Linear, Matrix, read_parameter
+from mnemoscope.model.weights import Linear, LowRank, is_adapted, read_parameter, read_weight
 
 # The name under which the package registers its functions with transformers.
 REGISTERED_NAME = "mnemoscope"
@@ -75,11 +75,6 @@ class Mixture(nn.Module):
     def shared(self) -> nn.Module | None:
         """Down projection of the shared expert, if there is one."""
         return self._modules_of_the_model[1]
-
-    def expert(self, neuron: int) -> int | None:
-        """Return the expert of a neuron; None for the shared expert."""
-        expert = neuron // self.d_expert
-        return expert if expert < self.n_experts else None
 
     def forward(self, coefficients: Tensor, routing: Tensor) -> Tensor:
         """Compute the output of the experts, `[n_tokens, d_model]` in the weights' type.
@@ -174,16 +169,17 @@ class Mixture(nn.Module):
 
 
 @dataclass(frozen=True)
-class Experts(Matrix):
-    """The down projections of experts, and a shared one's behind them.
+class Experts:
+    """The down projections of experts, and a shared one's behind them, as one matrix like `Linear`.
 
     Attributes:
-        module: the experts.
+        module: the experts; `has_gate` says whether they have a gate beside the up path, `is_concatenated`
+            whether rows of gate and up are stored one block behind the other instead of alternating.
         shared: the shared expert's down projection, or None.
     """
 
-    module: nn.Module
-    shared: Matrix | None
+    module: Any
+    shared: Linear | None
 
     @property
     def n_experts(self) -> int:
@@ -221,7 +217,18 @@ class Experts(Matrix):
 
     def activate(self, read: Tensor) -> Tensor:
         """Compute down projection inputs from pre-activations, `[n_tokens, n] -> [n_tokens, d_expert]`."""
-        return self.module._apply_gate(read) if self.has_gate else self.module.act_fn(read)  # pyright: ignore[reportCallIssue]
+        return self.module._apply_gate(read) if self.module.has_gate else self.module.act_fn(read)
+
+    def gated(self, up: Tensor, gate: Tensor | None) -> Tensor:
+        """Compute down projection inputs of gated experts from both paths, `[..., n] -> [..., n]`."""
+        if gate is None:
+            raise TypeError("experts with a gate read by two paths")
+        if self.module.is_concatenated:
+            read = torch.cat([gate, up], dim=-1)
+        else:
+            read = torch.stack([gate, up], dim=-1).flatten(-2)
+        with torch.no_grad():
+            return self.activate(read)
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
         """Compute the experts' biases times their router weights `[..., n_experts]`."""
@@ -270,44 +277,31 @@ class Experts(Matrix):
     @property
     def down(self) -> Tensor:
         """Columns of the routed experts' neurons as stored, `[n_experts, d_expert, d_model]`."""
-        weight = self._stored("down_proj")
-        return weight if self._is_transposed else weight.transpose(1, 2)
+        weight = read_weight(self.module, "down_proj")
+        return weight if self.module.is_transposed else weight.transpose(1, 2)
 
     @property
     def _shape(self) -> tuple[int, int, int]:
         """Shape of `down`, read without loading it if it is offloaded."""
         n_experts, n, m = self.module.get_parameter("down_proj").shape
-        return (n_experts, n, m) if self._is_transposed else (n_experts, m, n)
-
-    def _stored(self, name: str) -> Tensor:
-        weight = read_parameter(self.module, name)
-        if weight is None:
-            raise TypeError(f"{type(self.module).__name__} has no {name}")
-        return weight
+        return (n_experts, n, m) if self.module.is_transposed else (n_experts, m, n)
 
     @property
     def _up_name(self) -> str:
-        return "gate_up_proj" if self.has_gate else "up_proj"
-
-    @property
-    def _is_transposed(self) -> bool:
-        return bool(self.module.is_transposed)
-
-    @property
-    def is_concatenated(self) -> bool:
-        """Whether rows of gate and up are stored one block behind the other instead of alternating."""
-        return bool(self.module.is_concatenated)
-
-    @property
-    def has_gate(self) -> bool:
-        """Whether the experts have a gate beside the up path."""
-        return bool(self.module.has_gate)
+        return "gate_up_proj" if self.module.has_gate else "up_proj"
 
     @property
     def read_rows(self) -> Tensor:
         """Rows of gate and up as stored together, `[n_experts, n, d_model]`."""
-        weight = self._stored(self._up_name)
-        return weight.transpose(1, 2) if self._is_transposed else weight
+        weight = read_weight(self.module, self._up_name)
+        return weight.transpose(1, 2) if self.module.is_transposed else weight
+
+
+def matrix_of(module: nn.Module) -> Linear | Experts:
+    """Return the matrix of a linear module or of a mixture."""
+    if isinstance(module, Mixture):
+        return module.matrix
+    return LowRank(module) if is_adapted(module) else Linear(module)
 
 
 def mixtures_of(model: PreTrainedModel) -> Sequence[Mixture]:

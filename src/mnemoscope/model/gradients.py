@@ -77,30 +77,19 @@ class TotalEffects:
 class SiteGradients:
     """Activations of neurons at every position and gradients of a metric by them, float32.
 
-    Each field holds a tensor per layer, `[n_prompts, n_tokens, n]`. Activations are what enters a projection:
-    coefficients of FFN neurons (`n` varies where layers differ) and of attention neurons with their source
-    positions added up (`n = n_heads * d_head`). An inner norm comes before, a post-norm after. Experts that a
-    token is not routed to do not run: activations and gradients of their neurons are 0.
+    Activations are what enters a projection: coefficients of FFN neurons (`n` varies where layers differ) and
+    of attention neurons with their source positions added up (`n = n_heads * d_head`). An inner norm comes
+    before, a post-norm after. Experts that a token is not routed to do not run: activations and gradients of
+    their neurons are 0.
 
     Attributes:
         metric: the metric, `[n_prompts]`.
-        ffn_activations, ffn_gradients: of FFN neurons.
-        attention_activations, attention_gradients: of attention neurons.
+        activations, gradients: by kind of neurons a tensor per layer, `[n_prompts, n_tokens, n]`.
     """
 
     metric: Tensor
-    ffn_activations: tuple[Tensor, ...]
-    ffn_gradients: tuple[Tensor, ...]
-    attention_activations: tuple[Tensor, ...]
-    attention_gradients: tuple[Tensor, ...]
-
-    def activations(self, kind: NeuronKind) -> tuple[Tensor, ...]:
-        """Return activations of a kind of neurons."""
-        return self.ffn_activations if kind == "ffn" else self.attention_activations
-
-    def gradients(self, kind: NeuronKind) -> tuple[Tensor, ...]:
-        """Return gradients by a kind of neurons."""
-        return self.ffn_gradients if kind == "ffn" else self.attention_gradients
+    activations: dict[NeuronKind, tuple[Tensor, ...]]
+    gradients: dict[NeuronKind, tuple[Tensor, ...]]
 
 
 def site_gradients(
@@ -127,10 +116,9 @@ def site_gradients(
     Raises:
         UnsupportedModelError: the model cannot be linearised.
     """
-    structure = language_model.structure
     found = _differentiate(
         language_model.model,
-        structure,
+        language_model.structure,
         prompts,
         metric,
         NEURONS,
@@ -138,18 +126,12 @@ def site_gradients(
         embeddings=embeddings,
     )
     shape = (len(prompts), len(prompts[0]), -1)
-    by_site = {
-        (name, site): tuple(tensor.view(shape) for tensor in tensors[site])
-        for name, tensors in (("values", found.values), ("gradients", found.gradients))
-        for site in NEURONS
-    }
-    return SiteGradients(
-        metric=found.metric,
-        ffn_activations=by_site["values", "ffn_input"],
-        ffn_gradients=by_site["gradients", "ffn_input"],
-        attention_activations=by_site["values", "attention_input"],
-        attention_gradients=by_site["gradients", "attention_input"],
-    )
+
+    def by_kind(by_site: dict[str, list[Tensor]]) -> dict[NeuronKind, tuple[Tensor, ...]]:
+        kinds: tuple[NeuronKind, ...] = ("ffn", "attention")
+        return {kind: tuple(layer.view(shape) for layer in by_site[f"{kind}_input"]) for kind in kinds}
+
+    return SiteGradients(found.metric, by_kind(found.values), by_kind(found.gradients))
 
 
 def gradient_batches(

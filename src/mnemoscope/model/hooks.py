@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,15 +52,18 @@ def fresh_rotary_factors(model: PreTrainedModel) -> Iterator[None]:
     Dynamic NTK scaling keeps the frequencies of the longest prompt so far: after one of 40 tokens, one of 30
     would get the factors of 40. Afterwards the modules have again what they had.
     """
-    kept = [(module, name, _state(module, name)) for module, name in _dynamic(model)]
+    kept = [
+        (module, name, getattr(module, name), getattr(module, name.replace(LONGEST, "inv_freq")))
+        for module, name in _dynamic(model)
+    ]
     try:
-        for module, name, _ in kept:
+        for module, name, *_ in kept:
             original = getattr(module, name.replace(LONGEST, ORIGINAL))
             _set(module, name, module.original_max_seq_len, original.clone())
         yield
     finally:
-        for module, name, state in kept:
-            _set(module, name, *state)
+        for each in kept:
+            _set(*each)
 
 
 def _dynamic(model: PreTrainedModel) -> list[tuple[Any, str]]:
@@ -71,10 +75,6 @@ def _dynamic(model: PreTrainedModel) -> list[tuple[Any, str]]:
         for name in vars(module)
         if name.endswith(LONGEST) and hasattr(module, name.replace(LONGEST, ORIGINAL))
     ]
-
-
-def _state(module: Any, name: str) -> tuple[Any, Any]:
-    return getattr(module, name), getattr(module, name.replace(LONGEST, "inv_freq"))
 
 
 def _set(module: Any, name: str, longest: Any, frequencies: Any) -> None:
@@ -152,7 +152,7 @@ def observed_attention(
         observer: called with each attention call.
         runs: False only prepares for passes that contexts within this one run.
     """
-    with _evaluating(model, runs) as hold:
+    with evaluating(model, runs=runs) as hold:
         if has_custom_attention(model):
             with watched_custom_attention(model, observer):
                 yield
@@ -165,8 +165,7 @@ def observed_attention(
             _observer.reset(token)
 
 
-@contextmanager
-def running_alike(model: PreTrainedModel, *, runs: bool = True) -> Iterator[None]:
+def running_alike(model: PreTrainedModel, *, runs: bool = True) -> AbstractContextManager[object]:
     """Run a model as captures run it, so that half precision rounds alike; evaluation mode meanwhile.
 
     Args:
@@ -174,28 +173,26 @@ def running_alike(model: PreTrainedModel, *, runs: bool = True) -> Iterator[None
         runs: as for `observed_attention`.
     """
     if has_custom_attention(model):
-        with _evaluating(model, runs):
-            yield
-        return
-    with observed_attention(model, lambda call: None, runs=runs):
-        yield
+        return evaluating(model, runs=runs)
+    return observed_attention(model, lambda call: None, runs=runs)
 
 
 @contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel, *, runs: bool = True) -> Iterator[Hold]:
     """Switch to evaluation mode while the context lasts, then restore each module's own mode.
 
     Mixtures of experts run in place of the model's own code for experts, and rotary factors are those of the
     prompt alone. No other thread uses the model.
+
+    Args:
+        model: the model.
+        runs: as for `observed_attention`.
     """
-    with _evaluating(model, runs=True):
-        yield
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel, runs: bool) -> Iterator[Hold]:
     with held(model, runs=runs) as hold, running_mixtures(model), fresh_rotary_factors(model):
-        hold.set_training([module for module in modules_of(model) if module.training], False)
+        training = [module for module in modules_of(model) if module.training]
+        hold.undo += [partial(setattr, module, "training", True) for module in training]
+        for module in training:
+            module.training = False
         yield hold
 
 

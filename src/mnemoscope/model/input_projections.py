@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 
 from mnemoscope.model.experts import Experts
 from mnemoscope.model.readout import Norm
-from mnemoscope.model.weights import Rows
+from mnemoscope.model.weights import Linear
 
 # How a neuron reads the stream; `"down"` is how the authors' Llama notebook takes it to.
 Path = Literal["value", "up", "gate", "down"]
@@ -20,23 +20,19 @@ Path = Literal["value", "up", "gate", "down"]
 Activation = Callable[[Tensor, Tensor | None], Tensor]
 
 
-@dataclass(frozen=True)
-class Elementwise:
-    """Elementwise activation of the gate, which multiplies the up path, or of the only path.
+def elementwise(function: str | nn.Module, up: Tensor, gate: Tensor | None) -> Tensor:
+    """Compute down projection inputs of any shape: the activated gate times the up path, or the only path.
 
-    Attributes:
-        function: its name in transformers, or the model's own module.
+    Args:
+        function: the activation, by its name in transformers or as the model's own module.
+        up: what the up path reads.
+        gate: what the gate reads; None without one.
     """
-
-    function: str | nn.Module
-
-    def __call__(self, up: Tensor, gate: Tensor | None) -> Tensor:
-        """Compute the inputs of the down projection, of any shape."""
-        activate = ACT2FN[self.function] if isinstance(self.function, str) else self.function
-        with torch.no_grad():
-            # An activation with weights of its own gives its outputs where they are.
-            active = activate(up if gate is None else gate).to(up.device)
-            return active if gate is None else active * up
+    activate = ACT2FN[function] if isinstance(function, str) else function
+    with torch.no_grad():
+        # An activation with weights of its own gives its outputs where they are.
+        active = activate(up if gate is None else gate).to(up.device)
+        return active if gate is None else active * up
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +110,7 @@ class InputProjections:
 
 
 @dataclass(frozen=True)
-class ExpertRows(Rows):
+class ExpertRows:
     """Rows of all routed experts by one path, `expert * d_expert + n` for neuron n.
 
     Attributes:
@@ -128,31 +124,26 @@ class ExpertRows(Rows):
     def rows(self, outputs: Tensor | None = None) -> Tensor:
         """Return the rows of neurons, float32 `[n, d_model]`."""
         rows = self.experts.read_rows
-        expert, place = self._places(self._all() if outputs is None else outputs.to(rows.device))
-        return rows[expert, place].detach().float()
+        return rows[self._places(outputs, rows.device)].detach().float()
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
         """Bias of the rows, float32 `[n_experts * d_expert]`, or None."""
-        if self.experts.up_bias is None:
-            return None
-        expert, place = self._places(self._all())
-        return self.experts.up_bias[expert, place].detach().float()
+        bias = self.experts.up_bias
+        return None if bias is None else bias[self._places(None, bias.device)].detach().float()
 
-    def _all(self) -> Tensor:
-        n_routed = self.experts.n_experts * self.experts.d_expert
-        return torch.arange(n_routed, device=self.experts.read_rows.device)
-
-    def _places(self, neurons: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the expert of each neuron and its row there, gate and up stored together."""
+    def _places(self, neurons: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the expert of all or of chosen neurons and the row there, gate and up stored together."""
         d_expert = self.experts.d_expert
-        expert, neuron = neurons // d_expert, neurons % d_expert
-        if not self.experts.is_concatenated:
+        if neurons is None:
+            neurons = torch.arange(self.experts.n_experts * d_expert)
+        expert, neuron = neurons.to(device) // d_expert, neurons.to(device) % d_expert
+        if not self.experts.module.is_concatenated:
             return expert, 2 * neuron + (0 if self.is_gate else 1)
         return expert, neuron + (0 if self.is_gate else d_expert)
 
 
 @dataclass(frozen=True, eq=False)
-class JointRows(Rows):
+class JointRows:
     """Rows of routed experts and then of a shared one.
 
     Attributes:
@@ -190,23 +181,5 @@ class JointRows(Rows):
         return found
 
 
-@dataclass(frozen=True)
-class ExpertActivation:
-    """Activation of the neurons of gated experts.
-
-    Attributes:
-        experts: whose.
-    """
-
-    experts: Experts
-
-    def __call__(self, up: Tensor, gate: Tensor | None) -> Tensor:
-        """Compute the inputs of the down projection without the router weight, `[..., n] -> [..., n]`."""
-        if gate is None:
-            raise TypeError("experts with a gate read by two paths")
-        if self.experts.is_concatenated:
-            read = torch.cat([gate, up], dim=-1)
-        else:
-            read = torch.stack([gate, up], dim=-1).flatten(-2)
-        with torch.no_grad():
-            return self.experts.activate(read)
+# What gives the rows of a linear map, and the bias of its outputs.
+Rows = Linear | Experts | ExpertRows | JointRows

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -24,6 +24,8 @@ from mnemoscope.model.torch_state import default_torch_state
 
 P = ParamSpec("P")
 R = TypeVar("R")
+# Type of what has a `language_model`.
+Owner = TypeVar("Owner", bound=Any)
 
 # How long a thread that waits for a model sleeps before it looks again.
 _SECONDS_BETWEEN_LOOKS = 0.001
@@ -54,11 +56,6 @@ class Hold:
         # Handles of hooks are numbered in the order in which they are made.
         self._first_hook = RemovableHandle.next_id
 
-    def set_training(self, modules: list[nn.Module], training: bool) -> None:
-        """Set the mode of modules that are all in the other mode."""
-        self.undo.append(functools.partial(_set_training, modules, not training))
-        _set_training(modules, training)
-
     def set_implementation(self, kind: str, name: str) -> None:
         """Set which registered function a model's code calls until the hold ends.
 
@@ -67,8 +64,13 @@ class Hold:
             name: the function's.
         """
         running = _running_configs(self.model)
-        found = _implementations(self.model, running, kind)
-        self.undo.append(functools.partial(_restore_implementations, found))
+        configs = [self.model.config]
+        for config in configs:
+            inner = (getattr(config, name, None) for name in config.sub_configs)
+            configs += [each for each in inner if each is not None]
+        every = {id(config): config for config in (*configs, *running)}.values()
+        # Undone outer configs first: a config sets those within it too.
+        self.undo += [functools.partial(setattr, each, kind, getattr(each, kind)) for each in reversed(every)]
         for config in running:
             setattr(config, kind, name)
 
@@ -100,11 +102,6 @@ def is_ours(hook: Callable[..., Any]) -> bool:
     return (getattr(hook, "__module__", None) or "").startswith("mnemoscope.")
 
 
-def _set_training(modules: list[nn.Module], training: bool) -> None:
-    for module in modules:
-        module.training = training
-
-
 def _running_configs(model: PreTrainedModel) -> list[Any]:
     """Return the configs that a model's layers read: towers for images, which do not run, have others.
 
@@ -116,22 +113,6 @@ def _running_configs(model: PreTrainedModel) -> list[Any]:
     inside = (vars(module).get("config") for module in modules)
     found = [model.config.get_text_config(), *(each for each in inside if isinstance(each, PreTrainedConfig))]
     return list({id(config): config for config in found}.values())
-
-
-def _implementations(model: PreTrainedModel, running: list[Any], kind: str) -> list[tuple[Any, str, Any]]:
-    """Return the name of a kind's registered function in each config of a model, outer configs first."""
-    configs = [model.config]
-    for config in configs:
-        inner = (getattr(config, name, None) for name in config.sub_configs)
-        configs += [each for each in inner if each is not None]
-    every = {id(config): config for config in (*configs, *running)}
-    return [(config, kind, getattr(config, kind)) for config in every.values()]
-
-
-def _restore_implementations(found: list[tuple[Any, str, Any]]) -> None:
-    # A config sets those within it too, which come after it.
-    for config, kind, name in found:
-        setattr(config, kind, name)
 
 
 class _Turns:
@@ -285,14 +266,6 @@ def is_outermost(model: PreTrainedModel) -> bool:
 def are_suspended(model: PreTrainedModel) -> bool:
     """Return whether interventions on a model are suspended."""
     return any(hold.suspends for hold in _turns_of(model).holds if hold.model is model)
-
-
-class _HasModel(Protocol):
-    @property
-    def language_model(self) -> Any: ...
-
-
-Owner = TypeVar("Owner", bound=_HasModel)
 
 
 def isolated_call(call: Callable[Concatenate[Owner, P], R]) -> Callable[Concatenate[Owner, P], R]:

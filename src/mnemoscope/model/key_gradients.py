@@ -19,20 +19,16 @@ class BlockCall:
     """Arguments of one call of a block, with which it can be called again.
 
     Attributes:
+        states: the stream before the block, `[n_prompts, n_tokens, d_model]`.
         others: positional and named arguments other than the stream.
     """
 
+    states: Tensor = field(default_factory=lambda: torch.empty(0))
     others: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-    _states: list[Tensor] = field(default_factory=list)
-
-    @property
-    def states(self) -> Tensor:
-        """The stream before the block, `[n_prompts, n_tokens, d_model]`."""
-        return self._states[-1]
 
     def keep(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Record the arguments, as a forward pre-hook of the block."""
-        self._states.append(hidden_states(args, kwargs).detach())
+        self.states = hidden_states(args, kwargs).detach()
         self.others = without_states(args, kwargs)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from mnemoscope.model.activations import ActivationCache, Recorder, capture
 from mnemoscope.model.components import ResidualDecomposition, capture_with_components
 from mnemoscope.model.families.registry import structure_of
 from mnemoscope.model.isolation import held, interventions_on, is_ours, modules_of
+from mnemoscope.model.peft import is_adapter_layer
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.validation import Validation, require, require_sums, validate
 from mnemoscope.model.weights import is_plain
@@ -114,8 +114,7 @@ def _versions(model: PreTrainedModel) -> Iterator[Any]:
 
 def _adapter_settings(module: nn.Module) -> list[Any]:
     """Return which adapters of a PEFT layer are active and merged, and their scales; of others nothing."""
-    tuners: Any = sys.modules.get("peft.tuners.tuners_utils")
-    if tuners is None or not isinstance(module, tuners.BaseTunerLayer):
+    if not is_adapter_layer(module):
         return []
     adapter: Any = module
     return [

@@ -28,15 +28,6 @@ from mnemoscope.model.isolation import replaced_forward
 from mnemoscope.model.readout import Readout, capped
 from mnemoscope.model.torch_state import FunctionMode
 
-# Names of functions, each there as a torch function, a method of tensors or an operator.
-# Results that scale or weigh something else: of norms, attention, routers and gates.
-_HELD = {"rsqrt", "softmax", "sigmoid", "reciprocal", "__rdiv__", "__rtruediv__"}
-_PRODUCTS = {"mul", "multiply", "__mul__", "__rmul__"}
-_QUOTIENTS = {"div", "divide", "true_divide", "__truediv__", "__div__"}
-_ELEMENTWISE = {"silu", "gelu", "relu", "relu6", "leaky_relu", "elu", "softplus", "square", "clamp", "clip"}
-_IN_PLACE = {"relu_", "clamp_", "clip_"}
-_POWERS = {"pow", "__pow__"}
-
 
 @contextmanager
 def linearised_blocks(blocks: Iterable[nn.Module]) -> Iterator[None]:
@@ -115,10 +106,10 @@ def _elementwise(func: Callable[..., Any], given: Tensor, *args: Any, **kwargs: 
 
 
 def _in_place(func: Callable[..., Any], given: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    def function(values: Tensor) -> Tensor:
+    def copied(values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return func(values.clone(), *args, **kwargs)
 
-    return given.copy_(proportional(function, given, function(given.detach())))
+    return given.copy_(_elementwise(copied, given, *args, **kwargs))
 
 
 def _power(func: Callable[..., Any], base: Tensor, exponent: Any, **kwargs: Any) -> Tensor:
@@ -164,16 +155,22 @@ def _rms_norm(
     return _with_gradient_of(normed, func(states, shape, weight, eps))
 
 
+# By the names of functions, each there as a torch function, a method of tensors or an operator.
 _RULES: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(_HELD, _held),
-    **dict.fromkeys(_PRODUCTS, _product),
-    **dict.fromkeys(_QUOTIENTS, _quotient),
-    **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    **dict.fromkeys(_IN_PLACE, _in_place),
-    **dict.fromkeys(_POWERS, _power),
-    "scaled_dot_product_attention": _whole_attention,
-    "layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
+    name: rule
+    for rule, names in (
+        # Results that scale or weigh something else: of norms, attention, routers and gates.
+        (_held, "rsqrt softmax sigmoid reciprocal __rdiv__ __rtruediv__"),
+        (_product, "mul multiply __mul__ __rmul__"),
+        (_quotient, "div divide true_divide __truediv__ __div__"),
+        (_elementwise, "silu gelu relu relu6 leaky_relu elu softplus square clamp clip"),
+        (_in_place, "relu_ clamp_ clip_"),
+        (_power, "pow __pow__"),
+        (_whole_attention, "scaled_dot_product_attention"),
+        (_layer_norm, "layer_norm"),
+        (_rms_norm, "rms_norm"),
+    )
+    for name in names.split()
 }
 
 

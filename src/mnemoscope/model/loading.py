@@ -79,6 +79,7 @@ class _ReadOptions:
     spread: bool
 
 
+@default_torch_state()
 def open_model(
     source: Source,
     *,
@@ -86,32 +87,19 @@ def open_model(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    must_pass: bool = True,
 ) -> LanguageModel:
-    """Open and validate a model; `mnemoscope.load` documents the arguments and errors."""
-    found = examine(
-        source, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code
-    )
-    require(found.validation, found.model)
-    return found
+    """Open and validate a model; `mnemoscope.load` documents the other arguments and errors.
 
-
-@default_torch_state()
-def examine(
-    source: Source,
-    *,
-    revision: str | None = None,
-    dtype: str | torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    trust_remote_code: bool = False,
-) -> LanguageModel:
-    """Open a model as `open_model` does, but return it also where its validation failed."""
+    Where its validation fails, the model is refused, or returned if it need not pass (`must_pass`).
+    """
     dtype, device = dtype_name(dtype), device_name(device)
     named = is_name(source)
     _refuse_useless(source, revision=revision, dtype=dtype, device=device)
     if not named:
         wrapped, tokenizer = check_pair(source)
         model, name = unwrapped(wrapped)
-        return _validated(_Read(name, IN_MEMORY, model, tokenizer))
+        return _validated(_Read(name, IN_MEMORY, model, tokenizer), must_pass)
     with quiet():
         read = _read(find(source, revision), _ReadOptions(dtype, trust_remote_code, device == AUTO))
     if device != AUTO:
@@ -124,7 +112,7 @@ def examine(
                 "give cpu, or a device that this torch was built for"
             ) from error
     read.model.eval()
-    return _validated(read)
+    return _validated(read, must_pass)
 
 
 @dataclass(frozen=True)
@@ -186,7 +174,7 @@ def _refuse_useless(source: Source, **options: str | None) -> None:
         )
 
 
-def _validated(read: _Read) -> LanguageModel:
+def _validated(read: _Read, must_pass: bool) -> LanguageModel:
     _refuse_kind(read.model.config)
     for name, weight in read.model.named_parameters():
         if weight.is_inference():  # has no gradients
@@ -203,6 +191,8 @@ def _validated(read: _Read) -> LanguageModel:
     with held(read.model):
         structure = structure_of(read.model)
         validation = validate(read.model, structure)
+    if must_pass:
+        require(validation, read.model)
     return LanguageModel(read.name, read.revision, read.model, read.tokenizer, structure, validation)
 
 
@@ -336,15 +326,11 @@ def _set_progress_bars(shown: bool) -> None:
         transformers_logging.disable_progress_bar()
 
 
-_quiet = ProcessSettings(
+# Switches off progress bars and warnings of transformers within a context; errors are still raised.
+quiet = ProcessSettings(
     Setting(transformers_logging.get_verbosity, transformers_logging.set_verbosity, logging.ERROR),
     Setting(transformers_logging.is_progress_bar_enabled, _set_progress_bars, needed=False),
-)
-
-
-def quiet() -> contextlib.AbstractContextManager[None]:
-    """Switch off progress bars and warnings of transformers within a context; errors are still raised."""
-    return _quiet.needed()
+).needed
 
 
 @contextlib.contextmanager

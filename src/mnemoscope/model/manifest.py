@@ -14,11 +14,8 @@ from mnemoscope.errors import ModelFileError
 MANIFEST = "manifest.json"
 
 
-class FileRecord(NamedTuple):
-    """Record of one file in the manifest."""
-
-    size: int
-    sha256: str
+# Size and SHA-256 of a file.
+FileRecord = tuple[int, str]
 
 
 class Owner(NamedTuple):
@@ -50,7 +47,7 @@ class Owner(NamedTuple):
 def write_manifest(folder: Path, provenance: Mapping[str, str | int]) -> None:
     """Write the manifest of a folder: its provenance, and the size and SHA-256 of every file."""
     files = {
-        path.name: FileRecord(path.stat().st_size, sha256_of(path))._asdict()
+        path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in sorted(folder.iterdir())
     }
     text = json.dumps({**provenance, "files": files}, indent=2) + "\n"
@@ -63,10 +60,10 @@ def check_contents(folder: Path, owner: Owner) -> None:
     Raises:
         ModelFileError: the manifest or a file is missing, unreadable or not as it was made.
     """
-    for path, record in check_sizes(folder, owner).items():
+    for path, (_, sha256) in check_sizes(folder, owner).items():
         with owner.unreadable_is_damaged(path):
             found = sha256_of(path)
-        if found != record.sha256:
+        if found != sha256:
             raise owner.damaged(path, f"its SHA-256 is {found[:12]}... and not what the manifest says")
 
 
@@ -77,11 +74,11 @@ def check_sizes(folder: Path, owner: Owner) -> dict[Path, FileRecord]:
         ModelFileError: the manifest or a file is missing, unreadable or of another size.
     """
     records = {folder / name: record for name, record in _read_manifest(folder / MANIFEST, owner).items()}
-    for path, record in records.items():
+    for path, (expected, _) in records.items():
         with owner.unreadable_is_damaged(path):
             size = path.stat().st_size
-        if size != record.size:
-            raise owner.damaged(path, f"it has {size} bytes and not {record.size}")
+        if size != expected:
+            raise owner.damaged(path, f"it has {size} bytes and not {expected}")
     return records
 
 
@@ -90,7 +87,7 @@ def _read_manifest(path: Path, owner: Owner) -> dict[str, FileRecord]:
         content = path.read_bytes()
     try:
         records = {
-            name: FileRecord(int(entry["size"]), str(entry["sha256"]))
+            name: (int(entry["size"]), str(entry["sha256"]))
             for name, entry in json.loads(content)["files"].items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:

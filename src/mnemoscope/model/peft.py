@@ -26,14 +26,7 @@ from mnemoscope.errors import (
     missing_extra,
 )
 from mnemoscope.model.hooks import evaluation_mode
-from mnemoscope.model.sources import (
-    PICKLES,
-    WEIGHTS,
-    WEIGHTS_INDEX,
-    Location,
-    check_tensors,
-    find,
-)
+from mnemoscope.model.sources import PICKLES, WEIGHTS, WEIGHTS_INDEX, Location, check_tensors, find
 from mnemoscope.model.tolerances import SUMS, logit_error
 from mnemoscope.model.validation import probe_tokens
 from mnemoscope.model.weights import get_weight, is_adapted

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.errors import PromptError, UnsupportedModelError
+from mnemoscope.model.activations import Recorder
 from mnemoscope.model.hooks import first_tensor, hidden_states, run_body, running_alike, without_states
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tolerances import REPLAYS
@@ -37,7 +38,6 @@ class Replay:
         self.n_tokens = len(token_ids)
         self._inputs: list[Tensor] = []
         self._arguments: list[Arguments] = []
-        self._final: list[Tensor] = []
         self._run(token_ids)
         self._per_row = self._find_per_row(token_ids)
         kind = str([{name: _kind(value) for name, value in each.items()} for each in self._arguments])
@@ -48,7 +48,7 @@ class Replay:
     @property
     def own(self) -> Tensor:
         """Log probabilities of the whole pass, `[1, n_vocabulary]` float32."""
-        return self.language_model.structure.readout.log_probabilities(self._final[-1])
+        return self.language_model.structure.readout.log_probabilities(self._final)
 
     def log_probabilities(self, first: Sequence[int]) -> Tensor:
         """Resume the pass in several rows, `[n_rows, n_vocabulary]` float32.
@@ -107,17 +107,14 @@ class Replay:
         return value.repeat(rows, *[1] * (value.ndim - 1))
 
     def _run(self, token_ids: Sequence[int]) -> None:
-        model, structure = self.language_model.model, self.language_model.structure
-        with ExitStack() as stack, torch.no_grad():
+        structure = self.language_model.structure
+        recorder = Recorder({"final_state"}, lambda states: states[:, -1].to(structure.device))
+        with ExitStack() as stack:
             for block in structure.blocks:
                 handle = block.module.register_forward_pre_hook(self._keep, with_kwargs=True)
                 stack.callback(handle.remove)
-            handle = structure.final_norm.register_forward_pre_hook(
-                lambda module, args: self._final.append(args[0][:, -1].to(structure.device))
-            )
-            stack.callback(handle.remove)
-            stack.enter_context(running_alike(model))
-            run_body(model, [token_ids])
+            recorder.run(self.language_model.model, structure, [token_ids])
+        self._final = recorder.seen["final_state"][-1]
 
     def _keep(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._inputs.append(hidden_states(args, kwargs))
@@ -156,7 +153,6 @@ def begun(first: Sequence[int], layer: int) -> int:
 
 
 def _kind(value: Any) -> str:
-    """Return the kind of a block's argument."""
     return f"{type(value).__name__}{value.ndim if isinstance(value, Tensor) else ''}"
 
 
@@ -165,6 +161,5 @@ def _shape(value: Any) -> torch.Size | None:
 
 
 def _others(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-    """Return a block's arguments without the stream."""
     others, named = without_states(args, kwargs)
     return {**dict(enumerate(others)), **named}

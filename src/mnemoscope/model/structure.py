@@ -10,7 +10,6 @@ the parts sum to what the model computes, and refuses a model for which they do 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +19,11 @@ from mnemoscope.errors import UnsupportedModelError
 from mnemoscope.model.discovery.inputs import Watched, find_input_projections
 from mnemoscope.model.discovery.layout import Seen, find_blocks, find_readout, find_wiring
 from mnemoscope.model.discovery.recording import ForwardRecord, ModuleCall, close_states, record_forward
-from mnemoscope.model.experts import Mixture
+from mnemoscope.model.experts import Mixture, matrix_of
 from mnemoscope.model.hooks import register_functions
 from mnemoscope.model.input_projections import InputProjections
 from mnemoscope.model.readout import Norm, Readout
-from mnemoscope.model.weights import get_weight, matrix_of, refuse_storage
+from mnemoscope.model.weights import get_weight, refuse_storage
 from mnemoscope.results.parts import NeuronKind
 
 
@@ -203,11 +202,7 @@ class ModelStructure:
 
     def n_neurons(self, layer: int) -> int:
         """Return the number of FFN neurons of a layer, those of all experts together."""
-        return self._n_neurons[layer]
-
-    @cached_property
-    def _n_neurons(self) -> tuple[int, ...]:
-        return tuple(block.ffn_output.n_inputs for block in self.blocks)
+        return self.blocks[layer].ffn_output.n_inputs
 
 
 def discover(model: PreTrainedModel, probe: Tensor) -> ModelStructure:
@@ -302,15 +297,13 @@ def _projection(steps: list[ModuleCall], place: int) -> Projection:
 def _inner_norm(steps: list[ModuleCall], entered: Tensor) -> InnerNorm | None:
     """Find the norm whose output entered a projection, if there is one."""
     for step in steps:
-        is_entered = step.output is not None and close_states(entered, step.output)
-        norm = step.norm() if is_entered else None
+        norm = step.norm() if step.call is None and close_states(entered, step.output) else None
         if norm is not None:
             return InnerNorm(step.module, norm)
     return None
 
 
 def _seen(name: str, index: int, block: Block, record: ForwardRecord) -> Seen:
-    """Collect the recorded tensors of a block for `find_wiring`."""
     steps = record.steps[index]
     written = {step.module: step for step in steps if step.call is None}
     writers = {p.module for p in (block.attention_output, block.ffn_output)}

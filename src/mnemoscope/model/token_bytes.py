@@ -6,6 +6,7 @@ import re
 from functools import cache
 
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -25,11 +26,4 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bytes | No
 @cache
 def _byte_letters() -> dict[str, int]:
     """Return the byte of each letter of byte-level pieces; unprintable bytes are letters from U+0100 up."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = {chr(byte): byte for byte in printable}
-    return letters | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}

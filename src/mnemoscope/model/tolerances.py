@@ -19,15 +19,11 @@ class Tolerance:
     Attributes:
         full: for float32 and float64.
         float16, bfloat16: for half precision; every other type counts as bfloat16.
-        unit: such as `relative` or `nats`.
-        reason: why the error is at most this large.
     """
 
     full: float
     float16: float
     bfloat16: float
-    unit: str
-    reason: str
 
     def of(self, dtype: torch.dtype) -> float:
         """Return the tolerance for weights of a type."""
@@ -37,18 +33,14 @@ class Tolerance:
 
 
 # Every tolerance of the package's checks of a model.
-SUMS = Tolerance(
-    1e-4, 5e-3, 3e-2, "relative", "float32 sums in another order differ by less; states round to 11 or 8 bits"
-)
-FORMULAS = Tolerance(
-    1e-3, 5e-3, 3e-2, "of the largest value", "a module's own code may round more often than its formula"
-)
-REPLAYS = Tolerance(
-    1e-3, 0.1, 0.1, "nats", "a pass resumed at layer 0 may use another kernel than the whole pass"
-)
-UNIT_FACTORS = Tolerance(
-    1e-4, 1e-2, 1e-2, "absolute", "a factor of the residual stream closer to 1 than this is 1"
-)
+# Relative; float32 sums in another order differ by less, and states round to 11 or 8 bits.
+SUMS = Tolerance(1e-4, 5e-3, 3e-2)
+# Of the largest value; a module's own code may round more often than its formula.
+FORMULAS = Tolerance(1e-3, 5e-3, 3e-2)
+# Nats; a pass resumed at layer 0 may use another kernel than the whole pass.
+REPLAYS = Tolerance(1e-3, 0.1, 0.1)
+# Absolute; a factor of the residual stream closer to 1 than this is 1.
+UNIT_FACTORS = Tolerance(1e-4, 1e-2, 1e-2)
 # Absolute differences between two records of one state, and between a state and a sum computed anew.
 RECORDED_STATES = 1e-8
 RECOMPUTED_STATES = 1e-6

@@ -85,24 +85,18 @@ class ProcessSettings:
 
 
 def _precision_of(backend: Any) -> Setting:
+    """Return the setting that may let float32 matrix products round to bfloat16 or TF32."""
+
     def read() -> str:
-        precision = backend.fp32_precision
+        precision = backend.matmul.fp32_precision
         return "ieee" if precision == "none" else precision
 
-    return Setting(read, lambda value: setattr(backend, "fp32_precision", value), "ieee")
-
-
-def _precisions() -> list[Setting]:
-    """Return the settings that let float32 matrix products round to bfloat16 or TF32."""
-    backends: Any = (torch.backends.mkldnn, torch.backends.cuda)
-    products = [getattr(backend, "matmul", None) for backend in backends]
-    if all(hasattr(product, "fp32_precision") for product in products):
-        return [_precision_of(product) for product in products]
-    return [Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest")]
+    return Setting(read, lambda value: setattr(backend.matmul, "fp32_precision", value), "ieee")
 
 
 _NUMBERS = ProcessSettings(
-    Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32), *_precisions()
+    Setting(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+    *map(_precision_of, (torch.backends.mkldnn, torch.backends.cuda)),
 )
 
 

@@ -15,6 +15,7 @@ from mnemoscope.model.hooks import evaluation_mode, observed_attention
 from mnemoscope.model.structure import ModelStructure, Projection
 from mnemoscope.model.tolerances import SUMS, largest_error, logit_error
 from mnemoscope.model.weights import get_weight, input_device, is_plain
+from mnemoscope.results.parts import NeuronKind
 
 N_PROBE_TOKENS = 9
 # Beginning of the probe that must give by itself what it gives as a part of the whole.
@@ -95,8 +96,8 @@ def validate(model: PreTrainedModel, structure: ModelStructure) -> Validation:
     errors = {
         "attention function": logit_error(observed, own),
         "causality": logit_error(alone, own[:N_ALONE]),
-        "attention neurons": _attention_error(structure, caches, model.dtype),
-        "FFN neurons": _ffn_error(structure, caches, model.dtype),
+        "attention neurons": _neurons_error(structure, "attention", caches, model.dtype),
+        "FFN neurons": _neurons_error(structure, "ffn", caches, model.dtype),
         "residual stream": max(_stream_error(activations, model.dtype) for activations in caches),
         "readout": _readout_error(structure, caches, own),
     }
@@ -142,32 +143,23 @@ def _percent(check: Check) -> str:
     return f"{100 * check.error:.2g} %"
 
 
-def _attention_error(
-    structure: ModelStructure, caches: Sequence[ActivationCache], dtype: torch.dtype
+def _neurons_error(
+    structure: ModelStructure, kind: NeuronKind, caches: Sequence[ActivationCache], dtype: torch.dtype
 ) -> float:
     errors = []
     for layer, block in enumerate(structure.blocks):
-        values = [activations.weighted_values(layer) for activations in caches]
-        added, sizes = _added(
-            block.attention_output,
-            torch.stack([value.sum(-1).flatten() for value in values]),
-            torch.stack([value.abs().sum(-1).flatten() for value in values]),
-            torch.stack([activations.attention_scale[layer] for activations in caches]),
+        if kind == "ffn":
+            coefficients = torch.stack([activations.coefficients[layer] for activations in caches])
+            sizes = coefficients.abs()
+        else:
+            values = [activations.weighted_values(layer) for activations in caches]
+            coefficients = torch.stack([value.sum(-1).flatten() for value in values])
+            sizes = torch.stack([value.abs().sum(-1).flatten() for value in values])
+        scales, constant, expected = (
+            torch.stack([getattr(activations, f"{kind}_{site}")[layer] for activations in caches])
+            for site in ("scale", "constant", "out")
         )
-        constant = torch.stack([activations.attention_constant[layer] for activations in caches])
-        expected = torch.stack([activations.attention_out[layer] for activations in caches])
-        errors.append(largest_error(added + constant, expected, sizes + constant.abs(), dtype))
-    return max(errors)
-
-
-def _ffn_error(structure: ModelStructure, caches: Sequence[ActivationCache], dtype: torch.dtype) -> float:
-    errors = []
-    for layer, block in enumerate(structure.blocks):
-        coefficients = torch.stack([activations.coefficients[layer] for activations in caches])
-        scales = torch.stack([activations.ffn_scale[layer] for activations in caches])
-        added, sizes = _added(block.ffn_output, coefficients, coefficients.abs(), scales)
-        constant = torch.stack([activations.ffn_constant[layer] for activations in caches])
-        expected = torch.stack([activations.ffn_out[layer] for activations in caches])
+        added, sizes = _added(block.output(kind), coefficients, sizes, scales)
         errors.append(largest_error(added + constant, expected, sizes + constant.abs(), dtype))
     return max(errors)
 

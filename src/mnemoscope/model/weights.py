@@ -8,7 +8,6 @@ What is read is where the weights are, or are fetched to; indices may be anywher
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +29,15 @@ def read_parameter(module: nn.Module, name: str) -> Tensor | None:
     return _unpacked(stored)
 
 
-def read_weight(module: nn.Module) -> Tensor:
+def read_weight(module: nn.Module, name: str = "weight") -> Tensor:
     """Return a module's weight as a plain tensor without gradients.
 
     Raises:
-        TypeError: it has none.
+        TypeError: it has none of that name.
     """
-    weight = read_parameter(module, "weight")
+    weight = read_parameter(module, name)
     if weight is None:
-        raise TypeError(f"{type(module).__name__} has no weight")
+        raise TypeError(f"{type(module).__name__} has no {name}")
     return weight
 
 
@@ -168,46 +167,8 @@ def _unpacked(stored: Tensor) -> Tensor:
     return stored.dequantize().detach()
 
 
-class Rows(ABC):
-    """Rows of a linear map: the weights and the bias of its outputs."""
-
-    @abstractmethod
-    def rows(self, outputs: Tensor | None = None) -> Tensor:
-        """Return the weights of all or of chosen outputs, float32 `[n, n_inputs]`."""
-
-    @abstractmethod
-    def constant(self, routing: Tensor | None = None) -> Tensor | None:
-        """Bias, float32 `[n_outputs]`, or None.
-
-        Args:
-            routing: router weights of tokens, `[..., n_experts]`, on which it depends in a mixture of
-                experts; it is then `[..., n_outputs]`.
-        """
-
-
-class Matrix(Rows):
-    """A linear map from inputs to outputs, with a bias or without."""
-
-    @property
-    @abstractmethod
-    def n_inputs(self) -> int:
-        """Number of inputs."""
-
-    @abstractmethod
-    def columns(self, inputs: Tensor | None = None) -> Tensor:
-        """Return the columns of all or of chosen inputs, float32 `[n, n_outputs]`."""
-
-    @abstractmethod
-    def scale_inputs(self, inputs: Tensor, factor: float) -> None:
-        """Scale the columns of chosen inputs in place by `factor`."""
-
-    @abstractmethod
-    def scale(self, factor: float) -> None:
-        """Scale weights and bias in place by `factor`."""
-
-
 @dataclass(frozen=True)
-class Linear(Matrix):
+class Linear:
     """Matrix of an `nn.Linear`, or of a `Conv1D`, whose weight is stored transposed."""
 
     module: nn.Module
@@ -221,7 +182,7 @@ class Linear(Matrix):
         return getattr(self.module, "in_features", get_weight(self.module).shape[1])
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
-        """Bias, float32 `[n_outputs]`, or None."""
+        """Bias, float32 `[n_outputs]`, or None; `routing` is for mixtures of experts alone."""
         bias = read_parameter(self.module, "bias")
         return None if bias is None else bias.float()
 
@@ -255,18 +216,14 @@ class Linear(Matrix):
 
 
 @dataclass(frozen=True)
-class LowRank(Matrix):
+class LowRank(Linear):
     """Matrix of a linear layer together with the low-rank matrices that unmerged adapters add to it.
 
-    Each access assembles the matrix anew, so at most one layer is held at a time.
+    Each access assembles the matrix anew, so at most one layer is held at a time. Weights are changed in a
+    merged copy alone.
     """
 
     module: Any
-
-    @property
-    def n_inputs(self) -> int:
-        """Number of inputs."""
-        return Linear(self.module.get_base_layer()).n_inputs
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
         """Bias, float32 `[n_outputs]`, or None."""
@@ -276,24 +233,6 @@ class LowRank(Matrix):
             if bias is not None:
                 found = (0 if found is None else found) + bias.detach().float() * self.module.scaling[name]
         return found
-
-    def columns(self, inputs: Tensor | None = None) -> Tensor:
-        """Return the columns of all or of chosen inputs, float32 `[n, n_outputs]`."""
-        stored = self._by_input()
-        return stored if inputs is None else stored[inputs.to(stored.device)]
-
-    def rows(self, outputs: Tensor | None = None) -> Tensor:
-        """Return the weights of all or of chosen outputs, float32 `[n, n_inputs]`."""
-        stored = self._by_input().T
-        return stored if outputs is None else stored[outputs.to(stored.device)]
-
-    def scale_inputs(self, inputs: Tensor, factor: float) -> None:
-        """Refuse; weights are changed in a merged copy."""
-        raise TypeError("merge the adapters before weights are changed")
-
-    def scale(self, factor: float) -> None:
-        """Refuse; weights are changed in a merged copy."""
-        raise TypeError("merge the adapters before weights are changed")
 
     def _by_input(self) -> Tensor:
         base = self.module.get_base_layer()
@@ -314,14 +253,6 @@ def is_adapted(module: nn.Module) -> bool:
     """Return whether a module is a linear layer with low-rank adapters (False before peft is imported)."""
     lora: Any = sys.modules.get("peft.tuners.lora.layer")
     return lora is not None and isinstance(module, lora.Linear) and not module.lora_variant
-
-
-def matrix_of(module: nn.Module) -> Matrix:
-    """Return the matrix of a linear module."""
-    matrix = getattr(module, "matrix", None)
-    if isinstance(matrix, Matrix):
-        return matrix
-    return LowRank(module) if is_adapted(module) else Linear(module)
 
 
 def get_weight(module: nn.Module) -> Tensor:

@@ -72,7 +72,7 @@ class RelP(ActivationGradient):
     def all(self, method_input: MethodInput) -> Tensor:
         """Return every neuron's effect."""
         found = _site_gradients(method_input, [method_input.token_ids], linearised=True)
-        pairs = zip(found.activations(method_input.kind), found.gradients(method_input.kind), strict=True)
+        pairs = zip(found.activations[method_input.kind], found.gradients[method_input.kind], strict=True)
         return stack_padded([(values * slopes)[0].sum(0) for values, slopes in pairs]).flatten()
 
 
@@ -110,10 +110,10 @@ class InputIntegratedGradients(Exhaustive):
                 [prompts[row] for row in rows],
                 embeddings=embeddings * (steps / self.n_steps)[:, None, None],
             )
-            gradients = found.gradients(kind)
+            gradients = found.gradients[kind]
             sums = [total + of.sum(0) for total, of in zip(sums, gradients, strict=True)]
             # Those of the last step, which is the last row, are the prompt's own.
-            values = found.activations(kind)
+            values = found.activations[kind]
         pairs = zip(values, sums, strict=True)
         return stack_padded([(own[-1] * total).sum(0) / self.n_steps for own, total in pairs]).flatten()
 

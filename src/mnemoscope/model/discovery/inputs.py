@@ -9,26 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import permutations
 
 import torch
 from torch import Tensor, nn
 
 from mnemoscope.model.discovery.recording import ModuleCall, close_states, equal_states
-from mnemoscope.model.experts import Mixture
+from mnemoscope.model.experts import Mixture, matrix_of
 from mnemoscope.model.input_projections import (
     Activation,
-    Elementwise,
-    ExpertActivation,
     ExpertRows,
     InputProjection,
     InputProjections,
     JointRows,
+    Rows,
+    elementwise,
 )
 from mnemoscope.model.readout import Norm
 from mnemoscope.model.tolerances import FORMULAS, RECOMPUTED_STATES, largest_error
-from mnemoscope.model.weights import Rows, matrix_of
 
 # Activations that FFNs of decoder-only models use, by their names in transformers.
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh")
@@ -103,9 +102,8 @@ def _find_experts(
     Router weights are taken as they were, and of the shared expert what enters its own down projection.
     """
     experts = mixture.matrix
-    if not experts.has_gate:
+    if not experts.module.has_gate:
         return None
-    activation = ExpertActivation(experts)
     n_routed = mixture.n_experts * mixture.d_expert
     by_path: dict[str, Rows] = {"up": ExpertRows(experts, False), "gate": ExpertRows(experts, True)}
     shared = next((step for step in watched.steps if step.module is mixture.shared), None)
@@ -124,10 +122,10 @@ def _find_experts(
     every = torch.arange(experts.n_inputs, device=x.device)
     for norm in (*_norms(watched), None):
         up, gate = (InputProjection(by_path[path], every, norm) for path in ("up", "gate"))
-        made = activation(up.read(x), gate.read(x)) * weights
+        made = experts.gated(up.read(x), gate.read(x)) * weights
         sizes = _sizes(up, x) * _sizes(gate, x) * weights
         if largest_error(made, entered, sizes, watched.dtype) < watched.tolerance:
-            return InputProjections(value, up, gate, activation, rescaled=True)
+            return InputProjections(value, up, gate, experts.gated, rescaled=True)
     return None
 
 
@@ -167,7 +165,7 @@ def _find_ffn(watched: Watched) -> tuple[Activation, InputProjection, InputProje
     )
     if up_projection is None or (gate is not None and gate_projection is None):
         return None
-    return Elementwise(function), up_projection, gate_projection
+    return partial(elementwise, function), up_projection, gate_projection
 
 
 def _best(
@@ -179,7 +177,7 @@ def _best(
     entered = watched.coefficients.float()
     errors = []
     for function, up, gate in made:
-        found = Elementwise(function)(up.values, None if gate is None else gate.values)
+        found = elementwise(function, up.values, None if gate is None else gate.values)
         sizes = up.values if gate is None else up.values * gate.values
         errors.append(largest_error(found, entered, sizes, watched.dtype))
     best = min(range(len(made)), key=errors.__getitem__, default=None)

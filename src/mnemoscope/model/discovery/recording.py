@@ -28,7 +28,7 @@ class ModuleCall:
         name: the module's path in the model.
         module: what ran.
         given: its first argument, `[..., n]`; of a call the values.
-        output: what it gave; None of a call.
+        output: what it gave; of a call the values.
         call: what attention was handed; None of other modules.
         routing: router weights that it was given, `[n_tokens, n_experts]`; None but of a mixture of experts.
     """
@@ -36,14 +36,14 @@ class ModuleCall:
     name: str
     module: nn.Module
     given: Tensor
-    output: Tensor | None
+    output: Tensor
     call: AttentionCall | None = None
     routing: Tensor | None = None
 
     @property
     def is_matrix(self) -> bool:
         """Whether the module multiplied by a matrix."""
-        return self.output is not None and (_n_axes(self.module) == 2 or isinstance(self.module, Mixture))
+        return self.call is None and (_n_axes(self.module) == 2 or isinstance(self.module, Mixture))
 
     @property
     def states_given(self) -> Tensor:
@@ -53,8 +53,6 @@ class ModuleCall:
     @property
     def states(self) -> Tensor:
         """Output, `[n_tokens, n]`."""
-        if self.output is None:
-            raise TypeError("an attention call gave no states")
         return self.output.reshape(-1, self.output.shape[-1])
 
     def norm(self) -> Norm | None:
@@ -63,7 +61,7 @@ class ModuleCall:
         A module with a weight vector counts as one; validation finds out if it does something else. A module
         without weights must do what a norm of weight 1 does.
         """
-        if self.output is None or self.given.shape != self.output.shape:
+        if self.call is not None or self.given.shape != self.output.shape:
             return None
         if _n_axes(self.module) == 1:
             return Norm.recognise(self.module, self.states_given, self.states)[0]
@@ -111,7 +109,8 @@ def record_forward(model: PreTrainedModel, layers: nn.ModuleList, probe: Tensor)
 
         def on_call(call: AttentionCall) -> None:
             if id(call.module) in owner:
-                step = ModuleCall("", call.module, call.value.to(record.device), None, call)
+                value = call.value.to(record.device)
+                step = ModuleCall("", call.module, value, value, call)
                 record.steps[owner[id(call.module)]].append(step)
 
         stack.enter_context(observed_attention(model, on_call))

@@ -25,6 +25,7 @@ _WINDOW = {**GROUPED, "sliding_window": 4}
 LAYERS_IN_TURN = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 _WINDOW_IN_TURN = {**_WINDOW, **LAYERS_IN_TURN}
 _WIDE_IN_TURN = {**_WIDE, **_WINDOW_IN_TURN}
+_GEMMA = {**_WIDE_IN_TURN, "query_pre_attn_scalar": 12}
 GRANITE = {
     "attention_multiplier": 0.3,
     "embedding_multiplier": 2.0,
@@ -87,24 +88,9 @@ TABLE: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
         {**_WINDOW, "original_max_position_embeddings": 64},
     ),
     ("Gemma", "gemma", "one key/value head, wide heads", {**_WIDE, "num_key_value_heads": 1}),
-    (
-        "Gemma 2",
-        "gemma2",
-        "soft-caps of scores and logits, pre- and post-norms",
-        {**_WIDE_IN_TURN, "query_pre_attn_scalar": 12, **_SOFT_CAPS},
-    ),
-    (
-        "VaultGemma",
-        "vaultgemma",
-        "soft-caps of scores and logits",
-        {**_WIDE_IN_TURN, "query_pre_attn_scalar": 12, **_SOFT_CAPS},
-    ),
-    (
-        "Gemma 3",
-        "gemma3_text",
-        "pre- and post-norms, sliding window",
-        {**_WIDE_IN_TURN, "query_pre_attn_scalar": 12},
-    ),
+    ("Gemma 2", "gemma2", "soft-caps of scores and logits, pre- and post-norms", {**_GEMMA, **_SOFT_CAPS}),
+    ("VaultGemma", "vaultgemma", "soft-caps of scores and logits", {**_GEMMA, **_SOFT_CAPS}),
+    ("Gemma 3", "gemma3_text", "pre- and post-norms, sliding window", _GEMMA),
     ("OLMo", "olmo", "norms without weights", GROUPED),
     ("OLMo 2", "olmo2", "post-norms alone", GROUPED),
     ("OLMo 3", "olmo3", "post-norms alone, sliding window", _WINDOW_IN_TURN),
