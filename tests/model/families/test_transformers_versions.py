@@ -23,8 +23,8 @@ from mnemoscope.model.families.registry import (
     validate_families,
     with_random_weights,
 )
-from mnemoscope.model.families.unsupported import UNSUPPORTED, Unsupported
 from support import open_tiny, words
+from unsupported_families import UNSUPPORTED, Unsupported
 
 ROOT = Path(__file__).parents[3]
 OLDEST = re.findall(r'"transformers>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())[0]
