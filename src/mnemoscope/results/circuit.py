@@ -106,7 +106,14 @@ class Circuit:
         Raises:
             OptionError: epsilon is not above 0.
         """
-        return smallest_within(self.curve, epsilon)
+        if not epsilon > 0:
+            raise OptionError(f"epsilon is {epsilon}; give a number above 0, such as 0.1")
+        smallest = None
+        for row in reversed(records(self.curve, ("size", "faithfulness"))):
+            if not abs(row["faithfulness"] - 1) <= epsilon:
+                break
+            smallest = row["size"]
+        return smallest
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope circuit find --json` prints."""
@@ -196,19 +203,3 @@ class Circuit:
 
 def _ratio(described: dict[str, Any]) -> Ratio:
     return Ratio(**{name: io.number(value) for name, value in described.items()})
-
-
-def smallest_within(curve: pd.DataFrame, epsilon: float) -> int | None:
-    """Return the smallest size from which F stays within 1 - epsilon and 1 + epsilon; None if it does not.
-
-    Raises:
-        OptionError: epsilon is not above 0.
-    """
-    if not epsilon > 0:
-        raise OptionError(f"epsilon is {epsilon}; give a number above 0, such as 0.1")
-    smallest = None
-    for size, faithfulness in zip(curve["size"][::-1], curve["faithfulness"][::-1], strict=True):
-        if not abs(faithfulness - 1) <= epsilon:
-            break
-        smallest = int(size)
-    return smallest

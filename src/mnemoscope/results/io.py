@@ -53,12 +53,12 @@ class Saved(ABC):
     """Mixin of results that are saved for other programs; attributions and circuits are read back too."""
 
     @abstractmethod
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as plain objects."""
-
-    @abstractmethod
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every table by name as plain rows."""
+        return {name: records(table) for name, table in self.tables().items()}
 
     def save(self, path: str | Path) -> Path:
         """Write `to_json` to a `.json` file, or all tables to a `.csv` file, whole or not at all.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,6 @@ from mnemoscope.results.columns import (
     EDGE_COLUMNS,
     NODE_COLUMNS,
     OF_FFN,
-    QUERY_TABLES,
     records,
 )
 from mnemoscope.results.io import Saved
@@ -61,10 +60,6 @@ class QueryTables(Displayed, Saved):
         """Return every table by name."""
         return vars(self).copy()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return every table by name as plain rows."""
-        return {name: records(table) for name, table in self.tables().items()}
-
     @property
     def skipped(self) -> pd.DataFrame:
         """Value neurons left out of the scores."""
@@ -97,36 +92,20 @@ class QueryNeurons(Displayed, Saved):
             ),
         ]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return every table by its name in files, as plain rows."""
-        return {name: records(table) for name, table in self.tables().items()}
-
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by its name in files, in the order of `QUERY_TABLES`."""
-        sides = {"": self.of_attention, OF_FFN: self.of_ffn}
         return {
-            name: getattr(sides[OF_FFN if name.endswith(OF_FFN) else ""], _attribute(name))
-            for name in QUERY_TABLES
+            f"query_{name}{ending}": table
+            for ending, side in (("", self.of_attention), (OF_FFN, self.of_ffn))
+            for name, table in side.tables().items()
         }
 
     @staticmethod
     def of_tables(tables: dict[str, pd.DataFrame]) -> QueryNeurons:
         """Restore the result from tables by their names in files."""
-        sides = (
-            QueryTables(
-                **{
-                    _attribute(name): tables[name]
-                    for name in QUERY_TABLES
-                    if name.endswith(OF_FFN) == (ending == OF_FFN)
-                }
-            )
-            for ending in ("", OF_FFN)
-        )
-        return QueryNeurons(*sides)
-
-
-def _attribute(name: str) -> str:
-    return name.removeprefix("query_").removesuffix(OF_FFN)
+        names = [field.name for field in fields(QueryTables)]
+        sides = ({name: tables[f"query_{name}{ending}"] for name in names} for ending in ("", OF_FFN))
+        return QueryNeurons(*(QueryTables(**side) for side in sides))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
