@@ -120,16 +120,17 @@ def _table(shown: ItemTable, table: pd.DataFrame) -> dict[str, Any]:
     """Return a table's title and chart, its first rows, and a note on the rows left out."""
     rows, note = _first(table)
     texts = _texts(flat(rows))
-    kinds = ["number" if pd.api.types.is_numeric_dtype(rows[name]) else "words" for name in texts]
-    headings = [str(name).replace("_percent", " (%)").replace("_", " ") for name in texts]
-    cells = [
-        [Cell(text, kind=kind) for text, kind in zip(row, kinds, strict=True)]
-        for row in texts.itertuples(index=False, name=None)
-    ]
+    headings = tuple(
+        (
+            str(name).replace("_percent", " (%)").replace("_", " "),
+            "number" if pd.api.types.is_numeric_dtype(rows[name]) else "words",
+        )
+        for name in texts
+    )
     return {
         "title": shown.title,
         "chart": svg_in_page(apply_theme(CHARTS[shown.name](table)).to_dict(), shown.name),
-        "sheet": Sheet(tuple(zip(headings, kinds, strict=True)), cells),
+        "sheet": Sheet(headings, [list(map(Cell, row)) for row in texts.to_numpy()]),
         "note": note,
     }
 

@@ -64,11 +64,6 @@ def divergence(nats: float) -> str:
     return f"{nats:.4f}" if nats >= 1e-3 or nats == 0 else plain_number(nats, 2)
 
 
-def reciprocal_rank(value: float) -> str:
-    """Write a reciprocal rank as `0.500`."""
-    return f"{value:.3f}"
-
-
 def rank_text(metrics: dict[str, float]) -> str:
     """Write the rank of a target whose metrics (`METRICS`) are known."""
     return f"{round(1 / metrics['reciprocal_rank']):,}"
@@ -146,15 +141,14 @@ class Effects:
         how = "by RelP" if self.linearised else "to first order"
         return f"nats lost without them, {how}, from {self.value} of "
 
-    def meanings(self, columns: Iterable[str]) -> dict[str, str]:
-        """Return the meaning of each column by its heading."""
+    def meanings(self) -> dict[str, str]:
+        """Return the meaning of each of `columns` by its heading."""
+        how = "by RelP's linearised backward pass" if self.linearised else "to first order"
         meanings = {
             "direct": "what the part writes towards the target",
-            "total": f"estimated fall of {self.value} without it, "
-            + ("by RelP's linearised backward pass" if self.linearised else "to first order"),
-            "mediated": "total minus direct, what later layers make of it",
+            "total": f"estimated fall of {self.value} without it, {how}",
         }
-        return {column: meanings[column] for column in columns}
+        return {column: meanings[column] for column in self.columns()}
 
     def columns(self, both: bool = True) -> tuple[str, ...]:
         """Return the columns for a place with room for both effects, or for one."""
@@ -298,12 +292,14 @@ def sum_of_layers(result: Attribution) -> str:
 
     docs/method.md#telescoping.
     """
-    start, end = plain_number(result.value_of_embeddings), plain_number(result.targets.value)
     value = f"{value_name(result.targets)} of {targets_words(result.targets)}"
-    path = f"{value}: {start} from embeddings, {end} at the end"
-    if result.telescoping_error is None:
-        return path
-    return f"{path}; the layers add up to the difference within {abs(result.telescoping_error):.0e}"
+    return sum_words(value, result.value_of_embeddings, result.targets.value, result.telescoping_error)
+
+
+def sum_words(value: str, start: float, end: float, error: float | None) -> str:
+    """Describe a value at both ends of the depth; the error is None where the layers do not add up to it."""
+    path = f"{value}: {plain_number(start)} from embeddings, {plain_number(end)} at the end"
+    return path if error is None else f"{path}; the layers add up to the difference within {abs(error):.0e}"
 
 
 QUERY_SCORE = (

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.continuation import ContinuationAttribution
@@ -96,6 +97,12 @@ def ends_of(scores: np.ndarray) -> tuple[float, float]:
     """Return the lowest and the highest of the finite scores and 0, the ends of a scale of bars."""
     finite = scores[np.isfinite(scores)]
     return float(finite.min(initial=0.0)), float(finite.max(initial=0.0))
+
+
+def strongest_groups(rows: pd.DataFrame, effect: str, by: list[str], most: int) -> pd.DataFrame:
+    """Return the groups of rows with the largest sums of magnitudes of an effect, in their own order."""
+    sums = rows.assign(strength=rows[effect].abs()).groupby(by, as_index=False).agg({"strength": "sum"})
+    return sums.nlargest(most, "strength").sort_values(by).loc[:, by]
 
 
 def _is_quiet(scores: np.ndarray) -> np.ndarray:

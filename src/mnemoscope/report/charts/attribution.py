@@ -30,7 +30,7 @@ from mnemoscope.report.charts import (
 )
 from mnemoscope.report.readable import readable
 from mnemoscope.report.text import Effects, about, effect_title, value_name
-from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, Depth, ends_of
+from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, Depth, ends_of, strongest_groups
 from mnemoscope.report.tokens import at_position, plain_token, token_list
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
@@ -167,8 +167,8 @@ def positions(result: Attribution) -> Any:
     both["effect"] = both[Effects.of(result).order].astype(float)
     columns = ["layer", "head", "position", "effect", "attention"]
     rows = both.drop_duplicates(["layer", "head", "position"]).loc[:, columns]
-    shown_heads = _strongest(rows, ["layer", "head"], MOST_HEADS)
-    shown = _strongest(rows, ["position"], MOST_POSITIONS)
+    shown_heads = strongest_groups(rows, "effect", ["layer", "head"], MOST_HEADS)
+    shown = strongest_groups(rows, "effect", ["position"], MOST_POSITIONS)
     if len(result.tokens) <= MOST_POSITIONS:
         shown = pd.DataFrame({"position": range(len(result.tokens))})
     table = shown_heads.merge(shown, how="cross").merge(rows, how="left", on=["layer", "head", "position"])
@@ -183,12 +183,6 @@ def positions(result: Attribution) -> Any:
     tooltip = ["head:N", "token:N", _EFFECT, alt.Tooltip("attention:Q", format=".1%")]
     cells = table.loc[:, ["head", "token", "effect", "attention"]]
     return heatmap(cells, "head", "token", "effect", size=(_CELL, _CELL), words=words, tooltip=tooltip)
-
-
-def _strongest(rows: pd.DataFrame, by: list[str], most: int) -> pd.DataFrame:
-    """Return the groups with the largest sums of magnitudes, in their own order."""
-    sums = rows.assign(strength=rows["effect"].abs()).groupby(by, as_index=False).agg({"strength": "sum"})
-    return sums.nlargest(most, "strength").sort_values(by).loc[:, by]
 
 
 def _extent(what: str, n_shown: int, n_all: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +60,9 @@ def prompt_text(tokens: tuple[str, ...], width: int) -> Text:
     return Text(" ").join([*texts[:head], *gap, *texts[len(texts) - tail :]])
 
 
-def tokens_text(tokens: Iterable[str]) -> Text:
+def tokens_text(tokens: Sequence[str]) -> Text:
     """Return the first tokens of a list, at most 12."""
-    return Text(" ").join(token_text(token) for token in list(tokens)[:_MOST_TOKENS])
+    return Text(" ").join(map(token_text, tokens[:_MOST_TOKENS]))
 
 
 def targets_text(targets: Targets) -> Text:
@@ -220,6 +220,11 @@ def print_blocks(console: Console, *blocks: RenderableType) -> None:
         console.print(block)
 
 
+def facts_text(facts: dict[str, str]) -> Text:
+    """Return numbers with their names on one line."""
+    return Text("   ").join(Text.assemble((f"{name} ", "dim"), value) for name, value in facts.items())
+
+
 def first_rows(table: pd.DataFrame, n_rows: int | None) -> list[Row]:
     """Return the first rows of a table, or all, as plain objects."""
     return records(table if n_rows is None else table.head(n_rows))
@@ -242,9 +247,19 @@ def bar_column(name: str, rows: list[Row], cells: int = _BAR) -> Column:
     )
 
 
+def number_column(title: str | Text, name: str, written: Callable[[Any], str | Text]) -> Column:
+    """Return a column of one of the numbers, flush right."""
+    return Column(title, lambda row: written(row[name]), right=True)
+
+
+def tokens_column(title: str) -> Column:
+    """Return the column of a list of tokens by its name."""
+    return Column(title, lambda row: tokens_text(row[title]), stretches=True)
+
+
 def activation_column() -> Column:
     """Return the column of the neurons' activations, their coefficients."""
-    return Column("activation", lambda row: plain_number(row["coefficient"]), right=True)
+    return number_column("activation", "coefficient", plain_number)
 
 
 def position_column() -> Column:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 from rich.console import Console, RenderableType
@@ -13,6 +14,7 @@ from mnemoscope.report.readable import readable
 from mnemoscope.report.terminal import (
     Column,
     Row,
+    number_column,
     print_blocks,
     question_text,
     table_of,
@@ -26,7 +28,6 @@ from mnemoscope.report.text import (
     percent,
     plain_number,
     rank_text,
-    reciprocal_rank,
     signed,
     signed_percent,
 )
@@ -41,6 +42,7 @@ _WITH_LOG_P = 80  # cells from which the table of facts shows log p
 Metrics = dict[str, tuple[str, Callable[[float], str]]]
 _METRICS: Metrics = {"probability": ("probability", percent), "log_probability": ("log p", signed)}
 _METRICS_OF_CONTRASTS: Metrics = {**_METRICS, "log_odds": ("log-odds", signed)}
+_WHEN = Column("", lambda row: Text(row["when"], "bold" if row["when"] == "after" else ""))
 
 
 def render_ablation(ablation: Ablation, console: Console) -> None:
@@ -99,32 +101,27 @@ def _target_table(ablation: Ablation, target: Text) -> RenderableType:
         )
 
     ranks = {"before": rank_text(ablation.before), "after": rank_text(ablation.after)}
-    rank = Column("rank", lambda row: ranks.get(row["when"], controls_rank(ablation)), right=True)
+    rank = number_column("rank", "when", lambda when: ranks.get(when, controls_rank(ablation)))
     metrics = _METRICS_OF_CONTRASTS if ablation.against else _METRICS
-    columns = [_when_column(), rank, *(column(name, *metric) for name, metric in metrics.items())]
+    columns = [_WHEN, rank, *(column(name, *metric) for name, metric in metrics.items())]
     end = "  random: mean ± standard deviation, best to worst rank" if len(ablation.controls) > 1 else ""
     return table_of(title_text("Effect on", token=target, end=end), rows, columns)
-
-
-def _when_column() -> Column:
-    return Column("", lambda row: Text(row["when"], "bold" if row["when"] == "after" else ""))
 
 
 def _plain_text_table(ablation: Ablation) -> RenderableType:
     """Return the KL divergence on unrelated text in nats per token, and the perplexity of that text."""
     text = ablation.plain_text
-    control = with_spread(
-        ablation.controls_mean["kl"], ablation.controls_standard_deviation["kl"] or None, divergence
-    )
+    mean, spread = ablation.controls_mean["kl"], ablation.controls_standard_deviation["kl"]
+    control = with_spread(mean, spread or None, divergence)
     rows: list[Row] = [
         {"when": "before", "kl": "", "perplexity": _perplexity(text.perplexity_before)},
         {"when": "after", "kl": divergence(text.kl), "perplexity": _perplexity(text.perplexity_after)},
         {"when": f"{len(ablation.controls)} random", "kl": control, "perplexity": ""},
     ]
     columns = [
-        _when_column(),
-        Column("KL, nats per token", lambda row: row["kl"], right=True),
-        Column("perplexity", lambda row: row["perplexity"], right=True),
+        _WHEN,
+        number_column("KL, nats per token", "kl", str),
+        number_column("perplexity", "perplexity", str),
     ]
     note = "unrelated English prose, the parts changed at all positions"
     return table_of(title_text("Effect on plain text", note), rows, columns)
@@ -150,13 +147,10 @@ def _facts_table(facts: pd.DataFrame, width: int) -> RenderableType:
 
     columns = [
         Column("", lambda row: row["group"]),
-        Column("facts", lambda row: f"{row['n_facts']:,}", right=True),
-        column("reciprocal_rank", "MRR", reciprocal_rank),
-        *(
-            column(name, *metric)
-            for name, metric in _METRICS.items()
-            if name != "log_probability" or width >= _WITH_LOG_P
-        ),
+        number_column("facts", "n_facts", "{:,}".format),
+        column("reciprocal_rank", "MRR", "{:.3f}".format),
+        column("probability", "probability", percent),
+        *([column("log_probability", "log p", signed)] if width >= _WITH_LOG_P else []),
     ]
     title = title_text("Effect on other facts", "means, before → after")
     return table_of(title, list(by_group.values()), columns)
@@ -173,9 +167,9 @@ def _coefficients_table(coefficients: pd.DataFrame, tokens: tuple[str, ...]) -> 
     columns = [
         Column("neuron", row_name, whole=True),
         Column("kind", lambda row: _KIND_TITLES[row["kind"]]),
-        Column("before", lambda row: signed(row["before"]), right=True),
-        Column("predicted", lambda row: signed(row["predicted"]), right=True),
-        Column("after", lambda row: Text(signed(row["after"]), "bold"), right=True),
+        number_column("before", "before", signed),
+        number_column("predicted", "predicted", signed),
+        number_column("after", "after", lambda number: Text(signed(number), "bold")),
         Column(
             "random",
             lambda row: with_spread(row["control_mean"], row["control_standard_deviation"] or None, signed),
@@ -195,14 +189,11 @@ def _agreement_table(agreement: pd.DataFrame) -> RenderableType:
     """Return the mean relative changes of the coefficients, and the correlations with the prediction."""
     columns = [
         Column("value neurons", lambda row: f"{row['n']:,} {_KIND_TITLES[row['kind']]}"),
-        *(
-            Column(title, lambda row, name=name: signed_percent(row[name]), right=True)
-            for title, name in (("predicted", "predicted"), ("measured", "measured"), ("random", "controls"))
-        ),
-        *(
-            Column(name.capitalize(), lambda row, name=name: signed(row[name], 2), right=True)
-            for name in ("pearson", "spearman")
-        ),
+        number_column("predicted", "predicted", signed_percent),
+        number_column("measured", "measured", signed_percent),
+        number_column("random", "controls", signed_percent),
+        number_column("Pearson", "pearson", partial(signed, decimals=2)),
+        number_column("Spearman", "spearman", partial(signed, decimals=2)),
     ]
     title = title_text("Change of the coefficients", "means; correlation of predicted and measured")
     return table_of(title, records(agreement, AGREEMENT_COLUMNS), columns)
