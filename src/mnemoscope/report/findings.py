@@ -12,6 +12,7 @@ from mnemoscope.report.text import (
     Effects,
     changed_by,
     effect_text,
+    enumerated,
     parts_words,
     percent,
     rank_change,
@@ -51,19 +52,15 @@ def model_title(origin: Provenance) -> str:
 
 def targets_parts(side: tuple[Any, ...]) -> Sentence:
     """Return the tokens of one side of an objective, as parts of a sentence."""
-    parts: list[str | Token] = ["any of "] if len(side) > 1 else []
-    for number, target in enumerate(side):
-        parts += [", "] if number else []
-        parts.append(Token(visible(target.text)))
-    return tuple(parts)
+    tokens = tuple(part for target in side for part in (", ", Token(visible(target.text))))[1:]
+    return ("any of ", *tokens) if len(side) > 1 else tokens
 
 
 def heading(origin: Provenance, targets: Targets) -> Sentence:
     """Return the title of a report: `Why SmolLM2-135M-Instruct says ␣Tokyo`."""
     name, answers = model_title(origin), targets_parts(targets.answers)
     if targets.against:
-        verb = "favours" if targets.value >= 0 else "does not favour"
-        return (f"Why {name} {verb} ", *answers, " over ", *targets_parts(targets.against))
+        return _versus(name, targets.value, answers, targets_parts(targets.against))
     if targets.one is not None and targets.one.rank > 1:
         return (f"Why {name} gives ", *answers, f" rank {targets.one.rank:,}")
     return (f"Why {name} says ", *answers)
@@ -74,11 +71,15 @@ def continuation_heading(result: ContinuationAttribution) -> Sentence:
     name = model_title(result.provenance)
     tokens = answer_parts(result.targets)
     if result.against is not None:
-        verb = "favours" if result.value >= 0 else "does not favour"
-        return (f"Why {name} {verb} ", *tokens, " over ", *answer_parts(result.against_targets))
+        return _versus(name, result.value, tokens, answer_parts(result.against_targets))
     if all(target.rank == 1 for target in result.targets):
         return (f"Why {name} says ", *tokens)
     return (f"Why {name} gives ", *tokens, f" log p {signed(result.log_probability)}")
+
+
+def _versus(name: str, log_odds: float, answers: Sentence, against: Sentence) -> Sentence:
+    verb = "favours" if log_odds >= 0 else "does not favour"
+    return (f"Why {name} {verb} ", *answers, " over ", *against)
 
 
 def answer_parts(targets: tuple[Target, ...]) -> Sentence:
@@ -92,14 +93,8 @@ def findings(result: Attribution) -> list[Sentence]:
     The numbers are effects in nats by which the lists are ordered, with three decimals.
     """
     by = Effects.of(result).order
-    found = [
-        _layers(result, by),
-        _head(result, by),
-        _neurons(result, by),
-        _opponents(result, by),
-        _certainty(result),
-    ]
-    return [sentence for sentence in found if sentence]
+    found = [about(result, by) for about in (_layers, _head, _neurons, _opponents)]
+    return [sentence for sentence in (*found, _certainty(result)) if sentence]
 
 
 def _verb(by: str) -> str:
@@ -109,12 +104,9 @@ def _verb(by: str) -> str:
 
 def _first(table: pd.DataFrame, by: str, *, raising: bool = True) -> dict[str, Any] | None:
     """Return the row with the largest effect of one sign, None if there is none."""
-    signs = table[by] > 0 if raising else table[by] < 0
-    rows = table.loc[signs & table[by].map(math.isfinite)]
-    if rows.empty:
-        return None
-    place = rows[by].idxmax() if raising else rows[by].idxmin()
-    return records(rows.loc[[place]])[0]
+    effects = table[by] if raising else -table[by]
+    effects = effects.loc[effects.between(0, math.inf, inclusive="neither")]
+    return None if effects.empty else records(table.loc[[effects.idxmax()]])[0]
 
 
 def _nats(row: dict[str, Any], by: str) -> str:
@@ -125,18 +117,12 @@ def _layer_name(row: dict[str, Any]) -> str:
     return f"{'the FFN' if row['kind'] == 'ffn' else KINDS[row['kind']]} of layer {row['layer']}"
 
 
-def _head_name(row: dict[str, Any]) -> str:
-    """Name a head whose number, unlike those of the lists, is of all tokens together."""
-    return f"{row_name(row)} over all tokens"
-
-
 def _layers(result: Attribution, by: str) -> Sentence:
     best = _first(result.layers, by)
     if best is None:
         return ()
-    others = result.layers.loc[
-        (result.layers["layer"] != best["layer"]) | (result.layers["kind"] != best["kind"])
-    ]
+    place = ["layer", "kind"]
+    others = result.layers.loc[(result.layers[place] != [best[name] for name in place]).any(axis=1)]
     second = _first(others, by)
     name = _layer_name(best)
     start = (
@@ -177,7 +163,8 @@ def _neurons(result: Attribution, by: str) -> Sentence:
 def _opponents(result: Attribution, by: str) -> Sentence:
     tables = {
         "": (result.layers, _layer_name),
-        "head ": (result.heads, _head_name),
+        # Unlike the numbers of the lists, those of heads are of all tokens together.
+        "head ": (result.heads, lambda row: f"{row_name(row)} over all tokens"),
         "neuron ": (result.suppressing_ffn_neurons, row_name),
     }
     named = [
@@ -187,8 +174,7 @@ def _opponents(result: Attribution, by: str) -> Sentence:
     ]
     if not named:
         return ()
-    listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-    return (f"Against it work most: {listed}.",)
+    return (f"Against it work most: {enumerated(named)}.",)
 
 
 def _certainty(result: Attribution) -> Sentence:
@@ -196,12 +182,11 @@ def _certainty(result: Attribution) -> Sentence:
     if targets.against:
         return (f"The log-odds are {signed(targets.value)} nats.",)
     probability = sum(target.probability for target in targets.answers)
-    if probability > _CERTAIN:
-        words = f"The prediction is nearly certain ({percent(probability)})"
-        if not Effects.of(result).totals:
-            return (f"{words}.",)
-        return (f"{words}, so total effects, being slopes, are small; removals may do far more.",)
-    return ()
+    if not probability > _CERTAIN:
+        return ()
+    totals = ", so total effects, being slopes, are small; removals may do far more"
+    slopes = totals if Effects.of(result).totals else ""
+    return (f"The prediction is nearly certain ({percent(probability)}){slopes}.",)
 
 
 def ablation_finding(ablation: Ablation) -> Sentence:

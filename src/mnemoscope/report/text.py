@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,7 @@ from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.parts import row_name
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryTables
-from mnemoscope.results.targets import Cost, Target, Targets
+from mnemoscope.results.targets import Target, Targets
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 
 if TYPE_CHECKING:
@@ -102,7 +102,12 @@ def parts_words(ablation: Ablation) -> str:
     """Count the parts by kind: `1 head`, `1 FFN neuron and 2 heads`."""
     found = Counter(type(part).__name__ for part in ablation.parts)
     named = [f"{number:,} {_PART_KINDS[kind][number > 1]}" for kind, number in found.items()]
-    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+    return enumerated(named)
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Join names: `1 head, 2 layers and 3 FFN neurons`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 @dataclass(frozen=True)
@@ -248,20 +253,12 @@ SEARCHED = {
 def list_certificates(result: Attribution) -> list[str]:
     """Describe the certificate of each top list, one line for each search."""
     effects = Effects.of(result)
-    lines = []
-    for name, what in SEARCHED.items():
-        cost = result.costs.get(name)
-        if cost is None:
-            continue
-        both_ends = not getattr(result, f"suppressing_{name}").empty
-        how = (
-            f" by {effects.name} effect, all computed"
-            if effects.order == "total"
-            else f", {cost.exact:,} scored exactly"
-        )
-        n_listed = len(getattr(result, name))
-        lines.append(found_words(certificate(result), both_ends, n_listed, cost, what) + how)
-    return lines
+    by_total = f" by {effects.name} effect, all computed" if effects.order == "total" else ""
+    return [
+        found_words(result, name) + (by_total or f", {result.costs[name].exact:,} scored exactly")
+        for name in SEARCHED
+        if name in result.costs
+    ]
 
 
 def certificate(result: Attribution | ContinuationAttribution) -> str:
@@ -281,10 +278,11 @@ def comparison_certificates(result: PromptComparison) -> list[str]:
     ]
 
 
-def found_words(verdict: str, both_ends: bool, n_listed: int, cost: Cost, what: str) -> str:
+def found_words(result: Attribution | ContinuationAttribution, name: str) -> str:
     """Describe a list and its search, such as `certified: exact top 10 of 46,080 FFN neurons`."""
-    ends = "top and bottom" if both_ends else "top"
-    return f"{verdict} {ends} {n_listed:,} of {cost.parts:,} {what}"
+    ends = "top" if getattr(result, f"suppressing_{name}").empty else "top and bottom"
+    n_listed, n_all = len(getattr(result, name)), result.costs[name].parts
+    return f"{certificate(result)} {ends} {n_listed:,} of {n_all:,} {SEARCHED[name]}"
 
 
 def sum_of_layers(result: Attribution) -> str:

@@ -76,9 +76,7 @@ class Depth:
             all_shown: number of layers up to which each run is a single layer; in deeper models neighbouring
                 quiet layers form one run.
         """
-        if self.n_layers <= all_shown:
-            return [range(layer, layer + 1) for layer in range(self.n_layers)]
-        quiet = _is_quiet(self.block_scores()) & _is_quiet(self.heads)
+        quiet = _is_quiet(self.block_scores()) & _is_quiet(self.heads) & (self.n_layers > all_shown)
         runs: list[range] = []
         for layer in range(self.n_layers):
             if runs and quiet[layer - 1] and quiet[layer]:

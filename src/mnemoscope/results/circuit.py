@@ -130,7 +130,7 @@ class Circuit:
 
     def chart(self) -> Any:
         """Draw F and K over sizes with Altair, beside the random controls."""
-        return report("charts.circuit").curves([self])
+        return report("charts.circuit").curves(self)
 
     def save(self, path: str | Path) -> Path:
         """Write the circuit (`.json`, `.parquet`), its chart (`.svg`, `.png`) or its report (`.html`).

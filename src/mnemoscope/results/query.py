@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from mnemoscope._io import LINKS_ENDINGS, check_destination, write_atomically
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.columns import (
     AGREEMENT_COLUMNS,
@@ -145,12 +146,19 @@ class QueryGraph(Displayed, Saved):
         return {"nodes": self.nodes, "edges": self.edges}
 
     def save(self, path: str | Path) -> Path:
-        """Write the graph to a `.json`, `.csv` or `.graphml` file, whole or not at all; return its path.
+        r"""Write the graph to a `.json`, `.csv` or `.graphml` file, whole or not at all; return its path.
+
+        A `.csv` file has nodes and edges in one table, whose column `table` names which. In `.graphml` files
+        characters that XML cannot hold are `\uXXXX` escapes.
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
         """
-        return report("export").save_links(self, Path(path))
+        path = check_destination(Path(path), LINKS_ENDINGS)
+        if path.suffix.lower() != ".graphml":
+            return super().save(path)
+        write_atomically(path, report("export").graphml(self))
+        return path
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope links --json` prints."""

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from mnemoscope.report.charts import apply_theme, data, signs
+from mnemoscope.report.charts import apply_theme, data, shapes, signs
 from mnemoscope.report.graph_figure import Grid, in_columns
 from mnemoscope.report.readable import readable
 from mnemoscope.report.text import about
@@ -140,12 +140,11 @@ def _edge_marks(edges: pd.DataFrame, x: alt.X, y: alt.Y) -> alt.Chart:
 def _node_marks(nodes: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
     columns = ["x", "y", "kind", "name", "reads", "writes", "depth", "gives", "does", "explained"]
     base = alt.Chart(data(nodes.loc[:, columns])).encode(x=x, y=y)
-    scale = alt.Scale(domain=list(_SHAPES), range=list(_SHAPES.values()))
     ring = base.transform_filter("datum.depth == 0").mark_point(
         shape="circle", size=260, color=TEXT, strokeWidth=1.5, opacity=1, aria=False
     )
     points = base.mark_point(filled=True, color=TEXT, size=80, opacity=1, aria=False).encode(
-        shape=alt.Shape("kind:N", title=None, legend=alt.Legend(orient="bottom"), scale=scale),
+        shape=shapes("kind", _SHAPES, alt.Legend(orient="bottom")),
         color=signs("does"),
         tooltip=[
             "kind:N",

@@ -85,27 +85,34 @@ def with_spread(mean: float, spread: float | None, written: Callable[[float], st
 
 
 def _target_table(ablation: Ablation, target: Text) -> RenderableType:
-    mean, spread = ablation.controls_mean, ablation.controls_standard_deviation
-    exact = dict.fromkeys(mean, 0.0)
-    rows: list[Row] = [
-        {"when": "before", "value": ablation.before, "spread": exact},
-        {"when": "after", "value": ablation.after, "spread": exact},
-        {"when": f"{len(ablation.controls)} random", "value": mean, "spread": spread},
-    ]
-
-    def column(name: str, title: str, written: Callable[[float], str]) -> Column:
-        return Column(
-            title,
-            lambda row: with_spread(row["value"][name], row["spread"][name] or None, written),
-            right=True,
-        )
-
-    ranks = {"before": rank_text(ablation.before), "after": rank_text(ablation.after)}
-    rank = number_column("rank", "when", lambda when: ranks.get(when, controls_rank(ablation)))
+    before, after, mean = ablation.before, ablation.after, ablation.controls_mean
     metrics = _METRICS_OF_CONTRASTS if ablation.against else _METRICS
-    columns = [_WHEN, rank, *(column(name, *metric) for name, metric in metrics.items())]
+    rows: list[Row] = [
+        {
+            "when": when,
+            "rank": rank,
+            **{
+                name: with_spread(values[name], spreads.get(name) or None, written)
+                for name, (_, written) in metrics.items()
+            },
+        }
+        for when, rank, values, spreads in (
+            ("before", rank_text(before), before, {}),
+            ("after", rank_text(after), after, {}),
+            (_random(ablation), controls_rank(ablation), mean, ablation.controls_standard_deviation),
+        )
+    ]
+    columns = [
+        _WHEN,
+        number_column("rank", "rank"),
+        *(number_column(title, name) for name, (title, _) in metrics.items()),
+    ]
     end = "  random: mean ± standard deviation, best to worst rank" if len(ablation.controls) > 1 else ""
     return table_of(title_text("Effect on", token=target, end=end), rows, columns)
+
+
+def _random(ablation: Ablation) -> str:
+    return f"{len(ablation.controls)} random"
 
 
 def _plain_text_table(ablation: Ablation) -> RenderableType:
@@ -116,12 +123,12 @@ def _plain_text_table(ablation: Ablation) -> RenderableType:
     rows: list[Row] = [
         {"when": "before", "kl": "", "perplexity": _perplexity(text.perplexity_before)},
         {"when": "after", "kl": divergence(text.kl), "perplexity": _perplexity(text.perplexity_after)},
-        {"when": f"{len(ablation.controls)} random", "kl": control, "perplexity": ""},
+        {"when": _random(ablation), "kl": control, "perplexity": ""},
     ]
     columns = [
         _WHEN,
-        number_column("KL, nats per token", "kl", str),
-        number_column("perplexity", "perplexity", str),
+        number_column("KL, nats per token", "kl"),
+        number_column("perplexity", "perplexity"),
     ]
     note = "unrelated English prose, the parts changed at all positions"
     return table_of(title_text("Effect on plain text", note), rows, columns)
@@ -133,27 +140,24 @@ def _perplexity(value: float) -> str:
 
 def _facts_table(facts: pd.DataFrame, width: int) -> RenderableType:
     """Return each group of facts with its means before and after."""
-    by_group: dict[str, Row] = {}
-    for row in records(facts):
-        group = by_group.setdefault(row["group"], {"group": row["group"], "n_facts": row["n_facts"]})
-        group[row["when"]] = row
-
-    def column(name: str, title: str, written: Callable[[float], str]) -> Column:
-        return Column(
-            title,
-            lambda row: f"{written(row['before'][name])} → {written(row['after'][name])}",
-            right=True,
-        )
-
+    metrics = {"reciprocal_rank": ("MRR", "{:.3f}".format), **_METRICS}
+    if width < _WITH_LOG_P:
+        del metrics["log_probability"]
+    rows: list[Row] = []
+    for group, of_group in facts.groupby("group", sort=False):
+        means = {row["when"]: row for row in records(of_group)}
+        before, after = means["before"], means["after"]
+        changes = {
+            name: f"{written(before[name])} → {written(after[name])}"
+            for name, (_, written) in metrics.items()
+        }
+        rows.append({"group": group, "n_facts": f"{before['n_facts']:,}", **changes})
     columns = [
         Column("", lambda row: row["group"]),
-        number_column("facts", "n_facts", "{:,}".format),
-        column("reciprocal_rank", "MRR", "{:.3f}".format),
-        column("probability", "probability", percent),
-        *([column("log_probability", "log p", signed)] if width >= _WITH_LOG_P else []),
+        number_column("facts", "n_facts"),
+        *(number_column(title, name) for name, (title, _) in metrics.items()),
     ]
-    title = title_text("Effect on other facts", "means, before → after")
-    return table_of(title, list(by_group.values()), columns)
+    return table_of(title_text("Effect on other facts", "means, before → after"), rows, columns)
 
 
 _ROWS = 10

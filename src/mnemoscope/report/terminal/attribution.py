@@ -19,7 +19,6 @@ from mnemoscope.report.terminal import (
     bar_column,
     expert_column,
     facts_text,
-    first_rows,
     number_column,
     origin_text,
     position_column,
@@ -189,7 +188,7 @@ def _part_tables(
             ("raise", getattr(result, name)),
             ("lower", getattr(result, f"suppressing_{name}")),
         ):
-            rows = first_rows(table, n_rows)
+            rows = records(table.iloc[:n_rows])
             columns = [
                 Column(heading, row_name, whole=True),
                 *expert_column(table),
@@ -271,7 +270,7 @@ def _answer_tokens(name: str, targets: tuple[Target, ...]) -> RenderableType:
         number_column("rank", "rank", "{:,}".format),
         number_column("probability", "probability", percent),
         number_column("log p", "log_probability", signed),
-        number_column("id", "id", str),
+        number_column("id", "id"),
     ]
     return table_of(title_text(name, "each after the prompt and those before"), rows, columns)
 
@@ -291,7 +290,7 @@ def _tables_of_sums(
         most = _MOST_HEADS if what == "Heads" and n_rows is None else n_rows
         for verb, table in zip(("raise", "lower"), ends, strict=True):
             title = title_text(what, f"that {verb} ", target, ", by the sum of direct effects")
-            drawn.append(_sums_table(title, table.head(most or len(table)), heading, texts, width))
+            drawn.append(_sums_table(title, table.iloc[:most], heading, texts, width))
     return drawn
 
 
@@ -336,10 +335,8 @@ def _closing_of_sums(result: ContinuationAttribution) -> list[str]:
         lines.append(
             "− before a token of the contrast: its score is subtracted; tokens that both begin with cancel"
         )
-    for name, what in (("ffn_neurons", "FFN neurons"), ("attention_neurons_summed", "attention neurons")):
-        cost, listed = result.costs[name], len(getattr(result, name))
-        both_ends = not getattr(result, f"suppressing_{name}").empty
-        found = found_words(certificate(result), both_ends, listed, cost, what)
-        lines.append(f"{found} by sum, {cost.exact:,} scored exactly at every token")
+    for name in ("ffn_neurons", "attention_neurons_summed"):
+        n_exact = result.costs[name].exact
+        lines.append(f"{found_words(result, name)} by sum, {n_exact:,} scored exactly at every token")
     value = f"{_value_name(result)} of all tokens"
     return [*lines, sum_words(value, result.value_of_embeddings, result.value, result.telescoping_error)]

@@ -14,7 +14,6 @@ from mnemoscope.report.terminal import (
     bar_column,
     expert_column,
     facts_text,
-    first_rows,
     number_column,
     origin_text,
     print_blocks,
@@ -26,6 +25,7 @@ from mnemoscope.report.terminal import (
 )
 from mnemoscope.report.text import comparison_certificates, places, signed, value_facts
 from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.columns import records
 from mnemoscope.results.parts import row_name
 from mnemoscope.results.prompt_comparison import PromptComparison
 
@@ -58,7 +58,7 @@ def _side(name: str, side: Attribution, width: int) -> RenderableType:
 def _table(result: PromptComparison, name: str, n_rows: int) -> RenderableType:
     table = getattr(result, name)
     title, heading = _TITLES[name]
-    rows = first_rows(table, n_rows)
+    rows = records(table.iloc[:n_rows])
     written = partial(signed, decimals=places(row["diff"] for row in rows))
     columns = [
         Column(heading, _part_name, whole=True),

@@ -74,7 +74,7 @@ def _neuron(
 def _group(title: Text, rows: list[Row], width: int) -> RenderableType:
     columns = [
         number_column("activation", "activation", plain_number),
-        number_column("text", "document", str),
+        number_column("text", "document"),
         Column("token", lambda row: token_text(row["token"], "bold", _LONGEST_TOKEN)),
         Column("window", lambda row: _window(row, width - _BEFORE_WINDOW), stretches=True),
     ]

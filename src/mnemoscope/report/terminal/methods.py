@@ -24,6 +24,7 @@ from mnemoscope.report.terminal import (
 from mnemoscope.report.text import (
     comparison_rows,
     divergence,
+    enumerated,
     method_name,
     percent,
     plain_number,
@@ -195,8 +196,7 @@ class _Table:
     def meaning(self) -> str:
         """Return the meaning of the columns."""
         after = [self._title(name) for name in self.shown if name in _AFTER]
-        listed = " and ".join([", ".join(after[:-1]), after[-1]] if len(after) > 1 else after)
-        words = [f"{listed}: of the target once the neurons are zeroed, lower is better"]
+        words = [f"{enumerated(after)}: of the target once the neurons are zeroed, lower is better"]
         words += ["MRR: mean of 1 / rank"] if self.several else []
         fallen = "log-odds" if "log_odds" in self.rows[0] else "log p"
         words += [

@@ -18,7 +18,6 @@ from mnemoscope.report.terminal import (
     activation_column,
     bar_column,
     expert_column,
-    first_rows,
     number_column,
     position_column,
     print_blocks,
@@ -206,7 +205,7 @@ def _query_name(row: Row) -> str:
 
 def _ffn_table(table: pd.DataFrame, n_rows: int | None, with_activation: bool) -> RenderableType:
     """Return query FFN neurons at the token where most is read; value neurons are marked."""
-    rows = first_rows(table, n_rows)
+    rows = records(table.iloc[:n_rows])
     written = partial(signed, decimals=places(row["score"] for row in rows))
     columns = [
         Column("layer.neuron", row_name, whole=True),

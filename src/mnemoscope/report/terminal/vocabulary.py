@@ -46,12 +46,12 @@ def render_prediction(prediction: Prediction, console: Console) -> None:
     prediction = readable(prediction)
     rows = records(prediction.table)
     columns = [
-        number_column("rank", "rank", str),
+        number_column("rank", "rank"),
         Column("token", lambda row: token_text(row["token"], "bold")),
         number_column("probability", "probability", percent),
         bar_column("probability", rows, 24),
         number_column("log p", "log_probability", signed),
-        number_column("id", "id", str),
+        number_column("id", "id"),
     ]
     print_blocks(
         console,
