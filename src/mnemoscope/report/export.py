@@ -12,7 +12,7 @@ import pandas as pd
 
 from mnemoscope._io import PARTIAL, check_destination, json_text, write_atomically, write_into
 from mnemoscope.errors import OptionError, OutputError
-from mnemoscope.report.charts import apply_theme, png, svg
+from mnemoscope.report.charts import apply_theme, picture
 from mnemoscope.report.charts.comparison import chart, chart_html
 from mnemoscope.report.charts.study import CHARTS
 from mnemoscope.report.tokens import visible
@@ -92,8 +92,8 @@ _COMPARISON: dict[str, Callable[[Comparison], bytes]] = {
     ".json": lambda comparison: json_bytes(comparison.to_json()),
     ".parquet": lambda comparison: encoded(comparison.outcomes),
     ".csv": lambda comparison: csv_bytes(comparison.outcomes),
-    ".svg": lambda comparison: svg(chart(comparison).to_dict(), "comparison").encode(),
-    ".png": lambda comparison: png(chart(comparison)),
+    ".svg": lambda comparison: picture(chart(comparison), "comparison"),
+    ".png": lambda comparison: picture(chart(comparison), "comparison", "png"),
     ".html": lambda comparison: chart_html(comparison).encode(),
 }
 
@@ -207,7 +207,7 @@ def _content(study: Study, shown: ItemTable, table: pd.DataFrame, form: str) -> 
         return _latex(table)
     subtitle = f"{study.manifest['model']}, {len(study.known):,} facts"
     drawn = apply_theme(CHARTS[shown.name](table), shown.title, subtitle)
-    return png(drawn) if form == "png" else svg(drawn.to_dict(), shown.name).encode()
+    return picture(drawn, shown.name, form)
 
 
 def _latex(table: pd.DataFrame) -> bytes:

@@ -10,12 +10,11 @@ import pandas as pd
 from mnemoscope.model.demo import MODEL_NAME
 from mnemoscope.report.text import (
     Effects,
-    changed_by,
     effect_text,
     enumerated,
     parts_words,
     percent,
-    rank_change,
+    rank_text,
     signed,
 )
 from mnemoscope.report.theme import KINDS
@@ -102,11 +101,15 @@ def _verb(by: str) -> str:
     return "writes" if by == "direct" else "is worth an estimated"
 
 
-def _first(table: pd.DataFrame, by: str, *, raising: bool = True) -> dict[str, Any] | None:
-    """Return the row with the largest effect of one sign, None if there is none."""
+def _strongest(table: pd.DataFrame, by: str, n: int, *, raising: bool = True) -> list[dict[str, Any]]:
+    """Return the rows with the largest effects of one sign, fewer if there are not as many."""
     effects = table[by] if raising else -table[by]
     effects = effects.loc[effects.between(0, math.inf, inclusive="neither")]
-    return None if effects.empty else records(table.loc[[effects.idxmax()]])[0]
+    return records(table.loc[effects.nlargest(n).index])
+
+
+def _first(table: pd.DataFrame, by: str, *, raising: bool = True) -> dict[str, Any] | None:
+    return next(iter(_strongest(table, by, 1, raising=raising)), None)
 
 
 def _nats(row: dict[str, Any], by: str) -> str:
@@ -118,19 +121,17 @@ def _layer_name(row: dict[str, Any]) -> str:
 
 
 def _layers(result: Attribution, by: str) -> Sentence:
-    best = _first(result.layers, by)
-    if best is None:
+    rows = _strongest(result.layers, by, 2)
+    if not rows:
         return ()
-    place = ["layer", "kind"]
-    others = result.layers.loc[(result.layers[place] != [best[name] for name in place]).any(axis=1)]
-    second = _first(others, by)
+    best, *others = rows
     name = _layer_name(best)
     start = (
         f"{name[0].upper()}{name[1:]} {'writes most towards' if by == 'direct' else 'counts most for'} ",
         *targets_parts(result.targets.answers),
         f" ({_nats(best, by)} nats)",
     )
-    return (*start, "." if second is None else f", then {_layer_name(second)} ({_nats(second, by)}).")
+    return (*start, f", then {_layer_name(others[0])} ({_nats(others[0], by)})." if others else ".")
 
 
 def _head(result: Attribution, by: str) -> Sentence:
@@ -194,13 +195,29 @@ def ablation_finding(ablation: Ablation) -> Sentence:
     before, after, random = ablation.before, ablation.after, ablation.controls_mean
     odds = bool(ablation.against)
     name, it, measure = ("log-odds", "they", "log_odds") if odds else ("log p", "it", "log_probability")
-    change, control = (changed_by(found[measure] - before[measure], plural=odds) for found in (after, random))
+    change, control = (
+        _changed_by(found[measure] - before[measure], plural=odds) for found in (after, random)
+    )
     removed = ablation.how.startswith("factor 0 ")
     what = f"{'Removing' if removed else 'Changing'} {parts_words(ablation)}"
     n_random = len(ablation.controls)
     controls = f"{n_random} random control{'s' * (n_random != 1)} from {ablation.controls_from}"
     return (
         f"{what}{'' if removed else f' ({ablation.how})'}: {percent(before['probability'])} → "
-        f"{percent(after['probability'])}, rank {rank_change(before, after)}; {name} {change}, with "
+        f"{percent(after['probability'])}, rank {_rank_change(before, after)}; {name} {change}, with "
         f"{controls} {it} {control}.",
     )
+
+
+def _rank_change(before: dict[str, float], after: dict[str, float]) -> str:
+    """Write a change of the rank: `1 → 7`, or `1` where it stays."""
+    first, last = rank_text(before), rank_text(after)
+    return first if first == last else f"{first} → {last}"
+
+
+def _changed_by(change: float, *, plural: bool = False) -> str:
+    """Write a change as a predicate: `falls by 3.928`, `rises by 0.010`; of log-odds `fall by 3.928`."""
+    end = "" if plural else "s"
+    if abs(change) < 0.0005:
+        return f"change{end} by less than 0.001"
+    return f"{'fall' if change < 0 else 'rise'}{end} by {signed(abs(change)).removeprefix('+')}"

@@ -12,12 +12,12 @@ import pandas as pd
 from markupsafe import Markup
 from rich.console import Console
 
-from mnemoscope.report.charts import svg
+from mnemoscope.report.charts import picture
 from mnemoscope.report.charts.attribution import figures
 from mnemoscope.report.findings import Sentence, ablation_finding, findings
 from mnemoscope.report.pages import data_address, templates
 from mnemoscope.report.readable import readable
-from mnemoscope.report.terminal.ablation import render_ablation, with_spread
+from mnemoscope.report.terminal.ablation import render_ablation
 from mnemoscope.report.terminal.attribution import render_attribution
 from mnemoscope.report.terminal.comparison import render_comparison
 from mnemoscope.report.terminal.examples import render_examples
@@ -25,16 +25,16 @@ from mnemoscope.report.terminal.query import query_section, render_links
 from mnemoscope.report.terminal.vocabulary import render_head, render_neuron, render_prediction
 from mnemoscope.report.text import (
     Effects,
-    controls_rank,
+    ablation_rows,
     divergence,
     parts_words,
     percent,
     places,
     plain_number,
-    rank_text,
     signed,
     targets_words,
     value_facts,
+    with_spread,
 )
 from mnemoscope.report.tokens import middle_left_out, visible
 from mnemoscope.results.ablation import Ablation
@@ -208,29 +208,23 @@ def _(shown: Prediction) -> _Summary:
 
 @_summary.register
 def _(shown: Ablation) -> _Summary:
-    written = {"probability": percent, "log_probability": signed, "kl": divergence}
-    mean, spread = shown.controls_mean, shown.controls_standard_deviation
-    several = len(shown.controls) > 1
+    def metric(name: str, written: Callable[[float], str]) -> Callable[[Row], Cell]:
+        return lambda row: with_spread(row[name], row["spread"].get(name), written) if name in row else ""
 
-    def measured(when: str, metrics: dict[str, float], kl: str) -> tuple[str, ...]:
-        numbers = (percent(metrics["probability"]), signed(metrics["log_probability"]))
-        return (when, rank_text(metrics), *numbers, kl)
-
-    random = (
-        with_spread(mean[name], spread[name] if several else None, write) for name, write in written.items()
-    )
-    rows: list[tuple[Cell, ...]] = [
-        measured("before", shown.before, ""),
-        measured("after", shown.after, divergence(shown.plain_text.kl)),
-        (f"{len(shown.controls)} random", controls_rank(shown), *random),
-    ]
-    headings = ("", "rank", "probability", "log p", "KL on plain text (nats per token)")
+    cells = {
+        "": _cell("when", str),
+        "rank": _cell("rank", str),
+        "probability": metric("probability", percent),
+        "log p": metric("log_probability", signed),
+        "KL on plain text (nats per token)": metric("kl", divergence),
+    }
+    spread = ", mean ± standard deviation" if len(shown.controls) > 1 else ""
     return _Summary(
-        [_Table(f"{parts_words(shown)}, {shown.how}", headings, rows)],
+        [_table(f"{parts_words(shown)}, {shown.how}", ablation_rows(shown), cells)],
         visible(shown.target[1]),
         shown.tokens,
         findings=[ablation_finding(shown)],
-        note="random: parts of the same kind and layers" + (", mean ± standard deviation" if several else ""),
+        note=f"random: parts of the same kind and layers{spread}",
     )
 
 
@@ -338,4 +332,4 @@ def _tokens(texts: list[str]) -> Markup:
 
 def _picture(words: str, chart: Any, name: str) -> dict[str, str]:
     """Return a chart as an image, so that several pictures in one notebook share no ids."""
-    return {"words": words, "address": data_address("image/svg+xml", svg(chart.to_dict(), name).encode())}
+    return {"words": words, "address": data_address("image/svg+xml", picture(chart, name))}

@@ -15,13 +15,12 @@ from mnemoscope.report.findings import ablation_finding
 from mnemoscope.report.text import (
     QUERY_SCORE,
     Effects,
-    controls_rank,
+    ablation_rows,
     divergence,
     effect_text,
     part_in_mixture,
     percent,
     prediction_names,
-    rank_text,
     signed,
     value_neurons_words,
 )
@@ -107,7 +106,7 @@ def _effect_bar(heading: str, name: str, rows: list[Row]) -> Column:
         share = abs(value) / most if most and math.isfinite(value) else 0.0
         return number_cell(value, effect_text(name, value, 3), math.copysign(round(share, 4), value))
 
-    return heading, "bar", cell
+    return heading, "bar" if most else "number", cell
 
 
 def layers_sheet(result: Attribution, effects: Effects) -> Sheet:
@@ -242,14 +241,6 @@ def query_sheet(result: Attribution) -> dict[str, Any] | None:
 
 def ablation_sheet(ablation: Ablation) -> dict[str, Any]:
     """Return an ablation: its finding, parts, and the target before, after and after random controls."""
-    before, after, mean = ablation.before, ablation.after, ablation.controls_mean
-    kl = divergence(ablation.plain_text.kl)
-    random = f"{len(ablation.controls)} random"
-    rows: list[Row] = [
-        {**before, "when": "before", "rank": rank_text(before), "kl": ""},
-        {**after, "when": "after", "rank": rank_text(after), "kl": kl},
-        {**mean, "when": random, "rank": controls_rank(ablation), "kl": divergence(mean["kl"])},
-    ]
     return {
         "finding": ablation_finding(ablation),
         "target": visible(ablation.target[1]),
@@ -257,12 +248,12 @@ def ablation_sheet(ablation: Ablation) -> dict[str, Any]:
         "how": ablation.how,
         "parts": " ".join(part.name for part in ablation.parts),
         "sheet": sheet_of(
-            rows,
+            ablation_rows(ablation),
             ("", "", itemgetter("when")),
             ("rank", "number", itemgetter("rank")),
             number_column("probability", "probability", percent),
             number_column("log p", "log_probability"),
             *([number_column("log-odds", "log_odds")] if ablation.against else []),
-            ("KL on plain text", "number", itemgetter("kl")),
+            ("KL on plain text", "number", lambda row: divergence(row["kl"]) if "kl" in row else ""),
         ),
     }

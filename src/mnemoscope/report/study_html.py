@@ -58,21 +58,8 @@ def write_report(study: Study, path: str | Path) -> Path:
 
 def render_report(study: Study) -> str:
     """Return the page of a study; the page is deterministic."""
+    manifest = study.manifest
     tables = {shown.name: shown.of(study) for item in ITEMS for shown in item.tables}
-    return render_tables(study.manifest, tables, study.unfinished, json_bytes(editing(study), indent=1))
-
-
-def render_tables(
-    manifest: dict[str, Any], tables: Mapping[str, pd.DataFrame], unfinished: str, to_edit: bytes
-) -> str:
-    """Return the page of a study's tables.
-
-    Args:
-        manifest: the study's manifest.
-        tables: every item's tables by name.
-        unfinished: progress of an unfinished study, else empty.
-        to_edit: content of `editing.json`.
-    """
     facts = manifest["facts"]
     sizes = {name: str(manifest[name]) for name in ("n_layers", "n_heads", "d_head", "d_ff")}
     about_facts = {"facts": f"{facts['name']}: {facts['n']:,}", "SHA-256 of the facts": facts["sha256"]}
@@ -88,7 +75,7 @@ def render_tables(
         name=visible(name),
         manifest=manifest,
         n_measured=int(tables["facts_kept"]["n_facts"].iloc[0]),
-        unfinished=unfinished,
+        unfinished=study.unfinished,
         findings=study_findings(tables),
         items=[
             (
@@ -100,7 +87,7 @@ def render_tables(
         ],
         downloads={
             "tables.zip": data_address("application/zip", _zipped(files), _MOST_BYTES),
-            EDITING: data_address("application/json", to_edit),
+            EDITING: data_address("application/json", json_bytes(editing(study), indent=1)),
         },
         cautions=_CAUTIONS,
         origin=origin_rows(manifest, **sizes, **about_facts),

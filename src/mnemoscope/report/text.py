@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,25 +69,31 @@ def rank_text(metrics: dict[str, float]) -> str:
     return f"{round(1 / metrics['reciprocal_rank']):,}"
 
 
-def rank_change(before: dict[str, float], after: dict[str, float]) -> str:
-    """Write a change of the rank: `1 → 7`, or `1` where it stays."""
-    first, last = rank_text(before), rank_text(after)
-    return first if first == last else f"{first} → {last}"
-
-
-def changed_by(change: float, *, plural: bool = False) -> str:
-    """Write a change as a predicate: `falls by 3.928`, `rises by 0.010`; of log-odds `fall by 3.928`."""
-    end = "" if plural else "s"
-    if abs(change) < 0.0005:
-        return f"change{end} by less than 0.001"
-    return f"{'fall' if change < 0 else 'rise'}{end} by {signed(abs(change)).removeprefix('+')}"
-
-
 def controls_rank(ablation: Ablation) -> str:
     """Write the ranks after the random controls, from the best to the worst: `1`, or `1 to 3`."""
     ranks = (1 / ablation.controls["reciprocal_rank"]).round().astype(int)
     low, high = f"{ranks.min():,}", f"{ranks.max():,}"
     return low if low == high else f"{low} to {high}"
+
+
+def ablation_rows(ablation: Ablation) -> list[dict[str, Any]]:
+    """Return the rows before, after and after random controls: `when`, `rank` in words, and metrics.
+
+    The last two have the `kl` on plain text too; `spread` has the standard deviations of several controls.
+    """
+    before, after, n_random = ablation.before, ablation.after, len(ablation.controls)
+    kl, mean, controls = ablation.plain_text.kl, ablation.controls_mean, f"{n_random} random"
+    spread = ablation.controls_standard_deviation if n_random > 1 else {}
+    return [
+        {**before, "when": "before", "rank": rank_text(before), "spread": {}},
+        {**after, "when": "after", "rank": rank_text(after), "spread": {}, "kl": kl},
+        {**mean, "when": controls, "rank": controls_rank(ablation), "spread": spread},
+    ]
+
+
+def with_spread(mean: float, spread: float | None, written: Callable[[float], str]) -> str:
+    """Write a mean with its standard deviation unless that is None."""
+    return written(mean) if spread is None else f"{written(mean)} ± {written(spread).lstrip('+')}"
 
 
 _PART_KINDS = {

@@ -217,9 +217,7 @@ class Attribution(Displayed):
         for name, keep in QUERY_TABLES.items():
             lists[name] = records(queries[name], keep) if name in queries else []
         return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
-            "dtype": self.provenance.dtype,
+            **self.provenance.named("model", "revision", "dtype"),
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             **self.targets.to_json(),

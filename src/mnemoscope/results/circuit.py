@@ -118,8 +118,7 @@ class Circuit:
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope circuit find --json` prints."""
         return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
+            **self.provenance.named("model", "revision"),
             **self.description(),
             **{name: records(table) for name, table in self.tables().items()},
         }

@@ -219,8 +219,7 @@ class ContinuationAttribution(io.Saved):
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope attribute --json` prints for several tokens."""
         return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
+            **self.provenance.named("model", "revision"),
             "prompt": self.prompt,
             "tokens": list(self.prompt_tokens),
             "target": _answer(self.text, self.targets),

@@ -163,8 +163,7 @@ class QueryGraph(Displayed, Saved):
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope links --json` prints."""
         return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
+            **self.provenance.named("model", "revision"),
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             **self.targets.to_json(),

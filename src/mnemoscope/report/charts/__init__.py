@@ -86,6 +86,11 @@ def png(chart: Any) -> bytes:
     return vl_convert.vegalite_to_png(chart.properties(background="white").to_dict(), scale=_PIXELS)
 
 
+def picture(chart: Any, name: str, form: str = "svg") -> bytes:
+    """Return a chart as the content of an `svg` or `png` file; see `svg` and `png`."""
+    return png(chart) if form == "png" else svg(chart.to_dict(), name).encode()
+
+
 def data(table: pd.DataFrame | list[dict[str, Any]] | dict[str, list[float]]) -> alt.Data:
     """Return the rows of a table, or of what makes one, for Vega, with null for NaN and infinities."""
     return alt.Data(values=json.loads(str(pd.DataFrame(table).to_json(orient="records"))))

@@ -23,11 +23,10 @@ from mnemoscope.report.charts import (
     layer_axis,
     layer_step,
     panel_title,
-    png,
+    picture,
     point_labels,
     shapes,
     signs,
-    svg,
 )
 from mnemoscope.report.readable import readable
 from mnemoscope.report.text import Effects, about, effect_title, value_name
@@ -94,12 +93,9 @@ def path(result: Attribution) -> Any:
             "along the depth; draw the chart of the layers"
         )
     depth = Depth.of(result, "direct")
-    rows, name = _along(result.value_of_embeddings, depth), f"{value_name(result.targets)} (nats)"
-    scale = alt.Scale(domain=[-1, depth.n_layers], nice=False, zero=False)
+    rows, name = _running(result.value_of_embeddings, depth), f"{value_name(result.targets)} (nats)"
     y = alt.Y("value:Q", title=name, axis=alt.Axis(minExtent=44))
-    base = alt.Chart(data(rows)).encode(
-        x=alt.X("place:Q", scale=scale, axis=layer_axis(depth.n_layers), title="layer"), y=y
-    )
+    base = alt.Chart(data(rows)).encode(x=_places(depth.n_layers, 1), y=y)
     final = alt.Chart(data({"value": [result.targets.value]}))
     legend = alt.Legend(symbolFillColor=RAISES, symbolStrokeColor=RAISES, orient="top")
     return alt.layer(
@@ -117,7 +113,13 @@ def path(result: Attribution) -> Any:
     ).properties(width=layer_step(depth.n_layers) * (depth.n_layers + 1), height=2 * _PANEL)
 
 
-def _along(start: float, depth: Depth) -> pd.DataFrame:
+def _places(n_layers: int, room: float) -> alt.X:
+    """Return the axis of places along the depth, with room for so many layers beside the first and last."""
+    scale = alt.Scale(domain=[-room, n_layers - 1 + room], nice=False, zero=False)
+    return alt.X("place:Q", title="layer", scale=scale, axis=layer_axis(n_layers))
+
+
+def _running(start: float, depth: Depth) -> pd.DataFrame:
     """Add up the blocks' scores; the FFN of a layer stands half a layer behind its attention."""
     value = start
     rows: list[tuple[Any, ...]] = [(-0.5, None, "embeddings", start, None)]
@@ -198,19 +200,13 @@ def neurons(result: Attribution) -> Any:
     rows = _neuron_rows(result, n_layers)
     low, high = ends_of(rows["effect"].to_numpy())
     room = 0.08 * (high - low) or 1.0
-    x = alt.X(
-        "place:Q",
-        title="layer",
-        scale=alt.Scale(domain=[-0.5, n_layers - 0.5], nice=False, zero=False),
-        axis=layer_axis(n_layers),
-    )
     y = alt.Y(
         "effect:Q",
         title=effect_title(result),
         scale=alt.Scale(domain=[low - room, high + room], nice=False),
         axis=alt.Axis(minExtent=44),
     )
-    base = alt.Chart(data(rows)).encode(x=x, y=y)
+    base = alt.Chart(data(rows)).encode(x=_places(n_layers, 0.5), y=y)
     points = base.mark_point(filled=True, color=TEXT, size=46, opacity=0.75, aria=False).encode(
         shape=shapes("kind", _SHAPES, alt.Legend(orient="top")),
         color=signs("does"),
@@ -342,7 +338,7 @@ def charts(result: Attribution) -> dict[str, Any]:
     return {figure.name: figure.alone(result) for figure in figures(result)}
 
 
-def save_charts(result: Attribution, folder: str | Path, form: str = "svg") -> Path:
+def save_charts(result: Attribution, folder: Path, form: str = "svg") -> Path:
     """Write each chart to a file of its name, without a browser.
 
     Returns:
@@ -354,9 +350,6 @@ def save_charts(result: Attribution, folder: str | Path, form: str = "svg") -> P
     """
     if form not in CHART_FORMS:
         raise OptionError(f"there is no form {form!r} of charts; give {' or '.join(CHART_FORMS)}")
-    folder = check_folder(Path(folder))
-    contents = {
-        f"{name}.{form}": png(chart) if form == "png" else svg(chart.to_dict(), name).encode()
-        for name, chart in charts(result).items()
-    }
+    folder = check_folder(folder)
+    contents = {f"{name}.{form}": picture(chart, name, form) for name, chart in charts(result).items()}
     return write_into(folder, contents)

@@ -18,12 +18,8 @@ _SIZES = re.compile(r'<svg([^>]*?) width="[\d.]+" height="[\d.]+"')
 Box = tuple[float, float, float, float]
 
 
-def text_width(text: str, size: float) -> float:
-    """Return the width of a text in a broad sans-serif font (DejaVu Sans), in pixels."""
-    return size * sum(map(_letter, text))
-
-
-def _letter(letter: str) -> float:
+def _width(letter: str) -> float:
+    """Return the width of a letter in a broad sans-serif font (DejaVu Sans) of one pixel."""
     if unicodedata.combining(letter):
         return 0.0
     if unicodedata.east_asian_width(letter) in "WF":
@@ -46,7 +42,7 @@ def _boxes(element: ElementTree.Element, place: complex, turn: complex) -> Itera
     text = "".join(element.itertext()).strip() if element.tag.endswith("text") else ""
     if text:
         size = float(re.sub(r"[^\d.]", "", element.get("font-size", "")) or 11)
-        width = text_width(text, size)
+        width = size * sum(map(_width, text))
         start = {"end": -width, "middle": -width / 2}.get(element.get("text-anchor", ""), 0.0)
         corners = [
             place + turn * complex(across, down)

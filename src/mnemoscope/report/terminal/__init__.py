@@ -92,17 +92,6 @@ def title_text(title: str, note: str = "", token: Text | None = None, end: str =
     return Text.assemble((title, "bold"), "  ", (note, "dim"), token or "", (end, "dim"))
 
 
-def score_bar(score: float, most: float, cells: int) -> Text:
-    """Return a bar of at most `cells` cells: unbroken for a raising score, broken for a lowering one."""
-    length = abs(score) / most * cells if most else 0.0
-    if not math.isfinite(length):
-        return Text()
-    halves = round(2 * length)
-    if score < 0:
-        return Text("╍" * max(1, halves // 2), LOWERS)
-    return Text("━" * (halves // 2) + "╸" * (halves % 2), RAISES)
-
-
 @dataclass(frozen=True)
 class Column:
     """A column of a table.
@@ -227,11 +216,17 @@ def expert_column(table: pd.DataFrame) -> list[Column]:
 
 
 def bar_column(name: str, rows: list[Row], cells: int = _BAR) -> Column:
-    """Return a column of bars of one of the numbers."""
+    """Return a column of bars of one of the numbers: unbroken for raising, broken for lowering parts."""
     most = largest(np.array([row[name] for row in rows], float))
 
     def bar(row: Row, room: int = cells) -> Text:
-        return score_bar(row[name], most, min(room, cells))
+        length = abs(row[name]) / most * min(room, cells) if most else 0.0
+        if not math.isfinite(length):
+            return Text()
+        halves = round(2 * length)
+        if row[name] < 0:
+            return Text("╍" * max(1, halves // 2), LOWERS)
+        return Text("━" * (halves // 2) + "╸" * (halves % 2), RAISES)
 
     return Column("", bar, bar=bar)
 

@@ -22,14 +22,14 @@ from mnemoscope.report.terminal import (
     token_text,
 )
 from mnemoscope.report.text import (
-    controls_rank,
+    ablation_rows,
     divergence,
     parts_words,
     percent,
     plain_number,
-    rank_text,
     signed,
     signed_percent,
+    with_spread,
 )
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.columns import AGREEMENT_COLUMNS, COEFFICIENT_COLUMNS, records
@@ -79,59 +79,40 @@ def _blocks(ablation: Ablation, width: int) -> list[RenderableType]:
     return [question_text(ablation.tokens, width, target), finding, parts, *tables]
 
 
-def with_spread(mean: float, spread: float | None, written: Callable[[float], str]) -> str:
-    """Write a mean with its standard deviation unless that is None."""
-    return written(mean) if spread is None else f"{written(mean)} ± {written(spread).lstrip('+')}"
+def _metric(name: str, title: str, written: Callable[[float], str]) -> Column:
+    """Return the column of a metric, with its standard deviation over random controls."""
+
+    def cell(row: Row) -> str:
+        return with_spread(row[name], row["spread"].get(name) or None, written) if name in row else ""
+
+    return Column(title, cell, right=True)
 
 
 def _target_table(ablation: Ablation, target: Text) -> RenderableType:
-    before, after, mean = ablation.before, ablation.after, ablation.controls_mean
     metrics = _METRICS_OF_CONTRASTS if ablation.against else _METRICS
-    rows: list[Row] = [
-        {
-            "when": when,
-            "rank": rank,
-            **{
-                name: with_spread(values[name], spreads.get(name) or None, written)
-                for name, (_, written) in metrics.items()
-            },
-        }
-        for when, rank, values, spreads in (
-            ("before", rank_text(before), before, {}),
-            ("after", rank_text(after), after, {}),
-            (_random(ablation), controls_rank(ablation), mean, ablation.controls_standard_deviation),
-        )
-    ]
     columns = [
         _WHEN,
         number_column("rank", "rank"),
-        *(number_column(title, name) for name, (title, _) in metrics.items()),
+        *(_metric(name, *metric) for name, metric in metrics.items()),
     ]
     end = "  random: mean ± standard deviation, best to worst rank" if len(ablation.controls) > 1 else ""
-    return table_of(title_text("Effect on", token=target, end=end), rows, columns)
-
-
-def _random(ablation: Ablation) -> str:
-    return f"{len(ablation.controls)} random"
+    return table_of(title_text("Effect on", token=target, end=end), ablation_rows(ablation), columns)
 
 
 def _plain_text_table(ablation: Ablation) -> RenderableType:
     """Return the KL divergence on unrelated text in nats per token, and the perplexity of that text."""
     text = ablation.plain_text
-    mean, spread = ablation.controls_mean["kl"], ablation.controls_standard_deviation["kl"]
-    control = with_spread(mean, spread or None, divergence)
-    rows: list[Row] = [
-        {"when": "before", "kl": "", "perplexity": _perplexity(text.perplexity_before)},
-        {"when": "after", "kl": divergence(text.kl), "perplexity": _perplexity(text.perplexity_after)},
-        {"when": _random(ablation), "kl": control, "perplexity": ""},
-    ]
+    perplexities = {
+        "before": _perplexity(text.perplexity_before),
+        "after": _perplexity(text.perplexity_after),
+    }
     columns = [
         _WHEN,
-        number_column("KL, nats per token", "kl"),
-        number_column("perplexity", "perplexity"),
+        _metric("kl", "KL, nats per token", divergence),
+        number_column("perplexity", "when", lambda when: perplexities.get(when, "")),
     ]
     note = "unrelated English prose, the parts changed at all positions"
-    return table_of(title_text("Effect on plain text", note), rows, columns)
+    return table_of(title_text("Effect on plain text", note), ablation_rows(ablation), columns)
 
 
 def _perplexity(value: float) -> str:
