@@ -44,7 +44,6 @@ from mnemoscope.results.query import QueryGraph
 
 # Longer data would make the page too heavy to open and to send.
 _MOST_BYTES = 400_000
-_GRAPH = {"values": 5, "depth": 2, "width": 5}
 
 
 def render_html(
@@ -103,7 +102,7 @@ def _links(result: Attribution) -> QueryGraph | None:
     if result._model is None or result.query_neurons is None:
         return None
     try:
-        return result._model.query_graph(result, **_GRAPH)
+        return result._model.query_graph(result, values=5, depth=2, width=5)
     except MnemoscopeError:
         return None
 

@@ -17,7 +17,6 @@ from mnemoscope.report.sheets import Cell, Row, Sheet, largest_of, number_cell, 
 from mnemoscope.report.text import comparison_certificates, part_in_mixture, signed, value_facts
 from mnemoscope.report.theme import KINDS
 from mnemoscope.report.tokens import visible
-from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.prompt_comparison import PromptComparison
 
@@ -28,9 +27,10 @@ _MOST_BYTES = 350_000
 def render_html(result: PromptComparison) -> str:
     """Return the page of a comparison: A, B and Diff of layers, heads and neurons."""
     sides = {"A": readable(result.a), "B": readable(result.b)}
+    a, b = (targets_parts(side.targets.answers) for side in sides.values())
     return report_page(
         "comparison.html",
-        _heading(result, sides),
+        (f"Why {model_title(result.provenance)} says ", *a, " in A and ", *b, " in B"),
         result.provenance,
         json_bytes(result.to_json()),
         _MOST_BYTES,
@@ -58,12 +58,6 @@ def render_html(result: PromptComparison) -> str:
         command=comparison_command(result),
         python=comparison_python(result),
     )
-
-
-def _heading(result: PromptComparison, sides: dict[str, Attribution]) -> Sentence:
-    """Return the title: `Why SmolLM2-135M-Instruct says ␣Tokyo in A and ␣Beijing in B`."""
-    a, b = (targets_parts(side.targets.answers) for side in sides.values())
-    return (f"Why {model_title(result.provenance)} says ", *a, " in A and ", *b, " in B")
 
 
 def _part(name: str, row: Row) -> str:
