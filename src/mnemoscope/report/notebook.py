@@ -319,6 +319,7 @@ def _parts(result: Attribution, name: str, title: str, heading: str, words: str 
 
 
 def _cell(name: str, written: Callable[[Any], Cell] = plain_number) -> Callable[[Row], Cell]:
+    """Return the function that writes one of the values of a row."""
     return lambda row: written(row[name])
 
 
