@@ -24,6 +24,7 @@ CONTROL = "#8a8a8a"
 THIRD = "#8e6bb8"
 DARK = "#1d2127"
 KINDS = {"attention": "attention", "ffn": "FFN"}
+_DEEP = 48  # most layers that have a line each in a terminal
 QUIET = 0.05  # share of the largest magnitude below which a picture shows nothing
 
 
@@ -69,14 +70,9 @@ class Depth:
         """Return the scores of all blocks, `[n_layers, n_kinds]`."""
         return np.stack(list(self.blocks.values()), axis=1)
 
-    def runs(self, all_shown: int) -> list[range]:
-        """Split the layers into runs of one line each.
-
-        Args:
-            all_shown: number of layers up to which each run is a single layer; in deeper models neighbouring
-                quiet layers form one run.
-        """
-        quiet = _is_quiet(self.block_scores()) & _is_quiet(self.heads) & (self.n_layers > all_shown)
+    def runs(self) -> list[range]:
+        """Split the layers into runs of one line each: one, or in deep models neighbouring quiet ones."""
+        quiet = _is_quiet(self.block_scores()) & _is_quiet(self.heads) & (self.n_layers > _DEEP)
         runs: list[range] = []
         for layer in range(self.n_layers):
             if runs and quiet[layer - 1] and quiet[layer]:

@@ -16,7 +16,6 @@ LEGEND = Text.assemble(
 
 _EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 _LOUD = 0.3  # share of the largest score of a head from which its square is full
-_ALL_SHOWN = 48
 _WIDEST_BAR = 40
 _GAP = "  "
 
@@ -70,13 +69,13 @@ def depth_chart(depth: Depth, width: int) -> Text:
     scores = depth.block_scores()
     decimals = places(scores.flat)
     digits = max(len(signed(score, decimals)) for score in scores.flat)
-    label = max(len("layer"), *(len(_run_label(run)) for run in depth.runs(_ALL_SHOWN)))
+    label = max(len("layer"), *(len(_run_label(run)) for run in depth.runs()))
     bar, pitch = _bar_and_pitch(width - label - 2 * (len(_GAP) + digits + 1), depth.n_heads)
     scale = Scale.fitting(scores, bar)
     names = "".join(_GAP + name.ljust(bar + 1 + digits) for name in KINDS.values())
     heads = f"{_GAP}heads 0–{depth.n_heads - 1}" if pitch else ""
     lines = [Text("layer".rjust(label) + names + heads, "bold dim")]
-    for run in depth.runs(_ALL_SHOWN):
+    for run in depth.runs():
         line = Text(_run_label(run).rjust(label), "dim")
         if len(run) > 1:
             lines.append(line.append(_GAP + "quiet"))
@@ -115,7 +114,7 @@ def _head_map(depth: Depth, label: int, width: int) -> Text:
         heads = slice(first, min(first + room // pitch, depth.n_heads))
         title = f"{_GAP}heads {heads.start}–{heads.stop - 1}"
         lines = [Text("layer".rjust(label) + title, "bold dim")]
-        for run in depth.runs(_ALL_SHOWN):
+        for run in depth.runs():
             cells = Text(_GAP + "quiet", "dim") if len(run) > 1 else _heads(depth, run.start, heads, pitch)
             lines.append(Text.assemble((_run_label(run).rjust(label), "dim")) + cells)
         maps.append(Text("\n").join(lines))

@@ -33,6 +33,7 @@ _TWO_ABREAST = 60  # cells from which promoted and demoted tokens stand side by 
 _IN_ONE_TABLE = 130  # cells from which the input, key and value of a head stand in one table
 _WITH_BARS = 60
 _LONGEST_TOKEN = 16
+_MOST_POSITIONS = 20
 _WORDS = (
     "tokens: the top ones of vectors read through the frozen final norm and the unembedding; no effects\n"
     "brings (value): what the head adds to the stream at the last position from there; norm: its length\n"
@@ -81,10 +82,10 @@ def render_neuron(reading: NeuronTokens, console: Console) -> None:
     print_blocks(console, Group(*lines), abreast(ends, console.width, _TWO_ABREAST))
 
 
-def render_head(reading: HeadTokens, console: Console, rows: int = 20) -> None:
+def render_head(reading: HeadTokens, console: Console) -> None:
     """Print a head at the positions with most of its attention, in the order of the prompt."""
     reading = readable(reading)
-    shown = reading.table.nlargest(rows, "attention").sort_index()
+    shown = reading.table.nlargest(_MOST_POSITIONS, "attention").sort_index()
     left_out = reading.table.drop(shown.index)
     words = Text(_WORDS, "dim")
     if not left_out.empty:
