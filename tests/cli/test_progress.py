@@ -107,7 +107,7 @@ PROMPT, OTHER = words(5, 17, 80, 33), words(5, 17, 80, 34)
         ),
         (prompt_comparison, "render_html", ("compare", PROMPT, OTHER, "--top", "2", "--report", "both.html")),
         (export, "long_csv_bytes", ("compare", PROMPT, OTHER, "--top", "2", "--out", "both.csv")),
-        (export, "save_links", ("links", PROMPT, "--out", "links.json")),
+        (export, "graphml", ("links", PROMPT, "--out", "links.graphml")),
     ],
 )
 def test_the_line_stays_until_the_file_is_written(

@@ -13,7 +13,6 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from mnemoscope.errors import OutputError
-from mnemoscope.report.export import save_links
 from mnemoscope.report.terminal.query import render_links
 from mnemoscope.results.query import QueryGraph
 
@@ -68,7 +67,7 @@ def test_writes_no_control_characters(links: QueryGraph) -> None:
 
 
 def test_json_is_what_the_command_prints(links: QueryGraph, tmp_path: Path) -> None:
-    path = save_links(links, tmp_path / "links.json")
+    path = links.save(tmp_path / "links.json")
     document = json.loads(path.read_text(encoding="utf-8"))
     assert document["nodes"][3]["token"] == TOKENS[1]
     assert document["edges"] == links.to_json()["edges"]
@@ -76,7 +75,7 @@ def test_json_is_what_the_command_prints(links: QueryGraph, tmp_path: Path) -> N
 
 
 def test_graphml_is_read_back_by_networkx(links: QueryGraph, tmp_path: Path) -> None:
-    graph = networkx.read_graphml(save_links(links, tmp_path / "links.GraphML"))
+    graph = networkx.read_graphml(links.save(tmp_path / "links.GraphML"))
     assert set(graph) == set(links.nodes["id"])
     assert graph.nodes["head 3.2"]["token"] == "\\u0000[bold]\\uffff\\u000d"
     assert graph.nodes["ffn 5.7"]["token"] == " of"
@@ -89,5 +88,5 @@ def test_graphml_is_read_back_by_networkx(links: QueryGraph, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["links.parquet", "links", "no/links.json"])
 def test_refuses_other_files(links: QueryGraph, tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match="cannot write"):
-        save_links(links, tmp_path / name)
+        links.save(tmp_path / name)
     assert not list(tmp_path.iterdir())

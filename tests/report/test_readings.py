@@ -65,7 +65,7 @@ def test_a_wide_terminal_has_everything_in_one_table() -> None:
 
 def test_positions_with_little_attention_are_counted() -> None:
     reading = head_reading(tuple(f" {i}" for i in range(50)))
-    text = drawn(lambda console: render_head(reading, console, rows=20), 160)
+    text = drawn(lambda console: render_head(reading, console), 160)
     share = reading.table["attention"][:30].sum()
     assert f"30 more positions with {100 * share:.1f} % of the attention" in text
     assert re.findall(r"^(\d+)  ␣", text, re.MULTILINE) == [str(i) for i in range(30, 50)]

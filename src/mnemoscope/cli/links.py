@@ -70,9 +70,7 @@ def links(
         graph = opened.query_graph(result, values=values, depth=depth, width=width)
         saved = None
         if out is not None:
-            from mnemoscope.report.export import save_links
-
-            saved = save_links(graph, out)
+            saved = graph.save(out)
     if saved is not None:
         write(f"saved {saved}\n")
     else:

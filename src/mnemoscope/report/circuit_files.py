@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from mnemoscope._io import check_folder, write_into
-from mnemoscope.report.charts import png, svg, svg_in_page
+from mnemoscope.report.charts import picture, svg_in_page
 from mnemoscope.report.export import csv_bytes, json_bytes
 from mnemoscope.report.findings import model_title
 from mnemoscope.report.pages import origin_rows, page
@@ -28,8 +28,7 @@ def rendered(circuit: Circuit, ending: str) -> bytes:
     """Return a circuit's chart (`.svg`, `.png`) or page (`.html`) as the content of a file."""
     if ending == ".html":
         return render_page(circuit).encode()
-    chart = circuit.chart()
-    return png(chart) if ending == ".png" else svg(chart.to_dict(), "circuit").encode()
+    return picture(circuit.chart(), "circuit", ending.removeprefix("."))
 
 
 def write_circuit(circuit: Circuit, folder: Path) -> Path:
@@ -90,12 +89,7 @@ def write_comparison(comparison: CircuitComparison, folder: Path) -> Path:
     Raises:
         OutputError: the folder's parent does not exist, or the folder cannot be written.
     """
-    tables = {
-        "summary": comparison.summary(),
-        "curves": comparison.curves(),
-        "agreement": comparison.agreement,
-    }
-    contents = {f"{name}.csv": csv_bytes(table) for name, table in tables.items()}
+    contents = {f"{name}.csv": csv_bytes(table) for name, table in comparison.tables().items()}
     contents["comparison.json"] = json_bytes(comparison.to_json())
-    contents["chart.svg"] = svg(comparison.chart().to_dict(), "comparison").encode()
+    contents["chart.svg"] = picture(comparison.chart(), "comparison")
     return write_into(check_folder(folder), contents)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mnemoscope._io import LINKS_ENDINGS, PARTIAL, check_destination, json_text, write_atomically, write_into
+from mnemoscope._io import PARTIAL, check_destination, json_text, write_atomically, write_into
 from mnemoscope.errors import OptionError, OutputError
-from mnemoscope.report.charts import apply_theme, png, svg
+from mnemoscope.report.charts import apply_theme, picture
 from mnemoscope.report.charts.comparison import chart, chart_html
 from mnemoscope.report.charts.study import CHARTS
 from mnemoscope.report.tokens import visible
@@ -76,29 +76,8 @@ def json_bytes(value: Any, indent: int | None = None) -> bytes:
 _NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def save_links(graph: QueryGraph, path: Path) -> Path:
-    r"""Write the query graph as `.json`, `.csv` or `.graphml`, atomically.
-
-    A `.csv` file has nodes and edges in one table, whose column `table` names which. In `.graphml` files
-    characters that XML cannot hold are `\uXXXX` escapes.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        OutputError: the ending is another, or the folder does not exist or cannot be written.
-    """
-    path = check_destination(path, LINKS_ENDINGS)
-    ending = path.suffix.lower()
-    if ending == ".json":
-        content = json_bytes(graph.to_json())
-    else:
-        content = long_csv_bytes(graph) if ending == ".csv" else _graphml(graph)
-    write_atomically(path, content)
-    return path
-
-
-def _graphml(graph: QueryGraph) -> bytes:
+def graphml(graph: QueryGraph) -> bytes:
+    r"""Write the query graph as GraphML, with `\uXXXX` for characters that XML cannot hold."""
     import networkx
 
     found = graph.to_networkx()
@@ -113,8 +92,8 @@ _COMPARISON: dict[str, Callable[[Comparison], bytes]] = {
     ".json": lambda comparison: json_bytes(comparison.to_json()),
     ".parquet": lambda comparison: encoded(comparison.outcomes),
     ".csv": lambda comparison: csv_bytes(comparison.outcomes),
-    ".svg": lambda comparison: svg(chart(comparison).to_dict(), "comparison").encode(),
-    ".png": lambda comparison: png(chart(comparison)),
+    ".svg": lambda comparison: picture(chart(comparison), "comparison"),
+    ".png": lambda comparison: picture(chart(comparison), "comparison", "png"),
     ".html": lambda comparison: chart_html(comparison).encode(),
 }
 
@@ -228,7 +207,7 @@ def _content(study: Study, shown: ItemTable, table: pd.DataFrame, form: str) -> 
         return _latex(table)
     subtitle = f"{study.manifest['model']}, {len(study.known):,} facts"
     drawn = apply_theme(CHARTS[shown.name](table), shown.title, subtitle)
-    return png(drawn) if form == "png" else svg(drawn.to_dict(), shown.name).encode()
+    return picture(drawn, shown.name, form)
 
 
 def _latex(table: pd.DataFrame) -> bytes:

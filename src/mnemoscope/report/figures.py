@@ -19,6 +19,7 @@ WIDTH = 1040
 LEVELS = 20  # steps of a cell's opacity
 TOP = 30  # of the first row, below the headings
 _LABEL, _BAR, _NUMBER, _GAP = 52, 146, 56, 18
+_COLUMN = _BAR + _NUMBER + _GAP
 _HEADS = 330  # most pixels of a row of heads
 
 
@@ -27,36 +28,37 @@ class MapLayout:
     """Places of a map in pixels, also for the page's tooltips.
 
     Attributes:
-        n_layers, n_heads: sizes of the model.
-        row: height of a layer; layer 0 is the lowest row.
+        n_layers, n_heads: sizes of the model; layer 0 is the lowest row.
         cell: width of a head.
-        bars: left end of the bars, by kind.
         heads: left end of the cells.
-        path: left end of the running value.
     """
 
     n_layers: int
     n_heads: int
-    row: float
     cell: float
-    bars: dict[str, float]
     heads: float
-    path: float
 
     @classmethod
     def of(cls, n_layers: int, n_heads: int) -> MapLayout:
-        """Lay out a model; rows are 10 to 22 pixels high."""
-        one = _BAR + _NUMBER + _GAP
-        bars = {kind: float(_LABEL + place * one) for place, kind in enumerate(KINDS)}
-        heads = float(_LABEL + len(KINDS) * one)
-        cell = round(min(22.0, _HEADS / n_heads), 2)
-        row = float(min(22, max(10, 540 // n_layers)))
-        return cls(n_layers, n_heads, row, cell, bars, heads, heads + cell * n_heads + 2 * _GAP)
+        """Lay out a model with a column of bars for each kind."""
+        return cls(
+            n_layers, n_heads, round(min(22.0, _HEADS / n_heads), 2), float(_LABEL + len(KINDS) * _COLUMN)
+        )
+
+    @property
+    def row(self) -> float:
+        """Height of a layer, 10 to 22."""
+        return float(min(22, max(10, 540 // self.n_layers)))
+
+    @property
+    def bottom(self) -> float:
+        """Lower end of the rows."""
+        return TOP + self.row * self.n_layers
 
     @property
     def height(self) -> float:
         """Height of the figure."""
-        return TOP + self.row * self.n_layers + 8
+        return self.bottom + 8
 
     def y(self, layer: float) -> float:
         """Return the upper end of a layer's row."""
@@ -132,7 +134,7 @@ def _bars(depth: Depth, kind: str, layout: MapLayout) -> str:
     """Draw one bar for each layer on the scale that attention and FFN share, with its number."""
     low, high = ends_of(depth.block_scores())
     per_nat = _BAR / (high - low) if high > low else 0.0
-    left = layout.bars[kind]
+    left = _LABEL + list(KINDS).index(kind) * _COLUMN
     zero = left - low * per_nat
     shapes = [svg_text(left, 10, KINDS[kind])]
     for layer, score in enumerate(depth.blocks[kind]):
@@ -141,8 +143,7 @@ def _bars(depth: Depth, kind: str, layout: MapLayout) -> str:
         y = layout.y(layer)
         shapes.append(bar(score, zero, per_nat, y, layout.row))
         shapes.append(svg_text(left + _BAR + _NUMBER, y + layout.row / 2, signed(score), "end mid small"))
-    bottom = TOP + layout.row * layout.n_layers
-    shapes.append(f'<path class="axis" d="M{zero:.2f} {TOP}V{bottom:g}"/>')
+    shapes.append(f'<path class="axis" d="M{zero:.2f} {TOP}V{layout.bottom:g}"/>')
     return f'<g data-kind="{kind}">{"".join(shapes)}</g>'
 
 
@@ -212,20 +213,19 @@ def _path(result: Attribution, layout: MapLayout) -> str:
     if len(finite) < len(values):
         return ""
     low, high = min(finite), max(finite)
-    width = WIDTH - layout.path - 8
-    scale = width / (high - low) if high > low else 0.0
+    left = layout.heads + layout.cell * layout.n_heads + 2 * _GAP
+    scale = (WIDTH - left - 8) / (high - low) if high > low else 0.0
     places = [
-        (layout.path + (value - low) * scale, layout.y(layer - 1) + layout.row / 2)
+        (left + (value - low) * scale, layout.y(layer - 1) + layout.row / 2)
         for layer, value in enumerate(values)
     ]
     # The embeddings stand on the lower edge of layer 0.
     places[0] = (places[0][0], layout.y(0) + layout.row)
     line = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    end = layout.path + (result.targets.value - low) * scale
-    bottom = TOP + layout.row * layout.n_layers
+    end = left + (result.targets.value - low) * scale
     return (
-        svg_text(layout.path, 10, f"{value_name(result.targets)} so far")
-        + svg_text(layout.path, TOP - 4, signed(low, 1), "small")
+        svg_text(left, 10, f"{value_name(result.targets)} so far")
+        + svg_text(left, TOP - 4, signed(low, 1), "small")
         + svg_text(WIDTH - 8, TOP - 4, signed(high, 1), "end small")
-        + f'<path class="goal" d="M{end:.1f} {TOP}V{bottom:g}"/><path class="line" d="M{line}"/>'
+        + f'<path class="goal" d="M{end:.1f} {TOP}V{layout.bottom:g}"/><path class="line" d="M{line}"/>'
     )

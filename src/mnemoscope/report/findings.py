@@ -10,11 +10,11 @@ import pandas as pd
 from mnemoscope.model.demo import MODEL_NAME
 from mnemoscope.report.text import (
     Effects,
-    changed_by,
     effect_text,
+    enumerated,
     parts_words,
     percent,
-    rank_change,
+    rank_text,
     signed,
 )
 from mnemoscope.report.theme import KINDS
@@ -51,19 +51,15 @@ def model_title(origin: Provenance) -> str:
 
 def targets_parts(side: tuple[Any, ...]) -> Sentence:
     """Return the tokens of one side of an objective, as parts of a sentence."""
-    parts: list[str | Token] = ["any of "] if len(side) > 1 else []
-    for number, target in enumerate(side):
-        parts += [", "] if number else []
-        parts.append(Token(visible(target.text)))
-    return tuple(parts)
+    tokens = tuple(part for target in side for part in (", ", Token(visible(target.text))))[1:]
+    return ("any of ", *tokens) if len(side) > 1 else tokens
 
 
 def heading(origin: Provenance, targets: Targets) -> Sentence:
     """Return the title of a report: `Why SmolLM2-135M-Instruct says ␣Tokyo`."""
     name, answers = model_title(origin), targets_parts(targets.answers)
     if targets.against:
-        verb = "favours" if targets.value >= 0 else "does not favour"
-        return (f"Why {name} {verb} ", *answers, " over ", *targets_parts(targets.against))
+        return _versus(name, targets.value, answers, targets_parts(targets.against))
     if targets.one is not None and targets.one.rank > 1:
         return (f"Why {name} gives ", *answers, f" rank {targets.one.rank:,}")
     return (f"Why {name} says ", *answers)
@@ -74,11 +70,15 @@ def continuation_heading(result: ContinuationAttribution) -> Sentence:
     name = model_title(result.provenance)
     tokens = answer_parts(result.targets)
     if result.against is not None:
-        verb = "favours" if result.value >= 0 else "does not favour"
-        return (f"Why {name} {verb} ", *tokens, " over ", *answer_parts(result.against_targets))
+        return _versus(name, result.value, tokens, answer_parts(result.against_targets))
     if all(target.rank == 1 for target in result.targets):
         return (f"Why {name} says ", *tokens)
     return (f"Why {name} gives ", *tokens, f" log p {signed(result.log_probability)}")
+
+
+def _versus(name: str, log_odds: float, answers: Sentence, against: Sentence) -> Sentence:
+    verb = "favours" if log_odds >= 0 else "does not favour"
+    return (f"Why {name} {verb} ", *answers, " over ", *against)
 
 
 def answer_parts(targets: tuple[Target, ...]) -> Sentence:
@@ -92,14 +92,8 @@ def findings(result: Attribution) -> list[Sentence]:
     The numbers are effects in nats by which the lists are ordered, with three decimals.
     """
     by = Effects.of(result).order
-    found = [
-        _layers(result, by),
-        _head(result, by),
-        _neurons(result, by),
-        _opponents(result, by),
-        _certainty(result),
-    ]
-    return [sentence for sentence in found if sentence]
+    found = [about(result, by) for about in (_layers, _head, _neurons, _opponents)]
+    return [sentence for sentence in (*found, _certainty(result)) if sentence]
 
 
 def _verb(by: str) -> str:
@@ -107,14 +101,15 @@ def _verb(by: str) -> str:
     return "writes" if by == "direct" else "is worth an estimated"
 
 
+def _strongest(table: pd.DataFrame, by: str, n: int, *, raising: bool = True) -> list[dict[str, Any]]:
+    """Return the rows with the largest effects of one sign, fewer if there are not as many."""
+    effects = table[by] if raising else -table[by]
+    effects = effects.loc[effects.between(0, math.inf, inclusive="neither")]
+    return records(table.loc[effects.nlargest(n).index])
+
+
 def _first(table: pd.DataFrame, by: str, *, raising: bool = True) -> dict[str, Any] | None:
-    """Return the row with the largest effect of one sign, None if there is none."""
-    signs = table[by] > 0 if raising else table[by] < 0
-    rows = table.loc[signs & table[by].map(math.isfinite)]
-    if rows.empty:
-        return None
-    place = rows[by].idxmax() if raising else rows[by].idxmin()
-    return records(rows.loc[[place]])[0]
+    return next(iter(_strongest(table, by, 1, raising=raising)), None)
 
 
 def _nats(row: dict[str, Any], by: str) -> str:
@@ -125,26 +120,18 @@ def _layer_name(row: dict[str, Any]) -> str:
     return f"{'the FFN' if row['kind'] == 'ffn' else KINDS[row['kind']]} of layer {row['layer']}"
 
 
-def _head_name(row: dict[str, Any]) -> str:
-    """Name a head whose number, unlike those of the lists, is of all tokens together."""
-    return f"{row_name(row)} over all tokens"
-
-
 def _layers(result: Attribution, by: str) -> Sentence:
-    best = _first(result.layers, by)
-    if best is None:
+    rows = _strongest(result.layers, by, 2)
+    if not rows:
         return ()
-    others = result.layers.loc[
-        (result.layers["layer"] != best["layer"]) | (result.layers["kind"] != best["kind"])
-    ]
-    second = _first(others, by)
+    best, *others = rows
     name = _layer_name(best)
     start = (
         f"{name[0].upper()}{name[1:]} {'writes most towards' if by == 'direct' else 'counts most for'} ",
         *targets_parts(result.targets.answers),
         f" ({_nats(best, by)} nats)",
     )
-    return (*start, "." if second is None else f", then {_layer_name(second)} ({_nats(second, by)}).")
+    return (*start, f", then {_layer_name(others[0])} ({_nats(others[0], by)})." if others else ".")
 
 
 def _head(result: Attribution, by: str) -> Sentence:
@@ -177,7 +164,8 @@ def _neurons(result: Attribution, by: str) -> Sentence:
 def _opponents(result: Attribution, by: str) -> Sentence:
     tables = {
         "": (result.layers, _layer_name),
-        "head ": (result.heads, _head_name),
+        # Unlike the numbers of the lists, those of heads are of all tokens together.
+        "head ": (result.heads, lambda row: f"{row_name(row)} over all tokens"),
         "neuron ": (result.suppressing_ffn_neurons, row_name),
     }
     named = [
@@ -187,8 +175,7 @@ def _opponents(result: Attribution, by: str) -> Sentence:
     ]
     if not named:
         return ()
-    listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-    return (f"Against it work most: {listed}.",)
+    return (f"Against it work most: {enumerated(named)}.",)
 
 
 def _certainty(result: Attribution) -> Sentence:
@@ -196,12 +183,11 @@ def _certainty(result: Attribution) -> Sentence:
     if targets.against:
         return (f"The log-odds are {signed(targets.value)} nats.",)
     probability = sum(target.probability for target in targets.answers)
-    if probability > _CERTAIN:
-        words = f"The prediction is nearly certain ({percent(probability)})"
-        if not Effects.of(result).totals:
-            return (f"{words}.",)
-        return (f"{words}, so total effects, being slopes, are small; removals may do far more.",)
-    return ()
+    if not probability > _CERTAIN:
+        return ()
+    totals = ", so total effects, being slopes, are small; removals may do far more"
+    slopes = totals if Effects.of(result).totals else ""
+    return (f"The prediction is nearly certain ({percent(probability)}){slopes}.",)
 
 
 def ablation_finding(ablation: Ablation) -> Sentence:
@@ -209,13 +195,29 @@ def ablation_finding(ablation: Ablation) -> Sentence:
     before, after, random = ablation.before, ablation.after, ablation.controls_mean
     odds = bool(ablation.against)
     name, it, measure = ("log-odds", "they", "log_odds") if odds else ("log p", "it", "log_probability")
-    change, control = (changed_by(found[measure] - before[measure], plural=odds) for found in (after, random))
+    change, control = (
+        _changed_by(found[measure] - before[measure], plural=odds) for found in (after, random)
+    )
     removed = ablation.how.startswith("factor 0 ")
     what = f"{'Removing' if removed else 'Changing'} {parts_words(ablation)}"
     n_random = len(ablation.controls)
     controls = f"{n_random} random control{'s' * (n_random != 1)} from {ablation.controls_from}"
     return (
         f"{what}{'' if removed else f' ({ablation.how})'}: {percent(before['probability'])} → "
-        f"{percent(after['probability'])}, rank {rank_change(before, after)}; {name} {change}, with "
+        f"{percent(after['probability'])}, rank {_rank_change(before, after)}; {name} {change}, with "
         f"{controls} {it} {control}.",
     )
+
+
+def _rank_change(before: dict[str, float], after: dict[str, float]) -> str:
+    """Write a change of the rank: `1 → 7`, or `1` where it stays."""
+    first, last = rank_text(before), rank_text(after)
+    return first if first == last else f"{first} → {last}"
+
+
+def _changed_by(change: float, *, plural: bool = False) -> str:
+    """Write a change as a predicate: `falls by 3.928`, `rises by 0.010`; of log-odds `fall by 3.928`."""
+    end = "" if plural else "s"
+    if abs(change) < 0.0005:
+        return f"change{end} by less than 0.001"
+    return f"{'fall' if change < 0 else 'rise'}{end} by {signed(abs(change)).removeprefix('+')}"

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 from mnemoscope.errors import MnemoscopeError
 from mnemoscope.report.export import json_bytes
-from mnemoscope.report.figures import hatches, level_rules, map_svg
+from mnemoscope.report.figures import map_svg
 from mnemoscope.report.findings import (
     answer_parts,
     continuation_heading,
     findings,
     heading,
-    plain,
     targets_parts,
 )
 from mnemoscope.report.graph_figure import graph_caption, graph_svg
-from mnemoscope.report.pages import data_address, origin_rows, page
+from mnemoscope.report.pages import report_page
 from mnemoscope.report.readable import readable
 from mnemoscope.report.repeat import command_lines, python_lines
 from mnemoscope.report.sheets import (
@@ -47,7 +44,6 @@ from mnemoscope.results.query import QueryGraph
 
 # Longer data would make the page too heavy to open and to send.
 _MOST_BYTES = 400_000
-_GRAPH = {"values": 5, "depth": 2, "width": 5}
 
 
 def render_html(
@@ -64,8 +60,8 @@ def render_html(
         ablations: ablations to report.
         notes: text of the reader's own.
     """
+    shown: Any = readable(result)
     if isinstance(result, ContinuationAttribution):
-        shown = readable(result)
         views = [
             _view(of_label, _links(of_result), f"token-{number}-")
             for number, (of_result, of_label) in enumerate(
@@ -77,21 +73,15 @@ def render_html(
         title, sums = continuation_heading(shown), sums_sheet(shown)
         content, facts = json_bytes(result.to_json()), continuation_facts(result)
     else:
-        shown = readable(result)
         views = [_view(shown, graph or _links(result), "")]
         title, sums = heading(result.provenance, shown.targets), None
         content, facts = result.json_bytes(), value_facts(shown.targets)
-    packed = gzip.compress(content, mtime=0)
-    origin = result.provenance
-    return page(
+    return report_page(
         "report.html",
-        "report.js",
-        level_rules(),
-        hatches=hatches(),
-        title=title,
-        title_text=plain(title),
-        origin=origin,
-        today=date.today().isoformat(),
+        title,
+        result.provenance,
+        content,
+        _MOST_BYTES,
         prompt=result.prompt,
         facts=facts,
         tolerance=result.tolerance,
@@ -103,9 +93,7 @@ def render_html(
         notes=notes,
         command=command_lines(result),
         python=python_lines(result),
-        data=data_address("application/gzip", packed, _MOST_BYTES),
         is_loadable=isinstance(result, Attribution),
-        rows=origin_rows(vars(origin)),
     )
 
 
@@ -114,7 +102,7 @@ def _links(result: Attribution) -> QueryGraph | None:
     if result._model is None or result.query_neurons is None:
         return None
     try:
-        return result._model.query_graph(result, **_GRAPH)
+        return result._model.query_graph(result, values=5, depth=2, width=5)
     except MnemoscopeError:
         return None
 
@@ -136,14 +124,14 @@ def _view(result: Attribution, graph: QueryGraph | None, prefix: str) -> dict[st
         "map": map_svg(result, f"{prefix}map"),
         "layers": layers_sheet(result, effects),
         "effects": effects,
-        "meanings": effects.meanings(effects.columns()),
+        "meanings": effects.meanings(),
         "neurons": {
             "raising": neurons_sheet(result, effects, ""),
             "lowering": neurons_sheet(result, effects, "suppressing_"),
         },
         "reads": reads_table(result, effects),
-        "graph": graph_svg(drawn, f"{prefix}graph") if drawn is not None else "",
-        "caption": graph_caption(drawn) if drawn is not None else "",
+        "graph": graph_svg(drawn, f"{prefix}graph") if drawn else "",
+        "caption": graph_caption(drawn) if drawn else "",
         "query": query_sheet(result),
         "nothing_read": NOTHING_READ if queries_are_missing(result) else "",
         "certificates": [*list_certificates(result), sum_of_layers(result)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial, singledispatch
 from typing import Any
@@ -12,12 +12,12 @@ import pandas as pd
 from markupsafe import Markup
 from rich.console import Console
 
-from mnemoscope.report.charts import svg
+from mnemoscope.report.charts import picture
 from mnemoscope.report.charts.attribution import figures
 from mnemoscope.report.findings import Sentence, ablation_finding, findings
 from mnemoscope.report.pages import data_address, templates
 from mnemoscope.report.readable import readable
-from mnemoscope.report.terminal.ablation import render_ablation, with_spread
+from mnemoscope.report.terminal.ablation import render_ablation
 from mnemoscope.report.terminal.attribution import render_attribution
 from mnemoscope.report.terminal.comparison import render_comparison
 from mnemoscope.report.terminal.examples import render_examples
@@ -25,16 +25,16 @@ from mnemoscope.report.terminal.query import query_section, render_links
 from mnemoscope.report.terminal.vocabulary import render_head, render_neuron, render_prediction
 from mnemoscope.report.text import (
     Effects,
-    controls_rank,
+    ablation_rows,
     divergence,
     parts_words,
     percent,
     places,
     plain_number,
-    rank_text,
     signed,
     targets_words,
     value_facts,
+    with_spread,
 )
 from mnemoscope.report.tokens import middle_left_out, visible
 from mnemoscope.results.ablation import Ablation
@@ -55,13 +55,22 @@ _WIDTH = 100  # cells of the plain text
 _LONGEST_PROMPT = 400  # characters
 
 
+Cell = str | Markup
+Row = dict[str, Any]
+
+
 @dataclass(frozen=True)
 class _Table:
     """A small table; cells are texts or, as markup, tokens."""
 
     title: str
     headings: tuple[str, ...]
-    rows: list[tuple[str | Markup, ...]]
+    rows: list[tuple[Cell, ...]]
+
+
+def _table(title: str, rows: Iterable[Row], cells: dict[str, Callable[[Row], Cell]]) -> _Table:
+    """Return a table of rows with the functions of its cells by heading."""
+    return _Table(title, tuple(cells), [tuple(cell(row) for cell in cells.values()) for row in rows])
 
 
 @dataclass(frozen=True)
@@ -69,19 +78,19 @@ class _Summary:
     """The parts of a result that a notebook shows.
 
     Attributes:
-        tokens: tokens of the prompt.
-        target: the target in words.
-        facts: numbers by name.
         tables: the tables.
+        target: the target in words.
+        tokens: tokens of the prompt.
+        facts: numbers by name.
         findings: sentences on the result.
         picture: alternative text and address of a picture; empty if there is none.
         note: the last line.
     """
 
-    tokens: tuple[str, ...]
-    target: str
-    facts: dict[str, str]
     tables: list[_Table]
+    target: str = ""
+    tokens: tuple[str, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
     findings: list[Sentence] = field(default_factory=list)
     picture: dict[str, str] = field(default_factory=dict)
     note: str = ""
@@ -137,181 +146,142 @@ def _summary(shown: object) -> _Summary:
 def _(shown: Attribution) -> _Summary:
     origin, figure = shown.provenance, figures(shown)[0]
     certainty = "certified" if shown.certified else "not certified"
-    # An image, so that several pictures in one notebook share no ids.
-    picture = svg(figure.chart(shown).to_dict(), figure.name).encode()
     return _Summary(
-        tokens=shown.tokens,
-        target=targets_words(shown.targets),
-        facts=value_facts(shown.targets),
-        findings=findings(shown),
-        tables=[
-            _parts(shown, "heads", "Heads", "layer.head", ""),
+        [
+            _parts(shown, "heads", "Heads", "layer.head"),
             _parts(shown, "ffn_neurons", "FFN neurons", "layer.neuron", "promotes"),
             _parts(shown, "attention_neurons", "Attention neurons", "layer.head.dim", "token"),
         ],
-        picture={
-            "words": f"{figure.title}. {figure.words}",
-            "address": data_address("image/svg+xml", picture),
-        },
+        targets_words(shown.targets),
+        shown.tokens,
+        facts=value_facts(shown.targets),
+        findings=findings(shown),
+        picture=_picture(f"{figure.title}. {figure.words}", figure.chart(shown), figure.name),
         note=f"{visible(origin.model)} · {visible(origin.architecture)} · {origin.dtype} · lists {certainty}",
     )
 
 
 @_summary.register
 def _(shown: PromptComparison) -> _Summary:
-    def table(name: str, title: str, heading: str) -> _Table:
-        rows: list[tuple[str | Markup, ...]] = [
-            (row_name(row), *(plain_number(row[side]) for side in sides))
-            for row in records(getattr(shown, name).head(_ROWS))
-        ]
-        return _Table(title, (heading, "A", "B", "Diff (nats)"), rows)
-
-    sides = ("a", "b", "diff")
     words = (f"{targets_words(side.targets)} after {visible(side.prompt)}" for side in (shown.a, shown.b))
+    sides = {"A": "a", "B": "b", "Diff (nats)": "diff"}
     return _Summary(
-        tokens=(),
-        target=" and ".join(f"{name}: {each}" for name, each in zip("AB", words, strict=True)),
-        facts={},
-        tables=[
-            table("heads", "Heads", "layer.head"),
-            table("ffn_neurons", "FFN neurons", "layer.neuron"),
-            table("attention_neurons_summed", "Attention neurons", "layer.head.dim"),
+        [
+            _scores("Heads", shown.heads.head(_ROWS), "layer.head", sides),
+            _scores("FFN neurons", shown.ffn_neurons.head(_ROWS), "layer.neuron", sides),
+            _scores("Attention neurons", shown.attention_neurons_summed.head(_ROWS), "layer.head.dim", sides),
         ],
+        " and ".join(f"{name}: {each}" for name, each in zip("AB", words, strict=True)),
         note=f"{visible(shown.provenance.model)} · direct effects, Diff is B − A",
     )
 
 
 @_summary.register
 def _(shown: NeuronExamples) -> _Summary:
-    best = shown.windows[shown.windows["group"] == "highest"].head(_MOST_RANKED)
-    rows: list[tuple[str | Markup, ...]] = [
-        (
-            row_name(row),
-            plain_number(row["activation"]),
-            Markup("").join(
-                Markup("<b>{}</b>").format(_token(token)) if place == row["position"] else _token(token)
-                for place, token in enumerate(row["tokens"])
-            ),
+    def window(row: Row) -> Markup:
+        return Markup("").join(
+            Markup("<b>{}</b>").format(_token(token)) if place == row["position"] else _token(token)
+            for place, token in enumerate(row["tokens"])
         )
-        for row in records(best)
-    ]
+
+    best = shown.windows[shown.windows["group"] == "highest"].head(_MOST_RANKED)
+    cells = {"neuron": row_name, "activation": _cell("activation"), "window": window}
     corpus = shown.corpus
     return _Summary(
-        tokens=(),
-        target="Where neurons fire",
+        [_table("Highest activations", records(best), cells)],
+        "Where neurons fire",
         facts={"corpus": visible(corpus.name), "tokens": f"{corpus.n_tokens:,}"},
-        tables=[_Table("Highest activations", ("neuron", "activation", "window"), rows)],
         note=visible(shown.provenance.model),
     )
 
 
 @_summary.register
 def _(shown: Prediction) -> _Summary:
-    rows: list[tuple[str | Markup, ...]] = [
-        (
-            str(row["rank"]),
-            _token(row["token"]),
-            percent(row["probability"]),
-            plain_number(row["log_probability"]),
-        )
-        for row in records(shown.table)
-    ]
-    table = _Table("Likeliest next tokens", ("rank", "token", "probability", "log p"), rows)
-    return _Summary(tokens=shown.tokens, target="", facts={}, tables=[table])
+    cells = {
+        "rank": _cell("rank", str),
+        "token": _cell("token", _token),
+        "probability": _cell("probability", percent),
+        "log p": _cell("log_probability"),
+    }
+    return _Summary([_table("Likeliest next tokens", records(shown.table), cells)], tokens=shown.tokens)
 
 
 @_summary.register
 def _(shown: Ablation) -> _Summary:
-    written = {"probability": percent, "log_probability": signed, "kl": divergence}
+    def metric(name: str, written: Callable[[float], str]) -> Callable[[Row], Cell]:
+        return lambda row: with_spread(row[name], row["spread"].get(name), written) if name in row else ""
 
-    def metrics(numbers: dict[str, float]) -> list[str]:
-        return [percent(numbers["probability"]), signed(numbers["log_probability"])]
-
-    mean, spread = shown.controls_mean, shown.controls_standard_deviation
-    several = len(shown.controls) > 1
-    rows: list[tuple[str | Markup, ...]] = [
-        ("before", rank_text(shown.before), *metrics(shown.before), ""),
-        ("after", rank_text(shown.after), *metrics(shown.after), divergence(shown.plain_text.kl)),
-        (
-            f"{len(shown.controls)} random",
-            controls_rank(shown),
-            *(
-                with_spread(mean[name], spread[name] if several else None, write)
-                for name, write in written.items()
-            ),
-        ),
-    ]
-    headings = ("", "rank", "probability", "log p", "KL on plain text (nats per token)")
+    cells = {
+        "": _cell("when", str),
+        "rank": _cell("rank", str),
+        "probability": metric("probability", percent),
+        "log p": metric("log_probability", signed),
+        "KL on plain text (nats per token)": metric("kl", divergence),
+    }
+    spread = ", mean ± standard deviation" if len(shown.controls) > 1 else ""
     return _Summary(
-        tokens=shown.tokens,
-        target=visible(shown.target[1]),
-        facts={},
+        [_table(f"{parts_words(shown)}, {shown.how}", ablation_rows(shown), cells)],
+        visible(shown.target[1]),
+        shown.tokens,
         findings=[ablation_finding(shown)],
-        tables=[_Table(f"{parts_words(shown)}, {shown.how}", headings, rows)],
-        note="random: parts of the same kind and layers" + (", mean ± standard deviation" if several else ""),
+        note=f"random: parts of the same kind and layers{spread}",
     )
 
 
 @_summary.register
 def _(shown: Ranking) -> _Summary:
-    heading = "layer.neuron" if shown.kind == "ffn" else "layer.head.dim"
-    kind = "FFN neurons" if shown.kind == "ffn" else "Attention neurons"
+    kinds = {"ffn": ("FFN neurons", "layer.neuron"), "attention": ("Attention neurons", "layer.head.dim")}
+    title, heading = kinds[shown.kind]
+    neurons = shown.neurons.head(_MOST_RANKED)
     return _Summary(
-        tokens=shown.tokens,
-        target=targets_words(shown.targets),
+        [_scores(title, neurons, heading, {shown.method: score_column(neurons)})],
+        targets_words(shown.targets),
+        shown.tokens,
         facts=value_facts(shown.targets),
-        tables=[_scores(kind, shown.neurons.head(_MOST_RANKED), heading, shown.method)],
         note=f"{visible(shown.provenance.model)} · method {visible(shown.method)}",
     )
 
 
 @_summary.register
 def _(shown: NeuronTokens) -> _Summary:
-    tables = [
-        _Table(title, ("token", "value"), [(_token(token), plain_number(value)) for token, value in tokens])
-        for title, tokens in (("Promotes", shown.promotes), ("Demotes", shown.demotes))
-    ]
-    return _Summary(tokens=(), target=f"FFN neuron {shown.name}", facts={}, tables=tables)
+    cells = {"token": _cell("token", _token), "value": _cell("value")}
+    tables = [_table(name.capitalize(), records(table), cells) for name, table in shown.tables().items()]
+    return _Summary(tables, f"FFN neuron {shown.name}")
 
 
 @_summary.register
 def _(shown: HeadTokens) -> _Summary:
-    lists = ("input", "key", "value")
-    rows: list[tuple[str | Markup, ...]] = [
-        (
-            str(row["position"]),
-            _token(row["token"]),
-            percent(row["attention"]),
-            *(Markup(" ").join(map(_token, row[name][:_MOST_TOKENS])) for name in lists),
-        )
-        for row in records(shown.table)
-    ]
-    headings = ("position", "token", "attention", *lists)
-    table = _Table(f"Head {shown.layer}.{shown.head}, as tokens", headings, rows)
-    return _Summary(tokens=shown.tokens, target="", facts={}, tables=[table])
+    cells = {
+        "position": _cell("position", str),
+        "token": _cell("token", _token),
+        "attention": _cell("attention", percent),
+        **{name: _cell(name, _tokens) for name in ("input", "key", "value")},
+    }
+    table = _table(f"Head {shown.layer}.{shown.head}, as tokens", records(shown.table), cells)
+    return _Summary([table], tokens=shown.tokens)
 
 
 @_summary.register
 def _(shown: QueryGraph) -> _Summary:
     edges = shown.edges.head(_MOST_RANKED)
-    rows: list[tuple[str | Markup, ...]] = [
-        (row["source"], row["target"], signed(row["score"]))
-        for row in records(edges, ("source", "target", "score"))
-    ]
     title = "Edges" if len(edges) == len(shown.edges) else f"First {len(edges)} of {len(shown.edges)} edges"
-    picture = svg(shown.chart().to_dict(), "links").encode()
+    cells = {
+        "from": _cell("source", str),
+        "to": _cell("target", str),
+        "score (nats)": _cell("score", signed),
+    }
     return _Summary(
-        tokens=shown.tokens,
-        target=targets_words(shown.targets),
+        [_table(title, records(edges), cells)],
+        targets_words(shown.targets),
+        shown.tokens,
         facts={"nodes": str(len(shown.nodes)), "explained": percent(shown.explained)},
-        tables=[_Table(title, ("from", "to", "score (nats)"), rows)],
-        picture={"words": "The query graph.", "address": data_address("image/svg+xml", picture)},
+        picture=_picture("The query graph.", shown.chart(), "links"),
     )
 
 
 @_summary.register
 def _(shown: QueryTables) -> _Summary:
-    return _Summary(tokens=(), target="Query neurons", facts={}, tables=_query_tables(shown, ""))
+    return _Summary(_query_tables(shown, ""), "Query neurons")
 
 
 @_summary.register
@@ -320,38 +290,47 @@ def _(shown: QueryNeurons) -> _Summary:
         *_query_tables(shown.of_attention, " of attention value neurons"),
         *_query_tables(shown.of_ffn, " of FFN value neurons"),
     ]
-    return _Summary(tokens=(), target="Query neurons", facts={}, tables=tables)
+    return _Summary(tables, "Query neurons")
 
 
 def _query_tables(shown: QueryTables, whose: str) -> list[_Table]:
+    score = {"query score (nats)": "score"}
     return [
-        _scores(f"Heads{whose}", shown.heads.head(_ROWS), "layer.head", "query score (nats)"),
-        _scores(f"FFN neurons{whose}", shown.ffn_neurons.head(_ROWS), "layer.neuron", "query score (nats)"),
+        _scores(f"Heads{whose}", shown.heads.head(_ROWS), "layer.head", score),
+        _scores(f"FFN neurons{whose}", shown.ffn_neurons.head(_ROWS), "layer.neuron", score),
     ]
 
 
-def _scores(title: str, table: pd.DataFrame, heading: str, of_score: str) -> _Table:
-    """Return parts with the score that the table is sorted by."""
-    number = score_column(table)
-    rows: list[tuple[str | Markup, ...]] = [
-        (row_name(row), plain_number(row[number])) for row in records(table)
-    ]
-    return _Table(title, (heading, of_score), rows)
+def _scores(title: str, table: pd.DataFrame, heading: str, scores: dict[str, str]) -> _Table:
+    """Return parts with columns of scores by heading."""
+    numbers = {name: _cell(column) for name, column in scores.items()}
+    return _table(title, records(table), {heading: row_name, **numbers})
 
 
-def _parts(result: Attribution, name: str, title: str, heading: str, words: str) -> _Table:
+def _parts(result: Attribution, name: str, title: str, heading: str, words: str = "") -> _Table:
     """Return the first rows of a list, with the tokens of the column `words`."""
-    effects = Effects.of(result)
+    order = Effects.of(result).order
     rows = records(getattr(result, name).head(_ROWS))
-    decimals = places(row[effects.order] for row in rows)
-    cells: list[tuple[str | Markup, ...]] = []
-    for row in rows:
-        named = (row_name(row), signed(row[effects.order], decimals))
-        tokens = row[words][:_MOST_TOKENS] if words == "promotes" else [row[words]] if words else []
-        cells.append((*named, Markup(" ").join(map(_token, tokens))) if words else named)
-    headings = (heading, f"{effects.order} (nats)", *([words] if words else []))
-    return _Table(title, headings, cells)
+    written = partial(signed, decimals=places(row[order] for row in rows))
+    cells = {heading: row_name, f"{order} (nats)": _cell(order, written)}
+    if words:
+        cells[words] = _cell(words, _tokens if words == "promotes" else _token)
+    return _table(title, rows, cells)
+
+
+def _cell(name: str, written: Callable[[Any], Cell] = plain_number) -> Callable[[Row], Cell]:
+    """Return the function that writes one of the values of a row."""
+    return lambda row: written(row[name])
 
 
 def _token(text: str) -> Markup:
     return Markup('<bdi class="token">{}</bdi>').format(visible(text))
+
+
+def _tokens(texts: list[str]) -> Markup:
+    return Markup(" ").join(map(_token, texts[:_MOST_TOKENS]))
+
+
+def _picture(words: str, chart: Any, name: str) -> dict[str, str]:
+    """Return a chart as an image, so that several pictures in one notebook share no ids."""
+    return {"words": words, "address": data_address("image/svg+xml", picture(chart, name))}

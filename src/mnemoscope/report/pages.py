@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import math
 from collections.abc import Mapping
+from datetime import date
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -13,9 +15,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mnemoscope.report.findings import Sentence, Token
+from mnemoscope.report.figures import hatches, level_rules
+from mnemoscope.report.findings import Sentence, Token, plain
 from mnemoscope.report.text import percent, plain_number, signed
 from mnemoscope.report.tokens import visible
+from mnemoscope.results.targets import Provenance
 
 
 @cache
@@ -65,10 +69,26 @@ def page(template: str, script: str = "", rules: str = "", **values: Any) -> str
         values: of the template.
     """
     style, code = Markup(_file("report.css") + rules), Markup(_file(script)) if script else Markup()
-    return (
-        templates()
-        .get_template(template)
-        .render(style=style, style_hash=_digest(style), script=code, script_hash=_digest(code), **values)
+    hashes = {"style_hash": _digest(style), "script_hash": _digest(code)}
+    return templates().get_template(template).render(style=style, script=code, **hashes, **values)
+
+
+def report_page(
+    template: str, title: Sentence, origin: Provenance, content: bytes, most: int, **values: Any
+) -> str:
+    """Render a page with the script of reports, and with its data unless they have more than `most` bytes."""
+    return page(
+        template,
+        "report.js",
+        level_rules(),
+        hatches=hatches(),
+        title=title,
+        title_text=plain(title),
+        origin=origin,
+        today=date.today().isoformat(),
+        data=data_address("application/gzip", gzip.compress(content, mtime=0), most),
+        rows=origin_rows(vars(origin)),
+        **values,
     )
 
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-from datetime import date
-from typing import Any
+from functools import partial
 
 import pandas as pd
 
 from mnemoscope.report.export import json_bytes
-from mnemoscope.report.figures import hatches, level_rules
-from mnemoscope.report.findings import Sentence, Token, model_title, plain, targets_parts
-from mnemoscope.report.pages import data_address, origin_rows, page
-from mnemoscope.report.prompt_comparison_figure import SIDES, compared_map
+from mnemoscope.report.findings import Sentence, Token, model_title, targets_parts
+from mnemoscope.report.pages import report_page
+from mnemoscope.report.prompt_comparison_figure import compared_map
 from mnemoscope.report.readable import readable
 from mnemoscope.report.repeat import comparison_command, comparison_python
-from mnemoscope.report.sheets import Cell, Sheet, number_cell
+from mnemoscope.report.sheets import Cell, Row, Sheet, largest_of, number_cell, number_column, sheet_of
 from mnemoscope.report.text import comparison_certificates, part_in_mixture, signed, value_facts
 from mnemoscope.report.theme import KINDS
 from mnemoscope.report.tokens import visible
-from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.prompt_comparison import PromptComparison
 
@@ -31,16 +27,13 @@ _MOST_BYTES = 350_000
 def render_html(result: PromptComparison) -> str:
     """Return the page of a comparison: A, B and Diff of layers, heads and neurons."""
     sides = {"A": readable(result.a), "B": readable(result.b)}
-    title = _heading(result, sides)
-    return page(
+    a, b = (targets_parts(side.targets.answers) for side in sides.values())
+    return report_page(
         "comparison.html",
-        "report.js",
-        level_rules(),
-        hatches=hatches(),
-        title=title,
-        title_text=plain(title),
-        origin=result.provenance,
-        today=date.today().isoformat(),
+        (f"Why {model_title(result.provenance)} says ", *a, " in A and ", *b, " in B"),
+        result.provenance,
+        json_bytes(result.to_json()),
+        _MOST_BYTES,
         sides={
             name: {
                 "prompt": side.prompt,
@@ -64,20 +57,10 @@ def render_html(result: PromptComparison) -> str:
         certificates=comparison_certificates(result),
         command=comparison_command(result),
         python=comparison_python(result),
-        data=data_address(
-            "application/gzip", gzip.compress(json_bytes(result.to_json()), mtime=0), _MOST_BYTES
-        ),
-        rows=origin_rows(vars(result.provenance)),
     )
 
 
-def _heading(result: PromptComparison, sides: dict[str, Attribution]) -> Sentence:
-    """Return the title: `Why SmolLM2-135M-Instruct says ␣Tokyo in A and ␣Beijing in B`."""
-    a, b = (targets_parts(side.targets.answers) for side in sides.values())
-    return (f"Why {model_title(result.provenance)} says ", *a, " in A and ", *b, " in B")
-
-
-def _part(name: str, row: dict[str, Any]) -> str:
+def _part(name: str, row: Row) -> str:
     """Name the part of a row, as `24.1005`; a block by its kind and layer."""
     if name == "layers":
         return f"{KINDS[row['kind']]} of layer {row['layer']}"
@@ -88,28 +71,22 @@ def sheet(result: PromptComparison, name: str, most: int = _MOST_ROWS) -> Sheet:
     """Return the first rows of a table, with A, B and Diff in nats with three decimals."""
     table: pd.DataFrame = getattr(result, name)
     rows = records(table.head(most))
-    largest = max((abs(row["diff"]) for row in rows if math.isfinite(row["diff"])), default=0.0)
-    has_tokens = "promotes" in table
+    largest = largest_of(rows, "diff")
 
-    def cells(row: dict[str, Any]) -> list[Cell]:
+    def difference(row: Row) -> Cell:
         share = row["diff"] / largest if largest and math.isfinite(row["diff"]) else 0.0
-        found = [
-            Cell(_part(name, row)),
-            number_cell(row["a"], signed(row["a"])),
-            number_cell(row["b"], signed(row["b"])),
-            number_cell(row["diff"], signed(row["diff"]), "bar", share),
-        ]
-        if has_tokens:
-            found.append(Cell(" ".join(map(visible, row["promotes"][:8])) or "–", kind="tokens"))
-        return found
+        return number_cell(row["diff"], signed(row["diff"]), share)
 
-    return Sheet(
-        (
-            ("part", ""),
-            *((SIDES[side], "bar" if side == "diff" else "number") for side in SIDES),
-            *([("promotes", "tokens")] if has_tokens else []),
-        ),
-        [cells(row) for row in rows],
+    def promoted(row: Row) -> str:
+        return " ".join(map(visible, row["promotes"][:8])) or "–"
+
+    return sheet_of(
+        rows,
+        ("part", "", partial(_part, name)),
+        number_column("A", "a"),
+        number_column("B", "b"),
+        ("Diff", "bar", difference),
+        *([("promotes", "tokens", promoted)] if "promotes" in table else []),
     )
 
 

@@ -39,11 +39,8 @@ def compared_map(result: PromptComparison, name: str) -> Markup:
     layout = MapLayout(
         first.n_layers,
         first.n_heads,
-        row=float(min(22, max(10, 540 // first.n_layers))),
         cell=round(min(18.0, room / (len(SIDES) * first.n_heads)), 2),
-        bars={},
         heads=WIDTH * _BARS,
-        path=0.0,
     )
     words = "Map: direct effects of attention, FFN and heads by layer in A, B and their difference"
     return Markup(
@@ -68,11 +65,10 @@ def _bars(depths: dict[str, Depth], layout: MapLayout) -> str:
             for layer, score in enumerate(depths[side].blocks[kind])
             if np.isfinite(score)
         )
-        bottom = TOP + layout.row * layout.n_layers
         shapes.append(
             f'<g data-kind="{kind}" data-side="{side}" data-nat="{per_nat:.6g}">'
             f"{svg_text(left, 10, f'{KINDS[kind]} {SIDES[side]}')}{bars}"
-            f'<path class="axis" d="M{zero:.2f} {TOP}V{bottom:g}"/></g>'
+            f'<path class="axis" d="M{zero:.2f} {TOP}V{layout.bottom:g}"/></g>'
         )
     ends = svg_text(_LABEL, TOP - 4, signed(low, 2), "small")
     return "".join(shapes) + ends + svg_text(_LABEL + width, TOP - 4, signed(high, 2), "end small")

@@ -30,12 +30,8 @@ def command_lines(result: _Result) -> str:
         return _ONLY_IDS
     words = ["mnemoscope", "attribute", shlex.quote(result.prompt)]
     words += [] if adds else ["--no-special-tokens"]
-    if isinstance(result, ContinuationAttribution):
-        words += _answer(result, "target", result.text, result.targets)
-        words += _answer(result, "against", result.against or "", result.against_targets)
-    else:
-        words += _targets(result, "target", result.targets.answers)
-        words += _targets(result, "against", result.targets.against)
+    for flag, side in _sides(result).items():
+        words += _flags(result, flag, *side)
     words += opening_options(result.provenance)
     for name, value in _changed(result.provenance).items():
         flag = OPTIONS[name].metadata["flag"]
@@ -76,8 +72,8 @@ def comparison_command(result: PromptComparison) -> str:
     words = ["mnemoscope", "compare", shlex.quote(result.a.prompt), shlex.quote(result.b.prompt)]
     words += [] if True in adds else ["--no-special-tokens"]
     for name, side in (("a", result.a), ("b", result.b)):
-        words += _targets(side, f"target-{name}", side.targets.answers)
-        words += _targets(side, f"against-{name}", side.targets.against)
+        for flag, tokens in _sides(side).items():
+            words += _flags(side, f"{flag}-{name}", *tokens)
     words += [*opening_options(result.provenance), f"--top {result.provenance.options['top']}"]
     return _on_lines([*words, "--report report.html"], 4)
 
@@ -86,22 +82,24 @@ def comparison_python(result: PromptComparison) -> str:
     """Return Python lines that repeat a comparison of two prompts."""
     arguments = [_prompt(result.a), _prompt(result.b)]
     for name, side in (("a", result.a), ("b", result.b)):
-        arguments.append(f"target_{name}={_targets_in_python(side, side.targets.answers)}")
-        if side.targets.against:
-            arguments.append(f"against_{name}={_targets_in_python(side, side.targets.against)}")
+        for keyword, tokens in _sides(side).items():
+            arguments += [f"{keyword}_{name}={value}" for value in _in_python(side, *tokens)]
     arguments.append(f"top={result.provenance.options['top']}")
     return _script(result.provenance, f"model.compare({', '.join(arguments)})")
 
 
-def _answer(result: _Result, flag: str, text: str, tokens: tuple[Target, ...]) -> list[str]:
-    """Return the option of one answer: its text, or the id of its only token where that names no text."""
-    if len(tokens) == 1:
-        return _targets(result, flag, tokens)
-    return [f"--{flag} {shlex.quote(text)}" for _ in tokens[:1]]
+def _sides(result: _Result) -> dict[str, tuple[str, tuple[Target, ...]]]:
+    """Return the tokens of both sides, each with the text of an answer of several tokens."""
+    if isinstance(result, ContinuationAttribution):
+        against = (result.against or "", result.against_targets)
+        return {"target": (result.text, result.targets), "against": against}
+    return {"target": ("", result.targets.answers), "against": ("", result.targets.against)}
 
 
-def _targets(result: _Result, flag: str, side: tuple[Target, ...]) -> list[str]:
+def _flags(result: _Result, flag: str, text: str, side: tuple[Target, ...]) -> list[str]:
     """Return the options of one side: texts, or ids where a text does not name its token."""
+    if text and len(side) > 1:
+        return [f"--{flag} {shlex.quote(text)}"]
     if not all(_is_named(result, target) for target in side):
         return [f"--{flag}-id {target.id}" for target in side]
     return [f"--{flag} {shlex.quote(target.text)}" for target in side]
@@ -114,17 +112,10 @@ def _is_named(result: _Result, target: Target) -> bool:
 
 def python_lines(result: _Result) -> str:
     """Return Python lines that repeat a result; a prompt that no text gives is written as its ids."""
-    arguments = [_prompt(result)]
-    if isinstance(result, ContinuationAttribution):
-        call = "attribute_continuation"
-        arguments.append(_answer_in_python(result, result.text, result.targets))
-        if result.against is not None:
-            arguments.append(f"against={_answer_in_python(result, result.against, result.against_targets)}")
-    else:
-        call = "attribute"
-        arguments.append(_targets_in_python(result, result.targets.answers))
-        if result.targets.against:
-            arguments.append(f"against={_targets_in_python(result, result.targets.against)}")
+    call = "attribute" if isinstance(result, Attribution) else "attribute_continuation"
+    sides = _sides(result)
+    arguments = [_prompt(result), *_in_python(result, *sides["target"])]
+    arguments += [f"against={value}" for value in _in_python(result, *sides["against"])]
     arguments += [f"{name}={value!r}" for name, value in _changed(result.provenance).items()]
     return _script(result.provenance, f"model.{call}({', '.join(arguments)})")
 
@@ -149,32 +140,21 @@ def _prompt(result: _Result) -> str:
 
 def _script(origin: Provenance, call: str) -> str:
     """Return the lines that open the model, make a call and save its result."""
-    opening = _opening(origin)
-    source = "(hf_model, tokenizer)" if origin.revision == IN_MEMORY else repr(opening["model"])
-    options = (
-        {} if origin.revision == IN_MEMORY else {name: opening[name] for name in opening if name != "model"}
-    )
-    arguments = "".join(f", {name}={value!r}" for name, value in options.items())
-    return "\n".join(
-        [
-            "import mnemoscope as ms",
-            "",
-            f"model = ms.load({source}{arguments})",
-            f"result = {call}",
-            'result.save("report.html")',
-        ]
-    )
+    arguments = "(hf_model, tokenizer)"
+    if origin.revision != IN_MEMORY:
+        opening = _opening(origin)
+        model = repr(opening.pop("model"))
+        arguments = ", ".join([model, *(f"{name}={value!r}" for name, value in opening.items())])
+    opened = f"import mnemoscope as ms\n\nmodel = ms.load({arguments})"
+    return f'{opened}\nresult = {call}\nresult.save("report.html")'
 
 
-def _answer_in_python(result: _Result, text: str, tokens: tuple[Target, ...]) -> str:
-    """Write one answer as its text, or as the id of its only token where that names no text."""
-    return _targets_in_python(result, tokens) if len(tokens) == 1 else repr(text)
-
-
-def _targets_in_python(result: _Result, side: tuple[Target, ...]) -> str:
-    """Write targets as texts, or as ids where a text does not name its token."""
+def _in_python(result: _Result, text: str, side: tuple[Target, ...]) -> list[str]:
+    """Write one side as texts, or as ids where a text does not name its token; nothing without tokens."""
+    if text and len(side) > 1:
+        return [repr(text)]
     values: list[Any] = [target.text if _is_named(result, target) else target.id for target in side]
-    return repr(values[0] if len(values) == 1 else values)
+    return [repr(values[0] if len(values) == 1 else values)] if values else []
 
 
 def _changed(origin: Provenance) -> dict[str, Any]:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from mnemoscope.report.figures import level
-from mnemoscope.report.findings import (
-    ablation_finding,
-)
+from mnemoscope.report.findings import ablation_finding
 from mnemoscope.report.text import (
     QUERY_SCORE,
     Effects,
-    controls_rank,
+    ablation_rows,
     divergence,
     effect_text,
     part_in_mixture,
     percent,
     prediction_names,
-    rank_text,
     signed,
     value_neurons_words,
 )
+from mnemoscope.report.theme import largest, strongest_groups
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
@@ -43,130 +44,127 @@ class Cell(NamedTuple):
     Attributes:
         text: as shown.
         value: number or text that sorts the cell; empty for the text itself.
-        kind: class of the cell: `number`, `token`, `tokens`, `words`, `bar`, `heat`, or empty.
-        share: length of a bar, 0 to 1; step of a heat cell, `-LEVELS` to `LEVELS`.
+        share: length of a bar, -1 to 1; step of a heat cell, `-LEVELS` to `LEVELS`.
     """
 
     text: str
     value: str = ""
-    kind: str = ""
     share: float = 0.0
 
 
 class Sheet(NamedTuple):
-    """A table: headings, each with its kind, and rows."""
+    """A table.
+
+    Attributes:
+        headings: each with the kind of its cells: `number`, `token`, `tokens`, `words`, `bar`, or empty.
+        rows: the cells of each row.
+    """
 
     headings: tuple[tuple[str, str], ...]
     rows: list[list[Cell]]
 
 
-def number_cell(value: float, text: str, kind: str = "number", share: float = 0.0) -> Cell:
+Row = dict[str, Any]
+# Heading, kind, and the cell of a row.
+Column = tuple[str, str, Callable[[Row], Cell | str]]
+
+
+def sheet_of(rows: Iterable[Row], *columns: Column) -> Sheet:
+    """Return a table of rows."""
+    cells = [[cell(row) for _, _, cell in columns] for row in rows]
+    return Sheet(
+        tuple((heading, kind) for heading, kind, _ in columns),
+        [[Cell(cell) if isinstance(cell, str) else cell for cell in row] for row in cells],
+    )
+
+
+def number_cell(value: float, text: str, share: float = 0.0) -> Cell:
     """Return the cell of a number that sorts by its value."""
-    return Cell(text, f"{value:.6g}" if math.isfinite(value) else "", kind, share)
+    return Cell(text, f"{value:.6g}" if math.isfinite(value) else "", share)
 
 
-def _effect(name: str, row: dict[str, Any], largest: float = 0.0) -> Cell:
-    """Return the cell of an effect, with a bar if the largest magnitude is given."""
-    value = row[name]
-    text = effect_text(name, value, 3)
-    if not largest:
-        return number_cell(value, text)
-    share = abs(value) / largest if math.isfinite(value) else 0.0
-    return number_cell(value, text, "bar", math.copysign(round(share, 4), value))
+def number_column(heading: str, name: str, written: Callable[[float], str] = signed) -> Column:
+    """Return the column of one of the numbers."""
+    return heading, "number", lambda row: number_cell(row[name], written(row[name]))
 
 
-def _largest(rows: list[dict[str, Any]], name: str) -> float:
-    return max((abs(row[name]) for row in rows if math.isfinite(row[name])), default=0.0)
+def largest_of(rows: list[Row], name: str) -> float:
+    """Return the largest magnitude of one of the numbers, 0 if there is none."""
+    return largest(np.array([row[name] for row in rows], float))
+
+
+def _effect(name: str) -> Column:
+    return number_column(name, name, lambda value: effect_text(name, value, 3))
+
+
+def _effect_bar(heading: str, name: str, rows: list[Row]) -> Column:
+    """Return the column of an effect with bars."""
+    most = largest_of(rows, name)
+
+    def cell(row: Row) -> Cell:
+        value = row[name]
+        share = abs(value) / most if most and math.isfinite(value) else 0.0
+        return number_cell(value, effect_text(name, value, 3), math.copysign(round(share, 4), value))
+
+    return heading, "bar" if most else "number", cell
 
 
 def layers_sheet(result: Attribution, effects: Effects) -> Sheet:
     """Return attention and FFN of each layer, the last layer first."""
-    rows = records(result.layers.sort_values(["layer", "kind"], ascending=[False, True]))
-    names = effects.with_mediated()
-    return Sheet(
-        (("layer", "number"), ("part", ""), *((name, "number") for name in names)),
-        [
-            [
-                Cell(str(row["layer"]), kind="number"),
-                Cell(row["kind"]),
-                *(_effect(name, row) for name in names),
-            ]
-            for row in rows
-        ],
+    return sheet_of(
+        records(result.layers.sort_values(["layer", "kind"], ascending=[False, True])),
+        ("layer", "number", lambda row: str(row["layer"])),
+        ("part", "", itemgetter("kind")),
+        *map(_effect, effects.with_mediated()),
     )
 
 
 def neurons_sheet(result: Attribution, effects: Effects, side: str) -> Sheet:
     """Return the neurons of both kinds of one direction, the strongest first."""
-    last = result.tokens[-1]
-    names = effects.columns()
+    order = effects.order
     tables = {
         "FFN": getattr(result, f"{side}ffn_neurons"),
         "attention": getattr(result, f"{side}attention_neurons"),
     }
-    rows: list[dict[str, Any]] = []
-    for kind, table in tables.items():
-        for row in records(table.head(_MOST_ROWS)):
-            rows.append({"token": last, "promotes": None, **row, "kind": kind})
-    order = effects.order
+    rows: list[Row] = [
+        {"token": result.tokens[-1], "promotes": None, **row, "kind": kind}
+        for kind, table in tables.items()
+        for row in records(table.head(_MOST_ROWS))
+    ]
     rows.sort(key=lambda row: -abs(row[order]) if math.isfinite(row[order]) else math.inf)
-    most = _largest(rows, order)
-    return Sheet(
+    return sheet_of(
+        rows[:_MOST_ROWS],
+        ("neuron", "", part_in_mixture),
+        ("kind", "", itemgetter("kind")),
+        ("reads", "token", lambda row: visible(row["token"])),
+        *(_effect_bar(name, name, rows) if name == order else _effect(name) for name in effects.columns()),
+        number_column("activation", "coefficient", lambda value: signed(value).removeprefix("+")),
         (
-            ("neuron", ""),
-            ("kind", ""),
-            ("reads", "token"),
-            *((name, "bar" if name == order else "number") for name in names),
-            ("activation", "number"),
-            ("promotes", "tokens"),
+            "promotes",
+            "tokens",
+            lambda row: "–" if row["promotes"] is None else " ".join(map(visible, row["promotes"][:8])),
         ),
-        [
-            [
-                Cell(part_in_mixture(row)),
-                Cell(row["kind"]),
-                Cell(visible(row["token"]), kind="token"),
-                *(_effect(name, row, most if name == order else 0.0) for name in names),
-                number_cell(row["coefficient"], signed(row["coefficient"]).removeprefix("+")),
-                Cell(
-                    "–" if row["promotes"] is None else " ".join(map(visible, row["promotes"][:8])),
-                    kind="tokens",
-                ),
-            ]
-            for row in rows[:_MOST_ROWS]
-        ],
     )
 
 
 def sums_sheet(result: ContinuationAttribution) -> Sheet:
     """Return the neurons with the largest sums over the target's tokens, of both signs and kinds."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name, kind in (("ffn_neurons", "FFN"), ("attention_neurons_summed", "attention")):
         for side in ("", "suppressing_"):
             table: pd.DataFrame = getattr(result, f"{side}{name}")
             rows += [{"promotes": (), **row, "kind": kind} for row in records(table.head(_SHOWN))]
-    rows.sort(key=lambda row: -abs(row["direct"]))
-    rows = rows[:_SHOWN]
-    tokens = prediction_names(result)[:_MOST_TOKENS]
-    names = [f"direct_{number}" for number in range(len(tokens))]
-    most = _largest(rows, "direct")
-    return Sheet(
-        (
-            ("neuron", ""),
-            ("kind", ""),
-            ("sum", "bar"),
-            *((token, "number") for token in tokens),
-            ("promotes", "tokens"),
+    rows = sorted(rows, key=lambda row: -abs(row["direct"]))[:_SHOWN]
+    return sheet_of(
+        rows,
+        ("neuron", "", row_name),
+        ("kind", "", itemgetter("kind")),
+        _effect_bar("sum", "direct", rows),
+        *(
+            number_column(token, f"direct_{number}")
+            for number, token in enumerate(prediction_names(result)[:_MOST_TOKENS])
         ),
-        [
-            [
-                Cell(row_name(row)),
-                Cell(row["kind"]),
-                _effect("direct", row, most),
-                *(number_cell(row[name], signed(row[name])) for name in names),
-                Cell(" ".join(map(visible, row["promotes"][:5])) or "–", kind="tokens"),
-            ]
-            for row in rows
-        ],
+        ("promotes", "tokens", lambda row: " ".join(map(visible, row["promotes"][:5])) or "–"),
     )
 
 
@@ -174,54 +172,36 @@ def reads_table(result: Attribution, effects: Effects) -> dict[str, Any] | None:
     """Return the strongest heads over the tokens they read: effects in nats, None without such heads."""
     order = effects.order
     both = pd.concat([result.heads_by_position, result.suppressing_heads_by_position], ignore_index=True)
-    rows = records(both.drop_duplicates(["layer", "head", "position"]))
-    rows = [row for row in rows if math.isfinite(row[order])]
-    if not rows:
+    rows = both.drop_duplicates(["layer", "head", "position"]).loc[lambda rows: np.isfinite(rows[order])]
+    if rows.empty:
         return None
-    heads = _strongest(rows, order, ("layer", "head"), _MOST_HEADS)
-    positions = _strongest(
-        [row for row in rows if (row["layer"], row["head"]) in heads], order, ("position",), _MOST_POSITIONS
-    )
-    at = {(row["layer"], row["head"], row["position"]): row for row in rows}
-    most = _largest([row for key, row in at.items() if key[:2] in heads], order)
-    lines = []
-    for (position,) in sorted(positions):
-        cells = []
-        for layer, head in sorted(heads):
-            row = at.get((layer, head, position))
-            if row is None:
-                cells.append(Cell(""))
-                continue
-            step = level(row[order], most)
-            text = effect_text(order, row[order], 3)
-            cells.append(number_cell(row[order], text, "heat", math.copysign(step, row[order])))
-        lines.append((position, visible(result.tokens[position]), cells))
-    first = records(result.heads_by_position.head(5))
+    heads = strongest_groups(rows, order, ["layer", "head"], _MOST_HEADS)
+    rows = rows.merge(heads)
+    positions = strongest_groups(rows, order, ["position"], _MOST_POSITIONS)["position"]
+    most = largest(rows[order].to_numpy())
+    cells = {
+        (row["layer"], row["head"], row["position"]): number_cell(
+            row[order], effect_text(order, row[order], 3), math.copysign(level(row[order], most), row[order])
+        )
+        for row in records(rows)
+    }
+    names = list(heads.itertuples(index=False, name=None))
     return {
-        "heads": [f"{layer}.{head}" for layer, head in sorted(heads)],
-        "lines": lines,
+        "heads": [f"{layer}.{head}" for layer, head in names],
+        "lines": [
+            (
+                position,
+                visible(result.tokens[position]),
+                [cells.get((*head, position), Cell("")) for head in names],
+            )
+            for position in positions
+        ],
         "n_tokens": len(result.tokens),
         "attention": [
-            (
-                row_name(row),
-                visible(row["token"]),
-                row["position"],
-                percent(row["attention"]),
-            )
-            for row in first
+            (row_name(row), visible(row["token"]), row["position"], percent(row["attention"]))
+            for row in records(result.heads_by_position.head(5))
         ],
     }
-
-
-def _strongest(
-    rows: list[dict[str, Any]], order: str, names: tuple[str, ...], most: int
-) -> set[tuple[int, ...]]:
-    """Return the keys with the largest sums of magnitudes."""
-    sums: dict[tuple[int, ...], float] = {}
-    for row in rows:
-        key = tuple(row[name] for name in names)
-        sums[key] = sums.get(key, 0.0) + abs(row[order])
-    return set(sorted(sums, key=lambda key: (-sums[key], key))[:most])
 
 
 def query_sheet(result: Attribution) -> dict[str, Any] | None:
@@ -229,79 +209,51 @@ def query_sheet(result: Attribution) -> dict[str, Any] | None:
     queries = result.query_neurons
     if queries is None:
         return None
-    sides = {"attention": queries.of_attention, "ffn": queries.of_ffn}
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    sides = {"attention": queries.of_attention, "FFN": queries.of_ffn}
+    found: dict[tuple[str, str], Row] = {}
     for side, tables in sides.items():
         for kind, table in (("FFN neuron", tables.ffn_neurons), ("head", tables.heads)):
             for row in records(table):
-                key = kind, row_name(row)
-                at = (row["position"], row["token"]) if "position" in row else None
-                known = found.setdefault(key, {"attention": None, "ffn": None, "at": at, "both": False})
+                name, token = row_name(row), visible(row["token"]) if "token" in row else ""
+                known = found.setdefault(
+                    (kind, name), {"part": name, "kind": kind, "token": token, "both": ""}
+                )
                 known[side] = row["score"]
-                known["both"] |= bool(row.get("value_neuron"))
+                known["both"] = "yes" if row.get("value_neuron") else known["both"]
 
-    def strength(row: dict[str, Any]) -> float:
-        return sum(abs(row[side]) for side in sides if row[side] is not None and math.isfinite(row[side]))
+    def strength(row: Row) -> float:
+        return sum(abs(row[side]) for side in sides if math.isfinite(row.get(side, math.nan)))
 
-    listed = sorted(found.items(), key=lambda item: -strength(item[1]))[:_SHOWN]
-    rows = [
-        [
-            Cell(name),
-            Cell(kind),
-            Cell("" if row["at"] is None else visible(row["at"][1]), kind="token"),
-            *(
-                Cell("not listed", kind="number")
-                if row[side] is None
-                else number_cell(row[side], signed(row[side]))
-                for side in sides
-            ),
-            Cell("yes" if row["both"] else ""),
-        ]
-        for (kind, name), row in listed
-    ]
-    headings = (
-        ("part", ""),
-        ("kind", ""),
-        ("at token", "token"),
-        ("activates attention neurons", "number"),
-        ("activates FFN neurons", "number"),
-        ("value neuron too", ""),
+    def score(side: str) -> Callable[[Row], Cell | str]:
+        return lambda row: number_cell(row[side], signed(row[side])) if side in row else "not listed"
+
+    sheet = sheet_of(
+        sorted(found.values(), key=lambda row: -strength(row))[:_SHOWN],
+        ("part", "", itemgetter("part")),
+        ("kind", "", itemgetter("kind")),
+        ("at token", "token", itemgetter("token")),
+        *((f"activates {side} neurons", "number", score(side)) for side in sides),
+        ("value neuron too", "", itemgetter("both")),
     )
-    words = [
-        f"{value_neurons_words(tables)} of {kind}"
-        for kind, tables in (("attention", queries.of_attention), ("FFN", queries.of_ffn))
-    ]
-    return {"sheet": Sheet(headings, rows), "words": words, "score": QUERY_SCORE}
+    words = [f"{value_neurons_words(tables)} of {side}" for side, tables in sides.items()]
+    return {"sheet": sheet, "words": words, "score": QUERY_SCORE}
 
 
 def ablation_sheet(ablation: Ablation) -> dict[str, Any]:
     """Return an ablation: its finding, parts, and the target before, after and after random controls."""
-    before, after, mean = ablation.before, ablation.after, ablation.controls_mean
-    rows = [
-        ("before", rank_text(before), before, ""),
-        ("after", rank_text(after), after, divergence(ablation.plain_text.kl)),
-        (f"{len(ablation.controls)} random", controls_rank(ablation), mean, divergence(mean["kl"])),
-    ]
-    odds = ("log_odds",) if ablation.against else ()
-    names = ("rank", "probability", "log p", *("log-odds" for _ in odds), "KL on plain text")
     return {
         "finding": ablation_finding(ablation),
         "target": visible(ablation.target[1]),
         "against": [visible(text) for _, text in ablation.against],
         "how": ablation.how,
         "parts": " ".join(part.name for part in ablation.parts),
-        "sheet": Sheet(
-            (("", ""), *((name, "number") for name in names)),
-            [
-                [
-                    Cell(when),
-                    Cell(rank, kind="number"),
-                    number_cell(numbers["probability"], percent(numbers["probability"])),
-                    number_cell(numbers["log_probability"], signed(numbers["log_probability"])),
-                    *(number_cell(numbers[name], signed(numbers[name])) for name in odds),
-                    Cell(kl, kind="number"),
-                ]
-                for when, rank, numbers, kl in rows
-            ],
+        "sheet": sheet_of(
+            ablation_rows(ablation),
+            ("", "", itemgetter("when")),
+            ("rank", "number", itemgetter("rank")),
+            number_column("probability", "probability", percent),
+            number_column("log p", "log_probability"),
+            *([number_column("log-odds", "log_odds")] if ablation.against else []),
+            ("KL on plain text", "number", lambda row: divergence(row["kl"]) if "kl" in row else ""),
         ),
     }

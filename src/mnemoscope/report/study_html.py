@@ -58,21 +58,8 @@ def write_report(study: Study, path: str | Path) -> Path:
 
 def render_report(study: Study) -> str:
     """Return the page of a study; the page is deterministic."""
+    manifest = study.manifest
     tables = {shown.name: shown.of(study) for item in ITEMS for shown in item.tables}
-    return render_tables(study.manifest, tables, study.unfinished, json_bytes(editing(study), indent=1))
-
-
-def render_tables(
-    manifest: dict[str, Any], tables: Mapping[str, pd.DataFrame], unfinished: str, to_edit: bytes
-) -> str:
-    """Return the page of a study's tables.
-
-    Args:
-        manifest: the study's manifest.
-        tables: every item's tables by name.
-        unfinished: progress of an unfinished study, else empty.
-        to_edit: content of `editing.json`.
-    """
     facts = manifest["facts"]
     sizes = {name: str(manifest[name]) for name in ("n_layers", "n_heads", "d_head", "d_ff")}
     about_facts = {"facts": f"{facts['name']}: {facts['n']:,}", "SHA-256 of the facts": facts["sha256"]}
@@ -88,7 +75,7 @@ def render_tables(
         name=visible(name),
         manifest=manifest,
         n_measured=int(tables["facts_kept"]["n_facts"].iloc[0]),
-        unfinished=unfinished,
+        unfinished=study.unfinished,
         findings=study_findings(tables),
         items=[
             (
@@ -100,7 +87,7 @@ def render_tables(
         ],
         downloads={
             "tables.zip": data_address("application/zip", _zipped(files), _MOST_BYTES),
-            EDITING: data_address("application/json", to_edit),
+            EDITING: data_address("application/json", json_bytes(editing(study), indent=1)),
         },
         cautions=_CAUTIONS,
         origin=origin_rows(manifest, **sizes, **about_facts),
@@ -120,16 +107,17 @@ def _table(shown: ItemTable, table: pd.DataFrame) -> dict[str, Any]:
     """Return a table's title and chart, its first rows, and a note on the rows left out."""
     rows, note = _first(table)
     texts = _texts(flat(rows))
-    kinds = ["number" if pd.api.types.is_numeric_dtype(rows[name]) else "words" for name in texts]
-    headings = [str(name).replace("_percent", " (%)").replace("_", " ") for name in texts]
-    cells = [
-        [Cell(text, kind=kind) for text, kind in zip(row, kinds, strict=True)]
-        for row in texts.itertuples(index=False, name=None)
-    ]
+    headings = tuple(
+        (
+            str(name).replace("_percent", " (%)").replace("_", " "),
+            "number" if pd.api.types.is_numeric_dtype(rows[name]) else "words",
+        )
+        for name in texts
+    )
     return {
         "title": shown.title,
         "chart": svg_in_page(apply_theme(CHARTS[shown.name](table)).to_dict(), shown.name),
-        "sheet": Sheet(tuple(zip(headings, kinds, strict=True)), cells),
+        "sheet": Sheet(headings, [list(map(Cell, row)) for row in texts.to_numpy()]),
         "note": note,
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,7 @@ from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.parts import row_name
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryTables
-from mnemoscope.results.targets import Cost, Target, Targets
+from mnemoscope.results.targets import Target, Targets
 from mnemoscope.study.columns import NONE, RANDOM, SAME_LAYERS
 
 if TYPE_CHECKING:
@@ -64,28 +64,9 @@ def divergence(nats: float) -> str:
     return f"{nats:.4f}" if nats >= 1e-3 or nats == 0 else plain_number(nats, 2)
 
 
-def reciprocal_rank(value: float) -> str:
-    """Write a reciprocal rank as `0.500`."""
-    return f"{value:.3f}"
-
-
 def rank_text(metrics: dict[str, float]) -> str:
     """Write the rank of a target whose metrics (`METRICS`) are known."""
     return f"{round(1 / metrics['reciprocal_rank']):,}"
-
-
-def rank_change(before: dict[str, float], after: dict[str, float]) -> str:
-    """Write a change of the rank: `1 → 7`, or `1` where it stays."""
-    first, last = rank_text(before), rank_text(after)
-    return first if first == last else f"{first} → {last}"
-
-
-def changed_by(change: float, *, plural: bool = False) -> str:
-    """Write a change as a predicate: `falls by 3.928`, `rises by 0.010`; of log-odds `fall by 3.928`."""
-    end = "" if plural else "s"
-    if abs(change) < 0.0005:
-        return f"change{end} by less than 0.001"
-    return f"{'fall' if change < 0 else 'rise'}{end} by {signed(abs(change)).removeprefix('+')}"
 
 
 def controls_rank(ablation: Ablation) -> str:
@@ -93,6 +74,26 @@ def controls_rank(ablation: Ablation) -> str:
     ranks = (1 / ablation.controls["reciprocal_rank"]).round().astype(int)
     low, high = f"{ranks.min():,}", f"{ranks.max():,}"
     return low if low == high else f"{low} to {high}"
+
+
+def ablation_rows(ablation: Ablation) -> list[dict[str, Any]]:
+    """Return the rows before, after and after random controls: `when`, `rank` in words, and metrics.
+
+    The last two have the `kl` on plain text too; `spread` has the standard deviations of several controls.
+    """
+    before, after, n_random = ablation.before, ablation.after, len(ablation.controls)
+    kl, mean, controls = ablation.plain_text.kl, ablation.controls_mean, f"{n_random} random"
+    spread = ablation.controls_standard_deviation if n_random > 1 else {}
+    return [
+        {**before, "when": "before", "rank": rank_text(before), "spread": {}},
+        {**after, "when": "after", "rank": rank_text(after), "spread": {}, "kl": kl},
+        {**mean, "when": controls, "rank": controls_rank(ablation), "spread": spread},
+    ]
+
+
+def with_spread(mean: float, spread: float | None, written: Callable[[float], str]) -> str:
+    """Write a mean with its standard deviation unless that is None."""
+    return written(mean) if spread is None else f"{written(mean)} ± {written(spread).lstrip('+')}"
 
 
 _PART_KINDS = {
@@ -107,7 +108,12 @@ def parts_words(ablation: Ablation) -> str:
     """Count the parts by kind: `1 head`, `1 FFN neuron and 2 heads`."""
     found = Counter(type(part).__name__ for part in ablation.parts)
     named = [f"{number:,} {_PART_KINDS[kind][number > 1]}" for kind, number in found.items()]
-    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+    return enumerated(named)
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Join names: `1 head, 2 layers and 3 FFN neurons`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 @dataclass(frozen=True)
@@ -146,15 +152,14 @@ class Effects:
         how = "by RelP" if self.linearised else "to first order"
         return f"nats lost without them, {how}, from {self.value} of "
 
-    def meanings(self, columns: Iterable[str]) -> dict[str, str]:
-        """Return the meaning of each column by its heading."""
+    def meanings(self) -> dict[str, str]:
+        """Return the meaning of each of `columns` by its heading."""
+        how = "by RelP's linearised backward pass" if self.linearised else "to first order"
         meanings = {
             "direct": "what the part writes towards the target",
-            "total": f"estimated fall of {self.value} without it, "
-            + ("by RelP's linearised backward pass" if self.linearised else "to first order"),
-            "mediated": "total minus direct, what later layers make of it",
+            "total": f"estimated fall of {self.value} without it, {how}",
         }
-        return {column: meanings[column] for column in columns}
+        return {column: meanings[column] for column in self.columns()}
 
     def columns(self, both: bool = True) -> tuple[str, ...]:
         """Return the columns for a place with room for both effects, or for one."""
@@ -254,20 +259,12 @@ SEARCHED = {
 def list_certificates(result: Attribution) -> list[str]:
     """Describe the certificate of each top list, one line for each search."""
     effects = Effects.of(result)
-    lines = []
-    for name, what in SEARCHED.items():
-        cost = result.costs.get(name)
-        if cost is None:
-            continue
-        both_ends = not getattr(result, f"suppressing_{name}").empty
-        how = (
-            f" by {effects.name} effect, all computed"
-            if effects.order == "total"
-            else f", {cost.exact:,} scored exactly"
-        )
-        n_listed = len(getattr(result, name))
-        lines.append(found_words(certificate(result), both_ends, n_listed, cost, what) + how)
-    return lines
+    by_total = f" by {effects.name} effect, all computed" if effects.order == "total" else ""
+    return [
+        found_words(result, name) + (by_total or f", {result.costs[name].exact:,} scored exactly")
+        for name in SEARCHED
+        if name in result.costs
+    ]
 
 
 def certificate(result: Attribution | ContinuationAttribution) -> str:
@@ -287,10 +284,11 @@ def comparison_certificates(result: PromptComparison) -> list[str]:
     ]
 
 
-def found_words(verdict: str, both_ends: bool, n_listed: int, cost: Cost, what: str) -> str:
+def found_words(result: Attribution | ContinuationAttribution, name: str) -> str:
     """Describe a list and its search, such as `certified: exact top 10 of 46,080 FFN neurons`."""
-    ends = "top and bottom" if both_ends else "top"
-    return f"{verdict} {ends} {n_listed:,} of {cost.parts:,} {what}"
+    ends = "top" if getattr(result, f"suppressing_{name}").empty else "top and bottom"
+    n_listed, n_all = len(getattr(result, name)), result.costs[name].parts
+    return f"{certificate(result)} {ends} {n_listed:,} of {n_all:,} {SEARCHED[name]}"
 
 
 def sum_of_layers(result: Attribution) -> str:
@@ -298,12 +296,14 @@ def sum_of_layers(result: Attribution) -> str:
 
     docs/method.md#telescoping.
     """
-    start, end = plain_number(result.value_of_embeddings), plain_number(result.targets.value)
     value = f"{value_name(result.targets)} of {targets_words(result.targets)}"
-    path = f"{value}: {start} from embeddings, {end} at the end"
-    if result.telescoping_error is None:
-        return path
-    return f"{path}; the layers add up to the difference within {abs(result.telescoping_error):.0e}"
+    return sum_words(value, result.value_of_embeddings, result.targets.value, result.telescoping_error)
+
+
+def sum_words(value: str, start: float, end: float, error: float | None) -> str:
+    """Describe a value at both ends of the depth; the error is None where the layers do not add up to it."""
+    path = f"{value}: {plain_number(start)} from embeddings, {plain_number(end)} at the end"
+    return path if error is None else f"{path}; the layers add up to the difference within {abs(error):.0e}"
 
 
 QUERY_SCORE = (

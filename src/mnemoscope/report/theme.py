@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.continuation import ContinuationAttribution
@@ -23,6 +24,7 @@ CONTROL = "#8a8a8a"
 THIRD = "#8e6bb8"
 DARK = "#1d2127"
 KINDS = {"attention": "attention", "ffn": "FFN"}
+_DEEP = 48  # most layers that have a line each in a terminal
 QUIET = 0.05  # share of the largest magnitude below which a picture shows nothing
 
 
@@ -68,16 +70,9 @@ class Depth:
         """Return the scores of all blocks, `[n_layers, n_kinds]`."""
         return np.stack(list(self.blocks.values()), axis=1)
 
-    def runs(self, all_shown: int) -> list[range]:
-        """Split the layers into runs of one line each.
-
-        Args:
-            all_shown: number of layers up to which each run is a single layer; in deeper models neighbouring
-                quiet layers form one run.
-        """
-        if self.n_layers <= all_shown:
-            return [range(layer, layer + 1) for layer in range(self.n_layers)]
-        quiet = _is_quiet(self.block_scores()) & _is_quiet(self.heads)
+    def runs(self) -> list[range]:
+        """Split the layers into runs of one line each: one, or in deep models neighbouring quiet ones."""
+        quiet = _is_quiet(self.block_scores()) & _is_quiet(self.heads) & (self.n_layers > _DEEP)
         runs: list[range] = []
         for layer in range(self.n_layers):
             if runs and quiet[layer - 1] and quiet[layer]:
@@ -96,6 +91,12 @@ def ends_of(scores: np.ndarray) -> tuple[float, float]:
     """Return the lowest and the highest of the finite scores and 0, the ends of a scale of bars."""
     finite = scores[np.isfinite(scores)]
     return float(finite.min(initial=0.0)), float(finite.max(initial=0.0))
+
+
+def strongest_groups(rows: pd.DataFrame, effect: str, by: list[str], most: int) -> pd.DataFrame:
+    """Return the groups of rows with the largest sums of magnitudes of an effect, in their own order."""
+    sums = rows.assign(strength=rows[effect].abs()).groupby(by, as_index=False).agg({"strength": "sum"})
+    return sums.nlargest(most, "strength").sort_values(by).loc[:, by]
 
 
 def _is_quiet(scores: np.ndarray) -> np.ndarray:

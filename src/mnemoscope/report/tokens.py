@@ -61,10 +61,8 @@ def token_labels(tokens: Sequence[str], text: str) -> tuple[str, ...]:
     it: `日` in two tokens is `‹E6 97›` and `‹A5 = 日›`. Tokens that the text does not have (special tokens)
     are shown as they are.
     """
-    if not any("\ufffd" in token for token in tokens):
-        return tuple(map(visible, tokens))
     content = text.encode("utf-8", "surrogatepass")
-    starts = _aligned(tokens, content)
+    starts = _aligned(tokens, content) if any("\ufffd" in token for token in tokens) else None
     if starts is None:
         return tuple(map(visible, tokens))
     return tuple(

@@ -22,19 +22,25 @@ from mnemoscope.results.render import Displayed, quoted, report, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, Targets
 
 
-def report_bytes(result: object, path: Path, ablations: Sequence[Ablation], notes: str) -> bytes | None:
-    """Render the report of a result for an `.html` path; return None for a file that is no report.
-
-    Raises:
-        OptionError: there are ablations or notes, and the file is no report.
-    """
+def save_attribution(
+    result: Any, path: str | Path, tables: dict[str, pd.DataFrame], ablations: Sequence[Ablation], notes: str
+) -> Path:
+    """Write an attribution of one token or of several, with the tables of its file; see `save`."""
+    path = check_destination(Path(path), ATTRIBUTION_ENDINGS)
     ending = path.suffix.lower()
     if ending == ".html":
         page = report("html").render_html(result, ablations=ablations, notes=notes)
-        return page.encode("utf-8", "xmlcharrefreplace")
-    if ablations or notes:
+        content = page.encode("utf-8", "xmlcharrefreplace")
+    elif ablations or notes:
         raise OptionError(f"ablations and notes go into a report; save it as .html, not as {ending}")
-    return None
+    elif ending == ".csv":
+        content = report("export").long_csv_bytes(result)
+    elif ending == ".json":
+        content = io.json_bytes(result.description(), tables, result.to_json())
+    else:
+        content = io.parquet_bytes(result.description(), tables)
+    write_atomically(path, content)
+    return path
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -211,9 +217,7 @@ class Attribution(Displayed):
         for name, keep in QUERY_TABLES.items():
             lists[name] = records(queries[name], keep) if name in queries else []
         return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
-            "dtype": self.provenance.dtype,
+            **self.provenance.named("model", "revision", "dtype"),
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             **self.targets.to_json(),
@@ -244,16 +248,7 @@ class Attribution(Displayed):
             OutputError: another ending, or a folder that does not exist or cannot be written.
             OptionError: ablations or notes are given, and the file is no report.
         """
-        path = check_destination(Path(path), ATTRIBUTION_ENDINGS)
-        content, ending = report_bytes(self, path, ablations, notes), path.suffix.lower()
-        if ending == ".csv":
-            content = report("export").long_csv_bytes(self)
-        elif ending == ".json":
-            content = self.json_bytes()
-        elif content is None:
-            content = io.parquet_bytes(self.description(), self.tables())
-        write_atomically(path, content)
-        return path
+        return save_attribution(self, path, self.tables(), ablations, notes)
 
     @staticmethod
     def load(path: str | Path) -> Attribution:

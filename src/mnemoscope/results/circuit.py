@@ -106,13 +106,19 @@ class Circuit:
         Raises:
             OptionError: epsilon is not above 0.
         """
-        return smallest_within(self.curve, epsilon)
+        if not epsilon > 0:
+            raise OptionError(f"epsilon is {epsilon}; give a number above 0, such as 0.1")
+        smallest = None
+        for row in reversed(records(self.curve, ("size", "faithfulness"))):
+            if not abs(row["faithfulness"] - 1) <= epsilon:
+                break
+            smallest = row["size"]
+        return smallest
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope circuit find --json` prints."""
         return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
+            **self.provenance.named("model", "revision"),
             **self.description(),
             **{name: records(table) for name, table in self.tables().items()},
         }
@@ -123,7 +129,7 @@ class Circuit:
 
     def chart(self) -> Any:
         """Draw F and K over sizes with Altair, beside the random controls."""
-        return report("charts.circuit").curves([self])
+        return report("charts.circuit").curves(self)
 
     def save(self, path: str | Path) -> Path:
         """Write the circuit (`.json`, `.parquet`), its chart (`.svg`, `.png`) or its report (`.html`).
@@ -196,19 +202,3 @@ class Circuit:
 
 def _ratio(described: dict[str, Any]) -> Ratio:
     return Ratio(**{name: io.number(value) for name, value in described.items()})
-
-
-def smallest_within(curve: pd.DataFrame, epsilon: float) -> int | None:
-    """Return the smallest size from which F stays within 1 - epsilon and 1 + epsilon; None if it does not.
-
-    Raises:
-        OptionError: epsilon is not above 0.
-    """
-    if not epsilon > 0:
-        raise OptionError(f"epsilon is {epsilon}; give a number above 0, such as 0.1")
-    smallest = None
-    for size, faithfulness in zip(curve["size"][::-1], curve["faithfulness"][::-1], strict=True):
-        if not abs(faithfulness - 1) <= epsilon:
-            break
-        smallest = int(size)
-    return smallest

@@ -50,26 +50,21 @@ class CircuitComparison:
 
     def curves(self) -> pd.DataFrame:
         """Return the curves of all circuits, with the columns `task` and `method` in front."""
-        parts = [
-            circuit.curve.assign(task=task, method=method)
-            for (task, method), circuit in self.circuits.items()
-        ]
-        table = pd.concat(parts, ignore_index=True)
-        names = [str(name) for name in table if name not in ("task", "method")]
-        return table.filter(["task", "method", *names])
+        curves = [circuit.curve for circuit in self.circuits.values()]
+        table = pd.concat(curves, keys=list(self.circuits), names=["task", "method"])
+        return table.reset_index(["task", "method"]).reset_index(drop=True)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the tables by name."""
+        return {"summary": self.summary(), "curves": self.curves(), "agreement": self.agreement}
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope circuit compare --json` prints."""
-        origin = next(iter(self.circuits.values())).provenance
-        summary = self.summary().astype(object)
-        tables = {
-            "summary": summary.where(summary.notna(), None),
-            "curves": self.curves(),
-            "agreement": self.agreement,
-        }
+        tables = self.tables()
+        summary = tables["summary"].astype(object)
+        tables["summary"] = summary.where(summary.notna(), None)
         return {
-            "model": origin.model,
-            "revision": origin.revision,
+            **next(iter(self.circuits.values())).provenance.named("model", "revision"),
             **{name: records(table) for name, table in tables.items()},
         }
 

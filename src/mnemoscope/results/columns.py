@@ -53,30 +53,20 @@ _BOUNDS = (
     Column("lower", "float32", "nats", "lower bound of the direct effect, rounding included"),
     Column("upper", "float32", "nats", "upper bound of the direct effect; `lower` where all were scored"),
 )
-_POSITIONS = (
-    _LAYER,
-    _HEAD,
-    _POSITION,
-    _TOKEN,
-    *_EFFECTS,
-    Column("attention", "float32", "", "attention weight from the last position"),
-)
-_FFN_NEURONS = (_LAYER, _NEURON, *_EFFECTS, _COEFFICIENT, _PROMOTES, _DEMOTES)
-_ATTENTION_NEURONS = (_LAYER, _HEAD, _DIM, _POSITION, _TOKEN, *_EFFECTS, _COEFFICIENT)
-_SUMMED = (_LAYER, _HEAD, _DIM, *_EFFECTS, _COEFFICIENT)
+_ATTENTION = Column("attention", "float32", "", "attention weight from the last position")
+# Lists of the best parts; the others are in tables of the same names after `suppressing_`.
+_LISTS = {
+    "heads_by_position": (_LAYER, _HEAD, _POSITION, _TOKEN, *_EFFECTS, _ATTENTION),
+    "ffn_neurons": (_LAYER, _NEURON, *_EFFECTS, _COEFFICIENT, _PROMOTES, _DEMOTES),
+    "attention_neurons": (_LAYER, _HEAD, _DIM, _POSITION, _TOKEN, *_EFFECTS, _COEFFICIENT),
+    "attention_neurons_summed": (_LAYER, _HEAD, _DIM, *_EFFECTS, _COEFFICIENT),
+}
 
 # Tables of value neurons.
 _VALUES = {
     "layers": (_LAYER, _KIND, *_EFFECTS),
     "heads": (_LAYER, _HEAD, *_EFFECTS),
-    "heads_by_position": _POSITIONS,
-    "suppressing_heads_by_position": _POSITIONS,
-    "ffn_neurons": _FFN_NEURONS,
-    "suppressing_ffn_neurons": _FFN_NEURONS,
-    "attention_neurons": _ATTENTION_NEURONS,
-    "suppressing_attention_neurons": _ATTENTION_NEURONS,
-    "attention_neurons_summed": _SUMMED,
-    "suppressing_attention_neurons_summed": _SUMMED,
+    **{f"{side}{name}": columns for name, columns in _LISTS.items() for side in ("", "suppressing_")},
     "ffn_scores": (_LAYER, _NEURON, *_BOUNDS, _COEFFICIENT),
     "attention_scores": (_LAYER, _HEAD, _DIM, _POSITION, *_BOUNDS, _COEFFICIENT),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from mnemoscope._io import ATTRIBUTION_ENDINGS, check_destination, write_atomically
 from mnemoscope.results import io
 from mnemoscope.results.ablation import Ablation
-from mnemoscope.results.attribution import Attribution, report_bytes
+from mnemoscope.results.attribution import Attribution, save_attribution
 from mnemoscope.results.columns import SUMS
-from mnemoscope.results.render import quoted, report, strongest
+from mnemoscope.results.render import quoted, strongest
 from mnemoscope.results.targets import Cost, Provenance, Target, unlikely
 
 
@@ -95,16 +95,10 @@ class ContinuationAttribution(io.Saved):
             OutputError: another ending, or a folder that does not exist or cannot be written.
             OptionError: ablations or notes are given, and the file is no report.
         """
-        path = check_destination(Path(path), ATTRIBUTION_ENDINGS)
-        content, ending = report_bytes(self, path, ablations, notes), path.suffix.lower()
-        if ending == ".csv":
-            content = report("export").long_csv_bytes(self)
-        elif ending == ".json":
-            content = io.json_bytes(self._description(), self._all_tables(), self.to_json())
-        elif content is None:
-            content = io.parquet_bytes(self._description(), self._all_tables())
-        write_atomically(path, content)
-        return path
+        found = {f"sums.{name}": table for name, table in self.tables().items()}
+        for number, each in enumerate(self.predictions):
+            found |= {f"{number}.{name}": table for name, table in each.tables().items()}
+        return save_attribution(self, path, found, ablations, notes)
 
     @staticmethod
     def load(path: str | Path) -> ContinuationAttribution:
@@ -116,14 +110,8 @@ class ContinuationAttribution(io.Saved):
         """
         return io.load(Path(path), "continuation", ContinuationAttribution._restored)
 
-    def _all_tables(self) -> dict[str, pd.DataFrame]:
-        """Return the tables of sums and of each prediction, by names such as `sums.layers` and `0.layers`."""
-        found = {f"sums.{name}": table for name, table in self.tables().items()}
-        for number, each in enumerate(self.predictions):
-            found |= {f"{number}.{name}": table for name, table in each.tables().items()}
-        return found
-
-    def _description(self) -> dict[str, Any]:
+    def description(self) -> dict[str, Any]:
+        """Return everything but the tables as plain objects."""
         return {
             "result": "continuation",
             "prompt": self.prompt,
@@ -140,16 +128,13 @@ class ContinuationAttribution(io.Saved):
 
     @staticmethod
     def _restored(description: dict[str, Any], tables: dict[str, pd.DataFrame]) -> ContinuationAttribution:
-        def group(prefix: str) -> dict[str, pd.DataFrame]:
-            return {
-                name.removeprefix(f"{prefix}."): table
-                for name, table in tables.items()
-                if name.startswith(f"{prefix}.")
-            }
-
+        groups: dict[str, dict[str, pd.DataFrame]] = defaultdict(dict)
+        for name, table in tables.items():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = table
         described = description["predictions"]
-        predictions = tuple(Attribution.restored(each, group(str(n))) for n, each in enumerate(described))
-        n_added, sums = description["n_target_predictions"], group("sums")
+        predictions = tuple(Attribution.restored(each, groups[str(n)]) for n, each in enumerate(described))
+        n_added = description["n_target_predictions"]
         return ContinuationAttribution(
             prompt=description["prompt"],
             text=description["text"],
@@ -161,7 +146,7 @@ class ContinuationAttribution(io.Saved):
             tolerance=io.number(description["tolerance"]),
             costs={name: Cost(**cost) for name, cost in description["costs"].items()},
             provenance=Provenance(**description["provenance"]),
-            **{name: sums[name] for name in SUMS},
+            **{name: groups["sums"][name] for name in SUMS},
         )
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -234,8 +219,7 @@ class ContinuationAttribution(io.Saved):
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope attribute --json` prints for several tokens."""
         return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
+            **self.provenance.named("model", "revision"),
             "prompt": self.prompt,
             "tokens": list(self.prompt_tokens),
             "target": _answer(self.text, self.targets),

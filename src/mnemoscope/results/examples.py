@@ -91,9 +91,7 @@ class NeuronExamples(Displayed, Saved):
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope neuron NAME --examples --json` prints."""
         return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
-            "dtype": self.provenance.dtype,
+            **self.provenance.named("model", "revision", "dtype"),
             "corpus": vars(self.corpus).copy(),
             "neurons": [place(neuron) for neuron in self.neurons],
             "windows": records(self.windows, EXAMPLE_WINDOWS),

@@ -53,12 +53,12 @@ class Saved(ABC):
     """Mixin of results that are saved for other programs; attributions and circuits are read back too."""
 
     @abstractmethod
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as plain objects."""
-
-    @abstractmethod
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by name."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every table by name as plain rows."""
+        return {name: records(table) for name, table in self.tables().items()}
 
     def save(self, path: str | Path) -> Path:
         """Write `to_json` to a `.json` file, or all tables to a `.csv` file, whole or not at all.
@@ -135,14 +135,12 @@ def load(path: Path, kind: Kind, restore: Callable[[dict[str, Any], dict[str, pd
 def rows_by_token(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return rows as plain objects, the numbers of each token in lists."""
     lists = {"direct_": "direct_by_token", "coefficient_": "coefficients"}
-    by_token = {key: [name for name in table if str(name).startswith(kind)] for kind, key in lists.items()}
-    plain = table.drop(columns=[name for group in by_token.values() for name in group])
-    rows = plain.to_dict("records")
-    for key, group in by_token.items():
-        if group:
-            for row, numbers in zip(rows, table[group].to_numpy().tolist(), strict=True):
-                row[key] = numbers
-    return [{str(name): value for name, value in row.items()} for row in rows]
+    rows = records(table)
+    for kind, key in lists.items():
+        names = [str(name) for name in table if str(name).startswith(kind)]
+        for row in rows if names else ():
+            row[key] = [row.pop(name) for name in names]
+    return rows
 
 
 def number(value: float | str | None) -> float:
@@ -159,10 +157,9 @@ def _described(description: dict[str, Any], tables: Tables) -> dict[str, Any]:
         for column in table
         if table[column].dtype == "object"
     }
-    cut = {place: bytes_of(value) for place, value in texts.items()}
-    kept = {place: known for place, known in cut.items() if any(known)}
-    head = {"format": _FORMAT, "schema_version": SCHEMA_VERSION, **description, "dtypes": dtypes}
-    return {**head, "cut_tokens": kept}
+    cut = {place: known for place, value in texts.items() if any(known := bytes_of(value))}
+    head = {"format": _FORMAT, "schema_version": SCHEMA_VERSION}
+    return {**head, **description, "dtypes": dtypes, "cut_tokens": cut}
 
 
 def _with_cut_tokens(

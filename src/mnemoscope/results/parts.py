@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import pandas as pd
@@ -15,9 +15,9 @@ from mnemoscope.errors import OptionError
 NeuronKind = Literal["ffn", "attention"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Part:
-    """Part of a layer; parts are equal if their types and all their fields are.
+    """Part of a layer.
 
     Attributes:
         layer: counted from 0; fields are whole numbers of any library and become `int`.
@@ -41,12 +41,6 @@ class _Part:
                 )
             object.__setattr__(self, name, number)
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).values()))
-
     @property
     def name(self) -> str:
         """The fields as the command line writes them, such as `23.4`, without the type."""
@@ -57,14 +51,14 @@ class _Part:
         return dict(vars(self))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class FFNNeuron(_Part):
     """FFN neuron: one input of the down projection."""
 
     neuron: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class AttentionNeuron(_Part):
     """Attention neuron: one input of the attention's output projection."""
 
@@ -72,14 +66,14 @@ class AttentionNeuron(_Part):
     dim: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Head(_Part):
     """Head: all its attention neurons."""
 
     head: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Layer(_Part):
     """Output of a layer's attention or FFN as added to the stream: behind a post-norm, biases included."""
 
@@ -151,16 +145,10 @@ def _from_table(table: pd.DataFrame) -> tuple[Part, ...]:
         return tuple(
             _part(*(None if pd.isna(number) or number < 0 else number for number in row)) for row in rows
         )
-    kinds: dict[str, tuple[type[Part], tuple[str, ...]]] = {
-        "neuron": (FFNNeuron, ("layer", "neuron")),
-        "dim": (AttentionNeuron, ("layer", "head", "dim")),
-        "head": (Head, ("layer", "head")),
-        "kind": (Layer, ("layer", "kind")),
-    }
-    for column, (kind, names) in kinds.items():
-        if column in table and set(names) <= set(table.columns):
-            rows = zip(*(table[name].tolist() for name in names), strict=True)
-            return tuple(kind(*row) for row in rows)
+    for kind in (FFNNeuron, AttentionNeuron, Head, Layer):
+        names = [field.name for field in fields(kind)]
+        if set(names) <= set(table.columns):
+            return tuple(kind(*row) for row in zip(*(table[name].tolist() for name in names), strict=True))
     raise OptionError(
         f"a table with the columns {', '.join(map(str, table.columns))} names no parts; "
         "give ffn_neurons, attention_neurons, heads or layers of a result"

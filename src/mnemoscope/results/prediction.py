@@ -71,30 +71,29 @@ class NeuronTokens(Displayed, Saved):
     @property
     def name(self) -> str:
         """The neuron and the head in words, such as `14.813 through head 23.4`."""
-        through = "" if self.through is None else f" through head {self.through.layer}.{self.through.head}"
+        through = "" if self.through is None else f" through head {self.through.name}"
         return f"{self.layer}.{self.neuron}{through}"
 
+    @property
+    def _lists(self) -> dict[str, tuple[tuple[str, float], ...]]:
+        return {"promotes": self.promotes, "demotes": self.demotes}
+
     def _short(self) -> list[str]:
-        lists = {"promotes": self.promotes, "demotes": self.demotes}
-        first = (
-            f"{name}: {', '.join(repr(token) for token, _ in tokens[:5])}" for name, tokens in lists.items()
-        )
+        first = [
+            f"{name}: {', '.join(repr(token) for token, _ in tokens[:5])}"
+            for name, tokens in self._lists.items()
+        ]
         return [f"of FFN neuron {self.name}", *first]
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the two lists as tables `token, value`."""
-        columns = ["token", "value"]
-        return {
-            "promotes": pd.DataFrame(self.promotes, columns=columns),
-            "demotes": pd.DataFrame(self.demotes, columns=columns),
-        }
+        return {name: pd.DataFrame(each, columns=["token", "value"]) for name, each in self._lists.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope neuron --json` prints."""
-        pairs = {"promotes": self.promotes, "demotes": self.demotes}
         lists = {
             name: [{"token": token, "value": value} for token, value in tokens]
-            for name, tokens in pairs.items()
+            for name, tokens in self._lists.items()
         }
         return {
             "layer": self.layer,

@@ -92,9 +92,7 @@ class PromptComparison(Displayed, Saved):
             for name, side in (("a", self.a), ("b", self.b))
         }
         return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
-            "dtype": self.provenance.dtype,
+            **self.provenance.named("model", "revision", "dtype"),
             **sides,
             "tolerance": self.tolerance,
             "unlisted": dict(self.unlisted),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from mnemoscope._io import LINKS_ENDINGS, check_destination, write_atomically
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.columns import (
     AGREEMENT_COLUMNS,
@@ -15,7 +16,6 @@ from mnemoscope.results.columns import (
     EDGE_COLUMNS,
     NODE_COLUMNS,
     OF_FFN,
-    QUERY_TABLES,
     records,
 )
 from mnemoscope.results.io import Saved
@@ -61,10 +61,6 @@ class QueryTables(Displayed, Saved):
         """Return every table by name."""
         return vars(self).copy()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return every table by name as plain rows."""
-        return {name: records(table) for name, table in self.tables().items()}
-
     @property
     def skipped(self) -> pd.DataFrame:
         """Value neurons left out of the scores."""
@@ -97,36 +93,20 @@ class QueryNeurons(Displayed, Saved):
             ),
         ]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return every table by its name in files, as plain rows."""
-        return {name: records(table) for name, table in self.tables().items()}
-
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return every table by its name in files, in the order of `QUERY_TABLES`."""
-        sides = {"": self.of_attention, OF_FFN: self.of_ffn}
         return {
-            name: getattr(sides[OF_FFN if name.endswith(OF_FFN) else ""], _attribute(name))
-            for name in QUERY_TABLES
+            f"query_{name}{ending}": table
+            for ending, side in (("", self.of_attention), (OF_FFN, self.of_ffn))
+            for name, table in side.tables().items()
         }
 
     @staticmethod
     def of_tables(tables: dict[str, pd.DataFrame]) -> QueryNeurons:
         """Restore the result from tables by their names in files."""
-        sides = (
-            QueryTables(
-                **{
-                    _attribute(name): tables[name]
-                    for name in QUERY_TABLES
-                    if name.endswith(OF_FFN) == (ending == OF_FFN)
-                }
-            )
-            for ending in ("", OF_FFN)
-        )
-        return QueryNeurons(*sides)
-
-
-def _attribute(name: str) -> str:
-    return name.removeprefix("query_").removesuffix(OF_FFN)
+        names = [field.name for field in fields(QueryTables)]
+        sides = ({name: tables[f"query_{name}{ending}"] for name in names} for ending in ("", OF_FFN))
+        return QueryNeurons(*(QueryTables(**side) for side in sides))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -166,18 +146,24 @@ class QueryGraph(Displayed, Saved):
         return {"nodes": self.nodes, "edges": self.edges}
 
     def save(self, path: str | Path) -> Path:
-        """Write the graph to a `.json`, `.csv` or `.graphml` file, whole or not at all; return its path.
+        r"""Write the graph to a `.json`, `.csv` or `.graphml` file, whole or not at all; return its path.
+
+        A `.csv` file has nodes and edges in one table, whose column `table` names which. In `.graphml` files
+        characters that XML cannot hold are `\uXXXX` escapes.
 
         Raises:
             OutputError: another ending, or a folder that does not exist or cannot be written.
         """
-        return report("export").save_links(self, Path(path))
+        path = check_destination(Path(path), LINKS_ENDINGS)
+        if path.suffix.lower() != ".graphml":
+            return super().save(path)
+        write_atomically(path, report("export").graphml(self))
+        return path
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope links --json` prints."""
         return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
+            **self.provenance.named("model", "revision"),
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             **self.targets.to_json(),

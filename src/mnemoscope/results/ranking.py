@@ -71,8 +71,7 @@ class Ranking(Displayed, Saved):
     def to_json(self) -> dict[str, Any]:
         """Return the ranking as plain objects."""
         return {
-            "model": self.provenance.model,
-            "revision": self.provenance.revision,
+            **self.provenance.named("model", "revision"),
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             **self.targets.to_json(),

@@ -163,6 +163,10 @@ class Provenance:
         """Leave the folders out of the model's name, which is shown and sent to others."""
         object.__setattr__(self, "model", public_name(self.model, self.revision))
 
+    def named(self, *names: str) -> dict[str, str]:
+        """Return some of the fields by name, as results repeat them in JSON."""
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class Cost:

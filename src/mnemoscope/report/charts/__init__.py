@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -86,21 +85,24 @@ def svg_in_page(spec: dict[str, Any], name: str) -> Markup:
 
 def png(chart: Any) -> bytes:
     """Return a chart as a PNG on white."""
-    stream = io.BytesIO()
-    chart.properties(background="white").save(stream, format="png", scale_factor=_PIXELS)
-    return stream.getvalue()
+    return vl_convert.vegalite_to_png(chart.properties(background="white").to_dict(), scale=_PIXELS)
 
 
-def data(table: pd.DataFrame) -> alt.Data:
-    """Return the rows of a table for Vega, with null for NaN and infinities."""
-    return alt.Data(values=json.loads(str(table.to_json(orient="records"))))
+def picture(chart: Any, name: str, form: str = "svg") -> bytes:
+    """Return a chart as the content of an `svg` or `png` file; see `svg` and `png`."""
+    return png(chart) if form == "png" else svg(chart.to_dict(), name).encode()
 
 
-def with_n(table: pd.DataFrame, column: str = "relation") -> pd.DataFrame:
+def data(table: pd.DataFrame | list[dict[str, Any]] | dict[str, list[float]]) -> alt.Data:
+    """Return the rows of a table, or of what makes one, for Vega, with null for NaN and infinities."""
+    return alt.Data(values=json.loads(str(pd.DataFrame(table).to_json(orient="records"))))
+
+
+def with_n(table: pd.DataFrame) -> pd.DataFrame:
     """Add the number of facts to each relation's name, as `capital (n = 12)`."""
-    n_facts = {name: max(rows["n_facts"]) for name, rows in table.groupby(column, sort=False)}
+    n_facts = {name: max(rows["n_facts"]) for name, rows in table.groupby("relation", sort=False)}
     names = {name: f"{visible(str(name))} (n = {n:,})" for name, n in n_facts.items()}
-    return table.assign(**{column: table[column].map(names)})
+    return table.assign(relation=table["relation"].map(names))
 
 
 def with_labels(rows: pd.DataFrame, at: tuple[Any, Any], strength: pd.Series, width: float) -> pd.DataFrame:
@@ -282,6 +284,12 @@ def signs(effect: str) -> alt.Color:
     """Return the colours of a column of `raises` and `lowers`, without a legend."""
     scale = alt.Scale(domain=["raises", "lowers"], range=[RAISES, LOWERS])
     return alt.Color(f"{effect}:N", scale=scale, legend=None)
+
+
+def shapes(column: str, names: dict[str, str], legend: alt.Legend) -> alt.Shape:
+    """Return the shapes of the values of a column, by value."""
+    scale = alt.Scale(domain=list(names), range=list(names.values()))
+    return alt.Shape(f"{column}:N", title=None, legend=legend, scale=scale)
 
 
 def cell_width(n_columns: int) -> float:

@@ -22,15 +22,15 @@ from mnemoscope.report.charts import (
     layer_axis,
     layer_step,
     panel_title,
-    png,
+    picture,
     point_labels,
+    shapes,
     signs,
-    svg,
     with_labels,
 )
 from mnemoscope.report.readable import readable
 from mnemoscope.report.text import Effects, about, effect_title, value_name
-from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, Depth, ends_of
+from mnemoscope.report.theme import CONTROL, KINDS, LOWERS, RAISES, TEXT, Depth, ends_of, strongest_groups
 from mnemoscope.report.tokens import at_position, plain_token, token_list
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
@@ -73,7 +73,7 @@ def _bars(values: np.ndarray, name: str, ends: alt.Scale, *, last: bool) -> alt.
         fillOpacity=alt.condition(raises, alt.value(1), alt.value(0.35)),
         tooltip=["layer:O", "kind:N", _EFFECT],
     )
-    zero = alt.Chart(data(pd.DataFrame({"zero": [0]}))).mark_rule(color=TEXT, aria=False)
+    zero = alt.Chart(data({"zero": [0]})).mark_rule(color=TEXT, aria=False)
     return alt.layer(bars, zero.encode(y=alt.Y("zero:Q", title=name, scale=ends))).properties(
         width=layer_step(n_layers) * n_layers, height=_PANEL
     )
@@ -93,24 +93,16 @@ def path(result: Attribution) -> Any:
             "along the depth; draw the chart of the layers"
         )
     depth = Depth.of(result, "direct")
-    rows, name = _along(result.value_of_embeddings, depth), f"{value_name(result.targets)} (nats)"
-    scale = alt.Scale(domain=[-1, depth.n_layers], nice=False, zero=False)
+    rows, name = _running(result.value_of_embeddings, depth), f"{value_name(result.targets)} (nats)"
     y = alt.Y("value:Q", title=name, axis=alt.Axis(minExtent=44))
-    base = alt.Chart(data(rows)).encode(
-        x=alt.X("place:Q", scale=scale, axis=layer_axis(depth.n_layers), title="layer"), y=y
-    )
-    final = alt.Chart(data(pd.DataFrame({"value": [result.targets.value]})))
+    base = alt.Chart(data(rows)).encode(x=_places(depth.n_layers, 1), y=y)
+    final = alt.Chart(data({"value": [result.targets.value]}))
     legend = alt.Legend(symbolFillColor=RAISES, symbolStrokeColor=RAISES, orient="top")
     return alt.layer(
         final.mark_rule(color=CONTROL, strokeDash=[4, 3], aria=False).encode(y=y),
         base.mark_line(color=RAISES, strokeWidth=1.5, aria=False),
         base.mark_point(filled=True, color=RAISES, opacity=1, size=44, aria=False).encode(
-            shape=alt.Shape(
-                "after:N",
-                title=None,
-                legend=legend,
-                scale=alt.Scale(domain=list(_PATH_SHAPES), range=list(_PATH_SHAPES.values())),
-            ),
+            shape=shapes("after", _PATH_SHAPES, legend),
             tooltip=[
                 alt.Tooltip("after:N"),
                 alt.Tooltip("layer:O"),
@@ -121,19 +113,22 @@ def path(result: Attribution) -> Any:
     ).properties(width=layer_step(depth.n_layers) * (depth.n_layers + 1), height=2 * _PANEL)
 
 
-def _along(start: float, depth: Depth) -> pd.DataFrame:
+def _places(n_layers: int, room: float) -> alt.X:
+    """Return the axis of places along the depth, with room for so many layers beside the first and last."""
+    scale = alt.Scale(domain=[-room, n_layers - 1 + room], nice=False, zero=False)
+    return alt.X("place:Q", title="layer", scale=scale, axis=layer_axis(n_layers))
+
+
+def _running(start: float, depth: Depth) -> pd.DataFrame:
     """Add up the blocks' scores; the FFN of a layer stands half a layer behind its attention."""
     value = start
-    rows: list[dict[str, Any]] = [{"place": -0.5, "layer": None, "after": "embeddings", "value": start}]
+    rows: list[tuple[Any, ...]] = [(-0.5, None, "embeddings", start, None)]
     for layer in range(depth.n_layers):
         for behind, (kind, name) in zip((0.0, 0.5), KINDS.items(), strict=True):
             added = float(depth.blocks[kind][layer])
-            if math.isnan(added):
-                continue
-            value += added
-            rows.append(
-                {"place": layer + behind, "layer": layer, "after": name, "value": value, "added": added}
-            )
+            if not math.isnan(added):
+                value += added
+                rows.append((layer + behind, layer, name, value, added))
     return pd.DataFrame(rows, columns=["place", "layer", "after", "value", "added"])
 
 
@@ -165,14 +160,14 @@ def positions(result: Attribution) -> Any:
     """
     both = pd.concat([result.heads_by_position, result.suppressing_heads_by_position], ignore_index=True)
     both["effect"] = both[Effects.of(result).order].astype(float)
-    columns = ["layer", "head", "position", "effect", "attention"]
-    rows = both.drop_duplicates(["layer", "head", "position"]).loc[:, columns]
-    shown_heads = _strongest(rows, ["layer", "head"], MOST_HEADS)
-    shown = _strongest(rows, ["position"], MOST_POSITIONS)
+    place = ["layer", "head", "position"]
+    rows = both.drop_duplicates(place).loc[:, [*place, "effect", "attention"]]
+    shown_heads = strongest_groups(rows, "effect", ["layer", "head"], MOST_HEADS)
+    shown = strongest_groups(rows, "effect", ["position"], MOST_POSITIONS)
     if len(result.tokens) <= MOST_POSITIONS:
         shown = pd.DataFrame({"position": range(len(result.tokens))})
-    table = shown_heads.merge(shown, how="cross").merge(rows, how="left", on=["layer", "head", "position"])
-    table = table.sort_values(["layer", "head", "position"], kind="stable")
+    table = shown_heads.merge(shown, how="cross").merge(rows, how="left", on=place)
+    table = table.sort_values(place, kind="stable")
     table["token"] = [at_position(position, result.tokens[position]) for position in table["position"]]
     table["head"] = table["layer"].astype(str) + "." + table["head"].astype(str)
     words = {
@@ -183,12 +178,6 @@ def positions(result: Attribution) -> Any:
     tooltip = ["head:N", "token:N", _EFFECT, alt.Tooltip("attention:Q", format=".1%")]
     cells = table.loc[:, ["head", "token", "effect", "attention"]]
     return heatmap(cells, "head", "token", "effect", size=(_CELL, _CELL), words=words, tooltip=tooltip)
-
-
-def _strongest(rows: pd.DataFrame, by: list[str], most: int) -> pd.DataFrame:
-    """Return the groups with the largest sums of magnitudes, in their own order."""
-    sums = rows.assign(strength=rows["effect"].abs()).groupby(by, as_index=False).agg({"strength": "sum"})
-    return sums.nlargest(most, "strength").sort_values(by).loc[:, by]
 
 
 def _extent(what: str, n_shown: int, n_all: int) -> str:
@@ -216,27 +205,15 @@ def neurons(result: Attribution) -> Any:
     pixel = (high - low) / _HEIGHT
     at = (rows["place"] + 0.5) / n_layers * width, (high - rows["effect"]) / pixel
     rows = with_labels(rows, at, rows["effect"].abs(), width)
-    x = alt.X(
-        "place:Q",
-        title="layer",
-        scale=alt.Scale(domain=[-0.5, n_layers - 0.5], nice=False, zero=False),
-        axis=layer_axis(n_layers),
-    )
     y = alt.Y(
         "effect:Q",
         title=effect_title(result),
         scale=alt.Scale(domain=[low, high], nice=False),
         axis=alt.Axis(minExtent=44),
     )
-    base = alt.Chart(data(rows)).encode(x=x, y=y)
-    shape = alt.Shape(
-        "kind:N",
-        title=None,
-        legend=alt.Legend(orient="top"),
-        scale=alt.Scale(domain=list(_SHAPES), range=list(_SHAPES.values())),
-    )
+    base = alt.Chart(data(rows)).encode(x=_places(n_layers, 0.5), y=y)
     points = base.mark_point(filled=True, color=TEXT, size=46, opacity=0.75, aria=False).encode(
-        shape=shape,
+        shape=shapes("kind", _SHAPES, alt.Legend(orient="top")),
         color=signs("does"),
         tooltip=[
             "kind:N",
@@ -248,7 +225,7 @@ def neurons(result: Attribution) -> Any:
             "token:N",
         ],
     )
-    zero = alt.Chart(data(pd.DataFrame({"effect": [0]}))).mark_rule(color=TEXT, aria=False).encode(y=y)
+    zero = alt.Chart(data({"effect": [0]})).mark_rule(color=TEXT, aria=False).encode(y=y)
     return alt.layer(zero, points, *point_labels(base, "effect", pixel)).properties(
         width=width, height=_HEIGHT
     )
@@ -290,16 +267,19 @@ class Figure:
     """A chart of an attribution with its words.
 
     Attributes:
-        name: name of the chart and of its file.
         title: the heading.
         words: description of the chart, also for screen readers.
         draw: draws the chart.
     """
 
-    name: str
     title: str
     words: str
     draw: Callable[[Attribution], Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the chart and of its file."""
+        return self.draw.__name__
 
     def chart(self, result: Attribution) -> Any:
         """Draw the chart without a title, for a page with headings."""
@@ -313,53 +293,48 @@ class Figure:
         return self.draw(readable(result)).properties(description=f"{self.title}. {self.words}")
 
 
-_LAYERS = Figure(
-    "layers",
-    "Attention and FFN along the depth",
-    "A bar for the attention and for the FFN of each layer, the first layer on the left; what raises the "
-    "target stands on the line, what lowers it hangs from it and is hollow.",
-    layers,
-)
-_PATH = Figure(
-    "path",
-    "From the embeddings to the prediction",
-    "Logit lens: the target in the stream after the embeddings and after each attention and FFN output; "
-    "the broken line is the model's own prediction.",
-    path,
-)
-_HEADS = Figure(
-    "heads",
-    "Heads",
-    "A cell for each head, layers from left to right and heads downwards; the stronger the head the more "
-    "solid its cell; those that lower the target are struck through.",
-    heads,
-)
-_POSITIONS = Figure(
-    "positions",
-    "Heads over the tokens",
-    "Effect of the strongest heads (left to right) from each token of the prompt (downwards, with its "
-    "position). Cells that lower the target are struck through; cells outside the lists are empty.",
-    positions,
-)
-_NEURONS = Figure(
-    "neurons",
-    "Neurons",
-    "A point for each neuron of the lists, its layer across and its effect upwards; FFN neurons are circles, "
-    "attention neurons diamonds; the strongest have their names, with the first token that an FFN neuron "
-    "promotes or the token whose value an attention neuron carries.",
-    neurons,
+_FIGURES = (
+    Figure(
+        "Attention and FFN along the depth",
+        "A bar for the attention and for the FFN of each layer, the first layer on the left; what raises the "
+        "target stands on the line, what lowers it hangs from it and is hollow.",
+        layers,
+    ),
+    Figure(
+        "From the embeddings to the prediction",
+        "Logit lens: the target in the stream after the embeddings and after each attention and FFN output; "
+        "the broken line is the model's own prediction.",
+        path,
+    ),
+    Figure(
+        "Heads",
+        "A cell for each head, layers from left to right and heads downwards; the stronger the head the more "
+        "solid its cell; those that lower the target are struck through.",
+        heads,
+    ),
+    Figure(
+        "Heads over the tokens",
+        "Effect of the strongest heads (left to right) from each token of the prompt (downwards, with its "
+        "position). Cells that lower the target are struck through; cells outside the lists are empty.",
+        positions,
+    ),
+    Figure(
+        "Neurons",
+        "A point for each neuron of the lists, its layer across and its effect upwards; FFN neurons are "
+        "circles, attention neurons diamonds; the strongest have their names, with the first token that an "
+        "FFN neuron promotes or the token whose value an attention neuron carries.",
+        neurons,
+    ),
 )
 
 
 def figures(result: Attribution) -> list[Figure]:
     """Return the figures that the result has data for, in the order of a report."""
-    found = [_LAYERS]
-    if result.telescoping_error is not None:
-        found.append(_PATH)
-    found.append(_HEADS)
-    if len(result.heads_by_position) + len(result.suppressing_heads_by_position):
-        found.append(_POSITIONS)
-    return [*found, _NEURONS]
+    there = {
+        "path": result.telescoping_error is not None,
+        "positions": len(result.heads_by_position) + len(result.suppressing_heads_by_position),
+    }
+    return [figure for figure in _FIGURES if there.get(figure.name, True)]
 
 
 def charts(result: Attribution) -> dict[str, Any]:
@@ -367,7 +342,7 @@ def charts(result: Attribution) -> dict[str, Any]:
     return {figure.name: figure.alone(result) for figure in figures(result)}
 
 
-def save_charts(result: Attribution, folder: str | Path, form: str = "svg") -> Path:
+def save_charts(result: Attribution, folder: Path, form: str = "svg") -> Path:
     """Write each chart to a file of its name, without a browser.
 
     Returns:
@@ -379,9 +354,6 @@ def save_charts(result: Attribution, folder: str | Path, form: str = "svg") -> P
     """
     if form not in CHART_FORMS:
         raise OptionError(f"there is no form {form!r} of charts; give {' or '.join(CHART_FORMS)}")
-    folder = check_folder(Path(folder))
-    contents = {
-        f"{name}.{form}": png(chart) if form == "png" else svg(chart.to_dict(), name).encode()
-        for name, chart in charts(result).items()
-    }
+    folder = check_folder(folder)
+    contents = {f"{name}.{form}": picture(chart, name, form) for name, chart in charts(result).items()}
     return write_into(folder, contents)

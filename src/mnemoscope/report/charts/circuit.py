@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -25,14 +24,8 @@ _TITLES = {
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [1, 3], [4, 1])
 
 
-def curves(circuits: Sequence[Circuit]) -> Any:
-    """Draw F with its interval, K and the random controls over sizes, one panel for each circuit."""
-    panels = [_one(circuit) for circuit in circuits]
-    subtitle = f"{circuits[0].provenance.model}, {len(circuits[0].test):,} test pairs, 95 % intervals"
-    return apply_theme(alt.hconcat(*panels), "Circuits by size", subtitle)
-
-
-def _one(circuit: Circuit) -> alt.LayerChart:
+def curves(circuit: Circuit) -> Any:
+    """Draw F with its interval, K and the random controls over sizes."""
     long = circuit.curve.melt("size", list(_TITLES), "line", "value").replace({"line": _TITLES})
     order = list(_TITLES.values())
     lines = (
@@ -52,7 +45,9 @@ def _one(circuit: Circuit) -> alt.LayerChart:
         .encode(x=_SIZE, y=alt.Y(f"{name}_low:Q"), y2=f"{name}_high:Q")
         for name in ("faithfulness", "completeness")
     ]
-    return alt.layer(_rule(), *bands, lines).properties(width=2 * _WIDTH, height=_HEIGHT)
+    panel = alt.layer(_rule(), *bands, lines).properties(width=2 * _WIDTH, height=_HEIGHT)
+    subtitle = f"{circuit.provenance.model}, {len(circuit.test):,} test pairs, 95 % intervals"
+    return apply_theme(alt.hconcat(panel), "Circuits by size", subtitle)
 
 
 def comparison(found: CircuitComparison) -> Any:
@@ -85,7 +80,7 @@ def _panel(rows: pd.DataFrame, task: str, name: str, methods: list[str]) -> alt.
 
 def _rule() -> alt.Chart:
     """Draw lines at 0, no node, and 1, the model."""
-    return alt.Chart(data(pd.DataFrame({"at": [0, 1]}))).mark_rule(color=TEXT, opacity=0.5).encode(y="at:Q")
+    return alt.Chart(data({"at": [0, 1]})).mark_rule(color=TEXT, opacity=0.5).encode(y="at:Q")
 
 
 def _dashes(column: str, names: list[str]) -> alt.StrokeDash:

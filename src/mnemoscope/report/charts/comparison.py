@@ -60,16 +60,15 @@ def _fall(rows: list[dict[str, Any]]) -> str:
 
 def _effects(rows: list[dict[str, Any]], height: int, *, several: bool) -> alt.LayerChart:
     names = [row["name"] for row in rows]
-    base = alt.Chart(_data([row for row in rows if math.isfinite(row["drop"])])).encode(
+    base = alt.Chart(data([row for row in rows if math.isfinite(row["drop"])])).encode(
         y=alt.Y("name:N", sort=names, title=None, scale=alt.Scale(domain=names)), color=_COLOR
     )
-    layers = [alt.Chart(_data([{"drop": 0}])).mark_rule(color=TEXT).encode(x="drop:Q")]
+    x = alt.X("drop:Q", title=_fall(rows))
+    layers = [alt.Chart(data({"drop": [0]})).mark_rule(color=TEXT).encode(x="drop:Q")]
     if several:
-        intervals = base.mark_rule(strokeWidth=2)
-        layers.append(intervals.encode(x=alt.X("drop_low:Q", title=_fall(rows)), x2="drop_high:Q"))
-    layers.append(
-        base.mark_point(filled=True, opacity=1, size=64).encode(x=alt.X("drop:Q", title=_fall(rows)))
-    )
+        low = alt.X("drop_low:Q", title=_fall(rows))
+        layers.append(base.mark_rule(strokeWidth=2).encode(x=low, x2="drop_high:Q"))
+    layers.append(base.mark_point(filled=True, opacity=1, size=64).encode(x=x))
     return alt.layer(*layers).properties(width=_LEFT, height=height)
 
 
@@ -89,7 +88,7 @@ def _against_collateral(rows: list[dict[str, Any]], height: int) -> alt.LayerCha
         points["drop"].where(~points["control"]),
         _RIGHT,
     )
-    base = alt.Chart(_data(points.to_dict("records"))).encode(
+    base = alt.Chart(data(points)).encode(
         x=alt.X("kl:Q", scale=scale, title=_KL, axis=ticks),
         y=alt.Y("drop:Q", scale=y_scale, title=_fall(rows)),
     )
@@ -115,10 +114,6 @@ def _round_numbers(domain: tuple[float, float]) -> list[float]:
     digits = (1,) if high - low > 3 else (1, 3) if high - low > 1.5 else (1, 2, 5)
     powers = range(math.floor(low), math.ceil(high))
     return [float(f"{digit}e{power}") for power in powers for digit in digits]
-
-
-def _data(rows: list[dict[str, Any]]) -> alt.Data:
-    return data(pd.DataFrame(rows))
 
 
 def chart_html(comparison: Comparison) -> str:

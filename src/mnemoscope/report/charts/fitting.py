@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 import re
 import unicodedata
@@ -17,12 +18,8 @@ _SIZES = re.compile(r'<svg([^>]*?) width="[\d.]+" height="[\d.]+"')
 Box = tuple[float, float, float, float]
 
 
-def text_width(text: str, size: float) -> float:
-    """Return the width of a text in a broad sans-serif font (DejaVu Sans), in pixels."""
-    return size * sum(map(_letter, text))
-
-
-def _letter(letter: str) -> float:
+def _width(letter: str) -> float:
+    """Return the width of a letter in a broad sans-serif font (DejaVu Sans) of one pixel."""
     if unicodedata.combining(letter):
         return 0.0
     if unicodedata.east_asian_width(letter) in "WF":
@@ -32,35 +29,31 @@ def _letter(letter: str) -> float:
 
 def text_boxes(svg: str) -> Iterator[tuple[str, Box]]:
     """Yield each text of a picture with its box: left, top, right and bottom, in pixels of the view box."""
-    yield from _boxes(ElementTree.fromstring(svg), 0.0, 0.0, 0.0)
+    yield from _boxes(ElementTree.fromstring(svg), 0j, 1 + 0j)
 
 
-def _boxes(element: ElementTree.Element, x: float, y: float, turned: float) -> Iterator[tuple[str, Box]]:
+def _boxes(element: ElementTree.Element, place: complex, turn: complex) -> Iterator[tuple[str, Box]]:
+    """Yield the boxes in an element; complex numbers are points, and `turn` is the unit of its x axis."""
     for kind, first, second in _STEP.findall(element.get("transform", "")):
         if kind == "translate":
-            across, down = float(first), float(second or 0)
-            x += across * math.cos(turned) - down * math.sin(turned)
-            y += across * math.sin(turned) + down * math.cos(turned)
+            place += turn * complex(float(first), float(second or 0))
         else:
-            turned += math.radians(float(first))
+            turn *= cmath.rect(1, math.radians(float(first)))
     text = "".join(element.itertext()).strip() if element.tag.endswith("text") else ""
     if text:
         size = float(re.sub(r"[^\d.]", "", element.get("font-size", "")) or 11)
-        width = text_width(text, size)
+        width = size * sum(map(_width, text))
         start = {"end": -width, "middle": -width / 2}.get(element.get("text-anchor", ""), 0.0)
         corners = [
-            (
-                x + across * math.cos(turned) - down * math.sin(turned),
-                y + across * math.sin(turned) + down * math.cos(turned),
-            )
+            place + turn * complex(across, down)
             for across in (start, start + width)
             for down in (-size, 0.3 * size)
         ]
-        across, down = zip(*corners, strict=True)
-        yield text, (min(across), min(down), max(across), max(down))
+        xs, ys = [corner.real for corner in corners], [corner.imag for corner in corners]
+        yield text, (min(xs), min(ys), max(xs), max(ys))
         return
     for child in element:
-        yield from _boxes(child, x, y, turned)
+        yield from _boxes(child, place, turn)
 
 
 def fitted(svg: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from mnemoscope.report.charts import apply_theme, data, signs
+from mnemoscope.report.charts import apply_theme, data, shapes, signs
 from mnemoscope.report.graph_figure import Grid, in_columns
 from mnemoscope.report.readable import readable
 from mnemoscope.report.text import about
@@ -53,24 +52,20 @@ def query_graph(graph: QueryGraph) -> Any:
 def _placed(graph: QueryGraph) -> pd.DataFrame:
     """Return the nodes with their places: a column for each token that is read, two rows for each layer."""
     nodes = graph.nodes.copy()
-    nodes["level"] = [_level(row) for row in nodes.itertuples()]
+    nodes["level"] = [
+        f"{layer} {'FFN' if kind == 'ffn' else 'attention'}" if pd.notna(layer) else _BOTTOM
+        for layer, kind in zip(nodes["layer"], nodes["kind"], strict=True)
+    ]
     # The FFN of a layer reads what its attention wrote.
     nodes["depth_of_level"] = nodes["layer"].astype("Float64").fillna(-1) + 0.5 * (nodes["kind"] == "ffn")
     nodes = nodes.sort_values(["depth_of_level", "position", "kind", "head", "neuron"], kind="stable")
     levels = sorted(nodes["depth_of_level"].unique(), reverse=True)
     nodes["row"] = nodes["depth_of_level"].map(levels.index)
     nodes = in_columns(nodes, _CHART)
-    parts: Iterable[Any] = nodes.itertuples()
-    nodes["reads"] = [at_position(row.position, str(row.token)) for row in parts]
+    nodes["reads"] = list(map(at_position, nodes["position"], nodes["token"]))
     nodes["gives"] = nodes["value_score"].fillna(0) + nodes["query_score"].fillna(0)
     nodes["does"] = nodes["gives"].ge(0).map({True: "raises", False: "lowers"})
     return nodes
-
-
-def _level(row: Any) -> str:
-    if pd.isna(row.layer):
-        return _BOTTOM
-    return f"{row.layer} {'FFN' if row.kind == 'ffn' else 'attention'}"
 
 
 def _lines(graph: QueryGraph, nodes: pd.DataFrame) -> pd.DataFrame:
@@ -140,12 +135,11 @@ def _edge_marks(edges: pd.DataFrame, x: alt.X, y: alt.Y) -> alt.Chart:
 def _node_marks(nodes: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
     columns = ["x", "y", "kind", "name", "reads", "writes", "depth", "gives", "does", "explained"]
     base = alt.Chart(data(nodes.loc[:, columns])).encode(x=x, y=y)
-    scale = alt.Scale(domain=list(_SHAPES), range=list(_SHAPES.values()))
     ring = base.transform_filter("datum.depth == 0").mark_point(
         shape="circle", size=260, color=TEXT, strokeWidth=1.5, opacity=1, aria=False
     )
     points = base.mark_point(filled=True, color=TEXT, size=80, opacity=1, aria=False).encode(
-        shape=alt.Shape("kind:N", title=None, legend=alt.Legend(orient="bottom"), scale=scale),
+        shape=shapes("kind", _SHAPES, alt.Legend(orient="bottom")),
         color=signs("does"),
         tooltip=[
             "kind:N",

@@ -57,16 +57,14 @@ def facts_dropped(table: pd.DataFrame) -> Any:
 
 def methods(table: pd.DataFrame) -> Any:
     """Item 1, all relations together: a panel each for MRR and probability."""
-    rows = table.loc[table["relation"] == ALL].assign(
-        control=lambda rows: rows["method"].isin([NONE, RANDOM, SAME_LAYERS])
-    )
-    rows["sort"] = rows["control"].map({True: "control", False: "method"})
+    rows = table.loc[table["relation"] == ALL]
+    control = rows["method"].isin([NONE, RANDOM, SAME_LAYERS])
+    rows = rows.assign(sort=control.map({True: "control", False: "method"}))
     colors = {"method": RAISES, "control": CONTROL}
-    left = dots(rows, "mrr", "title", "MRR after zeroing", by="sort", colors=colors)
-    right = dots(
-        rows, "probability_percent", "title", "probability after zeroing (%)", by="sort", colors=colors
+    titles = {"mrr": "MRR after zeroing", "probability_percent": "probability after zeroing (%)"}
+    return abreast(
+        [dots(rows, name, "title", title, by="sort", colors=colors) for name, title in titles.items()]
     )
-    return abreast([left, right])
 
 
 def method_layers(table: pd.DataFrame) -> Any:
@@ -99,14 +97,14 @@ def path(table: pd.DataFrame) -> Any:
             x=alt.X("way:Q", title="share of the way", axis=alt.Axis(format="%"))
         )
         y = alt.Y(f"{name}:Q", title=title)
-        outer = base.mark_area(color=RAISES, opacity=0.12, aria=False).encode(
-            y=alt.Y(f"{name}_q05:Q", title=title), y2=f"{name}_q95:Q"
-        )
-        inner = base.mark_area(color=RAISES, opacity=0.25, aria=False).encode(
-            y=alt.Y(f"{name}_q25:Q", title=title), y2=f"{name}_q75:Q"
-        )
+        areas = [
+            base.mark_area(color=RAISES, opacity=opacity, aria=False).encode(
+                y=alt.Y(f"{name}_q{low}:Q", title=title), y2=f"{name}_q{high}:Q"
+            )
+            for low, high, opacity in (("05", "95", 0.12), ("25", "75", 0.25))
+        ]
         line = base.mark_line(color=RAISES, point=alt.OverlayMarkDef(color=RAISES), aria=False).encode(y=y)
-        panels.append(alt.layer(outer, inner, line).properties(width=300, height=240))
+        panels.append(alt.layer(*areas, line).properties(width=300, height=240))
     return alt.hconcat(*panels)
 
 
@@ -119,12 +117,11 @@ def query_layers(table: pd.DataFrame) -> Any:
     """Item 7: relations over layers, for attention value neurons above and FFN value neurons below."""
     if table.empty:
         return nothing()
-    parts = []
-    for activates, rows in table.groupby("activates", sort=False):
-        title = f"what activates {KINDS[str(activates)]} value neurons"
-        parts.append(
-            _by_kind(rows.assign(kind=rows["kind"].replace("embeddings", "ffn")), "query score (nats)", title)
-        )
+    named = table.assign(kind=table["kind"].replace("embeddings", "ffn"))
+    parts = [
+        _by_kind(rows, "query score (nats)", f"what activates {KINDS[str(activates)]} value neurons")
+        for activates, rows in named.groupby("activates", sort=False)
+    ]
     return alt.vconcat(*parts).resolve_scale(color="independent")
 
 
@@ -254,11 +251,10 @@ def readings(table: pd.DataFrame) -> Any:
 def _by_kind(table: pd.DataFrame, value: str, title: str = "") -> Any:
     rows = with_n(table)
     largest = float(rows["score"].abs().max())
-    order = {name: place for place, name in enumerate(dict.fromkeys(rows["relation"]))}
+    rows["order"] = rows["relation"].map(list(rows["relation"].unique()).index)
     panels = []
     for kind, name in KINDS.items():
-        part = rows.loc[rows["kind"] == kind].sort_values("layer", kind="stable")
-        part = part.sort_values("relation", key=lambda names: names.map(order), kind="stable")
+        part = rows.loc[rows["kind"] == kind].sort_values(["order", "layer"], kind="stable")
         words = {"layer": f"{name} layer", "score": value}
         size = (cell_width(part["layer"].nunique()), 18.0)
         panels.append(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.padding import Padding
@@ -19,9 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mnemoscope.report.text import any_of, plain_number
-from mnemoscope.report.theme import LOWERS, RAISES
+from mnemoscope.report.theme import LOWERS, RAISES, largest
 from mnemoscope.report.tokens import middle_left_out, visible
-from mnemoscope.results.columns import records
 from mnemoscope.results.targets import Provenance, Targets
 
 _BAR = 8
@@ -60,9 +60,9 @@ def prompt_text(tokens: tuple[str, ...], width: int) -> Text:
     return Text(" ").join([*texts[:head], *gap, *texts[len(texts) - tail :]])
 
 
-def tokens_text(tokens: Iterable[str]) -> Text:
+def tokens_text(tokens: Sequence[str]) -> Text:
     """Return the first tokens of a list, at most 12."""
-    return Text(" ").join(token_text(token) for token in list(tokens)[:_MOST_TOKENS])
+    return Text(" ").join(map(token_text, tokens[:_MOST_TOKENS]))
 
 
 def targets_text(targets: Targets) -> Text:
@@ -92,17 +92,6 @@ def title_text(title: str, note: str = "", token: Text | None = None, end: str =
     return Text.assemble((title, "bold"), "  ", (note, "dim"), token or "", (end, "dim"))
 
 
-def score_bar(score: float, largest: float, cells: int = _BAR) -> Text:
-    """Return a bar of at most `cells` cells: unbroken for a raising score, broken for a lowering one."""
-    length = abs(score) / largest * cells if largest else 0.0
-    if not math.isfinite(length):
-        return Text()
-    halves = round(2 * length)
-    if score < 0:
-        return Text("╍" * max(1, halves // 2), LOWERS)
-    return Text("━" * (halves // 2) + "╸" * (halves % 2), RAISES)
-
-
 @dataclass(frozen=True)
 class Column:
     """A column of a table.
@@ -113,7 +102,7 @@ class Column:
         right: whether the cells are flush right.
         stretches: whether the column takes the width that is left and is cut to it.
         whole: whether the cells are never cut, such as names of parts; those that are flush right never are.
-        narrower: for bars, returns the column with bars of at most so many cells.
+        bar: for bars, returns that of a row with at most so many cells.
     """
 
     title: str | Text
@@ -121,12 +110,7 @@ class Column:
     right: bool = False
     stretches: bool = False
     whole: bool = False
-    narrower: Callable[[int], Column] | None = None
-
-    @property
-    def is_text(self) -> bool:
-        """Whether the cells may be cut, as tokens are."""
-        return not (self.right or self.whole or self.narrower)
+    bar: Callable[[Row, int], Text] | None = None
 
 
 def table_of(title: Text, rows: list[Row], columns: list[Column]) -> RenderableType:
@@ -148,7 +132,7 @@ class _Fitted:
         table = Table(box=None, pad_edge=False, expand=stretches, header_style="dim")
         shown = []
         for column, texts, width in zip(self.columns, cells, widths, strict=True):
-            if column.narrower and not width:
+            if column.bar and not width:
                 continue
             table.add_column(
                 column.title,
@@ -158,8 +142,7 @@ class _Fitted:
                 no_wrap=True,
                 overflow="ellipsis",
             )
-            narrowed = column.narrower(width).cell if column.narrower else None
-            shown.append([narrowed(row) for row in self.rows] if narrowed else texts)
+            shown.append([column.bar(row, width) for row in self.rows] if column.bar else texts)
         for row in zip(*shown, strict=True):
             table.add_row(*row)
         yield table
@@ -170,9 +153,9 @@ class _Fitted:
             min(_LEAST_TEXT, content) if column.stretches else max(content, _as_text(column.title).cell_len)
             for column, content in zip(self.columns, contents, strict=True)
         ]
-        bars = [index for index, column in enumerate(self.columns) if column.narrower]
-        texts = [index for index, column in enumerate(self.columns) if column.is_text]
-        rest = [index for index in range(len(widths)) if index not in (*bars, *texts)]
+        bars = [index for index, column in enumerate(self.columns) if column.bar]
+        rest = [index for index, column in enumerate(self.columns) if column.right or column.whole]
+        texts = [index for index in range(len(widths)) if index not in (*bars, *rest)]
 
         def excess() -> int:
             n_shown = len(widths) - sum(not widths[index] for index in bars)
@@ -220,9 +203,9 @@ def print_blocks(console: Console, *blocks: RenderableType) -> None:
         console.print(block)
 
 
-def first_rows(table: pd.DataFrame, n_rows: int | None) -> list[Row]:
-    """Return the first rows of a table, or all, as plain objects."""
-    return records(table if n_rows is None else table.head(n_rows))
+def facts_text(facts: dict[str, str]) -> Text:
+    """Return numbers with their names on one line."""
+    return Text("   ").join(Text.assemble((f"{name} ", "dim"), value) for name, value in facts.items())
 
 
 def expert_column(table: pd.DataFrame) -> list[Column]:
@@ -233,18 +216,34 @@ def expert_column(table: pd.DataFrame) -> list[Column]:
 
 
 def bar_column(name: str, rows: list[Row], cells: int = _BAR) -> Column:
-    """Return a column of bars of one of the numbers."""
-    largest = max((abs(row[name]) for row in rows if math.isfinite(row[name])), default=0.0)
-    return Column(
-        "",
-        lambda row: score_bar(row[name], largest, cells),
-        narrower=lambda most: bar_column(name, rows, min(most, cells)),
-    )
+    """Return a column of bars of one of the numbers: unbroken for raising, broken for lowering parts."""
+    most = largest(np.array([row[name] for row in rows], float))
+
+    def bar(row: Row, room: int = cells) -> Text:
+        length = abs(row[name]) / most * min(room, cells) if most else 0.0
+        if not math.isfinite(length):
+            return Text()
+        halves = round(2 * length)
+        if row[name] < 0:
+            return Text("╍" * max(1, halves // 2), LOWERS)
+        return Text("━" * (halves // 2) + "╸" * (halves % 2), RAISES)
+
+    return Column("", bar, bar=bar)
+
+
+def number_column(title: str | Text, name: str, written: Callable[[Any], str | Text] = str) -> Column:
+    """Return a column of one of the numbers, flush right."""
+    return Column(title, lambda row: written(row[name]), right=True)
+
+
+def tokens_column(title: str) -> Column:
+    """Return the column of a list of tokens by its name."""
+    return Column(title, lambda row: tokens_text(row[title]), stretches=True)
 
 
 def activation_column() -> Column:
     """Return the column of the neurons' activations, their coefficients."""
-    return Column("activation", lambda row: plain_number(row["coefficient"]), right=True)
+    return number_column("activation", "coefficient", plain_number)
 
 
 def position_column() -> Column:

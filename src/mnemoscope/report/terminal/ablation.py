@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 from rich.console import Console, RenderableType
@@ -13,6 +14,7 @@ from mnemoscope.report.readable import readable
 from mnemoscope.report.terminal import (
     Column,
     Row,
+    number_column,
     print_blocks,
     question_text,
     table_of,
@@ -20,15 +22,14 @@ from mnemoscope.report.terminal import (
     token_text,
 )
 from mnemoscope.report.text import (
-    controls_rank,
+    ablation_rows,
     divergence,
     parts_words,
     percent,
     plain_number,
-    rank_text,
-    reciprocal_rank,
     signed,
     signed_percent,
+    with_spread,
 )
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.columns import AGREEMENT_COLUMNS, COEFFICIENT_COLUMNS, records
@@ -41,6 +42,7 @@ _WITH_LOG_P = 80  # cells from which the table of facts shows log p
 Metrics = dict[str, tuple[str, Callable[[float], str]]]
 _METRICS: Metrics = {"probability": ("probability", percent), "log_probability": ("log p", signed)}
 _METRICS_OF_CONTRASTS: Metrics = {**_METRICS, "log_odds": ("log-odds", signed)}
+_WHEN = Column("", lambda row: Text(row["when"], "bold" if row["when"] == "after" else ""))
 
 
 def render_ablation(ablation: Ablation, console: Console) -> None:
@@ -77,57 +79,40 @@ def _blocks(ablation: Ablation, width: int) -> list[RenderableType]:
     return [question_text(ablation.tokens, width, target), finding, parts, *tables]
 
 
-def with_spread(mean: float, spread: float | None, written: Callable[[float], str]) -> str:
-    """Write a mean with its standard deviation unless that is None."""
-    return written(mean) if spread is None else f"{written(mean)} ± {written(spread).lstrip('+')}"
+def _metric(name: str, title: str, written: Callable[[float], str]) -> Column:
+    """Return the column of a metric, with its standard deviation over random controls."""
+
+    def cell(row: Row) -> str:
+        return with_spread(row[name], row["spread"].get(name) or None, written) if name in row else ""
+
+    return Column(title, cell, right=True)
 
 
 def _target_table(ablation: Ablation, target: Text) -> RenderableType:
-    mean, spread = ablation.controls_mean, ablation.controls_standard_deviation
-    exact = dict.fromkeys(mean, 0.0)
-    rows: list[Row] = [
-        {"when": "before", "value": ablation.before, "spread": exact},
-        {"when": "after", "value": ablation.after, "spread": exact},
-        {"when": f"{len(ablation.controls)} random", "value": mean, "spread": spread},
-    ]
-
-    def column(name: str, title: str, written: Callable[[float], str]) -> Column:
-        return Column(
-            title,
-            lambda row: with_spread(row["value"][name], row["spread"][name] or None, written),
-            right=True,
-        )
-
-    ranks = {"before": rank_text(ablation.before), "after": rank_text(ablation.after)}
-    rank = Column("rank", lambda row: ranks.get(row["when"], controls_rank(ablation)), right=True)
     metrics = _METRICS_OF_CONTRASTS if ablation.against else _METRICS
-    columns = [_when_column(), rank, *(column(name, *metric) for name, metric in metrics.items())]
+    columns = [
+        _WHEN,
+        number_column("rank", "rank"),
+        *(_metric(name, *metric) for name, metric in metrics.items()),
+    ]
     end = "  random: mean ± standard deviation, best to worst rank" if len(ablation.controls) > 1 else ""
-    return table_of(title_text("Effect on", token=target, end=end), rows, columns)
-
-
-def _when_column() -> Column:
-    return Column("", lambda row: Text(row["when"], "bold" if row["when"] == "after" else ""))
+    return table_of(title_text("Effect on", token=target, end=end), ablation_rows(ablation), columns)
 
 
 def _plain_text_table(ablation: Ablation) -> RenderableType:
     """Return the KL divergence on unrelated text in nats per token, and the perplexity of that text."""
     text = ablation.plain_text
-    control = with_spread(
-        ablation.controls_mean["kl"], ablation.controls_standard_deviation["kl"] or None, divergence
-    )
-    rows: list[Row] = [
-        {"when": "before", "kl": "", "perplexity": _perplexity(text.perplexity_before)},
-        {"when": "after", "kl": divergence(text.kl), "perplexity": _perplexity(text.perplexity_after)},
-        {"when": f"{len(ablation.controls)} random", "kl": control, "perplexity": ""},
-    ]
+    perplexities = {
+        "before": _perplexity(text.perplexity_before),
+        "after": _perplexity(text.perplexity_after),
+    }
     columns = [
-        _when_column(),
-        Column("KL, nats per token", lambda row: row["kl"], right=True),
-        Column("perplexity", lambda row: row["perplexity"], right=True),
+        _WHEN,
+        _metric("kl", "KL, nats per token", divergence),
+        number_column("perplexity", "when", lambda when: perplexities.get(when, "")),
     ]
     note = "unrelated English prose, the parts changed at all positions"
-    return table_of(title_text("Effect on plain text", note), rows, columns)
+    return table_of(title_text("Effect on plain text", note), ablation_rows(ablation), columns)
 
 
 def _perplexity(value: float) -> str:
@@ -136,30 +121,24 @@ def _perplexity(value: float) -> str:
 
 def _facts_table(facts: pd.DataFrame, width: int) -> RenderableType:
     """Return each group of facts with its means before and after."""
-    by_group: dict[str, Row] = {}
-    for row in records(facts):
-        group = by_group.setdefault(row["group"], {"group": row["group"], "n_facts": row["n_facts"]})
-        group[row["when"]] = row
-
-    def column(name: str, title: str, written: Callable[[float], str]) -> Column:
-        return Column(
-            title,
-            lambda row: f"{written(row['before'][name])} → {written(row['after'][name])}",
-            right=True,
-        )
-
+    metrics = {"reciprocal_rank": ("MRR", "{:.3f}".format), **_METRICS}
+    if width < _WITH_LOG_P:
+        del metrics["log_probability"]
+    rows: list[Row] = []
+    for group, of_group in facts.groupby("group", sort=False):
+        means = {row["when"]: row for row in records(of_group)}
+        before, after = means["before"], means["after"]
+        changes = {
+            name: f"{written(before[name])} → {written(after[name])}"
+            for name, (_, written) in metrics.items()
+        }
+        rows.append({"group": group, "n_facts": f"{before['n_facts']:,}", **changes})
     columns = [
         Column("", lambda row: row["group"]),
-        Column("facts", lambda row: f"{row['n_facts']:,}", right=True),
-        column("reciprocal_rank", "MRR", reciprocal_rank),
-        *(
-            column(name, *metric)
-            for name, metric in _METRICS.items()
-            if name != "log_probability" or width >= _WITH_LOG_P
-        ),
+        number_column("facts", "n_facts"),
+        *(number_column(title, name) for name, (title, _) in metrics.items()),
     ]
-    title = title_text("Effect on other facts", "means, before → after")
-    return table_of(title, list(by_group.values()), columns)
+    return table_of(title_text("Effect on other facts", "means, before → after"), rows, columns)
 
 
 _ROWS = 10
@@ -173,9 +152,9 @@ def _coefficients_table(coefficients: pd.DataFrame, tokens: tuple[str, ...]) -> 
     columns = [
         Column("neuron", row_name, whole=True),
         Column("kind", lambda row: _KIND_TITLES[row["kind"]]),
-        Column("before", lambda row: signed(row["before"]), right=True),
-        Column("predicted", lambda row: signed(row["predicted"]), right=True),
-        Column("after", lambda row: Text(signed(row["after"]), "bold"), right=True),
+        number_column("before", "before", signed),
+        number_column("predicted", "predicted", signed),
+        number_column("after", "after", lambda number: Text(signed(number), "bold")),
         Column(
             "random",
             lambda row: with_spread(row["control_mean"], row["control_standard_deviation"] or None, signed),
@@ -195,14 +174,11 @@ def _agreement_table(agreement: pd.DataFrame) -> RenderableType:
     """Return the mean relative changes of the coefficients, and the correlations with the prediction."""
     columns = [
         Column("value neurons", lambda row: f"{row['n']:,} {_KIND_TITLES[row['kind']]}"),
-        *(
-            Column(title, lambda row, name=name: signed_percent(row[name]), right=True)
-            for title, name in (("predicted", "predicted"), ("measured", "measured"), ("random", "controls"))
-        ),
-        *(
-            Column(name.capitalize(), lambda row, name=name: signed(row[name], 2), right=True)
-            for name in ("pearson", "spearman")
-        ),
+        number_column("predicted", "predicted", signed_percent),
+        number_column("measured", "measured", signed_percent),
+        number_column("random", "controls", signed_percent),
+        number_column("Pearson", "pearson", partial(signed, decimals=2)),
+        number_column("Spearman", "spearman", partial(signed, decimals=2)),
     ]
     title = title_text("Change of the coefficients", "means; correlation of predicted and measured")
     return table_of(title, records(agreement, AGREEMENT_COLUMNS), columns)

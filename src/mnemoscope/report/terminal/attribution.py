@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -16,7 +18,8 @@ from mnemoscope.report.terminal import (
     activation_column,
     bar_column,
     expert_column,
-    first_rows,
+    facts_text,
+    number_column,
     origin_text,
     position_column,
     print_blocks,
@@ -25,7 +28,7 @@ from mnemoscope.report.terminal import (
     targets_text,
     title_text,
     token_text,
-    tokens_text,
+    tokens_column,
 )
 from mnemoscope.report.terminal.depth import LEGEND, depth_chart
 from mnemoscope.report.terminal.query import query_section
@@ -39,11 +42,11 @@ from mnemoscope.report.text import (
     list_certificates,
     percent,
     places,
-    plain_number,
     prediction_names,
     queries_are_missing,
     signed,
     sum_of_layers,
+    sum_words,
     target_facts,
     value_facts,
 )
@@ -85,10 +88,9 @@ def render_attribution(result: Attribution, console: Console, *, full: bool = Fa
     ]
     if not full:
         tables = _part_tables(shown, effects, width, _FEW, ("ffn_neurons", "heads_by_position"))
-        note = _short_certificate(result)
-        print_blocks(console, *head, *tables, Text(note, "dim"))
+        print_blocks(console, *head, *tables, Text(_short_certificate(result), "dim"))
         return
-    meanings = "; ".join(f"{name}: {text}" for name, text in effects.meanings(effects.columns()).items())
+    meanings = "; ".join(f"{name}: {text}" for name, text in effects.meanings().items())
     closing = [
         f"{meanings}; activation: the neuron's coefficient",
         *list_certificates(shown),
@@ -127,15 +129,9 @@ def findings_text(sentences: list[Sentence]) -> Text:
 def _prediction_facts(result: Attribution) -> Text:
     """Return the value that scores are changes of; of several targets also each target's numbers."""
     targets = result.targets
-    lines = [_facts_text(value_facts(targets))]
-    if targets.one is None:
-        for target in (*targets.answers, *targets.against):
-            lines.append(token_text(target.text, "bold") + "   " + _facts_text(target_facts(target)))
-    return Text("\n").join(lines)
-
-
-def _facts_text(facts: dict[str, str]) -> Text:
-    return Text("   ").join(Text.assemble((f"{name} ", "dim"), value) for name, value in facts.items())
+    several = () if targets.one else (*targets.answers, *targets.against)
+    lines = (token_text(each.text, "bold") + "   " + facts_text(target_facts(each)) for each in several)
+    return Text("\n").join([facts_text(value_facts(targets)), *lines])
 
 
 def _strongest_heads(result: Attribution, effects: Effects, width: int) -> RenderableType:
@@ -192,7 +188,7 @@ def _part_tables(
             ("raise", getattr(result, name)),
             ("lower", getattr(result, f"suppressing_{name}")),
         ):
-            rows = first_rows(table, n_rows)
+            rows = records(table.iloc[:n_rows])
             columns = [
                 Column(heading, row_name, whole=True),
                 *expert_column(table),
@@ -208,30 +204,23 @@ def _part_tables(
 def _columns_behind(name: str, width: int) -> list[Column]:
     """Return the columns behind the effects of a sort of part: activation or attention, and tokens."""
     if name == "heads_by_position":
-        return [Column("attention", lambda row: percent(row["attention"]), right=True), position_column()]
+        return [number_column("attention", "attention", percent), position_column()]
     if name == "attention_neurons":
         return [activation_column(), position_column()]
-    return [
-        activation_column(),
-        *(
-            Column(words, lambda row, words=words: tokens_text(row[words]), stretches=True)
-            for words in (("promotes", "demotes") if width >= _WITH_DEMOTES else ("promotes",))
-        ),
-    ]
+    with_demotes = [tokens_column("demotes")] if width >= _WITH_DEMOTES else []
+    return [activation_column(), tokens_column("promotes"), *with_demotes]
 
 
 def _effect_columns(effects: Effects, rows: list[Row], *, both: bool) -> list[Column]:
     """Return a column for each effect, or for one, with bars of the one that orders the rows."""
     columns = []
     for name in effects.columns(both):
-        columns.append(_effect_column(name, places(row[name] for row in rows)))
+        columns.append(
+            number_column(name, name, partial(effect_text, name, decimals=places(row[name] for row in rows)))
+        )
         if name == effects.order:
             columns.append(bar_column(name, rows))
     return columns
-
-
-def _effect_column(name: str, decimals: int) -> Column:
-    return Column(name, lambda row: effect_text(name, row[name], decimals), right=True)
 
 
 _BEFORE_TOKENS = 36  # cells of a part's name, its sum and a bar, at most
@@ -256,7 +245,7 @@ def render_continuation(result: ContinuationAttribution, console: Console, *, fu
         origin_text(result.provenance),
         Group(
             question_text(result.prompt_tokens, width, target),
-            _facts_text(continuation_facts(result)),
+            facts_text(continuation_facts(result)),
         ),
         _answer_tokens("Tokens of the target", result.targets),
         *([_answer_tokens("Tokens of the contrast", result.against_targets)] if result.against else []),
@@ -267,45 +256,41 @@ def render_continuation(result: ContinuationAttribution, console: Console, *, fu
 
 
 def _depth_of_sums(result: ContinuationAttribution, target: Text, width: int) -> list[RenderableType]:
-    value = "log p" if result.against is None else "log-odds"
-    title = title_text("Layers and heads", f"nats they add to {value} of all tokens of ", target)
+    title = title_text(
+        "Layers and heads", f"nats they add to {_value_name(result)} of all tokens of ", target
+    )
     return [Group(title, depth_chart(Depth.of(result), width)), LEGEND]
 
 
 def _answer_tokens(name: str, targets: tuple[Target, ...]) -> RenderableType:
     rows = [{"number": number, **vars(target)} for number, target in enumerate(targets)]
     columns = [
-        Column("", lambda row: Text(str(row["number"]), "dim"), right=True),
+        number_column("", "number", lambda number: Text(str(number), "dim")),
         Column("token", lambda row: token_text(row["text"], "bold")),
-        Column("rank", lambda row: f"{row['rank']:,}", right=True),
-        Column("probability", lambda row: percent(row["probability"]), right=True),
-        Column("log p", lambda row: signed(row["log_probability"]), right=True),
-        Column("id", lambda row: str(row["id"]), right=True),
+        number_column("rank", "rank", "{:,}".format),
+        number_column("probability", "probability", percent),
+        number_column("log p", "log_probability", signed),
+        number_column("id", "id"),
     ]
-    title = title_text(name, "each after the prompt and those before")
-    return table_of(title, rows, columns)
+    return table_of(title_text(name, "each after the prompt and those before"), rows, columns)
 
 
 def _tables_of_sums(
     result: ContinuationAttribution, target: Text, width: int, n_rows: int | None
 ) -> list[RenderableType]:
     """Return the tables of each sort of part: what raises the target, and what lowers it; None: all rows."""
-    summed = "attention_neurons_summed"
-    ends = {
-        ("Heads", "layer.head"): (result.heads, result.heads[::-1]),
-        ("FFN neurons", "layer.neuron"): (result.ffn_neurons, result.suppressing_ffn_neurons),
-        ("Attention neurons", "layer.head.dim"): (
-            getattr(result, summed),
-            getattr(result, f"suppressing_{summed}"),
-        ),
-    }
+    neurons, against = result.attention_neurons_summed, result.suppressing_attention_neurons_summed
     texts = prediction_names(result)
     drawn = []
-    for (what, heading), (raising, lowering) in ends.items():
+    for what, heading, *ends in (
+        ("Heads", "layer.head", result.heads, result.heads[::-1]),
+        ("FFN neurons", "layer.neuron", result.ffn_neurons, result.suppressing_ffn_neurons),
+        ("Attention neurons", "layer.head.dim", neurons, against),
+    ):
         most = _MOST_HEADS if what == "Heads" and n_rows is None else n_rows
-        for verb, table in (("raise", raising), ("lower", lowering)):
+        for verb, table in zip(("raise", "lower"), ends, strict=True):
             title = title_text(what, f"that {verb} ", target, ", by the sum of direct effects")
-            drawn.append(_sums_table(title, table.head(most or len(table)), heading, texts, width))
+            drawn.append(_sums_table(title, table.iloc[:most], heading, texts, width))
     return drawn
 
 
@@ -314,28 +299,30 @@ def _sums_table(
 ) -> RenderableType:
     """Return parts with their sums and the scores of as many tokens as the width holds."""
     rows = records(table)
-    decimals = places(row["direct"] for row in rows)
-    words = []
-    if "promotes" in table:
-        words = [Column("promotes", lambda row: tokens_text(row["promotes"]), stretches=True)]
+    written = partial(signed, decimals=places(row["direct"] for row in rows))
+    words = [tokens_column("promotes")] if "promotes" in table else []
     room = width - _BEFORE_TOKENS - (_WORDS if words else 0)
-    n_tokens = min(max(1, room // _OF_A_TOKEN), len(texts))
+    n_tokens = max(1, room // _OF_A_TOKEN)
     columns = [
         Column(heading, row_name, whole=True),
         *expert_column(table),
-        Column("sum", lambda row: signed(row["direct"], decimals), right=True),
+        number_column("sum", "direct", written),
         bar_column("direct", rows),
         *(
-            Column(
-                Text(f"{number} ") + token_text(texts[number], most=_LONGEST_NAME),
-                lambda row, number=number: Text(signed(row[f"direct_{number}"], decimals), "dim"),
-                right=True,
+            number_column(
+                Text(f"{number} ") + token_text(text, most=_LONGEST_NAME),
+                f"direct_{number}",
+                lambda score: Text(written(score), "dim"),
             )
-            for number in range(n_tokens)
+            for number, text in enumerate(texts[:n_tokens])
         ),
         *words,
     ]
     return table_of(title, rows, columns)
+
+
+def _value_name(result: ContinuationAttribution) -> str:
+    return "log p" if result.against is None else "log-odds"
 
 
 def _closing_of_sums(result: ContinuationAttribution) -> list[str]:
@@ -348,14 +335,8 @@ def _closing_of_sums(result: ContinuationAttribution) -> list[str]:
         lines.append(
             "− before a token of the contrast: its score is subtracted; tokens that both begin with cancel"
         )
-    for name, what in (("ffn_neurons", "FFN neurons"), ("attention_neurons_summed", "attention neurons")):
-        cost, listed = result.costs[name], len(getattr(result, name))
-        both_ends = not getattr(result, f"suppressing_{name}").empty
-        found = found_words(certificate(result), both_ends, listed, cost, what)
-        lines.append(f"{found} by sum, {cost.exact:,} scored exactly at every token")
-    start, end = plain_number(result.value_of_embeddings), plain_number(result.value)
-    value = "log p" if result.against is None else "log-odds"
-    path = f"{value} of all tokens: {start} from embeddings, {end} at the end"
-    if result.telescoping_error is not None:
-        path += f"; the layers add up to the difference within {abs(result.telescoping_error):.0e}"
-    return [*lines, path]
+    for name in ("ffn_neurons", "attention_neurons_summed"):
+        n_exact = result.costs[name].exact
+        lines.append(f"{found_words(result, name)} by sum, {n_exact:,} scored exactly at every token")
+    value = f"{_value_name(result)} of all tokens"
+    return [*lines, sum_words(value, result.value_of_embeddings, result.value, result.telescoping_error)]

@@ -12,7 +12,7 @@ from mnemoscope.model.estimate import Estimate
 from mnemoscope.model.families.registry import OURS, VALIDATED
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.structure import ModelStructure
-from mnemoscope.report.terminal import Column, Row, table_of, title_text
+from mnemoscope.report.terminal import Column, Row, number_column, table_of, title_text
 from mnemoscope.report.theme import LOWERS, RAISES
 from mnemoscope.report.tokens import visible
 from mnemoscope.results.columns import records
@@ -46,16 +46,16 @@ def render_checks(language_model: LanguageModel, console: Console) -> None:
     console.print()
     columns = [
         Column("what must add up", lambda row: Text(row["check"], "bold")),
-        Column("error", lambda row: f"{row['error']:.1e}", right=True),
-        Column("allowed", lambda row: f"{row['tolerance']:.0e}", right=True),
-        Column("", _verdict, stretches=True),
+        number_column("error", "error", "{:.1e}".format),
+        number_column("allowed", "tolerance", "{:.0e}".format),
+        Column("", lambda row: _verdict(row["passed"], "adds up", "does not add up"), stretches=True),
     ]
     title = title_text("Validation", "errors relative to the largest value, on a probe of 9 tokens")
     console.print(table_of(title, described["checks"], columns))
 
 
-def _verdict(row: Row) -> Text:
-    return Text("adds up", RAISES) if row["passed"] else Text("does not add up", f"bold {LOWERS}")
+def _verdict(passed: bool, yes: str, no: str) -> Text:
+    return Text(yes, RAISES) if passed else Text(no, f"bold {LOWERS}")
 
 
 def render_families(families: pd.DataFrame, console: Console) -> None:
@@ -64,29 +64,18 @@ def render_families(families: pd.DataFrame, console: Console) -> None:
         Column("family", _family),
         # A family that could not be built has neither norm nor error.
         Column("norm", lambda row: row["norm"] if isinstance(row["norm"], str) else ""),
-        Column(
-            "worst error",
-            lambda row: "" if pd.isna(row["worst_error"]) else f"{row['worst_error']:.0e}",
-            right=True,
-        ),
-        Column("", _status),
+        number_column("worst error", "worst_error", lambda error: "" if pd.isna(error) else f"{error:.0e}"),
+        Column("", lambda row: _verdict(row["status"] == VALIDATED, VALIDATED, f"not {VALIDATED}")),
         Column("variant", _variant, stretches=True),
     ]
-    title = title_text(
-        "Validated families", "a tiny random model of each, validated on this machine just now"
-    )
-    console.print(table_of(title, records(families), columns))
+    note = "a tiny random model of each, validated on this machine just now"
+    console.print(table_of(title_text("Validated families", note), records(families), columns))
 
 
 def _family(row: Row) -> Text:
     """Return the family's name, and its package unless the package is Mnemoscope."""
     name = Text(visible(row["family"]), "bold")
     return name if row["package"] == OURS else name.append(f" · {visible(row['package'])}", "not bold dim")
-
-
-def _status(row: Row) -> Text:
-    passed = row["status"] == VALIDATED
-    return Text(VALIDATED if passed else f"not {VALIDATED}", RAISES if passed else f"bold {LOWERS}")
 
 
 def _variant(row: Row) -> Text:
@@ -136,11 +125,8 @@ def render_estimate(estimate: Estimate, console: Console) -> None:
         "prompt": f"{estimate.n_tokens} tokens",
         "memory": f"{_size(estimate.weight_bytes)} of weights, about {_size(estimate.working_bytes)} above",
     }
-    console.print(
-        title_text(
-            "Estimated memory", "of one token with the default options, on the CPU; no weights were read"
-        )
-    )
+    note = "of one token with the default options, on the CPU; no weights were read"
+    console.print(title_text("Estimated memory", note))
     for name, value in rows.items():
         console.print(Text.assemble((f"{name:8}", "dim"), value))
 

@@ -11,9 +11,10 @@ from rich.text import Text
 
 from mnemoscope.report.terminal import (
     Column,
+    Row,
     abreast,
     bar_column,
-    first_rows,
+    number_column,
     origin_text,
     print_blocks,
     table_of,
@@ -36,49 +37,47 @@ _SIDE_BY_SIDE = 100
 
 def render_circuit(circuit: Circuit, console: Console) -> None:
     """Print a circuit."""
-    lines = Text("\n").join(Text(line) for line in circuit_summary(circuit))
-    nodes = first_rows(circuit.nodes, _MOST_NODES)
-    note = f"{len(nodes)} of {len(circuit)}" if len(circuit) > len(nodes) else ""
-    tables = [
-        table_of(
-            title_text("Nodes", note),
-            nodes,
-            [
-                Column("node", node_name, whole=True),
-                Column("score", lambda row: plain_number(row["score"]), right=True),
-                bar_column("score", nodes),
-            ],
-        ),
-        curve_table(circuit.curve),
+    nodes = records(circuit.nodes.head(_MOST_NODES))
+    columns = [
+        Column("node", node_name, whole=True),
+        number_column("score", "score", plain_number),
+        bar_column("score", nodes),
     ]
+    tables = [table_of(_title("Nodes", nodes, circuit.nodes), nodes, columns), curve_table(circuit.curve)]
     names = [node_name(row) for row in records(circuit.nodes)]
-    edges = first_rows(circuit.edges, _MOST_EDGES)
-    blocks: list[RenderableType] = [lines, abreast(tables, console.width, _SIDE_BY_SIDE)]
-    if edges:
-        columns = [
-            Column("node", lambda row: names[row["source"]]),
-            Column("read by", lambda row: names[row["target"]]),
-            Column("share", lambda row: plain_number(row["share"]), right=True),
-        ]
-        note = f"{len(edges)} of {len(circuit.edges)}" if len(circuit.edges) > len(edges) else ""
-        blocks.append(table_of(title_text("Links", note), edges, columns))
-    print_blocks(console, *blocks, origin_text(circuit.provenance))
+    edges = records(circuit.edges.head(_MOST_EDGES))
+    links = [
+        Column("node", lambda row: names[row["source"]]),
+        Column("read by", lambda row: names[row["target"]]),
+        number_column("share", "share", plain_number),
+    ]
+    print_blocks(
+        console,
+        Text("\n".join(circuit_summary(circuit))),
+        abreast(tables, console.width, _SIDE_BY_SIDE),
+        *([table_of(_title("Links", edges, circuit.edges), edges, links)] if edges else []),
+        origin_text(circuit.provenance),
+    )
+
+
+def _title(title: str, shown: list[Row], table: pd.DataFrame) -> Text:
+    """Return the heading of a table, with the number of rows shown unless those are all."""
+    return title_text(title, f"{len(shown)} of {len(table)}" if len(table) > len(shown) else "")
 
 
 def render_contrast(neurons: pd.DataFrame, console: Console) -> None:
     """Print neurons by the difference of their activations between two sets of prompts."""
-    shown = first_rows(neurons, _MOST_NODES)
-    note = f"{len(shown)} of {len(neurons)}" if len(neurons) > len(shown) else ""
-    columns = [Column("neuron", node_name, whole=True)]
-    for name in ("positive", "negative"):
-        columns.append(Column(name, lambda row, name=name: plain_number(row[name]), right=True))
-    columns += [
-        Column("difference", lambda row: plain_number(row["score"]), right=True),
+    shown = records(neurons.head(_MOST_NODES))
+    columns = [
+        Column("neuron", node_name, whole=True),
+        number_column("positive", "positive", plain_number),
+        number_column("negative", "negative", plain_number),
+        number_column("difference", "score", plain_number),
         bar_column("score", shown),
     ]
     print_blocks(
         console,
-        table_of(title_text("Mean activations at the last position", note), shown, columns),
+        table_of(_title("Mean activations at the last position", shown, neurons), shown, columns),
         Text("A difference tells the sets apart; only an ablation shows an effect.", "dim"),
     )
 
@@ -86,17 +85,12 @@ def render_contrast(neurons: pd.DataFrame, console: Console) -> None:
 def curve_table(curve: pd.DataFrame) -> RenderableType:
     """Return the table of F and K over sizes."""
     columns = [
-        Column("size", lambda row: f"{row['size']:,}", right=True),
-        Column("share", lambda row: f"{100 * row['share']:.3g} %", right=True),
-        *(
-            Column(title, lambda row, name=name: _two_digits(row[name]), right=True)
-            for title, name in (
-                ("F", "faithfulness"),
-                ("K", "completeness"),
-                ("F random", "random"),
-                ("F matched", "matched"),
-            )
-        ),
+        number_column("size", "size", "{:,}".format),
+        number_column("share", "share", lambda share: f"{100 * share:.3g} %"),
+        number_column("F", "faithfulness", _two_digits),
+        number_column("K", "completeness", _two_digits),
+        number_column("F random", "random", _two_digits),
+        number_column("F matched", "matched", _two_digits),
     ]
     return table_of(title_text("Curve", "best nodes by size"), records(curve), columns)
 
@@ -111,7 +105,7 @@ def render_ablated(
             records(prediction.table, ("token", "probability")),
             [
                 Column("token", lambda row: token_text(row["token"])),
-                Column("probability", lambda row: f"{100 * row['probability']:.1f} %", right=True),
+                number_column("probability", "probability", lambda share: f"{100 * share:.1f} %"),
             ],
         )
         for title, prediction in (("Model", before), (f"{change[:1].upper()}{change[1:]}", after))
@@ -126,12 +120,9 @@ def render_comparison(comparison: CircuitComparison, console: Console) -> None:
     for task, rows in summary.groupby("task", sort=False):
         columns = [
             Column("method", lambda row: row["method"]),
-            Column("nodes", lambda row: f"{row['size']:,}", right=True),
-            *(_size_column(title, name) for title, name in _SIZES.items()),
-            *(
-                Column(title, lambda row, name=name: _two_digits(row[name]), right=True)
-                for title, name in _NUMBERS.items()
-            ),
+            number_column("nodes", "size", "{:,}".format),
+            *(number_column(title, name, _size) for title, name in _SIZES.items()),
+            *(number_column(title, name, _two_digits) for title, name in _NUMBERS.items()),
             Column("passes", lambda row: f"{row['forward'] + row['backward']:,}", right=True),
         ]
         blocks.append(table_of(title_text(visible(str(task))), records(rows), columns))
@@ -147,7 +138,7 @@ def render_comparison(comparison: CircuitComparison, console: Console) -> None:
         ]
         n_nodes = comparison.agreement["n_nodes"].max()
         title = title_text("Scores and exact patching", f"{n_nodes:,} single nodes")
-        blocks.append(table_of(title, first_rows(comparison.agreement, 1000), columns))
+        blocks.append(table_of(title, records(comparison.agreement), columns))
     print_blocks(console, *blocks)
 
 
@@ -156,8 +147,8 @@ _NUMBERS = {"F": "faithfulness", "K": "completeness", "CPR": "cpr", "CMD": "cmd"
 _SIZES = {"F ≥ 0.9 from": "reaches", "±0.1 from": "within_0.1", "±0.2 from": "within_0.2"}
 
 
-def _size_column(title: str, name: str) -> Column:
-    return Column(title, lambda row: "never" if pd.isna(row[name]) else f"{row[name]:,}", right=True)
+def _size(value: Any) -> str:
+    return "never" if pd.isna(value) else f"{value:,}"
 
 
 def _two_digits(value: Any) -> str:

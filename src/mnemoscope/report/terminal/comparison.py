@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
@@ -11,17 +13,19 @@ from mnemoscope.report.terminal import (
     Row,
     bar_column,
     expert_column,
-    first_rows,
+    facts_text,
+    number_column,
     origin_text,
     print_blocks,
     question_text,
     table_of,
     targets_text,
     title_text,
-    tokens_text,
+    tokens_column,
 )
 from mnemoscope.report.text import comparison_certificates, places, signed, value_facts
 from mnemoscope.results.attribution import Attribution
+from mnemoscope.results.columns import records
 from mnemoscope.results.parts import row_name
 from mnemoscope.results.prompt_comparison import PromptComparison
 
@@ -36,43 +40,32 @@ _MEANING = "A, B: nats that a part itself writes towards the target of each prom
 
 def render_comparison(result: PromptComparison, console: Console, rows: int = 10) -> None:
     """Print both predictions, and the first rows of each table."""
-    closing = [_MEANING, *comparison_certificates(result)]
     print_blocks(
         console,
         origin_text(result.provenance),
         _side("A", readable(result.a), console.width),
         _side("B", readable(result.b), console.width),
         *(_table(result, name, rows) for name in _TITLES),
-        Text("\n".join(closing), "dim"),
+        Text("\n".join([_MEANING, *comparison_certificates(result)]), "dim"),
     )
 
 
 def _side(name: str, side: Attribution, width: int) -> RenderableType:
-    facts = Text("   ").join(
-        Text.assemble((f"{fact} ", "dim"), value) for fact, value in value_facts(side.targets).items()
-    )
     question = question_text(side.tokens, width - 3, targets_text(side.targets))
-    return Group(Text(f"{name}  ", "bold") + question, facts)
+    return Group(Text(f"{name}  ", "bold") + question, facts_text(value_facts(side.targets)))
 
 
 def _table(result: PromptComparison, name: str, n_rows: int) -> RenderableType:
     table = getattr(result, name)
     title, heading = _TITLES[name]
-    rows = first_rows(table, n_rows)
-    decimals = places(row["diff"] for row in rows)
-    scores = [
-        Column(heading, lambda row, column=column: signed(row[column], decimals), right=True)
-        for heading, column in (("A", "a"), ("B", "b"), ("Diff", "diff"))
-    ]
-    words = []
-    if "promotes" in table:
-        words = [Column("promotes", lambda row: tokens_text(row["promotes"]), stretches=True)]
+    rows = records(table.iloc[:n_rows])
+    written = partial(signed, decimals=places(row["diff"] for row in rows))
     columns = [
         Column(heading, _part_name, whole=True),
         *expert_column(table),
-        *scores,
+        *(number_column(name.capitalize(), name, written) for name in ("a", "b", "diff")),
         bar_column("diff", rows),
-        *words,
+        *([tokens_column("promotes")] if "promotes" in table else []),
     ]
     return table_of(title_text(title, f"{min(n_rows, len(table))} of {len(table):,} rows"), rows, columns)
 

@@ -16,7 +16,6 @@ LEGEND = Text.assemble(
 
 _EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 _LOUD = 0.3  # share of the largest score of a head from which its square is full
-_ALL_SHOWN = 48
 _WIDEST_BAR = 40
 _GAP = "  "
 
@@ -61,66 +60,49 @@ class Scale:
         )
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Widths of the parts of a line.
-
-    Attributes:
-        label: cells of the layer's number.
-        decimals: decimal places of each score.
-        digits: cells of the longest score.
-        bar: cells of a bar with its axis.
-        pitch: cells from one head to the next beside the bars; 0 where heads have no room there.
-    """
-
-    label: int
-    decimals: int
-    digits: int
-    bar: int
-    pitch: int
-
-    @classmethod
-    def fitting(cls, depth: Depth, width: int) -> Layout:
-        """Choose the widest bars that leave room for the heads, or else the widest bars."""
-        scores = depth.block_scores().flatten()
-        decimals = places(scores)
-        digits = max(len(signed(score, decimals)) for score in scores)
-        label = max(len("layer"), *(len(_run_label(run)) for run in depth.runs(_ALL_SHOWN)))
-        room = width - label - 2 * (len(_GAP) + digits + 1)
-        for pitch, narrowest in ((2, 14), (1, 10)):
-            bar = (room - len(_GAP) - pitch * depth.n_heads) // 2
-            if bar >= narrowest:
-                return cls(label, decimals, digits, min(bar, _WIDEST_BAR), pitch)
-        return cls(label, decimals, digits, max(3, min(room // 2, _WIDEST_BAR)), 0)
-
-
 def depth_chart(depth: Depth, width: int) -> Text:
     """Return a line for each layer: a bar for its attention, a bar for its FFN, and its heads.
 
     Heads without room beside the bars follow in a map of their own. In models of more than 48 layers each run
     of quiet layers takes one line.
     """
-    layout = Layout.fitting(depth, width)
-    scale = Scale.fitting(depth.block_scores(), layout.bar)
-    block = layout.bar + 1 + layout.digits
-    names = "".join(_GAP + name.ljust(block) for name in KINDS.values())
-    heads = f"{_GAP}heads 0–{depth.n_heads - 1}" if layout.pitch else ""
-    lines = [Text("layer".rjust(layout.label) + names + heads, "bold dim")]
-    for run in depth.runs(_ALL_SHOWN):
-        line = Text(_run_label(run).rjust(layout.label), "dim")
+    scores = depth.block_scores()
+    decimals = places(scores.flat)
+    digits = max(len(signed(score, decimals)) for score in scores.flat)
+    label = max(len("layer"), *(len(_run_label(run)) for run in depth.runs()))
+    bar, pitch = _bar_and_pitch(width - label - 2 * (len(_GAP) + digits + 1), depth.n_heads)
+    scale = Scale.fitting(scores, bar)
+    names = "".join(_GAP + name.ljust(bar + 1 + digits) for name in KINDS.values())
+    heads = f"{_GAP}heads 0–{depth.n_heads - 1}" if pitch else ""
+    lines = [Text("layer".rjust(label) + names + heads, "bold dim")]
+    for run in depth.runs():
+        line = Text(_run_label(run).rjust(label), "dim")
         if len(run) > 1:
             lines.append(line.append(_GAP + "quiet"))
             continue
         for kind in KINDS:
             score = depth.blocks[kind][run.start]
-            number = signed(score, layout.decimals).rjust(layout.digits)
+            number = signed(score, decimals).rjust(digits)
             line = Text.assemble(line, _GAP, scale.bar(score), " ", (number, "dim"))
-        if layout.pitch:
-            line += _heads(depth, run.start, slice(None), layout.pitch)
+        if pitch:
+            line += _heads(depth, run.start, slice(None), pitch)
         lines.append(line)
-    if not layout.pitch:
-        lines += [Text(), _head_map(depth, layout.label, width)]
+    if not pitch:
+        lines += [Text(), _head_map(depth, label, width)]
     return Text("\n").join(lines)
+
+
+def _bar_and_pitch(room: int, n_heads: int) -> tuple[int, int]:
+    """Choose the widest bars that leave room for the heads, or else the widest bars.
+
+    Returns:
+        Cells of a bar with its axis, and from one head to the next; 0 where heads have no room.
+    """
+    for pitch, narrowest in ((2, 14), (1, 10)):
+        bar = (room - len(_GAP) - pitch * n_heads) // 2
+        if bar >= narrowest:
+            return min(bar, _WIDEST_BAR), pitch
+    return max(3, min(room // 2, _WIDEST_BAR)), 0
 
 
 def _head_map(depth: Depth, label: int, width: int) -> Text:
@@ -132,7 +114,7 @@ def _head_map(depth: Depth, label: int, width: int) -> Text:
         heads = slice(first, min(first + room // pitch, depth.n_heads))
         title = f"{_GAP}heads {heads.start}–{heads.stop - 1}"
         lines = [Text("layer".rjust(label) + title, "bold dim")]
-        for run in depth.runs(_ALL_SHOWN):
+        for run in depth.runs():
             cells = Text(_GAP + "quiet", "dim") if len(run) > 1 else _heads(depth, run.start, heads, pitch)
             lines.append(Text.assemble((_run_label(run).rjust(label), "dim")) + cells)
         maps.append(Text("\n").join(lines))

@@ -11,6 +11,7 @@ from rich.text import Text
 from mnemoscope.report.terminal import (
     Column,
     Row,
+    number_column,
     origin_text,
     print_blocks,
     table_of,
@@ -62,25 +63,18 @@ def _neuron(
     windows, signs = (records(table) for table in result.of(neuron))
     kind = "FFN neuron" if isinstance(neuron, FFNNeuron) else "Attention neuron"
     blocks: list[RenderableType] = [title_text(f"{kind} {neuron.name}")]
+    counted = {row["group"]: f"{row['n_tokens']:,} tokens, {percent(row['share'])}" for row in signs}
     for group, title in _TITLES.items():
-        counted = next(
-            (
-                f"{row['n_tokens']:,} tokens, {percent(row['share'])}"
-                for row in signs
-                if row["group"] == group
-            ),
-            "",
-        )
         rows = [row for row in windows if row["group"] == group]
-        if rows or counted:
-            blocks.append(_group(title_text(title, counted), rows[:n_rows], width))
+        if rows or group in counted:
+            blocks.append(_group(title_text(title, counted.get(group, "")), rows[:n_rows], width))
     return blocks if len(blocks) > 1 else [*blocks, Text("nowhere active", "dim")]
 
 
 def _group(title: Text, rows: list[Row], width: int) -> RenderableType:
     columns = [
-        Column("activation", lambda row: plain_number(row["activation"]), right=True),
-        Column("text", lambda row: str(row["document"]), right=True),
+        number_column("activation", "activation", plain_number),
+        number_column("text", "document"),
         Column("token", lambda row: token_text(row["token"], "bold", _LONGEST_TOKEN)),
         Column("window", lambda row: _window(row, width - _BEFORE_WINDOW), stretches=True),
     ]
@@ -107,8 +101,8 @@ def _window(row: Row, width: int) -> Text:
             room -= texts[last].cell_len
         else:
             break
-    ends = Text("…", "dim") if first > 0 else Text(), Text("…", "dim") if last < len(texts) - 1 else Text()
-    return Text().join([ends[0], *texts[first : last + 1], ends[1]])
+    before, after = (Text("…" * is_cut, "dim") for is_cut in (first > 0, last < len(texts) - 1))
+    return Text().join([before, *texts[first : last + 1], after])
 
 
 def _style(activation: Any, best: float, is_best: bool) -> str:

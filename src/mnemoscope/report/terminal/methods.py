@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console, RenderableType
@@ -24,10 +24,10 @@ from mnemoscope.report.terminal import (
 from mnemoscope.report.text import (
     comparison_rows,
     divergence,
+    enumerated,
     method_name,
     percent,
     plain_number,
-    reciprocal_rank,
     signed,
     zeroed_words,
 )
@@ -96,7 +96,7 @@ class _Measure:
 
 # By column of `Comparison.summary`.
 _MEASURES = {
-    "reciprocal_rank": _Measure("MRR", reciprocal_rank, best="lowest"),
+    "reciprocal_rank": _Measure("MRR", "{:.3f}".format, best="lowest"),
     "probability": _Measure("probability", percent, best="lowest"),
     "log_probability": _Measure("log p", signed, best="lowest"),
     "drop": _Measure("fall", signed, "how far {fallen} fell, in nats, more is better", "highest"),
@@ -128,7 +128,7 @@ _GAP = 2
 
 def render_comparison(comparison: Comparison, console: Console) -> None:
     """Print a row for each control and method; columns without room are left out."""
-    table = _Table.of(comparison).fitted(console.width)
+    table = _Table(comparison, console.width)
     several = comparison.n_facts > 1
     question: list[RenderableType] = []
     if not several:
@@ -144,9 +144,8 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
     print_blocks(console, *question, drawn, Text(table.meaning(), "dim"))
 
 
-@dataclass(frozen=True)
 class _Table:
-    """The rows of a comparison and the columns that fit.
+    """The widest table of a comparison that fits: intervals go first, then ends of long names, then columns.
 
     Attributes:
         rows: rows of `comparison_rows`.
@@ -157,44 +156,24 @@ class _Table:
         shown: names of the measures that have a column.
     """
 
-    rows: list[Row]
-    several: bool
-    best: dict[str, float]
-    name_width: int
-    with_intervals: tuple[str, ...]
-    shown: tuple[str, ...]
-
-    @classmethod
-    def of(cls, comparison: Comparison) -> _Table:
-        rows, several = comparison_rows(comparison), comparison.n_facts > 1
-        best = {}
-        measures = tuple(name for name in _MEASURES if name in comparison.measures)
-        for name in measures:
-            measure = _MEASURES[name]
-            values = [row[name] for row in rows if not row["control"] and not math.isnan(row[name])]
-            if measure.best and len(set(values)) > 1:
-                best[name] = min(values) if measure.best == "lowest" else max(values)
-        name_width = max(Text(row["name"]).cell_len for row in rows)
-        return cls(rows, several, best, name_width, _INTERVALS_GO if several else (), measures)
-
-    def fitted(self, width: int) -> _Table:
-        """Return the widest table that fits: intervals go first, then ends of long names, then columns."""
-        table = self
-        for table in self._ever_narrower():
-            least = table.name_width if table.with_intervals else min(table.name_width, _SHORTEST_NAME)
-            if table._room_for_names(width) >= least:
+    def __init__(self, comparison: Comparison, width: int) -> None:
+        self.rows, self.several = comparison_rows(comparison), comparison.n_facts > 1
+        self.with_intervals: list[str] = list(_INTERVALS_GO) if self.several else []
+        self.shown = [name for name in _MEASURES if name in comparison.measures]
+        self.best: dict[str, float] = {}
+        for name in self.shown:
+            end = _MEASURES[name].best
+            values = [row[name] for row in self.rows if not row["control"] and not math.isnan(row[name])]
+            if end and len(set(values)) > 1:
+                self.best[name] = min(values) if end == "lowest" else max(values)
+        self.name_width = max(Text(row["name"]).cell_len for row in self.rows)
+        intervals = [(self.with_intervals, name) for name in self.with_intervals]
+        for names, name in (*intervals, *((self.shown, name) for name in _COLUMNS_GO if name in self.shown)):
+            least = self.name_width if self.with_intervals else min(self.name_width, _SHORTEST_NAME)
+            if self._room_for_names(width) >= least:
                 break
-        return replace(table, name_width=min(table.name_width, max(1, table._room_for_names(width))))
-
-    def _ever_narrower(self) -> Iterator[_Table]:
-        table = self
-        yield table
-        for name in self.with_intervals:
-            table = replace(table, with_intervals=tuple(n for n in table.with_intervals if n != name))
-            yield table
-        for name in _COLUMNS_GO:
-            table = replace(table, shown=tuple(n for n in table.shown if n != name))
-            yield table
+            names.remove(name)
+        self.name_width = min(self.name_width, max(1, self._room_for_names(width)))
 
     def _room_for_names(self, width: int) -> int:
         """Return the cells that the columns of numbers leave."""
@@ -217,8 +196,7 @@ class _Table:
     def meaning(self) -> str:
         """Return the meaning of the columns."""
         after = [self._title(name) for name in self.shown if name in _AFTER]
-        listed = " and ".join([", ".join(after[:-1]), after[-1]] if len(after) > 1 else after)
-        words = [f"{listed}: of the target once the neurons are zeroed, lower is better"]
+        words = [f"{enumerated(after)}: of the target once the neurons are zeroed, lower is better"]
         words += ["MRR: mean of 1 / rank"] if self.several else []
         fallen = "log-odds" if "log_odds" in self.rows[0] else "log p"
         words += [

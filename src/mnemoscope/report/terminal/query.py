@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from dataclasses import dataclass, field
+from functools import partial
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
@@ -19,7 +18,7 @@ from mnemoscope.report.terminal import (
     activation_column,
     bar_column,
     expert_column,
-    first_rows,
+    number_column,
     position_column,
     print_blocks,
     question_text,
@@ -38,7 +37,7 @@ from mnemoscope.report.text import (
 from mnemoscope.report.theme import KINDS, LOWERS, RAISES
 from mnemoscope.results.columns import EDGE_COLUMNS, NODE_COLUMNS, records
 from mnemoscope.results.parts import row_name
-from mnemoscope.results.query import QueryGraph, QueryNeurons, QueryTables
+from mnemoscope.results.query import QueryGraph, QueryNeurons
 
 _GUIDE = 4  # cells of a tree's lines for each step back
 _LEAST_TOKEN = 4
@@ -56,7 +55,7 @@ def render_links(graph: QueryGraph, console: Console) -> None:
         console,
         question_text(graph.tokens, console.width, target),
         title_text("What activates the value neurons", "of ", target, extent),
-        *_Trees.of(graph, console.width).drawn_from_roots(),
+        *_Trees(graph, console.width).drawn_from_roots(),
         Text(
             "share: how much of what a part reads comes from the link; nats: that share of the part's score\n"
             "the weights of attention and of norms are held fixed; a negative share works against the part\n"
@@ -67,7 +66,6 @@ def render_links(graph: QueryGraph, console: Console) -> None:
     )
 
 
-@dataclass
 class _Trees:
     """A graph as trees; the links of each part are drawn once.
 
@@ -81,29 +79,17 @@ class _Trees:
         drawn: ids of the parts whose links are drawn.
     """
 
-    nodes: dict[str, Row]
-    links: dict[str, list[Row]]
-    decimals: int
-    share: int
-    nats: int
-    width: int
-    drawn: set[str] = field(default_factory=set)
-
-    @classmethod
-    def of(cls, graph: QueryGraph, width: int) -> _Trees:
-        links: dict[str, list[Row]] = defaultdict(list)
+    def __init__(self, graph: QueryGraph, width: int) -> None:
         edges = records(graph.edges, EDGE_COLUMNS)
+        self.nodes = {node["id"]: node for node in records(graph.nodes, NODE_COLUMNS)}
+        self.links: dict[str, list[Row]] = {}
         for edge in edges:
-            links[edge["target"]].append(edge)
-        decimals = places([*graph.edges["score"], *graph.nodes["value_score"]])
-        return cls(
-            nodes={node["id"]: node for node in records(graph.nodes, NODE_COLUMNS)},
-            links=dict(links),
-            decimals=decimals,
-            share=max((len(signed_percent(edge["share"])) for edge in edges), default=0),
-            nats=max((len(signed(edge["score"], decimals)) for edge in edges), default=0),
-            width=width,
-        )
+            self.links.setdefault(edge["target"], []).append(edge)
+        self.decimals = places([*graph.edges["score"], *graph.nodes["value_score"]])
+        self.share = max((len(signed_percent(edge["share"])) for edge in edges), default=0)
+        self.nats = max((len(signed(edge["score"], self.decimals)) for edge in edges), default=0)
+        self.width = width
+        self.drawn: set[str] = set()
 
     def drawn_from_roots(self) -> list[Tree]:
         """Return the tree of each value neuron, by the value neurons' own scores."""
@@ -182,21 +168,17 @@ _LAYER_LINES = 2
 def query_section(queries: QueryNeurons, width: int, n_rows: int | None) -> RenderableType:
     """Return the query neurons of attention value neurons and of FFN value neurons; None: all rows."""
     room = width // 2 - _BESIDE if width >= _ABREAST else width
-    sides = [
-        _side("Attention value neurons", queries.of_attention, room, n_rows),
-        _side("FFN value neurons", queries.of_ffn, room, n_rows),
+    sides: list[RenderableType] = [
+        Group(
+            title_text(f"{kind} value neurons", value_neurons_words(tables)),
+            _strongest("layers", tables.layers, room, _LAYER_LINES),
+            _strongest("heads", tables.heads, room, 1),
+            _ffn_table(tables.ffn_neurons, n_rows, room >= _WITH_ACTIVATION),
+        )
+        for kind, tables in (("Attention", queries.of_attention), ("FFN", queries.of_ffn))
     ]
     title = title_text("What activates the value neurons", QUERY_SCORE)
     return Group(title, Text(), abreast(sides, width, _ABREAST))
-
-
-def _side(title: str, tables: QueryTables, room: int, n_rows: int | None) -> RenderableType:
-    return Group(
-        title_text(title, value_neurons_words(tables)),
-        _strongest("layers", tables.layers, room, _LAYER_LINES),
-        _strongest("heads", tables.heads, room, 1),
-        _ffn_table(tables.ffn_neurons, n_rows, room >= _WITH_ACTIVATION),
-    )
 
 
 def _strongest(what: str, table: pd.DataFrame, room: int, n_lines: int) -> Text:
@@ -223,12 +205,12 @@ def _query_name(row: Row) -> str:
 
 def _ffn_table(table: pd.DataFrame, n_rows: int | None, with_activation: bool) -> RenderableType:
     """Return query FFN neurons at the token where most is read; value neurons are marked."""
-    rows = first_rows(table, n_rows)
-    decimals = places(row["score"] for row in rows)
+    rows = records(table.iloc[:n_rows])
+    written = partial(signed, decimals=places(row["score"] for row in rows))
     columns = [
         Column("layer.neuron", row_name, whole=True),
         *expert_column(table),
-        Column("query", lambda row: signed(row["score"], decimals), right=True),
+        number_column("query", "score", written),
         bar_column("score", rows),
         *([activation_column()] if with_activation else []),
         position_column(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -14,6 +15,7 @@ from mnemoscope.report.terminal import (
     Row,
     abreast,
     bar_column,
+    number_column,
     print_blocks,
     prompt_text,
     question_text,
@@ -31,6 +33,7 @@ _TWO_ABREAST = 60  # cells from which promoted and demoted tokens stand side by 
 _IN_ONE_TABLE = 130  # cells from which the input, key and value of a head stand in one table
 _WITH_BARS = 60
 _LONGEST_TOKEN = 16
+_MOST_POSITIONS = 20
 _WORDS = (
     "tokens: the top ones of vectors read through the frozen final norm and the unembedding; no effects\n"
     "brings (value): what the head adds to the stream at the last position from there; norm: its length\n"
@@ -44,12 +47,12 @@ def render_prediction(prediction: Prediction, console: Console) -> None:
     prediction = readable(prediction)
     rows = records(prediction.table)
     columns = [
-        Column("rank", lambda row: str(row["rank"]), right=True),
+        number_column("rank", "rank"),
         Column("token", lambda row: token_text(row["token"], "bold")),
-        Column("probability", lambda row: percent(row["probability"]), right=True),
+        number_column("probability", "probability", percent),
         bar_column("probability", rows, 24),
-        Column("log p", lambda row: signed(row["log_probability"]), right=True),
-        Column("id", lambda row: str(row["id"]), right=True),
+        number_column("log p", "log_probability", signed),
+        number_column("id", "id"),
     ]
     print_blocks(
         console,
@@ -65,24 +68,24 @@ def render_neuron(reading: NeuronTokens, console: Console) -> None:
         Text("A negative coefficient swaps the two lists.", "dim"),
     ]
     if reading.through is not None:
-        name = f"Through head {reading.through.layer}.{reading.through.head}"
+        name = f"Through head {reading.through.name}"
         lines.insert(0, title_text(name, "what its value-output map makes of the column of"))
     ends = []
     for title, tokens in (("promotes", reading.promotes), ("demotes", reading.demotes)):
         rows: list[Row] = [{"token": token, "value": value} for token, value in tokens]
         columns = [
             Column("token", lambda row: token_text(row["token"], "bold")),
-            Column("value", lambda row: signed(row["value"], 2), right=True),
+            number_column("value", "value", partial(signed, decimals=2)),
             bar_column("value", rows),
         ]
         ends.append(table_of(title_text(title), rows, columns))
     print_blocks(console, Group(*lines), abreast(ends, console.width, _TWO_ABREAST))
 
 
-def render_head(reading: HeadTokens, console: Console, rows: int = 20) -> None:
+def render_head(reading: HeadTokens, console: Console) -> None:
     """Print a head at the positions with most of its attention, in the order of the prompt."""
     reading = readable(reading)
-    shown = reading.table.nlargest(rows, "attention").sort_index()
+    shown = reading.table.nlargest(_MOST_POSITIONS, "attention").sort_index()
     left_out = reading.table.drop(shown.index)
     words = Text(_WORDS, "dim")
     if not left_out.empty:
@@ -97,16 +100,16 @@ def _tables(reading: HeadTokens, shown: pd.DataFrame, width: int) -> list[Render
     rows = records(shown)
     title = title_text(f"Head {reading.layer}.{reading.head}", "seen from the last position")
     position = [
-        Column("", lambda row: Text(str(row["position"]), "dim"), right=True),
+        number_column("", "position", lambda position: Text(str(position), "dim")),
         Column("token", lambda row: token_text(row["token"], "bold", _LONGEST_TOKEN)),
     ]
-    attention = [Column("attention", lambda row: percent(row["attention"]), right=True)]
+    attention = [number_column("attention", "attention", percent)]
     if width >= _WITH_BARS:
         attention.append(bar_column("attention", rows))
     meets = [_tokens_column("meets (input)", "input"), _tokens_column("looks for (key)", "key")]
     brings = [
         _tokens_column("brings (value)", "value"),
-        Column("norm", lambda row: plain_number(row["value_norm"]), right=True),
+        number_column("norm", "value_norm", plain_number),
     ]
     if width >= _IN_ONE_TABLE:
         return [table_of(title, rows, [*position, *attention, *meets, *brings])]
@@ -117,7 +120,5 @@ def _tables(reading: HeadTokens, shown: pd.DataFrame, width: int) -> list[Render
 
 
 def _tokens_column(title: str, name: str) -> Column:
-    def cell(row: Row) -> Text:
-        return Text(" ").join(token_text(token, most=_LONGEST_TOKEN) for token in row[name])
-
-    return Column(title, cell, stretches=True)
+    shown = partial(token_text, most=_LONGEST_TOKEN)
+    return Column(title, lambda row: Text(" ").join(map(shown, row[name])), stretches=True)
