@@ -21,7 +21,7 @@ from mnemoscope.api.requests import (
 )
 from mnemoscope.attribution.attribute import Report, attribute
 from mnemoscope.attribution.comparison import compare_predictions, largest_unlisted
-from mnemoscope.attribution.continuation import WholeTarget, put_together, summed_neurons
+from mnemoscope.attribution.continuation import put_together, summed_neurons
 from mnemoscope.attribution.options import AttributionOptions, RunKeywords, check_counts
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.query.tables import QueryOptions, query_neurons
@@ -284,12 +284,9 @@ def attribute_tokens(
         )
     )
     cancelled = predictions(language_model, terms.shared, memory_budget, options.norm_bias)
-    whole = WholeTarget(
-        text=_text(language_model, encoded, target, ids),
-        against=None if others is None else _text(language_model, encoded, against, others),
-        shared=tuple(describe_targets(prediction).answers[0] for prediction in cancelled),
-        signs=terms.signs,
-    )
+    text = _text(language_model, encoded, target, ids)
+    other = None if others is None else _text(language_model, encoded, against, others)
+    shared = tuple(describe_targets(prediction).answers[0] for prediction in cancelled)
     report = ProgressBars() if progress else None
     attributions = [
         attribute_prediction(model, spec.prompt, prediction, options, report)
@@ -300,7 +297,7 @@ def attribute_tokens(
     sides = ((ids, first.answers), (others or (), first.against))
     alone = [target for answer, side in sides if len(answer) == 1 for target in side]
     origin = _origin(language_model, encoded, options, alone)
-    return put_together(encoded.text, whole, attributions, summed, origin)
+    return put_together(encoded.text, text, other, shared, attributions, terms.signs, summed, origin)
 
 
 @dataclass(frozen=True)

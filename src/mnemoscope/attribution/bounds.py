@@ -29,8 +29,6 @@ from mnemoscope.model.readout import FrozenReadout, Predicted
 # Share of the budget that bounds kept for another objective may take.
 KEPT_SHARE = 1 / 8
 
-# Bounds of the log-sums of every part of a grid, `[n_present, n_coefficients]` each, nats.
-Sums = dict[Grid, tuple[Tensor, Tensor]]
 # Some columns of a grid: flat indices `[n, n_coefficients]`, layers and columns `[n]`, coefficients.
 Block = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -84,9 +82,7 @@ class Bounder(ABC):
     def _blocks(self, grid: Grid) -> Iterator[Block]:
         for columns in grid.present.split(self._columns_at_once(grid.n_coefficients)):
             layer, column = grid.split(columns)
-            factors = grid.all_coefficients(layer, column)
-            index = columns[:, None] * grid.n_coefficients
-            yield index + torch.arange(grid.n_coefficients, device=columns.device), layer, column, factors
+            yield grid.parts(columns), layer, column, grid.all_coefficients(layer, column)
 
     def _columns_at_once(self, n_coefficients: int) -> int:
         """Return how many columns keep the largest temporary tensors within the budget."""
@@ -122,13 +118,11 @@ class LogProbabilityBounder(Bounder):
 
     Attributes:
         geometry: of the model.
-        tail: split of each base state's prediction.
-        sums: bounds of log-sums, shared by all objectives; grids are put in as they are bounded.
+        tail: split of each base state's prediction, with the log-sums of grids that were bounded before.
     """
 
     geometry: Geometry
     tail: Tail
-    sums: Sums
 
     @property
     def _n_values(self) -> int:
@@ -138,8 +132,8 @@ class LogProbabilityBounder(Bounder):
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield indices and bounds as `Bounder.all`, and keep the log-sums, which depend on no answer."""
-        if grid in self.sums:
-            yield from self._all_from_sums(grid, *self.sums[grid])
+        if grid in self.tail.sums:
+            yield from self._all_from_sums(grid, *self.tail.sums[grid])
             return
         collected = []
         keep = 2 * 4 * len(grid.present) * grid.n_coefficients <= KEPT_SHARE * self.budget
@@ -150,7 +144,7 @@ class LogProbabilityBounder(Bounder):
             yield index, rise - above, rise - below
         if collected:
             below, above = map(torch.cat, zip(*collected, strict=True))
-            self.sums[grid] = below, above
+            self.tail.sums[grid] = below, above
 
     def _all_from_sums(
         self, grid: Grid, below: Tensor, above: Tensor
@@ -283,7 +277,6 @@ def bounder(
     focus: Focus,
     predicted: Predicted,
     tail: Callable[[], Tail],
-    sums: Sums,
     geometry: Callable[[], Geometry],
     budget: int,
 ) -> Bounder:
@@ -293,7 +286,6 @@ def bounder(
         focus: the objective.
         predicted: prediction of the tokens in focus from each base state.
         tail: splits each state's prediction; called if the bounds need it.
-        sums: of that tail, of grids that were bounded before.
         geometry: returns the model's; called if the bounds need it.
         budget: bytes that temporary tensors may take.
     """
@@ -306,7 +298,7 @@ def bounder(
         return LogOddsBounder(readout, answers, rounding, budget, Group.of(objective.against, predicted))
     measured = geometry()
     rounding = Rounding(d_model, measured.longest, predicted.rounding, readout.soft_cap)
-    return LogProbabilityBounder(readout, answers, rounding, budget, measured, tail(), sums)
+    return LogProbabilityBounder(readout, answers, rounding, budget, measured, tail())
 
 
 def _whole_or_index(index: Tensor, grid: Grid, factors: Tensor) -> Tensor | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.grids import Grid, gathered, stacked
+from mnemoscope.attribution.search import Pool
 from mnemoscope.model.gradients import TotalEffects
 
 
@@ -37,25 +38,19 @@ class Totals:
         """Effects of all layers; None where they are many."""
         return stacked(self.of_layer, self.grid.shape)
 
-    def best(self, top: int, sign: int, span: tuple[int, int]) -> Tensor:
-        """Return flat indices of the parts with the highest (`sign` 1) or lowest (-1) effects, best first.
-
-        Args:
-            top: number of parts.
-            sign: the end.
-            span: first and last (exclusive) coefficient of a column to look at.
-        """
-        size = self.grid.n_columns * self.grid.n_coefficients
+    def best(self, pool: Pool) -> Tensor:
+        """Return flat indices of the parts that a pool wants if effects were their scores, best first."""
+        size, span = self.grid.n_columns * self.grid.n_coefficients, slice(pool.first, pool.stop)
         place = torch.arange(size, device=self.grid.base.device).view(self.grid.shape[1:])
-        place = place[:, slice(*span)].flatten()
+        place = place[:, span].flatten()
         kept_index, kept_effect = [], []
         for layer in range(self.grid.n_layers):
-            effect = self.of_layer(layer)[:, slice(*span)].flatten() * sign
+            effect = self.of_layer(layer)[:, span].flatten() * pool.sign
             order = effect.argsort(descending=True, stable=True)
-            order = order[effect[order] != 0][:top]  # silent and absent neurons have no effect
+            order = order[effect[order] != 0][: pool.k]  # silent and absent neurons have no effect
             kept_index.append(place[order] + layer * size)
             kept_effect.append(effect[order])
-        order = torch.cat(kept_effect).argsort(descending=True, stable=True)[:top]
+        order = torch.cat(kept_effect).argsort(descending=True, stable=True)[: pool.k]
         return torch.cat(kept_index)[order]
 
 

@@ -90,6 +90,11 @@ class Grid:
         """Split `layer * n_columns + column` into layer and column."""
         return columns // self.n_columns, columns % self.n_columns
 
+    def parts(self, columns: Tensor) -> Tensor:
+        """Return the flat indices of all parts of columns, `[n] -> [n, n_coefficients]`."""
+        coefficient = torch.arange(self.n_coefficients, device=columns.device)
+        return columns[:, None] * self.n_coefficients + coefficient
+
     def gather_columns(self, layer: Tensor, column: Tensor) -> Tensor:
         """Gather columns of parts sorted by layer, `[n] -> [n, d_model]`."""
         return torch.cat([self.columns(here, column[some]) for here, some in by_layer(layer)])

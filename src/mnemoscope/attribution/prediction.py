@@ -10,10 +10,10 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 
 from mnemoscope.attribution import grids
-from mnemoscope.attribution.bounds import Bounder, Sums, bounder
+from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.projections import N_READ, ProjectedColumns, TokenReader
+from mnemoscope.attribution.projections import ProjectedColumns, TokenReader
 from mnemoscope.attribution.scores import BaseStates, LogPartitions, Scorer, base_states
 from mnemoscope.attribution.tails import Tail, split_tail
 from mnemoscope.model.activations import ActivationCache
@@ -44,9 +44,8 @@ class PromptCache:
         """Nothing is made yet."""
         self._structure, self._activations, self._readout = structure, activations, readout
         self._tails: dict[int, Tail] = {}
-        self._sums: dict[int, Sums] = {}
         self.log_partitions: LogPartitions = WeakKeyDictionary()
-        self.reader = TokenReader(N_READ)
+        self.reader = TokenReader()
 
     @cached_property
     def base(self) -> BaseStates:
@@ -88,10 +87,6 @@ class PromptCache:
         if n_tokens not in self._tails:
             self._tails[n_tokens] = split_tail(self.predicted, self._readout.unembedding, n_tokens)
         return self._tails[n_tokens]
-
-    def sums(self, n_tokens: int) -> Sums:
-        """Return the cache of bounds with that tail."""
-        return self._sums.setdefault(n_tokens, {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +146,6 @@ class TargetPrediction:
         """Score each layer's attention and FFN output, `[n_layers, 2]`, nats."""
         return self.shared.base.layer_scores(self.values)
 
-    def head_scores(self, scorer: Scorer) -> Tensor:
-        """Score every head with the prediction's scorer, `[n_layers, n_heads]`, nats."""
-        return scorer.all(self.shared.heads)[..., 0]
-
     def scorer(self) -> Scorer:
         """Return exact scores."""
         return Scorer(
@@ -169,9 +160,7 @@ class TargetPrediction:
     def _bounder(self, n_tokens: int) -> Bounder:
         """Return bounds that sum so many tokens of every base state exactly."""
         tail = partial(self.shared.tail, n_tokens)
-        return bounder(
-            self.focus, self.predicted, tail, self.shared.sums(n_tokens), self.geometry, self.budget
-        )
+        return bounder(self.focus, self.predicted, tail, self.geometry, self.budget)
 
     @cached_property
     def coarse(self) -> Bounder:

@@ -226,8 +226,7 @@ class Scorer:
         """
         done = 0
         scores = torch.zeros(grid.size, device=grid.base.device)
-        coefficient = torch.arange(grid.n_coefficients, device=grid.base.device)
-        index = grid.present[:, None] * grid.n_coefficients + coefficient
+        index = grid.parts(grid.present)
         for block in index.tensor_split(-(-max(len(index), 1) // self.rows)):
             scores[block.flatten()] = self.chosen(grid, block.flatten())
             done += len(block)

@@ -32,11 +32,12 @@ vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from mnemoscope.attribution.grids import Grid
 from mnemoscope.model.readout import CappedLogits, Predicted, widest
 
 TINY = torch.finfo(torch.float32).tiny
@@ -93,6 +94,8 @@ class Tail:
         largest: the largest of the other tokens' shares of P, `[n_states]`.
         mean: the mean of their embeddings by share, `[n_states, d_model]`.
         slopes: None without a soft-cap.
+        sums: kept bounds of the log-sums over the whole vocabulary after each part of a grid is added,
+            `[n_present, n_coefficients]` each, nats; they depend on no answer.
     """
 
     tokens: Tensor
@@ -101,6 +104,7 @@ class Tail:
     largest: Tensor
     mean: Tensor
     slopes: Slopes | None
+    sums: dict[Grid, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def log_sums(self, added: Added) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds of the log of the sum over the tail after adding, `[n, m]` each."""

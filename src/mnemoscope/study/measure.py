@@ -150,8 +150,8 @@ class Measurement:
         # The last coefficient of an attention neuron is the sum over its positions, which is not listed.
         of_attention = Pool(options.attention_neurons, 1, 0, attention.n_coefficients - 1)
         self.searches = (
-            NeuronSearch(prediction, ffn, Pool(options.ffn_neurons, 1, 0, 1), prediction.coarse),
-            NeuronSearch(prediction, attention, of_attention, prediction.coarse),
+            NeuronSearch(prediction, ffn, Pool(options.ffn_neurons, 1, 0, 1)),
+            NeuronSearch(prediction, attention, of_attention),
         )
 
     @cached_property
@@ -197,7 +197,7 @@ class Measurement:
 
     def experiments(self, query: QueryOfKinds | None) -> Iterator[tuple[str, pd.DataFrame]]:
         """Yield the tables of heads, methods, the path and ablations."""
-        scores = self.prediction.head_scores(self.prediction.scorer())
+        scores = self.prediction.scorer().all(self.prediction.shared.heads)[..., 0]
         layer, head = torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij")
         yield HEADS.name, frame(layer=layer.flatten(), head=head.flatten(), score=scores.flatten())
         table, of_methods = self._methods()

@@ -58,7 +58,7 @@ class LogProbability(Searched):
         prediction, predicted = method_input.prediction, _uniform(method_input)
         n_tokens = FINE_TOKENS if fine else COARSE_TOKENS
         tail = partial(split_tail, predicted, prediction.readout.unembedding, n_tokens)
-        return bounder(prediction.focus, predicted, tail, {}, prediction.geometry, prediction.budget)
+        return bounder(prediction.focus, predicted, tail, prediction.geometry, prediction.budget)
 
     def scorer(self, method_input: MethodInput) -> Scorer:
         """Return the increase over the uniform state."""
