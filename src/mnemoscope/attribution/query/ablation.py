@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mnemoscope.attribution.query.scores import (
     QueryScores,
+    Subkeys,
     ValueNeurons,
     inner_products,
     input_projections_of,
@@ -172,10 +173,12 @@ def predicted(
     without = replace(components, ffn_out=components.ffn_out - _written(structure, components, parts))
     found = []
     for neurons in groups:
-        reading = _FrozenReading(structure, components, activations, neurons)
-        before, measured_before = reading.coefficients(components), _measured(structure, activations, neurons)
-        change = reading.coefficients(without) - before
-        found.append(measured_before + change * reading.later_factors(before, measured_before))
+        read = subkeys(structure, components, neurons, None)
+        before, after = (
+            _coefficients(structure, activations, neurons, read, each) for each in (components, without)
+        )
+        own = _measured(structure, activations, neurons)
+        found.append(own + (after - before) * _later_factors(structure, neurons, before, own))
     return torch.cat(found)
 
 
@@ -207,48 +210,42 @@ def _value_factors(structure: ModelStructure, activations: ActivationCache, neur
     return activations.patterns[neurons.layer, head, neurons.position] * factors
 
 
-class _FrozenReading:
-    """Value neurons that read any stream with the norms and attention weights of one prompt."""
+def _coefficients(
+    structure: ModelStructure,
+    activations: ActivationCache,
+    neurons: ValueNeurons,
+    read: Subkeys,
+    components: ResidualDecomposition,
+) -> Tensor:
+    """Compute the coefficients of neurons that read components with a prompt's own subkeys, `[n]` float32."""
+    values = inner_products(components, read).total + read.constants
 
-    def __init__(
-        self,
-        structure: ModelStructure,
-        components: ResidualDecomposition,
-        activations: ActivationCache,
-        neurons: ValueNeurons,
-    ) -> None:
-        self.structure, self.activations, self.neurons = structure, activations, neurons
-        self.subkeys = subkeys(structure, components, neurons, None)
-
-    def coefficients(self, components: ResidualDecomposition) -> Tensor:
-        """Compute the coefficients from components, `[n]` float32."""
-        read = inner_products(components, self.subkeys).total + self.subkeys.constants
-        if self.neurons.kind == "attention":
-            weights = _value_factors(self.structure, self.activations, self.neurons)
-            return weights * self._by_path("value", read)
-        up, gate = (self._by_path(path, read) for path in ("up", "gate"))
-        found = torch.empty_like(up)
-        for layer in self.neurons.layer.unique().tolist():
-            projections, rows = input_projections_of(self.structure)[layer], self.neurons.layer == layer
-            found[rows] = projections.activation(up[rows], None if projections.gate is None else gate[rows])
-        return found
-
-    def later_factors(self, read: Tensor, coefficients: Tensor) -> Tensor:
-        """Return the factor between a coefficient and the neuron's activation, `[n]`.
-
-        1 in FFNs without a router and without a norm before the down projection.
-        """
-        rescaled = torch.tensor(
-            [input_projections_of(self.structure)[layer].rescaled for layer in self.neurons.layer.tolist()],
-            device=read.device,
-        )
-        if self.neurons.kind == "attention" or not rescaled.any():
-            return torch.ones_like(read)
-        return torch.where(rescaled & (read != 0), coefficients / read, 1.0)
-
-    def _by_path(self, path: str, read: Tensor) -> Tensor:
+    def by_path(path: str) -> Tensor:
         """Return what each value neuron reads by a path, `[n]`; 0 if it has no such path."""
-        rows = torch.tensor([name == path for name in self.subkeys.path], device=read.device)
-        found = torch.zeros(len(self.neurons.layer), device=read.device)
-        found[self.subkeys.neuron[rows]] = read[rows].float()
+        rows = torch.tensor([name == path for name in read.path], device=values.device)
+        found = torch.zeros(len(neurons.layer), device=values.device)
+        found[read.neuron[rows]] = values[rows].float()
         return found
+
+    if neurons.kind == "attention":
+        return _value_factors(structure, activations, neurons) * by_path("value")
+    up, gate = by_path("up"), by_path("gate")
+    found = torch.empty_like(up)
+    for layer in neurons.layer.unique().tolist():
+        projections, rows = input_projections_of(structure)[layer], neurons.layer == layer
+        found[rows] = projections.activation(up[rows], None if projections.gate is None else gate[rows])
+    return found
+
+
+def _later_factors(
+    structure: ModelStructure, neurons: ValueNeurons, read: Tensor, coefficients: Tensor
+) -> Tensor:
+    """Return the factor between a coefficient and the neuron's activation, `[n]`.
+
+    1 in FFNs without a router and without a norm before the down projection.
+    """
+    projections = input_projections_of(structure)
+    rescaled = torch.tensor([projections[i].rescaled for i in neurons.layer.tolist()], device=read.device)
+    if neurons.kind == "attention" or not rescaled.any():
+        return torch.ones_like(read)
+    return torch.where(rescaled & (read != 0), coefficients / read, 1.0)

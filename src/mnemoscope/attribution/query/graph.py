@@ -187,11 +187,9 @@ class GraphBuilder:
         neurons = ValueNeurons("ffn" if kind == NodeKind.FFN else "attention", layers, index, position, score)
         read = subkeys(self.structure, self.components, neurons, None)
         products = inner_products(self.components, read)
-        skipped = read.neurons_with(products.remainder < read.smallest_remainder)
-        self.graph.nodes["skipped"][rows] = skipped.cpu().numpy()
-        weight = (read.weight / products.total).masked_fill(skipped[read.neuron], 0.0).float()
+        self.graph.nodes["skipped"][rows] = products.skipped.cpu().numpy()
         keys = torch.zeros(len(rows), read.keys.shape[1], device=self.device)
-        keys.index_add_(0, read.neuron, read.keys * weight[:, None])
+        keys.index_add_(0, read.neuron, read.keys * products.share.float()[:, None])
         return _Readings(kind, layer, rows, keys, position, torch.zeros_like(score), read)
 
     def _read_heads(self, kind: NodeKind, layer: int, rows: np.ndarray) -> _Readings:

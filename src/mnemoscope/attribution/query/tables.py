@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.query.scores import QueryScores, Subkeys, ValueNeurons, subkeys
+from mnemoscope.attribution.query.scores import QueryScores, ValueNeurons, subkeys
 from mnemoscope.attribution.tables import frame, sorted_best_first, with_experts
 from mnemoscope.model.components import ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
@@ -67,10 +68,7 @@ def query_neurons(
         components = everywhere.at(positions)
     keys = [subkeys(structure, components, group, options.key) for group in groups]
     scores = QueryScores(structure, components, keys)
-    makers = (
-        _Tables(scores, number, group, read, tokens, options.top, ffn)
-        for number, (group, read) in enumerate(zip(groups, keys, strict=True))
-    )
+    makers = (_Tables(scores, number, group, tokens, options.top, ffn) for number, group in enumerate(groups))
     return QueryNeurons(*(maker.tables() for maker in makers))
 
 
@@ -102,7 +100,6 @@ class _Tables:
     scores: QueryScores
     group: int
     neurons: ValueNeurons
-    subkeys: Subkeys
     tokens: Sequence[str]
     top: int
     ffn_value_table: pd.DataFrame
@@ -171,24 +168,23 @@ class _Tables:
         )
 
     def _values(self) -> pd.DataFrame:
-        rows, neurons = self.subkeys.neuron, self.neurons
-        products = self.scores.products[self.group]
-        position = neurons.position[rows]
-        index = neurons.index[rows]
+        products, neurons = self.scores.products[self.group], self.neurons
+        subkeys = products.subkeys
+        position, index = neurons.position[subkeys.neuron], neurons.index[subkeys.neuron]
         d_head = self.scores.structure.d_head
         attention = {"head": index // d_head, "dim": index % d_head}
         names = attention if neurons.kind == "attention" else {"neuron": index}
         return frame(
-            layer=neurons.layer[rows],
+            layer=subkeys.layer,
             **names,
             position=position,
             token=[self.tokens[i] for i in position.tolist()],
-            direct=neurons.score[rows],
-            path=list(self.subkeys.path),
+            direct=neurons.score[subkeys.neuron],
+            path=list(subkeys.path),
             inner_product=products.total,
-            constant=self.subkeys.constants,
+            constant=subkeys.constants,
             remainder=products.remainder,
-            skipped=self.scores.skipped[self.group][rows],
+            skipped=products.skipped[subkeys.neuron],
         )
 
 
@@ -217,8 +213,6 @@ def split_by_layer(value_neurons: pd.DataFrame, query_neurons: pd.DataFrame, n_l
         for table in (value_neurons, query_neurons)
     )
     found = {"query_only": query - value, "query_value": query & value, "value_only": value - query}
-    counts = {name: [0] * n_layers for name in found}
-    for name, neurons in found.items():
-        for layer, _ in neurons:
-            counts[name][layer] += 1
-    return pd.DataFrame({"layer": range(n_layers), **counts}, columns=list(SPLIT_COLUMNS))
+    counts = {name: Counter(layer for layer, _ in neurons) for name, neurons in found.items()}
+    columns = {name: [count[layer] for layer in range(n_layers)] for name, count in counts.items()}
+    return pd.DataFrame({"layer": range(n_layers), **columns}, columns=list(SPLIT_COLUMNS))
