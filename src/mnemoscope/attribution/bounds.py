@@ -151,10 +151,8 @@ class LogProbabilityBounder(Bounder):
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         start, rows = 0, self._rows(self.answers.tokens)
         for index, layer, column, factors in self._blocks(grid):
-            values = [
-                self._products(grid.columns(here, _whole_or_index(column[some], grid, factors)), rows)
-                for here, some in by_layer(layer)
-            ]
+            columns = _by_layer(grid, layer, column, factors)
+            values = [self._products(vectors, rows) for _, _, vectors in columns]
             rise = self.answers.rise(
                 factors[..., None] * torch.cat(values)[:, None], grid.base[layer][:, None]
             )
@@ -171,10 +169,13 @@ class LogProbabilityBounder(Bounder):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rise of the answers, and a lower and an upper bound of the log-sum, `[n, m]` each."""
         values, norms, squares = [], [], []
-        for here, some in by_layer(layer):
-            vectors = grid.columns(here, _whole_or_index(column[some], grid, factors))
+        for here, some, vectors in _by_layer(grid, layer, column, factors):
             values.append(self._values(vectors, int(grid.base[here])))
-            norm, square = self._measure(grid, here, vectors, column[some])
+            if grid.weights is None:
+                measured = self.geometry.measure(vectors)
+            else:
+                measured = (each[column[some]] for each in self.geometry.measure_weights(grid.weights[here]))
+            norm, square = measured
             norms.append(norm)
             squares.append(square)
         state = grid.base[layer]
@@ -189,13 +190,6 @@ class LogProbabilityBounder(Bounder):
             for here, some in by_layer(layer)
         ]
         return torch.cat(kept) * self.readout.scale
-
-    def _measure(self, grid: Grid, layer: int, vectors: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Measure columns; measures of weights are kept from prompt to prompt."""
-        if grid.weights is None:
-            return self.geometry.measure(vectors)
-        norms, squares = self.geometry.measure_weights(grid.weights[layer])
-        return norms[index], squares[index]
 
     def _values(self, vectors: Tensor, state: int) -> Tensor:
         """Compute values of columns for the top tokens, the answers, the tail's mean and its offset from it.
@@ -261,8 +255,7 @@ class LogOddsBounder(Bounder):
     def _bounds(self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         rows = self._rows(torch.cat([self.answers.tokens, self.against.tokens]))
         values, norms = [], []
-        for here, some in by_layer(layer):
-            vectors = grid.columns(here, _whole_or_index(column[some], grid, factors))
+        for _, _, vectors in _by_layer(grid, layer, column, factors):
             values.append(self._products(vectors, rows))
             norms.append(self.readout.fold(vectors).norm(dim=-1))
         changes = factors[..., None] * torch.cat(values)[:, None]
@@ -301,10 +294,14 @@ def bounder(
     return LogProbabilityBounder(readout, answers, rounding, budget, measured, tail())
 
 
-def _whole_or_index(index: Tensor, grid: Grid, factors: Tensor) -> Tensor | None:
-    """Return None for all columns of a layer in order, which need not be gathered.
+def _by_layer(
+    grid: Grid, layer: Tensor, column: Tensor, factors: Tensor
+) -> Iterator[tuple[int, slice, Tensor]]:
+    """Yield each layer with its slice of some columns, sorted by layer, and these columns, `[n, d_model]`.
 
-    Columns with a factor for each of their coefficients are there once, ascending.
+    All columns of a layer in order are not gathered: with a factor for each of their coefficients, columns
+    are there once, ascending.
     """
-    is_whole = factors.shape[1] == grid.n_coefficients and len(index) == grid.n_columns
-    return None if is_whole else index
+    for here, some in by_layer(layer):
+        is_whole = factors.shape[1] == grid.n_coefficients and some.stop - some.start == grid.n_columns
+        yield here, some, grid.columns(here, None if is_whole else column[some])

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mnemoscope.model.activations import MOST_KEPT, ActivationCache
-from mnemoscope.model.structure import Block, ModelStructure, Projection
+from mnemoscope.model.structure import ModelStructure, Projection
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,49 +197,50 @@ def attention_neurons_summed(activations: ActivationCache, structure: ModelStruc
 def heads(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Return every head, `[n_layers, n_heads, 1]`."""
 
-    @cache
-    def outputs(layer: int) -> Tensor:
-        return _outputs(activations.weighted_values(layer).sum(-1, keepdim=True), structure.blocks[layer])[
-            :, 0
-        ]
+    def summed(layer: int) -> Tensor:
+        return activations.weighted_values(layer).sum(-1, keepdim=True)
 
-    def columns(layer: int, index: Tensor | None) -> Tensor:
-        return outputs(layer) if index is None else outputs(layer)[index]
-
-    return _of_ones(activations, structure.n_heads, columns, base)
+    return _outputs(activations, structure, summed, 1, base)
 
 
 def heads_at_positions(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
     """Return every head at every position, `[n_layers, n_heads * n_tokens, 1]`."""
-    n_columns = structure.n_heads * len(activations.token_ids)
-
-    def outputs(layer: int) -> Tensor:
-        return _outputs(activations.weighted_values(layer), structure.blocks[layer]).flatten(0, 1)
-
-    if activations.n_layers * n_columns * structure.d_model <= MOST_KEPT:
-        outputs = cache(outputs)
-
-    def columns(layer: int, index: Tensor | None) -> Tensor:
-        return outputs(layer) if index is None else outputs(layer)[index]
-
-    return _of_ones(activations, n_columns, columns, base)
+    n_tokens = len(activations.token_ids)
+    return _outputs(activations, structure, activations.weighted_values, n_tokens, base)
 
 
-def _outputs(weighted_values: Tensor, block: Block) -> Tensor:
-    """Compute what heads write at scale 1, `[n_heads, d_head, n] -> [n_heads, n, d_model]`."""
-    n_heads, d_head, _ = weighted_values.shape
-    directions = block.attention_output.columns().view(n_heads, d_head, -1)
-    return weighted_values.transpose(1, 2) @ directions
-
-
-def _of_ones(
+def _outputs(
     activations: ActivationCache,
-    n_columns: int,
-    columns: Callable[[int, Tensor | None], Tensor],
+    structure: ModelStructure,
+    values: Callable[[int], Tensor],
+    n: int,
     base: Tensor,
 ) -> Grid:
-    """Return a grid of parts of attention that are whole columns."""
+    """Return a grid of what heads write, `[n_layers, n_heads * n, 1]`.
+
+    Args:
+        activations: of the prompt.
+        structure: the model's structure.
+        values: returns a layer's inputs of the output projection, `[n_heads, d_head, n]`.
+        n: number of outputs of a head.
+        base: base state of each layer, `[n_layers]`.
+    """
+    n_columns = structure.n_heads * n
+
+    def outputs(layer: int) -> Tensor:
+        directions = structure.blocks[layer].attention_output.columns()
+        by_head = directions.view(structure.n_heads, structure.d_head, -1)
+        return (values(layer).transpose(1, 2) @ by_head).flatten(0, 1)
+
+    if n == 1 or activations.n_layers * n_columns * structure.d_model <= MOST_KEPT:
+        outputs = cache(outputs)
     ones = torch.ones(n_columns, 1, device=base.device)
     return Grid(
-        activations.n_layers, n_columns, 1, columns, lambda layer: ones, base, activations.attention_scale
+        n_layers=activations.n_layers,
+        n_columns=n_columns,
+        n_coefficients=1,
+        columns=lambda layer, index: outputs(layer) if index is None else outputs(layer)[index],
+        values=lambda layer: ones,
+        base=base,
+        scale=activations.attention_scale,
     )

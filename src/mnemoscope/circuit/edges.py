@@ -56,12 +56,10 @@ def links(runner: CircuitRunner, nodes: Tensor) -> pd.DataFrame:
 
 def places_of(space: NodeSpace, nodes: Tensor) -> Tensor:
     """Return kind, layer, neuron or head, and position (-1 for all) of nodes, `[n] -> [n, 4]`."""
-    groups = space.groups
-    group = torch.searchsorted(torch.tensor([group.start for group in groups]), nodes, right=True) - 1
-    of_group = torch.tensor([(NodeKind[g.kind.upper()], g.layer, g.start, g.n_units) for g in groups])[group]
-    kind, layer, start, n_units = of_group.unbind(1)
-    position = (nodes - start) // n_units if space.n_positions else start * 0 - 1
-    return torch.stack([kind, layer, (nodes - start) % n_units, position], dim=1)
+    group, position, unit = space.locate(nodes)
+    of_group = torch.tensor([(NodeKind[g.kind.upper()], g.layer) for g in space.groups])[group]
+    position = position if space.n_positions else torch.full_like(position, -1)
+    return torch.cat([of_group, unit[:, None], position[:, None]], dim=1)
 
 
 def _shares(space: NodeSpace, components: ResidualDecomposition, places: Tensor) -> Tensor:
