@@ -22,7 +22,7 @@ from mnemoscope.api.requests import (
 from mnemoscope.attribution.methods.base import Method, MethodInput, Report
 from mnemoscope.attribution.methods.registry import method as find_method, rank
 from mnemoscope.attribution.options import check_counts
-from mnemoscope.attribution.query.ablation import QueryAblationOptions, QueryAblationTask
+from mnemoscope.attribution.query.ablation import QueryAblationOptions, ablate_query_neurons
 from mnemoscope.attribution.query.graph_tables import Extent, follow, share_explained, tables_of
 from mnemoscope.attribution.query.tables import QueryOptions, query_neurons, split_by_layer
 from mnemoscope.attribution.vocabulary import head_tokens as table_of, head_vectors
@@ -99,9 +99,9 @@ def compare_query_ablation(
     check_result(language_model, result)
     check_controls_from(options.controls_from)
     target = result.target.id
-    task = QueryAblationTask(language_model, result, options)
     prompt = Prompt(result.prompt, result.token_ids, result.tokens)
-    return task.outcome(compare(prompt, target, task.parts, seeds=seeds, controls_from=options.controls_from))
+    ablate = partial(compare, prompt, target, seeds=seeds, controls_from=options.controls_from)
+    return ablate_query_neurons(language_model, result, options, ablate)
 
 
 def head_tokens(

@@ -22,7 +22,7 @@ from torch import Tensor
 from mnemoscope.attribution.geometry import Geometry, Rounding, unit
 from mnemoscope.attribution.grids import Grid, by_layer
 from mnemoscope.attribution.scores import log_sum_exp
-from mnemoscope.attribution.tails import MEAN_ROWS, WIDER, Added, Tail
+from mnemoscope.attribution.tails import MEAN_ROWS, WIDER, Tail
 from mnemoscope.model.objective import Focus, Group
 from mnemoscope.model.readout import FrozenReadout, Predicted
 
@@ -223,14 +223,13 @@ class LogProbabilityBounder(Bounder):
         # The root mean square of all deviations, and by how much rounding may have made it too small.
         root = (squares[:, None] * self.readout.scale**2 + self.geometry.n_vocabulary * offset**2).sqrt()
         error = self.geometry.n_vocabulary**0.5 * self.rounding.of_means(norms)
-        added = Added(
+        below, above = self.tail.log_sums(
             state=state,
             mean=factors * mean,
             mean_by_slope=factors * by_slope[0] if by_slope else None,
             squares=WIDER * (factors.abs() * root + error) ** 2,
             radius=norms * reach[state, None],
         )
-        below, above = self.tail.log_sums(added)
         if n_top == self.geometry.n_vocabulary:
             above = below
         rise = self.answers.rise(factors[..., None] * answers, state[:, None])

@@ -16,15 +16,14 @@ One shape serves them all (docs/method.md#parts), so that bounding, scoring and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from mnemoscope.model.activations import MOST_KEPT, ActivationCache
-from mnemoscope.model.structure import ModelStructure, Projection
+from mnemoscope.model.activations import MOST_KEPT
+from mnemoscope.model.structure import Projection
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,106 +140,3 @@ def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:
     for here, count in zip(present.tolist(), counts.tolist(), strict=True):
         yield here, slice(start, start + count)
         start += count
-
-
-def ffn_neurons(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Return every FFN neuron, `[n_layers, d_ff, 1]`; columns beyond a layer's own neurons are 0."""
-    weights = tuple(block.ffn_output for block in structure.blocks)
-
-    def columns(layer: int, index: Tensor | None) -> Tensor:
-        found = weights[layer].columns(index)
-        missing = structure.d_ff - structure.n_neurons(layer) if index is None else 0
-        return pad(found, (0, 0, 0, missing)) if missing else found
-
-    return Grid(
-        n_layers=activations.n_layers,
-        n_columns=structure.d_ff,
-        n_coefficients=1,
-        columns=columns,
-        values=lambda layer: activations.coefficients[layer][:, None],
-        base=base,
-        scale=activations.ffn_scale,
-        weights=weights,
-        active=torch.nonzero(activations.coefficients),
-    )
-
-
-def attention_neurons(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Return every attention neuron, `[n_layers, n_heads * d_head, n_tokens + 1]`; the last is the sum."""
-
-    def values(layer: int) -> Tensor:
-        by_position = activations.weighted_values(layer).flatten(0, 1)
-        return torch.cat([by_position, by_position.sum(-1, keepdim=True)], dim=-1)
-
-    weights = tuple(block.attention_output for block in structure.blocks)
-    return Grid(
-        n_layers=activations.n_layers,
-        n_columns=structure.n_heads * structure.d_head,
-        n_coefficients=len(activations.token_ids) + 1,
-        columns=lambda layer, index: weights[layer].columns(index),
-        values=values,
-        base=base,
-        scale=activations.attention_scale,
-        weights=weights,
-    )
-
-
-def attention_neurons_summed(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Return every attention neuron, positions added up, `[n_layers, n_heads * d_head, 1]`."""
-    return replace(
-        attention_neurons(activations, structure, base),
-        n_coefficients=1,
-        values=lambda layer: activations.weighted_values(layer).sum(-1).flatten()[:, None],
-    )
-
-
-def heads(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Return every head, `[n_layers, n_heads, 1]`."""
-
-    def summed(layer: int) -> Tensor:
-        return activations.weighted_values(layer).sum(-1, keepdim=True)
-
-    return _outputs(activations, structure, summed, 1, base)
-
-
-def heads_at_positions(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Return every head at every position, `[n_layers, n_heads * n_tokens, 1]`."""
-    n_tokens = len(activations.token_ids)
-    return _outputs(activations, structure, activations.weighted_values, n_tokens, base)
-
-
-def _outputs(
-    activations: ActivationCache,
-    structure: ModelStructure,
-    values: Callable[[int], Tensor],
-    n: int,
-    base: Tensor,
-) -> Grid:
-    """Return a grid of what heads write, `[n_layers, n_heads * n, 1]`.
-
-    Args:
-        activations: of the prompt.
-        structure: the model's structure.
-        values: returns a layer's inputs of the output projection, `[n_heads, d_head, n]`.
-        n: number of outputs of a head.
-        base: base state of each layer, `[n_layers]`.
-    """
-    n_columns = structure.n_heads * n
-
-    def outputs(layer: int) -> Tensor:
-        directions = structure.blocks[layer].attention_output.columns()
-        by_head = directions.view(structure.n_heads, structure.d_head, -1)
-        return (values(layer).transpose(1, 2) @ by_head).flatten(0, 1)
-
-    if n == 1 or activations.n_layers * n_columns * structure.d_model <= MOST_KEPT:
-        outputs = cache(outputs)
-    ones = torch.ones(n_columns, 1, device=base.device)
-    return Grid(
-        n_layers=activations.n_layers,
-        n_columns=n_columns,
-        n_coefficients=1,
-        columns=lambda layer, index: outputs(layer) if index is None else outputs(layer)[index],
-        values=lambda layer: ones,
-        base=base,
-        scale=activations.attention_scale,
-    )

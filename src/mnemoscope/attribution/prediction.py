@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from mnemoscope.attribution import grids
 from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.projections import ProjectedColumns, TokenReader
 from mnemoscope.attribution.scores import BaseStates, LogPartitions, Scorer, base_states
 from mnemoscope.attribution.tails import Tail, split_tail
-from mnemoscope.model.activations import ActivationCache
+from mnemoscope.model.activations import MOST_KEPT, ActivationCache
 from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.gradients import TotalEffects, total_effects
 from mnemoscope.model.language_model import LanguageModel
@@ -59,28 +60,96 @@ class PromptCache:
 
     @cached_property
     def ffn_neurons(self) -> Grid:
-        """Every FFN neuron."""
-        return grids.ffn_neurons(self._activations, self._structure, self.base.ffn)
+        """Every FFN neuron, `[n_layers, d_ff, 1]`; columns beyond a layer's own neurons are 0."""
+        activations, structure = self._activations, self._structure
+        weights = tuple(block.ffn_output for block in structure.blocks)
+
+        def columns(layer: int, index: Tensor | None) -> Tensor:
+            found = weights[layer].columns(index)
+            missing = structure.d_ff - structure.n_neurons(layer) if index is None else 0
+            return pad(found, (0, 0, 0, missing)) if missing else found
+
+        return Grid(
+            n_layers=activations.n_layers,
+            n_columns=structure.d_ff,
+            n_coefficients=1,
+            columns=columns,
+            values=lambda layer: activations.coefficients[layer][:, None],
+            base=self.base.ffn,
+            scale=activations.ffn_scale,
+            weights=weights,
+            active=torch.nonzero(activations.coefficients),
+        )
 
     @cached_property
     def attention_neurons(self) -> Grid:
-        """Every attention neuron at each position, and their sums."""
-        return grids.attention_neurons(self._activations, self._structure, self.base.attention)
+        """Every attention neuron, `[n_layers, n_heads * d_head, n_tokens + 1]`; the last is their sum."""
+        activations = self._activations
+
+        def values(layer: int) -> Tensor:
+            by_position = activations.weighted_values(layer).flatten(0, 1)
+            return torch.cat([by_position, by_position.sum(-1, keepdim=True)], dim=-1)
+
+        weights = tuple(block.attention_output for block in self._structure.blocks)
+        return Grid(
+            n_layers=activations.n_layers,
+            n_columns=self._structure.n_heads * self._structure.d_head,
+            n_coefficients=len(activations.token_ids) + 1,
+            columns=lambda layer, index: weights[layer].columns(index),
+            values=values,
+            base=self.base.attention,
+            scale=activations.attention_scale,
+            weights=weights,
+        )
 
     @cached_property
     def attention_neurons_summed(self) -> Grid:
-        """Every attention neuron with its positions added up."""
-        return grids.attention_neurons_summed(self._activations, self._structure, self.base.attention)
+        """Every attention neuron with its positions added up, `[n_layers, n_heads * d_head, 1]`."""
+        activations = self._activations
+        return replace(
+            self.attention_neurons,
+            n_coefficients=1,
+            values=lambda layer: activations.weighted_values(layer).sum(-1).flatten()[:, None],
+        )
 
     @cached_property
     def heads(self) -> Grid:
-        """Every head."""
-        return grids.heads(self._activations, self._structure, self.base.attention)
+        """Every head, `[n_layers, n_heads, 1]`."""
+        activations = self._activations
+        return self._outputs(lambda layer: activations.weighted_values(layer).sum(-1, keepdim=True), 1)
 
     @cached_property
     def heads_at_positions(self) -> Grid:
-        """Every head at every position."""
-        return grids.heads_at_positions(self._activations, self._structure, self.base.attention)
+        """Every head at every position, `[n_layers, n_heads * n_tokens, 1]`."""
+        return self._outputs(self._activations.weighted_values, len(self._activations.token_ids))
+
+    def _outputs(self, values: Callable[[int], Tensor], n: int) -> Grid:
+        """Return a grid of what heads write, `[n_layers, n_heads * n, 1]`.
+
+        Args:
+            values: returns a layer's inputs of the output projection, `[n_heads, d_head, n]`.
+            n: number of outputs of a head.
+        """
+        activations, structure = self._activations, self._structure
+        n_columns = structure.n_heads * n
+
+        def outputs(layer: int) -> Tensor:
+            directions = structure.blocks[layer].attention_output.columns()
+            by_head = directions.view(structure.n_heads, structure.d_head, -1)
+            return (values(layer).transpose(1, 2) @ by_head).flatten(0, 1)
+
+        if n == 1 or activations.n_layers * n_columns * structure.d_model <= MOST_KEPT:
+            outputs = cache(outputs)
+        ones = torch.ones(n_columns, 1, device=self.base.attention.device)
+        return Grid(
+            n_layers=activations.n_layers,
+            n_columns=n_columns,
+            n_coefficients=1,
+            columns=lambda layer, index: outputs(layer) if index is None else outputs(layer)[index],
+            values=lambda layer: ones,
+            base=self.base.attention,
+            scale=activations.attention_scale,
+        )
 
     def tail(self, n_tokens: int) -> Tail:
         """Return the tails of the predictions beside so many of their likeliest tokens."""

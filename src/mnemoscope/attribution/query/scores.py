@@ -117,11 +117,14 @@ def subkeys(
         UnsupportedModelError: the input projections could not be found.
     """
     position = components.index(neurons.position)
-    pieces = [
-        (rows, [path] * len(rows), *_read(structure, components, neurons, rows, position[rows], path))
-        for rows in (torch.nonzero(neurons.layer == here)[:, 0] for here in neurons.layer.unique().tolist())
-        for path in _paths(structure, neurons, int(neurons.layer[rows[0]]), key)
-    ]
+    projections = input_projections_of(structure)
+    pieces = []
+    for layer in neurons.layer.unique().tolist():
+        rows = torch.nonzero(neurons.layer == layer)[:, 0]
+        states = state_read(structure, components, neurons.kind, layer)[position[rows]]
+        for path in _paths(neurons.kind, projections[layer], key):
+            read = _read(structure, projections[layer], layer, neurons.index[rows], states, path)
+            pieces.append((rows, [path] * len(rows), *read))
     every_row, paths, keys, constants = zip(*pieces, strict=True)
     rows = torch.cat(every_row)
     n_paths = torch.bincount(rows, minlength=len(neurons.layer))
@@ -139,24 +142,22 @@ def subkeys(
     )
 
 
-def _paths(structure: ModelStructure, neurons: ValueNeurons, layer: int, key: Key | None) -> Sequence[Path]:
-    if neurons.kind == "attention":
+def _paths(kind: NeuronKind, projections: InputProjections, key: Key | None) -> Sequence[Path]:
+    if kind == "attention":
         return ("value",)
-    available = input_projections_of(structure)[layer].ffn
+    available = projections.ffn
     return tuple(available) if key is None or (key == "gate" and "gate" not in available) else (key,)
 
 
 def _read(
     structure: ModelStructure,
-    components: ResidualDecomposition,
-    neurons: ValueNeurons,
-    rows: Tensor,
-    position: Tensor,
+    projections: InputProjections,
+    layer: int,
+    index: Tensor,
+    states: Tensor,
     path: Path,
 ) -> tuple[Tensor, Tensor]:
-    """Return scaled subkeys `[n, d_model]` and constants `[n]` of value neurons of one layer."""
-    layer, index = int(neurons.layer[rows[0]]), neurons.index[rows]
-    projections = input_projections_of(structure)[layer]
+    """Return scaled subkeys `[n, d_model]` and constants `[n]` of neurons of a layer that read states."""
     if path == "down":
         columns = structure.blocks[layer].ffn_output.columns(index)
         norm = projections.up.norm
@@ -166,7 +167,6 @@ def _read(
         projection = projections.value if path == "value" else projections.ffn[path]
         index = value_index(structure, index) if path == "value" else index
         keys, constants = projection.keys(index), projection.constants(index)
-    states = state_read(structure, components, neurons.kind, layer)[position]
     return keys * projection.scale(states)[:, None], constants
 
 
