@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution import effects, tables
-from mnemoscope.attribution.effects import Totals
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.options import AttributionOptions
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.projections import TokenReader
 from mnemoscope.attribution.search import Pool, search
-from mnemoscope.attribution.tables import RankedParts, with_experts
+from mnemoscope.attribution.tables import with_experts
 from mnemoscope.results.columns import FFN_TABLES, TABLES
 from mnemoscope.results.targets import Cost
 
@@ -42,10 +41,10 @@ class TopKFinder:
     Lists are named after the tables of the result, `suppressing_` in front for the lowest.
 
     Attributes:
-        found: parts with their effects, by table.
+        tables: the best parts, by table.
         intervals: bounds of every neuron `[n_layers, n_columns, n_coefficients]`, by table.
         costs: cost of each search, by table.
-        tolerance: largest rounding error that a score in `found` may have, nats.
+        tolerance: largest rounding error that a score in `tables` may have, nats.
     """
 
     def __init__(
@@ -57,13 +56,13 @@ class TopKFinder:
         self.report = report
         self.scorer = prediction.scorer()
         self._prediction = prediction
-        self.found: dict[str, RankedParts] = {}
+        self.tables: dict[str, pd.DataFrame] = {}
         self.intervals: dict[str, tuple[Tensor, Tensor]] = {}
         self.costs: dict[str, Cost] = {}
         self.tolerance = 0.0
 
     def find(
-        self, grid: Grid, totals: Totals | None, top: int, spans: Spans, reader: TokenReader | None = None
+        self, grid: Grid, totals: Grid | None, top: int, spans: Spans, reader: TokenReader | None = None
     ) -> None:
         """Find the best parts of each table; score or bound every neuron if the options say so.
 
@@ -86,7 +85,7 @@ class TopKFinder:
             every = self.scorer.all(grid, partial(self._report, kind, grid))
             self.intervals[kind] = every, every
         if totals is not None and self.options.order == "total":
-            chosen = {table: totals.best(pool) for table, pool in pools.items()}
+            chosen = {table: effects.best_by_value(totals, pool) for table, pool in pools.items()}
             scored = torch.cat(list(chosen.values())).unique()
             scores = self.scorer.chosen(grid, scored, reader)
             best = {t: (index, scores[torch.searchsorted(scored, index)]) for t, index in chosen.items()}
@@ -113,17 +112,19 @@ class TopKFinder:
         if len(index):
             self.tolerance = max(self.tolerance, float(self._prediction.coarse.errors(grid, index).max()))
 
-    def _keep(self, grid: Grid, totals: Totals | None, best: dict[str, Best]) -> None:
-        """Keep of each list the parts ordered above 0, or below 0 where it lists suppressing ones.
+    def _keep(self, grid: Grid, totals: Grid | None, best: dict[str, Best]) -> None:
+        """Tabulate of each list the parts ordered above 0, or below 0 where it lists suppressing ones.
 
         Silent neurons change nothing: they stand between the two, and no list goes beyond them.
         """
         self.allow_rounding(grid, torch.cat([index for index, _ in best.values()]).unique())
         for table, (index, score) in best.items():
-            total = torch.full_like(score, torch.nan) if totals is None else totals.chosen(index)
+            total = torch.full_like(score, torch.nan) if totals is None else totals.values_of(index)
             order = total if totals is not None and self.options.order == "total" else score
             rows = order < 0 if table.startswith("suppressing_") else order > 0
-            self.found[table] = RankedParts(index[rows], score[rows], total[rows])
+            tabulate = tables.OF_PARTS[table.removeprefix("suppressing_")]
+            of_rows = tables.effects(score[rows], total[rows])
+            self.tables[table] = tabulate(self._prediction, index[rows], of_rows)
 
     def _intervals(self, kind: str, grid: Grid) -> tuple[Tensor, Tensor]:
         """Bound every part; score exactly those with the widest intervals."""
@@ -188,11 +189,11 @@ def attribute(
     layer_scores, head_scores = prediction.layer_scores(), finder.scorer.all(shared.heads)[..., 0]
     of_layers = torch.full_like(layer_scores, torch.nan) if total is None else total.layers
     of_heads = torch.full_like(head_scores, torch.nan) if total is None else total.heads
-    made: dict[str, pd.DataFrame] = {}
-    made["layers"] = tables.sorted_best_first(tables.layers(layer_scores, of_layers), options.order)
-    made["heads"] = tables.sorted_best_first(tables.heads(head_scores, of_heads), options.order)
-    for table, found in finder.found.items():
-        made[table] = tables.OF_PARTS[table.removeprefix("suppressing_")](prediction, found)
+    made = {
+        "layers": tables.sorted_best_first(tables.layers(layer_scores, of_layers), options.order),
+        "heads": tables.sorted_best_first(tables.heads(head_scores, of_heads), options.order),
+        **finder.tables,
+    }
     if finder.intervals:
         made["ffn_scores"] = tables.ffn_scores(prediction, *finder.intervals["ffn_neurons"])
         made["attention_scores"] = tables.attention_scores(prediction, *finder.intervals["attention_neurons"])

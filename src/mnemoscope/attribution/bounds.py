@@ -51,8 +51,7 @@ class Bounder(ABC):
 
     def errors(self, grid: Grid, index: Tensor) -> Tensor:
         """Bound rounding errors of exact scores, by ascending flat indices, `[n] -> [n]`, nats."""
-        layer, column, coefficient = grid.locate(index)
-        factors = grid.gather_coefficients(layer, column, coefficient)
+        layer, column, factors = grid.gather(index)
         return self.rounding.of_scores(factors.abs() * self._norms(grid, layer, column), grid.base[layer])
 
     def _norms(self, grid: Grid, layer: Tensor, column: Tensor) -> Tensor:
@@ -72,8 +71,7 @@ class Bounder(ABC):
         """Bound the parts with these flat indices, ascending, from below and above, `[n]` each."""
         lower, upper = [], []
         for some in index.split(self._columns_at_once(1)):
-            layer, column, coefficient = grid.locate(some)
-            factors = grid.gather_coefficients(layer, column, coefficient)
+            layer, column, factors = grid.gather(some)
             low, high = self._bounds(grid, layer, column, factors[:, None])
             lower.append(low[:, 0])
             upper.append(high[:, 0])
@@ -82,7 +80,8 @@ class Bounder(ABC):
     def _blocks(self, grid: Grid) -> Iterator[Block]:
         for columns in grid.present.split(self._columns_at_once(grid.n_coefficients)):
             layer, column = grid.split(columns)
-            yield grid.parts(columns), layer, column, grid.all_coefficients(layer, column)
+            factors = grid.gather_values(layer, column) * grid.scale[layer, None]
+            yield grid.parts(columns), layer, column, factors
 
     def _columns_at_once(self, n_coefficients: int) -> int:
         """Return how many columns keep the largest temporary tensors within the budget."""

@@ -48,7 +48,7 @@ def compare_predictions(predictions: Predictions, results: Results) -> dict[str,
     index = _index(listed["layer"], listed["head"] * structure.d_head + listed["dim"], grids[0])
     layer, column, _ = grids[0].locate(index)
     made["attention_neurons_summed"] = _table(
-        *_measured(predictions, grids, index), layer=layer, **tables.head_and_dim(predictions[0], column)
+        *_measured(predictions, grids, index), layer=layer, **tables.head_and_dim(structure, column)
     )
 
     ranked = {name: _by_difference(table.filter(COMPARISON_TABLES[name])) for name, table in made.items()}
@@ -107,7 +107,7 @@ def _measured(predictions: Predictions, grids: Grids, index: Tensor) -> tuple[Te
         present = torch.isin(index, grid.present)
         if present.any():
             row[present] = prediction.scorer().chosen(grid, index[present])
-    return scores, torch.stack([tables.coefficients(grid, index) for grid in grids])
+    return scores, torch.stack([grid.values_of(index) for grid in grids])
 
 
 def _table(scores: Tensor, coefficients: Tensor, **places: Tensor) -> pd.DataFrame:

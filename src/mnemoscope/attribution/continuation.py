@@ -155,10 +155,10 @@ def _table(
     """Tabulate neurons with what each prediction adds to their sums, `[n]`, best first."""
     ascending, place = index.sort()
     scores = torch.stack([each[place.argsort()] for each in scorer.each(grids, ascending)])
-    coefficients = torch.stack([tables.coefficients(grid, index) for grid in grids])
+    coefficients = torch.stack([grid.values_of(index) for grid in grids])
     layer, column, _ = grids[0].locate(index)
     is_ffn = name == "ffn_neurons"
-    places = {"neuron": column} if is_ffn else tables.head_and_dim(first, column)
+    places = {"neuron": column} if is_ffn else tables.head_and_dim(first.language_model.structure, column)
     columns = {"layer": layer, **places, "direct": total}
     columns |= {f"direct_{number}": row for number, row in enumerate(scores)}
     columns |= {f"coefficient_{number}": row for number, row in enumerate(coefficients)}

@@ -98,39 +98,36 @@ class Grid:
         """Gather columns of parts sorted by layer, `[n] -> [n, d_model]`."""
         return torch.cat([self.columns(here, column[some]) for here, some in by_layer(layer)])
 
-    def gather_coefficients(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
-        """Gather coefficients of parts sorted by layer, `[n] -> [n]`."""
-        return self.gather_values(layer, column, coefficient) * self.scale[layer]
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return layer, column and coefficient of parts by ascending flat indices, `[n]` each."""
+        layer, column, number = self.locate(index)
+        return layer, column, self.gather_values(layer, column, number) * self.scale[layer]
 
-    def gather_values(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
-        """Gather what enters the projection for parts sorted by layer, `[n] -> [n]`."""
-        return gathered(self._every_value, self.values, layer, column, coefficient)
+    def gather_values(self, layer: Tensor, *index: Tensor) -> Tensor:
+        """Gather what enters the projection, of all parts of columns or of some, sorted by layer.
 
-    def all_coefficients(self, layer: Tensor, column: Tensor) -> Tensor:
-        """Gather all coefficients of columns sorted by layer, `[n] -> [n, n_coefficients]`."""
-        return gathered(self._every_value, self.values, layer, column) * self.scale[layer, None]
+        Args:
+            layer: of the columns, `[n]`.
+            index: column, and number of the coefficient where only some are gathered, `[n]` each.
+        """
+        if self._every_value is not None:
+            return self._every_value[(layer, *index)]
+        found = [self.values(here)[tuple(each[some] for each in index)] for here, some in by_layer(layer)]
+        return torch.cat(found)
+
+    def values_of(self, index: Tensor) -> Tensor:
+        """Return what enters the projection for parts in any order, `[n] -> [n]`."""
+        order = index.argsort()
+        found = torch.empty(len(index), device=index.device)
+        found[order] = self.gather_values(*self.locate(index[order]))
+        return found
 
     @cached_property
     def _every_value(self) -> Tensor | None:
         """Values of all layers; None where they are many."""
-        return stacked(self.values, self.shape)
-
-
-def stacked(of_layer: Callable[[int], Tensor], shape: tuple[int, int, int]) -> Tensor | None:
-    """Stack the numbers of every layer's parts, `[n_layers, n_columns, n_coefficients]`; None for many."""
-    n_layers, n_columns, n_coefficients = shape
-    if n_layers * n_columns * n_coefficients > MOST_KEPT:
-        return None
-    return torch.stack([of_layer(layer) for layer in range(n_layers)])
-
-
-def gathered(
-    every: Tensor | None, of_layer: Callable[[int], Tensor], layer: Tensor, *index: Tensor
-) -> Tensor:
-    """Gather numbers of parts sorted by layer, from those of all layers if they are kept."""
-    if every is not None:
-        return every[(layer, *index)]
-    return torch.cat([of_layer(here)[tuple(each[some] for each in index)] for here, some in by_layer(layer)])
+        if self.size > MOST_KEPT:
+            return None
+        return torch.stack([self.values(layer) for layer in range(self.n_layers)])
 
 
 def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:

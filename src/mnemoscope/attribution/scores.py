@@ -174,8 +174,7 @@ class Scorer:
 
         An observer is called with the columns that are projected, and not with those whose sums are known.
         """
-        layer, column, coefficient = grid.locate(index)
-        factors = grid.gather_coefficients(layer, column, coefficient)[:, None]
+        layer, column, factors = grid.gather(index)
         columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
         vectors = grid.gather_columns(*grid.split(columns))
         folded, state = self.readout.fold(vectors), grid.base[layer]
@@ -208,13 +207,13 @@ class Scorer:
             group: the tokens.
             folded: columns behind the frozen final norm, `[n_columns, d_model]`.
             rank: column of each part, `[n]`.
-            factors: coefficient of each part, `[n, 1]`.
+            factors: coefficient of each part, `[n]`.
             state: base state of each part, `[n]`.
         """
         # In float64, in which equal columns get equal values wherever they stand.
         exact = widest(folded.device)
         values = folded.to(exact) @ self.readout.unembedding[group.tokens].to(exact).T
-        return group.rise(factors * values.float()[rank], state)
+        return group.rise(factors[:, None] * values.float()[rank], state)
 
     def _log_partitions(self, grid: Grid, index: Tensor, observer: Observer | None) -> Tensor:
         """Return the increase of the log-partition by parts, `[n]`, nats; compute what is not known yet."""
@@ -230,8 +229,7 @@ class Scorer:
 
     def _computed(self, grid: Grid, index: Tensor, observer: Observer | None) -> Tensor:
         """Compute the increase of the log-partition by parts, `[n]`, nats, from all tokens' values."""
-        layer, column, coefficient = grid.locate(index)
-        factors = grid.gather_coefficients(layer, column, coefficient)
+        layer, column, factors = grid.gather(index)
         columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
         base = grid.base[layer]
         # Brought over once: every look at a tensor on a GPU waits for it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,26 +10,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results.columns import TABLES
 
 
-@dataclass(frozen=True, eq=False)
-class RankedParts:
-    """Parts of a list, best first.
-
-    Attributes:
-        index: flat indices, `[n]`.
-        score: direct effects, `[n]`, nats.
-        total: first-order total effects, `[n]`, nats; NaN if not asked for.
-    """
-
-    index: Tensor
-    score: Tensor
-    total: Tensor
+def effects(direct: Tensor, total: Tensor) -> dict[str, Tensor]:
+    """Return the columns of direct and total effects of parts, `[n]` each, nats; NaN if not asked for."""
+    return {"direct": direct, "total": total, "mediated": total - direct}
 
 
 def layers(scores: Tensor, total: Tensor) -> pd.DataFrame:
@@ -40,7 +28,7 @@ def layers(scores: Tensor, total: Tensor) -> pd.DataFrame:
         "layers",
         layer=torch.arange(n_layers).repeat_interleave(2),
         kind=["attention", "ffn"] * n_layers,
-        **_effects(scores.flatten(), total.flatten()),
+        **effects(scores.flatten(), total.flatten()),
     )
 
 
@@ -51,13 +39,15 @@ def heads(scores: Tensor, total: Tensor) -> pd.DataFrame:
         "heads",
         layer=torch.arange(n_layers).repeat_interleave(n_heads),
         head=torch.arange(n_heads).repeat(n_layers),
-        **_effects(scores.flatten(), total.flatten()),
+        **effects(scores.flatten(), total.flatten()),
     )
 
 
-def heads_at_positions(prediction: TargetPrediction, found: RankedParts) -> pd.DataFrame:
+def heads_at_positions(
+    prediction: TargetPrediction, index: Tensor, effects: dict[str, Tensor]
+) -> pd.DataFrame:
     """Tabulate heads at positions."""
-    layer, column, _ = prediction.shared.heads_at_positions.locate(found.index)
+    layer, column, _ = prediction.shared.heads_at_positions.locate(index)
     n_tokens = len(prediction.tokens)
     head, position = column // n_tokens, column % n_tokens
     return _frame(
@@ -65,50 +55,54 @@ def heads_at_positions(prediction: TargetPrediction, found: RankedParts) -> pd.D
         layer=layer,
         head=head,
         **_positions(prediction, position),
-        **_effects(found.score, found.total),
+        **effects,
         attention=prediction.activations.patterns[layer, head, position],
     )
 
 
-def ffn_neurons(prediction: TargetPrediction, found: RankedParts) -> pd.DataFrame:
+def ffn_neurons(prediction: TargetPrediction, index: Tensor, effects: dict[str, Tensor]) -> pd.DataFrame:
     """Tabulate FFN neurons with the tokens they promote and demote, their coefficient's sign included."""
     grid = prediction.shared.ffn_neurons
-    layer, neuron, _ = grid.locate(found.index)
-    coefficient = coefficients(grid, found.index)
+    layer, neuron, _ = grid.locate(index)
+    coefficient = grid.values_of(index)
     return _frame(
         "ffn_neurons",
         layer=layer,
         neuron=neuron,
-        **_effects(found.score, found.total),
+        **effects,
         coefficient=coefficient,
-        **promoted_and_demoted(prediction, found.index, coefficient),
+        **promoted_and_demoted(prediction, index, coefficient),
     )
 
 
-def attention_neurons(prediction: TargetPrediction, found: RankedParts) -> pd.DataFrame:
+def attention_neurons(
+    prediction: TargetPrediction, index: Tensor, effects: dict[str, Tensor]
+) -> pd.DataFrame:
     """Tabulate attention neurons at positions."""
     grid = prediction.shared.attention_neurons
-    layer, column, position = grid.locate(found.index)
+    layer, column, position = grid.locate(index)
     return _frame(
         "attention_neurons",
         layer=layer,
-        **head_and_dim(prediction, column),
+        **head_and_dim(prediction.language_model.structure, column),
         **_positions(prediction, position),
-        **_effects(found.score, found.total),
-        coefficient=coefficients(grid, found.index),
+        **effects,
+        coefficient=grid.values_of(index),
     )
 
 
-def attention_neurons_summed(prediction: TargetPrediction, found: RankedParts) -> pd.DataFrame:
+def attention_neurons_summed(
+    prediction: TargetPrediction, index: Tensor, effects: dict[str, Tensor]
+) -> pd.DataFrame:
     """Tabulate attention neurons with their positions summed."""
     grid = prediction.shared.attention_neurons
-    layer, column, _ = grid.locate(found.index)
+    layer, column, _ = grid.locate(index)
     return _frame(
         "attention_neurons_summed",
         layer=layer,
-        **head_and_dim(prediction, column),
-        **_effects(found.score, found.total),
-        coefficient=coefficients(grid, found.index),
+        **head_and_dim(prediction.language_model.structure, column),
+        **effects,
+        coefficient=grid.values_of(index),
     )
 
 
@@ -134,7 +128,7 @@ def ffn_scores(prediction: TargetPrediction, lower: Tensor, upper: Tensor) -> pd
         neuron=neuron,
         lower=lower.flatten()[grid.existing],
         upper=upper.flatten()[grid.existing],
-        coefficient=coefficients(grid, grid.existing),
+        coefficient=grid.values_of(grid.existing),
     )
 
 
@@ -149,11 +143,11 @@ def attention_scores(prediction: TargetPrediction, lower: Tensor, upper: Tensor)
     return _frame(
         "attention_scores",
         layer=layer,
-        **head_and_dim(prediction, column),
+        **head_and_dim(prediction.language_model.structure, column),
         position=position,
         lower=lower[..., :-1].flatten(),
         upper=upper[..., :-1].flatten(),
-        coefficient=coefficients(grid, index),
+        coefficient=grid.values_of(index),
     )
 
 
@@ -182,14 +176,6 @@ def at_largest(scores: Tensor, values: Tensor) -> Tensor:
     return values.gather(0, scores.abs().argmax(0, keepdim=True))[0]
 
 
-def coefficients(grid: Grid, index: Tensor) -> Tensor:
-    """Return what enters the projection for parts in any order, `[n] -> [n]`, without post-norm scales."""
-    order = index.argsort()
-    found = torch.empty(len(index), device=index.device)
-    found[order] = grid.gather_values(*grid.locate(index[order]))
-    return found
-
-
 def promoted_and_demoted(
     prediction: TargetPrediction, index: Tensor, coefficient: Tensor
 ) -> dict[str, list[list[str]]]:
@@ -204,10 +190,9 @@ def promoted_and_demoted(
     }
 
 
-def head_and_dim(prediction: TargetPrediction, column: Tensor) -> dict[str, Tensor]:
-    """Return the heads and dims of attention neurons, by the columns of their grid."""
-    d_head = prediction.language_model.structure.d_head
-    return {"head": column // d_head, "dim": column % d_head}
+def head_and_dim(structure: ModelStructure, index: Tensor) -> dict[str, Tensor]:
+    """Return the heads and dims of attention neurons, by their index in their layer."""
+    return {"head": index // structure.d_head, "dim": index % structure.d_head}
 
 
 def _positions(prediction: TargetPrediction, position: Tensor) -> dict[str, Tensor | list[str]]:
@@ -216,10 +201,6 @@ def _positions(prediction: TargetPrediction, position: Tensor) -> dict[str, Tens
 
 def _frame(table: str, **columns: Tensor | list[str] | list[list[str]]) -> pd.DataFrame:
     return frame(**{name: columns[name] for name in TABLES[table] if name in columns})
-
-
-def _effects(direct: Tensor, total: Tensor) -> dict[str, Tensor]:
-    return {"direct": direct, "total": total, "mediated": total - direct}
 
 
 def with_experts(table: pd.DataFrame, structure: ModelStructure) -> pd.DataFrame:

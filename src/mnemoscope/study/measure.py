@@ -21,7 +21,7 @@ from mnemoscope.attribution.projections import ProjectedColumns
 from mnemoscope.attribution.query.scores import QueryScores, ValueNeurons, subkeys
 from mnemoscope.attribution.search import Pool
 from mnemoscope.attribution.search_many import NeuronSearch, settle_searches
-from mnemoscope.attribution.tables import coefficients, frame
+from mnemoscope.attribution.tables import frame
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import matched_random, number_elsewhere
 from mnemoscope.model.estimate import MEMORY_BUDGET
@@ -169,7 +169,7 @@ class Measurement:
         layer, column, place = grid.locate(index)
         last = len(self.fact.prompt.ids) - 1
         position = place if grid.n_coefficients > 1 else torch.full_like(layer, last)
-        return FoundNeurons(layer, column, position, score, coefficients(grid, index))
+        return FoundNeurons(layer, column, position, score, grid.values_of(index))
 
     def query(self) -> QueryOfKinds | None:
         """Compute query scores for the first value neurons; None if the inputs of neurons are unknown."""

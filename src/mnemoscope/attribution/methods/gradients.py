@@ -163,22 +163,19 @@ class IntegratedGradients(Exhaustive):
     def all(self, method_input: MethodInput) -> Tensor:
         """Score every neuron."""
         language_model, n_layers = method_input.prediction.language_model, method_input.structure.n_layers
+        steps = torch.arange(1, self.n_steps + 1, device=method_input.grid.base.device) / self.n_steps
         scores = []
         with in_float32(language_model.model, method_input.structure):
             replay = Replay(language_model, method_input.token_ids)
             for layer in range(n_layers):
-                scores.append(self._layer(method_input, replay, layer))
+                parts = [
+                    _integral(method_input, replay, layer, some) * len(some)
+                    for some in steps.split(_rows(method_input))
+                ]
+                scores.append(torch.stack(parts).sum(0) / self.n_steps)
                 if method_input.report is not None:
                     method_input.report(layer + 1, n_layers)
         return stack_padded(scores).flatten()
-
-    def _layer(self, method_input: MethodInput, replay: Replay, layer: int) -> Tensor:
-        steps = torch.arange(1, self.n_steps + 1, device=method_input.grid.base.device) / self.n_steps
-        parts = [
-            _integral(method_input, replay, layer, some) * len(some)
-            for some in steps.split(_rows(method_input))
-        ]
-        return torch.stack(parts).sum(0) / self.n_steps
 
 
 def _integral(method_input: MethodInput, replay: Replay, layer: int, steps: Tensor) -> Tensor:

@@ -190,8 +190,7 @@ class RankScores:
 
     def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
         """Score neurons with these ascending flat indices, `[n]`; an observer is not called."""
-        layer, column, coefficient = grid.locate(index)
-        factors = grid.gather_coefficients(layer, column, coefficient)
+        layer, column, factors = grid.gather(index)
         counts = self._counts(grid, layer * grid.n_columns + column)
         above = torch.where(factors < 0, counts[:, 1], counts[:, 0])
         weight = factors.abs() if self.weighted else torch.ones_like(factors)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.query.scores import QueryScores, ValueNeurons, subkeys
-from mnemoscope.attribution.tables import frame, sorted_best_first, with_experts
+from mnemoscope.attribution.tables import frame, head_and_dim, sorted_best_first, with_experts
 from mnemoscope.model.components import ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.columns import SPLIT_COLUMNS
@@ -105,8 +105,9 @@ class _Tables:
     ffn_value_table: pd.DataFrame
 
     def tables(self) -> QueryTables:
+        attention_neurons = self._neurons("attention", self.scores.attention_neurons[self.group])
         return QueryTables(
-            self._layers(), self._heads(), self._ffn_neurons(), self._attention_neurons(), self._values()
+            self._layers(), self._heads(), self._ffn_neurons(), attention_neurons, self._values()
         )
 
     def _layers(self) -> pd.DataFrame:
@@ -135,16 +136,8 @@ class _Tables:
     def _ffn_neurons(self) -> pd.DataFrame:
         table = self._neurons("ffn", self.scores.ffn_neurons[self.group])
         known = set(zip(self.ffn_value_table["layer"], self.ffn_value_table["neuron"], strict=True))
-        also = [pair in known for pair in zip(table["layer"], table["index"], strict=True)]
-        table = table.rename(columns={"index": "neuron"}).assign(value_neuron=also)
-        return with_experts(table, self.scores.structure)
-
-    def _attention_neurons(self) -> pd.DataFrame:
-        table = self._neurons("attention", self.scores.attention_neurons[self.group])
-        d_head = self.scores.structure.d_head
-        table.insert(1, "head", table["index"] // d_head)
-        table.insert(2, "dim", table["index"] % d_head)
-        return table.drop(columns="index")
+        also = [pair in known for pair in zip(table["layer"], table["neuron"], strict=True)]
+        return with_experts(table.assign(value_neuron=also), self.scores.structure)
 
     def _neurons(self, kind: NeuronKind, both: Tensor) -> pd.DataFrame:
         """Tabulate the neurons with the highest scores, `[2, n_layers, n]`, without those of score 0."""
@@ -159,7 +152,7 @@ class _Tables:
         coefficient = coefficient / components.scales(kind)[layer, place]
         return frame(
             layer=layer,
-            index=index,
+            **self._names(kind, index),
             score=score[order],
             inner_product=raw[order],
             position=position,
@@ -167,16 +160,17 @@ class _Tables:
             coefficient=coefficient,
         )
 
+    def _names(self, kind: NeuronKind, index: Tensor) -> dict[str, Tensor]:
+        """Return the columns that name neurons within their layers."""
+        return {"neuron": index} if kind == "ffn" else head_and_dim(self.scores.structure, index)
+
     def _values(self) -> pd.DataFrame:
         products, neurons = self.scores.products[self.group], self.neurons
         subkeys = products.subkeys
         position, index = neurons.position[subkeys.neuron], neurons.index[subkeys.neuron]
-        d_head = self.scores.structure.d_head
-        attention = {"head": index // d_head, "dim": index % d_head}
-        names = attention if neurons.kind == "attention" else {"neuron": index}
         return frame(
             layer=subkeys.layer,
-            **names,
+            **self._names(neurons.kind, index),
             position=position,
             token=[self.tokens[i] for i in position.tolist()],
             direct=neurons.score[subkeys.neuron],
