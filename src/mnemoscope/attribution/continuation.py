@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import pandas as pd
 import torch
@@ -198,10 +199,7 @@ def same_columns(grids: Sequence[Grid]) -> Grids:
 
 def in_order(values: Iterable[Tensor]) -> Tensor:
     """Add tensors one after the other."""
-    first, *others = values
-    for other in others:
-        first = first + other
-    return first
+    return reduce(torch.add, values)
 
 
 def put_together(
