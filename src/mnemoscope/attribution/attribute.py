@@ -186,7 +186,8 @@ def attribute(
     finder.find(attention, of_attention, options.top, spans)
     finder.find(positions, of_positions, min(options.top, N_POSITIONS), {"heads_by_position": (0, 1)})
 
-    layer_scores, head_scores = prediction.layer_scores(), finder.scorer.all(shared.heads)[..., 0]
+    layer_scores = shared.base.layer_scores(prediction.values)
+    head_scores = finder.scorer.all(shared.heads)[..., 0]
     of_layers = torch.full_like(layer_scores, torch.nan) if total is None else total.layers
     of_heads = torch.full_like(head_scores, torch.nan) if total is None else total.heads
     made = {

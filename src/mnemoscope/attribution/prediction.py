@@ -169,7 +169,7 @@ class TargetPrediction:
         activations: of the prompt.
         readout: frozen at its final state.
         log_probabilities: of the next token, `[n_vocabulary]`.
-        shared: cache shared with the predictions that `asking` makes of it.
+        shared: cache shared with predictions of the same prompt with other objectives.
         objective: the objective.
         budget: bytes that temporary tensors may take.
         projected: columns that earlier predictions projected to the vocabulary, with room for more.
@@ -190,10 +190,6 @@ class TargetPrediction:
     components: ResidualDecomposition | None = None
     recorded: RecordedPass | None = None
 
-    def asking(self, objective: Objective) -> TargetPrediction:
-        """Return the prediction with another objective and the same cache."""
-        return replace(self, objective=objective)
-
     @cached_property
     def focus(self) -> Focus:
         """Tokens that the scores depend on."""
@@ -210,10 +206,6 @@ class TargetPrediction:
     def values(self) -> Tensor:
         """Value of the objective in each base state, `[n_states]`, nats."""
         return self.focus.objective.value(self.predicted.log_probabilities)
-
-    def layer_scores(self) -> Tensor:
-        """Score each layer's attention and FFN output, `[n_layers, 2]`, nats."""
-        return self.shared.base.layer_scores(self.values)
 
     def scorer(self) -> Scorer:
         """Return exact scores."""

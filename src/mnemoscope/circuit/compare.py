@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from mnemoscope._io import check_folder, json_text, write_atomically, write_into
-from mnemoscope.circuit.agreement import agreement
+from mnemoscope.circuit.agreement import COLUMNS, agreement
 from mnemoscope.circuit.find import (
     GREEDY,
     CircuitOptions,
@@ -32,10 +32,9 @@ from mnemoscope.results.circuit import Circuit, Pair
 from mnemoscope.results.circuit_comparison import CircuitComparison
 from mnemoscope.results.targets import Provenance
 
-# Exact patching takes as many passes as there are nodes.
-LEFT_OUT = ("exact",)
-NAMES = (*METHODS, GREEDY)
-_AGREEMENT_COLUMNS = ["task", "method", "pearson", "pearson_low", "pearson_high", "n_nodes"]
+# Methods that are compared if none are named: exact patching takes as many passes as there are nodes.
+_USUAL = tuple(name for name in (*METHODS, GREEDY) if name != "exact")
+_AGREEMENT_COLUMNS = ["task", *COLUMNS]
 
 Tasks = Mapping[str, tuple[Sequence[Pair], Sequence[Pair] | None]]
 
@@ -70,7 +69,7 @@ def compare_methods(  # noqa: PLR0913
         OutputError: the folder holds another comparison, such as one of other weights, or cannot be written.
         PromptError, TargetError: a pair cannot be used.
     """
-    chosen = tuple(name for name in NAMES if name not in LEFT_OUT) if methods is None else tuple(methods)
+    chosen = _USUAL if methods is None else tuple(methods)
     for name in chosen:
         replace(options, method=name).check()
     if not tasks or not chosen:

@@ -233,7 +233,7 @@ class Measurement:
         def of_layers(scores: QueryScores) -> list[float]:
             return [float(scores.embeddings[0, 0]), *scores.layers[0, 0].flatten().tolist()]
 
-        scores = self.prediction.layer_scores()
+        scores = self.prediction.shared.base.layer_scores(self.prediction.values)
         return pd.DataFrame(
             {
                 "layer": [-1, *(layer for layer in range(len(scores)) for _ in range(2))],

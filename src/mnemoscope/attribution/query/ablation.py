@@ -239,7 +239,6 @@ def _later_factors(
     1 in FFNs without a router and without a norm before the down projection.
     """
     projections = input_projections_of(structure)
-    rescaled = torch.tensor([projections[i].rescaled for i in neurons.layer.tolist()], device=read.device)
-    if neurons.kind == "attention" or not rescaled.any():
-        return torch.ones_like(read)
+    of_layers = [neurons.kind == "ffn" and projections[i].rescaled for i in neurons.layer.tolist()]
+    rescaled = torch.tensor(of_layers, device=read.device)
     return torch.where(rescaled & (read != 0), coefficients / read, 1.0)

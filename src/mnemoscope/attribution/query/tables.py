@@ -128,9 +128,10 @@ class _Tables:
 
     def _heads(self) -> pd.DataFrame:
         score, raw = self.scores.heads[self.group]
-        layer, head = torch.meshgrid(torch.arange(len(score)), torch.arange(score.shape[1]), indexing="ij")
-        columns = {"layer": layer, "head": head, "score": score, "inner_product": raw}
-        table = frame(**{name: values.flatten() for name, values in columns.items()})
+        n_layers, n_heads = score.shape
+        layer = torch.arange(n_layers).repeat_interleave(n_heads)
+        head = torch.arange(n_heads).repeat(n_layers)
+        table = frame(layer=layer, head=head, score=score.flatten(), inner_product=raw.flatten())
         return sorted_best_first(table, "score")
 
     def _ffn_neurons(self) -> pd.DataFrame:
