@@ -114,7 +114,8 @@ def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model)
     ]
     keys = [subkeys(structure, components, group, None) for group in groups]
     scores = QueryScores(structure, components, keys)
-    for i, (neurons, skipped) in enumerate(zip(groups, scores.skipped, strict=True)):
+    for i, (neurons, products) in enumerate(zip(groups, scores.products, strict=True)):
+        skipped = products.skipped
         assert int((~skipped).sum()) > 15
         total = float(neurons.score[~skipped].sum())
         by_layer = scores.embeddings[i, 0] + scores.layers[i, 0].sum()
