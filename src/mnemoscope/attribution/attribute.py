@@ -179,10 +179,7 @@ def attribute(
 
     finder = TopKFinder(prediction, options, report)
     finder.find(ffn, of_ffn, options.top, {"ffn_neurons": (0, 1)}, reader)
-    spans = {
-        "attention_neurons": (0, n_tokens),
-        "attention_neurons_summed": (n_tokens, n_tokens + 1),
-    }
+    spans = {"attention_neurons": (0, n_tokens), "attention_neurons_summed": (n_tokens, n_tokens + 1)}
     finder.find(attention, of_attention, options.top, spans)
     finder.find(positions, of_positions, min(options.top, N_POSITIONS), {"heads_by_position": (0, 1)})
 

@@ -90,13 +90,7 @@ def compare_methods(  # noqa: PLR0913
     def kept(kind: io.Kind, task: str, name: str, method: str | list[str]) -> _Kept:
         own = replace(provenance, options=provenance.options | {"method": method})
         train, test = ([vars(each.pair) for each in side] for side in encoded[task])
-        origin = {
-            "result": kind,
-            "weights": weights,
-            "provenance": vars(own),
-            "train": train,
-            "test": test,
-        }
+        origin = {"result": kind, "weights": weights, "provenance": vars(own), "train": train, "test": test}
         return _Kept(kind, None if out is None else out / f"{task}.{name}.json", own, origin)
 
     found = {(task, name): kept("circuit", task, name, name) for task in encoded for name in chosen}

@@ -82,10 +82,9 @@ def _shares(space: NodeSpace, components: ResidualDecomposition, places: Tensor)
     by_path = inner_products(components, read).share[:, None] * (read.keys.double() @ written.double().T)
     shares = torch.zeros(len(reading), len(places), dtype=torch.float64, device=device)
     shares.index_add_(0, read.neuron, by_path)
-    ffn_before = (kind == NodeKind.FFN)[None] & (layer[None] < layer[reading, None])
-    same_layer = 0 if structure.parallel else 1
-    attention_before = (kind != NodeKind.FFN)[None] & (layer[None] < layer[reading, None] + same_layer)
-    seen = (ffn_before | attention_before) & (position[None] == position[reading, None])
+    # In sequential blocks an FFN reads what the attention of its layer wrote too.
+    first_later = layer[reading, None] + ((kind != NodeKind.FFN) & (not structure.parallel))
+    seen = (layer < first_later) & (position == position[reading, None])
     found = torch.zeros(len(places), len(places), dtype=torch.float64)
     found[reading] = torch.where(seen, shares.cpu(), 0.0)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,7 +18,7 @@ from mnemoscope.model.gradients import (
     numbers_in_graph,
     site_gradients,
 )
-from mnemoscope.model.readout import Norm, log_softmax
+from mnemoscope.model.readout import log_softmax
 from mnemoscope.model.replay import Replay
 from mnemoscope.model.widening import in_float32
 from mnemoscope.results.ranking import MethodCost
@@ -192,25 +192,20 @@ def _integral(method_input: MethodInput, replay: Replay, layer: int, steps: Tens
         scaled.append((rows * steps[:, None, None].to(rows)).requires_grad_())
         return (scaled[0].view_as(args[0]), *args[1:])
 
+    def keep_scale(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert norm is not None
+        device, states = norm.weight.device, args[0].float()
+        # Experts get the tokens of all rows in one.
+        kept = scales[0].view(states.shape[:-1])
+        return norm.frozen(states.to(device), kept.to(device)).to(output)
+
     with ExitStack() as stack, torch.enable_grad():
         stack.callback(projection.module.register_forward_pre_hook(scale).remove)
         if norm is not None:
-            stack.callback(projection.written.register_forward_hook(_with_scale(norm, scales)).remove)
+            stack.callback(projection.written.register_forward_hook(keep_scale).remove)
         value = method_input.prediction.objective.value(replay.log_probabilities([layer] * len(steps)))
         (gradient,) = torch.autograd.grad(value.sum(), scaled)
     return (values[0] * gradient.float().mean(0)).sum(0).to(steps.device)
-
-
-def _with_scale(norm: Norm, scales: list[Tensor]) -> Callable[..., Tensor]:
-    """Return a hook that gives a norm the kept scale."""
-
-    def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        device, states = norm.weight.device, args[0].float()
-        # Experts get the tokens of all rows in one.
-        scale = scales[0].view(states.shape[:-1])
-        return norm.frozen(states.to(device), scale.to(device)).to(output)
-
-    return hook
 
 
 def _rows(method_input: MethodInput) -> int:
