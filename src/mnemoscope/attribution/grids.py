@@ -3,7 +3,8 @@
 A coefficient is a value that enters the projection, times the frozen scale of the norm that the projection's
 output passes before it is added (1 without one; the norm's weight is in the columns).
 
-One shape serves them all (docs/method.md#parts), so that bounding, scoring and searching are written once:
+One shape serves them all (docs/method.md#parts), so that bounding, scoring and searching are written once;
+`PromptCache` makes them:
 
 | grid | columns of a layer | values of a column |
 |---|---|---|
