@@ -25,7 +25,7 @@ def main() -> None:
     for n_tokens in (1024, 4096, 8192, 16384):
         tail = prediction.shared.tail(n_tokens)
         bounds = bounder(
-            prediction.focus, prediction.predicted, lambda tail=tail: tail, {}, prediction.geometry, 2**28
+            prediction.focus, prediction.predicted, lambda tail=tail: tail, prediction.geometry, 2**28
         )
         no_rounding = replace(
             bounds.rounding, longest=torch.zeros(()), states=torch.zeros_like(bounds.rounding.states)

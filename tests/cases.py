@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.bounds import Bounder, Sums, bounder
+from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.geometry import Geometry
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.scores import Scorer
-from mnemoscope.attribution.tails import split_tail
+from mnemoscope.attribution.tails import Tail, split_tail
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.readout import FrozenReadout, Norm, Readout
 
@@ -53,11 +53,14 @@ class Case:
         focus = self.objective.focus(self.readout)
         return Scorer(focus.readout, focus.readout.predict(self.stream), focus.objective, BUDGET)
 
-    def bounder(self, n_tokens: int, sums: Sums | None = None) -> Bounder:
+    def tail(self, n_tokens: int) -> Tail:
+        focus = self.objective.focus(self.readout)
+        return split_tail(focus.readout.predict(self.stream), focus.readout.unembedding, n_tokens)
+
+    def bounder(self, n_tokens: int, tail: Tail | None = None) -> Bounder:
         focus = self.objective.focus(self.readout)
         predicted = focus.readout.predict(self.stream)
-        tail = partial(split_tail, predicted, focus.readout.unembedding, n_tokens)
-        return bounder(focus, predicted, tail, {} if sums is None else sums, lambda: self.geometry, BUDGET)
+        return bounder(focus, predicted, lambda: tail or self.tail(n_tokens), lambda: self.geometry, BUDGET)
 
 
 def make_case(

@@ -15,7 +15,10 @@ from transformers import PreTrainedModel
 
 import mnemoscope as ms
 from mnemoscope.api import load
+from mnemoscope.attribution.prediction import PromptCache
+from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.families.registry import FAMILIES, Family
+from mnemoscope.model.structure import ModelStructure
 from mnemoscope.testing import N_WORDS, word_tokenizer, words
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "TINY_FEW",
     "WITH_EXPERTS",
     "built",
+    "cache_of",
     "check_alike",
     "chosen_on_push",
     "demo_model",
@@ -166,6 +170,11 @@ def opened_once(family: Family) -> ms.Model:
     if name not in _opened:
         _opened[name] = open_tiny(family.build())
     return _opened[name]
+
+
+def cache_of(structure: ModelStructure, activations: ActivationCache) -> PromptCache:
+    """The grids of a recorded prompt."""
+    return PromptCache(structure, activations, structure.readout.freeze(activations.final_state))
 
 
 def check_alike(found: ms.Attribution, expected: ms.Attribution) -> None:

@@ -17,7 +17,6 @@ from cases import Case, make_case
 from mnemoscope.attribution.continuation import SummedBounds, SummedScores, in_order, same_columns
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.search import Pool, search
-from mnemoscope.attribution.tables import coefficients
 from mnemoscope.model.families.registry import Family
 from mnemoscope.results.columns import SUMS, TOP_SUMS
 from mnemoscope.results.parts import NeuronKind
@@ -130,7 +129,7 @@ def test_lists_of_sums_are_those_of_all_neurons(family: Family, kind: NeuronKind
             index = torch.tensor((table["layer"] * method_input.grid.n_columns + column).to_numpy())
             exact = scores.flatten()[index]
             assert table[f"direct_{number}"].to_numpy() == pytest.approx(exact.numpy(), abs=1e-5)
-            own = coefficients(method_input.grid, index)
+            own = method_input.grid.values_of(index)
             assert table[f"coefficient_{number}"].to_numpy() == pytest.approx(own.numpy(), abs=1e-4)
     assert result.costs[name].exact <= result.costs[name].parts
 

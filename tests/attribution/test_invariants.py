@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.attribution import grids
 from mnemoscope.attribution.scores import base_states
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.families.registry import Family
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.readout import capped
-from support import EVERY_REPRESENTATIVE, chosen_on_push, open_tiny, words
+from support import EVERY_REPRESENTATIVE, cache_of, chosen_on_push, open_tiny, words
 
 PROMPT = (5, 17, 80, 33, 5, 61, 9)
 
@@ -41,10 +40,10 @@ def test_the_readout_of_the_final_state_is_the_models_own_prediction(tiny: ms.Mo
 def test_embeddings_and_all_parts_sum_to_the_final_state(tiny: ms.Model) -> None:
     language_model, activations = trace_of(tiny)
     structure = language_model.structure
-    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
+    cache = cache_of(structure, activations)
     total = activations.resid_pre[0].clone()
-    ffn = grids.ffn_neurons(activations, structure, nowhere)
-    attention = grids.attention_neurons(activations, structure, nowhere)
+    ffn = cache.ffn_neurons
+    attention = cache.attention_neurons
     for layer, block in enumerate(structure.blocks):
         total += (ffn.columns(layer, None) * ffn.coefficients(layer)).sum(0)
         by_position = attention.coefficients(layer)[:, :-1].sum(1, keepdim=True)
@@ -60,10 +59,10 @@ def test_embeddings_and_all_parts_sum_to_the_final_state(tiny: ms.Model) -> None
 def test_heads_are_the_sum_of_their_neurons_and_of_their_positions(tiny: ms.Model) -> None:
     language_model, activations = trace_of(tiny)
     structure = language_model.structure
-    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
-    heads = grids.heads(activations, structure, nowhere)
-    positions = grids.heads_at_positions(activations, structure, nowhere)
-    neurons = grids.attention_neurons(activations, structure, nowhere)
+    cache = cache_of(structure, activations)
+    heads = cache.heads
+    positions = cache.heads_at_positions
+    neurons = cache.attention_neurons
     for layer in range(structure.n_layers):
         whole = heads.columns(layer, None) * heads.coefficients(layer)
         by_position = positions.columns(layer, None) * positions.coefficients(layer)

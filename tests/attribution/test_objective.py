@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import mnemoscope as ms
-from mnemoscope.attribution import grids
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, TargetError
 from mnemoscope.model.gradients import total_effects
@@ -41,13 +40,13 @@ def test_scores_are_what_adding_the_part_does_to_the_models_logits(
 ) -> None:
     result = tiny.attribute(PROMPT, **asked, top=6)
     prediction = tiny.method_input(PROMPT, A).prediction
-    readout, activations, base = prediction.readout, prediction.activations, prediction.shared.base
+    readout, activations = prediction.readout, prediction.activations
 
     def value(state: torch.Tensor) -> float:
         return float(objective(asked).value(readout.log_probabilities(state[None])[0].double()))
 
     structure = tiny.language_model.structure
-    ffn = grids.ffn_neurons(activations, structure, base.ffn)
+    ffn = prediction.shared.ffn_neurons
     for table in (result.ffn_neurons, result.suppressing_ffn_neurons):
         for row in table.itertuples():
             state = (
@@ -56,7 +55,7 @@ def test_scores_are_what_adding_the_part_does_to_the_models_logits(
             column = torch.tensor([row.neuron])
             part = ffn.columns(row.layer, column)[0] * ffn.coefficients(row.layer)[row.neuron, 0]
             assert row.direct == pytest.approx(value(state + part) - value(state), abs=2e-5)
-    heads = grids.heads(activations, structure, base.attention)
+    heads = prediction.shared.heads
     for row in result.heads.itertuples():
         part = heads.columns(row.layer, torch.tensor([row.head]))[0] * heads.coefficients(row.layer)[row.head]
         state = activations.resid_pre[row.layer]

@@ -16,7 +16,7 @@ import mnemoscope as ms
 from mnemoscope.testing import word_tokenizer, words
 
 # A tenth more than was counted when each was last lowered.
-MOST_CALLS, MOST_OPERATIONS, MOST_WAITS = 119_000, 28_600, 475
+MOST_CALLS, MOST_OPERATIONS, MOST_WAITS = 105_000, 28_200, 295
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def test_groups_of_any_size_give_the_best_of_each(llama: ms.Model, n_rows: int |
     found = list(predictions(language_model, specs, projected=projected))
     kinds = [(prediction.shared.ffn_neurons, prediction.shared.attention_neurons) for prediction in found]
     searches = [
-        [NeuronSearch(prediction, grid, Pool(9, 1, 0, 1), prediction.coarse) for grid in grids]
+        [NeuronSearch(prediction, grid, Pool(9, 1, 0, 1)) for grid in grids]
         for prediction, grids in zip(found, kinds, strict=True)
     ]
     settle_searches(searches, projected)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.attribution import grids
 from mnemoscope.attribution.vocabulary import HeadVectors, head_vectors, through_head
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.attention import AttentionCall, QueryKeyCall, WeightsCall
@@ -23,7 +22,16 @@ from mnemoscope.model.key_gradients import key_gradients, watched_block
 from mnemoscope.model.readout import capped
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS
-from support import EVERY_REPRESENTATIVE, REPRESENTATIVES, built, chosen_on_push, family_id, open_tiny, words
+from support import (
+    EVERY_REPRESENTATIVE,
+    REPRESENTATIVES,
+    built,
+    cache_of,
+    chosen_on_push,
+    family_id,
+    open_tiny,
+    words,
+)
 
 IDS = (5, 17, 80, 33, 5, 61, 9)
 PROMPT = words(*IDS)
@@ -126,10 +134,9 @@ def vectors_of(model: ms.Model, layer: int, head: int) -> tuple[ActivationCache,
 
 def test_what_a_head_brings_sums_to_what_it_adds(tiny: ms.Model) -> None:
     structure = tiny.language_model.structure
-    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
     for layer, head in ((LAYER, HEAD), (0, 1)):
         activations, vectors = vectors_of(tiny, layer, head)
-        heads = grids.heads(activations, structure, nowhere)
+        heads = cache_of(structure, activations).heads
         added = (heads.columns(layer, None) * heads.coefficients(layer))[head]
         assert torch.allclose(vectors.value.sum(0), added, atol=1e-5 * float(added.abs().max()))
         table = tiny.head_tokens(PROMPT, layer, head).table

@@ -13,11 +13,10 @@ from transformers import PreTrainedModel
 from transformers.integrations.bitnet import AutoBitLinear, BitLinear
 
 import mnemoscope as ms
-from mnemoscope.attribution import grids
 from mnemoscope.model.gradients import total_effects
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.structure import Projection
-from support import built, open_tiny, word_tokenizer, words
+from support import built, cache_of, open_tiny, word_tokenizer, words
 
 IDS = (5, 17, 80, 33, 61)
 PROMPT = words(*IDS)
@@ -85,11 +84,11 @@ def test_coefficients_are_what_enters_the_projections(model: ms.Model) -> None:
 def test_heads_and_neurons_write_what_their_layer_adds(model: ms.Model) -> None:
     (activations,) = model.language_model.capture([IDS])
     structure = model.language_model.structure
-    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
+    cache = cache_of(structure, activations)
     for layer in range(structure.n_layers):
         for grid, added in (
-            (grids.heads_at_positions(activations, structure, nowhere), activations.attention_out),
-            (grids.ffn_neurons(activations, structure, nowhere), activations.ffn_out),
+            (cache.heads_at_positions, activations.attention_out),
+            (cache.ffn_neurons, activations.ffn_out),
         ):
             total = (grid.columns(layer, None) * grid.coefficients(layer)).sum(0)
             assert (total - added[layer]).abs().max() <= 1e-5 * added[layer].abs().max()

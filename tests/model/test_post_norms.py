@@ -12,9 +12,8 @@ from transformers import PreTrainedModel
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 import mnemoscope as ms
-from mnemoscope.attribution import grids
 from mnemoscope.model.activations import ActivationCache
-from support import built, open_tiny, word_tokenizer, words
+from support import built, cache_of, open_tiny, word_tokenizer, words
 
 IDS = (5, 17, 80, 33, 61)
 PROMPT = words(*IDS)
@@ -51,9 +50,9 @@ def close(found: Tensor, expected: Tensor) -> bool:
 def test_neurons_and_constants_sum_to_what_is_added(model: ms.Model) -> None:
     activations, structure = trace_of(model), model.language_model.structure
     assert model.validation.worst.error < 1e-5
-    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
-    ffn = grids.ffn_neurons(activations, structure, nowhere)
-    attention = grids.attention_neurons_summed(activations, structure, nowhere)
+    cache = cache_of(structure, activations)
+    ffn = cache.ffn_neurons
+    attention = cache.attention_neurons_summed
     for layer, block in enumerate(structure.blocks):
         for grid, projection, added in (
             (ffn, block.ffn_output, activations.ffn_out),

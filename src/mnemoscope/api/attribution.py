@@ -20,7 +20,7 @@ from mnemoscope.api.requests import (
 )
 from mnemoscope.api.run import attribute_prediction, origin_of, takes_graph
 from mnemoscope.attribution.comparison import compare_predictions, largest_unlisted
-from mnemoscope.attribution.continuation import WholeTarget, put_together, summed_neurons
+from mnemoscope.attribution.continuation import put_together, summed_neurons
 from mnemoscope.attribution.options import (
     DEFAULTS,
     AttributionKeywords,
@@ -226,12 +226,9 @@ def attribute_continuation(
         )
     )
     cancelled = predictions(language_model, terms.shared, memory_budget, chosen.norm_bias)
-    whole = WholeTarget(
-        text=_text(language_model, encoded, target, ids),
-        against=None if others is None else _text(language_model, encoded, against, others),
-        shared=tuple(describe_targets(prediction).answers[0] for prediction in cancelled),
-        signs=terms.signs,
-    )
+    text = _text(language_model, encoded, target, ids)
+    other = None if others is None else _text(language_model, encoded, against, others)
+    shared = tuple(describe_targets(prediction).answers[0] for prediction in cancelled)
     report = ProgressBars() if progress else None
     attributions = [
         attribute_prediction(self, spec.prompt, prediction, chosen, report)
@@ -242,7 +239,7 @@ def attribute_continuation(
     sides = ((ids, first.answers), (others or (), first.against))
     alone = [target for answer, side in sides if len(answer) == 1 for target in side]
     origin = origin_of(language_model, encoded, chosen, alone)
-    return put_together(encoded.text, whole, attributions, summed, origin)
+    return put_together(encoded.text, text, other, shared, attributions, terms.signs, summed, origin)
 
 
 @isolated_call

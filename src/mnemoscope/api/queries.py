@@ -21,7 +21,7 @@ from mnemoscope.api.requests import (
 from mnemoscope.attribution.methods.base import Method, MethodInput, Report
 from mnemoscope.attribution.methods.registry import method as find_method, rank
 from mnemoscope.attribution.options import check_counts
-from mnemoscope.attribution.query.ablation import QueryAblationOptions, QueryAblationTask
+from mnemoscope.attribution.query.ablation import QueryAblationOptions, ablate_query_neurons
 from mnemoscope.attribution.query.graph_tables import Extent, follow, share_explained, tables_of
 from mnemoscope.attribution.query.tables import QueryOptions, query_neurons, split_by_layer
 from mnemoscope.attribution.vocabulary import head_tokens as table_of, head_vectors, read_neuron
@@ -250,12 +250,11 @@ def compare_query_ablation(
     check_result(self.language_model, result)
     check_controls_from(controls_from)
     options = QueryAblationOptions(top, values, of, controls_from)
-    task = QueryAblationTask(self.language_model, result, options)
     prompt = Prompt(result.prompt, result.token_ids, result.tokens)
-    ablation = self.compare_ablation(
-        prompt, result.target.id, task.parts, seeds=seeds, controls_from=controls_from
+    ablate = partial(
+        self.compare_ablation, prompt, result.target.id, seeds=seeds, controls_from=controls_from
     )
-    return task.outcome(ablation)
+    return ablate_query_neurons(self.language_model, result, options, ablate)
 
 
 @isolated_call

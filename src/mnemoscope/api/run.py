@@ -126,7 +126,7 @@ class Run:
         spec = target_spec(self.language_model, self._prompt, target, against)
         if self._prediction is not None:
             log_p = self._prediction.log_probabilities
-            return self._prediction.asking(spec.objective(self.language_model, log_p))
+            return replace(self._prediction, objective=spec.objective(self.language_model, log_p))
         (self._prediction,) = predictions(
             self.language_model,
             [spec],

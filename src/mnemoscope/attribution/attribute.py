@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution import effects, tables
-from mnemoscope.attribution.effects import Totals
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.options import AttributionOptions
 from mnemoscope.attribution.prediction import TargetPrediction
-from mnemoscope.attribution.projections import TokenReader, show
+from mnemoscope.attribution.projections import TokenReader
 from mnemoscope.attribution.search import Pool, search
-from mnemoscope.attribution.tables import RankedParts, with_experts
+from mnemoscope.attribution.tables import with_experts
 from mnemoscope.results.columns import FFN_TABLES, TABLES
 from mnemoscope.results.targets import Cost
 
@@ -32,8 +31,6 @@ N_POSITIONS = 30
 _LABELS = {"ffn_neurons": "FFN neurons", "attention_neurons": "attention neurons"}
 # Which coefficients of a column belong to each table.
 Spans = dict[str, tuple[int, int]]
-
-
 # Flat indices of parts and their scores, best first.
 Best = tuple[Tensor, Tensor]
 
@@ -44,10 +41,10 @@ class TopKFinder:
     Lists are named after the tables of the result, `suppressing_` in front for the lowest.
 
     Attributes:
-        found: parts with their effects, by table.
+        tables: the best parts, by table.
         intervals: bounds of every neuron `[n_layers, n_columns, n_coefficients]`, by table.
         costs: cost of each search, by table.
-        tolerance: largest rounding error that a score in `found` may have, nats.
+        tolerance: largest rounding error that a score in `tables` may have, nats.
     """
 
     def __init__(
@@ -59,108 +56,75 @@ class TopKFinder:
         self.report = report
         self.scorer = prediction.scorer()
         self._prediction = prediction
-        self.found: dict[str, RankedParts] = {}
+        self.tables: dict[str, pd.DataFrame] = {}
         self.intervals: dict[str, tuple[Tensor, Tensor]] = {}
         self.costs: dict[str, Cost] = {}
         self.tolerance = 0.0
 
     def find(
-        self, grid: Grid, totals: Totals | None, top: int, spans: Spans, reader: TokenReader | None = None
+        self, grid: Grid, totals: Grid | None, top: int, spans: Spans, reader: TokenReader | None = None
     ) -> None:
-        """Find the best parts of each table.
+        """Find the best parts of each table; score or bound every neuron if the options say so.
 
         Args:
             grid: the parts.
             totals: their total effects, if they are computed.
             top: number of parts of each direction.
-            spans: the tables and which coefficients of a column belong to them.
-            reader: is shown the columns of the best, and others that are scored.
+            spans: the tables and which coefficients of a column belong to them; the first is a key of
+                `_LABELS` if the parts are neurons.
+            reader: is shown the columns that are projected on the way.
         """
-        on_the_way = reader if self._prediction.focus.is_all else None
-        if totals is not None and self.options.order == "total":
-            best, scored = self._best_by_total(grid, totals, top, spans, on_the_way)
-        else:
-            best, scored = self._best_by_search(grid, top, spans, on_the_way)
-        self._show(grid, best, reader)
-        self._keep(grid, totals, best)
-        coefficient = scored % grid.n_coefficients
-        for table, (first, stop) in spans.items():
-            exact = int(((coefficient >= first) & (coefficient < stop)).sum())
-            self.costs[table] = Cost(_count(grid, (first, stop)), exact)
-
-    def explore(
-        self, kind: str, grid: Grid, totals: Totals | None, spans: Spans, reader: TokenReader | None = None
-    ) -> None:
-        """Find the best neurons of a kind, a key of `_LABELS`; score or bound all if the options say so."""
-        if self.options.neurons != "all":
-            self.find(grid, totals, self.options.top, spans, reader)
-            if self.options.neurons == "bounds":
-                self.intervals[kind] = self._intervals(kind, grid)
-            return
-        scores = self.scorer.all(grid, partial(self._report, kind, grid))
-        self.intervals[kind] = scores, scores
-        if totals is not None and self.options.order == "total":
-            self.find(grid, totals, self.options.top, spans, reader)
-        else:
-            best = {
-                prefix + table: _best_of_all(scores, grid, span, sign, self.options.top)
-                for table, span in spans.items()
-                for prefix, sign in self.signs.items()
-            }
-            self._show(grid, best, reader)
-            self._keep(grid, totals, best)
-        for table, span in spans.items():
-            self.costs[table] = Cost(_count(grid, span), _count(grid, span))
-
-    def _best_by_search(
-        self, grid: Grid, top: int, spans: Spans, reader: TokenReader | None
-    ) -> tuple[dict[str, Best], Tensor]:
+        prediction, kind, every = self._prediction, next(iter(spans)), None
+        neurons = self.options.neurons if kind in _LABELS else "top"
         pools = {
             prefix + table: Pool(top, sign, *span)
             for table, span in spans.items()
             for prefix, sign in self.signs.items()
         }
-        prediction = self._prediction
-        scored = search(
-            grid, list(pools.values()), prediction.coarse, lambda: prediction.fine, self.scorer, reader
-        )
-        return {table: pool.best() for table, pool in pools.items()}, scored
-
-    def _best_by_total(
-        self, grid: Grid, totals: Totals, top: int, spans: Spans, reader: TokenReader | None
-    ) -> tuple[dict[str, Best], Tensor]:
-        best = {
-            prefix + table: totals.best(top, sign, span)
-            for table, span in spans.items()
-            for prefix, sign in self.signs.items()
-        }
-        scored = torch.cat(list(best.values())).unique()
-        scores = self.scorer.chosen(grid, scored, reader)
-        return {t: (index, scores[torch.searchsorted(scored, index)]) for t, index in best.items()}, scored
+        if neurons == "all":
+            every = self.scorer.all(grid, partial(self._report, kind, grid))
+            self.intervals[kind] = every, every
+        if totals is not None and self.options.order == "total":
+            chosen = {table: effects.best_by_value(totals, pool) for table, pool in pools.items()}
+            scored = torch.cat(list(chosen.values())).unique()
+            scores = self.scorer.chosen(grid, scored, reader)
+            best = {t: (index, scores[torch.searchsorted(scored, index)]) for t, index in chosen.items()}
+        else:
+            if every is None:
+                wanted = list(pools.values())
+                scored = search(grid, wanted, prediction.coarse, lambda: prediction.fine, self.scorer, reader)
+            else:
+                scored, scores = grid.parts(grid.present), every.flatten(0, 1)[grid.present]
+                for pool in pools.values():
+                    pool.add(scored, scores, scores)
+            best = {table: pool.best() for table, pool in pools.items()}
+        self._keep(grid, totals, best)
+        if neurons == "bounds":
+            self.intervals[kind] = self._intervals(kind, grid)
+        coefficient = scored % grid.n_coefficients
+        for table, (first, stop) in spans.items():
+            n_parts = len(grid.present) * (stop - first)
+            n_scored = int(((coefficient >= first) & (coefficient < stop)).sum())
+            self.costs[table] = Cost(n_parts, n_scored if every is None else n_parts)
 
     def allow_rounding(self, grid: Grid, index: Tensor) -> None:
         """Raise the tolerance to the rounding errors of exact scores of parts, `[n]` ascending."""
         if len(index):
             self.tolerance = max(self.tolerance, float(self._prediction.coarse.errors(grid, index).max()))
 
-    def _keep(self, grid: Grid, totals: Totals | None, best: dict[str, Best]) -> None:
-        """Keep of each list the parts ordered above 0, or below 0 where it lists suppressing ones.
+    def _keep(self, grid: Grid, totals: Grid | None, best: dict[str, Best]) -> None:
+        """Tabulate of each list the parts ordered above 0, or below 0 where it lists suppressing ones.
 
         Silent neurons change nothing: they stand between the two, and no list goes beyond them.
         """
         self.allow_rounding(grid, torch.cat([index for index, _ in best.values()]).unique())
         for table, (index, score) in best.items():
-            total = torch.full_like(score, torch.nan) if totals is None else totals.chosen(index)
+            total = torch.full_like(score, torch.nan) if totals is None else totals.values_of(index)
             order = total if totals is not None and self.options.order == "total" else score
             rows = order < 0 if table.startswith("suppressing_") else order > 0
-            self.found[table] = RankedParts(index[rows], score[rows], total[rows])
-
-    def _show(self, grid: Grid, best: dict[str, Best], reader: TokenReader | None) -> None:
-        """Show a reader those of the best that it has not seen while they were scored."""
-        if reader is not None:
-            index = torch.cat([index for index, _ in best.values()])
-            columns = index // grid.n_coefficients
-            show(self._prediction.readout, grid, columns, reader, self._prediction.budget)
+            tabulate = tables.OF_PARTS[table.removeprefix("suppressing_")]
+            of_rows = tables.effects(score[rows], total[rows])
+            self.tables[table] = tabulate(self._prediction, index[rows], of_rows)
 
     def _intervals(self, kind: str, grid: Grid) -> tuple[Tensor, Tensor]:
         """Bound every part; score exactly those with the widest intervals."""
@@ -204,9 +168,8 @@ def attribute(
         options: the options.
         report: called with the progress through all neurons.
     """
-    language_model, shared, tokens = prediction.language_model, prediction.shared, prediction.tokens
-    structure = language_model.structure
-    n_tokens, d_head = len(tokens), structure.d_head
+    shared = prediction.shared
+    n_tokens, reader = len(prediction.tokens), shared.reader if prediction.focus.is_all else None
     ffn, attention = shared.ffn_neurons, shared.attention_neurons
     positions = shared.heads_at_positions
     total = prediction.total_effects(linearised=options.by == "relp") if options.effects else None
@@ -215,51 +178,26 @@ def attribute(
     of_positions = total and effects.of_heads_at_positions(total, positions)
 
     finder = TopKFinder(prediction, options, report)
-    finder.explore("ffn_neurons", ffn, of_ffn, {"ffn_neurons": (0, 1)}, shared.reader)
-    spans = {
-        "attention_neurons": (0, n_tokens),
-        "attention_neurons_summed": (n_tokens, n_tokens + 1),
-    }
-    finder.explore("attention_neurons", attention, of_attention, spans)
+    finder.find(ffn, of_ffn, options.top, {"ffn_neurons": (0, 1)}, reader)
+    spans = {"attention_neurons": (0, n_tokens), "attention_neurons_summed": (n_tokens, n_tokens + 1)}
+    finder.find(attention, of_attention, options.top, spans)
     finder.find(positions, of_positions, min(options.top, N_POSITIONS), {"heads_by_position": (0, 1)})
 
-    make = {
-        "heads_by_position": partial(
-            tables.heads_at_positions, positions, prediction.activations.patterns, tokens
-        ),
-        "ffn_neurons": partial(tables.ffn_neurons, ffn, language_model, shared.reader),
-        "attention_neurons": partial(tables.attention_neurons, attention, d_head, tokens),
-        "attention_neurons_summed": partial(tables.attention_neurons_summed, attention, d_head),
-    }
-    layer_scores, head_scores = prediction.layer_scores(), prediction.head_scores(finder.scorer)
+    layer_scores = shared.base.layer_scores(prediction.values)
+    head_scores = finder.scorer.all(shared.heads)[..., 0]
     of_layers = torch.full_like(layer_scores, torch.nan) if total is None else total.layers
     of_heads = torch.full_like(head_scores, torch.nan) if total is None else total.heads
-    made: dict[str, pd.DataFrame] = {}
-    made["layers"] = tables.sorted_best_first(tables.layers(layer_scores, of_layers), options.order)
-    made["heads"] = tables.sorted_best_first(tables.heads(head_scores, of_heads), options.order)
-    for table, found in finder.found.items():
-        made[table] = make[table.removeprefix("suppressing_")](found)
+    made = {
+        "layers": tables.sorted_best_first(tables.layers(layer_scores, of_layers), options.order),
+        "heads": tables.sorted_best_first(tables.heads(head_scores, of_heads), options.order),
+        **finder.tables,
+    }
     if finder.intervals:
-        made["ffn_scores"] = tables.ffn_scores(ffn, *finder.intervals["ffn_neurons"])
-        lower, upper = (side[..., :n_tokens] for side in finder.intervals["attention_neurons"])
-        made["attention_scores"] = tables.attention_scores(attention, d_head, lower, upper)
+        made["ffn_scores"] = tables.ffn_scores(prediction, *finder.intervals["ffn_neurons"])
+        made["attention_scores"] = tables.attention_scores(prediction, *finder.intervals["attention_neurons"])
     made |= {table: tables.empty(table) for table in TABLES if table not in made}
     for table in FFN_TABLES:
-        made[table] = with_experts(made[table], structure)
+        made[table] = with_experts(made[table], prediction.language_model.structure)
     finder.allow_rounding(shared.heads, torch.arange(shared.heads.size, device=shared.heads.base.device))
     of_states = 2 * float(prediction.predicted.rounding.max())
     return Attributed(made, finder.costs, max(finder.tolerance, of_states))
-
-
-def _count(grid: Grid, span: tuple[int, int]) -> int:
-    """Count the parts that take part whose coefficient index lies in a span."""
-    return len(grid.present) * (span[1] - span[0])
-
-
-def _best_of_all(scores: Tensor, grid: Grid, span: tuple[int, int], sign: int, top: int) -> Best:
-    """Return the best of exhaustive scores `[n_layers, n_columns, n_coefficients]` within a span."""
-    coefficient = torch.arange(*span, device=scores.device)
-    index = (grid.present[:, None] * grid.n_coefficients + coefficient).flatten()
-    flat = scores.flatten()[index]
-    order = flat.argsort(descending=sign > 0, stable=True)[:top]
-    return index[order], flat[order]

@@ -22,15 +22,13 @@ from torch import Tensor
 from mnemoscope.attribution.geometry import Geometry, Rounding, unit
 from mnemoscope.attribution.grids import Grid, by_layer
 from mnemoscope.attribution.scores import log_sum_exp
-from mnemoscope.attribution.tails import MEAN_ROWS, WIDER, Added, Tail
+from mnemoscope.attribution.tails import MEAN_ROWS, WIDER, Tail
 from mnemoscope.model.objective import Focus, Group
 from mnemoscope.model.readout import FrozenReadout, Predicted
 
 # Share of the budget that bounds kept for another objective may take.
 KEPT_SHARE = 1 / 8
 
-# Bounds of the log-sums of every part of a grid, `[n_present, n_coefficients]` each, nats.
-Sums = dict[Grid, tuple[Tensor, Tensor]]
 # Some columns of a grid: flat indices `[n, n_coefficients]`, layers and columns `[n]`, coefficients.
 Block = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -53,8 +51,7 @@ class Bounder(ABC):
 
     def errors(self, grid: Grid, index: Tensor) -> Tensor:
         """Bound rounding errors of exact scores, by ascending flat indices, `[n] -> [n]`, nats."""
-        layer, column, coefficient = grid.locate(index)
-        factors = grid.gather_coefficients(layer, column, coefficient)
+        layer, column, factors = grid.gather(index)
         return self.rounding.of_scores(factors.abs() * self._norms(grid, layer, column), grid.base[layer])
 
     def _norms(self, grid: Grid, layer: Tensor, column: Tensor) -> Tensor:
@@ -74,8 +71,7 @@ class Bounder(ABC):
         """Bound the parts with these flat indices, ascending, from below and above, `[n]` each."""
         lower, upper = [], []
         for some in index.split(self._columns_at_once(1)):
-            layer, column, coefficient = grid.locate(some)
-            factors = grid.gather_coefficients(layer, column, coefficient)
+            layer, column, factors = grid.gather(some)
             low, high = self._bounds(grid, layer, column, factors[:, None])
             lower.append(low[:, 0])
             upper.append(high[:, 0])
@@ -84,9 +80,8 @@ class Bounder(ABC):
     def _blocks(self, grid: Grid) -> Iterator[Block]:
         for columns in grid.present.split(self._columns_at_once(grid.n_coefficients)):
             layer, column = grid.split(columns)
-            factors = grid.all_coefficients(layer, column)
-            index = columns[:, None] * grid.n_coefficients
-            yield index + torch.arange(grid.n_coefficients, device=columns.device), layer, column, factors
+            factors = grid.gather_values(layer, column) * grid.scale[layer, None]
+            yield grid.parts(columns), layer, column, factors
 
     def _columns_at_once(self, n_coefficients: int) -> int:
         """Return how many columns keep the largest temporary tensors within the budget."""
@@ -122,13 +117,11 @@ class LogProbabilityBounder(Bounder):
 
     Attributes:
         geometry: of the model.
-        tail: split of each base state's prediction.
-        sums: bounds of log-sums, shared by all objectives; grids are put in as they are bounded.
+        tail: split of each base state's prediction, with the log-sums of grids that were bounded before.
     """
 
     geometry: Geometry
     tail: Tail
-    sums: Sums
 
     @property
     def _n_values(self) -> int:
@@ -138,8 +131,8 @@ class LogProbabilityBounder(Bounder):
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield indices and bounds as `Bounder.all`, and keep the log-sums, which depend on no answer."""
-        if grid in self.sums:
-            yield from self._all_from_sums(grid, *self.sums[grid])
+        if grid in self.tail.sums:
+            yield from self._all_from_sums(grid, *self.tail.sums[grid])
             return
         collected = []
         keep = 2 * 4 * len(grid.present) * grid.n_coefficients <= KEPT_SHARE * self.budget
@@ -150,17 +143,15 @@ class LogProbabilityBounder(Bounder):
             yield index, rise - above, rise - below
         if collected:
             below, above = map(torch.cat, zip(*collected, strict=True))
-            self.sums[grid] = below, above
+            self.tail.sums[grid] = below, above
 
     def _all_from_sums(
         self, grid: Grid, below: Tensor, above: Tensor
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         start, rows = 0, self._rows(self.answers.tokens)
         for index, layer, column, factors in self._blocks(grid):
-            values = [
-                self._products(grid.columns(here, _whole_or_index(column[some], grid, factors)), rows)
-                for here, some in by_layer(layer)
-            ]
+            columns = _by_layer(grid, layer, column, factors)
+            values = [self._products(vectors, rows) for _, _, vectors in columns]
             rise = self.answers.rise(
                 factors[..., None] * torch.cat(values)[:, None], grid.base[layer][:, None]
             )
@@ -177,10 +168,13 @@ class LogProbabilityBounder(Bounder):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rise of the answers, and a lower and an upper bound of the log-sum, `[n, m]` each."""
         values, norms, squares = [], [], []
-        for here, some in by_layer(layer):
-            vectors = grid.columns(here, _whole_or_index(column[some], grid, factors))
+        for here, some, vectors in _by_layer(grid, layer, column, factors):
             values.append(self._values(vectors, int(grid.base[here])))
-            norm, square = self._measure(grid, here, vectors, column[some])
+            if grid.weights is None:
+                measured = self.geometry.measure(vectors)
+            else:
+                measured = (each[column[some]] for each in self.geometry.measure_weights(grid.weights[here]))
+            norm, square = measured
             norms.append(norm)
             squares.append(square)
         state = grid.base[layer]
@@ -195,13 +189,6 @@ class LogProbabilityBounder(Bounder):
             for here, some in by_layer(layer)
         ]
         return torch.cat(kept) * self.readout.scale
-
-    def _measure(self, grid: Grid, layer: int, vectors: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Measure columns; measures of weights are kept from prompt to prompt."""
-        if grid.weights is None:
-            return self.geometry.measure(vectors)
-        norms, squares = self.geometry.measure_weights(grid.weights[layer])
-        return norms[index], squares[index]
 
     def _values(self, vectors: Tensor, state: int) -> Tensor:
         """Compute values of columns for the top tokens, the answers, the tail's mean and its offset from it.
@@ -235,14 +222,13 @@ class LogProbabilityBounder(Bounder):
         # The root mean square of all deviations, and by how much rounding may have made it too small.
         root = (squares[:, None] * self.readout.scale**2 + self.geometry.n_vocabulary * offset**2).sqrt()
         error = self.geometry.n_vocabulary**0.5 * self.rounding.of_means(norms)
-        added = Added(
+        below, above = self.tail.log_sums(
             state=state,
             mean=factors * mean,
             mean_by_slope=factors * by_slope[0] if by_slope else None,
             squares=WIDER * (factors.abs() * root + error) ** 2,
             radius=norms * reach[state, None],
         )
-        below, above = self.tail.log_sums(added)
         if n_top == self.geometry.n_vocabulary:
             above = below
         rise = self.answers.rise(factors[..., None] * answers, state[:, None])
@@ -267,8 +253,7 @@ class LogOddsBounder(Bounder):
     def _bounds(self, grid: Grid, layer: Tensor, column: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         rows = self._rows(torch.cat([self.answers.tokens, self.against.tokens]))
         values, norms = [], []
-        for here, some in by_layer(layer):
-            vectors = grid.columns(here, _whole_or_index(column[some], grid, factors))
+        for _, _, vectors in _by_layer(grid, layer, column, factors):
             values.append(self._products(vectors, rows))
             norms.append(self.readout.fold(vectors).norm(dim=-1))
         changes = factors[..., None] * torch.cat(values)[:, None]
@@ -283,7 +268,6 @@ def bounder(
     focus: Focus,
     predicted: Predicted,
     tail: Callable[[], Tail],
-    sums: Sums,
     geometry: Callable[[], Geometry],
     budget: int,
 ) -> Bounder:
@@ -293,7 +277,6 @@ def bounder(
         focus: the objective.
         predicted: prediction of the tokens in focus from each base state.
         tail: splits each state's prediction; called if the bounds need it.
-        sums: of that tail, of grids that were bounded before.
         geometry: returns the model's; called if the bounds need it.
         budget: bytes that temporary tensors may take.
     """
@@ -306,13 +289,17 @@ def bounder(
         return LogOddsBounder(readout, answers, rounding, budget, Group.of(objective.against, predicted))
     measured = geometry()
     rounding = Rounding(d_model, measured.longest, predicted.rounding, readout.soft_cap)
-    return LogProbabilityBounder(readout, answers, rounding, budget, measured, tail(), sums)
+    return LogProbabilityBounder(readout, answers, rounding, budget, measured, tail())
 
 
-def _whole_or_index(index: Tensor, grid: Grid, factors: Tensor) -> Tensor | None:
-    """Return None for all columns of a layer in order, which need not be gathered.
+def _by_layer(
+    grid: Grid, layer: Tensor, column: Tensor, factors: Tensor
+) -> Iterator[tuple[int, slice, Tensor]]:
+    """Yield each layer with its slice of some columns, sorted by layer, and these columns, `[n, d_model]`.
 
-    Columns with a factor for each of their coefficients are there once, ascending.
+    All columns of a layer in order are not gathered: with a factor for each of their coefficients, columns
+    are there once, ascending.
     """
-    is_whole = factors.shape[1] == grid.n_coefficients and len(index) == grid.n_columns
-    return None if is_whole else index
+    for here, some in by_layer(layer):
+        is_whole = factors.shape[1] == grid.n_coefficients and some.stop - some.start == grid.n_columns
+        yield here, some, grid.columns(here, None if is_whole else column[some])

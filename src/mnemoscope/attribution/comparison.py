@@ -9,7 +9,6 @@ from torch import Tensor
 from mnemoscope.attribution import tables
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
-from mnemoscope.attribution.projections import show
 from mnemoscope.attribution.tables import with_experts
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import COMPARISON_TABLES
@@ -30,8 +29,7 @@ def compare_predictions(predictions: Predictions, results: Results) -> dict[str,
     Returns:
         The tables of `COMPARISON_TABLES`, rows in descending order of the magnitude of `diff`.
     """
-    language_model = predictions[0].language_model
-    structure = language_model.structure
+    structure = predictions[0].language_model.structure
     first, second = (prediction.shared for prediction in predictions)
     made = {"layers": _joined(results, "layers", "kind"), "heads": _joined(results, "heads", "head")}
 
@@ -39,12 +37,10 @@ def compare_predictions(predictions: Predictions, results: Results) -> dict[str,
     listed = _listed(results, "ffn_neurons")
     index = _index(listed["layer"], listed["neuron"], grids[0])
     scores, coefficients = _measured(predictions, grids, index)
-    show(predictions[0].readout, grids[0], index, first.reader, predictions[0].budget)
     of_larger = tables.at_largest(scores, coefficients)
-    promotes, demotes = tables.promoted_and_demoted(language_model, first.reader, index, of_larger)
     layer, neuron, _ = grids[0].locate(index)
     made["ffn_neurons"] = _table(scores, coefficients, layer=layer, neuron=neuron).assign(
-        promotes=promotes, demotes=demotes
+        **tables.promoted_and_demoted(predictions[0], index, of_larger)
     )
 
     grids = first.attention_neurons_summed, second.attention_neurons_summed
@@ -52,10 +48,7 @@ def compare_predictions(predictions: Predictions, results: Results) -> dict[str,
     index = _index(listed["layer"], listed["head"] * structure.d_head + listed["dim"], grids[0])
     layer, column, _ = grids[0].locate(index)
     made["attention_neurons_summed"] = _table(
-        *_measured(predictions, grids, index),
-        layer=layer,
-        head=column // structure.d_head,
-        dim=column % structure.d_head,
+        *_measured(predictions, grids, index), layer=layer, **tables.head_and_dim(structure, column)
     )
 
     ranked = {name: _by_difference(table.filter(COMPARISON_TABLES[name])) for name, table in made.items()}
@@ -114,7 +107,7 @@ def _measured(predictions: Predictions, grids: Grids, index: Tensor) -> tuple[Te
         present = torch.isin(index, grid.present)
         if present.any():
             row[present] = prediction.scorer().chosen(grid, index[present])
-    return scores, torch.stack([tables.coefficients(grid, index) for grid in grids])
+    return scores, torch.stack([grid.values_of(index) for grid in grids])
 
 
 def _table(scores: Tensor, coefficients: Tensor, **places: Tensor) -> pd.DataFrame:

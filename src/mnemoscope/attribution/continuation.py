@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import pandas as pd
 import torch
@@ -19,7 +20,7 @@ from mnemoscope.attribution.attribute import Attributed
 from mnemoscope.attribution.bounds import Bounder
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
-from mnemoscope.attribution.projections import Observer, show
+from mnemoscope.attribution.projections import Observer
 from mnemoscope.attribution.scores import Scorer
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import with_experts
@@ -104,72 +105,6 @@ class SummedScores:
         return tuple(sign * scorer.chosen(grid, index, seen) for sign, scorer, grid, seen in each)
 
 
-@dataclass(frozen=True, eq=False)
-class RankedSums:
-    """Neurons with the highest or lowest sums, best first.
-
-    Attributes:
-        index: their flat indices, `[n]`.
-        total: sums of their scores, `[n]`, nats.
-        scores: what each prediction adds to the sums, `[n_predictions, n]`, nats.
-        coefficients: what enters the projection in each of them, `[n_predictions, n]`.
-    """
-
-    index: Tensor
-    total: Tensor
-    scores: Tensor
-    coefficients: Tensor
-
-
-class TopKSumFinder:
-    """Search for the neurons with the highest and the lowest sums of scores."""
-
-    def __init__(
-        self, predictions: Sequence[TargetPrediction], signs: tuple[int, ...], top: int, suppressing: bool
-    ) -> None:
-        """Prepare for predictions of one model, made with one budget.
-
-        Args:
-            predictions: the predictions to sum over.
-            signs: 1 for each that is added, -1 for one that is subtracted.
-            top: number of neurons of each direction.
-            suppressing: whether to find the lowest too.
-        """
-        self._predictions, self._of_predictions = predictions, signs
-        self._directions = {"": 1, "suppressing_": -1} if suppressing else {"": 1}
-        self._top = top
-        self._scores = SummedScores(tuple(prediction.scorer() for prediction in predictions), signs)
-        self._coarse = SummedBounds(tuple(prediction.coarse for prediction in predictions), signs)
-        self.tolerance = 0.0
-
-    def find(self, grids: Grids, observer: Observer | None = None) -> tuple[dict[str, RankedSums], Cost]:
-        """Return the best of each direction, by the prefix of its table, and the cost of the search."""
-        pools = {prefix: Pool(self._top, sign, 0, 1) for prefix, sign in self._directions.items()}
-        scored = search(
-            grids,
-            list(pools.values()),
-            self._coarse,
-            lambda: SummedBounds(
-                tuple(prediction.fine for prediction in self._predictions), self._of_predictions
-            ),
-            self._scores,
-            observer,
-        )
-        found = {prefix: self._found(grids, *pool.best()) for prefix, pool in pools.items()}
-        return found, Cost(len(grids[0].present), len(scored))
-
-    def _found(self, grids: Grids, index: Tensor, total: Tensor) -> RankedSums:
-        ascending, place = index.sort()
-        each = self._scores.each(grids, ascending)
-        if len(index):
-            bounders = zip(self._coarse.bounders, grids, strict=True)
-            errors = in_order(bounder.errors(grid, ascending) for bounder, grid in bounders)
-            self.tolerance = max(self.tolerance, float(errors.max()))
-        scores = torch.stack([score[place.argsort()] for score in each])
-        coefficients = torch.stack([tables.coefficients(grid, index) for grid in grids])
-        return RankedSums(index, total, scores, coefficients)
-
-
 def summed_neurons(
     predictions: Sequence[TargetPrediction], signs: tuple[int, ...], top: int, suppressing: bool
 ) -> Attributed:
@@ -182,30 +117,56 @@ def summed_neurons(
         top: number of each kind and direction.
         suppressing: whether to find the lowest too.
     """
-    finder, first = TopKSumFinder(predictions, signs, top, suppressing), predictions[0]
-    language_model, reader = first.language_model, first.shared.reader
-    structure = language_model.structure
-    ffn = same_columns([prediction.shared.ffn_neurons for prediction in predictions])
-    attention = same_columns([prediction.shared.attention_neurons_summed for prediction in predictions])
-    of_ffn, ffn_cost = finder.find(ffn, reader)
-    of_attention, attention_cost = finder.find(attention)
+    scorer = SummedScores(tuple(prediction.scorer() for prediction in predictions), signs)
+    coarse = SummedBounds(tuple(prediction.coarse for prediction in predictions), signs)
+    shared = [prediction.shared for prediction in predictions]
+    of_kinds = {
+        "ffn_neurons": same_columns([each.ffn_neurons for each in shared]),
+        "attention_neurons_summed": same_columns([each.attention_neurons_summed for each in shared]),
+    }
     made: dict[str, pd.DataFrame] = {}
-    for prefix, found in of_ffn.items():
-        layer, neuron, _ = ffn[0].locate(found.index)
-        table = _neurons({"layer": layer, "neuron": neuron}, found)
-        show(first.readout, ffn[0], found.index, reader, first.budget)
-        coefficient = tables.at_largest(found.scores, found.coefficients)
-        promotes, demotes = tables.promoted_and_demoted(language_model, reader, found.index, coefficient)
-        table = table.assign(promotes=promotes, demotes=demotes)
-        made[f"{prefix}ffn_neurons"] = with_experts(table, structure)
-    for prefix, found in of_attention.items():
-        layer, column, _ = attention[0].locate(found.index)
-        head, dim = column // structure.d_head, column % structure.d_head
-        made[f"{prefix}attention_neurons_summed"] = _neurons(
-            {"layer": layer, "head": head, "dim": dim}, found
+    costs: dict[str, Cost] = {}
+    tolerances = [0.0]
+    for name, grids in of_kinds.items():
+        pools = {"": Pool(top, 1, 0, 1)}
+        if suppressing:
+            pools["suppressing_"] = Pool(top, -1, 0, 1)
+        scored = search(
+            grids,
+            list(pools.values()),
+            coarse,
+            lambda: SummedBounds(tuple(prediction.fine for prediction in predictions), signs),
+            scorer,
+            shared[0].reader if name == "ffn_neurons" else None,
         )
-    costs = {"ffn_neurons": ffn_cost, "attention_neurons_summed": attention_cost}
-    return Attributed(made, costs, finder.tolerance)
+        costs[name] = Cost(len(grids[0].present), len(scored))
+        for prefix, pool in pools.items():
+            index, total = pool.best()
+            made[prefix + name] = _table(predictions[0], name, grids, scorer, index, total)
+            if len(index):
+                bounders = zip(coarse.bounders, grids, strict=True)
+                errors = in_order(bounder.errors(grid, index.sort().values) for bounder, grid in bounders)
+                tolerances.append(float(errors.max()))
+    return Attributed(made, costs, max(tolerances))
+
+
+def _table(
+    first: TargetPrediction, name: str, grids: Grids, scorer: SummedScores, index: Tensor, total: Tensor
+) -> pd.DataFrame:
+    """Tabulate neurons with what each prediction adds to their sums, `[n]`, best first."""
+    ascending, place = index.sort()
+    scores = torch.stack([each[place.argsort()] for each in scorer.each(grids, ascending)])
+    coefficients = torch.stack([grid.values_of(index) for grid in grids])
+    layer, column, _ = grids[0].locate(index)
+    is_ffn = name == "ffn_neurons"
+    places = {"neuron": column} if is_ffn else tables.head_and_dim(first.language_model.structure, column)
+    columns = {"layer": layer, **places, "direct": total}
+    columns |= {f"direct_{number}": row for number, row in enumerate(scores)}
+    columns |= {f"coefficient_{number}": row for number, row in enumerate(coefficients)}
+    if not is_ffn:
+        return tables.frame(**columns)
+    tokens = tables.promoted_and_demoted(first, index, tables.at_largest(scores, coefficients))
+    return with_experts(tables.frame(**columns, **tokens), first.language_model.structure)
 
 
 def summed_table(
@@ -238,40 +199,16 @@ def same_columns(grids: Sequence[Grid]) -> Grids:
 
 def in_order(values: Iterable[Tensor]) -> Tensor:
     """Add tensors one after the other."""
-    first, *others = values
-    for other in others:
-        first = first + other
-    return first
-
-
-def _neurons(names: dict[str, Tensor], found: RankedSums) -> pd.DataFrame:
-    columns = {**names, "direct": found.total}
-    columns |= {f"direct_{number}": row for number, row in enumerate(found.scores)}
-    columns |= {f"coefficient_{number}": row for number, row in enumerate(found.coefficients)}
-    return tables.frame(**columns)
-
-
-@dataclass(frozen=True)
-class WholeTarget:
-    """A target of several tokens, and the answer that it is compared with.
-
-    Attributes:
-        text: the target's text.
-        against: the text of the other answer; None for log probability.
-        shared: tokens that both begin with, whose log probabilities cancel.
-        signs: 1 for each prediction that is added, -1 for each that is subtracted.
-    """
-
-    text: str
-    against: str | None
-    shared: tuple[Target, ...]
-    signs: tuple[int, ...]
+    return reduce(torch.add, values)
 
 
 def put_together(
     prompt: str,
-    target: WholeTarget,
+    text: str,
+    against: str | None,
+    shared: tuple[Target, ...],
     attributions: Sequence[Attribution],
+    signs: tuple[int, ...],
     summed: Attributed,
     provenance: Provenance,
 ) -> ContinuationAttribution:
@@ -279,20 +216,23 @@ def put_together(
 
     Args:
         prompt: the prompt.
-        target: the target and its contrast.
+        text: the target's text.
+        against: text of the answer that it is compared with; None for log probability.
+        shared: tokens that both answers begin with, whose log probabilities cancel.
         attributions: of each prediction, those of the contrast last.
+        signs: 1 for each prediction that is added, -1 for each that is subtracted.
         summed: the neurons with the highest and lowest sums.
         provenance: model, versions and options.
     """
-    tables, signs, n_added = summed.tables, target.signs, target.signs.count(1)
+    tables, n_added = summed.tables, signs.count(1)
     empty = {name: tables[name.removeprefix("suppressing_")].head(0) for name in TOP_SUMS}
     # Layers and heads are sums of the single attributions' scores.
     tolerance = sum(each.tolerance or 0.0 for each in attributions)
     return ContinuationAttribution(
         prompt=prompt,
-        text=target.text,
-        against=target.against,
-        shared=target.shared,
+        text=text,
+        against=against,
+        shared=shared,
         attributions=tuple(attributions[:n_added]),
         against_attributions=tuple(attributions[n_added:]),
         layers=summed_table([each.layers for each in attributions], signs, ("layer", "kind")),

@@ -95,8 +95,6 @@ class Geometry:
         self.radius, self.longest = radius, longest
         self._projections = projections
         self._fingerprints = list(self._fingerprinted())
-        self._measured: dict[int, tuple[Tensor, Tensor]] = {}
-        self._lengths: dict[int, Tensor] = {}
         self._latest: dict[Hashable, tuple[Hashable, Any]] = {}
 
     def measure(self, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,10 +107,8 @@ class Geometry:
 
     def measure_weights(self, projection: Projection) -> tuple[Tensor, Tensor]:
         """Measure all columns of a projection as `measure` does; kept for the next prompt."""
-        key = id(projection.module)
-        if key not in self._measured:
-            self._measured[key] = self.measure(projection.columns())
-        return self._measured[key]
+        key = "measures", id(projection.module)
+        return self.latest(key, None, lambda: self.measure(projection.columns()))
 
     def holds(self) -> bool:
         """Read the weights once and return whether they are unchanged."""
@@ -125,10 +121,8 @@ class Geometry:
 
     def lengths(self, projection: Projection) -> Tensor:
         """Return the norms of a projection's columns, `[n_columns]`; kept for the next prompt."""
-        key = id(projection.module)
-        if key not in self._lengths:
-            self._lengths[key] = projection.columns().norm(dim=-1)
-        return self._lengths[key]
+        key = "lengths", id(projection.module)
+        return self.latest(key, None, lambda: projection.columns().norm(dim=-1))
 
     def latest(self, what: Hashable, of: Hashable, make: Callable[[], T]) -> T:
         """Return a value computed from the weights for a key; a new key evicts the old value.

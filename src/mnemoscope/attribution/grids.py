@@ -3,7 +3,8 @@
 A coefficient is a value that enters the projection, times the frozen scale of the norm that the projection's
 output passes before it is added (1 without one; the norm's weight is in the columns).
 
-One shape serves them all (docs/method.md#parts), so that bounding, scoring and searching are written once:
+One shape serves them all (docs/method.md#parts), so that bounding, scoring and searching are written once;
+`PromptCache` makes them:
 
 | grid | columns of a layer | values of a column |
 |---|---|---|
@@ -16,15 +17,14 @@ One shape serves them all (docs/method.md#parts), so that bounding, scoring and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from mnemoscope.model.activations import MOST_KEPT, ActivationCache
-from mnemoscope.model.structure import Block, ModelStructure, Projection
+from mnemoscope.model.activations import MOST_KEPT
+from mnemoscope.model.structure import Projection
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,43 +90,45 @@ class Grid:
         """Split `layer * n_columns + column` into layer and column."""
         return columns // self.n_columns, columns % self.n_columns
 
+    def parts(self, columns: Tensor) -> Tensor:
+        """Return the flat indices of all parts of columns, `[n] -> [n, n_coefficients]`."""
+        coefficient = torch.arange(self.n_coefficients, device=columns.device)
+        return columns[:, None] * self.n_coefficients + coefficient
+
     def gather_columns(self, layer: Tensor, column: Tensor) -> Tensor:
         """Gather columns of parts sorted by layer, `[n] -> [n, d_model]`."""
         return torch.cat([self.columns(here, column[some]) for here, some in by_layer(layer)])
 
-    def gather_coefficients(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
-        """Gather coefficients of parts sorted by layer, `[n] -> [n]`."""
-        return self.gather_values(layer, column, coefficient) * self.scale[layer]
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return layer, column and coefficient of parts by ascending flat indices, `[n]` each."""
+        layer, column, number = self.locate(index)
+        return layer, column, self.gather_values(layer, column, number) * self.scale[layer]
 
-    def gather_values(self, layer: Tensor, column: Tensor, coefficient: Tensor) -> Tensor:
-        """Gather what enters the projection for parts sorted by layer, `[n] -> [n]`."""
-        return gathered(self._every_value, self.values, layer, column, coefficient)
+    def gather_values(self, layer: Tensor, *index: Tensor) -> Tensor:
+        """Gather what enters the projection, of all parts of columns or of some, sorted by layer.
 
-    def all_coefficients(self, layer: Tensor, column: Tensor) -> Tensor:
-        """Gather all coefficients of columns sorted by layer, `[n] -> [n, n_coefficients]`."""
-        return gathered(self._every_value, self.values, layer, column) * self.scale[layer, None]
+        Args:
+            layer: of the columns, `[n]`.
+            index: column, and number of the coefficient where only some are gathered, `[n]` each.
+        """
+        if self._every_value is not None:
+            return self._every_value[(layer, *index)]
+        found = [self.values(here)[tuple(each[some] for each in index)] for here, some in by_layer(layer)]
+        return torch.cat(found)
+
+    def values_of(self, index: Tensor) -> Tensor:
+        """Return what enters the projection for parts in any order, `[n] -> [n]`."""
+        order = index.argsort()
+        found = torch.empty(len(index), device=index.device)
+        found[order] = self.gather_values(*self.locate(index[order]))
+        return found
 
     @cached_property
     def _every_value(self) -> Tensor | None:
         """Values of all layers; None where they are many."""
-        return stacked(self.values, self.shape)
-
-
-def stacked(of_layer: Callable[[int], Tensor], shape: tuple[int, int, int]) -> Tensor | None:
-    """Stack the numbers of every layer's parts, `[n_layers, n_columns, n_coefficients]`; None for many."""
-    n_layers, n_columns, n_coefficients = shape
-    if n_layers * n_columns * n_coefficients > MOST_KEPT:
-        return None
-    return torch.stack([of_layer(layer) for layer in range(n_layers)])
-
-
-def gathered(
-    every: Tensor | None, of_layer: Callable[[int], Tensor], layer: Tensor, *index: Tensor
-) -> Tensor:
-    """Gather numbers of parts sorted by layer, from those of all layers if they are kept."""
-    if every is not None:
-        return every[(layer, *index)]
-    return torch.cat([of_layer(here)[tuple(each[some] for each in index)] for here, some in by_layer(layer)])
+        if self.size > MOST_KEPT:
+            return None
+        return torch.stack([self.values(layer) for layer in range(self.n_layers)])
 
 
 def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:
@@ -136,105 +138,3 @@ def by_layer(layer: Tensor) -> Iterator[tuple[int, slice]]:
     for here, count in zip(present.tolist(), counts.tolist(), strict=True):
         yield here, slice(start, start + count)
         start += count
-
-
-def ffn_neurons(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Return every FFN neuron, `[n_layers, d_ff, 1]`; columns beyond a layer's own neurons are 0."""
-    weights = tuple(block.ffn_output for block in structure.blocks)
-
-    def columns(layer: int, index: Tensor | None) -> Tensor:
-        found = weights[layer].columns(index)
-        missing = structure.d_ff - structure.n_neurons(layer) if index is None else 0
-        return pad(found, (0, 0, 0, missing)) if missing else found
-
-    return Grid(
-        n_layers=activations.n_layers,
-        n_columns=structure.d_ff,
-        n_coefficients=1,
-        columns=columns,
-        values=lambda layer: activations.coefficients[layer][:, None],
-        base=base,
-        scale=activations.ffn_scale,
-        weights=weights,
-        active=torch.nonzero(activations.coefficients),
-    )
-
-
-def attention_neurons(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Return every attention neuron, `[n_layers, n_heads * d_head, n_tokens + 1]`; the last is the sum."""
-
-    def values(layer: int) -> Tensor:
-        by_position = activations.weighted_values(layer).flatten(0, 1)
-        return torch.cat([by_position, by_position.sum(-1, keepdim=True)], dim=-1)
-
-    weights = tuple(block.attention_output for block in structure.blocks)
-    return Grid(
-        n_layers=activations.n_layers,
-        n_columns=structure.n_heads * structure.d_head,
-        n_coefficients=len(activations.token_ids) + 1,
-        columns=lambda layer, index: weights[layer].columns(index),
-        values=values,
-        base=base,
-        scale=activations.attention_scale,
-        weights=weights,
-    )
-
-
-def attention_neurons_summed(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Return every attention neuron, positions added up, `[n_layers, n_heads * d_head, 1]`."""
-    return replace(
-        attention_neurons(activations, structure, base),
-        n_coefficients=1,
-        values=lambda layer: activations.weighted_values(layer).sum(-1).flatten()[:, None],
-    )
-
-
-def heads(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Return every head, `[n_layers, n_heads, 1]`."""
-
-    @cache
-    def outputs(layer: int) -> Tensor:
-        return _outputs(activations.weighted_values(layer).sum(-1, keepdim=True), structure.blocks[layer])[
-            :, 0
-        ]
-
-    def columns(layer: int, index: Tensor | None) -> Tensor:
-        return outputs(layer) if index is None else outputs(layer)[index]
-
-    return _of_ones(activations, structure.n_heads, columns, base)
-
-
-def heads_at_positions(activations: ActivationCache, structure: ModelStructure, base: Tensor) -> Grid:
-    """Return every head at every position, `[n_layers, n_heads * n_tokens, 1]`."""
-    n_columns = structure.n_heads * len(activations.token_ids)
-
-    def outputs(layer: int) -> Tensor:
-        return _outputs(activations.weighted_values(layer), structure.blocks[layer]).flatten(0, 1)
-
-    if activations.n_layers * n_columns * structure.d_model <= MOST_KEPT:
-        outputs = cache(outputs)
-
-    def columns(layer: int, index: Tensor | None) -> Tensor:
-        return outputs(layer) if index is None else outputs(layer)[index]
-
-    return _of_ones(activations, n_columns, columns, base)
-
-
-def _outputs(weighted_values: Tensor, block: Block) -> Tensor:
-    """Compute what heads write at scale 1, `[n_heads, d_head, n] -> [n_heads, n, d_model]`."""
-    n_heads, d_head, _ = weighted_values.shape
-    directions = block.attention_output.columns().view(n_heads, d_head, -1)
-    return weighted_values.transpose(1, 2) @ directions
-
-
-def _of_ones(
-    activations: ActivationCache,
-    n_columns: int,
-    columns: Callable[[int, Tensor | None], Tensor],
-    base: Tensor,
-) -> Grid:
-    """Return a grid of parts of attention that are whole columns."""
-    ones = torch.ones(n_columns, 1, device=base.device)
-    return Grid(
-        activations.n_layers, n_columns, 1, columns, lambda layer: ones, base, activations.attention_scale
-    )

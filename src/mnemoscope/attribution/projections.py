@@ -53,7 +53,10 @@ class ProjectedColumns:
             grid: a grid of weights.
             columns: `layer * n_columns + column`, ascending, at most `n_rows`.
         """
-        keys = self._keys(grid, columns)
+        assert grid.weights is not None
+        places = (divmod(number, grid.n_columns) for number in columns.tolist())
+        # A column is identified by the module that holds it and its number in it.
+        keys = [(id(grid.weights[layer].module), column) for layer, column in places]
         # In the order of last use.
         self._place.update((key, self._place.pop(key)) for key in keys if key in self._place)
         missing = [number for number, key in enumerate(keys) if key not in self._place]
@@ -68,12 +71,6 @@ class ProjectedColumns:
                 self.values[rows] = project_columns(self._unscaled, grid, chosen)
             self._place.update((keys[number], row) for number, row in zip(some, rows, strict=True))
         return [self._place[key] for key in keys]
-
-    def _keys(self, grid: Grid, columns: Tensor) -> list[tuple[int, int]]:
-        """Identify columns by the module that holds them and their number in it."""
-        assert grid.weights is not None
-        places = (divmod(number, grid.n_columns) for number in columns.tolist())
-        return [(id(grid.weights[layer].module), column) for layer, column in places]
 
     def _free_row(self) -> int:
         """Return an unused row, or the row of the least recently used column."""
@@ -102,46 +99,34 @@ class TokenReader:
     They depend on the weights alone, as the final norm's scale changes no order.
     """
 
-    def __init__(self, top: int) -> None:
-        """Keep the `top` most promoted and most demoted tokens of each column."""
-        self.top = top
+    def __init__(self) -> None:
+        """Nothing is seen yet."""
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def __call__(self, columns: Tensor, values: Tensor) -> None:
         """Keep columns (layer * n_columns + column) with their values `[n, n_vocabulary]`."""
-        highest, lowest = top_tokens(values, self.top), top_tokens(values, self.top, sign=-1)
-        self._seen.append((columns, highest, lowest))
+        self._seen.append((columns, top_tokens(values, N_READ), top_tokens(values, N_READ, sign=-1)))
 
-    def unseen(self, columns: Tensor) -> Tensor:
-        """Return the columns that were not seen yet, ascending, each once."""
-        columns = columns.unique()
-        if not self._seen:
-            return columns
-        return columns[~torch.isin(columns, torch.cat([seen for seen, _, _ in self._seen]))]
+    def read(self, readout: FrozenReadout, grid: Grid, columns: Tensor, budget: int) -> tuple[Tensor, Tensor]:
+        """Return the highest and lowest tokens of columns, `[n, N_READ]` each; project those not seen yet.
 
-    def read(self, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the highest and lowest tokens of columns that were seen, `[n, top]` each."""
+        Args:
+            readout: the frozen readout of the whole vocabulary.
+            grid: the parts.
+            columns: the columns.
+            budget: bytes that a block of values may take.
+        """
         if not len(columns):
-            return columns.new_empty(0, self.top), columns.new_empty(0, self.top)
+            return columns.new_empty(0, N_READ), columns.new_empty(0, N_READ)
+        unseen = columns.unique()
+        if self._seen:
+            unseen = unseen[~torch.isin(unseen, torch.cat([seen for seen, _, _ in self._seen]))]
+        for block in unseen.split(rows_within(budget, len(readout.unembedding))) if len(unseen) else ():
+            self(block, project_columns(readout, grid, block))
         seen, highest, lowest = (torch.cat(kept) for kept in zip(*self._seen, strict=True))
         order = seen.argsort()
         place = order[torch.searchsorted(seen[order], columns)]
         return highest[place], lowest[place]
-
-
-def show(readout: FrozenReadout, grid: Grid, columns: Tensor, reader: TokenReader, budget: int) -> None:
-    """Show a reader the columns (layer * n_columns + column) that it has not seen while they were scored.
-
-    Args:
-        readout: the frozen readout of the whole vocabulary.
-        grid: the parts.
-        columns: the columns.
-        reader: called with some at a time.
-        budget: bytes that a block of values may take.
-    """
-    columns = reader.unseen(columns)
-    for block in columns.split(rows_within(budget, len(readout.unembedding))) if len(columns) else ():
-        reader(block, project_columns(readout, grid, block))
 
 
 def top_tokens(values: Tensor, top: int, sign: int = 1) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -126,36 +125,6 @@ def base_states(activations: ActivationCache) -> BaseStates:
 CAPPED_BLOCKS = 6
 
 
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Parts whose columns are rows of projected values.
-
-    Attributes:
-        values: before-softmax values, `[n_rows, n_vocabulary]`.
-        rows: row of each part.
-        factors: what each part's row is multiplied with, `[n]`.
-        states: base state of each part, ascending.
-    """
-
-    values: Tensor
-    rows: list[int]
-    factors: Tensor
-    states: list[int]
-
-    @cached_property
-    def index(self) -> slice | Tensor:
-        """Rows as an index, a slice where they are consecutive, which needs no copy."""
-        first, last = self.rows[0], self.rows[-1]
-        if self.rows == list(range(first, last + 1)):
-            return slice(first, last + 1)
-        return torch.tensor(self.rows, device=self.values.device)
-
-    @cached_property
-    def base(self) -> Tensor:
-        """Base state of each part, `[n]`."""
-        return torch.tensor(self.states, device=self.values.device)
-
-
 # Increase of the log-partition by every part of a grid, `[grid.size]`, nats; NaN where it is not known yet.
 LogPartitions = MutableMapping[Grid, Tensor]
 
@@ -192,9 +161,7 @@ class Scorer:
         self._known = {} if known is None else known
         self.predicted = predicted
         self.answers = Group.of(objective.answers, predicted)
-        self.against = None
-        if objective.against is not None:
-            self.against = Group.of(objective.against, predicted)
+        self.against = None if objective.against is None else Group.of(objective.against, predicted)
         log_probabilities = predicted.log_probabilities
         n_vocabulary = log_probabilities.shape[1]
         self.rows = rows_within(budget // (2 if predicted.logits is None else CAPPED_BLOCKS), n_vocabulary)
@@ -207,8 +174,7 @@ class Scorer:
 
         An observer is called with the columns that are projected, and not with those whose sums are known.
         """
-        layer, column, coefficient = grid.locate(index)
-        factors = grid.gather_coefficients(layer, column, coefficient)[:, None]
+        layer, column, factors = grid.gather(index)
         columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
         vectors = grid.gather_columns(*grid.split(columns))
         folded, state = self.readout.fold(vectors), grid.base[layer]
@@ -226,8 +192,7 @@ class Scorer:
         """
         done = 0
         scores = torch.zeros(grid.size, device=grid.base.device)
-        coefficient = torch.arange(grid.n_coefficients, device=grid.base.device)
-        index = grid.present[:, None] * grid.n_coefficients + coefficient
+        index = grid.parts(grid.present)
         for block in index.tensor_split(-(-max(len(index), 1) // self.rows)):
             scores[block.flatten()] = self.chosen(grid, block.flatten())
             done += len(block)
@@ -242,13 +207,13 @@ class Scorer:
             group: the tokens.
             folded: columns behind the frozen final norm, `[n_columns, d_model]`.
             rank: column of each part, `[n]`.
-            factors: coefficient of each part, `[n, 1]`.
+            factors: coefficient of each part, `[n]`.
             state: base state of each part, `[n]`.
         """
         # In float64, in which equal columns get equal values wherever they stand.
         exact = widest(folded.device)
         values = folded.to(exact) @ self.readout.unembedding[group.tokens].to(exact).T
-        return group.rise(factors * values.float()[rank], state)
+        return group.rise(factors[:, None] * values.float()[rank], state)
 
     def _log_partitions(self, grid: Grid, index: Tensor, observer: Observer | None) -> Tensor:
         """Return the increase of the log-partition by parts, `[n]`, nats; compute what is not known yet."""
@@ -264,11 +229,11 @@ class Scorer:
 
     def _computed(self, grid: Grid, index: Tensor, observer: Observer | None) -> Tensor:
         """Compute the increase of the log-partition by parts, `[n]`, nats, from all tokens' values."""
-        layer, column, coefficient = grid.locate(index)
-        factors = grid.gather_coefficients(layer, column, coefficient)
+        layer, column, factors = grid.gather(index)
         columns, rank = torch.unique_consecutive(layer * grid.n_columns + column, return_inverse=True)
+        base = grid.base[layer]
         # Brought over once: every look at a tensor on a GPU waits for it.
-        ranks, states = rank.tolist(), grid.base[layer].tolist()
+        ranks, states = rank.tolist(), base.tolist()
         sums: list[Tensor] = []
         first, start = 0, 0
         for block in columns.tensor_split(max(-(-len(columns) // self.rows), 1)):
@@ -277,10 +242,8 @@ class Scorer:
             while start < stop:
                 end = min(start + MIN_ROWS, stop)
                 rows = [places[place - first] for place in ranks[start:end]]
-                parts = Block(values, rows, factors[start:end] * scale, states[start:end])
-                sums.append(
-                    log_partition_increase(self._log_weights(parts), self.predicted.log_total[parts.base])
-                )
+                fill = self._log_weights(values, rows, factors[start:end] * scale, states[start:end])
+                sums.append(log_partition_increase(fill, self.predicted.log_total[base[start:end]]))
                 start = end
             first += len(block)
         return torch.cat(sums)
@@ -299,22 +262,34 @@ class Scorer:
             observer(block, values[torch.tensor(places, device=values.device)])
         return values, places, self.readout.scale
 
-    def _log_weights(self, block: Block) -> Callable[[], Tensor]:
-        """Return a function that makes `log p_k + b_k` of parts in the block that is kept for it."""
-        n_parts, logits = len(block.rows), self.predicted.logits
+    def _log_weights(
+        self, values: Tensor, rows: list[int], factors: Tensor, states: list[int]
+    ) -> Callable[[], Tensor]:
+        """Return a function that makes `log p_k + b_k` of parts in the block that is kept for it.
+
+        Args:
+            values: before-softmax values, `[n_rows, n_vocabulary]`.
+            rows: row of each part.
+            factors: what each part's row is multiplied with, `[n]`.
+            states: base state of each part, ascending.
+        """
+        n_parts, logits = len(rows), self.predicted.logits
         exponents = self._exponents[:n_parts]
+        # Consecutive rows are a slice, which needs no copy.
+        follow = rows == list(range(rows[0], rows[-1] + 1))
+        index = None if follow else torch.tensor(rows, device=values.device)
 
         def fill() -> Tensor:
             if n_parts < len(self._exponents):
                 # The whole block is summed however many parts there are, so that all sums are in one order.
                 self._exponents[n_parts:] = 0
-            if isinstance(block.index, slice):
-                torch.mul(block.values[block.index], block.factors[:, None], out=exponents)
+            if index is None:
+                torch.mul(values[rows[0] : rows[-1] + 1], factors[:, None], out=exponents)
             else:
-                torch.index_select(block.values, 0, block.index, out=exponents)
-                exponents.mul_(block.factors[:, None])
+                torch.index_select(values, 0, index, out=exponents)
+                exponents.mul_(factors[:, None])
             start = 0
-            for state, parts in groupby(block.states):
+            for state, parts in groupby(states):
                 stop = start + len(list(parts))
                 if logits is not None:
                     exponents[start:stop] = logits.change(exponents[start:stop], state)

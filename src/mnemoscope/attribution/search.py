@@ -72,7 +72,8 @@ class Pool:
     exact: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
 
     def add(self, index: Tensor, lower: Tensor, upper: Tensor) -> None:
-        """Add parts with their bounds and leave out those that cannot be among the best."""
+        """Add parts `[n, n_coefficients]` with their bounds; leave out what cannot be among the best."""
+        index, lower, upper = (each[:, self.first : self.stop].flatten() for each in (index, lower, upper))
         lower, upper = (lower, upper) if self.sign > 0 else (-upper, -lower)
         keep = upper >= self.threshold
         self.index = torch.cat([self.index.to(index.device), index[keep]])
@@ -158,8 +159,7 @@ def bound(grid: P, pools: Sequence[Pool], coarse: Bounds[P]) -> None:
     """Put every part into the pools whose best it may be among (the first half of `search`)."""
     for index, lower, upper in coarse.all(grid):
         for pool in pools:
-            some = slice(pool.first, pool.stop)
-            pool.add(index[:, some].flatten(), lower[:, some].flatten(), upper[:, some].flatten())
+            pool.add(index, lower, upper)
 
 
 def settle(
@@ -171,8 +171,9 @@ def settle(
 ) -> Tensor:
     """Score the parts in the pools until their best are certified (the second half of `search`)."""
     scored = [_score_round(grid, pools, scorer, observer)]
-    left = _union([pool.unscored for pool in pools if len(pool.unscored) > WORTH_REFINING])
-    if len(left):
+    many = [pool.unscored for pool in pools if len(pool.unscored) > WORTH_REFINING]
+    if many:
+        left = torch.cat(many).unique()
         lower, upper = fine().chosen(grid, left)
         for pool in pools:
             pool.refine(left, lower, upper)
@@ -183,13 +184,9 @@ def settle(
 
 def _score_round(grid: P, pools: Sequence[Pool], scorer: Scores[P], observer: Observer | None) -> Tensor:
     """Score the most promising parts of every pool; return them, none if all pools are certified."""
-    index = _union([pool.next_round() for pool in pools])
+    index = torch.cat([pool.next_round() for pool in pools]).unique()
     if len(index):
         scores = scorer.chosen(grid, index, observer)
         for pool in pools:
             pool.refine(index, scores, scores, exact=True)
     return index
-
-
-def _union(indices: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(indices)).unique() if indices else torch.empty(0, dtype=torch.long)

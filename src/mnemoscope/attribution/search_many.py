@@ -12,7 +12,7 @@ from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.projections import ProjectedColumns
 from mnemoscope.attribution.scores import Scorer
-from mnemoscope.attribution.search import Bounds, Pool, bound, settle
+from mnemoscope.attribution.search import Pool, bound, settle
 
 
 class NeuronSearch:
@@ -24,10 +24,10 @@ class NeuronSearch:
         pool: the wanted neurons; its best are certified once the search is settled.
     """
 
-    def __init__(self, prediction: TargetPrediction, grid: Grid, pool: Pool, coarse: Bounds[Grid]) -> None:
+    def __init__(self, prediction: TargetPrediction, grid: Grid, pool: Pool) -> None:
         """Bound the score of every neuron."""
         self.prediction, self.grid, self.pool = prediction, grid, pool
-        bound(grid, [pool], coarse)
+        bound(grid, [pool], prediction.coarse)
 
     @cached_property
     def first(self) -> Tensor:

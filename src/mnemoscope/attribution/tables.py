@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,27 +10,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.projections import TokenReader
-from mnemoscope.model.language_model import LanguageModel
+from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results.columns import TABLES
 
 
-@dataclass(frozen=True, eq=False)
-class RankedParts:
-    """Parts of a list, best first.
-
-    Attributes:
-        index: flat indices, `[n]`.
-        score: direct effects, `[n]`, nats.
-        total: first-order total effects, `[n]`, nats; NaN if not asked for.
-    """
-
-    index: Tensor
-    score: Tensor
-    total: Tensor
+def effects(direct: Tensor, total: Tensor) -> dict[str, Tensor]:
+    """Return the columns of direct and total effects of parts, `[n]` each, nats; NaN if not asked for."""
+    return {"direct": direct, "total": total, "mediated": total - direct}
 
 
 def layers(scores: Tensor, total: Tensor) -> pd.DataFrame:
@@ -41,7 +28,7 @@ def layers(scores: Tensor, total: Tensor) -> pd.DataFrame:
         "layers",
         layer=torch.arange(n_layers).repeat_interleave(2),
         kind=["attention", "ffn"] * n_layers,
-        **_effects(scores.flatten(), total.flatten()),
+        **effects(scores.flatten(), total.flatten()),
     )
 
 
@@ -52,107 +39,115 @@ def heads(scores: Tensor, total: Tensor) -> pd.DataFrame:
         "heads",
         layer=torch.arange(n_layers).repeat_interleave(n_heads),
         head=torch.arange(n_heads).repeat(n_layers),
-        **_effects(scores.flatten(), total.flatten()),
+        **effects(scores.flatten(), total.flatten()),
     )
 
 
 def heads_at_positions(
-    grid: Grid, patterns: Tensor, tokens: tuple[str, ...], found: RankedParts
+    prediction: TargetPrediction, index: Tensor, effects: dict[str, Tensor]
 ) -> pd.DataFrame:
-    """Tabulate heads at positions, with attention weights of `[n_layers, n_heads, n_tokens]`."""
-    layer, column, _ = grid.locate(found.index)
-    head, position = column // len(tokens), column % len(tokens)
+    """Tabulate heads at positions."""
+    layer, column, _ = prediction.shared.heads_at_positions.locate(index)
+    n_tokens = len(prediction.tokens)
+    head, position = column // n_tokens, column % n_tokens
     return _frame(
         "heads_by_position",
         layer=layer,
         head=head,
-        position=position,
-        token=[tokens[p] for p in position.tolist()],
-        **_effects(found.score, found.total),
-        attention=patterns[layer, head, position],
+        **_positions(prediction, position),
+        **effects,
+        attention=prediction.activations.patterns[layer, head, position],
     )
 
 
-def ffn_neurons(
-    grid: Grid, language_model: LanguageModel, reader: TokenReader, found: RankedParts
-) -> pd.DataFrame:
+def ffn_neurons(prediction: TargetPrediction, index: Tensor, effects: dict[str, Tensor]) -> pd.DataFrame:
     """Tabulate FFN neurons with the tokens they promote and demote, their coefficient's sign included."""
-    layer, neuron, _ = grid.locate(found.index)
-    coefficient = coefficients(grid, found.index)
-    promotes, demotes = promoted_and_demoted(language_model, reader, found.index, coefficient)
+    grid = prediction.shared.ffn_neurons
+    layer, neuron, _ = grid.locate(index)
+    coefficient = grid.values_of(index)
     return _frame(
         "ffn_neurons",
         layer=layer,
         neuron=neuron,
-        **_effects(found.score, found.total),
+        **effects,
         coefficient=coefficient,
-        promotes=promotes,
-        demotes=demotes,
+        **promoted_and_demoted(prediction, index, coefficient),
     )
 
 
-def attention_neurons(grid: Grid, d_head: int, tokens: tuple[str, ...], found: RankedParts) -> pd.DataFrame:
+def attention_neurons(
+    prediction: TargetPrediction, index: Tensor, effects: dict[str, Tensor]
+) -> pd.DataFrame:
     """Tabulate attention neurons at positions."""
-    layer, column, position = grid.locate(found.index)
+    grid = prediction.shared.attention_neurons
+    layer, column, position = grid.locate(index)
     return _frame(
         "attention_neurons",
         layer=layer,
-        head=column // d_head,
-        dim=column % d_head,
-        position=position,
-        token=[tokens[p] for p in position.tolist()],
-        **_effects(found.score, found.total),
-        coefficient=coefficients(grid, found.index),
+        **head_and_dim(prediction.language_model.structure, column),
+        **_positions(prediction, position),
+        **effects,
+        coefficient=grid.values_of(index),
     )
 
 
-def attention_neurons_summed(grid: Grid, d_head: int, found: RankedParts) -> pd.DataFrame:
+def attention_neurons_summed(
+    prediction: TargetPrediction, index: Tensor, effects: dict[str, Tensor]
+) -> pd.DataFrame:
     """Tabulate attention neurons with their positions summed."""
-    layer, column, _ = grid.locate(found.index)
+    grid = prediction.shared.attention_neurons
+    layer, column, _ = grid.locate(index)
     return _frame(
         "attention_neurons_summed",
         layer=layer,
-        head=column // d_head,
-        dim=column % d_head,
-        **_effects(found.score, found.total),
-        coefficient=coefficients(grid, found.index),
+        **head_and_dim(prediction.language_model.structure, column),
+        **effects,
+        coefficient=grid.values_of(index),
     )
 
 
-def ffn_scores(grid: Grid, lower: Tensor, upper: Tensor) -> pd.DataFrame:
+# Functions that tabulate the parts of a list, by the name of the table.
+OF_PARTS = {
+    "heads_by_position": heads_at_positions,
+    "ffn_neurons": ffn_neurons,
+    "attention_neurons": attention_neurons,
+    "attention_neurons_summed": attention_neurons_summed,
+}
+
+
+def ffn_scores(prediction: TargetPrediction, lower: Tensor, upper: Tensor) -> pd.DataFrame:
     """Tabulate an interval for every FFN neuron, `[n_layers, d_ff, 1]`, by layer and neuron.
 
     Layers may have fewer neurons than `d_ff`; intervals of silent neurons are 0.
     """
-    index = grid.existing
-    layer, neuron, _ = grid.locate(index)
+    grid = prediction.shared.ffn_neurons
+    layer, neuron, _ = grid.locate(grid.existing)
     return _frame(
         "ffn_scores",
         layer=layer,
         neuron=neuron,
-        lower=lower.flatten()[index],
-        upper=upper.flatten()[index],
-        coefficient=coefficients(grid, index),
+        lower=lower.flatten()[grid.existing],
+        upper=upper.flatten()[grid.existing],
+        coefficient=grid.values_of(grid.existing),
     )
 
 
-def attention_scores(grid: Grid, d_head: int, lower: Tensor, upper: Tensor) -> pd.DataFrame:
-    """Tabulate intervals for attention neurons at every position, `[n_layers, n_columns, n_tokens]`."""
-    n_tokens = lower.shape[2]
-    index = torch.arange(lower.numel(), device=lower.device)
-    column = index // n_tokens
-    position = index % n_tokens
-    in_grid = column * grid.n_coefficients + position
-    layer, column, _ = grid.locate(in_grid)
+def attention_scores(prediction: TargetPrediction, lower: Tensor, upper: Tensor) -> pd.DataFrame:
+    """Tabulate intervals for attention neurons at every position, `[n_layers, n_columns, n_tokens + 1]`.
+
+    The last of a column, for the sum of its positions, is left out.
+    """
+    grid = prediction.shared.attention_neurons
+    index = torch.arange(grid.size, device=lower.device).view(grid.shape)[..., :-1].flatten()
+    layer, column, position = grid.locate(index)
     return _frame(
         "attention_scores",
         layer=layer,
-        head=column // d_head,
-        dim=column % d_head,
+        **head_and_dim(prediction.language_model.structure, column),
         position=position,
-        lower=lower.flatten(),
-        upper=upper.flatten(),
-        coefficient=coefficients(grid, in_grid),
+        lower=lower[..., :-1].flatten(),
+        upper=upper[..., :-1].flatten(),
+        coefficient=grid.values_of(index),
     )
 
 
@@ -181,33 +176,31 @@ def at_largest(scores: Tensor, values: Tensor) -> Tensor:
     return values.gather(0, scores.abs().argmax(0, keepdim=True))[0]
 
 
-def coefficients(grid: Grid, index: Tensor) -> Tensor:
-    """Return what enters the projection for parts in any order, `[n] -> [n]`, without post-norm scales."""
-    order = index.argsort()
-    found = torch.empty(len(index), device=index.device)
-    found[order] = grid.gather_values(*grid.locate(index[order]))
-    return found
-
-
 def promoted_and_demoted(
-    language_model: LanguageModel, reader: TokenReader, columns: Tensor, coefficient: Tensor
-) -> tuple[list[list[str]], list[list[str]]]:
-    """Return the tokens that columns with coefficients of these signs promote and demote, `[n, n_read]`."""
-    high, low = reader.read(columns)
+    prediction: TargetPrediction, index: Tensor, coefficient: Tensor
+) -> dict[str, list[list[str]]]:
+    """Return the tokens that FFN neurons with coefficients of these signs promote and demote."""
+    shared, tokenizer = prediction.shared, prediction.language_model.tokenizer
+    high, low = shared.reader.read(prediction.readout, shared.ffn_neurons, index, prediction.budget)
     negative = (coefficient < 0)[:, None]
-    sides = torch.where(negative, low, high), torch.where(negative, high, low)
-    promotes, demotes = (
-        [[token_text(language_model.tokenizer, i) for i in row] for row in side.tolist()] for side in sides
-    )
-    return promotes, demotes
+    sides = {"promotes": torch.where(negative, low, high), "demotes": torch.where(negative, high, low)}
+    return {
+        name: [[token_text(tokenizer, i) for i in row] for row in side.tolist()]
+        for name, side in sides.items()
+    }
+
+
+def head_and_dim(structure: ModelStructure, index: Tensor) -> dict[str, Tensor]:
+    """Return the heads and dims of attention neurons, by their index in their layer."""
+    return {"head": index // structure.d_head, "dim": index % structure.d_head}
+
+
+def _positions(prediction: TargetPrediction, position: Tensor) -> dict[str, Tensor | list[str]]:
+    return {"position": position, "token": [prediction.tokens[p] for p in position.tolist()]}
 
 
 def _frame(table: str, **columns: Tensor | list[str] | list[list[str]]) -> pd.DataFrame:
-    return frame(**columns).filter(TABLES[table])
-
-
-def _effects(direct: Tensor, total: Tensor) -> dict[str, Tensor]:
-    return {"direct": direct, "total": total, "mediated": total - direct}
+    return frame(**{name: columns[name] for name in TABLES[table] if name in columns})
 
 
 def with_experts(table: pd.DataFrame, structure: ModelStructure) -> pd.DataFrame:

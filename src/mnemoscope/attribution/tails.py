@@ -32,11 +32,12 @@ vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from mnemoscope.attribution.grids import Grid
 from mnemoscope.model.readout import CappedLogits, Predicted, widest
 
 TINY = torch.finfo(torch.float32).tiny
@@ -44,25 +45,6 @@ TINY = torch.finfo(torch.float32).tiny
 WIDER = 1.001
 # Rows of the unembedding that a mean embedding is summed of at once.
 MEAN_ROWS = 1024
-
-
-@dataclass(frozen=True, eq=False)
-class Added:
-    """Changes of the values of a tail by parts, one state for each row of parts, `[n, m]` each.
-
-    Attributes:
-        state: the base states, `[n]`.
-        mean: mean over the tail.
-        mean_by_slope: the same of values times the slopes of the cap; None without a cap.
-        squares: at least the squared deviations from the mean, summed over the whole vocabulary.
-        radius: at least the largest deviation.
-    """
-
-    state: Tensor
-    mean: Tensor
-    mean_by_slope: Tensor | None
-    squares: Tensor
-    radius: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +75,8 @@ class Tail:
         largest: the largest of the other tokens' shares of P, `[n_states]`.
         mean: the mean of their embeddings by share, `[n_states, d_model]`.
         slopes: None without a soft-cap.
+        sums: kept bounds of the log-sums over the whole vocabulary after each part of a grid is added,
+            `[n_present, n_coefficients]` each, nats; they depend on no answer.
     """
 
     tokens: Tensor
@@ -101,37 +85,44 @@ class Tail:
     largest: Tensor
     mean: Tensor
     slopes: Slopes | None
+    sums: dict[Grid, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def log_sums(self, added: Added) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds of the log of the sum over the tail after adding, `[n, m]` each."""
-        log_mass = self.log_mass[added.state, None]
-        variance = self._mean_square(added, self.largest)
-        if self.slopes is None or added.mean_by_slope is None:
-            middle = log_mass + added.mean
-            return middle, self._plus(middle, torch.log1p(_growth(variance, added.radius)))
-        most = added.mean.abs() + added.radius
-        root = torch.minimum((added.mean**2 + variance).sqrt(), most)
+    def log_sums(
+        self, state: Tensor, mean: Tensor, mean_by_slope: Tensor | None, squares: Tensor, radius: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Bound the log of the sum over the tail after parts are added from below and above, `[n, m]` each.
+
+        Args:
+            state: base state of each row of parts, `[n]`.
+            mean: mean over the tail of what each part adds to the values, `[n, m]`.
+            mean_by_slope: the same of values times the slopes of the cap; None without a cap.
+            squares: at least the squared deviations from the mean, summed over the whole vocabulary.
+            radius: at least the largest deviation.
+        """
+        log_mass = self.log_mass[state, None]
+        variance = squares * self.largest[state, None]
+        if self.slopes is None or mean_by_slope is None:
+            middle = log_mass + mean
+            return middle, self._plus(middle, torch.log1p(_growth(variance, radius)))
+        most = mean.abs() + radius
+        root = torch.minimum((mean**2 + variance).sqrt(), most)
         bend = 2 / (3 * 3**0.5 * self.slopes.top.cap)
         error = torch.minimum(bend * root**2, root)
         deviation = (
-            self._mean_square(added, self.slopes.largest).sqrt()
-            + added.mean.abs() * self.slopes.spread[added.state, None]
+            (squares * self.slopes.largest[state, None]).sqrt()
+            + mean.abs() * self.slopes.spread[state, None]
             + (bend * most).clamp_max(1) * root
         )
-        farthest = most + torch.minimum(root, error - added.mean_by_slope)
+        farthest = most + torch.minimum(root, error - mean_by_slope)
         growth = torch.log1p(_growth(WIDER * torch.minimum(deviation, root) ** 2, farthest))
-        below = torch.maximum(added.mean_by_slope - error, -most)
-        above = torch.minimum(added.mean_by_slope + error + growth, most)
+        below = torch.maximum(mean_by_slope - error, -most)
+        above = torch.minimum(mean_by_slope + error + growth, most)
         return log_mass + below, self._plus(log_mass, above)
 
     @staticmethod
     def _plus(log_mass: Tensor, growth: Tensor) -> Tensor:
         """Add a growth that may be infinite to logarithms of masses that may be 0."""
         return torch.where(log_mass > -torch.inf, log_mass + growth, -torch.inf)
-
-    def _mean_square(self, added: Added, largest: Tensor) -> Tensor:
-        """Bound the mean over the tail of squared deviations by their largest weight, `[n, m]`."""
-        return added.squares * largest[added.state, None]
 
 
 def split_tail(predicted: Predicted, unembedding: Tensor, n_top: int) -> Tail:

@@ -16,6 +16,7 @@ from mnemoscope.results.resampling import interval, resample_counts
 
 # Pairs on which single nodes are patched; each node takes one pass of all of them.
 MOST_PAIRS = 20
+COLUMNS = ("method", "pearson", "pearson_low", "pearson_high", "n_nodes")
 
 
 def agreement(
@@ -54,16 +55,8 @@ def agreement(
         resampled = _pearson(counts @ estimates, counts @ truth)
         (low,), (high,) = interval(resampled[:, None])
         value = float(_pearson(estimates.mean(0)[None], truth.mean(0)[None])[0])
-        rows.append(
-            {
-                "method": name,
-                "pearson": value,
-                "pearson_low": float(low),
-                "pearson_high": float(high),
-                "n_nodes": len(nodes),
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append((name, value, float(low), float(high), len(nodes)))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def chosen_nodes(scores: list[Tensor], n_nodes: int) -> Tensor:

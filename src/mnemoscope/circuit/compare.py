@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from mnemoscope._io import check_folder, json_text, write_atomically, write_into
-from mnemoscope.circuit.agreement import agreement
+from mnemoscope.circuit.agreement import COLUMNS, agreement
 from mnemoscope.circuit.find import (
     GREEDY,
     CircuitOptions,
@@ -32,10 +32,9 @@ from mnemoscope.results.circuit import Circuit, Pair
 from mnemoscope.results.circuit_comparison import CircuitComparison
 from mnemoscope.results.targets import Provenance
 
-# Exact patching takes as many passes as there are nodes.
-LEFT_OUT = ("exact",)
-NAMES = (*METHODS, GREEDY)
-_AGREEMENT_COLUMNS = ["task", "method", "pearson", "pearson_low", "pearson_high", "n_nodes"]
+# Methods that are compared if none are named: exact patching takes as many passes as there are nodes.
+_USUAL = tuple(name for name in (*METHODS, GREEDY) if name != "exact")
+_AGREEMENT_COLUMNS = ["task", *COLUMNS]
 
 Tasks = Mapping[str, tuple[Sequence[Pair], Sequence[Pair] | None]]
 
@@ -70,7 +69,7 @@ def compare_methods(  # noqa: PLR0913
         OutputError: the folder holds another comparison, such as one of other weights, or cannot be written.
         PromptError, TargetError: a pair cannot be used.
     """
-    chosen = tuple(name for name in NAMES if name not in LEFT_OUT) if methods is None else tuple(methods)
+    chosen = _USUAL if methods is None else tuple(methods)
     for name in chosen:
         replace(options, method=name).check()
     if not tasks or not chosen:
@@ -90,7 +89,9 @@ def compare_methods(  # noqa: PLR0913
 
     def kept(kind: io.Kind, task: str, name: str, method: str | list[str]) -> _Kept:
         own = replace(provenance, options=provenance.options | {"method": method})
-        return _Kept(kind, None if out is None else out / f"{task}.{name}.json", own, encoded[task], weights)
+        train, test = ([vars(each.pair) for each in side] for side in encoded[task])
+        origin = {"result": kind, "weights": weights, "provenance": vars(own), "train": train, "test": test}
+        return _Kept(kind, None if out is None else out / f"{task}.{name}.json", own, origin)
 
     found = {(task, name): kept("circuit", task, name, name) for task in encoded for name in chosen}
     correlated = {task: kept("agreement", task, f"exact_{exact}", scored) for task in encoded if exact}
@@ -131,15 +132,13 @@ class _Kept:
         kind: of what the file holds.
         path: of the file, which need not exist yet; None keeps nothing.
         provenance: model, versions and options; of a table its option `method` names all methods.
-        pairs: training and test pairs.
-        weights: digest of the weights; None where nothing is kept.
+        origin: all that the file is of, for its JSON.
     """
 
     kind: io.Kind
     path: Path | None
     provenance: Provenance
-    pairs: tuple[Sequence[EncodedPair], Sequence[EncodedPair]]
-    weights: str | None
+    origin: dict[str, Any]
 
     @property
     def finished(self) -> Path | None:
@@ -155,7 +154,7 @@ class _Kept:
         if self.finished is None:
             return
         described = io.load(self.finished, self.kind, lambda described, tables: described)
-        wanted = json.loads(json_text(self._origin()))
+        wanted = json.loads(json_text(self.origin))
         if any(described.get(name) != value for name, value in wanted.items()):
             raise OutputError(
                 f"{self.finished} is of another comparison (other pairs, methods, options or model); choose "
@@ -165,17 +164,7 @@ class _Kept:
     def write(self, description: dict[str, Any], tables: io.Tables) -> None:
         """Write the file, whole or not at all."""
         if self.path is not None:
-            write_atomically(self.path, io.json_bytes({**description, **self._origin()}, tables, {}))
-
-    def _origin(self) -> dict[str, Any]:
-        train, test = ([vars(each.pair) for each in side] for side in self.pairs)
-        return {
-            "result": self.kind,
-            "weights": self.weights,
-            "provenance": vars(self.provenance),
-            "train": train,
-            "test": test,
-        }
+            write_atomically(self.path, io.json_bytes({**description, **self.origin}, tables, {}))
 
 
 def _circuit(prepared: Prepared, options: CircuitOptions, kept: _Kept, report: Report | None) -> Circuit:

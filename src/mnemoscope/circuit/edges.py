@@ -56,12 +56,10 @@ def links(runner: CircuitRunner, nodes: Tensor) -> pd.DataFrame:
 
 def places_of(space: NodeSpace, nodes: Tensor) -> Tensor:
     """Return kind, layer, neuron or head, and position (-1 for all) of nodes, `[n] -> [n, 4]`."""
-    groups = space.groups
-    group = torch.searchsorted(torch.tensor([group.start for group in groups]), nodes, right=True) - 1
-    of_group = torch.tensor([(NodeKind[g.kind.upper()], g.layer, g.start, g.n_units) for g in groups])[group]
-    kind, layer, start, n_units = of_group.unbind(1)
-    position = (nodes - start) // n_units if space.n_positions else start * 0 - 1
-    return torch.stack([kind, layer, (nodes - start) % n_units, position], dim=1)
+    group, position, unit = space.locate(nodes)
+    of_group = torch.tensor([(NodeKind[g.kind.upper()], g.layer) for g in space.groups])[group]
+    position = position if space.n_positions else torch.full_like(position, -1)
+    return torch.cat([of_group, unit[:, None], position[:, None]], dim=1)
 
 
 def _shares(space: NodeSpace, components: ResidualDecomposition, places: Tensor) -> Tensor:
@@ -79,18 +77,14 @@ def _shares(space: NodeSpace, components: ResidualDecomposition, places: Tensor)
         torch.ones(len(reading), device=device),
     )
     read = subkeys(structure, components, neurons, None)
-    products = inner_products(components, read)
-    skipped = read.neurons_with(products.remainder < read.smallest_remainder)
-    weight = (read.weight / products.total).masked_fill(skipped[read.neuron], 0.0)
     rows = torch.stack([kind, layer, unit, position], dim=1).tolist()
     written = torch.stack([_written(space, components, *row) for row in rows])
-    by_path = weight[:, None] * (read.keys.double() @ written.double().T)
+    by_path = inner_products(components, read).share[:, None] * (read.keys.double() @ written.double().T)
     shares = torch.zeros(len(reading), len(places), dtype=torch.float64, device=device)
     shares.index_add_(0, read.neuron, by_path)
-    ffn_before = (kind == NodeKind.FFN)[None] & (layer[None] < layer[reading, None])
-    same_layer = 0 if structure.parallel else 1
-    attention_before = (kind != NodeKind.FFN)[None] & (layer[None] < layer[reading, None] + same_layer)
-    seen = (ffn_before | attention_before) & (position[None] == position[reading, None])
+    # In sequential blocks an FFN reads what the attention of its layer wrote too.
+    first_later = layer[reading, None] + ((kind != NodeKind.FFN) & (not structure.parallel))
+    seen = (layer < first_later) & (position == position[reading, None])
     found = torch.zeros(len(places), len(places), dtype=torch.float64)
     found[reading] = torch.where(seen, shares.cpu(), 0.0)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from mnemoscope.circuit.edges import links
 from mnemoscope.circuit.measure import Baseline, areas, curve, curve_sizes, first, ranked, smallest_reaching
 from mnemoscope.circuit.nodes import NodeSpace, check_kinds
-from mnemoscope.circuit.running import CircuitRunner, check_ablation, mean_values
+from mnemoscope.circuit.running import CircuitRunner, mean_values
 from mnemoscope.circuit.scores import METHODS, ScoreMethod, score_nodes
 from mnemoscope.circuit.search import greedy
 from mnemoscope.circuit.tasks import EncodedPair, encode_pairs, split_pairs
@@ -66,7 +66,8 @@ class CircuitOptions:
         if self.method not in (known := (*METHODS, GREEDY)):
             raise OptionError(f"there is no method {self.method!r} for nodes; give one of {', '.join(known)}")
         check_kinds(self.kinds)
-        check_ablation(self.ablation)
+        if self.ablation not in (values := get_args(AblationValue)):
+            raise OptionError(f"ablation is {self.ablation!r}; give one of {', '.join(values)}")
         if self.size is not None and self.faithfulness is not None:
             raise OptionError("size and faithfulness both choose the number of nodes; give one of them")
         if self.size is not None and self.size < 1:

@@ -19,8 +19,6 @@ from mnemoscope.results.resampling import interval, resampled_means
 
 # Shares of all nodes at which circuits are measured, as in MIB.
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-# First digits of the sizes 10, 30, 100, 300, ...
-_DIGITS = (1, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +122,7 @@ def smallest_reaching(train: Baseline, order: Tensor, faithfulness: float) -> in
 
 def curve_sizes(n_nodes: int) -> list[int]:
     """Return the sizes of a curve: 10, 30, 100, ... and the `SHARES` of all nodes, ascending."""
-    counts = [digit * 10**power for power in range(1, 10) for digit in _DIGITS]
+    counts = [digit * 10**power for power in range(1, 10) for digit in (1, 3)]
     return sorted({n for n in counts if n <= n_nodes} | {size_of(share, n_nodes) for share in SHARES})
 
 

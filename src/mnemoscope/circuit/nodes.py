@@ -83,9 +83,7 @@ class NodeSpace:
     def site(self, key: SiteKey) -> Site:
         """Return all inputs of a projection."""
         layer, kind = key
-        block = self.structure.blocks[layer]
-        projection = block.ffn_output if kind == "ffn" else block.attention_output
-        return Site(layer, kind, torch.arange(projection.n_inputs))
+        return Site(layer, kind, torch.arange(self.structure.blocks[layer].output(kind).n_inputs))
 
     def masks(self, nodes: Tensor) -> dict[SiteKey, Tensor]:
         """Spread a mask of nodes `[n_nodes]` over the inputs of projections.
@@ -112,25 +110,26 @@ class NodeSpace:
             found.append(of_units.sum(1) if self.n_positions is None else of_units.flatten(1))
         return torch.cat(found, dim=1)
 
+    def locate(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the index of the group, the position, and the neuron or head of nodes, `[n]` each."""
+        starts = torch.tensor([group.start for group in self.groups])
+        group = torch.searchsorted(starts, nodes, right=True) - 1
+        place, n_units = nodes - starts[group], torch.tensor([group.n_units for group in self.groups])[group]
+        return group, place // n_units, place % n_units
+
     def table(self, nodes: Tensor, scores: Tensor) -> pd.DataFrame:
         """Name nodes `[n]` with their scores `[n]`, in the columns of `NODE_COLUMNS`; -1 where not given."""
-        starts = torch.tensor([group.start for group in self.groups])
         rows = []
-        for node, score in zip(nodes.tolist(), scores.tolist(), strict=True):
-            group = self.groups[int(torch.searchsorted(starts, node, right=True)) - 1]
-            position, unit = divmod(node - group.start, group.n_units)
-            head, dim = (unit, -1) if group.kind == "head" else divmod(unit, self.structure.d_head)
-            of_ffn = group.kind == "ffn"
+        located = zip(*(each.tolist() for each in (*self.locate(nodes), scores)), strict=True)
+        for number, position, unit, score in located:
+            group = self.groups[number]
+            neuron, head, dim = {
+                "ffn": (unit, -1, -1),
+                "attention": (-1, *divmod(unit, self.structure.d_head)),
+                "head": (-1, unit, -1),
+            }[group.kind]
             rows.append(
-                {
-                    "kind": group.kind,
-                    "layer": group.layer,
-                    "neuron": unit if of_ffn else -1,
-                    "head": -1 if of_ffn else head,
-                    "dim": -1 if of_ffn else dim,
-                    "position": -1 if self.n_positions is None else position,
-                    "score": score,
-                }
+                (group.kind, group.layer, neuron, head, dim, position if self.n_positions else -1, score)
             )
         return pd.DataFrame(rows, columns=list(NODE_COLUMNS)).astype(NODE_COLUMNS)
 

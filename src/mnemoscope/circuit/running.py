@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor
 
 from mnemoscope.circuit.nodes import NodeSpace, SiteKey
 from mnemoscope.circuit.tasks import EncodedPair
-from mnemoscope.errors import OptionError
 from mnemoscope.intervention.hooks import MaskedChange, apply_interventions, observed_inputs
 from mnemoscope.intervention.predictions import log_probabilities, states_after
 from mnemoscope.model.gradients import gradient_batches
@@ -21,16 +19,6 @@ from mnemoscope.results.circuit import AblationValue
 
 # By projection: `[n_inputs]`, `[n_tokens, n_inputs]` or `[n_prompts, n_tokens, n_inputs]`.
 Values = dict[SiteKey, Tensor]
-
-
-def check_ablation(ablation: str) -> None:
-    """Refuse an unknown ablation value.
-
-    Raises:
-        OptionError: it is none of mean, patch and zero.
-    """
-    if ablation not in get_args(AblationValue):
-        raise OptionError(f"ablation is {ablation!r}; give one of {', '.join(get_args(AblationValue))}")
 
 
 def site_values(language_model: LanguageModel, space: NodeSpace, prompts: Sequence[Sequence[int]]) -> Values:
@@ -54,9 +42,7 @@ def mean_values(
     sums: dict[SiteKey, Tensor] = {}
     for batch in gradient_batches(prompts, language_model.structure, budget):
         for key, values in site_values(language_model, space, [prompts[i] for i in batch]).items():
-            of_batch = (
-                values.double().sum(0) if space.n_positions is not None else values.double().sum((0, 1))
-            )
+            of_batch = values.double().sum((0, 1) if space.n_positions is None else 0)
             sums[key] = sums[key] + of_batch if key in sums else of_batch
     count = len(prompts) if space.n_positions is not None else sum(map(len, prompts))
     return {key: (total / count).float() for key, total in sums.items()}
@@ -105,14 +91,9 @@ class Batch:
 
     def differences(self, log_p: Tensor) -> Tensor:
         """Compute logit(answer) - logit(counterfactual answer), `[n_pairs, n_vocabulary] -> [n_pairs]`."""
-        answers, others = (
-            torch.tensor(ids, device=log_p.device)[:, None]
-            for ids in (
-                [pair.answer for pair in self.pairs],
-                [pair.counterfactual_answer for pair in self.pairs],
-            )
-        )
-        return (log_p.gather(1, answers) - log_p.gather(1, others))[:, 0]
+        ids = [(pair.answer, pair.counterfactual_answer) for pair in self.pairs]
+        answers, others = log_p.gather(1, torch.tensor(ids, device=log_p.device)).unbind(1)
+        return answers - others
 
 
 class CircuitRunner:

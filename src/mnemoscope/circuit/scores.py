@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,14 +28,12 @@ class ScoreMethod:
 
     Attributes:
         name: of the method.
-        title: in words.
         forward: forward passes for a pair; None if as many as there are nodes.
         backward: backward passes for a pair.
         of_batch: computes the scores of a batch, `[n_pairs, n_nodes]`; positive raises the answer.
     """
 
     name: str
-    title: str
     forward: int | None
     backward: int
     of_batch: Callable[[CircuitRunner, Batch], Tensor]
@@ -68,17 +67,8 @@ def gradients(
     )
 
 
-def first_order(space: NodeSpace, batch: Batch, found: SiteGradients, slopes: Values | None = None) -> Tensor:
-    """Compute `(a - r) dm/da` of every node, `[n_pairs, n_nodes]`.
-
-    Args:
-        space: the nodes.
-        batch: the pairs, with the values r.
-        found: activations a, and gradients.
-        slopes: gradients to take instead.
-    """
-    activations = by_site(space, found.activations)
-    slopes = slopes or by_site(space, found.gradients)
+def first_order(space: NodeSpace, batch: Batch, activations: Values, slopes: Values) -> Tensor:
+    """Compute `(a - r) dm/da` of every node, `[n_pairs, n_nodes]`, with the values r of a batch."""
     return space.gather({key: (a - batch.ablated[key]) * slopes[key] for key, a in activations.items()})
 
 
@@ -87,12 +77,9 @@ def by_site(space: NodeSpace, by_kind: Mapping[NeuronKind, Sequence[Tensor]]) ->
     return {(layer, kind): by_kind[kind][layer] for layer, kind in (group.site for group in space.groups)}
 
 
-def _relp(runner: CircuitRunner, batch: Batch) -> Tensor:
-    return first_order(runner.space, batch, gradients(runner, batch, linearised=True))
-
-
-def _atp(runner: CircuitRunner, batch: Batch) -> Tensor:
-    return first_order(runner.space, batch, gradients(runner, batch))
+def _patching(runner: CircuitRunner, batch: Batch, *, linearised: bool) -> Tensor:
+    found, space = gradients(runner, batch, linearised=linearised), runner.space
+    return first_order(space, batch, by_site(space, found.activations), by_site(space, found.gradients))
 
 
 def _eap_ig(runner: CircuitRunner, batch: Batch) -> Tensor:
@@ -107,7 +94,7 @@ def _eap_ig(runner: CircuitRunner, batch: Batch) -> Tensor:
     slopes = [by_site(runner.space, each.gradients) for each in steps]
     mean = {key: torch.stack([each[key] for each in slopes]).mean(0) for key in slopes[0]}
     # The last step is the clean prompt itself, whose activations count.
-    return first_order(runner.space, batch, steps[-1], mean)
+    return first_order(runner.space, batch, by_site(runner.space, steps[-1].activations), mean)
 
 
 def _direct(runner: CircuitRunner, batch: Batch) -> Tensor:
@@ -132,7 +119,7 @@ def _direct(runner: CircuitRunner, batch: Batch) -> Tensor:
             [(cache.ffn_scale if kind == "ffn" else cache.attention_scale)[layer] for cache in caches]
         )
         effect = torch.zeros_like(a)
-        of_column = directions @ space.site(key).projection(structure).columns().T * scale[:, None]
+        of_column = directions @ structure.blocks[layer].output(kind).columns().T * scale[:, None]
         effect[:, -1] = (a - batch.ablated[key])[:, -1] * of_column
         found[key] = effect
     return space.gather(found)
@@ -144,17 +131,13 @@ def _cna(runner: CircuitRunner, batch: Batch) -> Tensor:
     return runner.space.gather({key: (a - batch.ablated[key]).abs() for key, a in values.items()})
 
 
-def _exact(runner: CircuitRunner, batch: Batch) -> Tensor:
-    return exact_effects(runner, batch, torch.arange(runner.space.n_nodes))
-
-
-def exact_effects(runner: CircuitRunner, batch: Batch, nodes: Tensor) -> Tensor:
+def exact_effects(runner: CircuitRunner, batch: Batch, nodes: Tensor | None = None) -> Tensor:
     """Measure the fall of the logit difference when each node alone takes its ablation value.
 
     Args:
         runner: the pairs.
         batch: some of them.
-        nodes: numbers of nodes, `[n]`; each takes one forward pass.
+        nodes: numbers of nodes, `[n]`, each of which takes one forward pass; None for all.
 
     Returns:
         `[n_pairs, n]`, nats.
@@ -162,7 +145,7 @@ def exact_effects(runner: CircuitRunner, batch: Batch, nodes: Tensor) -> Tensor:
     kept = torch.ones(runner.space.n_nodes, dtype=torch.bool)
     before = runner.batch_differences(batch, kept)
     effects = []
-    for node in nodes.tolist():
+    for node in range(len(kept)) if nodes is None else nodes.tolist():
         kept[node] = False
         effects.append(before - runner.batch_differences(batch, kept))
         kept[node] = True
@@ -172,11 +155,11 @@ def exact_effects(runner: CircuitRunner, batch: Batch, nodes: Tensor) -> Tensor:
 METHODS = {
     method.name: method
     for method in (
-        ScoreMethod("relp", "RelP: attribution patching, linearised backward pass", 1, 1, _relp),
-        ScoreMethod("atp", "attribution patching", 1, 1, _atp),
-        ScoreMethod("eap-ig", "integrated gradients over embeddings", STEPS + 2, STEPS, _eap_ig),
-        ScoreMethod("direct", "direct effect on the logit difference", 2, 0, _direct),
-        ScoreMethod("cna", "contrast of activations", 1, 0, _cna),
-        ScoreMethod("exact", "exact patching of single nodes", None, 0, _exact),
+        ScoreMethod("relp", 1, 1, partial(_patching, linearised=True)),
+        ScoreMethod("atp", 1, 1, partial(_patching, linearised=False)),
+        ScoreMethod("eap-ig", STEPS + 2, STEPS, _eap_ig),
+        ScoreMethod("direct", 2, 0, _direct),
+        ScoreMethod("cna", 1, 0, _cna),
+        ScoreMethod("exact", None, 0, exact_effects),
     )
 }

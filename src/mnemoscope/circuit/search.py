@@ -88,9 +88,9 @@ def greedy(
         if size is not None and int(now.kept.sum()) >= size:
             break
         if size is None and best.is_good:
-            kept = _without_one(best, needed)
+            kept = _toggled(best, ~best.kept | needed)
         else:
-            kept = _with_or_without_one(now, size is None)
+            kept = _toggled(now, torch.zeros_like(needed) if size is None else now.kept)
         if torch.equal(kept, now.kept) or int(needed.sum()) == _MOST_FAILURES:
             break
         now = _round(pairs, clean, kept)
@@ -106,21 +106,13 @@ def greedy(
     return chosen[effect.argsort(descending=True, stable=True)]
 
 
-def _with_or_without_one(now: _Round, may_drop: bool) -> Tensor:
-    """Toggle the node that is estimated to leave the least error."""
-    errors = now.errors_after if may_drop else now.errors_after.masked_fill(now.kept, torch.inf)
+def _toggled(now: _Round, fixed: Tensor) -> Tensor:
+    """Toggle the node that is estimated to leave the least error; none where all are fixed."""
     kept = now.kept.clone()
-    best = int(errors.argmin())
-    kept[best] = ~kept[best]
-    return kept
-
-
-def _without_one(now: _Round, needed: Tensor) -> Tensor:
-    """Drop the node whose loss is estimated to leave the least error; none where all are needed."""
-    kept = now.kept.clone()
-    errors = now.errors_after.masked_fill(~now.kept | needed, torch.inf)
+    errors = now.errors_after.masked_fill(fixed, torch.inf)
     if bool(errors.isfinite().any()):
-        kept[int(errors.argmin())] = False
+        best = int(errors.argmin())
+        kept[best] = ~kept[best]
     return kept
 
 

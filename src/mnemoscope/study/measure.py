@@ -21,7 +21,7 @@ from mnemoscope.attribution.projections import ProjectedColumns
 from mnemoscope.attribution.query.scores import QueryScores, ValueNeurons, subkeys
 from mnemoscope.attribution.search import Pool
 from mnemoscope.attribution.search_many import NeuronSearch, settle_searches
-from mnemoscope.attribution.tables import coefficients, frame
+from mnemoscope.attribution.tables import frame
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import matched_random, number_elsewhere
 from mnemoscope.model.estimate import MEMORY_BUDGET
@@ -150,8 +150,8 @@ class Measurement:
         # The last coefficient of an attention neuron is the sum over its positions, which is not listed.
         of_attention = Pool(options.attention_neurons, 1, 0, attention.n_coefficients - 1)
         self.searches = (
-            NeuronSearch(prediction, ffn, Pool(options.ffn_neurons, 1, 0, 1), prediction.coarse),
-            NeuronSearch(prediction, attention, of_attention, prediction.coarse),
+            NeuronSearch(prediction, ffn, Pool(options.ffn_neurons, 1, 0, 1)),
+            NeuronSearch(prediction, attention, of_attention),
         )
 
     @cached_property
@@ -169,7 +169,7 @@ class Measurement:
         layer, column, place = grid.locate(index)
         last = len(self.fact.prompt.ids) - 1
         position = place if grid.n_coefficients > 1 else torch.full_like(layer, last)
-        return FoundNeurons(layer, column, position, score, coefficients(grid, index))
+        return FoundNeurons(layer, column, position, score, grid.values_of(index))
 
     def query(self) -> QueryOfKinds | None:
         """Compute query scores for the first value neurons; None if the inputs of neurons are unknown."""
@@ -197,7 +197,7 @@ class Measurement:
 
     def experiments(self, query: QueryOfKinds | None) -> Iterator[tuple[str, pd.DataFrame]]:
         """Yield the tables of heads, methods, the path and ablations."""
-        scores = self.prediction.head_scores(self.prediction.scorer())
+        scores = self.prediction.scorer().all(self.prediction.shared.heads)[..., 0]
         layer, head = torch.meshgrid(*map(torch.arange, scores.shape), indexing="ij")
         yield HEADS.name, frame(layer=layer.flatten(), head=head.flatten(), score=scores.flatten())
         table, of_methods = self._methods()
@@ -233,7 +233,7 @@ class Measurement:
         def of_layers(scores: QueryScores) -> list[float]:
             return [float(scores.embeddings[0, 0]), *scores.layers[0, 0].flatten().tolist()]
 
-        scores = self.prediction.layer_scores()
+        scores = self.prediction.shared.base.layer_scores(self.prediction.values)
         return pd.DataFrame(
             {
                 "layer": [-1, *(layer for layer in range(len(scores)) for _ in range(2))],

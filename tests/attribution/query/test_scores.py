@@ -52,7 +52,8 @@ def test_shares_of_every_value_neuron_sum_to_one(tiny: ms.Model, result: ms.Attr
     structure = tiny.language_model.structure
     scores, keys, _ = scores_of(tiny, result)
     components = scores.components
-    for group, products, skipped in zip(keys, scores.products, scores.skipped, strict=True):
+    for group, products in zip(keys, scores.products, strict=True):
+        skipped = products.skipped
         assert int((~skipped).sum()) > 20
         for row in torch.nonzero(~skipped[group.neuron])[:, 0].tolist():
             key, position, layer = group.keys[row].double(), group.position[row], int(group.layer[row])
@@ -72,7 +73,8 @@ def test_shares_of_every_value_neuron_sum_to_one(tiny: ms.Model, result: ms.Attr
 
 def test_scores_sum_to_those_of_the_value_neurons_kept(tiny: ms.Model, result: ms.Attribution) -> None:
     scores, _, groups = scores_of(tiny, result)
-    for i, (neurons, skipped) in enumerate(zip(groups, scores.skipped, strict=True)):
+    for i, (neurons, products) in enumerate(zip(groups, scores.products, strict=True)):
+        skipped = products.skipped
         total = float(scores.embeddings[i, 0] + scores.layers[i, 0].sum())
         assert total == pytest.approx(float(neurons.score[~skipped].sum()), rel=1e-4, abs=1e-4)
 
@@ -91,9 +93,10 @@ def test_tables_hold_the_shares_times_scores_one_by_one(tiny: ms.Model, result: 
     found = tiny.query(result, values=40, top=10)
     scores, keys, _ = scores_of(tiny, result)
     structure, components = tiny.language_model.structure, scores.components
-    for tables, group, products, skipped in zip(
-        (found.of_attention, found.of_ffn), keys, scores.products, scores.skipped, strict=True
+    for tables, group, products in zip(
+        (found.of_attention, found.of_ffn), keys, scores.products, strict=True
     ):
+        skipped = products.skipped
         for row in tables.ffn_neurons.itertuples():
             column = structure.blocks[row.layer].ffn_output.columns(torch.tensor([row.neuron]))[0]
             coefficient = components.ffn_coefficients[row.layer, group.position, row.neuron]
@@ -250,10 +253,10 @@ def test_a_neuron_whose_components_cancel_is_skipped_and_named(llama: ms.Model) 
     direction = key.keys[row] / key.keys[row].norm() ** 2
     components.embeddings[key.position[row]] -= direction * float(products.total[row])
     scores = QueryScores(structure, components, [key])
-    assert bool(scores.skipped[0][key.neuron[row]])
+    assert bool(scores.products[0].skipped[key.neuron[row]])
     assert scores.ffn_neurons.isfinite().all()
     assert scores.ffn_neurons.abs().max() < 100
-    kept = float(neurons.score[~scores.skipped[0]].sum())
+    kept = float(neurons.score[~scores.products[0].skipped].sum())
     total = float(scores.embeddings[0, 0] + scores.layers[0, 0].sum())
     assert total == pytest.approx(kept, rel=1e-4)
 

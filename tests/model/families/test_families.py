@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 import mnemoscope as ms
-from mnemoscope.attribution import grids
 from mnemoscope.attribution.query.scores import QueryScores, subkeys
 from mnemoscope.attribution.query.tables import attention_values, ffn_values
 from mnemoscope.model.activations import ActivationCache
@@ -17,7 +16,7 @@ from mnemoscope.model.families.registry import FAMILIES, Family
 from mnemoscope.model.readout import capped
 from mnemoscope.model.structure import discover
 from mnemoscope.model.validation import probe_tokens, validate
-from support import chosen_on_push, differing, family_id, open_tiny, words
+from support import cache_of, chosen_on_push, differing, family_id, open_tiny, words
 from toy_transformer import TOY
 from toy_transformer_interface import TOY_PARALLEL
 
@@ -57,9 +56,9 @@ def hooks(model: ms.Model) -> int:
 
 def sum_of_parts(model: ms.Model, activations: ActivationCache) -> Tensor:
     structure = model.language_model.structure
-    nowhere = torch.zeros(structure.n_layers, dtype=torch.long)
-    ffn = grids.ffn_neurons(activations, structure, nowhere)
-    heads = grids.heads(activations, structure, nowhere)
+    cache = cache_of(structure, activations)
+    ffn = cache.ffn_neurons
+    heads = cache.heads
     total = activations.resid_pre[0].clone()
     for layer in range(structure.n_layers):
         total += (ffn.columns(layer, None) * ffn.coefficients(layer)).sum(0)
@@ -115,7 +114,8 @@ def test_shares_of_what_neurons_read_sum_to_one(family: Family, model: ms.Model)
     ]
     keys = [subkeys(structure, components, group, None) for group in groups]
     scores = QueryScores(structure, components, keys)
-    for i, (neurons, skipped) in enumerate(zip(groups, scores.skipped, strict=True)):
+    for i, (neurons, products) in enumerate(zip(groups, scores.products, strict=True)):
+        skipped = products.skipped
         assert int((~skipped).sum()) > 15
         total = float(neurons.score[~skipped].sum())
         by_layer = scores.embeddings[i, 0] + scores.layers[i, 0].sum()

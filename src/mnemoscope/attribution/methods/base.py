@@ -14,7 +14,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from mnemoscope.attribution.attribute import Best
 from mnemoscope.attribution.grids import Grid
@@ -22,6 +21,7 @@ from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.search import Bounds, Pool, Scores, search
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.sensitivity import Sensitivity
+from mnemoscope.model.activations import stack_padded
 from mnemoscope.model.gradients import TotalEffects
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.parts import NeuronKind
@@ -75,10 +75,8 @@ class MethodInput:
         """Norm of what every neuron adds for a coefficient of 1, `[n_neurons]`."""
         geometry, grid = self.prediction.geometry(), self.grid
         assert grid.weights is not None
-        lengths = [geometry.lengths(weights) for weights in grid.weights]
-        # Layers may have fewer neurons than others.
-        padded = torch.stack([pad(each, (0, grid.n_columns - len(each))) for each in lengths])
-        return (padded * grid.scale[:, None]).flatten()
+        lengths = stack_padded([geometry.lengths(weights) for weights in grid.weights])
+        return (lengths * grid.scale[:, None]).flatten()
 
     @cached_property
     def total_effects(self) -> TotalEffects:

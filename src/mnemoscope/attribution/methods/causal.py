@@ -16,7 +16,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import AblationOptions, changed
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.model.parts import neuron_part
-from mnemoscope.results.parts import NeuronKind, Part
+from mnemoscope.results.parts import Part
 from mnemoscope.results.ranking import MethodCost
 
 
@@ -198,14 +198,16 @@ class _Search:
         self.drops = torch.full((method_input.grid.size,), -torch.inf)
         self.chosen: list[int] = []
         self.gained: list[float] = []
-        self._collateral = _Collateral(method_input, specificity)
+        self._specificity = specificity
+        # A specificity of 0 saves the passes over plain text.
+        self._sensitivity = method_input.sensitivity() if specificity else None
         self._existing = method_input.grid.existing.cpu()
         self._latest = torch.empty(0, dtype=torch.long)
         self._tried, self._total = 0, total
 
     def by_gain(self) -> Tensor:
         """Return the neurons tried and not taken, best first."""
-        order = (self.drops - self._collateral.costs()).argsort(descending=True, stable=True)
+        order = (self.drops - self._side_effects()).argsort(descending=True, stable=True)
         return order[: int(self.drops.isfinite().sum())]
 
     def by_total(self) -> Tensor:
@@ -214,7 +216,7 @@ class _Search:
         prediction = replace(self.method_input.prediction, recorded=None)
         with self._taken_away():
             effects = ActivationGradient().all(replace(self.method_input, prediction=prediction)).cpu()
-        effects -= self._collateral.costs()
+        effects -= self._side_effects()
         left = self._existing[~torch.isin(self._existing, torch.tensor(self.chosen))]
         return left[effects[left].argsort(descending=True, stable=True)]
 
@@ -228,12 +230,12 @@ class _Search:
     def best(self, k: int) -> Best:
         """Return the k best of those just tried, their side effects measured."""
         while True:
-            gains = self.drops[self._latest] - self._collateral.costs()[self._latest]
+            gains = self.drops[self._latest] - self._side_effects()[self._latest]
             order = gains.argsort(descending=True, stable=True)
-            index = self._latest[order]
-            if self._collateral.is_measured(index[:k]):
+            index, kind = self._latest[order], self.method_input.kind
+            if self._sensitivity is None or bool(self._sensitivity.measured[kind][index[:k]].all()):
                 return index[:k], gains[order[:k]]
-            self._collateral.measure(index[: max(k, MEASURED_AT_ONCE)])
+            self._sensitivity.measure(kind, index[: max(k, MEASURED_AT_ONCE)].tolist())
 
     def take(self) -> None:
         """Take the best of those just tried."""
@@ -241,7 +243,6 @@ class _Search:
         self.chosen.append(int(index))
         self.gained.append(float(gains))
         self.drops[self.chosen[-1]] = -torch.inf
-        self._collateral.add(self.chosen[-1])
 
     def _taken_away(self) -> AbstractContextManager[None]:
         if not self.chosen:
@@ -249,41 +250,18 @@ class _Search:
         parts = parts_of(self.method_input, torch.tensor(self.chosen))
         return changed(self.method_input.prediction.language_model, parts, AblationOptions())
 
+    def _side_effects(self) -> Tensor:
+        """Compute the weighted rise of the expected KL divergence on plain text by each neuron's removal.
 
-class _Collateral:
-    """Expected side effect on plain text of removing further neurons, beside those already taken."""
-
-    def __init__(self, method_input: MethodInput, weight: float) -> None:
-        self.weight = weight
-        self._kind: NeuronKind = method_input.kind
-        # A weight of 0 saves the passes over plain text.
-        self._sensitivity = method_input.sensitivity() if weight else None
-        self._nothing = torch.zeros(1, method_input.grid.size)
-        self._chosen: list[int] = []
-
-    @property
-    def _responses(self) -> Tensor:
-        return self._nothing if self._sensitivity is None else self._sensitivity.responses[self._kind]
-
-    def is_measured(self, neurons: Tensor) -> bool:
-        """Return whether the expectation of all of them rests on their real removal."""
-        return self._sensitivity is None or bool(self._sensitivity.measured[self._kind][neurons].all())
-
-    def measure(self, neurons: Tensor) -> None:
-        """Measure the removal of neurons."""
-        if self._sensitivity is not None:
-            self._sensitivity.measure(self._kind, neurons.tolist())
-
-    def add(self, neuron: int) -> None:
-        """Remove a neuron."""
-        self._chosen.append(neuron)
-
-    def costs(self) -> Tensor:
-        """Compute the weighted increase of the expected KL divergence by each neuron, `[n_neurons]`, nats."""
-        responses = self._responses
-        taken = responses[:, self._chosen].sum(1)
+        Returns:
+            `[n_neurons]`, nats, beside the neurons that are taken.
+        """
+        if self._sensitivity is None:
+            return torch.zeros_like(self.drops)
+        responses = self._sensitivity.responses[self.method_input.kind]
+        taken = responses[:, self.chosen].sum(1)
         increase = responses.pow(2).mean(0) + 2 * (taken @ responses) / len(responses)
-        return self.weight * increase / 2
+        return self._specificity * increase / 2
 
 
 def _in_turn(first: Tensor, second: Tensor, n: int) -> Tensor:

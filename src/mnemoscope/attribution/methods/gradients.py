@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,7 +18,7 @@ from mnemoscope.model.gradients import (
     numbers_in_graph,
     site_gradients,
 )
-from mnemoscope.model.readout import Norm, log_softmax
+from mnemoscope.model.readout import log_softmax
 from mnemoscope.model.replay import Replay
 from mnemoscope.model.widening import in_float32
 from mnemoscope.results.ranking import MethodCost
@@ -163,22 +163,19 @@ class IntegratedGradients(Exhaustive):
     def all(self, method_input: MethodInput) -> Tensor:
         """Score every neuron."""
         language_model, n_layers = method_input.prediction.language_model, method_input.structure.n_layers
+        steps = torch.arange(1, self.n_steps + 1, device=method_input.grid.base.device) / self.n_steps
         scores = []
         with in_float32(language_model.model, method_input.structure):
             replay = Replay(language_model, method_input.token_ids)
             for layer in range(n_layers):
-                scores.append(self._layer(method_input, replay, layer))
+                parts = [
+                    _integral(method_input, replay, layer, some) * len(some)
+                    for some in steps.split(_rows(method_input))
+                ]
+                scores.append(torch.stack(parts).sum(0) / self.n_steps)
                 if method_input.report is not None:
                     method_input.report(layer + 1, n_layers)
         return stack_padded(scores).flatten()
-
-    def _layer(self, method_input: MethodInput, replay: Replay, layer: int) -> Tensor:
-        steps = torch.arange(1, self.n_steps + 1, device=method_input.grid.base.device) / self.n_steps
-        parts = [
-            _integral(method_input, replay, layer, some) * len(some)
-            for some in steps.split(_rows(method_input))
-        ]
-        return torch.stack(parts).sum(0) / self.n_steps
 
 
 def _integral(method_input: MethodInput, replay: Replay, layer: int, steps: Tensor) -> Tensor:
@@ -195,25 +192,20 @@ def _integral(method_input: MethodInput, replay: Replay, layer: int, steps: Tens
         scaled.append((rows * steps[:, None, None].to(rows)).requires_grad_())
         return (scaled[0].view_as(args[0]), *args[1:])
 
+    def keep_scale(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert norm is not None
+        device, states = norm.weight.device, args[0].float()
+        # Experts get the tokens of all rows in one.
+        kept = scales[0].view(states.shape[:-1])
+        return norm.frozen(states.to(device), kept.to(device)).to(output)
+
     with ExitStack() as stack, torch.enable_grad():
         stack.callback(projection.module.register_forward_pre_hook(scale).remove)
         if norm is not None:
-            stack.callback(projection.written.register_forward_hook(_with_scale(norm, scales)).remove)
+            stack.callback(projection.written.register_forward_hook(keep_scale).remove)
         value = method_input.prediction.objective.value(replay.log_probabilities([layer] * len(steps)))
         (gradient,) = torch.autograd.grad(value.sum(), scaled)
     return (values[0] * gradient.float().mean(0)).sum(0).to(steps.device)
-
-
-def _with_scale(norm: Norm, scales: list[Tensor]) -> Callable[..., Tensor]:
-    """Return a hook that gives a norm the kept scale."""
-
-    def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        device, states = norm.weight.device, args[0].float()
-        # Experts get the tokens of all rows in one.
-        scale = scales[0].view(states.shape[:-1])
-        return norm.frozen(states.to(device), scale.to(device)).to(output)
-
-    return hook
 
 
 def _rows(method_input: MethodInput) -> int:

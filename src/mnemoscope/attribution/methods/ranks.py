@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from mnemoscope.attribution.geometry import Geometry, unit
 from mnemoscope.attribution.grids import Grid, by_layer
 from mnemoscope.attribution.methods.base import MethodInput, Searched
 from mnemoscope.attribution.projections import MAX_ROWS, MIN_ROWS, Observer, project_columns
-from mnemoscope.model.readout import FrozenReadout, Readout, project
+from mnemoscope.model.readout import Readout, project
 from mnemoscope.model.structure import Projection
 
 # Ranks whose values are kept stand so far apart, and a rank is known within that factor.
@@ -131,37 +132,23 @@ def _below_and_above(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return torch.stack([below, torch.gt(values, high, out=room).sum(-1)], dim=1)
 
 
-class Standings:
-    """Standings of any target: the first few each among some tokens, later ones among all."""
-
-    def __init__(self, geometry: Geometry) -> None:
-        """Begin with an empty cache."""
-        self._geometry = geometry
-        self._among_all = OrderStatistics(geometry)
-        self._asked: set[int] = set()
-
-    def of(self, token: int, n_tokens: int, projection: Projection, column: Tensor) -> Tensor:
-        """Count the tokens certainly above and certainly below the target, `[n] -> [n, 2]`."""
-        self._asked.add(token)
-        if len(self._asked) > FEW_TARGETS:
-            return self._among_all.of(token, projection, column)
-        readout = self._geometry.readout
-        standing = self._geometry.latest(
-            ("standing", n_tokens), token, lambda: Standing(readout, token, n_tokens)
-        )
-        return standing.of(projection, column)
-
-
 class RankBounds:
     """Bounds of `1 / rank`, or of `|m| / rank`."""
 
     def __init__(self, method_input: MethodInput, n_tokens: int, weighted: bool) -> None:
-        """Look at so many tokens."""
-        geometry = method_input.prediction.geometry()
+        """Look at so many tokens, or at all once there were many targets."""
+        geometry, token = method_input.prediction.geometry(), method_input.one_token("a rank")
         self.weighted = weighted
         self.n_vocabulary = geometry.n_vocabulary
-        self._token, self._n_tokens = method_input.one_token("a rank"), n_tokens
-        self._standings = geometry.latest("standings", None, lambda: Standings(geometry))
+        targets: set[int] = geometry.latest("targets of ranks", None, set)
+        targets.add(token)
+        if len(targets) > FEW_TARGETS:
+            among_all = geometry.latest("order statistics", None, lambda: OrderStatistics(geometry))
+            self._count = partial(among_all.of, token)
+        else:
+            self._count = geometry.latest(
+                ("standing", n_tokens), token, lambda: Standing(geometry.readout, token, n_tokens)
+            ).of
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield bounds of every neuron that takes part, a layer at a time."""
@@ -180,7 +167,7 @@ class RankBounds:
     def _bounds(self, grid: Grid, layer: int, column: Tensor) -> tuple[Tensor, Tensor]:
         """Bound from the numbers of tokens above and below, which a negative coefficient turns around."""
         assert grid.weights is not None, "ranks are of neurons, whose columns are weights"
-        counts = self._standings.of(self._token, self._n_tokens, grid.weights[layer], column)
+        counts = self._count(grid.weights[layer], column)
         coefficients = grid.coefficients(layer)[column, 0]
         turned = torch.where(coefficients[:, None] < 0, counts.flip(1), counts)
         weight = coefficients.abs() if self.weighted else torch.ones_like(coefficients)
@@ -188,21 +175,34 @@ class RankBounds:
         return weight / lowest, weight / highest
 
 
-class Ranks:
-    """Exact numbers of tokens above and below a target, for columns of a model's weights, counted once."""
+class RankScores:
+    """`1 / rank`, or `|m| / rank`, from the whole vocabulary; equal values count in the target's favour."""
 
-    def __init__(self, token: int) -> None:
-        """Nothing is counted yet."""
-        self._token = token
-        self._counted: dict[int, Tensor] = {}
+    def __init__(self, method_input: MethodInput, weighted: bool) -> None:
+        """Prepare for one prediction."""
+        self._token = method_input.one_token("a rank")
+        # Numbers of tokens above and below the target for the columns of each module; NaN if not counted yet.
+        self._counted: dict[int, Tensor] = method_input.prediction.geometry().latest(
+            "ranks", self._token, dict
+        )
+        self._readout = method_input.prediction.readout
+        self.weighted = weighted
 
-    def of(self, readout: FrozenReadout, grid: Grid, index: Tensor) -> Tensor:
+    def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
+        """Score neurons with these ascending flat indices, `[n]`; an observer is not called."""
+        layer, column, factors = grid.gather(index)
+        counts = self._counts(grid, layer * grid.n_columns + column)
+        above = torch.where(factors < 0, counts[:, 1], counts[:, 0])
+        weight = factors.abs() if self.weighted else torch.ones_like(factors)
+        return weight / (1 + above)
+
+    def _counts(self, grid: Grid, index: Tensor) -> Tensor:
         """Count for columns `layer * n_columns + column`, ascending, `[n] -> [n, 2]`."""
         layer, column = grid.split(index)
         counts = torch.cat([self._table(grid, here)[column[some]] for here, some in by_layer(layer)])
         missing = torch.nonzero(counts[:, 0].isnan())[:, 0]
         for some in missing.split(MAX_ROWS) if len(missing) else ():
-            values = project_columns(readout, grid, index[some])
+            values = project_columns(self._readout, grid, index[some])
             own = values[:, self._token, None]
             pieces = zip(values.split(MIN_ROWS), own.split(MIN_ROWS), strict=True)
             found = torch.cat([_below_and_above(piece, target, target) for piece, target in pieces])
@@ -216,26 +216,6 @@ class Ranks:
         projection = grid.weights[layer]
         unknown = torch.full((projection.n_inputs, 2), torch.nan, device=grid.base.device)
         return self._counted.setdefault(id(projection.module), unknown)
-
-
-class RankScores:
-    """`1 / rank`, or `|m| / rank`, from the whole vocabulary; equal values count in the target's favour."""
-
-    def __init__(self, method_input: MethodInput, weighted: bool) -> None:
-        """Prepare for one prediction."""
-        token = method_input.one_token("a rank")
-        self._ranks = method_input.prediction.geometry().latest("ranks", token, lambda: Ranks(token))
-        self._readout = method_input.prediction.readout
-        self.weighted = weighted
-
-    def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
-        """Score neurons with these ascending flat indices, `[n]`; an observer is not called."""
-        layer, column, coefficient = grid.locate(index)
-        factors = grid.gather_coefficients(layer, column, coefficient)
-        counts = self._ranks.of(self._readout, grid, layer * grid.n_columns + column)
-        above = torch.where(factors < 0, counts[:, 1], counts[:, 0])
-        weight = factors.abs() if self.weighted else torch.ones_like(factors)
-        return weight / (1 + above)
 
 
 class Rank(Searched):

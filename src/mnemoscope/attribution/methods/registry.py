@@ -26,7 +26,6 @@ from mnemoscope.attribution.methods.static import (
     NormTimesCoefficient,
     ProbabilityIncrease,
 )
-from mnemoscope.attribution.tables import coefficients
 from mnemoscope.errors import OptionError
 
 GROUP = "mnemoscope.methods"
@@ -101,5 +100,5 @@ def rank(method_input: MethodInput, method: Method, k: int) -> tuple[pd.DataFram
     index, scores = method.top(method_input, k)
     seconds = time.perf_counter() - start
     named = pd.DataFrame([part.to_json() for part in parts_of(method_input, index)])
-    coefficient = coefficients(method_input.grid, index)
+    coefficient = method_input.grid.values_of(index)
     return named.assign(score=scores.cpu().numpy(), coefficient=coefficient.cpu().numpy()), seconds

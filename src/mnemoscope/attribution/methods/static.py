@@ -12,7 +12,7 @@ from torch import Tensor
 from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.methods.base import Exhaustive, MethodInput, Searched
-from mnemoscope.attribution.prediction import COARSE_TOKENS, FINE_TOKENS
+from mnemoscope.attribution.prediction import COARSE_TOKENS, FINE_TOKENS, TargetPrediction
 from mnemoscope.attribution.projections import Observer
 from mnemoscope.attribution.scores import Scorer
 from mnemoscope.attribution.search import Bounds, Scores
@@ -58,7 +58,7 @@ class LogProbability(Searched):
         prediction, predicted = method_input.prediction, _uniform(method_input)
         n_tokens = FINE_TOKENS if fine else COARSE_TOKENS
         tail = partial(split_tail, predicted, prediction.readout.unembedding, n_tokens)
-        return bounder(prediction.focus, predicted, tail, {}, prediction.geometry, prediction.budget)
+        return bounder(prediction.focus, predicted, tail, prediction.geometry, prediction.budget)
 
     def scorer(self, method_input: MethodInput) -> Scorer:
         """Return the increase over the uniform state."""
@@ -99,59 +99,51 @@ class ProbabilityIncrease(Searched):
     def bounds(self, method_input: MethodInput, *, fine: bool) -> Bounds[Grid]:
         """Return bounds of Imp, carried over."""
         prediction = method_input.prediction
-        return _CarriedBounds(_Carry.of(method_input), prediction.fine if fine else prediction.coarse)
+        return _CarriedBounds(prediction, prediction.fine if fine else prediction.coarse)
 
     def scorer(self, method_input: MethodInput) -> Scores:
-        """Return exact Imp, carried over."""
-        return _CarriedScores(_Carry.of(method_input), method_input.prediction.scorer())
+        """Return exact Imp, carried over.
 
-
-@dataclass(frozen=True, eq=False)
-class _Carry:
-    """Map from increases of log p to increases of p, which keeps their order within a layer.
-
-    Attributes:
-        probability: of the target, or of all targets together, in each base state, `[n_states]`.
-    """
-
-    probability: Tensor
-
-    @staticmethod
-    def of(method_input: MethodInput) -> _Carry:
+        Raises:
+            OptionError: the objective is log-odds.
+        """
         prediction = method_input.prediction
         if prediction.objective.against is not None:
             raise OptionError("a probability increase is not defined for log-odds; leave `against` out")
-        return _Carry(prediction.values.exp())
-
-    def __call__(self, grid: Grid, index: Tensor, increase: Tensor) -> Tensor:
-        layer, _, _ = grid.locate(index)
-        return self.probability[grid.base[layer]] * increase.expm1()
+        return _CarriedScores(prediction, prediction.scorer())
 
 
 @dataclass(frozen=True)
 class _CarriedBounds:
-    carry: _Carry
+    prediction: TargetPrediction
     inner: Bounds
 
     def all(self, grid: Grid) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield bounds of every neuron."""
-        for index, lower, upper in self.inner.all(grid):
-            yield index, self.carry(grid, index, lower), self.carry(grid, index, upper)
+        for index, *bounds in self.inner.all(grid):
+            lower, upper = (_carried(self.prediction, grid, index, bound) for bound in bounds)
+            yield index, lower, upper
 
     def chosen(self, grid: Grid, index: Tensor) -> tuple[Tensor, Tensor]:
         """Bound some neurons."""
         lower, upper = self.inner.chosen(grid, index)
-        return self.carry(grid, index, lower), self.carry(grid, index, upper)
+        return _carried(self.prediction, grid, index, lower), _carried(self.prediction, grid, index, upper)
 
 
 @dataclass(frozen=True)
 class _CarriedScores:
-    carry: _Carry
+    prediction: TargetPrediction
     inner: Scores
 
     def chosen(self, grid: Grid, index: Tensor, observer: Observer | None = None) -> Tensor:
         """Score some neurons exactly."""
-        return self.carry(grid, index, self.inner.chosen(grid, index, observer))
+        return _carried(self.prediction, grid, index, self.inner.chosen(grid, index, observer))
+
+
+def _carried(prediction: TargetPrediction, grid: Grid, index: Tensor, increase: Tensor) -> Tensor:
+    """Turn increases of log p into increases of p, which keeps their order within a layer."""
+    layer, _, _ = grid.locate(index)
+    return prediction.values.exp()[grid.base[layer]] * increase.expm1()
 
 
 class Norm(Exhaustive):

@@ -6,7 +6,7 @@ probability. The prediction holds norms and attention weights fixed; the measure
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mnemoscope.attribution.query.scores import (
     QueryScores,
+    Subkeys,
     ValueNeurons,
     inner_products,
     input_projections_of,
@@ -55,75 +56,69 @@ class QueryAblationOptions:
     controls_from: ControlsFrom = "same layers"
 
 
-class QueryAblationTask:
-    """Query neurons to zero for one prompt, and the effect on its value neurons."""
+def ablate_query_neurons(
+    language_model: LanguageModel,
+    result: Attribution,
+    options: QueryAblationOptions,
+    ablate: Callable[[tuple[FFNNeuron, ...]], Ablation],
+) -> QueryAblation:
+    """Zero the query neurons of a result, and measure the effect on its value neurons.
 
-    def __init__(
-        self, language_model: LanguageModel, result: Attribution, options: QueryAblationOptions
-    ) -> None:
-        """Run the unchanged prompt and choose the query neurons.
+    Args:
+        language_model: the model.
+        result: result of the model.
+        options: the options.
+        ablate: ablates the query neurons, beside controls of the same size.
 
-        Raises:
-            OptionError: nothing activates the value neurons in the shallower half of the layers, or there is
-                no random control of the same size.
-            UnsupportedModelError: the input projections could not be found.
-        """
-        self.language_model, self.token_ids = language_model, result.token_ids
-        self.of: NeuronKind = options.of
-        self._controls_from: ControlsFrom = options.controls_from
-        structure = language_model.structure
-        attention = result.attention_neurons.head(options.values)
-        ffn = result.ffn_neurons.head(options.values)
-        last = len(result.token_ids) - 1
-        positions = [*attention["position"], last]
-        self.components = capture_components(
-            language_model.model, structure, result.token_ids, [int(position) for position in positions]
+    Raises:
+        OptionError: nothing activates the value neurons in the shallower half of the layers, or there is no
+            random control of the same size.
+        UnsupportedModelError: the input projections could not be found.
+    """
+    structure, last = language_model.structure, len(result.token_ids) - 1
+    attention, ffn = (table.head(options.values) for table in (result.attention_neurons, result.ffn_neurons))
+    components = capture_components(
+        language_model.model, structure, result.token_ids, [*map(int, attention["position"]), last]
+    )
+    groups = [attention_values(attention, language_model)]
+    of = groups[0] if options.of == "attention" else ffn_values(ffn, language_model, last)
+    parts = shallow_query_neurons(structure, components, of, options.top)
+    if not parts:
+        raise OptionError(
+            "no FFN neuron in the shallower half of the layers activates the value neurons, so there is "
+            "none to zero"
         )
-        groups = {
-            "attention": attention_values(attention, language_model),
-            "ffn": ffn_values(ffn, language_model, last),
-        }
-        self.parts = shallow_query_neurons(structure, self.components, groups[options.of], options.top)
-        if not self.parts:
-            raise OptionError(
-                "no FFN neuron in the shallower half of the layers activates the value neurons, so there is "
-                "none to zero"
-            )
-        # Refused before anything runs if there are too few others.
-        self._control(0)
-        ffn = ffn[~_among(self.parts, ffn)].assign(kind="ffn", position=last)
-        self.groups, self._named = [groups["attention"]], attention.assign(kind="attention", neuron=None)
-        if len(ffn):
-            self.groups.append(ffn_values(ffn, language_model, last))
-            self._named = pd.concat([self._named.drop(columns="neuron"), ffn], ignore_index=True)
+    # Refused before anything runs if there are too few others.
+    matched_random(parts, structure, 0, options.controls_from)
+    ffn = ffn[~_among(parts, ffn)].assign(kind="ffn", position=last)
+    named = attention.assign(kind="attention", neuron=None)
+    if len(ffn):
+        groups.append(ffn_values(ffn, language_model, last))
+        named = pd.concat([named.drop(columns="neuron"), ffn], ignore_index=True)
+    ablation = ablate(parts)
 
-    def outcome(self, ablation: Ablation) -> QueryAblation:
-        """Measure the effect of zeroing the query neurons, with the controls of an ablation of them."""
-        language_model, structure = self.language_model, self.language_model.structure
-        (activations,) = language_model.capture([self.token_ids])
-        drawn = [self._control(seed) for seed in ablation.controls["seed"].tolist()]
-        controls = pd.DataFrame([self._without(parts).tolist() for parts in drawn])
-        found = {
-            "before": measured(structure, activations, self.groups).tolist(),
-            "predicted": predicted(structure, self.components, activations, self.groups, self.parts).tolist(),
-            "after": self._without(self.parts).tolist(),
-            "control_mean": controls.mean(),
-            "control_standard_deviation": controls.std().fillna(0.0),
-        }
-        table = self._named.assign(**found)[list(COEFFICIENT_COLUMNS)]
-        nullable = dict.fromkeys(("head", "dim", "neuron"), "Int64")
-        return QueryAblation(self.of, ablation, table.astype(nullable))
+    def without(zeroed: Sequence[Part]) -> list[float]:
+        """Measure coefficients while parts are zeroed; NaN for value neurons among the parts."""
+        with changed(language_model, zeroed, AblationOptions()):
+            (activations,) = language_model.capture([result.token_ids])
+        found = measured(structure, activations, groups)
+        own = torch.tensor(_among(zeroed, named), device=found.device)
+        return found.masked_fill(own, torch.nan).tolist()
 
-    def _control(self, seed: int) -> tuple[Part, ...]:
-        return matched_random(self.parts, self.language_model.structure, seed, self._controls_from)
-
-    def _without(self, parts: Sequence[Part]) -> Tensor:
-        """Measure coefficients while parts are zeroed, `[n]`; NaN for value neurons among the parts."""
-        with changed(self.language_model, parts, AblationOptions()):
-            (activations,) = self.language_model.capture([self.token_ids])
-        found = measured(self.language_model.structure, activations, self.groups)
-        own = torch.tensor(_among(parts, self._named), device=found.device)
-        return found.masked_fill(own, torch.nan)
+    (activations,) = language_model.capture([result.token_ids])
+    seeds = ablation.controls["seed"].tolist()
+    drawn = [matched_random(parts, structure, seed, options.controls_from) for seed in seeds]
+    controls = pd.DataFrame([without(control) for control in drawn])
+    found = {
+        "before": measured(structure, activations, groups).tolist(),
+        "predicted": predicted(structure, components, activations, groups, parts).tolist(),
+        "after": without(parts),
+        "control_mean": controls.mean(),
+        "control_standard_deviation": controls.std().fillna(0.0),
+    }
+    table = named.assign(**found)[list(COEFFICIENT_COLUMNS)]
+    nullable = dict.fromkeys(("head", "dim", "neuron"), "Int64")
+    return QueryAblation(options.of, ablation, table.astype(nullable))
 
 
 def _among(parts: Sequence[Part], table: pd.DataFrame) -> np.ndarray:
@@ -172,10 +167,12 @@ def predicted(
     without = replace(components, ffn_out=components.ffn_out - _written(structure, components, parts))
     found = []
     for neurons in groups:
-        reading = _FrozenReading(structure, components, activations, neurons)
-        before, measured_before = reading.coefficients(components), _measured(structure, activations, neurons)
-        change = reading.coefficients(without) - before
-        found.append(measured_before + change * reading.later_factors(before, measured_before))
+        read = subkeys(structure, components, neurons, None)
+        before, after = (
+            _coefficients(structure, activations, neurons, read, each) for each in (components, without)
+        )
+        own = _measured(structure, activations, neurons)
+        found.append(own + (after - before) * _later_factors(structure, neurons, before, own))
     return torch.cat(found)
 
 
@@ -207,48 +204,41 @@ def _value_factors(structure: ModelStructure, activations: ActivationCache, neur
     return activations.patterns[neurons.layer, head, neurons.position] * factors
 
 
-class _FrozenReading:
-    """Value neurons that read any stream with the norms and attention weights of one prompt."""
+def _coefficients(
+    structure: ModelStructure,
+    activations: ActivationCache,
+    neurons: ValueNeurons,
+    read: Subkeys,
+    components: ResidualDecomposition,
+) -> Tensor:
+    """Compute the coefficients of neurons that read components with a prompt's own subkeys, `[n]` float32."""
+    values = inner_products(components, read).total + read.constants
 
-    def __init__(
-        self,
-        structure: ModelStructure,
-        components: ResidualDecomposition,
-        activations: ActivationCache,
-        neurons: ValueNeurons,
-    ) -> None:
-        self.structure, self.activations, self.neurons = structure, activations, neurons
-        self.subkeys = subkeys(structure, components, neurons, None)
-
-    def coefficients(self, components: ResidualDecomposition) -> Tensor:
-        """Compute the coefficients from components, `[n]` float32."""
-        read = inner_products(components, self.subkeys).total + self.subkeys.constants
-        if self.neurons.kind == "attention":
-            weights = _value_factors(self.structure, self.activations, self.neurons)
-            return weights * self._by_path("value", read)
-        up, gate = (self._by_path(path, read) for path in ("up", "gate"))
-        found = torch.empty_like(up)
-        for layer in self.neurons.layer.unique().tolist():
-            projections, rows = input_projections_of(self.structure)[layer], self.neurons.layer == layer
-            found[rows] = projections.activation(up[rows], None if projections.gate is None else gate[rows])
-        return found
-
-    def later_factors(self, read: Tensor, coefficients: Tensor) -> Tensor:
-        """Return the factor between a coefficient and the neuron's activation, `[n]`.
-
-        1 in FFNs without a router and without a norm before the down projection.
-        """
-        rescaled = torch.tensor(
-            [input_projections_of(self.structure)[layer].rescaled for layer in self.neurons.layer.tolist()],
-            device=read.device,
-        )
-        if self.neurons.kind == "attention" or not rescaled.any():
-            return torch.ones_like(read)
-        return torch.where(rescaled & (read != 0), coefficients / read, 1.0)
-
-    def _by_path(self, path: str, read: Tensor) -> Tensor:
+    def by_path(path: str) -> Tensor:
         """Return what each value neuron reads by a path, `[n]`; 0 if it has no such path."""
-        rows = torch.tensor([name == path for name in self.subkeys.path], device=read.device)
-        found = torch.zeros(len(self.neurons.layer), device=read.device)
-        found[self.subkeys.neuron[rows]] = read[rows].float()
+        rows = torch.tensor([name == path for name in read.path], device=values.device)
+        found = torch.zeros(len(neurons.layer), device=values.device)
+        found[read.neuron[rows]] = values[rows].float()
         return found
+
+    if neurons.kind == "attention":
+        return _value_factors(structure, activations, neurons) * by_path("value")
+    up, gate = by_path("up"), by_path("gate")
+    found = torch.empty_like(up)
+    for layer in neurons.layer.unique().tolist():
+        projections, rows = input_projections_of(structure)[layer], neurons.layer == layer
+        found[rows] = projections.activation(up[rows], None if projections.gate is None else gate[rows])
+    return found
+
+
+def _later_factors(
+    structure: ModelStructure, neurons: ValueNeurons, read: Tensor, coefficients: Tensor
+) -> Tensor:
+    """Return the factor between a coefficient and the neuron's activation, `[n]`.
+
+    1 in FFNs without a router and without a norm before the down projection.
+    """
+    projections = input_projections_of(structure)
+    of_layers = [neurons.kind == "ffn" and projections[i].rescaled for i in neurons.layer.tolist()]
+    rescaled = torch.tensor(of_layers, device=read.device)
+    return torch.where(rescaled & (read != 0), coefficients / read, 1.0)

@@ -121,29 +121,6 @@ class _Readings:
         return torch.zeros_like(self.keys).index_copy_(0, self.subkeys.neuron[some], self.subkeys.keys[some])
 
 
-@dataclass(frozen=True, eq=False)
-class _Links:
-    """Edges from components to nodes that read them, `[n_edges]` each.
-
-    Attributes:
-        node: the number of each edge's target among the nodes that read.
-        kind, layer, number, reads: place of its source.
-        writes: where the source writes and the target reads.
-    """
-
-    node: Tensor
-    kind: Tensor
-    layer: Tensor
-    number: Tensor
-    reads: Tensor
-    writes: Tensor
-
-    def by_layer(self, kind: NodeKind) -> Iterator[tuple[int, Tensor]]:
-        """Yield each layer with sources of a kind, and which edges are from there, `[n]`."""
-        for layer in self.layer[self.kind == kind].unique().tolist():
-            yield layer, torch.nonzero((self.kind == kind) & (self.layer == layer))[:, 0]
-
-
 class GraphBuilder:
     """Follows value neurons back through the stream."""
 
@@ -187,11 +164,9 @@ class GraphBuilder:
         neurons = ValueNeurons("ffn" if kind == NodeKind.FFN else "attention", layers, index, position, score)
         read = subkeys(self.structure, self.components, neurons, None)
         products = inner_products(self.components, read)
-        skipped = read.neurons_with(products.remainder < read.smallest_remainder)
-        self.graph.nodes["skipped"][rows] = skipped.cpu().numpy()
-        weight = (read.weight / products.total).masked_fill(skipped[read.neuron], 0.0).float()
+        self.graph.nodes["skipped"][rows] = products.skipped.cpu().numpy()
         keys = torch.zeros(len(rows), read.keys.shape[1], device=self.device)
-        keys.index_add_(0, read.neuron, read.keys * weight[:, None])
+        keys.index_add_(0, read.neuron, read.keys * products.share.float()[:, None])
         return _Readings(kind, layer, rows, keys, position, torch.zeros_like(score), read)
 
     def _read_heads(self, kind: NodeKind, layer: int, rows: np.ndarray) -> _Readings:
@@ -215,21 +190,21 @@ class GraphBuilder:
         scores, codes = self._strongest(readings, biases)
         kept = (scores != 0) & torch.from_numpy(apart).to(scores.device)[:, None]
         node = torch.nonzero(kept)[:, 0]
-        links = _Links(node, *codes[kept].T, writes=readings.position[node])
+        place = torch.cat([codes[kept], readings.position[node, None]], dim=1)
         number, score = node.cpu().numpy(), scores[kept].double().cpu().numpy()
-        place = torch.stack([links.kind, links.layer, links.number, links.reads, links.writes], dim=1)
         source, target = graph.rows(place), readings.rows[number]
         share = score / total[number]
         np.add.at(graph.nodes["explained"], target, share)
         np.add.at(graph.nodes["query_score"], source, score)
         np.minimum.at(graph.nodes["depth"], source, graph.nodes["depth"][target] + 1)
-        for layer, some in links.by_layer(NodeKind.HEAD):
-            pulled = self._by_dim(readings.keys, layer, links, some) * self._weights(layer, links, some)
+        for layer, some in _by_layer(place, NodeKind.HEAD):
+            pulled = self._by_dim(readings.keys, layer, node[some], place[some])
+            pulled *= self._weights(layer, place[some])
             graph.pulled.index_add_(0, torch.from_numpy(source).to(self.device)[some], pulled)
         edges = {"source": source, "target": target, "score": score, "share": share}
         for name, paths in (("inner_product", ("value", "up")), ("gate_inner_product", ("gate",))):
             keys = next((keys for path in paths if (keys := readings.by_path(path)) is not None), None)
-            products = np.nan if keys is None else self._products(keys, links, biases).cpu().numpy()
+            products = np.nan if keys is None else self._products(keys, node, place, biases).cpu().numpy()
             edges[name] = np.broadcast_to(products, len(score)).astype(float)
         graph.edges.append(pd.DataFrame(edges))
 
@@ -288,27 +263,35 @@ class GraphBuilder:
         head = order // n_tokens
         return scores.flatten(1).gather(1, order), _places(NodeKind.HEAD, layer, head, order % n_tokens)
 
-    def _products(self, keys: Tensor, links: _Links, biases: Tensor) -> Tensor:
-        """Compute the inner products of the targets' keys with what the sources write, `[n_edges]`."""
-        found = torch.zeros(len(links.node), device=self.device)
+    def _products(self, keys: Tensor, node: Tensor, place: Tensor, biases: Tensor) -> Tensor:
+        """Compute the inner products of the targets' keys with what the sources write, `[n_edges]`.
+
+        Args:
+            keys: of the nodes that read, `[n, d_model]`.
+            node: number of each edge's target among them, `[n_edges]`.
+            place: of each edge's source, `[n_edges, 5]`.
+            biases: what they wrote, `[n_positions, d_model]`.
+        """
+        found = torch.zeros(len(node), device=self.device)
         for kind, vectors in ((NodeKind.EMBEDDINGS, self.components.embeddings), (NodeKind.BIASES, biases)):
-            some = torch.nonzero(links.kind == kind)[:, 0]
-            found[some] = (keys[links.node[some]] * vectors[links.writes[some]]).sum(-1)
-        for layer, some in links.by_layer(NodeKind.FFN):
-            number, place = links.number[some].unique(return_inverse=True)
+            some = torch.nonzero(place[:, 0] == kind)[:, 0]
+            found[some] = (keys[node[some]] * vectors[place[some, 4]]).sum(-1)
+        for layer, some in _by_layer(place, NodeKind.FFN):
+            _, _, neuron, _, writes = place[some].unbind(1)
+            number, column = neuron.unique(return_inverse=True)
             columns = self.structure.blocks[layer].ffn_output.columns(number)
-            coefficients = self.components.ffn_coefficients[layer, links.writes[some], links.number[some]]
-            found[some] = (keys @ columns.T)[links.node[some], place] * coefficients
-        for layer, some in links.by_layer(NodeKind.HEAD):
-            values = self._values(layer)[links.number[some], links.reads[some]]
-            brought = (self._by_dim(keys, layer, links, some) * values).sum(-1)
-            found[some] = brought * self._weights(layer, links, some)[:, 0]
+            coefficients = self.components.ffn_coefficients[layer, writes, neuron]
+            found[some] = (keys @ columns.T)[node[some], column] * coefficients
+        for layer, some in _by_layer(place, NodeKind.HEAD):
+            _, _, head, reads, _ = place[some].unbind(1)
+            brought = self._by_dim(keys, layer, node[some], place[some]) * self._values(layer)[head, reads]
+            found[some] = brought.sum(-1) * self._weights(layer, place[some])[:, 0]
         return found
 
-    def _by_dim(self, keys: Tensor, layer: int, links: _Links, some: Tensor) -> Tensor:
+    def _by_dim(self, keys: Tensor, layer: int, node: Tensor, place: Tensor) -> Tensor:
         """Compute what the targets' keys read of each value of the sources, some heads, `[n, d_head]`."""
-        node, head = links.node[some], links.number[some]
-        return self._by_head(keys, layer)[node, head] * self._factors(layer)[links.writes[some], head]
+        _, _, head, _, writes = place.unbind(1)
+        return self._by_head(keys, layer)[node, head] * self._factors(layer)[writes, head]
 
     def _by_head(self, keys: Tensor, layer: int) -> Tensor:
         """Multiply keys with the columns of the output projection, `[n, n_heads, d_head]`."""
@@ -325,14 +308,22 @@ class GraphBuilder:
         patterns = self.components.calls[layer].patterns()[0].transpose(0, 1)
         return patterns.to(self.structure.device)
 
-    def _weights(self, layer: int, links: _Links, some: Tensor) -> Tensor:
+    def _weights(self, layer: int, place: Tensor) -> Tensor:
         """Return the attention weights of sources, some heads, `[n, 1]`."""
-        return self._patterns(layer)[links.writes[some], links.number[some], links.reads[some], None]
+        _, _, head, reads, writes = place.unbind(1)
+        return self._patterns(layer)[writes, head, reads, None]
 
     def _values(self, layer: int) -> Tensor:
         """Return the values of heads, `[n_heads, n_tokens, d_head]`."""
         values = self.components.calls[layer].value[0].float().to(self.structure.device)
         return values.repeat_interleave(self.structure.n_heads // len(values), dim=0)
+
+
+def _by_layer(place: Tensor, kind: NodeKind) -> Iterator[tuple[int, Tensor]]:
+    """Yield each layer with places `[n, 5]` of a kind, and which of the places are there."""
+    is_kind = place[:, 0] == kind
+    for layer in place[is_kind, 1].unique().tolist():
+        yield layer, torch.nonzero(is_kind & (place[:, 1] == layer))[:, 0]
 
 
 def _largest(scores: Tensor, width: int) -> Tensor:

@@ -99,12 +99,6 @@ class Subkeys:
         attention = layers <= self.layer[:, None] if self.after_attention else ffn
         return torch.stack([attention, ffn], dim=-1)
 
-    def neurons_with(self, marked: Tensor) -> Tensor:
-        """Return which value neurons have a marked path, `[n] -> [n_value_neurons]`."""
-        found = torch.zeros(len(self.n_paths), dtype=torch.bool, device=marked.device)
-        found[self.neuron[marked]] = True
-        return found
-
 
 def subkeys(
     structure: ModelStructure, components: ResidualDecomposition, neurons: ValueNeurons, key: Key | None
@@ -123,11 +117,14 @@ def subkeys(
         UnsupportedModelError: the input projections could not be found.
     """
     position = components.index(neurons.position)
-    pieces = [
-        (rows, [path] * len(rows), *_read(structure, components, neurons, rows, position[rows], path))
-        for rows in (torch.nonzero(neurons.layer == here)[:, 0] for here in neurons.layer.unique().tolist())
-        for path in _paths(structure, neurons, int(neurons.layer[rows[0]]), key)
-    ]
+    projections = input_projections_of(structure)
+    pieces = []
+    for layer in neurons.layer.unique().tolist():
+        rows = torch.nonzero(neurons.layer == layer)[:, 0]
+        states = state_read(structure, components, neurons.kind, layer)[position[rows]]
+        for path in _paths(neurons.kind, projections[layer], key):
+            read = _read(structure, projections[layer], layer, neurons.index[rows], states, path)
+            pieces.append((rows, [path] * len(rows), *read))
     every_row, paths, keys, constants = zip(*pieces, strict=True)
     rows = torch.cat(every_row)
     n_paths = torch.bincount(rows, minlength=len(neurons.layer))
@@ -145,24 +142,22 @@ def subkeys(
     )
 
 
-def _paths(structure: ModelStructure, neurons: ValueNeurons, layer: int, key: Key | None) -> Sequence[Path]:
-    if neurons.kind == "attention":
+def _paths(kind: NeuronKind, projections: InputProjections, key: Key | None) -> Sequence[Path]:
+    if kind == "attention":
         return ("value",)
-    available = input_projections_of(structure)[layer].ffn
+    available = projections.ffn
     return tuple(available) if key is None or (key == "gate" and "gate" not in available) else (key,)
 
 
 def _read(
     structure: ModelStructure,
-    components: ResidualDecomposition,
-    neurons: ValueNeurons,
-    rows: Tensor,
-    position: Tensor,
+    projections: InputProjections,
+    layer: int,
+    index: Tensor,
+    states: Tensor,
     path: Path,
 ) -> tuple[Tensor, Tensor]:
-    """Return scaled subkeys `[n, d_model]` and constants `[n]` of value neurons of one layer."""
-    layer, index = int(neurons.layer[rows[0]]), neurons.index[rows]
-    projections = input_projections_of(structure)[layer]
+    """Return scaled subkeys `[n, d_model]` and constants `[n]` of neurons of a layer that read states."""
     if path == "down":
         columns = structure.blocks[layer].ffn_output.columns(index)
         norm = projections.up.norm
@@ -172,7 +167,6 @@ def _read(
         projection = projections.value if path == "value" else projections.ffn[path]
         index = value_index(structure, index) if path == "value" else index
         keys, constants = projection.keys(index), projection.constants(index)
-    states = state_read(structure, components, neurons.kind, layer)[position]
     return keys * projection.scale(states)[:, None], constants
 
 
@@ -196,14 +190,16 @@ class InnerProducts:
     """Inner products of subkeys with the components; 0 for those written later.
 
     Attributes:
+        subkeys: the subkeys.
         embeddings: `[n]`.
         layers: with the outputs of attention and FFN, biases included, `[n, n_layers, 2]`.
     """
 
+    subkeys: Subkeys
     embeddings: Tensor
     layers: Tensor
 
-    @property
+    @cached_property
     def total(self) -> Tensor:
         """Sum over all components, `[n]`: the pre-activation without its constant."""
         return self.embeddings + self.layers.sum((1, 2))
@@ -214,6 +210,19 @@ class InnerProducts:
         magnitude = self.embeddings.abs() + self.layers.abs().sum((1, 2))
         return self.total.abs() / magnitude.clamp_min(torch.finfo(torch.float32).tiny)
 
+    @cached_property
+    def skipped(self) -> Tensor:
+        """Whether the components of a path of each value neuron cancel, `[n_value_neurons]`."""
+        found = torch.zeros(len(self.subkeys.n_paths), dtype=torch.bool, device=self.total.device)
+        found[self.subkeys.neuron[self.remainder < self.subkeys.smallest_remainder]] = True
+        return found
+
+    @property
+    def share(self) -> Tensor:
+        """Factors that turn inner products into scores, `[n]`; 0 for neurons that are skipped."""
+        share = self.subkeys.weight / self.total
+        return share.masked_fill(self.skipped[self.subkeys.neuron], 0.0)
+
 
 def inner_products(components: ResidualDecomposition, subkeys: Subkeys) -> InnerProducts:
     """Compute the inner product of each subkey with each component, in float64, as large terms may cancel."""
@@ -223,7 +232,7 @@ def inner_products(components: ResidualDecomposition, subkeys: Subkeys) -> Inner
     products = products.view(len(products), -1, n_positions)
     at_position = products[torch.arange(len(products)), :, subkeys.position]
     layers = at_position[:, 1:].unflatten(1, (2, -1)).transpose(1, 2)
-    return InnerProducts(at_position[:, 0], layers * subkeys.sees(components.n_layers))
+    return InnerProducts(subkeys, at_position[:, 0], layers * subkeys.sees(components.n_layers))
 
 
 class QueryScores:
@@ -245,11 +254,7 @@ class QueryScores:
         """
         self.structure, self.components = structure, components
         self.products = [inner_products(components, group) for group in groups]
-        self.skipped = [
-            group.neurons_with(products.remainder < group.smallest_remainder)
-            for group, products in zip(groups, self.products, strict=True)
-        ]
-        self._weights = [_weights(*group) for group in zip(groups, self.products, self.skipped, strict=True)]
+        self._weights = [_weights(products) for products in self.products]
         self._pooled = torch.stack([self._pool(*group) for group in zip(groups, self._weights, strict=True)])
 
     @cached_property
@@ -301,27 +306,17 @@ class QueryScores:
         return products * self.components.coefficients(kind)[layer, :, index]
 
     def _neurons(self, kind: NeuronKind) -> Tensor:
-        active = self.components.coefficients(kind).any(1)
-        n_active = active.sum(1).tolist()
-        return torch.stack(
-            [
-                self._of_layer(kind, layer, None if n_active[layer] == active.shape[1] else active[layer])
-                for layer in range(self.components.n_layers)
-            ],
-            dim=2,
-        )
-
-    def _of_layer(self, kind: NeuronKind, layer: int, active: Tensor | None) -> Tensor:
-        """Compute the scores of a layer's neurons, `[n_groups, 2, n]`; those not `active` have 0."""
-        pooled = self._pooled[:, :, layer, _WRITTEN.index(kind)]
-        coefficients = self.components.coefficients(kind)[layer]
-        some = None if active is None else torch.nonzero(active)[:, 0]
-        columns = self.structure.blocks[layer].output(kind).columns(some)
-        products = (pooled.flatten(0, 2) @ columns.T).view(*pooled.shape[:3], -1)
-        if some is None:
-            return (products * coefficients).sum(2)
-        found = pooled.new_zeros(*pooled.shape[:2], coefficients.shape[1])
-        found[..., some] = (products * coefficients[:, some]).sum(2)
+        """Compute the scores of neurons, `[n_groups, 2, n_layers, n]`; 0 for silent ones."""
+        coefficients = self.components.coefficients(kind)
+        pooled = self._pooled[:, :, :, _WRITTEN.index(kind)]
+        found = pooled.new_zeros(*pooled.shape[:3], coefficients.shape[-1])
+        active = coefficients.any(1)
+        for layer, n_active in enumerate(active.sum(1).tolist()):
+            index = None if n_active == active.shape[1] else torch.nonzero(active[layer])[:, 0]
+            columns = self.structure.blocks[layer].output(kind).columns(index)
+            products = (pooled[:, :, layer].flatten(0, 2) @ columns.T).unflatten(0, (*pooled.shape[:2], -1))
+            some = slice(None) if index is None else index
+            found[:, :, layer, some] = (products * coefficients[layer][:, some]).sum(2)
         return found
 
     def _with(self, attention: Tensor, ffn: Tensor) -> Tensor:
@@ -341,8 +336,8 @@ class QueryScores:
         return (factors.flatten(0, -2) @ subkeys.keys).view(2, n_layers, 2, n_positions, -1)
 
 
-def _weights(subkeys: Subkeys, products: InnerProducts, skipped: Tensor) -> Tensor:
+def _weights(products: InnerProducts) -> Tensor:
     """Return the weights that turn inner products into scores and means, `[2, n]` float32."""
-    share = (subkeys.weight / products.total).masked_fill(skipped[subkeys.neuron], 0.0)
-    mean = products.total.sign() / (len(skipped) * subkeys.n_paths[subkeys.neuron])
-    return torch.stack([share, mean]).float()
+    n_paths = products.subkeys.n_paths
+    mean = products.total.sign() / (len(n_paths) * n_paths[products.subkeys.neuron])
+    return torch.stack([products.share, mean]).float()

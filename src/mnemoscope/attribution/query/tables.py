@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,8 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.query.scores import QueryScores, Subkeys, ValueNeurons, subkeys
-from mnemoscope.attribution.tables import frame, sorted_best_first, with_experts
+from mnemoscope.attribution.query.scores import QueryScores, ValueNeurons, subkeys
+from mnemoscope.attribution.tables import frame, head_and_dim, sorted_best_first, with_experts
 from mnemoscope.model.components import ResidualDecomposition, capture_components
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.columns import SPLIT_COLUMNS
@@ -67,10 +68,7 @@ def query_neurons(
         components = everywhere.at(positions)
     keys = [subkeys(structure, components, group, options.key) for group in groups]
     scores = QueryScores(structure, components, keys)
-    makers = (
-        _Tables(scores, number, group, read, tokens, options.top, ffn)
-        for number, (group, read) in enumerate(zip(groups, keys, strict=True))
-    )
+    makers = (_Tables(scores, number, group, tokens, options.top, ffn) for number, group in enumerate(groups))
     return QueryNeurons(*(maker.tables() for maker in makers))
 
 
@@ -102,14 +100,14 @@ class _Tables:
     scores: QueryScores
     group: int
     neurons: ValueNeurons
-    subkeys: Subkeys
     tokens: Sequence[str]
     top: int
     ffn_value_table: pd.DataFrame
 
     def tables(self) -> QueryTables:
+        attention_neurons = self._neurons("attention", self.scores.attention_neurons[self.group])
         return QueryTables(
-            self._layers(), self._heads(), self._ffn_neurons(), self._attention_neurons(), self._values()
+            self._layers(), self._heads(), self._ffn_neurons(), attention_neurons, self._values()
         )
 
     def _layers(self) -> pd.DataFrame:
@@ -130,24 +128,17 @@ class _Tables:
 
     def _heads(self) -> pd.DataFrame:
         score, raw = self.scores.heads[self.group]
-        layer, head = torch.meshgrid(torch.arange(len(score)), torch.arange(score.shape[1]), indexing="ij")
-        columns = {"layer": layer, "head": head, "score": score, "inner_product": raw}
-        table = frame(**{name: values.flatten() for name, values in columns.items()})
+        n_layers, n_heads = score.shape
+        layer = torch.arange(n_layers).repeat_interleave(n_heads)
+        head = torch.arange(n_heads).repeat(n_layers)
+        table = frame(layer=layer, head=head, score=score.flatten(), inner_product=raw.flatten())
         return sorted_best_first(table, "score")
 
     def _ffn_neurons(self) -> pd.DataFrame:
         table = self._neurons("ffn", self.scores.ffn_neurons[self.group])
         known = set(zip(self.ffn_value_table["layer"], self.ffn_value_table["neuron"], strict=True))
-        also = [pair in known for pair in zip(table["layer"], table["index"], strict=True)]
-        table = table.rename(columns={"index": "neuron"}).assign(value_neuron=also)
-        return with_experts(table, self.scores.structure)
-
-    def _attention_neurons(self) -> pd.DataFrame:
-        table = self._neurons("attention", self.scores.attention_neurons[self.group])
-        d_head = self.scores.structure.d_head
-        table.insert(1, "head", table["index"] // d_head)
-        table.insert(2, "dim", table["index"] % d_head)
-        return table.drop(columns="index")
+        also = [pair in known for pair in zip(table["layer"], table["neuron"], strict=True)]
+        return with_experts(table.assign(value_neuron=also), self.scores.structure)
 
     def _neurons(self, kind: NeuronKind, both: Tensor) -> pd.DataFrame:
         """Tabulate the neurons with the highest scores, `[2, n_layers, n]`, without those of score 0."""
@@ -162,7 +153,7 @@ class _Tables:
         coefficient = coefficient / components.scales(kind)[layer, place]
         return frame(
             layer=layer,
-            index=index,
+            **self._names(kind, index),
             score=score[order],
             inner_product=raw[order],
             position=position,
@@ -170,25 +161,25 @@ class _Tables:
             coefficient=coefficient,
         )
 
+    def _names(self, kind: NeuronKind, index: Tensor) -> dict[str, Tensor]:
+        """Return the columns that name neurons within their layers."""
+        return {"neuron": index} if kind == "ffn" else head_and_dim(self.scores.structure, index)
+
     def _values(self) -> pd.DataFrame:
-        rows, neurons = self.subkeys.neuron, self.neurons
-        products = self.scores.products[self.group]
-        position = neurons.position[rows]
-        index = neurons.index[rows]
-        d_head = self.scores.structure.d_head
-        attention = {"head": index // d_head, "dim": index % d_head}
-        names = attention if neurons.kind == "attention" else {"neuron": index}
+        products, neurons = self.scores.products[self.group], self.neurons
+        subkeys = products.subkeys
+        position, index = neurons.position[subkeys.neuron], neurons.index[subkeys.neuron]
         return frame(
-            layer=neurons.layer[rows],
-            **names,
+            layer=subkeys.layer,
+            **self._names(neurons.kind, index),
             position=position,
             token=[self.tokens[i] for i in position.tolist()],
-            direct=neurons.score[rows],
-            path=list(self.subkeys.path),
+            direct=neurons.score[subkeys.neuron],
+            path=list(subkeys.path),
             inner_product=products.total,
-            constant=self.subkeys.constants,
+            constant=subkeys.constants,
             remainder=products.remainder,
-            skipped=self.scores.skipped[self.group][rows],
+            skipped=products.skipped[subkeys.neuron],
         )
 
 
@@ -217,8 +208,6 @@ def split_by_layer(value_neurons: pd.DataFrame, query_neurons: pd.DataFrame, n_l
         for table in (value_neurons, query_neurons)
     )
     found = {"query_only": query - value, "query_value": query & value, "value_only": value - query}
-    counts = {name: [0] * n_layers for name in found}
-    for name, neurons in found.items():
-        for layer, _ in neurons:
-            counts[name][layer] += 1
-    return pd.DataFrame({"layer": range(n_layers), **counts}, columns=list(SPLIT_COLUMNS))
+    counts = {name: Counter(layer for layer, _ in neurons) for name, neurons in found.items()}
+    columns = {name: [count[layer] for layer in range(n_layers)] for name, count in counts.items()}
+    return pd.DataFrame({"layer": range(n_layers), **columns}, columns=list(SPLIT_COLUMNS))
