@@ -21,12 +21,8 @@ def served(scenario: Callable[[FairQueue], Coroutine[Any, Any, None]], limits: L
 
     async def play() -> None:
         queue = FairQueue(limits or Limits())
-        working = asyncio.ensure_future(queue.serve())
-        try:
+        async with queue.running():
             await asyncio.wait_for(scenario(queue), 20)
-        finally:
-            queue.close()
-            working.cancel()
 
     asyncio.run(play())
 

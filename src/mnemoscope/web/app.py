@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,15 +95,6 @@ def make_app(
     """
     server = Server(models, limits or Limits())
 
-    @asynccontextmanager
-    async def serving(_: FastAPI) -> AsyncIterator[None]:
-        working = asyncio.ensure_future(server.queue.serve())
-        try:
-            yield
-        finally:
-            server.queue.close()
-            working.cancel()
-
     app = FastAPI(
         title="Mnemoscope",
         version=mnemoscope.__version__,
@@ -113,7 +102,7 @@ def make_app(
         openapi_url=DOCUMENT,
         docs_url=None,
         redoc_url=None,
-        lifespan=serving,
+        lifespan=lambda _: server.queue.running(),
         redirect_slashes=False,
     )
     app.include_router(_about(server))
@@ -147,11 +136,13 @@ class Call(NamedTuple):
         summary: its title in the OpenAPI document.
         request: model of the body.
         response: model of the answer; None for a file.
+        tells: whether the handler takes a receiver of partial results.
     """
 
     summary: str
     request: type[requests.PromptRequest]
     response: Any
+    tells: bool = False
 
 
 # By name, which is the path of the route and the handler of `Answers`.
@@ -177,8 +168,8 @@ CALLS = {
     "examples": Call(
         "The texts in which neurons are active", requests.ExamplesRequest, responses.NeuronExamples
     ),
-    "ablate": Call("A target before and after an ablation", requests.AblateRequest, responses.Ablation),
-    "methods": Call("Methods compared on a prompt", requests.MethodsRequest, responses.Comparison),
+    "ablate": Call("A target before and after an ablation", requests.AblateRequest, responses.Ablation, True),
+    "methods": Call("Methods compared on a prompt", requests.MethodsRequest, responses.Comparison, True),
     "export": Call("The answer of attribute as a file", requests.ExportRequest, None),
     "export_comparison": Call("The answer of compare as a file", requests.ExportComparisonRequest, None),
 }
@@ -201,9 +192,10 @@ def _calling(server: Server) -> APIRouter:
 
 def _replying(server: Server, name: str, call: Call) -> Callable[..., Awaitable[Response]]:
     handler = getattr(server.answers, name)
+    answer = handler if call.tells else lambda model, body, _: handler(model, body)
 
     async def reply(request: requests.PromptRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, handler, caller.events and call.response is not None)
+        return server.reply(caller, request, answer, caller.events and call.response is not None)
 
     # FastAPI reads the body's model here.
     reply.__annotations__["request"] = call.request

@@ -105,21 +105,19 @@ class Answers:
         self._before: Latest[TargetState] = Latest(MOST_BEFORE, MOST_BEFORE_BYTES)
         self._ablations: Latest[tuple[Ablation, dict[str, Any]]] = Latest(MOST_RESULTS)
 
-    def predict(self, model: Model, request: requests.PredictRequest, tell: Tell = tell_nobody) -> Answer:
+    def predict(self, model: Model, request: requests.PredictRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope predict --json`, and how tokens are shown."""
         run = self._run(model, request.prompt)
         found = run.predict(request.top).to_json()
         tokenizer, ids = model.tokenizer, found["token_ids"]
-        return json_answer(
-            {
-                **found,
-                "predictions": [with_shown(model, row) for row in found["predictions"]],
-                "shown": [shown(tokenizer, token_id) for token_id in ids],
-                "joined": joined(tokenizer, ids),
-            }
-        )
+        return {
+            **found,
+            "predictions": [with_shown(model, row) for row in found["predictions"]],
+            "shown": [shown(tokenizer, token_id) for token_id in ids],
+            "joined": joined(tokenizer, ids),
+        }
 
-    def attribute(self, model: Model, request: requests.AttributeRequest, tell: Tell = tell_nobody) -> Answer:
+    def attribute(self, model: Model, request: requests.AttributeRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope attribute --json`, and the targets that only an id names.
 
         Each attribution has the value of the embeddings.
@@ -127,21 +125,20 @@ class Answers:
         result = self.attributed(model, request)
         found = {"by_id": result.provenance.options["by_id"]}
         if isinstance(result, Attribution):
-            return json_answer(with_embeddings(result) | found)
+            return with_embeddings(result) | found
         each = {
             name: [with_embeddings(attribution) for attribution in getattr(result, name)]
             for name in ("attributions", "against_attributions")
         }
-        return json_answer(result.to_json() | each | found)
+        return result.to_json() | each | found
 
-    def export(self, model: Model, request: requests.ExportRequest, tell: Tell = tell_nobody) -> Answer:
+    def export(self, model: Model, request: requests.ExportRequest) -> Answer:
         """Return the result of `attribute` as a file, with an ablation in a report."""
         if request.ablation is not None and request.format != "html":
             raise OptionError("an ablation goes into a report; ask for html, or leave the ablation out")
         result = self.attributed(model, request)
         ablations = [] if request.ablation is None else [self._ablation_of(model, request, result)]
-        save = partial(result.save, ablations=ablations)
-        return _file_answer(save, request.format)
+        return _file_answer(partial(result.save, ablations=ablations), request.format)
 
     def _ablation_of(self, model: Model, request: requests.ExportRequest, result: Result) -> Ablation:
         """Return the ablation of an export, of the whole target."""
@@ -161,23 +158,21 @@ class Answers:
         ablate = requests.AblateRequest(model=request.model, prompt=request.prompt, **question, **change)
         return self.ablated(model, ablate)[0]
 
-    def export_comparison(
-        self, model: Model, request: requests.ExportComparisonRequest, tell: Tell = tell_nobody
-    ) -> Answer:
+    def export_comparison(self, model: Model, request: requests.ExportComparisonRequest) -> Answer:
         """Return the result of `compare` as a file."""
         return _file_answer(self.compared(model, request).save, request.format)
 
-    def charts(self, model: Model, request: requests.ChartsRequest, tell: Tell = tell_nobody) -> Answer:
+    def charts(self, model: Model, request: requests.ChartsRequest) -> dict[str, Any]:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
         if _has_several_tokens(model, request):
             raise OptionError("an answer is several tokens, which have no charts together; ask for one token")
         result = self.attributed(model, request)
         assert isinstance(result, Attribution)
-        return json_answer({"charts": {name: chart.to_dict() for name, chart in result.charts().items()}})
+        return {"charts": {name: chart.to_dict() for name, chart in result.charts().items()}}
 
-    def compare(self, model: Model, request: requests.CompareRequest, tell: Tell = tell_nobody) -> Answer:
+    def compare(self, model: Model, request: requests.CompareRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope compare --json`."""
-        return json_answer(self.compared(model, request).to_json())
+        return self.compared(model, request).to_json()
 
     def compared(self, model: Model, request: requests.CompareRequest) -> PromptComparison:
         """Return the comparison of two prompts, computed unless it is cached."""
@@ -192,81 +187,72 @@ class Answers:
         self._comparisons.put(key, found)
         return found
 
-    def links(self, model: Model, request: requests.LinksRequest, tell: Tell = tell_nobody) -> Answer:
+    def links(self, model: Model, request: requests.LinksRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope links --json`."""
         target, against = request.objective()
         result = self._run(model, request.prompt).attribute(
             target, against=against, top=request.values, effects=False, suppressing=False, query=False
         )
         found = model.query_graph(result, values=request.values, depth=request.depth, width=request.width)
-        return json_answer(found.to_json())
+        return found.to_json()
 
-    def neuron(self, model: Model, request: requests.NeuronRequest, tell: Tell = tell_nobody) -> Answer:
+    def neuron(self, model: Model, request: requests.NeuronRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope neuron --json`."""
         through = None if request.through is None else (request.through.layer, request.through.head)
-        return json_answer(model.neuron_tokens(request.layer, request.neuron, request.top, through).to_json())
+        return model.neuron_tokens(request.layer, request.neuron, request.top, through).to_json()
 
-    def examples(self, model: Model, request: requests.ExamplesRequest, tell: Tell = tell_nobody) -> Answer:
+    def examples(self, model: Model, request: requests.ExamplesRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope neuron NAME --examples --json` for the package's own corpus."""
         neurons = [neuron.named() for neuron in request.neurons]
-        return json_answer(model.neuron_examples(neurons, top=request.top).to_json())
+        return model.neuron_examples(neurons, top=request.top).to_json()
 
-    def head(self, model: Model, request: requests.HeadRequest, tell: Tell = tell_nobody) -> Answer:
+    def head(self, model: Model, request: requests.HeadRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope head --json`."""
         _check_length(model, request.prompt)
-        return json_answer(
-            model.head_tokens(request.prompt, request.layer, request.head, request.top).to_json()
-        )
+        return model.head_tokens(request.prompt, request.layer, request.head, request.top).to_json()
 
-    def lens(self, model: Model, request: requests.LensRequest, tell: Tell = tell_nobody) -> Answer:
+    def lens(self, model: Model, request: requests.LensRequest) -> dict[str, Any]:
         """Return the likeliest token after each layer at the last positions."""
         _check_length(model, request.prompt)
-        found = model.logit_lens(request.prompt, positions=request.positions)
-        rows = records(found)
-        return json_answer({"prompt": request.prompt, "rows": [with_shown(model, row) for row in rows]})
+        rows = records(model.logit_lens(request.prompt, positions=request.positions))
+        return {"prompt": request.prompt, "rows": [with_shown(model, row) for row in rows]}
 
-    def tokens(self, model: Model, request: requests.TokensRequest, tell: Tell = tell_nobody) -> Answer:
+    def tokens(self, model: Model, request: requests.TokensRequest) -> dict[str, Any]:
         """Return the tokens of a target, or why it cannot follow the prompt and what can."""
         _check_length(model, request.prompt)
         spaced = f" {request.text}"
         try:
             ids = model.target_tokens(request.prompt, request.text)
         except TargetError as error:
-            return json_answer(
-                {
-                    "tokens": [],
-                    "error": str(error),
-                    "take": spaced if tokens_of(model, request.prompt, spaced) else None,
-                }
-            )
+            take = spaced if tokens_of(model, request.prompt, spaced) else None
+            return {"tokens": [], "error": str(error), "take": take}
         tokens = [{"id": token, "text": shown(model.tokenizer, token)} for token in ids]
-        return json_answer({"tokens": tokens, "error": None, "take": None})
+        return {"tokens": tokens, "error": None, "take": None}
 
-    def removed(self, model: Model, request: requests.RemovedRequest, tell: Tell = tell_nobody) -> Answer:
+    def removed(self, model: Model, request: requests.RemovedRequest) -> dict[str, Any]:
         """Return the exact fall of the target's value by the removal of each part alone, nats."""
         _check_length(model, request.prompt)
         target, against = request.objective()
         if target is None:
             target = self._run(model, request.prompt).predict(1).to_json()["predictions"][0]["id"]
-        named = [part.named() for part in request.parts]
-        different = list(dict.fromkeys(named))
+        different = list(dict.fromkeys(part.named() for part in request.parts))
         found = model.single_ablations(request.prompt, target, different, against=against)
         drops = dict(zip(different, found["drop"].tolist(), strict=True))
-        rows = [
-            {**part.model_dump(), "removed": drops[name]}
-            for part, name in zip(request.parts, named, strict=True)
-        ]
-        return json_answer({"rows": rows})
+        return {"rows": [{**part.model_dump(), "removed": drops[part.named()]} for part in request.parts]}
 
-    def ablate(self, model: Model, request: requests.AblateRequest, tell: Tell = tell_nobody) -> Answer:
+    def ablate(
+        self, model: Model, request: requests.AblateRequest, tell: Tell = tell_nobody
+    ) -> dict[str, Any]:
         """Return the object of `mnemoscope ablate --json`, with the likeliest tokens before and after.
 
         Tells the target with these tokens (`target`), then each random control (`control`).
         """
         ablation, told = self.ablated(model, request, tell)
-        return json_answer({**ablation.to_json(), **told})
+        return {**ablation.to_json(), **told}
 
-    def methods(self, model: Model, request: requests.MethodsRequest, tell: Tell = tell_nobody) -> Answer:
+    def methods(
+        self, model: Model, request: requests.MethodsRequest, tell: Tell = tell_nobody
+    ) -> dict[str, Any]:
         """Return the object of `mnemoscope methods PROMPT --json`; tells each method as it ends.
 
         With a contrast, methods that are not defined for it are left out unless they are named.
@@ -285,7 +271,7 @@ class Answers:
         asked = Fact(1, request.prompt, text, relation="")
         fact = ResolvedFact(asked, encoded, target, objective.against or ())
         found = compare_methods(model, [fact], terms, each=tell)
-        return json_answer({**found.to_json(), "left_out": [each.to_json() for each in left_out]})
+        return {**found.to_json(), "left_out": [each.to_json() for each in left_out]}
 
     def ablated(
         self, model: Model, request: requests.AblateRequest, tell: Tell = tell_nobody
@@ -307,11 +293,10 @@ class Answers:
             if name != "target":
                 tell({"stage": name, **values})
                 return
-            states: tuple[TargetState, TargetState] = values
-            self._before.put(question, states[0], states[0].log_probabilities.nbytes)
-            told.update(before_and_after(model, states, request.top))
-            metrics = (state.metrics() for state in states)
-            tell({"stage": "target", **dict(zip(("before", "after"), metrics, strict=True)), **told})
+            was, now = values
+            self._before.put(question, was, was.log_probabilities.nbytes)
+            told.update(before_and_after(model, was, now, request.top))
+            tell({"stage": "target", "before": was.metrics(), "after": now.metrics(), **told})
 
         target = request.target if before is None or request.target is not None else before.of.target[0]
         ablation = model.compare_ablation(

@@ -7,11 +7,9 @@ Each tool takes the fields of a request of the API and returns the object that t
 
 from __future__ import annotations
 
-import asyncio
 import json
 import unicodedata
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -41,7 +39,6 @@ from mnemoscope._io import json_text
 from mnemoscope.api import Model
 from mnemoscope.errors import OptionError
 from mnemoscope.results.circuit import CircuitKind
-from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.web import requests, responses
 from mnemoscope.web.errors import refusal_of, refusal_of_fields
 from mnemoscope.web.handlers import Answers, json_answer, stepping
@@ -77,14 +74,9 @@ def attribute(answers: Answers, model: Model, request: AttributeRequest) -> dict
     """Return the object of `mnemoscope attribute --json` with the first `top` heads."""
     result = answers.attributed(model, requests.AttributeRequest(**request.model_dump(), suppressing=False))
     found = result.to_json()
-    several = (
-        [*found["attributions"], *found["against_attributions"]]
-        if isinstance(result, ContinuationAttribution)
-        else []
-    )
-    for each in (found, *several):
+    for each in (found, *found.get("attributions", ()), *found.get("against_attributions", ())):
         each["heads"] = each["heads"][: request.top]
-    return json.loads(json_answer(found).content)
+    return found
 
 
 class CompareRequest(requests.CompareRequest):
@@ -102,7 +94,7 @@ class CompareRequest(requests.CompareRequest):
 
 def compare(answers: Answers, model: Model, request: CompareRequest) -> dict[str, Any]:
     """Return the object of `mnemoscope compare --json` with the first `top` heads."""
-    found = json.loads(answers.compare(model, request).content)
+    found = answers.compare(model, request)
     return {**found, "heads": found["heads"][: request.top]}
 
 
@@ -158,15 +150,14 @@ class CircuitRequest(requests.PromptRequest):
 
 def circuit(answers: Answers, model: Model, request: CircuitRequest) -> dict[str, Any]:
     """Return the object of `mnemoscope circuit find --json` with the first nodes and without the pairs."""
-    found = model.circuit(
+    told = model.circuit(
         [pair.model_dump() for pair in request.pairs],
         method=request.method,
         kinds=request.kinds,
         size=request.size,
         ablation=request.ablation,
         positions=request.positions,
-    )
-    told = json.loads(json_answer(found.to_json()).content)
+    ).to_json()
     nodes = told["nodes"][:MOST_NODES]
     kept = range(len(nodes))
     edges = [edge for edge in told["edges"] if edge["source"] in kept and edge["target"] in kept]
@@ -218,7 +209,7 @@ TOOLS = {
             "`log_probability` its natural logarithm (nats).",
             requests.PredictRequest,
             (responses.Prediction,),
-            lambda answers, model, request: json.loads(answers.predict(model, request).content),
+            Answers.predict,
         ),
         AgentTool(
             "attribute",
@@ -249,7 +240,7 @@ TOOLS = {
             "to a token; it describes the weights and no prompt, and a negative coefficient swaps the lists.",
             requests.NeuronRequest,
             (responses.Neuron,),
-            lambda answers, model, request: json.loads(answers.neuron(model, request).content),
+            Answers.neuron,
         ),
         AgentTool(
             "ablate",
@@ -260,7 +251,7 @@ TOOLS = {
             "text.",
             requests.AblateRequest,
             (responses.Ablation,),
-            lambda answers, model, request: json.loads(answers.ablate(model, request).content),
+            Answers.ablate,
         ),
         AgentTool(
             "circuit",
@@ -286,15 +277,6 @@ def make_server(models: Mapping[str, Model], limits: Limits | None = None) -> Se
     """
     answers, queue = Answers(), FairQueue(limits or Limits())
 
-    @asynccontextmanager
-    async def serving(_: Server[Any]) -> AsyncIterator[dict[str, Any]]:
-        working = asyncio.ensure_future(queue.serve())
-        try:
-            yield {}
-        finally:
-            queue.close()
-            working.cancel()
-
     async def list_tools(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=[tool.listed(models) for tool in TOOLS.values()])
 
@@ -312,7 +294,7 @@ def make_server(models: Mapping[str, Model], limits: Limits | None = None) -> Se
         version=mnemoscope.__version__,
         title="Mnemoscope",
         instructions=INSTRUCTIONS,
-        lifespan=serving,
+        lifespan=lambda _: queue.running(),
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
@@ -361,7 +343,8 @@ async def _answer(
 
     def work(call: Call[dict[str, Any]]) -> dict[str, Any]:
         with stepping(model, call.step):
-            return tool.answer(answers, model, request)
+            found = tool.answer(answers, model, request)
+        return json.loads(json_answer(found).content)
 
     call = queue.submit("agent", None, work)
     try:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -181,6 +182,16 @@ class FairQueue:
                 self._came.clear()
             else:
                 await self._do(call)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the calls while the context lasts, then close the queue."""
+        working = asyncio.ensure_future(self.serve())
+        try:
+            yield
+        finally:
+            self.close()
+            working.cancel()
 
     def close(self) -> None:
         """Stop every call; running work ends at its next step."""

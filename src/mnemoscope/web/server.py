@@ -30,6 +30,7 @@ from mnemoscope.web.handlers import (
     MOST_TARGET_TOKENS,
     Answer,
     Answers,
+    json_answer,
     stepping,
 )
 from mnemoscope.web.models import describe, model_named
@@ -196,7 +197,7 @@ class Server:
         self,
         caller: Caller,
         body: AskedOf,
-        answer: Callable[[Model, AskedOf, Tell], Answer],
+        answer: Callable[[Model, AskedOf, Tell], dict[str, Any] | Answer],
         events: bool,
     ) -> Response:
         """Return the response to a request: a cached answer, or that of a new call.
@@ -220,7 +221,8 @@ class Server:
 
         def work(call: Call[Answer]) -> Answer:
             with stepping(model, call.step):
-                return answer(model, body, call.tell)
+                found = answer(model, body, call.tell)
+            return found if isinstance(found, Answer) else json_answer(found)
 
         call = self.queue.submit(caller.client, caller.lane, work)
         call.outcome.add_done_callback(partial(self._keep, key))
