@@ -15,9 +15,8 @@ from starlette.staticfiles import StaticFiles
 
 import mnemoscope
 from mnemoscope.api import Model
-from mnemoscope.errors import OptionError
 from mnemoscope.web import requests, responses
-from mnemoscope.web.errors import DOCUMENT, ApiError, refusal_of, refusal_of_fields, refusal_of_http
+from mnemoscope.web.errors import DOCUMENT, ApiError, refusal_of_fields, refusal_of_http
 from mnemoscope.web.handlers import MEDIA_TYPES, json_answer
 from mnemoscope.web.queue import Limits
 from mnemoscope.web.security import Names, SecurityMiddleware
@@ -105,28 +104,26 @@ def make_app(
         lifespan=lambda _: server.queue.running(),
         redirect_slashes=False,
     )
-    app.include_router(_about(server))
+
+    @app.get(
+        "/api/models",
+        name="models",
+        response_model=responses.Models,
+        responses=ERRORS,
+        summary="The opened models, the methods and the limits",
+    )
+    async def about() -> Response:
+        return answered(json_answer(server.about()), events=False)
+
     app.include_router(_calling(server))
     app.add_api_route(
         "/", lambda: FileResponse(STATIC / "index.html"), methods=["GET", "HEAD"], include_in_schema=False
     )
     app.mount("/static", StaticFiles(directory=STATIC))
-    _tell_refusals(app)
+    app.add_exception_handler(RequestValidationError, _telling(refusal_of_fields))
+    app.add_exception_handler(HTTPException, _telling(refusal_of_http))
     app.add_middleware(SecurityMiddleware, names=names or Names())
     return app
-
-
-def _about(server: Server) -> APIRouter:
-    """Make the route that describes the server."""
-    routes = APIRouter(prefix="/api", responses=ERRORS)
-
-    @routes.get(
-        "/models", response_model=responses.Models, summary="The opened models, the methods and the limits"
-    )
-    async def models() -> Response:
-        return answered(json_answer(server.about()), events=False)
-
-    return routes
 
 
 class Call(NamedTuple):
@@ -202,19 +199,9 @@ def _replying(server: Server, name: str, call: Call) -> Callable[..., Awaitable[
     return reply
 
 
-def _tell_refusals(app: FastAPI) -> None:
-    """Answer every refusal with JSON; other errors are answered by the security middleware."""
-    known: dict[type[Exception], Callable[[Any], ApiError]] = {
-        RequestValidationError: refusal_of_fields,
-        HTTPException: refusal_of_http,
-        OptionError: refusal_of,
-        ApiError: refusal_of,
-    }
-    for kind, refusal in known.items():
-        app.add_exception_handler(kind, _telling(refusal))
-
-
 def _telling(refusal: Callable[[Any], ApiError]) -> Callable[[Request, Any], Awaitable[Response]]:
+    """Answer an error of the framework with JSON; all others are answered by the security middleware."""
+
     async def tell(_: Request, error: Any) -> Response:
         return refusal(error).response()
 
