@@ -21,9 +21,6 @@ class Latest(Generic[T]):
         self.n_bytes = 0
         self._kept: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def get(self, key: Hashable) -> T | None:
         """Return the value of a key, None if it was evicted."""
         if key not in self._kept:

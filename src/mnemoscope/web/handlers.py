@@ -19,14 +19,14 @@ from mnemoscope.attribution.methods.base import Method
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.intervention.ablation import TargetState
-from mnemoscope.model.tokens import encode_prompt, token_text
+from mnemoscope.model.tokens import encode_prompt
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.study.comparison import Terms, compare_methods
-from mnemoscope.study.facts import Fact, ResolvedFact
+from mnemoscope.study.facts import fact_of_prompt
 from mnemoscope.web import requests
 from mnemoscope.web.cache import Latest, n_bytes
 from mnemoscope.web.pieces import joined, named, shown
@@ -266,10 +266,7 @@ class Answers:
         encoded = encode_prompt(model.language_model, request.prompt)
         against = requests.alone(request.against)
         objective = model.method_input(encoded, request.target, against=against).prediction.objective
-        target = objective.answers[0]
-        text = token_text(model.language_model.tokenizer, target)
-        asked = Fact(1, request.prompt, text, relation="")
-        fact = ResolvedFact(asked, encoded, target, objective.against or ())
+        fact = fact_of_prompt(model.language_model, encoded, objective.answers[0], objective.against or ())
         found = compare_methods(model, [fact], terms, each=tell)
         return {**found.to_json(), "left_out": [each.to_json() for each in left_out]}
 
@@ -345,8 +342,6 @@ def _attribute(model: Model, run: Run, request: requests.AttributeRequest) -> Re
                 "or use the command line"
             )
     if _has_several_tokens(model, request):
-        assert isinstance(target, str | int | None)
-        assert isinstance(against, str | int | None)
         return model.attribute_continuation(request.prompt, target, against=against, **options)
     return run.attribute(target, against=against, **options)
 

@@ -32,7 +32,7 @@ from mcp_types import (
     Tool,
     ToolAnnotations,
 )
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
 import mnemoscope
 from mnemoscope._io import json_text
@@ -98,10 +98,8 @@ def compare(answers: Answers, model: Model, request: CompareRequest) -> dict[str
     return {**found, "heads": found["heads"][: request.top]}
 
 
-class CircuitPair(BaseModel):
+class CircuitPair(requests.Strict):
     """Clean prompt and counterfactual prompt of as many tokens, with an answer of one token each."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     clean: requests.PromptText
     counterfactual: requests.PromptText

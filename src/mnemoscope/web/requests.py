@@ -5,7 +5,6 @@ A prompt is checked as text; the number of its tokens is checked by `handlers`, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,10 +36,14 @@ def _option(name: str, most: int | None = None) -> Any:
     )
 
 
-class PromptRequest(BaseModel):
-    """Common field of all requests to a model."""
+class Strict(BaseModel):
+    """An object with these fields and no others, of exactly these types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PromptRequest(Strict):
+    """Common field of all requests to a model."""
 
     model: Annotated[
         str | None,
@@ -79,9 +82,7 @@ class Question(PromptRequest):
         ),
     ] = None
 
-    def objective(
-        self,
-    ) -> tuple[str | int | Sequence[str | int] | None, str | int | Sequence[str | int] | None]:
+    def objective(self) -> tuple[Any, Any]:
         """Return target and against; a list of one token becomes that token."""
         return alone(self.target), alone(self.against)
 
@@ -159,10 +160,8 @@ class ExportComparisonRequest(CompareRequest):
     format: Literal["html", "json", "csv"]
 
 
-class HeadPlace(BaseModel):
+class HeadPlace(Strict):
     """A head by layer and number; both count from 0."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     layer: Index
     head: Index
@@ -192,10 +191,12 @@ class HeadRequest(PromptRequest):
     top: Annotated[int, Field(ge=1, le=20, description="How many tokens of each list.")] = 5
 
 
-class _PartOfModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
+class _PartOfModel(Strict):
     layer: Index
+
+    def named(self) -> parts.Part:
+        """Return the part of the library, whose class and fields have the same names."""
+        return getattr(parts, type(self).__name__)(**self.model_dump(exclude={"part"}))
 
 
 class FFNNeuron(_PartOfModel):
@@ -203,10 +204,6 @@ class FFNNeuron(_PartOfModel):
 
     part: Literal["FFNNeuron"]
     neuron: Index
-
-    def named(self) -> parts.Part:
-        """Return the part of the library."""
-        return parts.FFNNeuron(self.layer, self.neuron)
 
 
 class AttentionNeuron(_PartOfModel):
@@ -216,10 +213,6 @@ class AttentionNeuron(_PartOfModel):
     head: Index
     dim: Index
 
-    def named(self) -> parts.Part:
-        """Return the part of the library."""
-        return parts.AttentionNeuron(self.layer, self.head, self.dim)
-
 
 class Head(_PartOfModel):
     """A head."""
@@ -227,20 +220,12 @@ class Head(_PartOfModel):
     part: Literal["Head"]
     head: Index
 
-    def named(self) -> parts.Part:
-        """Return the part of the library."""
-        return parts.Head(self.layer, self.head)
-
 
 class Layer(_PartOfModel):
     """The attention or FFN of a layer."""
 
     part: Literal["Layer"]
     kind: Literal["attention", "ffn"]
-
-    def named(self) -> parts.Part:
-        """Return the part of the library."""
-        return parts.Layer(self.layer, self.kind)
 
 
 Part = Annotated[FFNNeuron | AttentionNeuron | Head | Layer, Field(discriminator="part")]
@@ -260,10 +245,8 @@ class ExamplesRequest(PromptRequest):
     ] = 5
 
 
-class ChangeOfParts(BaseModel):
+class ChangeOfParts(Strict):
     """Common fields of requests that change parts: the parts, their new values, and the random controls."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     parts: Annotated[
         list[Part],

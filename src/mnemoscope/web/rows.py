@@ -43,9 +43,7 @@ def before_and_after(model: Model, before: TargetState, after: TargetState, top:
     return {
         "target_tokens": [
             {
-                "id": token,
-                "text": token_text(model.tokenizer, token),
-                "shown": shown(model.tokenizer, token),
+                **with_shown(model, {"id": token, "text": token_text(model.tokenizer, token)}),
                 "before": was,
                 "after": now,
             }

@@ -43,7 +43,7 @@ SECONDS_BETWEEN_EVENTS = 0.1
 
 def answered(answer: Answer, events: bool) -> Response:
     """Return a response of a computed answer."""
-    if events and answer.filename is None:
+    if events:
         return Response(_result_line(answer), media_type=EVENTS)
     headers = {}
     if answer.filename is not None:
