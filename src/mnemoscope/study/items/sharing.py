@@ -10,7 +10,13 @@ import numpy as np
 import pandas as pd
 
 from mnemoscope.results.resampling import interval, resample_counts
-from mnemoscope.study.bootstrap import LEAST_FACTS, mean_and_interval, order_relations, relations_of
+from mnemoscope.study.bootstrap import (
+    LEAST_FACTS,
+    mean_and_interval,
+    order_relations,
+    relations_of,
+    sorted_rows,
+)
 from mnemoscope.study.columns import FACT, QUERY_NEURONS, READINGS, VALUE_NEURONS
 from mnemoscope.study.facts import evenly
 from mnemoscope.study.filter import PARAPHRASE_KEY
@@ -152,19 +158,14 @@ def shared(study: Study) -> pd.DataFrame:
                     "by_chance_percent": 100 * _by_chance(study, own) / n_listed,
                 }
             )
-    columns = ["relation", "list", "n_facts", "n_listed", "n_shared", "share_percent"]
-    return pd.DataFrame(
-        rows, columns=[*columns, "share_percent_low", "share_percent_high", "by_chance_percent"]
-    )
+    return pd.DataFrame(rows)
 
 
 def readings(study: Study) -> pd.DataFrame:
     """Sort the stored table `readings` by relation, list and place (item 11)."""
     table = study.table(READINGS.name)
-    table["relation"] = pd.Categorical(table["relation"], order_relations(table["relation"]))
-    table["list"] = pd.Categorical(table["list"], ("ffn_value", "attention_value", "ffn_query"))
-    table = table.sort_values(["relation", "list", "place"], ignore_index=True)
-    return table.astype({"relation": str, "list": str})
+    lists = ("ffn_value", "attention_value", "ffn_query")
+    return sorted_rows(table, {"relation": order_relations(table["relation"]), "list": lists}, ["place"])
 
 
 def shared_neurons(study: Study) -> pd.DataFrame:
@@ -175,7 +176,6 @@ def shared_neurons(study: Study) -> pd.DataFrame:
     """
     facts = study.known[[FACT, "relation"]]
     facts = facts.assign(size=facts.groupby("relation")[FACT].transform("count"))
-    order = {name: place for place, name in enumerate(relations_of(study))}
     tables = []
     for which in LISTS:
         grouped = (
@@ -187,16 +187,11 @@ def shared_neurons(study: Study) -> pd.DataFrame:
         tables.append(found[2 * found["n_facts"] > found["size"]].assign(list=which))
     found = pd.concat(tables, ignore_index=True)
     found["share"] = found["n_facts"] / found["size"]
-    found["order"] = found["relation"].map(order)
-    found["from_value"] = found["list"].map(LISTS.index)
-    found = found.sort_values(
-        ["order", "from_value", "n_facts", "mean_score"], ascending=[True, True, False, False], kind="stable"
-    )
+    orders = {"relation": relations_of(study), "list": LISTS}
+    found = sorted_rows(found, orders, ["n_facts", "mean_score"], ascending=False)
     found["place"] = found.groupby(["relation", "list"]).cumcount() + 1
     columns = ["relation", "list", "place", *NEURON, "n_facts", "share", "mean_score"]
-    return (
-        found[columns].astype({"place": "int32", **dict.fromkeys(NEURON[1:], "int32")}).reset_index(drop=True)
-    )
+    return found[columns].astype(dict.fromkeys(["place", *NEURON[1:]], "int32"))
 
 
 def overlap(study: Study) -> pd.DataFrame:
@@ -224,17 +219,7 @@ def overlap(study: Study) -> pd.DataFrame:
                 both, either = most[relation] & most[other], most[relation] | most[other]
                 row = {"list": which, "relation": relation, "other": other, **_mean_of_facts(block)}
                 rows.append({**row, "shared_jaccard": len(both) / len(either) if either else math.nan})
-    names = [
-        "list",
-        "relation",
-        "other",
-        "n_facts",
-        "jaccard",
-        "jaccard_low",
-        "jaccard_high",
-        "shared_jaccard",
-    ]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows)
 
 
 def paraphrases(study: Study) -> pd.DataFrame:
