@@ -145,7 +145,7 @@ def read_table(folder: Path, table: str) -> pd.DataFrame:
     except pa.ArrowException as error:
         raise OutputError(
             f"cannot read {folder / TABLES / table}: one column is of different types in different shards "
-            f"({_line(error)}); run the study again in another folder"
+            f"({one_line(error)}); run the study again in another folder"
         ) from error
 
 
@@ -287,10 +287,11 @@ def _unreadable(path: Path, error: OSError) -> OutputError:
 
 
 def _cause(error: Exception) -> str:
-    return getattr(error, "strerror", None) or _line(error)
+    return getattr(error, "strerror", None) or one_line(error)
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return the message of an error on one line."""
     return " ".join(str(error).split())
 
 

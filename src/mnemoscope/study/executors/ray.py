@@ -13,6 +13,7 @@ from typing import Any
 
 from mnemoscope.errors import MnemoscopeError, OptionError, WorkerError, missing_extra
 from mnemoscope.study.executors import MOST_DEATHS, Executor, WorkerCall
+from mnemoscope.study.store import one_line
 from mnemoscope.study.tasks import Worker, WorkerConfig
 
 LOCAL = "local"  # Ray's address for a new cluster of this machine
@@ -108,7 +109,7 @@ class RayExecutor(Executor):
             raise
         except RayError as error:
             raise WorkerError(
-                f"the Ray cluster is lost ({_line(error)}); run the same command again to go on"
+                f"the Ray cluster is lost ({one_line(error)}); run the same command again to go on"
             ) from error
 
     def _submit(self, calls: Sequence[WorkerCall], left: deque[int]) -> None:
@@ -154,7 +155,7 @@ class StudyWorker:
 def _refuse_repeated(error: Exception, n_deaths: int) -> None:
     if getattr(error, "actor_init_failed", False):
         raise WorkerError(
-            f"a worker cannot start on the Ray cluster ({_line(error)}); install the same packages on all "
+            f"a worker cannot start on the Ray cluster ({one_line(error)}); install the same packages on all "
             "machines"
         ) from error
     if n_deaths == MOST_DEATHS:
@@ -168,10 +169,6 @@ def _machine() -> str:
     from ray.util import get_node_ip_address
 
     return get_node_ip_address()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _flat(about: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +198,7 @@ def _connect(address: str, n_cpus: int) -> None:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise OptionError(
-            f"cannot use the Ray cluster at {address} ({_line(error)}); check the address with "
+            f"cannot use the Ray cluster at {address} ({one_line(error)}); check the address with "
             "`ray status --address`, and that Ray is of the same version there"
         ) from error
 
