@@ -111,21 +111,13 @@ def attribute_facts(
 
 
 @dataclass(frozen=True, eq=False)
-class FoundNeurons:
-    """Value neurons of one kind, best first, `[n]` each.
+class FoundNeurons(ValueNeurons):
+    """Value neurons of one kind, best first.
 
     Attributes:
-        layer: of each.
-        index: FFN neuron, or head * d_head + dim.
-        position: of the token that is read; the last one for FFN neurons.
-        score: log-probability increase, nats.
-        coefficient: the value that enters the output projection.
+        coefficient: value of each that enters the output projection, `[n]`.
     """
 
-    layer: Tensor
-    index: Tensor
-    position: Tensor
-    score: Tensor
     coefficient: Tensor
 
 
@@ -153,15 +145,15 @@ class Measurement:
     @cached_property
     def neurons(self) -> dict[NeuronKind, FoundNeurons]:
         """Value neurons by kind; attention neurons are each at a position."""
-        ffn, attention = map(self._found, self.searches)
-        return {"ffn": ffn, "attention": attention}
+        kinds: tuple[NeuronKind, ...] = ("ffn", "attention")
+        return {kind: self._found(kind, search) for kind, search in zip(kinds, self.searches, strict=True)}
 
-    def _found(self, search: NeuronSearch) -> FoundNeurons:
+    def _found(self, kind: NeuronKind, search: NeuronSearch) -> FoundNeurons:
         grid, (index, score) = search.grid, search.pool.best()
         layer, column, place = grid.locate(index)
         last = len(self.fact.prompt.ids) - 1
         position = place if grid.n_coefficients > 1 else torch.full_like(layer, last)
-        return FoundNeurons(layer, column, position, score, coefficients(grid, index))
+        return FoundNeurons(kind, layer, column, position, score, coefficients(grid, index))
 
     def query(self) -> QueryOfKinds | None:
         """Compute query scores for the first value neurons; None if the inputs of neurons are unknown."""

@@ -43,12 +43,11 @@ class Store:
 
     Attributes:
         folder: of the study.
-        manifest: all that the results depend on, as plain JSON values.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], lock: FileLock) -> None:
+    def __init__(self, folder: Path, lock: FileLock) -> None:
         """Wrap a locked folder; callers use `Store.open`."""
-        self.folder, self.manifest, self._lock = folder, manifest, lock
+        self.folder, self._lock = folder, lock
 
     @classmethod
     def open(cls, folder: Path, manifest: dict[str, Any]) -> Store:
@@ -71,7 +70,7 @@ class Store:
         except BaseException:
             lock.release()
             raise
-        return cls(folder, wanted, lock)
+        return cls(folder, lock)
 
     def __enter__(self) -> Self:
         return self

@@ -17,10 +17,10 @@ import mnemoscope
 from mnemoscope.api import Model
 from mnemoscope.web import requests, responses
 from mnemoscope.web.errors import DOCUMENT, ApiError, refusal_of_fields, refusal_of_http
-from mnemoscope.web.handlers import MEDIA_TYPES, json_answer
+from mnemoscope.web.handlers import MEDIA_TYPES
 from mnemoscope.web.queue import Limits
 from mnemoscope.web.security import Names, SecurityMiddleware
-from mnemoscope.web.server import EVENTS, Asking, Server, answered
+from mnemoscope.web.server import EVENTS, Asking, Server, json_response
 
 _RETRY = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
 _TO_RETRY = (429, 503)
@@ -113,7 +113,7 @@ def make_app(
         summary="The opened models, the methods and the limits",
     )
     async def about() -> Response:
-        return answered(json_answer(server.about()), events=False)
+        return json_response(server.about())
 
     app.include_router(_calling(server))
     app.add_api_route(

@@ -6,10 +6,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from starlette.responses import Response
 
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
@@ -54,29 +55,14 @@ MEDIA_TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The body of a response.
-
-    Attributes:
-        content: one line of JSON, or a file.
-        media_type: media type of the content.
-        filename: name of a file to save; None for JSON.
-    """
-
-    content: bytes
-    media_type: str = "application/json"
-    filename: str | None = None
-
-
 def tell_nobody(partial: dict[str, Any]) -> None:
     """Drop a partial result."""
 
 
-def json_answer(value: dict[str, Any]) -> Answer:
-    """Return an object as JSON; parts of a character show their bytes."""
+def answer_text(value: dict[str, Any]) -> str:
+    """Write an answer as one line of JSON; parts of a character show their bytes."""
     text = json_text(value)
-    return Answer((json_text(named(value)) if "\ufffd" in text else text).encode())
+    return json_text(named(value)) if "\ufffd" in text else text
 
 
 @contextmanager
@@ -132,7 +118,7 @@ class Answers:
         }
         return result.to_json() | each | found
 
-    def export(self, model: Model, request: requests.ExportRequest) -> Answer:
+    def export(self, model: Model, request: requests.ExportRequest) -> Response:
         """Return the result of `attribute` as a file, with an ablation in a report."""
         if request.ablation is not None and request.format != "html":
             raise OptionError("an ablation goes into a report; ask for html, or leave the ablation out")
@@ -158,7 +144,7 @@ class Answers:
         ablate = requests.AblateRequest(model=request.model, prompt=request.prompt, **question, **change)
         return self.ablated(model, ablate)[0]
 
-    def export_comparison(self, model: Model, request: requests.ExportComparisonRequest) -> Answer:
+    def export_comparison(self, model: Model, request: requests.ExportComparisonRequest) -> Response:
         """Return the result of `compare` as a file."""
         return _file_answer(self.compared(model, request).save, request.format)
 
@@ -364,8 +350,9 @@ def _check_length(model: Model, prompt: str) -> None:
         )
 
 
-def _file_answer(save: Callable[[Path], Path], ending: str) -> Answer:
+def _file_answer(save: Callable[[Path], Path], ending: str) -> Response:
     """Return what a result saves as a file of that ending."""
     with tempfile.TemporaryDirectory() as folder:
         content = save(Path(folder) / f"result.{ending}").read_bytes()
-    return Answer(content, MEDIA_TYPES[ending], f"mnemoscope.{ending}")
+    headers = {"Content-Disposition": f'attachment; filename="mnemoscope.{ending}"'}
+    return Response(content, headers=headers, media_type=MEDIA_TYPES[ending])

@@ -41,7 +41,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.results.circuit import CircuitKind
 from mnemoscope.web import requests, responses
 from mnemoscope.web.errors import refusal_of, refusal_of_fields
-from mnemoscope.web.handlers import Answers, json_answer, stepping
+from mnemoscope.web.handlers import Answers, answer_text, stepping
 from mnemoscope.web.models import model_named
 from mnemoscope.web.queue import Call, FairQueue, Limits
 
@@ -342,7 +342,7 @@ async def _answer(
     def work(call: Call[dict[str, Any]]) -> dict[str, Any]:
         with stepping(model, call.step):
             found = tool.answer(answers, model, request)
-        return json.loads(json_answer(found).content)
+        return json.loads(answer_text(found))
 
     call = queue.submit("agent", None, work)
     try:
