@@ -63,11 +63,9 @@ MOST_NODES = 200
 class AttributeRequest(requests.Question):
     """Request of the parts that raise the target; fewer rows than the API gives, as agents read every one."""
 
-    top: Annotated[
-        int, Field(ge=1, le=MOST_TOP, description="How many heads, and neurons of each kind, to list.")
-    ] = 10
-    query: Annotated[bool, Field(description="Also find what activates the value neurons.")] = False
-    effects: Annotated[bool, Field(description="Also give total effects.")] = True
+    top: int = Field(10, ge=1, le=MOST_TOP, description="How many heads, and neurons of each kind, to list.")
+    query: bool = Field(False, description="Also find what activates the value neurons.")
+    effects: bool = Field(True, description="Also give total effects.")
 
 
 def attribute(answers: Answers, model: Model, request: AttributeRequest) -> dict[str, Any]:
@@ -82,14 +80,12 @@ def attribute(answers: Answers, model: Model, request: AttributeRequest) -> dict
 class CompareRequest(requests.CompareRequest):
     """Request of a comparison of two prompts, with fewer rows than the API gives."""
 
-    top: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=MOST_TOP,
-            description="How many heads to list, and neurons of each kind and direction for each prompt.",
-        ),
-    ] = 10
+    top: int = Field(
+        10,
+        ge=1,
+        le=MOST_TOP,
+        description="How many heads to list, and neurons of each kind and direction for each prompt.",
+    )
 
 
 def compare(answers: Answers, model: Model, request: CompareRequest) -> dict[str, Any]:
@@ -110,14 +106,12 @@ class CircuitPair(requests.Strict):
 class CircuitRequest(requests.PromptRequest):
     """Request of a circuit; every second pair is held out to measure with."""
 
-    pairs: Annotated[
-        list[CircuitPair],
-        Field(min_length=4, max_length=MOST_PAIRS, description="Pairs of prompts that differ in the answer."),
-    ]
-    method: Annotated[
-        Literal["relp", "atp", "direct", "greedy"],
-        Field(description="Score that ranks the nodes; greedy searches, which takes longest."),
-    ] = "relp"
+    pairs: list[CircuitPair] = Field(
+        min_length=4, max_length=MOST_PAIRS, description="Pairs of prompts that differ in the answer."
+    )
+    method: Literal["relp", "atp", "direct", "greedy"] = Field(
+        "relp", description="Score that ranks the nodes; greedy searches, which takes longest."
+    )
     kinds: Annotated[
         list[CircuitKind],
         Field(
@@ -127,23 +121,19 @@ class CircuitRequest(requests.PromptRequest):
             description="Kinds of nodes, ffn if not given; all other parts run as usual.",
         ),
     ]
-    size: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=MOST_NODES,
-            description="Number of nodes; if not given, the fewest with faithfulness 0.9.",
-        ),
-    ] = None
-    ablation: Annotated[
-        Literal["mean", "patch", "zero"],
-        Field(
-            description="Value of the nodes outside: mean over counterfactual prompts, the pair's own, or 0."
-        ),
-    ] = "mean"
-    positions: Annotated[
-        bool, Field(description="Give each position nodes of its own; all prompts need one length.")
-    ] = False
+    size: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_NODES,
+        description="Number of nodes; if not given, the fewest with faithfulness 0.9.",
+    )
+    ablation: Literal["mean", "patch", "zero"] = Field(
+        "mean",
+        description="Value of the nodes outside: mean over counterfactual prompts, the pair's own, or 0.",
+    )
+    positions: bool = Field(
+        False, description="Give each position nodes of its own; all prompts need one length."
+    )
 
 
 def circuit(answers: Answers, model: Model, request: CircuitRequest) -> dict[str, Any]:
