@@ -112,15 +112,12 @@ class CircuitRequest(requests.PromptRequest):
     method: Literal["relp", "atp", "direct", "greedy"] = Field(
         "relp", description="Score that ranks the nodes; greedy searches, which takes longest."
     )
-    kinds: Annotated[
-        list[CircuitKind],
-        Field(
-            default_factory=lambda: ["ffn"],
-            min_length=1,
-            max_length=3,
-            description="Kinds of nodes, ffn if not given; all other parts run as usual.",
-        ),
-    ]
+    kinds: list[CircuitKind] = Field(
+        default_factory=lambda: ["ffn"],
+        min_length=1,
+        max_length=3,
+        description="Kinds of nodes, ffn if not given; all other parts run as usual.",
+    )
     size: int | None = Field(
         None,
         ge=1,
@@ -138,14 +135,8 @@ class CircuitRequest(requests.PromptRequest):
 
 def circuit(answers: Answers, model: Model, request: CircuitRequest) -> dict[str, Any]:
     """Return the object of `mnemoscope circuit find --json` with the first nodes and without the pairs."""
-    told = model.circuit(
-        [pair.model_dump() for pair in request.pairs],
-        method=request.method,
-        kinds=request.kinds,
-        size=request.size,
-        ablation=request.ablation,
-        positions=request.positions,
-    ).to_json()
+    asked = request.model_dump(exclude={"model"})
+    told = model.circuit(asked.pop("pairs"), **asked).to_json()
     nodes = told["nodes"][:MOST_NODES]
     kept = range(len(nodes))
     edges = [edge for edge in told["edges"] if edge["source"] in kept and edge["target"] in kept]
