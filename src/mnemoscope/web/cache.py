@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from mnemoscope.results.attribution import Attribution
@@ -27,6 +27,14 @@ class Latest(Generic[T]):
             return None
         self._kept.move_to_end(key)
         return self._kept[key][0]
+
+    def of(self, key: Hashable, compute: Callable[[], T], n_bytes: Callable[[T], int] = lambda _: 0) -> T:
+        """Return the value of a key, computed and kept unless it is there."""
+        value = self.get(key)
+        if value is None:
+            value = compute()
+            self.put(key, value, n_bytes(value))
+        return value
 
     def put(self, key: Hashable, value: T, n_bytes: int = 0) -> None:
         """Keep a value of `n_bytes` bytes; the least recently used values are evicted."""

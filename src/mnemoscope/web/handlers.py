@@ -163,15 +163,9 @@ class Answers:
     def compared(self, model: Model, request: requests.CompareRequest) -> PromptComparison:
         """Return the comparison of two prompts, computed unless it is cached."""
         asked = request.model_dump(exclude={"model", "format"})
-        key = id(model), json_text(asked)
-        known = self._comparisons.get(key)
-        if known is not None:
-            return known
         for prompt in (request.prompt_a, request.prompt_b):
             _check_length(model, prompt)
-        found = model.compare(**asked)
-        self._comparisons.put(key, found)
-        return found
+        return self._comparisons.of((id(model), json_text(asked)), lambda: model.compare(**asked))
 
     def links(self, model: Model, request: requests.LinksRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope links --json`."""
@@ -300,21 +294,14 @@ class Answers:
     def attributed(self, model: Model, request: requests.AttributeRequest) -> Result:
         """Return the result of a question, computed unless it is cached."""
         key = id(model), request.model_dump_json(exclude={"model", "format", "ablation"})
-        known = self._latest.get(key)
-        if known is not None:
-            return known
-        result = _attribute(model, self._run(model, request.prompt), request)
-        self._latest.put(key, result, n_bytes(result))
-        return result
+        return self._latest.of(
+            key, lambda: _attribute(model, self._run(model, request.prompt), request), n_bytes
+        )
 
     def _run(self, model: Model, prompt: str) -> Run:
         """Return the run of a prompt without interventions, computed unless it is cached."""
-        run = self._runs.get((id(model), prompt))
-        if run is None:
-            _check_length(model, prompt)
-            run = model.run(prompt)
-            self._runs.put((id(model), prompt), run)
-        return run
+        _check_length(model, prompt)
+        return self._runs.of((id(model), prompt), lambda: model.run(prompt))
 
 
 def _attribute(model: Model, run: Run, request: requests.AttributeRequest) -> Result:
