@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -73,7 +74,10 @@ class NeuronSets:
         return set(self.neurons[chosen].itertuples(index=False, name=None))
 
     def jaccard(self) -> np.ndarray:
-        """Return the Jaccard index of each pair of facts, `[n_facts, n_facts]`; NaN for two empty sets."""
+        """Return the Jaccard index of each pair of facts, `[n_facts, n_facts]`.
+
+        NaN for two empty sets, and for a fact and itself.
+        """
         common = np.zeros((len(self.facts),) * 2, np.float32)
         # Sums of ones are exact in any order of summation.
         for start in range(0, self.listed.shape[1], _COLUMNS_AT_ONCE):
@@ -81,7 +85,9 @@ class NeuronSets:
             common += some @ some.T
         sizes = self.listed.sum(axis=1).astype(np.float32)
         either = sizes[:, None] + sizes - common
-        return np.divide(common, either, out=np.full_like(common, np.nan), where=either > 0).astype(float)
+        alike = np.divide(common, either, out=np.full_like(common, np.nan), where=either > 0).astype(float)
+        np.fill_diagonal(alike, np.nan)
+        return alike
 
 
 def listed_neurons(study: Study, which: str, facts: pd.DataFrame) -> pd.DataFrame:
@@ -114,6 +120,14 @@ def neuron_sets(study: Study, which: str, facts: pd.DataFrame) -> NeuronSets:
     return NeuronSets(facts, neurons, listed)
 
 
+def _lists(study: Study, facts: pd.DataFrame) -> Iterator[tuple[str, NeuronSets]]:
+    """Yield the name and the facts' sets of each list that has neurons."""
+    for which in LISTS:
+        found = neuron_sets(study, which, facts)
+        if found.listed.any():
+            yield which, found
+
+
 def few_of_each(study: Study, found: NeuronSets) -> NeuronSets:
     """Select at most `MOST_FACTS` facts of each relation, evenly spaced, relation by relation."""
     relations = found.facts["relation"]
@@ -137,8 +151,7 @@ def shared(study: Study) -> pd.DataFrame:
     as many random neurons in each layer.
     """
     rows = []
-    for which in LISTS:
-        found = neuron_sets(study, which, study.known)
+    for which, found in _lists(study, study.known):
         for relation in relations_of(study):
             own = found.of_relation(relation)
             if not own.listed.any():
@@ -202,13 +215,9 @@ def overlap(study: Study) -> pd.DataFrame:
     half of the facts list. At most `MOST_FACTS` facts of each relation are compared.
     """
     rows = []
-    for which in LISTS:
-        every = neuron_sets(study, which, study.known)
-        if not every.listed.any():
-            continue
+    for which, every in _lists(study, study.known):
         found = few_of_each(study, every)
         alike = found.jaccard()
-        np.fill_diagonal(alike, np.nan)
         relation_of = found.facts["relation"].to_numpy()
         most = {
             name: own.keys(own.shared) for name in relations_of(study) for own in [every.of_relation(name)]
@@ -231,12 +240,8 @@ def paraphrases(study: Study) -> pd.DataFrame:
     """
     facts = _worded(study)
     rows = []
-    for which in LISTS:
-        found = neuron_sets(study, which, facts)
-        if not found.listed.any():
-            continue
+    for which, found in _lists(study, facts):
         alike = found.jaccard()
-        np.fill_diagonal(alike, np.nan)
         partners = _partners(found.facts)
         for relation in relations_of(study):
             own = (found.facts["relation"] == relation).to_numpy()

@@ -80,9 +80,7 @@ def heads_zeroed(study: Study) -> pd.DataFrame:
     chosen = {name: set(heads) for name, heads in relation_heads(study.folder, study.options).items()}
     rows = []
     for relation, facts in list(fact_groups(study))[1:]:
-        for name in [*relations_of(study), RANDOM]:
-            if name not in outcomes:
-                continue
+        for name in [name for name in (*relations_of(study), RANDOM) if name in outcomes]:
             after = outcomes[name].reindex(facts).dropna()
             if after.empty:
                 continue
