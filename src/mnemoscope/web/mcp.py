@@ -38,7 +38,7 @@ import mnemoscope
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
 from mnemoscope.errors import OptionError
-from mnemoscope.results.circuit import CircuitKind
+from mnemoscope.results.circuit import AblationValue, CircuitKind
 from mnemoscope.web import requests, responses
 from mnemoscope.web.errors import refusal_of, refusal_of_fields
 from mnemoscope.web.handlers import Answers, answer_text, stepping
@@ -124,7 +124,7 @@ class CircuitRequest(requests.PromptRequest):
         le=MOST_NODES,
         description="Number of nodes; if not given, the fewest with faithfulness 0.9.",
     )
-    ablation: Literal["mean", "patch", "zero"] = Field(
+    ablation: AblationValue = Field(
         "mean",
         description="Value of the nodes outside: mean over counterfactual prompts, the pair's own, or 0.",
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mnemoscope.attribution.options import DEFAULTS, OPTIONS
+from mnemoscope.intervention.controls import ControlsFrom
 from mnemoscope.results import parts
 from mnemoscope.web.fields import MOST_TOP, Index, PromptText, TargetText, Token, Tokens, Top
 
@@ -244,7 +245,7 @@ class ChangeOfParts(Strict):
         False, description="Replace their values by their mean over the prompt; factor is then 0."
     )
     seeds: int = Field(5, ge=1, le=10, description="How many matched random controls.")
-    controls_from: Literal["same layers", "any layer"] = Field(
+    controls_from: ControlsFrom = Field(
         "same layers",
         description="Where their parts are drawn; any layer fills up what a layer has too few of.",
     )

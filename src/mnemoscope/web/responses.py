@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from mnemoscope.results.circuit import CircuitKind
+from mnemoscope.results.circuit import AblationValue, CircuitKind
 from mnemoscope.results.columns import SCHEMA
 from mnemoscope.results.parts import NeuronKind
 from mnemoscope.web.response_fields import NUMBER, KLDivergence, Nats, Number, described, rows, schema
@@ -353,7 +353,7 @@ Circuit = schema(
     result=Literal["circuit"],
     method=str,
     kinds=list[CircuitKind],
-    ablation=Literal["mean", "patch", "zero"],
+    ablation=AblationValue,
     n_positions=int | None,
     n_nodes=int,
     size=int,
