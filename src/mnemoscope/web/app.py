@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,8 +121,8 @@ def make_app(
         "/", lambda: FileResponse(STATIC / "index.html"), methods=["GET", "HEAD"], include_in_schema=False
     )
     app.mount("/static", StaticFiles(directory=STATIC))
-    app.add_exception_handler(RequestValidationError, _telling(refusal_of_fields))
-    app.add_exception_handler(HTTPException, _telling(refusal_of_http))
+    app.add_exception_handler(RequestValidationError, partial(_refuse, refusal_of_fields))
+    app.add_exception_handler(HTTPException, partial(_refuse, refusal_of_http))
     app.add_middleware(SecurityMiddleware, names=names or Names())
     return app
 
@@ -199,10 +200,6 @@ def _replying(server: Server, name: str, call: Call) -> Callable[..., Awaitable[
     return reply
 
 
-def _telling(refusal: Callable[[Any], ApiError]) -> Callable[[Request, Any], Awaitable[Response]]:
+async def _refuse(refusal: Callable[[Any], ApiError], _: Request, error: Any) -> Response:
     """Answer an error of the framework with JSON; all others are answered by the security middleware."""
-
-    async def tell(_: Request, error: Any) -> Response:
-        return refusal(error).response()
-
-    return tell
+    return refusal(error).response()
