@@ -21,12 +21,8 @@ def served(scenario: Callable[[FairQueue], Coroutine[Any, Any, None]], limits: L
 
     async def play() -> None:
         queue = FairQueue(limits or Limits())
-        working = asyncio.ensure_future(queue.serve())
-        try:
+        async with queue.running():
             await asyncio.wait_for(scenario(queue), 20)
-        finally:
-            queue.close()
-            working.cancel()
 
     asyncio.run(play())
 
@@ -229,4 +225,19 @@ def test_the_latest_are_bounded_in_number_and_bytes() -> None:
     assert ([latest.get(name) for name in "acde"], latest.n_bytes) == ([None, None, "d", "e"], 95)
     latest.put("f", "f", 101)
     latest.put("d", "D", 15)
-    assert ([latest.get(name) for name in "def"], latest.n_bytes, len(latest)) == (["D", "e", None], 100, 2)
+    assert ([latest.get(name) for name in "acdef"], latest.n_bytes) == ([None, None, "D", "e", None], 100)
+
+
+def test_the_latest_are_computed_once() -> None:
+    latest: Latest[str] = Latest(most=2, most_bytes=3)
+    computed: list[str] = []
+
+    def found(name: str) -> str:
+        def compute() -> str:
+            computed.append(name)
+            return name
+
+        return latest.of(name, compute, len)
+
+    assert [found(name) for name in ("a", "a", "four", "four", "b")] == ["a", "a", "four", "four", "b"]
+    assert (computed, latest.n_bytes) == (["a", "four", "four", "b"], 2)

@@ -224,18 +224,14 @@ def _single(
     against: list[str] | None,
 ) -> ResolvedFact:
     """Make a fact of a prompt and its target; None takes the model's prediction."""
-    from mnemoscope.model.tokens import token_text
     from mnemoscope.results.targets import unlikely
-    from mnemoscope.study.facts import Fact, ResolvedFact
+    from mnemoscope.study.facts import fact_of_prompt
 
     prediction = model.method_input(prompt, target, against=against).prediction
     objective, log_p = prediction.objective, prediction.log_probabilities
-    found = objective.answers[0]
-    text = token_text(model.language_model.tokenizer, found)
-    tell_warning(unlikely(text, int((log_p > log_p[found]).sum()) + 1))
-    return ResolvedFact(
-        Fact(line=1, prompt=prompt.text, target=text, relation=""), prompt, found, objective.against or ()
-    )
+    fact = fact_of_prompt(model.language_model, prompt, objective.answers[0], objective.against or ())
+    tell_warning(unlikely(fact.fact.target, int((log_p > log_p[fact.target]).sum()) + 1))
+    return fact
 
 
 def _known(model: Model, file: FactFile, path: Path, limit: int | None) -> tuple[list[ResolvedFact], bool]:

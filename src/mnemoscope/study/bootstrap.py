@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,16 @@ def fact_groups(study: Study) -> Iterator[tuple[str, pd.Index]]:
     yield ALL, pd.Index(known[FACT])
     for relation in relations_of(study):
         yield relation, pd.Index(known.loc[known["relation"] == relation, FACT])
+
+
+def sorted_rows(
+    table: pd.DataFrame, orders: Mapping[str, Sequence[str]], then: Sequence[str], ascending: bool = True
+) -> pd.DataFrame:
+    """Sort rows by columns of names, each in an order of its own, then by further columns."""
+    keys = table.assign(**{name: pd.Categorical(table[name], order) for name, order in orders.items()})
+    upwards = [True] * len(orders) + [ascending] * len(then)
+    rows = keys.sort_values([*orders, *then], ascending=upwards).index
+    return table.loc[rows].reset_index(drop=True)
 
 
 def mean_and_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -175,14 +175,13 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `mnemoscope methods --json` prints."""
-        summary, outcomes = self.summary(), self.outcomes
         return {
             "model": self.provenance.model,
             "revision": self.provenance.revision,
             "terms": self.terms.to_json(),
             "n_facts": self.n_facts,
-            "summary": records(summary),
-            "outcomes": records(outcomes),
+            "summary": records(self.summary()),
+            "outcomes": records(self.outcomes),
         }
 
     def save(self, path: str | Path) -> Path:
@@ -263,7 +262,9 @@ def compare_on(
     rows, sets, ranked = [], [], []
     for method in terms.methods:
         # Inputs of its own for every method, so that none profits from what another computed.
-        method_input = _method_input(model, fact, terms)
+        method_input = model.method_input(
+            fact.prompt, fact.target, against=fact.against or None, kind=terms.kind
+        )
         start = time.perf_counter()
         index, _ = method.top(method_input, terms.top)
         seconds = time.perf_counter() - start
@@ -284,7 +285,7 @@ def compare_on(
                 | effect_on_target(method_input, sets[-1])
             )
     agreement = _agreement(fact, terms, ranked)
-    effects = _effects(model, fact, terms, sets)
+    effects = _effects(model, fact, terms, ranked[0][1], sets)
     table = pd.DataFrame(rows).assign(**agreement)
     table = pd.concat([mean_of_controls(effects, len(sets)), table.join(effects.iloc[: len(sets)])])
     told = {
@@ -298,10 +299,6 @@ def compare_on(
         told |= {"against": ", ".join(texts)}
     columns = [*told, "method", "title", *MEASURES, *(["log_odds"] if fact.against else []), "neurons"]
     return table.assign(**told).reindex(columns=columns).reset_index(drop=True)
-
-
-def _method_input(model: Model, fact: ResolvedFact, terms: Terms) -> MethodInput:
-    return model.method_input(fact.prompt, fact.target, against=fact.against or None, kind=terms.kind)
 
 
 def _agreement(
@@ -327,12 +324,17 @@ def _agreement(
     return {"spearman": spearman, "recall": recall}
 
 
-def _effects(model: Model, fact: ResolvedFact, terms: Terms, sets: Sequence[Sequence[Part]]) -> pd.DataFrame:
+def _effects(
+    model: Model,
+    fact: ResolvedFact,
+    terms: Terms,
+    method_input: MethodInput,
+    sets: Sequence[Sequence[Part]],
+) -> pd.DataFrame:
     """Ablate each method's set, then random neurons of all layers, then of each set's layers.
 
     The last row is the intact model.
     """
-    method_input = _method_input(model, fact, terms)
     generator = torch.Generator().manual_seed(fact.fact.line + 1)
     existing = method_input.grid.existing.cpu()
     anywhere = [

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.tokens import Prompt, as_a_word, encode_continuation, encode_prompt
+from mnemoscope.model.tokens import Prompt, as_a_word, encode_continuation, encode_prompt, token_text
 
 T = TypeVar("T")
 
@@ -96,6 +96,14 @@ class ResolvedFact:
     prompt: Prompt
     target: int
     against: tuple[int, ...] = ()
+
+
+def fact_of_prompt(
+    language_model: LanguageModel, prompt: Prompt, target: int, against: tuple[int, ...] = ()
+) -> ResolvedFact:
+    """Make a fact of no relation from a prompt, its target and the tokens that it is compared with."""
+    text = token_text(language_model.tokenizer, target)
+    return ResolvedFact(Fact(1, prompt.text, text, relation=""), prompt, target, against)
 
 
 def resolve(language_model: LanguageModel, facts: Iterable[Fact]) -> tuple[list[ResolvedFact], list[BadLine]]:

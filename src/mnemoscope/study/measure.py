@@ -111,30 +111,18 @@ def attribute_facts(
 
 
 @dataclass(frozen=True, eq=False)
-class FoundNeurons:
-    """Value neurons of one kind, best first, `[n]` each.
+class FoundNeurons(ValueNeurons):
+    """Value neurons of one kind, best first.
 
     Attributes:
-        layer: of each.
-        index: FFN neuron, or head * d_head + dim.
-        position: of the token that is read; the last one for FFN neurons.
-        score: log-probability increase, nats.
-        coefficient: the value that enters the output projection.
+        coefficient: value of each that enters the output projection, `[n]`.
     """
 
-    layer: Tensor
-    index: Tensor
-    position: Tensor
-    score: Tensor
     coefficient: Tensor
 
 
-@dataclass(frozen=True)
-class QueryOfKinds:
-    """Query scores for the attention and for the FFN value neurons (docs/method.md#query-score)."""
-
-    of_attention: QueryScores
-    of_ffn: QueryScores
+# Query scores for the value neurons of each kind (docs/method.md#query-score).
+QueryOfKinds = dict[NeuronKind, QueryScores]
 
 
 class Measurement:
@@ -155,45 +143,39 @@ class Measurement:
         )
 
     @cached_property
-    def ffn(self) -> FoundNeurons:
-        """FFN value neurons."""
-        return self._found(self.searches[0])
+    def neurons(self) -> dict[NeuronKind, FoundNeurons]:
+        """Value neurons by kind; attention neurons are each at a position."""
+        kinds: tuple[NeuronKind, ...] = ("ffn", "attention")
+        return {kind: self._found(kind, search) for kind, search in zip(kinds, self.searches, strict=True)}
 
-    @cached_property
-    def attention(self) -> FoundNeurons:
-        """Attention value neurons, each at a position."""
-        return self._found(self.searches[1])
-
-    def _found(self, search: NeuronSearch) -> FoundNeurons:
+    def _found(self, kind: NeuronKind, search: NeuronSearch) -> FoundNeurons:
         grid, (index, score) = search.grid, search.pool.best()
         layer, column, place = grid.locate(index)
         last = len(self.fact.prompt.ids) - 1
         position = place if grid.n_coefficients > 1 else torch.full_like(layer, last)
-        return FoundNeurons(layer, column, position, score, grid.values_of(index))
+        return FoundNeurons(kind, layer, column, position, score, grid.values_of(index))
 
     def query(self) -> QueryOfKinds | None:
         """Compute query scores for the first value neurons; None if the inputs of neurons are unknown."""
         if self.prediction.components is None:
             return None
         n = self.options.query_values
-        kinds: dict[NeuronKind, FoundNeurons] = {"attention": self.attention, "ffn": self.ffn}
         groups = [
             ValueNeurons(kind, found.layer[:n], found.index[:n], found.position[:n], found.score[:n])
-            for kind, found in kinds.items()
+            for kind, found in self.neurons.items()
         ]
         kept = self.prediction.components.at(torch.cat([group.position for group in groups]).unique())
-        of_kinds = (
-            QueryScores(self.structure, kept, [subkeys(self.structure, kept, group, None)])
+        return {
+            group.kind: QueryScores(self.structure, kept, [subkeys(self.structure, kept, group, None)])
             for group in groups
-        )
-        return QueryOfKinds(*of_kinds)
+        }
 
     def attribution(self, query: QueryOfKinds | None) -> Iterator[tuple[str, pd.DataFrame]]:
         """Yield the tables of value neurons, layers and query neurons."""
         yield VALUE_NEURONS.name, self._value_neurons()
         yield LAYERS.name, self._layers(query)
         if query is not None:
-            yield QUERY_NEURONS.name, self._query_neurons(query.of_attention.ffn_neurons[0, 0])
+            yield QUERY_NEURONS.name, self._query_neurons(query["attention"].ffn_neurons[0, 0])
 
     def experiments(self, query: QueryOfKinds | None) -> Iterator[tuple[str, pd.DataFrame]]:
         """Yield the tables of heads, methods, the path and ablations."""
@@ -204,18 +186,19 @@ class Measurement:
         yield METHOD_NEURONS.name, table
         yield PATH.name, self._path()
         d_head = self.structure.d_head
-        pairs = zip(self.attention.layer.tolist(), self.attention.index.tolist(), strict=True)
+        attention, ffn = self.neurons["attention"], self.neurons["ffn"]
+        pairs = zip(attention.layer.tolist(), attention.index.tolist(), strict=True)
         values = [
             # Each attention neuron once, whatever the positions that it is listed for.
             *(AttentionNeuron(layer, *divmod(index, d_head)) for layer, index in dict.fromkeys(pairs)),
-            *_ffn_parts(self.ffn.layer, self.ffn.index),
+            *_ffn_parts(ffn.layer, ffn.index),
         ]
-        shallow = [] if query is None else self._shallow(query.of_attention.ffn_neurons[0, 0])
+        shallow = [] if query is None else self._shallow(query["attention"].ffn_neurons[0, 0])
         interventions = self._interventions(of_methods, values, shallow)
         yield OUTCOMES.name, ablation_outcomes(self.model, self.fact, interventions)
 
     def _value_neurons(self) -> pd.DataFrame:
-        attention, ffn, d_head = self.attention, self.ffn, self.structure.d_head
+        attention, ffn, d_head = self.neurons["attention"], self.neurons["ffn"], self.structure.d_head
         of_attention = frame(
             layer=attention.layer,
             head=attention.index // d_head,
@@ -239,16 +222,16 @@ class Measurement:
                 "layer": [-1, *(layer for layer in range(len(scores)) for _ in range(2))],
                 "kind": ["embeddings", *["attention", "ffn"] * len(scores)],
                 "score": [None, *scores.flatten().tolist()],
-                "query_of_attention": None if query is None else of_layers(query.of_attention),
-                "query_of_ffn": None if query is None else of_layers(query.of_ffn),
+                "query_of_attention": None if query is None else of_layers(query["attention"]),
+                "query_of_ffn": None if query is None else of_layers(query["ffn"]),
             }
         )
 
     def _query_neurons(self, scores: Tensor) -> pd.DataFrame:
         """Return the neurons with the highest query scores, of scores `[n_layers, d_ff]`."""
         layer, neuron, best = _highest(scores, self.options.query_neurons)
-        n_neurons = scores.shape[1]
-        also = torch.isin(layer * n_neurons + neuron, self.ffn.layer * n_neurons + self.ffn.index)
+        ffn, n_neurons = self.neurons["ffn"], scores.shape[1]
+        also = torch.isin(layer * n_neurons + neuron, ffn.layer * n_neurons + ffn.index)
         return _placed(frame(layer=layer, neuron=neuron, score=best, value_neuron=also))
 
     def _shallow(self, scores: Tensor) -> list[Part]:

@@ -43,12 +43,11 @@ class Store:
 
     Attributes:
         folder: of the study.
-        manifest: all that the results depend on, as plain JSON values.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], lock: FileLock) -> None:
+    def __init__(self, folder: Path, lock: FileLock) -> None:
         """Wrap a locked folder; callers use `Store.open`."""
-        self.folder, self.manifest, self._lock = folder, manifest, lock
+        self.folder, self._lock = folder, lock
 
     @classmethod
     def open(cls, folder: Path, manifest: dict[str, Any]) -> Store:
@@ -71,7 +70,7 @@ class Store:
         except BaseException:
             lock.release()
             raise
-        return cls(folder, wanted, lock)
+        return cls(folder, lock)
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +144,7 @@ def read_table(folder: Path, table: str) -> pd.DataFrame:
     except pa.ArrowException as error:
         raise OutputError(
             f"cannot read {folder / TABLES / table}: one column is of different types in different shards "
-            f"({_line(error)}); run the study again in another folder"
+            f"({one_line(error)}); run the study again in another folder"
         ) from error
 
 
@@ -287,10 +286,11 @@ def _unreadable(path: Path, error: OSError) -> OutputError:
 
 
 def _cause(error: Exception) -> str:
-    return getattr(error, "strerror", None) or _line(error)
+    return getattr(error, "strerror", None) or one_line(error)
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return the message of an error on one line."""
     return " ".join(str(error).split())
 
 

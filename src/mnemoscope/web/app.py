@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +16,12 @@ from starlette.staticfiles import StaticFiles
 
 import mnemoscope
 from mnemoscope.api import Model
-from mnemoscope.errors import OptionError
 from mnemoscope.web import requests, responses
-from mnemoscope.web.errors import DOCUMENT, ApiError, refusal_of, refusal_of_fields, refusal_of_http
-from mnemoscope.web.handlers import MEDIA_TYPES, json_answer
+from mnemoscope.web.errors import DOCUMENT, ApiError, refusal_of_fields, refusal_of_http
+from mnemoscope.web.handlers import MEDIA_TYPES
 from mnemoscope.web.queue import Limits
 from mnemoscope.web.security import Names, SecurityMiddleware
-from mnemoscope.web.server import EVENTS, Asking, Server, answered
+from mnemoscope.web.server import EVENTS, Asking, Server, json_response
 
 _RETRY = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
 _TO_RETRY = (429, 503)
@@ -97,15 +95,6 @@ def make_app(
     """
     server = Server(models, limits or Limits())
 
-    @asynccontextmanager
-    async def serving(_: FastAPI) -> AsyncIterator[None]:
-        working = asyncio.ensure_future(server.queue.serve())
-        try:
-            yield
-        finally:
-            server.queue.close()
-            working.cancel()
-
     app = FastAPI(
         title="Mnemoscope",
         version=mnemoscope.__version__,
@@ -113,31 +102,29 @@ def make_app(
         openapi_url=DOCUMENT,
         docs_url=None,
         redoc_url=None,
-        lifespan=serving,
+        lifespan=lambda _: server.queue.running(),
         redirect_slashes=False,
     )
-    app.include_router(_about(server))
+
+    @app.get(
+        "/api/models",
+        name="models",
+        response_model=responses.Models,
+        responses=ERRORS,
+        summary="The opened models, the methods and the limits",
+    )
+    async def about() -> Response:
+        return json_response(server.about())
+
     app.include_router(_calling(server))
     app.add_api_route(
         "/", lambda: FileResponse(STATIC / "index.html"), methods=["GET", "HEAD"], include_in_schema=False
     )
     app.mount("/static", StaticFiles(directory=STATIC))
-    _tell_refusals(app)
+    app.add_exception_handler(RequestValidationError, partial(_refuse, refusal_of_fields))
+    app.add_exception_handler(HTTPException, partial(_refuse, refusal_of_http))
     app.add_middleware(SecurityMiddleware, names=names or Names())
     return app
-
-
-def _about(server: Server) -> APIRouter:
-    """Make the route that describes the server."""
-    routes = APIRouter(prefix="/api", responses=ERRORS)
-
-    @routes.get(
-        "/models", response_model=responses.Models, summary="The opened models, the methods and the limits"
-    )
-    async def models() -> Response:
-        return answered(json_answer(server.about()), events=False)
-
-    return routes
 
 
 class Call(NamedTuple):
@@ -147,11 +134,13 @@ class Call(NamedTuple):
         summary: its title in the OpenAPI document.
         request: model of the body.
         response: model of the answer; None for a file.
+        tells: whether the handler takes a receiver of partial results.
     """
 
     summary: str
     request: type[requests.PromptRequest]
     response: Any
+    tells: bool = False
 
 
 # By name, which is the path of the route and the handler of `Answers`.
@@ -177,8 +166,8 @@ CALLS = {
     "examples": Call(
         "The texts in which neurons are active", requests.ExamplesRequest, responses.NeuronExamples
     ),
-    "ablate": Call("A target before and after an ablation", requests.AblateRequest, responses.Ablation),
-    "methods": Call("Methods compared on a prompt", requests.MethodsRequest, responses.Comparison),
+    "ablate": Call("A target before and after an ablation", requests.AblateRequest, responses.Ablation, True),
+    "methods": Call("Methods compared on a prompt", requests.MethodsRequest, responses.Comparison, True),
     "export": Call("The answer of attribute as a file", requests.ExportRequest, None),
     "export_comparison": Call("The answer of compare as a file", requests.ExportComparisonRequest, None),
 }
@@ -201,29 +190,16 @@ def _calling(server: Server) -> APIRouter:
 
 def _replying(server: Server, name: str, call: Call) -> Callable[..., Awaitable[Response]]:
     handler = getattr(server.answers, name)
+    answer = handler if call.tells else lambda model, body, _: handler(model, body)
 
     async def reply(request: requests.PromptRequest, caller: Asking) -> Response:
-        return server.reply(caller, request, handler, caller.events and call.response is not None)
+        return server.reply(caller, request, answer, caller.events and call.response is not None)
 
     # FastAPI reads the body's model here.
     reply.__annotations__["request"] = call.request
     return reply
 
 
-def _tell_refusals(app: FastAPI) -> None:
-    """Answer every refusal with JSON; other errors are answered by the security middleware."""
-    known: dict[type[Exception], Callable[[Any], ApiError]] = {
-        RequestValidationError: refusal_of_fields,
-        HTTPException: refusal_of_http,
-        OptionError: refusal_of,
-        ApiError: refusal_of,
-    }
-    for kind, refusal in known.items():
-        app.add_exception_handler(kind, _telling(refusal))
-
-
-def _telling(refusal: Callable[[Any], ApiError]) -> Callable[[Request, Any], Awaitable[Response]]:
-    async def tell(_: Request, error: Any) -> Response:
-        return refusal(error).response()
-
-    return tell
+async def _refuse(refusal: Callable[[Any], ApiError], _: Request, error: Any) -> Response:
+    """Answer an error of the framework with JSON; all others are answered by the security middleware."""
+    return refusal(error).response()

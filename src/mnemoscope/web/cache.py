@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from mnemoscope.results.attribution import Attribution
@@ -21,15 +21,20 @@ class Latest(Generic[T]):
         self.n_bytes = 0
         self._kept: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def get(self, key: Hashable) -> T | None:
         """Return the value of a key, None if it was evicted."""
         if key not in self._kept:
             return None
         self._kept.move_to_end(key)
         return self._kept[key][0]
+
+    def of(self, key: Hashable, compute: Callable[[], T], n_bytes: Callable[[T], int] = lambda _: 0) -> T:
+        """Return the value of a key, computed and kept unless it is there."""
+        value = self.get(key)
+        if value is None:
+            value = compute()
+            self.put(key, value, n_bytes(value))
+        return value
 
     def put(self, key: Hashable, value: T, n_bytes: int = 0) -> None:
         """Keep a value of `n_bytes` bytes; the least recently used values are evicted."""

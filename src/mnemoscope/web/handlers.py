@@ -6,10 +6,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from starlette.responses import Response
 
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
@@ -19,14 +20,14 @@ from mnemoscope.attribution.methods.base import Method
 from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OptionError, PromptError, TargetError
 from mnemoscope.intervention.ablation import TargetState
-from mnemoscope.model.tokens import encode_prompt, token_text
+from mnemoscope.model.tokens import encode_prompt
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
 from mnemoscope.results.continuation import ContinuationAttribution
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.study.comparison import Terms, compare_methods
-from mnemoscope.study.facts import Fact, ResolvedFact
+from mnemoscope.study.facts import fact_of_prompt
 from mnemoscope.web import requests
 from mnemoscope.web.cache import Latest, n_bytes
 from mnemoscope.web.pieces import joined, named, shown
@@ -54,29 +55,14 @@ MEDIA_TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The body of a response.
-
-    Attributes:
-        content: one line of JSON, or a file.
-        media_type: media type of the content.
-        filename: name of a file to save; None for JSON.
-    """
-
-    content: bytes
-    media_type: str = "application/json"
-    filename: str | None = None
-
-
 def tell_nobody(partial: dict[str, Any]) -> None:
     """Drop a partial result."""
 
 
-def json_answer(value: dict[str, Any]) -> Answer:
-    """Return an object as JSON; parts of a character show their bytes."""
+def answer_text(value: dict[str, Any]) -> str:
+    """Write an answer as one line of JSON; parts of a character show their bytes."""
     text = json_text(value)
-    return Answer((json_text(named(value)) if "\ufffd" in text else text).encode())
+    return json_text(named(value)) if "\ufffd" in text else text
 
 
 @contextmanager
@@ -105,21 +91,19 @@ class Answers:
         self._before: Latest[TargetState] = Latest(MOST_BEFORE, MOST_BEFORE_BYTES)
         self._ablations: Latest[tuple[Ablation, dict[str, Any]]] = Latest(MOST_RESULTS)
 
-    def predict(self, model: Model, request: requests.PredictRequest, tell: Tell = tell_nobody) -> Answer:
+    def predict(self, model: Model, request: requests.PredictRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope predict --json`, and how tokens are shown."""
         run = self._run(model, request.prompt)
         found = run.predict(request.top).to_json()
         tokenizer, ids = model.tokenizer, found["token_ids"]
-        return json_answer(
-            {
-                **found,
-                "predictions": [with_shown(model, row) for row in found["predictions"]],
-                "shown": [shown(tokenizer, token_id) for token_id in ids],
-                "joined": joined(tokenizer, ids),
-            }
-        )
+        return {
+            **found,
+            "predictions": [with_shown(model, row) for row in found["predictions"]],
+            "shown": [shown(tokenizer, token_id) for token_id in ids],
+            "joined": joined(tokenizer, ids),
+        }
 
-    def attribute(self, model: Model, request: requests.AttributeRequest, tell: Tell = tell_nobody) -> Answer:
+    def attribute(self, model: Model, request: requests.AttributeRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope attribute --json`, and the targets that only an id names.
 
         Each attribution has the value of the embeddings.
@@ -127,21 +111,20 @@ class Answers:
         result = self.attributed(model, request)
         found = {"by_id": result.provenance.options["by_id"]}
         if isinstance(result, Attribution):
-            return json_answer(with_embeddings(result) | found)
+            return with_embeddings(result) | found
         each = {
             name: [with_embeddings(attribution) for attribution in getattr(result, name)]
             for name in ("attributions", "against_attributions")
         }
-        return json_answer(result.to_json() | each | found)
+        return result.to_json() | each | found
 
-    def export(self, model: Model, request: requests.ExportRequest, tell: Tell = tell_nobody) -> Answer:
+    def export(self, model: Model, request: requests.ExportRequest) -> Response:
         """Return the result of `attribute` as a file, with an ablation in a report."""
         if request.ablation is not None and request.format != "html":
             raise OptionError("an ablation goes into a report; ask for html, or leave the ablation out")
         result = self.attributed(model, request)
         ablations = [] if request.ablation is None else [self._ablation_of(model, request, result)]
-        save = partial(result.save, ablations=ablations)
-        return _file_answer(save, request.format)
+        return _file_answer(partial(result.save, ablations=ablations), request.format)
 
     def _ablation_of(self, model: Model, request: requests.ExportRequest, result: Result) -> Ablation:
         """Return the ablation of an export, of the whole target."""
@@ -161,112 +144,95 @@ class Answers:
         ablate = requests.AblateRequest(model=request.model, prompt=request.prompt, **question, **change)
         return self.ablated(model, ablate)[0]
 
-    def export_comparison(
-        self, model: Model, request: requests.ExportComparisonRequest, tell: Tell = tell_nobody
-    ) -> Answer:
+    def export_comparison(self, model: Model, request: requests.ExportComparisonRequest) -> Response:
         """Return the result of `compare` as a file."""
         return _file_answer(self.compared(model, request).save, request.format)
 
-    def charts(self, model: Model, request: requests.ChartsRequest, tell: Tell = tell_nobody) -> Answer:
+    def charts(self, model: Model, request: requests.ChartsRequest) -> dict[str, Any]:
         """Return the charts of the result of `attribute` by name, as Vega-Lite."""
         if _has_several_tokens(model, request):
             raise OptionError("an answer is several tokens, which have no charts together; ask for one token")
         result = self.attributed(model, request)
         assert isinstance(result, Attribution)
-        return json_answer({"charts": {name: chart.to_dict() for name, chart in result.charts().items()}})
+        return {"charts": {name: chart.to_dict() for name, chart in result.charts().items()}}
 
-    def compare(self, model: Model, request: requests.CompareRequest, tell: Tell = tell_nobody) -> Answer:
+    def compare(self, model: Model, request: requests.CompareRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope compare --json`."""
-        return json_answer(self.compared(model, request).to_json())
+        return self.compared(model, request).to_json()
 
     def compared(self, model: Model, request: requests.CompareRequest) -> PromptComparison:
         """Return the comparison of two prompts, computed unless it is cached."""
         asked = request.model_dump(exclude={"model", "format"})
-        key = id(model), json_text(asked)
-        known = self._comparisons.get(key)
-        if known is not None:
-            return known
         for prompt in (request.prompt_a, request.prompt_b):
             _check_length(model, prompt)
-        found = model.compare(**asked)
-        self._comparisons.put(key, found)
-        return found
+        return self._comparisons.of((id(model), json_text(asked)), lambda: model.compare(**asked))
 
-    def links(self, model: Model, request: requests.LinksRequest, tell: Tell = tell_nobody) -> Answer:
+    def links(self, model: Model, request: requests.LinksRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope links --json`."""
         target, against = request.objective()
         result = self._run(model, request.prompt).attribute(
             target, against=against, top=request.values, effects=False, suppressing=False, query=False
         )
         found = model.query_graph(result, values=request.values, depth=request.depth, width=request.width)
-        return json_answer(found.to_json())
+        return found.to_json()
 
-    def neuron(self, model: Model, request: requests.NeuronRequest, tell: Tell = tell_nobody) -> Answer:
+    def neuron(self, model: Model, request: requests.NeuronRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope neuron --json`."""
         through = None if request.through is None else (request.through.layer, request.through.head)
-        return json_answer(model.neuron_tokens(request.layer, request.neuron, request.top, through).to_json())
+        return model.neuron_tokens(request.layer, request.neuron, request.top, through).to_json()
 
-    def examples(self, model: Model, request: requests.ExamplesRequest, tell: Tell = tell_nobody) -> Answer:
+    def examples(self, model: Model, request: requests.ExamplesRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope neuron NAME --examples --json` for the package's own corpus."""
         neurons = [neuron.named() for neuron in request.neurons]
-        return json_answer(model.neuron_examples(neurons, top=request.top).to_json())
+        return model.neuron_examples(neurons, top=request.top).to_json()
 
-    def head(self, model: Model, request: requests.HeadRequest, tell: Tell = tell_nobody) -> Answer:
+    def head(self, model: Model, request: requests.HeadRequest) -> dict[str, Any]:
         """Return the object of `mnemoscope head --json`."""
         _check_length(model, request.prompt)
-        return json_answer(
-            model.head_tokens(request.prompt, request.layer, request.head, request.top).to_json()
-        )
+        return model.head_tokens(request.prompt, request.layer, request.head, request.top).to_json()
 
-    def lens(self, model: Model, request: requests.LensRequest, tell: Tell = tell_nobody) -> Answer:
+    def lens(self, model: Model, request: requests.LensRequest) -> dict[str, Any]:
         """Return the likeliest token after each layer at the last positions."""
         _check_length(model, request.prompt)
-        found = model.logit_lens(request.prompt, positions=request.positions)
-        rows = records(found)
-        return json_answer({"prompt": request.prompt, "rows": [with_shown(model, row) for row in rows]})
+        rows = records(model.logit_lens(request.prompt, positions=request.positions))
+        return {"prompt": request.prompt, "rows": [with_shown(model, row) for row in rows]}
 
-    def tokens(self, model: Model, request: requests.TokensRequest, tell: Tell = tell_nobody) -> Answer:
+    def tokens(self, model: Model, request: requests.TokensRequest) -> dict[str, Any]:
         """Return the tokens of a target, or why it cannot follow the prompt and what can."""
         _check_length(model, request.prompt)
         spaced = f" {request.text}"
         try:
             ids = model.target_tokens(request.prompt, request.text)
         except TargetError as error:
-            return json_answer(
-                {
-                    "tokens": [],
-                    "error": str(error),
-                    "take": spaced if tokens_of(model, request.prompt, spaced) else None,
-                }
-            )
+            take = spaced if tokens_of(model, request.prompt, spaced) else None
+            return {"tokens": [], "error": str(error), "take": take}
         tokens = [{"id": token, "text": shown(model.tokenizer, token)} for token in ids]
-        return json_answer({"tokens": tokens, "error": None, "take": None})
+        return {"tokens": tokens, "error": None, "take": None}
 
-    def removed(self, model: Model, request: requests.RemovedRequest, tell: Tell = tell_nobody) -> Answer:
+    def removed(self, model: Model, request: requests.RemovedRequest) -> dict[str, Any]:
         """Return the exact fall of the target's value by the removal of each part alone, nats."""
         _check_length(model, request.prompt)
         target, against = request.objective()
         if target is None:
             target = self._run(model, request.prompt).predict(1).to_json()["predictions"][0]["id"]
-        named = [part.named() for part in request.parts]
-        different = list(dict.fromkeys(named))
+        different = list(dict.fromkeys(part.named() for part in request.parts))
         found = model.single_ablations(request.prompt, target, different, against=against)
         drops = dict(zip(different, found["drop"].tolist(), strict=True))
-        rows = [
-            {**part.model_dump(), "removed": drops[name]}
-            for part, name in zip(request.parts, named, strict=True)
-        ]
-        return json_answer({"rows": rows})
+        return {"rows": [{**part.model_dump(), "removed": drops[part.named()]} for part in request.parts]}
 
-    def ablate(self, model: Model, request: requests.AblateRequest, tell: Tell = tell_nobody) -> Answer:
+    def ablate(
+        self, model: Model, request: requests.AblateRequest, tell: Tell = tell_nobody
+    ) -> dict[str, Any]:
         """Return the object of `mnemoscope ablate --json`, with the likeliest tokens before and after.
 
         Tells the target with these tokens (`target`), then each random control (`control`).
         """
         ablation, told = self.ablated(model, request, tell)
-        return json_answer({**ablation.to_json(), **told})
+        return {**ablation.to_json(), **told}
 
-    def methods(self, model: Model, request: requests.MethodsRequest, tell: Tell = tell_nobody) -> Answer:
+    def methods(
+        self, model: Model, request: requests.MethodsRequest, tell: Tell = tell_nobody
+    ) -> dict[str, Any]:
         """Return the object of `mnemoscope methods PROMPT --json`; tells each method as it ends.
 
         With a contrast, methods that are not defined for it are left out unless they are named.
@@ -280,12 +246,9 @@ class Answers:
         encoded = encode_prompt(model.language_model, request.prompt)
         against = requests.alone(request.against)
         objective = model.method_input(encoded, request.target, against=against).prediction.objective
-        target = objective.answers[0]
-        text = token_text(model.language_model.tokenizer, target)
-        asked = Fact(1, request.prompt, text, relation="")
-        fact = ResolvedFact(asked, encoded, target, objective.against or ())
+        fact = fact_of_prompt(model.language_model, encoded, objective.answers[0], objective.against or ())
         found = compare_methods(model, [fact], terms, each=tell)
-        return json_answer({**found.to_json(), "left_out": [each.to_json() for each in left_out]})
+        return {**found.to_json(), "left_out": [each.to_json() for each in left_out]}
 
     def ablated(
         self, model: Model, request: requests.AblateRequest, tell: Tell = tell_nobody
@@ -307,11 +270,10 @@ class Answers:
             if name != "target":
                 tell({"stage": name, **values})
                 return
-            states: tuple[TargetState, TargetState] = values
-            self._before.put(question, states[0], states[0].log_probabilities.nbytes)
-            told.update(before_and_after(model, states, request.top))
-            metrics = (state.metrics() for state in states)
-            tell({"stage": "target", **dict(zip(("before", "after"), metrics, strict=True)), **told})
+            was, now = values
+            self._before.put(question, was, was.log_probabilities.nbytes)
+            told.update(before_and_after(model, was, now, request.top))
+            tell({"stage": "target", "before": was.metrics(), "after": now.metrics(), **told})
 
         target = request.target if before is None or request.target is not None else before.of.target[0]
         ablation = model.compare_ablation(
@@ -332,21 +294,14 @@ class Answers:
     def attributed(self, model: Model, request: requests.AttributeRequest) -> Result:
         """Return the result of a question, computed unless it is cached."""
         key = id(model), request.model_dump_json(exclude={"model", "format", "ablation"})
-        known = self._latest.get(key)
-        if known is not None:
-            return known
-        result = _attribute(model, self._run(model, request.prompt), request)
-        self._latest.put(key, result, n_bytes(result))
-        return result
+        return self._latest.of(
+            key, lambda: _attribute(model, self._run(model, request.prompt), request), n_bytes
+        )
 
     def _run(self, model: Model, prompt: str) -> Run:
         """Return the run of a prompt without interventions, computed unless it is cached."""
-        run = self._runs.get((id(model), prompt))
-        if run is None:
-            _check_length(model, prompt)
-            run = model.run(prompt)
-            self._runs.put((id(model), prompt), run)
-        return run
+        _check_length(model, prompt)
+        return self._runs.of((id(model), prompt), lambda: model.run(prompt))
 
 
 def _attribute(model: Model, run: Run, request: requests.AttributeRequest) -> Result:
@@ -360,8 +315,6 @@ def _attribute(model: Model, run: Run, request: requests.AttributeRequest) -> Re
                 "or use the command line"
             )
     if _has_several_tokens(model, request):
-        assert isinstance(target, str | int | None)
-        assert isinstance(against, str | int | None)
         return model.attribute_continuation(request.prompt, target, against=against, **options)
     return run.attribute(target, against=against, **options)
 
@@ -384,8 +337,9 @@ def _check_length(model: Model, prompt: str) -> None:
         )
 
 
-def _file_answer(save: Callable[[Path], Path], ending: str) -> Answer:
+def _file_answer(save: Callable[[Path], Path], ending: str) -> Response:
     """Return what a result saves as a file of that ending."""
     with tempfile.TemporaryDirectory() as folder:
         content = save(Path(folder) / f"result.{ending}").read_bytes()
-    return Answer(content, MEDIA_TYPES[ending], f"mnemoscope.{ending}")
+    headers = {"Content-Disposition": f'attachment; filename="mnemoscope.{ending}"'}
+    return Response(content, headers=headers, media_type=MEDIA_TYPES[ending])

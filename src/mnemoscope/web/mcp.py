@@ -7,11 +7,9 @@ Each tool takes the fields of a request of the API and returns the object that t
 
 from __future__ import annotations
 
-import asyncio
 import json
 import unicodedata
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -34,17 +32,16 @@ from mcp_types import (
     Tool,
     ToolAnnotations,
 )
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
 import mnemoscope
 from mnemoscope._io import json_text
 from mnemoscope.api import Model
 from mnemoscope.errors import OptionError
-from mnemoscope.results.circuit import CircuitKind
-from mnemoscope.results.continuation import ContinuationAttribution
+from mnemoscope.results.circuit import AblationValue, CircuitKind
 from mnemoscope.web import requests, responses
 from mnemoscope.web.errors import refusal_of, refusal_of_fields
-from mnemoscope.web.handlers import Answers, json_answer, stepping
+from mnemoscope.web.handlers import Answers, answer_text, stepping
 from mnemoscope.web.models import model_named
 from mnemoscope.web.queue import Call, FairQueue, Limits
 
@@ -66,50 +63,39 @@ MOST_NODES = 200
 class AttributeRequest(requests.Question):
     """Request of the parts that raise the target; fewer rows than the API gives, as agents read every one."""
 
-    top: Annotated[
-        int, Field(ge=1, le=MOST_TOP, description="How many heads, and neurons of each kind, to list.")
-    ] = 10
-    query: Annotated[bool, Field(description="Also find what activates the value neurons.")] = False
-    effects: Annotated[bool, Field(description="Also give total effects.")] = True
+    top: int = Field(10, ge=1, le=MOST_TOP, description="How many heads, and neurons of each kind, to list.")
+    query: bool = Field(False, description="Also find what activates the value neurons.")
+    effects: bool = Field(True, description="Also give total effects.")
 
 
 def attribute(answers: Answers, model: Model, request: AttributeRequest) -> dict[str, Any]:
     """Return the object of `mnemoscope attribute --json` with the first `top` heads."""
     result = answers.attributed(model, requests.AttributeRequest(**request.model_dump(), suppressing=False))
     found = result.to_json()
-    several = (
-        [*found["attributions"], *found["against_attributions"]]
-        if isinstance(result, ContinuationAttribution)
-        else []
-    )
-    for each in (found, *several):
+    for each in (found, *found.get("attributions", ()), *found.get("against_attributions", ())):
         each["heads"] = each["heads"][: request.top]
-    return json.loads(json_answer(found).content)
+    return found
 
 
 class CompareRequest(requests.CompareRequest):
     """Request of a comparison of two prompts, with fewer rows than the API gives."""
 
-    top: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=MOST_TOP,
-            description="How many heads to list, and neurons of each kind and direction for each prompt.",
-        ),
-    ] = 10
+    top: int = Field(
+        10,
+        ge=1,
+        le=MOST_TOP,
+        description="How many heads to list, and neurons of each kind and direction for each prompt.",
+    )
 
 
 def compare(answers: Answers, model: Model, request: CompareRequest) -> dict[str, Any]:
     """Return the object of `mnemoscope compare --json` with the first `top` heads."""
-    found = json.loads(answers.compare(model, request).content)
+    found = answers.compare(model, request)
     return {**found, "heads": found["heads"][: request.top]}
 
 
-class CircuitPair(BaseModel):
+class CircuitPair(requests.Strict):
     """Clean prompt and counterfactual prompt of as many tokens, with an answer of one token each."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     clean: requests.PromptText
     counterfactual: requests.PromptText
@@ -120,53 +106,37 @@ class CircuitPair(BaseModel):
 class CircuitRequest(requests.PromptRequest):
     """Request of a circuit; every second pair is held out to measure with."""
 
-    pairs: Annotated[
-        list[CircuitPair],
-        Field(min_length=4, max_length=MOST_PAIRS, description="Pairs of prompts that differ in the answer."),
-    ]
-    method: Annotated[
-        Literal["relp", "atp", "direct", "greedy"],
-        Field(description="Score that ranks the nodes; greedy searches, which takes longest."),
-    ] = "relp"
-    kinds: Annotated[
-        list[CircuitKind],
-        Field(
-            default_factory=lambda: ["ffn"],
-            min_length=1,
-            max_length=3,
-            description="Kinds of nodes, ffn if not given; all other parts run as usual.",
-        ),
-    ]
-    size: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=MOST_NODES,
-            description="Number of nodes; if not given, the fewest with faithfulness 0.9.",
-        ),
-    ] = None
-    ablation: Annotated[
-        Literal["mean", "patch", "zero"],
-        Field(
-            description="Value of the nodes outside: mean over counterfactual prompts, the pair's own, or 0."
-        ),
-    ] = "mean"
-    positions: Annotated[
-        bool, Field(description="Give each position nodes of its own; all prompts need one length.")
-    ] = False
+    pairs: list[CircuitPair] = Field(
+        min_length=4, max_length=MOST_PAIRS, description="Pairs of prompts that differ in the answer."
+    )
+    method: Literal["relp", "atp", "direct", "greedy"] = Field(
+        "relp", description="Score that ranks the nodes; greedy searches, which takes longest."
+    )
+    kinds: list[CircuitKind] = Field(
+        default_factory=lambda: ["ffn"],
+        min_length=1,
+        max_length=3,
+        description="Kinds of nodes, ffn if not given; all other parts run as usual.",
+    )
+    size: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_NODES,
+        description="Number of nodes; if not given, the fewest with faithfulness 0.9.",
+    )
+    ablation: AblationValue = Field(
+        "mean",
+        description="Value of the nodes outside: mean over counterfactual prompts, the pair's own, or 0.",
+    )
+    positions: bool = Field(
+        False, description="Give each position nodes of its own; all prompts need one length."
+    )
 
 
 def circuit(answers: Answers, model: Model, request: CircuitRequest) -> dict[str, Any]:
     """Return the object of `mnemoscope circuit find --json` with the first nodes and without the pairs."""
-    found = model.circuit(
-        [pair.model_dump() for pair in request.pairs],
-        method=request.method,
-        kinds=request.kinds,
-        size=request.size,
-        ablation=request.ablation,
-        positions=request.positions,
-    )
-    told = json.loads(json_answer(found.to_json()).content)
+    asked = request.model_dump(exclude={"model"})
+    told = model.circuit(asked.pop("pairs"), **asked).to_json()
     nodes = told["nodes"][:MOST_NODES]
     kept = range(len(nodes))
     edges = [edge for edge in told["edges"] if edge["source"] in kept and edge["target"] in kept]
@@ -218,7 +188,7 @@ TOOLS = {
             "`log_probability` its natural logarithm (nats).",
             requests.PredictRequest,
             (responses.Prediction,),
-            lambda answers, model, request: json.loads(answers.predict(model, request).content),
+            Answers.predict,
         ),
         AgentTool(
             "attribute",
@@ -249,7 +219,7 @@ TOOLS = {
             "to a token; it describes the weights and no prompt, and a negative coefficient swaps the lists.",
             requests.NeuronRequest,
             (responses.Neuron,),
-            lambda answers, model, request: json.loads(answers.neuron(model, request).content),
+            Answers.neuron,
         ),
         AgentTool(
             "ablate",
@@ -260,7 +230,7 @@ TOOLS = {
             "text.",
             requests.AblateRequest,
             (responses.Ablation,),
-            lambda answers, model, request: json.loads(answers.ablate(model, request).content),
+            Answers.ablate,
         ),
         AgentTool(
             "circuit",
@@ -286,15 +256,6 @@ def make_server(models: Mapping[str, Model], limits: Limits | None = None) -> Se
     """
     answers, queue = Answers(), FairQueue(limits or Limits())
 
-    @asynccontextmanager
-    async def serving(_: Server[Any]) -> AsyncIterator[dict[str, Any]]:
-        working = asyncio.ensure_future(queue.serve())
-        try:
-            yield {}
-        finally:
-            queue.close()
-            working.cancel()
-
     async def list_tools(_: ServerRequestContext[Any], __: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=[tool.listed(models) for tool in TOOLS.values()])
 
@@ -312,7 +273,7 @@ def make_server(models: Mapping[str, Model], limits: Limits | None = None) -> Se
         version=mnemoscope.__version__,
         title="Mnemoscope",
         instructions=INSTRUCTIONS,
-        lifespan=serving,
+        lifespan=lambda _: queue.running(),
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
@@ -361,7 +322,8 @@ async def _answer(
 
     def work(call: Call[dict[str, Any]]) -> dict[str, Any]:
         with stepping(model, call.step):
-            return tool.answer(answers, model, request)
+            found = tool.answer(answers, model, request)
+        return json.loads(answer_text(found))
 
     call = queue.submit("agent", None, work)
     try:

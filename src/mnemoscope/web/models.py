@@ -29,6 +29,9 @@ def model_named(models: Mapping[str, Model], name: str | None) -> Model:
     return models[name]
 
 
+_SIZES = ("architecture", "dtype", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
+
+
 def describe(model: Model) -> dict[str, Any]:
     """Return a model's name, sizes, the options that open it, and the requests it can answer in full."""
     language_model = model.language_model
@@ -45,13 +48,7 @@ def describe(model: Model) -> dict[str, Any]:
         },
         "revision": model.revision,
         "open": opening_options(provenance(language_model, {})),
-        "architecture": model.architecture,
-        "dtype": model.dtype,
-        "n_layers": model.n_layers,
-        "n_heads": model.n_heads,
-        "n_kv_heads": model.n_kv_heads,
-        "d_model": model.d_model,
-        "d_ff": model.d_ff,
+        **{name: getattr(model, name) for name in _SIZES},
         "d_head": language_model.structure.d_head,
         "n_vocabulary": model.n_vocabulary,
         "context": language_model.context,

@@ -16,8 +16,7 @@ _UNKNOWN = "\ufffd"
 
 def shown(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:
     """Return a token's text, with bytes that are no whole character as `‹E6 97›`."""
-    text = token_text(tokenizer, token_id)
-    return text.shown if isinstance(text, CutToken) else text
+    return named(token_text(tokenizer, token_id))
 
 
 def named(value: Any) -> Any:

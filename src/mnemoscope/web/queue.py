@@ -1,7 +1,7 @@
 """A fair queue before one worker thread: one call of a model at a time, clients take turns.
 
 A call can be stopped while it waits and between the steps of its work. All methods run on the event loop
-except `Call.run`, `Call.step` and `Call.tell`, which run on the worker thread.
+except `Call.work`, `Call.step` and `Call.tell`, which run on the worker thread.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +49,7 @@ class Call(Generic[T]):
     Attributes:
         client: id of the client.
         lane: a newer call of the client in the same lane replaces an older one; None for no lane.
+        work: computes the answer; raises `Stopped` if the call is stopped meanwhile.
         outcome: the answer or the error.
         ahead: calls that were waiting or running at submission.
         news: set when a partial result was added.
@@ -59,6 +61,7 @@ class Call(Generic[T]):
     def __init__(self, client: str, lane: str | None, work: Callable[[Call[T]], T], ahead: int) -> None:
         self.client = client
         self.lane = lane
+        self.work = work
         self.outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         # Nobody may be left to ask for it.
         self.outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -68,16 +71,7 @@ class Call(Generic[T]):
         self.news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.started: float | None = None
-        self._work = work
         self._stopped = False
-
-    def run(self) -> T:
-        """Do the work.
-
-        Raises:
-            Stopped: the call was stopped during the work.
-        """
-        return self._work(self)
 
     def tell(self, partial: dict[str, Any]) -> None:
         """Add a partial result, on the worker thread."""
@@ -182,6 +176,16 @@ class FairQueue:
             else:
                 await self._do(call)
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the calls while the context lasts, then close the queue."""
+        working = asyncio.ensure_future(self.serve())
+        try:
+            yield
+        finally:
+            self.close()
+            working.cancel()
+
     def close(self) -> None:
         """Stop every call; running work ends at its next step."""
         reason = come_again(503, "the server is stopping", "start it again", LONGEST_RETRY)
@@ -193,7 +197,7 @@ class FairQueue:
         loop = asyncio.get_running_loop()
         self._running, call.started = call, loop.time()
         try:
-            done = loop.run_in_executor(self._worker, call.run)
+            done = loop.run_in_executor(self._worker, call.work, call)
             await asyncio.wait({done}, timeout=self.limits.seconds)
             if not done.done():
                 call.stop(self._too_long())

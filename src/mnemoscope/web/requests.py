@@ -5,12 +5,12 @@ A prompt is checked as text; the number of its tokens is checked by `handlers`, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mnemoscope.attribution.options import DEFAULTS, OPTIONS
+from mnemoscope.intervention.controls import ControlsFrom
 from mnemoscope.results import parts
 from mnemoscope.web.fields import MOST_TOP, Index, PromptText, TargetText, Token, Tokens, Top
 
@@ -37,18 +37,20 @@ def _option(name: str, most: int | None = None) -> Any:
     )
 
 
-class PromptRequest(BaseModel):
-    """Common field of all requests to a model."""
+class Strict(BaseModel):
+    """An object with these fields and no others, of exactly these types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    model: Annotated[
-        str | None,
-        Field(
-            max_length=500,
-            description="One of the models that the server was started with; its first if not given.",
-        ),
-    ] = None
+
+class PromptRequest(Strict):
+    """Common field of all requests to a model."""
+
+    model: str | None = Field(
+        None,
+        max_length=500,
+        description="One of the models that the server was started with; its first if not given.",
+    )
 
 
 class PredictRequest(PromptRequest):
@@ -57,31 +59,25 @@ class PredictRequest(PromptRequest):
     model_config = _examples({"prompt": TOKYO})
 
     prompt: PromptText
-    top: Annotated[Top, Field(description="How many tokens.")] = 10
+    top: Top = Field(10, description="How many tokens.")
 
 
 class Question(PromptRequest):
     """Common fields of requests that explain a prediction."""
 
     prompt: PromptText
-    target: Annotated[
-        Tokens | None,
-        Field(
-            description="The token to explain; several for any of them; the model's own choice if not given. "
-            "One text may be of several tokens, where the command line takes that too."
-        ),
-    ] = None
-    against: Annotated[
-        Tokens | None,
-        Field(
-            description="Tokens to compare the target with; scores are then of log-odds. One text may be of "
-            "several tokens, in comparison with one target."
-        ),
-    ] = None
+    target: Tokens | None = Field(
+        None,
+        description="The token to explain; several for any of them; the model's own choice if not given. "
+        "One text may be of several tokens, where the command line takes that too.",
+    )
+    against: Tokens | None = Field(
+        None,
+        description="Tokens to compare the target with; scores are then of log-odds. One text may be of "
+        "several tokens, in comparison with one target.",
+    )
 
-    def objective(
-        self,
-    ) -> tuple[str | int | Sequence[str | int] | None, str | int | Sequence[str | int] | None]:
+    def objective(self) -> tuple[Any, Any]:
         """Return target and against; a list of one token becomes that token."""
         return alone(self.target), alone(self.against)
 
@@ -111,9 +107,9 @@ class LinksRequest(Question):
 
     model_config = _examples({"prompt": TOKYO, "target": " Tokyo", "values": 5, "depth": 2, "width": 5})
 
-    values: Annotated[int, Field(ge=1, le=20, description="Value neurons of each kind to begin with.")] = 5
-    depth: Annotated[int, Field(ge=1, le=4, description="Steps to go back from them.")] = 2
-    width: Annotated[int, Field(ge=1, le=10, description="Links to follow of each part.")] = 5
+    values: int = Field(5, ge=1, le=20, description="Value neurons of each kind to begin with.")
+    depth: int = Field(2, ge=1, le=4, description="Steps to go back from them.")
+    width: int = Field(5, ge=1, le=10, description="Links to follow of each part.")
 
 
 class CompareRequest(PromptRequest):
@@ -131,22 +127,19 @@ class CompareRequest(PromptRequest):
 
     prompt_a: PromptText
     prompt_b: PromptText
-    target_a: Annotated[
-        Tokens | None,
-        Field(
-            description="The token to explain in A; several for any of them; the model's own choice if not "
-            "given."
-        ),
-    ] = None
-    target_b: Annotated[Tokens | None, Field(description="The token to explain in B.")] = None
-    against_a: Annotated[
-        Tokens | None,
-        Field(description="Tokens to compare the target of A with; its scores are then of log-odds."),
-    ] = None
-    against_b: Annotated[Tokens | None, Field(description="Those of B.")] = None
-    top: Annotated[
-        Top, Field(description="How many neurons of each kind and direction to list for each prompt.")
-    ] = DEFAULTS.top
+    target_a: Tokens | None = Field(
+        None,
+        description="The token to explain in A; several for any of them; the model's own choice if not "
+        "given.",
+    )
+    target_b: Tokens | None = Field(None, description="The token to explain in B.")
+    against_a: Tokens | None = Field(
+        None, description="Tokens to compare the target of A with; its scores are then of log-odds."
+    )
+    against_b: Tokens | None = Field(None, description="Those of B.")
+    top: Top = Field(
+        DEFAULTS.top, description="How many neurons of each kind and direction to list for each prompt."
+    )
 
 
 class ExportComparisonRequest(CompareRequest):
@@ -159,10 +152,8 @@ class ExportComparisonRequest(CompareRequest):
     format: Literal["html", "json", "csv"]
 
 
-class HeadPlace(BaseModel):
+class HeadPlace(Strict):
     """A head by layer and number; both count from 0."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     layer: Index
     head: Index
@@ -173,12 +164,10 @@ class NeuronRequest(PromptRequest):
 
     model_config = _examples({"layer": 14, "neuron": 813, "through": {"layer": 23, "head": 4}})
 
-    layer: Annotated[Index, Field(description="The neuron's layer, from 0.")]
-    neuron: Annotated[Index, Field(description="Its index in the layer, from 0.")]
-    top: Annotated[Top, Field(description="How many tokens of each end.")] = 10
-    through: Annotated[
-        HeadPlace | None, Field(description="Read what this head, above the neuron, makes of it.")
-    ] = None
+    layer: Index = Field(description="The neuron's layer, from 0.")
+    neuron: Index = Field(description="Its index in the layer, from 0.")
+    top: Top = Field(10, description="How many tokens of each end.")
+    through: HeadPlace | None = Field(None, description="Read what this head, above the neuron, makes of it.")
 
 
 class HeadRequest(PromptRequest):
@@ -189,13 +178,15 @@ class HeadRequest(PromptRequest):
     prompt: PromptText
     layer: Index
     head: Index
-    top: Annotated[int, Field(ge=1, le=20, description="How many tokens of each list.")] = 5
+    top: int = Field(5, ge=1, le=20, description="How many tokens of each list.")
 
 
-class _PartOfModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
+class _PartOfModel(Strict):
     layer: Index
+
+    def named(self) -> parts.Part:
+        """Return the part of the library, whose class and fields have the same names."""
+        return getattr(parts, type(self).__name__)(**self.model_dump(exclude={"part"}))
 
 
 class FFNNeuron(_PartOfModel):
@@ -203,10 +194,6 @@ class FFNNeuron(_PartOfModel):
 
     part: Literal["FFNNeuron"]
     neuron: Index
-
-    def named(self) -> parts.Part:
-        """Return the part of the library."""
-        return parts.FFNNeuron(self.layer, self.neuron)
 
 
 class AttentionNeuron(_PartOfModel):
@@ -216,10 +203,6 @@ class AttentionNeuron(_PartOfModel):
     head: Index
     dim: Index
 
-    def named(self) -> parts.Part:
-        """Return the part of the library."""
-        return parts.AttentionNeuron(self.layer, self.head, self.dim)
-
 
 class Head(_PartOfModel):
     """A head."""
@@ -227,20 +210,12 @@ class Head(_PartOfModel):
     part: Literal["Head"]
     head: Index
 
-    def named(self) -> parts.Part:
-        """Return the part of the library."""
-        return parts.Head(self.layer, self.head)
-
 
 class Layer(_PartOfModel):
     """The attention or FFN of a layer."""
 
     part: Literal["Layer"]
     kind: Literal["attention", "ffn"]
-
-    def named(self) -> parts.Part:
-        """Return the part of the library."""
-        return parts.Layer(self.layer, self.kind)
 
 
 Part = Annotated[FFNNeuron | AttentionNeuron | Head | Layer, Field(discriminator="part")]
@@ -251,54 +226,43 @@ class ExamplesRequest(PromptRequest):
 
     model_config = _examples({"neurons": [{"part": "FFNNeuron", "layer": 24, "neuron": 1005}], "top": 5})
 
-    neurons: Annotated[
-        list[Annotated[FFNNeuron | AttentionNeuron, Field(discriminator="part")]],
-        Field(min_length=1, max_length=MOST_NEURONS, description="The neurons; one run serves all of them."),
-    ]
-    top: Annotated[
-        int, Field(ge=1, le=MOST_EXAMPLES, description="How many texts of each neuron and group.")
-    ] = 5
+    neurons: list[Annotated[FFNNeuron | AttentionNeuron, Field(discriminator="part")]] = Field(
+        min_length=1, max_length=MOST_NEURONS, description="The neurons; one run serves all of them."
+    )
+    top: int = Field(5, ge=1, le=MOST_EXAMPLES, description="How many texts of each neuron and group.")
 
 
-class ChangeOfParts(BaseModel):
+class ChangeOfParts(Strict):
     """Common fields of requests that change parts: the parts, their new values, and the random controls."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    parts: Annotated[
-        list[Part],
-        Field(min_length=1, max_length=MOST_PARTS, description="The parts to change, all by one factor."),
-    ]
-    factor: Annotated[
-        float,
-        Field(ge=0, le=4, allow_inf_nan=False, description="What they are multiplied with; 0 removes them."),
-    ] = 0.0
-    mean: Annotated[
-        bool,
-        Field(description="Replace their values by their mean over the prompt; factor is then 0."),
-    ] = False
-    seeds: Annotated[int, Field(ge=1, le=10, description="How many matched random controls.")] = 5
-    controls_from: Annotated[
-        Literal["same layers", "any layer"],
-        Field(description="Where their parts are drawn; any layer fills up what a layer has too few of."),
-    ] = "same layers"
+    parts: list[Part] = Field(
+        min_length=1, max_length=MOST_PARTS, description="The parts to change, all by one factor."
+    )
+    factor: float = Field(
+        0.0, ge=0, le=4, allow_inf_nan=False, description="What they are multiplied with; 0 removes them."
+    )
+    mean: bool = Field(
+        False, description="Replace their values by their mean over the prompt; factor is then 0."
+    )
+    seeds: int = Field(5, ge=1, le=10, description="How many matched random controls.")
+    controls_from: ControlsFrom = Field(
+        "same layers",
+        description="Where their parts are drawn; any layer fills up what a layer has too few of.",
+    )
 
 
 class MeasuredQuestion(PromptRequest):
     """Common fields of requests that measure a target of one token or of several."""
 
     prompt: PromptText
-    target: Annotated[
-        Token | None,
-        Field(
-            description="One token, or a text of several, whose log probabilities add up; the model's own "
-            "choice if not given."
-        ),
-    ] = None
-    against: Annotated[
-        Tokens | None,
-        Field(description="Answers to compare the target with; metrics then have `log_odds`."),
-    ] = None
+    target: Token | None = Field(
+        None,
+        description="One token, or a text of several, whose log probabilities add up; the model's own "
+        "choice if not given.",
+    )
+    against: Tokens | None = Field(
+        None, description="Answers to compare the target with; metrics then have `log_odds`."
+    )
 
 
 class AblateRequest(ChangeOfParts, MeasuredQuestion):
@@ -316,7 +280,7 @@ class AblateRequest(ChangeOfParts, MeasuredQuestion):
         }
     )
 
-    top: Annotated[Top, Field(description="How many likeliest tokens to list before and after.")] = 10
+    top: Top = Field(10, description="How many likeliest tokens to list before and after.")
 
 
 class ExportRequest(AttributeRequest):
@@ -325,9 +289,9 @@ class ExportRequest(AttributeRequest):
     model_config = _examples({"prompt": TOKYO, "target": " Tokyo", "format": "html"})
 
     format: Literal["html", "json", "csv", "parquet"]
-    ablation: Annotated[
-        ChangeOfParts | None, Field(description="An ablation to measure and to add to a report (html).")
-    ] = None
+    ablation: ChangeOfParts | None = Field(
+        None, description="An ablation to measure and to add to a report (html)."
+    )
 
 
 class RemovedRequest(Question):
@@ -337,9 +301,7 @@ class RemovedRequest(Question):
         {"prompt": TOKYO, "target": " Tokyo", "parts": [{"part": "FFNNeuron", "layer": 24, "neuron": 1005}]}
     )
 
-    parts: Annotated[
-        list[Part], Field(min_length=1, max_length=MOST_REMOVED, description="The parts, each by itself.")
-    ]
+    parts: list[Part] = Field(min_length=1, max_length=MOST_REMOVED, description="The parts, each by itself.")
 
 
 class LensRequest(PromptRequest):
@@ -348,7 +310,7 @@ class LensRequest(PromptRequest):
     model_config = _examples({"prompt": TOKYO, "positions": 4})
 
     prompt: PromptText
-    positions: Annotated[int, Field(ge=1, le=24, description="How many positions from the end.")] = 12
+    positions: int = Field(12, ge=1, le=24, description="How many positions from the end.")
 
 
 class TokensRequest(PromptRequest):
@@ -368,19 +330,14 @@ class MethodsRequest(PromptRequest):
     )
 
     prompt: PromptText
-    target: Annotated[Token | None, Field(description="One token; the model's own choice if not given.")] = (
-        None
+    target: Token | None = Field(None, description="One token; the model's own choice if not given.")
+    against: Tokens | None = Field(
+        None,
+        description="Tokens to compare the target with: methods then score log-odds, and those that are "
+        "not defined for log-odds are refused.",
     )
-    against: Annotated[
-        Tokens | None,
-        Field(
-            description="Tokens to compare the target with: methods then score log-odds, and those that are "
-            "not defined for log-odds are refused."
-        ),
-    ] = None
-    methods: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=100)]] | None,
-        Field(min_length=1, max_length=20, description="By name; most of them if not given."),
-    ] = None
-    kind: Annotated[parts.NeuronKind, Field(description="Which neurons.")] = "ffn"
-    top: Annotated[int, Field(ge=1, le=50, description="How many neurons of each method are zeroed.")] = 10
+    methods: list[Annotated[str, Field(min_length=1, max_length=100)]] | None = Field(
+        None, min_length=1, max_length=20, description="By name; most of them if not given."
+    )
+    kind: parts.NeuronKind = Field("ffn", description="Which neurons.")
+    top: int = Field(10, ge=1, le=50, description="How many neurons of each method are zeroed.")

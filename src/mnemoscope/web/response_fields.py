@@ -79,9 +79,10 @@ def _typed(column: Column) -> Any:
     return described(_OF_DTYPE[column.dtype], meaning)
 
 
-def row_lists(**rows: type[BaseModel]) -> dict[str, Any]:
-    """Make the types of fields that are lists of rows."""
-    return {name: list[row] for name, row in rows.items()}
+def rows(name: str, meaning: str, fields: str | tuple[Column, ...], **more: Any) -> Any:
+    """Make the type of a list of rows, each with the fields of `schema`."""
+    row = schema(name, meaning, fields, **more)
+    return list[row]
 
 
 def described(kind: Any, meaning: str) -> Any:

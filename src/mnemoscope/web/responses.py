@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from mnemoscope.results.circuit import CircuitKind
+from mnemoscope.results.circuit import AblationValue, CircuitKind
 from mnemoscope.results.columns import SCHEMA
 from mnemoscope.results.parts import NeuronKind
-from mnemoscope.web.response_fields import NUMBER, KLDivergence, Nats, Number, described, row_lists, schema
+from mnemoscope.web.response_fields import NUMBER, KLDivergence, Nats, Number, described, rows, schema
 
 Error = schema(
     "Error",
@@ -59,7 +59,8 @@ Models = schema(
     "The models, methods and limits of the server; the first model is the default.",
     "version",
     limits=LimitsOfRequests,
-    **row_lists(models=ModelFacts, methods=MethodFacts),
+    models=list[ModelFacts],
+    methods=list[MethodFacts],
 )
 
 PredictedToken = schema(
@@ -73,10 +74,8 @@ Prediction = schema(
     "several of them make together.",
     "prompt tokens token_ids",
     shown=list[str],
-    **row_lists(
-        predictions=PredictedToken,
-        joined=schema("JoinedTokens", "A run of tokens that is whole only together.", "first last text"),
-    ),
+    predictions=list[PredictedToken],
+    joined=rows("JoinedTokens", "A run of tokens that is whole only together.", "first last text"),
 )
 
 Target = schema(
@@ -89,49 +88,45 @@ Targets = schema(
     "The targets of a prediction; `value` is a log-probability or log-odds.",
     "",
     value=Nats,
-    **row_lists(answers=Target, against=Target),
+    answers=list[Target],
+    against=list[Target],
 )
-_TARGETS = {
-    "target": described(Target | None, "null for more than one token"),
-    "targets": Targets,
-}
+_TARGETS = {"target": described(Target | None, "null for more than one token"), "targets": Targets}
 
 _EFFECTS = {
-    "layers": schema(
+    "layers": rows(
         "LayerEffect", "The attention or FFN of a layer.", SCHEMA["layers"], kind=Literal["attention", "ffn"]
     ),
-    "heads": schema("HeadEffect", "A head.", SCHEMA["heads"]),
-    "heads_by_position": schema(
+    "heads": rows("HeadEffect", "A head.", SCHEMA["heads"]),
+    "heads_by_position": rows(
         "PositionEffect",
         "A head at a position; `attention` is the share of its attention that the token gets.",
         SCHEMA["heads_by_position"],
     ),
-    "ffn_neurons": schema(
+    "ffn_neurons": rows(
         "FFNNeuronEffect",
         "An FFN neuron; the tokens take its coefficient's sign into account.",
         SCHEMA["ffn_neurons"],
         expert=(described(int | None, "In a mixture of experts."), None),
     ),
-    "attention_neurons": schema(
-        "AttentionNeuronEffect",
-        "An attention neuron at a position.",
-        SCHEMA["attention_neurons"],
+    "attention_neurons": rows(
+        "AttentionNeuronEffect", "An attention neuron at a position.", SCHEMA["attention_neurons"]
     ),
 }
 _LOWERING = ("heads_by_position", "ffn_neurons", "attention_neurons")
 
 
-def _query_row(table: str, name: str, meaning: str, **more: Any) -> type[BaseModel]:
-    return schema(name, f"{meaning} that activates value neurons.", SCHEMA[table], **more)
+def _query_rows(table: str, name: str, meaning: str, **more: Any) -> Any:
+    return rows(name, f"{meaning} that activates value neurons.", SCHEMA[table], **more)
 
 
 _QUERIES = {
-    "query_layers": _query_row(
+    "query_layers": _query_rows(
         "query_layers", "QueryLayer", "A layer, or the embeddings or biases,", layer=int | None, kind=str
     ),
-    "query_heads": _query_row("query_heads", "QueryHead", "A head"),
-    "query_ffn_neurons": _query_row("query_ffn_neurons", "QueryFFNNeuron", "An FFN neuron"),
-    "query_attention_neurons": _query_row(
+    "query_heads": _query_rows("query_heads", "QueryHead", "A head"),
+    "query_ffn_neurons": _query_rows("query_ffn_neurons", "QueryFFNNeuron", "An FFN neuron"),
+    "query_attention_neurons": _query_rows(
         "query_attention_neurons", "QueryAttentionNeuron", "An attention neuron"
     ),
 }
@@ -140,19 +135,19 @@ PrintedAttribution = schema(
     "The object of `mnemoscope attribute --json`. Lists are sorted best first.",
     "model revision dtype prompt tokens certified tolerance",
     **_TARGETS,
-    **row_lists(**_EFFECTS, **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING}),
-    **row_lists(**_QUERIES, **{f"{name}_of_ffn": row for name, row in _QUERIES.items()}),
-    **row_lists(
-        query_value_neurons=schema(
-            "QueriedAttentionNeuron",
-            "An attention value neuron, and the sum of the inputs that it reads.",
-            SCHEMA["query_value_neurons"],
-        ),
-        query_value_neurons_of_ffn=schema(
-            "QueriedFFNNeuron",
-            "An FFN value neuron, and the sum of the inputs that it reads.",
-            SCHEMA["query_value_neurons_of_ffn"],
-        ),
+    **_EFFECTS,
+    **{f"suppressing_{name}": _EFFECTS[name] for name in _LOWERING},
+    **_QUERIES,
+    **{f"{name}_of_ffn": row for name, row in _QUERIES.items()},
+    query_value_neurons=rows(
+        "QueriedAttentionNeuron",
+        "An attention value neuron, and the sum of the inputs that it reads.",
+        SCHEMA["query_value_neurons"],
+    ),
+    query_value_neurons_of_ffn=rows(
+        "QueriedFFNNeuron",
+        "An FFN value neuron, and the sum of the inputs that it reads.",
+        SCHEMA["query_value_neurons_of_ffn"],
     ),
 )
 _BY_ID = (described(list[int], "Targets whose text after the prompt is not their token, by id."), [])
@@ -167,7 +162,7 @@ Attribution = schema(
     by_id=_BY_ID,
 )
 _ANSWER = schema(
-    "ContinuationTarget", "A target or its contrast.", "text log_probability", **row_lists(tokens=Target)
+    "ContinuationTarget", "A target or its contrast.", "text log_probability", tokens=list[Target]
 )
 Continuation = schema(
     "Continuation",
@@ -189,7 +184,8 @@ Neuron = schema(
     "The object of `mnemoscope neuron --json`.",
     "layer neuron norm",
     through=HeadPlace | None,
-    **row_lists(promotes=ReadToken, demotes=ReadToken),
+    promotes=list[ReadToken],
+    demotes=list[ReadToken],
 )
 _ANY_NEURON = tuple(
     column
@@ -210,14 +206,10 @@ NeuronExamples = schema(
         n_tokens=int,
         window=described(int, "Tokens of a window, at most."),
     ),
-    **row_lists(
-        neurons=schema("ChosenNeuron", "A neuron that was asked for.", _ANY_NEURON, kind=NeuronKind),
-        windows=schema("ExampleWindow", "A window of a text.", SCHEMA["example_windows"], kind=NeuronKind),
-        signs=schema(
-            "ExampleSigns",
-            "Tokens by the signs of a gated neuron's pre-activations.",
-            SCHEMA["example_signs"],
-        ),
+    neurons=rows("ChosenNeuron", "A neuron that was asked for.", _ANY_NEURON, kind=NeuronKind),
+    windows=rows("ExampleWindow", "A window of a text.", SCHEMA["example_windows"], kind=NeuronKind),
+    signs=rows(
+        "ExampleSigns", "Tokens by the signs of a gated neuron's pre-activations.", SCHEMA["example_signs"]
     ),
 )
 HeadPosition = schema(
@@ -229,16 +221,14 @@ Head = schema(
     "Head",
     "The object of `mnemoscope head --json`.",
     "layer head prompt tokens token_ids",
-    **row_lists(positions=HeadPosition),
+    positions=list[HeadPosition],
 )
 
 Lens = schema(
     "Lens",
     "The likeliest token after each layer (-1: after the embeddings) at the last positions.",
     "prompt",
-    **row_lists(
-        rows=schema("LensCell", "A layer and position.", "layer position id token shown", probability=Number)
-    ),
+    rows=rows("LensCell", "A layer and position.", "layer position id token shown", probability=Number),
 )
 TargetTokens = schema(
     "TargetTokens",
@@ -246,21 +236,19 @@ TargetTokens = schema(
     "",
     error=described(str | None, "Why it cannot follow the prompt."),
     take=described(str | None, "The text to take instead."),
-    **row_lists(tokens=schema("TargetToken", "A token of the target.", "id text")),
+    tokens=rows("TargetToken", "A token of the target.", "id text"),
 )
 Removed = schema(
     "Removed",
     "The exact effect of removing each part alone.",
     "",
-    **row_lists(
-        rows=schema(
-            "RemovedPart",
-            "A part, and the fall of log p (with a contrast: log-odds) without it.",
-            "",
-            BaseModel,
-            part=str,
-            removed=Nats,
-        )
+    rows=rows(
+        "RemovedPart",
+        "A part, and the fall of log p (with a contrast: log-odds) without it.",
+        "",
+        base=BaseModel,
+        part=str,
+        removed=Nats,
     ),
 )
 
@@ -296,26 +284,19 @@ Ablation = schema(
         "The effect of the intervention on text that is unrelated to the target.",
         "kl perplexity_before perplexity_after",
     ),
-    **row_lists(
-        controls=schema(
-            "Control",
-            "A matched random intervention.",
-            SCHEMA["metrics"],
-            kl=KLDivergence,
-            seed=int,
-            **_LOG_ODDS,
-        ),
-        against=AblationTarget,
-        target_tokens=schema(
-            "AblatedToken",
-            "A token of the target, and its log probability (nats) before and after.",
-            "id text shown",
-            before=Nats,
-            after=Nats,
-        ),
-        predictions_before=PredictedToken,
-        predictions_after=PredictedToken,
+    controls=rows(
+        "Control", "A matched random intervention.", SCHEMA["metrics"], kl=KLDivergence, seed=int, **_LOG_ODDS
     ),
+    against=list[AblationTarget],
+    target_tokens=rows(
+        "AblatedToken",
+        "A token of the target, and its log probability (nats) before and after.",
+        "id text shown",
+        before=Nats,
+        after=Nats,
+    ),
+    predictions_before=list[PredictedToken],
+    predictions_after=list[PredictedToken],
 )
 _SIDE = schema("ComparedPrompt", "One of two prompts.", "prompt tokens", **_TARGETS)
 PromptComparison = schema(
@@ -331,25 +312,23 @@ PromptComparison = schema(
         ffn_neurons=Nats,
         attention_neurons_summed=Nats,
     ),
-    **row_lists(
-        layers=schema(
-            "ComparedLayer",
-            "The attention or FFN of a layer.",
-            SCHEMA["comparison_layers"],
-            kind=Literal["attention", "ffn"],
-        ),
-        heads=schema("ComparedHead", "A head.", SCHEMA["comparison_heads"]),
-        ffn_neurons=schema(
-            "ComparedFFNNeuron",
-            "An FFN neuron.",
-            SCHEMA["comparison_ffn_neurons"],
-            expert=(described(int | None, "In a mixture of experts."), None),
-        ),
-        attention_neurons_summed=schema(
-            "ComparedAttentionNeuron",
-            "An attention neuron, positions added up.",
-            SCHEMA["comparison_attention_neurons_summed"],
-        ),
+    layers=rows(
+        "ComparedLayer",
+        "The attention or FFN of a layer.",
+        SCHEMA["comparison_layers"],
+        kind=Literal["attention", "ffn"],
+    ),
+    heads=rows("ComparedHead", "A head.", SCHEMA["comparison_heads"]),
+    ffn_neurons=rows(
+        "ComparedFFNNeuron",
+        "An FFN neuron.",
+        SCHEMA["comparison_ffn_neurons"],
+        expert=(described(int | None, "In a mixture of experts."), None),
+    ),
+    attention_neurons_summed=rows(
+        "ComparedAttentionNeuron",
+        "An attention neuron, positions added up.",
+        SCHEMA["comparison_attention_neurons_summed"],
     ),
 )
 Comparison = schema(
@@ -357,7 +336,7 @@ Comparison = schema(
     "The object of `mnemoscope methods PROMPT --json`.",
     "model revision n_facts summary outcomes",
     terms=dict[str, Any],
-    **row_lists(left_out=MethodFacts),
+    left_out=list[MethodFacts],
 )
 Links = schema(
     "Links",
@@ -374,7 +353,7 @@ Circuit = schema(
     result=Literal["circuit"],
     method=str,
     kinds=list[CircuitKind],
-    ablation=Literal["mean", "patch", "zero"],
+    ablation=AblationValue,
     n_positions=int | None,
     n_nodes=int,
     size=int,
@@ -388,9 +367,7 @@ Circuit = schema(
     train=list[dict[str, str]],
     test=list[dict[str, str]],
     provenance=dict[str, Any],
-    **row_lists(
-        nodes=schema("CircuitNode", "A node, best first.", SCHEMA["circuit_nodes"]),
-        edges=schema("CircuitEdge", "A link between two nodes.", SCHEMA["circuit_edges"]),
-        curve=schema("CurvePoint", "F and K of a size.", SCHEMA["circuit_curve"]),
-    ),
+    nodes=rows("CircuitNode", "A node, best first.", SCHEMA["circuit_nodes"]),
+    edges=rows("CircuitEdge", "A link between two nodes.", SCHEMA["circuit_edges"]),
+    curve=rows("CurvePoint", "F and K of a size.", SCHEMA["circuit_curve"]),
 )

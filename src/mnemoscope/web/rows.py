@@ -34,19 +34,16 @@ def with_shown(model: Model, row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "shown": shown(model.tokenizer, row["id"])}
 
 
-def before_and_after(model: Model, states: tuple[TargetState, TargetState], top: int) -> dict[str, Any]:
+def before_and_after(model: Model, before: TargetState, after: TargetState, top: int) -> dict[str, Any]:
     """Return each token of the target with its log probability before and after, and the likeliest tokens.
 
     The likeliest are those after the prompt alone.
     """
-    before, after = states
     tokens = zip(before.of.target, before.each(), after.each(), strict=True)
     return {
         "target_tokens": [
             {
-                "id": token,
-                "text": token_text(model.tokenizer, token),
-                "shown": shown(model.tokenizer, token),
+                **with_shown(model, {"id": token, "text": token_text(model.tokenizer, token)}),
                 "before": was,
                 "after": now,
             }

@@ -96,10 +96,10 @@ def check_sender(headers: Headers, names: Names) -> None:
         raise ApiError(
             403, "this server has another address", "open it by the address that it wrote when it started"
         )
-    for origin in headers.getlist("origin"):
-        if origin.lower() not in (f"http://{hosts[0].lower()}", f"https://{hosts[0].lower()}"):
-            raise ApiError(403, "pages of other sites may not ask this server", "ask from its own page")
-    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not _opens_a_page(headers):
+    own = (f"http://{hosts[0].lower()}", f"https://{hosts[0].lower()}")
+    of_others = any(origin.lower() not in own for origin in headers.getlist("origin"))
+    across = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    if of_others or (across and not _opens_a_page(headers)):
         raise ApiError(403, "pages of other sites may not ask this server", "ask from its own page")
 
 

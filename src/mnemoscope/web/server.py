@@ -28,8 +28,8 @@ from mnemoscope.web.fields import MOST_PROMPT_CHARACTERS, MOST_TOP
 from mnemoscope.web.handlers import (
     MOST_PROMPT_TOKENS,
     MOST_TARGET_TOKENS,
-    Answer,
     Answers,
+    answer_text,
     stepping,
 )
 from mnemoscope.web.models import describe, model_named
@@ -40,14 +40,9 @@ EVENTS = "application/x-ndjson"
 SECONDS_BETWEEN_EVENTS = 0.1
 
 
-def answered(answer: Answer, events: bool) -> Response:
-    """Return a response of a computed answer."""
-    if events and answer.filename is None:
-        return Response(_result_line(answer), media_type=EVENTS)
-    headers = {}
-    if answer.filename is not None:
-        headers["Content-Disposition"] = f'attachment; filename="{answer.filename}"'
-    return Response(answer.content, headers=headers, media_type=answer.media_type)
+def json_response(value: dict[str, Any]) -> Response:
+    """Make the response of an answer."""
+    return Response(answer_text(value), media_type="application/json")
 
 
 class Awaited(Response):
@@ -56,7 +51,7 @@ class Awaited(Response):
     A client that disconnects stops its call.
     """
 
-    def __init__(self, queue: FairQueue, call: Call[Answer], events: bool) -> None:
+    def __init__(self, queue: FairQueue, call: Call[Response], events: bool) -> None:
         super().__init__()
         self.queue = queue
         self.call = call
@@ -71,18 +66,14 @@ class Awaited(Response):
             else:
                 await asyncio.wait({self.call.outcome, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if self.call.outcome.done():
-                    await self._response()(scope, receive, send)
+                    error = self.call.outcome.exception()
+                    answer = self.call.outcome.result() if error is None else refusal_of(error).response()
+                    await answer(scope, receive, send)
         except OSError:  # the client went away while it was sent to
             pass
         finally:
             gone.cancel()
             self.queue.stop(self.call)
-
-    def _response(self) -> Response:
-        error = self.call.outcome.exception()
-        if error is None:
-            return answered(self.call.outcome.result(), events=False)
-        return refusal_of(error).response()
 
     async def _send_events(self, gone: asyncio.Future[None], send: Send) -> None:
         headers = [(b"content-type", EVENTS.encode())]
@@ -129,8 +120,8 @@ def _line(event: dict[str, Any]) -> bytes:
     return json_text(event).encode() + b"\n"
 
 
-def _result_line(answer: Answer) -> bytes:
-    return b'{"event": "result", "result": ' + answer.content + b"}\n"
+def _result_line(answer: Response) -> bytes:
+    return b'{"event": "result", "result": ' + answer.body + b"}\n"
 
 
 def _error_line(error: BaseException) -> bytes:
@@ -190,13 +181,13 @@ class Server:
         self.limits = limits
         self.answers = Answers()
         self.queue = FairQueue(limits)
-        self._latest: Latest[Answer] = Latest(MOST_ANSWERS, MOST_ANSWER_BYTES)
+        self._latest: Latest[Response] = Latest(MOST_ANSWERS, MOST_ANSWER_BYTES)
 
     def reply(
         self,
         caller: Caller,
         body: AskedOf,
-        answer: Callable[[Model, AskedOf, Tell], Answer],
+        answer: Callable[[Model, AskedOf, Tell], dict[str, Any] | Response],
         events: bool,
     ) -> Response:
         """Return the response to a request: a cached answer, or that of a new call.
@@ -215,21 +206,22 @@ class Server:
         known = self._latest.get(key)
         if known is not None:
             self.queue.stop_lane(caller.client, caller.lane)
-            return answered(known, events)
+            return Response(_result_line(known), media_type=EVENTS) if events else known
         model = model_named(self.models, body.model)
 
-        def work(call: Call[Answer]) -> Answer:
+        def work(call: Call[Response]) -> Response:
             with stepping(model, call.step):
-                return answer(model, body, call.tell)
+                found = answer(model, body, call.tell)
+            return found if isinstance(found, Response) else json_response(found)
 
         call = self.queue.submit(caller.client, caller.lane, work)
         call.outcome.add_done_callback(partial(self._keep, key))
         return Awaited(self.queue, call, events)
 
-    def _keep(self, key: tuple[type, str], outcome: asyncio.Future[Answer]) -> None:
+    def _keep(self, key: tuple[type, str], outcome: asyncio.Future[Response]) -> None:
         if not outcome.cancelled() and outcome.exception() is None:
             answer = outcome.result()
-            self._latest.put(key, answer, len(answer.content))
+            self._latest.put(key, answer, len(answer.body))
 
     def about(self) -> dict[str, Any]:
         """Return the models, the methods and the limits of requests."""

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing import connection, get_context, parent_process
+from operator import methodcaller
 from typing import Any
 
 from typing_extensions import Self
@@ -19,6 +21,8 @@ from mnemoscope.api import Model
 from mnemoscope.errors import WorkerError
 from mnemoscope.study.tasks import Task, Worker, WorkerConfig
 
+# A picklable function of a worker.
+WorkerCall = Callable[[Worker], Any]
 MOST_DEATHS = 3  # of workers over one task, before the study ends with an error
 
 
@@ -35,7 +39,7 @@ class Executor(ABC):
             MnemoscopeError: as raised in the worker.
             WorkerError: workers were killed again and again.
         """
-        ((_, about),) = self._each(Worker.about, [()])
+        ((_, about),) = self._each([Worker.about])
         return about
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, bytes]]]:
@@ -45,7 +49,7 @@ class Executor(ABC):
             MnemoscopeError: as raised in the worker.
             WorkerError: workers were killed again and again.
         """
-        for number, tables in self._each(Worker.__call__, [(task,) for task in tasks]):
+        for number, tables in self._each([methodcaller("__call__", task) for task in tasks]):
             yield tasks[number], tables
 
     def __enter__(self) -> Self:
@@ -58,10 +62,8 @@ class Executor(ABC):
         """End the workers, whatever they are doing."""
 
     @abstractmethod
-    def _each(
-        self, method: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
-    ) -> Iterator[tuple[int, Any]]:
-        """Call a method of any worker with each tuple of arguments; yield number and result of each call."""
+    def _each(self, calls: Sequence[WorkerCall]) -> Iterator[tuple[int, Any]]:
+        """Make each call with any worker; yield number and result of each."""
 
 
 class SequentialExecutor(Executor):
@@ -71,11 +73,9 @@ class SequentialExecutor(Executor):
         """Open the model unless one is passed."""
         self._worker = Worker(config, model)
 
-    def _each(
-        self, method: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
-    ) -> Iterator[tuple[int, Any]]:
-        for number, arguments in enumerate(calls):
-            yield number, method(self._worker, *arguments)
+    def _each(self, calls: Sequence[WorkerCall]) -> Iterator[tuple[int, Any]]:
+        for number, call in enumerate(calls):
+            yield number, call(self._worker)
 
 
 class ProcessExecutor(Executor):
@@ -95,14 +95,12 @@ class ProcessExecutor(Executor):
             process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _each(
-        self, method: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
-    ) -> Iterator[tuple[int, Any]]:
+    def _each(self, calls: Sequence[WorkerCall]) -> Iterator[tuple[int, Any]]:
         left = dict(enumerate(calls))
         deaths = 0
         while left:
             try:
-                for number, result in self._tried(method, dict(left)):
+                for number, result in self._tried(dict(left)):
                     del left[number]
                     deaths = 0
                     yield number, result
@@ -116,9 +114,7 @@ class ProcessExecutor(Executor):
                 self._pool.shutdown(wait=True, cancel_futures=True)
                 self._pool = self._started()
 
-    def _tried(
-        self, method: Callable[..., Any], calls: dict[int, tuple[Any, ...]]
-    ) -> Iterator[tuple[int, Any]]:
+    def _tried(self, calls: dict[int, WorkerCall]) -> Iterator[tuple[int, Any]]:
         """Make the calls as `_each` does, until a worker dies.
 
         Raises:
@@ -127,9 +123,9 @@ class ProcessExecutor(Executor):
         waiting = iter(calls.items())
         running: dict[Future[Any], int] = {}
         while True:
-            for number, arguments in waiting:
+            for number, call in waiting:
                 with _interrupts_held_back():
-                    running[self._pool.submit(_called, method, arguments)] = number
+                    running[self._pool.submit(_called, call)] = number
                 # One call more than workers, so that none waits for this process.
                 if len(running) > self._n_workers:
                     break
@@ -159,7 +155,6 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 _config: WorkerConfig | None = None
-_worker: Worker | None = None
 
 
 def _prepare(config: WorkerConfig) -> None:
@@ -177,10 +172,12 @@ def _die_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _called(method: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Call a method of this process's worker."""
-    global _worker  # noqa: PLW0603
-    if _worker is None:
-        assert _config is not None
-        _worker = Worker(_config)
-    return method(_worker, *arguments)
+def _called(call: WorkerCall) -> Any:
+    return call(_worker())
+
+
+@cache
+def _worker() -> Worker:
+    """Make the worker of this process."""
+    assert _config is not None
+    return Worker(_config)

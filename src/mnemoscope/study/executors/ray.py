@@ -6,13 +6,14 @@ import logging
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 from mnemoscope.errors import MnemoscopeError, OptionError, WorkerError, missing_extra
-from mnemoscope.study.executors import MOST_DEATHS, Executor
+from mnemoscope.study.executors import MOST_DEATHS, Executor, WorkerCall
+from mnemoscope.study.store import one_line
 from mnemoscope.study.tasks import Worker, WorkerConfig
 
 LOCAL = "local"  # Ray's address for a new cluster of this machine
@@ -67,18 +68,13 @@ class RayExecutor(Executor):
         import ray
 
         if ray.is_initialized():
-            for actor in (
-                *self._idle,
-                *self._starting.values(),
-                *(actor for actor, _ in self._busy.values()),
-            ):
+            busy = (actor for actor, _ in self._busy.values())
+            for actor in (*self._idle, *self._starting.values(), *busy):
                 ray.kill(actor)
         if self._connected_here:
             ray.shutdown()
 
-    def _each(
-        self, method: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
-    ) -> Iterator[tuple[int, Any]]:
+    def _each(self, calls: Sequence[WorkerCall]) -> Iterator[tuple[int, Any]]:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
@@ -89,7 +85,7 @@ class RayExecutor(Executor):
         deaths: Counter[int | None] = Counter()
         try:
             while left or self._busy:
-                self._submit(method, calls, left)
+                self._submit(calls, left)
                 (done, *_), _ = ray.wait([*self._busy, *self._starting])
                 actor, number = self._busy.pop(done, None) or (self._starting.pop(done), None)
                 try:
@@ -113,17 +109,17 @@ class RayExecutor(Executor):
             raise
         except RayError as error:
             raise WorkerError(
-                f"the Ray cluster is lost ({_line(error)}); run the same command again to go on"
+                f"the Ray cluster is lost ({one_line(error)}); run the same command again to go on"
             ) from error
 
-    def _submit(self, method: Callable[..., Any], calls: Sequence[tuple[Any, ...]], left: deque[int]) -> None:
+    def _submit(self, calls: Sequence[WorkerCall], left: deque[int]) -> None:
         """Start the actors that are missing, and give each idle one a call."""
         for _ in range(len(self._idle) + len(self._starting) + len(self._busy), self._n_workers):
             actor = self._actor_class.remote(self._config)
             self._starting[actor.start.remote()] = actor
         while left and self._idle:
             actor, number = self._idle.pop(), left.popleft()
-            self._busy[actor.call.remote(method, calls[number], self._about)] = actor, number
+            self._busy[actor.call.remote(calls[number], self._about)] = actor, number
 
 
 class StudyWorker:
@@ -137,17 +133,15 @@ class StudyWorker:
     def start(self) -> None:
         """Do nothing; the reference that Ray returns is ready once the actor has started."""
 
-    def call(
-        self, method: Callable[..., Any], arguments: tuple[Any, ...], about: dict[str, Any] | None
-    ) -> Any:
-        """Return the result of a method of the worker, or the MnemoscopeError that it raised."""
+    def call(self, call: WorkerCall, about: dict[str, Any] | None) -> Any:
+        """Return the result of a call with the worker, or the MnemoscopeError that it raised."""
         try:
             if self._worker is None:
                 self._worker = self._open()
                 self._found = self._worker.about()
             if about is not None:
                 _refuse_difference(_flat(self._found), _flat(about))
-            return method(self._worker, *arguments)
+            return call(self._worker)
         except MnemoscopeError as error:
             return error
 
@@ -161,7 +155,7 @@ class StudyWorker:
 def _refuse_repeated(error: Exception, n_deaths: int) -> None:
     if getattr(error, "actor_init_failed", False):
         raise WorkerError(
-            f"a worker cannot start on the Ray cluster ({_line(error)}); install the same packages on all "
+            f"a worker cannot start on the Ray cluster ({one_line(error)}); install the same packages on all "
             "machines"
         ) from error
     if n_deaths == MOST_DEATHS:
@@ -175,10 +169,6 @@ def _machine() -> str:
     from ray.util import get_node_ip_address
 
     return get_node_ip_address()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _flat(about: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +198,7 @@ def _connect(address: str, n_cpus: int) -> None:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise OptionError(
-            f"cannot use the Ray cluster at {address} ({_line(error)}); check the address with "
+            f"cannot use the Ray cluster at {address} ({one_line(error)}); check the address with "
             "`ray status --address`, and that Ray is of the same version there"
         ) from error
 

@@ -74,7 +74,8 @@ def read_facts(
                 raise ValueError(item.problem)
             if not isinstance(item.value, dict):
                 raise ValueError(f"it is not an object; write one like {chosen.example}")
-            facts += chosen.facts(item, options)
+            found = chosen.facts(item.value, options)
+            facts += [replace(fact, line=item.number, place=item.place) for fact in found]
         except ValueError as error:
             bad = BadLine(item.number, str(error), item.place)
             (promptless if item.promptless else bad_lines).append(bad)

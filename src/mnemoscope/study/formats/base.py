@@ -6,24 +6,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mnemoscope._rows import SourceItem
 from mnemoscope.study.facts import Fact
 
 RELATION_KEYS = ("relation", "type", "knowledge_type")
+Row = dict[str, Any]
 SEPARATOR = "|"  # between several texts in one cell of a CSV file
 
 
-def text(row: dict[str, Any], key: str) -> str:
+def text(row: Row, key: str) -> str:
     """Return a required text; raise ValueError if it is absent, blank or no text."""
     return checked(_required(row, key), key)
 
 
-def optional(row: dict[str, Any], key: str) -> str:
+def optional(row: Row, key: str) -> str:
     """Return a text, or "" if it is absent; raise ValueError if it is blank or no text."""
     return "" if row.get(key) is None else checked(row[key], key)
 
 
-def texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
+def texts(row: Row, key: str) -> tuple[str, ...]:
     """Return the texts of a list, or of a text separated by `|`, not blank; raise ValueError otherwise."""
     value = row.get(key)
     if value is None:
@@ -35,14 +35,14 @@ def texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
     return tuple(checked(part, key) for part in value if part.strip())
 
 
-def child(row: dict[str, Any], key: str) -> dict[str, Any]:
+def child(row: Row, key: str) -> Row:
     """Return a required object within an item; raise ValueError if it is absent or something else."""
     if not isinstance(_required(row, key), dict):
         raise ValueError(f'its "{key}" is not an object; write it in braces')
     return row[key]
 
 
-def children(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def children(row: Row, key: str) -> list[Row]:
     """Return a list of objects within an item, empty if absent; raise ValueError for something else."""
     value = row.get(key) or []
     if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
@@ -50,7 +50,7 @@ def children(row: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return value
 
 
-def relation(row: dict[str, Any], given: str | None, keys: Iterable[str] = RELATION_KEYS) -> str:
+def relation(row: Row, given: str | None, keys: Iterable[str] = RELATION_KEYS) -> str:
     """Return the relation that an item names, or else the given one; raise ValueError if there is neither."""
     found = own_relation(row, keys) or given
     if not found:
@@ -64,7 +64,7 @@ def relation(row: dict[str, Any], given: str | None, keys: Iterable[str] = RELAT
     return found
 
 
-def own_relation(row: dict[str, Any], keys: Iterable[str] = RELATION_KEYS) -> str:
+def own_relation(row: Row, keys: Iterable[str] = RELATION_KEYS) -> str:
     """Return the text of the first present key, else ""; raise ValueError if it is blank or no text."""
     return next((checked(row[key], key) for key in keys if row.get(key) is not None), "")
 
@@ -91,14 +91,13 @@ def checked(value: Any, key: str) -> str:
     return value
 
 
-def _required(row: dict[str, Any], key: str) -> Any:
+def _required(row: Row, key: str) -> Any:
     if row.get(key) is None:
         raise ValueError(f'it has no "{key}"; add it, or leave this out of the file')
     return row[key]
 
 
 def fact_of(
-    item: SourceItem,
     prompt: str,
     target: str,
     relation: str,
@@ -106,9 +105,9 @@ def fact_of(
     template: str = "",
     aliases: tuple[str, ...] = (),
 ) -> Fact:
-    """Make the fact of an item, without repeated aliases."""
+    """Make a fact without repeated aliases; `read_facts` numbers and places it."""
     others = tuple(alias for alias in dict.fromkeys(aliases) if alias != target)
-    return Fact(item.number, prompt, target, relation, subject, template, others, item.place)
+    return Fact(0, prompt, target, relation, subject, template, others)
 
 
 @dataclass(frozen=True)
@@ -133,11 +132,11 @@ class Format:
         example: an item, for messages.
         keys: all keys that are read of an item; other columns of a table are not fetched.
         recognises: returns whether an item has this format.
-        facts: makes the facts of an item, or raises ValueError with the reason.
+        facts: makes the facts of an item, not numbered yet, or raises ValueError with the reason.
     """
 
     name: str
     example: str
     keys: frozenset[str]
-    recognises: Callable[[dict[str, Any]], bool]
-    facts: Callable[[SourceItem, FormatOptions], list[Fact]]
+    recognises: Callable[[Row], bool]
+    facts: Callable[[Row, FormatOptions], list[Fact]]

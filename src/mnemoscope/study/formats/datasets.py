@@ -6,22 +6,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mnemoscope._rows import SourceItem, json_lines, opened
 from mnemoscope.errors import OptionError
 from mnemoscope.study.facts import Fact
 from mnemoscope.study.formats import base as fields
-from mnemoscope.study.formats.base import Format, FormatOptions
+from mnemoscope.study.formats.base import Format, FormatOptions, Row
 
 _WIKIDATA = ("relation_id",)
 
 
-def _of_row(item: SourceItem, options: FormatOptions) -> list[Fact]:
-    row = item.value
+def _of_row(row: Row, options: FormatOptions) -> list[Fact]:
     return [
         fields.fact_of(
-            item,
             fields.text(row, "prompt"),
             fields.text(row, "target"),
             fields.relation(row, options.relation),
@@ -32,21 +29,19 @@ def _of_row(item: SourceItem, options: FormatOptions) -> list[Fact]:
     ]
 
 
-def _known(item: SourceItem, options: FormatOptions) -> list[Fact]:
-    row = item.value
+def _known(row: Row, options: FormatOptions) -> list[Fact]:
     subject, template = fields.text(row, "subject"), fields.optional(row, "template")
     prompt = fields.text(row, "prompt")
     # The prompt goes on where the template ends: "{} is in the continent", "Peru is in the continent of".
     beginning = template.replace("{}", subject)
     asked = template + prompt.removeprefix(beginning) if prompt.startswith(beginning) and template else ""
     relation = fields.relation(row, options.relation, _WIKIDATA)
-    return [fields.fact_of(item, prompt, fields.text(row, "attribute"), relation, subject, asked)]
+    return [fields.fact_of(prompt, fields.text(row, "attribute"), relation, subject, asked)]
 
 
-def _counterfact(item: SourceItem, options: FormatOptions) -> list[Fact]:
-    row = item.value
+def _counterfact(row: Row, options: FormatOptions) -> list[Fact]:
     if "requested_rewrite" not in row:
-        return [_flat_counterfact(item, options)]
+        return [_flat_counterfact(row, options)]
     asked = fields.child(row, "requested_rewrite")
     subject, template = fields.text(asked, "subject"), fields.text(asked, "prompt")
     target = fields.text(fields.child(asked, "target_true"), "str")
@@ -55,18 +50,16 @@ def _counterfact(item: SourceItem, options: FormatOptions) -> list[Fact]:
     for prompt in fields.texts(row, "paraphrase_prompts"):
         wordings.setdefault(prompt, _wording(prompt, subject))
     return [
-        fields.fact_of(item, prompt, target, relation, subject, wording)
-        for prompt, wording in wordings.items()
+        fields.fact_of(prompt, target, relation, subject, wording) for prompt, wording in wordings.items()
     ]
 
 
-def _flat_counterfact(item: SourceItem, options: FormatOptions) -> Fact:
+def _flat_counterfact(row: Row, options: FormatOptions) -> Fact:
     """Make the fact of a flat row, as in the hub's copies for causal tracing."""
-    row = item.value
     prompt, subject = fields.text(row, "prompt"), fields.text(row, "subject")
     relation = fields.relation(row, options.relation, _WIKIDATA)
     return fields.fact_of(
-        item, prompt, fields.text(row, "target_true"), relation, subject, _wording(prompt, subject)
+        prompt, fields.text(row, "target_true"), relation, subject, _wording(prompt, subject)
     )
 
 
@@ -103,24 +96,22 @@ PARAREL_PATTERNS = "graphs"
 _ENDS_IN_OBJECT = re.compile(r"(?P<before>.*\[X\].*?)\s*\[Y\][\s.,;:!?]*", re.DOTALL)
 
 
-def _relation(item: SourceItem, options: FormatOptions) -> list[Fact]:
-    row = item.value
+def _relation(row: Row, options: FormatOptions) -> list[Fact]:
     subject, target = fields.text(row, "subject"), fields.text(row, "object")
     relation = fields.relation(row, options.relation, ("name",))
     templates = dict.fromkeys(fields.texts(row, "prompt_templates"))
     if not templates:
         raise ValueError('its relation has no "prompt_templates"; add wordings with {} for the subject')
     return [
-        fields.fact_of(item, fields.filled(template, subject), target, relation, subject, template)
+        fields.fact_of(fields.filled(template, subject), target, relation, subject, template)
         for template in templates
     ]
 
 
-def _pararel(item: SourceItem, _: FormatOptions) -> list[Fact]:
-    row = item.value
+def _pararel(row: Row, _: FormatOptions) -> list[Fact]:
     subject, target = fields.text(row, "sub_label"), fields.text(row, "obj_label")
     return [
-        fields.fact_of(item, fields.filled(template, subject), target, row["relation"], subject, template)
+        fields.fact_of(fields.filled(template, subject), target, row["relation"], subject, template)
         for template in row["templates"]
     ]
 
@@ -217,7 +208,6 @@ def check_template(template: str) -> str:
 
 
 def _fact(
-    item: SourceItem,
     options: FormatOptions,
     question: str,
     answers: tuple[str, ...],
@@ -231,28 +221,25 @@ def _fact(
         raise ValueError("its answer is kept back, as in test sets; take a part of the data that has answers")
     prompt = options.question_template.replace(PLACE, question)
     return fields.fact_of(
-        item, prompt, answers[0], relation or options.relation or "", subject, aliases=answers[1:]
+        prompt, answers[0], relation or options.relation or "", subject, aliases=answers[1:]
     )
 
 
-def _of_line(item: SourceItem, options: FormatOptions) -> list[Fact]:
-    row = item.value
+def _of_line(row: Row, options: FormatOptions) -> list[Fact]:
     answers = row.get("answer")
     told = fields.texts(row, "answer") if isinstance(answers, list) else (fields.text(row, "answer"),)
     answers = (*told, *fields.texts(row, "aliases"))
-    return [_fact(item, options, fields.text(row, "question"), answers, fields.own_relation(row))]
+    return [_fact(options, fields.text(row, "question"), answers, fields.own_relation(row))]
 
 
-def _trivia(item: SourceItem, options: FormatOptions) -> list[Fact]:
-    row = item.value
+def _trivia(row: Row, options: FormatOptions) -> list[Fact]:
     names = ("Question", "Answer", "Value", "Aliases")
     question, answer, value, aliases = names if "Question" in row else tuple(map(str.lower, names))
     asked, told = fields.text(row, question), fields.child(row, answer)
-    return [_fact(item, options, asked, (fields.text(told, value), *fields.texts(told, aliases)))]
+    return [_fact(options, asked, (fields.text(told, value), *fields.texts(told, aliases)))]
 
 
-def _freebase(item: SourceItem, options: FormatOptions) -> list[Fact]:
-    row = item.value
+def _freebase(row: Row, options: FormatOptions) -> list[Fact]:
     parses = fields.children(row, "Parses")
     answers = [
         name for parse in parses for answer in fields.children(parse, "Answers") for name in _names(answer)
@@ -261,10 +248,10 @@ def _freebase(item: SourceItem, options: FormatOptions) -> list[Fact]:
         next((found for parse in parses if (found := fields.optional(parse, key))), "")
         for key in ("InferentialChain", "TopicEntityName")
     )
-    return [_fact(item, options, fields.text(row, "RawQuestion"), tuple(answers), chain, topic)]
+    return [_fact(options, fields.text(row, "RawQuestion"), tuple(answers), chain, topic)]
 
 
-def _names(answer: dict[str, Any]) -> tuple[str, ...]:
+def _names(answer: Row) -> tuple[str, ...]:
     name = answer.get("AnswersName")
     return (
         (fields.checked(name, "AnswersName"),)
@@ -273,7 +260,7 @@ def _names(answer: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _is_trivia(row: dict[str, Any]) -> bool:
+def _is_trivia(row: Row) -> bool:
     return {"Question", "Answer"} <= row.keys() or ("question" in row and isinstance(row.get("answer"), dict))
 
 

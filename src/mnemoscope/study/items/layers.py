@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mnemoscope.study.bootstrap import fact_groups, means_by_relation
+from mnemoscope.study.bootstrap import fact_groups, means_by_relation, sorted_rows
 from mnemoscope.study.columns import (
     FACT,
     HEADS,
@@ -40,7 +40,7 @@ def method_layers(study: Study) -> pd.DataFrame:
         study, _in_every_layer(study, counts, ["method"]), ["method", "layer"], "share", 0
     )
     found.insert(2, "title", found["method"].map(title_of))
-    return _sorted_by(found, "method", METHODS)
+    return sorted_rows(found, {"relation": found["relation"].unique().tolist(), "method": METHODS}, ["layer"])
 
 
 def path(study: Study) -> pd.DataFrame:
@@ -142,7 +142,7 @@ def roles_by_depth(study: Study) -> pd.DataFrame:
     counts = _counted(roles, [FACT, "role", "layer"], "neurons")
     counts = _in_every_layer(study, counts, ["role"])
     found = means_by_relation(study, counts, ["role", "layer"], "neurons", 0)
-    return _sorted_by(found, "role", ROLES)
+    return sorted_rows(found, {"relation": found["relation"].unique().tolist(), "role": ROLES}, ["layer"])
 
 
 def _of_known(study: Study, name: str) -> pd.DataFrame:
@@ -172,11 +172,3 @@ def _placed(table: pd.DataFrame, within: list[str]) -> pd.DataFrame:
     ranked = table.groupby(["relation", *within], sort=False)["score"].rank(method="first", ascending=False)
     place = ranked.astype("Int32")
     return table.assign(place=place, marked=(place <= N_MARKED).fillna(False).astype(bool))
-
-
-def _sorted_by(table: pd.DataFrame, column: str, order: tuple[str, ...]) -> pd.DataFrame:
-    """Sort by relation as they come, then by one column in the given order, then by layer."""
-    relation = pd.Categorical(table["relation"], table["relation"].unique())
-    keys = pd.DataFrame({"relation": relation, column: pd.Categorical(table[column], order)})
-    keys["layer"] = table["layer"]
-    return table.loc[keys.sort_values(["relation", column, "layer"]).index].reset_index(drop=True)

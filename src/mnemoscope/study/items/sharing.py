@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,7 +11,13 @@ import numpy as np
 import pandas as pd
 
 from mnemoscope.results.resampling import interval, resample_counts
-from mnemoscope.study.bootstrap import LEAST_FACTS, mean_and_interval, order_relations, relations_of
+from mnemoscope.study.bootstrap import (
+    LEAST_FACTS,
+    mean_and_interval,
+    order_relations,
+    relations_of,
+    sorted_rows,
+)
 from mnemoscope.study.columns import FACT, QUERY_NEURONS, READINGS, VALUE_NEURONS
 from mnemoscope.study.facts import evenly
 from mnemoscope.study.filter import PARAPHRASE_KEY
@@ -67,7 +74,10 @@ class NeuronSets:
         return set(self.neurons[chosen].itertuples(index=False, name=None))
 
     def jaccard(self) -> np.ndarray:
-        """Return the Jaccard index of each pair of facts, `[n_facts, n_facts]`; NaN for two empty sets."""
+        """Return the Jaccard index of each pair of facts, `[n_facts, n_facts]`.
+
+        NaN for two empty sets, and for a fact and itself.
+        """
         common = np.zeros((len(self.facts),) * 2, np.float32)
         # Sums of ones are exact in any order of summation.
         for start in range(0, self.listed.shape[1], _COLUMNS_AT_ONCE):
@@ -75,7 +85,9 @@ class NeuronSets:
             common += some @ some.T
         sizes = self.listed.sum(axis=1).astype(np.float32)
         either = sizes[:, None] + sizes - common
-        return np.divide(common, either, out=np.full_like(common, np.nan), where=either > 0).astype(float)
+        alike = np.divide(common, either, out=np.full_like(common, np.nan), where=either > 0).astype(float)
+        np.fill_diagonal(alike, np.nan)
+        return alike
 
 
 def listed_neurons(study: Study, which: str, facts: pd.DataFrame) -> pd.DataFrame:
@@ -108,6 +120,14 @@ def neuron_sets(study: Study, which: str, facts: pd.DataFrame) -> NeuronSets:
     return NeuronSets(facts, neurons, listed)
 
 
+def _lists(study: Study, facts: pd.DataFrame) -> Iterator[tuple[str, NeuronSets]]:
+    """Yield the name and the facts' sets of each list that has neurons."""
+    for which in LISTS:
+        found = neuron_sets(study, which, facts)
+        if found.listed.any():
+            yield which, found
+
+
 def few_of_each(study: Study, found: NeuronSets) -> NeuronSets:
     """Select at most `MOST_FACTS` facts of each relation, evenly spaced, relation by relation."""
     relations = found.facts["relation"]
@@ -131,8 +151,7 @@ def shared(study: Study) -> pd.DataFrame:
     as many random neurons in each layer.
     """
     rows = []
-    for which in LISTS:
-        found = neuron_sets(study, which, study.known)
+    for which, found in _lists(study, study.known):
         for relation in relations_of(study):
             own = found.of_relation(relation)
             if not own.listed.any():
@@ -152,19 +171,14 @@ def shared(study: Study) -> pd.DataFrame:
                     "by_chance_percent": 100 * _by_chance(study, own) / n_listed,
                 }
             )
-    columns = ["relation", "list", "n_facts", "n_listed", "n_shared", "share_percent"]
-    return pd.DataFrame(
-        rows, columns=[*columns, "share_percent_low", "share_percent_high", "by_chance_percent"]
-    )
+    return pd.DataFrame(rows)
 
 
 def readings(study: Study) -> pd.DataFrame:
     """Sort the stored table `readings` by relation, list and place (item 11)."""
     table = study.table(READINGS.name)
-    table["relation"] = pd.Categorical(table["relation"], order_relations(table["relation"]))
-    table["list"] = pd.Categorical(table["list"], ("ffn_value", "attention_value", "ffn_query"))
-    table = table.sort_values(["relation", "list", "place"], ignore_index=True)
-    return table.astype({"relation": str, "list": str})
+    lists = ("ffn_value", "attention_value", "ffn_query")
+    return sorted_rows(table, {"relation": order_relations(table["relation"]), "list": lists}, ["place"])
 
 
 def shared_neurons(study: Study) -> pd.DataFrame:
@@ -175,7 +189,6 @@ def shared_neurons(study: Study) -> pd.DataFrame:
     """
     facts = study.known[[FACT, "relation"]]
     facts = facts.assign(size=facts.groupby("relation")[FACT].transform("count"))
-    order = {name: place for place, name in enumerate(relations_of(study))}
     tables = []
     for which in LISTS:
         grouped = (
@@ -187,16 +200,11 @@ def shared_neurons(study: Study) -> pd.DataFrame:
         tables.append(found[2 * found["n_facts"] > found["size"]].assign(list=which))
     found = pd.concat(tables, ignore_index=True)
     found["share"] = found["n_facts"] / found["size"]
-    found["order"] = found["relation"].map(order)
-    found["from_value"] = found["list"].map(LISTS.index)
-    found = found.sort_values(
-        ["order", "from_value", "n_facts", "mean_score"], ascending=[True, True, False, False], kind="stable"
-    )
+    orders = {"relation": relations_of(study), "list": LISTS}
+    found = sorted_rows(found, orders, ["n_facts", "mean_score"], ascending=False)
     found["place"] = found.groupby(["relation", "list"]).cumcount() + 1
     columns = ["relation", "list", "place", *NEURON, "n_facts", "share", "mean_score"]
-    return (
-        found[columns].astype({"place": "int32", **dict.fromkeys(NEURON[1:], "int32")}).reset_index(drop=True)
-    )
+    return found[columns].astype(dict.fromkeys(["place", *NEURON[1:]], "int32"))
 
 
 def overlap(study: Study) -> pd.DataFrame:
@@ -207,13 +215,9 @@ def overlap(study: Study) -> pd.DataFrame:
     half of the facts list. At most `MOST_FACTS` facts of each relation are compared.
     """
     rows = []
-    for which in LISTS:
-        every = neuron_sets(study, which, study.known)
-        if not every.listed.any():
-            continue
+    for which, every in _lists(study, study.known):
         found = few_of_each(study, every)
         alike = found.jaccard()
-        np.fill_diagonal(alike, np.nan)
         relation_of = found.facts["relation"].to_numpy()
         most = {
             name: own.keys(own.shared) for name in relations_of(study) for own in [every.of_relation(name)]
@@ -224,17 +228,7 @@ def overlap(study: Study) -> pd.DataFrame:
                 both, either = most[relation] & most[other], most[relation] | most[other]
                 row = {"list": which, "relation": relation, "other": other, **_mean_of_facts(block)}
                 rows.append({**row, "shared_jaccard": len(both) / len(either) if either else math.nan})
-    names = [
-        "list",
-        "relation",
-        "other",
-        "n_facts",
-        "jaccard",
-        "jaccard_low",
-        "jaccard_high",
-        "shared_jaccard",
-    ]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows)
 
 
 def paraphrases(study: Study) -> pd.DataFrame:
@@ -246,12 +240,8 @@ def paraphrases(study: Study) -> pd.DataFrame:
     """
     facts = _worded(study)
     rows = []
-    for which in LISTS:
-        found = neuron_sets(study, which, facts)
-        if not found.listed.any():
-            continue
+    for which, found in _lists(study, facts):
         alike = found.jaccard()
-        np.fill_diagonal(alike, np.nan)
         partners = _partners(found.facts)
         for relation in relations_of(study):
             own = (found.facts["relation"] == relation).to_numpy()

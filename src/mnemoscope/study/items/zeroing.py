@@ -66,8 +66,7 @@ def zeroed(study: Study, experiment: str) -> pd.DataFrame:
             if after.empty:
                 continue
             row = {"relation": relation, "parts": name, "n_facts": len(after)}
-            before = outcomes[NONE].loc[after.index]
-            rows.append({**row, "n_neurons": after["n_parts"].mean(), **_falls(before, after)})
+            rows.append({**row, "n_neurons": after["n_parts"].mean(), **_falls(outcomes, after)})
     return pd.DataFrame(rows, columns=["relation", "parts", "n_facts", "n_neurons", *_FALLS])
 
 
@@ -81,16 +80,14 @@ def heads_zeroed(study: Study) -> pd.DataFrame:
     chosen = {name: set(heads) for name, heads in relation_heads(study.folder, study.options).items()}
     rows = []
     for relation, facts in list(fact_groups(study))[1:]:
-        for name in [*relations_of(study), RANDOM]:
-            if name not in outcomes:
-                continue
+        for name in [name for name in (*relations_of(study), RANDOM) if name in outcomes]:
             after = outcomes[name].reindex(facts).dropna()
             if after.empty:
                 continue
             shared = len(chosen[relation] & chosen[name]) if name in chosen else None
             row = {"relation": relation, "heads_of": name, "n_facts": len(after)}
             row |= {"n_heads": after["n_parts"].mean(), "shared_heads": shared}
-            rows.append({**row, **_falls(outcomes[NONE].loc[after.index], after)})
+            rows.append({**row, **_falls(outcomes, after)})
     columns = ["relation", "heads_of", "n_facts", "n_heads", "shared_heads", *_FALLS]
     return pd.DataFrame(rows, columns=columns).astype({"shared_heads": "Int32"})
 
@@ -112,8 +109,7 @@ def heads_within_and_across(study: Study) -> pd.DataFrame:
         if not tables or pd.concat(tables).dropna().empty:
             continue
         after = pd.DataFrame(pd.concat(tables).dropna().groupby(level=0).mean())
-        row = {"heads": name, "n_facts": len(after), **_falls(outcomes[NONE].loc[after.index], after)}
-        rows.append(row)
+        rows.append({"heads": name, "n_facts": len(after), **_falls(outcomes, after)})
     return pd.DataFrame(rows, columns=["heads", "n_facts", *_FALLS])
 
 
@@ -123,8 +119,7 @@ def _outcomes(study: Study, experiment: str) -> dict[str, pd.DataFrame]:
     table = table[table["experiment"].isin(["none", experiment]) & table[FACT].isin(study.known[FACT])]
     columns = [*_METRICS, "n_parts"]
     means = table.astype(dict.fromkeys(columns, float)).groupby(["parts", FACT])[columns].mean()
-    names = dict.fromkeys(table["parts"])
-    return {name: pd.DataFrame(means.loc[name]) for name in names}
+    return {name: pd.DataFrame(means.loc[name]) for name in dict.fromkeys(table["parts"])}
 
 
 def _levels(table: pd.DataFrame) -> dict[str, float]:
@@ -136,7 +131,8 @@ def _levels(table: pd.DataFrame) -> dict[str, float]:
     return _with_ends(tuple(scaled), np.stack([values.to_numpy() for values in scaled.values()], axis=1))
 
 
-def _falls(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:
+def _falls(outcomes: dict[str, pd.DataFrame], after: pd.DataFrame) -> dict[str, float]:
+    before = outcomes[NONE].loc[after.index]
     found: dict[str, float] = {}
     names = {"reciprocal_rank": ("mrr", 1), "probability": ("probability_percent", 100)}
     for metric, (name, scale) in names.items():
