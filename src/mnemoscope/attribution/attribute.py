@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution import effects, tables
+from mnemoscope.attribution import tables
+from mnemoscope.attribution.effects import best_by_value, of_attention_neurons, of_ffn_neurons, of_heads_at_positions
 from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.options import AttributionOptions
 from mnemoscope.attribution.prediction import TargetPrediction
@@ -85,7 +86,7 @@ class TopKFinder:
             every = self.scorer.all(grid, partial(self._report, kind, grid))
             self.intervals[kind] = every, every
         if totals is not None and self.options.order == "total":
-            chosen = {table: effects.best_by_value(totals, pool) for table, pool in pools.items()}
+            chosen = {table: best_by_value(totals, pool) for table, pool in pools.items()}
             scored = torch.cat(list(chosen.values())).unique()
             scores = self.scorer.chosen(grid, scored, reader)
             best = {t: (index, scores[torch.searchsorted(scored, index)]) for t, index in chosen.items()}
@@ -173,9 +174,9 @@ def attribute(
     ffn, attention = shared.ffn_neurons, shared.attention_neurons
     positions = shared.heads_at_positions
     total = prediction.total_effects(linearised=options.by == "relp") if options.effects else None
-    of_ffn = total and effects.of_ffn_neurons(total, ffn)
-    of_attention = total and effects.of_attention_neurons(total, attention)
-    of_positions = total and effects.of_heads_at_positions(total, positions)
+    of_ffn = total and of_ffn_neurons(total, ffn)
+    of_attention = total and of_attention_neurons(total, attention)
+    of_positions = total and of_heads_at_positions(total, positions)
 
     finder = TopKFinder(prediction, options, report)
     finder.find(ffn, of_ffn, options.top, {"ffn_neurons": (0, 1)}, reader)

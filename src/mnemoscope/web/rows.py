@@ -10,7 +10,7 @@ from torch import Tensor
 from mnemoscope.api import Model
 from mnemoscope.errors import TargetError
 from mnemoscope.intervention.ablation import TargetState
-from mnemoscope.model.tokens import token_text
+from mnemoscope.model.encoding import token_text
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.web.pieces import shown
 

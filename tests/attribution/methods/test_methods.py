@@ -19,7 +19,7 @@ from mnemoscope.attribution.methods.base import MethodInput
 from mnemoscope.attribution.methods.causal import _Search, parts_of
 from mnemoscope.attribution.methods.gradients import IntegratedGradients
 from mnemoscope.attribution.methods.registry import method, methods
-from mnemoscope.intervention import sensitivity
+from mnemoscope.intervention import side_effects
 from mnemoscope.intervention.sensitivity import Sensitivity
 from mnemoscope.model.readout import capped
 from mnemoscope.testing import backup_pair, planted_model
@@ -246,7 +246,7 @@ def test_specificity_spares_plain_text(llama: ms.Model) -> None:
 def test_expected_divergence_is_that_of_small_removals(
     llama: ms.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sensitivity, "N_DRAWS", 400)
+    monkeypatch.setattr(side_effects, "N_DRAWS", 400)
     texts = llama.plain_text().texts
     responses = Sensitivity(llama.language_model, texts, budget=2**28).responses["ffn"]
     neurons = responses.pow(2).mean(0).topk(20).indices

@@ -34,8 +34,8 @@ _TITLES = {
 }
 _SPACE = "␣"  # sign of `token_text`
 _STRONG = 0.5  # share of the window's best activation from which a token is coloured
-_LONGEST_TOKEN = 12  # cells
-_BEFORE_WINDOW = 20 + _LONGEST_TOKEN  # cells of the columns before the window, at most
+_TOKEN_CELLS = 12  # cells
+_BEFORE_WINDOW = 20 + _TOKEN_CELLS  # cells of the columns before the window, at most
 _MEANING = (
     "activation: value that enters the output projection; at the token, bold in its window; coloured: at "
     "least half as large"
@@ -75,7 +75,7 @@ def _group(title: Text, rows: list[Row], width: int) -> RenderableType:
     columns = [
         number_column("activation", "activation", plain_number),
         number_column("text", "document"),
-        Column("token", lambda row: token_text(row["token"], "bold", _LONGEST_TOKEN)),
+        Column("token", lambda row: token_text(row["token"], "bold", _TOKEN_CELLS)),
         Column("window", lambda row: _window(row, width - _BEFORE_WINDOW), stretches=True),
     ]
     return table_of(title, rows, columns)
