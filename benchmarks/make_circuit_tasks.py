@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import mnemoscope as ms
-from mnemoscope.study.pairs import pairs_of_facts
+from mnemoscope.study.facts import pairs_of_facts
 
 NAMES = ("John", "Mary", "Tom", "James", "Paul", "Anna", "Mark", "David", "Peter", "Sarah")
 PLACES = ("store", "park", "school", "station", "garden", "office")

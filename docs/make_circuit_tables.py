@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 
 from mnemoscope.report.text import ratio_text
-from mnemoscope.results.circuit import Circuit, Ratio
-from mnemoscope.results.circuit_comparison import CircuitComparison
+from mnemoscope.results.circuit import Circuit, CircuitComparison, Ratio
 
 DOCS = Path(__file__).parent
 TASKS = ("simple", "nounpp", "capitals", "ioi")

@@ -34,13 +34,12 @@ if TYPE_CHECKING:
     from mnemoscope.model.families.registry import Family as Family
     from mnemoscope.results.ablation import Ablation as Ablation, TextEffect as TextEffect
     from mnemoscope.results.attribution import Attribution as Attribution
-    from mnemoscope.results.circuit import Circuit as Circuit, Pair as Pair
-    from mnemoscope.results.circuit_comparison import CircuitComparison as CircuitComparison
-    from mnemoscope.results.continuation import ContinuationAttribution as ContinuationAttribution
-    from mnemoscope.results.examples import (
-        NeuronExamples as NeuronExamples,
-        ScannedCorpus as ScannedCorpus,
+    from mnemoscope.results.circuit import (
+        Circuit as Circuit,
+        CircuitComparison as CircuitComparison,
+        Pair as Pair,
     )
+    from mnemoscope.results.continuation import ContinuationAttribution as ContinuationAttribution
     from mnemoscope.results.parts import (
         AttentionNeuron as AttentionNeuron,
         FFNNeuron as FFNNeuron,
@@ -49,8 +48,11 @@ if TYPE_CHECKING:
     )
     from mnemoscope.results.prediction import (
         HeadTokens as HeadTokens,
+        NeuronExamples as NeuronExamples,
         NeuronTokens as NeuronTokens,
         Prediction as Prediction,
+        Ranking as Ranking,
+        ScannedCorpus as ScannedCorpus,
     )
     from mnemoscope.results.prompt_comparison import PromptComparison as PromptComparison
     from mnemoscope.results.query import (
@@ -59,7 +61,6 @@ if TYPE_CHECKING:
         QueryNeurons as QueryNeurons,
         QueryTables as QueryTables,
     )
-    from mnemoscope.results.ranking import Ranking as Ranking
     from mnemoscope.results.targets import (
         Cost as Cost,
         Provenance as Provenance,
@@ -83,7 +84,7 @@ _PUBLIC = {
     "Attribution": "mnemoscope.results.attribution",
     "AttributionOptions": "mnemoscope.attribution.options",
     "Circuit": "mnemoscope.results.circuit",
-    "CircuitComparison": "mnemoscope.results.circuit_comparison",
+    "CircuitComparison": "mnemoscope.results.circuit",
     "CircuitOptions": "mnemoscope.circuit.find",
     "ContinuationAttribution": "mnemoscope.results.continuation",
     "Cost": "mnemoscope.results.targets",
@@ -102,7 +103,7 @@ _PUBLIC = {
     "Model": "mnemoscope.api",
     "ModelFileError": "mnemoscope.errors",
     "ModelSpec": "mnemoscope.study.tasks",
-    "NeuronExamples": "mnemoscope.results.examples",
+    "NeuronExamples": "mnemoscope.results.prediction",
     "NeuronTokens": "mnemoscope.results.prediction",
     "OptionError": "mnemoscope.errors",
     "OutputError": "mnemoscope.errors",
@@ -116,9 +117,9 @@ _PUBLIC = {
     "QueryGraph": "mnemoscope.results.query",
     "QueryNeurons": "mnemoscope.results.query",
     "QueryTables": "mnemoscope.results.query",
-    "Ranking": "mnemoscope.results.ranking",
+    "Ranking": "mnemoscope.results.prediction",
     "Run": "mnemoscope.api.run",
-    "ScannedCorpus": "mnemoscope.results.examples",
+    "ScannedCorpus": "mnemoscope.results.prediction",
     "Sizes": "mnemoscope.model.estimate",
     "Source": "mnemoscope.study.runner",
     "Studies": "mnemoscope.study.results",

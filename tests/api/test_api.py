@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 import mnemoscope as ms
-from mnemoscope.attribution.projections import top_tokens
+from mnemoscope.attribution.grids import top_tokens
 from mnemoscope.model.families.registry import FAMILIES
 from mnemoscope.results.columns import QUERY_TABLES, TABLES
 from support import open_tiny, word_tokenizer, words

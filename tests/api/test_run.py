@@ -10,9 +10,9 @@ import pytest
 
 import mnemoscope as ms
 from mnemoscope.attribution import scores
-from mnemoscope.attribution.projections import project_columns
+from mnemoscope.attribution.grids import project_columns
 from mnemoscope.model.families.registry import Family
-from mnemoscope.model.recorded_pass import numbers_in_graph
+from mnemoscope.model.replay import numbers_in_graph
 from support import WITH_EXPERTS, built, check_alike, chosen_on_push, open_tiny, opened_once, words
 
 PROMPT = words(5, 17, 80, 33)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import mnemoscope as ms
-from mnemoscope.attribution.projections import MAX_ROWS, ProjectedColumns
+from mnemoscope.attribution.grids import MAX_ROWS, ProjectedColumns
 from mnemoscope.model.families.registry import FAMILIES
 from support import open_tiny
 

@@ -7,9 +7,8 @@ import torch
 
 import mnemoscope as ms
 from mnemoscope.api.requests import TargetSpec, predictions
-from mnemoscope.attribution.projections import ProjectedColumns
-from mnemoscope.attribution.search import Pool, search
-from mnemoscope.attribution.search_many import NeuronSearch, settle_searches
+from mnemoscope.attribution.grids import ProjectedColumns
+from mnemoscope.attribution.search import NeuronSearch, Pool, search, settle_searches
 from mnemoscope.model.tokens import encode_prompt
 from support import words
 

@@ -17,8 +17,8 @@ from mnemoscope.attribution.vocabulary import HeadVectors, head_vectors, through
 from mnemoscope.model.activations import ActivationCache
 from mnemoscope.model.attention import AttentionCall, QueryKeyCall, WeightsCall
 from mnemoscope.model.families.registry import Family
+from mnemoscope.model.gradients import key_gradients, watched_block
 from mnemoscope.model.hooks import observed_attention
-from mnemoscope.model.key_gradients import key_gradients, watched_block
 from mnemoscope.model.readout import capped
 from mnemoscope.model.tokens import token_text
 from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS

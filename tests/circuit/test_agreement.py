@@ -9,11 +9,10 @@ import torch
 
 import mnemoscope as ms
 from circuit_tasks import agreement_file
-from mnemoscope.circuit.agreement import agreement
-from mnemoscope.circuit.find import CircuitOptions, Prepared, encode_task, prepare
+from mnemoscope.circuit.compare import agreement
+from mnemoscope.circuit.find import CircuitOptions, Prepared, encode_task, greedy, prepare
 from mnemoscope.circuit.measure import first, ranked
 from mnemoscope.circuit.scores import METHODS, score_nodes
-from mnemoscope.circuit.search import greedy
 from mnemoscope.circuit.tasks import read_pairs
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import isolated

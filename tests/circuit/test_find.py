@@ -17,7 +17,7 @@ import torch
 import mnemoscope as ms
 from circuit_tasks import planted_pairs, told_apart
 from mnemoscope.circuit import edges
-from mnemoscope.circuit.agreement import chosen_nodes
+from mnemoscope.circuit.compare import chosen_nodes
 from mnemoscope.circuit.find import UNROUTED, CircuitOptions, encode_task, prepare
 from mnemoscope.circuit.measure import areas, curve_sizes, first, random_controls, ranked
 from mnemoscope.circuit.running import site_values

@@ -6,11 +6,11 @@ import json
 import os
 
 import pytest
+from mnemoscope.model.manifest import write_manifest
 
 from command_line import printed, refused, run
 from mnemoscope.model import cache
 from mnemoscope.model.demo import demo_folder
-from mnemoscope.model.manifest import write_manifest
 from tiny_gguf import write_gguf
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import mnemoscope as ms
 from command_line import printed, refused
-from mnemoscope.report.terminal.examples import render_examples
+from mnemoscope.report.terminal.vocabulary import render_examples
 from mnemoscope.testing import words
 
 TEXTS = [words(5, 17, 80, 33), words(9, 17, 41), words(*range(10, 40))]

@@ -24,9 +24,8 @@ from mnemoscope.model.attention import (
 )
 from mnemoscope.model.components import capture_components
 from mnemoscope.model.families.registry import FAMILIES, Family
-from mnemoscope.model.gradients import total_effects
+from mnemoscope.model.gradients import key_gradients, total_effects, watched_block
 from mnemoscope.model.hooks import observed_attention
-from mnemoscope.model.key_gradients import key_gradients, watched_block
 from mnemoscope.model.objective import Objective
 from mnemoscope.model.structure import discover
 from mnemoscope.model.validation import probe_tokens, validate

@@ -9,7 +9,7 @@ import pytest
 
 from mnemoscope.errors import ModelFileError
 from mnemoscope.model import demo
-from mnemoscope.model.manifest import write_manifest
+from mnemoscope.model.cache import write_manifest
 
 
 def names_in(cache):

@@ -19,9 +19,9 @@ import mnemoscope as ms
 from gguf_openings import POINTS, start_opening
 from mnemoscope.errors import MnemoscopeError, OptionError
 from mnemoscope.model import cache, gguf_cache
+from mnemoscope.model.cache import MANIFEST
 from mnemoscope.model.gguf_conversion import convert_gguf, parsed_once
 from mnemoscope.model.loading import describe, open_model
-from mnemoscope.model.manifest import MANIFEST
 from tiny_gguf import write_gguf
 
 ODD = [

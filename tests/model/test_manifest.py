@@ -5,8 +5,8 @@ import json
 import pytest
 
 from mnemoscope.errors import ModelFileError
+from mnemoscope.model.cache import Owner, check_contents, check_sizes, write_manifest
 from mnemoscope.model.demo import DEMO
-from mnemoscope.model.manifest import Owner, check_contents, check_sizes, write_manifest
 
 
 @pytest.fixture

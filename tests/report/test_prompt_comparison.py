@@ -15,8 +15,7 @@ import pytest
 import mnemoscope as ms
 from mnemoscope._io import json_text
 from mnemoscope.report.figures import LEVELS, level
-from mnemoscope.report.prompt_comparison import render_html
-from mnemoscope.report.prompt_comparison_figure import SIDES
+from mnemoscope.report.prompt_comparison import SIDES, render_html
 from mnemoscope.report.text import signed
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.testing import words

@@ -20,8 +20,7 @@ from mnemoscope.report.charts import apply_theme, png, svg
 from mnemoscope.report.charts.study import CHARTS
 from mnemoscope.report.export import export
 from mnemoscope.report.pages import code_markup
-from mnemoscope.report.study_findings import study_findings
-from mnemoscope.report.study_html import render_report, write_report
+from mnemoscope.report.study_html import render_report, study_findings, write_report
 from mnemoscope.study.items import ITEMS
 from mnemoscope.study.results import Study
 from pictures import inside

@@ -19,8 +19,8 @@ from mnemoscope.study.filter import to_measure, to_paraphrase
 from mnemoscope.study.items.facts import facts_dropped
 from mnemoscope.study.items.sharing import paraphrases
 from mnemoscope.study.measure import measure_facts
+from mnemoscope.study.measure_relations import relation_heads
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.relation_parts import relation_heads
 from mnemoscope.study.results import Study
 from mnemoscope.study.runner import Progress, Source, run_study
 from mnemoscope.study.store import read_table

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mnemoscope.model.encoding import encode_text
-from mnemoscope.model.token_bytes import _byte_letters
-from mnemoscope.web.pieces import joined, shown
+from mnemoscope.model.encoding import _byte_letters, encode_text
+from mnemoscope.web.rows import joined, shown
 
 
 class OfBytes:

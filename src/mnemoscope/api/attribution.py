@@ -32,7 +32,7 @@ from mnemoscope.errors import OptionError
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import isolated_call
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.targets import Answers, check_alternatives
+from mnemoscope.model.objective import Answers, check_alternatives
 from mnemoscope.model.tokens import Prompt, PromptInput, answer_text, encode_prompt, prefixes
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.continuation import ContinuationAttribution

@@ -12,17 +12,16 @@ from mnemoscope._io import ProgressBars
 from mnemoscope.api.requests import provenance
 from mnemoscope.attribution.options import check_counts
 from mnemoscope.circuit.compare import compare_methods
-from mnemoscope.circuit.contrast import contrast as contrast_activations
 from mnemoscope.circuit.find import CircuitOptions, find_circuit
 from mnemoscope.circuit.nodes import NodeSpace, check_kinds
+from mnemoscope.circuit.scores import contrast as contrast_activations
 from mnemoscope.circuit.tasks import Task, read_pairs
 from mnemoscope.errors import OptionError
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import interventions_on, isolated_call
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.tokens import PromptInput, encode_prompt
-from mnemoscope.results.circuit import AblationValue, Circuit, CircuitKind
-from mnemoscope.results.circuit_comparison import CircuitComparison
+from mnemoscope.results.circuit import AblationValue, Circuit, CircuitComparison, CircuitKind
 
 if TYPE_CHECKING:
     from mnemoscope.api.model import Model

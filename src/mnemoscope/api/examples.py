@@ -22,19 +22,19 @@ from mnemoscope.attribution.attribute import Report
 from mnemoscope.attribution.options import check_counts
 from mnemoscope.errors import OptionError
 from mnemoscope.model import cache
+from mnemoscope.model.cache import write_manifest
 from mnemoscope.model.corpus import Corpus, Source, check_window, cut_windows, open_corpus
 from mnemoscope.model.encoding import token_texts
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.examples import Examples, Neuron, scan
 from mnemoscope.model.isolation import interventions_on, is_ours, isolated_call
 from mnemoscope.model.language_model import LanguageModel, weights_fingerprint
-from mnemoscope.model.manifest import write_manifest
 from mnemoscope.model.parts import check_part
 from mnemoscope.model.peft import is_adapter_layer
 from mnemoscope.model.weights import is_plain
 from mnemoscope.results.columns import EXAMPLE_SIGNS, EXAMPLE_WINDOWS
-from mnemoscope.results.examples import GROUPS, SIGNS, NeuronExamples, ScannedCorpus, place
 from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Part, listed, neuron_named
+from mnemoscope.results.prediction import GROUPS, SIGNS, NeuronExamples, ScannedCorpus, place
 
 if TYPE_CHECKING:
     from mnemoscope.api.model import Model

@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from mnemoscope._arguments import check_factor
 from mnemoscope.api.requests import answer_ids
 from mnemoscope.attribution.tables import frame
-from mnemoscope.circuit.active import circuit_changes
+from mnemoscope.circuit.running import circuit_changes
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.ablation import (
     AblationOptions,
@@ -32,9 +32,15 @@ from mnemoscope.intervention.side_effects import KnownFact, SideEffectProbes
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import held, interventions_on, isolated_call
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.objective import Objective
+from mnemoscope.model.objective import (
+    Answers,
+    Objective,
+    check_alternatives,
+    check_apart,
+    encode_targets,
+    listed_answers,
+)
 from mnemoscope.model.parts import sites
-from mnemoscope.model.targets import Answers, check_alternatives, check_apart, encode_targets, listed_answers
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, prefixes
 from mnemoscope.model.torch_state import default_torch_state
 from mnemoscope.results.ablation import Ablation

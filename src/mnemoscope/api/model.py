@@ -10,8 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mnemoscope.api import attribution, circuits, examples, interventions, queries, run as runs
 from mnemoscope.intervention.hooks import without_interventions
-from mnemoscope.intervention.sensitivity import Sensitivity
-from mnemoscope.intervention.side_effects import PlainText, beginnings, shipped_passages
+from mnemoscope.intervention.side_effects import PlainText, Sensitivity, beginnings, shipped_passages
 from mnemoscope.model.encoding import Message, user_says
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import isolated_call

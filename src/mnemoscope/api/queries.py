@@ -22,23 +22,29 @@ from mnemoscope.attribution.methods.base import Method, MethodInput, Report
 from mnemoscope.attribution.methods.registry import method as find_method, rank
 from mnemoscope.attribution.options import check_counts
 from mnemoscope.attribution.query.ablation import QueryAblationOptions, ablate_query_neurons
-from mnemoscope.attribution.query.graph_tables import Extent, follow, share_explained, tables_of
-from mnemoscope.attribution.query.tables import QueryOptions, query_neurons, split_by_layer
+from mnemoscope.attribution.query.tables import (
+    Extent,
+    QueryOptions,
+    follow,
+    query_neurons,
+    share_explained,
+    split_by_layer,
+    tables_of,
+)
 from mnemoscope.attribution.vocabulary import head_tokens as table_of, head_vectors, read_neuron
 from mnemoscope.errors import OptionError
 from mnemoscope.intervention.controls import ControlsFrom, check_controls_from
 from mnemoscope.intervention.predictions import log_probabilities, streams
 from mnemoscope.model.estimate import MEMORY_BUDGET
+from mnemoscope.model.gradients import watched_block
 from mnemoscope.model.isolation import isolated_call
-from mnemoscope.model.key_gradients import watched_block
+from mnemoscope.model.objective import Answers
 from mnemoscope.model.parts import check_part
-from mnemoscope.model.targets import Answers
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.parts import FFNNeuron, Head, NeuronKind
-from mnemoscope.results.prediction import HeadTokens, NeuronTokens
+from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Ranking
 from mnemoscope.results.query import Key, QueryAblation, QueryGraph, QueryNeurons
-from mnemoscope.results.ranking import Ranking
 
 if TYPE_CHECKING:
     from mnemoscope.api.model import Model

@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from mnemoscope.attribution.geometry import Geometry
+from mnemoscope.attribution.grids import ProjectedColumns
 from mnemoscope.attribution.prediction import PromptCache, TargetPrediction
-from mnemoscope.attribution.projections import ProjectedColumns
 from mnemoscope.errors import OptionError, PromptError
 from mnemoscope.intervention.predictions import check_finite, next_token
 from mnemoscope.model.activations import ActivationCache, batches, numbers_kept
@@ -21,10 +21,9 @@ from mnemoscope.model.components import ResidualDecomposition
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import interventions_on, isolated
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.objective import Objective
+from mnemoscope.model.objective import Answers, Objective, check_apart, encode_targets, listed_answers
 from mnemoscope.model.readout import FrozenReadout, log_probabilities_of_each
-from mnemoscope.model.recorded_pass import RecordedPass, capture_with_graph, numbers_in_graph
-from mnemoscope.model.targets import Answers, check_apart, encode_targets, listed_answers
+from mnemoscope.model.replay import RecordedPass, capture_with_graph, numbers_in_graph
 from mnemoscope.model.tokens import (
     Prompt,
     PromptInput,

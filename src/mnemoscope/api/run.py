@@ -26,7 +26,7 @@ from mnemoscope.intervention.predictions import continuation
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.isolation import interventions_on, isolated_call
 from mnemoscope.model.language_model import LanguageModel
-from mnemoscope.model.targets import Answers
+from mnemoscope.model.objective import Answers
 from mnemoscope.model.tokens import (
     Prompt,
     PromptInput,

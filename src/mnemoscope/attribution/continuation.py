@@ -18,9 +18,8 @@ from torch import Tensor
 from mnemoscope.attribution import tables
 from mnemoscope.attribution.attribute import Attributed
 from mnemoscope.attribution.bounds import Bounder
-from mnemoscope.attribution.grids import Grid
+from mnemoscope.attribution.grids import Grid, Observer
 from mnemoscope.attribution.prediction import TargetPrediction
-from mnemoscope.attribution.projections import Observer
 from mnemoscope.attribution.scores import Scorer
 from mnemoscope.attribution.search import Pool, search
 from mnemoscope.attribution.tables import with_experts

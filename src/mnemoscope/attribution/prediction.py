@@ -13,8 +13,7 @@ from torch.nn.functional import pad
 
 from mnemoscope.attribution.bounds import Bounder, bounder
 from mnemoscope.attribution.geometry import Geometry
-from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.projections import ProjectedColumns, TokenReader
+from mnemoscope.attribution.grids import Grid, ProjectedColumns, TokenReader
 from mnemoscope.attribution.scores import BaseStates, LogPartitions, Scorer, base_states
 from mnemoscope.attribution.tails import Tail, split_tail
 from mnemoscope.model.activations import MOST_KEPT, ActivationCache
@@ -23,7 +22,7 @@ from mnemoscope.model.gradients import TotalEffects, total_effects
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Focus, Objective
 from mnemoscope.model.readout import FrozenReadout, Predicted
-from mnemoscope.model.recorded_pass import RecordedPass
+from mnemoscope.model.replay import RecordedPass
 from mnemoscope.model.structure import ModelStructure
 
 # Tokens summed exactly by the first bound of every part and by the second of those left.

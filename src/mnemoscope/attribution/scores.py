@@ -15,9 +15,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from mnemoscope.attribution.grids import Grid
-from mnemoscope.attribution.projections import (
+from mnemoscope.attribution.grids import (
     MIN_ROWS,
+    Grid,
     Observer,
     ProjectedColumns,
     project_columns,

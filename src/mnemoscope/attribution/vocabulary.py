@@ -8,12 +8,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mnemoscope.attribution.grids import top_tokens
 from mnemoscope.attribution.options import check_counts
-from mnemoscope.attribution.projections import top_tokens
 from mnemoscope.attribution.query.scores import input_projections_of, value_index
 from mnemoscope.errors import OptionError
 from mnemoscope.model.activations import ActivationCache
-from mnemoscope.model.key_gradients import BlockCall, key_gradients
+from mnemoscope.model.gradients import BlockCall, key_gradients
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.parts import check_part
 from mnemoscope.model.readout import FrozenReadout

@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from mnemoscope.circuit.nodes import NodeSpace
 from mnemoscope.circuit.running import Batch, CircuitRunner, Values, site_values
-from mnemoscope.model.gradients import SiteGradients, input_embeddings, site_gradients
+from mnemoscope.errors import OptionError, PromptError
+from mnemoscope.model.gradients import SiteGradients, gradient_batches, input_embeddings, site_gradients
+from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.results.parts import NeuronKind
 
 # Steps from the counterfactual to the clean embeddings.
@@ -163,3 +166,47 @@ METHODS = {
         ScoreMethod("exact", None, 0, exact_effects),
     )
 }
+
+
+def contrast(
+    language_model: LanguageModel,
+    positive: Sequence[Sequence[int]],
+    negative: Sequence[Sequence[int]],
+    space: NodeSpace,
+    top: int,
+    budget: int,
+) -> pd.DataFrame:
+    """Rank neurons by the difference of their mean activations; see `Model.contrast`.
+
+    Raises:
+        OptionError: a set is empty.
+        PromptError: activations are NaN or infinite.
+    """
+    means = []
+    for name, prompts in (("positive", positive), ("negative", negative)):
+        if not prompts:
+            raise OptionError(f"there are no {name} prompts; give at least one")
+        means.append(_mean_activations(language_model, space, sorted(prompts, key=len), budget))
+        if not bool(means[-1].isfinite().all()):
+            raise PromptError(
+                f"activations after a {name} prompt are NaN or infinite; leave the prompt out, or load "
+                "half-precision weights as float32"
+            )
+    of_positive, of_negative = means
+    scores = (of_positive - of_negative).abs()
+    order = scores.argsort(descending=True, stable=True)[:top]
+    return space.table(order, scores[order]).assign(
+        positive=of_positive[order].numpy(), negative=of_negative[order].numpy()
+    )
+
+
+def _mean_activations(
+    language_model: LanguageModel, space: NodeSpace, prompts: Sequence[Sequence[int]], budget: int
+) -> Tensor:
+    """Average activations at the last position over prompts ordered by length, `[n_nodes]` float32."""
+    total = torch.zeros(space.n_nodes, dtype=torch.float64)
+    for batch in gradient_batches(prompts, language_model.structure, budget):
+        values = site_values(language_model, space, [prompts[i] for i in batch])
+        last = {key: inputs[:, -1:] for key, inputs in values.items()}
+        total += space.gather(last).double().sum(0).cpu()
+    return (total / len(prompts)).float()

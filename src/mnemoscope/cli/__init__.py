@@ -20,7 +20,6 @@ from mnemoscope.cli import (
     cache,
     circuit,
     compare,
-    demo,
     links,
     methods,
     models,
@@ -58,7 +57,6 @@ for group in (
     study,
     serve,
     models,
-    demo,
     cache,
 ):
     app.add_typer(group.commands)

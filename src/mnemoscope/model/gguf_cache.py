@@ -22,8 +22,8 @@ from mnemoscope._arguments import CONFIG
 from mnemoscope._io import write_atomically
 from mnemoscope.errors import MnemoscopeError, ModelFileError, OptionError
 from mnemoscope.model import cache
+from mnemoscope.model.cache import MANIFEST, Owner, check_sizes, reason_of, sha256_of, write_manifest
 from mnemoscope.model.gguf_conversion import convert_gguf, float32_bytes, parsed_once
-from mnemoscope.model.manifest import MANIFEST, Owner, check_sizes, reason_of, sha256_of, write_manifest
 from mnemoscope.model.sources import Location, check_weights
 
 _logger = logging.getLogger(__name__)

@@ -17,8 +17,7 @@ from mnemoscope.report.sheets import Cell, Sheet
 from mnemoscope.report.text import circuit_summary, node_name, plain_number
 from mnemoscope.report.tokens import visible
 from mnemoscope.results import io
-from mnemoscope.results.circuit import Circuit
-from mnemoscope.results.circuit_comparison import CircuitComparison
+from mnemoscope.results.circuit import Circuit, CircuitComparison
 from mnemoscope.results.columns import records
 
 _MOST_ROWS = 200

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mnemoscope.errors import MnemoscopeError
+from mnemoscope.report.charts.graph import graph_caption, graph_svg
 from mnemoscope.report.export import json_bytes
 from mnemoscope.report.figures import map_svg
 from mnemoscope.report.findings import (
@@ -15,7 +16,6 @@ from mnemoscope.report.findings import (
     heading,
     targets_parts,
 )
-from mnemoscope.report.graph_figure import graph_caption, graph_svg
 from mnemoscope.report.pages import report_page
 from mnemoscope.report.readable import readable
 from mnemoscope.report.repeat import command_lines, python_lines

@@ -20,9 +20,13 @@ from mnemoscope.report.readable import readable
 from mnemoscope.report.terminal.ablation import render_ablation
 from mnemoscope.report.terminal.attribution import render_attribution
 from mnemoscope.report.terminal.comparison import render_comparison
-from mnemoscope.report.terminal.examples import render_examples
 from mnemoscope.report.terminal.query import query_section, render_links
-from mnemoscope.report.terminal.vocabulary import render_head, render_neuron, render_prediction
+from mnemoscope.report.terminal.vocabulary import (
+    render_examples,
+    render_head,
+    render_neuron,
+    render_prediction,
+)
 from mnemoscope.report.text import (
     Effects,
     ablation_rows,
@@ -40,12 +44,10 @@ from mnemoscope.report.tokens import middle_left_out, visible
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
-from mnemoscope.results.examples import NeuronExamples
 from mnemoscope.results.parts import row_name
-from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
+from mnemoscope.results.prediction import HeadTokens, NeuronExamples, NeuronTokens, Prediction, Ranking
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryGraph, QueryNeurons, QueryTables
-from mnemoscope.results.ranking import Ranking
 from mnemoscope.results.render import score_column
 
 _ROWS = 5

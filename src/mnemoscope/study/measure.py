@@ -13,14 +13,13 @@ from torch import Tensor
 
 from mnemoscope.api import Model
 from mnemoscope.api.requests import TargetSpec, predictions
+from mnemoscope.attribution.grids import ProjectedColumns
 from mnemoscope.attribution.methods.base import MethodInput
 from mnemoscope.attribution.methods.causal import parts_of
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.attribution.prediction import TargetPrediction
-from mnemoscope.attribution.projections import ProjectedColumns
 from mnemoscope.attribution.query.scores import QueryScores, ValueNeurons, subkeys
-from mnemoscope.attribution.search import Pool
-from mnemoscope.attribution.search_many import NeuronSearch, settle_searches
+from mnemoscope.attribution.search import NeuronSearch, Pool, settle_searches
 from mnemoscope.attribution.tables import frame
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.intervention.controls import matched_random, number_elsewhere

@@ -26,9 +26,14 @@ from mnemoscope.study.columns import FACT, FACTS, OUTCOMES, READINGS, SUMS, TABL
 from mnemoscope.study.facts import Fact, ResolvedFact, distinct, evenly, resolve
 from mnemoscope.study.filter import filtered_table, to_measure, to_paraphrase
 from mnemoscope.study.measure import Tables, measure_facts, measure_neurons
-from mnemoscope.study.measure_relations import ablate_heads, project_neurons, sum_scores
+from mnemoscope.study.measure_relations import (
+    ablate_heads,
+    most_listed_neurons,
+    project_neurons,
+    relation_heads,
+    sum_scores,
+)
 from mnemoscope.study.options import StudyOptions
-from mnemoscope.study.relation_parts import most_listed_neurons, relation_heads
 from mnemoscope.study.store import read_table
 
 

@@ -30,9 +30,8 @@ from mnemoscope.study.comparison import Terms, compare_methods
 from mnemoscope.study.facts import fact_of_prompt
 from mnemoscope.web import requests
 from mnemoscope.web.cache import Latest, n_bytes
-from mnemoscope.web.pieces import joined, named, shown
 from mnemoscope.web.queue import Tell
-from mnemoscope.web.rows import before_and_after, tokens_of, with_embeddings, with_shown
+from mnemoscope.web.rows import before_and_after, joined, named, shown, tokens_of, with_embeddings, with_shown
 
 MOST_PROMPT_TOKENS = 512
 # Each target token is attributed by itself.

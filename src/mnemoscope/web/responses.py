@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from mnemoscope.results.circuit import AblationValue, CircuitKind
 from mnemoscope.results.columns import SCHEMA
 from mnemoscope.results.parts import NeuronKind
-from mnemoscope.web.response_fields import NUMBER, KLDivergence, Nats, Number, described, rows, schema
+from mnemoscope.web.fields import NUMBER, KLDivergence, Nats, Number, described, rows, schema
 
 Error = schema(
     "Error",

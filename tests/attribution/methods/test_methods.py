@@ -20,7 +20,7 @@ from mnemoscope.attribution.methods.causal import _Search, parts_of
 from mnemoscope.attribution.methods.gradients import IntegratedGradients
 from mnemoscope.attribution.methods.registry import method, methods
 from mnemoscope.intervention import side_effects
-from mnemoscope.intervention.sensitivity import Sensitivity
+from mnemoscope.intervention.side_effects import Sensitivity
 from mnemoscope.model.readout import capped
 from mnemoscope.testing import backup_pair, planted_model
 from support import built, open_tiny, words

@@ -20,12 +20,12 @@ from mnemoscope.attribution.grids import Grid
 from mnemoscope.attribution.prediction import TargetPrediction
 from mnemoscope.attribution.search import Bounds, Pool, Scores, search
 from mnemoscope.errors import OptionError
-from mnemoscope.intervention.sensitivity import Sensitivity
+from mnemoscope.intervention.side_effects import Sensitivity
 from mnemoscope.model.activations import stack_padded
 from mnemoscope.model.gradients import TotalEffects
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.parts import NeuronKind
-from mnemoscope.results.ranking import MethodCost
+from mnemoscope.results.prediction import MethodCost
 
 # Called with the numbers of forward passes done and of all.
 Report = Callable[[int, int], None]

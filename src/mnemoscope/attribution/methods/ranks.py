@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.geometry import Geometry, unit
-from mnemoscope.attribution.grids import Grid, by_layer
+from mnemoscope.attribution.grids import MAX_ROWS, MIN_ROWS, Grid, Observer, by_layer, project_columns
 from mnemoscope.attribution.methods.base import MethodInput, Searched
-from mnemoscope.attribution.projections import MAX_ROWS, MIN_ROWS, Observer, project_columns
 from mnemoscope.model.readout import Readout, project
 from mnemoscope.model.structure import Projection
 

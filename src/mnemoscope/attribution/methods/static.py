@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from mnemoscope.attribution.bounds import Bounder, bounder
-from mnemoscope.attribution.grids import Grid
+from mnemoscope.attribution.grids import Grid, Observer
 from mnemoscope.attribution.methods.base import Exhaustive, MethodInput, Searched
 from mnemoscope.attribution.prediction import COARSE_TOKENS, FINE_TOKENS, TargetPrediction
-from mnemoscope.attribution.projections import Observer
 from mnemoscope.attribution.scores import Scorer
 from mnemoscope.attribution.search import Bounds, Scores
 from mnemoscope.attribution.tails import split_tail

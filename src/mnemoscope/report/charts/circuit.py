@@ -10,8 +10,7 @@ import pandas as pd
 from mnemoscope.report.charts import apply_theme, data
 from mnemoscope.report.theme import TEXT
 from mnemoscope.report.tokens import visible
-from mnemoscope.results.circuit import Circuit
-from mnemoscope.results.circuit_comparison import CircuitComparison
+from mnemoscope.results.circuit import Circuit, CircuitComparison
 
 _WIDTH, _HEIGHT = 340, 240
 _SIZE = alt.X("size:Q", title="nodes kept (log scale)", scale=alt.Scale(type="log"))

@@ -23,8 +23,7 @@ from mnemoscope.report.terminal import (
 )
 from mnemoscope.report.text import circuit_summary, node_name, plain_number, ratio_text
 from mnemoscope.report.tokens import visible
-from mnemoscope.results.circuit import Circuit, Ratio
-from mnemoscope.results.circuit_comparison import CircuitComparison
+from mnemoscope.results.circuit import Circuit, CircuitComparison, Ratio
 from mnemoscope.results.columns import records
 
 if TYPE_CHECKING:

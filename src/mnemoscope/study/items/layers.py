@@ -18,7 +18,7 @@ from mnemoscope.study.columns import (
     VALUE_NEURONS,
 )
 from mnemoscope.study.items.zeroing import title_of
-from mnemoscope.study.relation_parts import relation_heads
+from mnemoscope.study.measure_relations import relation_heads
 from mnemoscope.study.results import Study
 
 N_MARKED = 10  # layers of each relation

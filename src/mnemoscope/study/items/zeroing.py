@@ -10,7 +10,7 @@ import pandas as pd
 from mnemoscope.attribution.methods.registry import method as find_method
 from mnemoscope.study.bootstrap import fact_groups, mean_and_interval, relations_of, relative_drop
 from mnemoscope.study.columns import CONTROL_TITLES, FACT, METHODS, NONE, OUTCOMES, RANDOM
-from mnemoscope.study.relation_parts import relation_heads
+from mnemoscope.study.measure_relations import relation_heads
 from mnemoscope.study.results import Study
 
 _METRICS = ("reciprocal_rank", "probability", "log_probability")
