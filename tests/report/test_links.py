@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import networkx
@@ -13,6 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from mnemoscope.errors import OutputError
+from mnemoscope.report.charts import svg
 from mnemoscope.report.terminal.query import render_links
 from mnemoscope.results.query import QueryGraph
 
@@ -27,7 +29,7 @@ def shown(links: QueryGraph, width: int = 100) -> str:
 
 
 def test_draws_every_part_with_its_links_once(links: QueryGraph) -> None:
-    odd = "1 \\u0000[bold]\uffff\\u000d"
+    odd = "1 \\u0000[bold]\\uffff\\u000d"
     trees = (
         "+2.000  ffn 5.7 at 2 ␣of · links explain 75.0 %",
         f"├── +50.0 %  +1.000  head 3.2 from {odd} · links explain 10.0 %",
@@ -90,3 +92,12 @@ def test_refuses_other_files(links: QueryGraph, tmp_path: Path, name: str) -> No
     with pytest.raises(OutputError, match="cannot write"):
         links.save(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_characters_that_xml_cannot_hold_are_drawn(links: QueryGraph) -> None:
+    """The renderer of charts aborts the process at them."""
+    graph = replace(links, prompt="\x00 \uffff of\ud800", tokens=("\x00", " \uffff", " of\ud800"))
+    page = graph._repr_html_()
+    assert "\uffff" not in page
+    picture = svg({"mark": "point", "title": "a\x00\uffff\ud800b", "data": {"values": []}}, "odd")
+    assert r"a\u0000\uffff\ud800b" in picture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from mnemoscope.errors import OptionError, OutputError
 from mnemoscope.report.charts import apply_theme, picture
 from mnemoscope.report.charts.comparison import chart, chart_html
 from mnemoscope.report.charts.study import CHARTS
-from mnemoscope.report.tokens import visible
+from mnemoscope.report.tokens import visible, xml_text
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import LIST_COLUMNS
 from mnemoscope.results.io import Saved
@@ -72,10 +71,6 @@ def json_bytes(value: Any, indent: int | None = None) -> bytes:
     return f"{json_text(value, indent=indent)}\n".encode()
 
 
-# Characters that XML 1.0 cannot hold, whatever their escape, and the one that its readers change.
-_NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
 def graphml(graph: QueryGraph) -> bytes:
     r"""Write the query graph as GraphML, with `\uXXXX` for characters that XML cannot hold."""
     import networkx
@@ -84,7 +79,7 @@ def graphml(graph: QueryGraph) -> bytes:
     for attributes in (found.graph, *found.nodes.values(), *found.edges.values()):
         for name, value in attributes.items():
             if isinstance(value, str):
-                attributes[name] = _NOT_IN_XML.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
+                attributes[name] = xml_text(value)
     return ("\n".join(networkx.generate_graphml(found)) + "\n").encode()
 
 

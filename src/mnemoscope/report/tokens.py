@@ -12,6 +12,8 @@ _SIGNS = {"\n": "⏎", "\t": "⇥", "\ufffd": "‹?›"}
 _BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 # Controls, format characters (bidi among them), surrogates, private use, and every other space.
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs"})
+# Characters that XML 1.0 cannot hold, whatever their escape, and the one that its readers change.
+_NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _PLAIN = re.compile(r"[!-~]+(?: [!-~]+)*")
 
 
@@ -19,10 +21,10 @@ def visible(text: str) -> str:
     r"""Replace every hidden character by a visible one.
 
     Spaces at either end become `␣`, a newline `⏎`, a tab `⇥`; other characters without a shape
-    (controls, zero-width and bidirectional marks, unusual spaces, lone surrogates) become `\uXXXX`. U+FFFD,
-    which stands for bytes of a character that is cut in two, becomes `‹?›`; a `CutToken` shows its bytes, and
-    `token_labels` names those of a text's tokens. A combining mark at the start stands on a dotted circle,
-    and the empty text is `∅`.
+    (controls, zero-width and bidirectional marks, unusual spaces, lone surrogates, U+FFFF) become `\uXXXX`.
+    U+FFFD, which stands for bytes of a character that is cut in two, becomes `‹?›`; a `CutToken` shows its
+    bytes, and `token_labels` names those of a text's tokens. A combining mark at the start stands on a dotted
+    circle, and the empty text is `∅`.
 
     >>> visible(" Tokyo"), visible("\n\n"), visible("a\u202eb")
     ('␣Tokyo', '⏎⏎', 'a\\u202eb')
@@ -47,11 +49,16 @@ def _visible_character(character: str) -> str:
         return character
     if character in _SIGNS:
         return _SIGNS[character]
-    hidden = unicodedata.category(character) in _HIDDEN_CATEGORIES
-    if hidden or character in _BLANK_LETTERS:
-        code = ord(character)
+    code = ord(character)
+    hidden = unicodedata.category(character) in _HIDDEN_CATEGORIES or character in _BLANK_LETTERS
+    if hidden or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF:  # the last two are no characters
         return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
     return character
+
+
+def xml_text(text: str) -> str:
+    r"""Write characters that XML cannot hold as `\uXXXX`."""
+    return _NOT_IN_XML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def token_labels(tokens: Sequence[str], text: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from mnemoscope.report.charts.fitting import fitted
 from mnemoscope.report.theme import DARK, LOWERS, QUIET, RAISES, TEXT, largest
-from mnemoscope.report.tokens import visible
+from mnemoscope.report.tokens import visible, xml_text
 
 _MOST_LABELS = 8  # points of a chart with a label; the others have tooltips
 _CHARACTER = 6.2  # width of a label's character in pixels, about
@@ -69,7 +69,7 @@ def svg(spec: dict[str, Any], name: str) -> str:
         spec: the chart's `to_dict()`.
         name: prefix of all ids, unique in a page.
     """
-    text = fitted(vl_convert.vegalite_to_svg(spec))
+    text = fitted(vl_convert.vegalite_to_svg(_in_xml(spec)))
     if "description" in spec:
         text = text.replace("<svg", f'<svg role="img" aria-label="{escape(spec["description"])}"', 1)
     # Vega numbers ids across charts, so a second drawing of a chart would differ.
@@ -85,7 +85,17 @@ def svg_in_page(spec: dict[str, Any], name: str) -> Markup:
 
 def png(chart: Any) -> bytes:
     """Return a chart as a PNG on white."""
-    return vl_convert.vegalite_to_png(chart.properties(background="white").to_dict(), scale=_PIXELS)
+    spec = _in_xml(chart.properties(background="white").to_dict())
+    return vl_convert.vegalite_to_png(spec, scale=_PIXELS)
+
+
+def _in_xml(value: Any) -> Any:
+    """Return a specification whose texts XML can hold; the renderer aborts the process at others."""
+    if isinstance(value, str):
+        return xml_text(value)
+    if isinstance(value, dict):
+        return {key: _in_xml(item) for key, item in value.items()}
+    return [_in_xml(item) for item in value] if isinstance(value, list) else value
 
 
 def picture(chart: Any, name: str, form: str = "svg") -> bytes:
