@@ -298,8 +298,10 @@ def test_a_saved_result_is_read_back_whole(
     )
     assert (read.value, read.telescoping_error) == (result.value, result.telescoping_error)
     assert read.provenance == result.provenance
-    for name, table in result._all_tables().items():
-        pd.testing.assert_frame_equal(read._all_tables()[name], table, check_dtype=False)
+    pairs = [(read, result), *zip(read.predictions, result.predictions, strict=True)]
+    for found, kept in pairs:
+        for name, table in kept.tables().items():
+            pd.testing.assert_frame_equal(found.tables()[name], table, check_dtype=False)
     with pytest.raises(ms.OptionError, match="was read from a file"):
         read.attributions[0].query()
 

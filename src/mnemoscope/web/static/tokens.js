@@ -7,7 +7,7 @@ import { current } from "./state.js";
 const SIGNS = { "\n": "⏎", "\t": "⇥", "\ufffd": "‹?›" };
 // Controls, format characters (bidi among them), surrogates, private use, every space but the plain one, and
 // letters without ink.
-const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\p{Zs}\u115f\u1160\u2800\u3164\uffa0]/u;
+const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\p{Zs}\u115f\u1160\u2800\u3164\uffa0\p{NChar}]/u;
 
 /** The text with nothing hidden: `␣Tokyo`, `⏎⏎`, `a\u202eb`; the empty text is `∅`. */
 export function visible(text) {
