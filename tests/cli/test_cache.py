@@ -6,10 +6,10 @@ import json
 import os
 
 import pytest
-from mnemoscope.model.manifest import write_manifest
 
 from command_line import printed, refused, run
 from mnemoscope.model import cache
+from mnemoscope.model.cache import write_manifest
 from mnemoscope.model.demo import demo_folder
 from tiny_gguf import write_gguf
 
