@@ -80,6 +80,38 @@ def test_a_client_that_goes_away_stops_its_call(llama: ms.Model, gate: Gate, hea
     assert gate.n_blocks == 1 + llama.n_layers
 
 
+def test_the_first_event_counts_turns(llama: ms.Model, gate: Gate) -> None:
+    """Of a client with two waiting calls, one comes before the first call of another client."""
+
+    def ask(client: httpx.AsyncClient, number: int) -> asyncio.Task[httpx.Response]:
+        headers = {"X-Mnemoscope-Client": "greedy"}
+        return asyncio.ensure_future(
+            client.post("api/predict", json={"prompt": words(number)}, headers=headers)
+        )
+
+    async def play(address: str) -> str:
+        async with httpx.AsyncClient(base_url=address, timeout=20) as client:
+            asked = [ask(client, 5)]
+            await asyncio.to_thread(gate.reached.wait, 10)
+            asked += [ask(client, 6), ask(client, 7)]
+            await asyncio.sleep(0.2)
+            headers = {"X-Mnemoscope-Client": "modest", **EVENTS}
+            request = {"json": {"prompt": words(8)}, "headers": headers}
+            async with client.stream("POST", "api/predict", **request) as answer:
+                lines = answer.aiter_lines()
+                first = await anext(lines)
+                gate.open()
+                async for _ in lines:
+                    pass
+            await asyncio.gather(*asked)
+            return first
+
+    gate.close()
+    with live(llama) as address:
+        first = asyncio.run(play(address))
+    assert json.loads(first) == {"event": "queued", "ahead": 2}
+
+
 def test_a_newer_request_takes_the_place_of_an_older_one(llama: ms.Model, gate: Gate) -> None:
     def ask(client: httpx.AsyncClient, number: int, lane: str) -> asyncio.Task[httpx.Response]:
         headers = {"X-Mnemoscope-Client": "somebody", "X-Mnemoscope-Lane": lane}

@@ -51,21 +51,19 @@ class Call(Generic[T]):
         lane: a newer call of the client in the same lane replaces an older one; None for no lane.
         work: computes the answer; raises `Stopped` if the call is stopped meanwhile.
         outcome: the answer or the error.
-        ahead: calls that were waiting or running at submission.
         news: set when a partial result was added.
         steps: blocks of the model that were started.
         partial: partial results so far, in order.
         started: start of the work by the clock of the event loop; None while the call waits.
     """
 
-    def __init__(self, client: str, lane: str | None, work: Callable[[Call[T]], T], ahead: int) -> None:
+    def __init__(self, client: str, lane: str | None, work: Callable[[Call[T]], T]) -> None:
         self.client = client
         self.lane = lane
         self.work = work
         self.outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         # Nobody may be left to ask for it.
         self.outcome.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self.ahead = ahead
         self.steps = 0
         self.partial: list[dict[str, Any]] = []
         self.news = asyncio.Event()
@@ -128,7 +126,7 @@ class FairQueue:
         """
         self._refuse_when_full(client, sum(call is not self._running for call in self._in_lane(client, lane)))
         self.stop_lane(client, lane)
-        call = Call(client, lane, work, self.n_waiting + (self._running is not None))
+        call = Call(client, lane, work)
         self._waiting.setdefault(client, deque()).append(call)
         self._came.set()
         return call

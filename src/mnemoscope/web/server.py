@@ -83,7 +83,8 @@ class Awaited(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _lines(self, gone: asyncio.Future[None]) -> AsyncIterator[bytes]:
-        call, told, n_partial, ahead = self.call, -1, 0, self.call.ahead
+        call, told, n_partial = self.call, -1, 0
+        ahead = self.queue.ahead(call)
         yield _line({"event": "queued", "ahead": ahead})
         while not call.outcome.done() and not gone.done():
             news = asyncio.ensure_future(call.news.wait())
