@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Pair as Pair,
     )
     from mnemoscope.results.continuation import ContinuationAttribution as ContinuationAttribution
+    from mnemoscope.results.examples import NeuronExamples as NeuronExamples, ScannedCorpus as ScannedCorpus
     from mnemoscope.results.parts import (
         AttentionNeuron as AttentionNeuron,
         FFNNeuron as FFNNeuron,
@@ -48,11 +49,8 @@ if TYPE_CHECKING:
     )
     from mnemoscope.results.prediction import (
         HeadTokens as HeadTokens,
-        NeuronExamples as NeuronExamples,
         NeuronTokens as NeuronTokens,
         Prediction as Prediction,
-        Ranking as Ranking,
-        ScannedCorpus as ScannedCorpus,
     )
     from mnemoscope.results.prompt_comparison import PromptComparison as PromptComparison
     from mnemoscope.results.query import (
@@ -61,6 +59,7 @@ if TYPE_CHECKING:
         QueryNeurons as QueryNeurons,
         QueryTables as QueryTables,
     )
+    from mnemoscope.results.ranking import Ranking as Ranking
     from mnemoscope.results.targets import (
         Cost as Cost,
         Provenance as Provenance,
@@ -103,7 +102,7 @@ _PUBLIC = {
     "Model": "mnemoscope.api",
     "ModelFileError": "mnemoscope.errors",
     "ModelSpec": "mnemoscope.study.tasks",
-    "NeuronExamples": "mnemoscope.results.prediction",
+    "NeuronExamples": "mnemoscope.results.examples",
     "NeuronTokens": "mnemoscope.results.prediction",
     "OptionError": "mnemoscope.errors",
     "OutputError": "mnemoscope.errors",
@@ -117,9 +116,9 @@ _PUBLIC = {
     "QueryGraph": "mnemoscope.results.query",
     "QueryNeurons": "mnemoscope.results.query",
     "QueryTables": "mnemoscope.results.query",
-    "Ranking": "mnemoscope.results.prediction",
+    "Ranking": "mnemoscope.results.ranking",
     "Run": "mnemoscope.api.run",
-    "ScannedCorpus": "mnemoscope.results.prediction",
+    "ScannedCorpus": "mnemoscope.results.examples",
     "Sizes": "mnemoscope.model.estimate",
     "Source": "mnemoscope.study.runner",
     "Studies": "mnemoscope.study.results",

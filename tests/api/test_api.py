@@ -17,7 +17,7 @@ import mnemoscope as ms
 from mnemoscope.attribution.grids import top_tokens
 from mnemoscope.model.families.registry import FAMILIES
 from mnemoscope.results.columns import QUERY_TABLES, TABLES
-from support import open_tiny, word_tokenizer, words
+from support import built, open_tiny, word_tokenizer, words
 
 PROMPT = words(5, 17, 80, 33)
 
@@ -298,3 +298,9 @@ def test_unknown_dtype_and_device_are_told(tmp_path: Path) -> None:
         ms.load(tmp_path, dtype="int3")
     with pytest.raises(ms.OptionError, match="device 'quantum'"):
         ms.load(tmp_path, device="quantum")
+
+
+def test_methods_are_named_after_the_class() -> None:
+    with pytest.raises(TypeError, match=r"^Model\.predict\(\) got an unexpected keyword argument 'topp'"):
+        open_tiny(built("llama")).predict(words(5), topp=3)  # type: ignore[call-arg]
+    assert ms.Model.ablate.__qualname__ == "Model.ablate"

@@ -20,7 +20,7 @@ from torch import Tensor
 import mnemoscope as ms
 from mnemoscope.model import examples as scanning
 from mnemoscope.model.corpus import cut_windows, open_corpus
-from mnemoscope.results.prediction import GROUPS, SIGNS
+from mnemoscope.results.examples import GROUPS, SIGNS
 from support import built, open_tiny, save_tiny, word_tokenizer, words
 
 WINDOW = 6

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import mnemoscope as ms
 from circuit_tasks import told_apart
+from mnemoscope.model.experts import matrix_of
 from mnemoscope.model.families.registry import with_random_weights
 from support import built, word_tokenizer, words
 
@@ -429,3 +430,14 @@ def test_an_adapter_without_the_rows_of_its_resized_base_is_refused(
     ids = [1, 5, 17, 100, 33]
     found = read_out(ms.load(tmp_path / "adapter"), ids)
     assert torch.allclose(found, log_probabilities(model, ids), rtol=0, atol=1e-4)
+
+
+def test_weights_with_unmerged_adapters_are_not_changed() -> None:
+    """`edit` changes a merged copy; a change of the base alone would leave the adapter's part."""
+    model = built("llama")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["down_proj"]))
+    layer = next(module for module in adapted.modules() if hasattr(module, "lora_A"))
+    matrix = matrix_of(layer)
+    for change in (lambda: matrix.scale(0.0), lambda: matrix.scale_inputs(torch.tensor([0]), 0.0)):
+        with pytest.raises(TypeError, match="merge the adapters before"):
+            change()

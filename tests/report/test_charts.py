@@ -28,6 +28,7 @@ from mnemoscope.report.charts.attribution import (
     positions,
     save_charts,
 )
+from mnemoscope.report.charts.fitting import letter_width
 from mnemoscope.report.charts.graph import query_graph
 from mnemoscope.report.theme import QUIET
 from mnemoscope.report.tokens import at_position, shortened
@@ -316,7 +317,7 @@ def test_labels_neither_cover_each_other_nor_points() -> None:
     kept = found[found["label"] != ""]
     boxes = []
     for row in kept.index:
-        length = 6.2 * len(found["label"][row])
+        length = 11 * sum(map(letter_width, found["label"][row]))
         left = x[row] - 8 - length if found["at_right"][row] else x[row] + 8
         height = y[row] + found["shift"][row]
         assert left >= 0

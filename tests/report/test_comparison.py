@@ -22,7 +22,7 @@ from mnemoscope.attribution.methods.registry import method
 from mnemoscope.errors import OutputError
 from mnemoscope.report.charts.comparison import chart
 from mnemoscope.report.terminal.methods import render_comparison, render_estimates, render_methods
-from mnemoscope.results.prediction import MethodCost
+from mnemoscope.results.ranking import MethodCost
 from mnemoscope.results.targets import Provenance
 from mnemoscope.study.columns import NONE
 from mnemoscope.study.comparison import MEASURES, Comparison, Terms

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import mnemoscope as ms
 from mnemoscope.errors import OptionError
 from mnemoscope.report.figures import LEVELS, MapLayout
 from mnemoscope.report.findings import findings, plain
@@ -312,3 +313,10 @@ def test_is_saved_as_utf8_and_takes_notes(tmp_path: Path, text: str, result: Att
 
 def test_json_in_a_page_is_what_is_saved(text: str, result: Attribution) -> None:
     assert json.loads(packed_in(text)) == json.loads(result.json_bytes())
+
+
+def test_an_attribution_without_suppressing_lists_has_a_report(llama: ms.Model, tmp_path: Path) -> None:
+    result = llama.attribute("w5 w17 w80", " w9", suppressing=False)
+    page = result.save(tmp_path / "report.html").read_text(encoding="utf-8")
+    best = result.heads_by_position.iloc[0]
+    assert f">{best.layer}.{best['head']}<" in page

@@ -102,6 +102,11 @@ def test_an_unfinished_study_says_so(tmp_path: Path, page: str, monkeypatch: pyt
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["report.html"]
 
 
+def test_a_study_without_lists_of_neurons_has_a_report(tmp_path: Path) -> None:
+    study = Study.open(made_study(tmp_path / "study", leave_out=("value_neurons", "query_neurons")))
+    assert "Number of a fact" in render_report(study)
+
+
 def test_the_paper_s_numbers_stand_beside_its_model_s(page: str) -> None:
     assert page.count("The paper's numbers for this model") == 5
 

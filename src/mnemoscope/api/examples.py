@@ -33,14 +33,14 @@ from mnemoscope.model.parts import check_part
 from mnemoscope.model.peft import is_adapter_layer
 from mnemoscope.model.weights import is_plain
 from mnemoscope.results.columns import EXAMPLE_SIGNS, EXAMPLE_WINDOWS
+from mnemoscope.results.examples import GROUPS, SIGNS, NeuronExamples, ScannedCorpus, place
 from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Part, listed, neuron_named
-from mnemoscope.results.prediction import GROUPS, SIGNS, NeuronExamples, ScannedCorpus, place
 
 if TYPE_CHECKING:
     from mnemoscope.api.model import Model
 
 # Names of neurons, such as `"24.1005"`, neurons, or a table of a result.
-Neurons = str | Part | Iterable[str | Part] | pd.DataFrame
+ChosenNeurons = str | Part | Iterable[str | Part] | pd.DataFrame
 
 # Changes when a scan gives other numbers or is stored otherwise.
 _VERSION = 2
@@ -65,7 +65,7 @@ class ExampleOptions:
 @isolated_call
 def neuron_examples(
     self: Model,
-    neurons: Neurons,
+    neurons: ChosenNeurons,
     corpus: Source = None,
     *,
     top: int = 10,
@@ -123,7 +123,7 @@ def neuron_examples(
     )
 
 
-def _chosen(language_model: LanguageModel, neurons: Neurons) -> list[Neuron]:
+def _chosen(language_model: LanguageModel, neurons: ChosenNeurons) -> list[Neuron]:
     """Return the neurons, each once.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, SupportsIndex, TypedDict
+from typing import TYPE_CHECKING, SupportsIndex, TypedDict, TypeVar
 
 import pandas as pd
 from typing_extensions import Unpack
@@ -50,6 +50,8 @@ from mnemoscope.results.parts import FFNNeuron, Parts, listed
 if TYPE_CHECKING:
     from mnemoscope.api.model import Model
 
+M = TypeVar("M", bound="Model")
+
 
 @dataclass(frozen=True, eq=False)
 class ActiveIntervention:
@@ -76,7 +78,7 @@ class AblationKeywords(TypedDict, total=False):
 
 @contextmanager
 def ablate(
-    self: Model,
+    self: M,
     parts: Parts | Circuit,
     *,
     complement: bool = False,
@@ -85,7 +87,7 @@ def ablate(
     resample_from: Sequence[PromptInput] = (),
     seed: int = 0,
     positions: Sequence[int] | None = None,
-) -> Iterator[Model]:
+) -> Iterator[M]:
     """Scale, zero, mean-ablate or resample parts in every forward pass while the context lasts.
 
     Contexts can be nested. `predict`, `generate`, the transformers model and its own `generate` run
@@ -125,7 +127,7 @@ def ablate(
                 raise OptionError("complement is for circuits; name all the parts to change")
             else:
                 changed = listed(parts)
-                options = _options(language_model, factor, mean_of, resample_from, seed, positions)
+                options = ablation_options(language_model, factor, mean_of, resample_from, seed, positions)
                 changes = changes_to(language_model, changed, options)
                 opaque = any(not isinstance(part, FFNNeuron) for part in changed)
                 by_position = options.by_position
@@ -176,6 +178,7 @@ def compare_ablation(  # noqa: PLR0913 - a result of four questions: target, eff
             positions counted from the start, or a `before` of another prompt or target.
     """
     language_model = self.language_model
+    check_factor(how.get("factor", 0.0))
     if seeds < 1:
         raise OptionError(f"seeds is {seeds}; give 1 or more random controls")
     check_controls_from(controls_from)
@@ -188,14 +191,13 @@ def compare_ablation(  # noqa: PLR0913 - a result of four questions: target, eff
         )
     if isinstance(parts, Circuit):
         raise OptionError("a circuit is measured when it is found; give circuit.nodes to compare its nodes")
-    options = _options(language_model, **how)
     parts = listed(parts)
     drawn = [matched_random(parts, language_model.structure, seed, controls_from) for seed in range(seeds)]
     return compare(
         language_model,
         ablation_target(language_model, encode_prompt(language_model, prompt), target, against),
         parts,
-        options,
+        ablation_options(language_model, **how),
         drawn,
         lambda: SideEffectProbes(self.plain_text(), tuple(facts), relation or ""),
         report,
@@ -288,7 +290,7 @@ def single_ablations(
 
 
 @isolated_call
-def edit(self: Model, parts: Parts, *, factor: float = 0.0, save_to: str | Path | None = None) -> Model:
+def edit(self: M, parts: Parts, *, factor: float = 0.0, save_to: str | Path | None = None) -> M:
     """Scale parts in the weights of a copy of the model, and validate the copy.
 
     Args:
@@ -309,7 +311,7 @@ def edit(self: Model, parts: Parts, *, factor: float = 0.0, save_to: str | Path 
     return type(self)(copied)
 
 
-def _options(
+def ablation_options(
     language_model: LanguageModel,
     factor: float = 0.0,
     mean_of: Sequence[PromptInput] = (),

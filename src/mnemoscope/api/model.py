@@ -288,6 +288,10 @@ class _PlainTextProbes:
             self._version, self._fingerprint = version, now
 
 
-# The modules of the methods are imported first, so they have the name in their annotations only from here on.
+# The modules of the methods are imported first, so they get the class that their annotations name here.
 for _module in (attribution, circuits, examples, interventions, queries, runs):
     vars(_module)["Model"] = Model
+for _name, _method in vars(Model).items():
+    if callable(_method):
+        # Python's messages on wrong arguments name the function that is called at last.
+        _method.__qualname__ = getattr(_method, "__wrapped__", _method).__qualname__ = f"Model.{_name}"

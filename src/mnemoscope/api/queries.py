@@ -10,6 +10,7 @@ import pandas as pd
 
 from mnemoscope._io import ProgressBars
 from mnemoscope.api.requests import (
+    TargetSpec,
     check_parts_add_up,
     check_result,
     describe_targets,
@@ -38,13 +39,15 @@ from mnemoscope.intervention.predictions import log_probabilities, streams
 from mnemoscope.model.estimate import MEMORY_BUDGET
 from mnemoscope.model.gradients import watched_block
 from mnemoscope.model.isolation import isolated_call
+from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.objective import Answers
 from mnemoscope.model.parts import check_part
 from mnemoscope.model.tokens import Prompt, PromptInput, encode_prompt, token_text
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.parts import FFNNeuron, Head, NeuronKind
-from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Ranking
+from mnemoscope.results.prediction import HeadTokens, NeuronTokens
 from mnemoscope.results.query import Key, QueryAblation, QueryGraph, QueryNeurons
+from mnemoscope.results.ranking import Ranking
 
 if TYPE_CHECKING:
     from mnemoscope.api.model import Model
@@ -71,11 +74,17 @@ def method_input(
         OptionError: parts other than FFN neurons are being changed.
     """
     spec = target_spec(self.language_model, prompt, target, against)
+    return _method_input(self, spec, kind, memory_budget, report)
+
+
+def _method_input(
+    model: Model, spec: TargetSpec, kind: NeuronKind, memory_budget: int, report: Report | None
+) -> MethodInput:
     if kind not in get_args(NeuronKind):
         raise OptionError(f'kind is {kind!r}; give "ffn" or "attention"')
-    check_parts_add_up(self.language_model)
-    (prediction,) = predictions(self.language_model, [spec], memory_budget)
-    return MethodInput(prediction, kind, self.sensitivity, report)
+    check_parts_add_up(model.language_model)
+    (prediction,) = predictions(model.language_model, [spec], memory_budget)
+    return MethodInput(prediction, kind, model.sensitivity, report)
 
 
 @isolated_call
@@ -104,20 +113,14 @@ def rank_neurons(  # noqa: PLR0913 - a prediction, a method and how to run it
 
     >>> model.rank_neurons("Tokyo is in", " Japan", method="verified")  # doctest: +SKIP
     """
+    spec = target_spec(self.language_model, prompt, target, against)
     check_counts(top=top)
     chosen = find_method(method)
-    encoded = encode_prompt(self.language_model, prompt)
-    given = self.method_input(
-        encoded,
-        target,
-        against=against,
-        kind=kind,
-        memory_budget=memory_budget,
-        report=partial(ProgressBars(), chosen.title) if progress else None,
-    )
+    report = partial(ProgressBars(), chosen.title) if progress else None
+    given = _method_input(self, spec, kind, memory_budget, report)
     neurons, seconds = rank(given, chosen, top)
     return Ranking(
-        prompt=encoded.text,
+        prompt=spec.prompt.text,
         tokens=given.prediction.tokens,
         targets=describe_targets(given.prediction),
         method=chosen.label,
@@ -148,13 +151,16 @@ def query(
 
     >>> result.query(key="gate").of_ffn.layers.head(3)  # doctest: +SKIP
     """
-    check_counts(values=values, top=top)
-    if key not in (None, *get_args(Key)):
-        raise OptionError(f'key is {key!r}; give "gate", "up", "down" or None')
-    check_result(self.language_model, result)
+    return _query(self.language_model, result, QueryOptions(values, top, key))
+
+
+def _query(language_model: LanguageModel, result: Attribution, options: QueryOptions) -> QueryNeurons:
+    check_counts(values=options.values, top=options.top)
+    if options.key not in (None, *get_args(Key)):
+        raise OptionError(f'key is {options.key!r}; give "gate", "up", "down" or None')
+    check_result(language_model, result)
     value_tables = (result.attention_neurons, result.ffn_neurons)
-    options = QueryOptions(values, top, key)
-    return query_neurons(self.language_model, result.token_ids, result.tokens, value_tables, options)
+    return query_neurons(language_model, result.token_ids, result.tokens, value_tables, options)
 
 
 @isolated_call
@@ -216,7 +222,7 @@ def query_split(self: Model, result: Attribution, *, values: int = 30, top: int 
 
     >>> model.query_split(model.attribute(prompt, " Tokyo", top=300))  # doctest: +SKIP
     """
-    found = self.query(result, values=values, top=top).of_attention.ffn_neurons
+    found = _query(self.language_model, result, QueryOptions(values, top)).of_attention.ffn_neurons
     return split_by_layer(result.ffn_neurons.head(top), found, self.n_layers)
 
 

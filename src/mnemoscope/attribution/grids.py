@@ -4,7 +4,7 @@ A coefficient is a value that enters the projection, times the frozen scale of t
 output passes before it is added (1 without one; the norm's weight is in the columns).
 
 One shape serves them all (docs/method.md#parts), so that bounding, scoring and searching are written once;
-`PromptCache` makes them:
+`PromptCache` makes them. Columns that are projected to the vocabulary are kept from prompt to prompt:
 
 | grid | columns of a layer | values of a column |
 |---|---|---|

@@ -227,13 +227,13 @@ def settle_searches(of_predictions: Sequence[Sequence[NeuronSearch]], projected:
         projected: cache of projected columns that the predictions use.
     """
     for group in _fitting(of_predictions, projected.n_rows):
-        for columns, search in zip(_first(group), group[0], strict=True):
-            projected.places(search.grid, columns[: projected.n_rows])
+        for columns, each in zip(_first(group), group[0], strict=True):
+            projected.places(each.grid, columns[: projected.n_rows])
         for searches in group:
             # Not kept: the blocks of all scorers at once would be most of the memory.
             scorer = searches[0].prediction.scorer()
-            for search in searches:
-                search.settle(scorer)
+            for each in searches:
+                each.settle(scorer)
 
 
 def _fitting(

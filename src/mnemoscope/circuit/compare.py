@@ -37,8 +37,8 @@ from mnemoscope.results.resampling import interval, resample_counts
 from mnemoscope.results.targets import Provenance
 
 # Pairs on which single nodes are patched; each node takes one pass of all of them.
-MOST_PAIRS = 20
-COLUMNS = ("method", "pearson", "pearson_low", "pearson_high", "n_nodes")
+MOST_PATCHED_PAIRS = 20
+_COLUMNS = ("method", "pearson", "pearson_low", "pearson_high", "n_nodes")
 
 
 def agreement(
@@ -53,7 +53,7 @@ def agreement(
     that decide about a circuit; the others are drawn at random.
 
     Args:
-        train: training pairs, of which the first `MOST_PAIRS` are run.
+        train: training pairs, of which the first `MOST_PATCHED_PAIRS` are run.
         scores: scores of all nodes by method, `[n_nodes]` each, on all training pairs; they choose nodes.
         n_nodes: number of nodes to patch.
         report: called with the numbers of nodes patched and of all.
@@ -62,7 +62,7 @@ def agreement(
         One row for each method: `method`, `pearson` with the ends `pearson_low` and `pearson_high` of its
         95 % bootstrap interval over pairs, and `n_nodes`.
     """
-    runner = train.first(MOST_PAIRS).runner
+    runner = train.first(MOST_PATCHED_PAIRS).runner
     nodes = chosen_nodes(list(scores.values()), n_nodes)
     exact: list[Tensor] = []
     for done, some in enumerate(nodes.split(10)):
@@ -78,7 +78,7 @@ def agreement(
         (low,), (high,) = interval(resampled[:, None])
         value = float(_pearson(estimates.mean(0)[None], truth.mean(0)[None])[0])
         rows.append((name, value, float(low), float(high), len(nodes)))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
 def chosen_nodes(scores: list[Tensor], n_nodes: int) -> Tensor:
@@ -101,7 +101,7 @@ def _pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 # Methods that are compared if none are named: exact patching takes as many passes as there are nodes.
 _USUAL = tuple(name for name in (*METHODS, GREEDY) if name != "exact")
-_AGREEMENT_COLUMNS = ["task", *COLUMNS]
+_AGREEMENT_COLUMNS = ["task", *_COLUMNS]
 
 Tasks = Mapping[str, tuple[Sequence[Pair], Sequence[Pair] | None]]
 

@@ -215,7 +215,7 @@ def _notes(prepared: Prepared, method: ScoreMethod) -> Iterator[str]:
 # The search ends with F within BAND of 1 and K within LARGEST_K of 0 on training pairs.
 BAND, LARGEST_K = 0.05, 0.2
 # Largest number of training pairs that a round runs.
-MOST_PAIRS = 100
+MOST_SEARCHED_PAIRS = 100
 MOST_ROUNDS = 40
 # Removals that failed before the search ends.
 _MOST_FAILURES = 3
@@ -261,7 +261,8 @@ def greedy(
     Begins with the best half of the nodes that a ranking needs for F of 1 - `BAND`, or of `size`.
 
     Args:
-        train: training pairs; the first `MOST_PAIRS` are run, with 2 forward and 2 backward passes a round.
+        train: training pairs; the first `MOST_SEARCHED_PAIRS` are run, with 2 forward and 2 backward passes a
+            round.
         order: nodes ranked by RelP.
         size: number of nodes at which to stop; None stops within the band.
         report: called with the number of rounds done and the largest number.
@@ -270,7 +271,7 @@ def greedy(
         Numbers of the nodes, those that raise F most in the circuit first; the circuit of the least error
         where no round was within the band.
     """
-    pairs = train.first(MOST_PAIRS)
+    pairs = train.first(MOST_SEARCHED_PAIRS)
     runner = pairs.runner
     clean = [site_values(runner.language_model, runner.space, batch.clean) for batch in runner.batches]
     begin = size or smallest_reaching(pairs, order, 1 - BAND)

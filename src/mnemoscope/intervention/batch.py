@@ -94,6 +94,7 @@ def ablate_each(
             value[some] = objective.value(log_p)
             log_probability[some] = of_answers.value(log_p)
             rank[some] = objective.rank(log_p)
+            del states  # before the next batch runs
             done += len(some)
             if report is not None:
                 report(done, len(where))
@@ -142,8 +143,8 @@ def _states(
     for some in first.argsort(stable=True).split(n_rows):
         changes = _scaled_by_row([where[i] for i in some.tolist()], factor, positions)
         with apply_interventions(language_model, changes):
-            states = replay.states(first[some].tolist())
-        yield some.tolist(), states
+            found = [replay.states(first[some].tolist())]
+        yield some.tolist(), found.pop()  # no reference stays here while the next batch runs
 
 
 def divergence(own: Tensor, changed: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from mnemoscope.model.corpus import Window
 from mnemoscope.model.input_projections import InputProjection
 from mnemoscope.model.language_model import LanguageModel
 from mnemoscope.model.structure import Block, ModelStructure
+from mnemoscope.results.examples import GROUPS, SIGNS
 from mnemoscope.results.parts import AttentionNeuron, FFNNeuron
-from mnemoscope.results.prediction import GROUPS, SIGNS
 
 Neuron = FFNNeuron | AttentionNeuron
 # A projection that reads the stream, and its keys `[n, d_model]` and constants `[n]` of chosen neurons.

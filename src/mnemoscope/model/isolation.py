@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -24,8 +24,14 @@ from mnemoscope.model.torch_state import default_torch_state
 
 P = ParamSpec("P")
 R = TypeVar("R")
-# Type of what has a `language_model`.
-Owner = TypeVar("Owner", bound=Any)
+
+
+class _HasModel(Protocol):
+    @property
+    def language_model(self) -> Any: ...
+
+
+Owner = TypeVar("Owner", bound=_HasModel)
 
 # How long a thread that waits for a model sleeps before it looks again.
 _SECONDS_BETWEEN_LOOKS = 0.001

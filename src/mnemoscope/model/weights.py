@@ -219,11 +219,18 @@ class Linear:
 class LowRank(Linear):
     """Matrix of a linear layer together with the low-rank matrices that unmerged adapters add to it.
 
-    Each access assembles the matrix anew, so at most one layer is held at a time. Weights are changed in a
-    merged copy alone.
+    Each access assembles the matrix anew, so at most one layer is held at a time.
     """
 
     module: Any
+
+    def scale_inputs(self, inputs: Tensor, factor: float) -> None:
+        """Refuse; weights are changed in a merged copy."""
+        raise TypeError("merge the adapters before weights are changed")
+
+    def scale(self, factor: float) -> None:
+        """Refuse; weights are changed in a merged copy."""
+        raise TypeError("merge the adapters before weights are changed")
 
     def constant(self, routing: Tensor | None = None) -> Tensor | None:
         """Bias, float32 `[n_outputs]`, or None."""

@@ -103,7 +103,7 @@ def _verb(by: str) -> str:
 
 def _strongest(table: pd.DataFrame, by: str, n: int, *, raising: bool = True) -> list[dict[str, Any]]:
     """Return the rows with the largest effects of one sign, fewer if there are not as many."""
-    effects = table[by] if raising else -table[by]
+    effects = (table[by] if raising else -table[by]).astype(float)
     effects = effects.loc[effects.between(0, math.inf, inclusive="neither")]
     return records(table.loc[effects.nlargest(n).index])
 

@@ -44,10 +44,12 @@ from mnemoscope.report.tokens import middle_left_out, visible
 from mnemoscope.results.ablation import Ablation
 from mnemoscope.results.attribution import Attribution
 from mnemoscope.results.columns import records
+from mnemoscope.results.examples import NeuronExamples
 from mnemoscope.results.parts import row_name
-from mnemoscope.results.prediction import HeadTokens, NeuronExamples, NeuronTokens, Prediction, Ranking
+from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction
 from mnemoscope.results.prompt_comparison import PromptComparison
 from mnemoscope.results.query import QueryGraph, QueryNeurons, QueryTables
+from mnemoscope.results.ranking import Ranking
 from mnemoscope.results.render import score_column
 
 _ROWS = 5

@@ -172,7 +172,9 @@ def reads_table(result: Attribution, effects: Effects) -> dict[str, Any] | None:
     """Return the strongest heads over the tokens they read: effects in nats, None without such heads."""
     order = effects.order
     both = pd.concat([result.heads_by_position, result.suppressing_heads_by_position], ignore_index=True)
-    rows = both.drop_duplicates(["layer", "head", "position"]).loc[lambda rows: np.isfinite(rows[order])]
+    place = ["layer", "head", "position"]
+    both = both.astype(dict.fromkeys(place, int))  # an empty table's columns have no types
+    rows = both.drop_duplicates(place).loc[lambda rows: np.isfinite(rows[order])]
     if rows.empty:
         return None
     heads = strongest_groups(rows, order, ["layer", "head"], _MOST_HEADS)

@@ -1,4 +1,4 @@
-"""Results on tokens: next tokens, parts as tokens, rankings of neurons, texts in which neurons are active."""
+"""Results of `predict`, `neuron` and `head_tokens`: next tokens, and parts as tokens."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from mnemoscope.results.columns import EXAMPLE_SIGNS, EXAMPLE_WINDOWS, HEAD_TOKEN_COLUMNS, records
+from mnemoscope.results.columns import HEAD_TOKEN_COLUMNS, records
 from mnemoscope.results.io import Saved
-from mnemoscope.results.parts import AttentionNeuron, FFNNeuron, Head, NeuronKind
-from mnemoscope.results.render import Displayed, quoted, strongest
-from mnemoscope.results.targets import Provenance, Targets
+from mnemoscope.results.parts import Head
+from mnemoscope.results.render import Displayed, quoted
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,164 +149,3 @@ class HeadTokens(Displayed, Saved):
             "token_ids": list(self.token_ids),
             "positions": records(self.table, HEAD_TOKEN_COLUMNS),
         }
-
-
-@dataclass(frozen=True)
-class MethodCost:
-    """Estimated cost of a method.
-
-    Attributes:
-        passes: forward passes of the prompt beyond the first, a backward pass counted as two; those taken up
-            at a later layer count by the share of layers they run.
-        memory: bytes of temporary tensors.
-        note: remarks.
-    """
-
-    passes: float
-    memory: int
-    note: str = ""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Ranking(Displayed, Saved):
-    """Neurons that a method ranks highest.
-
-    Attributes:
-        prompt: the prompt as given.
-        tokens: its tokens as text.
-        targets: the objective.
-        method: name of the method.
-        kind: `"ffn"` or `"attention"` (attention neurons with their positions added up).
-        neurons: `layer, neuron, score, coefficient` (for attention `layer, head, dim, ...`), best first, ties
-            by index. A score's unit is the method's own.
-        estimate: expected cost.
-        seconds: time beyond the forward pass that all methods share.
-        provenance: model, versions and options.
-    """
-
-    prompt: str
-    tokens: tuple[str, ...]
-    targets: Targets
-    method: str
-    kind: NeuronKind
-    neurons: pd.DataFrame
-    estimate: MethodCost
-    seconds: float
-    provenance: Provenance
-
-    def _short(self) -> list[str]:
-        return [
-            f"of {self.targets.text} after {quoted(self.prompt)}",
-            f"{self.provenance.model}, method {self.method}",
-            strongest("FFN neurons" if self.kind == "ffn" else "attention neurons", self.neurons),
-        ]
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the table by name."""
-        return {"neurons": self.neurons}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the ranking as plain objects."""
-        return {
-            **self.provenance.named("model", "revision"),
-            "prompt": self.prompt,
-            "tokens": list(self.tokens),
-            **self.targets.to_json(),
-            "method": self.method,
-            "kind": self.kind,
-            "estimate": vars(self.estimate).copy(),
-            "seconds": self.seconds,
-            "neurons": records(self.neurons),
-        }
-
-
-# Signs of the pre-activations of gate and up path, the gate's first.
-SIGNS = ("++", "+-", "-+", "--")
-# Groups of windows that are kept of each neuron.
-GROUPS = ("highest", "lowest", *SIGNS)
-
-
-@dataclass(frozen=True)
-class ScannedCorpus:
-    """Corpus over which neurons were recorded.
-
-    Attributes:
-        name: path, name of a data set, `"builtin"` or `"texts"`.
-        digest: SHA-256 of its texts.
-        n_documents: number of texts.
-        n_windows: number of windows.
-        n_tokens: number of tokens, special tokens in front of windows not counted.
-        window: number of tokens of a window at most.
-    """
-
-    name: str
-    digest: str
-    n_documents: int
-    n_windows: int
-    n_tokens: int
-    window: int
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class NeuronExamples(Displayed, Saved):
-    """Windows of a corpus with the largest activations of neurons (docs/method.md#examples).
-
-    An activation is the value that enters the down projection of an FFN neuron or, positions added up, the
-    output projection of an attention neuron. `SCHEMA` describes the columns.
-
-    Attributes:
-        neurons: the neurons, in the order given.
-        corpus: the corpus.
-        windows: the best windows of each neuron and group, with the activation at every token.
-        signs: of gated FFN neurons, the number of tokens by the signs of gate and up pre-activation; without
-            rows for other neurons, and where the input projections were not found.
-        provenance: model, versions and options.
-    """
-
-    neurons: tuple[FFNNeuron | AttentionNeuron, ...]
-    corpus: ScannedCorpus
-    windows: pd.DataFrame
-    signs: pd.DataFrame
-    provenance: Provenance
-
-    def _short(self) -> list[str]:
-        named = ", ".join(neuron.name for neuron in self.neurons[:3])
-        more = f" and {len(self.neurons) - 3:,} more" if len(self.neurons) > 3 else ""
-        best = self.windows[(self.windows["group"] == "highest") & (self.windows["rank"] == 1)].head(3)
-        found = (
-            f"{row['activation']:+.3g} at {row['token']!r} in text {row['document']}"
-            for row in best.to_dict("records")
-        )
-        return [
-            f"of {named}{more} over {self.corpus.n_tokens:,} tokens of {self.corpus.name}",
-            f"highest: {', '.join(found) or 'none'}",
-        ]
-
-    def of(self, neuron: FFNNeuron | AttentionNeuron) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the rows of `windows` and of `signs` of one neuron."""
-        # `signs` has no attention neurons.
-        sign = {"layer": neuron.layer, "neuron": place(neuron)["neuron"]}
-        return tuple(
-            table[(table[list(fields)] == list(fields.values())).all(axis=1)].reset_index(drop=True)
-            for table, fields in ((self.windows, place(neuron)), (self.signs, sign))
-        )  # type: ignore[return-value]
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Return both tables by name."""
-        return {"windows": self.windows, "signs": self.signs}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object that `mnemoscope neuron NAME --examples --json` prints."""
-        return {
-            **self.provenance.named("model", "revision", "dtype"),
-            "corpus": vars(self.corpus).copy(),
-            "neurons": [place(neuron) for neuron in self.neurons],
-            "windows": records(self.windows, EXAMPLE_WINDOWS),
-            "signs": records(self.signs, EXAMPLE_SIGNS),
-        }
-
-
-def place(neuron: FFNNeuron | AttentionNeuron) -> dict[str, Any]:
-    """Return the columns that name a neuron; numbers that its kind lacks are -1."""
-    kind = "ffn" if isinstance(neuron, FFNNeuron) else "attention"
-    return {"kind": kind, "layer": neuron.layer, "neuron": -1, "head": -1, "dim": -1} | vars(neuron)

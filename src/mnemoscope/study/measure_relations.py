@@ -1,4 +1,4 @@
-"""Sums over all neurons of a fact, and measurements that need all facts of a relation."""
+"""Sums over all neurons of a fact; heads and neurons of each relation, chosen and measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of answers that the command line does not print, such as tokens as they are shown."""
+"""Tokens as they are shown, joined where they are parts of a character, and rows of answers with them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from mnemoscope.model.activations import stack_padded
 from mnemoscope.model.gradients import TotalEffects
 from mnemoscope.model.structure import ModelStructure
 from mnemoscope.results.parts import NeuronKind
-from mnemoscope.results.prediction import MethodCost
+from mnemoscope.results.ranking import MethodCost
 
 # Called with the numbers of forward passes done and of all.
 Report = Callable[[int, int], None]

@@ -17,7 +17,7 @@ from mnemoscope.intervention.ablation import AblationOptions, changed
 from mnemoscope.intervention.batch import ablate_each
 from mnemoscope.model.parts import neuron_part
 from mnemoscope.results.parts import Part
-from mnemoscope.results.prediction import MethodCost
+from mnemoscope.results.ranking import MethodCost
 
 
 def parts_of(method_input: MethodInput, index: Tensor) -> list[Part]:

@@ -21,7 +21,7 @@ from mnemoscope.model.gradients import (
 from mnemoscope.model.readout import log_softmax
 from mnemoscope.model.replay import Replay
 from mnemoscope.model.widening import in_float32
-from mnemoscope.results.prediction import MethodCost
+from mnemoscope.results.ranking import MethodCost
 
 
 class ActivationGradient(Exhaustive):

@@ -96,8 +96,12 @@ class ProbabilityIncrease(Searched):
     takes_log_odds = False
 
     def bounds(self, method_input: MethodInput, *, fine: bool) -> Bounds[Grid]:
-        """Return bounds of Imp, carried over."""
-        prediction = method_input.prediction
+        """Return bounds of Imp, carried over.
+
+        Raises:
+            OptionError: the objective is log-odds.
+        """
+        prediction = _of_probability(method_input)
         return _CarriedBounds(prediction, prediction.fine if fine else prediction.coarse)
 
     def scorer(self, method_input: MethodInput) -> Scores:
@@ -106,10 +110,15 @@ class ProbabilityIncrease(Searched):
         Raises:
             OptionError: the objective is log-odds.
         """
-        prediction = method_input.prediction
-        if prediction.objective.against is not None:
-            raise OptionError("a probability increase is not defined for log-odds; leave `against` out")
+        prediction = _of_probability(method_input)
         return _CarriedScores(prediction, prediction.scorer())
+
+
+def _of_probability(method_input: MethodInput) -> TargetPrediction:
+    """Return the prediction; refuse one of log-odds."""
+    if method_input.prediction.objective.against is not None:
+        raise OptionError("a probability increase is not defined for log-odds; leave `against` out")
+    return method_input.prediction
 
 
 @dataclass(frozen=True)

@@ -240,5 +240,5 @@ def _later_factors(
     """
     projections = input_projections_of(structure)
     of_layers = [neurons.kind == "ffn" and projections[i].rescaled for i in neurons.layer.tolist()]
-    rescaled = torch.tensor(of_layers, device=read.device)
+    rescaled = torch.tensor(of_layers, dtype=torch.bool, device=read.device)
     return torch.where(rescaled & (read != 0), coefficients / read, 1.0)

@@ -15,12 +15,15 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from mnemoscope.report.charts.fitting import fitted
+from mnemoscope.report.charts.fitting import fitted, letter_width
 from mnemoscope.report.theme import DARK, LOWERS, QUIET, RAISES, TEXT, largest
 from mnemoscope.report.tokens import visible, xml_text
 
 _MOST_LABELS = 8  # points of a chart with a label; the others have tooltips
-_CHARACTER = 6.2  # width of a label's character in pixels, about
+_LABEL_SIZE = 11  # pixels
+_NARROWEST = 360  # pixels that labels may take in a chart that is narrower
+# Transformers that a user enables evaluate nothing in these charts.
+_AS_IT_IS = {"pre_transform": False}
 _PIXELS = 2  # pixels of a PNG for one of the chart
 _WIDEST_LABEL = 260
 _STROKE = "M-1,1L1,-1"
@@ -85,8 +88,8 @@ def svg_in_page(spec: dict[str, Any], name: str) -> Markup:
 
 def png(chart: Any) -> bytes:
     """Return a chart as a PNG on white."""
-    spec = _in_xml(chart.properties(background="white").to_dict())
-    return vl_convert.vegalite_to_png(spec, scale=_PIXELS)
+    spec = chart.properties(background="white").to_dict(context=_AS_IT_IS)
+    return vl_convert.vegalite_to_png(_in_xml(spec), scale=_PIXELS)
 
 
 def _in_xml(value: Any) -> Any:
@@ -100,7 +103,7 @@ def _in_xml(value: Any) -> Any:
 
 def picture(chart: Any, name: str, form: str = "svg") -> bytes:
     """Return a chart as the content of an `svg` or `png` file; see `svg` and `png`."""
-    return png(chart) if form == "png" else svg(chart.to_dict(), name).encode()
+    return png(chart) if form == "png" else svg(chart.to_dict(context=_AS_IT_IS), name).encode()
 
 
 def data(table: pd.DataFrame | list[dict[str, Any]] | dict[str, list[float]]) -> alt.Data:
@@ -131,21 +134,21 @@ def with_labels(rows: pd.DataFrame, at: tuple[Any, Any], strength: pd.Series, wi
     x, y = (np.asarray(place, float) for place in at)
     labels, at_right, shifts = [""] * len(rows), x >= width / 2, np.zeros(len(rows))
     taken: list[tuple[float, float, float]] = []  # left and right end and height of each label
-    for row in strength.dropna().nlargest(2 * _MOST_LABELS).index:
-        length = _CHARACTER * len(rows["label"][row])
+    for row in strength.astype(float).dropna().nlargest(2 * _MOST_LABELS).index:
+        length = _LABEL_SIZE * sum(map(letter_width, rows["label"][row]))
         for side, shift in product((at_right[row], not at_right[row]), (0, -8, 8)):
             left = x[row] - 8 - length if side else x[row] + 8
             right, height = left + length, y[row] + shift
-            covered = (x > left - 4) & (x < right + 4) & (abs(y - height) < 8) & (x != x[row])
+            covered = (x > left - 4) & (x < right + 4) & (abs(y - height) < 8)
             hidden = any(left < end and start < right and abs(height - at) < 13 for start, end, at in taken)
             if (
                 left >= 0
-                and right <= width
+                and right <= max(width, _NARROWEST)
                 and not covered.any()
                 and not hidden
                 and len(taken) < _MOST_LABELS
             ):
-                taken.append((left, right, height))
+                taken.append((float(left), float(right), float(height)))
                 labels[row], at_right[row], shifts[row] = rows["label"][row], side, shift
                 break
     return rows.assign(label=labels, at_right=at_right, shift=shifts)
@@ -164,7 +167,7 @@ def point_labels(base: alt.Chart, value: str, pixel: float) -> list[alt.Chart]:
     return [
         base.transform_filter(f"datum.label && {side}")
         .transform_calculate(height=f"datum.{value} - {pixel} * datum.shift")
-        .mark_text(align=align, dx=dx, baseline="middle", color=TEXT, fontSize=11, aria=False)
+        .mark_text(align=align, dx=dx, baseline="middle", color=TEXT, fontSize=_LABEL_SIZE, aria=False)
         .encode(text="label:N", y=y)
         for side, align, dx in (("!datum.at_right", "left", 8), ("datum.at_right", "right", -8))
     ]

@@ -18,7 +18,7 @@ _SIZES = re.compile(r'<svg([^>]*?) width="[\d.]+" height="[\d.]+"')
 Box = tuple[float, float, float, float]
 
 
-def _width(letter: str) -> float:
+def letter_width(letter: str) -> float:
     """Return the width of a letter in a broad sans-serif font (DejaVu Sans) of one pixel."""
     if unicodedata.combining(letter):
         return 0.0
@@ -42,7 +42,7 @@ def _boxes(element: ElementTree.Element, place: complex, turn: complex) -> Itera
     text = "".join(element.itertext()).strip() if element.tag.endswith("text") else ""
     if text:
         size = float(re.sub(r"[^\d.]", "", element.get("font-size", "")) or 11)
-        width = size * sum(map(_width, text))
+        width = size * sum(map(letter_width, text))
         start = {"end": -width, "middle": -width / 2}.get(element.get("text-anchor", ""), 0.0)
         corners = [
             place + turn * complex(across, down)

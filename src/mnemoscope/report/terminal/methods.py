@@ -32,7 +32,7 @@ from mnemoscope.report.text import (
     zeroed_words,
 )
 from mnemoscope.report.tokens import visible
-from mnemoscope.results.prediction import MethodCost
+from mnemoscope.results.ranking import MethodCost
 
 if TYPE_CHECKING:
     from mnemoscope.study.comparison import Comparison

@@ -28,8 +28,8 @@ from mnemoscope.report.terminal import (
 from mnemoscope.report.text import percent, plain_number, signed
 from mnemoscope.report.theme import LOWERS, RAISES
 from mnemoscope.results.columns import records
+from mnemoscope.results.examples import NeuronExamples
 from mnemoscope.results.parts import AttentionNeuron, FFNNeuron
-from mnemoscope.results.prediction import NeuronExamples
 
 if TYPE_CHECKING:
     from mnemoscope.results.prediction import HeadTokens, NeuronTokens, Prediction

@@ -171,7 +171,10 @@ def shared(study: Study) -> pd.DataFrame:
                     "by_chance_percent": 100 * _by_chance(study, own) / n_listed,
                 }
             )
-    return pd.DataFrame(rows)
+    columns = ["relation", "list", "n_facts", "n_listed", "n_shared", "share_percent"]
+    return pd.DataFrame(
+        rows, columns=[*columns, "share_percent_low", "share_percent_high", "by_chance_percent"]
+    )
 
 
 def readings(study: Study) -> pd.DataFrame:
@@ -228,7 +231,8 @@ def overlap(study: Study) -> pd.DataFrame:
                 both, either = most[relation] & most[other], most[relation] | most[other]
                 row = {"list": which, "relation": relation, "other": other, **_mean_of_facts(block)}
                 rows.append({**row, "shared_jaccard": len(both) / len(either) if either else math.nan})
-    return pd.DataFrame(rows)
+    columns = ["list", "relation", "other", "n_facts", "jaccard", "jaccard_low", "jaccard_high"]
+    return pd.DataFrame(rows, columns=[*columns, "shared_jaccard"])
 
 
 def paraphrases(study: Study) -> pd.DataFrame:
