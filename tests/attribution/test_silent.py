@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -108,3 +109,28 @@ def test_query_ablation_is_of_the_token_ids_of_the_result(llama: ms.Model) -> No
     assert found.ablation.after == expected.ablation.after
     assert found.ablation.prompt == words(9)
     assert found.ablation.tokens == result.tokens
+
+
+@pytest.mark.parametrize("neurons", ["top", "all", "bounds"])
+def test_a_model_without_an_active_ffn_neuron_is_attributed(neurons: str, tmp_path: Path) -> None:
+    silent = built("opt")
+    for name, weights in silent.named_parameters():
+        if name.endswith("fc1.bias"):
+            weights.data.fill_(-50)
+    result = open_tiny(silent).attribute(PROMPT, TARGET, neurons=neurons)
+    assert len(result.ffn_neurons) == len(result.suppressing_ffn_neurons) == 0
+    assert len(result.attention_neurons)
+    assert result.telescoping_error == pytest.approx(0, abs=1e-4)
+    assert result.query_neurons is not None
+    assert len(result.query_neurons.of_ffn.ffn_neurons) == 0
+    assert result.save(tmp_path / "report.html").stat().st_size
+    assert set(result.charts()) >= {"layers", "neurons"}
+
+
+def test_a_result_without_attention_neurons_has_query_neurons_of_its_ffn_neurons(llama: ms.Model) -> None:
+    whole = llama.attribute(PROMPT, TARGET)
+    result = replace(whole, attention_neurons=whole.attention_neurons.head(0))
+    found, expected = llama.query(result), llama.query(whole)
+    assert found.of_ffn.layers.equals(expected.of_ffn.layers)
+    assert (found.of_attention.layers["score"] == 0).all()
+    assert len(llama.compare_query_ablation(result, of="ffn", top=3).coefficients)

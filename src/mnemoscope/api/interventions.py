@@ -319,12 +319,11 @@ def ablation_options(
     seed: int = 0,
     positions: Sequence[int] | None = None,
 ) -> AblationOptions:
-    """Check the values that take the place of parts, and encode their prompts.
+    """Return the values that take the place of parts, with their prompts encoded.
 
     Raises:
         OptionError, PromptError: as `Model.ablate` does.
     """
-    check_factor(factor)
     given = {"factor": factor != 0, "mean_of": len(mean_of) > 0, "resample_from": len(resample_from) > 0}
     names = [name for name, is_given in given.items() if is_given]
     if len(names) > 1:

@@ -78,6 +78,8 @@ class Bounder(ABC):
         return torch.cat(lower), torch.cat(upper)
 
     def _blocks(self, grid: Grid) -> Iterator[Block]:
+        if not len(grid.present):
+            return
         for columns in grid.present.split(self._columns_at_once(grid.n_coefficients)):
             layer, column = grid.split(columns)
             factors = grid.gather_values(layer, column) * grid.scale[layer, None]

@@ -193,7 +193,7 @@ class Scorer:
         done = 0
         scores = torch.zeros(grid.size, device=grid.base.device)
         index = grid.parts(grid.present)
-        for block in index.tensor_split(-(-max(len(index), 1) // self.rows)):
+        for block in index.tensor_split(-(-len(index) // self.rows)) if len(index) else ():
             scores[block.flatten()] = self.chosen(grid, block.flatten())
             done += len(block)
             if report is not None:

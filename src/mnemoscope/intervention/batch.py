@@ -140,11 +140,14 @@ def _states(
     language_model = replay.language_model
     last = language_model.structure.n_layers - 1
     first = torch.tensor([min((site.layer for site in row), default=last) for row in where])
-    for some in first.argsort(stable=True).split(n_rows):
+
+    def states(some: Tensor) -> Tensor:
         changes = _scaled_by_row([where[i] for i in some.tolist()], factor, positions)
         with apply_interventions(language_model, changes):
-            found = [replay.states(first[some].tolist())]
-        yield some.tolist(), found.pop()  # no reference stays here while the next batch runs
+            return replay.states(first[some].tolist())
+
+    for some in first.argsort(stable=True).split(n_rows):
+        yield some.tolist(), states(some)  # not kept here while the next batch runs
 
 
 def divergence(own: Tensor, changed: Tensor) -> Tensor:

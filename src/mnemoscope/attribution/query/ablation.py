@@ -216,7 +216,7 @@ def _coefficients(
 
     def by_path(path: str) -> Tensor:
         """Return what each value neuron reads by a path, `[n]`; 0 if it has no such path."""
-        rows = torch.tensor([name == path for name in read.path], device=values.device)
+        rows = torch.tensor([name == path for name in read.path], dtype=torch.bool, device=values.device)
         found = torch.zeros(len(neurons.layer), device=values.device)
         found[read.neuron[rows]] = values[rows].float()
         return found

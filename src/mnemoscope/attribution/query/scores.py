@@ -118,7 +118,8 @@ def subkeys(
     """
     position = components.index(neurons.position)
     projections = input_projections_of(structure)
-    pieces = []
+    none = torch.zeros(0, device=position.device)
+    pieces = [(none.long(), [], none.reshape(0, structure.d_model), none)]  # there may be no neurons
     for layer in neurons.layer.unique().tolist():
         rows = torch.nonzero(neurons.layer == layer)[:, 0]
         states = state_read(structure, components, neurons.kind, layer)[position[rows]]
@@ -229,7 +230,7 @@ def inner_products(components: ResidualDecomposition, subkeys: Subkeys) -> Inner
     n_positions, d_model = components.embeddings.shape
     written = torch.cat([components.embeddings[None], components.attention_out, components.ffn_out])
     products = subkeys.keys.double() @ written.view(-1, d_model).T.double()
-    products = products.view(len(products), -1, n_positions)
+    products = products.unflatten(1, (-1, n_positions))
     at_position = products[torch.arange(len(products)), :, subkeys.position]
     layers = at_position[:, 1:].unflatten(1, (2, -1)).transpose(1, 2)
     return InnerProducts(subkeys, at_position[:, 0], layers * subkeys.sees(components.n_layers))

@@ -242,6 +242,7 @@ def _neuron_rows(result: Attribution) -> pd.DataFrame:
     for kind, table in tables.items():
         for row in records(table):
             shown = {
+                **dict.fromkeys(("promotes", "demotes", "token"), "–"),
                 "kind": kind,
                 "name": row_name(row),
                 "place": row["layer"] + _BESIDE[kind],
@@ -258,7 +259,7 @@ def _neuron_rows(result: Attribution) -> pd.DataFrame:
             rows.append(shown)
     columns = ["kind", "place", "effect", "does", "coefficient", "name", "promotes", "demotes", "token"]
     found = pd.DataFrame(rows, columns=[*columns, "label"]).astype({"effect": float})
-    found = found.loc[np.isfinite(found["effect"])].fillna("–").drop_duplicates(["kind", "name", "token"])
+    found = found.loc[np.isfinite(found["effect"])].drop_duplicates(["kind", "name", "token"])
     return found.reset_index(drop=True)
 
 
